@@ -1,6 +1,7 @@
-"""Properties over drawn inputs: maps equal the slow reference on both paths, losses are finite, and rows of bad data are refused.
+"""Properties over drawn inputs: maps equal the slow reference on both paths, losses are finite, and rows of bad data
+are refused.
 
-pytest tests/test_properties.py --hypothesis-profile many     # hundreds of other examples, and not the same each time
+    pytest tests/test_properties.py --hypothesis-profile many     # hundreds of other examples, and not the same each time
 """
 
 import io

@@ -119,10 +119,8 @@ def find_splits(source: str, **options) -> dict[str, Loader]:
     """Loaders of the splits of a source by name. Arguments and errors are those of [`find_images`]."""
     if source not in benchmarks():
         return _splits_of_files(source, **options)
-    return {
-        name: partial(_stream_if, rows)
-        for name, rows in benchmarks()[source].load_finetuning_splits(**options).items()
-    }
+    splits = benchmarks()[source].load_finetuning_splits(**options)
+    return {name: partial(_stream_if, rows) for name, rows in splits.items()}
 
 
 def _splits_of_files(source: str) -> dict[str, Loader]:

@@ -53,18 +53,15 @@ def load_image_set(
     """
     opened = open_source(name, [] if source is None else [source], options)
     rows = partial(usable_rows, rows=opened.rows)
+    shards = {"shards": opened.shards}
     if streaming:
-        return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs={"shards": opened.shards})
+        return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs=shards)
     # All inputs of the rows: code, options, and state of the source.
     state = [version("robust-vit-hf"), name, options, opened.shards, opened.state]
     state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
+    fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     try:
-        return datasets.Dataset.from_generator(
-            rows,
-            opened.features,
-            gen_kwargs={"shards": opened.shards},
-            fingerprint=hashlib.sha256(repr(state).encode()).hexdigest()[:16],
-        )
+        return datasets.Dataset.from_generator(rows, opened.features, gen_kwargs=shards, fingerprint=fingerprint)
     except DatasetGenerationError as error:
         raise error.__cause__ from None
 

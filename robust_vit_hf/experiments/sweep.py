@@ -211,8 +211,7 @@ class SweepRun:
 
 
 def protocol_of(point: Point) -> Preset:
-    """Protocol of a run on the paper's sets: `paper` for a registered model, since the report shows the published figures beside it,
-    and else the preset of its training."""
+    """`paper` for a registered model, beside which the report shows published figures, or the preset of the training."""
     return _protocol(point.options.get("model", BUNDLED_MODEL), point.options.get("preset"))
 
 
@@ -285,8 +284,7 @@ def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTC
 
 
 def _digests(data: DataArguments, model_config: PreTrainedConfig, seed: int, composed: bool) -> list:
-    """Digests of the images of a run: to train on, to validate on, and of the test split, if there is one. `composed` tells whether
-    objects of validation images are put on other backgrounds."""
+    """Digests of the images to train on, to validate on, and of the test split. `composed`: put on other backgrounds."""
     train, validation, measured = load_data(data, model_config, seed)
     if composed:
         check_validation_images(validation)
@@ -308,8 +306,7 @@ def _executor(options: SweepOptions, logs: Path) -> submitit.AutoExecutor:
 
 
 def _run_here(executor: submitit.AutoExecutor, runs: Sequence[SweepRun], jobs: int) -> None:
-    """Run points, `jobs` at a time, until each is complete or has failed, spread over the GPUs that this process sees. Points
-    that another sweep is running come last."""
+    """Run points, `jobs` at a time, over the GPUs that this process sees. Those that another sweep runs come last."""
     end_by_signals()  # processes of submitit outlive this one
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]

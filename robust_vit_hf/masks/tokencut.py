@@ -154,7 +154,7 @@ def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) ->
     """
     pretrained, projection = model.pretrained, key_projection(model)
     image_size = tuple(pixel_values.shape[2:])
-    height, width = model.patch_grid(image_size)
+    height, width = model.patch_grid(pixel_values)
     arguments = model.forward_arguments(image_size)
     reached = []
 

@@ -84,8 +84,7 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
 
 
 def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedModel:
-    """Give a model a linear head for other classes. Its weights are zeros: all classes have the same probability until it is
-    trained."""
+    """Give a model a linear head of zeros for other classes, which have the same probability until it is trained."""
     config = model.config
     config.id2label = dict(enumerate(check_class_names(classes)))
     config.label2id = {name: label for label, name in config.id2label.items()}

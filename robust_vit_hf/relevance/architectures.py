@@ -1,15 +1,14 @@
 """Inspection of models: [`ImageModel`] for forward passes, [`VisionTransformer`] for relevance maps."""
 
-from dataclasses import dataclass
 from inspect import signature
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
-class TokenWeights:
+class TokenWeights(NamedTuple):
     """Weights with which a classification head reads the tokens of the last layer."""
 
     prefix: tuple[float, ...]  # of the first prefix tokens; further ones have weight 0
@@ -72,9 +71,11 @@ class ImageModel:
         size = self.pretrained.config.patch_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
-    def patch_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Number of patches `(h, w)` of an image of `(H, W)` pixels, which must be multiples of the patch size."""
-        (height, width), (patch_height, patch_width) = image_size, self.patch_size
+    def patch_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """Number of patches `(h, w)` of images `(B, 3, H, W)`, whose sides must be multiples of the patch size."""
+        if pixel_values.ndim != 4:
+            raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
+        (height, width), (patch_height, patch_width) = pixel_values.shape[2:], self.patch_size
         if height % patch_height or width % patch_width:
             raise ValueError(
                 f"Image size {height}×{width} is not divisible by the patch size {patch_height}×{patch_width}: the border "
@@ -128,12 +129,6 @@ class VisionTransformer(ImageModel):
                 f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).'
             )
         self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
-
-    def grid_of(self, pixel_values: torch.Tensor) -> tuple[int, int]:
-        """Number of patches `(h, w)` of images `(B, 3, H, W)`."""
-        if pixel_values.ndim != 4:
-            raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
-        return self.patch_grid(tuple(pixel_values.shape[2:]))
 
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
         """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last."""

@@ -129,7 +129,10 @@ def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
 
     # Not by `output_attentions=True`, which returns copies outside the graph in autocast or under DDP.
     hooks = [(module.register_forward_hook, record) for module in vit.attentions]
-    with hooks_of_this_thread(*hooks, _graph_from_the_embeddings(vit)), _wants(attention_with_probabilities):
+    with (
+        hooks_of_this_thread(*hooks, _graph_from_the_embeddings(vit)),
+        _wants("function", attention_with_probabilities),
+    ):
         yield attentions
 
 
@@ -145,17 +148,17 @@ def record_outputs(vit: VisionTransformer) -> Iterator[list[RecordedAttention]]:
         attentions.append(RecordedAttention(query, key, value, output, scaling))
         return output, None
 
-    with hooks_of_this_thread(_graph_from_the_embeddings(vit)), _wants(record):
+    with hooks_of_this_thread(_graph_from_the_embeddings(vit)), _wants("function", record):
         yield attentions
 
 
 @contextmanager
-def _wants(function: Callable) -> Iterator[None]:
-    _wanted.function = function
+def _wants(setting: str, value: object) -> Iterator[None]:
+    setattr(_wanted, setting, value)
     try:
         yield
     finally:
-        _wanted.function = None
+        setattr(_wanted, setting, None)
 
 
 def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callable]:
@@ -200,9 +203,6 @@ def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
     layer = list(vit.pretrained.base_model.layers)[-1]
     # Residual sums broadcast the one token over all tokens; only the CLS token is read.
     modules = (layer.attention.o_proj, layer.layernorm_after)
-    with hooks_of_this_thread(*((module.register_forward_pre_hook, first_token) for module in modules)):
-        _wanted.cls_alone = layer.attention
-        try:
-            yield
-        finally:
-            _wanted.cls_alone = None
+    hooks = ((module.register_forward_pre_hook, first_token) for module in modules)
+    with hooks_of_this_thread(*hooks), _wants("cls_alone", layer.attention):
+        yield

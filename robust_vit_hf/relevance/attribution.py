@@ -7,6 +7,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from .method_names import ATTRIBUTION_METHOD_NAMES
 from .relevance_map import RelevanceOutput, make_output, map_of_tokens, min_max, relevance_map, target_logits
 
 
-Target = torch.Tensor | int | None
+Target: TypeAlias = torch.Tensor | int | None
 
 
 def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -69,7 +70,7 @@ def _attention_map(
 ) -> RelevanceOutput:
     """Map of the row `(B, 1, T)` that `read` makes of the row of the head and the attentions `(B, h, T, T)`."""
     vit = VisionTransformer(model)
-    grid = vit.grid_of(pixel_values)
+    grid = vit.patch_grid(pixel_values)
     attentions, logits = _attentions(vit, pixel_values)
     with torch.autocast(pixel_values.device.type, enabled=False):
         row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
@@ -118,7 +119,7 @@ def input_gradient(
     Source: https://huggingface.co/papers/1312.6034
     """
     vit = VisionTransformer(model)
-    vit.grid_of(pixel_values)
+    vit.patch_grid(pixel_values)
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
         logits = vit.logits(pixels)
@@ -134,16 +135,14 @@ def legrad(
 
     The score s of layer l is the target's logit when the final norm and head are applied to the output tokens of layer
     l. Its relevance is the positive part of ∂s/∂A, the gradient with respect to the attention of the same layer,
-    averaged over heads and queries; the map is the mean over all layers.
-
-    The map consists of gradients, so it holds a second-order graph if gradients are enabled: use `torch.no_grad()` for
-    evaluation. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all
-    tokens, and by default only the last two layers.
+    averaged over heads and queries; the map is the mean over all layers, with a second-order graph unless gradients are
+    disabled. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all tokens, and
+    by default only the last two layers.
 
     Source: https://huggingface.co/papers/2404.03214
     """
     vit = VisionTransformer(model)
-    grid = vit.grid_of(pixel_values)
+    grid = vit.patch_grid(pixel_values)
     wants_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         with head_at_every_layer(vit) as (outputs, stack):

@@ -137,7 +137,6 @@ def relevance_map(
     Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
     """
     vit = VisionTransformer(model)
-    vit.grid_of(pixel_values)
     if not 0 <= start_layer < len(vit.attentions):
         raise ValueError(f"Expected `start_layer` from 0 to {len(vit.attentions) - 1}, but got {start_layer}.")
     relevance, logits = _relevance(vit, pixel_values, target, create_graph, start_layer, normalize)
@@ -153,7 +152,7 @@ def _relevance(
     normalize: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps `(B, 1, H, W)` and logits `(B, C)`."""
-    wants_graph, grid = torch.is_grad_enabled(), vit.grid_of(pixel_values)
+    wants_graph, grid = torch.is_grad_enabled(), vit.patch_grid(pixel_values)
     linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
     explicit = vit.pretrained.config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
     if wants_graph and not linear and vit.is_checkpointing and vit.pretrained.training and not explicit:
@@ -192,9 +191,9 @@ def make_output(
     # A NaN pixel reaches every token, so pixels need no separate check. Maps are in [0, 1]: their sum is finite if
     # they are.
     finite = (relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)).isfinite()
-    if finite.all():
+    bad = (~finite).nonzero().flatten().tolist()
+    if not bad:
         return output
-    bad = [index for index, whole in enumerate(finite.tolist()) if not whole]
     advice = "Look at the model's weights; in half precision, try float32."
     if not pixel_values[bad].isfinite().all():
         advice = "Their `pixel_values` are, too: look at the images."

@@ -86,7 +86,7 @@ def sufficient_input_subsets(
         ((4, 1, 32, 32), (4, 12))
     """
     vit = VisionTransformer(model)
-    vit.grid_of(pixel_values)
+    vit.patch_grid(pixel_values)
     if model.training:
         raise ValueError("The model is in training mode: call `model.eval()` first.")
 

@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,19 +12,15 @@ from ..models.model_digest import model_digest
 from ..models.model_names import MODELS, resolve
 
 
-if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
-
-
-def add_lora(model: PreTrainedModel, rank: int, base: str) -> "PeftModel":
+def add_lora(model: PreTrainedModel, rank: int, base: str) -> nn.Module:
     """Add a new LoRA adapter to all linear layers of a model loaded from `base`, with alpha twice the rank."""
     from peft import LoraConfig
 
     return add_adapter(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), base)
 
 
-def add_adapter(model: nn.Module, config: "PeftConfig", base: str | None) -> "PeftModel":
-    """Add a new adapter to a model loaded from `base`; `None` for one in memory."""
+def add_adapter(model: nn.Module, config: Any, base: str | None) -> nn.Module:
+    """Add a new adapter of a `PeftConfig` to a model loaded from `base`; `None` for one in memory."""
     from peft import get_peft_model
 
     adapted = get_peft_model(model, config)

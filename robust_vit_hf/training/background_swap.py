@@ -1,6 +1,6 @@
 """Background swap: an augmentation that pastes the masked object of an image onto the background of another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -28,18 +28,13 @@ class BackgroundPool:
         for path in tqdm(self.paths, desc="backgrounds", unit="image", leave=False):
             _check(path, path.stat().st_mtime_ns)  # so that training does not fail on one hours later
 
-    def draw(self, wanted: Sequence[bool], rng: np.random.Generator) -> list[torch.Tensor | None]:
-        """Pixel values `(3, H, W)` of a picture drawn at random, half of them flipped, for each place that is wanted, and `None` for the
-        others. What is drawn for a place does not depend on whether others are wanted."""
-        places, flips = rng.integers(len(self.paths), size=len(wanted)), rng.random(len(wanted)) < 0.5
-        pictures: list[torch.Tensor | None] = []
-        for place, flip, is_wanted in zip(places, flips, wanted, strict=True):
-            if not is_wanted:
-                pictures.append(None)
-                continue
-            (pixel_values,) = self._transform({"image": [_read(self.paths[place])]})["pixel_values"]
-            pictures.append(pixel_values.flip(-1) if flip else pixel_values)
-        return pictures
+    def draw(self, wanted: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the indices of the wanted places, each with a picture `(3, H, W)` drawn at random, half of them flipped. What
+        is drawn for a place does not depend on whether others are wanted."""
+        pictures, flips = rng.integers(len(self.paths), size=len(wanted)), rng.random(len(wanted)) < 0.5
+        for index in np.flatnonzero(wanted).tolist():
+            (pixel_values,) = self._transform({"image": [_read(self.paths[pictures[index]])]})["pixel_values"]
+            yield index, pixel_values.flip(-1) if flips[index] else pixel_values
 
     def identity(self) -> list[tuple[str, int, int]]:
         """Names, sizes and modification times of the files, as of images to train on."""
@@ -83,12 +78,11 @@ def swap_backgrounds(
     """
     rng = np.random.default_rng(seed)
     has_both = ((mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)).cpu().numpy()
-    drawn = ((rng.random(len(mask)) < probability) & has_both).tolist()
+    drawn = (rng.random(len(mask)) < probability) & has_both
     if pool is not None:
         swapped = pixel_values.clone()
-        for index, picture in enumerate(pool.draw(drawn, rng)):
-            if picture is not None:
-                swapped[index] = paste(pixel_values[index], mask[index], picture.to(pixel_values))
+        for index, picture in pool.draw(drawn, rng):
+            swapped[index] = paste(pixel_values[index], mask[index], picture.to(pixel_values))
         return swapped
     givers = is_background(mask).flatten(1).any(dim=1).nonzero().flatten().tolist()
     donors = list(range(len(mask)))

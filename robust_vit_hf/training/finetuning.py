@@ -191,7 +191,14 @@ def load_data(
         )
     train = find_images(source, arguments.train_split, streaming=arguments.streaming, **options).rows
     if "mask" not in (train.column_names or ["mask"]):
-        raise ValueError(_how_to_make_masks(source, model_config._name_or_path))
+        name = source.rstrip("/") if Path(source).exists() else source.rpartition("/")[2]
+        parts = (source, f"{name}-masks", model_config._name_or_path or "MODEL")
+        images, masks, model = map(shlex.quote, parts)
+        raise ValueError(
+            f"`{source}` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks "
+            f"tokencut --images {images} --output_dir {masks}`, then `robust-vit train --dataset {masks} --model {model}`; or do it "
+            f"all with `robust-vit improve --model {model} --dataset {images} --output_dir runs/better`."
+        )
     if arguments.control and "label" not in train.column_names:
         raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
     benchmark = find_benchmark(classes_of_model(model_config))
@@ -212,14 +219,3 @@ def load_data(
         measured = {} if validation is None else {arguments.eval_split: validation}
     sets = {name: EvaluationSet.of(rows, source=source, group_weights=weights) for name, rows in measured.items()}
     return train, validation, sets
-
-
-def _how_to_make_masks(source: str, model: str) -> str:
-    """Error for a dataset without masks, with the commands that make them."""
-    name = source.rstrip("/") if Path(source).exists() else source.rpartition("/")[2]
-    images, masks, model = (shlex.quote(part) for part in (source, f"{name}-masks", model or "MODEL"))
-    return (
-        f"`{source}` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks "
-        f"tokencut --images {images} --output_dir {masks}`, then `robust-vit train --dataset {masks} --model {model}`; or do it all "
-        f"with `robust-vit improve --model {model} --dataset {images} --output_dir runs/better`."
-    )

@@ -156,10 +156,9 @@ class RobustViTTrainer(Trainer):
         self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
         self._base_digest = base_digest(model) if args.should_save else None
-        body = (
-            unwrap_pretrained(model).base_model.parameters() if args.head_epochs else ()
-        )  # FSDP2 replaces and frees them
-        self._body = [p for p in body if p.requires_grad]  # frozen in the `head_epochs`
+        # Frozen in the `head_epochs`; else not kept, since FSDP2 replaces and frees them.
+        body = unwrap_pretrained(model).base_model.parameters() if args.head_epochs else ()
+        self._body = [p for p in body if p.requires_grad]
         self._keep_original(prepared)
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
         self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
@@ -317,7 +316,7 @@ class RobustViTTrainer(Trainer):
             parameter.requires_grad_(self.state.global_step >= self._head_steps)
         if not vit.is_checkpointing:
             return super().training_step(model, inputs, num_items_in_batch)
-        grid = vit.patch_grid(tuple(inputs["pixel_values"].shape[2:]))
+        grid = vit.patch_grid(inputs["pixel_values"])
         linear = has_linear_memory(vit, grid[0] * grid[1], self.args.second_order)
         if linear and not self.method.second_derivative:
             return super().training_step(model, inputs, num_items_in_batch)
