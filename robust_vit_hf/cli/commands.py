@@ -67,26 +67,13 @@ COMMANDS: dict[str, Command | Group] = {
     "masks": Group(
         "make foreground masks: TokenCut, Grounding DINO with SAM, SAM 3, or COCO files",
         {
-            "tokencut": Command(
-                "salient object in the features of a ViT",
-                "masks.options.TokenCutOptions",
-                "masks.make_masks.prepare_masks",
-            ),
-            "grounded": Command(
-                "from the name of the class, or of its parts",
-                "masks.options.GroundedOptions",
-                "masks.make_masks.prepare_masks",
-            ),
-            "sam3": Command(
-                "from the name of the class, in one model",
-                "masks.options.Sam3Options",
-                "masks.make_masks.prepare_masks",
-            ),
-            "coco": Command(
-                "from boxes and polygons that you have",
-                "masks.options.CocoOptions",
-                "masks.make_masks.prepare_masks",
-            ),
+            name: Command(summary, f"masks.options.{options}", "masks.make_masks.prepare_masks")
+            for name, options, summary in (
+                ("tokencut", "TokenCutOptions", "salient object in the features of a ViT"),
+                ("grounded", "GroundedOptions", "from the name of the class, or of its parts"),
+                ("sam3", "Sam3Options", "from the name of the class, in one model"),
+                ("coco", "CocoOptions", "from boxes and polygons that you have"),
+            )
         },
     ),
     "data": Group(

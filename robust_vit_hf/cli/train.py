@@ -21,8 +21,7 @@ Options come from a recipe, which the command line overrides: the one that --con
 
 
 def parse_arguments(argv: list[str]) -> tuple:
-    """Arguments of [`finetune`] from the command line and an optional recipe. Options of this package are checked before the Trainer
-    is imported, which takes seconds."""
+    """Arguments of [`finetune`]. This package's options are checked before the Trainer's import, which takes seconds."""
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
     options, rest = {}, argv

@@ -50,9 +50,8 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
 
 
 def choose_mixtures(results: ResultsFile) -> list[Run]:
-    """Choose the runs of each model and method by the same rule among the settings whose mixtures with the original model
-    were measured, at every share of the finetuned weights (WiSE-FT, https://huggingface.co/papers/2109.01903). None of a method
-    for which all of the weights are chosen."""
+    """Choose by the same rule among settings whose mixtures with the original model were measured, at every share of the weights
+    (WiSE-FT, https://huggingface.co/papers/2109.01903). None of a method for which all of the weights are chosen."""
     chosen = []
     for (model, method), runs in _by_method(run for run in results.runs if run.method != CUT_OUT).items():
         if mixed := {setting_of(run) for run in runs if run.share < 1}:

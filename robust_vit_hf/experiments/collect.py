@@ -159,8 +159,7 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
 
 
 def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
-    """The original model of a run on the objects cut out by their masks, as a method that trains nothing; `None` if not
-    measured."""
+    """The original model on objects cut out by their masks, as a method that trains nothing; `None` if not measured."""
     sets = {}
     for name, result in run.sets.items():
         measured = Measured.load(Stage.of(folder / name / "before"))
@@ -268,8 +267,7 @@ def _named_apart(found: list[Found]) -> list[Run]:
 
 
 def _what_differs(others: list[dict], each: Found) -> str:
-    """The options of a run that differ from those of others of its method, as they follow the name of the method. Of the grid as it
-    is now, an option that is not given is left out."""
+    """Options that differ from other runs of the method. An option not given is named only for a run that left the grid."""
     own, words = each.settings, []
     for name in sorted({name for settings in others for name in settings}):
         if any(settings.get(name) != own.get(name) for settings in others) and (name in own or not each.current):

@@ -34,7 +34,7 @@ class GridFile(Options):
     """Keys of a grid; one of `grid`, `variants` and `seeds` is needed for more than one run.
 
     `choose_by` is the rule that chooses among a variant's settings: the paper's, the highest learning rate that keeps top-1 on
-    the validation images; or that of `results.choice`, which also puts their objects on the backgrounds of others, and needs
+    the validation images; or that of `results.choice`, which also puts their objects on the backgrounds of other images, and needs
     masks and labels.
     """
 
@@ -124,8 +124,7 @@ def _check_key(name: str, value: Any) -> Any:
 
 
 def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Point]:
-    """Runs of a grid. Seeds are outermost, so that a partial sweep has all variants of the first seed. Options among `tuned` are
-    chosen where a variant lists them."""
+    """Runs of a grid, those of the first seed first. Options among `tuned` are chosen where a variant lists them."""
     shared, crossed = _options(path, "options", keys.options), _options(path, "grid", keys.grid)
     variants = {
         str(name): _options(path, f"variants: {name}", given) for name, given in (keys.variants or {"": {}}).items()
@@ -148,6 +147,8 @@ def _options(path: Path, where: str, options: Any) -> dict:
     checked = {}
     for name, value in (options or {}).items():
         try:
+            if name == "push_to_hub":
+                raise ValueError("every run would push to one repository: leave `push_to_hub` out.")
             if value == []:
                 raise ValueError(f"the list of `{name}` has no values, so that there would be no run.")
             entries = [

@@ -31,7 +31,7 @@ class Price:
     gain: Difference  # change of top-1 on the shifted set
     home: Difference  # change of top-1 without a shift
     seconds: float | None  # of the training, the median over the seeds that were not resumed
-    seeds: int  # number of seeds
+    seeds: int  # their number
 
 
 def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) -> dict[str, list[Price]]:

@@ -29,8 +29,7 @@ def list_recipes() -> dict[str, Path]:
 
 
 def find_recipe(model: str | None, dataset: str | None, method: str | None = None) -> Path | None:
-    """The recipe of a registered model, under any of its names; otherwise `None`. Recipes that name a dataset or
-    method apply only to that. `None` is the default of each: the bundled model and images, and the paper's method."""
+    """Recipe of a registered model under any of its names; one that names a dataset or method applies only to that."""
     recipes, name = list_recipes(), find_model(model or BUNDLED_MODEL)
     fitting = {"dataset": dataset or BUNDLED_BENCHMARK, "method": method or FinetuningArguments.method}
     for recipe in filter(None, (recipes.get(f"{method}-{name}"), recipes.get(name))):
@@ -45,8 +44,7 @@ BESIDE_THE_METHOD = ("background_swap", "backgrounds", "head_epochs", "head_lear
 
 
 def read_recipe(path: str | Path, method: str | None = None) -> dict:
-    """Read options by name from a YAML file or one of [`list_recipes`]. If its method is not the requested one, its method options, swap
-    and epochs of the head are left out."""
+    """Options of a YAML file or of [`list_recipes`], without those that suit its method alone if another is requested."""
     path = (recipes := list_recipes()).get(str(path), Path(path))
     if not path.exists():
         raise FileNotFoundError(f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(recipes)}.")
@@ -57,8 +55,7 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict:
 
 
 def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
-    """Read a YAML file of options by name, with values returned by `check`. Errors name file and line, and do not quote it, since it
-    may contain a token."""
+    """Options of a YAML file, with values returned by `check`. Errors quote no line, since it may contain a token."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
@@ -95,8 +92,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def check_train_option(name: str, value: Any) -> Any:
-    """Check the value of a `robust-vit train` option in a YAML file; text such as 3e-6 becomes a number. Trainer
-    options need its slow import."""
+    """Check an option of `robust-vit train` in a YAML file. The Trainer's options need its slow import."""
     declared = own_options().get(name) or train_options().get(name)
     if declared is None:
         raise ValueError(unknown("option", f"--{name}", [f"--{known}" for known in train_options()]))

@@ -198,8 +198,6 @@ class SweepRun:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         config.resume_from_checkpoint = "last" if lock_file(self.folder / RUN, "train").exists() else None
         finetune(model, data, config, self.folder / PREDICTIONS, self.root / ORIGINALS)
-        for checkpoint in (self.folder / RUN).glob("checkpoint-*"):  # with the optimizer, three times the model's size
-            shutil.rmtree(checkpoint)
         predictions = [path for path in (self.folder / PREDICTIONS).glob("*/*/*") if path.is_file()]
         made = [self.folder / RUN / RUN_FILE, self.folder / RUN / RESULTS_FILE, *predictions]
         facts = {
@@ -208,11 +206,12 @@ class SweepRun:
             "seconds": read_json(self.folder / RUN / RESULTS_FILE)["settings"]["seconds"],
         }
         self.stage.finish(facts | self.inputs, [str(path.relative_to(self.folder)) for path in made])
+        for checkpoint in (self.folder / RUN).glob("checkpoint-*"):  # with the optimizer, three times the model's size
+            shutil.rmtree(checkpoint)
 
 
 def protocol_of(point: Point) -> Preset:
-    """Protocol of a run on the paper's sets: `paper` for a registered model, since the report shows the published figures beside it,
-    and else the preset of its training."""
+    """`paper` for a registered model, beside which the report shows published figures, or the preset of the training."""
     return _protocol(point.options.get("model", BUNDLED_MODEL), point.options.get("preset"))
 
 
@@ -285,8 +284,7 @@ def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTC
 
 
 def _digests(data: DataArguments, model_config: PreTrainedConfig, seed: int, composed: bool) -> list:
-    """Digests of the images of a run: to train on, to validate on, and of the test split, if there is one. `composed` tells whether
-    objects of validation images are put on other backgrounds."""
+    """Digests of the images to train on, to validate on, and of the test split. `composed`: put on other backgrounds."""
     train, validation, measured = load_data(data, model_config, seed)
     if composed:
         check_validation_images(validation)
@@ -308,8 +306,7 @@ def _executor(options: SweepOptions, logs: Path) -> submitit.AutoExecutor:
 
 
 def _run_here(executor: submitit.AutoExecutor, runs: Sequence[SweepRun], jobs: int) -> None:
-    """Run points, `jobs` at a time, until each is complete or has failed, spread over the GPUs that this process sees. Points
-    that another sweep is running come last."""
+    """Run points, `jobs` at a time, over the GPUs that this process sees. Those that another sweep runs come last."""
     end_by_signals()  # processes of submitit outlive this one
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]

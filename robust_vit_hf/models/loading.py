@@ -47,7 +47,7 @@ def load_model(
         ValueError: weights do not fit; the name is a registered one, and a folder's here; there are templates for another model than
             CLIP; or the model's head cannot be replaced.
     """
-    if name in MODELS and Path(name, "config.json").is_file():
+    if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder.")
     has_texts = classes is not None and _is_clip(resolve(name), trust_remote_code)
     if templates is not None and not has_texts:
@@ -84,8 +84,7 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
 
 
 def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedModel:
-    """Give a model a linear head for other classes. Its weights are zeros: all classes have the same probability until it is
-    trained."""
+    """Give a model a linear head of zeros for other classes, which have the same probability until it is trained."""
     config = model.config
     config.id2label = dict(enumerate(check_class_names(classes)))
     config.label2id = {name: label for label, name in config.id2label.items()}

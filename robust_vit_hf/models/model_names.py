@@ -60,8 +60,7 @@ def resolve(name: str) -> str:
 
 
 def registered_of(run: dict) -> str | None:
-    """Name of the registered model that a run began from, by its `run.json`. Runs of version 0.2.0 have a name alone, which may be the
-    last part of a path."""
+    """Registered model that a run began from, by its `run.json`. In version 0.2.0, it may be the last part of a path."""
     return run.get("registered", run.get("finetuned_from"))
 
 

@@ -24,8 +24,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
-    """Weights in timm's names, also of a training checkpoint, and timm's `config.json` if [`timm_files`] finds one. Pickles are read
-    without running code."""
+    """Weights in timm's names, also of a training checkpoint, and timm's `config.json`, if any. No pickled code is run."""
     path, config = timm_files(source)
     with reading(path):
         if path.suffix == ".safetensors":

@@ -129,8 +129,7 @@ def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> d
 
 
 def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
-    """Position embeddings `(1, prefix + n · n, C)` for another number of patches, interpolated as timm does: `(1, prefix + side ·
-    side, C)`, in the same dtype."""
+    """Position embeddings `(1, prefix + n · n, C)` as `(1, prefix + side · side, C)`, interpolated as timm does."""
     grid = math.isqrt(positions.shape[1] - prefix)
     patches = positions[:, prefix:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
     patches = nn.functional.interpolate(patches, side, mode="bicubic", antialias=True)
@@ -139,8 +138,7 @@ def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
 
 
 def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Weights in timm's names, copied, in their dtype: the inverse of [`timm_to_hf`], bit for bit. Warns if the
-    epsilon of the norms is not 1e-6, which timm uses in any case."""
+    """Weights in timm's names, copied: the inverse of [`timm_to_hf`], bit for bit. Warns if timm's epsilon is another."""
     distilled, config = isinstance(model, DeiTForImageClassificationWithTeacher), model.config
     if not (distilled or isinstance(model, ViTForImageClassification)) or config.hidden_act != "gelu":
         raise ValueError(

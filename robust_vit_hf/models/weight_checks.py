@@ -29,8 +29,7 @@ def reading(name: str | Path) -> Iterator[None]:
 
 
 def load_checked(model_class: Any, name: str, optional: str | None = None, **options) -> PreTrainedModel:
-    """Load a model with `from_pretrained` and its options, and refuse weights that are missing, have other shapes, or are those of
-    further layers. `optional` is part of the names of weights that may be missing."""
+    """Load with `from_pretrained`, and refuse missing weights, except names with `optional`, other shapes and layers."""
     with reading(name):
         model, loading = model_class.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **options

@@ -30,8 +30,7 @@ register_heif()  # here, since workers of data loaders import this module too
 
 
 def readable_suffixes() -> set[str]:
-    """Suffixes, in lower case, of images that Pillow reads with its plugins: `.avif` since 11.3, `.heic` with
-    `pillow-heif`."""
+    """Suffixes, in lower case, of images that Pillow reads: `.avif` since 11.3, `.heic` with `pillow-heif`."""
     Image.init()
     return {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN.keys() - _STUBS}
 
@@ -70,8 +69,7 @@ def to_webp(picture: Image.Image) -> dict:
 
 
 def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
-    """Height and width of the images that an image processor gives: of its centre crop, or else of its resize. Refuses one that gives
-    several sizes, or resizes by `crop_pct`."""
+    """Height and width of the images that an image processor gives, by its centre crop or resize; one size is required."""
     crops, resizes = (getattr(processor, name, None) for name in ("do_center_crop", "do_resize"))
     size = processor.crop_size if crops else getattr(processor, "size", None) if resizes else None
     if size is None or not size.get("height") or not size.get("width") or getattr(processor, "crop_pct", None):
@@ -84,8 +82,7 @@ def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
 
 
 def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
-    """Refuse images that are so narrow that the resize of their shortest edge exhausts the memory: that they would have more pixels
-    than `PIL.Image.MAX_IMAGE_PIXELS`."""
+    """Refuse images so narrow that the resize of their shortest edge gives more than `PIL.Image.MAX_IMAGE_PIXELS`."""
     size = getattr(processor, "size", None) or {}
     shortest = None if size.get("longest_edge") else size.get("shortest_edge")
     if not (processor.do_resize and shortest and Image.MAX_IMAGE_PIXELS):

@@ -10,8 +10,7 @@ def install_command(extra: str) -> str:
 
 
 def package_file(package: str, *parts: str, install: str) -> Path:
-    """Path of a data file in an installed package, without importing it, which may take seconds. `install` is the command suggested
-    in errors."""
+    """Data file of a package, without importing it, which may take seconds. Errors suggest the command `install`."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"Files of the package `{package}` are needed. Install it: {install}")

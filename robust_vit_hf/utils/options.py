@@ -78,8 +78,7 @@ def output_dir(default: str | None = None) -> Any:
 
 @dataclass
 class Options:
-    """Validated options of a command or a part of it. The docstring is the command's help; subclasses check
-    combinations of options in `__post_init__`."""
+    """Validated options. The docstring is the command's help; `__post_init__` of subclasses checks combinations."""
 
     GROUP: ClassVar[str | None] = None  # title of the class's options in the help
 
@@ -141,8 +140,7 @@ class Declared:
         return value
 
     def check(self, value: Any) -> None:
-        """Refuse a value of the wrong type, out of range, or not among the choices. Only numbers are quoted in errors, since other
-        values may be tokens."""
+        """Refuse a value of a wrong type or range. Errors quote only numbers, since other values may be tokens."""
         if value == "" != self.default:  # as by a variable of the shell that is not set
             raise ValueError(f"Expected `{self.name}` not to be empty.")
         self._check_one(value, self.types)
@@ -167,8 +165,7 @@ class Declared:
             raise ValueError(f"Expected `{self.name}` {allowed}, but got {value}.")
 
     def parse(self, text: str) -> Any:
-        """Parse command line text as a value, or as an element of a list. Text that cannot be parsed is returned
-        unchanged, for [`check`] to refuse."""
+        """Parse text as a value, or an element of a list. What cannot be parsed is returned for [`check`] to refuse."""
         types = self.types if self.element is None else types_of(self.element)
         parse = next((kind.parse for kind in types if hasattr(kind, "parse")), None)
         if parse is not None:

@@ -29,16 +29,15 @@ def use_all_cores() -> None:
 
 
 def end_by_signals() -> None:
-    """End this process at SIGTERM and SIGHUP as at Ctrl+C, so that it cleans up; and at Ctrl+C in the background too, where a
-    shell ignores it."""
+    """End at SIGTERM and SIGHUP as at Ctrl+C, so that files are cleaned up; and at Ctrl+C in the background too, where a shell
+    ignores it."""
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if kind != signal.SIGHUP or signal.getsignal(kind) is not signal.SIG_IGN:  # as by `nohup`
             signal.signal(kind, signal.default_int_handler)
 
 
 def leave() -> None:
-    """Exit one of several CPU processes without destroying the process group: that sometimes aborts or hangs with gloo
-    (torch 2.13) and fails the launch."""
+    """Exit a CPU process without destroying the process group, which sometimes aborts or hangs under gloo (torch 2.13)."""
     if PartialState._shared_state and PartialState().device.type == "cpu" and PartialState().num_processes > 1:
         sys.stdout.flush()
         os._exit(0)

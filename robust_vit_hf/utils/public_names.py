@@ -7,8 +7,7 @@ from typing import Any
 
 
 def public_name(name: str) -> str:
-    """Last component of a relative or absolute path. Other text, such as a Hub id that is not a local path, is
-    unchanged."""
+    """Last component of a path. Other text, such as a Hub id that is not a local path, is unchanged."""
     is_path = re.search(r"[/\\]", name) or name in ("..", ".", "~")
     return _last_component(name) if is_path and not is_hub_id(name) else name
 

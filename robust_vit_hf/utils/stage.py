@@ -86,8 +86,7 @@ class Stage:
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[bool]:
-        """Context manager that keeps other processes out of the folder, see [`folder_lock`]. If nothing was written to it, the folder
-        is free again."""
+        """Context manager, see [`folder_lock`]. If nothing was written to the folder, it is free again."""
         with folder_lock(self.folder, "stage", wait) as begun:
             try:
                 yield begun
@@ -97,8 +96,7 @@ class Stage:
 
     @contextmanager
     def work(self, is_writer: bool = True) -> Iterator[None]:
-        """Context manager of a command's work: the folder is checked and locked, the stage begun before, and finished after it. Of
-        several processes, only one is the writer."""
+        """Context manager that checks, locks and begins the stage, and finishes it. Of several processes, one is the writer."""
         self.check()
         with self.lock() if is_writer else nullcontext():
             if is_writer:

@@ -27,40 +27,20 @@ from .ablations import ABLATIONS
 def paper_tables(results: Results) -> dict[str, Table]:
     """All tables for which there are runs, by name."""
     methods = [method for method in results.methods if not method.startswith(tuple(ABLATIONS))]
-    return {
-        **accuracy_tables(results, methods=methods),
-        **_segmentation_table(results),
-        **_ablation_tables(results),
-        **_seed_tables(results),
-        **class_group_tables(results),
-        **_difference_table(results),
-    }
+    ablations = [method for method in results.methods if method == OURS or method not in methods]
+    tables = accuracy_tables(results, methods=methods) | _segmentation_table(results)
+    if len(ablations) > 1:
+        for number, k in ((4, 1), (12, TOP)):
+            title = f"Table {number}: ablations, top-{k} in per cent"
+            tables[f"table_{number}"] = accuracy_table(results, title, ablations, results.sets, (k,), ours="full-loss")
+    if len({run.seed for run in results.runs}) > 1 and OURS in results.methods:
+        for number, k in ((8, 1), (9, TOP)):
+            title = f"Table {number}: seeds, top-{k} in per cent, mean ± standard deviation"
+            tables[f"table_{number}"] = accuracy_table(results, title, [OURS], results.sets, (k,))
+    return tables | class_group_tables(results) | {"differences": _difference_table(results)}
 
 
-def _ablation_tables(results: Results) -> dict[str, Table]:
-    """Tables 4 and 12: the full loss and its ablations, top-1 and top-5."""
-    methods = [method for method in results.methods if method == OURS or method.startswith(tuple(ABLATIONS))]
-    if len(methods) < 2:
-        return {}
-    titles = {"table_4": ("Table 4: ablations, top-1", 1), "table_12": ("Table 12: ablations, top-5", TOP)}
-    return {
-        name: accuracy_table(results, f"{title} in per cent", methods, results.sets, (k,), ours="full-loss")
-        for name, (title, k) in titles.items()
-    }
-
-
-def _seed_tables(results: Results) -> dict[str, Table]:
-    """Tables 8 and 9: mean and standard deviation over the seeds, top-1 and top-5."""
-    if len({run.seed for run in results.runs}) < 2 or OURS not in results.methods:
-        return {}
-    titles = {"table_8": ("Table 8: seeds, top-1", 1), "table_9": ("Table 9: seeds, top-5", TOP)}
-    return {
-        name: accuracy_table(results, f"{title} in per cent, mean ± standard deviation", [OURS], results.sets, (k,))
-        for name, (title, k) in titles.items()
-    }
-
-
-def _difference_table(results: Results) -> dict[str, Table]:
+def _difference_table(results: Results) -> Table:
     """Difference of each method to the original and to the full loss, over the shifted sets."""
     rows = []
     ours = results.of(OURS)
@@ -84,7 +64,7 @@ def _difference_table(results: Results) -> dict[str, Table]:
         "Changes of top-1 in points, means over sets, models and seeds, with 95 % intervals of a paired bootstrap over images and "
         "seeds"
     )
-    return {"differences": Table(title, head, rows)}
+    return Table(title, head, rows)
 
 
 def _segmentation_table(results: Results) -> dict[str, Table]:

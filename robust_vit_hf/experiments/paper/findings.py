@@ -25,8 +25,7 @@ RISES, FALLS, ALIKE, KEEPS, NO_MORE = "rises", "falls", "is similar", "is as goo
 
 
 class AblationClaim(NamedTuple):
-    """A claim of section 4 on Table 4: sign of the second method less the first, on the shifted sets or on the others, of
-    the base models that it is made for."""
+    """A claim of section 4 on Table 4: sign of the second method less the first, of the base models that it is made for."""
 
     first: str
     second: str
@@ -87,8 +86,7 @@ class Finding:
 
 
 def findings(results: Results) -> list[Finding]:
-    """All claims, measured or not. Differences between methods are those of all models; where the paper makes a claim for
-    one model, only that model counts, if it was measured."""
+    """All claims, measured or not. A claim for one model counts that model alone, if it was measured."""
     parts = (_of_sets, _of_classes, _of_ablations, _of_other_methods, _of_maps, _of_sizes)
     return [finding for part in parts for finding in part(results)]
 

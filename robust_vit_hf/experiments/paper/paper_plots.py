@@ -83,7 +83,6 @@ def size_figure(results: Results) -> Figure | None:
 
 
 def first_class_changes(results: Results) -> dict[str, dict[int, float]]:
-    """Change of top-1 by set and class, see [`class_changes`], of the first model (ViT-B in the paper), over the
-    seeds."""
+    """[`class_changes`] of each set by class, of the first model (ViT-B in the paper), over the seeds."""
     runs = results.of(OURS, results.models[0])
     return {name: class_changes(runs, name) for name in results.common_by_class(runs, results.sets)}
