@@ -79,15 +79,6 @@ def test_a_folder_with_something_in_it_is_refused_before_loading(tmp_path):
     assert files_below(tmp_path) == {"precious": b"precious"}
 
 
-def test_refusals_leave_nothing(models, tmp_path):
-    small, bare = save_pretrained(tiny_vit(), tmp_path / "small"), tmp_path / "bare"
-    tiny_vit().save_pretrained(bare)
-    for before, after, message in ((models[0], small, "`num_labels`"), (small, bare, "has no image processor")):
-        completed = call("interpolate", before, after, "--alpha", 0.5, "--output_dir", tmp_path / "out")
-        assert completed.status == 1 and completed.error.startswith("error: ") and message in completed.error
-    assert {path.name for path in tmp_path.iterdir()} == {"small", "bare"}
-
-
 @pytest.mark.parametrize(
     "options, message",
     [

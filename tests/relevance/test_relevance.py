@@ -241,11 +241,6 @@ def test_not_a_transformers_model():
         relevance_map(torch.nn.Linear(3, 3), images())
 
 
-def test_data_parallel():
-    with pytest.raises(ValueError, match=r"`nn.DataParallel` is not supported: use `accelerate launch`"):
-        relevance_map(torch.nn.DataParallel(tiny_vit()), images())
-
-
 def test_activation_checkpointing_in_second_order_needs_eager():
     model = tiny_vit().train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
