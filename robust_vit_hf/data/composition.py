@@ -59,16 +59,13 @@ def compose(
     black: torch.Tensor,
     conditions: Collection[str] = tuple(CONDITIONS),
 ) -> dict[str, torch.Tensor]:
-    """Images in several conditions, see [`CONDITIONS`].
+    """Images `(B, 3, H, W)` in several conditions by name, in the order of [`CONDITIONS`].
 
     Args:
         pixel_values: `(B, 3, H, W)`, normalised as the model expects.
         mask: `(B, 1, H, W)` in [0, 1]; 1 is the object.
         same, other: pixel values and masks of the donors; not needed without `mixed_same` or `mixed_rand`.
         black: `(3,)`, the pixel values of black.
-
-    Returns:
-        `(B, 3, H, W)` by name of the condition, in the order of `CONDITIONS`.
     """
     black = black.view(1, 3, 1, 1).expand_as(pixel_values)
     makers = {
@@ -93,11 +90,9 @@ def _blur(pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def paste(pixel_values: torch.Tensor, mask: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    """The objects of images `(B, 3, H, W)` on other backgrounds: a pixel with mask value v, `(B, 1, H, W)` in [0, 1], becomes
-    v · image + (1 − v) · background.
-
-    Source: the *mixed* images of https://huggingface.co/papers/2006.09994
-    """
+    """The objects of images `(B, 3, H, W)` on other backgrounds, as in the *mixed* images of
+    https://huggingface.co/papers/2006.09994: a pixel with mask value v, `(B, 1, H, W)` in [0, 1], becomes v · image +
+    (1 − v) · background."""
     weight = mask.to(pixel_values.dtype)
     return weight * pixel_values + (1 - weight) * background
 

@@ -10,11 +10,9 @@ from .schema import undecoded_rows
 
 
 def dataset_identity(dataset: datasets.Dataset) -> str:
-    """32 hexadecimal digits that change with any value, the order of the rows, and the columns.
-
-    Images embedded in the table are identified by their bytes, image files by name, size and modification time: a file
-    changed in place with its time restored is not detected.
-    """
+    """32 hexadecimal digits that change with any value, the order of the rows, and the columns. Images embedded in the
+    table are identified by their bytes, image files by name, size and modification time: a file changed in place with its
+    time restored is not detected."""
     digest = xxhash.xxh3_128(repr(dataset.features).encode())
     image_columns = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     for table in dataset.with_format("arrow").iter(1000):

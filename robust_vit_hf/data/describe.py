@@ -56,8 +56,8 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
-    """Read all rows of a [`Source`] and summarise them as text: rows, columns, image sizes, rows per class, histogram of mask
-    coverage, first problems. `num_labels` is the number of classes, if known."""
+    """Summarise all rows of a [`Source`] as text: rows, columns, image sizes, rows per class, histogram of mask coverage, first
+    problems. `num_labels` is the number of classes, if known."""
     columns, problems, labels, sizes, coverage = {}, [], [], [], Counter()
     count = 0
     with ThreadPoolExecutor() as pool, tqdm(desc="reading", unit="row", leave=False) as progress:

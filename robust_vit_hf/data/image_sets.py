@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import file_exists, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging
 
@@ -53,18 +53,15 @@ def load_image_set(
     """
     opened = open_source(name, [] if source is None else [source], options)
     rows = partial(usable_rows, rows=opened.rows)
+    shards = {"shards": opened.shards}
     if streaming:
-        return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs={"shards": opened.shards})
+        return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs=shards)
     # All inputs of the rows: code, options, and state of the source.
     state = [version("robust-vit-hf"), name, options, opened.shards, opened.state]
     state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
+    fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     try:
-        return datasets.Dataset.from_generator(
-            rows,
-            opened.features,
-            gen_kwargs={"shards": opened.shards},
-            fingerprint=hashlib.sha256(repr(state).encode()).hexdigest()[:16],
-        )
+        return datasets.Dataset.from_generator(rows, opened.features, gen_kwargs=shards, fingerprint=fingerprint)
     except DatasetGenerationError as error:
         raise error.__cause__ from None
 
@@ -131,7 +128,12 @@ def prepared_set(source: str) -> tuple[str | None, dict]:
             folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
         except LocalEntryNotFoundError as error:  # offline, or a failed request
             logger.warning(f"`{source}` is taken as it is, since its {STAGE_FILE} could not be read: {error}")
-        except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
+        except EntryNotFoundError:
+            if file_exists(source, "made_by.json", repo_type="dataset"):
+                raise ValueError(
+                    f"`{source}` was prepared by an earlier version: prepare and push it again."
+                ) from None
+        except RepositoryNotFoundError:  # also gated: loading the set says so
             pass
     inputs = made_from(folder)
     return (inputs["set"], inputs["options"]) if "options" in inputs else (None, {})

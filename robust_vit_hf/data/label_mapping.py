@@ -92,8 +92,8 @@ def unnamed(names: Sequence[str]) -> bool:
 
 
 def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
-    """Check that two models have the same number of classes and, if both have names, the same names. Numbers, with `LABEL_`
-    before them or without, are no names, but the same ones must have the same order: sorted as text, 10 comes before 2.
+    """Check that two models have the same number of classes and, if both have names, the same names. Numbers, with
+    `LABEL_` or without, are no names, but the same ones must have the same order: sorted as text, 10 comes before 2.
     """
     first, second = ([str(name).removeprefix("LABEL_") for name in names] for names in (before, after))
     comparable = sorted(first) == sorted(second) or not (unnamed(before) or unnamed(after))

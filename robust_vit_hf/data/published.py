@@ -14,7 +14,9 @@ def published_models() -> dict[str, dict]:
     are mean and standard deviation.
 
     Versions are `original` and `finetuned`, both also with the suffixes `-training-classes` and `-other-classes`;
-    `finetuned-one-run`, the run of Tables 1 and 2; `full-loss` and its ablations; `unsupervised-masks`, `gradmask` and `rrr`. `published.json` names the sources."""
+    `finetuned-one-run`, the run of Tables 1 and 2; `full-loss` and its ablations; `unsupervised-masks`, `gradmask` and
+    `rrr`. `published.json` names the sources.
+    """
     return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["models"]
 
 

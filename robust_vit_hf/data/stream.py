@@ -21,8 +21,7 @@ from .row_checks import decode_pictures, label_problem, name_of
 
 logger = logging.get_logger(__name__)
 
-# Consecutive unusable rows after which the dataset is refused.
-MAX_BAD_ROWS = 100
+MAX_BAD_ROWS = 100  # consecutive ones, after which the dataset is refused
 
 
 @dataclass(eq=False)

@@ -19,11 +19,14 @@ from ..utils.images import check_resized, input_size, to_rgb
 from .mask_checks import check_masks, mask_to_tensor
 
 
+Transform = Callable[[dict[str, list]], dict[str, list]]  # of a batch of rows
+
+
 def train_transform(
     processor: BaseImageProcessor,
     seed_of_row: Callable[[int], tuple[int, ...]] | None = None,
     resample: int = PILImageResampling.BILINEAR,
-) -> Callable[[dict[str, list]], dict[str, list]]:
+) -> Transform:
     """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of
     224 (both scaled to the images that the processor gives), horizontal flip.
 
@@ -76,9 +79,7 @@ class _MaskProcessor(ViTImageProcessor):
         return super().resize(image, size, PILImageResampling.BILINEAR, antialias=False)
 
 
-def eval_transform(
-    processor: BaseImageProcessor, border: int = 0, whole: bool = False
-) -> Callable[[dict[str, list]], dict[str, list]]:
+def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool = False) -> Transform:
     """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: images are processed by
     `processor`, and masks, if any, get the same geometry.
 
@@ -110,9 +111,7 @@ def eval_transform(
     return transform
 
 
-def segmentation_transform(
-    processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR
-) -> Callable[[dict[str, list]], dict[str, list]]:
+def segmentation_transform(processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR) -> Transform:
     """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image and mask
     (by nearest neighbour) are squashed to the size of the images that the processor gives, without cropping. `resample` is
     the interpolation of images; bilinear in the paper's test."""

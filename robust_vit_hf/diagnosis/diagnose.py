@@ -115,7 +115,7 @@ def diagnose(model: str, dataset: str | None = None, **options) -> DiagnosisRepo
 
 
 def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
-    """Measure one model or two on images with the backgrounds of others. Writes `results.json`, `tables.md`,
+    """Measure one model or two on images with the backgrounds of other images. Writes `results.json`, `tables.md`,
     `tables.tex`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
     Results already in the output folder are reused.
 
@@ -128,8 +128,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
     """
     folder = options.output_dir
     check_output_dir(folder, options.dataset, options.mask_folder)
-    stage = Stage(folder, {"command": "diagnose"})
-    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
+    with open_session(options, options.preset, Stage(folder, {"command": "diagnose"}), bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
             found = load_images(options, session)
             grouped = groups_of(found.rows, found.name) is not None and options.dataset is not None
@@ -182,11 +181,9 @@ def _groups(name: str, images: MaskedImages, diagnoses: Mapping[str, Diagnosis])
     groups = groups_of(images.dataset, name)
     if groups is None:
         return ()
-    columns = diagnoses["before"].columns
-    sides = {
-        side: SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
-        for side, found in diagnoses.items()
-    }
+    sides, columns = {}, diagnoses["before"].columns
+    for side, found in diagnoses.items():
+        sides[side] = SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
     classes = np.array(columns["label"])
     return (groups_table(SetResult(name, sides, classes, groups=groups, group_weights=images.group_weights)),)
 

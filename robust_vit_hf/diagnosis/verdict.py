@@ -41,13 +41,8 @@ DIFFERENCES = ("composing", "bg_gap", "donor_excess", "only_bg_excess")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Measures of one model.
-
-    Args:
-        columns: rows of `evaluation.measurements.backgrounds.Backgrounds` by name, N images, in the conditions `original`
-            and `mixed_rand` at least.
-        class_names: names of the model's classes.
-    """
+    """Measures of one model, from the rows of `evaluation.measurements.other_backgrounds.Backgrounds` by name: N images, in the
+    conditions `original` and `mixed_rand` at least."""
 
     columns: Mapping[str, Sequence]
     class_names: Sequence[str]

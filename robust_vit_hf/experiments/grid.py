@@ -34,7 +34,7 @@ class GridFile(Options):
     """Keys of a grid; one of `grid`, `variants` and `seeds` is needed for more than one run.
 
     `choose_by` is the rule that chooses among a variant's settings: the paper's, the highest learning rate that keeps top-1 on
-    the validation images; or that of `results.choice`, which also puts their objects on the backgrounds of others, and needs
+    the validation images; or that of `results.choice`, which also puts their objects on the backgrounds of other images, and needs
     masks and labels.
     """
 
@@ -145,6 +145,8 @@ def _options(path: Path, where: str, options: Any) -> dict:
     checked = {}
     for name, value in (options or {}).items():
         try:
+            if name == "push_to_hub":
+                raise ValueError("every run would push to one repository: leave `push_to_hub` out.")
             if value == []:
                 raise ValueError(f"the list of `{name}` has no values, so that there would be no run.")
             if isinstance(value, list):

@@ -41,7 +41,7 @@ def measure_shares(
     originals: Path,
     shares: Sequence[float],
 ) -> None:
-    """Measure a finetuned model on its validation images, as they are and on the backgrounds of others; and so its
+    """Measure a finetuned model on its validation images, as they are and on the backgrounds of other images; and so its
     mixtures with the original's weights, and those also on the unshifted and the first shifted set, without relevance maps.
     With mixtures, also measure the original model on the objects of these sets, cut out by their masks, of labelled images alone.
     """

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..diagnosis.verdict import Diagnosis
 from ..results import choice
 from ..results.bootstrap import Difference, Interval, Resamples
 from ..results.choice import loses_too_much, may_be_lost, rank
@@ -47,10 +46,6 @@ class Mixture(choice.Candidate):
 
     training: TrainingSettings | None  # `None` for the original model
     alpha: float
-
-    @classmethod
-    def of(cls, diagnosis: Diagnosis, training: TrainingSettings | None, alpha: float) -> "Mixture":
-        return cls(diagnosis.values["mixed_rand"], diagnosis.values["original"], training, alpha)
 
     @property
     def strength(self) -> tuple[float, ...]:

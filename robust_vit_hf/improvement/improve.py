@@ -150,10 +150,10 @@ def _measure_original(session: Session, masked: dict[str, MaskedImages], passes:
                 f"No object of the {len(rows.dataset)} {role} images could be put on the background of another class: every object "
                 "fills the image, or lies outside of what the model sees. Give more images, or other masks."
             )
-    before, measures = Mixture.of(diagnoses["selection"], None, 0.0), diagnoses["selection"].measures
+    values, measures = diagnoses["selection"].values, diagnoses["selection"].measures
     text = f"  your model: top-1 {measures['original']}, on the backgrounds of other classes {measures['mixed_rand']}"
     tqdm.write(text, file=sys.stderr)
-    return before
+    return Mixture(values["mixed_rand"], values["original"], None, 0.0)
 
 
 def _say(number: int, text: str) -> None:

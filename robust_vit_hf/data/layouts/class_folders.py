@@ -65,8 +65,7 @@ def open_class_folders(root: Path, labels: Mapping[str, int | list[int]], place:
     shards = []
     for folder in find_classes(place or root, labels.__contains__):
         problem = f"`{folder}` is named after no class of this set: remove the folder, or correct its name."
-        known = folder.name in labels
-        shards.append(ClassFolder(folder, root, labels.get(folder.name), problem=None if known else problem))
+        shards.append(ClassFolder(folder, root, labels.get(folder.name), None if folder.name in labels else problem))
     return Source(class_folder_rows, shards)
 
 

@@ -159,9 +159,8 @@ class ImageFolder:
             types["label"] = datasets.ClassLabel(names=names)
         features = datasets.Features.from_arrow_schema(pa.table(columns).schema) | types
         files = {name: [named.get(name) and str(self.root / named[name]) for named, _ in rows] for name in pictures}
-        return datasets.Dataset.from_dict(
-            files | columns, datasets.Features({name: features[name] for name in files | columns})
-        )
+        values = files | columns
+        return datasets.Dataset.from_dict(values, datasets.Features({name: features[name] for name in values}))
 
 
 def _split_of(folder: str) -> str | None:

@@ -63,18 +63,14 @@ def _flat_labels(root: Path) -> dict[str, int]:
     synsets = loadmat(devkit / "meta.mat", squeeze_me=True)["synsets"]
     wnid_of_id = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
     truth = (devkit / "ILSVRC2012_validation_ground_truth.txt").read_text().split()
-    return {
-        f"ILSVRC2012_val_{number:08d}": label_of_wnid()[wnid_of_id[int(identifier)]]
-        for number, identifier in enumerate(truth, start=1)
-    }
+    labels = enumerate((label_of_wnid()[wnid_of_id[int(identifier)]] for identifier in truth), start=1)
+    return {f"ILSVRC2012_val_{number:08d}": label for number, label in labels}
 
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """ReaL labels of the 50,000 validation images, from `ILSVRC2012_val_00000001` on. 3,163 are empty.
-
-    Source: https://huggingface.co/papers/2006.07159
-    """
+    """ReaL labels (https://huggingface.co/papers/2006.07159) of the 50,000 validation images, from
+    `ILSVRC2012_val_00000001` on. 3,163 are empty."""
     return tuple(map(tuple, json.loads(timm_list("imagenet_real_labels.json"))))
 
 

@@ -84,8 +84,9 @@ def open_paper_split(
     samples_per_class: int = 3,
 ) -> Source:
     """The paper's split of ImageNet-S919, section 4: classes in sorted order without those of the five merged pairs;
-    the first 500 give three training images each (Figures 7a and b change the numbers), and the last 414 one validation image
-    each, the same for fewer training classes. `class_seed` shuffles the classes first, for Tables 8 and 9.
+    the first 500 give three training images each (Figures 7b and 7a change these numbers), and the last 414 one
+    validation image each, the same for fewer training classes. `class_seed` shuffles the classes first, for Tables 8
+    and 9.
 
     The released split is not reproducible, since it depends on the file system's order of folders.
     """

@@ -42,9 +42,6 @@ def mat_rows(shards: list[range], path: Path) -> Iterator[dict]:
                 image = file[file["/value/img"][index, 0]][()].transpose(2, 1, 0)
                 mask = file[file[file["/value/gt"][index, 0]][0, 0]][()].transpose(1, 0)
                 name = f"{path.name}/{index}"
-                image, mask = (Image.fromarray(values.astype(np.uint8)) for values in (image, 255 * mask))
-                yield {
-                    "image": encode_image(image, f"{name}.bmp"),
-                    "mask": encode_image(mask, f"{name}.bmp"),
-                    "file_name": name,
-                }
+                pixels = {"image": image.astype(np.uint8), "mask": 255 * mask.astype(np.uint8)}
+                row = {column: encode_image(Image.fromarray(pixels[column]), f"{name}.bmp") for column in pixels}
+                yield row | {"file_name": name}
