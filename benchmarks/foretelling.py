@@ -16,6 +16,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.markdown_latex import Table, percent
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.stage import Stage
 
 
 MODEL = "emoji-shift"
@@ -29,7 +30,9 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     arguments = parser.parse_args()
     pair, found = PairOptions(model=MODEL, compare=arguments.compare), {}
-    with open_session(pair, "paper", arguments.output_dir / "random", bf16=arguments.bf16) as session:
+    with open_session(
+        pair, "paper", Stage(arguments.output_dir / "random", {"command": "foretelling"}), bf16=arguments.bf16
+    ) as session:
         rows = EvaluationSet.of(load_split("background_random", arguments.images).remove_columns("mask"))
         (random,) = measure_accuracy(session.with_sets({"background_random": rows}), Accuracy()).values()
     found["random backgrounds"] = {side: result.scores["top1"] for side, result in random.sides.items()}

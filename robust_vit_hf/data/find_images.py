@@ -150,13 +150,14 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
 
 def _splits_of_tables(source: str) -> dict[str, Loader]:
     """Loaders of a folder of tables or a Hub id."""
-    builder, folder, cache = datasets.load_dataset_builder(source), Path(source), None
-    if files := ParquetFiles.of(builder):
-        return {split: partial(_load_parquet, source, files, split) for split in files.splits}
+    folder, cache = Path(source), None
     if folder.is_dir():
         # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
-        # changed files, would return the rows loaded first.
+        # changed files, would return the rows loaded first, or their columns.
         cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
+    builder = datasets.load_dataset_builder(source, cache_dir=cache)
+    if files := ParquetFiles.of(builder):
+        return {split: partial(_load_parquet, source, files, split) for split in files.splits}
     names = builder.info.splits or datasets.get_dataset_split_names(source)
     return {split: partial(_load, source, source, split, cache_dir=cache) for split in names}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import file_exists, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging
 
@@ -128,7 +128,12 @@ def prepared_set(source: str) -> tuple[str | None, dict]:
             folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
         except LocalEntryNotFoundError as error:  # offline, or a failed request
             logger.warning(f"`{source}` is taken as it is, since its {STAGE_FILE} could not be read: {error}")
-        except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
+        except EntryNotFoundError:
+            if file_exists(source, "made_by.json", repo_type="dataset"):
+                raise ValueError(
+                    f"`{source}` was prepared by an earlier version: prepare and push it again."
+                ) from None
+        except RepositoryNotFoundError:  # also gated: loading the set says so
             pass
     inputs = made_from(folder)
     return (inputs["set"], inputs["options"]) if "options" in inputs else (None, {})

@@ -27,6 +27,8 @@ DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadat
 def made_from(folder: Path) -> dict:
     """Inputs recorded by [`SplitWriter`] in a folder, such as the `method` of masks or the name of a `set`; empty for others."""
     record = read_json(folder / STAGE_FILE) or {}
+    if not record and (folder / "made_by.json").is_file():
+        raise ValueError(f"`{folder}` was prepared by an earlier version: prepare it again, into another folder.")
     inputs = record.get("inputs", {})
     if inputs.get("command") not in ("data prepare", "masks"):  # which write splits
         return {}

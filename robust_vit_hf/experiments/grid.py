@@ -147,6 +147,8 @@ def _options(path: Path, where: str, options: Any) -> dict:
     checked = {}
     for name, value in (options or {}).items():
         try:
+            if name == "push_to_hub":
+                raise ValueError("every run would push to one repository: leave `push_to_hub` out.")
             if value == []:
                 raise ValueError(f"the list of `{name}` has no values, so that there would be no run.")
             entries = [

@@ -198,8 +198,6 @@ class SweepRun:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         config.resume_from_checkpoint = "last" if lock_file(self.folder / RUN, "train").exists() else None
         finetune(model, data, config, self.folder / PREDICTIONS, self.root / ORIGINALS)
-        for checkpoint in (self.folder / RUN).glob("checkpoint-*"):  # with the optimizer, three times the model's size
-            shutil.rmtree(checkpoint)
         predictions = [path for path in (self.folder / PREDICTIONS).glob("*/*/*") if path.is_file()]
         made = [self.folder / RUN / RUN_FILE, self.folder / RUN / RESULTS_FILE, *predictions]
         facts = {
@@ -208,6 +206,8 @@ class SweepRun:
             "seconds": read_json(self.folder / RUN / RESULTS_FILE)["settings"]["seconds"],
         }
         self.stage.finish(facts | self.inputs, [str(path.relative_to(self.folder)) for path in made])
+        for checkpoint in (self.folder / RUN).glob("checkpoint-*"):  # with the optimizer, three times the model's size
+            shutil.rmtree(checkpoint)
 
 
 def protocol_of(point: Point) -> Preset:

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import BaseImageProcessor
 from transformers.utils import logging
@@ -102,7 +103,12 @@ def _make_masks(
     """Make masks in a folder, which belongs to these images from then on. Returns them, and the method that was taken."""
     state, features = PartialState(), images.rows.features
     given: dict[str, Any] = {"images": images.source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
-    method, masker = ("tokencut", None) if method == "tokencut" else _by_names(method, class_names_of(features) or ())
+    masker = None
+    if method != "tokencut":
+        names = class_names_of(features) or ()
+        chosen = [_by_names(method, names)[0] if state.is_main_process else None]
+        (method,) = broadcast_object_list(chosen)  # of `auto`, in which a process may fail to load what another has
+        masker = None if method == "tokencut" else _by_names(method, names)[1]
     options = BY_NAMES[method](**given) if masker else TokenCutOptions(**given, model=model_name)
     if masker is None:
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}

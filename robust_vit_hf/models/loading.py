@@ -47,7 +47,7 @@ def load_model(
         ValueError: weights do not fit; the name is a registered one, and a folder's here; there are templates for another model than
             CLIP; or the model's head cannot be replaced.
     """
-    if name in MODELS and Path(name, "config.json").is_file():
+    if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder.")
     has_texts = classes is not None and _is_clip(resolve(name), trust_remote_code)
     if templates is not None and not has_texts:

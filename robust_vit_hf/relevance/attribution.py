@@ -7,6 +7,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from .method_names import ATTRIBUTION_METHOD_NAMES
 from .relevance_map import RelevanceOutput, make_output, map_of_tokens, min_max, relevance_map, target_logits
 
 
-Target = torch.Tensor | int | None
+Target: TypeAlias = torch.Tensor | int | None
 
 
 def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:

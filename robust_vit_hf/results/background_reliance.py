@@ -100,14 +100,13 @@ def _measures_table(run: Run) -> Table | None:
 
 
 class Groups(NamedTuple):
-    """The G groups of the N usable images of a set, by ascending names, with the number of the group of each image.
-    Weights in the average are those of training if they are known (`weighted`), or else equal ones."""
+    """The G groups of the N usable images of a set."""
 
-    names: list[str]
-    numbers: np.ndarray
+    names: list[str]  # ascending
+    numbers: np.ndarray  # `(N,)` int, group of each image
     counts: np.ndarray
-    weights: list[float]
-    weighted: bool
+    weights: list[float]  # in the average: those of training if they are known, or else equal ones
+    weighted: bool  # whether they are those of training
 
     @classmethod
     def of(cls, result: SetResult) -> "Groups":

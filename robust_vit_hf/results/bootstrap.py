@@ -46,8 +46,7 @@ def change(
     shown: bool | None = None,
     confidence: float = CONFIDENCE,
 ) -> Difference:
-    """Change of top-k from before to after, as a mean over runs and sets; `shown`: only of training classes, or
-    others."""
+    """Mean change of top-k over runs and sets, see [`bootstrap`]; `shown`: only of training classes, or of others."""
     gains = {name: [gains_of(run, run.sets[name], k, shown) for run in runs] for name in names}
     return bootstrap(gains, confidence)
 

@@ -13,7 +13,7 @@ class Candidate:
     """A model on the N selection images."""
 
     mixed_rand: np.ndarray  # `(N,)` float, right on the background of another class; NaN where it does not count
-    original: np.ndarray  # likewise as it is
+    original: np.ndarray  # likewise, for the image as it is
 
     @property
     def strength(self) -> tuple[float, ...]:

@@ -28,8 +28,8 @@ def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) 
 
 
 def outcomes(columns: Mapping[str, Sequence], condition: str) -> np.ndarray:
-    """`(N,)` float: whether the prediction in a condition is right; NaN for images that do not count, as they were not measured in
-    it, or their object fills the whole crop or lies outside of it."""
+    """`(N,)` float: whether predictions in a condition are right; NaN where not measured, or without object or
+    background."""
     ids, share = (np.asarray(columns[name]) for name in (condition, "object_share"))
     right = [int(best) in accepted for best, accepted in zip(ids, columns["accepted"], strict=True)]
     return np.where((ids >= 0) & (share > 0) & (share < 1), right, np.nan)

@@ -79,8 +79,8 @@ def accuracy_figure(rows: list[dict]) -> Figure:
 
 
 def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str) -> Figure | None:
-    """Bars of the change of each class, from the most harmed on; of more than 100, 50 at each end; `None` without
-    changes."""
+    """Bars of the change by class, from the most harmed on: all, or 50 at each end of more than 100; `None` without
+    any."""
     if not any(changes.values()):
         return None
     labels = list(changes)

@@ -35,8 +35,7 @@ SOURCES = {
 def accuracy_tables(
     results: Results, protocol: str = "paper", methods: Sequence[str] | None = None
 ) -> dict[str, Table]:
-    """Tables 1 and 2 with the published values of a protocol: top-1 and top-5 of the methods, all by default, the
-    changes of Table 2, and the average changes of both tables with 95 % intervals."""
+    """Tables 1 and 2, with the published values of a protocol, and average changes with 95 % intervals."""
     methods = results.methods if methods is None else methods
     parts = {
         "table_1": ("Table 1: real images, top-1 and top-5 in per cent", False),
@@ -191,9 +190,9 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
     known = [run for run in finetuned(results.of(OURS)) if run.training_classes]
     tables = {}
     for name, (title, synthetic) in titles.items():
-        if known and any((of_set in SYNTHETIC) == synthetic for of_set in results.sets):
-            if sets := results.common_by_class(known, _of_kind(results, synthetic)):
-                tables[name] = _class_group_table(results, known, sets, title, protocol)
+        sets = results.common_by_class(known, _of_kind(results, synthetic))
+        if sets and any((of_set in SYNTHETIC) == synthetic for of_set in results.sets):
+            tables[name] = _class_group_table(results, known, sets, title, protocol)
     return tables
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from ..data.dataset_digest import dataset_identity
@@ -124,6 +125,10 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
         raise ValueError(
             f"`{folder}` holds no run to resume: expected the --output_dir of one. To begin a new run, leave out "
             "--resume_from_checkpoint."
+        )
+    if last is None and any(folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")):
+        raise ValueError(
+            f"The checkpoints of `{folder}` are not complete, or of an earlier version: begin a new run in another --output_dir."
         )
     if last is None:
         logger.warning(f"The run in `{folder}` was stopped before its first complete checkpoint: it begins again.")

@@ -23,11 +23,18 @@ CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
 
+
+def _has_loss(config: "RobustViTConfig") -> bool:
+    """Whether any loss has a weight. That of a map has parts, but for `energy`; GradMask and RRR have no map, and as released no gradient."""
+    parts = [weight for weight in (config.background_weight, config.foreground_weight) if weight is not None]
+    if config.relevance_weight is None:
+        return bool(config.confidence_weight or (any(parts) and not config.released_gradients))
+    return bool(config.confidence_weight or (config.relevance_weight and (any(parts) or not parts)))
+
+
 # What is refused, and why: a result would be wrong, or a loss would follow, without a word.
 RULES: dict[str, Callable[["RobustViTConfig"], Any]] = {
-    "All weights of the losses are 0, so that nothing would be trained.": (
-        lambda config: not (config.confidence_weight or config.relevance_weight or config.background_weight)
-    ),
+    "All weights of the losses are 0, so that nothing would be trained.": lambda config: not _has_loss(config),
     "`remove_unused_columns=True` would drop the images and masks. Leave it False.": (
         lambda config: config.remove_unused_columns
     ),

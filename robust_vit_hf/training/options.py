@@ -34,7 +34,7 @@ class ModelArguments(Options):
     image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.", COUNT)
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
     lora_rank: int | None = option(
-        None, "Finetune and save only a LoRA adapter of this rank, on all linear layers.", COUNT
+        None, "Finetune and save only a LoRA adapter of this rank on all linear layers.", COUNT
     )
     merge_lora: bool = option(False, "Save the adapter merged into the weights.")
 
@@ -61,8 +61,7 @@ class DataArguments(Options):
         None, "Split to measure before and after, instead of the validation images, which may have chosen something."
     )
     streaming: bool = option(
-        False,
-        "Read training images while training, without copying and checking all of them first. Needs `--max_steps`.",
+        False, "Read training images while training, without copying and checking all first. Needs `--max_steps`."
     )
     samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.", COUNT)
     class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.", SEED)
@@ -80,7 +79,7 @@ class FinetuningArguments(Options):
 
     # Parameters whose default values are overridden from TrainingArguments
     learning_rate: float = option(
-        3e-6, f"Initial rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5).", NOT_NEGATIVE
+        3e-6, f"Initial learning rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5).", NOT_NEGATIVE
     )
     weight_decay: float = option(1e-4, "Weight decay, on all parameters.", NOT_NEGATIVE)
     num_train_epochs: float = option(50, f"Number of epochs ({PAPER}, section 4).", POSITIVE)
@@ -126,8 +125,7 @@ class FinetuningArguments(Options):
         NOT_NEGATIVE,
     )
     relevance_distance: Literal["mse", "bce"] | None = option(
-        None,
-        "Distance of relevance and mask: `mse` (Eq. 1 and 2), the default of `robustvit`, or `bce`, that of `cft`.",
+        None, "Distance of relevance and mask: `mse` (Eq. 1 and 2; default of `robustvit`) or `bce` (of `cft`)."
     )
     mask_edges: Literal["fractional", "complement"] | None = option(
         None,
@@ -141,7 +139,7 @@ class FinetuningArguments(Options):
     )
     relevance_target: Literal["label", "prediction"] | None = option(
         None,
-        "Class whose relevance, or input gradient in `gradmask`, is trained: `label`, the default, or `prediction`.",
+        "Class whose relevance (in `gradmask`, input gradient) is trained: `label`, the default, or `prediction`.",
     )
     confidence_target: Literal["label", "prediction", "original"] | None = option(
         None,
@@ -153,18 +151,17 @@ class FinetuningArguments(Options):
         1.0, "Temperature of the confidence loss. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S.", POSITIVE
     )
     second_order: bool = option(
-        False,
-        "Differentiate relevance maps through the attention gradients too, which are constants in the released code.",
+        False, "Differentiate relevance maps through the attention gradients too; as released, these are constants."
     )
     start_layer: int | None = option(None, "First layer of relevance propagation; 0 by default.", NOT_NEGATIVE)
     released_gradients: bool = option(
         False,
-        "Background loss of `gradmask` and `rrr` as in the released code: of a constant gradient, it changes no weight.",
+        "Background loss of `gradmask` and `rrr` as released: the input gradient is constant, and trains nothing.",
     )
 
     # Schedule
     lr_decay_rate: float = option(
-        0.85, "Factor every `lr_decay_every` epochs, with the scheduler `constant`.", POSITIVE
+        0.85, "Factor of the learning rate every `lr_decay_every` epochs, with the scheduler `constant`.", POSITIVE
     )
     lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.", COUNT)
     head_epochs: float = option(
@@ -183,8 +180,7 @@ class FinetuningArguments(Options):
         SHARE,
     )
     backgrounds: str | None = option(
-        None,
-        "Folder of pictures without objects of the classes: the swapped backgrounds, instead of those of other images.",
+        None, "Folder of pictures without objects of the classes: the swapped backgrounds, in place of other images'."
     )
     bad_masks: Literal["skip", "refuse"] = option(
         "skip",

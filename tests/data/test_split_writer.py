@@ -10,7 +10,7 @@ import datasets
 import pytest
 from pyarrow import parquet
 
-from robust_vit_hf import load_masked_dataset
+from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data import split_writer, write_rows
 from robust_vit_hf.data.contact_sheet import sample_rows
 from robust_vit_hf.data.split_writer import SplitWriter
@@ -109,6 +109,9 @@ def test_a_folder_of_other_inputs_is_refused(tmp_path, no_contact_sheets):
         prepare("imagenet-1k", [source], tmp_path / "out")
     with pytest.raises(ValueError, match=r"without a `stage.json`"):
         prepare("imagenet-sketch", [source], tmp_path / "set")
+    (tmp_path / "out" / "stage.json").rename(tmp_path / "out" / "made_by.json")  # as of an earlier version
+    with pytest.raises(ValueError, match="earlier version"):
+        load_image_set("imagenet-sketch", tmp_path / "out")
 
 
 def test_splits_of_a_folder_have_the_same_options(tmp_path, monkeypatch, no_contact_sheets):

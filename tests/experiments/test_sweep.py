@@ -356,6 +356,13 @@ def test_names_do_not_depend_on_the_place_of_imagenet(inputs, tmp_path):
     )
 
 
+@pytest.mark.parametrize("options", [{"learning_rate": []}, {"push_to_hub": True}])
+def test_grids_without_runs_or_with_one_repository_are_refused(tmp_path, options):
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"options": options}))
+    with pytest.raises(ValueError, match=next(iter(options))):
+        read_grid(tmp_path / "grid.yaml")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "trainer" / "grids").glob("*.yaml")), ids=lambda path: path.stem)
 def test_grids_of_the_paper(path, tmp_path):
     """Each parses, and its options are those of `train` and of its methods; its header says how it is run."""

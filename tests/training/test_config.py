@@ -34,6 +34,8 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"method": "energy", "released_gradients": True}, "is not an option of the method `energy`"),
         ({"head_epochs": 1.0}, "`head_epochs` freezes"),
         ({"method": "finetune", "confidence_weight": 0.0}, "All weights"),
+        ({"relevance_weight": 0.0, "confidence_weight": 0.0}, "All weights"),
+        ({"confidence_weight": 0.0, "background_weight": 0.0, "foreground_weight": 0.0}, "All weights"),
         ({"method": "gradmask", "confidence_weight": 0.0, "background_weight": 0.0}, "All weights"),
         ({"background_weight": -1.0}, "`background_weight` ≥ 0"),
         ({"lr_decay_every": 0}, "`lr_decay_every` ≥ 1"),

@@ -301,6 +301,11 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path):
     with pytest.raises(ValueError, match="--resume_from_checkpoint last"):
         find_checkpoint(str(tmp_path), None, begun=True)
     assert find_checkpoint(str(tmp_path), "last", begun=True) is None
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").touch()  # without a stage, as of an earlier version
+    with pytest.raises(ValueError, match="earlier version"):
+        find_checkpoint(str(tmp_path), "last", begun=True)
+    shutil.rmtree(tmp_path / "checkpoint-3")
     with pytest.raises(ValueError, match="other files, such as `checkpoint-1`"):
         find_checkpoint(str(tmp_path), None, begun=False)
     with pytest.raises(ValueError, match="no run to resume"):

@@ -17,9 +17,9 @@ from .base import Measured, Measurement
 
 @dataclass(frozen=True)
 class Attribution(Measurement):
-    """Scores of [`RelevanceSegmentation`] by attribution method, in one pass over a set with masks. As in Table 3 of
-    https://huggingface.co/papers/2206.01161, images are squashed to the size of those that the processor gives, and
-    maps explain the predicted class."""
+    """Scores of [`RelevanceSegmentation`] by attribution method. As in Table 3 of
+    https://huggingface.co/papers/2206.01161, images are squashed to the processor's size, and maps explain the
+    predicted class."""
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

@@ -9,6 +9,9 @@ class BackgroundGap(RobustAccuracy):
     """Streaming accuracy by condition of the Backgrounds Challenge (https://huggingface.co/papers/2006.09994), with the
     gap between the backgrounds of the own class and of others.
 
+    Args:
+        class_subset: as for [`RobustAccuracy`].
+
     Example:
         >>> gap = BackgroundGap()
         >>> gap.update([0, 1, 0, 1, 0, 0], [0, 1, 0, 1, 0, 1], groups=["original"] * 2 + ["mixed_same"] * 2 + ["mixed_rand"] * 2)
