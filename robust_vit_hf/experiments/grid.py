@@ -71,9 +71,7 @@ class Grid:
     sets: list[tuple[str, str]]  # names and folders of the paper's sets; if empty, the sets measured by `train` count
     validation_bound: float
     choose_by: str
-    shares: list[
-        float
-    ]  # of the finetuned weights, to measure on the validation images, 1 first; empty unless the rule needs them
+    shares: list[float]  # of the finetuned weights, 1 first, measured on validation images; empty for the paper's rule
 
 
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
@@ -151,10 +149,10 @@ def _options(path: Path, where: str, options: Any) -> dict:
                 raise ValueError("every run would push to one repository: leave `push_to_hub` out.")
             if value == []:
                 raise ValueError(f"the list of `{name}` has no values, so that there would be no run.")
-            entries = [
-                check_train_option(str(name), entry) for entry in (value if isinstance(value, list) else [value])
-            ]
-            checked[name] = entries if isinstance(value, list) else entries[0]
+            if isinstance(value, list):
+                checked[name] = [check_train_option(str(name), entry) for entry in value]
+            else:
+                checked[name] = check_train_option(str(name), value)
         except ValueError as error:
             raise ValueError(f"`{path}`, {where}: {error}") from None
     return checked

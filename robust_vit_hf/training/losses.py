@@ -1,7 +1,4 @@
-"""Finetuning losses: relevance off the background and on the foreground, and confidence in the prediction.
-
-Each loss has named components: `per_image` computes them for each image, `forward` their means.
-"""
+"""Finetuning losses: relevance off the background and on the foreground, and confidence in the prediction."""
 
 from typing import Literal
 
@@ -88,7 +85,7 @@ class RelevanceLoss(nn.Module):
         }
 
     def forward(self, relevance: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Scalar means of [`per_image`] over the batch."""
+        """Scalar means of the components of [`per_image`] over the batch."""
         return {name: values.mean() for name, values in self.per_image(relevance, mask).items()}
 
     def _distance(self, prediction: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
-"""Options of finetuning: model, data and method.
+"""Options of finetuning: model, data and method."""
 
-Plain dataclasses, so that the command line can refuse invalid options before the slow import of torch and the Trainer.
-"""
+# Without torch and the Trainer, so that the command line can refuse invalid options before their slow import.
 
 from dataclasses import dataclass
 from typing import Any, Literal

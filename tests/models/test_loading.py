@@ -101,7 +101,7 @@ def test_a_folder_with_the_name_of_a_registered_model(tmp_path, monkeypatch):
     for command in ("evaluate --model ./vit-b --compare vit-b", "train --model vit-b"):
         assert "give `./vit-b` for the folder" in call(*command.split(), "--output_dir", "out").error
     torch.testing.assert_close(load_model("./vit-b").classifier.weight, tiny_vit().classifier.weight)
-    Path("vit-b", "config.json").rename(Path("vit-b", "adapter_config.json"))  # as of an adapter
+    (tmp_path / "vit-b" / "config.json").rename(tmp_path / "vit-b" / "adapter_config.json")  # as of an adapter
     with pytest.raises(ValueError, match="a folder here"):
         load_model("vit-b")
     named = add_lora(tiny_vit(), 2, "emoji-shift").peft_config["default"].base_model_name_or_path
