@@ -1,7 +1,6 @@
 """Models by name: the paper's seven from where they lie on the Hub, adapters, and incomplete weights."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
