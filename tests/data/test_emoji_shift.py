@@ -109,7 +109,9 @@ def test_every_shift_is_what_it_says():
 
 @pytest.mark.parametrize("split", ["location", "rotation", "size"])
 def test_the_object_is_where_the_mask_is(split, monkeypatch):
-    monkeypatch.setattr(images, "emoji", lambda class_name, vendor: Image.new("RGBA", (72, 72), (255, 0, 255, 255)))
+    monkeypatch.setattr(
+        images.artwork, "emoji", lambda class_name, vendor: Image.new("RGBA", (72, 72), (255, 0, 255, 255))
+    )
     for index in range(10):
         row = compose(split, index)
         drawn = (np.asarray(row["image"]) == (255, 0, 255)).all(axis=-1)
