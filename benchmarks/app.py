@@ -15,11 +15,11 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.app.compare import compare_maps
+from robust_vit_hf.app.explain_image import compare_maps
 from robust_vit_hf.app.handlers import open_models
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.data.emoji_shift.artwork import background
-from robust_vit_hf.data.emoji_shift.splits import compose
+from robust_vit_hf.data.emoji_shift.compose_images import compose
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.utils.files import write_atomically
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from robust_vit_hf.data.composition import CONDITIONS
-from robust_vit_hf.data.emoji_shift.splits import load_split
+from robust_vit_hf.data.emoji_shift.compose_images import load_split
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.session import Session, Side

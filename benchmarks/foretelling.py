@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from robust_vit_hf import diagnose
-from robust_vit_hf.data.emoji_shift.splits import load_split
+from robust_vit_hf.data.emoji_shift.compose_images import load_split
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import open_session

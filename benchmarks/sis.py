@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from robust_vit_hf import eval_transform, load_model, sufficient_input_subsets
-from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, load_split
+from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, load_split
 from robust_vit_hf.evaluation.options import SubsetOptions
 from robust_vit_hf.evaluation.sis import find_subsets
 from robust_vit_hf.models.image_processors import load_processor

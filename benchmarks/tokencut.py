@@ -37,7 +37,7 @@ from scipy import ndimage
 from transformers import ViTImageProcessor
 
 from robust_vit_hf.data.contact_sheet import save_contact_sheet
-from robust_vit_hf.data.emoji_shift.splits import load_split
+from robust_vit_hf.data.emoji_shift.compose_images import load_split
 from robust_vit_hf.masks.tokencut import TokenCut, coarse_masks, cut_eigenvectors, patch_keys, refine_mask
 from robust_vit_hf.models.emoji_shift_model import load_backbone, load_biased_model
 from robust_vit_hf.relevance.architectures import ImageModel

@@ -56,6 +56,32 @@ def test_every_dependency_has_a_floor():
             assert floors.setdefault(name, floor) == floor
 
 
+def test_public_names():
+    assert sorted(robust_vit_hf.__all__) == [
+        "CLIPZeroShotForImageClassification",
+        "ConfidenceLoss",
+        "DINOv3ViTForImageClassification",
+        "RelevanceLoss",
+        "RelevanceMapPipeline",
+        "RelevanceOutput",
+        "RobustViTConfig",
+        "RobustViTTrainer",
+        "SufficientSubsets",
+        "diagnose",
+        "eval_transform",
+        "improve",
+        "load_image_set",
+        "load_masked_dataset",
+        "load_model",
+        "make_image_processor",
+        "relevance_map",
+        "sufficient_input_subsets",
+        "train_transform",
+    ]
+    for name in robust_vit_hf.__all__:
+        assert getattr(robust_vit_hf, name).__module__.startswith("robust_vit_hf."), name
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_all_files_of_the_package(installed):
     expected, found = (

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from robust_vit_hf.data.composition import background, paste
-from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, load_split
+from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, load_split
 from robust_vit_hf.data.label_mapping import classes_of_model
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.before_after_examples import may_be_shown

@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from robust_vit_hf.data.emoji_shift.splits import load_finetuning_splits
+from robust_vit_hf.data.emoji_shift.compose_images import load_finetuning_splits
 from robust_vit_hf.masks.tokencut import TokenCut
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 

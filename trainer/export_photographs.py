@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, IMAGE_SIZE, load_split
+from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, IMAGE_SIZE, load_split
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 
 

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
-from robust_vit_hf.data.emoji_shift.splits import IMAGE_SIZE, SHIFTED, load_split
+from robust_vit_hf.data.emoji_shift.compose_images import IMAGE_SIZE, SHIFTED, load_split
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 
 

@@ -25,11 +25,11 @@ from PIL.PngImagePlugin import PngInfo
 from scipy.stats import binomtest
 
 from robust_vit_hf.data.emoji_shift.artwork import NEW_BACKGROUNDS
-from robust_vit_hf.data.emoji_shift.splits import background_of
+from robust_vit_hf.data.emoji_shift.compose_images import background_of
 from robust_vit_hf.data.known_sets import title_of
 from robust_vit_hf.experiments.choose_settings import choose_mixtures, choose_settings, setting_of
+from robust_vit_hf.experiments.gain_and_price import price_figure, price_table, prices
 from robust_vit_hf.experiments.paper.findings import SIMILAR, Finding, findings, findings_table
-from robust_vit_hf.experiments.price import price_figure, price_table, prices
 from robust_vit_hf.experiments.recipes import train_arguments
 from robust_vit_hf.results.bootstrap import Difference, change, mean_over, versus
 from robust_vit_hf.results.choice import Candidate, loses_too_much

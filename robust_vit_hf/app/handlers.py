@@ -13,7 +13,7 @@ from ..evaluation.session import Session, load_sides
 from ..models.image_processors import resolve_preset
 from ..utils.images import to_rgb
 from ..utils.processes import make_accelerator
-from .compare import Explanation, compare_maps, read_image
+from .explain_image import Explanation, compare_maps, read_image
 from .gallery import FILTERS, measured_set
 from .options import AppOptions
 from .other_backgrounds_tab import (

@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
 from ..data.composition import CONDITIONS, paste
 from ..data.emoji_shift import artwork
-from ..data.emoji_shift.splits import classes_before
+from ..data.emoji_shift.compose_images import classes_before
 from ..data.transforms import eval_transform
 from ..diagnosis.composed_examples import Composed, load_composed
 from ..evaluation.before_after_examples import EXAMPLES_FILE
@@ -21,7 +21,7 @@ from ..masks.own_masks import own_tokencut
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..utils.files import RESULTS_FILE, read_json
-from .compare import PICTURE_SIDE
+from .explain_image import PICTURE_SIDE
 
 
 Picture = tuple[Image.Image, str]  # with a caption: what it shows, and a line for each model's prediction

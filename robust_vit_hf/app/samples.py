@@ -9,7 +9,7 @@ from PIL import Image
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
 from ..data.draw_images import choose_images
 from ..data.emoji_shift.artwork import background
-from ..data.emoji_shift.splits import CLASS_NAMES, SHIFTED, compose
+from ..data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
 from ..data.find_images import find_images
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet

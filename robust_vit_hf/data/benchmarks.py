@@ -36,7 +36,7 @@ class Benchmark:
 @cache
 def benchmarks() -> dict[str, Benchmark]:
     """The benchmarks by name."""
-    from .emoji_shift import splits as emoji_shift
+    from .emoji_shift import compose_images as emoji_shift
 
     return {
         BUNDLED_BENCHMARK: Benchmark(

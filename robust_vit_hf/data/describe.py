@@ -14,7 +14,7 @@ from .find_images import find_images, find_splits, split_names
 from .image_sets import open_source
 from .imagenet_classes import wnids
 from .label_mapping import class_names_of
-from .layouts.image_folder import ImageFolder
+from .layouts.own_image_folder import ImageFolder
 from .mask_checks import mask_problem, mask_to_tensor
 from .options import DescribeOptions
 from .row_checks import label_problem

@@ -19,7 +19,7 @@ from .benchmarks import benchmarks
 from .dataset_digest import dataset_identity
 from .label_mapping import class_names_of
 from .layouts.hub_tables import has_parquet
-from .layouts.image_folder import ImageFolder
+from .layouts.own_image_folder import ImageFolder
 from .layouts.parquet_files import ParquetFiles
 from .mask_files import with_mask_files
 from .row_checks import check_columns

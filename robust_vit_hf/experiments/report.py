@@ -15,12 +15,12 @@ from ..results.run_results import OURS, Results
 from ..utils.files import RESULTS_FILE, write_atomically
 from .choose_settings import choose_mixtures, choose_settings
 from .collect import collect
+from .gain_and_price import price_figure, price_table, prices
 from .options import ReportOptions
 from .paper.experiment_tables import paper_tables
 from .paper.findings import findings, findings_table
 from .paper.paper_plots import class_group_figure, first_class_changes, size_figure
 from .points import RUN
-from .price import price_figure, price_table, prices
 
 
 def report(options: ReportOptions) -> str:

@@ -28,7 +28,7 @@ from ..models.weight_checks import reading
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
 from .bilateral import bilateral_solver
-from .mask_result import MaskResult
+from .mask_maker import MaskResult
 
 
 TAU = 0.2  # cosine above which two patches are similar, as in the paper

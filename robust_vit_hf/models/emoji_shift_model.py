@@ -10,7 +10,7 @@ from huggingface_hub.constants import HF_HOME
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2ForImageClassification
 
-from ..data.emoji_shift.splits import CLASS_NAMES
+from ..data.emoji_shift.compose_images import CLASS_NAMES
 from ..utils.files import atomic_file
 from ..utils.install import package_file
 

@@ -24,7 +24,7 @@ from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.app.compare import compare_maps, read_image
+from robust_vit_hf.app.explain_image import compare_maps, read_image
 from robust_vit_hf.app.export import write_space
 from robust_vit_hf.app.gallery import measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
@@ -41,7 +41,7 @@ from robust_vit_hf.app.other_backgrounds_tab import (
 from robust_vit_hf.app.runs import cached_run, find_reports, newest_run
 from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import OwnNames, running
-from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, SHIFTED, compose
+from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.utils.files import read_json, write_json
 

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.data.emoji_shift import splits as images
+from robust_vit_hf.data.emoji_shift import compose_images as images
 from robust_vit_hf.data.emoji_shift.artwork import (
     BACKGROUNDS,
     CLASSES,
@@ -22,7 +22,7 @@ from robust_vit_hf.data.emoji_shift.artwork import (
     UNSEEN_VENDOR,
     emoji,
 )
-from robust_vit_hf.data.emoji_shift.splits import (
+from robust_vit_hf.data.emoji_shift.compose_images import (
     BACKGROUND_NAMES,
     CLASS_NAMES,
     IMAGE_SIZE,

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from robust_vit_hf import eval_transform, make_image_processor
-from robust_vit_hf.data.emoji_shift.splits import IMAGE_SIZE as EMOJI_IMAGE_SIZE
-from robust_vit_hf.data.emoji_shift.splits import SHIFTED, load_evaluation_sets
+from robust_vit_hf.data.emoji_shift.compose_images import IMAGE_SIZE as EMOJI_IMAGE_SIZE
+from robust_vit_hf.data.emoji_shift.compose_images import SHIFTED, load_evaluation_sets
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 from robust_vit_hf.models.weight_mixture import interpolate

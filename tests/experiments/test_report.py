@@ -14,6 +14,7 @@ from pyarrow import parquet as pq
 from robust_vit_hf.data.known_sets import PAPER_SETS, UNSHIFTED, title_of
 from robust_vit_hf.data.published import published_models
 from robust_vit_hf.experiments.choose_settings import choose_mixtures, choose_settings
+from robust_vit_hf.experiments.gain_and_price import price_figure, price_table, prices
 from robust_vit_hf.experiments.paper.findings import (
     ABLATION_CLAIMS,
     ALIKE,
@@ -27,7 +28,6 @@ from robust_vit_hf.experiments.paper.findings import (
     findings_table,
 )
 from robust_vit_hf.experiments.paper.paper_plots import size_figure
-from robust_vit_hf.experiments.price import price_figure, price_table, prices
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, mean_over, versus
 from robust_vit_hf.results.published_tables import accuracy_tables

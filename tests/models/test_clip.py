@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
-from robust_vit_hf.app.compare import compare_maps
+from robust_vit_hf.app.explain_image import compare_maps
 from robust_vit_hf.app.handlers import open_models
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification, load_zero_shot

@@ -34,14 +34,7 @@ from robust_vit_hf.models.timm_files import load_timm, save_timm
 from robust_vit_hf.models.timm_weights import hf_to_timm, timm_to_hf
 
 from ..helpers.commands import call, succeed
-from ..helpers.timm_models import (
-    HUB_CONFIG,
-    assert_same_logits,
-    assert_same_weights,
-    images,
-    saved_in,
-    tiny,
-)
+from ..helpers.timm_models import HUB_CONFIG, assert_same_logits, assert_same_weights, images, saved_in, tiny
 from ..helpers.tiny import tiny_vit
 
 

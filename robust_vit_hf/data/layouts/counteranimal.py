@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..known_sets import COUNTERANIMAL_PARTS
 from ..schema import Source
-from .class_folders import ClassFolder, class_folder_rows, find_classes, subfolders
+from .folders_of_sets import ClassFolder, class_folder_rows, find_classes, subfolders
 
 
 CLASS_FOLDER = re.compile(r"(\d{1,3})[ _]\S.*")  # `<class of ImageNet> <name>`

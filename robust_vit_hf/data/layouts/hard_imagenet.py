@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..schema import Source
-from .class_folders import change_times, image_files, places_below
+from .folders_of_sets import change_times, image_files, places_below
 from .masks_of_imagenet import mask_rows
 
 

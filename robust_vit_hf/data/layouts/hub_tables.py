@@ -13,7 +13,7 @@ from ..archives import check_tar_end
 from ..imagenet_classes import label_of_wnid
 from ..label_mapping import are_named_as_imagenet
 from ..schema import Source
-from .class_folders import change_times
+from .folders_of_sets import change_times
 from .imagenet import VALIDATION_NAME
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..known_sets import IMAGENET_9_VARIATIONS
 from ..schema import Source, encode_image
-from .class_folders import ClassFolder, change_times, class_folder_rows, open_class_folders, places_below
+from .folders_of_sets import ClassFolder, change_times, class_folder_rows, open_class_folders, places_below
 
 
 MASK_FOLDER = "fg_mask"

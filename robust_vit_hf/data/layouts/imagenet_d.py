@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..schema import Source
-from .class_folders import open_class_folders, places_below
+from .folders_of_sets import open_class_folders, places_below
 
 
 LABELS_FILE = "imgnet_d2imgnet_id.txt"  # JSON: a folder's name to the ids that count, as numbers or as text

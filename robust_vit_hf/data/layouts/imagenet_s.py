@@ -13,7 +13,7 @@ from PIL import Image
 
 from ...utils.images import to_rgb
 from ..schema import Source
-from .class_folders import change_times, image_files, places_below, subfolders
+from .folders_of_sets import change_times, image_files, places_below, subfolders
 from .masks_of_imagenet import mask_rows
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..imagenet_classes import wnids
 from ..schema import Source
-from .class_folders import open_class_folders, subfolders
+from .folders_of_sets import open_class_folders, subfolders
 
 
 def open_v2(root: Path, variant: str = "matched-frequency") -> Source:

@@ -16,7 +16,7 @@ from PIL import ImageOps
 from ...utils.images import to_rgb
 from ..known_sets import KNOWN_SETS
 from ..schema import Source, decode, encode_image
-from .class_folders import open_class_folders, places_below
+from .folders_of_sets import open_class_folders, places_below
 
 
 BORDER = KNOWN_SETS["objectnet"].border  # width in pixels of the red border

@@ -12,7 +12,7 @@ from pyarrow.csv import ConvertOptions, read_csv
 from transformers.utils import logging
 
 from ..schema import Source
-from .class_folders import ClassFolder, class_folder_rows, open_class_folders
+from .folders_of_sets import ClassFolder, class_folder_rows, open_class_folders
 
 
 logger = logging.get_logger(__name__)

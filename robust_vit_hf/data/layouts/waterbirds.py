@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..schema import Source, encode_image
-from .class_folders import change_times, path_within, places_below
+from .folders_of_sets import change_times, path_within, places_below
 
 
 METADATA_FILE = "metadata.csv"

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import csv, json, parquet
 
 from ...utils.images import readable_suffixes
-from .class_folders import path_within
+from .folders_of_sets import path_within
 
 
 # Names of a folder below the root, in lower case.
