@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import robust_vit_hf
+
 from .helpers.commands import files_below
 from .helpers.tiny import ROOT, masked_folder, save_pretrained, tiny_vit
 

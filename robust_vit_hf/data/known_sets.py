@@ -75,7 +75,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "imagenet-a": KnownSet(
         "https://github.com/hendrycks/natural-adv-examples",
-        "class_folders.open_wnids",
+        "folders_of_sets.open_wnids",
         part={"class_subset": "imagenet-a"},
         title="INet-A",
         hub={"barkermrl/imagenet-a": (None, "train"), "clip-benchmark/wds_imagenet-a": (None, "test")},
@@ -83,7 +83,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "imagenet-r": KnownSet(
         "https://github.com/hendrycks/imagenet-r",
-        "class_folders.open_wnids",
+        "folders_of_sets.open_wnids",
         part={"class_subset": "imagenet-r"},
         title="INet-R",
         hub={"axiong/imagenet-r": ("test", "test"), "clip-benchmark/wds_imagenet-r": (None, "test")},
@@ -91,7 +91,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "imagenet-sketch": KnownSet(
         "https://github.com/HaohanWang/ImageNet-Sketch",
-        "class_folders.open_wnids",
+        "folders_of_sets.open_wnids",
         title="Sketch",
         hub={"clip-benchmark/wds_imagenet_sketch": (None, "test")},
     ),
