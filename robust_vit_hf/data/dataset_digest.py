@@ -44,16 +44,14 @@ def row_digest(row: dict) -> str:
 
 
 def contents_of(dataset: datasets.Dataset) -> set[str]:
-    """Digests of the bytes of images, and paths of pictures that are masks. Missing files are left out, which the check of the masks
-    reports."""
+    """Digests of the bytes of images. Missing files are left out, which the check of the masks reports."""
     found = set()
     for row in undecoded_rows(dataset):
-        image, mask = row["image"] or {}, row.get("mask") or {}
+        image = row["image"] or {}
         content = image.get("bytes")
         if content is None and image.get("path") and Path(image["path"]).is_file():
             content = Path(image["path"]).read_bytes()
         found |= {xxhash.xxh3_128_hexdigest(content)} if content is not None else set()
-        found |= {mask["path"]} if mask.get("path") and mask["bytes"] is None else set()
     return found
 
 

@@ -8,6 +8,7 @@ from ..data.dataset_digest import contents_of
 from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
+from ..data.schema import undecoded
 from ..utils.public_names import public_name
 from .options import ImproveOptions
 
@@ -45,6 +46,10 @@ def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRol
             f"`{public_name(options.mask_folder or options.dataset)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
             f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
         )
+    if shared := _mask_files(train) & _mask_files(validation):
+        raise ValueError(
+            f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
+        )
     groups_of(validation.rows, options.eval_split)
     weights = group_shares(train.rows, options.train_split)
     count = options.max_steps * options.train_batch_size
@@ -53,16 +58,21 @@ def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRol
     for half, (role, count) in zip(halves(labels_of(validation.rows), options.seed), numbers.items(), strict=True):
         images[role] = replace(validation, rows=choose_images(validation.rows.select(half), count))
         draw_donors(labels_of(images[role].rows).tolist())  # refuses one class before masks, which take long, are made
-    columns = ["image"] if options.mask_folder is None else ["image", "mask"]
-    contents = {role: contents_of(of_role.rows.select_columns(columns)) for role, of_role in images.items()}
+    contents = {role: contents_of(of_role.rows.select_columns(["image"])) for role, of_role in images.items()}
     contents["backgrounds"] = {*pictures}
-    for first, second in APART:  # also copies under other names, and pictures that are the masks of two images
+    for first, second in APART:  # also copies under other names
         if shared := len(contents[first] & contents[second]):
             raise ValueError(
-                f"Splits overlap: {shared} images or masks of `{second}` are in `{first}` too. Look for copies, put masks into folders "
-                "named as the splits, and see --train_split, --eval_split and --backgrounds."
+                f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
+                "--eval_split and --backgrounds."
             )
     return ImageRoles(images, notes, weights)
+
+
+def _mask_files(images: Images) -> set[str]:
+    """Paths of masks that are files of their own."""
+    rows = undecoded(images.rows.select_columns("mask"))["mask"] if "mask" in images.rows.column_names else []
+    return {mask["path"] for mask in rows if mask and mask["bytes"] is None}
 
 
 def _labelled(options: ImproveOptions, split: str) -> Images:

@@ -145,7 +145,7 @@ def test_images_have_one_role(inputs, tmp_path):
     options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
     assert "Splits overlap: 1 images" in call("improve", *options).error
     options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
-    assert "16 images or masks of `selection` are in `backgrounds` too" in call("improve", *options).error
+    assert "16 images of `selection` are in `backgrounds` too" in call("improve", *options).error
 
 
 def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path):
