@@ -6,7 +6,7 @@ import lazy_loader
 from wrapt import lazy_import, when_imported
 
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # The public names are in `__init__.pyi`. Each is imported on first use, so that `import robust_vit_hf` and the command
 # line do not wait for torch.

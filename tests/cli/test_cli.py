@@ -151,7 +151,7 @@ def test_options_in_python():
 def test_the_installed_command_and_the_module():
     for command in ([f"{sys.prefix}/bin/robust-vit"], [sys.executable, "-m", "robust_vit_hf.cli"]):
         shown = subprocess.run([*command, "--version"], capture_output=True, text=True)
-        assert shown.returncode == 0 and shown.stdout == "0.2.0\n"
+        assert shown.returncode == 0 and shown.stdout == "0.3.0\n"
 
 
 @pytest.mark.slow
