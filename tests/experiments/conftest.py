@@ -1,1 +1,3 @@
 """Fixtures of sweeps, which several files use."""
+
+from .test_sweep import inputs, swept  # noqa: F401

@@ -59,6 +59,7 @@ class Finding:
     statement: str
     sign: str  # of the value in the claim: `RISES`, `FALLS`, `ALIKE`, `KEEPS` or `NO_MORE`
     value: Difference | None  # as a fraction; `None` if not measured
+    set_name: str | None = None  # the one set that the claim is about, which the page of the experiment shows apart
 
     @property
     def measured(self) -> str:
@@ -101,7 +102,7 @@ def _of_sets(results: Results) -> list[Finding]:
     found = []
     for name, sign in expected.items():
         value = change(ours, [name]) if name in names else None
-        found.append(Finding("Tables 1, 2", f"Top-1 {sign} on {title_of(name)}", sign, value))
+        found.append(Finding("Tables 1, 2", f"Top-1 {sign} on {title_of(name)}", sign, value, name))
     shifted = results.common(ours, results.shifted)
     of_worst = _worst_change(ours, shifted) if len({run.seed for run in ours}) > 1 and shifted else None
     found.append(Finding("Tables 8, 9", "The worst of the seeds gains on the shifted sets", RISES, of_worst))
