@@ -106,9 +106,10 @@ def _make_masks(
     masker = None
     if method != "tokencut":
         names = class_names_of(features) or ()
-        chosen = [_by_names(method, names)[0] if state.is_main_process else None]
-        (method,) = broadcast_object_list(chosen)  # of `auto`, in which a process may fail to load what another has
-        masker = None if method == "tokencut" else _by_names(method, names)[1]
+        chosen, masker = _by_names(method, names) if state.is_main_process else (None, None)
+        (method,) = broadcast_object_list([chosen])  # of `auto`, in which a process may fail to load what another has
+        if not state.is_main_process and method != "tokencut":
+            masker = _by_names(method, names)[1]
     options = BY_NAMES[method](**given) if masker else TokenCutOptions(**given, model=model_name)
     if masker is None:
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
