@@ -1,4 +1,4 @@
-"""What a model takes from the background, on sets that are made to tell: ImageNet-9, CounterAnimal, and sets with groups."""
+"""Background reliance of a model on ImageNet-9, CounterAnimal, and sets with groups."""
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
