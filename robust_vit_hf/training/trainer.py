@@ -188,12 +188,6 @@ class RobustViTTrainer(Trainer):
             self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
 
     @torch.no_grad()
-    def _original_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits `(B, C)` of the model before finetuning, without dropout."""
-        with self.accelerator.autocast():
-            return forward_logits(self._original, pixel_values)
-
-    @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
         """Accuracy of the model on a dataset, as a fraction; `None` without labels."""
         accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
@@ -278,7 +272,8 @@ class RobustViTTrainer(Trainer):
         pixel_values = inputs["pixel_values"]
         targets = {"label": labels, "prediction": None}
         if args.confidence_target == "original":
-            targets["original"] = self._original_logits(pixel_values)
+            with torch.no_grad(), self.accelerator.autocast():
+                targets["original"] = forward_logits(self._original, pixel_values)
         if model.training and args.background_swap:
             pixel_values = self._swapped(pixel_values, inputs["mask"])
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
