@@ -77,7 +77,7 @@ def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
     assert message in call("train", recipe).error
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["model.safetensors"]
     resumed = call("train", recipe, "--resume_from_checkpoint", "last")
-    assert "holds no run to resume: expected the --output_dir of one" in resumed.error
+    assert "holds no run to resume" in resumed.error
 
 
 @pytest.mark.parametrize(
