@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..data.transforms import normalization
+from ..data.geometry import normalization
 from ..models.weight_checks import reading
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
