@@ -48,6 +48,10 @@ HINTS = {
 }
 
 
+class OtherArchitecture(ValueError):
+    """Weights of timm are not those of a plain ViT or DeiT."""
+
+
 def timm_to_hf(
     state_dict: Mapping[str, Tensor],
     config: dict | None = None,
@@ -102,7 +106,9 @@ def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> d
     settings = {name: config[name] for name in ("global_pool",) if name in config} | config.get("model_args", {})
     for name, value in settings.items():
         if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
-            raise ValueError(f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT.")
+            raise OtherArchitecture(
+                f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT."
+            )
     blocks = [int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)]
     depth = max(blocks, default=0) + 1
     qkv_bias = any(name.endswith(".attn.qkv.bias") for name in state_dict)
@@ -211,4 +217,4 @@ def _check_names(names: AbstractSet[str], expected: AbstractSet[str]) -> None:
         f"The weights are not those of a plain ViT or DeiT with a classifier: {len(missing)} are missing ({', '.join(missing[:3])}) "
         f"and {len(unexpected)} unexpected ({', '.join(unexpected[:3])})."
     )
-    raise ValueError(" ".join([problem, *hints]))
+    raise OtherArchitecture(" ".join([problem, *hints]))
