@@ -144,13 +144,11 @@ def test_two_folders_of_one_split(tmp_path):
 
 
 def left_out(root, caplog, split="train") -> str:
-    """The warning about what is left out, which `describe` repeats."""
+    """The warning about what is left out."""
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         load_masked_dataset(str(root), split)
     (message,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    out = describe(DescribeOptions(source=str(root), split=split))
-    assert out.count("left out: ") == 1
     return message
 
 
