@@ -79,7 +79,7 @@ def test_splits_number_their_classes(tmp_path):
         assert names_of_rows(both_ways(tmp_path / "data", split)) == ["cat", "dog", "dog"]
     accepted = own_set(str(tmp_path / "data"), "validation").for_model("validation", MODEL).accepted
     assert accepted == [[0], [1], [1]]
-    with pytest.raises(ValueError, match="aligned.*dog"):
+    with pytest.raises(ValueError, match=r"aligned.*dog"):
         load_masked_dataset(str(tmp_path / "data"), "train[:1]+validation[1:]")
 
 
