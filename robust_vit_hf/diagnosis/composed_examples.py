@@ -15,10 +15,11 @@ from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ..data.composition import CONDITIONS, compose
+from ..data.geometry import pixel_levels
 from ..data.transforms import eval_transform
 from ..evaluation.before_after_examples import may_be_shown
 from ..evaluation.image_passes import TransformedRows
-from ..evaluation.measurements.other_backgrounds import WithDonors, pixel_of
+from ..evaluation.measurements.other_backgrounds import WithDonors
 from ..evaluation.session import Side
 from ..relevance.overlay import denormalize
 from ..utils.files import atomic_file
@@ -63,7 +64,7 @@ def composed_images(side: Side, dataset: datasets.Dataset, diagnoses: Mapping[st
     drawn = np.random.default_rng(0).permutation(np.flatnonzero(usable))[:NUM_COMPOSED].tolist()
     if not drawn:
         return []
-    black = pixel_of(side.processor, 0)
+    black, _ = pixel_levels(side.processor)
     pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(side.processor))
     donors = {
         name: np.asarray(first.columns[f"donor_{name.removeprefix('mixed_')}"])

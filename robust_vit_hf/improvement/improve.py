@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from ..data.geometry import input_size
 from ..diagnosis.verdict import Diagnosis
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
@@ -23,7 +24,6 @@ from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.choice import choose
 from ..utils.files import RUN_FILE, read_json, weights_written, write_atomically, write_json
-from ..utils.images import input_size
 from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
