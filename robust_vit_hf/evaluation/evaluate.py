@@ -11,7 +11,7 @@ from ..models.image_processors import Preset, is_of_paper, resolve_preset
 from ..results.cut_out_table import cut_out_table
 from ..results.markdown_latex import Table
 from ..results.noise_table import sensitivity_table
-from ..results.plots import save_plots
+from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run
 from ..results.run_summary import summarize
 from ..results.run_tables import tables_of
@@ -64,9 +64,10 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
                 continue
             run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
             tables = [*tables_of(run, session.preset), *of_masks]
-            protocols[session.preset] = summarize(run) | {"tables": [asdict(table) for table in tables]}
+            summary = summarize(run)
+            protocols[session.preset] = summary | {"tables": [asdict(table) for table in tables]}
             parts += [f"# Protocol `{session.preset}`", *tables]
-            _write_pictures(session, run, options)
+            _write_pictures(session, run, summary, options)
         if not parts:
             return ""
         facts = {"paper_model": paper_model, "protocols": protocols}
@@ -74,11 +75,12 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 
 
-def _write_pictures(session: Session, run: Run, options: EvaluateOptions) -> None:
+def _write_pictures(session: Session, run: Run, summary: dict, options: EvaluateOptions) -> None:
     """Write plots and, for two models, examples."""
     plots = options.output_dir / "plots" / session.preset
     plots.mkdir(parents=True, exist_ok=True)
-    save_plots(run, plots, session.label_names)
+    for name, figure, *_ in run_figures(summary, session.label_names):
+        save_figure(figure, plots, name)
     if options.compare:
         examples = {
             kind: explain(draw(rows_of_kind(kind, run.sets, session.sets), NUM_EXAMPLES, seed=0), session, run.sets)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..results.html_page import Gallery, Section, class_changes_table, write_page
 from ..results.markdown_latex import Table
-from ..results.plots import accuracy_figure, class_figure, curve_figure, page_picture
+from ..results.plots import page_picture, run_figures
 from ..utils.files import RESULTS_FILE, read_json
 from .before_after_examples import galleries
 
@@ -37,19 +37,11 @@ def write_run_page(folder: Path, path: Path) -> None:
 def _section(title: str, part: dict, names: dict[int, str], of_examples: list[Gallery]) -> Section:
     """Section of the results of a run, or of an evaluation under one protocol."""
     changes = {
-        name: {int(label): value for label, value in of_set.items()}
-        for name, of_set in part.get("class_changes", {}).items()
+        name: {int(label): value for label, value in of_set.items()} for name, of_set in part["class_changes"].items()
     }
-    plots = []
-    if any(row["top1_before"] is not None for row in part["rows"]):
-        alt = "Bars of top-1 for each set and model; the first table holds the values."
-        plots.append(page_picture(accuracy_figure(part["rows"]), "Top-1 of each set", alt))
-    for name, of_set in changes.items():
-        if figure := class_figure(of_set, names, name):
-            alt = "Bars of the change of each class; the table of changes by class holds the values."
-            plots.append(page_picture(figure, f"Most harmed and most helped classes of {name}", alt, "wide"))
-    for name, curves in part.get("curves", {}).items():
-        alt = f"Lines of top-1 over {', '.join(curves)}."
-        plots.append(page_picture(curve_figure(curves, name), f"Top-1 of {name} over its factors", alt))
+    plots = [
+        page_picture(figure, caption, alt, "wide" if name.startswith("classes_") else "")
+        for name, figure, caption, alt in run_figures(part | {"class_changes": changes}, names)
+    ]
     tables = [Table(**table) for table in part["tables"]]
     return Section(title, tables, plots, class_changes_table(changes, names), of_examples)
