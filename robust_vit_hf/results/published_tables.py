@@ -26,6 +26,8 @@ METHODS = {
 }
 BASELINES = ("gradmask", "rrr")  # published values are always shown
 VALIDATION = "unseen classes"  # the validation images of the finetuning
+# Published versions of a method where there are several, with what tells them apart.
+VERSIONS = {"finetuned": {"finetuned": " (3 seeds)", "finetuned-one-run": " (1 run)"}}
 SOURCES = {
     "paper": "Tables 8 and 9 for three seeds, Tables 1 and 2 for one run and for baselines",
     "native": "timm's results",
@@ -84,7 +86,8 @@ def accuracy_table(
             if runs := finetuned(results.of(method, model)):
                 cells = [_cell(results, runs, name, ks, with_changes) for name in sets]
                 rows.append([model, label, validation_top1(runs, 1), *cells])
-            for version, of_version in _versions(ours if method == OURS else method).items():
+            known = ours if method == OURS else method
+            for version, of_version in VERSIONS.get(known, {known: ""}).items():
                 lead = [model, f"{label}, published{of_version}", "–"]
                 rows += published_rows(lead, model, protocol, version, sets, scores)
     for method, k in product(methods, ks):
@@ -94,11 +97,6 @@ def accuracy_table(
             validation = validation_change(runs) if k == 1 else "–"
             rows.append([f"Avg. change of top-{k}", METHODS.get(method, method), validation, *cells])
     return with_validation(title, ["model", "method", VALIDATION, *map(title_of, sets)], rows)
-
-
-def _versions(version: str) -> dict[str, str]:
-    """Published versions of a method, with what tells them apart."""
-    return {"finetuned": " (3 seeds)", "finetuned-one-run": " (1 run)"} if version == "finetuned" else {version: ""}
 
 
 def published_rows(
@@ -172,8 +170,6 @@ def mean_std(values: Sequence[float]) -> str:
 
 def group_accuracy(run: Run, name: str, shown: bool, k: int) -> tuple[float | None, float | None]:
     """Top-k before and after on the training classes of a set, or on the others; `None` without such images."""
-    if run.training_classes is None:
-        return None, None
     result = run.sets[name]
     chosen = result.in_classes(run.training_classes) == shown
     return result.accuracy("before", k, chosen), result.accuracy("after", k, chosen)

@@ -110,7 +110,7 @@ def test_training_classes_and_the_others():
 def test_images_without_a_label_are_in_no_group_of_classes():
     labels = np.array([0, 1, 1, -1, -1])
     sides = {
-        name: SideResult(np.where(np.array(predicted) == labels, 0, 5), {}, np.array(predicted)[:, None])
+        name: SideResult(np.where(np.array(predicted) == labels, 0, 5), num_ranked=1)
         for name, predicted in (("before", [0, 1, 6, 6, 6]), ("after", [6, 1, 1, 6, 6]))
     }
     run = Run({"a": SetResult("a", sides, labels)}, frozenset([0]), model="m")
