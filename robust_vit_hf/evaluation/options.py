@@ -55,9 +55,7 @@ class SetsOptions(PairOptions):
 class ImagesOptions(Options):
     """Number of images to measure."""
 
-    images_per_set: int = option(
-        IMAGES_PER_SET, f"images of each set of a benchmark (default: {IMAGES_PER_SET})", COUNT
-    )
+    images_per_set: int = option(IMAGES_PER_SET, f"images of each benchmark set (default: {IMAGES_PER_SET})", COUNT)
 
 
 @dataclass(kw_only=True)

@@ -71,7 +71,7 @@ def accuracy_table(
     """Top-k of the original model and of each method, by model, and average changes. `ours` is the version of the
     published values of the paper's method; `with_changes` adds the change of top-1 to each value."""
     rows: list[list[str]] = []
-    scores = len(sets) * [tuple(f"top{k}" for k in ks)]
+    columns = [(name, tuple(f"top{k}" for k in ks)) for name in sets]
     for model in results.models:
         of_model = [run for run in results.runs if run.model == model and run.method in methods]
         if not of_model:
@@ -80,7 +80,7 @@ def accuracy_table(
         cells = [_accuracy(runs, name, ks, "before") if runs else "–" for name, runs in measured.items()]
         of_seed = {run.seed: run for run in of_model if run.validation}
         rows.append([model, "Original", validation_top1(list(of_seed.values()), 0), *cells])
-        rows += published_rows([model, "Original, published", "–"], model, protocol, "original", sets, scores)
+        rows += published_rows([model, "Original, published", "–"], model, protocol, "original", columns)
         for method in methods:
             label = METHODS.get(method, method)
             if runs := finetuned(results.of(method, model)):
@@ -89,7 +89,7 @@ def accuracy_table(
             known = ours if method == OURS else method
             for version, of_version in VERSIONS.get(known, {known: ""}).items():
                 lead = [model, f"{label}, published{of_version}", "–"]
-                rows += published_rows(lead, model, protocol, version, sets, scores)
+                rows += published_rows(lead, model, protocol, version, columns)
     for method, k in product(methods, ks):
         runs = finetuned(results.of(method))
         if runs and {run.model for run in runs} == set(results.models):  # as in the paper, only over all models
@@ -100,16 +100,11 @@ def accuracy_table(
 
 
 def published_rows(
-    lead: list[str],
-    model: str | None,
-    protocol: str,
-    version: str,
-    sets: Sequence[str],
-    scores: Sequence[tuple[str, ...]],
+    lead: list[str], model: str | None, protocol: str, version: str, columns: Sequence[tuple[str, tuple[str, ...]]]
 ) -> list[list[str]]:
-    """The row of published values of a model, after the cells `lead`: of each set with its scores; none without values."""
+    """The row of published values of a model, after the cells `lead`: by column, of a set and scores; none without values."""
     entry = published_models().get(model)
-    texts = [published_cell(entry, protocol, version, *of) for of in zip(sets, scores, strict=True)]
+    texts = [published_cell(entry, protocol, version, *column) for column in columns]
     return [[*lead, *(text or "–" for text in texts)]] if any(texts) else []
 
 
@@ -208,7 +203,7 @@ def _class_group_table(
             rows.append([model, mark, version, validation_top1(runs, side), *cells])
             lead = [model, mark, f"{version}, published", "–"]
             published = f"{original}-{'training' if mark == '✓' else 'other'}-classes"
-            rows += published_rows(lead, model, protocol, published, sets, len(sets) * [("top1", "top5")])
+            rows += published_rows(lead, model, protocol, published, [(name, ("top1", "top5")) for name in sets])
         if model in averaged:
             changes[mark].append((values[..., 1] - values[..., 0]).mean(axis=0))
     of_averaged = [run for run in results.of(OURS) if run.model in averaged]
