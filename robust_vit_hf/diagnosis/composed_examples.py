@@ -15,9 +15,10 @@ from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ..data.composition import CONDITIONS, compose
+from ..data.geometry import pixel_levels
 from ..evaluation.before_after_examples import may_be_shown
 from ..evaluation.image_passes import TransformedRows
-from ..evaluation.measurements.other_backgrounds import WithDonors, pixel_of
+from ..evaluation.measurements.other_backgrounds import WithDonors
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..relevance.overlay import denormalize
@@ -72,7 +73,7 @@ def composed_images(session: Session, rows: EvaluationSet, diagnoses: Mapping[st
     items = WithDonors(pairs, donors).__getitems__(drawn)
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if not name.startswith("has_")}
     given = [(batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) for name in donors]
-    images = compose(batch["pixel_values"], batch["mask"], *given, pixel_of(side.processor, 0))
+    images = compose(batch["pixel_values"], batch["mask"], *given, pixel_levels(side.processor)[0])
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
     names = dict(enumerate(first.class_names))  # without -1, where there is no such image
     return [

@@ -11,6 +11,7 @@ import torch
 import xxhash
 from tqdm.auto import tqdm
 
+from ..data.geometry import input_size
 from ..diagnosis.verdict import Diagnosis
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
@@ -26,7 +27,6 @@ from ..relevance.relevance_map import forward_logits
 from ..results.choice import choose
 from ..training.background_swap import BackgroundPool
 from ..utils.files import RUN_FILE, check_output_dir, read_json, weights_written, write_atomically, write_json
-from ..utils.images import input_size
 from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role

@@ -21,7 +21,6 @@ from ..data.schema import encode_image, undecoded_rows
 from ..data.split_writer import SplitWriter
 from ..data.write_rows import DecodedRow, write_rows
 from ..models.model_digest import model_digest
-from ..models.model_names import MODELS
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.stage import Stage
@@ -77,8 +76,6 @@ def make_masker(
 
     settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
     settings["refine"] = not options.coarse
-    if (registered := MODELS.get(options.model)) and registered.load_backbone:
-        return TokenCut(registered.load_backbone().to(device), **settings)
     return TokenCut.from_pretrained(options.model, device, **settings)
 
 
