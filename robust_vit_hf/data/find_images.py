@@ -41,17 +41,29 @@ class UnknownSplit(ValueError):
 @dataclass(frozen=True)
 class Images:
     """Images of a split: `rows` have `image` and, where they are known, `mask`, `label`, `group` and `file_name`; `source` is
-    a folder, file, Hub id or name of a benchmark, and `masks` the origin of the masks, for model cards."""
+    a folder, file, Hub id or name of a benchmark."""
 
     rows: Any
     source: str
     split: str
-    masks: str
 
     @property
     def name(self) -> str:
         """The split in results."""
         return self.split.partition("[")[0]
+
+    @property
+    def masks(self) -> str:
+        """Where the masks come from, for model cards."""
+        return origin_of_masks(self.source)
+
+    @property
+    def mask_files(self) -> set[str]:
+        """Paths of masks that are files of their own."""
+        if "mask" not in self.rows.column_names:
+            return set()
+        masks = self.rows.select_columns("mask").cast_column("mask", datasets.Image(decode=False))["mask"]
+        return {mask["path"] for mask in masks if mask and mask["bytes"] is None}
 
     @cached_property
     def digest(self) -> str:
@@ -102,12 +114,11 @@ def find_images(
     """
     if masks is not None and has_parquet(Path(masks)):
         source, masks = masks, None
-    origin = origin_of_masks(source)
     rows = _slice_of(find_splits(source, **options), split, source, streaming)
     if masks is not None:
         rows = with_mask_files(rows, Path(masks), split.partition("[")[0])
     check_columns(rows, split, needs)
-    return Images(rows, source, split, origin)
+    return Images(rows, source, split)
 
 
 def load_masked_dataset(
