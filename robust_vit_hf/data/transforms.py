@@ -6,16 +6,18 @@ images). So edges have fractional values, and small objects are not blurred.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import ImageOps
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
 
-from ..utils.images import check_resized, input_size, to_rgb
+from ..utils.images import to_rgb
+from .geometry import check_resized, has_plain_geometry, input_size, measured_masks, normalization
 from .mask_checks import check_masks, mask_to_tensor
 
 
@@ -62,16 +64,6 @@ def train_transform(
     return transform
 
 
-def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`."""
-    if processor.do_rescale and processor.do_normalize and processor.rescale_factor == 1 / 255:
-        # In two steps as in the released code, from which the processor's single step differs in the last bit.
-        normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
-        return lambda image: normalize(functional.to_dtype(image, scale=True))
-    kept = {"do_resize": False, "do_center_crop": False, "input_data_format": "channels_first", "return_tensors": "pt"}
-    return lambda image: processor([image], **kept)["pixel_values"][0].float()
-
-
 class _MaskProcessor(ViTImageProcessor):
     """Image processor for masks, without antialiasing."""
 
@@ -87,6 +79,23 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool =
         border: pixels to cut first at each edge of images without masks, such as ObjectNet's red border.
         whole: squash images to the size that the processor gives, instead of cropping.
     """
+    images_of, masks_of = _plain(processor, whole) if has_plain_geometry(processor) else _measured(processor, whole)
+
+    def transform(rows: dict[str, list]) -> dict[str, list]:
+        if "mask" in rows:
+            check_masks(rows)
+        images = [ImageOps.crop(to_rgb(image), border) for image in rows["image"]]
+        check_resized(images, processor)
+        batch = {"pixel_values": images_of(images)}
+        if "mask" in rows:
+            batch["mask"] = masks_of([mask_to_tensor(mask) for mask in rows["mask"]])
+        return batch | ({"labels": rows["label"]} if "label" in rows else {})
+
+    return transform
+
+
+def _plain(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
+    """Functions of images, and of masks as tensors, by the settings of a processor."""
     if whole:
         height, width = input_size(processor)
         squashed = {"do_resize": True, "size": {"height": height, "width": width}}
@@ -96,19 +105,27 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool =
     geometry |= {name: bool(getattr(processor, name, None)) for name in ("do_resize", "do_center_crop")}
     mask_processor = _MaskProcessor(**geometry, do_rescale=False, do_normalize=False)
 
-    def transform(rows: dict[str, list]) -> dict[str, list]:
-        if "mask" in rows:
-            input_size(processor)  # refuses processors whose geometry masks cannot follow
-            check_masks(rows)
-        images = [ImageOps.crop(to_rgb(image), border) for image in rows["image"]]
-        check_resized(images, processor)
-        batch = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"].float())}
-        if "mask" in rows:
-            masks = [mask_to_tensor(mask) / 255 for mask in rows["mask"]]
-            batch["mask"] = list(mask_processor(masks, return_tensors="pt")["pixel_values"])
-        return batch | ({"labels": rows["label"]} if "label" in rows else {})
+    def of_masks(masks: list[torch.Tensor]) -> list[torch.Tensor]:
+        input_size(processor)  # refuses several sizes
+        return list(mask_processor([mask / 255 for mask in masks], return_tensors="pt")["pixel_values"])
 
-    return transform
+    return lambda images: list(processor(images, return_tensors="pt")["pixel_values"].float()), of_masks
+
+
+def _measured(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
+    """As [`_plain`], of a processor that does what it likes."""
+    if whole:
+        size, normalize = [*input_size(processor)], normalization(processor)
+        squash = partial(functional.resize, size=size)
+        return (
+            lambda images: [normalize(squash(functional.pil_to_tensor(image))) for image in images],
+            lambda masks: [squash(mask / 255) for mask in masks],
+        )
+    of_mask = measured_masks(processor)
+    return (
+        lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]],
+        lambda masks: [of_mask(functional.to_pil_image(mask)) for mask in masks],
+    )
 
 
 def segmentation_transform(processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR) -> Transform:
@@ -116,7 +133,9 @@ def segmentation_transform(processor: BaseImageProcessor, resample: int = PILIma
     (by nearest neighbour) are squashed to the size of the images that the processor gives, without cropping. `resample` is
     the interpolation of images; bilinear in the paper's test."""
     size = [*input_size(processor)]
-    of_images = eval_transform(type(processor).from_dict(processor.to_dict() | {"resample": resample}), whole=True)
+    if has_plain_geometry(processor):
+        processor = type(processor).from_dict(processor.to_dict() | {"resample": resample})
+    of_images = eval_transform(processor, whole=True)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         check_masks(rows)

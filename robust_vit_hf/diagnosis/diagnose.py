@@ -1,13 +1,17 @@
 """`robust-vit diagnose`: whether a model decides by the background of your images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from PIL.Image import Image
+from torch import nn
+from transformers import BaseImageProcessor
 
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
@@ -19,7 +23,7 @@ from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.results_json import write_results_json
-from ..evaluation.session import Session, open_session
+from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, load_evaluation_sets
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
@@ -29,7 +33,6 @@ from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
-from ..utils.files import check_output_dir
 from ..utils.stage import Stage
 from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, save_composed, strip_figure
 from .options import DiagnoseOptions
@@ -55,7 +58,7 @@ class DiagnosisReport:
     images: MaskedImages
     folder: Path
     beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    groups: tuple[Table, ...] = ()
+    groups: list[Table] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -103,19 +106,32 @@ class DiagnosisReport:
         return "\n\n".join(["", *parts])
 
 
-def diagnose(model: str, dataset: str | None = None, **options) -> DiagnosisReport | None:
+def diagnose(
+    model: str | nn.Module | Callable[[torch.Tensor], Any],
+    dataset: str | None = None,
+    *,
+    processor: BaseImageProcessor | None = None,
+    classes: Sequence[str] | None = None,
+    transform: Callable[[Image], torch.Tensor] | None = None,
+    **options,
+) -> DiagnosisReport | None:
     """Measure whether a model decides by the background, see [`run_diagnosis`].
 
     Args:
-        model: name, folder or Hub id.
+        model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from images `(B, 3, H, W)`
+            to logits `(B, C)`, with its `classes`, names in the order of the logits, and `transform`, from a PIL image to a tensor
+            `(3, H, W)`.
         dataset: labelled images, as for `robust-vit diagnose`.
         options: others of [`DiagnoseOptions`].
     """
-    return run_diagnosis(DiagnoseOptions(model=model, dataset=dataset, **options))
+    if isinstance(model, str | Path):
+        return run_diagnosis(DiagnoseOptions(model=str(model), dataset=dataset, **options))
+    given = Side.of_object(model, processor, classes, transform)
+    return run_diagnosis(DiagnoseOptions(model=given.source, dataset=dataset, **options), given)
 
 
-def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
-    """Measure one model or two on images with the backgrounds of other images. Writes `results.json`, `tables.md`,
+def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
+    """Measure one model or two, or one `given` in Python, on images with the backgrounds of other images. Writes `results.json`, `tables.md`,
     `tables.tex`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
     Results already in the output folder are reused.
 
@@ -127,8 +143,9 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, options.mask_folder)
-    with open_session(options, options.preset, Stage(folder, {"command": "diagnose"}), bf16=options.bf16) as session:
+    with open_session(
+        options, options.preset, Stage(folder, {"command": "diagnose"}), bf16=options.bf16, given=given
+    ) as session:
         with session.accelerator.main_process_first():
             found = load_images(options, session)
             grouped = groups_of(found.rows, found.name) is not None and options.dataset is not None
@@ -172,20 +189,17 @@ def measure_images(
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
-    examples = composed_images(session, session.sets[name], diagnoses)
-    return DiagnosisReport(diagnoses, examples, images, folder, groups=_groups(name, images, diagnoses))
-
-
-def _groups(name: str, images: MaskedImages, diagnoses: Mapping[str, Diagnosis]) -> tuple[Table, ...]:
-    """Table of the groups of the images, if they have any, by predictions for the images as they are."""
+    examples, tables = composed_images(session.sides["before"], images.dataset, diagnoses), []
     groups = groups_of(images.dataset, name)
-    if groups is None:
-        return ()
-    sides, columns = {}, diagnoses["before"].columns
-    for side, found in diagnoses.items():
-        sides[side] = SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
-    classes = np.array(columns["label"])
-    return (groups_table(SetResult(name, sides, classes, groups=groups, group_weights=images.group_weights)),)
+    if groups is not None:
+        columns = diagnoses["before"].columns
+        sides = {
+            side: SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
+            for side, found in diagnoses.items()
+        }
+        result = SetResult(name, sides, np.array(columns["label"]), groups=groups, group_weights=images.group_weights)
+        tables.append(groups_table(result))
+    return DiagnosisReport(diagnoses, examples, images, folder, groups=tables)
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
@@ -202,7 +216,7 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
     known = benchmarks()[benchmark]
     sets = known.load_evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class
     name = next(name for name in sets if name not in known.shifted)
-    return Images(sets[name], benchmark, name, known.masks)
+    return Images(sets[name], benchmark, name)
 
 
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:

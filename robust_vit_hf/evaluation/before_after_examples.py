@@ -109,23 +109,16 @@ def explain(
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
     """Relevance maps of images, given by set and row, for the predicted and the true class."""
-    class_names = session.label_names
-    rows = {
-        (name, side): session.sets[name].dataset.with_transform(
-            session.sets[name].transform(session.sides[side].processor)
-        )
-        for name in {name for name, _ in images}
-        for side in sides
-    }
-    examples = []
+    class_names, examples = session.label_names, []
     for name, index in tqdm(images, desc="relevance maps", unit="image", disable=len(images) < 2):
-        label, example = int(results[name].classes[index]), None
+        label, rows, example = int(results[name].classes[index]), session.sets[name], None
         for side in sides:
-            model, row = session.sides[side].model, rows[name, side][index]
+            model, processor = session.sides[side].model, session.sides[side].processor
+            row = rows.dataset.with_transform(rows.transform(processor))[index]
             predicted, device = int(results[name].sides[side].predictions[index, 0]), next(model.parameters()).device
             targets = [predicted] if predicted == label else [predicted, label]
             pixel_values = row["pixel_values"].expand(len(targets), -1, -1, -1)
-            picture = denormalize(pixel_values, session.sides[side].processor)
+            picture = denormalize(pixel_values, processor)
             if example is None:
                 example = Example(name, index, class_names[label], to_pil_image(picture[0]))
             model.eval()

@@ -1,7 +1,7 @@
 """A session: models to compare, evaluation sets, accelerator and output folder of one command."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..models.image_processors import Preset, load_processor, resolve_preset
 from ..models.loading import load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
+from ..models.own_classifier import OwnClassifier, OwnProcessor
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
@@ -46,6 +47,32 @@ class Side:
         """Side with digests of the model's current weights."""
         weights = weights_digest(model)
         return cls(model, processor, source, model_digest(model, weights), weights)
+
+    @classmethod
+    def of_object(
+        cls,
+        model: nn.Module | Callable,
+        processor: BaseImageProcessor | None = None,
+        classes: Sequence[str] | None = None,
+        transform: Callable | None = None,
+    ) -> Self:
+        """Side of a model given in Python: one of transformers with its `processor`, or any function with the `classes` of its
+        logits and a `transform`, see [`OwnClassifier`].
+
+        Raises:
+            ValueError: what belongs to the model is missing.
+        """
+        if hasattr(model, "config"):
+            if processor is None:
+                raise ValueError("A model given as an object needs its image processor: give `processor=…`.")
+            return cls.of(model, processor, model.config._name_or_path or type(unwrap_pretrained(model)).__name__)
+        if classes is None or transform is None:
+            raise ValueError(
+                "A function of images needs `classes`, the names in the order of its logits, and `transform`, from a PIL image to "
+                "a tensor (3, H, W): give both."
+            )
+        name = getattr(model, "__name__", type(model).__name__)
+        return cls.of(OwnClassifier(model, classes, transform), OwnProcessor(transform), name)
 
 
 @dataclass(frozen=True)
@@ -110,15 +137,20 @@ def open_session(
     *,
     bf16: bool = False,
     shared: Path | None = None,
+    given: Side | None = None,
 ) -> Iterator[Session]:
-    """Context manager of a session with the models of the options, under a preset (`None` for that of
+    """Context manager of a session with the models of the options, or one `given` in Python, under a preset (`None` for that of
     [`resolve_preset`]). Of a stage, the folder is locked against other processes; without one, nothing is saved."""
     paper_model = options.paper_model if isinstance(options, TableOptions) else None
-    preset = resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
+    preset = "model" if given else resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
     accelerator = make_accelerator(bf16)
     names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
     with stage.work(accelerator.is_main_process) if stage else nullcontext():
-        sides = load_sides(names, preset, accelerator)
+        if given is None:
+            sides = load_sides(names, preset, accelerator)
+        else:
+            given.model.to(accelerator.device)
+            sides = {"before": given}
         yield Session(sides, {}, accelerator, stage.folder if stage else None, shared, preset)
 
 

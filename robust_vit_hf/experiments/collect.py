@@ -165,7 +165,7 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
             right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
             after = np.full(len(result), TOP)
             after[result.usable] = np.where(right, 0, TOP)  # objects of labelled images alone are cut out
-            sides = {"before": result.sides["before"], "after": SideResult(after, known=1)}
+            sides = {"before": result.sides["before"], "after": SideResult(after, num_ranked=1)}
             sets[name] = replace(result, sides=sides)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     if not sets:

@@ -6,13 +6,13 @@ from pathlib import Path
 import datasets
 from transformers import BaseImageProcessor, Trainer
 
+from ..data.geometry import input_size
 from ..models.image_processors import preset_of
 from ..models.model_digest import weights_digest
 from ..models.model_names import MODELS, find_model
 from ..relevance.architectures import ImageModel
 from ..results.markdown_latex import percent
 from ..utils.environment import environment
-from ..utils.images import input_size
 from ..utils.public_names import is_hub_id, public_name
 
 

@@ -156,7 +156,7 @@ def load_processor(
 
 def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
     """Copy of a processor for square images of another size, in its own proportion of resize and crop."""
-    from ..utils.images import input_size
+    from ..data.geometry import input_size
 
     height, width = input_size(processor)
     square = {"height": image_size, "width": image_size}
@@ -205,7 +205,7 @@ def _run_record(name: str) -> dict:
 
 def preset_of(processor: BaseImageProcessor) -> Preset:
     """The preset with the settings of an image processor; `model` if it has those of no other."""
-    from ..utils.images import input_size
+    from ..data.geometry import input_size
 
     for preset in ("paper", "native"):
         try:

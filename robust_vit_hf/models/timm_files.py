@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import BaseImageProcessor, DeiTForImageClassificationWithTeacher, PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import PILImageResampling
 
+from ..data.geometry import input_size
 from ..data.label_mapping import classes_of_model
 from ..utils.files import read_json
-from ..utils.images import input_size
 from ..utils.public_names import is_hub_id
 from .timm_weights import SIZES, hf_to_timm
 from .weight_checks import reading

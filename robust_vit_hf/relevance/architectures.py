@@ -42,6 +42,10 @@ SUPPORTED = (
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
 
 
+class NoRelevanceMap(ValueError):
+    """A model has no attention from which a relevance map could be computed."""
+
+
 def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside `model`, which may be wrapped by DDP, PEFT or Accelerate."""
     if isinstance(model, nn.DataParallel):  # its attentions would be on different devices
@@ -53,7 +57,7 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
 
 
 class ImageModel:
-    """A transformers model and its properties for forward passes, which call the wrapper (DDP, PEFT, Accelerate) if any."""
+    """Any image classifier of transformers, for forward passes, which call its wrapper (DDP, PEFT, Accelerate) if any."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -101,7 +105,7 @@ class ImageModel:
 
 
 class VisionTransformer(ImageModel):
-    """A model and its properties for relevance maps.
+    """A plain vision transformer and its properties for relevance maps. Other models raise [`NoRelevanceMap`].
 
     Attributes:
         attentions: modules recorded by transformers for `output_attentions=True`, first layer first. Their second
@@ -119,12 +123,12 @@ class VisionTransformer(ImageModel):
         num_layers = getattr(config, "num_hidden_layers", len(self.attentions))
         own_grid = hasattr(config, "patch_size") and not hasattr(config, "window_size")
         if not self.attentions or len(self.attentions) != num_layers or not own_grid:
-            raise ValueError(
+            raise NoRelevanceMap(
                 f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed, hierarchical or "
                 f"image–text architecture), so it has no relevance map. {SUPPORTED}"
             )
         if name not in HEADS:
-            raise ValueError(
+            raise NoRelevanceMap(
                 f"Unknown classification head `{name}`. {SUPPORTED} For a head of your own, register the tokens that it reads: "
                 f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).'
             )
@@ -139,3 +143,12 @@ class VisionTransformer(ImageModel):
         row[:num_read] = torch.tensor(self.head.prefix, device=row.device)
         row[num_tokens - num_patches :] = self.head.patches / num_patches
         return row
+
+
+def why_no_map(model: nn.Module) -> str | None:
+    """Why a model has no relevance map, in a sentence; `None` if it has one."""
+    try:
+        VisionTransformer(model)
+    except NoRelevanceMap as error:
+        return str(error)
+    return None

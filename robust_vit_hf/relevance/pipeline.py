@@ -10,7 +10,8 @@ from torchvision.transforms.v2 import functional
 from transformers import AutoModelForImageClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from ..utils.images import check_resized, to_rgb
+from ..data.geometry import check_resized
+from ..utils.images import to_rgb
 from .overlay import overlay as overlay_map
 from .overlay import place_in_image
 from .relevance_map import relevance_map

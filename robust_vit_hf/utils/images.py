@@ -1,17 +1,12 @@
-"""Formats of images, their conversion to RGB, and the size that an image processor gives them."""
+"""Formats of images, and their conversion to RGB."""
 
 from __future__ import annotations
 
 import io
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-
-
-if TYPE_CHECKING:  # this module is imported without transformers
-    from transformers import BaseImageProcessor
 
 
 # Formats that Pillow recognises without a decoder of its own.
@@ -66,31 +61,3 @@ def to_webp(picture: Image.Image) -> dict:
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=90)
     return {"bytes": file.getvalue(), "path": None}
-
-
-def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
-    """Height and width of the images that an image processor gives, by its centre crop or resize; one size is required."""
-    crops, resizes = (getattr(processor, name, None) for name in ("do_center_crop", "do_resize"))
-    size = processor.crop_size if crops else getattr(processor, "size", None) if resizes else None
-    if size is None or not size.get("height") or not size.get("width") or getattr(processor, "crop_pct", None):
-        raise ValueError(
-            f"The image processor, a {type(processor).__name__}, has no centre crop, and no resize to a height and width: "
-            "expected one, as the image and its mask must get the same size. Give the preset `paper` or `native`, whose "
-            "processors are made by `make_image_processor`, or set `do_center_crop` and `crop_size`."
-        )
-    return size["height"], size["width"]
-
-
-def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
-    """Refuse images so narrow that the resize of their shortest edge gives more than `PIL.Image.MAX_IMAGE_PIXELS`."""
-    size = getattr(processor, "size", None) or {}
-    shortest = None if size.get("longest_edge") else size.get("shortest_edge")
-    if not (processor.do_resize and shortest and Image.MAX_IMAGE_PIXELS):
-        return
-    for image in images:
-        longest = round(shortest * max(image.size) / min(image.size))
-        if shortest * longest > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(
-                f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
-                f"{longest:,} pixels at the other: crop it."
-            )

@@ -19,13 +19,14 @@ from robust_vit_hf.data.benchmarks import benchmarks
 from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.draw_images import choose_images
 from robust_vit_hf.data.find_images import find_images
+from robust_vit_hf.data.geometry import pixel_levels
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.evaluation.measurements.base import measure
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
-from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds, pixel_of
+from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map
@@ -74,7 +75,7 @@ def test_predictions_are_those_of_the_composed_images(model, photographs, diagno
         assert found["label"][index] == label and found["accepted"][index] == [label]
         assert found["donor_class"][index] == rows["label"][int(other[index])]
         donors = [(images[donor][None], masks[donor][None]) for donor in (same[index], other[index])]
-        composed = compose(images[index][None], masks[index][None], *donors, pixel_of(processor, 0))
+        composed = compose(images[index][None], masks[index][None], *donors, pixel_levels(processor)[0])
         for name, image in composed.items():
             with torch.no_grad():
                 assert found[name][index] == network(image).logits.argmax().item(), (index, name)
@@ -120,7 +121,7 @@ def test_images_in_all_conditions_are_kept(model, photographs, diagnosed):
     batch = masked_dataset(24).with_transform(eval_transform(processor))[:]
     images, masks = (torch.stack(batch[name]) for name in ("pixel_values", "mask"))
     given = [(images[donors], masks[donors]) for donors in map(torch.tensor, draw_donors(masked_dataset(24)["label"]))]
-    composed = compose(images, masks, *given, pixel_of(processor, 0))
+    composed = compose(images, masks, *given, pixel_levels(processor)[0])
     seen = {name: denormalize(rows, processor).mean(dim=1).numpy() * 255 for name, rows in composed.items()}
     for one in examples:
         # In grey, since WebP halves the resolution of colours.
@@ -283,10 +284,11 @@ def test_batches_and_other_models_do_not_change_rows():
     for name in CONDITIONS:
         assert one[name].tolist() == all_[name].tolist()
     assert one["mixed_same"].tolist().count(-1) == 1 and -1 not in one["mixed_rand"]
-    black = pixel_of(make_image_processor("native", 32, make_image_processor("paper", 32)), 0)
+    black, _ = pixel_levels(make_image_processor("native", 32, make_image_processor("paper", 32)))
     torch.testing.assert_close(black, torch.full((3,), -1.0))
     padding = ViTImageProcessor(do_resize=False, do_center_crop=True, crop_size={"height": 176, "width": 176})
-    assert (pixel_of(padding, 255) > pixel_of(padding, 0)).all()  # its edges are black
+    black, white = pixel_levels(padding)
+    assert (white > black).all()  # its edges are black
 
 
 @pytest.mark.parametrize("measurement", [Backgrounds(2, relevance=False), Sensitivity(2)], ids=["swapped", "noisy"])

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ...data.geometry import pixel_levels
 from ...relevance.relevance_map import forward_logits
 from ...results.metrics.robust_accuracy import top_classes
 from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet
 from .base import Measured, Measurement
-from .other_backgrounds import pixel_of
 
 
 REGIONS = ("foreground", "background")
@@ -39,7 +39,7 @@ class Sensitivity(Measurement):
         side.model.eval()
         pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
         device = session.accelerator.device
-        black, white = (pixel_of(side.processor, value).to(device)[:, None, None] for value in (0, 255))
+        black, white = (level.to(device)[:, None, None] for level in pixel_levels(side.processor))
 
         def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
             logits = []

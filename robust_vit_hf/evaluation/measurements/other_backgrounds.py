@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor
 
 from ...data.composition import CONDITIONS, compose, draw_donors, is_background
+from ...data.geometry import pixel_levels
 from ...relevance.relevance_map import forward_logits, relevance_map
 from ...results.metrics.robust_accuracy import top_classes
 from ..image_passes import TransformedRows, batch_outputs
@@ -43,16 +42,11 @@ class Backgrounds(Measurement):
     ) -> Measured:
         side.model.eval()
         labels = np.array([accepted[0] for accepted in rows.accepted])
-        same = other = np.full(len(labels), -1)
-        if {"mixed_same", "mixed_rand"} & {*self.conditions}:
-            same, other = draw_donors(labels.tolist(), self.seed)
-        black = pixel_of(side.processor, 0).to(session.accelerator.device)
+        mixed = {"mixed_same", "mixed_rand"} & {*self.conditions}
+        same, other = draw_donors(labels.tolist(), self.seed) if mixed else 2 * (np.full(len(labels), -1),)
+        black = pixel_levels(side.processor)[0].to(session.accelerator.device)
         pairs = rows.dataset.select_columns(["image", "mask"])
-        needed = {
-            name: donors
-            for name, donors in {"mixed_same": same, "mixed_rand": other}.items()
-            if name in self.conditions
-        }
+        needed = {name: of for name, of in (("mixed_same", same), ("mixed_rand", other)) if name in mixed}
         loader = self.loader(WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed))
         compute = partial(self._compute, side, black, rows.class_subset)
         passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, description)
@@ -115,10 +109,3 @@ class WithDonors(Dataset):
                 item |= {f"{kind}_{name}": value for name, value in read[donor if donor >= 0 else index].items()}
             items.append(item)
         return items
-
-
-def pixel_of(processor: BaseImageProcessor, level: int) -> torch.Tensor:
-    """Pixel values `(3,)` of a grey level, 0 for black and 255 for white, as a processor gives them."""
-    grey = Image.new("RGB", (64, 64), (level,) * 3)
-    pixels = processor([grey], return_tensors="pt")["pixel_values"][0]
-    return pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2]  # at the edges, a crop may pad

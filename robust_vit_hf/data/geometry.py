@@ -1,0 +1,133 @@
+"""Geometry of image processors: the size of the images that one gives, its normalisation, and where it takes the pixels of a mask.
+
+Processors that only resize, crop and normalise by their settings, as most of transformers do, are read from these. Of any other, such
+as timm's, `LevitImageProcessor`, or a function, geometry and normalisation are measured on flat images.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+from transformers import BaseImageProcessor, ViTImageProcessor
+
+
+_SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+_SETTINGS += ("do_normalize", "image_mean", "image_std")
+ASKED = "give a transform of your own that takes an image and is the same each time (`transform`), or a preset (`paper`, `native`)"
+
+
+def has_plain_geometry(processor: BaseImageProcessor) -> bool:
+    """Whether a processor does by its settings what a `ViTImageProcessor` does with the same: resize, centre crop, rescaling and
+    normalisation, and nothing else."""
+    if not all(hasattr(processor, name) for name in _SETTINGS):
+        return False
+    plain = ViTImageProcessor(**{name: getattr(processor, name) for name in _SETTINGS})
+    noise = np.random.default_rng(0).integers(0, 256, (2, 48, 80, 3), dtype=np.uint8)
+    for image in (Image.fromarray(noise[0]), Image.fromarray(noise[1]).transpose(Image.Transpose.ROTATE_90)):
+        given = processor([image], return_tensors="pt").get("pixel_values")
+        if given is None or not np.array_equal(given[0], plain([image], return_tensors="pt")["pixel_values"][0]):
+            return False
+    return True
+
+
+def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
+    """Height and width of the images that an image processor gives, by its centre crop or resize; one size is required."""
+    if has_plain_geometry(processor):
+        size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else None
+        if size and size.get("height") and size.get("width"):
+            return size["height"], size["width"]
+    sizes = {tuple(_flat(processor, 0, size).shape[1:]) for size in ((160, 96), (96, 160))}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, gives images of several sizes: expected one, so that an object fits "
+            "the background of another image. Give the preset `paper` or `native`, or set `do_center_crop` and `crop_size`."
+        )
+    return sizes.pop()
+
+
+def pixel_levels(processor: BaseImageProcessor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixel values `(3,)` of black and of white, as a processor gives them."""
+    black, white = (_flat(processor, level, (64, 64)) for level in (0, 255))
+    middle = black.shape[1] // 2, black.shape[2] // 2  # at the edges, a processor may pad
+    return black[:, *middle], white[:, *middle]
+
+
+def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`."""
+    if has_plain_geometry(processor):
+        if processor.do_rescale and processor.do_normalize and processor.rescale_factor == 1 / 255:
+            # In two steps as in the released code, from which the processor's single step differs in the last bit.
+            normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
+            return lambda image: normalize(functional.to_dtype(image, scale=True))
+        kept = {
+            "do_resize": False,
+            "do_center_crop": False,
+            "input_data_format": "channels_first",
+            "return_tensors": "pt",
+        }
+        return lambda image: processor([image], **kept)["pixel_values"][0].float()
+    black, white = (level.view(3, 1, 1) for level in pixel_levels(processor))
+    return lambda image: black + (white - black) * (image / 255)
+
+
+def measured_masks(processor: BaseImageProcessor) -> Callable[[Image.Image], torch.Tensor]:
+    """Function that takes a mask, a greyscale picture of an image's size, wherever the processor takes the image: fp32 `(1, H, W)` in
+    [0, 1]. The mask is processed as an image, and compared with a black and a white one.
+
+    Raises:
+        ValueError: what the processor gives is not linear in the pixels, or differs each time, so that masks cannot follow.
+    """
+    levels = lru_cache(maxsize=16)(lambda size: tuple(_flat(processor, level, size) for level in (0, 255)))
+    _check_linear(processor)
+
+    def of_mask(mask: Image.Image) -> torch.Tensor:
+        black, white = levels(mask.size)
+        contrast = (white - black).mean(dim=0, keepdim=True)  # 0 where the processor pads
+        inside = (_processed(processor, mask.convert("RGB")) - black).mean(dim=0, keepdim=True)
+        return torch.where(contrast.abs() > 1e-6, inside / contrast, 0.0).clamp(0, 1)
+
+    return of_mask
+
+
+def _check_linear(processor: BaseImageProcessor) -> None:
+    (black, white), grey = pixel_levels(processor), _flat(processor, 51, (64, 64))
+    grey = grey[:, grey.shape[1] // 2, grey.shape[2] // 2]
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8))
+    same = torch.equal(_processed(processor, noise), _processed(processor, noise))
+    if not same or not torch.allclose(grey - black, 0.2 * (white - black), atol=1e-3) or torch.equal(black, white):
+        why = "changes the contrast of each image" if same else "is random"
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, {why}, so that a mask cannot follow its image: {ASKED}."
+        )
+
+
+def _flat(processor: BaseImageProcessor, level: int, size: tuple[int, int]) -> torch.Tensor:
+    return _processed(processor, Image.new("RGB", size, (level,) * 3))
+
+
+def _processed(processor: BaseImageProcessor, image: Image.Image) -> torch.Tensor:
+    values = processor([image], return_tensors="pt").get("pixel_values")
+    if values is None or values[0].ndim != 3:
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, does not give images as `pixel_values` (3, H, W): {ASKED}."
+        )
+    return values[0].float()
+
+
+def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
+    """Refuse images so narrow that the resize of their shortest edge gives more than `PIL.Image.MAX_IMAGE_PIXELS`."""
+    size = getattr(processor, "size", None) or {}
+    shortest = None if size.get("longest_edge") else size.get("shortest_edge")
+    if not (getattr(processor, "do_resize", False) and shortest and Image.MAX_IMAGE_PIXELS):
+        return
+    for image in images:
+        longest = round(shortest * max(image.size) / min(image.size))
+        if shortest * longest > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
+                f"{longest:,} pixels at the other: crop it."
+            )
