@@ -35,16 +35,11 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
     """Read an image file as upright RGB, and whether it has transparency. Colours of transparent pixels are kept."""
     try:
         with Image.open(path) as file:
-            transparent = file.has_transparency_data
-            image = to_rgb(file)
-            if "exif" in file.info:  # conversion may drop it
-                image.info["exif"] = file.info["exif"]
-            return ImageOps.exif_transpose(image), transparent
+            return to_rgb(ImageOps.exif_transpose(file)), file.has_transparency_data
     except Exception as error:  # codecs raise any type
         name = Path(path).name
-        reason = str(error).replace(f" {path!r}", "").replace(path, name)
         raise ValueError(
-            f"`{name}` cannot be read as an image: {reason}. Save it as PNG or JPEG, and drop it again."
+            f"`{name}` cannot be read as an image: {str(error).replace(path, name)}. Save it as PNG or JPEG, and drop it again."
         ) from error
 
 

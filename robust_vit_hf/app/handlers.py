@@ -78,11 +78,6 @@ class Handlers:
         counts = Counter(names)
         return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
-    @property
-    def choices(self) -> list[tuple[str, int]]:
-        """Class choices: displayed names and indices."""
-        return [("predicted by each model", PREDICTED), *((name, i) for i, name in enumerate(self.class_names))]
-
     @in_page
     def explain(self, path: str | None, target: int, method: str, shown: dict | None) -> list[Any]:
         """Classes, maps, difference and scores shown for an image."""

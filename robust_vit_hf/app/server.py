@@ -55,7 +55,7 @@ def running(options: AppOptions) -> Iterator[str]:
         }
         import gradio as gr
 
-        from .layout import STYLE, Page
+        from .layout import Page
 
         @asynccontextmanager
         async def lifespan(app) -> AsyncIterator[None]:
@@ -70,7 +70,7 @@ def running(options: AppOptions) -> Iterator[str]:
             server_name=options.host,
             server_port=options.port,
             theme=theme,
-            css=STYLE,
+            css_paths=Path(__file__).with_name("style.css"),
             prevent_thread_lock=True,
             quiet=True,
             share=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ from ..data.find_images import Images, find_images
 from ..data.label_mapping import align_labels, class_names_of, classes_of_model
 from ..data.row_checks import check_rows
 from ..data.schema import undecoded_rows
-from ..models.model_names import MODELS
 from ..relevance.architectures import unwrap_pretrained
 from ..utils.stage import Stage
 from .make_masks import Masker, make_masker, write_split
 from .options import GroundedOptions, Sam3Options, TokenCutOptions
-from .tokencut import TokenCut
+from .tokencut import TokenCut, backbone_of
 
 
 logger = logging.get_logger(__name__)
@@ -81,14 +80,9 @@ def masked_images(
 
 def own_tokencut(model: nn.Module, processor: BaseImageProcessor, model_name: str, **settings) -> TokenCut:
     """TokenCut with the features of a model; for a bundled model, by its name, those of its self-supervised base."""
-    if (registered := MODELS.get(model_name)) and registered.load_backbone:
-        return TokenCut(_backbone(model_name).to(next(model.parameters()).device), **settings)
+    if (backbone := backbone_of(model_name)) is not None:
+        return TokenCut(backbone.to(next(model.parameters()).device), **settings)
     return TokenCut(model.eval(), processor, **settings)
-
-
-@cache
-def _backbone(name: str) -> nn.Module:
-    return MODELS[name].load_backbone().eval()
 
 
 def _make_masks(

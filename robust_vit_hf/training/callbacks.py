@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -14,7 +13,6 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.integrations.integration_utils import default_logdir
 from transformers.trainer_callback import ExportableState
 
 from ..relevance.architectures import unwrap_pretrained
@@ -64,14 +62,12 @@ class TrainingTime(TrainerCallback, ExportableState):
 
 @contextmanager
 def _without_host_name() -> Iterator[None]:
-    """Context manager in which event files get names without the host name, which would be uploaded. No argument changes that."""
-    from tensorboard.summary.writer import event_file_writer
-
-    event_file_writer.socket = SimpleNamespace(gethostname=lambda: "host")
+    """Context manager in which logs get names without the host name, which would be uploaded. No argument changes that."""
+    gethostname, socket.gethostname = socket.gethostname, lambda: "host"
     try:
         yield
     finally:
-        event_file_writer.socket = socket
+        socket.gethostname = gethostname
 
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):
@@ -86,13 +82,9 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         self.before: torch.Tensor | None = None
         self.strip_writer = None
 
-    def _init_summary_writer(self, args):
-        output, logs = Path(args.output_dir), Path(self.logging_dir or Path(args.output_dir, default_logdir()))
-        if logs.is_relative_to(output):
-            within = str(logs.relative_to(output)).replace(f"_{socket.gethostname()}", "")
-            self.logging_dir = str(output / within)
+    def on_train_begin(self, args, state, control, **kwargs):
         with _without_host_name():
-            super()._init_summary_writer(args)
+            super().on_train_begin(args, state, control, **kwargs)
 
     def measure_before(self, model: nn.Module) -> None:
         """Save the maps of the original model, before loading a checkpoint into it."""

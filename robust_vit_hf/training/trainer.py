@@ -188,12 +188,6 @@ class RobustViTTrainer(Trainer):
             self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
 
     @torch.no_grad()
-    def _original_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits `(B, C)` of the model before finetuning, without dropout."""
-        with self.accelerator.autocast():
-            return forward_logits(self._original, pixel_values)
-
-    @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
         """Accuracy of the model on a dataset, as a fraction; `None` without labels."""
         accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
@@ -278,7 +272,8 @@ class RobustViTTrainer(Trainer):
         pixel_values = inputs["pixel_values"]
         targets = {"label": labels, "prediction": None}
         if args.confidence_target == "original":
-            targets["original"] = self._original_logits(pixel_values)
+            with torch.no_grad(), self.accelerator.autocast():
+                targets["original"] = forward_logits(self._original, pixel_values)
         if model.training and args.background_swap:
             pixel_values = self._swapped(pixel_values, inputs["mask"])
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
@@ -343,19 +338,12 @@ class RobustViTTrainer(Trainer):
         """All parameters: the released code also decays biases and norms."""
         return [name for name, _ in model.named_parameters()]
 
-    @property
-    def _steps_per_epoch(self) -> int:
-        args = self.args
-        if isinstance(self.train_dataset, MaskedStream):
-            return args.max_steps
-        images, batch_size = len(self.train_dataset), self._train_batch_size * args.world_size
-        batches = images // batch_size if args.dataloader_drop_last else -(-images // batch_size)
-        return max(1, -(-batches // args.gradient_accumulation_steps))
-
-    @property
-    def _head_steps(self) -> int:
-        """Number of steps at the beginning in which only the head is trained."""
-        return round(self.args.head_epochs * self._steps_per_epoch)
+    def set_initial_training_values(self, args, dataloader):
+        num_train_epochs, self._steps_per_epoch, *others = super().set_initial_training_values(args, dataloader)
+        self._head_steps = round(args.head_epochs * self._steps_per_epoch)  # at the beginning, of the head alone
+        # The Trainer expects streams to end, and would start another epoch when a finished run is resumed.
+        epochs = 1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs
+        return (epochs, self._steps_per_epoch, *others)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Learning rate × `lr_decay_rate` every `lr_decay_every` epochs; other scheduler types as in the Trainer."""
@@ -371,11 +359,6 @@ class RobustViTTrainer(Trainer):
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
-
-    def set_initial_training_values(self, args, dataloader):
-        num_train_epochs, *others = super().set_initial_training_values(args, dataloader)
-        # The Trainer expects streams to end, and would start another epoch when a finished run is resumed.
-        return (1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs, *others)
 
     # -- Training and validation --------------------------------------------------------------------------------------
 

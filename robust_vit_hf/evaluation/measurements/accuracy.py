@@ -153,5 +153,5 @@ def side_results(measured: Mapping[str, Measured], accepted: list[list[int]] | N
     for side, result in measured.items():
         predictions = np.array(result.columns["predictions"])
         labels = [[]] * len(predictions) if accepted is None else accepted
-        sides[side] = SideResult(ranks(predictions, labels), result.scores, predictions)
+        sides[side] = SideResult(ranks(predictions, labels), result.scores, predictions, predictions.shape[1])
     return sides

@@ -43,16 +43,11 @@ class Backgrounds(Measurement):
     ) -> Measured:
         side.model.eval()
         labels = np.array([accepted[0] for accepted in rows.accepted])
-        same = other = np.full(len(labels), -1)
-        if {"mixed_same", "mixed_rand"} & {*self.conditions}:
-            same, other = draw_donors(labels.tolist(), self.seed)
+        mixed = {"mixed_same", "mixed_rand"} & {*self.conditions}
+        same, other = draw_donors(labels.tolist(), self.seed) if mixed else 2 * (np.full(len(labels), -1),)
         black = pixel_levels(side.processor)[0].to(session.accelerator.device)
         pairs = rows.dataset.select_columns(["image", "mask"])
-        needed = {
-            name: donors
-            for name, donors in {"mixed_same": same, "mixed_rand": other}.items()
-            if name in self.conditions
-        }
+        needed = {name: of for name, of in (("mixed_same", same), ("mixed_rand", other)) if name in mixed}
         loader = self.loader(WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed))
         explains = self.relevance and why_no_map(side.model) is None
         compute = partial(self._compute, side, explains, black, rows.class_subset)
