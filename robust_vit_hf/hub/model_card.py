@@ -84,6 +84,8 @@ def make_card(
     ]
     worse = _what_got_worse(measurements)
     registered = MODELS.get(registered_of(run))
+    measured = [row["set"] for part in measurements for row in part["rows"]]
+    of_data = (results or {}).get("settings", {}).get("data", {})
     metadata = ModelCardData(
         language=run["language"],
         license=run["license"],
@@ -108,7 +110,7 @@ def make_card(
         evaluated=evaluation is not None,
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
         results=results_of,
-        chose_checkpoint=evaluation is None and results is not None and _chose_checkpoint(results),
+        chose_checkpoint=evaluation is None and results is not None and measured == [of_data.get("eval_split")],
         figures={name: text for of_file in FIGURES.values() for name, text in of_file.items() if name in figures},
         worse=worse,
     )
@@ -220,8 +222,3 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
                     f"after ({change(before, after)})."
                 )
     return lines
-
-
-def _chose_checkpoint(results: dict) -> bool:
-    """Whether only the validation images were measured, which may have been used to choose the checkpoint."""
-    return [row["set"] for row in results["rows"]] == [results.get("settings", {}).get("data", {}).get("eval_split")]
