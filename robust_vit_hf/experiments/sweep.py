@@ -298,7 +298,9 @@ def _executor(options: SweepOptions, logs: Path) -> submitit.AutoExecutor:
         executor = submitit.AutoExecutor(logs, cluster=options.cluster)
         executor.update_parameters(**parameters)
     except (RuntimeError, NameError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"submitit refuses --cluster {options.cluster} or its --cluster_options NAME=VALUE: {error}") from error
+        raise ValueError(
+            f"submitit refuses --cluster {options.cluster} or its --cluster_options NAME=VALUE: {error}"
+        ) from error
     return executor
 
 

@@ -23,19 +23,10 @@ from .options import CardOptions
 logger = logging.get_logger(__name__)
 
 EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
-# Pictures with captions, by results file.
+# Pictures by results file; the template has their captions.
 FIGURES = {
-    RESULTS_FILE: {
-        "before_after.png": (
-            "Relevance of the predicted and of the true class before and after: corrected images whose relevance left the "
-            "background most, corrected ones drawn at random, and ones that got worse, drawn at random"
-        )
-    },
-    EVALUATION_FILE: {
-        "accuracy_paper.png": "Top-1 of each set under the protocol of the paper",
-        "accuracy_native.png": "Top-1 of each set under the native protocol",
-        "accuracy_model.png": "Top-1 of each set under the preprocessing saved with the model",
-    },
+    RESULTS_FILE: ["before_after.png"],
+    EVALUATION_FILE: ["accuracy_paper.png", "accuracy_native.png", "accuracy_model.png"],
 }
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 # Scores that may get worse: name, whether higher is better, and format.
@@ -111,7 +102,7 @@ def make_card(
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
         results=results_of,
         chose_checkpoint=evaluation is None and results is not None and measured == [of_data.get("eval_split")],
-        figures={name: text for of_file in FIGURES.values() for name, text in of_file.items() if name in figures},
+        figures=figures,
         worse=worse,
     )
 
