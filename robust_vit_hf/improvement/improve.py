@@ -12,6 +12,7 @@ import xxhash
 from tqdm.auto import tqdm
 
 from ..data.geometry import input_size
+from ..data.transforms import eval_transform
 from ..diagnosis.verdict import Diagnosis
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
@@ -72,7 +73,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
             )
         pictures = []  # digests, in the order in which the swap draws from them
         if options.backgrounds is not None:
-            paths = BackgroundPool(options.backgrounds, session.sides["before"].processor).paths
+            paths = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor)).paths
             pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
         roles = images_by_role(options, pictures)
         stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles) | {"pictures": pictures})
