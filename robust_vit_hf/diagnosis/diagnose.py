@@ -1,6 +1,6 @@
 """`robust-vit diagnose`: whether a model decides by the background of your images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,6 @@ from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
-from ..utils.files import check_output_dir
 from ..utils.stage import Stage
 from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, save_composed, strip_figure
 from .options import DiagnoseOptions
@@ -59,7 +58,7 @@ class DiagnosisReport:
     images: MaskedImages
     folder: Path
     beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    groups: tuple[Table, ...] = ()
+    groups: list[Table] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -144,7 +143,6 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, options.mask_folder)
     with open_session(
         options, options.preset, Stage(folder, {"command": "diagnose"}), bf16=options.bf16, given=given
     ) as session:
@@ -191,20 +189,17 @@ def measure_images(
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
-    examples = composed_images(session, session.sets[name], diagnoses)
-    return DiagnosisReport(diagnoses, examples, images, folder, groups=_groups(name, images, diagnoses))
-
-
-def _groups(name: str, images: MaskedImages, diagnoses: Mapping[str, Diagnosis]) -> tuple[Table, ...]:
-    """Table of the groups of the images, if they have any, by predictions for the images as they are."""
+    examples, tables = composed_images(session.sides["before"], images.dataset, diagnoses), []
     groups = groups_of(images.dataset, name)
-    if groups is None:
-        return ()
-    sides, columns = {}, diagnoses["before"].columns
-    for side, found in diagnoses.items():
-        sides[side] = SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
-    classes = np.array(columns["label"])
-    return (groups_table(SetResult(name, sides, classes, groups=groups, group_weights=images.group_weights)),)
+    if groups is not None:
+        columns = diagnoses["before"].columns
+        sides = {
+            side: SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
+            for side, found in diagnoses.items()
+        }
+        result = SetResult(name, sides, np.array(columns["label"]), groups=groups, group_weights=images.group_weights)
+        tables.append(groups_table(result))
+    return DiagnosisReport(diagnoses, examples, images, folder, groups=tables)
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
@@ -221,7 +216,7 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
     known = benchmarks()[benchmark]
     sets = known.load_evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class
     name = next(name for name in sets if name not in known.shifted)
-    return Images(sets[name], benchmark, name, known.masks)
+    return Images(sets[name], benchmark, name)
 
 
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:

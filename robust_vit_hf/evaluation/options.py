@@ -27,7 +27,9 @@ class PairOptions(Options):
 
     model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
     compare: str | None = option(None, "the model after finetuning")
-    dataset: str | None = option(None, "images of your own")
+    dataset: str | None = option(
+        None, "images of your own, with the columns `label` and `mask` if a command needs them"
+    )
     split: str = option("validation", "split of --dataset")
 
 
@@ -53,9 +55,7 @@ class SetsOptions(PairOptions):
 class ImagesOptions(Options):
     """Number of images to measure."""
 
-    images_per_set: int = option(
-        IMAGES_PER_SET, f"images of each set of a benchmark (default: {IMAGES_PER_SET})", COUNT
-    )
+    images_per_set: int = option(IMAGES_PER_SET, f"images of each benchmark set (default: {IMAGES_PER_SET})", COUNT)
 
 
 @dataclass(kw_only=True)
@@ -100,7 +100,6 @@ class EvaluateOptions(TableOptions, SetsOptions):
     unchanged. Finished sets are not measured again: an interrupted run resumes when it is started again.
     """
 
-    dataset: str | None = option(None, "images of your own with the column `label`, and `mask` if there are any")
     protocols: list[Preset] | None = option(
         None,
         "see above; by default `paper` and `native` for the registered models, and for all others the one that the run of "
@@ -131,7 +130,6 @@ class SegmentOptions(TableOptions, PairOptions):
     finished is not measured again: an interrupted run resumes when it is started again.
     """
 
-    dataset: str | None = option(None, "images with masks of your own, as for `robust-vit train`")
     set: NamedSource | None = option(
         None,
         f"{', '.join(SEGMENTATION_SETS)}; from a source of `robust-vit data prepare` or from its output "
@@ -167,7 +165,6 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
     resumes when it is started again.
     """
 
-    dataset: str | None = option(None, "images of your own, with or without the columns `label` and `mask`")
     images: list[Path] = option([], "image files", metavar="FILE")
     classes: list[str] = option(
         [], "names or ids of classes, each for every image (default: the label of each image)", metavar="CLASS"
@@ -195,14 +192,12 @@ class FigureOptions(SetsOptions, ImagesOptions):
       robust-vit figures runs/vit-b-robustness --model vit-b --compare runs/vit-b --output_dir runs/vit-b-figures \\
           --sets imagenet-a=sets/imagenet-a imagenet-v2=sets/imagenet-v2 --figures 15
 
-    Models, sets and --images_per_set are those of the evaluation, by whose predictions the images are selected.
+    Models, sets, --dataset and --images_per_set are those of the evaluation, by whose predictions the images are selected. Figure 1 takes
+    images with masks.
     """
 
     evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)
     compare: str = option(text="the model after finetuning")
-    dataset: str | None = option(
-        None, "images of your own that the evaluation measured, of which Figure 1 takes those with masks"
-    )
     protocol: Preset | None = option(
         None, "see `robust-vit evaluate --help`; by default the first one of the evaluation"
     )

@@ -77,6 +77,12 @@ def make_card(
         measurements = [results | {"protocol": run["preset"]}]
     if run["emissions_kg"] is not None and not run["resumed"]:  # which are those of the last part
         emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}
+    results_of = [
+        {"protocol": part["protocol"], "table": main_table(part["rows"]).markdown()}
+        | {"reliance": [Table(**table) for table in part.get("reliance", ())]}
+        for part in measurements
+    ]
+    worse = _what_got_worse(measurements)
     registered = MODELS.get(registered_of(run))
     metadata = ModelCardData(
         language=run["language"],
@@ -101,14 +107,10 @@ def make_card(
         note=registered.note if registered is not None else None,
         evaluated=evaluation is not None,
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
-        results=[
-            {"protocol": part["protocol"], "table": main_table(part["rows"]).markdown()}
-            | {"reliance": [Table(**table) for table in part.get("reliance", ())]}
-            for part in measurements
-        ],
+        results=results_of,
         chose_checkpoint=evaluation is None and results is not None and _chose_checkpoint(results),
         figures={name: text for of_file in FIGURES.values() for name, text in of_file.items() if name in figures},
-        worse=_what_got_worse(measurements),
+        worse=worse,
     )
 
 

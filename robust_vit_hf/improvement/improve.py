@@ -8,26 +8,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-import xxhash
 from tqdm.auto import tqdm
 
 from ..data.geometry import input_size
-from ..data.transforms import eval_transform
 from ..diagnosis.verdict import Diagnosis
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
-from ..evaluation.session import Session, Side, open_session
+from ..evaluation.session import Session, Side, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
-from ..models.loading import load_model
 from ..models.model_digest import weights_digest
 from ..models.model_names import resolve
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.choice import choose
-from ..training.background_swap import BackgroundPool
-from ..utils.files import RUN_FILE, check_output_dir, read_json, weights_written, write_atomically, write_json
+from ..utils.files import RUN_FILE, read_json, weights_written, write_atomically, write_json
 from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
@@ -63,7 +59,6 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
     whole = Stage(folder, {"command": "improve"})
     with open_session(PairOptions(model=options.model), options.preset, whole, bf16=options.bf16) as session:
         if session.accelerator.num_processes > 1:
@@ -71,12 +66,8 @@ def run_improvement(options: ImproveOptions) -> Improvement:
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
-        pictures = []  # digests, in the order in which the swap draws from them
-        if options.backgrounds is not None:
-            paths = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor)).paths
-            pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
-        roles = images_by_role(options, pictures)
-        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles) | {"pictures": pictures})
+        roles = images_by_role(options, session.sides["before"].processor)
+        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles))
         stage.check()
         return _improve(session, roles, stage, options)
 
@@ -86,7 +77,7 @@ def _inputs(options: ImproveOptions, session: Session, roles: ImageRoles) -> dic
     side = session.sides["before"]
     inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
     inputs |= {"masks": options.mask_method, "model": side.digest}
-    inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
+    inputs |= {"images": {role: images.digest for role, images in roles.images.items()}, "pictures": roles.pictures}
     processor = json.loads(side.processor.to_json_string())
     return inputs | {"precision": session.accelerator.mixed_precision, "processor": processor}
 
@@ -126,8 +117,8 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
         if stage.result() is None:
             _write_model(trials, chosen, folder)
         side.processor.save_pretrained(folder)
-        model = load_model(str(folder)).to(session.accelerator.device)
-        session = replace(session, sides=dict(session.sides) | {"after": Side.of(model, side.processor, str(folder))})
+        sides = load_sides({"after": str(folder)}, session.preset, session.accelerator)
+        session = replace(session, sides=session.sides | sides)
     _say(4, f"Diagnosis on {len(masked['report'].dataset)} report images")
     improvement = measure_outcome(session, masked["report"], table, notes, options)
     weights = [path.name for path in folder.glob("*.safetensors")]

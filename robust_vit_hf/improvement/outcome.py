@@ -107,6 +107,7 @@ def measure_outcome(
         session, images, "report", Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
     )
     write_report(diagnosis, session, asdict(options))
+    facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
         rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
@@ -120,7 +121,6 @@ def measure_outcome(
     found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
     sections[0].notes = found.notes  # those of the diagnosis, and others
     write_json(folder / VERDICT_FILE, found.record())
-    facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     write_page(folder / PAGE_FILE, found.verdict.partition("\n")[0], facts, sections)
     if found.accuracy:
         write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | {"verdict": found.verdict, "notes": found.notes})

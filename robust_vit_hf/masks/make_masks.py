@@ -19,7 +19,7 @@ from ..data.known_sets import KNOWN_SETS
 from ..data.mask_checks import uninformative_mask
 from ..data.schema import encode_image, undecoded_rows
 from ..data.split_writer import SplitWriter
-from ..data.write_rows import DecodedRow, write_rows
+from ..data.write_rows import DecodedRow, parts_of, write_rows
 from ..models.model_digest import model_digest
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
@@ -136,12 +136,12 @@ def write_split(
     # Annotations are of one image among all rows, of which this process makes the masks of a part.
     claimed = getattr(masker, "claimed", iter)(rows)
     rows = ({name: row[name] for name in row if name != "mask"} for row in claimed)  # which need not be decoded
-    if options.per_class is None or writer is None:
-        return write_rows(writer, rows, options.skip_bad, finish, total)
-    chosen = PerClass(options.per_class, writer)
-    finish = chosen.counting(finish)
-    counts = write_rows(writer, chosen.rows(rows), options.skip_bad, finish, parts=chosen.parts)
-    if lacking := chosen.lacking():
+    chosen, parts = None, parts_of
+    if options.per_class is not None and writer is not None:
+        chosen, total = PerClass(options.per_class, writer), None
+        rows, finish, parts = chosen.rows(rows), chosen.counting(finish), chosen.parts
+    counts = write_rows(writer, rows, options.skip_bad, finish, total, parts)
+    if lacking := chosen and chosen.lacking():
         names = getattr(columns["label"], "names", None)
         classes = ", ".join(f"`{names[label] if names else label}` {count}" for label, count in lacking.items())
         logger.warning(
