@@ -29,7 +29,7 @@ from ..hub.run_metadata import describe_run
 from ..hub.upload import create_repo, push_folder
 from ..models.image_processors import load_processor, make_image_processor, resolve_preset, squash_resample
 from ..models.loading import BASE_FILE, load_model
-from ..relevance.architectures import VisionTransformer
+from ..relevance.architectures import ImageModel, VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
@@ -609,7 +609,7 @@ def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
     if source and resolve_preset(None, source) == "model":
         with suppress(OSError):
             return load_processor(source, "model", model)
-    return make_image_processor("paper", model.config.image_size)
+    return make_image_processor("paper", ImageModel(model).vision_config.image_size)
 
 
 def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
