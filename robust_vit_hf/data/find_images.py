@@ -138,6 +138,7 @@ def find_splits(source: str, **options) -> dict[str, Loader]:
 
 def _splits_of_files(source: str) -> dict[str, Loader]:
     path = Path(source)
+    made_from(path)  # refuses a folder that is not complete
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(source)
         splits = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
