@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -37,15 +36,6 @@ def made_from(folder: Path) -> dict:
     return inputs
 
 
-class Slice(NamedTuple):
-    """Source rows from `first` to before `end`, and the file of those kept. Those rejected, if any, are in another of this
-    name, which is written first."""
-
-    first: int
-    end: int
-    path: Path
-
-
 @dataclass(eq=False)
 class SplitWriter:
     """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold other
@@ -75,27 +65,28 @@ class SplitWriter:
         self.stage.begin()
         self._rows: list[dict] = []
         self._digests: list[str] = []
-        complete = {one.path.name for one in self.slices}
+        complete = {path.name for _, _, path in self.slices}
         for place in (self.stage.folder, self.stage.folder / REJECTED_FOLDER):
             for path in place.glob(f"{self.split}-*.parquet"):
                 if path.name not in complete:  # left by a kill between the two files of a slice
                     path.unlink()
 
     @property
-    def slices(self) -> list[Slice]:
-        """Complete slices from the first row on."""
-        slices: list[Slice] = []
+    def slices(self) -> list[tuple[int, int, Path]]:
+        """Complete slices: the number of their first source row, that after their last, and the file of the rows that are kept.
+        Those rejected, if any, are in another of its name, which is written first."""
+        slices: list[tuple[int, int, Path]] = []
         for path in sorted(self.stage.folder.glob(f"{self.split}-*.parquet")):
             first, end = map(int, path.stem.split("-")[1:])
-            if first != (slices[-1].end if slices else 0):
+            if first != (slices[-1][1] if slices else 0):
                 break
-            slices.append(Slice(first, end, path))
+            slices.append((first, end, path))
         return slices
 
     @property
     def position(self) -> int:
         """Number of source rows that are written."""
-        return max((one.end for one in self.slices), default=0)
+        return max((end for _, end, _ in self.slices), default=0)
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
         """Skip the source rows that are written, after comparing their digests."""
@@ -116,7 +107,7 @@ class SplitWriter:
     def written(self, columns: list[str], rejected: bool = False) -> list[dict]:
         """Values of columns of the rows in complete slices: of those kept, or of those rejected."""
         folder = self.stage.folder / (REJECTED_FOLDER if rejected else "")
-        files = [folder / one.path.name for one in self.slices]
+        files = [folder / path.name for _, _, path in self.slices]
         return [
             row for path in files if path.is_file() for row in parquet.read_table(path, columns=columns).to_pylist()
         ]

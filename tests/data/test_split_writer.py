@@ -67,7 +67,7 @@ def test_slices_rejected_rows_and_card(tmp_path, no_contact_sheets):
     assert writer.finish() == (3, 4)
     assert datasets.load_dataset(str(tmp_path), split="train")["file_name"] == ["a", "c", "g"]
     assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["file_name"] == list("bdef")
-    assert [(one.first, one.end) for one in writer.slices] == [(0, 3), (3, 6), (6, 7)]
+    assert [(first, end) for first, end, _ in writer.slices] == [(0, 3), (3, 6), (6, 7)]
     card = (tmp_path / "README.md").read_text()
     assert "| train | 3 | 4 |" in card and "| … is torn at … | 1 |" in card
     before = files_below(tmp_path)
