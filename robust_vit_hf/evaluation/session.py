@@ -15,7 +15,7 @@ from ..data.imagenet_classes import class_names
 from ..data.known_sets import EVALUATION_SETS
 from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
 from ..models.image_processors import Preset, load_processor, resolve_preset
-from ..models.loading import load_model
+from ..models.loading import check_single_label, load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
 from ..models.own_classifier import OwnClassifier, OwnProcessor
@@ -65,6 +65,7 @@ class Side:
         if hasattr(model, "config"):
             if processor is None:
                 raise ValueError("A model given as an object needs its image processor: give `processor=…`.")
+            check_single_label(model)
             return cls.of(model, processor, model.config._name_or_path or type(unwrap_pretrained(model)).__name__)
         if classes is None or transform is None:
             raise ValueError(

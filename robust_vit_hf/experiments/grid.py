@@ -1,9 +1,8 @@
 """Grids: YAML files that define the runs of an experiment."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -88,29 +87,17 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
             f"`{path}`: `mixtures` need `choose_by: mixed_rand`, which measures them: add that, or leave them out."
         )
     points = [*_points(path, keys, TUNED if composed else ())]
-    if not composed:
-        _check_rates(path, points)
+    for options in (point.options for point in points):
+        if str(options.get("dataset")).startswith(PREPARED):  # on which the names of points do not depend
+            options["dataset"] = _in_folder(path, options["dataset"], imagenet)
     names = [name for name, _ in expand_sets(map(NamedSource, keys.sets))]
     return Grid(
-        [_with_folder(path, point, imagenet) for point in points],
+        points,
         [(name, _in_folder(path, f"{PREPARED}{name}", imagenet)) for name in names],
         float(keys.validation_bound),
         keys.choose_by,
         [1.0, *keys.mixtures] if composed else [],
     )
-
-
-def _check_rates(path: Path, points: Iterable[Point]) -> None:
-    """Refuse learning rates that are to be chosen on validation images which are not measured."""
-    rates: dict[tuple, set] = defaultdict(set)
-    for point in points:
-        if "no" in (point.options.get("eval_strategy"), point.options.get("logging_strategy")):
-            rates[point.model, point.variant, json_digest(point.crossed)].add(point.options.get("learning_rate"))
-    if any(len(of_method) > 1 for of_method in rates.values()):
-        raise ValueError(
-            f"`{path}`: learning rates are chosen on validation images, which are not measured if `eval_strategy` or "
-            '`logging_strategy` is "no": leave these out, or give `choose_by: mixed_rand`.'
-        )
 
 
 def _check_key(name: str, value: Any) -> Any:
@@ -124,14 +111,23 @@ def _check_key(name: str, value: Any) -> Any:
 def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Point]:
     """Runs of a grid, those of the first seed first. Options among `tuned` are chosen where a variant lists them."""
     shared, crossed = _options(path, "options", keys.options), _options(path, "grid", keys.grid)
-    variants = {
-        str(name): _options(path, f"variants: {name}", given) for name, given in (keys.variants or {"": {}}).items()
-    }
-    seeds = {str(name): _options(path, f"seeds: {name}", given) for name, given in (keys.seeds or {"": {}}).items()}
+    variants, seeds = (
+        {
+            str(name): _options(path, f"{part}: {name}", given)
+            for name, given in (getattr(keys, part) or {"": {}}).items()
+        }
+        for part in ("variants", "seeds")
+    )
     for (seed, of_seed), (variant, of_variant) in product(seeds.items(), variants.items()):
         given = crossed | of_variant
         lists = {name: values for name, values in given.items() if isinstance(values, list)}
         fixed = shared | {name: value for name, value in given.items() if name not in lists}
+        unmeasured = "no" in (fixed.get("eval_strategy"), fixed.get("logging_strategy")) and not tuned
+        if unmeasured and len(lists.get("learning_rate", ())) > 1:
+            raise ValueError(
+                f"`{path}`: learning rates are chosen on validation images, which are not measured if `eval_strategy` or "
+                '`logging_strategy` is "no": leave these out, or give `choose_by: mixed_rand`.'
+            )
         for values in product(*lists.values()):
             chosen = dict(zip(lists, values, strict=True))
             chosen_on_images = {name: chosen[name] for name in chosen if name in tuned and name in of_variant}
@@ -175,14 +171,6 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
     name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, words))).strip("-.")[:90]
     others = {name: value for name, value in tuned.items() if name != "learning_rate"}
     return Point(f"{name}-{json_digest(options)}", str(model), variant, seed, crossed, others, options, seeded)
-
-
-def _with_folder(path: Path, point: Point, imagenet: Path | None) -> Point:
-    """The run with the folder of its prepared dataset. Its name does not depend on that folder."""
-    dataset = point.options.get("dataset")
-    if dataset is None or not dataset.startswith(PREPARED):
-        return point
-    return replace(point, options=point.options | {"dataset": _in_folder(path, dataset, imagenet)})
 
 
 def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:

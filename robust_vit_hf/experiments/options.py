@@ -19,12 +19,9 @@ class Parameter(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Parse `NAME=VALUE` with a YAML value."""
         name, separator, value = text.partition("=")
-        try:
-            if separator:
-                return cls(name, yaml.safe_load(value))
-        except yaml.YAMLError:
-            pass
-        raise ValueError(f"expected NAME=VALUE, but got `{name}`")
+        if not separator:
+            raise ValueError(f"expected NAME=VALUE, but got `{name}`")
+        return cls(name, yaml.safe_load(value))
 
 
 @dataclass(kw_only=True)

@@ -79,7 +79,7 @@ def test_splits_number_their_classes(tmp_path):
         assert names_of_rows(both_ways(tmp_path / "data", split)) == ["cat", "dog", "dog"]
     accepted = own_set(str(tmp_path / "data"), "validation").for_model("validation", MODEL).accepted
     assert accepted == [[0], [1], [1]]
-    with pytest.raises(ValueError, match="other numbers"):
+    with pytest.raises(ValueError, match=r"aligned.*dog"):
         load_masked_dataset(str(tmp_path / "data"), "train[:1]+validation[1:]")
 
 
@@ -144,13 +144,11 @@ def test_two_folders_of_one_split(tmp_path):
 
 
 def left_out(root, caplog, split="train") -> str:
-    """The warning about what is left out, which `describe` repeats."""
+    """The warning about what is left out."""
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         load_masked_dataset(str(root), split)
     (message,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    out = describe(DescribeOptions(source=str(root), split=split))
-    assert out.count("left out: ") == 1
     return message
 
 

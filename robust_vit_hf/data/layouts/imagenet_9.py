@@ -69,13 +69,12 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
 def masked_rows(shards: list[ClassFolder], masks: Path) -> Iterator[dict]:
     """Rows of class folders with their masks (`<class>/<stem>.npy`, 0 is background)."""
     for row in class_folder_rows(shards):
-        if "problem" not in row:
-            image = Path(row["file_name"])
-            path = masks / image.parent.name / f"{image.stem}.npy"
-            try:
-                mask = 255 * (np.squeeze(np.load(path)) > 0).astype(np.uint8)
-                row |= {"mask": encode_image(Image.fromarray(mask))}
-            except (OSError, EOFError, ValueError, TypeError) as error:
-                problem = f"`{path}` is not a mask ({error}): expected an array (H, W) of numbers."
-                row = {"file_name": row["file_name"], "problem": problem}
+        image = Path(row["file_name"])
+        path = masks / image.parent.name / f"{image.stem}.npy"
+        try:
+            mask = 255 * (np.squeeze(np.load(path)) > 0).astype(np.uint8)
+            row |= {"mask": encode_image(Image.fromarray(mask))}
+        except (OSError, EOFError, ValueError, TypeError) as error:
+            problem = f"`{path}` is not a mask ({error}): expected an array (H, W) of numbers."
+            row = {"file_name": row["file_name"], "problem": problem}
         yield row

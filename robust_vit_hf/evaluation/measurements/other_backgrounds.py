@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ...data.composition import CONDITIONS, compose, draw_donors, is_background
 from ...data.geometry import pixel_levels
+from ...relevance.architectures import why_no_map
 from ...relevance.relevance_map import forward_logits, relevance_map
 from ...results.metrics.robust_accuracy import top_classes
 from ..image_passes import TransformedRows, batch_outputs
@@ -28,7 +29,7 @@ class Backgrounds(Measurement):
       the second; -1 where there is none;
     - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
     - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object`, its share of the
-      relevance of the predicted class in the original image (NaN without `relevance`).
+      relevance of the predicted class in the original image (NaN without `relevance`, and for models without maps).
 
     Source: https://huggingface.co/papers/2006.09994
     """
@@ -48,7 +49,8 @@ class Backgrounds(Measurement):
         pairs = rows.dataset.select_columns(["image", "mask"])
         needed = {name: of for name, of in (("mixed_same", same), ("mixed_rand", other)) if name in mixed}
         loader = self.loader(WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed))
-        compute = partial(self._compute, side, black, rows.class_subset)
+        explains = self.relevance and why_no_map(side.model) is None
+        compute = partial(self._compute, side, explains, black, rows.class_subset)
         passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, description)
         values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
         columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
@@ -60,7 +62,12 @@ class Backgrounds(Measurement):
         return Measured(columns)
 
     def _compute(
-        self, side: Side, black: torch.Tensor, class_subset: tuple[int, ...] | None, batch: dict[str, torch.Tensor]
+        self,
+        side: Side,
+        explains: bool,
+        black: torch.Tensor,
+        class_subset: tuple[int, ...] | None,
+        batch: dict[str, torch.Tensor],
     ) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
         """Logits `(B, C)` of all conditions, and the values of the rows, `(B, n + 2)` fp64: predictions in n
         conditions, share of the object in the pixels, and in the relevance."""
@@ -70,7 +77,7 @@ class Backgrounds(Measurement):
         images = compose(batch["pixel_values"], mask, *given.values(), black, self.conditions)
         inside, predicted, checked = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], []
         for name, composed in images.items():
-            if name == "original" and self.relevance:
+            if name == "original" and explains:
                 output = relevance_map(side.model, composed, check_finite=False)
                 logits = output.logits.float()
                 whole = output.relevance.sum(dim=(1, 2, 3))
