@@ -112,8 +112,7 @@ def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
     if "mappings" in known.options:
         if "mappings" not in options:
             raise ValueError(
-                "The tables of ObjectNet number its 113 classes in the order of their folders: give the folder of its mapping "
-                "files with `mappings`."
+                "Tables of ObjectNet number its folders: give the folder of its mapping files with `mappings`."
             )
         accepted = read_mappings(Path(options["mappings"]))
         return [accepted[folder] for folder in sorted(accepted)]
