@@ -124,10 +124,9 @@ def diagnose(
         dataset: labelled images, as for `robust-vit diagnose`.
         options: others of [`DiagnoseOptions`].
     """
-    if isinstance(model, str | Path):
-        return run_diagnosis(DiagnoseOptions(model=str(model), dataset=dataset, **options))
-    given = Side.of_object(model, processor, classes, transform)
-    return run_diagnosis(DiagnoseOptions(model=given.source, dataset=dataset, **options), given)
+    given = None if isinstance(model, str | Path) else Side.of_object(model, processor, classes, transform)
+    name = str(model) if given is None else given.source
+    return run_diagnosis(DiagnoseOptions(model=name, dataset=dataset, **options), given)
 
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
@@ -159,7 +158,8 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
                 found, found.name, side.model, side.processor, side.source, options.mask_method, folder / MASKS_FOLDER
             )
         backgrounds = Backgrounds(options.batch_size, options.num_workers)
-        report = measure_images(session, replace(images, group_weights=weights), found.name, backgrounds, folder)
+        session = session.with_sets({found.name: EvaluationSet.of(images.dataset, group_weights=weights)})
+        report = measure_images(session, images, backgrounds, folder)
         if report is not None:
             report = replace(report, beside=beside)
             write_report(report, session, asdict(options))
@@ -181,11 +181,11 @@ def _on_imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict
 
 
 def measure_images(
-    session: Session, images: MaskedImages, name: str, backgrounds: Backgrounds, folder: Path, *, within: str = ""
+    session: Session, images: MaskedImages, backgrounds: Backgrounds, folder: Path, *, within: str = ""
 ) -> DiagnosisReport | None:
-    """Measure the sides of a session on images, with predictions `within` its folder. Only the main process returns a report."""
-    session = session.with_sets({name: EvaluationSet.of(images.dataset)})
-    measured = measure(session, backgrounds, within)[name]
+    """Measure the sides of a session on its only set, of these images, with predictions `within` its folder. Only the main process
+    returns a report."""
+    ((name, measured),) = measure(session, backgrounds, within).items()
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
@@ -197,7 +197,9 @@ def measure_images(
             side: SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
             for side, found in diagnoses.items()
         }
-        result = SetResult(name, sides, np.array(columns["label"]), groups=groups, group_weights=images.group_weights)
+        result = SetResult(
+            name, sides, np.array(columns["label"]), groups=groups, group_weights=session.sets[name].group_weights
+        )
         tables.append(groups_table(result))
     return DiagnosisReport(diagnoses, examples, images, folder, groups=tables)
 

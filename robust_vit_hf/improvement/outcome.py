@@ -11,7 +11,6 @@ from ..evaluation.finetuning_results import FIGURE_FILE, write_finetuning_result
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session
-from ..evaluation.sets import EvaluationSet
 from ..hub.model_card import write_card
 from ..masks.own_masks import MaskedImages
 from ..results.bootstrap import Interval
@@ -100,20 +99,18 @@ class Improvement:
 def measure_outcome(
     session: Session, images: MaskedImages, candidates: Table, notes: list[str], options: ImproveOptions
 ) -> Improvement:
-    """Diagnose the sides of the session on the report images, and write results, card and page."""
+    """Diagnose the sides of the session on its only set, the report images, and write results, card and page."""
     folder, passes = options.output_dir, (options.batch_size, options.num_workers)
     (folder / DIAGNOSIS_FOLDER).mkdir(exist_ok=True)
     diagnosis = measure_images(
-        session, images, "report", Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
+        session, images, Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
     )
     write_report(diagnosis, session, asdict(options))
     facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
-        rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
-        own = session.with_sets({"report": rows})
-        run = Run(measure_accuracy(own, Accuracy(*passes), f"{PREDICTIONS_FOLDER}/accuracy"))
-        write_finetuning_results(folder, run, own, asdict(options))
+        run = Run(measure_accuracy(session, Accuracy(*passes), f"{PREDICTIONS_FOLDER}/accuracy"))
+        write_finetuning_results(folder, run, session, asdict(options))
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
         accuracy, notes = tables_of(run), notes + _worse_classes(run, session.classes)
