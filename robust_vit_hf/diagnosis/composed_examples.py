@@ -65,6 +65,7 @@ def composed_images(side: Side, dataset: datasets.Dataset, diagnoses: Mapping[st
     if not drawn:
         return []
     pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(side.processor))
+    black, _ = pixel_levels(side.processor)
     donors = {
         name: np.asarray(first.columns[f"donor_{name.removeprefix('mixed_')}"])
         for name in ("mixed_same", "mixed_rand")
@@ -72,7 +73,7 @@ def composed_images(side: Side, dataset: datasets.Dataset, diagnoses: Mapping[st
     items = WithDonors(pairs, donors).__getitems__(drawn)
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if not name.startswith("has_")}
     given = [(batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) for name in donors]
-    images = compose(batch["pixel_values"], batch["mask"], *given, pixel_levels(side.processor)[0])
+    images = compose(batch["pixel_values"], batch["mask"], *given, black)
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
     names = dict(enumerate(first.class_names))  # without -1, where there is no such image
     return [

@@ -151,15 +151,23 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             weights = training_shares(options.dataset, options.split) if grouped else None
         found = replace(found, rows=choose_images(found.rows, options.num_images))
         draw_donors(found.rows.with_format(None)["label"][:])  # refuses one class before masks, which take long
-        beside = {} if options.imagenet_9 is None else _on_imagenet_9(session, options)
+        beside = {}
+        if options.imagenet_9 is not None:
+            named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
+            with session.accelerator.main_process_first():
+                sets = load_evaluation_sets(named, session.preset, 1)
+            accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
+            of_sides = imagenet_9_measures(measure_accuracy(session.with_sets(sets), accuracy, "imagenet-9"))
+            several = len(of_sides) > 1
+            beside = {f"ImageNet-9, {side}" if several else "ImageNet-9": one for side, one in of_sides.items()}
         side = session.sides["before"]
         with one_mask_maker():
             images = masked_images(
                 found, found.name, side.model, side.processor, side.source, options.mask_method, folder / MASKS_FOLDER
             )
         backgrounds = Backgrounds(options.batch_size, options.num_workers)
-        session = session.with_sets({found.name: EvaluationSet.of(images.dataset, group_weights=weights)})
-        report = measure_images(session, images, backgrounds, folder)
+        rows = EvaluationSet.of(images.dataset, group_weights=weights)
+        report = measure_images(session.with_sets({found.name: rows}), images, backgrounds, folder)
         if report is not None:
             report = replace(report, beside=beside)
             write_report(report, session, asdict(options))
@@ -167,17 +175,6 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
                 facts = {"model": side.name, "masks": images.masks}
                 write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])
         return report
-
-
-def _on_imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict[str, Interval]]:
-    """Measures of the sides on ImageNet-9, by the head of their column."""
-    named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
-    with session.accelerator.main_process_first():
-        sets = load_evaluation_sets(named, session.preset, 1)
-    accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
-    found = imagenet_9_measures(measure_accuracy(session.with_sets(sets), accuracy, "imagenet-9"))
-    several = len(found) > 1
-    return {f"ImageNet-9, {side}" if several else "ImageNet-9": measures for side, measures in found.items()}
 
 
 def measure_images(
@@ -216,7 +213,7 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
             f"`{benchmark}` has one set to diagnose on, with its masks: leave out --split, and folders of --masks."
         )
     known = benchmarks()[benchmark]
-    sets = known.load_evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class
+    sets = known.evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class
     name = next(name for name in sets if name not in known.shifted)
     return Images(sets[name], benchmark, name)
 
@@ -224,6 +221,9 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
     """Write the files of a report, with the `settings` of the command."""
     folder = report.folder
+    if report.examples:
+        report.figure().savefig(folder / STRIP_FILE, dpi=120)
+        save_composed(report.examples, folder / EXAMPLES_FILE)
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {
@@ -240,6 +240,3 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     }
     parts: list[str | Table] = [report.verdict, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"preset": session.preset}, facts, parts)
-    if report.examples:
-        report.figure().savefig(folder / STRIP_FILE, dpi=120)
-        save_composed(report.examples, folder / EXAMPLES_FILE)

@@ -1,6 +1,5 @@
 """The outcome of an improvement: the verdict on the report images, with its tables, page and model card."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,7 +112,11 @@ def measure_outcome(
         write_finetuning_results(folder, run, session, asdict(options))
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
-        accuracy, notes = tables_of(run), notes + _worse_classes(run, session.classes)
+        accuracy, names = tables_of(run), session.classes
+        changes = class_changes([run], "report").items()  # the most harmed first
+        if worse := [f"{names[label]} {100 * change:+.0f}" for label, change in changes if change < 0]:
+            text = "Classes that got worse on the images as they are, in points"
+            notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
     found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
     sections[0].notes = found.notes  # those of the diagnosis, and others
@@ -123,10 +126,3 @@ def measure_outcome(
         write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | {"verdict": found.verdict, "notes": found.notes})
         write_card(folder)
     return found
-
-
-def _worse_classes(run: Run, names: Sequence[str]) -> list[str]:
-    """Classes whose top-1 on the images as they are fell, the most harmed first."""
-    changes = class_changes([run], "report")
-    worse = [f"{names[label]} {100 * change:+.0f}" for label, change in changes.items() if change < 0]
-    return [f"Classes that got worse on the images as they are, in points: {', '.join(worse)}."] if worse else []
