@@ -59,16 +59,17 @@ class Example:
 
 
 def rows_of_kind(
-    kind: str,
+    kind: str | None,
     results: Mapping[str, SetResult],
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
-    """Labelled, publishable rows of a kind, see [`KINDS`], and of the given classes, in sets with one class an image."""
+    """Labelled, publishable rows of a kind, see [`KINDS`], or of all, and of the given classes, in sets with one class an image."""
     found = {}
     for name, result in results.items():
         if result.classes is not None and result.by_class:
-            chosen = is_of_kind(kind, result) & may_be_shown(sets[name].dataset)
+            of_kind = result.usable if kind is None else is_of_kind(kind, result)
+            chosen = of_kind & may_be_shown(sets[name].dataset)
             if classes is not None:
                 chosen &= result.in_classes(list(classes))
             found[name] = np.flatnonzero(chosen).tolist()

@@ -10,6 +10,7 @@ from ..data.dataset_digest import contents_of
 from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
+from ..data.transforms import eval_transform
 from ..training.background_swap import BackgroundPool
 from ..utils.public_names import public_name
 from .options import ImproveOptions
@@ -41,7 +42,7 @@ def images_by_role(options: ImproveOptions, processor: BaseImageProcessor) -> Im
     are held out."""
     pictures, notes = [], []
     if options.backgrounds is not None:
-        paths = BackgroundPool(options.backgrounds, processor).paths
+        paths = BackgroundPool(options.backgrounds, eval_transform(processor)).paths
         pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
     train = find_images(options.dataset, options.train_split, ("label",), masks=options.mask_folder).labelled()
     try:

@@ -38,6 +38,10 @@ KNOWN_ARGUMENTS = {
 }
 
 
+class OtherArchitecture(ValueError):
+    """Weights of timm are not those of a plain ViT or DeiT."""
+
+
 def timm_to_hf(
     state_dict: Mapping[str, Tensor],
     config: dict | None = None,
@@ -92,7 +96,9 @@ def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> d
     settings = {name: config[name] for name in ("global_pool",) if name in config} | config.get("model_args", {})
     for name, value in settings.items():
         if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
-            raise ValueError(f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT.")
+            raise OtherArchitecture(
+                f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT."
+            )
     blocks = [int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)]
     depth = max(blocks, default=0) + 1
     qkv_bias = any(name.endswith(".attn.qkv.bias") for name in state_dict)
@@ -188,7 +194,7 @@ def _check_names(names: AbstractSet[str], expected: AbstractSet[str]) -> None:
     """Refuse missing and unexpected weights."""
     missing, unexpected = sorted(expected - names), sorted(names - expected)
     if missing or unexpected:
-        raise ValueError(
+        raise OtherArchitecture(
             f"The weights are not those of a plain ViT or DeiT with a classifier that reads CLS: {len(missing)} are missing "
             f"({', '.join(missing[:3])}) and {len(unexpected)} unexpected ({', '.join(unexpected[:3])}). For other ViTs (DINOv2, DeiT III, "
             "CLIP) and for a backbone without a classifier, take a checkpoint of transformers, such as "

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
+from torchvision.utils import make_grid
 from transformers import BaseImageProcessor, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ExportableState
 
 from ..relevance.architectures import unwrap_pretrained
-from ..relevance.overlay import relevance_strip
+from ..relevance.overlay import denormalize, overlay
 from ..relevance.relevance_map import relevance_map
 
 
@@ -104,7 +105,10 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
             if self.strip_writer is None:
                 with _without_host_name():
                     self.strip_writer = self._SummaryWriter(log_dir=str(Path(args.output_dir, STRIPS_FOLDER)))
-            strip = relevance_strip(self.pixel_values, self.masks, self.before, relevance, self.processor)
+            images = denormalize(self.pixel_values, self.processor)
+            maps = [overlay(images, of_model) for of_model in (self.before, relevance)]
+            columns = torch.stack([images, self.masks.expand_as(images), *maps], dim=1)
+            strip = make_grid(columns.flatten(0, 1), nrow=4)
             self.strip_writer.add_image("image | mask | relevance before | after", strip, state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):
