@@ -40,7 +40,6 @@ class MaskedImages:
     masks: str  # where the masks come from
     rejected: int  # number of images left out
     lost: tuple[str, ...] = ()  # names of classes of which nothing is left
-    group_weights: dict[str, float] | None = None  # see [`~robust_vit_hf.evaluation.sets.EvaluationSet`]
 
     @property
     def notes(self) -> list[str]:
@@ -98,12 +97,10 @@ def _make_masks(
     state, features = PartialState(), images.rows.features
     given: dict[str, Any] = {"images": images.source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
     masker = None
-    if method != "tokencut":
-        names = class_names_of(features) or ()
-        chosen, masker = _by_names(method, names) if state.is_main_process else (None, None)
-        (method,) = broadcast_object_list([chosen])  # of `auto`, in which a process may fail to load what another has
-        if not state.is_main_process and method != "tokencut":
-            masker = _by_names(method, names)[1]
+    for first in (True, False):  # the main process resolves `auto`, for which others may fail to load what it has
+        if method != "tokencut" and state.is_main_process is first:
+            method, masker = _by_names(method, class_names_of(features) or ())
+        (method,) = broadcast_object_list([method])
     options = BY_NAMES[method](**given) if masker else TokenCutOptions(**given, model=model_name)
     if masker is None:
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
