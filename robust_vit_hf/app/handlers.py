@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from ..evaluation.session import Session, load_sides
 from ..models.image_processors import resolve_preset
+from ..relevance.architectures import VisionTransformer
 from ..utils.images import to_rgb
 from ..utils.processes import make_accelerator
 from .explain_image import Explanation, compare_maps, read_image
@@ -157,8 +158,9 @@ def open_models(options: AppOptions) -> Session:
     preset = resolve_preset(options.preset, options.model, options.compare)
     accelerator = make_accelerator(bf16=False)
     names = {"before": options.model} | ({} if options.compare is None else {"after": options.compare})
-    sides = load_sides(names, preset, accelerator, with_maps=True)
+    sides = load_sides(names, preset, accelerator)
     for side in sides.values():
+        VisionTransformer(side.model)  # which refuses those without relevance maps
         side.model.eval().requires_grad_(False)
     return Session(sides, {}, accelerator, preset=preset)
 

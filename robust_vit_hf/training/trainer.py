@@ -23,13 +23,13 @@ from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStr
 
 from ..data.schema import undecoded
 from ..data.stream import MaskedStream
-from ..data.transforms import eval_transform
+from ..data.transforms import eval_transform, train_transform
 from ..hub.model_card import write_card
 from ..hub.run_metadata import describe_run
 from ..hub.upload import create_repo, push_folder
-from ..models.image_processors import load_processor, make_image_processor, resolve_preset
+from ..models.image_processors import load_processor, make_image_processor, resolve_preset, squash_resample
 from ..models.loading import BASE_FILE, load_model
-from ..relevance.architectures import VisionTransformer, unwrap_pretrained
+from ..relevance.architectures import VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
@@ -135,7 +135,11 @@ class RobustViTTrainer(Trainer):
                 "it with `dtype=torch.float32`, and give `bf16=True` for speed."
             )
         epoch = SharedEpoch()
-        prepared = prepare_datasets(train_dataset, eval_dataset, processing_class, config, args, epoch)
+        streamed = isinstance(train_dataset, datasets.IterableDataset)  # draws crops and flips by itself
+        seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
+        augment = train_transform(processing_class, seed_of_row, squash_resample(processing_class))
+        self._transform = eval_transform(processing_class)
+        prepared = prepare_datasets(train_dataset, eval_dataset, augment, self._transform, config, args)
         super().__init__(
             model,
             args,
@@ -145,7 +149,7 @@ class RobustViTTrainer(Trainer):
             **kwargs,
         )
         self.model_accepts_loss_kwargs = False
-        self.backgrounds = None if args.backgrounds is None else BackgroundPool(args.backgrounds, processing_class)
+        self.backgrounds = None if args.backgrounds is None else BackgroundPool(args.backgrounds, self._transform)
         self.method = load_method(args.method)(args)
         self._check_batches()
         second_derivative = self.method.second_derivative and not args.released_gradients
@@ -157,8 +161,7 @@ class RobustViTTrainer(Trainer):
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
         self._base_digest = base_digest(model) if args.should_save else None
         # Frozen in the `head_epochs`; else not kept, since FSDP2 replaces and frees them.
-        body = unwrap_pretrained(model).base_model.parameters() if args.head_epochs else ()
-        self._body = [p for p in body if p.requires_grad]
+        self._body = [p for p in vit.pretrained.base_model.parameters() if p.requires_grad and args.head_epochs]
         self._keep_original(prepared)
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
         self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
@@ -181,7 +184,7 @@ class RobustViTTrainer(Trainer):
         self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
         train = prepared.get("train")
         if isinstance(train, datasets.Dataset) and "pixel_values" not in train.column_names:
-            self._measured_on["train"] = train.with_transform(with_rows(eval_transform(self.processing_class)))
+            self._measured_on["train"] = train.with_transform(with_rows(self._transform))
         self._original = None  # frozen copy of the starting model
         if self.args.confidence_target == "original":
             original = deepcopy(self.model).requires_grad_(False)
