@@ -118,7 +118,7 @@ class ImageFolder:
 
     def _named_by(self, metadata: list[str]) -> list[tuple[dict, dict]]:
         """Files and other values of the lines of metadata files."""
-        rows, used, columns = [], {"image"}, set()
+        rows = []
         for place in metadata:
             try:
                 lines = METADATA[PurePosixPath(place).name](self.root / place).to_pylist()
@@ -132,16 +132,10 @@ class ImageFolder:
                 values = {key: value for key, value in line.items() if not _picture_of(key)}
                 if not named.get("image"):
                     raise ValueError(f"`{self.root / place}` has a line without `file_name` or `image_file_name`.")
-                used, columns = used | {*named}, columns | {*values}
                 files = {
                     key: path_within(self.root, place, base, name) if name else None for key, name in named.items()
                 }
                 rows.append((files, values))
-        if taken := sorted(used & columns):
-            raise ValueError(
-                f"The metadata of `{self.root}` has a column `{taken[0]}`, which is that of the images themselves: name their files in "
-                f"`{taken[0]}_file_name`, and anything else otherwise."
-            )
         return rows
 
     def _table(self, rows: list[tuple[dict, dict]]) -> datasets.Dataset:
@@ -155,7 +149,7 @@ class ImageFolder:
             types["label"] = datasets.ClassLabel(names=names)
         features = datasets.Features.from_arrow_schema(pa.table(columns).schema) | types
         files = {name: [named.get(name) and str(self.root / named[name]) for named, _ in rows] for name in pictures}
-        values = files | columns
+        values = columns | files  # a column of the name of pictures gives way to them
         return datasets.Dataset.from_dict(values, datasets.Features({name: features[name] for name in values}))
 
 
