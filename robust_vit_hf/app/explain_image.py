@@ -48,8 +48,7 @@ def compare_maps(
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
     """Explanations of an RGB image by side, for a class index or each model's prediction (`None`), and a picture of
     the difference of both maps (after − before); `None` for one model."""
-    device, scale = session.accelerator.device, PICTURE_SIDE / max(image.size)
-    shown = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
+    device, shown = session.accelerator.device, ImageOps.contain(image, (PICTURE_SIDE, PICTURE_SIDE))
     pixels = functional.pil_to_tensor(shown)[None] / 255
     explanations, placed = {}, {}
     for side, of in session.sides.items():

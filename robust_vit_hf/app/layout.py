@@ -29,7 +29,6 @@ class Page:
     def __init__(self, options: AppOptions):
         local = options.host in LOOPBACK and not options.allowed_hosts  # which a proxy forwards
         self.handlers = Handlers(options)
-        self.handlers.diagnosed  # noqa: B018, its errors end the start
         models = {"Model" if options.compare is None else "Before": options.model, "after": options.compare}
         names = [f"**{side}:** `{public_name(name)}`" for side, name in models.items() if name is not None]
         sets = set_names(options, self.handlers.session)

@@ -61,22 +61,21 @@ def make_masker(
         from .coco import CocoAnnotations
 
         return CocoAnnotations(options.annotations, options.category)
+    if isinstance(options, TokenCutOptions):
+        from .tokencut import TokenCut
+
+        settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
+        settings["refine"] = not options.coarse
+        return TokenCut.from_pretrained(options.model, device, **settings)
+    prompts = prompts_of_labels(features, options.prompts)
     if isinstance(options, GroundedOptions):
         from .grounded import GroundedSegmentation
 
         models = (options.detector, options.segmenter, device)
-        prompts = prompts_of_labels(features, options.prompts)
         return GroundedSegmentation.from_pretrained(prompts, *models, box_threshold=options.box_threshold)
-    if isinstance(options, Sam3Options):
-        from .sam3 import ConceptSegmentation
+    from .sam3 import ConceptSegmentation
 
-        prompts = prompts_of_labels(features, options.prompts)
-        return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
-    from .tokencut import TokenCut
-
-    settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
-    settings["refine"] = not options.coarse
-    return TokenCut.from_pretrained(options.model, device, **settings)
+    return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
 
 
 def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> dict[str, tuple[int, int]]:
