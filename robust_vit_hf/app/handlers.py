@@ -169,7 +169,8 @@ def measures(explained: dict[str, Explanation], classes: list[str]) -> str:
     """Table of the explained classes and the agreement with the mask."""
     lines = ["| | class | probability | mIoU with mask | relevance on object |", "|---|---|---:|---:|---:|"]
     for side, of in explained.items():
-        agreement = ("–" if value is None else f"{value:.1%}" for value in (of.mean_iou, of.energy))
+        scores = (of.agreement.get(name) for name in ("mean_iou", "energy"))
+        agreement = ("–" if score is None else f"{score:.1%}" for score in scores)
         name = side if len(explained) > 1 else "model"
         lines.append(f"| {name} | {classes[of.target]} | {of.score:.1%} | {' | '.join(agreement)} |")
     return "\n".join(lines)
