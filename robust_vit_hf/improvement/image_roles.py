@@ -44,9 +44,9 @@ def images_by_role(options: ImproveOptions, processor: BaseImageProcessor) -> Im
     if options.backgrounds is not None:
         paths = BackgroundPool(options.backgrounds, eval_transform(processor)).paths
         pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
-    train = _labelled(options, options.train_split)
+    train = find_images(options.dataset, options.train_split, ("label",), masks=options.mask_folder).labelled()
     try:
-        validation = _labelled(options, options.eval_split)
+        validation = find_images(options.dataset, options.eval_split, ("label",), masks=options.mask_folder).labelled()
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
@@ -76,7 +76,3 @@ def images_by_role(options: ImproveOptions, processor: BaseImageProcessor) -> Im
                 "--eval_split and --backgrounds."
             )
     return ImageRoles(images, pictures, notes, weights)
-
-
-def _labelled(options: ImproveOptions, split: str) -> Images:
-    return find_images(options.dataset, split, ("label",), masks=options.mask_folder).labelled()
