@@ -27,8 +27,7 @@ class Explanation:
     target: int  # the explained class
     score: float  # its probability
     picture: Image.Image
-    mean_iou: float | None = None  # as in [`RelevanceSegmentation`]; `None` without a mask
-    energy: float | None = None
+    agreement: dict[str, float]  # with the mask, see [`RelevanceSegmentation`]; empty without one
 
 
 def read_image(path: str) -> tuple[Image.Image, bool]:
@@ -65,14 +64,13 @@ def compare_maps(
         if mask is not None:
             segmentation = RelevanceSegmentation()
             segmentation.update(relevance, inputs["mask"][0][None])
-            scored = segmentation.compute()
-            agreement = {name: scored[name] for name in ("mean_iou", "energy")}
+            agreement = segmentation.compute()
         explanations[side] = Explanation(
             list(zip(best, scores, strict=True)),
             explained,
             probabilities[explained].item(),
             functional.to_pil_image(overlay(pixels, placed[side])[0]),
-            **agreement,
+            agreement,
         )
     if "after" not in placed:
         return explanations, None

@@ -66,20 +66,17 @@ def run_improvement(options: ImproveOptions) -> Improvement:
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
-        roles = images_by_role(options, session.sides["before"].processor)
-        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles))
+        side = session.sides["before"]
+        roles = images_by_role(options, side.processor)
+        # All that the candidates and the model depend on, as JSON values.
+        inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
+        inputs |= {"masks": options.mask_method, "model": side.digest, "pictures": roles.pictures}
+        inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
+        inputs |= {"precision": session.accelerator.mixed_precision}
+        inputs |= {"processor": json.loads(side.processor.to_json_string())}
+        stage = Stage(folder / CANDIDATES_FOLDER, inputs)
         stage.check()
         return _improve(session, roles, stage, options)
-
-
-def _inputs(options: ImproveOptions, session: Session, roles: ImageRoles) -> dict:
-    """All that the candidates and the model depend on, as JSON values."""
-    side = session.sides["before"]
-    inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
-    inputs |= {"masks": options.mask_method, "model": side.digest}
-    inputs |= {"images": {role: images.digest for role, images in roles.images.items()}, "pictures": roles.pictures}
-    processor = json.loads(side.processor.to_json_string())
-    return inputs | {"precision": session.accelerator.mixed_precision, "processor": processor}
 
 
 def _improve(session: Session, roles: ImageRoles, stage: Stage, options: ImproveOptions) -> Improvement:

@@ -71,9 +71,10 @@ def masked_images(
     needed = aligned.with_format(None)["label"][:]
     if method is not None or "mask" not in images.rows.column_names:
         state, method, masker = PartialState(), method or "tokencut", None
+        named = class_names_of(images.rows.features) or ()
         for first in (True, False):  # the main process resolves `auto`, for which others may fail to load what it has
             if method != "tokencut" and state.is_main_process is first:
-                method, masker = _by_names(method, class_names_of(images.rows.features) or ())
+                method, masker = _by_names(method, named)
             (method,) = broadcast_object_list([method])
         given: dict[str, Any] = {"images": images.source, "output_dir": folder}
         given |= {"skip_bad": True, "rows_per_shard": 100}
