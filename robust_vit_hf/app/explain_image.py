@@ -27,8 +27,7 @@ class Explanation:
     target: int  # the explained class
     score: float  # its probability
     picture: Image.Image
-    mean_iou: float | None = None  # as in [`RelevanceSegmentation`]; `None` without a mask
-    energy: float | None = None
+    agreement: dict[str, float]  # with the mask, see [`RelevanceSegmentation`]; empty without one
 
 
 def read_image(path: str) -> tuple[Image.Image, bool]:
@@ -48,8 +47,7 @@ def compare_maps(
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
     """Explanations of an RGB image by side, for a class index or each model's prediction (`None`), and a picture of
     the difference of both maps (after − before); `None` for one model."""
-    device, scale = session.accelerator.device, PICTURE_SIDE / max(image.size)
-    shown = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
+    device, shown = session.accelerator.device, ImageOps.contain(image, (PICTURE_SIDE, PICTURE_SIDE))
     pixels = functional.pil_to_tensor(shown)[None] / 255
     explanations, placed = {}, {}
     for side, of in session.sides.items():
@@ -66,14 +64,13 @@ def compare_maps(
         if mask is not None:
             segmentation = RelevanceSegmentation()
             segmentation.update(relevance, inputs["mask"][0][None])
-            scored = segmentation.compute()
-            agreement = {name: scored[name] for name in ("mean_iou", "energy")}
+            agreement = segmentation.compute()
         explanations[side] = Explanation(
             list(zip(best, scores, strict=True)),
             explained,
             probabilities[explained].item(),
             functional.to_pil_image(overlay(pixels, placed[side])[0]),
-            **agreement,
+            agreement,
         )
     if "after" not in placed:
         return explanations, None

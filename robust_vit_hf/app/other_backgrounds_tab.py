@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
@@ -137,10 +137,9 @@ def find_mask(side: Side, image: Image.Image) -> Image.Image:
 
 def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
     """An RGB image whose background is dimmed."""
-    scale = PICTURE_SIDE / max(image.size)
-    size = [max(1, round(scale * side)) for side in image.size]
-    image, mask = image.resize(size, Image.Resampling.BICUBIC), mask.resize(size)
-    return Image.composite(image, Image.blend(image, Image.new("RGB", image.size, "white"), 0.75), mask)
+    image = ImageOps.contain(image, (PICTURE_SIDE, PICTURE_SIDE))
+    dimmed = Image.blend(image, Image.new("RGB", image.size, "white"), 0.75)
+    return Image.composite(image, dimmed, mask.resize(image.size))
 
 
 def pasted_pictures(

@@ -138,6 +138,7 @@ def find_splits(source: str, **options) -> dict[str, Loader]:
 
 def _splits_of_files(source: str) -> dict[str, Loader]:
     path = Path(source)
+    made_from(path)  # refuses a folder that is not complete
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(source)
         splits = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
@@ -154,7 +155,7 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
     cache = cache_of(file for file in sorted(path.rglob("*")) if file.is_file()) if path.is_dir() else None
     builder = datasets.load_dataset_builder(source, cache_dir=cache)
     if isinstance(builder, Parquet):
-        return {str(split): partial(_load_parquet, source, builder, str(split)) for split in builder.config.data_files}
+        return {str(split): partial(_load_parquet, source, builder, split) for split in builder.config.data_files}
     names = builder.info.splits or datasets.get_dataset_split_names(source)
     return {split: partial(_load, source, source, split, cache_dir=cache) for split in names}
 
@@ -172,16 +173,13 @@ def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
 
 def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) -> Any:
     """Load a split with the class names of its own files."""
-    files = {str(name): [*paths] for name, paths in builder.config.data_files.items()}
-    declared = class_names_of(builder.info.features or {})
-    names = class_names_of_files(files[split], declared)
-    if not Path(source).exists():
-        # Those that `datasets` gives to all splits.
-        names_of_all = declared or class_names_of_file(next(iter(files.values()))[0])
-        if names == names_of_all:
-            return _load(source, source, split, streaming)  # whose copy in the cache is found without the Hub too
+    files, declared = builder.config.data_files, class_names_of(builder.info.features or {})
+    names = class_names_of_files([*files[split]], declared)
+    # `datasets` gives all splits these names. Its copy in the cache is found without the Hub too.
+    if not Path(source).exists() and names == (declared or class_names_of_file(next(iter(files.values()))[0])):
+        return _load(source, source, str(split), streaming)
     features = builder.info.features if names == declared else None
-    return _load("parquet", source, "train", streaming, data_files={"train": files[split]}, features=features)
+    return _load("parquet", source, "train", streaming, data_files={"train": [*files[split]]}, features=features)
 
 
 def _load(name: str, source: str, split: str, streaming: bool, **options) -> Any:

@@ -5,7 +5,7 @@ as timm's, `LevitImageProcessor`, or a function, geometry and normalisation are 
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -58,39 +58,43 @@ def pixel_levels(processor: BaseImageProcessor) -> tuple[torch.Tensor, torch.Ten
 
 def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
     """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`."""
-    if has_plain_geometry(processor):
-        if processor.do_rescale and processor.do_normalize and processor.rescale_factor == 1 / 255:
-            # In two steps as in the released code, from which the processor's single step differs in the last bit.
-            normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
-            return lambda image: normalize(functional.to_dtype(image, scale=True))
-        kept = {
-            "do_resize": False,
-            "do_center_crop": False,
-            "input_data_format": "channels_first",
-            "return_tensors": "pt",
-        }
-        return lambda image: processor([image], **kept)["pixel_values"][0].float()
+    both = has_plain_geometry(processor) and processor.do_rescale and processor.do_normalize
+    if both and processor.rescale_factor == 1 / 255:
+        # In two steps as in the released code, from which the processor's single step differs in the last bit.
+        normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
+        return lambda image: normalize(functional.to_dtype(image, scale=True))
     black, white = (level.view(3, 1, 1) for level in pixel_levels(processor))
     return lambda image: black + (white - black) * (image / 255)
 
 
-def measured_masks(processor: BaseImageProcessor) -> Callable[[Image.Image], torch.Tensor]:
-    """Function that takes a mask, a greyscale picture of an image's size, wherever the processor takes the image: fp32 `(1, H, W)` in
-    [0, 1]. The mask is processed as an image, and compared with a black and a white one.
+def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
+    """Functions of images, and of masks as tensors, for a processor that does what it likes; `whole` squashes both to its size. A
+    mask is processed as an image, and compared with a black and a white one.
 
     Raises:
         ValueError: what the processor gives is not linear in the pixels, or differs each time, so that masks cannot follow.
     """
+    if whole:
+        size, normalize = [*input_size(processor)], normalization(processor)
+        squash = partial(functional.resize, size=size)
+        return (
+            lambda images: [normalize(squash(functional.pil_to_tensor(image))) for image in images],
+            lambda masks: [squash(mask / 255) for mask in masks],
+        )
     levels = lru_cache(maxsize=16)(lambda size: tuple(_flat(processor, level, size) for level in (0, 255)))
     _check_linear(processor)
 
-    def of_mask(mask: Image.Image) -> torch.Tensor:
-        black, white = levels(mask.size)
+    def of_mask(mask: torch.Tensor) -> torch.Tensor:
+        picture = functional.to_pil_image(mask)
+        black, white = levels(picture.size)
         contrast = (white - black).mean(dim=0, keepdim=True)  # 0 where the processor pads
-        inside = (_processed(processor, mask.convert("RGB")) - black).mean(dim=0, keepdim=True)
+        inside = (_processed(processor, picture.convert("RGB")) - black).mean(dim=0, keepdim=True)
         return torch.where(contrast.abs() > 1e-6, inside / contrast, 0.0).clamp(0, 1)
 
-    return of_mask
+    return (
+        lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]],
+        lambda masks: [of_mask(mask) for mask in masks],
+    )
 
 
 def _check_linear(processor: BaseImageProcessor) -> None:

@@ -4,13 +4,11 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 import datasets
-from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..utils.images import to_rgb
-from .mask_checks import extent_without_edges, mask_problem
-from .schema import undecoded
+from .mask_checks import extent_without_edges
+from .schema import decode_pictures, undecoded
 
 
 logger = logging.get_logger(__name__)
@@ -24,8 +22,7 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
     image. `name` is that of the dataset in errors."""
     if dataset.features is None:
         raise ValueError(
-            f"The {name} dataset is a stream without `features`, as after `map`: name its columns and their types, "
-            "`dataset.cast(datasets.Features(…))`."
+            f"The {name} dataset is a stream without `features`: give them with `dataset.cast(datasets.Features(…))`."
         )
     if missing := [column for column in ("image", *needs) if column not in dataset.column_names]:
         raise ValueError(
@@ -38,8 +35,7 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
         is_int = "int" in str(getattr(feature, "dtype", ""))
         if not (is_int if column == "label" else isinstance(feature, datasets.Image)):
             raise ValueError(
-                f"Column `{column}` of the {name} dataset is {feature}, expected {types[column]}: see `cast_column` and "
-                "`class_encode_column` of the dataset."
+                f"Column `{column}` of the {name} dataset is {feature}, expected {types[column]}: see `dataset.cast_column`."
             )
 
 
@@ -78,21 +74,6 @@ def check_rows(
 def name_of(row: dict, index: int) -> str:
     """Name of an undecoded row in errors: its number and its file."""
     return f"row {index} ({(row['image'] or {}).get('path') or 'image in the table'})"
-
-
-def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, Image.Image], str | None]:
-    """Decode `image` and `mask` of a row. Returns them and their problem, or `None`."""
-    pictures = {}
-    for column in ("image", "mask"):
-        if row[column] is None:
-            return pictures, f"{column} is missing"
-        try:
-            pictures[column] = features[column].decode_example(row[column])
-            if column == "image":
-                to_rgb(pictures[column])  # refuses what transforms cannot handle
-        except Exception as error:  # codecs raise any type
-            return pictures, f"{column} cannot be decoded: {error}"
-    return pictures, mask_problem(pictures["image"], pictures["mask"])
 
 
 def label_problem(label: int | None, num_labels: int | None = None) -> str | None:

@@ -64,8 +64,8 @@ def composed_images(side: Side, dataset: datasets.Dataset, diagnoses: Mapping[st
     drawn = np.random.default_rng(0).permutation(np.flatnonzero(usable))[:NUM_COMPOSED].tolist()
     if not drawn:
         return []
-    black, _ = pixel_levels(side.processor)
     pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(side.processor))
+    black, _ = pixel_levels(side.processor)
     donors = {
         name: np.asarray(first.columns[f"donor_{name.removeprefix('mixed_')}"])
         for name in ("mixed_same", "mixed_rand")

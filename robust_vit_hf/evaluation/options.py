@@ -119,7 +119,7 @@ class EvaluateOptions(TableOptions, SetsOptions):
 
 @dataclass(kw_only=True)
 class SegmentOptions(TableOptions, PairOptions):
-    """Measure how well relevance maps cover the object, before and after finetuning and by several attribution methods: the paper's
+    """Measure how well the maps of several attribution methods cover the object: before and after finetuning, as in the paper's
     Table 3.
 
       robust-vit segment --compare runs/emoji-shift                      the bundled model and images
@@ -154,8 +154,8 @@ class SegmentOptions(TableOptions, PairOptions):
 
 @dataclass(kw_only=True)
 class SubsetOptions(SetsOptions, PrecisionOptions):
-    """Find sufficient input subsets (SIS): few pixels of an image that are enough for a confident prediction of a class, of the
-    label or of any other: the paper's Figure 5.
+    """Find few pixels of an image that are enough for a confident prediction of a class: of the label or of any other. These
+    sufficient input subsets (SIS) are the paper's Figure 5.
 
       robust-vit sis --compare runs/emoji-shift                          the bundled model and sets, before and after finetuning
       robust-vit sis --images dog.jpg --classes dog bicycle              any image and any class
@@ -211,8 +211,8 @@ class FigureOptions(SetsOptions, ImagesOptions):
 
 @dataclass(kw_only=True)
 class MixtureOptions(BatchOptions, ImagesOptions):
-    """Mix the weights of a model before and after finetuning, (1 - alpha) · BEFORE + alpha · AFTER (WiSE-FT,
-    https://huggingface.co/papers/2109.01903).
+    """Mix the weights of a model before and after finetuning (WiSE-FT): (1 - alpha) · BEFORE + alpha · AFTER, see
+    https://huggingface.co/papers/2109.01903.
 
       robust-vit interpolate BEFORE AFTER --alpha 0.5 --output_dir runs/mixed
       robust-vit interpolate emoji-shift runs/emoji-shift --sweep --output_dir runs/sweep

@@ -19,7 +19,7 @@ from ..models.loading import check_single_label, load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
 from ..models.own_classifier import OwnClassifier, OwnProcessor
-from ..relevance.architectures import VisionTransformer, unwrap_pretrained
+from ..relevance.architectures import unwrap_pretrained
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
 from ..utils.stage import Stage
@@ -155,14 +155,9 @@ def open_session(
         yield Session(sides, {}, accelerator, stage.folder if stage else None, shared, preset)
 
 
-def load_sides(
-    names: Mapping[str, str], preset: Preset, accelerator: Accelerator, *, with_maps: bool = False
-) -> dict[str, Side]:
-    """Load models of the same classes with their processors by side; `with_maps` refuses those without relevance maps."""
+def load_sides(names: Mapping[str, str], preset: Preset, accelerator: Accelerator) -> dict[str, Side]:
+    """Load models of the same classes with their processors by side."""
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
-    if with_maps:
-        for model in models.values():
-            VisionTransformer(model)
     first, *others = (classes_of_model(model.config) for model in models.values())
     for classes in others:
         check_same_classes(first, classes)

@@ -204,13 +204,11 @@ def _last(value: Any) -> str:
 
 def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
     """Results of a run's labelled sets: the paper's sets, or else those measured by `train`, if any."""
-    if not folder.is_dir():  # as with `benchmark_sets: false`
-        return {}
     benchmark = benchmarks().get(options.get("dataset", BUNDLED_BENCHMARK))
-    folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
     order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
+    folders = {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
     sets = {}
-    for name in [*(name for name in order if name in folders), *(name for name in folders if name not in order)]:
+    for name in sorted(folders, key=lambda name: order.index(name) if name in order else len(order)):
         shifted = name in benchmark.shifted if benchmark else name in PAPER_SETS and name not in UNSHIFTED
         measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in ("before", "after")}
         if None in measured.values() or (accepted := measured["before"].columns.get("accepted")) is None:
@@ -241,23 +239,22 @@ def _named_apart(found: list[Found]) -> list[Run]:
     methods: dict[tuple[str, str], list[Found]] = defaultdict(list)
     for each in found:
         methods[each.run.model, each.run.method].append(each)
-    runs: list[Run] = []
-    taken: dict[str, str] = {}
+    runs: dict[str, Run] = {}
     for each in found:
         run, key = each.run, (each.run.model, each.run.method)
         current = [other.settings for other in methods[key] if other.current]
         of_grid = current and all(settings == each.settings for settings in current)
         qualifier = "" if of_grid else _what_differs([other.settings for other in methods[key]], each)
         identity = json.dumps([key, qualifier, run.learning_rate, run.tuned, run.share, each.seed], sort_keys=True)
-        if identity in taken:
+        if identity in runs:
             raise ValueError(
-                f"`{taken[identity]}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
+                f"`{runs[identity].name}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
                 "one of them."
             )
-        taken[identity] = run.name
         recorded = json.dumps(each.settings, sort_keys=True)
-        runs.append(replace(run, method=f"{run.method}{qualifier}", qualifier=qualifier, settings=recorded))
-    return runs
+        method = f"{run.method}{qualifier}"
+        runs[identity] = replace(run, method=method, qualifier=qualifier, settings=recorded)
+    return list(runs.values())
 
 
 def _what_differs(others: list[dict], each: Found) -> str:

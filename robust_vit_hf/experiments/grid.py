@@ -10,8 +10,8 @@ from typing import Any, Literal
 from ..evaluation.named_sets import NamedSource, expand_sets
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import json_digest
-from ..utils.options import SHARE, Options, declared_options, option, unknown
-from .recipes import check_train_option, find_recipe, read_recipe, read_yaml
+from ..utils.options import SHARE, Options, declared_options, option
+from .recipes import check_option, find_recipe, read_recipe, read_yaml
 
 
 PREPARED = "imagenet/"  # prefix of folders within `--imagenet`
@@ -80,7 +80,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     Raises:
         ValueError: a key, option or value is refused, or `imagenet` is needed. The message names the file.
     """
-    keys = GridFile(**read_yaml(path, _check_key))
+    keys = GridFile(**read_yaml(path, declared_options(GridFile)))
     composed = keys.choose_by == "mixed_rand"
     if keys.mixtures and not composed:
         raise ValueError(
@@ -98,14 +98,6 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         keys.choose_by,
         [1.0, *keys.mixtures] if composed else [],
     )
-
-
-def _check_key(name: str, value: Any) -> Any:
-    keys = declared_options(GridFile)
-    if name not in keys:
-        raise ValueError(f"{unknown('key', name, keys)} Known: {', '.join(keys)}.")
-    keys[name].check(value)
-    return value
 
 
 def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Point]:
@@ -135,7 +127,7 @@ def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Poin
 
 
 def _options(path: Path, where: str, options: Any) -> dict:
-    """Check the options in a part of a grid, or each value in a list, with [`check_train_option`]."""
+    """Check the options in a part of a grid, or each value in a list, with [`check_option`]."""
     if not isinstance(options, dict | None):
         raise ValueError(f"`{path}`, {where}: expected a mapping of options to values.")
     checked = {}
@@ -146,9 +138,9 @@ def _options(path: Path, where: str, options: Any) -> dict:
             if value == []:
                 raise ValueError(f"the list of `{name}` has no values, so that there would be no run.")
             if isinstance(value, list):
-                checked[name] = [check_train_option(str(name), entry) for entry in value]
+                checked[name] = [check_option(str(name), entry) for entry in value]
             else:
-                checked[name] = check_train_option(str(name), value)
+                checked[name] = check_option(str(name), value)
         except ValueError as error:
             raise ValueError(f"`{path}`, {where}: {error}") from None
     return checked

@@ -10,6 +10,7 @@ from ..data.dataset_digest import contents_of
 from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
+from ..data.transforms import eval_transform
 from ..training.background_swap import BackgroundPool
 from ..utils.public_names import public_name
 from .options import ImproveOptions
@@ -41,11 +42,11 @@ def images_by_role(options: ImproveOptions, processor: BaseImageProcessor) -> Im
     are held out."""
     pictures, notes = [], []
     if options.backgrounds is not None:
-        paths = BackgroundPool(options.backgrounds, processor).paths
+        paths = BackgroundPool(options.backgrounds, eval_transform(processor)).paths
         pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
-    train = _labelled(options, options.train_split)
+    train = find_images(options.dataset, options.train_split, ("label",), masks=options.mask_folder).labelled()
     try:
-        validation = _labelled(options, options.eval_split)
+        validation = find_images(options.dataset, options.eval_split, ("label",), masks=options.mask_folder).labelled()
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
@@ -75,7 +76,3 @@ def images_by_role(options: ImproveOptions, processor: BaseImageProcessor) -> Im
                 "--eval_split and --backgrounds."
             )
     return ImageRoles(images, pictures, notes, weights)
-
-
-def _labelled(options: ImproveOptions, split: str) -> Images:
-    return find_images(options.dataset, split, ("label",), masks=options.mask_folder).labelled()

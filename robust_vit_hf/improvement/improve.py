@@ -17,7 +17,7 @@ from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
-from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
+from ..masks.own_masks import masked_images, one_mask_maker
 from ..models.model_digest import weights_digest
 from ..models.model_names import resolve
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
@@ -66,20 +66,17 @@ def run_improvement(options: ImproveOptions) -> Improvement:
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
-        roles = images_by_role(options, session.sides["before"].processor)
-        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles))
+        side = session.sides["before"]
+        roles = images_by_role(options, side.processor)
+        # All that the candidates and the model depend on, as JSON values.
+        inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
+        inputs |= {"masks": options.mask_method, "model": side.digest, "pictures": roles.pictures}
+        inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
+        inputs |= {"precision": session.accelerator.mixed_precision}
+        inputs |= {"processor": json.loads(side.processor.to_json_string())}
+        stage = Stage(folder / CANDIDATES_FOLDER, inputs)
         stage.check()
         return _improve(session, roles, stage, options)
-
-
-def _inputs(options: ImproveOptions, session: Session, roles: ImageRoles) -> dict:
-    """All that the candidates and the model depend on, as JSON values."""
-    side = session.sides["before"]
-    inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
-    inputs |= {"masks": options.mask_method, "model": side.digest}
-    inputs |= {"images": {role: images.digest for role, images in roles.images.items()}, "pictures": roles.pictures}
-    processor = json.loads(side.processor.to_json_string())
-    return inputs | {"precision": session.accelerator.mixed_precision, "processor": processor}
 
 
 def _improve(session: Session, roles: ImageRoles, stage: Stage, options: ImproveOptions) -> Improvement:
@@ -93,17 +90,21 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
             role: masked_images(images, role, *of_side, options.mask_method, folder / MASKS_FOLDER / role)
             for role, images in roles.images.items()
         }
-    masked["report"] = replace(masked["report"], group_weights=roles.group_weights)
     notes = roles.notes + [f"`{role}`: {note}" for role in ("train", "selection") for note in masked[role].notes]
     _say(2, f"Candidates, measured on {len(masked['selection'].dataset)} selection images")
     passes = options.batch_size, options.num_workers
     selecting = Backgrounds(*passes, ("original", "mixed_rand"), relevance=False)
-    before = _measure_original(session, masked, {"report": Backgrounds(*passes), "selection": selecting})
+    of_role = {
+        role: session.with_sets(
+            {role: EvaluationSet.of(masked[role].dataset, source=options.dataset, group_weights=weights)}
+        )
+        for role, weights in {"report": roles.group_weights, "selection": None}.items()
+    }
+    before = _measure_original(of_role, {"report": Backgrounds(*passes), "selection": selecting})
     stage.begin()
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
     facts["preset"] = session.preset
-    selection = session.with_sets({"selection": EvaluationSet.of(masked["selection"].dataset)})
-    trials = Trials(stage.folder, selection, selecting, masked["train"].dataset, options, facts)
+    trials = Trials(stage.folder, of_role["selection"], selecting, masked["train"].dataset, options, facts)
     mixtures = [before]
     for settings, found in trials.run_all(before):
         mixtures += found
@@ -112,6 +113,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     chosen = choose(mixtures, before, options.max_loss)
     table = candidates_table(mixtures, before, chosen, options.max_loss)
     write_atomically(folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
+    session = of_role["report"]
     if chosen.training is not None:
         _say(3, f"Model: `{chosen.training.name}`, {chosen.alpha:g} of its weights")
         if stage.result() is None:
@@ -129,17 +131,17 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     return improvement
 
 
-def _measure_original(session: Session, masked: dict[str, MaskedImages], passes: dict[str, Backgrounds]) -> Mixture:
+def _measure_original(of_role: dict[str, Session], passes: dict[str, Backgrounds]) -> Mixture:
     """The original model on the selection images. It is measured on the report images too, so that what is wrong with them is found
     before the training."""
     diagnoses = {}
     for role, backgrounds in passes.items():
-        rows = EvaluationSet.of(masked[role].dataset)
-        found = measure(session.with_sets({role: rows}), backgrounds, PREDICTIONS_FOLDER)[role]["before"]
+        session = of_role[role]
+        found = measure(session, backgrounds, PREDICTIONS_FOLDER)[role]["before"]
         diagnoses[role] = Diagnosis(found.columns, session.classes)
         if not diagnoses[role].num_mixed:
             raise ValueError(
-                f"No object of the {len(rows.dataset)} {role} images could be put on the background of another class: every object "
+                f"No object of the {len(session.sets[role].dataset)} {role} images could be put on the background of another class: every object "
                 "fills the image, or lies outside of what the model sees. Give more images, or other masks."
             )
     values, measures = diagnoses["selection"].values, diagnoses["selection"].measures

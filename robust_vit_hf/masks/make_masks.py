@@ -61,22 +61,21 @@ def make_masker(
         from .coco import CocoAnnotations
 
         return CocoAnnotations(options.annotations, options.category)
+    if isinstance(options, TokenCutOptions):
+        from .tokencut import TokenCut
+
+        settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
+        settings["refine"] = not options.coarse
+        return TokenCut.from_pretrained(options.model, device, **settings)
+    prompts = prompts_of_labels(features, options.prompts)
     if isinstance(options, GroundedOptions):
         from .grounded import GroundedSegmentation
 
         models = (options.detector, options.segmenter, device)
-        prompts = prompts_of_labels(features, options.prompts)
         return GroundedSegmentation.from_pretrained(prompts, *models, box_threshold=options.box_threshold)
-    if isinstance(options, Sam3Options):
-        from .sam3 import ConceptSegmentation
+    from .sam3 import ConceptSegmentation
 
-        prompts = prompts_of_labels(features, options.prompts)
-        return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
-    from .tokencut import TokenCut
-
-    settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
-    settings["refine"] = not options.coarse
-    return TokenCut.from_pretrained(options.model, device, **settings)
+    return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
 
 
 def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> dict[str, tuple[int, int]]:
@@ -139,7 +138,7 @@ def write_split(
     chosen, parts = None, parts_of
     if options.per_class is not None and writer is not None:
         chosen, total = PerClass(options.per_class, writer), None
-        rows, finish, parts = chosen.rows(rows), chosen.counting(finish), chosen.parts
+        rows, finish, parts = chosen.rows(rows), partial(chosen.counted, finish), chosen.parts
     counts = write_rows(writer, rows, options.skip_bad, finish, total, parts)
     if lacking := chosen and chosen.lacking():
         names = getattr(columns["label"], "names", None)

@@ -234,6 +234,7 @@ class TokenCut:
         imagenet = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
         self.normalize = normalization(self.processor or ViTImageProcessor(**imagenet))
         self.patch_size = self.vit.patch_size
+        self.models = {"model": self.vit.pretrained}  # that decide the masks, by the names of their settings
         if self.key_bias is None:
             self.key_bias = self.vit.pretrained.config.model_type == "vit"
 
@@ -256,11 +257,6 @@ class TokenCut:
             for key in loading["missing_keys"]:
                 model.state_dict()[key].zero_()
         return cls(model.eval().to(device), processor, **arguments)
-
-    @property
-    def models(self) -> dict[str, nn.Module]:
-        """The model that decides the masks, by the name of its setting."""
-        return {"model": self.vit.pretrained}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make masks of RGB images of any sizes, in order. `rows`, an argument of all mask makers, is ignored."""

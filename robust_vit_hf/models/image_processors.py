@@ -189,25 +189,26 @@ def resolve_preset(
     for any other."""
     if preset is not None:
         return preset
-    for name in filter(None, (compare, model)):
-        if recorded := _run_record(name).get("preset"):
+    registered = {name: find_model(name) for name in (compare, model) if name}
+    for name, known in registered.items():
+        if not known and (recorded := _run_record(name).get("preset")):
             return recorded if recorded in get_args(Preset) else "model"
-    return "paper" if paper_model or find_model(model) else "model"
+    return "paper" if paper_model or registered[model] else "model"
 
 
 def is_of_paper(model: str) -> bool:
     """Whether a model is registered, or finetuned from a registered one according to the record of its run."""
+    if find_model(model):
+        return True
     record = _run_record(model)
     bases = (model, record.get("base_model") or model)  # that of the bundled model is not registered
     return registered_of(record) == BUNDLED_MODEL or any(map(find_model, bases))
 
 
 def _run_record(name: str) -> dict:
-    """`run.json` beside a finetuned model; empty if there is none."""
+    """`run.json` beside a finetuned model that is not registered; empty if there is none."""
     from huggingface_hub import hf_hub_download
 
-    if find_model(name):
-        return {}
     file = Path(name, RUN_FILE)
     if is_hub_id(name):
         try:

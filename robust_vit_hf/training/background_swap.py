@@ -7,23 +7,22 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
-from transformers import BaseImageProcessor
 
 from ..data.composition import background, is_background, paste
-from ..data.transforms import eval_transform
+from ..data.transforms import Transform
 from ..utils.images import readable_suffixes, to_rgb
 
 
 class BackgroundPool:
     """Pictures without objects of the classes, in a folder and its subfolders, whose whole area is given as a background."""
 
-    def __init__(self, folder: str, processor: BaseImageProcessor):
+    def __init__(self, folder: str, transform: Transform):
         self.folder, suffixes = Path(folder), readable_suffixes()
         files = (path for path in self.folder.rglob("*") if path.suffix.lower() in suffixes)
         self.paths = sorted(path for path in files if not path.name.startswith("."))
         if not self.paths:
             raise ValueError(f"There is no folder `{folder}` with pictures, for `backgrounds`.")
-        self._transform = eval_transform(processor)
+        self._transform = transform
         for path in tqdm(self.paths, desc="backgrounds", unit="image", leave=False):
             _read(path)  # so that training does not fail on one hours later
 
@@ -79,12 +78,10 @@ def swap_backgrounds(
         return swapped
     givers = is_background(mask).flatten(1).any(dim=1).nonzero().flatten().tolist()
     donors = list(range(len(mask)))
-    for index, pick in enumerate(
-        rng.random(len(mask))
-    ):  # for every image, so that masks do not affect draws of others
-        others = [other for other in givers if other != index]
-        if drawn[index] and others:
-            donors[index] = others[int(pick * len(others))]
+    picks = rng.random(len(mask))  # for every image, so that masks do not affect draws of others
+    for index in np.flatnonzero(drawn).tolist():
+        if others := [other for other in givers if other != index]:
+            donors[index] = others[int(picks[index] * len(others))]
     swapped = paste(pixel_values, mask, background(pixel_values, mask)[donors])
     changed = torch.tensor([donor != index for index, donor in enumerate(donors)], device=mask.device)
     return torch.where(changed[:, None, None, None], swapped, pixel_values)

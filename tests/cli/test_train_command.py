@@ -83,8 +83,8 @@ def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("seed: 1\nlearning_rat: 1", ", line 2: unknown option --learning_rat; did you mean --learning_rate?"),
-        ("hub_tokne: hf_secret", ", line 1: unknown option --hub_tokne; did you mean --hub_token?"),
+        ("seed: 1\nlearning_rat: 1", ", line 2: unknown option learning_rat; did you mean learning_rate?"),
+        ("hub_tokne: hf_secret", ", line 1: unknown option hub_tokne; did you mean hub_token?"),
         ("seed: 1\nhub_token: hf_secret: 2", ", line 2: not valid YAML: mapping values are not allowed here"),
         ("seed: 1\n\nseed: 2", ", line 3: not valid YAML: `seed` is given a second time"),
         ("learning_rate:", ", line 1: Expected `learning_rate` to be a number, but got nothing (null)."),

@@ -1,5 +1,6 @@
 """Folders as people have them: class names of each file and split, splits by folder alone, and no image that vanishes."""
 
+import importlib
 import json
 import logging
 import shutil
@@ -136,7 +137,7 @@ def test_other_names_of_splits(tmp_path, folder, split):
 
 def test_two_folders_of_one_split(tmp_path):
     root = tree(tmp_path / "set", "val/cat/0.png", "valid/cat/0.png")
-    with pytest.raises(ValueError, match=r"`val` and `valid`.*both.*`validation`"):
+    with pytest.raises(ValueError, match=r"two folders of the split `validation`, `val` and `valid`"):
         load_masked_dataset(str(root), "validation")
 
 
@@ -186,7 +187,7 @@ def test_heic_is_read_if_pillow_heif_is_there(tmp_path, monkeypatch):
     without_heif(monkeypatch)
     opener = SimpleNamespace(register_heif_opener=lambda: Image.register_extension("PNG", ".heic"))
     monkeypatch.setitem(sys.modules, "pillow_heif", opener)
-    images.register_heif()
+    importlib.reload(images)
     root = tree(tmp_path / "set", "cat/0.png")
     shutil.copy(root / "cat" / "0.png", root / "cat" / "1.heic")
     assert both_ways(root)["file_name"] == ["cat/0.png", "cat/1.heic"]
@@ -233,16 +234,22 @@ def test_names_as_labels_and_a_table(tmp_path):
         ("metadata.jsonl", '{"file_name": "0.png"\n', "JSON parse error"),
         ("metadata.jsonl", '{"label": 1}\n', "`file_name`"),
         ("metadata.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "0.png", "label": "a"}\n', "label"),
-        # Names of files that would not be looked up within the folder.
-        ("metadata.jsonl", '{"file_name": "0.png", "image": "../secret.png"}', "image_file_name"),
     ],
 )
 def test_metadata_that_is_refused(tmp_path, name, content, message):
-    layouts.save(layouts.picture(0), tmp_path / "secret.png")
     root = tree(tmp_path / "set", "0.png")
     (root / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         load_masked_dataset(str(root), "train")
+
+
+def test_a_column_of_metadata_does_not_name_pictures(tmp_path):
+    """Only `…file_name` does, whose files are looked up within the folder."""
+    layouts.save(layouts.picture(1), tmp_path / "secret.png")
+    root = tree(tmp_path / "set", "0.png")
+    (root / "metadata.jsonl").write_text('{"file_name": "0.png", "image": "../secret.png"}')
+    (row,) = load_masked_dataset(str(root), "train")
+    assert row["image"].tobytes() == Image.open(root / "0.png").tobytes()
 
 
 # -- Names of files ---------------------------------------------------------------------------------------------------

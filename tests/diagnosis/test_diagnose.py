@@ -161,7 +161,7 @@ def test_masks_are_made_where_there_are_none(model, tmp_path):
     assert succeed("diagnose", *options) == printed
     assert written == {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
     # Masks of these images are not those of others, or of fewer.
-    assert "has changed since it was written" in call("diagnose", *options, "--num_images", 6).error
+    assert "has changed" in call("diagnose", *options, "--num_images", 6).error
 
 
 def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
@@ -261,7 +261,7 @@ def test_the_choice_is_balanced_and_grows():
 
 @pytest.mark.parametrize("num_images, loaded", [(3, 8), (9, 9)])
 def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, monkeypatch):
-    facts = {"class_names": tuple("abcd"), "load_evaluation_sets": lambda count: {"val": masked_dataset(count)}}
+    facts = {"class_names": tuple("abcd"), "evaluation_sets": lambda count: {"val": masked_dataset(count)}}
     monkeypatch.setitem(benchmarks(), "emoji-shift", replace(benchmarks()["emoji-shift"], **facts))
     options = DiagnoseOptions(model="any", dataset="emoji-shift", num_images=num_images, output_dir="out")
     images = load_images(options, session_of({"before": tiny_vit()}, {}))

@@ -103,7 +103,7 @@ def test_two_processes(tmp_path):
 @script_and_class
 def test_nothing_added(name, make):
     metric = make(name)
-    with pytest.raises(ValueError, match="zero"):
+    with pytest.raises(ValueError, match=r"zero|add_batch"):
         metric.compute()
     add(metric, predictions=[], references=[])
     with pytest.raises(ValueError, match="zero usable images"):

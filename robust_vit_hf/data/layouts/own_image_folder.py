@@ -64,8 +64,7 @@ class ImageFolder:
             split = _split_of(folder)
             if split in folders:
                 raise ValueError(
-                    f"`{self.root}` has the folders `{folders[split][:-1]}` and `{folder}`, which both are the split `{split}`: "
-                    "put their images into one of them."
+                    f"`{self.root}` has two folders of the split `{split}`, `{folders[split][:-1]}` and `{folder}`: make them one."
                 )
             if split is not None:
                 folders[split] = f"{folder}/"
@@ -118,30 +117,22 @@ class ImageFolder:
 
     def _named_by(self, metadata: list[str]) -> list[tuple[dict, dict]]:
         """Files and other values of the lines of metadata files."""
-        rows, used, columns = [], {"image"}, set()
+        rows = []
         for place in metadata:
             try:
                 lines = METADATA[PurePosixPath(place).name](self.root / place).to_pylist()
             except pa.ArrowInvalid as error:
-                raise ValueError(
-                    f"`{self.root / place}` is not valid: {error}. Expected an object on each line."
-                ) from error
+                raise ValueError(f"`{self.root / place}` is not valid: {error}") from error
             base = place.rpartition("/")[0]
             for line in lines:
                 named = {column: line[key] for key in line if (column := _picture_of(key))}
                 values = {key: value for key, value in line.items() if not _picture_of(key)}
                 if not named.get("image"):
                     raise ValueError(f"`{self.root / place}` has a line without `file_name` or `image_file_name`.")
-                used, columns = used | {*named}, columns | {*values}
                 files = {
                     key: path_within(self.root, place, base, name) if name else None for key, name in named.items()
                 }
                 rows.append((files, values))
-        if taken := sorted(used & columns):
-            raise ValueError(
-                f"The metadata of `{self.root}` has a column `{taken[0]}`, which is that of the images themselves: name their files in "
-                f"`{taken[0]}_file_name`, and anything else otherwise."
-            )
         return rows
 
     def _table(self, rows: list[tuple[dict, dict]]) -> datasets.Dataset:
@@ -155,7 +146,7 @@ class ImageFolder:
             types["label"] = datasets.ClassLabel(names=names)
         features = datasets.Features.from_arrow_schema(pa.table(columns).schema) | types
         files = {name: [named.get(name) and str(self.root / named[name]) for named, _ in rows] for name in pictures}
-        values = files | columns
+        values = columns | files  # a column of the name of pictures gives way to them
         return datasets.Dataset.from_dict(values, datasets.Features({name: features[name] for name in values}))
 
 

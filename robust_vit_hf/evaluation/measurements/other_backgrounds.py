@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,31 @@ class Backgrounds(Measurement):
         needed = {name: of for name, of in (("mixed_same", same), ("mixed_rand", other)) if name in mixed}
         loader = self.loader(WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed))
         explains = self.relevance and why_no_map(side.model) is None
-        compute = partial(self._compute, side, explains, black, rows.class_subset)
+
+        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
+            # Values `(B, n + 2)`: predictions in n conditions, share of the object in the pixels, and in the relevance.
+            mask, given = batch["mask"], {}
+            for name in ("mixed_same", "mixed_rand"):
+                given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in mixed else None
+            images = compose(batch["pixel_values"], mask, *given.values(), black, self.conditions)
+            inside, predicted, checked = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], []
+            for name, composed in images.items():
+                if name == "original" and explains:
+                    output = relevance_map(side.model, composed, check_finite=False)
+                    logits = output.logits.float()
+                    whole = output.relevance.sum(dim=(1, 2, 3))
+                    inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
+                else:
+                    logits = forward_logits(side.model, composed).float()
+                checked.append(logits)
+                best = top_classes(logits.nan_to_num(), rows.class_subset)[:, 0]
+                if donors := given.get(name):
+                    usable = batch[f"has_{name}"].bool() & is_background(donors[1]).flatten(1).any(dim=1)
+                    best = best.masked_fill(~usable, -1)
+                predicted.append(best)
+            values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
+            return checked, (torch.stack([value.double() for value in values], dim=1),)
+
         passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, description)
         values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
         columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
@@ -60,38 +83,6 @@ class Backgrounds(Measurement):
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
         columns |= {"object_share": values[:, -2], "relevance_on_object": values[:, -1]}
         return Measured(columns)
-
-    def _compute(
-        self,
-        side: Side,
-        explains: bool,
-        black: torch.Tensor,
-        class_subset: tuple[int, ...] | None,
-        batch: dict[str, torch.Tensor],
-    ) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
-        """Logits `(B, C)` of all conditions, and the values of the rows, `(B, n + 2)` fp64: predictions in n
-        conditions, share of the object in the pixels, and in the relevance."""
-        mask, given = batch["mask"], {}
-        for name in ("mixed_same", "mixed_rand"):
-            given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in self.conditions else None
-        images = compose(batch["pixel_values"], mask, *given.values(), black, self.conditions)
-        inside, predicted, checked = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], []
-        for name, composed in images.items():
-            if name == "original" and explains:
-                output = relevance_map(side.model, composed, check_finite=False)
-                logits = output.logits.float()
-                whole = output.relevance.sum(dim=(1, 2, 3))
-                inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
-            else:
-                logits = forward_logits(side.model, composed).float()
-            checked.append(logits)
-            best = top_classes(logits.nan_to_num(), class_subset)[:, 0]
-            if donors := given.get(name):
-                usable = batch[f"has_{name}"].bool() & is_background(donors[1]).flatten(1).any(dim=1)
-                best = best.masked_fill(~usable, -1)
-            predicted.append(best)
-        values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
-        return checked, (torch.stack([value.double() for value in values], dim=1),)
 
 
 class WithDonors(Dataset):

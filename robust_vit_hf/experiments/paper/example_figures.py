@@ -21,7 +21,6 @@ from ...results.plots import save_figure
 from ...results.run_results import Run, SetResult
 from ...results.run_summary import class_changes
 from ...utils.files import RESULTS_FILE, read_json, write_atomically
-from ...utils.plotting import PICTURE_AXES, plain
 
 
 CAPTIONS_FILE = "captions.md"
@@ -112,7 +111,8 @@ class _FigureMaker:
             "within the mask. Maps explain the predicted class."
         )
         rows = {"Relevance on the background": on_background, "Sparse relevance on the object": sparse}
-        return CaptionedFigure(_issue_figure(rows), rule, [*on_background, *sparse])
+        figure = before_after_figure([{title: examples} for title, examples in rows.items()], ("predicted",))
+        return CaptionedFigure(figure, rule, [*on_background, *sparse])
 
     def figure_2(self) -> CaptionedFigure | None:
         """Images whose prediction stays correct, is corrected or is broken."""
@@ -172,22 +172,3 @@ class _FigureMaker:
         return CaptionedFigure(
             before_after_figure(rows, (target,)), f"{rule} Maps explain the {target} class.", examples
         )
-
-
-def _issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
-    """Figure with a titled row per entry: each image beside the map of its predicted class before finetuning."""
-    rows = {title: examples for title, examples in rows.items() if examples}
-    columns = max(map(len, rows.values()))
-    figure = Figure((2.7 * columns, 2.1 * len(rows)), layout="constrained")
-    bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for band, (title, examples) in zip(bands, rows.items(), strict=True):
-        band.suptitle(plain(title), fontweight="bold", fontsize=9)
-        axes = band.subplots(1, 2 * columns, squeeze=False, subplot_kw=PICTURE_AXES)[0]
-        for place, example in enumerate(examples):
-            left, right = axes[2 * place : 2 * place + 2]
-            left.imshow(example.image)
-            left.set_title(plain(example.label), fontsize=8)
-            right.imshow(example.maps["before", "predicted"])
-            caption = f"{example.predicted['before']}, {example.confidence['before']:.0%}"
-            right.set_title(plain(caption), fontsize=8)
-    return figure

@@ -184,12 +184,12 @@ def _of_classes(results: Results) -> list[Finding]:
 
 def _with_both_groups(runs: list[Run], names: list[str]) -> list[str]:
     """Sets with images of training classes and of others in all runs."""
-
-    def both(run: Run, name: str) -> bool:
-        shown = run.sets[name].in_classes(run.training_classes)[run.sets[name].usable]
-        return run.sets[name].by_class and bool(shown.any() and not shown.all())
-
-    return [name for name in names if all(both(run, name) for run in runs)]
+    found = []
+    for name in names:
+        shown = [run.sets[name].in_classes(run.training_classes)[run.sets[name].usable] for run in runs]
+        if all(run.sets[name].by_class for run in runs) and all(of.any() and not of.all() for of in shown):
+            found.append(name)
+    return found
 
 
 def _compared(results: Results, claims: Sequence[MethodClaim]) -> list[Finding]:
