@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import datasets
+from torch import nn
 from transformers import BaseImageProcessor, Trainer
 
 from ..data.geometry import input_size
@@ -19,17 +20,33 @@ from ..utils.public_names import is_hub_id, public_name
 def describe_run(trainer: Trainer, facts: dict) -> dict:
     """Model, data, hyper-parameters and cost of a run, as JSON values, from a [`RobustViTTrainer`] after training and the
     given arguments of its `create_model_card`."""
-    args, processor = trainer.args, trainer.processing_class
+    args, validation = trainer.args, trainer.validation
     model = trainer.accelerator.unwrap_model(trainer.model)
+    facts = {"hub_model_id": trainer.hub_model_id or args.hub_model_id, "folder": args.output_dir} | facts
+    described = describe_model(model, trainer.processing_class, facts, trainer.train_dataset, trainer.eval_dataset)
+    return described | {
+        "training": _hyperparameters(trainer),
+        "validation": validation and {"images": len(trainer.eval_dataset), "text": _in_words(validation)},
+        "steps": trainer.state.global_step,
+        "seconds": round(trainer.time.seconds, 1),
+        "resumed": trainer.time.resumed,
+        **_energy(Path(args.output_dir)),
+    }
+
+
+def describe_model(
+    model: nn.Module, processor: BaseImageProcessor, facts: dict, train: object, validation: object = None
+) -> dict:
+    """Model and data of a run, as JSON values, without its training, from the given `facts`, of which `folder` is where it is saved."""
     known = ImageModel(model)
     config, image_size = known.pretrained.config, input_size(processor)
     finetuned_from = facts.get("finetuned_from") or config._name_or_path or known.name
-    name, hub_model_id = find_model(finetuned_from), trainer.hub_model_id or args.hub_model_id
-    registered, validation = MODELS.get(name), trainer.validation
+    name, hub_model_id = find_model(finetuned_from), facts.get("hub_model_id")
+    registered = MODELS.get(name)
     base_model = registered and (registered.base_model or registered.hub_ids[0])
     parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return {
-        "model_name": facts.get("model_name") or (hub_model_id or Path(args.output_dir).resolve().name).split("/")[-1],
+        "model_name": facts.get("model_name") or (hub_model_id or Path(facts["folder"]).resolve().name).split("/")[-1],
         "hub_model_id": hub_model_id,
         "revision": facts.get("revision"),
         "weights": weights_digest(model),
@@ -50,13 +67,14 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
         "forward_arguments": known.forward_arguments(image_size),
         "preset": facts.get("preset") or preset_of(processor),
         "preprocessing": _preprocessing(processor),
-        "training": _hyperparameters(trainer),
-        "data": _data(trainer.train_dataset, trainer.eval_dataset, facts, config.id2label),
-        "validation": validation and {"images": len(trainer.eval_dataset), "text": _in_words(validation)},
-        "steps": trainer.state.global_step,
-        "seconds": round(trainer.time.seconds, 1),
-        "resumed": trainer.time.resumed,
-        **_energy(Path(args.output_dir)),
+        "data": _data(train, validation, facts, config.id2label),
+        "training": {},
+        "validation": None,
+        "steps": 0,
+        "seconds": 0.0,
+        "resumed": False,
+        "energy_kwh": None,
+        "emissions_kg": None,
         **environment(),
     }
 

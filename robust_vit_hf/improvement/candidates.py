@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from ..results import choice
 from ..results.choice import loses_too_much, may_be_lost, rank
 from ..results.markdown_latex import Table
+from .composites import Composites
+from .fit_layers import Layer, LayerSettings
 
 
 # Candidates beside each other, by name, unless a method is named. On photographs, swap with the original's output gained most
@@ -29,58 +31,86 @@ class TrainingSettings:
     learning_rate: float
     steps: int
     options: dict[str, Any] = field(default_factory=dict)
+    start: str = "original"  # the model that is finetuned: that, or the one with the new `layer`
 
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return f"{self.variant.replace(' ', '-')}-{self.learning_rate:g}-{self.steps}"
+        return f"{self.variant.replace(' ', '-')}-from-{self.start}-{self.learning_rate:g}-{self.steps}"
 
     def __str__(self) -> str:
-        return f"{self.variant}, learning rate {self.learning_rate:g}, {self.steps} steps"
+        start = "" if self.start == "original" else f" from the new {self.start}"
+        return f"{self.variant}{start}, learning rate {self.learning_rate:g}, {self.steps} steps"
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture(choice.Candidate):
-    """A mixture of the original's weights with a share (`alpha`) of a trained model's, on the selection images."""
+    """A share (`alpha`) of a new layer's weights, or of a trained model's, and the rest of those before, on the selection images."""
 
-    training: TrainingSettings | None  # `None` for the original model
-    alpha: float
+    settings: LayerSettings | TrainingSettings | None = None  # `None` for the original model
+    alpha: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        outputs: Composites,
+        layer: Layer | None = None,
+        settings: LayerSettings | None = None,
+        alpha: float = 0.0,
+    ) -> Self:
+        """Outcomes by the features of the original model and a layer, or by logits."""
+        return cls(**outputs.right(layer.logits) if layer else outputs.right(), settings=settings, alpha=alpha)
 
     @property
     def strength(self) -> tuple[float, ...]:
-        return (self.training.learning_rate if self.training else 0.0, self.alpha)
+        if isinstance(self.settings, TrainingSettings):
+            return (1.0, self.settings.learning_rate, self.alpha)
+        return (0.0, 0.0, self.alpha)
 
 
-def first_trainings(method: str | None, learning_rates: Sequence[float], max_steps: int) -> list[TrainingSettings]:
-    """The short trainings: each variant at each rate."""
+def first_trainings(
+    method: str | None, learning_rates: Sequence[float], max_steps: int, starts: Sequence[str] = ("original",)
+) -> list[TrainingSettings]:
+    """The short trainings: each variant at each rate, from each start."""
     variants = VARIANTS if method is None else {method: {"method": method}}
     steps = max(1, max_steps // FIRST_SHARE)
     return [
-        TrainingSettings(name, rate, steps, options) for name, options in variants.items() for rate in learning_rates
+        TrainingSettings(name, rate, steps, options, start)
+        for start in starts
+        for name, options in variants.items()
+        for rate in learning_rates
     ]
 
 
 def finalists(mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max_steps: int) -> list[TrainingSettings]:
     """The trainings of all steps: the settings that the rule puts first, of each variant if there are several."""
-    ranked = {one.training.name: one.training for one in rank(mixtures, before, max_loss) if one.training}
+    trained = [one for one in rank(mixtures, before, max_loss) if isinstance(one.settings, TrainingSettings)]
+    ranked = {one.settings.name: one.settings for one in trained}
     first_of_variant = {one.variant: one for one in reversed(ranked.values())}
     firsts = [one for one in ranked.values() if one is first_of_variant[one.variant]]
     others = [one for one in ranked.values() if one not in firsts]
     return [replace(one, steps=max_steps) for one in (firsts + others)[:FINALISTS]]
 
 
+def choose_cheapest(mixtures: Sequence[Mixture], before: Mixture, max_loss: float) -> Mixture:
+    """The mixture that the rule chooses, see [`choice.choose`]; a training only if its gain over the best without one is resolved."""
+    cheap = choice.choose(
+        [one for one in mixtures if not isinstance(one.settings, TrainingSettings)], before, max_loss
+    )
+    chosen = choice.choose(mixtures, before, max_loss)
+    gain, _ = chosen.changes(cheap)
+    return chosen if chosen is cheap or gain.low > 0 or loses_too_much(cheap, before, max_loss) else cheap
+
+
 def candidates_table(mixtures: Sequence[Mixture], before: Mixture, chosen: Mixture, max_loss: float) -> Table:
     """Table of all candidates in the order of the rule."""
     rows = []
     for one in rank(mixtures, before, max_loss):
-        settings, training = ["original", "–", "–", "–"], one.training
-        if training is not None:
-            settings = [training.variant, f"{training.learning_rate:g}", str(training.steps), f"{one.alpha:g}"]
         marked = "chosen" if one is chosen else "loses too much" if loses_too_much(one, before, max_loss) else ""
         gain, loss = one.changes(before)
+        settings = ["original", "–"] if one.settings is None else [str(one.settings), f"{one.alpha:g}"]
         rows.append([*settings, f"{100 * one.top1():.1f}", str(gain), str(loss), marked])
-    head = ["candidate", "learning rate", "steps", "share of its weights"]
-    head += ["`mixed_rand`", "change", "change of `original`", ""]
+    head = ["candidate", "share of its weights", "`mixed_rand`", "change", "change of `original`", ""]
     bound, count = may_be_lost(before, max_loss)
     title = f"Candidates on {count} selection images, of which a candidate may lose {bound}; top-1 in per cent [95 % interval]"
     return Table(title, head, rows)

@@ -18,15 +18,23 @@ from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
 from ..masks.own_masks import masked_images, one_mask_maker
-from ..models.model_digest import weights_digest
 from ..models.model_names import resolve
-from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
-from ..results.choice import choose
-from ..utils.files import RUN_FILE, read_json, weights_written, write_atomically, write_json
+from ..utils.files import RUN_FILE, write_atomically
 from ..utils.stage import Stage
-from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
+from .candidates import (
+    FINALISTS,
+    FIRST_MIXTURES,
+    MIXTURES,
+    Mixture,
+    candidates_table,
+    choose_cheapest,
+    first_trainings,
+)
+from .composites import SELECTION_COMPOSITES, TRAINING_COMPOSITES, composite_outputs
+from .fit_layers import LayerSettings
 from .image_roles import ImageRoles, images_by_role
+from .new_layers import NewLayers
 from .options import ImproveOptions
 from .outcome import PREDICTIONS_FOLDER, Improvement, measure_outcome
 from .train_candidates import TRAINING_FOLDER, Trials
@@ -35,7 +43,7 @@ from .train_candidates import TRAINING_FOLDER, Trials
 SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores
 CANDIDATES_FOLDER, CANDIDATES_FILE, MASKS_FOLDER = "candidates", "candidates.md", "masks"
 # Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
-NO_INPUTS = {"batch_size", "num_workers", "output_dir", "model", "dataset", "backgrounds"}
+NO_INPUTS = {"effort", "batch_size", "num_workers", "output_dir", "model", "dataset", "backgrounds"}
 
 
 def improve(model: str, dataset: str, output_dir: str | Path, **options) -> Improvement:
@@ -93,31 +101,41 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     notes = roles.notes + [f"`{role}`: {note}" for role in ("train", "selection") for note in masked[role].notes]
     _say(2, f"Candidates, measured on {len(masked['selection'].dataset)} selection images")
     passes = options.batch_size, options.num_workers
-    selecting = Backgrounds(*passes, ("original", "mixed_rand"), relevance=False)
     of_role = {
         role: session.with_sets(
             {role: EvaluationSet.of(masked[role].dataset, source=options.dataset, group_weights=weights)}
         )
-        for role, weights in {"report": roles.group_weights, "selection": None}.items()
+        for role, weights in {"train": None, "selection": None, "report": roles.group_weights}.items()
     }
-    before = _measure_original(of_role, {"report": Backgrounds(*passes), "selection": selecting})
+    _check_report(of_role["report"], Backgrounds(*passes))
     stage.begin()
+    layers = NewLayers.of(side, of_role, stage.folder, passes) if options.uses_layer else None
+    before = (
+        layers.before
+        if layers
+        else Mixture.of(composite_outputs(side, of_role["selection"], SELECTION_COMPOSITES, passes))
+    )
+    mixtures = [before, *(layers.mixtures if layers else ())]
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
     facts["preset"] = session.preset
-    trials = Trials(stage.folder, of_role["selection"], selecting, masked["train"].dataset, options, facts)
-    mixtures = [before]
-    for settings, found in trials.run_all(before):
-        mixtures += found
-        if not found:
-            notes.append(f"{settings} diverged, and is left out.")
-    chosen = choose(mixtures, before, options.max_loss)
+    if options.effort == "full":
+        starts = {"original": side} | ({"layer": layers.saved_start(options.max_loss)} if layers else {})
+        trials = Trials(stage.folder, of_role["selection"], starts, masked["train"].dataset, options, facts)
+        for settings, found in trials.run_all(before):
+            mixtures += found
+            if not found:
+                notes.append(f"{settings} diverged, and is left out.")
+    chosen = choose_cheapest(mixtures, before, options.max_loss)
     table = candidates_table(mixtures, before, chosen, options.max_loss)
     write_atomically(folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
     session = of_role["report"]
-    if chosen.training is not None:
-        _say(3, f"Model: `{chosen.training.name}`, {chosen.alpha:g} of its weights")
-        if stage.result() is None:
-            _write_model(trials, chosen, folder)
+    if chosen.settings is not None:
+        _say(3, f"Model: {chosen.settings}, {chosen.alpha:g} of its weights")
+        if (stage.result() or {}).get("candidate") != _named(chosen):
+            if isinstance(chosen.settings, LayerSettings):
+                layers.write(chosen, folder, facts)
+            else:
+                trials.write(chosen, folder)
         side.processor.save_pretrained(folder)
         sides = load_sides({"after": str(folder)}, session.preset, session.accelerator)
         session = replace(session, sides=session.sides | sides)
@@ -125,29 +143,26 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     improvement = measure_outcome(session, masked["report"], table, notes, options)
     weights = [path.name for path in folder.glob("*.safetensors")]
     files = [*weights, "config.json", RUN_FILE] if weights else []
-    stage.finish(improvement.record(), [f"../{name}" for name in files])
+    stage.finish(improvement.record() | {"candidate": _named(chosen)}, [f"../{name}" for name in files])
     for path in stage.folder.glob(f"*/{TRAINING_FOLDER}"):
         shutil.rmtree(path)  # what was measured is kept
     return improvement
 
 
-def _measure_original(of_role: dict[str, Session], passes: dict[str, Backgrounds]) -> Mixture:
-    """The original model on the selection images. It is measured on the report images too, so that what is wrong with them is found
-    before the training."""
-    diagnoses = {}
-    for role, backgrounds in passes.items():
-        session = of_role[role]
-        found = measure(session, backgrounds, PREDICTIONS_FOLDER)[role]["before"]
-        diagnoses[role] = Diagnosis(found.columns, session.classes)
-        if not diagnoses[role].num_mixed:
-            raise ValueError(
-                f"No object of the {len(session.sets[role].dataset)} {role} images could be put on the background of another class: every object "
-                "fills the image, or lies outside of what the model sees. Give more images, or other masks."
-            )
-    values, measures = diagnoses["selection"].values, diagnoses["selection"].measures
-    text = f"  your model: top-1 {measures['original']}, on the backgrounds of other classes {measures['mixed_rand']}"
-    tqdm.write(text, file=sys.stderr)
-    return Mixture(values["mixed_rand"], values["original"], None, 0.0)
+def _named(chosen: Mixture) -> str:
+    return f"{chosen.settings}, {chosen.alpha:g}"
+
+
+def _check_report(session: Session, backgrounds: Backgrounds) -> None:
+    """Measure the original model on the report images, so that what is wrong with them is found before the training."""
+    found = measure(session, backgrounds, PREDICTIONS_FOLDER)["report"]["before"]
+    diagnosis = Diagnosis(found.columns, session.classes)
+    if not diagnosis.num_mixed:
+        raise ValueError(
+            f"No object of the {len(session.sets['report'].dataset)} report images could be put on the background of another class: every "
+            "object fills the image, or lies outside of what the model sees. Give more images, or other masks."
+        )
+    tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
 
 
 def _say(number: int, text: str) -> None:
@@ -163,25 +178,15 @@ def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
             started = time.perf_counter()
             forward_logits(side.model, pixels).cpu()
             times.append((time.perf_counter() - started) / len(pixels))
-    # Of a step: the forward passes of the original and of the model, and a backward pass; for maps half of that again.
-    first = first_trainings(options.method, options.learning_rates, options.max_steps)
-    steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
-    mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
-    passes = 5 * steps * options.train_batch_size + 2 * mixtures * counts["selection"] + 2 * 15 * counts["report"]
+    passes = 2 * 15 * counts["report"] + (1 + SELECTION_COMPOSITES) * counts["selection"]
+    if options.effort == "minute" or options.uses_layer:
+        passes += (1 + TRAINING_COMPOSITES) * counts["train"]
+    if options.effort == "full":
+        # Of a step: the forward passes of the original and of the model, and a backward pass; for maps half of that again.
+        first = first_trainings(options.method, options.learning_rates, options.max_steps, ("original", "layer"))
+        steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
+        mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
+        passes += 5 * steps * options.train_batch_size + (1 + SELECTION_COMPOSITES) * mixtures * counts["selection"]
     makes_masks = options.mask_method or "mask" not in roles.images["train"].rows.column_names
     masks = SECONDS_PER_MASK * sum(counts.values()) if makes_masks else 0.0
     return f"about {max(1, (min(times) * passes + masks) / 60):.0f} minutes"
-
-
-def _write_model(trials: Trials, chosen: Mixture, folder: Path) -> None:
-    """Write the chosen mixture with its record to the output folder."""
-    (side,) = trials.session.sides.values()
-    model = interpolate(side.model, trials.trained(chosen.training), chosen.alpha)
-    with weights_written(folder):
-        model.save_pretrained(folder)
-    run = read_json(trials.folder / chosen.training.name / TRAINING_FOLDER / RUN_FILE)
-    run |= {"weights": weights_digest(model), "model_name": folder.resolve().name}
-    run["training"] |= {"share of the finetuned weights": f"{chosen.alpha:g}"}
-    write_json(folder / RUN_FILE, run)
-    mixture = {"alpha": chosen.alpha, "before": side.name, "after": chosen.training.name}
-    write_json(folder / INTERPOLATION_FILE, mixture)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..diagnosis.options import OwnImagesOptions
 from ..evaluation.options import PrecisionOptions
@@ -34,8 +35,13 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         "validation",
         "split of the selection and report images, one half each; where it is missing, a third of the training images is held out",
     )
+    effort: Literal["minute", "full"] = option(
+        "minute",
+        "`minute` (the default): a new last layer alone, from features that are computed once; `full`: finetuning too, from your model and "
+        "from the one with the new layer, which takes many minutes",
+    )
     method: str | None = option(
-        None, "train this method with its defaults instead of background swap", choices=method_names
+        None, "for --effort full: train this method with its defaults instead of background swap", choices=method_names
     )
     backgrounds: str | None = option(
         None,
@@ -56,8 +62,15 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
     output_dir: Path = output_dir()
 
+    @property
+    def uses_layer(self) -> bool:
+        """Whether new last layers are candidates."""
+        return self.method is None
+
     def __post_init__(self):
         super().__post_init__()
+        if self.method is not None and self.effort == "minute":
+            raise ValueError("--method is trained with --effort full alone: give it too")
         check_output_dir(self.output_dir, self.dataset, self.mask_folder, self.backgrounds)
         if self.backgrounds is not None and self.method is not None:
             raise ValueError("--backgrounds are those of the swap: leave out --method")

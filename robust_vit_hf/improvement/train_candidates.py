@@ -1,7 +1,7 @@
 """Training of candidates, and their measurement on the selection images. Each is a stage in a folder of its own."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,19 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
-from ..diagnosis.verdict import Diagnosis
 from ..evaluation.image_passes import NonFiniteLogits
-from ..evaluation.measurements.other_backgrounds import Backgrounds
-from ..evaluation.session import Session
+from ..evaluation.session import Session, Side
 from ..models.loading import load_model
-from ..models.weight_mixture import interpolate
+from ..models.model_digest import weights_digest
+from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..training.checkpoints import last_checkpoint
 from ..training.config import RobustViTConfig
 from ..training.interrupts import TrainingInterrupted
 from ..training.trainer import RobustViTTrainer, TrainingDiverged
-from ..utils.files import RUN_FILE
+from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.stage import Stage
 from .candidates import FIRST_MIXTURES, MIXTURES, Mixture, TrainingSettings, finalists, first_trainings
+from .composites import SELECTION_COMPOSITES, composite_outputs
 from .options import ImproveOptions
 
 
@@ -37,13 +37,14 @@ class Trials:
 
     Args:
         session: session with the original model and one set, the selection images.
+        starts: models to finetune, by name: their folder, Hub id or name, and the model itself.
         train: images to train on, with masks and labels of the model.
         facts: for the run's record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
     """
 
     folder: Path
     session: Session
-    backgrounds: Backgrounds
+    starts: Mapping[str, Side]
     train: datasets.Dataset
     options: ImproveOptions
     facts: dict[str, str]
@@ -52,7 +53,7 @@ class Trials:
         """Train and measure each variant and rate for a third of the steps, then two for all. Candidates that diverged have no
         mixtures."""
         options, found = self.options, []
-        first = first_trainings(options.method, options.learning_rates, options.max_steps)
+        first = first_trainings(options.method, options.learning_rates, options.max_steps, [*self.starts])
         for number, settings in enumerate(first, 1):
             tqdm.write(f"  {number} of {len(first)}: {settings}", file=sys.stderr)
             found.append(mixtures := self._run(settings))
@@ -76,17 +77,15 @@ class Trials:
         ]
 
     def _measured(self, settings: TrainingSettings) -> dict[str, Any]:
-        """Whether each selection image is right, by the share of the finetuned weights and the condition."""
-        values = {}
-        (rows,), (side,) = self.session.sets.values(), self.session.sides.values()
+        """Outcomes on the selection images, see [`Composites.right`], by the share of the finetuned weights."""
+        options, values, start = self.options, {}, self.starts[settings.start]
         try:
             trained = self.trained(settings)
-            for alpha in MIXTURES if settings.steps == self.options.max_steps else FIRST_MIXTURES:
-                mixed = replace(side, model=interpolate(side.model, trained, alpha))
-                name = f"{settings.name}, {alpha:g} of its weights"
-                found = self.backgrounds.measure(mixed, rows, self.session, name, None)
-                right = Diagnosis(found.columns, self.session.classes).values
-                values[f"{alpha:g}"] = {name: right[name].tolist() for name in self.backgrounds.conditions}
+            for alpha in MIXTURES if settings.steps == options.max_steps else FIRST_MIXTURES:
+                mixed = replace(start, model=interpolate(start.model, trained, alpha))
+                passes = options.batch_size, options.num_workers
+                found = composite_outputs(mixed, self.session, SELECTION_COMPOSITES, passes).right()
+                values[f"{alpha:g}"] = {name: right.tolist() for name, right in found.items()}
         except (TrainingDiverged, NonFiniteLogits) as error:
             tqdm.write(f"  {settings} is left out: {error}", file=sys.stderr)
             return {}
@@ -100,7 +99,7 @@ class Trials:
         return load_model(str(folder)).to(self.session.accelerator.device)
 
     def _train(self, settings: TrainingSettings, folder: Path) -> None:
-        options, (side,) = self.options, self.session.sides.values()
+        options, side = self.options, self.starts[settings.start]
         set_seed(options.seed)
         config = RobustViTConfig(
             output_dir=str(folder),
@@ -130,3 +129,16 @@ class Trials:
             ) from error
         trainer.save_model(_internal_call=True)
         trainer.create_model_card(**self.facts)
+
+    def write(self, chosen: Mixture, folder: Path) -> None:
+        """Write a mixture with its record to a folder."""
+        settings, start = chosen.settings, self.starts[chosen.settings.start]
+        model = interpolate(start.model, self.trained(settings), chosen.alpha)
+        with weights_written(folder):
+            model.save_pretrained(folder)
+        run = read_json(self.folder / settings.name / TRAINING_FOLDER / RUN_FILE)
+        run |= {"weights": weights_digest(model), "model_name": folder.resolve().name}
+        run["training"] |= {"share of the finetuned weights": f"{chosen.alpha:g}"}
+        write_json(folder / RUN_FILE, run)
+        mixture = {"alpha": chosen.alpha, "before": start.name, "after": settings.name}
+        write_json(folder / INTERPOLATION_FILE, mixture)

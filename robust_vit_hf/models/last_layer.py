@@ -39,6 +39,19 @@ class LastLayer:
         ):
             raise NoLastLayer(f"The logits of `{self.model.name}` are not those of a linear layer of the model.")
 
+    def of(self, copy: nn.Module) -> "LastLayer":
+        """The last layer of a copy of the model."""
+        found = object.__new__(LastLayer)
+        found.model, found.pretrained, found.zero_shot = ImageModel(copy), ImageModel(copy).pretrained, self.zero_shot
+        names = {id(module): name for name, module in self.pretrained.named_modules()}
+        found.layers = [found.pretrained.get_submodule(names[id(layer)]) for layer in self.layers]
+        return found
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether a bias can be put in place of the model's."""
+        return not self.zero_shot and all(layer.bias is not None for layer in self.layers)
+
     @property
     def weight(self) -> torch.Tensor:
         if self.zero_shot:

@@ -1,0 +1,119 @@
+"""Outputs of a model for images and for their objects on other backgrounds: logits, or the features that its last layer reads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Subset
+from transformers import default_data_collator
+
+from ..data.composition import background, draw_donors, is_background, paste
+from ..evaluation.image_passes import TransformedRows, batch_outputs
+from ..evaluation.measurements.other_backgrounds import WithDonors
+from ..evaluation.session import Session, Side
+from ..models.last_layer import LastLayer
+from ..relevance.relevance_map import forward_logits
+from ..utils.stage import Stage
+
+
+OUTPUTS_FILE = "outputs.npy"
+TRAINING_COMPOSITES, SELECTION_COMPOSITES = 4, 4  # of each image
+
+
+@dataclass(frozen=True, eq=False)
+class Composites:
+    """Outputs, D logits or features, for N images, and for K composites of each.
+
+    Args:
+        original: `(N, D)` fp32, of the images as they are.
+        mixed: `(N, K, D)` fp32, of their objects on the backgrounds of images of other classes; NaN where the donor has no background.
+        labels: `(N,)` int64.
+    """
+
+    original: np.ndarray
+    mixed: np.ndarray
+    labels: np.ndarray
+
+    def right(self, logits_of: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs) -> dict[str, np.ndarray]:
+        """Whether each image is right as it is, `original` `(N,)`, and the share of its composites that are, `mixed_rand` `(N,)`, NaN
+        where there are none; `logits_of` turns features into logits."""
+        known = ~np.isnan(self.mixed[..., 0])
+        hits = (logits_of(self.mixed).argmax(axis=-1) == self.labels[:, None]) & known
+        with np.errstate(invalid="ignore"):
+            mixed_rand = hits.sum(axis=1) / known.sum(axis=1)
+        original = (logits_of(self.original).argmax(axis=-1) == self.labels).astype(float)
+        return {"original": original, "mixed_rand": mixed_rand}
+
+
+def composite_outputs(
+    side: Side,
+    session: Session,
+    count: int,
+    passes: tuple[int, int],
+    layer: LastLayer | None = None,
+    folder: Path | None = None,
+    seed: int = 0,
+) -> Composites:
+    """Outputs of a side for the one set of a session, with `count` composites an image.
+
+    Args:
+        passes: batch size, and number of processes that read images.
+        layer: the last layer of the side, for its features instead of its logits.
+        folder: of a stage that keeps them, and goes on after a kill; by default nothing is kept.
+    """
+    (rows,) = session.sets.values()
+    labels = np.array([accepted[0] for accepted in rows.accepted])
+    size = session.classes if layer is None else layer.weight[0]
+    values = np.full((len(labels), 1 + count, len(size)), np.nan, np.float32)
+    if folder is not None:
+        stage = Stage(folder, session.inputs("before", rows) | {"composites": count, "seed": seed})
+        stage.begin()
+        if not (folder / OUTPUTS_FILE).is_file():
+            np.save(folder / OUTPUTS_FILE, values)
+        values = np.load(folder / OUTPUTS_FILE, "r+")
+    done = int((~np.isnan(values[:, 0, 0])).sum())
+    _compute(side, session, labels, values[done:], count, passes, layer, seed, done)
+    if folder is not None:
+        stage.finish({}, [OUTPUTS_FILE])
+    return Composites(values[:, 0], values[:, 1:], labels)
+
+
+def _compute(
+    side: Side,
+    session: Session,
+    labels: np.ndarray,
+    values: np.ndarray,
+    count: int,
+    passes: tuple[int, int],
+    layer: LastLayer | None,
+    seed: int,
+    done: int,
+) -> None:
+    """Fill `values` of the images from `done` on."""
+    ((name, rows),) = session.sets.items()
+    side.model.eval()
+    names = [f"composite_{number}" for number in range(count)]
+    donors = {one: draw_donors(labels.tolist(), seed + number)[1] for number, one in enumerate(names)}
+    images = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
+
+    def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        pictures, unusable = [batch["pixel_values"]], []
+        for one in names:
+            donor, mask = batch[f"{one}_pixel_values"], batch[f"{one}_mask"]
+            pictures.append(paste(batch["pixel_values"], batch["mask"], background(donor, mask)))
+            unusable.append(~batch[f"has_{one}"].bool() | ~is_background(mask).flatten(1).any(dim=1))
+        of_all = torch.cat(pictures)
+        logits, outputs = layer.outputs(of_all) if layer else (forward_logits(side.model, of_all),) * 2
+        outputs = outputs.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()
+        for number, of_composite in enumerate(unusable, 1):
+            outputs[of_composite, number] = torch.nan
+        return list(logits.chunk(len(pictures))), (outputs,)
+
+    rest = Subset(WithDonors(images, donors), range(done, len(labels)))
+    loader = DataLoader(rest, passes[0], num_workers=passes[1], collate_fn=default_data_collator)
+    remaining = rows.dataset.select(range(done, len(labels)))
+    for place, _, (outputs,) in batch_outputs(loader, compute, remaining, session.accelerator, name):
+        values[place, 1:] = outputs[:, 1:].cpu().numpy()
+        values[place, 0] = outputs[:, 0].cpu().numpy()  # last, since it says that the image is complete

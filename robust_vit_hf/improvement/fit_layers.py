@@ -1,0 +1,107 @@
+"""Last layers that decide by the object: solved in closed form, or fitted, on features of images and of their composites."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from .composites import Composites
+
+
+SHARE = 0.75  # of the weight of all images that composites have in a fit
+MAX_ITERATIONS = 200  # of L-BFGS; it converges in fewer
+MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-5, 1e-4, 1e-3)
+MIXTURES = (0.25, 0.5, 0.75, 1.0)  # shares of a new layer
+
+
+class Layer(NamedTuple):
+    """A linear layer: `weight` `(C, D)` and `bias` `(C,)`."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Logits `(…, C)` of features `(…, D)`."""
+        return features @ self.weight.T + self.bias
+
+    def mixed(self, other: "Layer", alpha: float) -> "Layer":
+        """The layer with a share `alpha` of another."""
+        return Layer(*((1 - alpha) * own + alpha * theirs for own, theirs in zip(self, other, strict=True)))
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """How a layer is made: by the map of the features, by a fit, or by a fit that begins at the map."""
+
+    variant: str
+    penalty: float
+
+    @property
+    def name(self) -> str:
+        """Name in a path."""
+        return f"{self.variant.replace(' ', '-')}-{self.penalty:g}"
+
+    def __str__(self) -> str:
+        return f"{self.variant}, penalty {self.penalty:g}"
+
+
+def map_out_background(layer: Layer, features: Composites, penalty: float, centred: bool = True) -> Layer:
+    """The layer after the linear map of the features that takes composites back to their images. It needs no labels:
+
+        A = argmin Σ ‖A (f(composite) − μ) − (f(image) − μ)‖² + penalty · s · ‖A − I‖²,   W′ = W A,   b′ = b + W (μ − A μ)
+
+    with the mean μ of the images' features, or 0 if not `centred`, for a layer without bias; and the mean variance s of a component
+    of a composite's features. It is ridge regression towards the identity, solved at once."""
+    mean = features.original.mean(axis=0) * centred
+    known = ~np.isnan(features.mixed[..., 0])
+    mixed = (features.mixed[known] - mean).astype(float)
+    original = np.repeat(features.original - mean, known.sum(axis=1), axis=0)
+    covariance = mixed.T @ mixed / len(mixed)
+    ridge = penalty * np.trace(covariance) / len(mean) * np.eye(len(mean))
+    matrix = np.linalg.solve(covariance + ridge, mixed.T @ original / len(mixed) + ridge).T
+    return Layer(layer.weight @ matrix, layer.bias + layer.weight @ (mean - matrix @ mean))
+
+
+def fit_layer(start: Layer, features: Composites, targets: np.ndarray, penalty: float) -> Layer:
+    """Multinomial logistic regression on images and composites from a given layer on, by L-BFGS: the minimum of
+
+        Σ weight · cross-entropy(softmax(W f + b), target) + penalty / 2 · (s² ‖W − W₀‖² + ‖b − b₀‖²)
+
+    with s² the mean squared norm of the features. Composites have [`SHARE`] of the weight.
+
+    Args:
+        targets: `(N, C)` probabilities of an image and of all its composites.
+    """
+    known = ~np.isnan(features.mixed[..., 0])
+    inputs = np.concatenate([features.original, features.mixed[known]]).astype(float)
+    targets = np.concatenate([targets, np.repeat(targets, known.sum(axis=1), axis=0)])
+    weights = np.repeat([(1 - SHARE) / len(known), SHARE / known.sum()], [len(known), known.sum()])
+    first, scale = start.logits(inputs), np.sqrt((inputs**2).sum(axis=1).mean())
+    inputs = np.concatenate([inputs / scale, np.ones((len(inputs), 1))], axis=1)
+
+    def loss(change: np.ndarray) -> tuple[float, np.ndarray]:
+        """Loss and gradient of a change `(C, D + 1)` of weights and bias."""
+        change = change.reshape(len(start.bias), -1)
+        logits = first + inputs @ change.T
+        value = -(weights @ (targets * log_softmax(logits, axis=1)).sum(axis=1)) + penalty / 2 * (change**2).sum()
+        gradient = (weights[:, None] * (softmax(logits, axis=1) - targets)).T @ inputs + penalty * change
+        return value, gradient.ravel()
+
+    begin = np.zeros(start.bias.size * inputs.shape[1])
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS})
+    change = found.x.reshape(len(start.bias), -1)
+    return Layer(start.weight + change[:, :-1] / scale, start.bias + change[:, -1])
+
+
+def new_layers(layer: Layer, features: Composites, has_bias: bool) -> Iterator[tuple[LayerSettings, Layer]]:
+    """New layers by their settings: of the map, and fits from the given layer on, to the original's output and to the labels."""
+    for penalty in MAP_PENALTIES:
+        yield LayerSettings("map", penalty), map_out_background(layer, features, penalty, has_bias)
+    outputs = softmax(layer.logits(features.original.astype(float)), axis=1)
+    labels = np.eye(len(layer.bias))[features.labels]
+    for penalty in FIT_PENALTIES:
+        yield LayerSettings("layer fitted to the output", penalty), fit_layer(layer, features, outputs, penalty)
+        yield LayerSettings("layer fitted to the label", penalty), fit_layer(layer, features, labels, penalty)

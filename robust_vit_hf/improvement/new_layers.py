@@ -1,0 +1,79 @@
+"""New last layers of a model, from features that are computed once, as candidates of an improvement."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..data.geometry import input_size
+from ..evaluation.session import Session, Side
+from ..hub.run_metadata import describe_model
+from ..models.last_layer import LastLayer
+from ..utils.files import RUN_FILE, weights_written, write_json
+from .candidates import MIXTURES, Mixture, choose_cheapest
+from .composites import SELECTION_COMPOSITES, TRAINING_COMPOSITES, composite_outputs
+from .fit_layers import Layer, LayerSettings, new_layers
+
+
+LAYER_FOLDER, FEATURES_FOLDER = "layer", "features"
+
+
+@dataclass(frozen=True, eq=False)
+class NewLayers:
+    """The layers by settings, and their mixtures with the original's on the selection images."""
+
+    side: Side
+    session: Session  # with the images to train on
+    folder: Path
+    last: LastLayer
+    layers: dict[LayerSettings, Layer]
+    before: Mixture
+    mixtures: list[Mixture]
+
+    @classmethod
+    def of(cls, side: Side, of_role: Mapping[str, Session], folder: Path, passes: tuple[int, int]) -> "NewLayers":
+        """Compute features and layers. A `NoLastLayer` if the model has no last linear layer."""
+        device = of_role["train"].accelerator.device
+        last = LastLayer(side.model.eval(), torch.zeros(1, 3, *input_size(side.processor), device=device))
+        counts = {"train": TRAINING_COMPOSITES, "selection": SELECTION_COMPOSITES}
+        features = {
+            role: composite_outputs(side, of_role[role], count, passes, last, folder / FEATURES_FOLDER / role)
+            for role, count in counts.items()
+        }
+        own = Layer(*(values.cpu().double().numpy() for values in (last.weight, last.bias)))
+        layers = dict(new_layers(own, features["train"], last.has_bias))
+        before = Mixture.of(features["selection"], own)
+        mixtures = [
+            Mixture.of(features["selection"], own.mixed(layer, alpha), settings, alpha)
+            for settings, layer in layers.items()
+            for alpha in MIXTURES
+        ]
+        return cls(side, of_role["train"], folder, last, {None: own} | layers, before, mixtures)
+
+    def model(self, chosen: Mixture) -> torch.nn.Module:
+        """Copy of the original model with a mixture's layer."""
+        model = deepcopy(self.side.model)
+        layer = self.layers[None].mixed(self.layers[chosen.settings], chosen.alpha)
+        weight, bias = (torch.from_numpy(values).float().to(model.device) for values in layer)
+        self.last.of(model).replace(weight, bias)
+        return model
+
+    def saved_start(self, max_loss: float) -> Side:
+        """The original model with the layer that the rule chooses, saved to be finetuned from."""
+        model = self.model(choose_cheapest([self.before, *self.mixtures], self.before, max_loss))
+        folder = self.folder / LAYER_FOLDER
+        model.save_pretrained(folder)
+        self.side.processor.save_pretrained(folder)
+        return Side.of(model, self.side.processor, str(folder))
+
+    def write(self, chosen: Mixture, folder: Path, facts: dict) -> None:
+        """Write a mixture as a model, with its record."""
+        model = self.model(chosen)
+        with weights_written(folder):
+            model.save_pretrained(folder)
+        (rows,) = self.session.sets.values()
+        run = describe_model(model, self.side.processor, facts | {"folder": folder}, rows.dataset)
+        run["training"] = {"last layer": str(chosen.settings), "share of the new layer": f"{chosen.alpha:g}"}
+        write_json(folder / RUN_FILE, run)

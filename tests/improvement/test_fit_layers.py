@@ -1,0 +1,114 @@
+"""New last layers, against the minimum of what they are said to minimise."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robust_vit_hf.improvement.composites import Composites
+from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background
+
+
+CLASSES, SIZE, IMAGES, EACH = 5, 12, 40, 3
+
+
+def features(seed: int = 0) -> Composites:
+    """Features whose composites have another background, in four directions, and one composite without a donor."""
+    rng = np.random.default_rng(seed)
+    original = rng.normal(size=(IMAGES, SIZE)) + 1
+    background = rng.normal(size=(IMAGES, EACH, 4)) @ rng.normal(size=(4, SIZE))
+    mixed = original[:, None] + 2 * background
+    mixed[3, 1] = np.nan
+    return Composites(original.astype(np.float32), mixed.astype(np.float32), rng.integers(0, CLASSES, IMAGES))
+
+
+def layer(seed: int = 1) -> Layer:
+    rng = np.random.default_rng(seed)
+    return Layer(rng.normal(size=(CLASSES, SIZE)), rng.normal(size=CLASSES))
+
+
+def minimum(parameters, loss):
+    """Parameters at the minimum of a loss, by another solver in double precision."""
+    solver = torch.optim.LBFGS(parameters, max_iter=2000, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+    def closure():
+        solver.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    for _ in range(5):
+        solver.step(closure)
+    return [parameter.detach().numpy() for parameter in parameters]
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_the_map_minimises_its_objective(centred):
+    found, own = features(), layer()
+    known = torch.from_numpy(~np.isnan(found.mixed[..., 0]))
+    original, mixed = (torch.from_numpy(values).double() for values in (found.original, found.mixed))
+    mean = original.mean(dim=0) * centred
+    pairs = (mixed - mean)[known], (original - mean)[:, None].expand_as(mixed)[known]
+    scale = pairs[0].square().mean()
+    matrix = torch.eye(SIZE, dtype=torch.float64).requires_grad_()
+    identity = torch.eye(SIZE, dtype=torch.float64)
+
+    def loss():
+        distance = (pairs[0] @ matrix.T - pairs[1]).square().sum(dim=1).mean()
+        return distance + 0.7 * scale * (matrix - identity).square().sum()
+
+    (expected,) = minimum([matrix], loss)
+    new = map_out_background(own, found, 0.7, centred)
+    np.testing.assert_allclose(new.weight, own.weight @ expected, atol=1e-4)
+    mean = mean.numpy()
+    np.testing.assert_allclose(new.bias, own.bias + own.weight @ (mean - expected @ mean), atol=1e-4)
+    assert centred or np.array_equal(new.bias, own.bias)
+
+
+def test_the_map_takes_the_background_out():
+    """On images that it has not seen, a composite's logits come near its image's, and the image's stay."""
+    (seen, unseen), own = (features(0), features(0)), layer()
+    seen = Composites(seen.original[:30], seen.mixed[:30], seen.labels[:30])
+    new = map_out_background(own, seen, 0.01)
+    mixed, original = unseen.mixed[30:], unseen.original[30:, None]
+    before = np.abs(own.logits(mixed) - own.logits(original)).mean()
+    after = np.abs(new.logits(mixed) - new.logits(original)).mean()
+    assert after < 0.35 * before
+    strong = map_out_background(own, seen, 1e9)
+    np.testing.assert_allclose(strong.weight, own.weight, atol=1e-6)
+
+
+def test_the_fit_minimises_its_objective():
+    found, own = features(), layer()
+    rng = np.random.default_rng(2)
+    targets = rng.dirichlet(np.ones(CLASSES), IMAGES)
+    new = fit_layer(own, found, targets, 0.03)
+    known = torch.from_numpy(~np.isnan(found.mixed[..., 0]))
+    original, mixed, wanted = (torch.from_numpy(v).double() for v in (found.original, found.mixed, targets))
+    inputs = torch.cat([original, mixed[known]])
+    scale = inputs.square().sum(dim=1).mean()
+    first = [torch.from_numpy(values) for values in own]
+    weight, bias = (values.clone().requires_grad_() for values in first)
+
+    def loss():
+        def entropy(features, wanted):
+            return -(wanted * F.log_softmax(features @ weight.T + bias, dim=1)).sum(dim=1).mean()
+
+        mixed_targets = wanted[:, None].expand(-1, EACH, -1)[known]
+        value = (1 - SHARE) * entropy(original, wanted) + SHARE * entropy(mixed[known], mixed_targets)
+        change = scale * (weight - first[0]).square().sum() + (bias - first[1]).square().sum()
+        return value + 0.03 / 2 * change
+
+    expected = minimum([weight, bias], loss)
+    np.testing.assert_allclose(new.weight, expected[0], atol=2e-3)
+    np.testing.assert_allclose(new.bias, expected[1], atol=2e-3)
+
+
+def test_outcomes_count_composites_with_a_donor():
+    original = np.array([[0, 1], [1, 0]], np.float32)
+    mixed = np.array([[[0, 1], [1, 0]], [[np.nan, np.nan]] * 2], np.float32)
+    right = Composites(original, mixed, np.array([1, 1])).right()
+    assert right["original"].tolist() == [1, 0]
+    np.testing.assert_array_equal(right["mixed_rand"], [0.5, np.nan])
+    flipped = Composites(original, mixed, np.array([1, 1])).right(lambda outputs: outputs[..., ::-1])
+    assert flipped["original"].tolist() == [0, 1] and flipped["mixed_rand"][0] == 0.5
