@@ -12,8 +12,8 @@ from .before_after_examples import Example
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Images with their relevance maps before and after, or before alone, one column each; examples by title are side by side in a row.
-    With both targets, maps of the class `true` are shown only where the prediction is wrong."""
+    """Images with their relevance maps before and after, one column each; examples by title are side by side in a row. With both
+    targets, maps of the class `true` are shown only where the prediction is wrong. Examples of one side have its confidence too."""
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
     sides = max(len(example.predicted) for row in rows for examples in row.values() for example in examples)
@@ -34,6 +34,8 @@ def before_after_figure(
                     for target in targets:
                         if target == "predicted" or len(targets) == 1 or predicted != example.label:
                             named = predicted if target == "predicted" else example.label
+                            if sides == 1:
+                                named = f"{named}, {example.confidence[side]:.0%}"
                             pictures.append((f"{side}, {target}:\n{named}", example.maps[side, target]))
                 for axis, (caption, picture) in zip(axes[:, column], pictures, strict=False):
                     axis.imshow(picture)
