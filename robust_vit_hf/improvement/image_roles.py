@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+import datasets
+import torch
 import xxhash
-from transformers import BaseImageProcessor
+from torch.utils.data import DataLoader
+from transformers import default_data_collator
 
 from ..data.composition import draw_donors
 from ..data.dataset_digest import contents_of
@@ -11,6 +14,9 @@ from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
 from ..data.transforms import eval_transform
+from ..evaluation.image_passes import TransformedRows, batch_outputs
+from ..evaluation.session import Session
+from ..relevance.relevance_map import forward_logits
 from ..training.background_swap import BackgroundPool
 from ..utils.public_names import public_name
 from .options import ImproveOptions
@@ -37,16 +43,19 @@ class ImageRoles:
     group_weights: dict[str, float] | None
 
 
-def images_by_role(options: ImproveOptions, processor: BaseImageProcessor) -> ImageRoles:
+def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
     """Find the images of each role, in which the pictures of `backgrounds` have no part. Without validation split, training images
-    are held out."""
+    are held out. Images without classes get those that the original model predicts."""
     pictures, notes = [], []
     if options.backgrounds is not None:
-        paths = BackgroundPool(options.backgrounds, eval_transform(processor)).paths
+        paths = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor)).paths
         pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
-    train = find_images(options.dataset, options.train_split, ("label",), masks=options.mask_folder).labelled()
+    train = _labelled(
+        find_images(options.dataset, options.train_split, masks=options.mask_folder), options, session, notes
+    )
     try:
-        validation = find_images(options.dataset, options.eval_split, ("label",), masks=options.mask_folder).labelled()
+        found = find_images(options.dataset, options.eval_split, masks=options.mask_folder)
+        validation = _labelled(found, options, session, notes)
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
@@ -76,3 +85,24 @@ def images_by_role(options: ImproveOptions, processor: BaseImageProcessor) -> Im
                 "--eval_split and --backgrounds."
             )
     return ImageRoles(images, pictures, notes, weights)
+
+
+def _labelled(images: Images, options: ImproveOptions, session: Session, notes: list[str]) -> Images:
+    """The labelled images; without labels, all with those that the original model predicts, of which `notes` tell."""
+    if "label" in images.rows.column_names:
+        return images.labelled()
+    (side,), predicted = session.sides.values(), []
+    rows = TransformedRows(images.rows.select_columns(["image"]), eval_transform(side.processor))
+    loader = DataLoader(rows, options.batch_size, num_workers=options.num_workers, collate_fn=default_data_collator)
+
+    def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        return [forward_logits(side.model.eval(), batch["pixel_values"])], ()
+
+    for _, (logits,), _ in batch_outputs(loader, compute, images.rows, session.accelerator, images.split):
+        predicted += logits.argmax(dim=1).tolist()
+    notes.append(
+        f"The images of `{images.split}` have no classes: right is what your model predicts for an image as it is, and top-1 is how often "
+        "the prediction stays that."
+    )
+    feature = datasets.ClassLabel(names=session.classes)
+    return replace(images, rows=images.rows.add_column("label", predicted, feature=feature))

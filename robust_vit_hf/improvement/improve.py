@@ -1,6 +1,7 @@
 """`robust-vit improve`: from a model and photographs to a better model, or to the advice to keep it."""
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -18,6 +19,7 @@ from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
 from ..masks.own_masks import masked_images, one_mask_maker
+from ..models.last_layer import NoLastLayer
 from ..models.model_names import resolve
 from ..relevance.relevance_map import forward_logits
 from ..utils.files import RUN_FILE, write_atomically
@@ -40,6 +42,7 @@ from .outcome import PREDICTIONS_FOLDER, Improvement, measure_outcome
 from .train_candidates import TRAINING_FOLDER, Trials
 
 
+CHANGED = 0.04  # share of predictions at home that an improvement usually changes, of which half are for the better
 SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores
 CANDIDATES_FOLDER, CANDIDATES_FILE, MASKS_FOLDER = "candidates", "candidates.md", "masks"
 # Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
@@ -75,7 +78,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
                 "`robust-vit train` on several."
             )
         side = session.sides["before"]
-        roles = images_by_role(options, side.processor)
+        roles = images_by_role(options, session)
         # All that the candidates and the model depend on, as JSON values.
         inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
         inputs |= {"masks": options.mask_method, "model": side.digest, "pictures": roles.pictures}
@@ -107,9 +110,15 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
         )
         for role, weights in {"train": None, "selection": None, "report": roles.group_weights}.items()
     }
-    _check_report(of_role["report"], Backgrounds(*passes))
+    _check_report(of_role["report"], Backgrounds(*passes), options.max_loss)
     stage.begin()
-    layers = NewLayers.of(side, of_role, stage.folder, passes) if options.uses_layer else None
+    layers = None
+    try:
+        layers = NewLayers.of(side, of_role, stage.folder, passes) if options.uses_layer else None
+    except NoLastLayer as error:
+        if options.effort == "minute":
+            raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
+        notes.append(f"{error} So it was finetuned alone.")
     before = (
         layers.before
         if layers
@@ -153,8 +162,9 @@ def _named(chosen: Mixture) -> str:
     return f"{chosen.settings}, {chosen.alpha:g}"
 
 
-def _check_report(session: Session, backgrounds: Backgrounds) -> None:
-    """Measure the original model on the report images, so that what is wrong with them is found before the training."""
+def _check_report(session: Session, backgrounds: Backgrounds, max_loss: float) -> None:
+    """Measure the original model on the report images, so that what is wrong with them, and whether they are too few to
+    tell, is said before the training."""
     found = measure(session, backgrounds, PREDICTIONS_FOLDER)["report"]["before"]
     diagnosis = Diagnosis(found.columns, session.classes)
     if not diagnosis.num_mixed:
@@ -163,6 +173,13 @@ def _check_report(session: Session, backgrounds: Backgrounds) -> None:
             "object fills the image, or lies outside of what the model sees. Give more images, or other masks."
         )
     tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
+    count, needed = diagnosis.num_mixed, math.ceil(CHANGED * (1.96 / (max_loss / 100)) ** 2) if max_loss else math.inf
+    if count < needed:
+        tqdm.write(
+            f"  {count} report images will tell a change at home to within {196 * math.sqrt(CHANGED / count):.1f} points, and to within "
+            f"--max_loss {max_loss:g} it takes about {needed:,}: give more validation images, or expect that the cost stays unresolved.",
+            file=sys.stderr,
+        )
 
 
 def _say(number: int, text: str) -> None:

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
 from ..evaluation.before_after_examples import galleries
 from ..evaluation.finetuning_results import FIGURE_FILE, write_finetuning_results
@@ -12,11 +14,10 @@ from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session
 from ..hub.model_card import write_card
 from ..masks.own_masks import MaskedImages
-from ..results.bootstrap import Interval
+from ..results.bootstrap import Difference, Interval, Resamples
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.run_results import Run
-from ..results.run_summary import class_changes
 from ..results.run_tables import tables_of
 from ..utils.files import RUN_FILE, read_json, write_json
 from ..utils.public_names import public_name
@@ -26,6 +27,7 @@ from .options import ImproveOptions
 DIAGNOSIS_FOLDER, PREDICTIONS_FOLDER, VERDICT_FILE = "diagnosis", "predictions", "verdict.json"
 OUTCOMES = {
     "helped": "It helped",
+    "unresolved": "It helped; what it costs on the images as they are is unresolved",
     "costly": "It helped on other backgrounds, and loses more than --max_loss on the images as they are: keep your model, or raise "
     "--max_loss",
     "too few": "Too few images to tell whether it helped",
@@ -69,7 +71,8 @@ class Improvement:
             return "worse"
         if gain.low <= 0:
             return "too few"
-        return "costly" if loss.high < -self.max_loss / 100 else "helped"
+        bound = -self.max_loss / 100
+        return "costly" if loss.high < bound else "helped" if loss.low > bound else "unresolved"
 
     @property
     def verdict(self) -> str:
@@ -113,9 +116,14 @@ def measure_outcome(
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
         accuracy, names = tables_of(run), session.classes
-        changes = class_changes([run], "report").items()  # the most harmed first
-        if worse := [f"{names[label]} {100 * change:+.0f}" for label, change in changes if change < 0]:
-            text = "Classes that got worse on the images as they are, in points"
+        report = run.sets["report"]
+        labels, gains = report.classes[report.usable], report.gains().astype(float)
+        of_classes = Resamples.means(
+            {name: np.where(labels == label, gains, np.nan) for label, name in enumerate(names)}
+        )
+        changes = {name: found.interval(Difference) for name, found in of_classes.items()}
+        if worse := [f"{name} {found}" for name, found in changes.items() if found.high < 0]:
+            text = "Classes that certainly got worse on the images as they are, in points [95 % interval]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
     found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
