@@ -36,7 +36,7 @@ from .candidates import (
 from .composites import SELECTION_COMPOSITES, TRAINING_COMPOSITES, composite_outputs
 from .fit_layers import LayerSettings
 from .image_roles import ImageRoles, images_by_role
-from .new_layers import NewLayers
+from .new_layers import LAYER_FOLDER, NewLayers
 from .options import ImproveOptions
 from .outcome import PREDICTIONS_FOLDER, Improvement, measure_outcome
 from .train_candidates import TRAINING_FOLDER, Trials
@@ -153,7 +153,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     weights = [path.name for path in folder.glob("*.safetensors")]
     files = [*weights, "config.json", RUN_FILE] if weights else []
     stage.finish(improvement.record() | {"candidate": _named(chosen)}, [f"../{name}" for name in files])
-    for path in stage.folder.glob(f"*/{TRAINING_FOLDER}"):
+    for path in (*stage.folder.glob(f"*/{TRAINING_FOLDER}"), *stage.folder.glob(LAYER_FOLDER)):
         shutil.rmtree(path)  # what was measured is kept
     return improvement
 

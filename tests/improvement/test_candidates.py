@@ -1,5 +1,7 @@
 """The rule that chooses among candidates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,9 +10,11 @@ from robust_vit_hf.improvement.candidates import (
     Mixture,
     TrainingSettings,
     candidates_table,
+    choose_cheapest,
     finalists,
     first_trainings,
 )
+from robust_vit_hf.improvement.fit_layers import LayerSettings
 from robust_vit_hf.results.choice import choose, rank
 
 
@@ -45,7 +49,7 @@ def test_equals_are_ordered_by_fall_rate_and_share():
         measured(0.6, 0.95, rate=3e-6, alpha=0.5),
     ]  # fmt: skip
     order = rank(candidates, BEFORE, max_loss=1.0)
-    assert [(one.training.learning_rate, one.alpha) for one in order] == [
+    assert [(one.settings.learning_rate, one.alpha) for one in order] == [
         (3e-6, 0.5),
         (3e-6, 1.0),
         (1e-5, 1.0),
@@ -72,7 +76,7 @@ def test_images_that_do_not_count_are_left_out():
     one = measured(0.5, 0.95)
     values = one.mixed_rand.copy()
     values[50:] = np.nan  # all that were wrong
-    assert Mixture(values, one.original, one.training, 1.0).top1() == 1.0
+    assert Mixture(values, one.original, one.settings, 1.0).top1() == 1.0
 
 
 def test_first_trainings_are_each_variant_at_each_rate():
@@ -83,6 +87,15 @@ def test_first_trainings_are_each_variant_at_each_rate():
     (named,) = first_trainings("gradmask", [1e-6], max_steps=1)
     assert named.options == {"method": "gradmask"} and named.steps == 1
     assert len({one.name for one in first}) == len(first)
+
+
+def test_a_training_is_chosen_if_it_is_better_than_a_new_layer_without_doubt():
+    layer = replace(measured(0.6, 0.95), settings=LayerSettings("map", 10.0))
+    assert choose_cheapest([BEFORE, layer, measured(0.62, 0.95)], BEFORE, 1.0) is layer  # two images of 100
+    better = measured(0.7, 0.95)
+    assert choose_cheapest([BEFORE, layer, better], BEFORE, 1.0) is better
+    costly = replace(layer, original=measured(0.6, 0.9).original)
+    assert choose_cheapest([BEFORE, costly, measured(0.62, 0.95)], BEFORE, 1.0).settings.variant == "swap"
 
 
 def test_the_cost_is_at_most_four_trainings():
@@ -109,8 +122,8 @@ def test_the_table_shows_every_candidate_with_its_intervals():
     chosen, costly = measured(0.6, 0.95), measured(0.9, 0.5, rate=3e-5)
     table = candidates_table([BEFORE, costly, chosen], BEFORE, chosen, max_loss=1.0)
     assert [row[-1] for row in table.rows] == ["chosen", "", "loses too much"]
-    assert table.rows[0][4] == "60.0" and table.rows[0][5].startswith("+30.0 [+2")
-    assert table.rows[1][0] == "original" and table.rows[2][6].startswith("-45.0 [")
+    assert table.rows[0][2] == "60.0" and table.rows[0][3].startswith("+30.0 [+2")
+    assert table.rows[1][0] == "original" and table.rows[2][4].startswith("-45.0 [")
 
 
 def test_changes_are_paired_by_image():
