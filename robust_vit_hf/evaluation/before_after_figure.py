@@ -12,8 +12,9 @@ from .before_after_examples import Example
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Images with their relevance maps before and after, or before alone, one column each; examples by title are side by side in a row.
-    With both targets, maps of the class `true` are shown only where the prediction is wrong. Without maps, predictions are named."""
+    """Images with their relevance maps before and after, one column each; examples by title are side by side in a row. With both
+    targets, maps of the class `true` are shown only where the prediction is wrong. Examples of one side have its confidence too; of
+    models without maps, predictions are named."""
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
     shown = [example for row in rows for examples in row.values() for example in examples]
@@ -41,6 +42,7 @@ def before_after_figure(
                         target == "predicted" or len(targets) == 1 or predicted != example.label
                     ):
                         named = predicted if target == "predicted" else example.label
+                        named += f", {example.confidence[side]:.0%}" if sides == 1 else ""
                         pictures.append((f"{side}, {target}:\n{named}", picture))
                 for axis, (caption, picture) in zip(axes[:, column], pictures, strict=False):
                     axis.imshow(picture)
