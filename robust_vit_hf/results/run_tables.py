@@ -45,7 +45,8 @@ def main_table(rows: list[dict]) -> Table:
         "after ": lambda row: percent(row["mean_iou_after"]),
     }
     cells = {name: [show(row) for row in rows] for name, show in columns.items()}
-    return _without_empty_columns("Top-1 and relevance, in per cent", cells)
+    relevance = any(row[f"mean_iou_{side}"] is not None for row in rows for side in ("before", "after"))
+    return _without_empty_columns(f"Top-1{' and relevance' if relevance else ''}, in per cent", cells)
 
 
 def calibration_table(rows: list[dict]) -> Table:
