@@ -54,7 +54,7 @@ def image(strokes: np.ndarray, kind: int, rng: np.random.Generator) -> Image.Ima
     return Image.fromarray((255 * pixels).round().astype(np.uint8))
 
 
-def write_split(folder: Path, rows: range, kinds: str, seed: int) -> None:
+def write_split(folder: Path, rows: range, kinds: str, seed: int, bias: float = BIAS) -> None:
     """Write class folders of JPEGs. `kinds` is `habitual`, `random` or `new`."""
     digits, rng = load_digits(), np.random.default_rng(seed)
     for row in rows:
@@ -62,7 +62,7 @@ def write_split(folder: Path, rows: range, kinds: str, seed: int) -> None:
         if kinds == "new":
             kind = int(rng.integers(HABITUAL, TEXTURES))
         else:
-            kind = label if kinds == "habitual" and rng.random() < BIAS else int(rng.integers(HABITUAL))
+            kind = label if kinds == "habitual" and rng.random() < bias else int(rng.integers(HABITUAL))
         path = folder / f"digit {label}" / f"{row:04}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         image(digits.images[row], kind, rng).save(path, quality=95)
