@@ -43,7 +43,7 @@ def main() -> None:
     elif arguments.set:
         rows = load_image_set(*arguments.set)
     else:
-        rows = benchmarks()["emoji-shift"].load_evaluation_sets(arguments.num_images)["val"]
+        rows = benchmarks()["emoji-shift"].evaluation_sets(arguments.num_images)["val"]
     rows = rows.select(range(min(arguments.num_images, len(rows)))).select_columns(["image", "mask"])
     images = TransformedRows(rows, segmentation_transform(processor, squash_resample(processor)))
     loader = DataLoader(images, 16, collate_fn=default_data_collator)

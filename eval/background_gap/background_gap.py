@@ -8,3 +8,11 @@ from robust_vit_hf.results.metrics import evaluate_script
 class BackgroundGap(evaluate_script.ScriptMetric):
     metric_class = computation.BackgroundGap
     reference_url = "https://huggingface.co/papers/2006.09994"
+    citation = """\
+@inproceedings{xiao2021noise,
+  title={Noise or Signal: The Role of Image Backgrounds in Object Recognition},
+  author={Xiao, Kai and Engstrom, Logan and Ilyas, Andrew and Madry, Aleksander},
+  booktitle={International Conference on Learning Representations},
+  year={2021}
+}
+"""

@@ -8,3 +8,11 @@ from robust_vit_hf.results.metrics import worst_group_accuracy as computation
 class WorstGroupAccuracy(evaluate_script.ScriptMetric):
     metric_class = computation.WorstGroupAccuracy
     reference_url = "https://huggingface.co/papers/1911.08731"
+    citation = """\
+@inproceedings{sagawa2020distributionally,
+  title={Distributionally Robust Neural Networks for Group Shifts},
+  author={Sagawa, Shiori and Koh, Pang Wei and Hashimoto, Tatsunori B. and Liang, Percy},
+  booktitle={International Conference on Learning Representations},
+  year={2020}
+}
+"""

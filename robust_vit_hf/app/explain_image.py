@@ -35,16 +35,11 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
     """Read an image file as upright RGB, and whether it has transparency. Colours of transparent pixels are kept."""
     try:
         with Image.open(path) as file:
-            transparent = file.has_transparency_data
-            image = to_rgb(file)
-            if "exif" in file.info:  # conversion may drop it
-                image.info["exif"] = file.info["exif"]
-            return ImageOps.exif_transpose(image), transparent
+            return to_rgb(ImageOps.exif_transpose(file)), file.has_transparency_data
     except Exception as error:  # codecs raise any type
         name = Path(path).name
-        reason = str(error).replace(f" {path!r}", "").replace(path, name)
         raise ValueError(
-            f"`{name}` cannot be read as an image: {reason}. Save it as PNG or JPEG, and drop it again."
+            f"`{name}` cannot be read as an image: {str(error).replace(path, name)}. Save it as PNG or JPEG, and drop it again."
         ) from error
 
 
@@ -53,8 +48,7 @@ def compare_maps(
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
     """Explanations of an RGB image by side, for a class index or each model's prediction (`None`), and a picture of
     the difference of both maps (after − before); `None` for one model."""
-    device, scale = session.accelerator.device, PICTURE_SIDE / max(image.size)
-    shown = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
+    device, shown = session.accelerator.device, ImageOps.contain(image, (PICTURE_SIDE, PICTURE_SIDE))
     pixels = functional.pil_to_tensor(shown)[None] / 255
     explanations, placed = {}, {}
     for side, of in session.sides.items():

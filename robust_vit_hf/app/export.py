@@ -18,41 +18,7 @@ from .other_backgrounds_tab import diagnosis_folder
 
 
 PACKAGE = Path(__file__).parents[1]
-README = """---
-title: What the model looks at
-emoji: 🔦
-colorFrom: indigo
-colorTo: yellow
-sdk: gradio
-sdk_version: {sdk_version}
-python_version: "3.12"
-app_file: app.py
-license: apache-2.0
-models:
-{models}
-tags:
-- explainability
-- robustness
-- vision-transformer
----
-
-Relevance maps of `{before}` and of `{after}`, its finetuning with [{package}](https://huggingface.co/papers/2206.01161), on
-images of yours. Made by `robust-vit app --export`.
-"""
-APP = '''"""The page, on the address that the Space names."""
-
-import os
-import signal
-from pathlib import Path
-
-from robust_vit_hf.app.options import AppOptions
-from robust_vit_hf.app.server import running
-
-
-host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), int(os.environ.get("GRADIO_SERVER_PORT", 7860))
-with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, {diagnose}host=host, port=port, allowed_hosts=["*"])):
-    signal.pause()
-'''
+TEMPLATES = Path(__file__).with_name("space")
 
 
 def write_space(folder: Path, before: str, after: str, preset: Preset | None, diagnose: Path | None = None) -> None:
@@ -66,17 +32,17 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
     preset = resolve_preset(preset, before, after)
     ids = [name for name in map(resolve, (before, after)) if name not in MODELS]
     with atomic_folder(folder) as space:
-        models = "\n".join(f"- {name}" for name in ids)
         facts = {"before": before, "after": after, "preset": preset, "diagnose": ""}
+        facts |= {"models": "\n".join(f"- {name}" for name in ids), "sdk_version": gradio.__version__}
         if diagnose is not None:
             place = diagnosis_folder(diagnose)
             facts["diagnose"] = "diagnose=Path(__file__).with_name('diagnosis'), "
             (space / "diagnosis").mkdir()
             for name in (RESULTS_FILE, EXAMPLES_FILE):
                 shutil.copy(place / name, space / "diagnosis" / name)
-        readme = README.format(sdk_version=gradio.__version__, models=models, package="robust-vit-hf", **facts)
-        (space / "README.md").write_text(readme, encoding="utf-8")
-        (space / "app.py").write_text(APP.format(**facts), encoding="utf-8")
+        for name, template in (("README.md", "README.md"), ("app.py", "app.py.txt")):
+            text = (TEMPLATES / template).read_text(encoding="utf-8").format(**facts)
+            (space / name).write_text(text, encoding="utf-8")
         lines = requirements(BUNDLED_MODEL in (before, after), any(map(is_timm, ids)))
         (space / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         shutil.copytree(PACKAGE, space / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))

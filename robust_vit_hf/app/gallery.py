@@ -99,7 +99,12 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
     """A set of [`set_names`] with results that are read, or measured once and kept in the cache of `datasets`."""
     if options.results is None:
         rows = benchmark_sets(find_benchmark(session.classes), IMAGES_PER_SET)[name]
-        return _measure_once(name, session.with_sets({name: rows}))
+        session, accuracy = session.with_sets({name: rows}), Accuracy(relevance=False)
+        rows = session.sets[name]
+        inputs = [session.inputs(side, rows) | accuracy.inputs() for side in session.sides]
+        cache = Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app")
+        session = replace(session, folder=cache / json_digest(inputs), shared=cache / "originals")
+        return MeasuredSet(rows, measure_accuracy(session, accuracy)[name])
     protocol, _, set_name = name.partition("/")
     if protocol != session.preset:
         session = session.under(cast(Preset, protocol))
@@ -112,14 +117,6 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
             f"The results `{name}` were not measured with these inputs, which differ in: {', '.join(error.differing)}. Start the page "
             "with the --model, --compare, --dataset, --split and --sets that were evaluated."
         ) from error
-
-
-def _measure_once(name: str, session: Session) -> MeasuredSet:
-    accuracy = Accuracy(relevance=False)
-    rows, cache = session.sets[name], Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app")
-    inputs = [session.inputs(side, rows) | accuracy.inputs() for side in session.sides]
-    session = replace(session, folder=cache / json_digest(inputs), shared=cache / "originals")
-    return MeasuredSet(rows, measure_accuracy(session, accuracy)[name])
 
 
 def _images(options: AppOptions, name: str, session: Session, count: int) -> EvaluationSet:

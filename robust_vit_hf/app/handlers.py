@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
-from functools import cached_property, lru_cache, wraps
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from typing import Any
 
 import gradio as gr
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps
 
 from ..evaluation.session import Session, load_sides
 from ..models.image_processors import resolve_preset
+from ..relevance.architectures import VisionTransformer
 from ..utils.images import to_rgb
 from ..utils.processes import make_accelerator
 from .explain_image import Explanation, compare_maps, read_image
@@ -18,7 +20,6 @@ from .gallery import FILTERS, measured_set
 from .options import AppOptions
 from .other_backgrounds_tab import (
     Background,
-    Diagnosed,
     condition_pictures,
     find_mask,
     other_backgrounds,
@@ -33,17 +34,13 @@ PREDICTED = -1  # in the list of classes: each model's own prediction
 PAGE = 24  # images per page of the gallery
 
 
-def in_page(function: Callable) -> Callable:
+@contextmanager
+def in_page() -> Iterator[None]:
     """Decorator that shows expected errors as messages in the page."""
-
-    @wraps(function)
-    def handler(*args, **kwargs):
-        try:
-            return function(*args, **kwargs)
-        except (ValueError, OSError, ImportError) as error:
-            raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from error
-
-    return handler
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from error
 
 
 class Handlers:
@@ -53,6 +50,7 @@ class Handlers:
         self.options = options
         self.session = open_models(options)
         self.measured = lru_cache(maxsize=2)(lambda name: measured_set(options, name, self.session))
+        self.diagnosed = None if options.diagnose is None else read_diagnosis(options.diagnose, self.session)
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -60,11 +58,6 @@ class Handlers:
         if self.options.dataset is None:
             return load_samples(self.session.classes)
         return own_samples(self.options.dataset, self.options.split, self.session)
-
-    @cached_property
-    def diagnosed(self) -> Diagnosed | None:
-        """The diagnosis, if there is one."""
-        return None if self.options.diagnose is None else read_diagnosis(self.options.diagnose, self.session)
 
     @cached_property
     def backgrounds(self) -> list[Background]:
@@ -78,12 +71,7 @@ class Handlers:
         counts = Counter(names)
         return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
-    @property
-    def choices(self) -> list[tuple[str, int]]:
-        """Class choices: displayed names and indices."""
-        return [("predicted by each model", PREDICTED), *((name, i) for i, name in enumerate(self.class_names))]
-
-    @in_page
+    @in_page()
     def explain(self, path: str | None, target: int, method: str, shown: dict | None) -> list[Any]:
         """Classes, maps, difference and scores shown for an image."""
         if path is None:
@@ -102,12 +90,12 @@ class Handlers:
             maps, labels = [image.resize(maps[0].size), *maps], [*labels, None]
         return [*labels, tuple(maps), difference, measures(explained, classes)]
 
-    @in_page
+    @in_page()
     def choose_sample(self, event: gr.SelectData) -> list[Any]:
         sample = self.samples[event.index]
         return [sample.image, {"digest": digest_of(sample.image), "mask": sample.mask}]
 
-    @in_page
+    @in_page()
     def look(
         self,
         name: str | None,
@@ -130,7 +118,7 @@ class Handlers:
         captions = measured.captions(indices, self.class_names)
         return [list(zip(images, captions, strict=True)), indices, text, page]
 
-    @in_page
+    @in_page()
     def choose_image(self, name: str, indices: list[int], event: gr.SelectData) -> list[Any]:
         measured, index = self.measured(name), indices[event.index]
         row, label = measured.rows.dataset[index], int(measured.result.classes[index])
@@ -139,7 +127,7 @@ class Handlers:
         known = label >= 0 and measured.rows.by_class
         return [image, shown, label if known else PREDICTED, gr.Tabs(selected="explain")]
 
-    @in_page
+    @in_page()
     def conditions(self, shown: str, number: float | None, step: int = 0) -> list[Any]:
         """Verdict, and an image of the diagnosis in all conditions: number `number` + `step` of a kind, in a circle."""
         diagnosed = self.diagnosed
@@ -154,7 +142,7 @@ class Handlers:
         text = f"Image {place + 1} of {len(order)}: `{example.label}`"
         return [diagnosed.text, condition_pictures(example), text, place + 1]
 
-    @in_page
+    @in_page()
     def on_backgrounds(self, path: str | None) -> list[Any]:
         """Mask of the object of an image, and the predictions for it on other backgrounds."""
         if path is None:
@@ -170,8 +158,9 @@ def open_models(options: AppOptions) -> Session:
     preset = resolve_preset(options.preset, options.model, options.compare)
     accelerator = make_accelerator(bf16=False)
     names = {"before": options.model} | ({} if options.compare is None else {"after": options.compare})
-    sides = load_sides(names, preset, accelerator, with_maps=True)
+    sides = load_sides(names, preset, accelerator)
     for side in sides.values():
+        VisionTransformer(side.model)  # which refuses those without relevance maps
         side.model.eval().requires_grad_(False)
     return Session(sides, {}, accelerator, preset=preset)
 

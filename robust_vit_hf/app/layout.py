@@ -3,44 +3,24 @@ of a run."""
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import gradio as gr
 
+from ..evaluation.results_json import TABLES_FILE
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..utils.public_names import public_name
 from .gallery import FILTERS, how_to_fill, set_names
 from .handlers import PREDICTED, Handlers, thumbnail
 from .options import KEPT, LOOPBACK, AppOptions
 from .other_backgrounds_tab import KINDS
-from .runs import Report, find_reports
+from .runs import plots_of
 
 
 OUTPUT = {"interactive": False, "buttons": []}
 GRID = OUTPUT | {"show_label": False, "height": "auto", "object_fit": "cover", "allow_preview": False}  # to click
 PICTURES = GRID | {"columns": 7, "object_fit": "contain", "elem_classes": "pictures"}
 MARKS = "✓ the class of the image · ● the class of the background · ✗ another"
-STYLE = """
-.gradio-container {width: 100% !important; max-width: 1200px !important; margin: 0 auto !important}
-#examples .grid-wrap, #images .grid-wrap {max-height: none !important; min-height: 0; height: auto !important}
-#examples .grid-container {grid-template-columns: repeat(12, minmax(0, 1fr)) !important; gap: 6px}
-#images .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
-#examples .caption-label {display: none}
-#images .caption-label {font-size: 11px; max-width: 100%; white-space: normal}
-.pictures .grid-wrap {max-height: none !important; min-height: 0; height: auto !important}
-.pictures .grid-container {align-items: start; height: auto !important}
-.pictures .thumbnail-lg {aspect-ratio: auto !important; height: auto !important; text-align: left}
-.pictures .thumbnail-lg img {aspect-ratio: 1; height: auto !important}
-.pictures .caption-label {position: static !important; font-size: 12px; max-width: 100%; white-space: pre-line}
-#image .image-frame img, #object .image-frame img {object-fit: contain !important}
-#examples .thumbnail-lg {aspect-ratio: 1; height: auto !important}
-.tables {overflow-x: auto}
-.tables th, .tables td {white-space: nowrap}
-@media (max-width: 640px) {
-  .tab-container button {font-size: 14px !important; padding: 0 8px !important}
-  #examples .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
-  #images .grid-container, .pictures .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}
-}
-"""
 
 
 class Page:
@@ -49,10 +29,11 @@ class Page:
     def __init__(self, options: AppOptions):
         local = options.host in LOOPBACK and not options.allowed_hosts  # which a proxy forwards
         self.handlers = Handlers(options)
-        self.handlers.diagnosed  # noqa: B018, its errors end the start
         models = {"Model" if options.compare is None else "Before": options.model, "after": options.compare}
         names = [f"**{side}:** `{public_name(name)}`" for side, name in models.items() if name is not None]
-        sets, reports = set_names(options, self.handlers.session), find_reports(options.compare, options.results)
+        sets = set_names(options, self.handlers.session)
+        outputs = [Path(folder) for folder in (options.compare, options.results) if folder is not None]
+        reports = [folder for folder in outputs if (folder / TABLES_FILE).is_file()]
         with gr.Blocks(title="robust-vit", analytics_enabled=False, delete_cache=KEPT) as self.blocks:
             self.shown = gr.State(None)  # what is known of the image that a visitor sees
             gr.Markdown("## What the model looks at\n" + " · ".join(names))
@@ -76,9 +57,9 @@ class Page:
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 self.image = uploaded("image")
-                self.target = gr.Dropdown(
-                    self.handlers.choices, value=PREDICTED, label="Class to explain", elem_id="target"
-                )
+                names = [("predicted by each model", PREDICTED)]
+                names += [(name, index) for index, name in enumerate(self.handlers.class_names)]
+                self.target = gr.Dropdown(names, value=PREDICTED, label="Class to explain", elem_id="target")
                 methods = list(ATTRIBUTION_METHOD_NAMES)
                 self.method = gr.Dropdown(methods, value="gae", label="Attribution method", elem_id="method")
             with gr.Column(scale=3, min_width=300):
@@ -135,11 +116,11 @@ class Page:
         self.pasted = gr.Gallery(elem_id="pasted", **PICTURES)
         gr.Markdown("✓ as on its own background · ● a class of the background · ✗ another")
 
-    def add_reports(self, reports: Sequence[Report]) -> None:
-        for report in reports:
-            with gr.Accordion(report.title, open=len(reports) == 1):
-                gr.Markdown(report.tables, elem_classes="tables")
-                for plot in report.plots:
+    def add_reports(self, folders: Sequence[Path]) -> None:
+        for folder in folders:
+            with gr.Accordion(folder.resolve().name, open=len(folders) == 1):
+                gr.Markdown((folder / TABLES_FILE).read_text(encoding="utf-8"), elem_classes="tables")
+                for plot in plots_of(folder):
                     title = plot.stem.replace("_", " ")
                     gr.Image(plot, show_label=False, alt_text=title, format="png", **OUTPUT)
 

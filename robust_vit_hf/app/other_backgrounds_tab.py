@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torchvision.transforms.v2.functional import to_pil_image
+from PIL import Image, ImageOps
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
 from ..data.composition import CONDITIONS, paste
 from ..data.emoji_shift import artwork
 from ..data.emoji_shift.compose_images import classes_before
+from ..data.geometry import normalization
 from ..data.transforms import eval_transform
 from ..diagnosis.composed_examples import Composed, load_composed
 from ..evaluation.before_after_examples import EXAMPLES_FILE
@@ -136,10 +137,9 @@ def find_mask(side: Side, image: Image.Image) -> Image.Image:
 
 def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
     """An RGB image whose background is dimmed."""
-    scale = PICTURE_SIDE / max(image.size)
-    size = [max(1, round(scale * side)) for side in image.size]
-    image, mask = image.resize(size, Image.Resampling.BICUBIC), mask.resize(size)
-    return Image.composite(image, Image.blend(image, Image.new("RGB", image.size, "white"), 0.75), mask)
+    image = ImageOps.contain(image, (PICTURE_SIDE, PICTURE_SIDE))
+    dimmed = Image.blend(image, Image.new("RGB", image.size, "white"), 0.75)
+    return Image.composite(image, dimmed, mask.resize(image.size))
 
 
 def pasted_pictures(
@@ -155,10 +155,8 @@ def pasted_pictures(
                 "The object that TokenCut found lies outside of the crop that the models see: crop the image around the object."
             )
         size = pixel_values.shape[:1:-1]  # of a picture: width and height
-        others = of.processor(
-            [one.picture.resize(size) for one in backgrounds],
-            do_resize=False, do_center_crop=False, return_tensors="pt",
-        )["pixel_values"]  # fmt: skip
+        normalize = normalization(of.processor)
+        others = torch.stack([normalize(pil_to_tensor(one.picture.resize(size))) for one in backgrounds])
         composed = torch.cat([pixel_values, paste(pixel_values, weight, others)])
         with torch.no_grad():
             logits = forward_logits(of.model, composed.to(session.accelerator.device)).float().cpu()

@@ -1,10 +1,8 @@
 """Finetunings that the page shows: the newest run of the bundled model or a cached one, and tables and plots of runs."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.finetuning_results import FIGURE_FILE
-from ..evaluation.results_json import TABLES_FILE
 from ..experiments.recipes import list_recipes, train_arguments
 from ..models import emoji_shift_model as model
 from ..models.model_names import BUNDLED_MODEL, registered_of
@@ -31,22 +29,6 @@ def cached_run(**options) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Report:
-    """Markdown tables and plots from a folder."""
-
-    title: str
-    tables: str
-    plots: list[Path]
-
-
-def find_reports(*folders: str | Path | None) -> list[Report]:
-    """Reports of the folders that hold output of `robust-vit train` or `robust-vit evaluate`."""
-    reports = []
-    for folder in map(Path, filter(None, folders)):
-        if (folder / TABLES_FILE).is_file():
-            plots = [folder / FIGURE_FILE] if (folder / FIGURE_FILE).is_file() else []
-            plots += sorted((folder / "plots").glob("*/*.png"))
-            text = (folder / TABLES_FILE).read_text(encoding="utf-8")
-            reports.append(Report(folder.resolve().name, text, plots))
-    return reports
+def plots_of(folder: Path) -> list[Path]:
+    """Pictures in the output of `robust-vit train` or `robust-vit evaluate`."""
+    return [*folder.glob(FIGURE_FILE), *sorted((folder / "plots").glob("*/*.png"))]

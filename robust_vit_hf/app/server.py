@@ -3,39 +3,24 @@
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from .options import LOOPBACK, AppOptions
 
 
-REFUSED = "Invalid host header: the page is not known by this name. Start it with `--allowed_hosts NAME` to ask for it by another one."
+def own_names(app, names: Sequence[str]):
+    """ASGI app that answers requests for the address that was connected to, and for `names` of this page alone (`*` for
+    all). Otherwise a page elsewhere, whose name is made to mean this address, could ask for anything ("DNS rebinding")."""
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    async def guarded(scope, receive, send) -> None:
+        connected, _ = scope.get("server") or ("", None)
+        hosts = [f"[{name.strip('[]')}]" if ":" in name else name for name in (*names, connected)]
+        await TrustedHostMiddleware(app, hosts, www_redirect=False)(scope, receive, send)
 
-class OwnNames:
-    """ASGI middleware that answers requests for the address that was connected to, and for `names` of this page alone
-    (`*` for all). Otherwise a page elsewhere, whose name is made to mean this address, could ask for anything ("DNS
-    rebinding")."""
-
-    def __init__(self, app, names: Iterable[str]):
-        self.app, self.names = app, {name.strip("[]").lower() for name in names}
-
-    async def __call__(self, scope, receive, send) -> None:
-        from starlette.responses import PlainTextResponse
-
-        if scope["type"] in ("http", "websocket") and not self._is_own(scope):
-            await PlainTextResponse(REFUSED, status_code=400)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    def _is_own(self, scope) -> bool:
-        try:
-            name = urlsplit(f"//{dict(scope['headers']).get(b'host', b'').decode('latin-1')}").hostname or ""
-        except ValueError:
-            return False
-        return bool({"*", name} & self.names) or name == (scope.get("server") or [None])[0]
+    return guarded
 
 
 @contextmanager
@@ -55,12 +40,12 @@ def running(options: AppOptions) -> Iterator[str]:
         }
         import gradio as gr
 
-        from .layout import STYLE, Page
+        from .layout import Page
 
         @asynccontextmanager
         async def lifespan(app) -> AsyncIterator[None]:
             """Wrap the app before it listens. Middleware of `app_kwargs` would run after Gradio's, which answers CORS preflights."""
-            app.middleware_stack = OwnNames(app.middleware_stack, [*LOOPBACK, options.host, *options.allowed_hosts])
+            app.middleware_stack = own_names(app.middleware_stack, [*LOOPBACK, options.host, *options.allowed_hosts])
             yield
 
         page = Page(options).blocks
@@ -70,7 +55,7 @@ def running(options: AppOptions) -> Iterator[str]:
             server_name=options.host,
             server_port=options.port,
             theme=theme,
-            css=STYLE,
+            css_paths=Path(__file__).with_name("style.css"),
             prevent_thread_lock=True,
             quiet=True,
             share=False,

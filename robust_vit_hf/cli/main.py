@@ -12,7 +12,7 @@ from .commands import COMMANDS, Command, Group, load
 from .parser import Parser, parse
 
 
-ROOT = Group("finetune the relevance maps of vision transformers, so that they decide by the object", COMMANDS)
+ROOT = Group("Finetune the relevance maps of vision transformers, so that they decide by the object", COMMANDS)
 # Extras of this package and the modules they install.
 EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard"),
@@ -70,24 +70,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def find(argv: list[str], root: Group = ROOT, prog: str = "robust-vit") -> tuple[Command, str, list[str]]:
     """The command named by the arguments, its program name for the help, and the remaining arguments."""
-    commands = root.commands
-    names = "\n".join(f"  {name:<12} {command.summary}" for name, command in commands.items())
+    if argv and (command := root.commands.get(argv[0])):
+        name = f"{prog} {argv[0]}"
+        return find(argv[1:], command, name) if isinstance(command, Group) else (command, name, argv[1:])
+    names = "\n".join(f"  {name:<12} {command.summary}" for name, command in root.commands.items())
     parser = Parser(
         prog=prog,
         usage=f"{prog} COMMAND [options]",
-        description=f"{root.summary[0].upper()}{root.summary[1:]}.",
+        description=f"{root.summary}.",
         epilog=f"commands:\n{names}\n\n`{prog} COMMAND --help` lists the options of a command.",
     )
     parser.add_argument("command", help="see below", metavar="COMMAND")
     if root is ROOT:
         parser.add_argument("--version", action="version", version=__version__)
-    name = parser.parse_args(argv[:1]).command
-    if name not in commands:
-        parser.error(unknown("command", name, commands))
-    command = commands[name]
-    if isinstance(command, Group):
-        return find(argv[1:], command, f"{prog} {name}")
-    return command, f"{prog} {name}", argv[1:]
+    parser.error(unknown("command", parser.parse_args(argv[:1]).command, root.commands))
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,10 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
-from ..experiments.recipes import find_recipe, list_recipes, own_options, train_arguments, train_options
-from ..utils.options import Declared
+from ..experiments.recipes import find_recipe, list_recipes, train_arguments, train_options
 from .parser import Parser
 
 
@@ -21,19 +19,22 @@ Options come from a recipe, which the command line overrides: the one that --con
 
 
 def parse_arguments(argv: list[str]) -> tuple:
-    """Arguments of [`finetune`]. This package's options are checked before the Trainer's import, which takes seconds."""
+    """Arguments of [`finetune`], or exit as [`~robust_vit_hf.cli.parser.parse`]."""
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    options, rest = {}, argv
-    if not {"-h", "--help"} & {*argv}:
-        options, rest = _parse(own_options(), argv)
-    if rest:
-        # --debug belongs to all commands; a recipe can set the Trainer's option.
-        known = {name: option for name, option in train_options().items() if name != "debug"}
-        options, _ = _parse(known, argv, all_known=True)
+    parser = Parser(
+        prog="robust-vit train", usage="robust-vit train [--config RECIPE] [options]", description=DESCRIPTION
+    )
+    parser.add_argument("--config", metavar="RECIPE", help="recipe, see above")
+    # --debug belongs to all commands; a recipe can set the Trainer's option.
+    parser.add_options([option for option in train_options().values() if option.name != "debug"], undo=True)
+    options = vars(parser.parse_args(argv))
     named = options.pop("config", None)
     recipe = named or find_recipe(*(options.get(name) for name in ("model", "dataset", "method")))
-    arguments = train_arguments(recipe, **options)
+    try:
+        arguments = train_arguments(recipe, **options)
+    except ValueError as error:
+        parser.error(str(error))
     if recipe is not None and os.environ.get("RANK", "0") == "0":
         print(f"Recipe: {list_recipes().get(str(recipe), recipe)}")
     return arguments
@@ -49,20 +50,3 @@ def train(arguments: tuple) -> str:
     picture = folder / FIGURE_FILE  # only for labelled images
     look = f" Look at {picture}." if picture.is_file() else ""
     return f"\n{table}\n\nModel, card, results.json and table: {folder}.{look}" if table else ""
-
-
-def _parse(known: dict[str, Declared], argv: list[str], all_known: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """Values of known options by name, and the remaining arguments, refused if `all_known`."""
-    parser = Parser(
-        prog="robust-vit train", usage="robust-vit train [--config RECIPE] [options]", description=DESCRIPTION
-    )
-    parser.add_argument("--config", metavar="RECIPE", help="recipe, see above")
-    parser.add_options(known.values(), undo=True)
-    given, rest = (parser.parse_args(argv), []) if all_known else parser.parse_known_args(argv)
-    try:
-        for name, value in vars(given).items():
-            if name in known:
-                known[name].check(value)
-    except ValueError as error:
-        parser.error(str(error))
-    return vars(given), rest

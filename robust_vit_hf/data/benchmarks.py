@@ -30,7 +30,7 @@ class Benchmark:
     # Loads `train` and `validation`; takes `samples_per_class`, `seed`, `class_seed` and `num_classes`.
     load_finetuning_splits: Callable[..., dict[str, datasets.Dataset]]
     # Loads the evaluation sets in the order of the tables; takes the images per set and the seed of their composition.
-    load_evaluation_sets: Callable[[int, int], dict[str, datasets.Dataset]]
+    evaluation_sets: Callable[[int, int], dict[str, datasets.Dataset]]
 
 
 @cache
@@ -45,7 +45,7 @@ def benchmarks() -> dict[str, Benchmark]:
             shifted=emoji_shift.SHIFTED,
             masks="exact, from the composition of the images",
             load_finetuning_splits=emoji_shift.load_finetuning_splits,
-            load_evaluation_sets=emoji_shift.load_evaluation_sets,
+            evaluation_sets=emoji_shift.load_evaluation_sets,
         )
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCardData
 from pyarrow import parquet
 
 from ..utils.files import write_atomically
@@ -48,7 +48,6 @@ def write_card(
         table="\n".join(f"| {split} | {kept} | {rejected} |" for split, (kept, rejected) in splits.items()),
         reasons=_reasons(folder),
     )
-    DatasetCard(card)  # checks the metadata
     write_atomically(folder / CARD_FILE, card)
 
 

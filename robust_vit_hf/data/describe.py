@@ -3,18 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .find_images import find_images, find_splits, split_names
+from .find_images import find_images, find_splits
 from .image_sets import open_source
 from .imagenet_classes import wnids
 from .label_mapping import class_names_of
-from .layouts.own_image_folder import ImageFolder
 from .mask_checks import mask_problem, mask_to_tensor
 from .options import DescribeOptions
 from .row_checks import label_problem
@@ -29,7 +26,7 @@ BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "f
 
 def describe(options: DescribeOptions) -> str:
     """Describe a dataset, or an unprepared set of the paper, as [`describe_rows`] does, with the class names of your own
-    folders, splits that number them differently, and images that are left out."""
+    images."""
     if options.set is not None:
         source = open_source(options.set, [options.source], options.of_the_set)
         return describe_rows(source.rows(source.shards), len(wnids()))
@@ -39,20 +36,8 @@ def describe(options: DescribeOptions) -> str:
     num_labels = getattr(rows.features.get("label"), "num_classes", None)
     lines = [f"split: {split}", describe_rows(undecoded_rows(rows), num_labels)]
     if names := class_names_of(rows.features):
-        lines.append(f"class names: {_some(names)}")
-        for other, load in splits.items():
-            with suppress(OSError, ValueError):  # of a split that is not asked for
-                found = names if other in split_names(split) else class_names_of(load(True).features)
-                if found not in (None, names):
-                    lines.append(f"`{other}` numbers its classes differently: {_some(found)}")
-    if images := ImageFolder.find(Path(options.source)):
-        told = [left_out for name in split_names(split) if (left_out := images.read(name)[1])]
-        lines += [f"left out: {left_out}" for left_out in told]
+        lines.append(f"class names: {', '.join(names[:NUM_SHOWN])}{', …' if len(names) > NUM_SHOWN else ''}")
     return "\n".join(lines)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:NUM_SHOWN]) + (", …" if len(names) > NUM_SHOWN else "")
 
 
 def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:

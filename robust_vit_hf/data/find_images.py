@@ -12,15 +12,17 @@ from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.parquet.parquet import Parquet
 from transformers.utils import logging
 
 from ..utils.cache import cache_of, check_no_pattern
+from ..utils.public_names import is_hub_id
 from .benchmarks import benchmarks
 from .dataset_digest import dataset_identity
 from .label_mapping import class_names_of
 from .layouts.hub_tables import has_parquet
 from .layouts.own_image_folder import ImageFolder
-from .layouts.parquet_files import ParquetFiles
+from .layouts.parquet_files import class_names_of_file, class_names_of_files
 from .mask_files import with_mask_files
 from .row_checks import check_columns
 from .split_writer import made_from
@@ -39,17 +41,29 @@ class UnknownSplit(ValueError):
 @dataclass(frozen=True)
 class Images:
     """Images of a split: `rows` have `image` and, where they are known, `mask`, `label`, `group` and `file_name`; `source` is
-    a folder, file, Hub id or name of a benchmark, and `masks` the origin of the masks, for model cards."""
+    a folder, file, Hub id or name of a benchmark."""
 
     rows: Any
     source: str
     split: str
-    masks: str
 
     @property
     def name(self) -> str:
         """The split in results."""
         return self.split.partition("[")[0]
+
+    @property
+    def masks(self) -> str:
+        """Where the masks come from, for model cards."""
+        return origin_of_masks(self.source)
+
+    @property
+    def mask_files(self) -> set[str]:
+        """Paths of masks that are files of their own."""
+        if "mask" not in self.rows.column_names:
+            return set()
+        masks = self.rows.select_columns("mask").cast_column("mask", datasets.Image(decode=False))["mask"]
+        return {mask["path"] for mask in masks if mask and mask["bytes"] is None}
 
     @cached_property
     def digest(self) -> str:
@@ -100,12 +114,11 @@ def find_images(
     """
     if masks is not None and has_parquet(Path(masks)):
         source, masks = masks, None
-    origin = origin_of_masks(source)
     rows = _slice_of(find_splits(source, **options), split, source, streaming)
     if masks is not None:
         rows = with_mask_files(rows, Path(masks), split.partition("[")[0])
     check_columns(rows, split, needs)
-    return Images(rows, source, split, origin)
+    return Images(rows, source, split)
 
 
 def load_masked_dataset(
@@ -125,6 +138,7 @@ def find_splits(source: str, **options) -> dict[str, Loader]:
 
 def _splits_of_files(source: str) -> dict[str, Loader]:
     path = Path(source)
+    made_from(path)  # refuses a folder that is not complete
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(source)
         splits = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
@@ -134,30 +148,14 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
     check_no_pattern(path)
     if path.suffix == ".parquet":
         return {"train": partial(_load, "parquet", source, "train", data_files={"train": source})}
-    if not path.is_dir() and (path.exists() or "/" not in source):
-        raise FileNotFoundError(
-            f"There is no folder or parquet file `{source}`, and a Hub id has the form `owner/name`."
-        )
-    try:
-        return _splits_of_tables(source)
-    except (ConnectionError, FileNotFoundError) as error:
-        if path.exists():
-            raise
-        raise FileNotFoundError(
-            f"There is no file or folder `{source}`, and no dataset of that id could be loaded from the Hub: {error}"
-        ) from error
-
-
-def _splits_of_tables(source: str) -> dict[str, Loader]:
-    """Loaders of a folder of tables or a Hub id."""
-    folder, cache = Path(source), None
-    if folder.is_dir():
-        # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
-        # changed files, would return the rows loaded first, or their columns.
-        cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
+    if not path.is_dir() and not is_hub_id(source):
+        raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
+    # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
+    # changed files, would return the rows loaded first, or their columns.
+    cache = cache_of(file for file in sorted(path.rglob("*")) if file.is_file()) if path.is_dir() else None
     builder = datasets.load_dataset_builder(source, cache_dir=cache)
-    if files := ParquetFiles.of(builder):
-        return {split: partial(_load_parquet, source, files, split) for split in files.splits}
+    if isinstance(builder, Parquet):
+        return {str(split): partial(_load_parquet, source, builder, split) for split in builder.config.data_files}
     names = builder.info.splits or datasets.get_dataset_split_names(source)
     return {split: partial(_load, source, source, split, cache_dir=cache) for split in names}
 
@@ -173,13 +171,15 @@ def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
     return rows.to_iterable_dataset(min(len(rows), MAX_SHARDS)) if streaming else rows
 
 
-def _load_parquet(source: str, files: ParquetFiles, split: str, streaming: bool) -> Any:
+def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) -> Any:
     """Load a split with the class names of its own files."""
-    names = files.names(split)
-    if not Path(source).exists() and names == files.names_of_all:
-        return _load(source, source, split, streaming)  # whose copy in the cache is found without the Hub too
-    features = files.features if names == files.declared_names else None
-    return _load("parquet", source, "train", streaming, data_files={"train": files.splits[split]}, features=features)
+    files, declared = builder.config.data_files, class_names_of(builder.info.features or {})
+    names = class_names_of_files([*files[split]], declared)
+    # `datasets` gives all splits these names. Its copy in the cache is found without the Hub too.
+    if not Path(source).exists() and names == (declared or class_names_of_file(next(iter(files.values()))[0])):
+        return _load(source, source, str(split), streaming)
+    features = builder.info.features if names == declared else None
+    return _load("parquet", source, "train", streaming, data_files={"train": [*files[split]]}, features=features)
 
 
 def _load(name: str, source: str, split: str, streaming: bool, **options) -> Any:
@@ -205,10 +205,6 @@ def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: boo
     lengths = {name: len(splits[name]) if name in splits else 0 for name in loaders}
     parts = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
     rows = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
-    if len({class_names_of(one.features) for one in rows}) > 1:
-        raise ValueError(
-            f"The splits {spec} of `{source}` have other classes, or other numbers for them: load one of them."
-        )
     return _stream_if(datasets.concatenate_datasets(rows), streaming)
 
 

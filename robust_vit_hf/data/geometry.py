@@ -5,7 +5,7 @@ as timm's, `LevitImageProcessor`, or a function, geometry and normalisation are 
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -74,23 +74,34 @@ def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], tor
     return lambda image: black + (white - black) * (image / 255)
 
 
-def measured_masks(processor: BaseImageProcessor) -> Callable[[Image.Image], torch.Tensor]:
-    """Function that takes a mask, a greyscale picture of an image's size, wherever the processor takes the image: fp32 `(1, H, W)` in
-    [0, 1]. The mask is processed as an image, and compared with a black and a white one.
+def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
+    """Functions of images, and of masks as tensors, for a processor that does what it likes; `whole` squashes both to its size. A
+    mask is processed as an image, and compared with a black and a white one.
 
     Raises:
         ValueError: what the processor gives is not linear in the pixels, or differs each time, so that masks cannot follow.
     """
+    if whole:
+        size, normalize = [*input_size(processor)], normalization(processor)
+        squash = partial(functional.resize, size=size)
+        return (
+            lambda images: [normalize(squash(functional.pil_to_tensor(image))) for image in images],
+            lambda masks: [squash(mask / 255) for mask in masks],
+        )
     levels = lru_cache(maxsize=16)(lambda size: tuple(_flat(processor, level, size) for level in (0, 255)))
     _check_linear(processor)
 
-    def of_mask(mask: Image.Image) -> torch.Tensor:
-        black, white = levels(mask.size)
+    def of_mask(mask: torch.Tensor) -> torch.Tensor:
+        picture = functional.to_pil_image(mask)
+        black, white = levels(picture.size)
         contrast = (white - black).mean(dim=0, keepdim=True)  # 0 where the processor pads
-        inside = (_processed(processor, mask.convert("RGB")) - black).mean(dim=0, keepdim=True)
+        inside = (_processed(processor, picture.convert("RGB")) - black).mean(dim=0, keepdim=True)
         return torch.where(contrast.abs() > 1e-6, inside / contrast, 0.0).clamp(0, 1)
 
-    return of_mask
+    return (
+        lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]],
+        lambda masks: [of_mask(mask) for mask in masks],
+    )
 
 
 def _check_linear(processor: BaseImageProcessor) -> None:

@@ -39,16 +39,14 @@ class KnownSet:
     labels: Literal["one", "several", "none"] = "one"  # of an image: one, or a list of all that are accepted
     masks: bool = False
     class_names: Sequence[str] | None = None  # those of ImageNet-1k, as wnids, by default
-    factors: Mapping[str, str | Sequence[str]] = field(
-        default_factory=dict
-    )  # further columns: types, or names of classes
+    # Further columns: types, or names of classes.
+    factors: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     options: tuple[str, ...] = ()  # of the loader
     splits: tuple[str, ...] = ("test",)  # that are prepared; the first of several is the default of the option `split`
     # Configuration and split of copies as tables, by Hub id, the default first. Labels are numbered within the set.
     hub: Mapping[str, tuple[str | None, str]] = field(default_factory=dict)
-    hub_row: str | None = (
-        None  # function that gives a row from one of such a copy and its name; by names of columns by default
-    )
+    # Function that gives a row from one of such a copy and its name; by names of columns by default.
+    hub_row: str | None = None
     # Patterns of the files to download, by Hub id of a set of plain files in the official layout.
     hub_files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     class_subset: str | None = None  # its classes, see [`subset`], to which the protocol `native` restricts logits

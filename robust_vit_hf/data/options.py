@@ -56,9 +56,6 @@ class PrepareOptions(WriterOptions, SetOptions):
         "folder of the official layout, archives, or Hub id; by default the set's place on the Hub",
         positional=True,
     )
-    split: Literal["train", "validation", "test"] | None = option(
-        None, "paper-split, hard-imagenet, waterbirds: one split alone"
-    )
 
 
 @dataclass(kw_only=True)

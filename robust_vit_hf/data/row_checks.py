@@ -4,13 +4,11 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 import datasets
-from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..utils.images import to_rgb
-from .mask_checks import extent_without_edges, mask_problem
-from .schema import undecoded
+from .mask_checks import extent_without_edges
+from .schema import decode_pictures, undecoded
 
 
 logger = logging.get_logger(__name__)
@@ -78,21 +76,6 @@ def check_rows(
 def name_of(row: dict, index: int) -> str:
     """Name of an undecoded row in errors: its number and its file."""
     return f"row {index} ({(row['image'] or {}).get('path') or 'image in the table'})"
-
-
-def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, Image.Image], str | None]:
-    """Decode `image` and `mask` of a row. Returns them and their problem, or `None`."""
-    pictures = {}
-    for column in ("image", "mask"):
-        if row[column] is None:
-            return pictures, f"{column} is missing"
-        try:
-            pictures[column] = features[column].decode_example(row[column])
-            if column == "image":
-                to_rgb(pictures[column])  # refuses what transforms cannot handle
-        except Exception as error:  # codecs raise any type
-            return pictures, f"{column} cannot be decoded: {error}"
-    return pictures, mask_problem(pictures["image"], pictures["mask"])
 
 
 def label_problem(label: int | None, num_labels: int | None = None) -> str | None:

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from ..utils.images import to_rgb
 from .imagenet_classes import wnids
 from .known_sets import KNOWN_SETS
+from .mask_checks import mask_problem
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
@@ -74,6 +75,21 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
             return {"file_name": row["file_name"], "problem": f"`{where}` cannot be decoded: {error}"}, None, None
         row = row | {column: encoded}
     return row, images["image"], images["mask"]
+
+
+def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, Image.Image], str | None]:
+    """Decode `image` and `mask` of a row. Returns them and their problem, or `None`."""
+    pictures = {}
+    for column in ("image", "mask"):
+        if row[column] is None:
+            return pictures, f"{column} is missing"
+        try:
+            pictures[column] = features[column].decode_example(row[column])
+            if column == "image":
+                to_rgb(pictures[column])  # refuses what transforms cannot handle
+        except Exception as error:  # codecs raise any type
+            return pictures, f"{column} cannot be decoded: {error}"
+    return pictures, mask_problem(pictures["image"], pictures["mask"])
 
 
 def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:

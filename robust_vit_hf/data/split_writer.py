@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -37,26 +36,6 @@ def made_from(folder: Path) -> dict:
     return inputs
 
 
-class Slice(NamedTuple):
-    """Files of the source rows from `first` to before `end`: those kept and those rejected, of which one may be missing."""
-
-    first: int
-    end: int
-    kept: Path
-    rejected: Path
-
-    @property
-    def digest(self) -> str:
-        """Digest of the source rows."""
-        path = self.kept if self.kept.is_file() else self.rejected
-        return parquet.read_schema(path).metadata.get(DIGEST_KEY, b"").decode()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether both files are written: the rejected rows are first."""
-        return self.kept.is_file() or parquet.read_metadata(self.rejected).num_rows == self.end - self.first
-
-
 @dataclass(eq=False)
 class SplitWriter:
     """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold other
@@ -86,31 +65,36 @@ class SplitWriter:
         self.stage.begin()
         self._rows: list[dict] = []
         self._digests: list[str] = []
-        for left in self._found()[len(self.slices) :]:  # by a kill between the two files of a slice
-            left.kept.unlink(missing_ok=True)
-            left.rejected.unlink(missing_ok=True)
+        complete = {path.name for _, _, path in self.slices}
+        for place in (self.stage.folder, self.stage.folder / REJECTED_FOLDER):
+            for path in place.glob(f"{self.split}-*.parquet"):
+                if path.name not in complete:  # left by a kill between the two files of a slice
+                    path.unlink()
 
     @property
-    def slices(self) -> list[Slice]:
-        """Complete slices from the first row on."""
-        slices: list[Slice] = []
-        for found in self._found():
-            if found.first != (slices[-1].end if slices else 0) or not found.is_complete:
+    def slices(self) -> list[tuple[int, int, Path]]:
+        """Complete slices: the number of their first source row, that after their last, and the file of the rows that are kept.
+        Those rejected, if any, are in another of its name, which is written first."""
+        slices: list[tuple[int, int, Path]] = []
+        for path in sorted(self.stage.folder.glob(f"{self.split}-*.parquet")):
+            first, end = map(int, path.stem.split("-")[1:])
+            if first != (slices[-1][1] if slices else 0):
                 break
-            slices.append(found)
+            slices.append((first, end, path))
         return slices
 
     @property
     def position(self) -> int:
         """Number of source rows that are written."""
-        return max((one.end for one in self.slices), default=0)
+        return max((end for _, end, _ in self.slices), default=0)
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
         """Skip the source rows that are written, after comparing their digests."""
         change = None
-        for one in self.slices:
-            if change is None and self._digest(map(row_digest, islice(rows, one.end - one.first))) != one.digest:
-                change = f"rows {one.first} to {one.end - 1} differ"
+        for first, end, path in self.slices:
+            digest = parquet.read_schema(path).metadata.get(DIGEST_KEY, b"").decode()
+            if change is None and self._digest(map(row_digest, islice(rows, end - first))) != digest:
+                change = f"rows {first} to {end - 1} differ"
         if change is None and self.is_complete and next(rows, None) is not None:
             change = "it has more rows"
         if change is not None:
@@ -122,7 +106,8 @@ class SplitWriter:
 
     def written(self, columns: list[str], rejected: bool = False) -> list[dict]:
         """Values of columns of the rows in complete slices: of those kept, or of those rejected."""
-        files = [one.rejected if rejected else one.kept for one in self.slices]
+        folder = self.stage.folder / (REJECTED_FOLDER if rejected else "")
+        files = [folder / path.name for _, _, path in self.slices]
         return [
             row for path in files if path.is_file() for row in parquet.read_table(path, columns=columns).to_pylist()
         ]
@@ -146,13 +131,15 @@ class SplitWriter:
             name: [row for row in self._rows if "problem" not in row],  # last
         }
         for place, rows in parts.items():
-            if rows:  # `load_dataset` refuses empty files
+            if rows or place == name:
                 path, extra = self.stage.folder / place, {"problem": datasets.Value("string")} if place != name else {}
                 schema = datasets.Features(self.features | extra).arrow_schema
                 path.parent.mkdir(exist_ok=True)
                 with atomic_file(path) as partial:
-                    table = pa.Table.from_pylist(rows, schema.with_metadata(schema.metadata | metadata))
-                    parquet.write_table(table, partial, row_group_size=32)
+                    schema = schema.with_metadata(schema.metadata | metadata)
+                    with parquet.ParquetWriter(partial, schema) as file:
+                        if rows:  # `load_dataset` refuses empty row groups
+                            file.write_table(pa.Table.from_pylist(rows, schema), row_group_size=32)
         self._rows, self._digests = [], []
 
     def finish(self) -> tuple[int, int]:
@@ -179,12 +166,3 @@ class SplitWriter:
     def _digest(self, digests: Iterable[str]) -> str:
         """Digest of source rows, their columns and selection."""
         return xxhash.xxh3_128_hexdigest("".join([repr((self.features, self.selection)), *digests]).encode())
-
-    def _found(self) -> list[Slice]:
-        """Slices with a file, in order."""
-        slices, rejected = set(), self.stage.folder / REJECTED_FOLDER
-        for place in (self.stage.folder, rejected):
-            for path in place.glob(f"{self.split}-*.parquet"):
-                first, end = map(int, path.stem.split("-")[1:])
-                slices.add(Slice(first, end, self.stage.folder / path.name, rejected / path.name))
-        return sorted(slices)

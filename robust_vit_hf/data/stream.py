@@ -16,7 +16,8 @@ from transformers.utils import logging
 
 from .dataset_digest import row_digest
 from .mask_checks import extent_without_edges
-from .row_checks import decode_pictures, label_problem, name_of
+from .row_checks import label_problem, name_of
+from .schema import decode_pictures
 
 
 logger = logging.get_logger(__name__)

@@ -6,7 +6,6 @@ images). So edges have fractional values, and small objects are not blurred.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from transformers import BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
 
 from ..utils.images import to_rgb
-from .geometry import check_resized, has_plain_geometry, input_size, measured_masks, normalization
+from .geometry import check_resized, has_plain_geometry, input_size, measured_transforms, normalization
 from .mask_checks import check_masks, mask_to_tensor
 
 
@@ -79,7 +78,9 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool =
         border: pixels to cut first at each edge of images without masks, such as ObjectNet's red border.
         whole: squash images to the size that the processor gives, instead of cropping.
     """
-    images_of, masks_of = _plain(processor, whole) if has_plain_geometry(processor) else _measured(processor, whole)
+    images_of, masks_of = (
+        _plain(processor, whole) if has_plain_geometry(processor) else measured_transforms(processor, whole)
+    )
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         if "mask" in rows:
@@ -110,22 +111,6 @@ def _plain(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callab
         return list(mask_processor([mask / 255 for mask in masks], return_tensors="pt")["pixel_values"])
 
     return lambda images: list(processor(images, return_tensors="pt")["pixel_values"].float()), of_masks
-
-
-def _measured(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
-    """As [`_plain`], of a processor that does what it likes."""
-    if whole:
-        size, normalize = [*input_size(processor)], normalization(processor)
-        squash = partial(functional.resize, size=size)
-        return (
-            lambda images: [normalize(squash(functional.pil_to_tensor(image))) for image in images],
-            lambda masks: [squash(mask / 255) for mask in masks],
-        )
-    of_mask = measured_masks(processor)
-    return (
-        lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]],
-        lambda masks: [of_mask(functional.to_pil_image(mask)) for mask in masks],
-    )
 
 
 def segmentation_transform(processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR) -> Transform:

@@ -16,11 +16,11 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from ..data.composition import CONDITIONS, compose
 from ..data.geometry import pixel_levels
+from ..data.transforms import eval_transform
 from ..evaluation.before_after_examples import may_be_shown
 from ..evaluation.image_passes import TransformedRows
 from ..evaluation.measurements.other_backgrounds import WithDonors
-from ..evaluation.session import Session
-from ..evaluation.sets import EvaluationSet
+from ..evaluation.session import Side
 from ..relevance.overlay import denormalize
 from ..utils.files import atomic_file
 from ..utils.images import to_webp
@@ -57,15 +57,15 @@ class Composed:
         return "taken" if condition == "mixed_rand" and predicted == self.donor else "other"
 
 
-def composed_images(session: Session, rows: EvaluationSet, diagnoses: Mapping[str, Diagnosis]) -> list[Composed]:
-    """At most `NUM_COMPOSED` images in all conditions, the first of which are those of [`RULE`]."""
+def composed_images(side: Side, dataset: datasets.Dataset, diagnoses: Mapping[str, Diagnosis]) -> list[Composed]:
+    """At most `NUM_COMPOSED` images in all conditions, as the `side` sees them, the first of which are those of [`RULE`]."""
     first = next(iter(diagnoses.values()))
-    usable = ~np.isnan(first.values["donor_rate"]) & may_be_shown(rows.dataset)
+    usable = ~np.isnan(first.values["donor_rate"]) & may_be_shown(dataset)
     drawn = np.random.default_rng(0).permutation(np.flatnonzero(usable))[:NUM_COMPOSED].tolist()
     if not drawn:
         return []
-    side = session.sides["before"]
-    pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
+    pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(side.processor))
+    black, _ = pixel_levels(side.processor)
     donors = {
         name: np.asarray(first.columns[f"donor_{name.removeprefix('mixed_')}"])
         for name in ("mixed_same", "mixed_rand")
@@ -73,7 +73,7 @@ def composed_images(session: Session, rows: EvaluationSet, diagnoses: Mapping[st
     items = WithDonors(pairs, donors).__getitems__(drawn)
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if not name.startswith("has_")}
     given = [(batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) for name in donors]
-    images = compose(batch["pixel_values"], batch["mask"], *given, pixel_levels(side.processor)[0])
+    images = compose(batch["pixel_values"], batch["mask"], *given, black)
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
     names = dict(enumerate(first.class_names))  # without -1, where there is no such image
     return [

@@ -1,6 +1,6 @@
 """`robust-vit diagnose`: whether a model decides by the background of your images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,6 @@ from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
-from ..utils.files import check_output_dir
 from ..utils.stage import Stage
 from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, save_composed, strip_figure
 from .options import DiagnoseOptions
@@ -59,7 +58,7 @@ class DiagnosisReport:
     images: MaskedImages
     folder: Path
     beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    groups: tuple[Table, ...] = ()
+    groups: list[Table] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -125,10 +124,9 @@ def diagnose(
         dataset: labelled images, as for `robust-vit diagnose`.
         options: others of [`DiagnoseOptions`].
     """
-    if isinstance(model, str | Path):
-        return run_diagnosis(DiagnoseOptions(model=str(model), dataset=dataset, **options))
-    given = Side.of_object(model, processor, classes, transform)
-    return run_diagnosis(DiagnoseOptions(model=given.source, dataset=dataset, **options), given)
+    given = None if isinstance(model, str | Path) else Side.of_object(model, processor, classes, transform)
+    name = str(model) if given is None else given.source
+    return run_diagnosis(DiagnoseOptions(model=name, dataset=dataset, **options), given)
 
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
@@ -144,7 +142,6 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, options.mask_folder)
     with open_session(
         options, options.preset, Stage(folder, {"command": "diagnose"}), bf16=options.bf16, given=given
     ) as session:
@@ -154,14 +151,23 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             weights = training_shares(options.dataset, options.split) if grouped else None
         found = replace(found, rows=choose_images(found.rows, options.num_images))
         draw_donors(found.rows.with_format(None)["label"][:])  # refuses one class before masks, which take long
-        beside = {} if options.imagenet_9 is None else _on_imagenet_9(session, options)
+        beside = {}
+        if options.imagenet_9 is not None:
+            named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
+            with session.accelerator.main_process_first():
+                sets = load_evaluation_sets(named, session.preset, 1)
+            accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
+            of_sides = imagenet_9_measures(measure_accuracy(session.with_sets(sets), accuracy, "imagenet-9"))
+            several = len(of_sides) > 1
+            beside = {f"ImageNet-9, {side}" if several else "ImageNet-9": one for side, one in of_sides.items()}
         side = session.sides["before"]
         with one_mask_maker():
             images = masked_images(
                 found, found.name, side.model, side.processor, side.source, options.mask_method, folder / MASKS_FOLDER
             )
         backgrounds = Backgrounds(options.batch_size, options.num_workers)
-        report = measure_images(session, replace(images, group_weights=weights), found.name, backgrounds, folder)
+        rows = EvaluationSet.of(images.dataset, group_weights=weights)
+        report = measure_images(session.with_sets({found.name: rows}), images, backgrounds, folder)
         if report is not None:
             report = replace(report, beside=beside)
             write_report(report, session, asdict(options))
@@ -171,40 +177,28 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         return report
 
 
-def _on_imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict[str, Interval]]:
-    """Measures of the sides on ImageNet-9, by the head of their column."""
-    named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
-    with session.accelerator.main_process_first():
-        sets = load_evaluation_sets(named, session.preset, 1)
-    accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
-    found = imagenet_9_measures(measure_accuracy(session.with_sets(sets), accuracy, "imagenet-9"))
-    several = len(found) > 1
-    return {f"ImageNet-9, {side}" if several else "ImageNet-9": measures for side, measures in found.items()}
-
-
 def measure_images(
-    session: Session, images: MaskedImages, name: str, backgrounds: Backgrounds, folder: Path, *, within: str = ""
+    session: Session, images: MaskedImages, backgrounds: Backgrounds, folder: Path, *, within: str = ""
 ) -> DiagnosisReport | None:
-    """Measure the sides of a session on images, with predictions `within` its folder. Only the main process returns a report."""
-    session = session.with_sets({name: EvaluationSet.of(images.dataset)})
-    measured = measure(session, backgrounds, within)[name]
+    """Measure the sides of a session on its only set, of these images, with predictions `within` its folder. Only the main process
+    returns a report."""
+    ((name, measured),) = measure(session, backgrounds, within).items()
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
-    examples = composed_images(session, session.sets[name], diagnoses)
-    return DiagnosisReport(diagnoses, examples, images, folder, groups=_groups(name, images, diagnoses))
-
-
-def _groups(name: str, images: MaskedImages, diagnoses: Mapping[str, Diagnosis]) -> tuple[Table, ...]:
-    """Table of the groups of the images, if they have any, by predictions for the images as they are."""
+    examples, tables = composed_images(session.sides["before"], images.dataset, diagnoses), []
     groups = groups_of(images.dataset, name)
-    if groups is None:
-        return ()
-    sides, columns = {}, diagnoses["before"].columns
-    for side, found in diagnoses.items():
-        sides[side] = SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
-    classes = np.array(columns["label"])
-    return (groups_table(SetResult(name, sides, classes, groups=groups, group_weights=images.group_weights)),)
+    if groups is not None:
+        columns = diagnoses["before"].columns
+        sides = {
+            side: SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
+            for side, found in diagnoses.items()
+        }
+        result = SetResult(
+            name, sides, np.array(columns["label"]), groups=groups, group_weights=session.sets[name].group_weights
+        )
+        tables.append(groups_table(result))
+    return DiagnosisReport(diagnoses, examples, images, folder, groups=tables)
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
@@ -219,14 +213,17 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
             f"`{benchmark}` has one set to diagnose on, with its masks: leave out --split, and folders of --masks."
         )
     known = benchmarks()[benchmark]
-    sets = known.load_evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class
+    sets = known.evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class
     name = next(name for name in sets if name not in known.shifted)
-    return Images(sets[name], benchmark, name, known.masks)
+    return Images(sets[name], benchmark, name)
 
 
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
     """Write the files of a report, with the `settings` of the command."""
     folder = report.folder
+    if report.examples:
+        report.figure().savefig(folder / STRIP_FILE, dpi=120)
+        save_composed(report.examples, folder / EXAMPLES_FILE)
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {
@@ -243,6 +240,3 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     }
     parts: list[str | Table] = [report.verdict, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"preset": session.preset}, facts, parts)
-    if report.examples:
-        report.figure().savefig(folder / STRIP_FILE, dpi=120)
-        save_composed(report.examples, folder / EXAMPLES_FILE)

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..evaluation.options import PRESET, BatchOptions, PairOptions, PrecisionOptions
 from ..masks.options import MASK_METHODS
 from ..models.image_processors import Preset
+from ..utils.files import check_output_dir
 from ..utils.options import COUNT, option, output_dir
 
 
@@ -57,3 +58,7 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     )
     html: bool = option(False, "write report.html too")
     output_dir: Path = output_dir("runs/diagnosis")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_output_dir(self.output_dir, self.dataset, self.mask_folder)

@@ -59,16 +59,17 @@ class Example:
 
 
 def rows_of_kind(
-    kind: str,
+    kind: str | None,
     results: Mapping[str, SetResult],
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
-    """Labelled, publishable rows of a kind, see [`KINDS`], and of the given classes, in sets with one class an image."""
+    """Labelled, publishable rows of a kind, see [`KINDS`], or of all, and of the given classes, in sets with one class an image."""
     found = {}
     for name, result in results.items():
         if result.classes is not None and result.by_class:
-            chosen = is_of_kind(kind, result) & may_be_shown(sets[name].dataset)
+            of_kind = result.usable if kind is None else is_of_kind(kind, result)
+            chosen = of_kind & may_be_shown(sets[name].dataset)
             if classes is not None:
                 chosen &= result.in_classes(list(classes))
             found[name] = np.flatnonzero(chosen).tolist()
@@ -108,23 +109,16 @@ def explain(
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
     """Relevance maps of images, given by set and row, for the predicted and the true class."""
-    class_names = session.label_names
-    rows = {
-        (name, side): session.sets[name].dataset.with_transform(
-            session.sets[name].transform(session.sides[side].processor)
-        )
-        for name in {name for name, _ in images}
-        for side in sides
-    }
-    examples = []
+    class_names, examples = session.label_names, []
     for name, index in tqdm(images, desc="relevance maps", unit="image", disable=len(images) < 2):
-        label, example = int(results[name].classes[index]), None
+        label, rows, example = int(results[name].classes[index]), session.sets[name], None
         for side in sides:
-            model, row = session.sides[side].model, rows[name, side][index]
+            model, processor = session.sides[side].model, session.sides[side].processor
+            row = rows.dataset.with_transform(rows.transform(processor))[index]
             predicted, device = int(results[name].sides[side].predictions[index, 0]), next(model.parameters()).device
             targets = [predicted] if predicted == label else [predicted, label]
             pixel_values = row["pixel_values"].expand(len(targets), -1, -1, -1)
-            picture = denormalize(pixel_values, session.sides[side].processor)
+            picture = denormalize(pixel_values, processor)
             if example is None:
                 example = Example(name, index, class_names[label], to_pil_image(picture[0]))
             model.eval()

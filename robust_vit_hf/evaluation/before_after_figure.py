@@ -12,11 +12,12 @@ from .before_after_examples import Example
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Images with their relevance maps before and after, one column each; examples by title are side by side in a row.
+    """Images with their relevance maps before and after, or before alone, one column each; examples by title are side by side in a row.
     With both targets, maps of the class `true` are shown only where the prediction is wrong."""
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
-    lines = 2 + len(targets)  # pictures of a column
+    sides = max(len(example.predicted) for row in rows for examples in row.values() for example in examples)
+    lines = sides + len(targets)  # pictures of a column
     columns = [[max(len(examples), 3) for examples in row.values()] for row in rows]  # space for the title
     figure = Figure((1.45 * max(map(sum, columns)), 1.8 * lines * len(rows)), layout="constrained")
     bands = figure.subfigures(len(rows), 1, squeeze=False, hspace=0.02)[:, 0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from ..data.benchmarks import benchmarks
@@ -11,7 +12,7 @@ from ..models.image_processors import Preset, is_of_paper, resolve_preset
 from ..results.cut_out_table import cut_out_table
 from ..results.markdown_latex import Table
 from ..results.noise_table import sensitivity_table
-from ..results.plots import save_plots
+from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run
 from ..results.run_summary import summarize
 from ..results.run_tables import tables_of
@@ -26,6 +27,13 @@ from .options import EvaluateOptions
 from .results_json import write_results_json
 from .session import Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
+
+
+# Measurement and table of the options that need masks.
+OF_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
+    "cut_out": (partial(Backgrounds, conditions=("original", "only_fg"), relevance=False), cut_out_table),
+    "sensitivity": (Sensitivity, sensitivity_table),
+}
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
@@ -51,7 +59,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
             for protocol in options.protocols:
                 session = opened if protocol == opened.preset else opened.under(protocol)
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
-        masked = {session.preset: _masked_sets(session, options) for session in sessions}
+        wanted = [name for name in OF_MASKS if getattr(options, name)]
+        masked = {session.preset: _masked_sets(session, wanted) for session in sessions}
         paper_model = options.paper_model or opened.paper_model
         classes = _training_classes(options, sessions[0]) if options.compare else None
         protocols: dict[str, dict] = {}
@@ -59,14 +68,15 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         accuracy = Accuracy(options.batch_size, options.num_workers)
         for session in sessions:
             sets = measure_accuracy(session, accuracy, session.preset)
-            of_masks = _of_masks(session, masked[session.preset], options)
+            of_masks = [_of_masks(name, session, masked[session.preset], options) for name in wanted]
             if not session.accelerator.is_main_process:
                 continue
             run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
             tables = [*tables_of(run, session.preset), *of_masks]
-            protocols[session.preset] = summarize(run) | {"tables": [asdict(table) for table in tables]}
+            summary = summarize(run)
+            protocols[session.preset] = summary | {"tables": [asdict(table) for table in tables]}
             parts += [f"# Protocol `{session.preset}`", *tables]
-            _write_pictures(session, run, options)
+            _write_pictures(session, run, summary, options)
         if not parts:
             return ""
         facts = {"paper_model": paper_model, "protocols": protocols}
@@ -74,11 +84,12 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 
 
-def _write_pictures(session: Session, run: Run, options: EvaluateOptions) -> None:
+def _write_pictures(session: Session, run: Run, summary: dict, options: EvaluateOptions) -> None:
     """Write plots and, for two models, examples."""
     plots = options.output_dir / "plots" / session.preset
     plots.mkdir(parents=True, exist_ok=True)
-    save_plots(run, plots, session.label_names)
+    for name, figure, *_ in run_figures(summary, session.label_names):
+        save_figure(figure, plots, name)
     if options.compare:
         examples = {
             kind: explain(draw(rows_of_kind(kind, run.sets, session.sets), NUM_EXAMPLES, seed=0), session, run.sets)
@@ -87,9 +98,8 @@ def _write_pictures(session: Session, run: Run, options: EvaluateOptions) -> Non
         save_examples(examples, options.output_dir / session.preset / EXAMPLES_FILE)
 
 
-def _masked_sets(session: Session, options: EvaluateOptions) -> dict[str, EvaluationSet]:
+def _masked_sets(session: Session, wanted: list[str]) -> dict[str, EvaluationSet]:
     """The labelled images of the sets with masks, if an option needs them."""
-    wanted = [name for name in ("cut_out", "sensitivity") if getattr(options, name)]
     masked = with_objects(session.sets) if wanted else {}
     if wanted and not masked:
         raise ValueError(
@@ -99,22 +109,12 @@ def _masked_sets(session: Session, options: EvaluateOptions) -> dict[str, Evalua
     return masked
 
 
-def _of_masks(session: Session, masked: Mapping[str, EvaluationSet], options: EvaluateOptions) -> list[Table]:
-    """Tables of the options that need masks."""
-    wanted: dict[str, tuple[Measurement, Callable[..., Table]]] = {}
-    if options.cut_out:
-        conditions = ("original", "only_fg")
-        measurement = Backgrounds(options.batch_size, options.num_workers, conditions, relevance=False)
-        wanted["cut_out"] = (measurement, cut_out_table)
-    if options.sensitivity:
-        wanted["sensitivity"] = (Sensitivity(options.batch_size, options.num_workers), sensitivity_table)
-    tables = []
-    for name, (measurement, table) in wanted.items():
-        measured = measure(replace(session, sets=masked), measurement, f"{session.preset}-{name}")
-        if session.accelerator.is_main_process:
-            columns = {of: {side: one.columns for side, one in sides.items()} for of, sides in measured.items()}
-            tables.append(table(columns))
-    return tables
+def _of_masks(name: str, session: Session, masked: Mapping[str, EvaluationSet], options: EvaluateOptions) -> Table:
+    """Table of an option that needs masks."""
+    measurement, table = OF_MASKS[name]
+    of_options = measurement(options.batch_size, options.num_workers)
+    measured = measure(replace(session, sets=masked), of_options, f"{session.preset}-{name}")
+    return table({of: {side: one.columns for side, one in sides.items()} for of, sides in measured.items()})
 
 
 def _protocols(options: EvaluateOptions) -> list[Preset]:

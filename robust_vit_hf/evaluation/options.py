@@ -27,7 +27,9 @@ class PairOptions(Options):
 
     model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
     compare: str | None = option(None, "the model after finetuning")
-    dataset: str | None = option(None, "images of your own")
+    dataset: str | None = option(
+        None, "images of your own, with the columns `label` and `mask` if a command needs them"
+    )
     split: str = option("validation", "split of --dataset")
 
 
@@ -53,9 +55,7 @@ class SetsOptions(PairOptions):
 class ImagesOptions(Options):
     """Number of images to measure."""
 
-    images_per_set: int = option(
-        IMAGES_PER_SET, f"images of each set of a benchmark (default: {IMAGES_PER_SET})", COUNT
-    )
+    images_per_set: int = option(IMAGES_PER_SET, f"images of each benchmark set (default: {IMAGES_PER_SET})", COUNT)
 
 
 @dataclass(kw_only=True)
@@ -100,7 +100,6 @@ class EvaluateOptions(TableOptions, SetsOptions):
     unchanged. Finished sets are not measured again: an interrupted run resumes when it is started again.
     """
 
-    dataset: str | None = option(None, "images of your own with the column `label`, and `mask` if there are any")
     protocols: list[Preset] | None = option(
         None,
         "see above; by default `paper` and `native` for the registered models, and for all others the one that the run of "
@@ -120,7 +119,7 @@ class EvaluateOptions(TableOptions, SetsOptions):
 
 @dataclass(kw_only=True)
 class SegmentOptions(TableOptions, PairOptions):
-    """Measure how well relevance maps cover the object, before and after finetuning and by several attribution methods: the paper's
+    """Measure how well the maps of several attribution methods cover the object: before and after finetuning, as in the paper's
     Table 3.
 
       robust-vit segment --compare runs/emoji-shift                      the bundled model and images
@@ -131,7 +130,6 @@ class SegmentOptions(TableOptions, PairOptions):
     finished is not measured again: an interrupted run resumes when it is started again.
     """
 
-    dataset: str | None = option(None, "images with masks of your own, as for `robust-vit train`")
     set: NamedSource | None = option(
         None,
         f"{', '.join(SEGMENTATION_SETS)}; from a source of `robust-vit data prepare` or from its output "
@@ -156,8 +154,8 @@ class SegmentOptions(TableOptions, PairOptions):
 
 @dataclass(kw_only=True)
 class SubsetOptions(SetsOptions, PrecisionOptions):
-    """Find sufficient input subsets (SIS): few pixels of an image that are enough for a confident prediction of a class, of the
-    label or of any other: the paper's Figure 5.
+    """Find few pixels of an image that are enough for a confident prediction of a class: of the label or of any other. These
+    sufficient input subsets (SIS) are the paper's Figure 5.
 
       robust-vit sis --compare runs/emoji-shift                          the bundled model and sets, before and after finetuning
       robust-vit sis --images dog.jpg --classes dog bicycle              any image and any class
@@ -167,7 +165,6 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
     resumes when it is started again.
     """
 
-    dataset: str | None = option(None, "images of your own, with or without the columns `label` and `mask`")
     images: list[Path] = option([], "image files", metavar="FILE")
     classes: list[str] = option(
         [], "names or ids of classes, each for every image (default: the label of each image)", metavar="CLASS"
@@ -195,14 +192,12 @@ class FigureOptions(SetsOptions, ImagesOptions):
       robust-vit figures runs/vit-b-robustness --model vit-b --compare runs/vit-b --output_dir runs/vit-b-figures \\
           --sets imagenet-a=sets/imagenet-a imagenet-v2=sets/imagenet-v2 --figures 15
 
-    Models, sets and --images_per_set are those of the evaluation, by whose predictions the images are selected.
+    Models, sets, --dataset and --images_per_set are those of the evaluation, by whose predictions the images are selected. Figure 1 takes
+    images with masks.
     """
 
     evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)
     compare: str = option(text="the model after finetuning")
-    dataset: str | None = option(
-        None, "images of your own that the evaluation measured, of which Figure 1 takes those with masks"
-    )
     protocol: Preset | None = option(
         None, "see `robust-vit evaluate --help`; by default the first one of the evaluation"
     )
@@ -216,8 +211,8 @@ class FigureOptions(SetsOptions, ImagesOptions):
 
 @dataclass(kw_only=True)
 class MixtureOptions(BatchOptions, ImagesOptions):
-    """Mix the weights of a model before and after finetuning, (1 - alpha) · BEFORE + alpha · AFTER (WiSE-FT,
-    https://huggingface.co/papers/2109.01903).
+    """Mix the weights of a model before and after finetuning (WiSE-FT): (1 - alpha) · BEFORE + alpha · AFTER, see
+    https://huggingface.co/papers/2109.01903.
 
       robust-vit interpolate BEFORE AFTER --alpha 0.5 --output_dir runs/mixed
       robust-vit interpolate emoji-shift runs/emoji-shift --sweep --output_dir runs/sweep

@@ -2,54 +2,43 @@
 
 from pathlib import Path
 
-from ..results.html_page import Gallery, Section, class_changes_table, write_page
+from ..results.html_page import Section, class_changes_table, write_page
 from ..results.markdown_latex import Table
-from ..results.plots import accuracy_figure, class_figure, curve_figure, page_picture
+from ..results.plots import page_picture, run_figures
 from ..utils.files import RESULTS_FILE, read_json
 from .before_after_examples import galleries
+
+
+FACTS = {"model": "model", "after finetuning": "compare", "data": "dataset"}  # options at the head of the page
 
 
 def write_run_page(folder: Path, path: Path) -> None:
     """Write the page for an output folder of `robust-vit train`, `improve` or `evaluate`."""
     results = read_json(folder / RESULTS_FILE) or {}
     settings = results.get("settings") or {}
+    if "training" in settings:  # of `train`; those of `improve` are in one level
+        settings = settings["model"] | settings["data"]
     names = {int(label): name for label, name in results.get("class_names", {}).items()}
-    parts = []
-    if "protocols" in results:
-        facts = {"model": settings.get("model"), "after finetuning": settings.get("compare")}
-        parts = [(f"Protocol {name}", part, folder / name) for name, part in results["protocols"].items()]
-    elif "rows" in results:
-        if "training" in settings:  # of `train`; those of `improve` are in one level
-            settings = settings["model"] | settings["data"]
-        facts = {"model": settings.get("model"), "data": settings.get("dataset")}
+    parts = [(f"Protocol {name}", part, folder / name) for name, part in results.get("protocols", {}).items()]
+    if "rows" in results:
         parts = [("Results", results, folder)]
     if not all("tables" in part for _, part, _ in parts) or not parts:
         raise ValueError(
             f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate`, or of an earlier version: name the "
             "--output_dir of one of them."
         )
-    sections = [_section(title, part, names, galleries(place)) for title, part, place in parts]
-    facts |= {"hardware": results.get("hardware")}
+    sections = []
+    for title, part, place in parts:
+        changes = {
+            name: {int(label): value for label, value in of_set.items()}
+            for name, of_set in part["class_changes"].items()
+        }
+        plots = [
+            page_picture(figure, caption, alt, "wide" if name.startswith("classes_") else "")
+            for name, figure, caption, alt in run_figures(part | {"class_changes": changes}, names)
+        ]
+        tables = [Table(**table) for table in part["tables"]]
+        sections.append(Section(title, tables, plots, class_changes_table(changes, names), galleries(place)))
+    facts = {name: settings.get(key) for name, key in FACTS.items()} | {"hardware": results.get("hardware")}
     facts |= {"versions": ", ".join(f"{name} {value}" for name, value in results.get("versions", {}).items())}
     write_page(path, "Report of a finetuning", {name: value for name, value in facts.items() if value}, sections)
-
-
-def _section(title: str, part: dict, names: dict[int, str], of_examples: list[Gallery]) -> Section:
-    """Section of the results of a run, or of an evaluation under one protocol."""
-    changes = {
-        name: {int(label): value for label, value in of_set.items()}
-        for name, of_set in part.get("class_changes", {}).items()
-    }
-    plots = []
-    if any(row["top1_before"] is not None for row in part["rows"]):
-        alt = "Bars of top-1 for each set and model; the first table holds the values."
-        plots.append(page_picture(accuracy_figure(part["rows"]), "Top-1 of each set", alt))
-    for name, of_set in changes.items():
-        if figure := class_figure(of_set, names, name):
-            alt = "Bars of the change of each class; the table of changes by class holds the values."
-            plots.append(page_picture(figure, f"Most harmed and most helped classes of {name}", alt, "wide"))
-    for name, curves in part.get("curves", {}).items():
-        alt = f"Lines of top-1 over {', '.join(curves)}."
-        plots.append(page_picture(curve_figure(curves, name), f"Top-1 of {name} over its factors", alt))
-    tables = [Table(**table) for table in part["tables"]]
-    return Section(title, tables, plots, class_changes_table(changes, names), of_examples)

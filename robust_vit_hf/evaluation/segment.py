@@ -69,7 +69,7 @@ def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
         return options.split, find_images(options.dataset, options.split, ("mask",)).rows
     name, source = options.set
     if name in benchmarks():
-        sets = benchmarks()[name].load_evaluation_sets(options.images_per_set).values()
+        sets = benchmarks()[name].evaluation_sets(options.images_per_set).values()
         return name, datasets.concatenate_datasets([rows for rows in sets if "mask" in rows.column_names])
     return name, load_image_set(name, source)
 

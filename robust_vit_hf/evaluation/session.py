@@ -15,11 +15,11 @@ from ..data.imagenet_classes import class_names
 from ..data.known_sets import EVALUATION_SETS
 from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
 from ..models.image_processors import Preset, load_processor, resolve_preset
-from ..models.loading import load_model
+from ..models.loading import check_single_label, load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
 from ..models.own_classifier import OwnClassifier, OwnProcessor
-from ..relevance.architectures import VisionTransformer, unwrap_pretrained
+from ..relevance.architectures import unwrap_pretrained
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
 from ..utils.stage import Stage
@@ -65,6 +65,7 @@ class Side:
         if hasattr(model, "config"):
             if processor is None:
                 raise ValueError("A model given as an object needs its image processor: give `processor=…`.")
+            check_single_label(model)
             return cls.of(model, processor, model.config._name_or_path or type(unwrap_pretrained(model)).__name__)
         if classes is None or transform is None:
             raise ValueError(
@@ -154,14 +155,9 @@ def open_session(
         yield Session(sides, {}, accelerator, stage.folder if stage else None, shared, preset)
 
 
-def load_sides(
-    names: Mapping[str, str], preset: Preset, accelerator: Accelerator, *, with_maps: bool = False
-) -> dict[str, Side]:
-    """Load models of the same classes with their processors by side; `with_maps` refuses those without relevance maps."""
+def load_sides(names: Mapping[str, str], preset: Preset, accelerator: Accelerator) -> dict[str, Side]:
+    """Load models of the same classes with their processors by side."""
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
-    if with_maps:
-        for model in models.values():
-            VisionTransformer(model)
     first, *others = (classes_of_model(model.config) for model in models.values())
     for classes in others:
         check_same_classes(first, classes)

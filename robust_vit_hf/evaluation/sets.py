@@ -120,7 +120,7 @@ def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, E
     benchmark = benchmarks()[name]
     return {
         split: EvaluationSet.of(dataset, len(benchmark.class_names), source=name, shifted=split in benchmark.shifted)
-        for split, dataset in benchmark.load_evaluation_sets(images_per_set, seed).items()
+        for split, dataset in benchmark.evaluation_sets(images_per_set, seed).items()
     }
 
 

@@ -28,6 +28,7 @@ from .validation import COMPARED
 logger = logging.get_logger(__name__)
 
 SEEDS = ("seed", "class_seed", "data_seed")  # options of which a run records what it used
+SPLITS = ("train_split", "eval_split", "test_split")  # options that name the images whose digests a run records
 
 
 @dataclass
@@ -45,11 +46,11 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
     """Collect the complete runs in folders of sweeps or single points. Runs of a model and method that differ in
     settings other than seed and learning rate count as different methods, named by the differing settings."""
     found: dict[str, Found] = {}  # by name, since points share the original model
-    rules, class_names = {}, {}
+    rules, class_names = set(), {}
     for folder in folders:
-        for point in _complete_points(folder):
-            grid = _grid_of(point)
-            rules[folder] = (grid["validation_bound"], grid["choose_by"])
+        points, grid = _complete_points(folder)
+        rules.add((grid["validation_bound"], grid["choose_by"]))
+        for point in points:
             first, *others = _found(point, grid)
             found[point.name] = first
             for other in others:
@@ -57,44 +58,39 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
             saved = read_json(point / RUN / "config.json") or {}  # an adapter has no configuration
             labels = {int(label): label_name for label, label_name in saved.get("id2label", {}).items()}
             class_names.setdefault(first.model, labels)
-    if len(set(rules.values())) > 1:
-        shown = ", ".join(f"{bound:g} and {rule} in `{folder.name}`" for folder, (bound, rule) in rules.items())
-        raise ValueError(f"The sweeps have different `validation_bound` or `choose_by`: {shown}. Report them apart.")
+    if len(rules) > 1:
+        raise ValueError(f"The sweeps have different `validation_bound` or `choose_by`, {rules}: report them apart.")
     runs = _named_apart([*found.values()])
     names = {run.model: class_names[each.model] for run, each in zip(runs, found.values(), strict=True)}
-    return ResultsFile(runs, names, *next(iter(rules.values())))
+    return ResultsFile(runs, names, *rules.pop())
 
 
-def _complete_points(folder: Path) -> list[Path]:
-    """Complete points in the folder of a sweep, or the folder itself if it is a point; others are named in a warning."""
-    points = [folder] if (folder / RUN).is_dir() else sorted(run.parent for run in folder.glob(f"*/{RUN}"))
-    complete = [point for point in points if Stage.of(point).result() is not None and _is_measured(point)]
+def _complete_points(folder: Path) -> tuple[list[Path], dict]:
+    """Complete points in the folder of a sweep, or the folder itself if it is a point, and what the last sweep recorded of its
+    grid. Other points are named in a warning."""
+    is_point = (folder / RUN).is_dir()
+    points = [folder] if is_point else sorted(run.parent for run in folder.glob(f"*/{RUN}"))
+    grid = read_json((folder.parent if is_point else folder) / GRID_FILE)
+    complete = [point for point in points if grid and _is_measured(point, grid)]
     if left_out := [point.name for point in points if point not in complete]:
         logger.warning(
             f"{len(left_out)} runs of `{folder}` are not complete, and are left out: {', '.join(left_out)}."
         )
     if not complete:
         raise FileNotFoundError(
-            f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep, or give --html for the "
-            "output folder of one `robust-vit train` or `evaluate`. Runs of version 0.2 have to be made again."
+            f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep or a run in it, or give --html "
+            "for the output folder of one `robust-vit train` or `evaluate`. Runs of version 0.2 have to be made again."
         )
-    return complete
+    return complete, grid
 
 
-def _grid_of(point: Path) -> dict:
-    """What the last sweep of a point recorded of its grid."""
-    if (grid := read_json(point.parent / GRID_FILE)) is None:
-        raise FileNotFoundError(f"`{point.parent}` has no `{GRID_FILE}`: name a run in the folder of its sweep.")
-    return grid
-
-
-def _is_measured(point: Path) -> bool:
+def _is_measured(point: Path, grid: dict) -> bool:
     """Whether a point has all that the rule of its grid needs; and, if it is still in the grid, the mixtures and sets."""
-    grid, protocol = _grid_of(point), Stage.of(point).result()["protocol"]
-    if point.name not in grid["points"]:
-        return has_shares(point, grid["shares"][:1])
-    measured = all(is_measured(point / ROBUSTNESS / protocol / name) for name in grid["sets"])
-    return measured and has_shares(point, grid["shares"])
+    if (recorded := Stage.of(point).result()) is None:
+        return False
+    is_current, folder = point.name in grid["points"], point / ROBUSTNESS / recorded["protocol"]
+    sets, shares = (grid["sets"], grid["shares"]) if is_current else ([], grid["shares"][:1])
+    return has_shares(point, shares) and all(is_measured(folder / name) for name in sets)
 
 
 def _found(point: Path, grid: dict) -> list[Found]:
@@ -106,7 +102,9 @@ def _found(point: Path, grid: dict) -> list[Found]:
     left_out = {"model", "learning_rate", *seeded, *of_grid["tuned"]}
     settings = {name: value for name, value in options.items() if name not in left_out}
     if settings.get("dataset", BUNDLED_BENCHMARK) not in benchmarks():
-        settings["dataset"] = f"{_last(settings['dataset'])} ({json_digest(recorded['datasets'])[:8]})"
+        # Seeds that name a split of their own have other images, and are seeds of one method.
+        images = [digest for split, digest in zip(SPLITS, recorded["datasets"], strict=False) if split not in seeded]
+        settings["dataset"] = f"{_last(settings['dataset'])} ({json_digest(images)[:8]})"
     model = of_grid["model"] if "model" in of_grid["seeded"] else recorded["model"]
     seed = {name: used.get(name) if name in SEEDS else options.get(name) for name in seeded}
     current = point.name in grid["points"]
@@ -167,7 +165,7 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
             right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
             after = np.full(len(result), TOP)
             after[result.usable] = np.where(right, 0, TOP)  # objects of labelled images alone are cut out
-            sides = {"before": result.sides["before"], "after": SideResult(after, known=1)}
+            sides = {"before": result.sides["before"], "after": SideResult(after, num_ranked=1)}
             sets[name] = replace(result, sides=sides)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     if not sets:
@@ -206,20 +204,15 @@ def _last(value: Any) -> str:
 
 def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
     """Results of a run's labelled sets: the paper's sets, or else those measured by `train`, if any."""
-    if not folder.is_dir():  # as with `benchmark_sets: false`
-        return {}
     benchmark = benchmarks().get(options.get("dataset", BUNDLED_BENCHMARK))
-    folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
     order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
+    folders = {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
     sets = {}
-    for name in [*(name for name in order if name in folders), *(name for name in folders if name not in order)]:
+    for name in sorted(folders, key=lambda name: order.index(name) if name in order else len(order)):
         shifted = name in benchmark.shifted if benchmark else name in PAPER_SETS and name not in UNSHIFTED
         measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in ("before", "after")}
-        if missing := [side for side, found in measured.items() if found is None]:
-            raise ValueError(f"`{folders[name] / missing[0]}` has no complete result: run the sweep again.")
-        accepted = measured["before"].columns.get("accepted")
-        if accepted is None:
-            continue
+        if None in measured.values() or (accepted := measured["before"].columns.get("accepted")) is None:
+            continue  # of a grid that was not completed, or without labels
         groups = measured["before"].columns.get("group")
         sets[name] = SetResult(
             name,
@@ -243,27 +236,25 @@ def _named_apart(found: list[Found]) -> list[Run]:
     for each in found:
         if len(models[each.run.model]) > 1:
             each.run = replace(each.run, model=f"{each.run.model} ({each.model[:8]})")
-    settings: dict[tuple[str, str], list[dict]] = defaultdict(list)
-    current: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    methods: dict[tuple[str, str], list[Found]] = defaultdict(list)
     for each in found:
-        for known in (settings, current) if each.current else (settings,):
-            of_method = known[each.run.model, each.run.method]
-            of_method += [each.settings] * (each.settings not in of_method)
-    runs: list[Run] = []
-    taken: dict[str, str] = {}
+        methods[each.run.model, each.run.method].append(each)
+    runs: dict[str, Run] = {}
     for each in found:
         run, key = each.run, (each.run.model, each.run.method)
-        qualifier = "" if current[key] == [each.settings] else _what_differs(settings[key], each)
+        current = [other.settings for other in methods[key] if other.current]
+        of_grid = current and all(settings == each.settings for settings in current)
+        qualifier = "" if of_grid else _what_differs([other.settings for other in methods[key]], each)
         identity = json.dumps([key, qualifier, run.learning_rate, run.tuned, run.share, each.seed], sort_keys=True)
-        if identity in taken:
+        if identity in runs:
             raise ValueError(
-                f"`{taken[identity]}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
+                f"`{runs[identity].name}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
                 "one of them."
             )
-        taken[identity] = run.name
         recorded = json.dumps(each.settings, sort_keys=True)
-        runs.append(replace(run, method=f"{run.method}{qualifier}", qualifier=qualifier, settings=recorded))
-    return runs
+        method = f"{run.method}{qualifier}"
+        runs[identity] = replace(run, method=method, qualifier=qualifier, settings=recorded)
+    return list(runs.values())
 
 
 def _what_differs(others: list[dict], each: Found) -> str:

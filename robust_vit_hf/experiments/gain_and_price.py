@@ -15,6 +15,7 @@ from ..results.bootstrap import Difference, change
 from ..results.markdown_latex import Table
 from ..results.run_results import Run
 from ..utils.plotting import plain
+from .choose_settings import setting_of
 
 
 COLOURS = "#1f6fb2 #c77c11 #2e7d4f #b23a3a #7b4fa3 #7f8c8d #0f9aa8 #a3762b #d45a9a #333333".split()
@@ -41,10 +42,10 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     settings: dict[tuple[str, str], set[tuple]] = defaultdict(set)
     points: dict[tuple[str, str], dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in chosen:
-        settings[run.model, run.method].add(_setting(run))
+        settings[run.model, run.method].add((setting_of(run), run.share))
     for run in runs:
         if (run.model, run.method) in settings and {shifted, home} <= run.sets.keys():
-            points[run.model, run.method][_setting(run)].append(run)
+            points[run.model, run.method][setting_of(run), run.share].append(run)
     found = {}
     for (model, method), of_method in points.items():
         if missing := settings[model, method] - of_method.keys():
@@ -59,16 +60,12 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     return found
 
 
-def _setting(run: Run) -> tuple:
-    return run.learning_rate, tuple(sorted(run.tuned.items())), run.share
-
-
 def _price(runs: Sequence[Run], chosen: bool, shifted: str, home: str) -> Price:
-    rate, tuned, share = _setting(runs[0])
+    first, gain, home_change = runs[0], change(runs, [shifted]), change(runs, [home])
     seconds = [run.seconds for run in runs if run.seconds is not None]
     median = float(np.median(seconds)) if seconds else None
     seeds = len({run.seed for run in runs})
-    return Price(rate, dict(tuned), share, chosen, change(runs, [shifted]), change(runs, [home]), median, seeds)
+    return Price(first.learning_rate, first.tuned, first.share, chosen, gain, home_change, median, seeds)
 
 
 def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Table:

@@ -1,9 +1,8 @@
 """Grids: YAML files that define the runs of an experiment."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +10,8 @@ from typing import Any, Literal
 from ..evaluation.named_sets import NamedSource, expand_sets
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import json_digest
-from ..utils.options import SHARE, Options, declared_options, option, unknown
-from .recipes import check_train_option, find_recipe, read_recipe, read_yaml
+from ..utils.options import SHARE, Options, declared_options, option
+from .recipes import check_option, find_recipe, read_recipe, read_yaml
 
 
 PREPARED = "imagenet/"  # prefix of folders within `--imagenet`
@@ -81,18 +80,19 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     Raises:
         ValueError: a key, option or value is refused, or `imagenet` is needed. The message names the file.
     """
-    keys = GridFile(**read_yaml(path, _check_key))
+    keys = GridFile(**read_yaml(path, declared_options(GridFile)))
     composed = keys.choose_by == "mixed_rand"
     if keys.mixtures and not composed:
         raise ValueError(
             f"`{path}`: `mixtures` need `choose_by: mixed_rand`, which measures them: add that, or leave them out."
         )
     points = [*_points(path, keys, TUNED if composed else ())]
-    if not composed:
-        _check_rates(path, points)
+    for options in (point.options for point in points):
+        if str(options.get("dataset")).startswith(PREPARED):  # on which the names of points do not depend
+            options["dataset"] = _in_folder(path, options["dataset"], imagenet)
     names = [name for name, _ in expand_sets(map(NamedSource, keys.sets))]
     return Grid(
-        [_with_folder(path, point, imagenet) for point in points],
+        points,
         [(name, _in_folder(path, f"{PREPARED}{name}", imagenet)) for name in names],
         float(keys.validation_bound),
         keys.choose_by,
@@ -100,38 +100,26 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     )
 
 
-def _check_rates(path: Path, points: Iterable[Point]) -> None:
-    """Refuse learning rates that are to be chosen on validation images which are not measured."""
-    rates: dict[tuple, set] = defaultdict(set)
-    for point in points:
-        if "no" in (point.options.get("eval_strategy"), point.options.get("logging_strategy")):
-            rates[point.model, point.variant, json_digest(point.crossed)].add(point.options.get("learning_rate"))
-    if any(len(of_method) > 1 for of_method in rates.values()):
-        raise ValueError(
-            f"`{path}`: learning rates are chosen on validation images, which are not measured if `eval_strategy` or "
-            '`logging_strategy` is "no": leave these out, or give `choose_by: mixed_rand`.'
-        )
-
-
-def _check_key(name: str, value: Any) -> Any:
-    keys = declared_options(GridFile)
-    if name not in keys:
-        raise ValueError(f"{unknown('key', name, keys)} Known: {', '.join(keys)}.")
-    keys[name].check(value)
-    return value
-
-
 def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Point]:
     """Runs of a grid, those of the first seed first. Options among `tuned` are chosen where a variant lists them."""
     shared, crossed = _options(path, "options", keys.options), _options(path, "grid", keys.grid)
-    variants = {
-        str(name): _options(path, f"variants: {name}", given) for name, given in (keys.variants or {"": {}}).items()
-    }
-    seeds = {str(name): _options(path, f"seeds: {name}", given) for name, given in (keys.seeds or {"": {}}).items()}
+    variants, seeds = (
+        {
+            str(name): _options(path, f"{part}: {name}", given)
+            for name, given in (getattr(keys, part) or {"": {}}).items()
+        }
+        for part in ("variants", "seeds")
+    )
     for (seed, of_seed), (variant, of_variant) in product(seeds.items(), variants.items()):
         given = crossed | of_variant
         lists = {name: values for name, values in given.items() if isinstance(values, list)}
         fixed = shared | {name: value for name, value in given.items() if name not in lists}
+        unmeasured = "no" in (fixed.get("eval_strategy"), fixed.get("logging_strategy")) and not tuned
+        if unmeasured and len(lists.get("learning_rate", ())) > 1:
+            raise ValueError(
+                f"`{path}`: learning rates are chosen on validation images, which are not measured if `eval_strategy` or "
+                '`logging_strategy` is "no": leave these out, or give `choose_by: mixed_rand`.'
+            )
         for values in product(*lists.values()):
             chosen = dict(zip(lists, values, strict=True))
             chosen_on_images = {name: chosen[name] for name in chosen if name in tuned and name in of_variant}
@@ -139,7 +127,7 @@ def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Poin
 
 
 def _options(path: Path, where: str, options: Any) -> dict:
-    """Check the options in a part of a grid, or each value in a list, with [`check_train_option`]."""
+    """Check the options in a part of a grid, or each value in a list, with [`check_option`]."""
     if not isinstance(options, dict | None):
         raise ValueError(f"`{path}`, {where}: expected a mapping of options to values.")
     checked = {}
@@ -150,9 +138,9 @@ def _options(path: Path, where: str, options: Any) -> dict:
             if value == []:
                 raise ValueError(f"the list of `{name}` has no values, so that there would be no run.")
             if isinstance(value, list):
-                checked[name] = [check_train_option(str(name), entry) for entry in value]
+                checked[name] = [check_option(str(name), entry) for entry in value]
             else:
-                checked[name] = check_train_option(str(name), value)
+                checked[name] = check_option(str(name), value)
         except ValueError as error:
             raise ValueError(f"`{path}`, {where}: {error}") from None
     return checked
@@ -175,14 +163,6 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
     name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, words))).strip("-.")[:90]
     others = {name: value for name, value in tuned.items() if name != "learning_rate"}
     return Point(f"{name}-{json_digest(options)}", str(model), variant, seed, crossed, others, options, seeded)
-
-
-def _with_folder(path: Path, point: Point, imagenet: Path | None) -> Point:
-    """The run with the folder of its prepared dataset. Its name does not depend on that folder."""
-    dataset = point.options.get("dataset")
-    if dataset is None or not dataset.startswith(PREPARED):
-        return point
-    return replace(point, options=point.options | {"dataset": _in_folder(path, dataset, imagenet)})
 
 
 def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:

@@ -2,29 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
-
-import yaml
+from typing import Literal
 
 from ..utils.options import COUNT, Options, option, output_dir
-
-
-class Parameter(NamedTuple):
-    """Parameter of submitit's executor."""
-
-    name: str
-    value: Any
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse `NAME=VALUE` with a YAML value."""
-        name, separator, value = text.partition("=")
-        try:
-            if separator:
-                return cls(name, yaml.safe_load(value))
-        except yaml.YAMLError:
-            pass
-        raise ValueError(f"expected NAME=VALUE, but got `{name}`")
 
 
 @dataclass(kw_only=True)
@@ -52,7 +32,7 @@ class SweepOptions(Options):
         "local", "where the runs go: a process for each on this machine, this process, or jobs of slurm"
     )
     jobs: int = option(1, "runs at once", COUNT)
-    cluster_options: list[Parameter] = option(
+    cluster_options: list[str] = option(
         [],
         "parameters of submitit's executor, such as slurm_partition=gpu, mem_gb=32 or timeout_min=600",
         metavar="NAME=VALUE",

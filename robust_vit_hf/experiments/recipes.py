@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -48,14 +48,14 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict:
     path = (recipes := list_recipes()).get(str(path), Path(path))
     if not path.exists():
         raise FileNotFoundError(f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(recipes)}.")
-    values = read_yaml(path, check_train_option)
+    values = read_yaml(path)
     if method not in (None, values.get("method", FinetuningArguments.method)):
         return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}
     return values
 
 
-def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
-    """Options of a YAML file, with values returned by `check`. Errors quote no line, since it may contain a token."""
+def read_yaml(path: Path, known: Mapping[str, Declared] | None = None) -> dict:
+    """Options of a YAML file, see [`check_option`]. Errors quote no line, since it may contain a token."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
@@ -71,7 +71,7 @@ def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     for name, value in values.items():
         try:
-            values[name] = check(str(name), value)
+            values[name] = check_option(str(name), value, known)
         except ValueError as error:
             raise ValueError(f"`{path}`, line {lines.get(str(name), 1)}: {error}") from None
     return values
@@ -91,14 +91,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def check_train_option(name: str, value: Any) -> Any:
-    """Check an option of `robust-vit train` in a YAML file. The Trainer's options need its slow import."""
-    declared = own_options().get(name) or train_options().get(name)
-    if declared is None:
-        raise ValueError(unknown("option", f"--{name}", [f"--{known}" for known in train_options()]))
-    if isinstance(value, str) and declared.types <= {int, float, NoneType}:
-        value = parse_number(value, declared.types)  # YAML parses 3e-6 as text
-    declared.check(value)
+def check_option(name: str, value: Any, known: Mapping[str, Declared] | None = None) -> Any:
+    """Check an option in a YAML file, by default of `robust-vit train`. The Trainer's options need its slow import."""
+    known = known or (own_options() if name in own_options() else train_options())
+    if name not in known:
+        raise ValueError(unknown("option", name, known))
+    if isinstance(value, str) and known[name].types <= {int, float, NoneType}:
+        value = parse_number(value, known[name].types)  # YAML parses 3e-6 as text
+    known[name].check(value)
     return value
 
 

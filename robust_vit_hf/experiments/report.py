@@ -6,7 +6,7 @@ from ..data.known_sets import title_of
 from ..evaluation.before_after_examples import galleries
 from ..evaluation.run_page import write_run_page
 from ..results.background_reliance import worst_group_table
-from ..results.html_page import PAGE_FILE, Picture, Section, class_changes_table, write_page
+from ..results.html_page import PAGE_FILE, Section, class_changes_table, write_page
 from ..results.markdown_latex import Table
 from ..results.plots import class_figure, page_picture, save_figure
 from ..results.published_tables import METHODS
@@ -21,6 +21,14 @@ from .paper.experiment_tables import paper_tables
 from .paper.findings import findings, findings_table
 from .paper.paper_plots import class_group_figure, first_class_changes, size_figure
 from .points import RUN
+
+
+CLASSES = "figure_8_to_14_"  # begins the name of the figure of a set
+CAPTIONS = {
+    "figure_4": "Figure 4: average change of the training classes and of the others, by set",
+    "figure_7": "Figure 7: change of top-1 over the number of samples and of training classes",
+    "price": "Gain and price: learning rates (lines), mixtures with the original model (dotted), and the chosen settings",
+}
 
 
 def report(options: ReportOptions) -> str:
@@ -61,7 +69,7 @@ def report(options: ReportOptions) -> str:
         tables |= {"findings": findings_table(findings(results))}
         figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
         for name, of_set in changes.items():
-            figures[f"figure_8_to_14_{name}"] = class_figure(of_set, names, title_of(name))
+            figures[f"{CLASSES}{name}"] = class_figure(of_set, names, title_of(name))
         if results.shifted and results.unshifted:
             shifted, home = results.shifted[0], results.unshifted[0]
             # Mixtures are measured on the images of the training data, and not on the `sets` of a grid.
@@ -74,9 +82,9 @@ def report(options: ReportOptions) -> str:
     markdown = "\n".join(f"## {table.title}\n\n{table.markdown()}\n" for table in tables.values())
     write_atomically(folder / "report.md", markdown)
     write_atomically(folder / "report.tex", "\n".join(table.latex() for table in tables.values()))
+    figures = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in figures.items():
-        if figure is not None:
-            save_figure(figure, folder, name)
+        save_figure(figure, folder, name)
     if options.html:
         _write_html(options, results, read, tables, figures)
     return f"\n{markdown}\nreport.md, report.tex, figures and the results: {folder}\n{page}".rstrip()
@@ -87,15 +95,21 @@ def _write_html(
     results: Results,
     read: ResultsFile,
     tables: dict[str, Table],
-    figures: dict[str, Figure | None],
+    figures: dict[str, Figure],
 ) -> None:
     names = read.class_names.get(results.models[0], {})
     first = next(iter(results.of(OURS)), results.runs[0])
+    pictures = []
+    for name, figure in figures.items():
+        of_set = f"Figures 8 to 14: the most harmed and the most helped classes of {name.removeprefix(CLASSES)}"
+        caption = CAPTIONS.get(name, of_set)
+        alt = f"{caption}. The tables hold the values."
+        pictures.append(page_picture(figure, caption, alt, "" if name in CAPTIONS else "wide"))
     sections = [
         Section("Findings", [tables[name] for name in ("price", "findings") if name in tables]),
         Section("Tables", [table for name, table in tables.items() if name not in ("price", "findings")]),
         Section("Classes", changes=class_changes_table(first_class_changes(results), names)),
-        Section("Figures", plots=_plots(figures)),
+        Section("Figures", plots=pictures),
     ]
     for source in options.sources:  # a sweep or one of its points
         run = (source if source.name == first.name else source / first.name) / RUN
@@ -103,20 +117,3 @@ def _write_html(
     facts = {"models": ", ".join(results.models), "methods": ", ".join(results.methods)}
     filled = [section for section in sections if section.filled]
     write_page(options.output_dir / PAGE_FILE, "Report of an experiment", facts, filled)
-
-
-def _plots(figures: dict[str, Figure | None]) -> list[Picture]:
-    captions = {
-        "figure_4": "Figure 4: average change of the training classes and of the others, by set",
-        "figure_7": "Figure 7: change of top-1 over the number of samples and of training classes",
-        "price": "Gain and price: learning rates (lines), mixtures with the original model (dotted), and the chosen settings",
-        "figure_8_to_14_": "Figures 8 to 14: the most harmed and the most helped classes of ",
-    }
-    pictures = []
-    for name, figure in figures.items():
-        if figure is not None:
-            start, caption = next(item for item in captions.items() if name.startswith(item[0]))
-            caption += name.removeprefix(start)
-            place = "wide" if start == "figure_8_to_14_" else ""
-            pictures.append(page_picture(figure, caption, f"{caption}. The tables hold the values.", place))
-    return pictures

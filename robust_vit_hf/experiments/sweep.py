@@ -13,6 +13,7 @@ from pathlib import Path
 
 import submitit
 import torch
+import yaml
 from submitit.helpers import DelayedSubmission
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
@@ -264,10 +265,13 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
                 models[key] = (loaded.config, model_digest(loaded))
             of_data = json.dumps([key, asdict(data), config.seed])
             if of_data not in datasets:
-                datasets[of_data] = _digests(data, models[key][0], config.seed, bool(grid.shares))
+                train, validation, measured = load_data(data, models[key][0], config.seed)
+                if grid.shares:
+                    check_validation_images(validation)
+                tested = [] if data.test_split is None else [rows.dataset for rows in measured.values()]
+                datasets[of_data] = [identity_of(images) for images in (train, validation, *tested)]
         except (ValueError, OSError) as error:
-            kind = ValueError if isinstance(error, ValueError) else OSError
-            raise kind(f"{point.name}: {error}") from error
+            raise ValueError(f"{point.name}: {error}") from error
         run.inputs = {"model": models[key][1], "datasets": datasets[of_data]}
         run.stage.check()
         runs.append(run)
@@ -283,25 +287,20 @@ def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTC
     return [asdict(model), of_data, kept]
 
 
-def _digests(data: DataArguments, model_config: PreTrainedConfig, seed: int, composed: bool) -> list:
-    """Digests of the images to train on, to validate on, and of the test split. `composed`: put on other backgrounds."""
-    train, validation, measured = load_data(data, model_config, seed)
-    if composed:
-        check_validation_images(validation)
-    tested = [] if data.test_split is None else [rows.dataset for rows in measured.values()]
-    return [identity_of(dataset) for dataset in (train, validation, *tested)]
-
-
 def _executor(options: SweepOptions, logs: Path) -> submitit.AutoExecutor:
     """Executor of a cluster, with one GPU per run, if there are any."""
     parameters = {"timeout_min": THREE_DAYS, "gpus_per_node": min(1, torch.cuda.device_count())}
     if options.cluster == "slurm":
         parameters |= {"gpus_per_node": 1, "slurm_array_parallelism": options.jobs, "slurm_job_name": "robust-vit"}
     try:
+        given = dict(parameter.split("=", 1) for parameter in options.cluster_options)
+        parameters |= {name: yaml.safe_load(value) for name, value in given.items()}
         executor = submitit.AutoExecutor(logs, cluster=options.cluster)
-        executor.update_parameters(**parameters | dict(options.cluster_options))
-    except (RuntimeError, NameError, TypeError) as error:
-        raise ValueError(f"submitit refuses --cluster {options.cluster} or its --cluster_options: {error}") from error
+        executor.update_parameters(**parameters)
+    except (RuntimeError, NameError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"submitit refuses --cluster {options.cluster} or its --cluster_options NAME=VALUE: {error}"
+        ) from error
     return executor
 
 

@@ -23,19 +23,10 @@ from .options import CardOptions
 logger = logging.get_logger(__name__)
 
 EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
-# Pictures with captions, by results file.
+# Pictures by results file; the template has their captions.
 FIGURES = {
-    RESULTS_FILE: {
-        "before_after.png": (
-            "Relevance of the predicted and of the true class before and after: corrected images whose relevance left the "
-            "background most, corrected ones drawn at random, and ones that got worse, drawn at random"
-        )
-    },
-    EVALUATION_FILE: {
-        "accuracy_paper.png": "Top-1 of each set under the protocol of the paper",
-        "accuracy_native.png": "Top-1 of each set under the native protocol",
-        "accuracy_model.png": "Top-1 of each set under the preprocessing saved with the model",
-    },
+    RESULTS_FILE: ["before_after.png"],
+    EVALUATION_FILE: ["accuracy_paper.png", "accuracy_native.png", "accuracy_model.png"],
 }
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 # Scores that may get worse: name, whether higher is better, and format.
@@ -77,7 +68,15 @@ def make_card(
         measurements = [results | {"protocol": run["preset"]}]
     if run["emissions_kg"] is not None and not run["resumed"]:  # which are those of the last part
         emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}
+    results_of = [
+        {"protocol": part["protocol"], "table": main_table(part["rows"]).markdown()}
+        | {"reliance": [Table(**table) for table in part.get("reliance", ())]}
+        for part in measurements
+    ]
+    worse = _what_got_worse(measurements)
     registered = MODELS.get(registered_of(run))
+    measured = [row["set"] for part in measurements for row in part["rows"]]
+    of_data = (results or {}).get("settings", {}).get("data", {})
     metadata = ModelCardData(
         language=run["language"],
         license=run["license"],
@@ -101,14 +100,10 @@ def make_card(
         note=registered.note if registered is not None else None,
         evaluated=evaluation is not None,
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
-        results=[
-            {"protocol": part["protocol"], "table": main_table(part["rows"]).markdown()}
-            | {"reliance": [Table(**table) for table in part.get("reliance", ())]}
-            for part in measurements
-        ],
-        chose_checkpoint=evaluation is None and results is not None and _chose_checkpoint(results),
-        figures={name: text for of_file in FIGURES.values() for name, text in of_file.items() if name in figures},
-        worse=_what_got_worse(measurements),
+        results=results_of,
+        chose_checkpoint=evaluation is None and results is not None and measured == [of_data.get("eval_split")],
+        figures=figures,
+        worse=worse,
     )
 
 
@@ -218,8 +213,3 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
                     f"after ({change(before, after)})."
                 )
     return lines
-
-
-def _chose_checkpoint(results: dict) -> bool:
-    """Whether only the validation images were measured, which may have been used to choose the checkpoint."""
-    return [row["set"] for row in results["rows"]] == [results.get("settings", {}).get("data", {}).get("eval_split")]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..results import choice
-from ..results.bootstrap import Difference, Interval, Resamples
 from ..results.choice import loses_too_much, may_be_lost, rank
 from ..results.markdown_latex import Table
 
@@ -51,12 +50,6 @@ class Mixture(choice.Candidate):
     def strength(self) -> tuple[float, ...]:
         return (self.training.learning_rate if self.training else 0.0, self.alpha)
 
-    def changes(self, before: "Mixture") -> tuple[Interval, Interval]:
-        """Changes of `mixed_rand` and `original` from another mixture, paired by image."""
-        changes = {"gain": self.mixed_rand - before.mixed_rand, "loss": self.original - before.original}
-        gain, loss = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
-        return gain, loss
-
 
 def first_trainings(method: str | None, learning_rates: Sequence[float], max_steps: int) -> list[TrainingSettings]:
     """The short trainings: each variant at each rate."""
@@ -83,8 +76,8 @@ def candidates_table(mixtures: Sequence[Mixture], before: Mixture, chosen: Mixtu
         settings, training = ["original", "–", "–", "–"], one.training
         if training is not None:
             settings = [training.variant, f"{training.learning_rate:g}", str(training.steps), f"{one.alpha:g}"]
-        gain, loss = one.changes(before)
         marked = "chosen" if one is chosen else "loses too much" if loses_too_much(one, before, max_loss) else ""
+        gain, loss = one.changes(before)
         rows.append([*settings, f"{100 * one.top1():.1f}", str(gain), str(loss), marked])
     head = ["candidate", "learning rate", "steps", "share of its weights"]
     head += ["`mixed_rand`", "change", "change of `original`", ""]

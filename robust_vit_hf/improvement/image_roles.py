@@ -1,14 +1,17 @@
 """The images of an improvement by role: to train on, to select a candidate with, and to report on."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import xxhash
+from transformers import BaseImageProcessor
 
 from ..data.composition import draw_donors
 from ..data.dataset_digest import contents_of
 from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
-from ..data.schema import undecoded
+from ..data.transforms import eval_transform
+from ..training.background_swap import BackgroundPool
 from ..utils.public_names import public_name
 from .options import ImproveOptions
 
@@ -24,20 +27,26 @@ class ImageRoles:
 
     Args:
         images: `train`, at most as many as a training sees; `selection` and `report`, one half each of the validation images.
+        pictures: digests of those of `backgrounds`, in the order in which the swap draws from them.
         group_weights: shares of the groups of all images that can be trained on; `None` without groups.
     """
 
     images: dict[str, Images]
+    pictures: list[str]
     notes: list[str]
     group_weights: dict[str, float] | None
 
 
-def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRoles:
-    """Find the images of each role, in which the `pictures` of `backgrounds`, by their digests, have no part. Without validation
-    split, training images are held out."""
-    train, notes = _labelled(options, options.train_split), []
+def images_by_role(options: ImproveOptions, processor: BaseImageProcessor) -> ImageRoles:
+    """Find the images of each role, in which the pictures of `backgrounds` have no part. Without validation split, training images
+    are held out."""
+    pictures, notes = [], []
+    if options.backgrounds is not None:
+        paths = BackgroundPool(options.backgrounds, eval_transform(processor)).paths
+        pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
+    train = find_images(options.dataset, options.train_split, ("label",), masks=options.mask_folder).labelled()
     try:
-        validation = _labelled(options, options.eval_split)
+        validation = find_images(options.dataset, options.eval_split, ("label",), masks=options.mask_folder).labelled()
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
@@ -46,7 +55,7 @@ def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRol
             f"`{public_name(options.mask_folder or options.dataset)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
             f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
         )
-    if shared := _mask_files(train) & _mask_files(validation):
+    if shared := train.mask_files & validation.mask_files:
         raise ValueError(
             f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
         )
@@ -66,14 +75,4 @@ def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRol
                 f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
                 "--eval_split and --backgrounds."
             )
-    return ImageRoles(images, notes, weights)
-
-
-def _mask_files(images: Images) -> set[str]:
-    """Paths of masks that are files of their own."""
-    rows = undecoded(images.rows.select_columns("mask"))["mask"] if "mask" in images.rows.column_names else []
-    return {mask["path"] for mask in rows if mask and mask["bytes"] is None}
-
-
-def _labelled(options: ImproveOptions, split: str) -> Images:
-    return find_images(options.dataset, split, ("label",), masks=options.mask_folder).labelled()
+    return ImageRoles(images, pictures, notes, weights)

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-import xxhash
 from tqdm.auto import tqdm
 
 from ..data.geometry import input_size
@@ -16,17 +15,15 @@ from ..diagnosis.verdict import Diagnosis
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
-from ..evaluation.session import Session, Side, open_session
+from ..evaluation.session import Session, Side, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
-from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
-from ..models.loading import load_model
+from ..masks.own_masks import masked_images, one_mask_maker
 from ..models.model_digest import weights_digest
 from ..models.model_names import resolve
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.choice import choose
-from ..training.background_swap import BackgroundPool
-from ..utils.files import RUN_FILE, check_output_dir, read_json, weights_written, write_atomically, write_json
+from ..utils.files import RUN_FILE, read_json, weights_written, write_atomically, write_json
 from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
@@ -62,7 +59,6 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
     whole = Stage(folder, {"command": "improve"})
     with open_session(PairOptions(model=options.model), options.preset, whole, bf16=options.bf16) as session:
         if session.accelerator.num_processes > 1:
@@ -70,12 +66,8 @@ def run_improvement(options: ImproveOptions) -> Improvement:
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
-        pictures = []  # digests, in the order in which the swap draws from them
-        if options.backgrounds is not None:
-            paths = BackgroundPool(options.backgrounds, session.sides["before"].processor).paths
-            pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
-        roles = images_by_role(options, pictures)
-        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles) | {"pictures": pictures})
+        roles = images_by_role(options, session.sides["before"].processor)
+        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles))
         stage.check()
         return _improve(session, roles, stage, options)
 
@@ -85,7 +77,7 @@ def _inputs(options: ImproveOptions, session: Session, roles: ImageRoles) -> dic
     side = session.sides["before"]
     inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
     inputs |= {"masks": options.mask_method, "model": side.digest}
-    inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
+    inputs |= {"images": {role: images.digest for role, images in roles.images.items()}, "pictures": roles.pictures}
     processor = json.loads(side.processor.to_json_string())
     return inputs | {"precision": session.accelerator.mixed_precision, "processor": processor}
 
@@ -101,17 +93,21 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
             role: masked_images(images, role, *of_side, options.mask_method, folder / MASKS_FOLDER / role)
             for role, images in roles.images.items()
         }
-    masked["report"] = replace(masked["report"], group_weights=roles.group_weights)
     notes = roles.notes + [f"`{role}`: {note}" for role in ("train", "selection") for note in masked[role].notes]
     _say(2, f"Candidates, measured on {len(masked['selection'].dataset)} selection images")
     passes = options.batch_size, options.num_workers
     selecting = Backgrounds(*passes, ("original", "mixed_rand"), relevance=False)
-    before = _measure_original(session, masked, {"report": Backgrounds(*passes), "selection": selecting})
+    of_role = {
+        role: session.with_sets(
+            {role: EvaluationSet.of(masked[role].dataset, source=options.dataset, group_weights=weights)}
+        )
+        for role, weights in {"report": roles.group_weights, "selection": None}.items()
+    }
+    before = _measure_original(of_role, {"report": Backgrounds(*passes), "selection": selecting})
     stage.begin()
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
     facts["preset"] = session.preset
-    selection = session.with_sets({"selection": EvaluationSet.of(masked["selection"].dataset)})
-    trials = Trials(stage.folder, selection, selecting, masked["train"].dataset, options, facts)
+    trials = Trials(stage.folder, of_role["selection"], selecting, masked["train"].dataset, options, facts)
     mixtures = [before]
     for settings, found in trials.run_all(before):
         mixtures += found
@@ -120,13 +116,14 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     chosen = choose(mixtures, before, options.max_loss)
     table = candidates_table(mixtures, before, chosen, options.max_loss)
     write_atomically(folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
+    session = of_role["report"]
     if chosen.training is not None:
         _say(3, f"Model: `{chosen.training.name}`, {chosen.alpha:g} of its weights")
         if stage.result() is None:
             _write_model(trials, chosen, folder)
         side.processor.save_pretrained(folder)
-        model = load_model(str(folder)).to(session.accelerator.device)
-        session = replace(session, sides=dict(session.sides) | {"after": Side.of(model, side.processor, str(folder))})
+        sides = load_sides({"after": str(folder)}, session.preset, session.accelerator)
+        session = replace(session, sides=session.sides | sides)
     _say(4, f"Diagnosis on {len(masked['report'].dataset)} report images")
     improvement = measure_outcome(session, masked["report"], table, notes, options)
     weights = [path.name for path in folder.glob("*.safetensors")]
@@ -137,17 +134,17 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     return improvement
 
 
-def _measure_original(session: Session, masked: dict[str, MaskedImages], passes: dict[str, Backgrounds]) -> Mixture:
+def _measure_original(of_role: dict[str, Session], passes: dict[str, Backgrounds]) -> Mixture:
     """The original model on the selection images. It is measured on the report images too, so that what is wrong with them is found
     before the training."""
     diagnoses = {}
     for role, backgrounds in passes.items():
-        rows = EvaluationSet.of(masked[role].dataset)
-        found = measure(session.with_sets({role: rows}), backgrounds, PREDICTIONS_FOLDER)[role]["before"]
+        session = of_role[role]
+        found = measure(session, backgrounds, PREDICTIONS_FOLDER)[role]["before"]
         diagnoses[role] = Diagnosis(found.columns, session.classes)
         if not diagnoses[role].num_mixed:
             raise ValueError(
-                f"No object of the {len(rows.dataset)} {role} images could be put on the background of another class: every object "
+                f"No object of the {len(session.sets[role].dataset)} {role} images could be put on the background of another class: every object "
                 "fills the image, or lies outside of what the model sees. Give more images, or other masks."
             )
     values, measures = diagnoses["selection"].values, diagnoses["selection"].measures

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..diagnosis.options import OwnImagesOptions
 from ..evaluation.options import PrecisionOptions
 from ..training.methods import method_names
+from ..utils.files import check_output_dir
 from ..utils.options import COUNT, POSITIVE, SEED, Range, option, output_dir
 
 
@@ -57,6 +58,7 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        check_output_dir(self.output_dir, self.dataset, self.mask_folder, self.backgrounds)
         if self.backgrounds is not None and self.method is not None:
             raise ValueError("--backgrounds are those of the swap: leave out --method")
         if self.train_batch_size == 1 and self.method is None and self.backgrounds is None:

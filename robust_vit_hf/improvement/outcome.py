@@ -1,6 +1,5 @@
 """The outcome of an improvement: the verdict on the report images, with its tables, page and model card."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,6 @@ from ..evaluation.finetuning_results import FIGURE_FILE, write_finetuning_result
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session
-from ..evaluation.sets import EvaluationSet
 from ..hub.model_card import write_card
 from ..masks.own_masks import MaskedImages
 from ..results.bootstrap import Interval
@@ -100,36 +98,31 @@ class Improvement:
 def measure_outcome(
     session: Session, images: MaskedImages, candidates: Table, notes: list[str], options: ImproveOptions
 ) -> Improvement:
-    """Diagnose the sides of the session on the report images, and write results, card and page."""
+    """Diagnose the sides of the session on its only set, the report images, and write results, card and page."""
     folder, passes = options.output_dir, (options.batch_size, options.num_workers)
     (folder / DIAGNOSIS_FOLDER).mkdir(exist_ok=True)
     diagnosis = measure_images(
-        session, images, "report", Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
+        session, images, Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
     )
     write_report(diagnosis, session, asdict(options))
+    facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
-        rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
-        own = session.with_sets({"report": rows})
-        run = Run(measure_accuracy(own, Accuracy(*passes), f"{PREDICTIONS_FOLDER}/accuracy"))
-        write_finetuning_results(folder, run, own, asdict(options))
+        run = Run(measure_accuracy(session, Accuracy(*passes), f"{PREDICTIONS_FOLDER}/accuracy"))
+        write_finetuning_results(folder, run, session, asdict(options))
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
-        accuracy, notes = tables_of(run), notes + _worse_classes(run, session.classes)
+        accuracy, names = tables_of(run), session.classes
+        changes = class_changes([run], "report").items()  # the most harmed first
+        if worse := [f"{names[label]} {100 * change:+.0f}" for label, change in changes if change < 0]:
+            text = "Classes that got worse on the images as they are, in points"
+            notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
     found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
     sections[0].notes = found.notes  # those of the diagnosis, and others
     write_json(folder / VERDICT_FILE, found.record())
-    facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     write_page(folder / PAGE_FILE, found.verdict.partition("\n")[0], facts, sections)
     if found.accuracy:
         write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | {"verdict": found.verdict, "notes": found.notes})
         write_card(folder)
     return found
-
-
-def _worse_classes(run: Run, names: Sequence[str]) -> list[str]:
-    """Classes whose top-1 on the images as they are fell, the most harmed first."""
-    changes = class_changes([run], "report")
-    worse = [f"{names[label]} {100 * change:+.0f}" for label, change in changes.items() if change < 0]
-    return [f"Classes that got worse on the images as they are, in points: {', '.join(worse)}."] if worse else []

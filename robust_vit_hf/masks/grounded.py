@@ -9,7 +9,7 @@ Source: *Grounding DINO* (https://huggingface.co/papers/2303.05499), *Segment An
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from PIL import Image
@@ -60,15 +60,12 @@ class GroundedSegmentation:
         cls, prompts: Prompts, detector: str, segmenter: str, device: str | torch.device = "cpu", **arguments
     ) -> Self:
         """Load both models from Hub ids or folders. Further arguments are those of the class."""
-        parts: dict[str, Any] = {}
-        for part, model_class, name in (
-            ("detector", AutoModelForZeroShotObjectDetection, detector),
-            ("segmenter", AutoModelForMaskGeneration, segmenter),
-        ):
-            with reading(name):
-                parts[part] = model_class.from_pretrained(name).eval().to(device)
-                parts[f"{part}_processor"] = AutoProcessor.from_pretrained(name)
-        return cls(**parts, prompts=prompts, **arguments)
+        with reading(detector):
+            finder = AutoModelForZeroShotObjectDetection.from_pretrained(detector).eval().to(device)
+            finder_processor = AutoProcessor.from_pretrained(detector)
+        with reading(segmenter):
+            sam = AutoModelForMaskGeneration.from_pretrained(segmenter).eval().to(device)
+            return cls(finder, finder_processor, sam, AutoProcessor.from_pretrained(segmenter), prompts, **arguments)
 
     @property
     def models(self) -> dict[str, PreTrainedModel]:

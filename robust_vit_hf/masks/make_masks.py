@@ -19,9 +19,8 @@ from ..data.known_sets import KNOWN_SETS
 from ..data.mask_checks import uninformative_mask
 from ..data.schema import encode_image, undecoded_rows
 from ..data.split_writer import SplitWriter
-from ..data.write_rows import DecodedRow, write_rows
+from ..data.write_rows import DecodedRow, parts_of, write_rows
 from ..models.model_digest import model_digest
-from ..models.model_names import MODELS
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.stage import Stage
@@ -62,24 +61,21 @@ def make_masker(
         from .coco import CocoAnnotations
 
         return CocoAnnotations(options.annotations, options.category)
+    if isinstance(options, TokenCutOptions):
+        from .tokencut import TokenCut
+
+        settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
+        settings["refine"] = not options.coarse
+        return TokenCut.from_pretrained(options.model, device, **settings)
+    prompts = prompts_of_labels(features, options.prompts)
     if isinstance(options, GroundedOptions):
         from .grounded import GroundedSegmentation
 
         models = (options.detector, options.segmenter, device)
-        prompts = prompts_of_labels(features, options.prompts)
         return GroundedSegmentation.from_pretrained(prompts, *models, box_threshold=options.box_threshold)
-    if isinstance(options, Sam3Options):
-        from .sam3 import ConceptSegmentation
+    from .sam3 import ConceptSegmentation
 
-        prompts = prompts_of_labels(features, options.prompts)
-        return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
-    from .tokencut import TokenCut
-
-    settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
-    settings["refine"] = not options.coarse
-    if (registered := MODELS.get(options.model)) and registered.load_backbone:
-        return TokenCut(registered.load_backbone().to(device), **settings)
-    return TokenCut.from_pretrained(options.model, device, **settings)
+    return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
 
 
 def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> dict[str, tuple[int, int]]:
@@ -139,12 +135,12 @@ def write_split(
     # Annotations are of one image among all rows, of which this process makes the masks of a part.
     claimed = getattr(masker, "claimed", iter)(rows)
     rows = ({name: row[name] for name in row if name != "mask"} for row in claimed)  # which need not be decoded
-    if options.per_class is None or writer is None:
-        return write_rows(writer, rows, options.skip_bad, finish, total)
-    chosen = PerClass(options.per_class, writer)
-    finish = chosen.counting(finish)
-    counts = write_rows(writer, chosen.rows(rows), options.skip_bad, finish, parts=chosen.parts)
-    if lacking := chosen.lacking():
+    chosen, parts = None, parts_of
+    if options.per_class is not None and writer is not None:
+        chosen, total = PerClass(options.per_class, writer), None
+        rows, finish, parts = chosen.rows(rows), chosen.counting(finish), chosen.parts
+    counts = write_rows(writer, rows, options.skip_bad, finish, total, parts)
+    if lacking := chosen and chosen.lacking():
         names = getattr(columns["label"], "names", None)
         classes = ", ".join(f"`{names[label] if names else label}` {count}" for label, count in lacking.items())
         logger.warning(

@@ -55,11 +55,6 @@ class TokenCutOptions(MasksOptions):
         "reject what RobustViT's code drops: masks over half of the image, and refined ones unlike the coarse ones",
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.coarse and self.released:
-            raise ValueError("--released compares refined masks with the coarse ones: leave out --coarse")
-
 
 @dataclass(kw_only=True)
 class GroundedOptions(MasksOptions):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ from ..data.find_images import Images, find_images
 from ..data.label_mapping import align_labels, class_names_of, classes_of_model
 from ..data.row_checks import check_rows
 from ..data.schema import undecoded_rows
-from ..models.model_names import MODELS
 from ..relevance.architectures import unwrap_pretrained
 from ..utils.stage import Stage
 from .make_masks import Masker, make_masker, write_split
 from .options import GroundedOptions, Sam3Options, TokenCutOptions
-from .tokencut import TokenCut
+from .tokencut import TokenCut, backbone_of
 
 
 logger = logging.get_logger(__name__)
@@ -41,7 +40,6 @@ class MaskedImages:
     masks: str  # where the masks come from
     rejected: int  # number of images left out
     lost: tuple[str, ...] = ()  # names of classes of which nothing is left
-    group_weights: dict[str, float] | None = None  # see [`~robust_vit_hf.evaluation.sets.EvaluationSet`]
 
     @property
     def notes(self) -> list[str]:
@@ -72,8 +70,23 @@ def masked_images(
     aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if method is not None or "mask" not in images.rows.column_names:
-        made, method = _make_masks(images, name, model, processor, model_name, method or "tokencut", folder)
-        aligned, origin = align_labels(made, classes, name), f"made by {method}"
+        state, method, masker = PartialState(), method or "tokencut", None
+        for first in (True, False):  # the main process resolves `auto`, for which others may fail to load what it has
+            if method != "tokencut" and state.is_main_process is first:
+                method, masker = _by_names(method, class_names_of(images.rows.features) or ())
+            (method,) = broadcast_object_list([method])
+        given: dict[str, Any] = {"images": images.source, "output_dir": folder}
+        given |= {"skip_bad": True, "rows_per_shard": 100}
+        options = BY_NAMES[method](**given) if masker else TokenCutOptions(**given, model=model_name)
+        if masker is None:
+            settings = {setting: getattr(options, setting) for setting in ("batch_size", "min_pixels", "min_side")}
+            masker = own_tokencut(model, processor, model_name, **settings)
+        with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
+            title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
+            write_split(options, "train", rows, images.rows.features, masker, title)
+        state.wait_for_everyone()  # the first process has written the last rows
+        aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
+        origin = f"made by {method}"
     rows = check_rows(aligned, name, len(classes))
     lost = tuple(classes[label] for label in sorted({*needed} - {*rows.with_format(None)["label"]}))
     return MaskedImages(rows, origin, len(needed) - len(rows), lost)
@@ -81,44 +94,9 @@ def masked_images(
 
 def own_tokencut(model: nn.Module, processor: BaseImageProcessor, model_name: str, **settings) -> TokenCut:
     """TokenCut with the features of a model; for a bundled model, by its name, those of its self-supervised base."""
-    if (registered := MODELS.get(model_name)) and registered.load_backbone:
-        return TokenCut(_backbone(model_name).to(next(model.parameters()).device), **settings)
+    if (backbone := backbone_of(model_name)) is not None:
+        return TokenCut(backbone.to(next(model.parameters()).device), **settings)
     return TokenCut(model.eval(), processor, **settings)
-
-
-@cache
-def _backbone(name: str) -> nn.Module:
-    return MODELS[name].load_backbone().eval()
-
-
-def _make_masks(
-    images: Images,
-    name: str,
-    model: nn.Module,
-    processor: BaseImageProcessor,
-    model_name: str,
-    method: str,
-    folder: Path,
-) -> tuple[datasets.Dataset, str]:
-    """Make masks in a folder, which belongs to these images from then on. Returns them, and the method that was taken."""
-    state, features = PartialState(), images.rows.features
-    given: dict[str, Any] = {"images": images.source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
-    masker = None
-    if method != "tokencut":
-        names = class_names_of(features) or ()
-        chosen, masker = _by_names(method, names) if state.is_main_process else (None, None)
-        (method,) = broadcast_object_list([chosen])  # of `auto`, in which a process may fail to load what another has
-        if not state.is_main_process and method != "tokencut":
-            masker = _by_names(method, names)[1]
-    options = BY_NAMES[method](**given) if masker else TokenCutOptions(**given, model=model_name)
-    if masker is None:
-        settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
-        masker = own_tokencut(model, processor, model_name, **settings)
-    with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
-        title = f"{name}, masks by {method}"
-        write_split(options, "train", undecoded_rows(images.rows), features, masker, title)
-    state.wait_for_everyone()  # the first process has written the last rows
-    return find_images(str(folder), "train").rows, method
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Source: *SAM 3* (https://huggingface.co/papers/2511.16719)
 """
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Self
 
 import torch
@@ -43,7 +43,6 @@ class ConceptSegmentation:
     prompts: Prompts
     _: KW_ONLY
     threshold: float = 0.5
-    _texts: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_pretrained(cls, prompts: Prompts, model: str, device: str | torch.device = "cpu", **arguments) -> Self:
@@ -71,7 +70,8 @@ class ConceptSegmentation:
         seen = self.model.get_vision_features(inputs["pixel_values"].to(self.model.dtype))
         size = (image.height, image.width)
         for concept in tried:
-            output = self.model(vision_embeds=seen, **self._text(concept))
+            text = self.processor(text=concept, return_tensors="pt").to(self.model.device)
+            output = self.model(vision_embeds=seen, input_ids=text["input_ids"], attention_mask=text["attention_mask"])
             (found,) = self.processor.post_process_instance_segmentation(output, self.threshold, target_sizes=[size])
             if not found["masks"].any():
                 continue
@@ -83,10 +83,3 @@ class ConceptSegmentation:
                 note += f"; nothing for {', '.join(map(repr, tried[: tried.index(concept)]))}"
             return MaskResult.of(union, note)
         return MaskResult(None, rejected=f"nothing for {', '.join(map(repr, tried))} above {self.threshold}")
-
-    def _text(self, concept: str) -> dict[str, torch.Tensor]:
-        """Inputs of a concept, made once."""
-        if concept not in self._texts:
-            inputs = self.processor(text=concept, return_tensors="pt").to(self.model.device)
-            self._texts[concept] = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        return self._texts[concept]

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import cache
 from math import sqrt
 from typing import Self
 
@@ -24,6 +25,7 @@ from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, ViTI
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..data.geometry import normalization
+from ..models.model_names import MODELS
 from ..models.weight_checks import reading
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
@@ -117,6 +119,13 @@ def refine_mask(image: Image.Image, coarse: np.ndarray) -> np.ndarray:
     sizes = np.bincount(components.ravel())
     sizes[0] = 0  # the background
     return filled & (components == sizes.argmax())
+
+
+@cache
+def backbone_of(name: str) -> nn.Module | None:
+    """The self-supervised base of a bundled model, in eval mode, with whose features its masks are made; `None` for others."""
+    registered = MODELS.get(name)
+    return registered.load_backbone().eval() if registered and registered.load_backbone else None
 
 
 class _KeysReached(Exception):
@@ -227,12 +236,16 @@ class TokenCut:
         imagenet = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
         self.normalize = normalization(self.processor or ViTImageProcessor(**imagenet))
         self.patch_size = self.vit.patch_size
+        self.models = {"model": self.vit.pretrained}  # that decide the masks, by the names of their settings
         if self.key_bias is None:
             self.key_bias = self.vit.pretrained.config.model_type == "vit"
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | torch.device = "cpu", **arguments) -> Self:
-        """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class."""
+        """Load the model and its image processor from a Hub id or folder, or the backbone of a bundled model. Further arguments are
+        those of the class."""
+        if (backbone := backbone_of(name)) is not None:
+            return cls(backbone.to(device), **arguments)
         with reading(name):
             model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
             processor = AutoImageProcessor.from_pretrained(name)
@@ -246,11 +259,6 @@ class TokenCut:
             for key in loading["missing_keys"]:
                 model.state_dict()[key].zero_()
         return cls(model.eval().to(device), processor, **arguments)
-
-    @property
-    def models(self) -> dict[str, nn.Module]:
-        """The model that decides the masks, by the name of its setting."""
-        return {"model": self.vit.pretrained}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make masks of RGB images of any sizes, in order. `rows`, an argument of all mask makers, is ignored."""

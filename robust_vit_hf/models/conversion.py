@@ -18,14 +18,13 @@ from .weight_checks import load_checked, reading
 
 def convert(options: ConvertOptions) -> str:
     """Convert weights, see [`convert_to_timm`], [`convert_to_transformers`] and [`write_with_classes`], and say what was written."""
-    source, output = options.source, options.output_dir
+    output = options.output_dir
     if options.classes is not None:
-        model = write_with_classes(source, output, options.classes, options.templates, options.preset)
+        model = write_with_classes(options.source, output, options.classes, options.templates, options.preset)
     elif options.to == "timm":
-        model = convert_to_timm(source, output, options.statistics)
+        model = convert_to_timm(options.source, output, options.statistics)
     else:
-        sizes = {"image_size": options.image_size, "num_heads": options.num_heads}
-        model = convert_to_transformers(source, output, options.preset, statistics=options.statistics, **sizes)
+        model = convert_to_transformers(options)
     return f"{output}: {model.num_parameters():,} parameters of {type(model).__name__}"
 
 
@@ -46,32 +45,22 @@ def write_with_classes(
     return model
 
 
-def convert_to_transformers(
-    source: str,
-    output: Path,
-    preset: Preset | None = None,
-    *,
-    image_size: int | None = None,
-    num_heads: int | None = None,
-    statistics: str | None = None,
-) -> PreTrainedModel:
+def convert_to_transformers(options: ConvertOptions) -> PreTrainedModel:
     """Write a model folder of transformers atomically, with the image processor of a preset and `conversion.json`,
-    which names the source.
+    which names the source: a file of weights, checkpoint, folder or Hub id of timm, or the name of a registered model.
 
-    Args:
-        source: file of weights, checkpoint, folder or Hub id of timm, or name of a registered model.
-        preset: by default `paper` for a registered model and for weights without timm's preprocessing, and `model`,
-            the one of timm's configuration, for all others.
+    The preset is by default `paper` for a registered model and for weights without timm's preprocessing, and `model`,
+    the one of timm's configuration, for all others.
     """
-    source = resolve(source)
-    with atomic_folder(output) as folder:
+    source, preset = resolve(options.source), options.preset
+    with atomic_folder(options.output_dir) as folder:
         weights, config = load_timm(source)
         if preset is None:
             preset = "model" if states_preprocessing(config) and find_model(source) is None else "paper"
         with reading(source):
-            model = timm_to_hf(weights, config, image_size=image_size, num_heads=num_heads)
+            model = timm_to_hf(weights, config, image_size=options.image_size, num_heads=options.num_heads)
         model.save_pretrained(folder)
-        timm_processor(config, preset, model.config.image_size, statistics).save_pretrained(folder)
+        timm_processor(config, preset, model.config.image_size, options.statistics).save_pretrained(folder)
         write_json(folder / CONVERSION_FILE, {"source": public_name(source)})
     return model
 

@@ -44,9 +44,7 @@ def make_image_processor(
     from transformers import ViTImageProcessor
 
     factor, resample = {"paper": (256 / 224, Resampling.BILINEAR), "native": (248 / 224, Resampling.BICUBIC)}[preset]
-    mean, std = [0.5] * 3, [0.5] * 3
-    if preset == "native":
-        mean, std = list(native_processor.image_mean), list(native_processor.image_std)
+    mean, std = ([0.5] * 3, [0.5] * 3) if preset == "paper" else _statistics(native_processor)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     resized = {"height": round(height * factor), "width": round(width * factor)}
     return ViTImageProcessor(
@@ -57,6 +55,16 @@ def make_image_processor(
         image_mean=mean,
         image_std=std,
     )
+
+
+def _statistics(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation, of pixels in [0, 1], by which a processor normalises."""
+    if getattr(processor, "do_normalize", False) and getattr(processor, "rescale_factor", 1 / 255) == 1 / 255:
+        return list(processor.image_mean), list(processor.image_std)
+    from ..data.geometry import pixel_levels
+
+    black, white = pixel_levels(processor)
+    return (-black / (white - black)).tolist(), (1 / (white - black)).tolist()
 
 
 def _settings(config: dict | None) -> dict:
@@ -122,6 +130,7 @@ def load_processor(
     from transformers import AutoImageProcessor
     from transformers.utils.peft_utils import find_adapter_config_file
 
+    from ..data.geometry import input_size
     from .loading import is_timm
     from .timm_files import timm_files
 
@@ -130,7 +139,7 @@ def load_processor(
         paper = make_image_processor("paper", size)
         return paper if preset == "model" else make_image_processor(preset, size, paper)
     source = resolve(name)
-    if is_timm(source):
+    if is_timm(source) and model.config.model_type != "timm_wrapper":
         return timm_processor(timm_files(source)[1], preset, image_size or model.config.image_size)
     if Path(source).is_dir():
         read_json(Path(source, "preprocessor_config.json"))  # transformers calls a damaged file missing
@@ -149,15 +158,20 @@ def load_processor(
     if preset == "model":
         return saved if image_size is None else _scaled(saved, image_size)
     if image_size is None:
-        crop = saved.crop_size if getattr(saved, "do_center_crop", False) else None
-        image_size = (crop["height"], crop["width"]) if crop else model.config.image_size
+        crops = getattr(saved, "do_center_crop", False) or not hasattr(model.config, "image_size")
+        image_size = input_size(saved) if crops else model.config.image_size
     return make_image_processor(preset, image_size, saved)
 
 
 def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
     """Copy of a processor for square images of another size, in its own proportion of resize and crop."""
-    from ..data.geometry import input_size
+    from ..data.geometry import has_plain_geometry, input_size
 
+    if not has_plain_geometry(processor):
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, cannot be scaled to images of another size: leave out `image_size`, or "
+            "give the preset `paper` or `native`."
+        )
     height, width = input_size(processor)
     square = {"height": image_size, "width": image_size}
     if not getattr(processor, "do_center_crop", False):
@@ -175,25 +189,26 @@ def resolve_preset(
     for any other."""
     if preset is not None:
         return preset
-    for name in filter(None, (compare, model)):
-        if recorded := _run_record(name).get("preset"):
+    registered = {name: find_model(name) for name in (compare, model) if name}
+    for name, known in registered.items():
+        if not known and (recorded := _run_record(name).get("preset")):
             return recorded if recorded in get_args(Preset) else "model"
-    return "paper" if paper_model or find_model(model) else "model"
+    return "paper" if paper_model or registered[model] else "model"
 
 
 def is_of_paper(model: str) -> bool:
     """Whether a model is registered, or finetuned from a registered one according to the record of its run."""
+    if find_model(model):
+        return True
     record = _run_record(model)
     bases = (model, record.get("base_model") or model)  # that of the bundled model is not registered
     return registered_of(record) == BUNDLED_MODEL or any(map(find_model, bases))
 
 
 def _run_record(name: str) -> dict:
-    """`run.json` beside a finetuned model; empty if there is none."""
+    """`run.json` beside a finetuned model that is not registered; empty if there is none."""
     from huggingface_hub import hf_hub_download
 
-    if find_model(name):
-        return {}
     file = Path(name, RUN_FILE)
     if is_hub_id(name):
         try:
@@ -221,4 +236,6 @@ def preset_of(processor: BaseImageProcessor) -> Preset:
 def squash_resample(processor: BaseImageProcessor) -> int:
     """Interpolation of images that are squashed, in training and segmentation: bilinear under the presets `paper` and
     `native`, as in the released code, and otherwise the processor's own."""
-    return Resampling.BILINEAR if preset_of(processor) != "model" else processor.resample
+    return (
+        Resampling.BILINEAR if preset_of(processor) != "model" else getattr(processor, "resample", Resampling.BILINEAR)
+    )

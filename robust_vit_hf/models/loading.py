@@ -1,6 +1,7 @@
 """Loading of models by name, Hub id or folder: with their own head or a new one, and with adapters over the base they were trained on."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,13 +12,13 @@ from transformers import AutoConfig, AutoModelForImageClassification, CLIPConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.label_mapping import check_class_names
-from ..relevance.architectures import UNRECORDED_ATTENTION
+from ..relevance.architectures import UNRECORDED_ATTENTION, unwrap_pretrained
 from ..utils.files import read_json
 from .clip import TEMPLATES, load_zero_shot
 from .model_digest import model_digest
 from .model_names import MODELS, resolve
 from .timm_files import load_timm
-from .timm_weights import timm_to_hf
+from .timm_weights import OtherArchitecture, timm_to_hf
 from .weight_checks import load_checked, reading
 
 
@@ -35,8 +36,8 @@ def load_model(
     """Image classification model in fp32.
 
     Args:
-        name: name in [`MODELS`], Hub id or folder. timm weights are converted, and PEFT adapters are merged into their
-            base, which is loaded in the same way.
+        name: name in [`MODELS`], Hub id or folder. timm's ViT and DeiT are converted, its other models run through timm, and PEFT
+            adapters are merged into their base, which is loaded in the same way.
         trust_remote_code: whether to run model code from the source.
         classes: names of classes, for a new head: the zero-shot one of CLIP, see [`load_zero_shot`], and for any other model a
             linear one with zeros, to be trained (`--method finetune`).
@@ -44,8 +45,8 @@ def load_model(
 
     Raises:
         OSError: there is no such model.
-        ValueError: weights do not fit; the name is a registered one, and a folder's here; there are templates for another model than
-            CLIP; or the model's head cannot be replaced.
+        ValueError: weights do not fit; the head is for several labels or values; the name is a registered one, and a folder's here;
+            there are templates for another model than CLIP; or the model's head cannot be replaced.
     """
     if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder.")
@@ -53,10 +54,21 @@ def load_model(
     if templates is not None and not has_texts:
         raise ValueError(f"`templates` are texts for the classes of CLIP, and `{name}` is another model.")
     if classes is None:
-        return _load(name, trust_remote_code)
+        return check_single_label(_load(name, trust_remote_code))
     if has_texts:
         return load_zero_shot(resolve(name), classes, TEMPLATES if templates is None else templates)
     return with_new_head(_load(name, trust_remote_code, with_head=False), classes)
+
+
+def check_single_label(model: nn.Module) -> nn.Module:
+    """The model, if its logits are those of classes that exclude each other."""
+    config = unwrap_pretrained(model).config
+    if config.problem_type in ("multi_label_classification", "regression") or config.num_labels < 2:
+        raise ValueError(
+            f"The model has {config.num_labels} output(s) for `{config.problem_type or 'regression'}`: expected a classifier of two or "
+            "more classes, of which each image has one."
+        )
+    return model
 
 
 def _is_clip(name: str, trust_remote_code: bool) -> bool:
@@ -70,13 +82,24 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
         return MODELS[name].load()
     name = resolve(name)
     if is_timm(name):
-        with reading(name):
+        with reading(name), suppress(OtherArchitecture):  # which transformers runs through timm
             return timm_to_hf(*load_timm(name)).float().eval()
     with reading(name):
         adapter = find_adapter_config_file(name)
     if adapter is not None:
         return load_adapted(name, trust_remote_code)
-    options = {"optional": None if with_head else HEAD, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
+    with reading(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    if getattr(
+        config, "model_args", None
+    ):  # timm may write the number of classes there too, which transformers then gives twice
+        config.model_args.pop("num_classes", None)
+    options = {
+        "config": config,
+        "optional": None if with_head else HEAD,
+        "trust_remote_code": trust_remote_code,
+        "dtype": torch.float32,
+    }
     model = load_checked(AutoModelForImageClassification, name, **options)
     if type(model).__name__ in UNRECORDED_ATTENTION:  # their attention implementation cannot be switched later
         model = load_checked(AutoModelForImageClassification, name, attn_implementation="eager", **options)

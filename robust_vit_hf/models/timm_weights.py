@@ -36,16 +36,10 @@ KNOWN_ARGUMENTS = {
     *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
     *("dynamic_img_size", "strict_img_size", "weight_init", "fix_init"),
 }
-# Causes of unexpected names.
-HINTS = {
-    r"\.ls[12]\.gamma$|\.gamma_[12]$": "ViT in transformers has no layer scale (DeiT III, DINOv2); for DINOv2 take a "
-    "checkpoint of transformers, such as `facebook/dinov2-base-imagenet1k-1-layer`.",
-    r"^fc_norm\.": "The head reads the mean of the patches (`fc_norm`), expected one that reads CLS.",
-    r"^norm_pre\.": "ViT in transformers has no norm before the first block (CLIP).",
-    r"^pre_logits\.": "ViT in transformers has no layer between norm and head (`pre_logits`).",
-    r"^(layers|stages)\.\d|^layer\d\.": "Swin, ConvNeXt, ResNet and the like are not plain ViTs.",
-    r"^(vit|deit)\.": "The names are those of transformers: there is nothing to convert.",
-}
+
+
+class OtherArchitecture(ValueError):
+    """Weights of timm are not those of a plain ViT or DeiT."""
 
 
 def timm_to_hf(
@@ -102,7 +96,9 @@ def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> d
     settings = {name: config[name] for name in ("global_pool",) if name in config} | config.get("model_args", {})
     for name, value in settings.items():
         if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
-            raise ValueError(f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT.")
+            raise OtherArchitecture(
+                f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT."
+            )
     blocks = [int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)]
     depth = max(blocks, default=0) + 1
     qkv_bias = any(name.endswith(".attn.qkv.bias") for name in state_dict)
@@ -195,20 +191,12 @@ def _label_names(count: int, config: dict) -> list[str]:
 
 
 def _check_names(names: AbstractSet[str], expected: AbstractSet[str]) -> None:
-    """Refuse missing and unexpected weights, with the probable cause."""
+    """Refuse missing and unexpected weights."""
     missing, unexpected = sorted(expected - names), sorted(names - expected)
-    if not missing and not unexpected:
-        return
-    hints = [hint for pattern, hint in HINTS.items() if any(re.search(pattern, name) for name in unexpected)]
-    if missing == ["cls_token"]:
-        hints.append("Without `cls_token` the head reads a mean of the patches, expected one that reads CLS.")
-    if missing and all(name.startswith("head") for name in missing):
-        hints.append(
-            "A backbone without a classifier cannot be converted: take its checkpoint of transformers, such as "
-            "`facebook/dino-vitb16`, to which `robust-vit convert … --classes FILE` gives one."
+    if missing or unexpected:
+        raise OtherArchitecture(
+            f"The weights are not those of a plain ViT or DeiT with a classifier that reads CLS: {len(missing)} are missing "
+            f"({', '.join(missing[:3])}) and {len(unexpected)} unexpected ({', '.join(unexpected[:3])}). For other ViTs (DINOv2, DeiT III, "
+            "CLIP) and for a backbone without a classifier, take a checkpoint of transformers, such as "
+            "`facebook/dinov2-base-imagenet1k-1-layer`, or `facebook/dino-vitb16`, to which `robust-vit convert … --classes FILE` gives one."
         )
-    problem = (
-        f"The weights are not those of a plain ViT or DeiT with a classifier: {len(missing)} are missing ({', '.join(missing[:3])}) "
-        f"and {len(unexpected)} unexpected ({', '.join(unexpected[:3])})."
-    )
-    raise ValueError(" ".join([problem, *hints]))

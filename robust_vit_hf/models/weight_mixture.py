@@ -51,21 +51,15 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
         {"architecture": type(model).__name__}
         | {name: getattr(model.config, name, None) for name in settings}
         | {name: f"{tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()}
+        | {f"id2label[{label}]": name for label, name in model.config.id2label.items()}
         for model in (before, after)
     ]
     pairs = {name: [fact.get(name, "missing") for fact in facts] for name in facts[0] | facts[1]}
     if unlike := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
         first = "; ".join(f"`{name}` is {old} before and {new} after" for name, (old, new) in list(unlike.items())[:3])
         raise ValueError(
-            f"The weights cannot be mixed: {first}. Give the model that the other one was finetuned from."
-        )
-    names, others = before.config.id2label, after.config.id2label
-    if differing := [label for label in names | others if names.get(label) != others.get(label)]:
-        label = differing[0]
-        raise ValueError(
-            f"The models have other `id2label` for {len(differing)} classes: {label} is `{names.get(label)}` before and "
-            f"`{others.get(label)}` after. If the classes are the same, copy `id2label` and `label2id` from one "
-            "`config.json` to the other; otherwise the heads cannot be mixed."
+            f"The weights cannot be mixed: {first}. Give the model that the other one was finetuned from. If only the names of the classes "
+            "differ, copy `id2label` and `label2id` from one `config.json` to the other."
         )
 
 

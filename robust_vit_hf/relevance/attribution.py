@@ -75,7 +75,7 @@ def _attention_map(
     with torch.autocast(pixel_values.device.type, enabled=False):
         row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
         relevance = map_of_tokens(read(row, attentions)[:, 0], grid, pixel_values)
-    return make_output(relevance, logits, pixel_values, check_finite)
+    return make_output(relevance, logits, check_finite)
 
 
 def attention_rollout(
@@ -125,7 +125,7 @@ def input_gradient(
         logits = vit.logits(pixels)
         (gradient,) = torch.autograd.grad(target_logits(logits, target).sum(), pixels)
     saliency = min_max(gradient.float().abs().amax(dim=1, keepdim=True))
-    return make_output(saliency, logits.detach(), pixel_values, check_finite)
+    return make_output(saliency, logits.detach(), check_finite)
 
 
 def legrad(
@@ -160,7 +160,7 @@ def legrad(
             tokens = tokens + change.float().clamp(min=0).mean(dim=(1, 2)) / len(outputs)  # (B, T)
         relevance = map_of_tokens(tokens, grid, pixel_values)
     logits = logits[-1] if wants_graph else logits[-1].detach()
-    return make_output(relevance, logits, pixel_values, check_finite)
+    return make_output(relevance, logits, check_finite)
 
 
 _METHODS = (relevance_map, attention_rollout, last_layer_attention, input_gradient, legrad)

@@ -2,7 +2,6 @@
 
 import torch
 from PIL import Image
-from torchvision.utils import make_grid
 from transformers import BaseImageProcessor
 
 from ..data.geometry import has_plain_geometry, pixel_levels
@@ -26,20 +25,6 @@ def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "infer
 
     coloured = torch.from_numpy(colormaps[colours](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
     return 0.35 * images.mean(dim=1, keepdim=True) + 0.65 * coloured
-
-
-def relevance_strip(
-    pixel_values: torch.Tensor,
-    masks: torch.Tensor,
-    before: torch.Tensor,
-    after: torch.Tensor,
-    processor: BaseImageProcessor,
-) -> torch.Tensor:
-    """Picture `(3, H', W')` in [0, 1] with a row per image, image | mask | relevance before | relevance after, of
-    normalised pixel values `(B, 3, H, W)`, and masks and maps `(B, 1, H, W)` in [0, 1]."""
-    images = denormalize(pixel_values, processor)
-    columns = [images, masks.expand_as(images), overlay(images, before), overlay(images, after)]
-    return make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
 
 
 def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.utils import ModelOutput
 
+from ..utils import finite
 from ..utils.precision import at_least_float32
 from .architectures import ImageModel, VisionTransformer
 from .attention import (
@@ -140,7 +141,7 @@ def relevance_map(
     if not 0 <= start_layer < len(vit.attentions):
         raise ValueError(f"Expected `start_layer` from 0 to {len(vit.attentions) - 1}, but got {start_layer}.")
     relevance, logits = _relevance(vit, pixel_values, target, create_graph, start_layer, normalize)
-    return make_output(relevance, logits, pixel_values, check_finite)
+    return make_output(relevance, logits, check_finite)
 
 
 def _relevance(
@@ -181,26 +182,14 @@ def _relevance(
     return relevance, logits if wants_graph else logits.detach()
 
 
-def make_output(
-    relevance: torch.Tensor, logits: torch.Tensor, pixel_values: torch.Tensor, check_finite: bool
-) -> RelevanceOutput:
-    """Output of an attribution method: maps `(B, 1, H, W)` and logits `(B, C)`, with `check_finite` only if they are finite."""
-    output = RelevanceOutput(relevance=relevance, logits=logits)
-    if not check_finite:
-        return output
-    # A NaN pixel reaches every token, so pixels need no separate check. Maps are in [0, 1]: their sum is finite if
-    # they are.
-    finite = (relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)).isfinite()
-    bad = (~finite).nonzero().flatten().tolist()
-    if not bad:
-        return output
-    advice = "Look at the model's weights; in half precision, try float32."
-    if not pixel_values[bad].isfinite().all():
-        advice = "Their `pixel_values` are, too: look at the images."
-    raise ValueError(
-        f"Logits or relevance maps are NaN or infinite for {len(bad)} of the {len(finite)} images of the batch, counted from 0: "
-        f"{', '.join(map(str, bad[:5]))}{', …' if len(bad) > 5 else ''}. {advice}"
-    )
+def make_output(relevance: torch.Tensor, logits: torch.Tensor, check: bool) -> RelevanceOutput:
+    """Output of an attribution method: maps `(B, 1, H, W)` and logits `(B, C)`, with `check` only if they are finite."""
+    if check:
+        # A NaN pixel reaches every token, so pixels need no separate check. Maps are in [0, 1]: their sum is finite if
+        # they are.
+        sums = relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)
+        finite.check_finite("logits or relevance map", sums)
+    return RelevanceOutput(relevance=relevance, logits=logits)
 
 
 def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Background reliance of a model on ImageNet-9, CounterAnimal, and sets with groups."""
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -16,43 +16,21 @@ from .run_results import Results, Run, SetResult
 MANY_GROUPS = 100  # a table has no rows of more
 
 
-class Measure(NamedTuple):
-    """A measure of top-1 on sets; `of_imagenet` if it divides by top-1 on ImageNet, as the published Object Focus."""
-
-    title: str
-    sets: tuple[str, ...]
-    value: Callable[..., np.ndarray]
-    kind: type[Interval] = Interval
-    of_imagenet: bool = False
-
-
 def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """1 − BG-Gap / top-1 on images as they are, arrays of one shape; NaN where no image is right as it is."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(whole > 0, 1 - gap / whole, np.nan)
 
 
-def _focus_of_sets(whole: np.ndarray, same: np.ndarray, rand: np.ndarray) -> np.ndarray:
-    return object_focus(whole, same - rand)
-
-
 _MIXED = ("imagenet-9-mixed_same", "imagenet-9-mixed_rand")
+# Sets of each measure by its title: the difference of two, or the Object Focus of images as they are and of two.
 # Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet; 2403.11497
-MEASURES = (
-    Measure("ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`", _MIXED, np.subtract, Difference),
-    Measure("ImageNet-9: Object Focus, 1 − BG-Gap / `original`", ("imagenet-9-original", *_MIXED), _focus_of_sets),
-    Measure(
-        "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet",
-        ("imagenet-1k", *_MIXED),
-        _focus_of_sets,
-        of_imagenet=True,
-    ),
-    Measure(
-        "CounterAnimal: common − counter", ("counteranimal-common", "counteranimal-counter"), np.subtract, Difference
-    ),
-)
-
-
+MEASURES = {
+    "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`": _MIXED,
+    "ImageNet-9: Object Focus, 1 − BG-Gap / `original`": ("imagenet-9-original", *_MIXED),
+    "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet": ("imagenet-1k", *_MIXED),
+    "CounterAnimal: common − counter": ("counteranimal-common", "counteranimal-counter"),
+}
 # Variations of ImageNet-9 by the condition of `robust-vit diagnose` that they show.
 OF_CONDITIONS = {name: name for name in ("original", "mixed_same", "mixed_rand", "only_fg", "no_fg")}
 OF_CONDITIONS["only_bg"] = "only_bg_t"
@@ -76,27 +54,21 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
 
 def reliance_tables(run: Run) -> list[Table]:
     """Tables of the measures and groups that a run has, in per cent, with 95 % intervals of a bootstrap over images."""
-    tables = [table] if (table := _measures_table(run)) else []
-    return tables + [groups_table(result) for result in run.labelled if result.groups is not None]
-
-
-def _measures_table(run: Run) -> Table | None:
-    known = {result.name for result in run.labelled}
-    rows = []
+    known, rows = {result.name for result in run.labelled}, []
     published = published_object_focus().get(run.model)
-    for measure in MEASURES:
-        if known.issuperset(measure.sets):
-            drawn = [_top1(run.sets[name]) for name in measure.sets]
-            values = {side: Resamples.of(measure.value, *(of_set[side] for of_set in drawn)) for side in drawn[0]}
-            paper = f"{published:.1f}" if measure.of_imagenet and published is not None else "–"
-            rows.append([measure.title, *_cells(values, measure.kind), paper])
-    if not rows:
-        return None
-    return Table(
-        "Reliance on the background, in per cent [95 % interval]",
-        ["measure", *_head(run.labelled), "published, before"],
-        rows,
-    )
+    for measure, sets in MEASURES.items():
+        if known.issuperset(sets):
+            drawn = [_top1(run.sets[name]) for name in sets]
+            gaps = {side: drawn[-2][side] - drawn[-1][side] for side in drawn[0]}
+            values, kind = gaps, Difference
+            if len(sets) == 3:
+                values = {side: Resamples.of(object_focus, drawn[0][side], gap) for side, gap in gaps.items()}
+                kind = Interval
+            paper = f"{published:.1f}" if "imagenet-1k" in sets and published is not None else "–"
+            rows.append([measure, *_cells(values, kind), paper])
+    title = "Reliance on the background, in per cent [95 % interval]"
+    tables = [Table(title, ["measure", *_head(run.labelled), "published, before"], rows)] if rows else []
+    return tables + [groups_table(result) for result in run.labelled if result.groups is not None]
 
 
 class Groups(NamedTuple):

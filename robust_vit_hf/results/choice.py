@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from .bootstrap import Difference, Interval, Resamples
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -27,6 +29,12 @@ class Candidate:
     def fall(self, before: "Candidate") -> float:
         """Fall of top-1 on the images as they are."""
         return float(np.nanmean(before.original) - np.nanmean(self.original))
+
+    def changes(self, before: "Candidate") -> tuple[Interval, Interval]:
+        """Changes of `mixed_rand` and `original` from another model, paired by image."""
+        changes = {"gain": self.mixed_rand - before.mixed_rand, "loss": self.original - before.original}
+        gain, loss = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
+        return gain, loss
 
 
 C = TypeVar("C", bound=Candidate)

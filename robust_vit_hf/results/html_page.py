@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 
 from ..utils.files import write_atomically
@@ -27,14 +28,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class ClassChanges:
-    """Changes of top-1 in points, on each set and on average, by class name; `None` without images of it."""
-
-    sets: list[str]
-    rows: list[tuple[str, list[float | None]]]
-
-
-@dataclass(frozen=True)
 class Gallery:
     """Examples under a heading, each a caption and pictures, and the rule by which they were chosen."""
 
@@ -50,13 +43,13 @@ class Section:
     title: str
     tables: list[Table] = field(default_factory=list)
     plots: list[Picture] = field(default_factory=list)
-    changes: ClassChanges | None = None
+    changes: pd.DataFrame | None = None  # of [`class_changes_table`]
     galleries: list[Gallery] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def filled(self) -> bool:
-        return any((self.tables, self.plots, self.changes, self.galleries, self.notes))
+        return self.changes is not None or any((self.tables, self.plots, self.galleries, self.notes))
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
@@ -77,18 +70,14 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
     write_atomically(path, page)
 
 
-def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> ClassChanges | None:
-    """Changes of top-1 by set and label, as fractions, from the most harmed to the most helped class by mean."""
-    labels = sorted({label for of_set in changes.values() for label in of_set})
-    rows = []
-    for label in labels:
-        values = [of_set.get(label) for of_set in changes.values()]
-        known = [value for value in values if value is not None]
-        values.append(sum(known) / len(known))
-        points = [None if value is None else round(100 * value, 9) + 0.0 for value in values]  # and not -0.0
-        rows.append((names.get(label, str(label)), points))
-    rows.sort(key=lambda row: row[1][-1])
-    return ClassChanges([*changes, "mean"], rows) if rows else None
+def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> pd.DataFrame | None:
+    """Changes of top-1 in points by class name, on each set and on average, from fractions by set and label: NaN without
+    images of a class, the most harmed class by mean first; `None` without classes."""
+    table = pd.DataFrame(changes, dtype=float).sort_index()
+    table = pd.concat([table, table.mean(axis=1).rename("mean")], axis=1)
+    points = (100 * table).round(9) + 0.0  # and not -0.0
+    points = points.iloc[points.iloc[:, -1].argsort(kind="stable")]
+    return None if points.empty else points.rename(index=lambda label: names.get(label, str(label)))
 
 
 def data_url(kind: str, content: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -9,25 +10,27 @@ from matplotlib.figure import Figure
 from ..utils.files import atomic_file
 from ..utils.plotting import plain
 from .html_page import Picture, data_url
-from .run_results import Run
-from .run_summary import class_changes, curves, set_rows, sides_of
+from .run_summary import sides_of
 
 
 COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
 NUM_CLASSES = 50  # most helped and most harmed classes in a plot, as in the paper's Figures 8 to 14
 
 
-def save_plots(run: Run, folder: Path, class_names: dict[int, str]) -> None:
-    """Save `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes) and
-    `curves_<set>` (top-1 over the factors of a set) to an existing folder. Plots without data are left out."""
-    if run.labelled:
-        save_figure(accuracy_figure(set_rows(run)), folder, "accuracy")
-    for result in run.labelled:
-        if "after" in result.sides and result.by_class:
-            if figure := class_figure(class_changes([run], result.name), class_names, result.name):
-                save_figure(figure, folder, f"classes_{result.name}")
-        if factors := curves(result):
-            save_figure(curve_figure(factors, result.name), folder, f"curves_{result.name}")
+def run_figures(summary: dict, class_names: dict[int, str]) -> Iterator[tuple[str, Figure, str, str]]:
+    """Figures of a run from [`~robust_vit_hf.results.run_summary.summarize`], each with its name, caption and
+    alternative text: `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes) and
+    `curves_<set>` (top-1 over the factors of a set). Those without data are left out."""
+    if any(row["top1_before"] is not None for row in summary["rows"]):
+        alt = "Bars of top-1 for each set and model; the first table holds the values."
+        yield "accuracy", accuracy_figure(summary["rows"]), "Top-1 of each set", alt
+    for name, changes in summary["class_changes"].items():
+        if figure := class_figure(changes, class_names, name):
+            alt = "Bars of the change of each class; the table of changes by class holds the values."
+            yield f"classes_{name}", figure, f"Most harmed and most helped classes of {name}", alt
+    for name, curves in summary["curves"].items():
+        alt = f"Lines of top-1 over {', '.join(curves)}."
+        yield f"curves_{name}", curve_figure(curves, name), f"Top-1 of {name} over its factors", alt
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:

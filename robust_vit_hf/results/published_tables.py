@@ -26,6 +26,8 @@ METHODS = {
 }
 BASELINES = ("gradmask", "rrr")  # published values are always shown
 VALIDATION = "unseen classes"  # the validation images of the finetuning
+# Published versions of a method where there are several, with what tells them apart.
+VERSIONS = {"finetuned": {"finetuned": " (3 seeds)", "finetuned-one-run": " (1 run)"}}
 SOURCES = {
     "paper": "Tables 8 and 9 for three seeds, Tables 1 and 2 for one run and for baselines",
     "native": "timm's results",
@@ -69,7 +71,7 @@ def accuracy_table(
     """Top-k of the original model and of each method, by model, and average changes. `ours` is the version of the
     published values of the paper's method; `with_changes` adds the change of top-1 to each value."""
     rows: list[list[str]] = []
-    scores = len(sets) * [tuple(f"top{k}" for k in ks)]
+    columns = [(name, tuple(f"top{k}" for k in ks)) for name in sets]
     for model in results.models:
         of_model = [run for run in results.runs if run.model == model and run.method in methods]
         if not of_model:
@@ -78,15 +80,16 @@ def accuracy_table(
         cells = [_accuracy(runs, name, ks, "before") if runs else "–" for name, runs in measured.items()]
         of_seed = {run.seed: run for run in of_model if run.validation}
         rows.append([model, "Original", validation_top1(list(of_seed.values()), 0), *cells])
-        rows += published_rows([model, "Original, published", "–"], model, protocol, "original", sets, scores)
+        rows += published_rows([model, "Original, published", "–"], model, protocol, "original", columns)
         for method in methods:
             label = METHODS.get(method, method)
             if runs := finetuned(results.of(method, model)):
                 cells = [_cell(results, runs, name, ks, with_changes) for name in sets]
                 rows.append([model, label, validation_top1(runs, 1), *cells])
-            for version, of_version in _versions(ours if method == OURS else method).items():
+            known = ours if method == OURS else method
+            for version, of_version in VERSIONS.get(known, {known: ""}).items():
                 lead = [model, f"{label}, published{of_version}", "–"]
-                rows += published_rows(lead, model, protocol, version, sets, scores)
+                rows += published_rows(lead, model, protocol, version, columns)
     for method, k in product(methods, ks):
         runs = finetuned(results.of(method))
         if runs and {run.model for run in runs} == set(results.models):  # as in the paper, only over all models
@@ -96,22 +99,12 @@ def accuracy_table(
     return with_validation(title, ["model", "method", VALIDATION, *map(title_of, sets)], rows)
 
 
-def _versions(version: str) -> dict[str, str]:
-    """Published versions of a method, with what tells them apart."""
-    return {"finetuned": " (3 seeds)", "finetuned-one-run": " (1 run)"} if version == "finetuned" else {version: ""}
-
-
 def published_rows(
-    lead: list[str],
-    model: str | None,
-    protocol: str,
-    version: str,
-    sets: Sequence[str],
-    scores: Sequence[tuple[str, ...]],
+    lead: list[str], model: str | None, protocol: str, version: str, columns: Sequence[tuple[str, tuple[str, ...]]]
 ) -> list[list[str]]:
-    """The row of published values of a model, after the cells `lead`: of each set with its scores; none without values."""
+    """The row of published values of a model, after the cells `lead`: by column, of a set and scores; none without values."""
     entry = published_models().get(model)
-    texts = [published_cell(entry, protocol, version, *of) for of in zip(sets, scores, strict=True)]
+    texts = [published_cell(entry, protocol, version, *column) for column in columns]
     return [[*lead, *(text or "–" for text in texts)]] if any(texts) else []
 
 
@@ -172,8 +165,6 @@ def mean_std(values: Sequence[float]) -> str:
 
 def group_accuracy(run: Run, name: str, shown: bool, k: int) -> tuple[float | None, float | None]:
     """Top-k before and after on the training classes of a set, or on the others; `None` without such images."""
-    if run.training_classes is None:
-        return None, None
     result = run.sets[name]
     chosen = result.in_classes(run.training_classes) == shown
     return result.accuracy("before", k, chosen), result.accuracy("after", k, chosen)
@@ -212,7 +203,7 @@ def _class_group_table(
             rows.append([model, mark, version, validation_top1(runs, side), *cells])
             lead = [model, mark, f"{version}, published", "–"]
             published = f"{original}-{'training' if mark == '✓' else 'other'}-classes"
-            rows += published_rows(lead, model, protocol, published, sets, len(sets) * [("top1", "top5")])
+            rows += published_rows(lead, model, protocol, published, [(name, ("top1", "top5")) for name in sets])
         if model in averaged:
             changes[mark].append((values[..., 1] - values[..., 0]).mean(axis=0))
     of_averaged = [run for run in results.of(OURS) if run.model in averaged]

@@ -136,9 +136,9 @@ def _run(name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> Run:
 
 
 def _set_result(run: str, name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> SetResult:
-    known = facts.get("num_ranked", TOP)
+    num_ranked = facts.get("num_ranked", TOP)
     sides = {
-        side: SideResult(rows[run, name, side]["rank"].to_numpy(np.int64), scores, known=known)
+        side: SideResult(rows[run, name, side]["rank"].to_numpy(np.int64), scores, num_ranked=num_ranked)
         for side, scores in facts["scores"].items()
     }
     first = rows[run, name, next(iter(sides))]

@@ -24,12 +24,7 @@ class SideResult:
     ranks: np.ndarray  # `(N,)` int, of the correct class, from 0; 5 if it is not in the top five, or unknown
     scores: dict = field(default_factory=dict)  # over all images, as fractions
     predictions: np.ndarray | None = None  # `(N, k)` int64, top k = 5 ids (or all, if fewer), best first, if saved
-    known: int = TOP  # largest k for which top-k is known, where predictions are not saved
-
-    @property
-    def num_ranked(self) -> int:
-        """Largest k for which top-k is known."""
-        return self.known if self.predictions is None else self.predictions.shape[1]
+    num_ranked: int = TOP  # largest k for which top-k is known
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,8 @@ def attribution_table(
                 cells.append([f"{method}, {version}", *(percent(scores[side][method][name]) for name in SEGMENTATION)])
             if method == "gae":
                 lead = [f"gae, {version}, published"]
-                scores_of_columns = [(name,) for name in SEGMENTATION]
-                sets = len(SEGMENTATION) * [set_name]
-                cells += published_rows(lead, paper_model, "paper", version, sets, scores_of_columns)
+                columns = [(set_name, (name,)) for name in SEGMENTATION]
+                cells += published_rows(lead, paper_model, "paper", version, columns)
         if "after" in scores:
             before, after = scores["before"][method], scores["after"][method]
             cells.append([f"{method}, change", *(change(before[name], after[name]) for name in SEGMENTATION)])

@@ -1,32 +1,30 @@
 """Background swap: an augmentation that pastes the masked object of an image onto the background of another."""
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
-from transformers import BaseImageProcessor
 
 from ..data.composition import background, is_background, paste
-from ..data.transforms import eval_transform
+from ..data.transforms import Transform
 from ..utils.images import readable_suffixes, to_rgb
 
 
 class BackgroundPool:
     """Pictures without objects of the classes, in a folder and its subfolders, whose whole area is given as a background."""
 
-    def __init__(self, folder: str, processor: BaseImageProcessor):
+    def __init__(self, folder: str, transform: Transform):
         self.folder, suffixes = Path(folder), readable_suffixes()
         files = (path for path in self.folder.rglob("*") if path.suffix.lower() in suffixes)
         self.paths = sorted(path for path in files if not path.name.startswith("."))
         if not self.paths:
             raise ValueError(f"There is no folder `{folder}` with pictures, for `backgrounds`.")
-        self._transform = eval_transform(processor)
+        self._transform = transform
         for path in tqdm(self.paths, desc="backgrounds", unit="image", leave=False):
-            _check(path, path.stat().st_mtime_ns)  # so that training does not fail on one hours later
+            _read(path)  # so that training does not fail on one hours later
 
     def draw(self, wanted: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the indices of the wanted places, each with a picture `(3, H, W)` drawn at random, half of them flipped. What
@@ -48,12 +46,6 @@ def _read(path: Path) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(opened))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"The background `{path}` cannot be read: {error}. Remove it.") from error
-
-
-@cache
-def _check(path: Path, modified: int) -> None:
-    """Decode a picture, once in a process for each time at which it was modified."""
-    _read(path)
 
 
 def swap_backgrounds(

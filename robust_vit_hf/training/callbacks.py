@@ -6,19 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
+from torchvision.utils import make_grid
 from transformers import BaseImageProcessor, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.integrations.integration_utils import default_logdir
 from transformers.trainer_callback import ExportableState
 
 from ..relevance.architectures import unwrap_pretrained
-from ..relevance.overlay import relevance_strip
+from ..relevance.overlay import denormalize, overlay
 from ..relevance.relevance_map import relevance_map
 
 
@@ -64,14 +63,12 @@ class TrainingTime(TrainerCallback, ExportableState):
 
 @contextmanager
 def _without_host_name() -> Iterator[None]:
-    """Context manager in which event files get names without the host name, which would be uploaded. No argument changes that."""
-    from tensorboard.summary.writer import event_file_writer
-
-    event_file_writer.socket = SimpleNamespace(gethostname=lambda: "host")
+    """Context manager in which logs get names without the host name, which would be uploaded. No argument changes that."""
+    gethostname, socket.gethostname = socket.gethostname, lambda: "host"
     try:
         yield
     finally:
-        event_file_writer.socket = socket
+        socket.gethostname = gethostname
 
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):
@@ -86,13 +83,9 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         self.before: torch.Tensor | None = None
         self.strip_writer = None
 
-    def _init_summary_writer(self, args):
-        output, logs = Path(args.output_dir), Path(self.logging_dir or Path(args.output_dir, default_logdir()))
-        if logs.is_relative_to(output):
-            within = str(logs.relative_to(output)).replace(f"_{socket.gethostname()}", "")
-            self.logging_dir = str(output / within)
+    def on_train_begin(self, args, state, control, **kwargs):
         with _without_host_name():
-            super()._init_summary_writer(args)
+            super().on_train_begin(args, state, control, **kwargs)
 
     def measure_before(self, model: nn.Module) -> None:
         """Save the maps of the original model, before loading a checkpoint into it."""
@@ -112,7 +105,10 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
             if self.strip_writer is None:
                 with _without_host_name():
                     self.strip_writer = self._SummaryWriter(log_dir=str(Path(args.output_dir, STRIPS_FOLDER)))
-            strip = relevance_strip(self.pixel_values, self.masks, self.before, relevance, self.processor)
+            images = denormalize(self.pixel_values, self.processor)
+            maps = [overlay(images, of_model) for of_model in (self.before, relevance)]
+            columns = torch.stack([images, self.masks.expand_as(images), *maps], dim=1)
+            strip = make_grid(columns.flatten(0, 1), nrow=4)
             self.strip_writer.add_image("image | mask | relevance before | after", strip, state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -121,14 +121,10 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
             raise ValueError(f"`{resume_from_checkpoint}` is not a checkpoint in the output_dir `{folder}`.")
         return resume_from_checkpoint
     last = last_checkpoint(output_dir)
-    if last is None and not begun:
+    if last is None and (not begun or any(folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}"))):
         raise ValueError(
-            f"`{folder}` holds no run to resume: expected the --output_dir of one. To begin a new run, leave out "
-            "--resume_from_checkpoint."
-        )
-    if last is None and any(folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")):
-        raise ValueError(
-            f"The checkpoints of `{folder}` are not complete, or of an earlier version: begin a new run in another --output_dir."
+            f"`{folder}` holds no run to resume, or its checkpoints are not complete, or of an earlier version: begin a new run "
+            "in another --output_dir, without --resume_from_checkpoint."
         )
     if last is None:
         logger.warning(f"The run in `{folder}` was stopped before its first complete checkpoint: it begins again.")

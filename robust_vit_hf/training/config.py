@@ -24,17 +24,8 @@ CHECKPOINTING = (
 )
 
 
-def _has_loss(config: "RobustViTConfig") -> bool:
-    """Whether any loss has a weight. That of a map has parts, but for `energy`; GradMask and RRR have no map, and as released no gradient."""
-    parts = [weight for weight in (config.background_weight, config.foreground_weight) if weight is not None]
-    if config.relevance_weight is None:
-        return bool(config.confidence_weight or (any(parts) and not config.released_gradients))
-    return bool(config.confidence_weight or (config.relevance_weight and (any(parts) or not parts)))
-
-
 # What is refused, and why: a result would be wrong, or a loss would follow, without a word.
 RULES: dict[str, Callable[["RobustViTConfig"], Any]] = {
-    "All weights of the losses are 0, so that nothing would be trained.": lambda config: not _has_loss(config),
     "`remove_unused_columns=True` would drop the images and masks. Leave it False.": (
         lambda config: config.remove_unused_columns
     ),
@@ -161,21 +152,11 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         if schedule == "constant":
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
-        for text, values in {
-            "weights: relevance, confidence": (self.relevance_weight, self.confidence_weight),
-            "weights: background, foreground": (self.background_weight, self.foreground_weight),
-            "distance of relevance and mask, mean over": (self.relevance_distance, self.mean_over),
-            "classes: of the relevance, of the confidence": (self.relevance_target, self.confidence_target),
-            "first layer of the relevance": (self.start_layer,),
-        }.items():
-            if values.count(None) < len(values):
-                described[text] = ", ".join(
-                    "–" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values
-                )
+        for name in METHOD_OPTIONS:
+            if (value := getattr(self, name)) not in (None, False):
+                described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
         if self.head_epochs:
             described["epochs of the head alone"] = f"{self.head_epochs:g}, learning rate {self.rate_of_head:g}"
-        if self.second_order or self.released_gradients:  # of different methods
-            described["gradients"] = "second order" if self.second_order else "released gradients"
         described["temperature of the confidence"] = f"{self.confidence_temperature:g}"
         pictures = "" if self.backgrounds is None else ", with pictures of a folder"
         return described | {"probability of a background swap": f"{self.background_swap:g}{pictures}"}

@@ -24,14 +24,13 @@ from ..evaluation.results_json import TABLES_FILE
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets
 from ..hub.upload import check_adapter_base
-from ..models.image_processors import Preset, load_processor, resolve_preset
+from ..models.image_processors import load_processor, resolve_preset
 from ..models.loading import load_model
 from ..models.model_names import resolve
-from ..relevance.architectures import VisionTransformer, unwrap_pretrained
+from ..relevance.architectures import VisionTransformer
 from ..results.run_results import Run
 from ..utils.lock import folder_lock
 from ..utils.processes import use_all_cores
-from ..utils.public_names import public_settings
 from .adapters import add_lora
 from .checkpoints import find_checkpoint
 from .config import RobustViTConfig
@@ -90,49 +89,51 @@ def _finetune(
         check_adapter_base(name)  # rather than after the training
     preset = resolve_preset(model_arguments.preset, name)
     original = load_model(name, model_arguments.trust_remote_code)  # stays as it is
-    VisionTransformer(original)  # refuses unsupported architectures before reading data
     processor = load_processor(name, preset, original, model_arguments.image_size)
-    train, validation, sets = load_data(
-        data_arguments, unwrap_pretrained(original).config, config.seed, needs_validation=config.eval_strategy != "no"
-    )
-    trainer = RobustViTTrainer(_copy(original, rank, name), config, train, validation, processor)
+    model_config = VisionTransformer(
+        original
+    ).pretrained.config  # refuses unsupported architectures before reading data
+    train, validation, sets = load_data(data_arguments, model_config, config.seed, config.eval_strategy != "no")
+
+    def new_trainer(config: RobustViTConfig) -> RobustViTTrainer:
+        model = deepcopy(original) if rank is None else add_lora(deepcopy(original), rank, name)
+        return RobustViTTrainer(model, config, train, validation, processor)
+
+    trainer = new_trainer(config)
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
-    sides = {"before": Side.of(trainer.model, processor, name)}
+    sides = {"before": Side.of(original.to(config.device), processor, name)}
     session = Session(sides, {}, trainer.accelerator, predictions, originals, preset).with_sets(sets)
     # If results may be cached, so that training does not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
+    original.cpu()
     trainer.train(resume_from_checkpoint=checkpoint)
     if merge:
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     trainer.save_model(_internal_call=True)  # to avoid a push before the measurement
     trainer.save_state()
-    gather_weights(trainer, original)  # only the first process makes maps for report and card
+    gather_weights(trainer, session.sides["before"].model)  # only the first process makes maps for report and card
     results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
-        control = RobustViTTrainer(_copy(original, rank, name), config.control(), train, validation, processor)
+        control = new_trainer(config.control())
         control.train()
-        gather_weights(control, original)
+        gather_weights(control, session.sides["before"].model)
         results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
 
     settings = {
-        "model": public_settings(asdict(model_arguments) | {"preset": preset}),
-        "data": public_settings(asdict(data_arguments)),
+        "model": asdict(model_arguments) | {"preset": preset},
+        "data": asdict(data_arguments),
         "training": config.to_sanitized_dict(),
         "seconds": round(trainer.time.earlier + time.time() - started, 1),
     }
-    table = _report(trainer, session, original, results, settings) if trainer.accelerator.is_main_process else ""
-    _publish(trainer, resolve(name), data_arguments.dataset, preset)
+    table = _report(trainer, session, results, settings) if trainer.accelerator.is_main_process else ""
+    _publish(trainer, session, data_arguments.dataset)
     return table
 
 
 def _report(
-    trainer: RobustViTTrainer,
-    session: Session,
-    original: nn.Module,
-    results: list[dict[str, dict[str, Measured]]],
-    settings: dict,
+    trainer: RobustViTTrainer, session: Session, results: list[dict[str, dict[str, Measured]]], settings: dict
 ) -> str:
     """Write the results of the sides by set, and return their table."""
     measured = {name: {side: found for of in results for side, found in of[name].items()} for name in session.sets}
@@ -140,18 +141,9 @@ def _report(
     train, shown = trainer.train_dataset, None  # classes of the training images, if known
     if isinstance(train, datasets.Dataset) and "label" in train.column_names:
         shown = frozenset(train.with_format(None)["label"][:])
-    processor = session.sides["before"].processor
-    models = {"before": original, "after": trainer.accelerator.unwrap_model(trainer.model)}
-    sides = {name: Side.of(model, processor) for name, model in models.items()}
-    return write_finetuning_results(
-        Path(trainer.args.output_dir), Run(sets, shown), replace(session, sides=sides), settings
-    )
-
-
-def _copy(original: nn.Module, lora_rank: int | None, name: str) -> nn.Module:
-    """Copy of a model to train, with a new adapter if a rank is given."""
-    model = deepcopy(original)
-    return model if lora_rank is None else add_lora(model, lora_rank, name)
+    after = Side.of(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)
+    session = replace(session, sides={**session.sides, "after": after})
+    return write_finetuning_results(Path(trainer.args.output_dir), Run(sets, shown), session, settings)
 
 
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:
@@ -160,10 +152,13 @@ def _measure(session: Session, side: str, model: nn.Module, relevance: bool = Tr
     return measure(replace(session, sides={side: measured}), Accuracy(relevance=relevance))
 
 
-def _publish(trainer: RobustViTTrainer, finetuned_from: str, dataset: str, preset: Preset) -> None:
+def _publish(trainer: RobustViTTrainer, session: Session, dataset: str) -> None:
     """Write the model card, and push if the config says so."""
     trainer.create_model_card(
-        finetuned_from=finetuned_from, dataset=dataset, masks=origin_of_masks(dataset), preset=preset
+        finetuned_from=resolve(session.sides["before"].source),
+        dataset=dataset,
+        masks=origin_of_masks(dataset),
+        preset=session.preset,
     )
     if trainer.args.push_to_hub:
         folder = trainer.args.output_dir

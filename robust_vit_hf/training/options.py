@@ -96,55 +96,35 @@ class FinetuningArguments(Options):
     # Losses
     method: str = option(
         "robustvit",
-        f"Method of finetuning: {', '.join(method_names())}. Each has options of its own among the following, with its own "
-        "defaults: see docs/methods.md.",
+        f"Method: {', '.join(method_names())}. Each has some of the following options, with its own defaults: see docs/methods.md.",
         choices=method_names,
     )
     relevance_weight: float | None = option(
         None,
-        f"Weight of the loss on the relevance map; 0.8 by default ({PAPER}, Eq. 5). Of `robustvit`, `cft` and `energy`. At 0 "
-        "`robustvit` computes no map.",
+        f"Weight of the loss on the relevance map ({PAPER}, Eq. 5). At 0 `robustvit` computes no map.",
         NOT_NEGATIVE,
     )
-    confidence_weight: float | None = option(
-        None,
-        f"Weight of the confidence loss, in all methods; by default 0.2 ({PAPER}, Eq. 5), in `finetune`, `cutmix` and "
-        "`random_erasing` 1, in `gradmask` 3e-9 and in `rrr` 2e-6 (Tables 7 and 6).",
-        NOT_NEGATIVE,
-    )
+    confidence_weight: float | None = option(None, "Weight of the confidence loss (Eq. 5).", NOT_NEGATIVE)
     background_weight: float | None = option(
-        None,
-        f"Weight of the background loss: within the relevance loss of `robustvit` (2 by default, {PAPER}, Eq. 3) and `cft` (1.2), "
-        "or of the input gradients of `gradmask` (50, Table 7) and `rrr` (1e-10, Table 6).",
-        NOT_NEGATIVE,
+        None, "Weight of the background loss, of the map (Eq. 3) or of the input gradient (Eq. 8).", NOT_NEGATIVE
     )
-    foreground_weight: float | None = option(
-        None,
-        f"Weight of the foreground loss within the relevance loss of `robustvit` (0.3 by default, {PAPER}, Eq. 3) and `cft` (0.5).",
-        NOT_NEGATIVE,
-    )
+    foreground_weight: float | None = option(None, "Weight of the foreground loss of the map (Eq. 3).", NOT_NEGATIVE)
     relevance_distance: Literal["mse", "bce"] | None = option(
-        None, "Distance of relevance and mask: `mse` (Eq. 1 and 2; default of `robustvit`) or `bce` (of `cft`)."
+        None, "Distance of relevance and mask: `mse` (Eq. 1 and 2) or `bce`, binary cross-entropy."
     )
     mask_edges: Literal["fractional", "complement"] | None = option(
-        None,
-        "Background at fractional mask values v: v as released (`fractional`), the default, or 1 - v (`complement`), that of "
-        "`cft`. Of all methods with a background loss.",
+        None, "Background at fractional mask values v: v as released (`fractional`), or 1 - v (`complement`)."
     )
     mean_over: Literal["image", "region"] | None = option(
-        None,
-        "Pixels over which the relevance losses are averaged: all (`image`), the default of `robustvit` and what the code of "
-        "`cft` does, or those of the background and of the foreground each (`region`), the default of `cft`, as in its paper.",
+        None, "Pixels over which the losses of the map are averaged: all (`image`), or those of the `region` of each."
     )
     relevance_target: Literal["label", "prediction"] | None = option(
-        None,
-        "Class whose relevance (in `gradmask`, input gradient) is trained: `label`, the default, or `prediction`.",
+        None, "Class whose relevance or input gradient is trained."
     )
     confidence_target: Literal["label", "prediction", "original"] | None = option(
         None,
-        "Class whose confidence is raised: `prediction` (Eq. 4), the default of `robustvit` and `cft`, or `label`, the ordinary "
-        "cross-entropy of all others. With `original`, the loss is the Kullback-Leibler divergence from the output of the model "
-        "before finetuning, on the image without background swap. Only `label` needs labels.",
+        "Class whose confidence is raised: `prediction` (Eq. 4), or `label`, the only one that needs labels. `original`: "
+        "Kullback-Leibler divergence from the output before finetuning, on the image without background swap.",
     )
     confidence_temperature: float = option(
         1.0, "Temperature of the confidence loss. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S.", POSITIVE
@@ -154,8 +134,7 @@ class FinetuningArguments(Options):
     )
     start_layer: int | None = option(None, "First layer of relevance propagation; 0 by default.", NOT_NEGATIVE)
     released_gradients: bool = option(
-        False,
-        "Background loss of `gradmask` and `rrr` as released: the input gradient is constant, and trains nothing.",
+        False, "Background loss of `gradmask` and `rrr` as released: of a constant gradient, which trains nothing."
     )
 
     # Schedule
@@ -165,8 +144,7 @@ class FinetuningArguments(Options):
     lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.", COUNT)
     head_epochs: float = option(
         0.0,
-        "Epochs at the beginning in which only the classification head is trained (LP-FT, "
-        "https://huggingface.co/papers/2202.10054); with `num_train_epochs`, only the last layer is. For methods without maps.",
+        "First epochs, in which only the classification head is trained (LP-FT, https://huggingface.co/papers/2202.10054).",
         NOT_NEGATIVE,
     )
     head_learning_rate: float | None = option(None, "Of the `head_epochs`; `learning_rate` by default.", NOT_NEGATIVE)
@@ -174,22 +152,17 @@ class FinetuningArguments(Options):
     # Data and logging
     background_swap: float = option(
         0.0,
-        "Probability of an image in training to have, through its mask, the background of another image of the batch. "
-        "0 for none; `improve` and the recipe of emoji-shift take 0.75.",
+        "Probability that a training image gets the background of another of its batch; `improve` takes 0.75.",
         SHARE,
     )
     backgrounds: str | None = option(
         None, "Folder of pictures without objects of the classes: the swapped backgrounds, in place of other images'."
     )
     bad_masks: Literal["skip", "refuse"] = option(
-        "skip",
-        "Images with an empty or full mask, and rows of a stream whose image or mask cannot be used: `skip` leaves them out with a "
-        "warning, `refuse` raises an error.",
+        "skip", "`skip` or `refuse` images with an empty or full mask, and rows of a stream that cannot be used."
     )
     relevance_strip_steps: int = option(
-        100,
-        "Steps between two strips image | mask | relevance before | after in TensorBoard, in `strips/`; 0: none.",
-        NOT_NEGATIVE,
+        100, "Steps between two strips of relevance in TensorBoard, in `strips/`; 0: none.", NOT_NEGATIVE
     )
 
 

@@ -1,19 +1,15 @@
 """Preparation of training and validation datasets: checks, labels and transforms."""
 
-from collections.abc import Callable
-
 import datasets
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..data.label_mapping import align_labels, class_names_of, classes_of_model, label_mapping
 from ..data.row_checks import check_columns, check_rows
 from ..data.stream import MaskedStream
-from ..data.transforms import eval_transform, train_transform
-from ..models.image_processors import squash_resample
-from .callbacks import SharedEpoch
+from ..data.transforms import Transform
 from .config import RobustViTConfig
 
 
@@ -23,32 +19,30 @@ logger = logging.get_logger(__name__)
 def prepare_datasets(
     train: Dataset | datasets.IterableDataset | None,
     evaluation: Dataset | None,
-    processor: BaseImageProcessor,
+    augment: Transform,
+    transform: Transform,
     config: PreTrainedConfig,
     args: RobustViTConfig,
-    epoch: SharedEpoch,
 ) -> dict[str, Dataset]:
     """Prepare the datasets of [`~robust_vit_hf.RobustViTTrainer`], returned as `train` and `eval`: checked, with labels
-    mapped to the model's classes, and transformed for its processor, with an augmentation that depends on the `epoch`."""
+    mapped to the model's classes, and transformed for training (`augment`) or evaluation."""
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
             f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "
             "Call `measure_accuracy` for several sets."
         )
-    streamed = isinstance(train, datasets.IterableDataset)  # draws crops and flips by itself
-    seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
-    transform, prepared = train_transform(processor, seed_of_row, squash_resample(processor)), {}
-    if streamed:
-        prepared["train"] = _prepare_stream(train, transform, config, args)
+    prepared = {}
+    if isinstance(train, datasets.IterableDataset):
+        prepared["train"] = _prepare_stream(train, augment, config, args)
     elif train is not None:
-        prepared["train"] = _prepare_table("train", train, transform, config, args)
+        prepared["train"] = _prepare_table("train", train, augment, config, args)
     if evaluation is not None:
-        prepared["eval"] = _prepare_table("eval", evaluation, eval_transform(processor), config, args)
+        prepared["eval"] = _prepare_table("eval", evaluation, transform, config, args)
     return prepared
 
 
 def _prepare_table(
-    name: str, dataset: Dataset, transform: Callable, config: PreTrainedConfig, args: RobustViTConfig
+    name: str, dataset: Dataset, transform: Transform, config: PreTrainedConfig, args: RobustViTConfig
 ) -> Dataset:
     if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
         return dataset
@@ -59,13 +53,13 @@ def _prepare_table(
     return dataset.with_transform(with_rows(transform))
 
 
-def with_rows(transform: Callable) -> Callable:
+def with_rows(transform: Transform) -> Transform:
     """Make a transform keep the row's number, to name images in errors."""
     return lambda rows: transform(rows) | {"row_index": rows["row_index"]}
 
 
 def _prepare_stream(
-    dataset: datasets.IterableDataset, transform: Callable, config: PreTrainedConfig, args: RobustViTConfig
+    dataset: datasets.IterableDataset, transform: Transform, config: PreTrainedConfig, args: RobustViTConfig
 ) -> MaskedStream:
     check_columns(dataset, "train", ("label", "mask") if args.needs_labels else ("mask",))
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):

@@ -23,13 +23,13 @@ from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStr
 
 from ..data.schema import undecoded
 from ..data.stream import MaskedStream
-from ..data.transforms import eval_transform
+from ..data.transforms import eval_transform, train_transform
 from ..hub.model_card import write_card
 from ..hub.run_metadata import describe_run
 from ..hub.upload import create_repo, push_folder
-from ..models.image_processors import load_processor, make_image_processor, resolve_preset
+from ..models.image_processors import load_processor, make_image_processor, resolve_preset, squash_resample
 from ..models.loading import BASE_FILE, load_model
-from ..relevance.architectures import VisionTransformer, unwrap_pretrained
+from ..relevance.architectures import VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
@@ -135,7 +135,11 @@ class RobustViTTrainer(Trainer):
                 "it with `dtype=torch.float32`, and give `bf16=True` for speed."
             )
         epoch = SharedEpoch()
-        prepared = prepare_datasets(train_dataset, eval_dataset, processing_class, config, args, epoch)
+        streamed = isinstance(train_dataset, datasets.IterableDataset)  # draws crops and flips by itself
+        seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
+        augment = train_transform(processing_class, seed_of_row, squash_resample(processing_class))
+        self._transform = eval_transform(processing_class)
+        prepared = prepare_datasets(train_dataset, eval_dataset, augment, self._transform, config, args)
         super().__init__(
             model,
             args,
@@ -145,7 +149,7 @@ class RobustViTTrainer(Trainer):
             **kwargs,
         )
         self.model_accepts_loss_kwargs = False
-        self.backgrounds = None if args.backgrounds is None else BackgroundPool(args.backgrounds, processing_class)
+        self.backgrounds = None if args.backgrounds is None else BackgroundPool(args.backgrounds, self._transform)
         self.method = load_method(args.method)(args)
         self._check_batches()
         second_derivative = self.method.second_derivative and not args.released_gradients
@@ -157,8 +161,7 @@ class RobustViTTrainer(Trainer):
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
         self._base_digest = base_digest(model) if args.should_save else None
         # Frozen in the `head_epochs`; else not kept, since FSDP2 replaces and frees them.
-        body = unwrap_pretrained(model).base_model.parameters() if args.head_epochs else ()
-        self._body = [p for p in body if p.requires_grad]
+        self._body = [p for p in vit.pretrained.base_model.parameters() if p.requires_grad and args.head_epochs]
         self._keep_original(prepared)
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
         self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
@@ -181,17 +184,11 @@ class RobustViTTrainer(Trainer):
         self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
         train = prepared.get("train")
         if isinstance(train, datasets.Dataset) and "pixel_values" not in train.column_names:
-            self._measured_on["train"] = train.with_transform(with_rows(eval_transform(self.processing_class)))
+            self._measured_on["train"] = train.with_transform(with_rows(self._transform))
         self._original = None  # frozen copy of the starting model
         if self.args.confidence_target == "original":
             original = deepcopy(self.model).requires_grad_(False)
             self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
-
-    @torch.no_grad()
-    def _original_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits `(B, C)` of the model before finetuning, without dropout."""
-        with self.accelerator.autocast():
-            return forward_logits(self._original, pixel_values)
 
     @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
@@ -278,7 +275,8 @@ class RobustViTTrainer(Trainer):
         pixel_values = inputs["pixel_values"]
         targets = {"label": labels, "prediction": None}
         if args.confidence_target == "original":
-            targets["original"] = self._original_logits(pixel_values)
+            with torch.no_grad(), self.accelerator.autocast():
+                targets["original"] = forward_logits(self._original, pixel_values)
         if model.training and args.background_swap:
             pixel_values = self._swapped(pixel_values, inputs["mask"])
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
@@ -343,19 +341,12 @@ class RobustViTTrainer(Trainer):
         """All parameters: the released code also decays biases and norms."""
         return [name for name, _ in model.named_parameters()]
 
-    @property
-    def _steps_per_epoch(self) -> int:
-        args = self.args
-        if isinstance(self.train_dataset, MaskedStream):
-            return args.max_steps
-        images, batch_size = len(self.train_dataset), self._train_batch_size * args.world_size
-        batches = images // batch_size if args.dataloader_drop_last else -(-images // batch_size)
-        return max(1, -(-batches // args.gradient_accumulation_steps))
-
-    @property
-    def _head_steps(self) -> int:
-        """Number of steps at the beginning in which only the head is trained."""
-        return round(self.args.head_epochs * self._steps_per_epoch)
+    def set_initial_training_values(self, args, dataloader):
+        num_train_epochs, self._steps_per_epoch, *others = super().set_initial_training_values(args, dataloader)
+        self._head_steps = round(args.head_epochs * self._steps_per_epoch)  # at the beginning, of the head alone
+        # The Trainer expects streams to end, and would start another epoch when a finished run is resumed.
+        epochs = 1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs
+        return (epochs, self._steps_per_epoch, *others)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Learning rate × `lr_decay_rate` every `lr_decay_every` epochs; other scheduler types as in the Trainer."""
@@ -371,11 +362,6 @@ class RobustViTTrainer(Trainer):
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
-
-    def set_initial_training_values(self, args, dataloader):
-        num_train_epochs, *others = super().set_initial_training_values(args, dataloader)
-        # The Trainer expects streams to end, and would start another epoch when a finished run is resumed.
-        return (1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs, *others)
 
     # -- Training and validation --------------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """Folder locks between processes."""
 
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -36,14 +35,15 @@ def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool
     try:
         lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
     except Timeout:
+        holder = path.read_text() if path.exists() else ""  # just taken, or left
         raise BlockingIOError(
-            f"`{folder}` is in use by {_holder(path)}. Wait for it, stop it, or choose another --output_dir."
+            f"`{folder}` is in use by {holder or 'another process'}. Wait for it, stop it, or choose another --output_dir."
         ) from None
     outermost = lock.lock_counter == 1
     try:
         if outermost:
             since = datetime.now().astimezone().isoformat(timespec="seconds")
-            path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {since}")
         yield path in before
     finally:
         unused = outermost and {*folder.iterdir()} - before == {path}  # nothing was written
@@ -55,11 +55,3 @@ def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool
         if unused and not before:
             with suppress(OSError):  # of another process by now
                 folder.rmdir()
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):  # just taken, or unreadable
-        return "another process"
-    return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"

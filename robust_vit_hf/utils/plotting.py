@@ -16,13 +16,13 @@ def plain(text: str) -> str:
 
 
 def save_picture_grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: Path) -> None:
-    """Save a grid of pictures `(H, W, 3)` in [0, 1], each below its caption. All rows have the same length."""
+    """Save a grid of pictures `(H, W, 3)`, in [0, 1] or of 8 bits, each below its caption. The first row is the longest."""
     from matplotlib.figure import Figure
 
     figure = Figure((1.5 * len(rows[0]), 1.85 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, subplot_kw=PICTURE_AXES)
     for axes, pictures in zip(grid, rows, strict=True):
-        for axis, (caption, picture) in zip(axes, pictures, strict=True):
+        for axis, (caption, picture) in zip(axes, pictures, strict=False):
             axis.imshow(picture)
             axis.set_title(plain(caption), fontsize=7)
     figure.savefig(path, dpi=100)

@@ -49,7 +49,7 @@ def test_a_finetuned_model(hub, machine):
     (strips,) = Path("../secret-runs/run/strips").iterdir()  # pictures of the user's
     assert not re.search(machine[0], strips.read_bytes()) and "host" in strips.name
     (events,) = [name for name in files if "tfevents" in name]
-    assert re.fullmatch(r"runs/\w+-\d+-\d+/events\.out\.tfevents\.\d+\.host\.\d+\.\d+", events)
+    assert re.fullmatch(r"runs/\w+-\d+-\d+_host/events\.out\.tfevents\.\d+\.host\.\d+\.\d+", events)
     assert_nothing_in(files, machine)
 
 

@@ -77,14 +77,14 @@ def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
     assert message in call("train", recipe).error
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["model.safetensors"]
     resumed = call("train", recipe, "--resume_from_checkpoint", "last")
-    assert "holds no run to resume: expected the --output_dir of one" in resumed.error
+    assert "holds no run to resume" in resumed.error
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("seed: 1\nlearning_rat: 1", ", line 2: unknown option --learning_rat; did you mean --learning_rate?"),
-        ("hub_tokne: hf_secret", ", line 1: unknown option --hub_tokne; did you mean --hub_token?"),
+        ("seed: 1\nlearning_rat: 1", ", line 2: unknown option learning_rat; did you mean learning_rate?"),
+        ("hub_tokne: hf_secret", ", line 1: unknown option hub_tokne; did you mean hub_token?"),
         ("seed: 1\nhub_token: hf_secret: 2", ", line 2: not valid YAML: mapping values are not allowed here"),
         ("seed: 1\n\nseed: 2", ", line 3: not valid YAML: `seed` is given a second time"),
         ("learning_rate:", ", line 1: Expected `learning_rate` to be a number, but got nothing (null)."),
@@ -201,14 +201,15 @@ def test_every_model_has_its_recipe():
 
 
 @pytest.mark.parametrize("named", [[], ["--config", "emoji-shift"], ["emoji-shift"]])
-def test_another_method_leaves_out_the_options_of_the_recipe(named):
+def test_another_method_leaves_out_the_options_of_the_recipe(named, capsys):
     """The rest of the recipe stays; what the command line gives is still checked."""
     *_, config = parse_arguments([*named, "--method", "gradmask"])
     assert (config.relevance_distance, config.background_weight, config.learning_rate) == (None, 50.0, 1e-6)
     *_, same = parse_arguments([*named, "--method", "robustvit"])
     assert same.relevance_distance == "bce"
-    with pytest.raises(ValueError, match="`relevance_distance` is not an option of the method `gradmask`"):
+    with pytest.raises(SystemExit):
         parse_arguments([*named, "--method", "gradmask", "--relevance_distance", "mse"])
+    assert "`relevance_distance` is not an option of the method `gradmask`" in capsys.readouterr().err
 
 
 def test_the_link_in_the_checkout_shows_the_recipes():

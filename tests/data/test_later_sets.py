@@ -57,7 +57,7 @@ def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
     with pytest.raises(ValueError, match=r"00_dog_0.npy` is not a mask"):
         load_image_set("imagenet-9-original", root)
     (root / "fg_mask").rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match="no folder `fg_mask/val` beside"):
+    with pytest.raises(ValueError, match=r"fg_mask/val/00_dog/00_dog_0.npy` is not a mask .*No such file"):
         load_image_set("imagenet-9-original", root)
 
 

@@ -48,28 +48,25 @@ def test_prepare_from_an_archive(tmp_path):
     assert (output / "contact_sheet_test.png").stat().st_size > 5000
 
 
-def broken_set(root: Path, **classes: int) -> Path:
-    layouts.class_folders(root, {TENCH: 3, GOLDFISH: 1} | classes)
+def broken_set(root: Path) -> Path:
+    layouts.class_folders(root, {TENCH: 3, GOLDFISH: 1})
     path = root / TENCH / f"{TENCH}_1.jpg"
     path.write_bytes(path.read_bytes()[:300])
     return root
 
 
 def test_bad_rows_stop_with_their_path(tmp_path):
-    with pytest.raises(ValueError, match=r"n00000001(.|\n)*--skip_bad"):
-        prepare("imagenet-sketch", [str(broken_set(tmp_path / "named", n00000001=2))], tmp_path / "out")
-    with pytest.raises(ValueError, match=rf"`.*{TENCH}_1.jpg` cannot be decoded: .*[Tt]runcated"):
+    with pytest.raises(ValueError, match=rf"`.*{TENCH}_1.jpg` cannot be decoded: .*[Tt]runcated.* --skip_bad"):
         prepare("imagenet-sketch", [str(broken_set(tmp_path / "torn"))], tmp_path / "other")
 
 
 def test_skip_bad_counts_and_lists(tmp_path):
-    source, output = broken_set(tmp_path / "set", n00000001=2), tmp_path / "out"
+    source, output = broken_set(tmp_path / "set"), tmp_path / "out"
     out = succeed("data", "prepare", "imagenet-sketch", source, "--output_dir", output, "--skip_bad")
-    assert "test: 3 rows, 2 rejected" in out
+    assert "test: 3 rows, 1 rejected" in out
     assert datasets.load_dataset(str(output), split="test")["label"] == [0, 0, 1]
     rejected = datasets.load_dataset(str(output), "rejected", split="test")
-    assert rejected["file_name"] == ["n00000001", f"{TENCH}/{TENCH}_1.jpg"]
-    assert "n00000001" in rejected["problem"][0] and "cannot be decoded" in rejected["problem"][1]
+    assert rejected["file_name"] == [f"{TENCH}/{TENCH}_1.jpg"] and "cannot be decoded" in rejected["problem"][0]
 
 
 @pytest.mark.slow
@@ -209,6 +206,6 @@ def test_describe_a_set_of_the_paper(tmp_path):
     out = succeed("data", "describe", tmp_path / "objectnet-1.0", "--set", "objectnet")
     assert "rows: 2, 0 of them unusable" in out and "1 rows accept several labels" in out
     assert "images: 34–34 px wide (median 34), 28–28 px high" in out
-    source = broken_set(tmp_path / "set", n00000001=2)
+    source = broken_set(tmp_path / "set")
     out = succeed("data", "describe", source, "--set", "imagenet-sketch")
-    assert "rows: 5, 2 of them unusable" in out and "first problems (2 of 2)" in out and "n00000001" in out
+    assert "rows: 4, 1 of them unusable" in out and "first problems (1 of 1)" in out and "cannot be decoded" in out

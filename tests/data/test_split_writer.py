@@ -67,7 +67,7 @@ def test_slices_rejected_rows_and_card(tmp_path, no_contact_sheets):
     assert writer.finish() == (3, 4)
     assert datasets.load_dataset(str(tmp_path), split="train")["file_name"] == ["a", "c", "g"]
     assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["file_name"] == list("bdef")
-    assert [(one.first, one.end) for one in writer.slices] == [(0, 3), (3, 6), (6, 7)]
+    assert [(first, end) for first, end, _ in writer.slices] == [(0, 3), (3, 6), (6, 7)]
     card = (tmp_path / "README.md").read_text()
     assert "| train | 3 | 4 |" in card and "| … is torn at … | 1 |" in card
     before = files_below(tmp_path)
@@ -77,15 +77,15 @@ def test_slices_rejected_rows_and_card(tmp_path, no_contact_sheets):
 def test_a_stop_between_the_rejected_and_the_kept_rows_of_a_slice(tmp_path, monkeypatch, no_contact_sheets):
     writer, rows = writer_of(tmp_path, rows_per_file=2), [{"file_name": "c"}, {"file_name": "d", "problem": "torn"}]
     writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "torn"}], ["1", "2"])
-    write = parquet.write_table
+    write = parquet.ParquetWriter
 
-    def full_disk(table, path, **options):
+    def full_disk(path, schema):
         if path.parent == tmp_path:
             raise OSError("No space left on device")
-        write(table, path, **options)
+        return write(path, schema)
 
     with monkeypatch.context() as patched, pytest.raises(OSError):
-        patched.setattr(parquet, "write_table", full_disk)
+        patched.setattr(parquet, "ParquetWriter", full_disk)
         writer.write(rows, ["3", "4"])
     assert len(list(tmp_path.glob("rejected/*.parquet"))) == 2
     again = writer_of(tmp_path, rows_per_file=1)

@@ -261,7 +261,7 @@ def test_the_choice_is_balanced_and_grows():
 
 @pytest.mark.parametrize("num_images, loaded", [(3, 8), (9, 9)])
 def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, monkeypatch):
-    facts = {"class_names": tuple("abcd"), "load_evaluation_sets": lambda count: {"val": masked_dataset(count)}}
+    facts = {"class_names": tuple("abcd"), "evaluation_sets": lambda count: {"val": masked_dataset(count)}}
     monkeypatch.setitem(benchmarks(), "emoji-shift", replace(benchmarks()["emoji-shift"], **facts))
     options = DiagnoseOptions(model="any", dataset="emoji-shift", num_images=num_images, output_dir="out")
     images = load_images(options, session_of({"before": tiny_vit()}, {}))

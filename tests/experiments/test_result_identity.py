@@ -53,6 +53,12 @@ def test_a_seed_of_the_same_settings_counts_once(swept, inputs, tmp_path):
     assert "are both seed `0` of model, bce" in report_error(tmp_path, swept[1], other.with_name("renamed"))
 
 
+def test_seeds_with_a_split_each_are_seeds_of_one_method(inputs, tmp_path):
+    splits = {seed: {"train_split": split} for seed, split in enumerate(("train[:8]", "train[8:]"))}
+    sweep(write_grid(tmp_path / "grid.yaml", inputs, seeds=splits, variants=ONE_SEED["variants"]), tmp_path / "out")
+    assert {*runs_of(tmp_path / "out")} == {("model", "robustvit", seed) for seed in "01"}
+
+
 def report_error(tmp_path: Path, *sources: Path) -> str:
     return call("report", *sources, "--output_dir", tmp_path / "report").error
 

@@ -410,8 +410,8 @@ def test_baselines_of_the_paper(name, tmp_path):
     [
         ("variants: {a: {}}\nchoose_by: loss", "line 2: Expected `choose_by` to be one of learning_rate, mixed_rand"),
         ("variants: {a: {}}\nmixtures: [0.5]", "`mixtures` need `choose_by: mixed_rand`"),
-        ("variant: {a: {}}", "line 1: unknown key variant; did you mean variants?"),
-        ("variants: {a: {learning_rat: 1}}", "variants: a: unknown option --learning_rat"),
+        ("variant: {a: {}}", "line 1: unknown option variant; did you mean variants?"),
+        ("variants: {a: {learning_rat: 1}}", "variants: a: unknown option learning_rat"),
         ("seeds: {1: {seed: 1}, 01: {seed: 2}}", "`01` is given a second time"),
         ("variants: {a: {}, b: {confidence_temperature: 1.0}}", "it has the same settings as `"),
         ("variants: {a: {}}\nsets: [imagenet-a]", "needs `imagenet/imagenet-a`"),

@@ -45,8 +45,7 @@ def results() -> dict:
         "before": {"top1": 0.75, "ece": 0.1, "mean_iou": 0.6},
         "after": {"top1": 0.5, "ece": 0.3, "mean_iou": 0.2},
     }
-    best = np.zeros((4, 1), dtype=int)  # of each image one class is known
-    sides = {side: SideResult(np.array(ranks[side]), scores[side] | {"nll": 2}, best) for side in ranks}
+    sides = {side: SideResult(np.array(ranks[side]), scores[side] | {"nll": 2}, num_ranked=1) for side in ranks}
     measured = SetResult("validation", sides, np.arange(4), source="user/masked")
     return summarize(Run({"validation": measured}, frozenset([0, 1])))
 

@@ -135,7 +135,7 @@ def test_a_pixel_that_is_not_finite_names_its_image(family, value):
     pixel_values, model = images(), family.tiny()
     pixel_values[1, 2, 31, 0] = value
     for method in ATTRIBUTION_METHODS.values():
-        with pytest.raises(ValueError, match=r"counted from 0: 1\. Their `pixel_values`"):
+        with pytest.raises(ValueError, match="relevance map of image 1 of the batch"):
             method(model, pixel_values, 1)
     output = relevance_map(model, pixel_values, 1, check_finite=False)
     assert output.logits.isfinite().all(dim=1).tolist() == [True, False, True]

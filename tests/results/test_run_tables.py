@@ -9,10 +9,10 @@ from PIL import Image
 
 from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, bootstrap
 from robust_vit_hf.results.markdown_latex import Table
-from robust_vit_hf.results.plots import class_figure, figure_bytes, save_plots
+from robust_vit_hf.results.plots import class_figure, figure_bytes, run_figures, save_figure
 from robust_vit_hf.results.published_tables import METHODS, accuracy_tables, class_group_tables
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
-from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows
+from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows, summarize
 from robust_vit_hf.results.run_tables import calibration_table, main_table
 from robust_vit_hf.results.segmentation_tables import attribution_table
 
@@ -110,7 +110,7 @@ def test_training_classes_and_the_others():
 def test_images_without_a_label_are_in_no_group_of_classes():
     labels = np.array([0, 1, 1, -1, -1])
     sides = {
-        name: SideResult(np.where(np.array(predicted) == labels, 0, 5), {}, np.array(predicted)[:, None])
+        name: SideResult(np.where(np.array(predicted) == labels, 0, 5), num_ranked=1)
         for name, predicted in (("before", [0, 1, 6, 6, 6]), ("after", [6, 1, 1, 6, 6]))
     }
     run = Run({"a": SetResult("a", sides, labels)}, frozenset([0]), model="m")
@@ -213,7 +213,8 @@ def test_segmentation_table():
 def test_plots(tmp_path):
     run = compared()
     run.sets["a"].factors["angle"] = np.array([0.0, 20, 40, 60])
-    save_plots(run, tmp_path, {0: "tench"})
+    for name, figure, *_ in run_figures(summarize(run), {0: "tench"}):
+        save_figure(figure, tmp_path, name)
     names = {"accuracy", "classes_val", "classes_a", "curves_a"}  # no class of `b` changes
     assert {path.stem for path in tmp_path.iterdir()} == names
     for name in names:

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from robust_vit_hf import RobustViTTrainer, make_image_processor
+from robust_vit_hf import RobustViTTrainer, eval_transform, make_image_processor
 from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.training.background_swap import BackgroundPool, swap_backgrounds
 
@@ -176,7 +176,7 @@ def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, give
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter += 0.1 * torch.randn_like(parameter)
-    torch.testing.assert_close(trainer._original_logits(pixel_values), expected)
+    torch.testing.assert_close(trainer._original(pixel_values=pixel_values).logits, expected)
     assert trainer.evaluate()["eval_confidence_loss"] > 0.001
 
 
@@ -192,7 +192,7 @@ def pictures(tmp_path):
 
 def test_backgrounds_of_a_folder(pictures):
     """Objects stay, and every other pixel is of one of the pictures; all are drawn, by the seed alone."""
-    pool = BackgroundPool(str(pictures), make_image_processor("paper", 16))
+    pool = BackgroundPool(str(pictures), eval_transform(make_image_processor("paper", 16)))
     images, mask = batch(60)
     swapped = swap_backgrounds(images, mask, 0.5, (0,), pool)
     foreground = mask.bool().expand_as(images)
@@ -218,7 +218,7 @@ def test_half_of_the_pictures_are_flipped(tmp_path):
     Image.fromarray(halves).save(tmp_path / "halves.png")
     images, mask = batch(80)
     swapped = swap_backgrounds(
-        images, mask, 1.0, (0,), BackgroundPool(str(tmp_path), make_image_processor("paper", 16))
+        images, mask, 1.0, (0,), BackgroundPool(str(tmp_path), eval_transform(make_image_processor("paper", 16)))
     )
     flipped = [bool(image[0, 0, 0] > image[0, 0, -1]) for image in swapped]
     assert 25 < sum(flipped) < 55
@@ -249,7 +249,7 @@ def test_a_picture_that_was_edited_in_place_is_another(tmp_path):
     for second, colour in enumerate(("green", "red")):
         Image.new("RGB", (40, 40), colour).save(path)
         os.utime(path, (second, second))
-        identities.append(BackgroundPool(str(tmp_path), make_image_processor("paper", 16)).identity())
+        identities.append(BackgroundPool(str(tmp_path), eval_transform(make_image_processor("paper", 16))).identity())
     assert identities[0][0][:2] == identities[1][0][:2] and identities[0] != identities[1]
 
 
@@ -261,19 +261,19 @@ def tiff_of_floats() -> bytes:
 
 
 def test_bad_folders_of_backgrounds(pictures, tmp_path):
-    processor = make_image_processor("paper", 16)
+    transform = eval_transform(make_image_processor("paper", 16))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="with pictures"):
-        BackgroundPool(str(tmp_path / "empty"), processor)
+        BackgroundPool(str(tmp_path / "empty"), transform)
     (tmp_path / "empty" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
-        BackgroundPool(str(tmp_path / "empty"), processor)
+        BackgroundPool(str(tmp_path / "empty"), transform)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.jpg")
     for content in ((tmp_path / "whole.jpg").read_bytes()[:-900], tiff_of_floats()):
         (tmp_path / "empty" / "broken.png").write_bytes(content)
         with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
-            BackgroundPool(str(tmp_path / "empty"), processor)
+            BackgroundPool(str(tmp_path / "empty"), transform)
     (tmp_path / "empty" / "broken.png").rename(tmp_path / "empty" / "._broken.png")  # of macOS, and no picture
     with pytest.raises(ValueError, match="with pictures"):
-        BackgroundPool(str(tmp_path / "empty"), processor)
+        BackgroundPool(str(tmp_path / "empty"), transform)

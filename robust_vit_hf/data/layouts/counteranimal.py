@@ -22,9 +22,9 @@ def open_counteranimal(root: Path, part: str) -> Source:
         named = CLASS_FOLDER.fullmatch(folder.name)
         # "common" is not a part of "counter", nor the reverse: a folder belongs to one part.
         chosen = [path for path in subfolders(folder) if part in path.name.lower() and other not in path.name.lower()]
-        problem = None
         if not named or not chosen:
-            problem = f"`{folder}`: expected a class of ImageNet, as in `9 ostrich`, and in it a folder whose name holds `{part}` alone."
-        label = int(named[1]) if named else None
-        shards += [ClassFolder(path, root, label, problem=problem) for path in (chosen or [folder])]
+            raise ValueError(
+                f"`{folder}`: expected a class of ImageNet, as in `9 ostrich`, and in it a folder whose name holds `{part}` alone."
+            )
+        shards += [ClassFolder(path, root, int(named[1])) for path in chosen]
     return Source(class_folder_rows, shards)

@@ -1,10 +1,9 @@
 """Folders of images: one per class, or a single one without classes."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from ..imagenet_classes import subset, wnids
 from ..schema import Source
@@ -19,16 +18,12 @@ class ClassFolder:
 
     path: Path
     root: Path  # file names are relative to it
-    label: int | list[int] | None  # 0–999, or a list of accepted labels
-    problem: str | None = None  # why the images cannot be used
+    label: int | list[int]  # 0–999, or a list of accepted labels
 
 
 def class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
     """Rows of image folders, sorted by name. Other files, such as stray CSVs, are ignored."""
     for shard in shards:
-        if shard.problem is not None:
-            yield {"file_name": shard.path.relative_to(shard.root).as_posix(), "problem": shard.problem}
-            continue
         for path in image_files(shard.path):
             image, file_name = {"bytes": None, "path": str(path)}, path.relative_to(shard.root).as_posix()
             yield {"image": image, "label": shard.label, "file_name": file_name}
@@ -62,11 +57,10 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
 def open_class_folders(root: Path, labels: Mapping[str, int | list[int]], place: Path | None = None) -> Source:
     """Source of folders in `place` named after classes, by the label 0–999 of each, or all that are accepted. Names of files
     are relative to `root`."""
-    shards = []
-    for folder in find_classes(place or root, labels.__contains__):
-        problem = f"`{folder}` is named after no class of this set: remove the folder, or correct its name."
-        shards.append(ClassFolder(folder, root, labels.get(folder.name), None if folder.name in labels else problem))
-    return Source(class_folder_rows, shards)
+    folders = find_classes(place or root, labels.__contains__)
+    if alien := [folder for folder in folders if folder.name not in labels]:
+        raise ValueError(f"`{alien[0]}` is named after no class of this set: remove the folder, or correct its name.")
+    return Source(class_folder_rows, [ClassFolder(folder, root, labels[folder.name]) for folder in folders])
 
 
 def places_below(root: Path, name: str) -> list[Path]:
@@ -83,9 +77,8 @@ def subfolders(folder: Path) -> list[Path]:
 
 def path_within(root: Path, metadata: str, base: str, value: object) -> str:
     """Name relative to the root of a file that metadata in the folder `base` names, and which must be within that folder."""
-    name = os.path.normpath(value.replace("\\", "/")) if isinstance(value, str) else ".."
-    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or re.match(r"\w+://", str(value))
-    if absolute or name.split("/")[0] == "..":
+    name = os.path.normpath(str(value).replace("\\", "/"))
+    if os.path.isabs(name) or name.split("/")[0] == "..":
         raise ValueError(
             f"`{root}` cannot be read: `{metadata}` names `{value}`, which must be a relative path within the folder of the "
             "metadata."

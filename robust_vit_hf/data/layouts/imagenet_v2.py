@@ -19,4 +19,4 @@ def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
     folder = source.shards[0].path.parent
     if any(part.startswith("imagenetv2-") and f"-{variant}" not in part for part in folder.parts):
         raise ValueError(f"`{folder}` is another variant of ImageNet-V2 than `{variant}`: name it with --variant.")
-    return replace(source, shards=sorted(source.shards, key=lambda shard: -1 if shard.label is None else shard.label))
+    return replace(source, shards=sorted(source.shards, key=lambda shard: shard.label))

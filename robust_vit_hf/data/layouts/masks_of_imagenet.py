@@ -35,9 +35,5 @@ def mask_rows(
 def upright_mask(mask: Image.Image, image: Path) -> Image.Image:
     """A mask of the stored pixels of an image file, turned as decoding turns the image according to EXIF."""
     with Image.open(image) as opened:
-        if opened.size != mask.size:
-            raise ValueError(
-                f"the mask is {mask.width}×{mask.height}, but `{image}` is {opened.width}×{opened.height}"
-            )
         mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
     return ImageOps.exif_transpose(mask)

@@ -5,7 +5,6 @@ names, and ambiguous names are refused.
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ from PIL import ImageOps
 from ...utils.images import to_rgb
 from ..known_sets import KNOWN_SETS
 from ..schema import Source, decode, encode_image
-from .folders_of_sets import open_class_folders, places_below
+from .folders_of_sets import ClassFolder, class_folder_rows, find_classes, places_below
 
 
 BORDER = KNOWN_SETS["objectnet"].border  # width in pixels of the red border
@@ -37,8 +36,9 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
             f"There is no folder `mappings` in or beside `{root}`: it comes with objectnet-1.0.zip, and maps folders to "
             "ImageNet classes. Give it with --mappings."
         )
-    source = open_class_folders(root, read_mappings(found[0]))
-    source = replace(source, shards=[shard for shard in source.shards if shard.problem is None])  # of classes
+    accepted = read_mappings(found[0])
+    folders = [folder for folder in find_classes(root, accepted.__contains__) if folder.name in accepted]
+    source = Source(class_folder_rows, [ClassFolder(folder, root, accepted[folder.name]) for folder in folders])
     return without_border(source) if cropped else source
 
 
@@ -47,22 +47,18 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
     *tables, names_of_classes = ((folder / name).read_text() for name in MAPPING_FILES)
     folder_names, accepted_names, line_of_label = map(json.loads, tables)
     lines = [line.strip() for line in names_of_classes.splitlines()]
-    label_of_line = {int(line): int(label) for label, line in line_of_label.items()}
-    occurrences = Counter(lines)
-    label_of_name = {name: label_of_line[line] for line, name in enumerate(lines) if line in label_of_line}
-
-    accepted = {}
-    for directory, object_name in folder_names.items():
-        names = accepted_names[object_name].split("; ") if object_name in accepted_names else []
-        for name in names:
-            if occurrences[name] != 1 or name not in label_of_name:
-                raise ValueError(
-                    f"`{folder}`: ObjectNet's {object_name} is ImageNet's `{name}`, a name of {occurrences[name]} "
-                    "classes: these are not the mapping files of objectnet-1.0."
-                )
-        if names:
-            accepted[directory] = [label_of_name[name] for name in names]
-    return accepted
+    label_of_name = {lines[int(line)]: int(label) for label, line in line_of_label.items()}
+    accepted = {
+        directory: accepted_names[object_name].split("; ")
+        for directory, object_name in folder_names.items()
+        if object_name in accepted_names
+    }
+    if wrong := [name for names in accepted.values() for name in names if lines.count(name) != 1]:
+        raise ValueError(
+            f"`{folder}`: `{wrong[0]}` is the name of {lines.count(wrong[0])} classes of ImageNet, expected one: these are not the "
+            "mapping files of objectnet-1.0."
+        )
+    return {directory: [label_of_name[name] for name in names] for directory, names in accepted.items()}
 
 
 def without_border(source: Source) -> Source:

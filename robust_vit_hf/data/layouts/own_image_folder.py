@@ -9,38 +9,34 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import datasets
 import pyarrow as pa
+from datasets.data_files import SPLIT_KEYWORDS
 from pyarrow import csv, json, parquet
 
 from ...utils.images import readable_suffixes
 from .folders_of_sets import path_within
 
 
-# Names of a folder below the root, in lower case.
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "dev", "val"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
+SPLITS = {str(split): names for split, names in SPLIT_KEYWORDS.items()}  # names of folders, in lower case
 METADATA = {"metadata.jsonl": json.read_json, "metadata.csv": csv.read_csv, "metadata.parquet": parquet.read_table}
-HEIF = {".heic", ".heif", ".hif"}
-# Images, whether Pillow reads them here or not.
-PICTURES = {".avif", ".avifs", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"} | HEIF
+# Suffixes of images that Pillow may not read here.
+PICTURES = {".avif", ".avifs", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
+PICTURES |= {".heic", ".heif", ".hif"}
+UNREADABLE = "that need to be converted to PNG or, if they are HEIC, `pip install pillow-heif`"
 NUM_NAMES = 3  # of files left out, shown for each reason
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images and metadata files below a folder, by names relative to it, and the folder of each split: `train/`, or empty for
-    the root."""
+    """Images and metadata files below a folder, by names relative to it."""
 
     root: Path
     images: list[str]
     metadata: list[str]
-    folders: dict[str, str]
 
     @classmethod
     def find(cls, root: Path) -> "ImageFolder | None":
@@ -54,26 +50,26 @@ class ImageFolder:
                 images.append(name)
             elif path.suffix.lower() in (".parquet", ".arrow"):
                 return None
-        if not images:
-            return None
-        return cls(root, images, metadata, cls._folders_of_splits(root, images, metadata) or {"train": ""})
+        return cls(root, images, metadata) if images else None
 
-    @staticmethod
-    def _folders_of_splits(root: Path, images: list[str], metadata: list[str]) -> dict[str, str]:
-        below = dict.fromkeys(name.partition("/")[0] for name in [*images, *metadata] if "/" in name)
-        if not metadata and all(name.count("/") == 1 for name in images) and not all(map(_split_of, below)):
-            return {}  # class folders, of which one has the name of a split, such as `train`
+    @cached_property
+    def folders(self) -> dict[str, str]:
+        """Folder of each split, such as `train/`, or empty for the root."""
+        below = dict.fromkeys(name.partition("/")[0] for name in [*self.images, *self.metadata] if "/" in name)
+        are_classes = not self.metadata and all(name.count("/") == 1 for name in self.images)
+        if are_classes and not all(map(_split_of, below)):
+            return {"train": ""}  # of the class folders, one has the name of a split, such as `train`
         folders: dict[str, str] = {}
         for folder in below:
             split = _split_of(folder)
             if split in folders:
                 raise ValueError(
-                    f"`{root}` has the folders `{folders[split][:-1]}` and `{folder}`, which both are the split `{split}`: "
+                    f"`{self.root}` has the folders `{folders[split][:-1]}` and `{folder}`, which both are the split `{split}`: "
                     "put their images into one of them."
                 )
             if split is not None:
                 folders[split] = f"{folder}/"
-        return {split: folders[split] for split in SPLITS if split in folders}
+        return {split: folders[split] for split in SPLITS if split in folders} or {"train": ""}
 
     def read(self, split: str) -> tuple[datasets.Dataset, str | None]:
         """Rows of a split, and what is left out, in words: the rows that metadata names in order, or else the images of class
@@ -84,12 +80,12 @@ class ImageFolder:
         metadata = [name for name in self.metadata if name.startswith(folder)]
         metadata = metadata or [name for name in self.metadata if "/" not in name]
         rows = self._named_by(metadata) if metadata else self._of_classes(images, folder, left_out)
-        kept, readable = [], readable_suffixes()
+        kept, unreadable = [], PICTURES - readable_suffixes()
         for files, values in rows:
             if files["image"].startswith(folder):
                 file_name = files["image"].removeprefix(folder)
-                if reason := _why_unreadable(file_name, readable):
-                    left_out[reason].append(file_name)
+                if PurePosixPath(file_name).suffix.lower() in unreadable:
+                    left_out[UNREADABLE].append(file_name)
                 else:
                     kept.append((files, values | {"file_name": file_name}))
         named = {name for files, _ in rows for name in files.values()}
@@ -122,7 +118,7 @@ class ImageFolder:
 
     def _named_by(self, metadata: list[str]) -> list[tuple[dict, dict]]:
         """Files and other values of the lines of metadata files."""
-        rows, used, columns = [], {"image"}, set()
+        rows = []
         for place in metadata:
             try:
                 lines = METADATA[PurePosixPath(place).name](self.root / place).to_pylist()
@@ -136,16 +132,10 @@ class ImageFolder:
                 values = {key: value for key, value in line.items() if not _picture_of(key)}
                 if not named.get("image"):
                     raise ValueError(f"`{self.root / place}` has a line without `file_name` or `image_file_name`.")
-                used, columns = used | {*named}, columns | {*values}
                 files = {
                     key: path_within(self.root, place, base, name) if name else None for key, name in named.items()
                 }
                 rows.append((files, values))
-        if taken := sorted(used & columns):
-            raise ValueError(
-                f"The metadata of `{self.root}` has a column `{taken[0]}`, which is that of the images themselves: name their files in "
-                f"`{taken[0]}_file_name`, and anything else otherwise."
-            )
         return rows
 
     def _table(self, rows: list[tuple[dict, dict]]) -> datasets.Dataset:
@@ -159,7 +149,7 @@ class ImageFolder:
             types["label"] = datasets.ClassLabel(names=names)
         features = datasets.Features.from_arrow_schema(pa.table(columns).schema) | types
         files = {name: [named.get(name) and str(self.root / named[name]) for named, _ in rows] for name in pictures}
-        values = files | columns
+        values = columns | files  # a column of the name of pictures gives way to them
         return datasets.Dataset.from_dict(values, datasets.Features({name: features[name] for name in values}))
 
 
@@ -178,13 +168,6 @@ def _files_below(root: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         base = Path(place).relative_to(root)
         yield from ((base / name).as_posix() for name in sorted(files) if not name.startswith("."))
-
-
-def _why_unreadable(name: str, readable: set[str]) -> str | None:
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix in readable or suffix not in PICTURES:
-        return None
-    return f"that need {'`pip install pillow-heif`' if suffix in HEIF else 'to be converted to PNG'}"
 
 
 def _told(left_out: dict[str, list[str]]) -> str | None:

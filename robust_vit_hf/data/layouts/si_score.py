@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
-from pyarrow.csv import ConvertOptions, read_csv
+import pandas as pd
 from transformers.utils import logging
 
 from ..schema import Source
@@ -69,25 +68,16 @@ def open_si_score(root: Path, factor: str) -> Source:
 def factor_rows(shards: list[ClassFolder], metadata: Path | None) -> Iterator[dict]:
     """Rows with the factors of each image: centre `x` and `y` and `area`, as fractions of the image; `angle` in
     degrees, counter-clockwise. `None` for images missing in the metadata."""
-    if metadata is not None:
-        ids, values = read_factors(metadata, metadata.stat().st_mtime_ns)
+    table = None if metadata is None else read_factors(metadata, metadata.stat().st_mtime_ns)
     for row in class_folder_rows(shards):
-        if "problem" not in row:
-            stem, factors = Path(row["file_name"]).stem, [None] * len(METADATA_COLUMNS)
-            if metadata is not None and stem.isdecimal():
-                position = np.searchsorted(ids, int(stem))
-                if position < len(ids) and ids[position] == int(stem):
-                    factors = values[position].tolist()
-            row |= dict(zip(METADATA_COLUMNS, factors, strict=True))
-        yield row
+        stem = Path(row["file_name"]).stem
+        known = table is not None and stem.isdecimal() and int(stem) in table.index
+        factors = table.loc[int(stem)].tolist() if known else [None] * len(METADATA_COLUMNS)
+        yield row | dict(zip(METADATA_COLUMNS, factors, strict=True))
 
 
 @lru_cache(maxsize=1)
-def read_factors(path: Path, changed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image ids `(N,)`, ascending, and their factors `(N, 4)`, float64, in the order of `METADATA_COLUMNS`: arrays,
-    since half a million Python rows would take 200 MB per worker. `changed`, the modification time, is a cache key."""
-    columns = ["image_id", *METADATA_COLUMNS.values()]
-    table = read_csv(path, convert_options=ConvertOptions(include_columns=columns))
-    ids, *factors = (table[column].to_numpy() for column in columns)
-    order = np.argsort(ids)
-    return ids[order].astype(np.int64), np.stack(factors, axis=1).astype(np.float64)[order]
+def read_factors(path: Path, changed: int) -> pd.DataFrame:
+    """Factors of each image by its id, in the order of `METADATA_COLUMNS`. `changed`, the modification time, is a cache key."""
+    columns = [*METADATA_COLUMNS.values()]
+    return pd.read_csv(path, usecols=["image_id", *columns], index_col="image_id")[columns].astype("float64")

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ...data.groups import groups_of
 from ...data.layouts.si_score import METADATA_COLUMNS
+from ...relevance.architectures import why_no_map
 from ...relevance.relevance_map import forward_logits, relevance_map
 from ...results.metrics.calibration import Calibration
 from ...results.metrics.relevance_segmentation import RelevanceSegmentation
@@ -32,13 +33,13 @@ class Accuracy(Measurement):
     sets with labels, [`RelevanceSegmentation`] for sets with masks, and the weights of the groups in their average.
     Maps explain the predicted class, as in the segmentation test of https://huggingface.co/papers/2206.01161."""
 
-    relevance: bool = True  # maps of sets with masks, which take three times as long
+    relevance: bool = True  # maps of sets with masks, if the model has maps; they take three times as long
 
     def measure(
         self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
     ) -> Measured:
         side.model.eval()
-        with_masks = self.relevance and "mask" in rows.dataset.column_names
+        with_masks = self.relevance and "mask" in rows.dataset.column_names and why_no_map(side.model) is None
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
         loader = self.loader(TransformedRows(dataset, rows.transform(side.processor)))
         return measure_batches(
@@ -152,5 +153,5 @@ def side_results(measured: Mapping[str, Measured], accepted: list[list[int]] | N
     for side, result in measured.items():
         predictions = np.array(result.columns["predictions"])
         labels = [[]] * len(predictions) if accepted is None else accepted
-        sides[side] = SideResult(ranks(predictions, labels), result.scores, predictions)
+        sides[side] = SideResult(ranks(predictions, labels), result.scores, predictions, predictions.shape[1])
     return sides

@@ -2,13 +2,12 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from pyarrow import parquet as pq
 from torch.utils.data import DataLoader, Dataset
@@ -91,30 +90,29 @@ def measure(session: Session, measurement: Measurement, within: str = "") -> dic
 def _result(session: Session, measurement: Measurement, name: str, side: str, within: str) -> Measured:
     """Result of a side on a set. That of the original model may be shared with other sessions."""
     rows = session.sets[name]
-    inputs = session.inputs(side, rows) | measurement.inputs()
+    inputs = measurement.inputs() | session.inputs(side, rows)
 
     def compute(folder: Path | None) -> Measured:
         return measurement.measure(session.sides[side], rows, session, f"{name}, {side}", folder)
 
     if session.folder is None:
         return compute(None)
-    stages = [Stage(Path(session.folder, within, name, side), inputs)]
+    stages, incomplete = [Stage(Path(session.folder, within, name, side), inputs)], []
     if session.shared is not None and side == "before":
         stages.append(Stage(session.shared / f"{name}-{json_digest(inputs)}", inputs))
-    return _saved(stages, compute, session.accelerator)
-
-
-def _saved(stages: Sequence[Stage], compute: Callable[[Path], Measured], accelerator: Accelerator) -> Measured:
-    """The result of the first stage that is complete, or else computed in the folder of the last. It is saved in those before."""
-    stage, *others = stages
-    found, main = Measured.load(stage), accelerator.is_main_process
-    is_known = [found is not None]
-    broadcast_object_list(is_known)  # processes must agree, whatever another job writes meanwhile
-    if is_known[0]:
-        return found or Measured.load(stage)
-    if main:
-        stage.begin()
-    found = _saved(others, compute, accelerator) if others else compute(stage.folder)
-    if main:
-        found.save(stage)
+    for stage in stages:
+        found = Measured.load(stage)
+        is_known = [found is not None]
+        broadcast_object_list(is_known)  # processes must agree, whatever another job writes meanwhile
+        if is_known[0]:
+            found = found or Measured.load(stage)
+            break
+        incomplete.append(stage)
+        if session.accelerator.is_main_process:
+            stage.begin()
+    else:
+        found = compute(stages[-1].folder)
+    if session.accelerator.is_main_process:
+        for stage in reversed(incomplete):
+            found.save(stage)
     return found

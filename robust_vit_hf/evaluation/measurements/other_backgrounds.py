@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ...data.composition import CONDITIONS, compose, draw_donors, is_background
 from ...data.geometry import pixel_levels
+from ...relevance.architectures import why_no_map
 from ...relevance.relevance_map import forward_logits, relevance_map
 from ...results.metrics.robust_accuracy import top_classes
 from ..image_passes import TransformedRows, batch_outputs
@@ -28,7 +28,7 @@ class Backgrounds(Measurement):
       the second; -1 where there is none;
     - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
     - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object`, its share of the
-      relevance of the predicted class in the original image (NaN without `relevance`).
+      relevance of the predicted class in the original image (NaN without `relevance`, and for models without maps).
 
     Source: https://huggingface.co/papers/2006.09994
     """
@@ -42,18 +42,38 @@ class Backgrounds(Measurement):
     ) -> Measured:
         side.model.eval()
         labels = np.array([accepted[0] for accepted in rows.accepted])
-        same = other = np.full(len(labels), -1)
-        if {"mixed_same", "mixed_rand"} & {*self.conditions}:
-            same, other = draw_donors(labels.tolist(), self.seed)
+        mixed = {"mixed_same", "mixed_rand"} & {*self.conditions}
+        same, other = draw_donors(labels.tolist(), self.seed) if mixed else 2 * (np.full(len(labels), -1),)
         black = pixel_levels(side.processor)[0].to(session.accelerator.device)
         pairs = rows.dataset.select_columns(["image", "mask"])
-        needed = {
-            name: donors
-            for name, donors in {"mixed_same": same, "mixed_rand": other}.items()
-            if name in self.conditions
-        }
+        needed = {name: of for name, of in (("mixed_same", same), ("mixed_rand", other)) if name in mixed}
         loader = self.loader(WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed))
-        compute = partial(self._compute, side, black, rows.class_subset)
+        explains = self.relevance and why_no_map(side.model) is None
+
+        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
+            # Values `(B, n + 2)`: predictions in n conditions, share of the object in the pixels, and in the relevance.
+            mask, given = batch["mask"], {}
+            for name in ("mixed_same", "mixed_rand"):
+                given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in mixed else None
+            images = compose(batch["pixel_values"], mask, *given.values(), black, self.conditions)
+            inside, predicted, checked = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], []
+            for name, composed in images.items():
+                if name == "original" and explains:
+                    output = relevance_map(side.model, composed, check_finite=False)
+                    logits = output.logits.float()
+                    whole = output.relevance.sum(dim=(1, 2, 3))
+                    inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
+                else:
+                    logits = forward_logits(side.model, composed).float()
+                checked.append(logits)
+                best = top_classes(logits.nan_to_num(), rows.class_subset)[:, 0]
+                if donors := given.get(name):
+                    usable = batch[f"has_{name}"].bool() & is_background(donors[1]).flatten(1).any(dim=1)
+                    best = best.masked_fill(~usable, -1)
+                predicted.append(best)
+            values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
+            return checked, (torch.stack([value.double() for value in values], dim=1),)
+
         passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, description)
         values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
         columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
@@ -63,33 +83,6 @@ class Backgrounds(Measurement):
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
         columns |= {"object_share": values[:, -2], "relevance_on_object": values[:, -1]}
         return Measured(columns)
-
-    def _compute(
-        self, side: Side, black: torch.Tensor, class_subset: tuple[int, ...] | None, batch: dict[str, torch.Tensor]
-    ) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
-        """Logits `(B, C)` of all conditions, and the values of the rows, `(B, n + 2)` fp64: predictions in n
-        conditions, share of the object in the pixels, and in the relevance."""
-        mask, given = batch["mask"], {}
-        for name in ("mixed_same", "mixed_rand"):
-            given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in self.conditions else None
-        images = compose(batch["pixel_values"], mask, *given.values(), black, self.conditions)
-        inside, predicted, checked = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], []
-        for name, composed in images.items():
-            if name == "original" and self.relevance:
-                output = relevance_map(side.model, composed, check_finite=False)
-                logits = output.logits.float()
-                whole = output.relevance.sum(dim=(1, 2, 3))
-                inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
-            else:
-                logits = forward_logits(side.model, composed).float()
-            checked.append(logits)
-            best = top_classes(logits.nan_to_num(), class_subset)[:, 0]
-            if donors := given.get(name):
-                usable = batch[f"has_{name}"].bool() & is_background(donors[1]).flatten(1).any(dim=1)
-                best = best.masked_fill(~usable, -1)
-            predicted.append(best)
-        values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
-        return checked, (torch.stack([value.double() for value in values], dim=1),)
 
 
 class WithDonors(Dataset):

@@ -3,16 +3,15 @@
 Source: https://huggingface.co/papers/2206.01161
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from ...data.known_sets import title_of
 from ...data.label_mapping import class_index
-from ...evaluation.before_after_examples import KINDS, Example, draw, explain, may_be_shown, rows_of_kind
+from ...evaluation.before_after_examples import KINDS, Example, draw, explain, rows_of_kind
 from ...evaluation.before_after_figure import before_after_figure
 from ...evaluation.measurements.accuracy import saved_accuracy
 from ...evaluation.options import FigureOptions
@@ -22,7 +21,6 @@ from ...results.plots import save_figure
 from ...results.run_results import Run, SetResult
 from ...results.run_summary import class_changes
 from ...utils.files import RESULTS_FILE, read_json, write_atomically
-from ...utils.plotting import PICTURE_AXES, plain
 
 
 CAPTIONS_FILE = "captions.md"
@@ -59,14 +57,10 @@ def make_figures(options: FigureOptions) -> str:
         kept = None
         if options.classes is not None:
             kept = {class_index(name, [names[label] for label in range(len(names))]) for name in options.classes}
-        figures: dict[int, Callable[..., CaptionedFigure | None]] = {
-            1: _figure_1,
-            2: _figure_2,
-            3: _figure_3,
-            6: partial(_figure_3, start=options.num_examples),
-            15: _figure_15,
-        }
-        made = {number: figures[number](options, session, results, kept) for number in sorted(options.figures)}
+        maker = _FigureMaker(options, session, results, kept)
+        figures = {1: maker.figure_1, 2: maker.figure_2, 3: maker.figure_3, 15: maker.figure_15}
+        figures[6] = partial(maker.figure_3, start=options.num_examples)
+        made = {number: figures[number]() for number in sorted(options.figures)}
         shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{session.preset}`."
         if kept is not None:
             shown += f" Classes: {', '.join(names[label] for label in sorted(kept))}."
@@ -89,113 +83,92 @@ def _caption(number: int, figure: CaptionedFigure | None, shown: str) -> str:
     return f"**Figure {number}** (`figure_{number}`). {shown} Rule: {figure.rule} Images: {listed}.\n"
 
 
-def _figure_1(
-    options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
-) -> CaptionedFigure | None:
-    """Confident predictions of the original model with relevance on the background, or on little of the object."""
-    masked = {}
-    for name, result in results.items():
-        dataset = session.sets[name].dataset
-        if "mask" in dataset.column_names and result.classes is not None and result.by_class:
-            chosen = (result.usable if kept is None else result.in_classes(kept)) & may_be_shown(dataset)
-            masked[name] = np.flatnonzero(chosen).tolist()
-    drawn = explain(draw(masked, NUM_CANDIDATES, options.seed), session, results, ["before"])
-    candidates = [example for example in drawn if example.background]  # not those with an empty mask
-    confident = [example for example in candidates if example.confidence["before"] >= CONFIDENCE]
-    on_background = sorted(confident, key=lambda example: -example.background["before"])[: options.num_examples]
-    rest = [example for example in confident if example not in on_background]
-    sparse = sorted(rest, key=lambda example: example.coverage["before"])[: options.num_examples]
-    if not confident:
-        return None
-    rule = (
-        f"of {len(candidates)} images that were drawn at random (seed {options.seed}), the {len(confident)} that the model before the "
-        f"finetuning predicts with a confidence of at least {CONFIDENCE:.0%}; first row, those with the largest share of the "
-        "relevance outside the mask; second row, of the others those with the lowest mean relevance within the mask. Maps explain "
-        "the predicted class."
-    )
-    rows = {"Relevance on the background": on_background, "Sparse relevance on the object": sparse}
-    return CaptionedFigure(_issue_figure(rows), rule, [*on_background, *sparse])
+@dataclass(frozen=True)
+class _FigureMaker:
+    """The paper's figures of a pair of models; `None` where no image is of their kind, or no set has masks."""
 
+    options: FigureOptions
+    session: Session
+    results: Mapping[str, SetResult]
+    kept: set[int] | None  # classes to show; `None` for all
 
-def _figure_2(
-    options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
-) -> CaptionedFigure | None:
-    """Images whose prediction stays correct, is corrected or is broken."""
-    groups = {}
-    for kind in ("unchanged", "corrected", "broken"):
-        found = rows_of_kind(kind, results, session.sets, kept)
-        images = draw(found, options.num_examples, options.seed)
-        groups[f"{kind.capitalize()} ({sum(map(len, found.values()))} images)"] = explain(images, session, results)
-    rules = "; ".join(f"{kind}: {rule}" for kind, rule in KINDS.items())
-    return _figure([groups], options.target, f"{rules}. Drawn at random from the sets in turn, seed {options.seed}.")
+    def figure_1(self) -> CaptionedFigure | None:
+        """Confident predictions of the original model with relevance on the background, or on little of the object."""
+        count, sets = self.options.num_examples, self.session.sets
+        masked = {name: rows for name, rows in self.rows(None).items() if "mask" in sets[name].dataset.column_names}
+        drawn = self.explain(draw(masked, NUM_CANDIDATES, self.options.seed), ["before"])
+        candidates = [example for example in drawn if example.background]  # not those with an empty mask
+        confident = [example for example in candidates if example.confidence["before"] >= CONFIDENCE]
+        on_background = sorted(confident, key=lambda example: -example.background["before"])[:count]
+        rest = [example for example in confident if example not in on_background]
+        sparse = sorted(rest, key=lambda example: example.coverage["before"])[:count]
+        if not confident:
+            return None
+        rule = (
+            f"of {len(candidates)} images that were drawn at random (seed {self.options.seed}), the {len(confident)} that the "
+            f"model before the finetuning predicts with a confidence of at least {CONFIDENCE:.0%}; first row, those with the "
+            "largest share of the relevance outside the mask; second row, of the others those with the lowest mean relevance "
+            "within the mask. Maps explain the predicted class."
+        )
+        rows = {"Relevance on the background": on_background, "Sparse relevance on the object": sparse}
+        figure = before_after_figure([{title: examples} for title, examples in rows.items()], ("predicted",))
+        return CaptionedFigure(figure, rule, [*on_background, *sparse])
 
-
-def _figure_3(
-    options: FigureOptions,
-    session: Session,
-    results: Mapping[str, SetResult],
-    kept: set[int] | None,
-    start: int = 0,
-) -> CaptionedFigure | None:
-    """Figures 3 and 6: corrected images of each set, from position `start` on."""
-    groups = {}
-    for name, rows in rows_of_kind("corrected", results, session.sets, kept).items():
-        drawn = draw({name: rows}, start + options.num_examples, options.seed)[start:]
-        groups[f"{title_of(name)} ({len(rows)} images)"] = explain(drawn, session, results)
-    filled = [title for title, examples in groups.items() if examples]
-    rows_of_figure = [
-        {title: groups[title] for title in filled[first : first + GROUPS_OF_A_ROW]}
-        for first in range(0, len(filled), GROUPS_OF_A_ROW)
-    ]
-    further = f", after the first {start} of the same order, which Figure 3 shows" if start else ""
-    rule = f"corrected: {KINDS['corrected']}. Drawn at random from each set, seed {options.seed}{further}."
-    return _figure(rows_of_figure, options.target, rule)
-
-
-def _figure_15(
-    options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
-) -> CaptionedFigure | None:
-    """The most harmed classes of each set."""
-    harmed = []
-    for name, of_set in rows_of_kind("broken", results, session.sets, kept).items():
-        changes = class_changes([Run(dict(results))], name)
-        broken: dict[int, list[int]] = {}  # publishable rows by class
-        for row in of_set:
-            broken.setdefault(int(results[name].classes[row]), []).append(row)
+    def figure_2(self) -> CaptionedFigure | None:
+        """Images whose prediction stays correct, is corrected or is broken."""
         groups = {}
-        for label in [label for label in changes if changes[label] < 0 and label in broken][:2]:
-            title = f"{title_of(name)}: {session.label_names[label]} ({100 * changes[label]:+.0f} points)"
-            groups[title] = explain([(name, row) for row in broken[label][:3]], session, results)
-        harmed.append(groups)
-    rule = (
-        "the two classes of each set whose top-1 falls most (of equal falls, the lower label) and that have an image to show, "
-        f"and of each the first three, in the order of the set, of which {KINDS['broken']}. Nothing is drawn."
-    )
-    return _figure(harmed, options.target, rule)
+        for kind in ("unchanged", "corrected", "broken"):
+            found = self.rows(kind)
+            images = draw(found, self.options.num_examples, self.options.seed)
+            groups[f"{kind.capitalize()} ({sum(map(len, found.values()))} images)"] = self.explain(images)
+        rules = "; ".join(f"{kind}: {rule}" for kind, rule in KINDS.items())
+        return self.before_after(
+            [groups], f"{rules}. Drawn at random from the sets in turn, seed {self.options.seed}."
+        )
 
+    def figure_3(self, start: int = 0) -> CaptionedFigure | None:
+        """Figures 3 and 6: corrected images of each set, from position `start` on."""
+        groups = {}
+        for name, rows in self.rows("corrected").items():
+            drawn = draw({name: rows}, start + self.options.num_examples, self.options.seed)[start:]
+            groups[f"{title_of(name)} ({len(rows)} images)"] = self.explain(drawn)
+        filled = [(title, examples) for title, examples in groups.items() if examples]
+        further = f", after the first {start} of the same order, which Figure 3 shows" if start else ""
+        rule = f"corrected: {KINDS['corrected']}. Drawn at random from each set, seed {self.options.seed}{further}."
+        starts = range(0, len(filled), GROUPS_OF_A_ROW)
+        return self.before_after([dict(filled[first : first + GROUPS_OF_A_ROW]) for first in starts], rule)
 
-def _figure(rows: Sequence[Mapping[str, list[Example]]], target: str, rule: str) -> CaptionedFigure | None:
-    """Figure of groups of examples with their selection rule; `None` if all groups are empty."""
-    examples = [example for row in rows for group in row.values() for example in group]
-    if not examples:
-        return None
-    return CaptionedFigure(before_after_figure(rows, (target,)), f"{rule} Maps explain the {target} class.", examples)
+    def figure_15(self) -> CaptionedFigure | None:
+        """The most harmed classes of each set."""
+        harmed = []
+        for name, of_set in self.rows("broken").items():
+            changes = class_changes([Run(dict(self.results))], name)
+            broken: dict[int, list[int]] = {}  # publishable rows by class
+            for row in of_set:
+                broken.setdefault(int(self.results[name].classes[row]), []).append(row)
+            groups = {}
+            for label in [label for label in changes if changes[label] < 0 and label in broken][:2]:
+                title = f"{title_of(name)}: {self.session.label_names[label]} ({100 * changes[label]:+.0f} points)"
+                groups[title] = self.explain([(name, row) for row in broken[label][:3]])
+            harmed.append(groups)
+        rule = (
+            "the two classes of each set whose top-1 falls most (of equal falls, the lower label) and that have an image to show, "
+            f"and of each the first three, in the order of the set, of which {KINDS['broken']}. Nothing is drawn."
+        )
+        return self.before_after(harmed, rule)
 
+    def rows(self, kind: str | None) -> dict[str, list[int]]:
+        return rows_of_kind(kind, self.results, self.session.sets, self.kept)
 
-def _issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
-    """Figure with a titled row per entry: each image beside the map of its predicted class before finetuning."""
-    rows = {title: examples for title, examples in rows.items() if examples}
-    columns = max(map(len, rows.values()))
-    figure = Figure((2.7 * columns, 2.1 * len(rows)), layout="constrained")
-    bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for band, (title, examples) in zip(bands, rows.items(), strict=True):
-        band.suptitle(plain(title), fontweight="bold", fontsize=9)
-        axes = band.subplots(1, 2 * columns, squeeze=False, subplot_kw=PICTURE_AXES)[0]
-        for place, example in enumerate(examples):
-            left, right = axes[2 * place : 2 * place + 2]
-            left.imshow(example.image)
-            left.set_title(plain(example.label), fontsize=8)
-            right.imshow(example.maps["before", "predicted"])
-            caption = f"{example.predicted['before']}, {example.confidence['before']:.0%}"
-            right.set_title(plain(caption), fontsize=8)
-    return figure
+    def explain(self, images: list[tuple[str, int]], sides: Sequence[str] = ("before", "after")) -> list[Example]:
+        return explain(images, self.session, self.results, sides)
+
+    def before_after(self, rows: Sequence[Mapping[str, list[Example]]], rule: str) -> CaptionedFigure | None:
+        """Figure of groups of examples with their selection rule; `None` if all groups are empty."""
+        examples = [example for row in rows for group in row.values() for example in group]
+        target = self.options.target
+        if not examples:
+            return None
+        return CaptionedFigure(
+            before_after_figure(rows, (target,)), f"{rule} Maps explain the {target} class.", examples
+        )

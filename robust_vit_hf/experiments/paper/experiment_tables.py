@@ -49,16 +49,9 @@ def _difference_table(results: Results) -> Table:
         shifted, unshifted = (results.common(runs, names) for names in (results.shifted, results.unshifted))
         both = results.common([*runs, *ours], shifted)
         against = versus(ours, runs, both) if method != OURS and ours else None
-        rows.append(
-            [
-                METHODS.get(method, method),
-                str(len(runs)),
-                str(change(runs, shifted)) if shifted else "–",
-                str(against) if against else "–",
-                str(change(runs, unshifted)) if unshifted else "–",
-                validation_change(runs),
-            ]
-        )
+        changes = [str(change(runs, names)) if names else "–" for names in (shifted, unshifted)]
+        cells = [str(len(runs)), changes[0], str(against or "–"), changes[1], validation_change(runs)]
+        rows.append([METHODS.get(method, method), *cells])
     head = ["method", "runs", "shifted sets", "shifted sets, less Ours", "unshifted sets", VALIDATION]
     title = (
         "Changes of top-1 in points, means over sets, models and seeds, with 95 % intervals of a paired bootstrap over images and "
@@ -96,9 +89,9 @@ def mean_score(run: Run, side: str, score: str) -> float:
 
 def sets_with_masks(run: Run) -> list[SetResult]:
     """Sets of a run on which the relevance maps of both sides were compared with masks."""
+    sides = ("before", "after")
     return [
         result
         for result in run.sets.values()
-        if {"before", "after"} <= result.sides.keys()
-        and all(result.sides[side].scores.get("mean_iou") is not None for side in ("before", "after"))
+        if all(side in result.sides and result.sides[side].scores.get("mean_iou") is not None for side in sides)
     ]

@@ -22,32 +22,51 @@ from .experiment_tables import mean_score, sets_with_masks
 
 SIMILAR = 0.02  # largest difference that counts as similar, as a fraction
 RISES, FALLS, ALIKE, KEEPS, NO_MORE = "rises", "falls", "is similar", "is as good or better", "is as good or worse"
+# GradMask and RRR as their papers have them, with a gradient, which is no claim of the paper's: shown if measured.
+DIFFERENTIATED = "-differentiated"
 
 
-class AblationClaim(NamedTuple):
-    """A claim of section 4 on Table 4: sign of the second method less the first, of the base models that it is made for."""
+class MethodClaim(NamedTuple):
+    """A claim on two methods: sign of the second less the first, of the base models that it is made for, or of all."""
 
-    first: str
+    source: str
     second: str
     shifted: bool
     sign: str
-    models: tuple[str, ...]
-    statement: str
+    statement: str  # `{}` stands for the second method
+    models: tuple[str, ...] = ()
+    first: str = OURS
 
 
-_BOTH = ("ViT-B", "DeiT-B")
-ABLATION_CLAIMS = (
-    AblationClaim(OURS, "without-confidence", False, FALLS, ("ViT-B",), "top-1 without a shift falls"),
-    AblationClaim(OURS, "without-confidence", False, ALIKE, ("DeiT-B",), "top-1 without a shift stays similar"),
-    AblationClaim(OURS, "without-confidence", True, FALLS, ("ViT-B",), "less gain on the shifted sets"),
-    AblationClaim(OURS, "without-confidence", True, ALIKE, ("DeiT-B",), "a similar gain on the shifted sets"),
-    AblationClaim(OURS, "without-background", True, FALLS, _BOTH, "less gain on the shifted sets"),
-    AblationClaim(OURS, "without-background", False, RISES, _BOTH, "higher top-1 without a shift"),
-    AblationClaim(
-        "without-background", "without-foreground", True, RISES, _BOTH, "more gain than without the background loss"
+_BOTH, _LESS = ("ViT-B", "DeiT-B"), "gains less on the shifted sets than Ours"
+METHOD_CLAIMS = (
+    MethodClaim("Table 4", "without-confidence", False, FALLS, "{} (ViT-B): top-1 without a shift falls", ("ViT-B",)),
+    MethodClaim(
+        "Table 4", "without-confidence", False, ALIKE, "{} (DeiT-B): top-1 without a shift stays similar", ("DeiT-B",)
     ),
-    AblationClaim(OURS, "ground-truth", True, FALLS, ("ViT-B",), "less gain on the shifted sets"),
-    AblationClaim(OURS, "ground-truth", False, RISES, _BOTH, "higher top-1 without a shift"),
+    MethodClaim("Table 4", "without-confidence", True, FALLS, "{} (ViT-B): less gain on the shifted sets", ("ViT-B",)),
+    MethodClaim(
+        "Table 4", "without-confidence", True, ALIKE, "{} (DeiT-B): a similar gain on the shifted sets", ("DeiT-B",)
+    ),
+    MethodClaim("Table 4", "without-background", True, FALLS, "{}: less gain on the shifted sets", _BOTH),
+    MethodClaim("Table 4", "without-background", False, RISES, "{}: higher top-1 without a shift", _BOTH),
+    MethodClaim(
+        *("Table 4", "without-foreground", True, RISES, "{}: more gain than without the background loss", _BOTH),
+        first="without-background",
+    ),
+    MethodClaim("Table 4", "ground-truth", True, FALLS, "{} (ViT-B): less gain on the shifted sets", ("ViT-B",)),
+    MethodClaim("Table 4", "ground-truth", False, RISES, "{}: higher top-1 without a shift", _BOTH),
+    MethodClaim("Tables 1, 2", "gradmask", True, FALLS, f"GradMask {_LESS}"),
+    MethodClaim("Tables 1, 2", f"gradmask{DIFFERENTIATED}", True, FALLS, f"GradMask, differentiated, {_LESS}"),
+    MethodClaim("Tables 1, 2", "rrr", True, FALLS, f"RRR {_LESS}"),
+    MethodClaim("Tables 1, 2", f"rrr{DIFFERENTIATED}", True, FALLS, f"RRR, differentiated, {_LESS}"),
+    MethodClaim("Tables 1, 2", "unsupervised-masks", True, KEEPS, "Masks without annotation gain as much or more"),
+)
+SIZE_CLAIMS = (  # three samples of half the classes suffice
+    MethodClaim("Figure 7", "more-samples", True, NO_MORE, "More samples of each class gain no more"),
+    MethodClaim("Figure 7", "more-classes", True, NO_MORE, "More classes than that gain no more"),
+    MethodClaim("Figure 7", "fewer-samples", True, KEEPS, "A sample less of each class does not harm much"),
+    MethodClaim("Figure 7", "fewer-classes", True, KEEPS, "Fewer classes do not harm much"),
 )
 
 
@@ -88,8 +107,8 @@ class Finding:
 
 def findings(results: Results) -> list[Finding]:
     """All claims, measured or not. A claim for one model counts that model alone, if it was measured."""
-    parts = (_of_sets, _of_classes, _of_ablations, _of_other_methods, _of_maps, _of_sizes)
-    return [finding for part in parts for finding in part(results)]
+    parts = (_of_sets(results), _of_classes(results), _compared(results, METHOD_CLAIMS), _of_maps(results))
+    return [finding for part in (*parts, _compared(results, SIZE_CLAIMS)) for finding in part]
 
 
 def _of_sets(results: Results) -> list[Finding]:
@@ -165,37 +184,28 @@ def _of_classes(results: Results) -> list[Finding]:
 
 def _with_both_groups(runs: list[Run], names: list[str]) -> list[str]:
     """Sets with images of training classes and of others in all runs."""
-
-    def both(run: Run, name: str) -> bool:
-        shown = run.sets[name].in_classes(run.training_classes)[run.sets[name].usable]
-        return run.sets[name].by_class and bool(shown.any() and not shown.all())
-
-    return [name for name in names if all(both(run, name) for run in runs)]
-
-
-def _of_ablations(results: Results) -> list[Finding]:
-    """Table 4."""
     found = []
-    for claim in ABLATION_CLAIMS:
-        of_models = f" ({', '.join(claim.models)})" if len(claim.models) == 1 else ""
-        names = results.shifted if claim.shifted else results.unshifted
-        value = _against(results, claim.first, claim.second, names, claim.models)
-        found.append(Finding("Table 4", f"{METHODS[claim.second]}{of_models}: {claim.statement}", claim.sign, value))
+    for name in names:
+        shown = [run.sets[name].in_classes(run.training_classes)[run.sets[name].usable] for run in runs]
+        if all(run.sets[name].by_class for run in runs) and all(of.any() and not of.all() for of in shown):
+            found.append(name)
     return found
 
 
-def _of_other_methods(results: Results) -> list[Finding]:
-    """Tables 1 and 2. The losses of GradMask and RRR as their papers have them, with a gradient, are no claim of the paper's."""
+def _compared(results: Results, claims: Sequence[MethodClaim]) -> list[Finding]:
+    """Tables 1, 2 and 4, and Figure 7. Of the paper's models, only those count that a claim names."""
     found = []
-    for method in ("gradmask", "rrr"):
-        differentiated = f"{method}-differentiated"
-        for variant, how in ((method, ""), (differentiated, ", differentiated,")):
-            if variant == method or results.of(variant):
-                value = _against(results, OURS, variant, results.shifted)
-                statement = f"{METHODS[method]}{how} gains less on the shifted sets than Ours"
-                found.append(Finding("Tables 1, 2", statement, FALLS, value))
-    value = _against(results, OURS, "unsupervised-masks", results.shifted)
-    return [*found, Finding("Tables 1, 2", "Masks without annotation gain as much or more", KEEPS, value)]
+    for claim in claims:
+        one, two = results.of(claim.first), results.of(claim.second)
+        if not two and claim.second.endswith(DIFFERENTIATED):
+            continue
+        if claim.models and set(results.models) & set(published_models()):
+            one, two = ([run for run in runs if run.model in claim.models] for runs in (one, two))
+        sets = results.common([*one, *two], results.shifted if claim.shifted else results.unshifted)
+        value = versus(one, two, sets) if one and two else None
+        statement = claim.statement.format(METHODS.get(claim.second))
+        found.append(Finding(claim.source, statement, claim.sign, value))
+    return found
 
 
 def _of_maps(results: Results) -> list[Finding]:
@@ -208,30 +218,6 @@ def _of_maps(results: Results) -> list[Finding]:
         statement = f"The relevance maps cover the masks better: {SEGMENTATION[score]}"
         found.append(Finding("Table 3", statement, RISES, value))
     return found
-
-
-def _of_sizes(results: Results) -> list[Finding]:
-    """Figure 7: three samples of half the classes suffice."""
-    claims = {
-        "more-samples": ("More samples of each class gain no more", NO_MORE),
-        "more-classes": ("More classes than that gain no more", NO_MORE),
-        "fewer-samples": ("A sample less of each class does not harm much", KEEPS),
-        "fewer-classes": ("Fewer classes do not harm much", KEEPS),
-    }
-    return [
-        Finding("Figure 7", statement, sign, _against(results, OURS, method, results.shifted))
-        for method, (statement, sign) in claims.items()
-    ]
-
-
-def _against(
-    results: Results, first: str, second: str, sets: list[str], models: tuple[str, ...] = ()
-) -> Difference | None:
-    """Second method less the first. Of the paper's models, only the named ones count."""
-    one, two = results.of(first), results.of(second)
-    if models and set(results.models) & set(published_models()):
-        one, two = ([run for run in runs if run.model in models] for runs in (one, two))
-    return versus(one, two, results.common([*one, *two], sets)) if one and two else None
 
 
 def findings_table(found: list[Finding]) -> Table:

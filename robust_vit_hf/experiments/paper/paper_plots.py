@@ -30,10 +30,8 @@ def class_group_figure(results: Results) -> Figure | None:
             heights = []
             for name in sets:
                 pairs = [group_accuracy(run, name, shown, k) for run in runs]
-                pairs = [pair for pair in pairs if None not in pair]
-                heights.append(
-                    100 * float(np.mean([after - before for before, after in pairs])) if pairs else math.nan
-                )
+                changes = [after - before for before, after in pairs if None not in (before, after)]
+                heights.append(100 * float(np.mean(changes)) if changes else math.nan)
             label = "training classes" if shown else "other classes"
             if not all(map(math.isnan, heights)):
                 axis.bar([place + offset for place in range(len(sets))], heights, 0.4, label=label, color=colour)
@@ -50,13 +48,8 @@ def size_figure(results: Results) -> Figure | None:
     """Figure 7: change of top-1 over (a) the samples per class and (b) the number of training classes, of the full loss and of the
     variants `fewer-…` and `more-…`. Each panel shows the runs with the most frequent value of the other variable. `None` if neither
     varies."""
-    runs = [
-        run
-        for run in results.runs
-        if (run.method.partition(",")[0] == OURS or run.method.startswith(("fewer-", "more-")))
-        and not run.qualifier
-        and run.training_classes
-    ]
+    runs = [run for run in results.runs if run.training_classes and not run.qualifier]
+    runs = [run for run in runs if run.method.partition(",")[0] == OURS or run.method.startswith(("fewer-", "more-"))]
     samples = {run.name: round(run.train_images / len(run.training_classes), 2) for run in runs}
     classes = {run.name: len(run.training_classes) for run in runs}
     panels = {}

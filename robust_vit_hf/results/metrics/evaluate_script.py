@@ -68,12 +68,6 @@ class ScriptMetric(evaluate.Metric):
         image["predictions"] = to_numpy(image["predictions"])
         self.add_batch(**{name: value[None] if name == "predictions" else [value] for name, value in image.items()})
 
-    def compute(self, *, predictions=None, references=None, **groups):
-        """Scores of all added images, including those given here."""
-        if predictions is None and self.writer is None:
-            raise ValueError("zero images: add some with add_batch, or give predictions and references to compute")
-        return super().compute(predictions=predictions, references=references, **groups)
-
     def _compute(self, predictions, references, groups=None):
         images = {name: np.array([row[name] for row in predictions]) for name in self.features["predictions"]}
         images |= {} if groups is None else {"group": np.array(groups, dtype=object)}

@@ -100,9 +100,10 @@ class RobustAccuracy(StreamingMetric):
             correct = images["rank"][usable] < k
             results[f"top{k}"] = float(correct.mean())
             for name, values in keys.items():
-                by_key = _means(correct, values)
-                results[f"mean_per_{name}_top{k}"] = sum(by_key.values()) / len(by_key)
-                results[f"per_{name}_top{k}"] = by_key
+                unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+                means = (np.bincount(inverse, weights=correct) / counts).tolist()
+                results[f"mean_per_{name}_top{k}"] = sum(means) / len(means)
+                results[f"per_{name}_top{k}"] = dict(zip(unique.tolist(), means, strict=True))
         return results | {"num_images": int(usable.sum()), "num_excluded": int((~usable).sum())}
 
     def _check_ids(self, ids: np.ndarray, first_image: int) -> None:
@@ -156,9 +157,3 @@ def ranks(predictions: np.ndarray, accepted: list[list[int]]) -> np.ndarray:
         for best, labels in zip(predictions.tolist(), accepted, strict=True)
     ]
     return np.array(found, dtype=np.int64)
-
-
-def _means(correct: np.ndarray, keys: np.ndarray) -> dict:
-    """Mean of `correct` `(N,)` by key `(N,)`, in ascending order of the keys."""
-    unique, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    return dict(zip(unique.tolist(), (np.bincount(inverse, weights=correct) / counts).tolist(), strict=True))

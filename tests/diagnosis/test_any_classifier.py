@@ -1,0 +1,71 @@
+"""`diagnose` of models that are no plain ViT: from a folder, as an object, and as a function."""
+
+import json
+
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ConvNextImageProcessor,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+
+from robust_vit_hf import diagnose
+
+from ..helpers.tiny import masked_dataset
+
+
+NAMES = list("abcd")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photographs")
+    masked_dataset(24).to_parquet(root / "validation-00000.parquet")
+    return str(root)
+
+
+def resnet(folder):
+    torch.manual_seed(0)
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], id2label=dict(enumerate(NAMES))
+    )
+    ResNetForImageClassification(config).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8).save_pretrained(folder)
+
+
+def of_timm(folder):
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=4)
+    del model.pretrained_cfg["url"]
+    save_for_hf(model, str(folder), model_config={"label_names": NAMES}, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text())
+    del config["model_args"]  # as on the Hub
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("write", [resnet, of_timm])
+def test_a_folder_an_object_and_a_function_have_one_verdict(write, photographs, tmp_path):
+    write(tmp_path / "model")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "model").eval()
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    reports = {
+        "folder": diagnose(str(tmp_path / "model"), photographs, output_dir=tmp_path / "folder"),
+        "object": diagnose(model, photographs, processor=processor, output_dir=tmp_path / "object"),
+        "function": diagnose(
+            lambda images: model(images).logits.numpy(),
+            photographs,
+            classes=NAMES,
+            transform=lambda image: processor([image], return_tensors="pt")["pixel_values"][0],
+            output_dir=tmp_path / "function",
+        ),
+    }
+    assert len({str(report.table) for report in reports.values()}) == 1
+    found = {name: json.loads((tmp_path / name / "results.json").read_text())["diagnosis"] for name in reports}
+    assert found["folder"] == found["object"] == found["function"]
+    measures = found["folder"]["before"]["measures"]
+    assert "relevance_on_object" not in measures and 0 <= measures["original"]["mean"] <= 1
