@@ -162,9 +162,8 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             beside = {f"ImageNet-9, {side}" if several else "ImageNet-9": one for side, one in of_sides.items()}
         side = session.sides["before"]
         with one_mask_maker():
-            images = masked_images(
-                found, found.name, side.model, side.processor, side.source, options.mask_method, folder / MASKS_FOLDER
-            )
+            making = options.mask_method, options.mask_model, side.model, side.processor
+            images = masked_images(found, found.name, session.classes, folder / MASKS_FOLDER, *making)
         backgrounds = Backgrounds(options.batch_size, options.num_workers)
         rows = EvaluationSet.of(images.dataset, group_weights=weights)
         report = measure_images(session.with_sets({found.name: rows}), images, backgrounds, folder)

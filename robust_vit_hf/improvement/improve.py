@@ -24,6 +24,7 @@ from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.choice import choose
 from ..utils.files import RUN_FILE, read_json, weights_written, write_atomically, write_json
+from ..utils.public_names import public_name
 from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
@@ -77,6 +78,9 @@ def _inputs(options: ImproveOptions, session: Session, roles: ImageRoles) -> dic
     side = session.sides["before"]
     inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
     inputs |= {"masks": options.mask_method, "model": side.digest}
+    inputs |= {
+        "mask_model": options.mask_model and public_name(options.mask_model)
+    }  # its digest is recorded with the masks
     inputs |= {"images": {role: images.digest for role, images in roles.images.items()}, "pictures": roles.pictures}
     processor = json.loads(side.processor.to_json_string())
     return inputs | {"precision": session.accelerator.mixed_precision, "processor": processor}
@@ -88,9 +92,9 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     _say(0, f"{side.name}, {_estimate(side, roles, options)} in all")
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['report']} validation images")
     with one_mask_maker():
-        of_side = side.model, side.processor, side.source
+        making = options.mask_method, options.mask_model, side.model, side.processor
         masked = {
-            role: masked_images(images, role, *of_side, options.mask_method, folder / MASKS_FOLDER / role)
+            role: masked_images(images, role, session.classes, folder / MASKS_FOLDER / role, *making)
             for role, images in roles.images.items()
         }
     notes = roles.notes + [f"`{role}`: {note}" for role in ("train", "selection") for note in masked[role].notes]
