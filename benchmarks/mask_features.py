@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from own_images import SIZE, draw, finetune, write_split
 from PIL import Image
+from scipy import stats
 from torch import nn
 from transformers import AutoModelForImageClassification
 
@@ -34,7 +35,6 @@ from robust_vit_hf.data.emoji_shift.compose_images import load_split
 from robust_vit_hf.masks import tokencut
 from robust_vit_hf.masks.tokencut import TokenCut
 from robust_vit_hf.models.emoji_shift_model import load_backbone, load_biased_model
-from robust_vit_hf.results.bootstrap import Difference, Resamples
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
@@ -111,6 +111,12 @@ def make_masks(cut: TokenCut, examples: Examples) -> tuple[np.ndarray, np.ndarra
     return overlaps, given, {name: total / len(examples) for name, total in seconds.items()}
 
 
+def difference(values: np.ndarray) -> list[float]:
+    """Mean and 95 % interval."""
+    found = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=2000, rng=0).confidence_interval
+    return [round(float(value), 3) for value in (values.mean(), found.low, found.high)]
+
+
 def table(measured: dict[str, tuple[np.ndarray, np.ndarray, dict[str, float]]]) -> dict[str, dict]:
     """Rows of mean IoU, with the difference to the first one, and seconds."""
     first, rows = next(iter(measured.values()))[0], {}
@@ -120,11 +126,9 @@ def table(measured: dict[str, tuple[np.ndarray, np.ndarray, dict[str, float]]]) 
             "median_iou": round(float(np.median(overlaps)), 3),
             "given": round(float(overlaps[given].mean()), 3),
             "rejected": int((~given).sum()),
+            "difference": difference(overlaps - first),
             "seconds": {part: round(value, 4) for part, value in seconds.items()},
         }
-        if overlaps is not first:
-            difference = Resamples.means({"iou": overlaps - first})["iou"].interval(Difference)
-            rows[name]["difference"] = [round(v, 3) for v in (difference.mean, difference.low, difference.high)]
     return rows
 
 
@@ -156,13 +160,18 @@ def main() -> None:
         load_backbone().eval(),
     )
     found = {"images": arguments.images, "rounds": arguments.rounds, "whose": {}, "cost": {}}
+    gains = []
     for name, examples in sets(arguments.images).items():
         makers = {
             "the classifier's own": TokenCut(own[name].eval(), half, **settings_of({})),
             "DINOv2-S": TokenCut(backbone, **settings_of({})),
         }
-        found["whose"][name] = table({whose: make_masks(cut, examples) for whose, cut in makers.items()})
+        measured = {whose: make_masks(cut, examples) for whose, cut in makers.items()}
+        found["whose"][name] = table(measured)
+        own_overlaps, dinov2 = (overlaps for overlaps, *_ in measured.values())
+        gains.append(dinov2 - own_overlaps)
         print(name, found["whose"][name], flush=True)
+    found["difference_over_all_sets"] = difference(np.concatenate(gains))
     for name, examples in sets(arguments.images).items():
         found["cost"][name] = cost(examples, backbone, arguments.rounds)
         print(name, *found["cost"][name].items(), sep="\n", flush=True)

@@ -115,14 +115,15 @@ def main() -> None:
     arguments = parser.parse_args()
     root, precision = arguments.output_dir, {"bf16": arguments.bf16}
     model, photographs = str(root / "model"), str(root / "photographs")
+    settings = precision | {"mask_model": model}  # whose masks are worse than the default's, see `mask_features.py`
     if not Path(model, "config.json").is_file():
         write_split(root / "photographs" / "train", range(500), "habitual", 0)
         write_split(root / "photographs" / "validation", range(500, 900), "habitual", 1)
         write_split(root / "elsewhere" / "random", range(900, 1300), "random", 2)
         write_split(root / "elsewhere" / "new", range(1300, 1700), "new", 3)
         finetune(root / "photographs", root / "model", arguments.bf16)
-    print(diagnose(model, photographs, num_images=200, output_dir=root / "diagnosis", **precision))
-    print(improve(model, photographs, root / "better", **precision))
+    print(diagnose(model, photographs, num_images=200, output_dir=root / "diagnosis", **settings))
+    print(improve(model, photographs, root / "better", **settings))
     for name in ("random", "new"):
         options = {"compare": str(root / "better"), "dataset": str(root / "elsewhere" / name), "split": "train"}
         print(evaluate(EvaluateOptions(model=model, output_dir=root / f"evaluation-{name}", **options, **precision)))
