@@ -154,13 +154,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    own, half, backbone = (
-        classifiers(arguments.output_dir),
-        make_image_processor("paper", SIZE),
-        load_backbone().eval(),
-    )
+    own, backbone = classifiers(arguments.output_dir), load_backbone().eval()
+    half, gains = make_image_processor("paper", SIZE), []
     found = {"images": arguments.images, "rounds": arguments.rounds, "whose": {}, "cost": {}}
-    gains = []
     for name, examples in sets(arguments.images).items():
         makers = {
             "the classifier's own": TokenCut(own[name].eval(), half, **settings_of({})),

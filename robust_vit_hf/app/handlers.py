@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image, ImageOps
 
 from ..evaluation.session import Session, load_sides
-from ..masks.own_masks import tokencut_of
+from ..masks.own_masks import MaskSettings
 from ..masks.tokencut import TokenCut
 from ..models.image_processors import resolve_preset
 from ..relevance.architectures import VisionTransformer
@@ -70,7 +70,7 @@ class Handlers:
     def cut(self) -> TokenCut:
         """What finds the object of an image, loaded for the first one."""
         side = self.session.sides["before"]
-        return tokencut_of(self.options.mask_model, side.model, side.processor)[1]
+        return MaskSettings(None, self.options.mask_model, side.model, side.processor).tokencut()[1]
 
     @cached_property
     def class_names(self) -> list[str]:

