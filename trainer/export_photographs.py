@@ -1,12 +1,13 @@
 """Write emoji-shift as a user's own folders: photographs by class, without masks, and a model of transformers.
 
     python trainer/export_photographs.py runs/own
+    python trainer/export_photographs.py runs/own-1 --seed 1  # other images
 
 `photographs/train` and `photographs/validation` have the habitual backgrounds, `elsewhere/validation` photographs that nothing was
 trained on, for a test that `robust-vit diagnose` and `improve` do not see. `model` is the bundled model as `save_pretrained` writes it.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import datasets
@@ -16,13 +17,13 @@ from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, IMAGE_SIZ
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, seed: int) -> None:
     for place, split, images in (
         ("photographs/train", "train", 300),
         ("photographs/validation", "val", 300),
         ("elsewhere/validation", "background_new", 500),
     ):
-        write_folders(load_split(split, images), folder / place)
+        write_folders(load_split(split, images, seed), folder / place)
     load_biased_model().save_pretrained(folder / "model")
     make_image_processor("paper", IMAGE_SIZE).save_pretrained(folder / "model")
 
@@ -36,4 +37,7 @@ def write_folders(rows: datasets.Dataset, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    main(**vars(parser.parse_args()))

@@ -27,8 +27,7 @@ class Explanation:
     target: int  # the explained class
     score: float  # its probability
     picture: Image.Image
-    mean_iou: float | None = None  # as in [`RelevanceSegmentation`]; `None` without a mask
-    energy: float | None = None
+    agreement: dict[str, float]  # with the mask, see [`RelevanceSegmentation`]; empty without one
 
 
 def read_image(path: str) -> tuple[Image.Image, bool]:
@@ -43,12 +42,18 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
         ) from error
 
 
+def picture_of(image: Image.Image) -> Image.Image:
+    """An image as it is shown, with `PICTURE_SIDE` pixels on its longer side, and at least one on the other."""
+    factor = PICTURE_SIDE / max(image.size)
+    return image.resize([max(1, round(factor * side)) for side in image.size])
+
+
 def compare_maps(
     session: Session, image: Image.Image, target: int | None, method: str, mask: Image.Image | None = None
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
     """Explanations of an RGB image by side, for a class index or each model's prediction (`None`), and a picture of
     the difference of both maps (after − before); `None` for one model."""
-    device, shown = session.accelerator.device, ImageOps.contain(image, (PICTURE_SIDE, PICTURE_SIDE))
+    device, shown = session.accelerator.device, picture_of(image)
     pixels = functional.pil_to_tensor(shown)[None] / 255
     explanations, placed = {}, {}
     for side, of in session.sides.items():
@@ -65,14 +70,13 @@ def compare_maps(
         if mask is not None:
             segmentation = RelevanceSegmentation()
             segmentation.update(relevance, inputs["mask"][0][None])
-            scored = segmentation.compute()
-            agreement = {name: scored[name] for name in ("mean_iou", "energy")}
+            agreement = segmentation.compute()
         explanations[side] = Explanation(
             list(zip(best, scores, strict=True)),
             explained,
             probabilities[explained].item(),
             functional.to_pil_image(overlay(pixels, placed[side])[0]),
-            **agreement,
+            agreement,
         )
     if "after" not in placed:
         return explanations, None

@@ -29,7 +29,7 @@ from .other_backgrounds_tab import (
     read_diagnosis,
     show_mask,
 )
-from .samples import Sample, load_samples, own_samples
+from .samples import load_samples, own_samples
 
 
 PREDICTED = -1  # in the list of classes: each model's own prediction
@@ -52,14 +52,9 @@ class Handlers:
         self.options = options
         self.session = open_models(options)
         self.measured = lru_cache(maxsize=2)(lambda name: measured_set(options, name, self.session))
+        own = options.dataset and own_samples(options.dataset, options.split, self.session)
+        self.samples = own or load_samples(self.session.classes)  # to click
         self.diagnosed = None if options.diagnose is None else read_diagnosis(options.diagnose, self.session)
-
-    @cached_property
-    def samples(self) -> list[Sample]:
-        """The examples to click."""
-        if self.options.dataset is None:
-            return load_samples(self.session.classes)
-        return own_samples(self.options.dataset, self.options.split, self.session)
 
     @cached_property
     def backgrounds(self) -> list[Background]:
@@ -177,7 +172,8 @@ def measures(explained: dict[str, Explanation], classes: list[str]) -> str:
     """Table of the explained classes and the agreement with the mask."""
     lines = ["| | class | probability | mIoU with mask | relevance on object |", "|---|---|---:|---:|---:|"]
     for side, of in explained.items():
-        agreement = ("–" if value is None else f"{value:.1%}" for value in (of.mean_iou, of.energy))
+        scores = (of.agreement.get(name) for name in ("mean_iou", "energy"))
+        agreement = ("–" if score is None else f"{score:.1%}" for score in scores)
         name = side if len(explained) > 1 else "model"
         lines.append(f"| {name} | {classes[of.target]} | {of.score:.1%} | {' | '.join(agreement)} |")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from ..evaluation.finetuning_results import FIGURE_FILE
 from ..evaluation.results_json import TABLES_FILE
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..utils.public_names import public_name
@@ -14,7 +15,6 @@ from .gallery import FILTERS, how_to_fill, set_names
 from .handlers import PREDICTED, Handlers, thumbnail
 from .options import KEPT, LOOPBACK, AppOptions
 from .other_backgrounds_tab import KINDS
-from .runs import plots_of
 
 
 OUTPUT = {"interactive": False, "buttons": []}
@@ -120,7 +120,7 @@ class Page:
         for folder in folders:
             with gr.Accordion(folder.resolve().name, open=len(folders) == 1):
                 gr.Markdown((folder / TABLES_FILE).read_text(encoding="utf-8"), elem_classes="tables")
-                for plot in plots_of(folder):
+                for plot in (*folder.glob(FIGURE_FILE), *sorted(folder.glob("plots/*/*.png"))):
                     title = plot.stem.replace("_", " ")
                     gr.Image(plot, show_label=False, alt_text=title, format="png", **OUTPUT)
 

@@ -1,8 +1,7 @@
-"""Finetunings that the page shows: the newest run of the bundled model or a cached one, and tables and plots of runs."""
+"""Finetunings that the page shows: the newest run of the bundled model or a cached one."""
 
 from pathlib import Path
 
-from ..evaluation.finetuning_results import FIGURE_FILE
 from ..experiments.recipes import list_recipes, train_arguments
 from ..models import emoji_shift_model as model
 from ..models.model_names import BUNDLED_MODEL, registered_of
@@ -27,8 +26,3 @@ def cached_run(**options) -> Path:
         with atomic_folder(folder) as partial:
             finetune(*train_arguments(recipe, output_dir=str(partial), **shown | options))
     return folder
-
-
-def plots_of(folder: Path) -> list[Path]:
-    """Pictures in the output of `robust-vit train` or `robust-vit evaluate`."""
-    return [*folder.glob(FIGURE_FILE), *sorted((folder / "plots").glob("*/*.png"))]

@@ -32,10 +32,7 @@ def draw_donors(classes: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.n
         place_within.append(len(siblings))
         siblings.append(index)
     if len(members) < 2:
-        raise ValueError(
-            f"All {len(classes)} images are of one class, and none has the background of another: give images of two "
-            "classes or more."
-        )
+        raise ValueError(f"All {len(classes)} images are of one class: give images of two classes or more.")
     names, places = sorted(members), {label: place for place, label in enumerate(sorted(members))}
     same, other = (np.full(len(classes), -1, dtype=np.int64) for _ in range(2))
     for index, label in enumerate(classes):

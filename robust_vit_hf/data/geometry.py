@@ -58,18 +58,11 @@ def pixel_levels(processor: BaseImageProcessor) -> tuple[torch.Tensor, torch.Ten
 
 def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
     """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`."""
-    if has_plain_geometry(processor):
-        if processor.do_rescale and processor.do_normalize and processor.rescale_factor == 1 / 255:
-            # In two steps as in the released code, from which the processor's single step differs in the last bit.
-            normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
-            return lambda image: normalize(functional.to_dtype(image, scale=True))
-        kept = {
-            "do_resize": False,
-            "do_center_crop": False,
-            "input_data_format": "channels_first",
-            "return_tensors": "pt",
-        }
-        return lambda image: processor([image], **kept)["pixel_values"][0].float()
+    both = has_plain_geometry(processor) and processor.do_rescale and processor.do_normalize
+    if both and processor.rescale_factor == 1 / 255:
+        # In two steps as in the released code, from which the processor's single step differs in the last bit.
+        normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
+        return lambda image: normalize(functional.to_dtype(image, scale=True))
     black, white = (level.view(3, 1, 1) for level in pixel_levels(processor))
     return lambda image: black + (white - black) * (image / 255)
 

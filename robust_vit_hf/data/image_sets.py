@@ -20,7 +20,7 @@ from ..utils.stage import STAGE_FILE
 from .archives import is_archive, unpacked
 from .imagenet_classes import subset, wnids
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
-from .layouts.hub_tables import has_numbered_tars, has_parquet, open_table
+from .layouts.hub_tables import has_parquet, numbered_tars, open_table
 from .layouts.imagenet import with_real_labels
 from .layouts.objectnet import read_mappings, without_border
 from .schema import Source, features_of
@@ -71,7 +71,7 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
     dataset. Options and errors are those of [`load_image_set`]."""
     known = find_set(name, options)
     path = find_source(name, sources, options)
-    if path is None or has_numbered_tars(path) or has_parquet(path):
+    if path is None or numbered_tars(path) or has_parquet(path):
         return _open_table(name, str(path or next(iter(sources or known.hub))), options)
     return replace(_layout(known.layout)(path, **known.part, **options), features=features_of(name, options))
 
@@ -94,7 +94,7 @@ def _open_table(name: str, place: str, options: dict) -> Source:
             )
         if place in known.hub and known.hub_row:
             row_of = _layout(known.hub_row)
-        elif place in known.hub or (known.hub and has_numbered_tars(Path(place))):  # tars are those of the copies
+        elif place in known.hub or (known.hub and numbered_tars(Path(place))):  # tars are those of the copies
             numbering = _numbering(known, options)
     config, split = known.hub.get(place, (None, known.splits[0]))
     features = features_of(name, {} if made is None else made)
@@ -112,8 +112,7 @@ def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
     if "mappings" in known.options:
         if "mappings" not in options:
             raise ValueError(
-                "The tables of ObjectNet number its 113 classes in the order of their folders: give the folder of its mapping "
-                "files with `mappings`."
+                "Tables of ObjectNet number its folders: give the folder of its mapping files with `mappings`."
             )
         accepted = read_mappings(Path(options["mappings"]))
         return [accepted[folder] for folder in sorted(accepted)]

@@ -100,10 +100,7 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
     if len(first) != len(second) or (comparable and first != second):
         pairs = enumerate(zip_longest(first, second, fillvalue="missing"))
         index, (one, other) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
-        raise ValueError(
-            f"The models have {len(before)} and {len(after)} classes, and cannot be compared: class {index} is `{one}` before and "
-            f"`{other}` after."
-        )
+        raise ValueError(f"The models cannot be compared: class {index} is `{one}` before and `{other}` after.")
 
 
 def check_class_names(classes: Sequence[str]) -> list[str]:

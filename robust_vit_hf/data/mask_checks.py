@@ -42,8 +42,7 @@ def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
     few = 0 < len(foreground) <= 4 and foreground != [1]
     if few and (foreground[-1] < 250 or max(counts[1:32]) > half * 2 / 5 or max(counts[32:250]) > half):
         return (
-            f"the mask has the values {', '.join(map(str, foreground))}, expected 1 or 255 as the foreground (class ids are not "
-            "a mask)"
+            f"the mask has the values {', '.join(map(str, foreground))}, expected 1 or 255 (class ids are not a mask)"
         )
     return None
 

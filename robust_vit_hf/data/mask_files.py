@@ -21,10 +21,7 @@ def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> data
             f"There is no folder of masks `{folder}`: expected one, or tokencut, grounded, sam3 or auto to make them."
         )
     if "file_name" not in dataset.column_names:
-        raise ValueError(
-            f"The masks of `{folder}` are found by the names of the images, which have none: give the output of `robust-vit "
-            "masks`, or images with a column `file_name`."
-        )
+        raise ValueError(f"The masks of `{folder}` are found by a column `file_name`, which the images do not have.")
     found = _pictures(folder / split if (folder / split).is_dir() else folder)
     names = [name and _stem(name) for name in dataset.with_format(None)["file_name"]]
     kept = [index for index, name in enumerate(names) if name in found]

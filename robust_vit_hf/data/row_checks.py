@@ -22,8 +22,7 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
     image. `name` is that of the dataset in errors."""
     if dataset.features is None:
         raise ValueError(
-            f"The {name} dataset is a stream without `features`, as after `map`: name its columns and their types, "
-            "`dataset.cast(datasets.Features(…))`."
+            f"The {name} dataset is a stream without `features`: give them with `dataset.cast(datasets.Features(…))`."
         )
     if missing := [column for column in ("image", *needs) if column not in dataset.column_names]:
         raise ValueError(
@@ -36,8 +35,7 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
         is_int = "int" in str(getattr(feature, "dtype", ""))
         if not (is_int if column == "label" else isinstance(feature, datasets.Image)):
             raise ValueError(
-                f"Column `{column}` of the {name} dataset is {feature}, expected {types[column]}: see `cast_column` and "
-                "`class_encode_column` of the dataset."
+                f"Column `{column}` of the {name} dataset is {feature}, expected {types[column]}: see `dataset.cast_column`."
             )
 
 

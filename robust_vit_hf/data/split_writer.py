@@ -99,8 +99,7 @@ class SplitWriter:
             change = "it has more rows"
         if change is not None:
             raise ValueError(
-                f"`{self.stage.folder}`: the source of the split `{self.split}` has changed since it was written: {change}. Delete the "
-                "folder, or choose another."
+                f"`{self.stage.folder}`: the source of `{self.split}` has changed: {change}. Delete the folder, or choose another."
             )
         return rows
 

@@ -51,6 +51,7 @@ class DiagnosisReport:
         examples: images in all conditions, the first of which the strip shows.
         beside: measures on ImageNet-9 by the head of their column; empty if not measured.
         groups: table of the groups of the images as they are, if they have any.
+        without_map: sentences that say why relevance is left out.
     """
 
     diagnoses: dict[str, Diagnosis]
@@ -59,6 +60,7 @@ class DiagnosisReport:
     folder: Path
     beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
     groups: list[Table] = field(default_factory=list)
+    without_map: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -69,9 +71,9 @@ class DiagnosisReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What stands in the way of the verdict, of any model."""
+        """What stands in the way of the verdict, of any model, and what is left out."""
         found = [warning for diagnosis in self.diagnoses.values() for warning in diagnosis.warnings]
-        return list(dict.fromkeys([*found, *self.images.notes]))
+        return list(dict.fromkeys([*found, *self.images.notes, *self.without_map]))
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -197,7 +199,7 @@ def measure_images(
             name, sides, np.array(columns["label"]), groups=groups, group_weights=session.sets[name].group_weights
         )
         tables.append(groups_table(result))
-    return DiagnosisReport(diagnoses, examples, images, folder, groups=tables)
+    return DiagnosisReport(diagnoses, examples, images, folder, groups=tables, without_map=session.without_map)
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:

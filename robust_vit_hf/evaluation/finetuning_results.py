@@ -21,9 +21,9 @@ NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevan
 def write_finetuning_results(folder: Path, run: Run, session: Session, settings: dict) -> str:
     """Write the results of a run to an existing folder. Returns the first table, as Markdown."""
     _write_examples(folder, run, session)
-    tables = tables_of(run)
-    facts = summarize(run) | {"tables": [asdict(table) for table in tables]}
-    write_results_json(session, folder, settings, facts, tables)
+    tables, notes = tables_of(run), session.without_map
+    facts = summarize(run) | {"tables": [asdict(table) for table in tables], "notes": notes}
+    write_results_json(session, folder, settings, facts, [*notes, *tables])
     return tables[0].markdown()
 
 

@@ -136,6 +136,9 @@ def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> Eval
     """Load a set with the classes of ImageNet under a protocol, from a source as for [`load_image_set`]. Images of
     ImageNet-9 are seen whole, as in its code, and all labels that it accepts count under each protocol."""
     known, native = KNOWN_SETS[name], protocol != "paper"
+    border = known.border
+    if native and border and source and prepared_set(source)[1].get("cropped"):
+        border = 0
     # The border is cut when an image is read; a cropped copy of the set would need too much disk space.
     dataset = load_image_set(name, source, **{"cropped": False} if known.border and not native else {})
     rows = EvaluationSet.of(dataset, len(wnids()), by_class=known.by_class, whole=known.whole, source=source or name)
@@ -145,5 +148,4 @@ def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> Eval
         rows = replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))))
     elif known.class_subset:
         rows = replace(rows, class_subset=subset(known.class_subset))
-    is_cut = not known.border or (source and prepared_set(source)[1].get("cropped"))
-    return rows if is_cut else replace(rows, border=known.border)
+    return replace(rows, border=border)

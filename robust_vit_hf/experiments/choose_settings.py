@@ -119,7 +119,6 @@ class _Setting(Candidate):
     """A setting on the validation images of all seeds."""
 
     key: tuple[tuple, float]  # see [`BySetting`]
-    runs: list[Run]
 
     @property
     def strength(self) -> tuple[float, ...]:
@@ -153,8 +152,8 @@ def _measured(name: str, by_setting: BySetting) -> tuple[list[_Setting], Candida
             "settings out, before one is chosen."
         )
     compared = {key: [runs[seed] for seed in shared] for key, runs in by_setting.items()}
-    settings = [_Setting(*_values(runs, "after"), key, runs) for key, runs in compared.items()]
-    return settings, Candidate(*_values(settings[0].runs, "before"))
+    settings = [_Setting(*_values(runs, "after"), key) for key, runs in compared.items()]
+    return settings, Candidate(*_values(next(iter(compared.values())), "before"))
 
 
 def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:

@@ -211,8 +211,13 @@ def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
     for name in sorted(folders, key=lambda name: order.index(name) if name in order else len(order)):
         shifted = name in benchmark.shifted if benchmark else name in PAPER_SETS and name not in UNSHIFTED
         measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in ("before", "after")}
-        if None in measured.values() or (accepted := measured["before"].columns.get("accepted")) is None:
-            continue  # of a grid that was not completed, or without labels
+        if missing := [side for side, found in measured.items() if found is None]:  # in a run that left its grid
+            logger.warning(
+                f"`{folders[name]}` is left out, since it is not complete: `{missing[0]}` was not measured."
+            )
+            continue
+        if (accepted := measured["before"].columns.get("accepted")) is None:
+            continue
         groups = measured["before"].columns.get("group")
         sets[name] = SetResult(
             name,

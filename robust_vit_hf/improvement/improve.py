@@ -67,23 +67,18 @@ def run_improvement(options: ImproveOptions) -> Improvement:
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
-        roles = images_by_role(options, session.sides["before"].processor)
-        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles))
+        side = session.sides["before"]
+        roles = images_by_role(options, side.processor)
+        # All that the candidates and the model depend on, as JSON values.
+        inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
+        inputs |= {"masks": options.mask_method, "model": side.digest, "pictures": roles.pictures}
+        inputs |= {"mask_model": options.mask_model and public_name(options.mask_model)}  # masks record its digest
+        inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
+        inputs |= {"precision": session.accelerator.mixed_precision}
+        inputs |= {"processor": json.loads(side.processor.to_json_string())}
+        stage = Stage(folder / CANDIDATES_FOLDER, inputs)
         stage.check()
         return _improve(session, roles, stage, options)
-
-
-def _inputs(options: ImproveOptions, session: Session, roles: ImageRoles) -> dict:
-    """All that the candidates and the model depend on, as JSON values."""
-    side = session.sides["before"]
-    inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
-    inputs |= {"masks": options.mask_method, "model": side.digest}
-    inputs |= {
-        "mask_model": options.mask_model and public_name(options.mask_model)
-    }  # its digest is recorded with the masks
-    inputs |= {"images": {role: images.digest for role, images in roles.images.items()}, "pictures": roles.pictures}
-    processor = json.loads(side.processor.to_json_string())
-    return inputs | {"precision": session.accelerator.mixed_precision, "processor": processor}
 
 
 def _improve(session: Session, roles: ImageRoles, stage: Stage, options: ImproveOptions) -> Improvement:
@@ -127,7 +122,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
             _write_model(trials, chosen, folder)
         side.processor.save_pretrained(folder)
         sides = load_sides({"after": str(folder)}, session.preset, session.accelerator)
-        session = replace(session, sides=session.sides | sides)
+        session = replace(session, sides={**session.sides, **sides})
     _say(4, f"Diagnosis on {len(masked['report'].dataset)} report images")
     improvement = measure_outcome(session, masked["report"], table, notes, options)
     weights = [path.name for path in folder.glob("*.safetensors")]

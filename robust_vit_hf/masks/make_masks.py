@@ -138,7 +138,7 @@ def write_split(
     chosen, parts = None, parts_of
     if options.per_class is not None and writer is not None:
         chosen, total = PerClass(options.per_class, writer), None
-        rows, finish, parts = chosen.rows(rows), chosen.counting(finish), chosen.parts
+        rows, finish, parts = chosen.rows(rows), partial(chosen.counted, finish), chosen.parts
     counts = write_rows(writer, rows, options.skip_bad, finish, total, parts)
     if lacking := chosen and chosen.lacking():
         names = getattr(columns["label"], "names", None)

@@ -121,12 +121,11 @@ def masked_images(
     needed = aligned.with_format(None)["label"][:]
     if settings.method is not None or "mask" not in images.rows.column_names:
         state, method, mask_model, masker = PartialState(), settings.method or "tokencut", settings.mask_model, None
+        named = class_names_of(images.rows.features) or ()
         for first in (True, False):  # the main process chooses, since others may fail to load what it has
             if state.is_main_process is first:
-                names = class_names_of(images.rows.features) or ()
-                method, mask_model, masker = _mask_maker(
-                    replace(settings, method=method, mask_model=mask_model), names
-                )
+                chosen = replace(settings, method=method, mask_model=mask_model)
+                method, mask_model, masker = _mask_maker(chosen, named)
             method, mask_model = broadcast_object_list([method, mask_model])
         given: dict[str, Any] = {"images": images.source, "output_dir": folder}
         given |= {"skip_bad": True, "rows_per_shard": 100}

@@ -46,15 +46,13 @@ class PerClass:
         if part:
             yield part
 
-    def counting(self, finish: Callable[[Iterator[DecodedRow]], list[dict]]) -> Callable:
-        """Wrap `finish` of [`write_rows`] to count its masks."""
-
-        def counted(decoded: Iterator[DecodedRow]) -> list[dict]:
-            rows = finish(decoded)
-            self.kept.update(row["label"] for row in rows if "problem" not in row)
-            return rows
-
-        return counted
+    def counted(
+        self, finish: Callable[[Iterator[DecodedRow]], list[dict]], decoded: Iterator[DecodedRow]
+    ) -> list[dict]:
+        """Rows of `finish`, of [`write_rows`], whose masks count from now on."""
+        rows = finish(decoded)
+        self.kept.update(row["label"] for row in rows if "problem" not in row)
+        return rows
 
     def lacking(self) -> dict[int, int]:
         """Numbers of masks, by label, of classes that ran out of images."""

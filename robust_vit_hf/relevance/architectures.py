@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class TokenWeights(NamedTuple):
@@ -33,17 +33,27 @@ HEADS: dict[str, TokenWeights] = {
     "Data2VecVisionForImageClassification": CLS,
     "IJepaForImageClassification": PATCH_MEAN,
     "CLIPZeroShotForImageClassification": CLS,
+    "CLIPForImageClassification": PATCH_MEAN,
+    "MetaClip2ForImageClassification": PATCH_MEAN,
+    "SiglipForImageClassification": PATCH_MEAN,
 }
+# Plain vision transformers of timm by class, and what their heads read by `global_pool`.
+TIMM_PLAIN, TIMM_POOLING = ("Beit", "Eva", "VisionTransformer"), {"token": CLS, "avg": PATCH_MEAN}
 SUPPORTED = (
-    "Supported are plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
-    "Data2VecVision, IJepa, and, after `robust-vit convert`, ViT and DeiT of timm and CLIP with a zero-shot head."
+    "Relevance maps are for plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
+    "Data2VecVision, IJepa, CLIP, MetaCLIP 2, SigLIP, those of timm (EVA-02, …), and, after `robust-vit convert`, CLIP with a zero-shot head. "
+    "`robust-vit diagnose`, `improve`, `evaluate`, `interpolate`, `sis` and `app` take any image classifier."
 )
 # Attention class of models for which transformers declares no module to record for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
 
 
 class NoRelevanceMap(ValueError):
-    """A model has no attention from which a relevance map could be computed."""
+    """A model has no attention from which a relevance map could be computed, for a `reason`, a sentence, beside `advice`."""
+
+    def __init__(self, reason: str, advice: str = ""):
+        super().__init__(f"{reason} {advice}".strip())
+        self.reason = reason
 
 
 def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
@@ -65,14 +75,24 @@ class ImageModel:
         self.name = type(self.pretrained).__name__.removeprefix("FSDP")  # the prefix of sharded models
 
     @property
+    def vision_config(self) -> PreTrainedConfig:
+        """Configuration of the image encoder, which is a part of that of image–text models."""
+        return getattr(self.pretrained.config, "vision_config", None) or self.pretrained.config
+
+    @property
     def is_checkpointing(self) -> bool:
         """Whether activation checkpointing is on, from the flag that all versions of transformers 5 set on layers."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.pretrained.modules())
 
     @property
+    def timm_model(self) -> nn.Module | None:
+        """The model of timm that transformers wraps, if any."""
+        return getattr(self.pretrained, "timm_model", None)
+
+    @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
-        size = self.pretrained.config.patch_size
+        size = self.vision_config.patch_size if self.timm_model is None else self.timm_model.patch_embed.patch_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
     def patch_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
@@ -90,8 +110,12 @@ class ImageModel:
     def forward_arguments(self, image_size: tuple[int, int]) -> dict[str, bool]:
         """Arguments that some models need to accept images of `(H, W)` pixels or to compute attentions."""
         arguments = {"output_attentions": True} if self.name in UNRECORDED_ATTENTION else {}
-        if "interpolate_pos_encoding" in signature(self.pretrained.forward).parameters:
-            size = self.pretrained.config.image_size
+        takers = (
+            self.pretrained,
+            getattr(self.pretrained, "vision_model", self.pretrained),
+        )  # CLIP passes on what it is given
+        if any("interpolate_pos_encoding" in signature(taker.forward).parameters for taker in takers):
+            size = self.vision_config.image_size
             resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
             arguments |= {"interpolate_pos_encoding": True} if resized else {}
         return arguments
@@ -109,30 +133,43 @@ class VisionTransformer(ImageModel):
 
     Attributes:
         attentions: modules recorded by transformers for `output_attentions=True`, first layer first. Their second
-            output is the attention.
+            output is the attention. Of timm's, it is the output of their `attn_drop`.
         head: weights of the tokens read by the classification head.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        name, config, modules = self.name, self.pretrained.config, list(self.pretrained.modules())
-        recorded = [getattr(module, "_can_record_outputs", None) or {} for module in modules]
-        types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
-        own = UNRECORDED_ATTENTION.get(name)
-        self.attentions = [module for module in modules if isinstance(module, types) or type(module).__name__ == own]
+        self.attentions = self._of_transformers() if self.timm_model is None else self._of_timm()
+        config, name = self.vision_config, self.name
         num_layers = getattr(config, "num_hidden_layers", len(self.attentions))
-        own_grid = hasattr(config, "patch_size") and not hasattr(config, "window_size")
+        own_grid = self.timm_model or (hasattr(config, "patch_size") and not hasattr(config, "window_size"))
         if not self.attentions or len(self.attentions) != num_layers or not own_grid:
             raise NoRelevanceMap(
-                f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed, hierarchical or "
-                f"image–text architecture), so it has no relevance map. {SUPPORTED}"
+                f"`{name}` has no attention over one patch grid in each of its layers, so it has no relevance map.",
+                SUPPORTED,
             )
+        if self.timm_model is not None:
+            self.head = TIMM_POOLING[self.timm_model.global_pool]
+            return
         if name not in HEADS:
             raise NoRelevanceMap(
-                f"Unknown classification head `{name}`. {SUPPORTED} For a head of your own, register the tokens that it reads: "
-                f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).'
+                f"Unknown classification head `{name}`: no tokens are known from which a relevance map could start.",
+                f"{SUPPORTED} For a head of your own, register the tokens that it reads: "
+                f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).',
             )
         self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
+
+    def _of_transformers(self) -> list[nn.Module]:
+        modules = list(self.pretrained.modules())
+        recorded = [getattr(module, "_can_record_outputs", None) or {} for module in modules]
+        types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
+        own = UNRECORDED_ATTENTION.get(self.name)
+        return [module for module in modules if isinstance(module, types) or type(module).__name__ == own]
+
+    def _of_timm(self) -> list[nn.Module]:
+        """The attentions of timm's plain ViTs, such as EVA-02, if the head reads tokens by fixed weights."""
+        plain = type(self.timm_model).__name__ in TIMM_PLAIN and self.timm_model.global_pool in TIMM_POOLING
+        return [block.attn for block in self.timm_model.blocks] if plain else []
 
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
         """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last."""
@@ -150,5 +187,5 @@ def why_no_map(model: nn.Module) -> str | None:
     try:
         VisionTransformer(model)
     except NoRelevanceMap as error:
-        return str(error)
+        return error.reason
     return None

@@ -97,6 +97,13 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
     uses `sdpa`. A recording thread gets the implementation it needs, even if another thread has switched to the other.
     """
     pretrained = model.pretrained
+    if (
+        model.timm_model is not None
+    ):  # whose fused attention has no probabilities; the unfused one is as good for other threads
+        for block in model.timm_model.blocks:
+            block.attn.fused_attn = False
+        yield
+        return
     with _switching:
         count, own = _switched.get(pretrained, (0, pretrained.config._attn_implementation))
         if own not in ("eager", implementation) and not count:
@@ -125,10 +132,11 @@ def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
     attentions: list[torch.Tensor] = []
 
     def record(module, args, output):
-        attentions.append(output[1])
+        attentions.append(output if isinstance(output, torch.Tensor) else output[1])
 
     # Not by `output_attentions=True`, which returns copies outside the graph in autocast or under DDP.
-    hooks = [(module.register_forward_hook, record) for module in vit.attentions]
+    modules = vit.attentions if vit.timm_model is None else [attention.attn_drop for attention in vit.attentions]
+    hooks = [(module.register_forward_hook, record) for module in modules]
     with (
         hooks_of_this_thread(*hooks, _graph_from_the_embeddings(vit)),
         _wants("function", attention_with_probabilities),
@@ -162,14 +170,15 @@ def _wants(setting: str, value: object) -> Iterator[None]:
 
 
 def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callable]:
-    """Hook that starts the graph at the embeddings if all parameters are frozen."""
+    """Hook that starts the graph at the embeddings of the patches if all parameters are frozen."""
 
     def require_grad(module, args, output):
         embeddings = output[0] if isinstance(output, tuple) else output
         if not embeddings.requires_grad:
             embeddings.requires_grad_()
 
-    return vit.pretrained.get_input_embeddings().register_forward_hook, require_grad
+    patches = next(module for module in vit.pretrained.modules() if isinstance(module, nn.Conv2d))
+    return patches.register_forward_hook, require_grad
 
 
 @contextmanager

@@ -34,9 +34,10 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
     dimension, so that a forward pass gives logits `(L·B, C)`, layer by layer; the last B are the model's own. Yields the
     outputs `(B, T, D)` of the layers, and a list of one tensor, the stack `(L·B, T, D)`, both filled by the pass."""
     pretrained, attentions = vit.pretrained, set(vit.attentions)
-    lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList)]
+    lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
     layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
-    norm = getattr(pretrained.base_model, "layernorm", None) or getattr(pretrained.base_model, "norm", None)
+    encoder = getattr(pretrained, "vision_model", pretrained.base_model)
+    norm = getattr(encoder, "layernorm", None) or getattr(encoder, "norm", None)
     outputs: list[torch.Tensor] = []
     stack: list[torch.Tensor] = []
 
@@ -59,8 +60,8 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
     hooks: list[tuple[Callable, Callable]] = [(layer.register_forward_hook, record) for layer in layers]
     if norm is not None:
         hooks.append((norm.register_forward_pre_hook, replace_input))
-    else:  # CLIP's norm reads the CLS token alone
-        hooks.append((pretrained.base_model.encoder.register_forward_hook, replace_output))
+    else:  # CLIP's norm reads the CLS token alone, if anything
+        hooks.append((encoder.encoder.register_forward_hook, replace_output))
     with hooks_of_this_thread(*hooks):
         yield outputs, stack
 

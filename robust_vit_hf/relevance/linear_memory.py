@@ -31,6 +31,7 @@ def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: boo
     checkpointing = vit.is_checkpointing and pretrained.training
     return not (
         create_graph
+        or vit.timm_model is not None
         or vit.name in POSITION_BIASES
         or config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
         or (dropout and pretrained.training)

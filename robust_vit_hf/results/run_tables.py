@@ -42,24 +42,24 @@ def main_table(rows: list[dict]) -> Table:
         "relevance mIoU before" if compared else "relevance mIoU": lambda row: percent(row["mean_iou_before"]),
         "after ": lambda row: percent(row["mean_iou_after"]),
     }
-    return _without_empty_columns("Top-1 and relevance, in per cent", columns, rows)
+    cells = {name: [show(row) for row in rows] for name, show in columns.items()}
+    relevance = any(row[f"mean_iou_{side}"] is not None for row in rows for side in ("before", "after"))
+    return _without_empty_columns(f"Top-1{' and relevance' if relevance else ''}, in per cent", cells)
 
 
 def calibration_table(rows: list[dict]) -> Table:
     """Top-5 and calibration, which the confidence loss may worsen, from [`set_rows`]."""
-    columns: dict[str, Callable[..., str]] = {"set": lambda row: row["set"]}
-    sides = sides_of(rows)
+    cells, sides = {"set": [row["set"] for row in rows]}, sides_of(rows)
     scores = {"top5": ("top-5", percent), "ece": ("ECE", percent), "nll": ("NLL", number), "brier": ("Brier", number)}
     for score, (name, show) in scores.items():
         for side in sides:
             column = f"{name} {side}" if "after" in sides else name
-            columns[column] = lambda row, key=f"{score}_{side}", show=show: show(row[key])
+            cells[column] = [show(row[f"{score}_{side}"]) for row in rows]
     title = "Top-5 accuracy and expected calibration error in per cent, negative log-likelihood in nats, Brier score"
-    return _without_empty_columns(title, columns, rows)
+    return _without_empty_columns(title, cells)
 
 
-def _without_empty_columns(title: str, columns: dict, rows: list[dict]) -> Table:
+def _without_empty_columns(title: str, cells: dict[str, list[str]]) -> Table:
     # Column names may end in spaces to distinguish equal headings.
-    cells = {name: [show(row) for row in rows] for name, show in columns.items()}
     cells = {name: column for name, column in cells.items() if set(column) != {"–"}}
     return Table(title, [name.strip() for name in cells], [list(row) for row in zip(*cells.values(), strict=True)])

@@ -78,12 +78,10 @@ def swap_backgrounds(
         return swapped
     givers = is_background(mask).flatten(1).any(dim=1).nonzero().flatten().tolist()
     donors = list(range(len(mask)))
-    for index, pick in enumerate(
-        rng.random(len(mask))
-    ):  # for every image, so that masks do not affect draws of others
-        others = [other for other in givers if other != index]
-        if drawn[index] and others:
-            donors[index] = others[int(pick * len(others))]
+    picks = rng.random(len(mask))  # for every image, so that masks do not affect draws of others
+    for index in np.flatnonzero(drawn).tolist():
+        if others := [other for other in givers if other != index]:
+            donors[index] = others[int(picks[index] * len(others))]
     swapped = paste(pixel_values, mask, background(pixel_values, mask)[donors])
     changed = torch.tensor([donor != index for index, donor in enumerate(donors)], device=mask.device)
     return torch.where(changed[:, None, None, None], swapped, pixel_values)

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy
+from transformers import DefaultFlowCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # sent by users and clusters
@@ -108,13 +108,10 @@ class MissedEvaluation(TrainerCallback):
         step = state.global_step
         if not step or any("eval_loss" in entry and entry["step"] == step for entry in state.log_history):
             return
-        last = step >= state.max_steps  # which is validated wherever it falls
-        if args.eval_strategy == IntervalStrategy.STEPS:
-            due = (last or step % state.eval_steps == 0) and args.eval_delay <= step
-        else:
-            whole = last or abs(state.epoch - round(state.epoch)) < 1e-6
-            due = args.eval_strategy == IntervalStrategy.EPOCH and whole and args.eval_delay <= state.epoch
-        if due:
+        planned = DefaultFlowCallback().on_step_end(args, state, TrainerControl())
+        if planned.should_training_stop or abs(state.epoch - round(state.epoch)) < 1e-6:
+            DefaultFlowCallback().on_epoch_end(args, state, planned)
+        if planned.should_evaluate:
             metrics = self._trainer._evaluate(None, None)
             checkpoint = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
             if self._trainer._determine_best_metric(metrics=metrics, trial=None) and checkpoint.is_dir():

@@ -1,5 +1,6 @@
 """`Trainer` for finetuning vision transformers with the losses of a method."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy, rotate_checkpoints
 
+from ..data.row_checks import name_of
 from ..data.schema import undecoded
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform
@@ -29,7 +31,7 @@ from ..hub.run_metadata import describe_run
 from ..hub.upload import create_repo, push_folder
 from ..models.image_processors import load_processor, make_image_processor, resolve_preset, squash_resample
 from ..models.loading import BASE_FILE, load_model
-from ..relevance.architectures import VisionTransformer
+from ..relevance.architectures import ImageModel, VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
@@ -287,9 +289,8 @@ class RobustViTTrainer(Trainer):
     def _swapped(self, pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The images of this process `(B, 3, H, W)`, some on the backgrounds of images of all processes."""
         args, seed = self.args, (self.args.seed, *self._batch_of_step)
-        images, masks = self.accelerator.gather(
-            (pixel_values, mask)
-        )  # so that the number of processes does not matter
+        # So that the number of processes does not matter.
+        images, masks = self.accelerator.gather((pixel_values, mask))
         swapped = swap_backgrounds(images, masks, args.background_swap, seed, self.backgrounds)
         return swapped.tensor_split(args.world_size)[args.process_index]
 
@@ -312,14 +313,13 @@ class RobustViTTrainer(Trainer):
         vit = VisionTransformer(model)
         for parameter in self._body:
             parameter.requires_grad_(self.state.global_step >= self._head_steps)
-        if not vit.is_checkpointing:
-            return super().training_step(model, inputs, num_items_in_batch)
-        grid = vit.patch_grid(inputs["pixel_values"])
-        linear = has_linear_memory(vit, grid[0] * grid[1], self.args.second_order)
-        if linear and not self.method.second_derivative:
-            return super().training_step(model, inputs, num_items_in_batch)
-        # Activation checkpointing recomputes attention in backward, so keep the implementation until then.
-        with switched_attention(vit, EXPLICIT_ATTENTION):
+        attention = nullcontext()
+        if vit.is_checkpointing:
+            rows, columns = vit.patch_grid(inputs["pixel_values"])
+            if self.method.second_derivative or not has_linear_memory(vit, rows * columns, self.args.second_order):
+                # Activation checkpointing recomputes attention in backward, so keep the implementation until then.
+                attention = switched_attention(vit, EXPLICIT_ATTENTION)
+        with attention:
             return super().training_step(model, inputs, num_items_in_batch)
 
     def _check_finite(self, when: str, name: str, values: torch.Tensor, inputs: dict, dataset: Dataset) -> None:
@@ -520,20 +520,7 @@ class RobustViTTrainer(Trainer):
         return self._validated.get(self.state.global_step)
 
     def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-        *,
-        masks: str | None = None,
-        revision: str | None = None,
-        preset: str | None = None,
+        self, *args, masks: str | None = None, revision: str | None = None, preset: str | None = None, **kwargs
     ) -> None:
         """Write `run.json`, and from it and the results `README.md`, to the `output_dir`. Arguments of earlier calls
         are kept unless given again.
@@ -546,7 +533,9 @@ class RobustViTTrainer(Trainer):
             preset: preset of the image processor, which later commands take; by default the one with its settings.
             others: as in `Trainer.create_model_card`.
         """
-        self._card_facts |= {name: value for name, value in locals().items() if name != "self" and value is not None}
+        given = inspect.signature(super().create_model_card).bind(*args, **kwargs).arguments
+        given |= {"masks": masks, "revision": revision, "preset": preset}
+        self._card_facts |= {name: value for name, value in given.items() if value is not None}
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -609,7 +598,7 @@ def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
     if source and resolve_preset(None, source) == "model":
         with suppress(OSError):
             return load_processor(source, "model", model)
-    return make_image_processor("paper", model.config.image_size)
+    return make_image_processor("paper", ImageModel(model).vision_config.image_size)
 
 
 def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
@@ -618,11 +607,9 @@ def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
         return ", ".join(inputs["names"][image] for image in images)
     if "row_index" not in inputs:
         return f"image {', '.join(map(str, images))} of the batch"
-    dataset, names = undecoded(dataset.with_format(None)), []
-    for row in inputs["row_index"][images].tolist():
-        path = dataset[dataset["row_index"][:].index(row)]["image"]["path"]
-        names.append(f"row {row}" + (f" (`{path}`)" if path else ""))
-    return ", ".join(names)
+    dataset = undecoded(dataset.with_format(None))
+    rows = inputs["row_index"][images].tolist()
+    return ", ".join(name_of(dataset[dataset["row_index"][:].index(row)], row) for row in rows)
 
 
 def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:

@@ -12,16 +12,11 @@ from PIL import Image
 # Formats that Pillow recognises without a decoder of its own.
 _STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}
 
+# HEIC, if `pillow-heif` is installed. Here, since workers of data loaders import this module too.
+with suppress(ImportError):
+    from pillow_heif import register_heif_opener
 
-def register_heif() -> None:
-    """Make Pillow read HEIC, if `pillow-heif` is installed."""
-    with suppress(ImportError):
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
-
-
-register_heif()  # here, since workers of data loaders import this module too
+    register_heif_opener()
 
 
 def readable_suffixes() -> set[str]:

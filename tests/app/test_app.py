@@ -25,7 +25,7 @@ from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.app.explain_image import compare_maps, read_image
+from robust_vit_hf.app.explain_image import compare_maps, picture_of, read_image
 from robust_vit_hf.app.export import write_space
 from robust_vit_hf.app.gallery import measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
@@ -39,12 +39,14 @@ from robust_vit_hf.app.other_backgrounds_tab import (
     other_backgrounds,
     read_diagnosis,
 )
-from robust_vit_hf.app.runs import cached_run, newest_run, plots_of
+from robust_vit_hf.app.runs import cached_run, newest_run
 from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import own_names, running
 from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.evaluation.results_json import TABLES_FILE
 from robust_vit_hf.masks.own_masks import MaskSettings
+from robust_vit_hf.results.run_summary import MEAN_ROW
 from robust_vit_hf.utils.files import read_json, write_json
 
 from ..helpers.commands import call, python, succeed, wait_until
@@ -120,9 +122,9 @@ def test_maps_are_those_of_the_pipeline(models, picture):
 def test_difference_and_mask(models):
     image, mask = masked_rows(1, size=512)[0]["image"], masked_rows(1, size=512)[0]["mask"]
     explained, difference = compare_maps(open_pair(*models, "paper"), image, 0, "gae", mask)
-    assert all(0 < side.mean_iou < 1 and 0 < side.energy < 1 for side in explained.values())
+    assert all(0 < side.agreement[name] < 1 for name in ("mean_iou", "energy") for side in explained.values())
     same, none = compare_maps(open_pair(models[0], models[0], "paper"), image, 0, "gae")
-    assert same["before"].picture.tobytes() == same["after"].picture.tobytes() and same["before"].mean_iou is None
+    assert same["before"].picture.tobytes() == same["after"].picture.tobytes() and not same["before"].agreement
     assert np.asarray(difference, int).std() > np.asarray(none, int).std()
 
 
@@ -359,7 +361,8 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
     folder = cached_run(max_steps=1, images_per_set=4)
     monkeypatch.setattr("robust_vit_hf.app.runs.finetune", interrupted)
     assert cached_run() == folder
-    assert plots_of(folder)[0].name == "before_after.png"
+    assert (folder / "before_after.png").is_file()
+    assert f"| {MEAN_ROW} |" in (folder / TABLES_FILE).read_text()  # on the tab "Run"
     session = open_pair("emoji-shift", str(folder), "paper")
     assert set_names(AppOptions(), session) == ["val", *SHIFTED]
     measured = measured_set(AppOptions(), "val", session)
@@ -499,6 +502,11 @@ def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_pat
 def test_backgrounds_without_a_diagnosis(models):
     backgrounds = other_backgrounds(open_pair(*models, "paper"), None)
     assert [one.name for one in backgrounds] == list(PHOTOGRAPHS) and not any(one.classes for one in backgrounds)
+
+
+def test_a_narrow_picture_keeps_a_pixel():
+    assert picture_of(Image.new("RGB", (3000, 2))).size == (512, 1)
+    assert picture_of(Image.new("RGB", (30, 20))).size == (512, 341)
 
 
 def test_where_no_object_is_found(of_diagnosis, tmp_path):

@@ -46,7 +46,7 @@ BAD_MASKS = {
     "ones among others": (mask_of(1, 1, 2), "usual value of the mask's foreground is 1,"),
     "class ids": (
         mask_of(131, 131, 180, 190, 200),
-        "has the values 131, 180, 190, 200, expected 1 or 255 as the foreground",
+        "has the values 131, 180, 190, 200, expected 1 or 255",
     ),
     "a class id and ignore": (mask_of(15, 15, 255, 255, 255), "has the values 15, 255, expected 1 or 255"),
     "ones among 255": (mask_of(1, 255, 255), "mixes the values 1 and 255"),

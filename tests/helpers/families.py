@@ -2,12 +2,15 @@
 
 import inspect
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from transformers import (
     BeitConfig,
     BeitForImageClassification,
+    CLIPConfig,
+    CLIPForImageClassification,
     CLIPVisionConfig,
     Data2VecVisionConfig,
     Data2VecVisionForImageClassification,
@@ -21,7 +24,11 @@ from transformers import (
     DINOv3ViTConfig,
     IJepaConfig,
     IJepaForImageClassification,
+    MetaClip2Config,
+    MetaClip2ForImageClassification,
     PreTrainedModel,
+    SiglipConfig,
+    SiglipForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTMSNConfig,
@@ -85,8 +92,12 @@ class Family:
 
 def resolution(model: PreTrainedModel) -> dict[str, bool]:
     """Argument for another resolution than the model was built for; some adapt by themselves."""
-    accepted = inspect.signature(model.forward).parameters
+    accepted = inspect.signature(getattr(model, "vision_model", model).forward).parameters
     return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
+
+
+def _with_vision_config(config_class, *, num_labels: int, **sizes):
+    return config_class(vision_config=sizes, num_labels=num_labels)
 
 
 _RELATIVE = {"use_relative_position_bias": True}
@@ -130,5 +141,14 @@ _FAMILIES = (
     Family(
         "CLIP, zero-shot", CLIPZeroShotForImageClassification, CLIPVisionConfig, _CLS, (1,), 0, {"projection_dim": 16}
     ),
+)
+_IMAGE_TEXT = (
+    ("CLIP", CLIPForImageClassification, CLIPConfig, (0,)),
+    ("MetaCLIP 2", MetaClip2ForImageClassification, MetaClip2Config, (0,)),
+    ("SigLIP", SiglipForImageClassification, SiglipConfig, ()),
+)
+_FAMILIES += tuple(
+    Family(name, of, partial(_with_vision_config, config), _MEAN, prefix, 1)
+    for name, of, config, prefix in _IMAGE_TEXT
 )
 FAMILIES = {family.name: family for family in _FAMILIES}

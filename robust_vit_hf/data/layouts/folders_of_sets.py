@@ -79,10 +79,7 @@ def path_within(root: Path, metadata: str, base: str, value: object) -> str:
     """Name relative to the root of a file that metadata in the folder `base` names, and which must be within that folder."""
     name = os.path.normpath(str(value).replace("\\", "/"))
     if os.path.isabs(name) or name.split("/")[0] == "..":
-        raise ValueError(
-            f"`{root}` cannot be read: `{metadata}` names `{value}`, which must be a relative path within the folder of the "
-            "metadata."
-        )
+        raise ValueError(f"`{root}`: `{metadata}` names `{value}`, which must be a relative path within its folder.")
     return f"{base}/{name}" if base else name
 
 

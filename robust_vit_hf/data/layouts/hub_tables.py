@@ -77,15 +77,10 @@ def has_parquet(folder: Path) -> bool:
     return any(True for place in (folder, folder / "data") for _ in place.glob("*.parquet"))
 
 
-def has_numbered_tars(folder: Path) -> bool:
-    """Whether a folder holds webdataset shards. Tars of official archives are not numbered."""
-    return any(re.fullmatch(r"(.*[-_])?\d+\.tar", path.name) for path in _tars(folder))
-
-
-def _tars(folder: Path) -> list[Path]:
-    """Tars of evaluation images."""
+def numbered_tars(folder: Path) -> list[Path]:
+    """Webdataset shards of evaluation images in a folder. Tars of official archives are not numbered."""
     tars = [path for place in (".", "validation", "val", "test") for path in sorted((folder / place).glob("*.tar"))]
-    return [path for path in tars if "train" not in path.name]
+    return [path for path in tars if "train" not in path.name and re.fullmatch(r"(.*[-_])?\d+\.tar", path.name)]
 
 
 def column_rows(
@@ -120,7 +115,7 @@ def _load(source: str, config: str | None, split: str, any_split: bool) -> tuple
         split = splits[0] if any_split and len(splits) == 1 else split
         rows = datasets.load_dataset(source, split=split, streaming=True)
     else:
-        files = _tars(folder)
+        files = numbered_tars(folder)
         for tar in files:
             check_tar_end(tar)
         data_files = {split: list(map(str, files))}

@@ -87,10 +87,7 @@ def real_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[
         if "problem" in row:
             yield row
         elif number is None or not 1 <= int(number[1]) <= len(real_labels()):
-            problem = (
-                f"`{name}`: ReaL labels go by names such as ILSVRC2012_val_00000001.JPEG. Take the images from the official "
-                "archive or from ILSVRC/imagenet-1k."
-            )
+            problem = f"`{name}`: ReaL labels go by names such as ILSVRC2012_val_00000001.JPEG, as in the archive."
             yield {"file_name": name, "problem": problem}
         elif labels := real_labels()[int(number[1]) - 1]:
             yield row | {"label": list(labels)}

@@ -23,10 +23,7 @@ def open_segmentation(path: Path) -> Source:
         with h5py.File(path) as file:
             count = len(file["/value/img"])
     except OSError as error:
-        raise ValueError(
-            f"`{path}` is not an HDF5 file ({error}): `{FILE_NAME}` is in MATLAB's format 7.3. If it is truncated or an "
-            "error page, download it again; if you saved it again in MATLAB, use `-v7.3`."
-        ) from error
+        raise ValueError(f"`{path}` is not in MATLAB's format 7.3: {error}. Download it again.") from error
     parts = [range(first, min(first + 100, count)) for first in range(0, count, 100)]
     return Source(partial(mat_rows, path=path), parts, path.stat().st_mtime_ns)
 

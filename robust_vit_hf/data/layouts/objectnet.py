@@ -33,8 +33,7 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
     found = [Path(mappings)] if mappings else [*root.parent.glob("mappings"), *places_below(root, "mappings")]
     if not found:
         raise FileNotFoundError(
-            f"There is no folder `mappings` in or beside `{root}`: it comes with objectnet-1.0.zip, and maps folders to "
-            "ImageNet classes. Give it with --mappings."
+            f"There is no folder `mappings` of objectnet-1.0.zip in or beside `{root}`: give it with --mappings."
         )
     accepted = read_mappings(found[0])
     folders = [folder for folder in find_classes(root, accepted.__contains__) if folder.name in accepted]
@@ -55,8 +54,7 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
     }
     if wrong := [name for names in accepted.values() for name in names if lines.count(name) != 1]:
         raise ValueError(
-            f"`{folder}`: `{wrong[0]}` is the name of {lines.count(wrong[0])} classes of ImageNet, expected one: these are not the "
-            "mapping files of objectnet-1.0."
+            f"`{folder}` is not of objectnet-1.0: `{wrong[0]}` is the name of {lines.count(wrong[0])} classes of ImageNet."
         )
     return {directory: [label_of_name[name] for name in names] for directory, names in accepted.items()}
 

@@ -64,8 +64,7 @@ class ImageFolder:
             split = _split_of(folder)
             if split in folders:
                 raise ValueError(
-                    f"`{self.root}` has the folders `{folders[split][:-1]}` and `{folder}`, which both are the split `{split}`: "
-                    "put their images into one of them."
+                    f"`{self.root}` has two folders of the split `{split}`, `{folders[split][:-1]}` and `{folder}`: make them one."
                 )
             if split is not None:
                 folders[split] = f"{folder}/"
@@ -123,9 +122,7 @@ class ImageFolder:
             try:
                 lines = METADATA[PurePosixPath(place).name](self.root / place).to_pylist()
             except pa.ArrowInvalid as error:
-                raise ValueError(
-                    f"`{self.root / place}` is not valid: {error}. Expected an object on each line."
-                ) from error
+                raise ValueError(f"`{self.root / place}` is not valid: {error}") from error
             base = place.rpartition("/")[0]
             for line in lines:
                 named = {column: line[key] for key in line if (column := _picture_of(key))}

@@ -137,14 +137,12 @@ def measure_batches(
 
 def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
     """Columns of SI-Score with location and pose of the object, if known for every image."""
-    factors = {}
-    for name in sorted(set(METADATA_COLUMNS) & set(dataset.column_names)):
-        if not str(getattr(dataset.features[name], "dtype", "")).startswith(("int", "uint", "float")):
-            continue  # a column of the user's that has the name
-        values = np.array(dataset.with_format(None)[name], dtype=float)
-        if not np.isnan(values).any():
-            factors[name] = values
-    return factors
+    names = sorted(set(METADATA_COLUMNS) & set(dataset.column_names))
+    if not names:
+        return {}
+    columns = dataset.with_format(None).select_columns(names).to_pandas()
+    known = columns.select_dtypes("number").dropna(axis=1)  # a column of the user's may have the name
+    return {name: known[name].to_numpy(float) for name in known}
 
 
 def side_results(measured: Mapping[str, Measured], accepted: list[list[int]] | None) -> dict[str, SideResult]:

@@ -59,17 +59,8 @@ class Subsets(Measurement):
                     found = load_file(path)
                 else:
                     targets = [target for _, target in pairs[number * self.batch_size :][: self.batch_size]]
-                    device = session.accelerator.device
                     with session.accelerator.autocast():
-                        found = _measure_batch(
-                            side.model,
-                            batch["pixel_values"].to(device),
-                            torch.tensor(targets, device=device),
-                            batch.get("mask"),
-                            threshold=self.threshold,
-                            pixels_per_step=self.pixels_per_step,
-                        )
-                    found = {name: value.cpu().contiguous() for name, value in found.items()}
+                        found = self._measure_batch(side.model, batch, targets, session.accelerator.device)
                     if path is not None:
                         with atomic_file(path) as partial:
                             save_file(found, partial)
@@ -78,6 +69,29 @@ class Subsets(Measurement):
         rows_of_all = concatenate(batches)
         return Measured(rows_of_all, summarize(rows_of_all))
 
+    def _measure_batch(
+        self, model: nn.Module, batch: dict[str, torch.Tensor], targets: list[int], device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """Subsets of a batch. Each value has B rows: `subset`, `found`, `confidence` and `margins` as in
+        [`SufficientSubsets`]; `revealed`, the probability with the 8 neighbours of each pixel also visible; with masks
+        `(B, 1, H, W)`, the shares of the subset (NaN if it is empty) and of the image that are `foreground` and
+        `image_foreground`."""
+        pixel_values, target = batch["pixel_values"].to(device), torch.tensor(targets, device=device)
+        output = sufficient_input_subsets(
+            model, pixel_values, target, threshold=self.threshold, pixels_per_step=self.pixels_per_step
+        )
+        subset = output.subset.to(pixel_values.dtype)
+        neighbourhood = F.max_pool2d(subset, kernel_size=3, stride=1, padding=1)
+        with torch.no_grad():
+            revealed = margin(forward_logits(model, pixel_values * neighbourhood), target).sigmoid()
+        measured = {name: output[name] for name in ("subset", "found", "confidence", "margins")}
+        measured["revealed"] = revealed
+        if "mask" in batch:
+            masks = batch["mask"].to(device)
+            measured["foreground"] = (subset * masks).sum(dim=(1, 2, 3)) / subset.sum(dim=(1, 2, 3))
+            measured["image_foreground"] = masks.mean(dim=(1, 2, 3))
+        return {name: value.cpu().contiguous() for name, value in measured.items()}
+
     def subset(self, folder: Path, row: int) -> torch.Tensor:
         """Read the subset `(1, H, W)`, bool, of one row from the folder of a result."""
         return load_file(_part(folder, row // self.batch_size))["subset"][row % self.batch_size].bool()
@@ -85,26 +99,6 @@ class Subsets(Measurement):
 
 def _part(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.safetensors"
-
-
-def _measure_batch(
-    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, masks: torch.Tensor | None, **options
-) -> dict[str, torch.Tensor]:
-    """Subsets of a batch. Each value has B rows: `subset`, `found`, `confidence` and `margins` as in
-    [`SufficientSubsets`]; `revealed`, the probability with the 8 neighbours of each pixel also visible; with masks
-    `(B, 1, H, W)`, the shares of the subset (NaN if it is empty) and of the image that are `foreground` and
-    `image_foreground`."""
-    output = sufficient_input_subsets(model, pixel_values, target, **options)
-    subset = output.subset.to(pixel_values.dtype)
-    neighbourhood = F.max_pool2d(subset, kernel_size=3, stride=1, padding=1)
-    with torch.no_grad():
-        revealed = margin(forward_logits(model, pixel_values * neighbourhood), target).sigmoid()
-    measured = {name: output[name] for name in ("subset", "found", "confidence", "margins")} | {"revealed": revealed}
-    if masks is not None:
-        masks = masks.to(pixel_values.device)
-        measured["foreground"] = (subset * masks).sum(dim=(1, 2, 3)) / subset.sum(dim=(1, 2, 3))
-        measured["image_foreground"] = masks.mean(dim=(1, 2, 3))
-    return measured
 
 
 def _columns_of(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
