@@ -15,6 +15,7 @@ from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
+from ..relevance.architectures import why_no_map
 from ..relevance.overlay import denormalize, overlay
 from ..relevance.relevance_map import relevance_map
 from ..results.html_page import Gallery, Picture, data_url
@@ -44,7 +45,7 @@ FEATURES = datasets.Features(
 
 @dataclass(frozen=True)
 class Example:
-    """An image and its relevance maps by side (`before`, `after`)."""
+    """An image, with predictions by side (`before`, `after`), and the relevance maps of models that have some."""
 
     set_name: str
     row: int
@@ -108,9 +109,10 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Relevance maps of images, given by set and row, for the predicted and the true class."""
+    """Relevance maps of images, given by set and row, for the predicted and the true class; predictions alone of models without maps."""
     class_names, examples = session.label_names, []
-    for name, index in tqdm(images, desc="relevance maps", unit="image", disable=len(images) < 2):
+    mapped = [side for side in sides if why_no_map(session.sides[side].model) is None]
+    for name, index in tqdm(images, desc="examples", unit="image", disable=len(images) < 2):
         label, rows, example = int(results[name].classes[index]), session.sets[name], None
         for side in sides:
             model, processor = session.sides[side].model, session.sides[side].processor
@@ -121,13 +123,15 @@ def explain(
             picture = denormalize(pixel_values, processor)
             if example is None:
                 example = Example(name, index, class_names[label], to_pil_image(picture[0]))
+            example.predicted[side] = class_names[predicted]
+            if side not in mapped:
+                continue
             model.eval()
             with torch.no_grad():
                 output = relevance_map(model, pixel_values.to(device), torch.tensor(targets, device=device))
             relevance = output.relevance.cpu()
             shown = [to_pil_image(picture_of_target) for picture_of_target in overlay(picture, relevance)]
             example.maps[side, "predicted"], example.maps[side, "true"] = shown[0], shown[-1]
-            example.predicted[side] = class_names[predicted]
             example.confidence[side] = output.logits[0].softmax(dim=0)[predicted].item()
             if "mask" in row and row["mask"].any():
                 inside, outside = (relevance[0] * row["mask"]).sum(), (relevance[0] * (1 - row["mask"])).sum()
@@ -146,9 +150,9 @@ def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None
             row["image"] = to_webp(example.image)
             for side, predicted in example.predicted.items():
                 row |= {f"predicted_{side}": predicted, f"background_{side}": example.background.get(side)}
-                row[f"{side}_predicted"] = to_webp(example.maps[side, "predicted"])
-                if predicted != example.label:
-                    row[f"{side}_true"] = to_webp(example.maps[side, "true"])
+                for target in ("predicted", "true") if predicted != example.label else ("predicted",):
+                    if (picture := example.maps.get((side, target))) is not None:
+                        row[f"{side}_{target}"] = to_webp(picture)
             rows.append(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
@@ -178,7 +182,9 @@ def _pictures(row: dict) -> tuple[str, list[Picture]]:
             caption, source = f"{side}, {target}: {name}", data_url("webp", picture["bytes"])
             pictures.append(Picture(caption, alt, source, f"{side}-{target}"))
     caption = f"{row['set']}, row {row['row']}"
-    if row["background_before"] is not None:
-        before, after = row["background_before"], row["background_after"]
+    if None in (row["before_predicted"], row["after_predicted"]):  # there is no map that names the class
+        caption += f". Predicted: {row['predicted_before']} before, {row['predicted_after']} after"
+    before, after = row["background_before"], row["background_after"]
+    if None not in (before, after):
         caption += f". Relevance of the predicted class on the background: {before:.0%} before, {after:.0%} after"
     return caption, pictures

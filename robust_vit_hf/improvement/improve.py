@@ -28,8 +28,8 @@ from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
 from .options import ImproveOptions
-from .outcome import PREDICTIONS_FOLDER, Improvement, measure_outcome
 from .train_candidates import TRAINING_FOLDER, Trials
+from .verdict import PREDICTIONS_FOLDER, Improvement, measure_outcome
 
 
 SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores
@@ -120,7 +120,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
             _write_model(trials, chosen, folder)
         side.processor.save_pretrained(folder)
         sides = load_sides({"after": str(folder)}, session.preset, session.accelerator)
-        session = replace(session, sides=session.sides | sides)
+        session = replace(session, sides={**session.sides, **sides})
     _say(4, f"Diagnosis on {len(masked['report'].dataset)} report images")
     improvement = measure_outcome(session, masked["report"], table, notes, options)
     weights = [path.name for path in folder.glob("*.safetensors")]

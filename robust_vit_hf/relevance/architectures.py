@@ -43,22 +43,25 @@ TIMM_PLAIN = ("Beit", "Eva", "VisionTransformer", "VisionTransformerDistilled", 
 TIMM_ATTENTIONS = ("Attention", "AttentionRope", "EvaAttention", "RelPosAttention")
 TIMM_POOLING = {"token": CLS, "avg": PATCH_MEAN}
 SUPPORTED = (
-    "Supported are plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
+    "Relevance maps are for plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
     "Data2VecVision, IJepa, CLIP, MetaCLIP 2, SigLIP, SigLIP 2, those of timm (ViT, EVA-02, …), and, after `robust-vit convert`, "
-    "CLIP with a zero-shot head."
+    "CLIP with a zero-shot head. `robust-vit diagnose`, `improve`, `evaluate`, `interpolate`, `sis` and `app` take any image classifier."
 )
 # Attention class of models for which transformers declares no module to record for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
 
 
 class NoRelevanceMap(ValueError):
-    """A model has no attention from which a relevance map could be computed."""
+    """A model has no attention from which a relevance map could be computed, for a `reason`, a sentence, beside `advice`."""
+
+    def __init__(self, reason: str, advice: str = ""):
+        super().__init__(f"{reason} {advice}".strip())
+        self.reason = reason
 
 
 def _no_patch_grid(name: str) -> NoRelevanceMap:
     return NoRelevanceMap(
-        f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed, hierarchical or "
-        f"image–text architecture), so it has no relevance map. {SUPPORTED}"
+        f"`{name}` has no attention over one patch grid in each of its layers, so it has no relevance map.", SUPPORTED
     )
 
 
@@ -158,7 +161,8 @@ class ImageModel:
             patches = pixel_values.unflatten(3, (grid[1], width)).unflatten(2, (grid[0], height))
             pixel_values = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
             arguments["spatial_shapes"] = torch.tensor([grid] * len(patches), device=patches.device)
-        return self.model(pixel_values=pixel_values, **arguments).logits
+        output = self.model(pixel_values=pixel_values, **arguments)
+        return output.logits if "logits" in output else output.last_hidden_state  # as PP-LCNet names them
 
 
 class VisionTransformer(ImageModel):
@@ -183,8 +187,9 @@ class VisionTransformer(ImageModel):
             raise _no_patch_grid(name)
         if name not in HEADS:
             raise NoRelevanceMap(
-                f"Unknown classification head `{name}`. {SUPPORTED} For a head of your own, register the tokens that it reads: "
-                f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).'
+                f"Unknown classification head `{name}`: no tokens are known from which a relevance map could start.",
+                f"{SUPPORTED} For a head of your own, register the tokens that it reads: "
+                f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).',
             )
         self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
 
@@ -209,7 +214,8 @@ class VisionTransformer(ImageModel):
         if pooling not in TIMM_POOLING or getattr(self.timm_model, "pool_include_prefix", False):
             raise NoRelevanceMap(
                 f"The head of `{self.pretrained.config.architecture}` reads neither the CLS token nor the mean of the patches (timm's "
-                f"`global_pool` is `{pooling}`), so that there is no token from which a relevance map could start."
+                f"`global_pool` is `{pooling}`), so that there is no token from which a relevance map could start.",
+                SUPPORTED,
             )
         return TIMM_POOLING[pooling]
 
@@ -229,5 +235,5 @@ def why_no_map(model: nn.Module) -> str | None:
     try:
         VisionTransformer(model)
     except NoRelevanceMap as error:
-        return str(error)
+        return error.reason
     return None
