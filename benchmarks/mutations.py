@@ -138,7 +138,7 @@ MUTATIONS = [
     Mutation("relevance/linear_memory.py", "contribution.clamp_(min=0).mul_(attention)", "contribution.mul_(attention)", "linear_memory relevance"),
     Mutation("relevance/linear_memory.py", "key_gradient[images] +=", "key_gradient[images] =", "linear_memory relevance"),
     Mutation("relevance/relevance_map.py", "attentions = attentions[start_layer:]", "attentions = attentions[start_layer + 1 :] or attentions[-1:]", "relevance"),
-    Mutation("relevance/pipeline.py", "to_rgb(ImageOps.exif_transpose(source))", "to_rgb(source)", "pipeline"),
+    Mutation("utils/images.py", "to_rgb(ImageOps.exif_transpose(source))", "to_rgb(source)", "pipeline"),
     Mutation("relevance/sufficient_subsets.py", "scores >= threshold", "scores > threshold", "sis"),
     Mutation("training/losses.py", "1 - mask, mask) if edges", "1 - mask, 1 - mask) if edges", "losses parity"),
     Mutation("training/losses.py", "at_least_float32(target) / self.temperature", "at_least_float32(target)", "losses parity"),

@@ -10,7 +10,6 @@ import datasets
 import torch
 from torch import nn
 from transformers import set_seed
-from transformers.utils import logging
 
 from ..data.find_images import origin_of_masks
 from ..evaluation.measurements.accuracy import Accuracy, set_result
@@ -33,9 +32,6 @@ from .load_data import load_data
 from .options import DataArguments, ModelArguments
 from .sharding import gather_weights
 from .trainer import RobustViTTrainer
-
-
-logger = logging.get_logger(__name__)
 
 
 def finetune(
