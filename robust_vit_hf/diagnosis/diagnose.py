@@ -26,8 +26,9 @@ from ..evaluation.results_json import write_results_json
 from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, load_evaluation_sets
 from ..masks.own_masks import MaskedImages, MaskSettings, masked_images, one_mask_maker
-from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
+from ..results.background_reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.bootstrap import Interval
+from ..results.group_tables import groups_table
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks

@@ -29,8 +29,8 @@ from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
 from .options import ImproveOptions
-from .outcome import PREDICTIONS_FOLDER, Improvement, measure_outcome
 from .train_candidates import TRAINING_FOLDER, Trials
+from .verdict import PREDICTIONS_FOLDER, Improvement, measure_outcome
 
 
 SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores

@@ -21,7 +21,7 @@ import robust_vit_hf
 from robust_vit_hf.data.draw_images import halves, held_out
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
-from robust_vit_hf.improvement.outcome import OUTCOMES, Improvement
+from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
