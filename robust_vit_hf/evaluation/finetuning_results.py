@@ -49,5 +49,5 @@ def _write_examples(folder: Path, run: Run, session: Session) -> None:
     for kind, title in titles.items():
         total = sum(map(len, found[kind].values()))
         groups[f"{title}, of {total}\ndrawn at random (seed 0)"] = examples[kind][:NUM_SHOWN]
-    if any(groups.values()):
+    if any(example.maps for shown in groups.values() for example in shown):
         before_after_figure([groups]).savefig(folder / FIGURE_FILE, dpi=90)

@@ -85,6 +85,13 @@ class ImageModel:
         return getattr(self.pretrained, "timm_model", None)
 
     @property
+    def body(self) -> list[nn.Parameter]:
+        """All parameters below the classification head, which timm has within the base model."""
+        heads = () if self.timm_model is None else self.timm_model.get_classifier()
+        kept = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
+        return [p for p in self.pretrained.base_model.parameters() if id(p) not in kept]
+
+    @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
         size = self.vision_config.patch_size if self.timm_model is None else self.timm_model.patch_embed.patch_size

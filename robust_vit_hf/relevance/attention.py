@@ -100,8 +100,9 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
     if (
         model.timm_model is not None
     ):  # whose fused attention has no probabilities; the unfused one is as good for other threads
-        for block in model.timm_model.blocks:
-            block.attn.fused_attn = False
+        for module in model.timm_model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
         yield
         return
     with _switching:
@@ -198,7 +199,7 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
 
 
 @contextmanager
-def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
+def cls_token_alone(vit: ImageModel) -> Iterator[None]:
     """Context manager in which the last layer computes attention, output projection and MLP only for the CLS token, if the
     head reads no other. Logits and all gradients stay the same; the last hidden states of the patches are meaningless."""
     # Not with activation checkpointing, which reruns the layer in `loss.backward()`, without the hooks.

@@ -101,6 +101,8 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     def _take_options_of_the_method(self) -> None:
         """Set the method's defaults, and refuse options of other methods."""
         method = load_method(self.method)
+        if self.background_swap is None:
+            self.background_swap = method.background_swap
         for name, unset in METHOD_OPTIONS.items():
             if getattr(self, name) is unset:
                 setattr(self, name, method.DEFAULTS.get(name, unset))

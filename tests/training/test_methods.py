@@ -21,7 +21,7 @@ from ..helpers import reference
 from ..helpers.tiny import ROOT, tensor_rows, tiny_config, tiny_vit
 
 
-NAMES = ("cft", "cutmix", "energy", "finetune", "gradmask", "random_erasing", "robustvit", "rrr")
+NAMES = ("cft", "cutmix", "energy", "finetune", "gradmask", "random_erasing", "robustvit", "rrr", "swap")
 every_method = pytest.mark.parametrize("name", NAMES)
 # Options under which a loss is exactly differentiable, and its terms are of one size.
 EXACT = {
