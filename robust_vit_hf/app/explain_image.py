@@ -42,12 +42,18 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
         ) from error
 
 
+def picture_of(image: Image.Image) -> Image.Image:
+    """An image as it is shown, with `PICTURE_SIDE` pixels on its longer side, and at least one on the other."""
+    factor = PICTURE_SIDE / max(image.size)
+    return image.resize([max(1, round(factor * side)) for side in image.size])
+
+
 def compare_maps(
     session: Session, image: Image.Image, target: int | None, method: str, mask: Image.Image | None = None
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
     """Explanations of an RGB image by side, for a class index or each model's prediction (`None`), and a picture of
     the difference of both maps (after − before); `None` for one model."""
-    device, shown = session.accelerator.device, ImageOps.contain(image, (PICTURE_SIDE, PICTURE_SIDE))
+    device, shown = session.accelerator.device, picture_of(image)
     pixels = functional.pil_to_tensor(shown)[None] / 255
     explanations, placed = {}, {}
     for side, of in session.sides.items():

@@ -11,8 +11,6 @@ from ..utils.options import Options, Range, option
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Seconds between two looks for old uploads and pictures of visitors, and seconds after which they are deleted.
-KEPT = (60, 1800)
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
@@ -22,7 +22,7 @@ from ..masks.own_masks import own_tokencut
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..utils.files import RESULTS_FILE, read_json
-from .explain_image import PICTURE_SIDE
+from .explain_image import picture_of
 
 
 Picture = tuple[Image.Image, str]  # with a caption: what it shows, and a line for each model's prediction
@@ -137,7 +137,7 @@ def find_mask(side: Side, image: Image.Image) -> Image.Image:
 
 def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
     """An RGB image whose background is dimmed."""
-    image = ImageOps.contain(image, (PICTURE_SIDE, PICTURE_SIDE))
+    image = picture_of(image)
     dimmed = Image.blend(image, Image.new("RGB", image.size, "white"), 0.75)
     return Image.composite(image, dimmed, mask.resize(image.size))
 

@@ -26,8 +26,9 @@ from ..evaluation.results_json import write_results_json
 from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, load_evaluation_sets
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
-from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
+from ..results.background_reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.bootstrap import Interval
+from ..results.group_tables import groups_table
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
@@ -51,6 +52,7 @@ class DiagnosisReport:
         examples: images in all conditions, the first of which the strip shows.
         beside: measures on ImageNet-9 by the head of their column; empty if not measured.
         groups: table of the groups of the images as they are, if they have any.
+        without_map: sentences that say why relevance is left out.
     """
 
     diagnoses: dict[str, Diagnosis]
@@ -59,6 +61,7 @@ class DiagnosisReport:
     folder: Path
     beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
     groups: list[Table] = field(default_factory=list)
+    without_map: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -69,9 +72,9 @@ class DiagnosisReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What stands in the way of the verdict, of any model."""
+        """What stands in the way of the verdict, of any model, and what is left out."""
         found = [warning for diagnosis in self.diagnoses.values() for warning in diagnosis.warnings]
-        return list(dict.fromkeys([*found, *self.images.notes]))
+        return list(dict.fromkeys([*found, *self.images.notes, *self.without_map]))
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -198,7 +201,7 @@ def measure_images(
             name, sides, np.array(columns["label"]), groups=groups, group_weights=session.sets[name].group_weights
         )
         tables.append(groups_table(result))
-    return DiagnosisReport(diagnoses, examples, images, folder, groups=tables)
+    return DiagnosisReport(diagnoses, examples, images, folder, groups=tables, without_map=session.without_map)
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:

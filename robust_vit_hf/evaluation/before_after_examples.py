@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..relevance.architectures import why_no_map
 from ..relevance.overlay import denormalize, overlay
-from ..relevance.relevance_map import RelevanceOutput, forward_logits, relevance_map
+from ..relevance.relevance_map import relevance_map
 from ..results.html_page import Gallery, Picture, data_url
 from ..results.run_results import SetResult
 from ..utils.files import atomic_file
@@ -46,7 +46,7 @@ FEATURES = datasets.Features(
 
 @dataclass(frozen=True)
 class Example:
-    """An image and its relevance maps by side (`before`, `after`)."""
+    """An image, with predictions by side (`before`, `after`), and the relevance maps of models that have some."""
 
     set_name: str
     row: int
@@ -110,16 +110,16 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Predictions for images, given by set and row, with relevance maps for the predicted and the true class if the models have
-    maps."""
+    """Relevance maps of images, given by set and row, for the predicted and the true class; predictions alone of models without maps."""
     class_names, examples = session.label_names, []
+    mapped = [side for side in sides if why_no_map(session.sides[side].model) is None]
 
-    @cache  # to measure the geometry of a processor takes longer than a map
+    @cache  # since the geometry of a processor may have to be measured
     def transformed(name: str, side: str) -> datasets.Dataset:
         rows = session.sets[name]
         return rows.dataset.with_transform(rows.transform(session.sides[side].processor))
 
-    for name, index in tqdm(images, desc="relevance maps", unit="image", disable=len(images) < 2):
+    for name, index in tqdm(images, desc="examples", unit="image", disable=len(images) < 2):
         label, example = int(results[name].classes[index]), None
         for side in sides:
             model, processor = session.sides[side].model, session.sides[side].processor
@@ -130,20 +130,16 @@ def explain(
             picture = denormalize(pixel_values, processor)
             if example is None:
                 example = Example(name, index, class_names[label], to_pil_image(picture[0]))
-            model.eval()
-            pixel_values = pixel_values.to(device)
-            with torch.no_grad():
-                if why_no_map(model) is None:
-                    output = relevance_map(model, pixel_values, torch.tensor(targets, device=device))
-                else:
-                    output = RelevanceOutput(logits=forward_logits(model, pixel_values))
             example.predicted[side] = class_names[predicted]
-            example.confidence[side] = output.logits[0].softmax(dim=0)[predicted].item()
-            if output.relevance is None:
+            if side not in mapped:
                 continue
+            model.eval()
+            with torch.no_grad():
+                output = relevance_map(model, pixel_values.to(device), torch.tensor(targets, device=device))
             relevance = output.relevance.cpu()
             shown = [to_pil_image(picture_of_target) for picture_of_target in overlay(picture, relevance)]
             example.maps[side, "predicted"], example.maps[side, "true"] = shown[0], shown[-1]
+            example.confidence[side] = output.logits[0].softmax(dim=0)[predicted].item()
             if "mask" in row and row["mask"].any():
                 inside, outside = (relevance[0] * row["mask"]).sum(), (relevance[0] * (1 - row["mask"])).sum()
                 example.background[side] = (outside / relevance[0].sum().clamp_min(1e-6)).item()
@@ -161,11 +157,9 @@ def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None
             row["image"] = to_webp(example.image)
             for side, predicted in example.predicted.items():
                 row |= {f"predicted_{side}": predicted, f"background_{side}": example.background.get(side)}
-                if not example.maps:
-                    continue
-                row[f"{side}_predicted"] = to_webp(example.maps[side, "predicted"])
-                if predicted != example.label:
-                    row[f"{side}_true"] = to_webp(example.maps[side, "true"])
+                for target in ("predicted", "true") if predicted != example.label else ("predicted",):
+                    if (picture := example.maps.get((side, target))) is not None:
+                        row[f"{side}_{target}"] = to_webp(picture)
             rows.append(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
@@ -195,9 +189,9 @@ def _pictures(row: dict) -> tuple[str, list[Picture]]:
             caption, source = f"{side}, {target}: {name}", data_url("webp", picture["bytes"])
             pictures.append(Picture(caption, alt, source, f"{side}-{target}"))
     caption = f"{row['set']}, row {row['row']}"
-    if len(pictures) == 1:  # no maps
-        caption += f": {row['predicted_before']} before, {row['predicted_after']} after"
-    if row["background_before"] is not None:
-        before, after = row["background_before"], row["background_after"]
+    if None in (row["before_predicted"], row["after_predicted"]):  # there is no map that names the class
+        caption += f". Predicted: {row['predicted_before']} before, {row['predicted_after']} after"
+    before, after = row["background_before"], row["background_after"]
+    if None not in (before, after):
         caption += f". Relevance of the predicted class on the background: {before:.0%} before, {after:.0%} after"
     return caption, pictures

@@ -73,9 +73,9 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
                 continue
             run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
             tables = [*tables_of(run, session.preset), *of_masks]
-            summary = summarize(run)
-            protocols[session.preset] = summary | {"tables": [asdict(table) for table in tables]}
-            parts += [f"# Protocol `{session.preset}`", *tables]
+            summary, notes = summarize(run), session.without_map
+            protocols[session.preset] = summary | {"tables": [asdict(table) for table in tables], "notes": notes}
+            parts += [f"# Protocol `{session.preset}`", *notes, *tables]
             _write_pictures(session, run, summary, options)
         if not parts:
             return ""

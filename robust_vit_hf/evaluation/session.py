@@ -19,7 +19,7 @@ from ..models.loading import check_single_label, load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
 from ..models.own_classifier import OwnClassifier, OwnProcessor
-from ..relevance.architectures import unwrap_pretrained
+from ..relevance.architectures import unwrap_pretrained, why_no_map
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
 from ..utils.stage import Stage
@@ -98,6 +98,14 @@ class Session:
         classes in another order."""
         of_imagenet = not self.sets.keys().isdisjoint(EVALUATION_SETS) and are_of_imagenet(self.classes)
         return dict(enumerate(class_names() if of_imagenet else self.classes))
+
+    @property
+    def without_map(self) -> list[str]:
+        """Why relevance is left out where sets have masks, in a sentence for each kind of model without a map."""
+        if not any("mask" in rows.dataset.column_names for rows in self.sets.values()):
+            return []
+        reasons = (why_no_map(side.model) for side in self.sides.values())
+        return [f"Relevance is left out: {reason}" for reason in dict.fromkeys(filter(None, reasons))]
 
     @property
     def paper_model(self) -> str | None:

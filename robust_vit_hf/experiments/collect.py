@@ -17,12 +17,23 @@ from ..evaluation.measurements.accuracy import side_results
 from ..evaluation.measurements.base import Measured
 from ..models.model_names import MODELS, find_model
 from ..results.metrics.robust_accuracy import TOP
-from ..results.results_file import ResultsFile
+from ..results.results_parquet import ResultsFile
 from ..results.run_results import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 from ..utils.stage import Stage
-from .points import CUT_OUT, GRID_FILE, PREDICTIONS, ROBUSTNESS, RUN, SETS, SHARES, VALIDATION, has_shares, is_measured
-from .validation import COMPARED
+from .measure_mixtures import COMPARED
+from .point_folder import (
+    CUT_OUT,
+    GRID_FILE,
+    PREDICTIONS,
+    ROBUSTNESS,
+    RUN,
+    SETS,
+    SHARES,
+    VALIDATION,
+    has_shares,
+    is_measured,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -211,8 +222,13 @@ def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
     for name in sorted(folders, key=lambda name: order.index(name) if name in order else len(order)):
         shifted = name in benchmark.shifted if benchmark else name in PAPER_SETS and name not in UNSHIFTED
         measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in ("before", "after")}
-        if None in measured.values() or (accepted := measured["before"].columns.get("accepted")) is None:
-            continue  # of a grid that was not completed, or without labels
+        if missing := [side for side, found in measured.items() if found is None]:  # in a run that left its grid
+            logger.warning(
+                f"`{folders[name]}` is left out, since it is not complete: `{missing[0]}` was not measured."
+            )
+            continue
+        if (accepted := measured["before"].columns.get("accepted")) is None:
+            continue
         groups = measured["before"].columns.get("group")
         sets[name] = SetResult(
             name,

@@ -37,8 +37,9 @@ from ..utils.lock import lock_file
 from ..utils.processes import end_by_signals
 from ..utils.stage import Stage
 from .grid import Grid, Point, read_grid
+from .measure_mixtures import check_validation_images, measure_shares
 from .options import SweepOptions
-from .points import (
+from .point_folder import (
     ERROR_FILE,
     GRID_FILE,
     LOGS,
@@ -51,7 +52,6 @@ from .points import (
     is_measured,
 )
 from .recipes import train_arguments
-from .validation import check_validation_images, measure_shares
 
 
 THREE_DAYS = 3 * 24 * 60  # default time limit of a job in minutes; submitit's is 5

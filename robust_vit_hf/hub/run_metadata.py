@@ -11,7 +11,7 @@ from ..models.image_processors import preset_of
 from ..models.model_digest import weights_digest
 from ..models.model_names import MODELS, find_model
 from ..relevance.architectures import ImageModel, why_no_map
-from ..results.markdown_latex import percent
+from ..results.number_formats import percent
 from ..utils.environment import environment
 from ..utils.public_names import is_hub_id, public_name
 

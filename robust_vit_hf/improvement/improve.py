@@ -143,7 +143,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
             _write_model(trials, chosen, folder)
         side.processor.save_pretrained(folder)
         sides = load_sides({"after": str(folder)}, session.preset, session.accelerator)
-        session = replace(session, sides=session.sides | sides)
+        session = replace(session, sides={**session.sides, **sides})
     _say(4, f"Diagnosis on {len(masked['report'].dataset)} report images")
     improvement = measure_outcome(session, masked["report"], table, notes, options)
     weights = [path.name for path in folder.glob("*.safetensors")]

@@ -24,7 +24,7 @@ from ..models.model_digest import model_digest
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.stage import Stage
-from .mask_maker import MaskResult
+from .mask_result import MaskResult
 from .options import CocoOptions, GroundedOptions, MasksOptions, Sam3Options, TokenCutOptions
 from .per_class import PerClass
 from .prompts import prompts_of_labels

@@ -30,7 +30,7 @@ from ..models.weight_checks import reading
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
 from .bilateral import bilateral_solver
-from .mask_maker import MaskResult
+from .mask_result import MaskResult
 
 
 TAU = 0.2  # cosine above which two patches are similar, as in the paper

@@ -52,7 +52,8 @@ def convert_to_transformers(options: ConvertOptions) -> PreTrainedModel:
     The preset is by default `paper` for a registered model and for weights without timm's preprocessing, and `model`,
     the one of timm's configuration, for all others.
     """
-    source, preset = resolve(options.source), options.preset
+    source = resolve(options.source)
+    preset: Preset | None = options.preset
     with atomic_folder(options.output_dir) as folder:
         weights, config = load_timm(source)
         if preset is None:

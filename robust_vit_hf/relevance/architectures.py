@@ -40,15 +40,20 @@ HEADS: dict[str, TokenWeights] = {
 # Plain vision transformers of timm by class, and what their heads read by `global_pool`.
 TIMM_PLAIN, TIMM_POOLING = ("Beit", "Eva", "VisionTransformer"), {"token": CLS, "avg": PATCH_MEAN}
 SUPPORTED = (
-    "Supported are plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
-    "Data2VecVision, IJepa, CLIP, MetaCLIP 2, SigLIP, those of timm (EVA-02, …), and, after `robust-vit convert`, CLIP with a zero-shot head."
+    "Relevance maps are for plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
+    "Data2VecVision, IJepa, CLIP, MetaCLIP 2, SigLIP, those of timm (EVA-02, …), and, after `robust-vit convert`, CLIP with a zero-shot head. "
+    "`robust-vit diagnose`, `improve`, `evaluate`, `interpolate`, `sis` and `app` take any image classifier."
 )
 # Attention class of models for which transformers declares no module to record for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
 
 
 class NoRelevanceMap(ValueError):
-    """A model has no attention from which a relevance map could be computed."""
+    """A model has no attention from which a relevance map could be computed, for a `reason`, a sentence, beside `advice`."""
+
+    def __init__(self, reason: str, advice: str = ""):
+        super().__init__(f"{reason} {advice}".strip())
+        self.reason = reason
 
 
 def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
@@ -147,16 +152,17 @@ class VisionTransformer(ImageModel):
         own_grid = self.timm_model or (hasattr(config, "patch_size") and not hasattr(config, "window_size"))
         if not self.attentions or len(self.attentions) != num_layers or not own_grid:
             raise NoRelevanceMap(
-                f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed, hierarchical or "
-                f"image–text architecture), so it has no relevance map. {SUPPORTED}"
+                f"`{name}` has no attention over one patch grid in each of its layers, so it has no relevance map.",
+                SUPPORTED,
             )
         if self.timm_model is not None:
             self.head = TIMM_POOLING[self.timm_model.global_pool]
             return
         if name not in HEADS:
             raise NoRelevanceMap(
-                f"Unknown classification head `{name}`. {SUPPORTED} For a head of your own, register the tokens that it reads: "
-                f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).'
+                f"Unknown classification head `{name}`: no tokens are known from which a relevance map could start.",
+                f"{SUPPORTED} For a head of your own, register the tokens that it reads: "
+                f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).',
             )
         self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
 
@@ -188,5 +194,5 @@ def why_no_map(model: nn.Module) -> str | None:
     try:
         VisionTransformer(model)
     except NoRelevanceMap as error:
-        return str(error)
+        return error.reason
     return None

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from accelerate import PartialState
@@ -124,24 +124,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     def needs_labels(self) -> bool:
         """Whether a target is the label; otherwise, only images and masks are needed."""
         return "label" in (self.relevance_target if self.relevance_weight != 0 else None, self.confidence_target)
-
-    def control(self) -> Self:
-        """Config of the control: only cross-entropy with the label, without evaluation, checkpoints and push."""
-        return replace(
-            self,
-            method="finetune",
-            **METHOD_OPTIONS,
-            confidence_temperature=1.0,
-            background_swap=0.0,
-            backgrounds=None,
-            head_epochs=0.0,
-            head_learning_rate=None,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            report_to="none",
-            push_to_hub=False,
-        )
 
     @property
     def rate_of_head(self) -> float:

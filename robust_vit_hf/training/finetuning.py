@@ -17,10 +17,10 @@ from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.find_images import UnknownSplit, find_images, origin_of_masks
 from ..data.groups import group_shares
 from ..data.label_mapping import classes_of_model
-from ..evaluation.finetuning_results import write_finetuning_results
+from ..data.stream import SHUFFLE_BUFFER
 from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.measurements.base import Measured, measure
-from ..evaluation.results_json import TABLES_FILE
+from ..evaluation.results_json import TABLES_FILE, write_finetuning_results
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets
 from ..hub.upload import check_adapter_base
@@ -33,6 +33,7 @@ from ..utils.processes import use_all_cores
 from .adapters import add_lora
 from .checkpoints import find_checkpoint
 from .config import RobustViTConfig
+from .control import control_of
 from .methods.base import check_has_map
 from .options import DataArguments, ModelArguments
 from .sharding import gather_weights
@@ -114,7 +115,7 @@ def _finetune(
     gather_weights(trainer, session.sides["before"].model)  # only the first process makes maps for report and card
     results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
-        control = new_trainer(config.control())
+        control = new_trainer(control_of(config))
         control.train()
         gather_weights(control, session.sides["before"].model)
         results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
@@ -174,7 +175,7 @@ def load_data(
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
     """Load training and validation images, with labels mapped to the model's classes, and the sets to measure: the
     test split if it is named, or those of the benchmark with the model's classes, whose images `seed` draws, or else the
-    validation images. Streams are shuffled by `seed` within a buffer of 1000 images."""
+    validation images. Streams are shuffled by `seed` within a buffer of `SHUFFLE_BUFFER` images."""
     source, options = arguments.dataset, {}
     if source in benchmarks():
         options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
@@ -199,7 +200,7 @@ def load_data(
         raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
     weights = None if arguments.streaming else group_shares(train, arguments.train_split)
     if arguments.streaming:
-        train = train.shuffle(seed)
+        train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
     validation = None
     with nullcontext() if needs_validation else suppress(UnknownSplit):
         validation = find_images(source, arguments.eval_split, **options).rows

@@ -25,7 +25,7 @@ from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.app.explain_image import compare_maps, read_image
+from robust_vit_hf.app.explain_image import compare_maps, picture_of, read_image
 from robust_vit_hf.app.export import write_space
 from robust_vit_hf.app.gallery import measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
@@ -44,6 +44,8 @@ from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import own_names, running
 from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.evaluation.results_json import TABLES_FILE
+from robust_vit_hf.results.run_summary import MEAN_ROW
 from robust_vit_hf.utils.files import read_json, write_json
 
 from ..helpers.commands import call, python, succeed, wait_until
@@ -359,6 +361,7 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
     monkeypatch.setattr("robust_vit_hf.app.runs.finetune", interrupted)
     assert cached_run() == folder
     assert (folder / "before_after.png").is_file()
+    assert f"| {MEAN_ROW} |" in (folder / TABLES_FILE).read_text()  # on the tab "Run"
     session = open_pair("emoji-shift", str(folder), "paper")
     assert set_names(AppOptions(), session) == ["val", *SHIFTED]
     measured = measured_set(AppOptions(), "val", session)
@@ -498,6 +501,11 @@ def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_pat
 def test_backgrounds_without_a_diagnosis(models):
     backgrounds = other_backgrounds(open_pair(*models, "paper"), None)
     assert [one.name for one in backgrounds] == list(PHOTOGRAPHS) and not any(one.classes for one in backgrounds)
+
+
+def test_a_narrow_picture_keeps_a_pixel():
+    assert picture_of(Image.new("RGB", (3000, 2))).size == (512, 1)
+    assert picture_of(Image.new("RGB", (30, 20))).size == (512, 341)
 
 
 def test_where_no_object_is_found(of_diagnosis, tmp_path):

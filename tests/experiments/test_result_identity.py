@@ -10,7 +10,7 @@ import pytest
 from transformers import ViTForImageClassification
 
 from robust_vit_hf.experiments.collect import collect
-from robust_vit_hf.experiments.points import PREDICTIONS, RUN
+from robust_vit_hf.experiments.point_folder import PREDICTIONS, RUN
 from robust_vit_hf.results.bootstrap import change
 from robust_vit_hf.results.run_results import Run
 from robust_vit_hf.utils.lock import folder_lock

@@ -19,9 +19,9 @@ from PIL import Image
 from robust_vit_hf.experiments.choose_settings import choose_settings, setting_of
 from robust_vit_hf.experiments.collect import _seconds, collect
 from robust_vit_hf.experiments.grid import read_grid
-from robust_vit_hf.experiments.points import ORIGINALS, PREDICTIONS, RUN, is_measured
+from robust_vit_hf.experiments.point_folder import ORIGINALS, PREDICTIONS, ROBUSTNESS, RUN, is_measured
 from robust_vit_hf.experiments.sweep import SweepRun, _run_here, protocol_of
-from robust_vit_hf.results.results_file import read_results
+from robust_vit_hf.results.results_parquet import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetuning import finetune
 from robust_vit_hf.utils.files import read_json, write_json
@@ -301,6 +301,17 @@ def test_a_set_is_measured_when_both_models_are(swept, tmp_path):
     for side, complete in (("before", False), ("after", True)):
         shutil.copytree(folder / PREDICTIONS / "validation" / side, folder / "imagenet-a" / side)
         assert is_measured(folder / "imagenet-a") == complete
+
+
+def test_a_set_of_one_model_is_left_out_and_named(swept, tmp_path, caplog):
+    """As where a run left the grid before its last set was measured."""
+    point = points(shutil.copytree(swept[1], tmp_path / "out"))[0]
+    sets = point / ROBUSTNESS / Stage.of(point).result()["protocol"]
+    for name, sides in {"imagenet-v2": ("before", "after"), "imagenet-a": ("before",)}.items():
+        for side in sides:
+            shutil.copytree(point / PREDICTIONS / "validation" / side, sets / name / side)
+    assert "ImageNet-A" not in table(point, tmp_path / "report")
+    assert f"`{sets / 'imagenet-a'}` is left out" in caplog.text and "`after`" in caplog.text
 
 
 def test_models_of_the_paper_are_measured_as_in_the_paper(inputs, tmp_path):

@@ -20,13 +20,13 @@ from robust_vit_hf.results.background_reliance import (
     imagenet_9_measures,
     object_focus,
     reliance_tables,
-    worst_group_table,
 )
 from robust_vit_hf.results.bootstrap import Difference, Resamples
 from robust_vit_hf.results.cut_out_table import cut_out_table
+from robust_vit_hf.results.group_tables import group_tables, worst_group_table
 from robust_vit_hf.results.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.noise_table import relative_foreground_sensitivity, sensitivity_table
-from robust_vit_hf.results.results_file import read_results
+from robust_vit_hf.results.results_parquet import read_results
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
 
 from ..helpers import layouts
@@ -94,7 +94,7 @@ def test_one_model_and_no_such_sets():
 def test_the_worst_group_and_the_weighted_average():
     groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
     birds = result("test", groups=groups, weights={"a": 3.0, "b": 1.0}, before=0.5, after=0.75)
-    (table,) = reliance_tables(run_of(birds))
+    (table,) = group_tables(run_of(birds))
     cells = {row[0]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
     assert cells == {
         "a": ["100", "100.0", "100.0", "+0.0"],
@@ -102,20 +102,20 @@ def test_the_worst_group_and_the_weighted_average():
         "worst group": ["–", "0.0", "50.0", "+50.0"],
         "average, weighted by the training groups": ["200", "75.0", "87.5", "+12.5"],
     }
-    (table,) = reliance_tables(run_of(result("test", groups=groups, weights={"a": 1.0}, before=0.5)))
+    (table,) = group_tables(run_of(result("test", groups=groups, weights={"a": 1.0}, before=0.5)))
     assert table.rows[-1][0] == "average over the groups" and table.rows[-1][2].startswith("50.0")
 
 
 def test_many_groups():
     """More than 100 have no rows of their own; their number, the worst and the average are those that few groups would have."""
     few = np.repeat(np.array(["a", "b", "c"], dtype=object), [60, 60, 80])
-    (expected,) = reliance_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    (expected,) = group_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
     names = np.arange(6000) // 200
     many = np.array([f"{name}" for name in names] + [f"right {index}" for index in range(4000)], dtype=object)
     groups = result("test", 10_000, groups=many, weights=dict.fromkeys(many, 1.0), before=0.5, after=0.75)
     groups.sides["before"].ranks[:] = np.arange(10_000) % 2 * (np.arange(10_000) < 6000)
     groups.sides["after"].ranks[:] = 0
-    (table,) = reliance_tables(run_of(groups))
+    (table,) = group_tables(run_of(groups))
     assert [row[:2] for row in table.rows] == [
         ["worst of 4,030 groups", "–"],
         ["average, weighted by the training groups", "10000"],
@@ -123,8 +123,8 @@ def test_many_groups():
     assert table.rows[0][2].startswith("50.0 [") and table.rows[0][3] == "100.0 [0.0, 100.0]"
     assert table.rows[1][3] == "100.0 [100.0, 100.0]" and len(table.head) == len(table.rows[0])
     assert [row[0] for row in expected.rows] == ["a", "b", "c", "worst group", "average over the groups"]
-    with patch("robust_vit_hf.results.background_reliance.MANY_GROUPS", 2):
-        (within,) = reliance_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    with patch("robust_vit_hf.results.group_tables.MANY_GROUPS", 2):
+        (within,) = group_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
     assert [row[2:] for row in within.rows] == [row[2:] for row in expected.rows[-2:]]
 
 
@@ -142,7 +142,7 @@ def test_groups_that_a_draw_of_all_images_would_miss(groups):
     """Of a few images each, or of one: every draw has all groups, so that the mean is in its interval."""
     small = result("test", len(groups), groups=groups.astype(str).astype(object), before=1.0)
     small.sides["before"].ranks[::4] = 5
-    (table,) = reliance_tables(run_of(small))
+    (table,) = group_tables(run_of(small))
     for row in table.rows:
         mean, low, high = (float(end) for end in re.split(r"[^-+\w.]+", row[2].rstrip("]")))
         assert low <= mean <= high, row
@@ -214,7 +214,7 @@ def test_training_groups_that_are_no_weights(tmp_path):
 def test_equal_outcomes_of_a_few_images_have_an_interval(tmp_path):
     """Three images that are all right do not show that all are: the rule of three."""
     groups = np.array(["a"] * 3 + ["b"] * 100, dtype=object)
-    (table,) = reliance_tables(run_of(result("test", 103, groups=groups, before=1.0, after=1.0)))
+    (table,) = group_tables(run_of(result("test", 103, groups=groups, before=1.0, after=1.0)))
     cells = {row[0]: row[2:] for row in table.rows}
     assert cells["a"] == ["100.0 [0.0, 100.0]", "100.0 [0.0, 100.0]", "+0.0 [-100.0, +100.0]"]
     assert cells["b"] == ["100.0 [97.0, 100.0]", "100.0 [97.0, 100.0]", "+0.0 [-3.0, +3.0]"]

@@ -17,7 +17,7 @@ from ..training.config import RobustViTConfig
 from ..training.finetuning import load_data
 from ..training.options import DataArguments, ModelArguments
 from ..utils.processes import make_accelerator
-from .points import CUT_OUT, SETS, VALIDATION, share_folder
+from .point_folder import CUT_OUT, SETS, VALIDATION, share_folder
 
 
 COMPARED = ("original", "mixed_rand")
