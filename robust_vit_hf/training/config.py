@@ -137,7 +137,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
         for name in METHOD_OPTIONS:
-            if (value := getattr(self, name)) not in (None, False):
+            if (value := getattr(self, name)) is not None and value is not False:
                 described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
         if self.head_epochs:
             described["epochs of the head alone"] = f"{self.head_epochs:g}, learning rate {self.rate_of_head:g}"
