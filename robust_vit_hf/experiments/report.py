@@ -14,7 +14,7 @@ from ..results.results_parquet import RESULTS_TABLE, ResultsFile, join, read_res
 from ..results.run_results import OURS, Results
 from ..utils.files import RESULTS_FILE, write_atomically
 from .choose_settings import choose_mixtures, choose_settings
-from .collect import collect
+from .collect_runs import collect
 from .gain_and_price import price_figure, price_table, prices
 from .options import ReportOptions
 from .paper.experiment_tables import paper_tables

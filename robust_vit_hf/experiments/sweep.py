@@ -29,8 +29,9 @@ from ..models.model_digest import model_digest
 from ..models.model_names import BUNDLED_MODEL
 from ..training.checkpoints import identity_of
 from ..training.config import RobustViTConfig
-from ..training.finetuning import DRAWN_FROM_BENCHMARKS, finetune, load_data
+from ..training.finetuning import finetune
 from ..training.interrupts import TrainingInterrupted
+from ..training.load_data import DRAWN_FROM_BENCHMARKS, load_data
 from ..training.options import DataArguments, ModelArguments
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.lock import lock_file

@@ -155,12 +155,23 @@ def load_processor(
                 "`processor.save_pretrained(folder)`, or give `--preset paper`."
             ) from error
         saved = None  # the paper's preset depends only on the size
+    if hasattr(saved, "max_num_patches"):
+        saved = _squashing(saved)
     if preset == "model":
         return saved if image_size is None else _scaled(saved, image_size)
     if image_size is None:
         crops = getattr(saved, "do_center_crop", False) or not hasattr(model.config, "image_size")
         image_size = input_size(saved) if crops else model.config.image_size
     return make_image_processor(preset, image_size, saved)
+
+
+def _squashing(processor: BaseImageProcessor) -> ViTImageProcessor:
+    """For SigLIP 2, whose processor gives patches of any grid: squash to the largest square of at most as many patches."""
+    from transformers import ViTImageProcessor
+
+    side = math.isqrt(processor.max_num_patches) * processor.patch_size
+    settings = {name: getattr(processor, name) for name in ("resample", "rescale_factor", "image_mean", "image_std")}
+    return ViTImageProcessor(size={"height": side, "width": side}, **settings)
 
 
 def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:

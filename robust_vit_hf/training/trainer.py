@@ -609,11 +609,10 @@ def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
     if source and resolve_preset(None, source) == "model":
         with suppress(OSError):
             return load_processor(source, "model", model)
-    if why_no_map(model):
-        raise ValueError(
-            f"A `{type(model).__name__}` in memory comes without an image processor: give `processing_class`."
-        )
-    return make_image_processor("paper", ImageModel(model).vision_config.image_size)
+    config = ImageModel(model).vision_config
+    if why_no_map(model) or not hasattr(config, "image_size"):
+        raise ValueError(f"A `{type(model).__name__}` in memory has no image processor: give `processing_class`.")
+    return make_image_processor("paper", config.image_size)
 
 
 def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
