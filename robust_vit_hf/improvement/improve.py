@@ -18,7 +18,8 @@ from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
-from ..masks.own_masks import MaskSettings, masked_images, one_mask_maker
+from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
+from ..masks.own_masks import masked_images
 from ..models.model_digest import weights_digest
 from ..models.model_names import resolve
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
