@@ -69,10 +69,15 @@ class Mixture(choice.Candidate):
 
 
 def first_trainings(
-    method: str | None, learning_rates: Sequence[float], max_steps: int, starts: Sequence[str] = ("original",)
+    method: str | None,
+    learning_rates: Sequence[float],
+    max_steps: int,
+    has_map: bool = True,
+    starts: Sequence[str] = ("original",),
 ) -> list[TrainingSettings]:
-    """The short trainings: each variant at each rate, from each start."""
-    variants = VARIANTS if method is None else {method: {"method": method}}
+    """The short trainings: each variant at each rate, from each start; of a model without a relevance map, swap alone."""
+    variants = {name: options for name, options in VARIANTS.items() if has_map or options.get("relevance_weight") == 0}
+    variants = variants if method is None else {method: {"method": method}}
     steps = max(1, max_steps // FIRST_SHARE)
     return [
         TrainingSettings(name, rate, steps, options, start)
