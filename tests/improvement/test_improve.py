@@ -130,7 +130,7 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
     folder, _ = improved
     other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
     changes = {"model": ["--model", other], "max_loss": ["--max_loss", 5], "seed": ["--seed", SEED + 1]}
-    changes["images.report"] = ["--num_images", 5]
+    changes |= {"images.report": ["--num_images", 5], "mask_model": ["--mask_model", other]}
     for name, change in changes.items():
         error = call("improve", *options_of(inputs, folder), *change).error
         assert "was made from other inputs" in error and name in error
