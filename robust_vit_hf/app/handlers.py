@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image, ImageOps
 
 from ..evaluation.session import Session, load_sides
-from ..masks.own_masks import MaskSettings
+from ..masks.choose_mask_maker import MaskSettings
 from ..masks.tokencut import TokenCut
 from ..models.image_processors import resolve_preset
 from ..relevance.architectures import VisionTransformer

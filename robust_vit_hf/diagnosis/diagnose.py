@@ -25,7 +25,8 @@ from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.results_json import write_results_json
 from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, load_evaluation_sets
-from ..masks.own_masks import MaskedImages, MaskSettings, masked_images, one_mask_maker
+from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
+from ..masks.own_masks import MaskedImages, masked_images
 from ..results.background_reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.bootstrap import Interval
 from ..results.group_tables import groups_table

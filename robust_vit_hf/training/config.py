@@ -101,6 +101,8 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     def _take_options_of_the_method(self) -> None:
         """Set the method's defaults, and refuse options of other methods."""
         method = load_method(self.method)
+        if self.background_swap is None:
+            self.background_swap = method.background_swap
         for name, unset in METHOD_OPTIONS.items():
             if getattr(self, name) is unset:
                 setattr(self, name, method.DEFAULTS.get(name, unset))
@@ -135,7 +137,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
         for name in METHOD_OPTIONS:
-            if (value := getattr(self, name)) not in (None, False):
+            if (value := getattr(self, name)) is not None and value is not False:
                 described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
         if self.head_epochs:
             described["epochs of the head alone"] = f"{self.head_epochs:g}, learning rate {self.rate_of_head:g}"

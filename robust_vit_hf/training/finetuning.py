@@ -20,7 +20,6 @@ from ..hub.upload import check_adapter_base
 from ..models.image_processors import load_processor, resolve_preset
 from ..models.loading import load_model
 from ..models.model_names import resolve
-from ..relevance.architectures import VisionTransformer
 from ..results.run_results import Run
 from ..utils.lock import folder_lock
 from ..utils.processes import use_all_cores
@@ -29,6 +28,7 @@ from .checkpoints import find_checkpoint
 from .config import RobustViTConfig
 from .control import control_of
 from .load_data import load_data
+from .methods.base import check_has_map
 from .options import DataArguments, ModelArguments
 from .sharding import gather_weights
 from .trainer import RobustViTTrainer
@@ -79,10 +79,8 @@ def _finetune(
     preset = resolve_preset(model_arguments.preset, name)
     original = load_model(name, model_arguments.trust_remote_code)  # stays as it is
     processor = load_processor(name, preset, original, model_arguments.image_size)
-    model_config = VisionTransformer(
-        original
-    ).pretrained.config  # refuses unsupported architectures before reading data
-    train, validation, sets = load_data(data_arguments, model_config, config.seed, config.eval_strategy != "no")
+    check_has_map(original, config.method, config.relevance_weight)  # before data is read
+    train, validation, sets = load_data(data_arguments, original.config, config.seed, config.eval_strategy != "no")
 
     def new_trainer(config: RobustViTConfig) -> RobustViTTrainer:
         model = deepcopy(original) if rank is None else add_lora(deepcopy(original), rank, name)

@@ -45,7 +45,7 @@ from robust_vit_hf.app.server import own_names, running
 from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.results_json import TABLES_FILE
-from robust_vit_hf.masks.own_masks import MaskSettings
+from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 from robust_vit_hf.results.run_summary import MEAN_ROW
 from robust_vit_hf.utils.files import read_json, write_json
 

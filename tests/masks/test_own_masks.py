@@ -27,7 +27,8 @@ from robust_vit_hf.data.find_images import Images, find_images
 from robust_vit_hf.data.split_writer import made_from
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.masks import tokencut
-from robust_vit_hf.masks.own_masks import OF_THE_CLASSIFIER, MaskSettings, masked_images
+from robust_vit_hf.masks.choose_mask_maker import OF_THE_CLASSIFIER, MaskSettings
+from robust_vit_hf.masks.own_masks import masked_images
 from robust_vit_hf.masks.tokencut import TokenCut, backbone_of, cut_eigenvectors
 from robust_vit_hf.models import emoji_shift_model
 from robust_vit_hf.models.model_digest import model_digest
