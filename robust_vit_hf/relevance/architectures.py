@@ -101,15 +101,15 @@ class ImageModel:
 
     @property
     def body(self) -> list[nn.Parameter]:
-        """All parameters below the classification head, which timm has within the base model."""
+        """All parameters below the classification head, which timm has within its model."""
         heads = () if self.timm_model is None else self.timm_model.get_classifier()
         kept = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
-        return [p for p in self.pretrained.base_model.parameters() if id(p) not in kept]
+        return [p for p in self.encoder.parameters() if id(p) not in kept]
 
     @property
-    def encoder(self) -> PreTrainedModel:
-        """The image encoder, which is a part of image–text models."""
-        return getattr(self.pretrained, "vision_model", self.pretrained)
+    def encoder(self) -> nn.Module:
+        """The model below the classification head, that of images in image–text models."""
+        return getattr(self.pretrained, "vision_model", self.pretrained.base_model)
 
     @property
     def attention(self) -> str:

@@ -213,3 +213,29 @@ _OF_TIMM = {
 }
 WITHOUT_MAP = {name: WithoutMap(*of) for name, of in _OF_TRANSFORMERS.items()}
 WITHOUT_MAP |= {f"{name} (timm)": WithoutMap(*of, of_timm=True) for name, of in _OF_TIMM.items()}
+# Those of which LoRA adapts the linear head alone.
+HEADS_ALONE = (
+    "BiT",
+    "EfficientNet",
+    "HGNet V2",
+    "MobileNet V1",
+    "MobileNet V2",
+    "MobileViT V2",
+    "PoolFormer",
+    "PP-LCNet",
+)
+HEADS_ALONE += ("RegNet", "ResNet", "TextNet")
+HEADS_ALONE += tuple(f"{name} (timm)" for name in ("ByobNet", "EfficientNet", "NFNet", "ResNet"))
+
+
+def table() -> str:
+    """The table in docs/architectures.md. A check is a test; – stands where a model has no map, or no adapters."""
+    columns = ("architecture", "head reads", "diagnose", "swap", "relevance map", "relevance losses", "LoRA")
+    rows = [columns, ("---", "---", *[":---:"] * 5)]
+    for name, family in WITH_MAP.items():
+        lora = "–" if name in WITHOUT_LORA else "✓"
+        rows.append((f"{name} ({family.written})", family.reads, "✓", "✓", "✓", "✓", lora))
+    for name, other in WITHOUT_MAP.items():
+        lora = "head" if name in HEADS_ALONE else "✓"
+        rows.append((f"{name} ({other.written})", "", "✓", "✓", "–", "–", lora))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
