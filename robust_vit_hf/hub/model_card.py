@@ -93,7 +93,7 @@ def make_card(
     return ModelCard.from_template(
         metadata,
         template_path=str(TEMPLATE),
-        **{"verdict": None, "notes": []} | run,
+        **{"verdict": None, "notes": [], "relevance_map": True} | run,
         interpolates="interpolate_pos_encoding" in run.get("forward_arguments", {}),
         id=run["hub_model_id"] or f"path/to/{run['model_name']}",
         at=f', revision="{run["revision"]}"' if run["revision"] else "",

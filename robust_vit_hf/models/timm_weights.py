@@ -93,7 +93,7 @@ def timm_to_hf(
 
 def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> dict:
     """Configuration of the model; the number of heads is `None` if nothing shows it."""
-    settings = {name: config[name] for name in ("global_pool",) if name in config} | config.get("model_args", {})
+    settings = {name: config[name] for name in ("global_pool",) if name in config} | (config.get("model_args") or {})
     for name, value in settings.items():
         if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
             raise OtherArchitecture(
