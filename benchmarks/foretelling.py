@@ -13,7 +13,8 @@ from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_acc
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.results.markdown_latex import Table, percent
+from robust_vit_hf.results.markdown_latex import Table
+from robust_vit_hf.results.number_formats import percent
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 from robust_vit_hf.utils.stage import Stage

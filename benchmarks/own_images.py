@@ -8,6 +8,7 @@ class folders of JPEGs without masks, and then measured on textures drawn at ran
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,8 @@ def texture(kind: int, rng: np.random.Generator) -> np.ndarray:
     return dark * (1 - share) + bright * share
 
 
-def image(strokes: np.ndarray, kind: int, rng: np.random.Generator) -> Image.Image:
-    """A digit `(8, 8)` from 0 to 16 on a texture."""
+def image(strokes: np.ndarray, kind: int, rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
+    """A digit `(8, 8)` from 0 to 16 on a texture, and how far the digit covers it, `(SIZE, SIZE)` in [0, 1]."""
     side = int(rng.integers(40, 80))
     stroke = ndimage.zoom(strokes / 16, side / 8, order=1)
     stroke = np.clip(3 * (stroke - 0.4), 0, 1)
@@ -51,11 +52,11 @@ def image(strokes: np.ndarray, kind: int, rng: np.random.Generator) -> Image.Ima
     top, left = (int(rng.integers(0, SIZE - length + 1)) for length in stroke.shape)
     alpha[top : top + stroke.shape[0], left : left + stroke.shape[1], 0] = stroke
     pixels = (1 - alpha) * texture(kind, rng) + alpha * rng.random(3)
-    return Image.fromarray((255 * pixels).round().astype(np.uint8))
+    return Image.fromarray((255 * pixels).round().astype(np.uint8)), alpha[..., 0]
 
 
-def write_split(folder: Path, rows: range, kinds: str, seed: int) -> None:
-    """Write class folders of JPEGs. `kinds` is `habitual`, `random` or `new`."""
+def draw(rows: range, kinds: str, seed: int) -> Iterator[tuple[str, Image.Image, np.ndarray]]:
+    """File names in class folders, images and covers, see [`image`]. `kinds` is `habitual`, `random` or `new`."""
     digits, rng = load_digits(), np.random.default_rng(seed)
     for row in rows:
         label = int(digits.target[row])
@@ -63,9 +64,15 @@ def write_split(folder: Path, rows: range, kinds: str, seed: int) -> None:
             kind = int(rng.integers(HABITUAL, TEXTURES))
         else:
             kind = label if kinds == "habitual" and rng.random() < BIAS else int(rng.integers(HABITUAL))
-        path = folder / f"digit {label}" / f"{row:04}.jpg"
+        yield f"digit {label}/{row:04}.jpg", *image(digits.images[row], kind, rng)
+
+
+def write_split(folder: Path, rows: range, kinds: str, seed: int) -> None:
+    """Write class folders of JPEGs, see [`draw`]."""
+    for name, picture, _ in draw(rows, kinds, seed):
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        image(digits.images[row], kind, rng).save(path, quality=95)
+        picture.save(path, quality=95)
 
 
 class LabelTrainer(Trainer):
@@ -108,14 +115,15 @@ def main() -> None:
     arguments = parser.parse_args()
     root, precision = arguments.output_dir, {"bf16": arguments.bf16}
     model, photographs = str(root / "model"), str(root / "photographs")
+    settings = precision | {"mask_model": model}  # as in docs/your-photographs.md, see `mask_features.py`
     if not Path(model, "config.json").is_file():
         write_split(root / "photographs" / "train", range(500), "habitual", 0)
         write_split(root / "photographs" / "validation", range(500, 900), "habitual", 1)
         write_split(root / "elsewhere" / "random", range(900, 1300), "random", 2)
         write_split(root / "elsewhere" / "new", range(1300, 1700), "new", 3)
         finetune(root / "photographs", root / "model", arguments.bf16)
-    print(diagnose(model, photographs, num_images=200, output_dir=root / "diagnosis", **precision))
-    print(improve(model, photographs, root / "better", **precision))
+    print(diagnose(model, photographs, num_images=200, output_dir=root / "diagnosis", **settings))
+    print(improve(model, photographs, root / "better", **settings))
     for name in ("random", "new"):
         options = {"compare": str(root / "better"), "dataset": str(root / "elsewhere" / name), "split": "train"}
         print(evaluate(EvaluateOptions(model=model, output_dir=root / f"evaluation-{name}", **options, **precision)))

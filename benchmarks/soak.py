@@ -27,7 +27,7 @@ from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.improvement.outcome import VERDICT_FILE
+from robust_vit_hf.improvement.verdict import VERDICT_FILE
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 

@@ -25,7 +25,7 @@ import yaml
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from robust_vit_hf.data.composition import background, is_background, paste
-from robust_vit_hf.experiments.collect import collect
+from robust_vit_hf.experiments.collect_runs import collect
 from robust_vit_hf.experiments.options import SweepOptions
 from robust_vit_hf.experiments.sweep import sweep
 from robust_vit_hf.results.bootstrap import Gains, bootstrap

@@ -76,7 +76,7 @@ def test_a_report_needs_no_package_of_the_sweep():
         ".".join(path.relative_to(ROOT / "robust_vit_hf").with_suffix("").parts): path.read_text() for path in files
     }
     assert {module for module, text in texts.items() if "import submitit" in text} == {"experiments.sweep"}
-    assert "experiments.sweep" not in reached and "experiments.points" in reached
+    assert "experiments.sweep" not in reached and "experiments.point_folder" in reached
 
 
 def test_the_first_level_is_short():

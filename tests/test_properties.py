@@ -258,7 +258,7 @@ def test_losses_are_finite_and_equal_the_reference(relevance, mask, logits, dist
 def test_losses_of_all_methods_are_finite(name, mask, scale, bf16, linear, seed):
     model = tiny_vit(seed, initializer_range=0.05)
     pixel_values = scale * torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(seed))
-    targets = {"label": torch.tensor([0, 3]), "prediction": None}
+    targets = {"label": torch.tensor([0, 3]), "prediction": None, "original": scale * torch.eye(2, 4)}
     with TemporaryDirectory() as folder, path_of(linear, 5), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         method = load_method(name)(tiny_config(folder, method=name))
         values, _ = method.per_image(model, pixel_values, torch.from_numpy(mask).expand(2, 1, -1, -1), targets)

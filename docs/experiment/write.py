@@ -33,10 +33,11 @@ from robust_vit_hf.experiments.paper.findings import SIMILAR, Finding, findings,
 from robust_vit_hf.experiments.recipes import train_arguments
 from robust_vit_hf.results.bootstrap import Difference, change, mean_over, versus
 from robust_vit_hf.results.choice import Candidate, loses_too_much
-from robust_vit_hf.results.markdown_latex import Table, percent
+from robust_vit_hf.results.markdown_latex import Table
+from robust_vit_hf.results.number_formats import percent
 from robust_vit_hf.results.plots import figure_bytes
 from robust_vit_hf.results.published_tables import METHODS
-from robust_vit_hf.results.results_file import MEASUREMENT_OPTIONS, ResultsFile, join, read_results
+from robust_vit_hf.results.results_parquet import MEASUREMENT_OPTIONS, ResultsFile, join, read_results
 from robust_vit_hf.results.run_results import OURS, Results, Run
 from robust_vit_hf.training.options import METHOD_OPTIONS
 

@@ -11,6 +11,8 @@ import gradio as gr
 from PIL import Image, ImageOps
 
 from ..evaluation.session import Session, load_sides
+from ..masks.choose_mask_maker import MaskSettings
+from ..masks.tokencut import TokenCut
 from ..models.image_processors import resolve_preset
 from ..relevance.architectures import VisionTransformer
 from ..utils.images import to_rgb
@@ -58,6 +60,12 @@ class Handlers:
     def backgrounds(self) -> list[Background]:
         """Backgrounds to paste the object of an image on."""
         return other_backgrounds(self.session, self.diagnosed)
+
+    @cached_property
+    def cut(self) -> TokenCut:
+        """What finds the object of an image, loaded for the first one."""
+        side = self.session.sides["before"]
+        return MaskSettings(None, self.options.mask_model, side.model, side.processor).tokencut()[1]
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -143,7 +151,7 @@ class Handlers:
         if path is None:
             return [None, [], ""]
         image, _ = read_image(path)
-        mask = find_mask(self.session.sides["before"], image)
+        mask = find_mask(self.cut, image)
         pictures, text = pasted_pictures(self.session, image, mask, self.backgrounds)
         return [show_mask(image, mask), pictures, text]
 

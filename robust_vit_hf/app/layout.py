@@ -7,13 +7,13 @@ from pathlib import Path
 
 import gradio as gr
 
-from ..evaluation.finetuning_results import FIGURE_FILE
+from ..evaluation.before_after_figure import FIGURE_FILE
 from ..evaluation.results_json import TABLES_FILE
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..utils.public_names import public_name
 from .gallery import FILTERS, how_to_fill, set_names
 from .handlers import PREDICTED, Handlers, thumbnail
-from .options import KEPT, LOOPBACK, AppOptions
+from .options import LOOPBACK, AppOptions
 from .other_backgrounds_tab import KINDS
 
 
@@ -34,7 +34,7 @@ class Page:
         sets = set_names(options, self.handlers.session)
         outputs = [Path(folder) for folder in (options.compare, options.results) if folder is not None]
         reports = [folder for folder in outputs if (folder / TABLES_FILE).is_file()]
-        with gr.Blocks(title="robust-vit", analytics_enabled=False, delete_cache=KEPT) as self.blocks:
+        with gr.Blocks(title="robust-vit", analytics_enabled=False) as self.blocks:
             self.shown = gr.State(None)  # what is known of the image that a visitor sees
             gr.Markdown("## What the model looks at\n" + " · ".join(names))
             with gr.Tabs(selected="explain") as self.tabs:

@@ -5,14 +5,13 @@ from pathlib import Path
 
 from ..evaluation.named_sets import NamedSource, expand_sets
 from ..evaluation.options import PRESET
+from ..masks.options import MASK_MODEL
 from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.options import Options, Range, option
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Seconds between two looks for old uploads and pictures of visitors, and seconds after which they are deleted.
-KEPT = (60, 1800)
 
 
 @dataclass(kw_only=True)
@@ -45,6 +44,7 @@ class AppOptions(Options):
         "output of `robust-vit diagnose`, or of `robust-vit improve`: its images on other backgrounds, to click through",
         metavar="FOLDER",
     )
+    mask_model: str | None = option(None, MASK_MODEL)
     preset: Preset | None = option(None, PRESET)
     host: str = option("127.0.0.1", "address to listen on (default: 127.0.0.1)")
     allowed_hosts: list[str] = option(

@@ -17,8 +17,8 @@ from ..data.geometry import normalization
 from ..data.transforms import eval_transform
 from ..diagnosis.composed_examples import Composed, load_composed
 from ..evaluation.before_after_examples import EXAMPLES_FILE
-from ..evaluation.session import Session, Side
-from ..masks.own_masks import own_tokencut
+from ..evaluation.session import Session
+from ..masks.tokencut import TokenCut
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..utils.files import RESULTS_FILE, read_json
@@ -32,9 +32,7 @@ KINDS = ("all", "taken for the class of the background", "wrong on another backg
 WITH_OBJECT = tuple(name for name in CONDITIONS if name not in ("no_fg", "only_bg"))
 NUM_BACKGROUNDS = 5
 PHOTOGRAPHS = ("grass", "brick", "china", "coins", "hubble")  # backgrounds without images of the models' classes
-# Sides of images to find a mask in: the shorter one as for `robust-vit diagnose`, the longer one for an answer in seconds,
-# since time grows with its sixth power.
-MIN_SIDE, MAX_SIDE = 224, 384
+MAX_SIDE = 384  # of images to find a mask in, for an answer in seconds, since time grows with its sixth power
 
 
 @dataclass(frozen=True)
@@ -123,11 +121,11 @@ def other_backgrounds(session: Session, diagnosed: Diagnosed | None) -> list[Bac
     ]
 
 
-def find_mask(side: Side, image: Image.Image) -> Image.Image:
-    """Mask of the object of an RGB image, by TokenCut with a model's own features (of its backbone for the bundled one)."""
+def find_mask(cut: TokenCut, image: Image.Image) -> Image.Image:
+    """Mask of the object of an RGB image."""
     small = image.copy()
     small.thumbnail((MAX_SIDE, MAX_SIDE))
-    (result,) = own_tokencut(side.model, side.processor, side.source, min_side=MIN_SIDE)([small], [{}])
+    (result,) = cut([small], [{}])
     if result.mask is None or result.rejected:
         raise ValueError(
             f"No object was found by TokenCut: {result.rejected}. Give an image in which one object stands out."

@@ -1,4 +1,4 @@
-"""The server of the page: offline, on loopback by default, with files that are deleted when it ends."""
+"""The server of the page: offline, on loopback by default, with files of visitors that are deleted after half an hour, and when it ends."""
 
 import os
 import socket
@@ -8,6 +8,10 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from .options import LOOPBACK, AppOptions
+
+
+# Seconds between two looks for old uploads and pictures of visitors, and seconds after which they are deleted.
+KEPT = (60, 1800)
 
 
 def own_names(app, names: Sequence[str]):
@@ -49,6 +53,7 @@ def running(options: AppOptions) -> Iterator[str]:
             yield
 
         page = Page(options).blocks
+        page.delete_cache = KEPT
         # A theme of Gradio names fonts of Google, which the page would fetch.
         theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
         _, address, _ = page.launch(

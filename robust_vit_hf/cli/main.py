@@ -7,7 +7,8 @@ import warnings
 
 from .. import __version__
 from ..utils.install import install_command
-from ..utils.options import hide_tokens, unknown
+from ..utils.options import unknown
+from ..utils.public_names import hide_tokens
 from .commands import COMMANDS, Command, Group, load
 from .parser import Parser, parse
 

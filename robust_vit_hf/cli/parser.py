@@ -7,7 +7,8 @@ from dataclasses import MISSING
 from types import NoneType
 from typing import Any, NoReturn
 
-from ..utils.options import Declared, Options, declared_options, hide_tokens, unknown
+from ..utils.options import Declared, Options, declared_options, unknown
+from ..utils.public_names import hide_tokens
 
 
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:

@@ -42,7 +42,7 @@ def parse_arguments(argv: list[str]) -> tuple:
 
 def train(arguments: tuple) -> str:
     """Finetune, and return the table and the output path; an empty string outside the main process."""
-    from ..evaluation.finetuning_results import FIGURE_FILE
+    from ..evaluation.before_after_figure import FIGURE_FILE
     from ..training.finetuning import finetune
 
     table = finetune(*arguments)

@@ -3,6 +3,7 @@
 English names are not unique: two classes are called "crane", and two "maillot".
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 from ..utils.install import install_command, package_file
@@ -37,3 +38,17 @@ def class_names() -> tuple[str, ...]:
 def subset(name: str) -> tuple[int, ...]:
     """Labels 0–999 of the 200 classes of `"imagenet-a"` or `"imagenet-r"`, in the order of the set's labels 0–199."""
     return tuple(map(int, timm_list(f"{name.replace('-', '_')}_indices.txt").split()))
+
+
+def are_named_as_imagenet(names: Sequence[str]) -> bool:
+    """Whether names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must match. Less than 1 % may
+    be names of other classes (projectiles are called missile too), if their own names are nowhere: classes are not swapped."""
+    if len(names) != 1000:
+        return False
+    if tuple(names) == wnids():
+        return True
+    known = [name.lower() for name in class_names()]
+    first = [name.split(",")[0].strip().lower() for name in names]
+    misplaced = [right for name, right in zip(first, known, strict=True) if name != right and name in known]
+    swapped = {*misplaced} & {*first}
+    return not swapped and len(misplaced) < 10 and sum(map(str.__eq__, first, known)) >= 500

@@ -10,7 +10,7 @@ import datasets
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .imagenet_classes import class_names, label_of_wnid, wnids
+from .imagenet_classes import are_named_as_imagenet, label_of_wnid, wnids
 
 
 logger = logging.get_logger(__name__)
@@ -118,17 +118,3 @@ def check_class_names(classes: Sequence[str]) -> list[str]:
 def are_of_imagenet(names: Sequence[str]) -> bool:
     """Whether a model's classes are those of ImageNet-1k in its order, by their names, or 1000 without names."""
     return len(names) == 1000 and (unnamed(names) or are_named_as_imagenet(names))
-
-
-def are_named_as_imagenet(names: Sequence[str]) -> bool:
-    """Whether names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must match. Less than 1 % may
-    be names of other classes (projectiles are called missile too), if their own names are nowhere: classes are not swapped."""
-    if len(names) != 1000:
-        return False
-    if tuple(names) == wnids():
-        return True
-    known = [name.lower() for name in class_names()]
-    first = [name.split(",")[0].strip().lower() for name in names]
-    misplaced = [right for name, right in zip(first, known, strict=True) if name != right and name in known]
-    swapped = {*misplaced} & {*first}
-    return not swapped and len(misplaced) < 10 and sum(map(str.__eq__, first, known)) >= 500

@@ -22,6 +22,7 @@ from .schema import decode_pictures
 
 logger = logging.get_logger(__name__)
 
+SHUFFLE_BUFFER = 1000  # rows of a stream among which the next one is drawn
 MAX_BAD_ROWS = 100  # consecutive ones, after which the dataset is refused
 
 

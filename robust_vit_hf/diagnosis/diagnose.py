@@ -25,9 +25,11 @@ from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.results_json import write_results_json
 from ..evaluation.session import Session, Side, left_as_it_is, open_session
 from ..evaluation.sets import EvaluationSet, load_evaluation_sets
-from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
-from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
+from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
+from ..masks.own_masks import MaskedImages, masked_images
+from ..results.background_reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.bootstrap import Interval
+from ..results.group_tables import groups_table
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
@@ -166,9 +168,8 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             beside = {f"ImageNet-9, {side}" if several else "ImageNet-9": one for side, one in of_sides.items()}
         side = session.sides["before"]
         with one_mask_maker():
-            images = masked_images(
-                found, found.name, side.model, side.processor, side.source, options.mask_method, folder / MASKS_FOLDER
-            )
+            given = options.mask_method, options.mask_model, side.model, side.processor, options.bf16
+            images = masked_images(found, found.name, session.classes, folder / MASKS_FOLDER, MaskSettings(*given))
         backgrounds = Backgrounds(options.batch_size, options.num_workers)
         rows = EvaluationSet.of(images.dataset, group_weights=weights)
         report = measure_images(session.with_sets({found.name: rows}), images, backgrounds, folder)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.options import PRESET, BatchOptions, PairOptions, PrecisionOptions
-from ..masks.options import MASK_METHODS
+from ..masks.options import MASK_METHODS, MASK_MODEL
 from ..models.image_processors import Preset
 from ..utils.files import check_output_dir
 from ..utils.options import COUNT, option, output_dir
@@ -21,8 +21,16 @@ class OwnImagesOptions(BatchOptions):
         "folder: the output of `robust-vit masks`, from which the images are read too, or pictures with the names of the images",
         metavar="METHOD_OR_FOLDER",
     )
+    mask_model: str | None = option(None, MASK_MODEL)
     num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", COUNT)
     preset: Preset | None = option(None, PRESET)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mask_model is not None and self.masks not in (None, "tokencut", "auto"):
+            raise ValueError(
+                f"--mask_model is the ViT of TokenCut, but the masks are those of --masks {self.masks}: leave out one"
+            )
 
     @property
     def mask_folder(self) -> str | None:
@@ -31,8 +39,9 @@ class OwnImagesOptions(BatchOptions):
 
     @property
     def mask_method(self) -> str | None:
-        """The method that `masks` names; `None` if it names a folder or nothing."""
-        return self.masks if self.masks in MASK_METHODS else None
+        """The method that `masks` names, or that of a mask model; `None` for masks of a folder, or those of the images if they have any."""
+        method = self.masks or (self.mask_model and "tokencut")
+        return method if method in MASK_METHODS else None
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain, product, zip_longest
 from pathlib import Path
 
@@ -112,11 +113,17 @@ def explain(
     """Relevance maps of images, given by set and row, for the predicted and the true class; predictions alone of models without maps."""
     class_names, examples = session.label_names, []
     mapped = [side for side in sides if why_no_map(session.sides[side].model) is None]
+
+    @cache  # since the geometry of a processor may have to be measured
+    def transformed(name: str, side: str) -> datasets.Dataset:
+        rows = session.sets[name]
+        return rows.dataset.with_transform(rows.transform(session.sides[side].processor))
+
     for name, index in tqdm(images, desc="examples", unit="image", disable=len(images) < 2):
-        label, rows, example = int(results[name].classes[index]), session.sets[name], None
+        label, example = int(results[name].classes[index]), None
         for side in sides:
             model, processor = session.sides[side].model, session.sides[side].processor
-            row = rows.dataset.with_transform(rows.transform(processor))[index]
+            row = transformed(name, side)[index]
             predicted, device = int(results[name].sides[side].predictions[index, 0]), next(model.parameters()).device
             targets = [predicted] if predicted == label else [predicted, label]
             pixel_values = row["pixel_values"].expand(len(targets), -1, -1, -1)

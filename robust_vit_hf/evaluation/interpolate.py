@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from ..data.benchmarks import find_benchmark
 from ..models.weight_mixture import check_alike, interpolate, write_mixture
-from ..results.markdown_latex import Table, percent
+from ..results.markdown_latex import Table
+from ..results.number_formats import percent
 from ..results.plots import COLOURS, save_figure
 from ..utils.files import write_json
 from ..utils.stage import Stage

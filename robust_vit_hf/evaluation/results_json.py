@@ -1,12 +1,17 @@
-"""`results.json` of a command, and its tables as Markdown and LaTeX."""
+"""`results.json` of a command or a finetuning, and its tables as Markdown and LaTeX."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ..results.markdown_latex import Table
+from ..results.run_results import Run
+from ..results.run_summary import summarize
+from ..results.run_tables import tables_of
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.public_names import public_settings
+from .before_after_figure import write_examples
 from .session import Session
 
 
@@ -26,3 +31,12 @@ def write_results_json(
     write_atomically(folder / TABLES_FILE, markdown)
     write_atomically(folder / "tables.tex", "\n".join(part.latex() for part in parts if isinstance(part, Table)))
     return markdown
+
+
+def write_finetuning_results(folder: Path, run: Run, session: Session, settings: dict) -> str:
+    """Write the results of a run to an existing folder. Returns the first table, as Markdown."""
+    write_examples(folder, run, session)
+    tables, notes = tables_of(run), session.without_map
+    facts = summarize(run) | {"tables": [asdict(table) for table in tables], "notes": notes}
+    write_results_json(session, folder, settings, facts, [*notes, *tables])
+    return tables[0].markdown()

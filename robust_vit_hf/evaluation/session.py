@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor
 from ..data.imagenet_classes import class_names
 from ..data.known_sets import EVALUATION_SETS
 from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
-from ..models.image_processors import Preset, load_processor, resolve_preset
+from ..models.image_processors import Preset, load_processor, resolve_preset, squashing
 from ..models.loading import check_single_label, load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
@@ -66,7 +66,9 @@ class Side:
             if processor is None:
                 raise ValueError("A model given as an object needs its image processor: give `processor=…`.")
             check_single_label(model)
-            return cls.of(model, processor, model.config._name_or_path or type(unwrap_pretrained(model)).__name__)
+            return cls.of(
+                model, squashing(processor), model.config._name_or_path or type(unwrap_pretrained(model)).__name__
+            )
         if classes is None or transform is None:
             raise ValueError(
                 "A function of images needs `classes`, the names in the order of its logits, and `transform`, from a PIL image to "

@@ -12,7 +12,8 @@ from ..data.find_images import find_images
 from ..data.label_mapping import class_index
 from ..models.image_processors import Preset
 from ..relevance.overlay import denormalize
-from ..results.markdown_latex import Table, percent
+from ..results.markdown_latex import Table
+from ..results.number_formats import percent
 from ..utils.plotting import save_picture_grid
 from ..utils.stage import Stage
 from .before_after_examples import may_be_shown

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..results.choice import Candidate, choose, loses_too_much
-from ..results.markdown_latex import Table, percent
-from ..results.results_file import MEASUREMENT_OPTIONS, ResultsFile
+from ..results.markdown_latex import Table
+from ..results.number_formats import percent
+from ..results.results_parquet import MEASUREMENT_OPTIONS, ResultsFile
 from ..results.run_results import Run
-from .points import CUT_OUT
+from .point_folder import CUT_OUT
 
 
 BySetting = dict[tuple[tuple, float], dict[str, Run]]  # runs by seed, by setting and share of the finetuned weights

@@ -5,22 +5,22 @@ from matplotlib.figure import Figure
 from ..data.known_sets import title_of
 from ..evaluation.before_after_examples import galleries
 from ..evaluation.run_page import write_run_page
-from ..results.background_reliance import worst_group_table
+from ..results.group_tables import worst_group_table
 from ..results.html_page import PAGE_FILE, Section, class_changes_table, write_page
 from ..results.markdown_latex import Table
 from ..results.plots import class_figure, page_picture, save_figure
 from ..results.published_tables import METHODS
-from ..results.results_file import RESULTS_TABLE, ResultsFile, join, read_results, write_results
+from ..results.results_parquet import RESULTS_TABLE, ResultsFile, join, read_results, write_results
 from ..results.run_results import OURS, Results
 from ..utils.files import RESULTS_FILE, write_atomically
 from .choose_settings import choose_mixtures, choose_settings
-from .collect import collect
+from .collect_runs import collect
 from .gain_and_price import price_figure, price_table, prices
 from .options import ReportOptions
 from .paper.experiment_tables import paper_tables
 from .paper.findings import findings, findings_table
 from .paper.paper_plots import class_group_figure, first_class_changes, size_figure
-from .points import RUN
+from .point_folder import RUN
 
 
 CLASSES = "figure_8_to_14_"  # begins the name of the figure of a set

@@ -29,16 +29,18 @@ from ..models.model_digest import model_digest
 from ..models.model_names import BUNDLED_MODEL
 from ..training.checkpoints import identity_of
 from ..training.config import RobustViTConfig
-from ..training.finetuning import DRAWN_FROM_BENCHMARKS, finetune, load_data
+from ..training.finetuning import finetune
 from ..training.interrupts import TrainingInterrupted
+from ..training.load_data import DRAWN_FROM_BENCHMARKS, load_data
 from ..training.options import DataArguments, ModelArguments
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.lock import lock_file
 from ..utils.processes import end_by_signals
 from ..utils.stage import Stage
 from .grid import Grid, Point, read_grid
+from .measure_mixtures import check_validation_images, measure_shares
 from .options import SweepOptions
-from .points import (
+from .point_folder import (
     ERROR_FILE,
     GRID_FILE,
     LOGS,
@@ -51,7 +53,6 @@ from .points import (
     is_measured,
 )
 from .recipes import train_arguments
-from .validation import check_validation_images, measure_shares
 
 
 THREE_DAYS = 3 * 24 * 60  # default time limit of a job in minutes; submitit's is 5

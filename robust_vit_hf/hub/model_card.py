@@ -12,7 +12,8 @@ from ..data.known_sets import PAPER_SETS
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
 from ..models.model_names import MODELS, registered_of
-from ..results.markdown_latex import Table, change, change_with_interval, number, percent
+from ..results.markdown_latex import Table
+from ..results.number_formats import change, change_with_interval, number, percent
 from ..results.run_summary import MEAN_ROW
 from ..results.run_tables import main_table
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
@@ -93,7 +94,7 @@ def make_card(
     return ModelCard.from_template(
         metadata,
         template_path=str(TEMPLATE),
-        **{"verdict": None, "notes": [], "relevance_map": True} | run,
+        **{"verdict": None, "notes": [], "has_map": True} | run,
         interpolates="interpolate_pos_encoding" in run.get("forward_arguments", {}),
         id=run["hub_model_id"] or f"path/to/{run['model_name']}",
         at=f', revision="{run["revision"]}"' if run["revision"] else "",

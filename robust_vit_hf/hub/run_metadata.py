@@ -11,7 +11,7 @@ from ..models.image_processors import preset_of
 from ..models.model_digest import weights_digest
 from ..models.model_names import MODELS, find_model
 from ..relevance.architectures import ImageModel, why_no_map
-from ..results.markdown_latex import percent
+from ..results.number_formats import percent
 from ..utils.environment import environment
 from ..utils.public_names import is_hub_id, public_name
 
@@ -42,7 +42,7 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
         "tasks": _listed(facts.get("tasks", "image-classification")),
         "library_name": "peft" if getattr(model, "peft_config", {}) else "transformers",
         "architecture": known.name,
-        "relevance_map": why_no_map(model) is None,
+        "has_map": why_no_map(model) is None,
         "num_parameters": sum(
             count for name, count in parameters.items() if "lora_" not in name and ".original_module." not in name
         ),
@@ -115,9 +115,8 @@ def _hyperparameters(trainer: Trainer) -> dict[str, str]:
 
 
 def _preprocessing(processor: BaseImageProcessor) -> str:
-    if not has_plain_geometry(processor):  # whose settings may not tell what it does
-        height, width = input_size(processor)
-        return f"prepared by its `{type(processor).__name__}`, {height}×{width} pixels"
+    if not has_plain_geometry(processor):
+        return f"images prepared by `{type(processor).__name__}`"
     steps = []
     if processor.do_resize:
         size = dict(processor.size)

@@ -51,9 +51,12 @@ class Mixture(choice.Candidate):
         return (self.training.learning_rate if self.training else 0.0, self.alpha)
 
 
-def first_trainings(method: str | None, learning_rates: Sequence[float], max_steps: int) -> list[TrainingSettings]:
-    """The short trainings: each variant at each rate."""
-    variants = VARIANTS if method is None else {method: {"method": method}}
+def first_trainings(
+    method: str | None, learning_rates: Sequence[float], max_steps: int, has_map: bool = True
+) -> list[TrainingSettings]:
+    """The short trainings: each variant at each rate; of a model without a relevance map, swap alone."""
+    variants = {name: options for name, options in VARIANTS.items() if has_map or options.get("relevance_weight") == 0}
+    variants = variants if method is None else {method: {"method": method}}
     steps = max(1, max_steps // FIRST_SHARE)
     return [
         TrainingSettings(name, rate, steps, options) for name, options in variants.items() for rate in learning_rates

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.geometry import input_size
 from ..diagnosis.verdict import Diagnosis
@@ -17,19 +18,24 @@ from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
-from ..masks.own_masks import masked_images, one_mask_maker
+from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
+from ..masks.own_masks import masked_images
 from ..models.model_digest import weights_digest
 from ..models.model_names import resolve
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
+from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits
 from ..results.choice import choose
+from ..training.methods import load_method
+from ..training.methods.base import check_has_map
 from ..utils.files import RUN_FILE, read_json, weights_written, write_atomically, write_json
+from ..utils.public_names import public_name
 from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
 from .options import ImproveOptions
-from .outcome import PREDICTIONS_FOLDER, Improvement, measure_outcome
 from .train_candidates import TRAINING_FOLDER, Trials
+from .verdict import PREDICTIONS_FOLDER, Improvement, measure_outcome
 
 
 SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores
@@ -38,19 +44,35 @@ CANDIDATES_FOLDER, CANDIDATES_FILE, MASKS_FOLDER = "candidates", "candidates.md"
 NO_INPUTS = {"batch_size", "num_workers", "output_dir", "model", "dataset", "backgrounds"}
 
 
-def improve(model: str, dataset: str, output_dir: str | Path, **options) -> Improvement:
+def improve(
+    model: str | PreTrainedModel,
+    dataset: str,
+    output_dir: str | Path,
+    *,
+    processor: BaseImageProcessor | None = None,
+    **options,
+) -> Improvement:
     """Finetune a model so that it decides by the object, see [`run_improvement`].
 
     Args:
-        model: name, folder or Hub id.
+        model: name, folder or Hub id; or a model of transformers, with its `processor`, which is not changed.
         dataset: labelled images, as for `robust-vit improve`.
         options: others of [`ImproveOptions`].
     """
-    options["output_dir"] = output_dir  # which the options turn into a path
-    return run_improvement(ImproveOptions(model=model, dataset=dataset, **options))
+    options["output_dir"], given = output_dir, None  # which the options turn into a path
+    if not isinstance(model, str | Path):
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(
+                f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`. `diagnose` takes "
+                "any function."
+            )
+        given = Side.of_object(model, processor)
+    return run_improvement(
+        ImproveOptions(model=str(given.source if given else model), dataset=dataset, **options), given
+    )
 
 
-def run_improvement(options: ImproveOptions) -> Improvement:
+def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:
     """Masks, candidates, choice, model and diagnosis, in one process. What is complete in the output folder is skipped.
 
     Raises:
@@ -60,17 +82,21 @@ def run_improvement(options: ImproveOptions) -> Improvement:
     """
     folder = options.output_dir
     whole = Stage(folder, {"command": "improve"})
-    with open_session(PairOptions(model=options.model), options.preset, whole, bf16=options.bf16) as session:
+    pair = PairOptions(model=options.model)
+    with open_session(pair, options.preset, whole, bf16=options.bf16, given=given) as session:
         if session.accelerator.num_processes > 1:
             raise ValueError(
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
         side = session.sides["before"]
+        if options.method is not None:
+            check_has_map(side.model, options.method, load_method(options.method).DEFAULTS.get("relevance_weight"))
         roles = images_by_role(options, side.processor)
         # All that the candidates and the model depend on, as JSON values.
         inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
         inputs |= {"masks": options.mask_method, "model": side.digest, "pictures": roles.pictures}
+        inputs |= {"mask_model": options.mask_model and public_name(options.mask_model)}  # masks record its digest
         inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
         inputs |= {"precision": session.accelerator.mixed_precision}
         inputs |= {"processor": json.loads(side.processor.to_json_string())}
@@ -85,9 +111,9 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     _say(0, f"{side.name}, {_estimate(side, roles, options)} in all")
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['report']} validation images")
     with one_mask_maker():
-        of_side = side.model, side.processor, side.source
+        making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
         masked = {
-            role: masked_images(images, role, *of_side, options.mask_method, folder / MASKS_FOLDER / role)
+            role: masked_images(images, role, session.classes, folder / MASKS_FOLDER / role, making)
             for role, images in roles.images.items()
         }
     notes = roles.notes + [f"`{role}`: {note}" for role in ("train", "selection") for note in masked[role].notes]
@@ -164,7 +190,8 @@ def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
             forward_logits(side.model, pixels).cpu()
             times.append((time.perf_counter() - started) / len(pixels))
     # Of a step: the forward passes of the original and of the model, and a backward pass; for maps half of that again.
-    first = first_trainings(options.method, options.learning_rates, options.max_steps)
+    has_map = why_no_map(side.model) is None
+    first = first_trainings(options.method, options.learning_rates, options.max_steps, has_map)
     steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
     mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
     passes = 5 * steps * options.train_batch_size + 2 * mixtures * counts["selection"] + 2 * 15 * counts["report"]

@@ -59,9 +59,10 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     def __post_init__(self):
         super().__post_init__()
         check_output_dir(self.output_dir, self.dataset, self.mask_folder, self.backgrounds)
-        if self.backgrounds is not None and self.method is not None:
+        swaps = self.method in (None, "swap")
+        if self.backgrounds is not None and not swaps:
             raise ValueError("--backgrounds are those of the swap: leave out --method")
-        if self.train_batch_size == 1 and self.method is None and self.backgrounds is None:
+        if self.train_batch_size == 1 and swaps and self.backgrounds is None:
             raise ValueError(
                 "--train_batch_size 1: the swap takes the background of another image of the batch. Give 2 or more, or --backgrounds."
             )

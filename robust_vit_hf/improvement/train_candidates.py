@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session
 from ..models.loading import load_model
 from ..models.weight_mixture import interpolate
+from ..relevance.architectures import why_no_map
 from ..training.checkpoints import last_checkpoint
 from ..training.config import RobustViTConfig
 from ..training.interrupts import TrainingInterrupted
@@ -52,7 +54,9 @@ class Trials:
         """Train and measure each variant and rate for a third of the steps, then two for all. Candidates that diverged have no
         mixtures."""
         options, found = self.options, []
-        first = first_trainings(options.method, options.learning_rates, options.max_steps)
+        (side,) = self.session.sides.values()
+        has_map = why_no_map(side.model) is None
+        first = first_trainings(options.method, options.learning_rates, options.max_steps, has_map)
         for number, settings in enumerate(first, 1):
             tqdm.write(f"  {number} of {len(first)}: {settings}", file=sys.stderr)
             found.append(mixtures := self._run(settings))
@@ -120,7 +124,7 @@ class Trials:
             backgrounds=options.backgrounds,
             **settings.options,
         )
-        trainer = RobustViTTrainer(load_model(side.source), config, self.train, processing_class=side.processor)
+        trainer = RobustViTTrainer(deepcopy(side.model), config, self.train, processing_class=side.processor)
         try:
             trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
         except TrainingInterrupted as error:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ..models.weight_checks import reading
-from .mask_maker import MaskResult
+from .mask_result import MaskResult
 from .prompts import Prompts, names_to_find
 
 

@@ -24,7 +24,7 @@ from ..models.model_digest import model_digest
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.stage import Stage
-from .mask_maker import MaskResult
+from .mask_result import MaskResult
 from .options import CocoOptions, GroundedOptions, MasksOptions, Sam3Options, TokenCutOptions
 from .per_class import PerClass
 from .prompts import prompts_of_labels
@@ -154,6 +154,7 @@ def _inputs(options: MasksOptions, masker: Masker) -> dict:
     """All that masks depend on besides the images."""
     models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
     settings = {name: _described(value) for name, value in options.of_the_method.items()}
+    settings |= {"bf16": True} if getattr(masker, "bf16", False) else {}
     return {"command": "masks", "method": options.METHOD, **settings} | ({"digests": models} if models else {})
 
 

@@ -10,6 +10,10 @@ from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, declared_options, option
 
 
 MASK_METHODS = ("tokencut", "grounded", "sam3", "auto")  # of images of your own
+MASK_MODEL = (
+    "plain ViT, by Hub id or folder, whose features TokenCut cuts into masks (default: DINOv2-S, the bundled one or that of the Hub; the "
+    "features of the classifier where neither can be had)"
+)
 
 
 @dataclass(kw_only=True)

@@ -1,35 +1,25 @@
-"""Masks for labelled images of your own: those that they have, or new ones, by the model itself or by class names."""
+"""Masks for labelled images of your own: those that they have, or new ones, by the features of a ViT or by class names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from torch import nn
-from transformers import BaseImageProcessor
-from transformers.utils import logging
 
 from ..data.find_images import Images, find_images
-from ..data.label_mapping import align_labels, class_names_of, classes_of_model
+from ..data.label_mapping import align_labels, class_names_of
 from ..data.row_checks import check_rows
 from ..data.schema import undecoded_rows
-from ..relevance.architectures import unwrap_pretrained
 from ..utils.stage import Stage
-from .make_masks import Masker, make_masker, write_split
-from .options import GroundedOptions, Sam3Options, TokenCutOptions
-from .tokencut import TokenCut, backbone_of
-
-
-logger = logging.get_logger(__name__)
-
-BY_NAMES = {"sam3": Sam3Options, "grounded": GroundedOptions}  # in the order in which `auto` tries them
+from .choose_mask_maker import BY_NAMES, MaskSettings, choose_mask_maker
+from .make_masks import write_split
+from .options import TokenCutOptions
 
 
 @dataclass(frozen=True)
@@ -55,33 +45,24 @@ class MaskedImages:
 
 
 def masked_images(
-    images: Images,
-    name: str,
-    model: nn.Module,
-    processor: BaseImageProcessor,
-    model_name: str,
-    method: str | None,
-    folder: Path,
+    images: Images, name: str, classes: Sequence[str], folder: Path, settings: MaskSettings
 ) -> MaskedImages:
-    """Labelled images with masks: those that they have, or new ones, which are kept in `folder` with contact sheets.
-    Called again, finished masks are read. Launched processes share the work. New ones are made by `method` of
-    `MASK_METHODS`; by default by TokenCut with the model's own features, where there are none."""
-    classes, origin = classes_of_model(unwrap_pretrained(model).config), images.masks
+    """Images labelled with `classes` and masked: with masks that they have, or new ones, which are kept in `folder` with contact
+    sheets. Called again, finished masks are read. Launched processes share the work."""
+    origin = images.masks
     aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
-    if method is not None or "mask" not in images.rows.column_names:
-        state, method, masker = PartialState(), method or "tokencut", None
+    if settings.method is not None or "mask" not in images.rows.column_names:
+        state, method, mask_model, masker = PartialState(), settings.method or "tokencut", settings.mask_model, None
         named = class_names_of(images.rows.features) or ()
-        for first in (True, False):  # the main process resolves `auto`, for which others may fail to load what it has
-            if method != "tokencut" and state.is_main_process is first:
-                method, masker = _by_names(method, named)
-            (method,) = broadcast_object_list([method])
+        for first in (True, False):  # the main process chooses, since others may fail to load what it has
+            if state.is_main_process is first:
+                chosen = replace(settings, method=method, mask_model=mask_model)
+                method, mask_model, masker = choose_mask_maker(chosen, named)
+            method, mask_model = broadcast_object_list([method, mask_model])
         given: dict[str, Any] = {"images": images.source, "output_dir": folder}
         given |= {"skip_bad": True, "rows_per_shard": 100}
-        options = BY_NAMES[method](**given) if masker else TokenCutOptions(**given, model=model_name)
-        if masker is None:
-            settings = {setting: getattr(options, setting) for setting in ("batch_size", "min_pixels", "min_side")}
-            masker = own_tokencut(model, processor, model_name, **settings)
+        options = BY_NAMES[method](**given) if method in BY_NAMES else TokenCutOptions(**given, model=mask_model)
         with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
             write_split(options, "train", rows, images.rows.features, masker, title)
@@ -91,37 +72,3 @@ def masked_images(
     rows = check_rows(aligned, name, len(classes))
     lost = tuple(classes[label] for label in sorted({*needed} - {*rows.with_format(None)["label"]}))
     return MaskedImages(rows, origin, len(needed) - len(rows), lost)
-
-
-def own_tokencut(model: nn.Module, processor: BaseImageProcessor, model_name: str, **settings) -> TokenCut:
-    """TokenCut with the features of a model; for a bundled model, by its name, those of its self-supervised base."""
-    if (backbone := backbone_of(model_name)) is not None:
-        return TokenCut(backbone.to(next(model.parameters()).device), **settings)
-    return TokenCut(model.eval(), processor, **settings)
-
-
-@contextmanager
-def one_mask_maker() -> Iterator[None]:
-    """Context in which all masks are made by one mask maker, which is freed at its end: its models are large."""
-    try:
-        yield
-    finally:
-        _by_names.cache_clear()
-
-
-@lru_cache(maxsize=1)
-def _by_names(method: str, class_names: tuple[str, ...]) -> tuple[str, Masker | None]:
-    """A method of [`BY_NAMES`] and its mask maker; of `auto` the first whose models can be loaded, or else TokenCut. Logs why."""
-    label = datasets.ClassLabel(names=list(class_names)) if class_names else datasets.Value("int64")
-    for name in BY_NAMES if method == "auto" else [method]:
-        try:
-            masker = make_masker(BY_NAMES[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
-        except (ImportError, OSError, ValueError) as error:
-            if method != "auto":
-                raise
-            logger.warning(f"No masks by `{name}`: {error}")
-        else:
-            logger.warning(f"Masks are made by `{name}`.")
-            return name, masker
-    logger.warning("Masks are made by `tokencut`.")
-    return "tokencut", None

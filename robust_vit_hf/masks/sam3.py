@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
 from ..models.weight_checks import reading
-from .mask_maker import MaskResult
+from .mask_result import MaskResult
 from .prompts import Prompts, names_to_find
 
 

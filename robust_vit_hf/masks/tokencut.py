@@ -30,7 +30,7 @@ from ..models.weight_checks import reading
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
 from .bilateral import bilateral_solver
-from .mask_maker import MaskResult
+from .mask_result import MaskResult
 
 
 TAU = 0.2  # cosine above which two patches are similar, as in the paper
@@ -206,6 +206,7 @@ class TokenCut:
         released: whether to reject masks as in RobustViT's released pipeline: masks of more than half of the image,
             and refined masks whose IoU with the coarse one is below 0.5. By default, the former are kept, and the
             latter replaced by the coarse mask.
+        bf16: whether to compute the keys with autocast to bfloat16. The cut stays in fp32 and fp64.
 
     Example:
         >>> from transformers import ViTConfig, ViTModel
@@ -227,6 +228,7 @@ class TokenCut:
     min_side: int = 0
     refine: bool = True
     released: bool = False
+    bf16: bool = False
 
     def __post_init__(self):
         self.vit = ImageModel(self.model)
@@ -298,7 +300,9 @@ class TokenCut:
             return [MaskResult(None, rejected=reason) for _ in images]
         size = (grid[1] * self.patch_size[1], grid[0] * self.patch_size[0])
         resized = [functional.pil_to_tensor(image.resize(size, Image.Resampling.LANCZOS)) for image in images]
-        keys = patch_keys(self.vit, torch.stack([self.normalize(image) for image in resized]), self.key_bias)
+        pixel_values = torch.stack([self.normalize(image) for image in resized])
+        with torch.autocast(self.vit.pretrained.device.type, torch.bfloat16, enabled=self.bf16):
+            keys = patch_keys(self.vit, pixel_values, self.key_bias)
         finite = keys.isfinite().flatten(1).all(dim=1).tolist()
         eigenvectors, unique = cut_eigenvectors(keys)
         coarse = coarse_masks(eigenvectors, grid)

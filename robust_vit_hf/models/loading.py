@@ -140,11 +140,11 @@ def head_names(model: PreTrainedModel) -> list[str]:
 
 
 def is_timm(name: str) -> bool:
-    """Whether a Hub id or folder holds timm weights."""
+    """Whether a Hub id or folder holds timm weights, as timm saves them; those of transformers' wrapper of timm have a `model_type`."""
     config = Path(name, "config.json")
     if not config.is_file():
         return name.startswith("timm/")
-    return "architecture" in read_json(config)
+    return "architecture" in (keys := read_json(config)) and "model_type" not in keys
 
 
 def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:

@@ -1,7 +1,7 @@
 """Inspection of models: [`ImageModel`] for forward passes, [`VisionTransformer`] for relevance maps."""
 
 from inspect import signature
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ class TokenWeights(NamedTuple):
 
 
 CLS = TokenWeights((1.0,), 0.0)
+CLS_AND_DISTILLATION = TokenWeights((0.5, 0.5), 0.0)  # each has a head, and the logits are their mean
 CLS_AND_PATCH_MEAN = TokenWeights((1.0,), 1.0)
 PATCH_MEAN = TokenWeights((), 1.0)
 
@@ -24,8 +25,7 @@ HEADS: dict[str, TokenWeights] = {
     "ViTForImageClassification": CLS,
     "ViTMSNForImageClassification": CLS,
     "DeiTForImageClassification": CLS,
-    # The logits are the mean of two heads: one reads the CLS token, one the distillation token.
-    "DeiTForImageClassificationWithTeacher": TokenWeights((0.5, 0.5), 0.0),
+    "DeiTForImageClassificationWithTeacher": CLS_AND_DISTILLATION,
     "Dinov2ForImageClassification": CLS_AND_PATCH_MEAN,
     "Dinov2WithRegistersForImageClassification": CLS_AND_PATCH_MEAN,
     "DINOv3ViTForImageClassification": CLS_AND_PATCH_MEAN,
@@ -36,13 +36,16 @@ HEADS: dict[str, TokenWeights] = {
     "CLIPForImageClassification": PATCH_MEAN,
     "MetaClip2ForImageClassification": PATCH_MEAN,
     "SiglipForImageClassification": PATCH_MEAN,
+    "Siglip2ForImageClassification": PATCH_MEAN,
 }
-# Plain vision transformers of timm by class, and what their heads read by `global_pool`.
-TIMM_PLAIN, TIMM_POOLING = ("Beit", "Eva", "VisionTransformer"), {"token": CLS, "avg": PATCH_MEAN}
+# Plain vision transformers of timm by class, their attentions with probabilities of one softmax, and what heads read by `global_pool`.
+TIMM_PLAIN = ("Beit", "Eva", "VisionTransformer", "VisionTransformerDistilled", "VisionTransformerRelPos")
+TIMM_ATTENTIONS = ("Attention", "AttentionRope", "EvaAttention", "ParallelScalingBlock", "RelPosAttention")
+TIMM_POOLING = {"token": CLS, "avg": PATCH_MEAN}
 SUPPORTED = (
     "Relevance maps are for plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
-    "Data2VecVision, IJepa, CLIP, MetaCLIP 2, SigLIP, those of timm (EVA-02, …), and, after `robust-vit convert`, CLIP with a zero-shot head. "
-    "`robust-vit diagnose`, `improve`, `evaluate`, `interpolate`, `sis` and `app` take any image classifier."
+    "Data2VecVision, IJepa, CLIP, MetaCLIP 2, SigLIP, SigLIP 2, those of timm (ViT, EVA-02, …), and, after `robust-vit convert`, "
+    "CLIP with a zero-shot head. `robust-vit diagnose`, `improve`, `evaluate`, `interpolate`, `sis` and `app` take any image classifier."
 )
 # Attention class of models for which transformers declares no module to record for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
@@ -54,6 +57,12 @@ class NoRelevanceMap(ValueError):
     def __init__(self, reason: str, advice: str = ""):
         super().__init__(f"{reason} {advice}".strip())
         self.reason = reason
+
+
+def _no_patch_grid(name: str) -> NoRelevanceMap:
+    return NoRelevanceMap(
+        f"`{name}` has no attention over one patch grid in each of its layers, so it has no relevance map.", SUPPORTED
+    )
 
 
 def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
@@ -81,8 +90,9 @@ class ImageModel:
 
     @property
     def is_checkpointing(self) -> bool:
-        """Whether activation checkpointing is on, from the flag that all versions of transformers 5 set on layers."""
-        return any(getattr(module, "gradient_checkpointing", False) for module in self.pretrained.modules())
+        """Whether activation checkpointing is on, from the flag that all versions of transformers 5 set on layers, or timm's."""
+        flags = ("gradient_checkpointing", "grad_checkpointing")
+        return any(getattr(module, flag, False) for module in self.pretrained.modules() for flag in flags)
 
     @property
     def timm_model(self) -> nn.Module | None:
@@ -90,9 +100,40 @@ class ImageModel:
         return getattr(self.pretrained, "timm_model", None)
 
     @property
+    def body(self) -> list[nn.Parameter]:
+        """All parameters below the classification head, which timm has within the base model."""
+        heads = () if self.timm_model is None else self.timm_model.get_classifier()
+        kept = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
+        return [p for p in self.pretrained.base_model.parameters() if id(p) not in kept]
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The image encoder, which is a part of image–text models."""
+        return getattr(self.pretrained, "vision_model", self.pretrained)
+
+    @property
+    def attention(self) -> str:
+        """Name of the attention implementation, to be set. timm's is `sdpa`, or `eager` with probabilities."""
+        if self.timm_model is None:
+            return self.encoder.config._attn_implementation
+        fused = any(getattr(module, "fused_attn", False) for module in self.timm_model.modules())
+        return "sdpa" if fused else "eager"
+
+    @attention.setter
+    def attention(self, implementation: str) -> None:
+        if self.timm_model is None:
+            self.encoder.set_attn_implementation(implementation)
+            return
+        for module in self.timm_model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = implementation == "sdpa"
+
+    @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
-        size = self.vision_config.patch_size if self.timm_model is None else self.timm_model.patch_embed.patch_size
+        if self.timm_model is not None:
+            return self.timm_model.patch_embed.feat_ratio(as_scalar=False)  # also of patches of a CNN's features
+        size = self.vision_config.patch_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
     def patch_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
@@ -107,13 +148,10 @@ class ImageModel:
             )
         return height // patch_height, width // patch_width
 
-    def forward_arguments(self, image_size: tuple[int, int]) -> dict[str, bool]:
+    def forward_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         """Arguments that some models need to accept images of `(H, W)` pixels or to compute attentions."""
         arguments = {"output_attentions": True} if self.name in UNRECORDED_ATTENTION else {}
-        takers = (
-            self.pretrained,
-            getattr(self.pretrained, "vision_model", self.pretrained),
-        )  # CLIP passes on what it is given
+        takers = self.pretrained, self.encoder  # CLIP passes on what it is given
         if any("interpolate_pos_encoding" in signature(taker.forward).parameters for taker in takers):
             size = self.vision_config.image_size
             resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
@@ -125,7 +163,13 @@ class ImageModel:
         if pixel_values.is_inference() and torch.is_grad_enabled():
             pixel_values = pixel_values.clone()  # inference tensors cannot be saved for backward
         arguments = self.forward_arguments(tuple(pixel_values.shape[2:]))
-        return self.model(pixel_values=pixel_values, **arguments).logits
+        if self.name == "Siglip2ForImageClassification":  # reads rows of patches
+            grid, (height, width) = self.patch_grid(pixel_values), self.patch_size
+            patches = pixel_values.unflatten(3, (grid[1], width)).unflatten(2, (grid[0], height))
+            pixel_values = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+            arguments["spatial_shapes"] = torch.tensor([grid] * len(patches), device=patches.device)
+        output = self.model(pixel_values=pixel_values, **arguments)
+        return output.logits if "logits" in output else output.last_hidden_state  # as PP-LCNet names them
 
 
 class VisionTransformer(ImageModel):
@@ -139,18 +183,15 @@ class VisionTransformer(ImageModel):
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        self.attentions = self._of_transformers() if self.timm_model is None else self._of_timm()
-        config, name = self.vision_config, self.name
-        num_layers = getattr(config, "num_hidden_layers", len(self.attentions))
-        own_grid = self.timm_model or (hasattr(config, "patch_size") and not hasattr(config, "window_size"))
-        if not self.attentions or len(self.attentions) != num_layers or not own_grid:
-            raise NoRelevanceMap(
-                f"`{name}` has no attention over one patch grid in each of its layers, so it has no relevance map.",
-                SUPPORTED,
-            )
         if self.timm_model is not None:
-            self.head = TIMM_POOLING[self.timm_model.global_pool]
+            self.attentions, self.head = self._attentions_of_timm(), self._head_of_timm()
             return
+        self.attentions = self._attentions_of_transformers()
+        config, name = self.vision_config, self.name
+        own_grid = hasattr(config, "patch_size") and not hasattr(config, "window_size")
+        num_layers = getattr(config, "num_hidden_layers", len(self.attentions))
+        if not self.attentions or len(self.attentions) != num_layers or not own_grid:
+            raise _no_patch_grid(name)
         if name not in HEADS:
             raise NoRelevanceMap(
                 f"Unknown classification head `{name}`: no tokens are known from which a relevance map could start.",
@@ -159,17 +200,35 @@ class VisionTransformer(ImageModel):
             )
         self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
 
-    def _of_transformers(self) -> list[nn.Module]:
+    def _attentions_of_transformers(self) -> list[nn.Module]:
         modules = list(self.pretrained.modules())
         recorded = [getattr(module, "_can_record_outputs", None) or {} for module in modules]
         types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
         own = UNRECORDED_ATTENTION.get(self.name)
         return [module for module in modules if isinstance(module, types) or type(module).__name__ == own]
 
-    def _of_timm(self) -> list[nn.Module]:
-        """The attentions of timm's plain ViTs, such as EVA-02, if the head reads tokens by fixed weights."""
-        plain = type(self.timm_model).__name__ in TIMM_PLAIN and self.timm_model.global_pool in TIMM_POOLING
-        return [block.attn for block in self.timm_model.blocks] if plain else []
+    def _attentions_of_timm(self) -> list[nn.Module]:
+        architecture = self.pretrained.config.architecture
+        if type(self.timm_model).__name__ not in TIMM_PLAIN:
+            raise _no_patch_grid(architecture)
+        attentions = [getattr(block, "attn", block) for block in self.timm_model.blocks]
+        if {type(attention).__name__ for attention in attentions} - {*TIMM_ATTENTIONS}:
+            raise NoRelevanceMap(
+                f"`{architecture}` combines several attentions in each layer, so it has no relevance map.", SUPPORTED
+            )
+        return attentions
+
+    def _head_of_timm(self) -> TokenWeights:
+        if hasattr(self.timm_model, "head_dist"):
+            return CLS_AND_DISTILLATION
+        pooling = self.timm_model.global_pool
+        if pooling not in TIMM_POOLING or getattr(self.timm_model, "pool_include_prefix", False):
+            raise NoRelevanceMap(
+                f"The head of `{self.pretrained.config.architecture}` reads neither the CLS token nor the mean of the patches (timm's "
+                f"`global_pool` is `{pooling}`), so that there is no token from which a relevance map could start.",
+                SUPPORTED,
+            )
+        return TIMM_POOLING[pooling]
 
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
         """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last."""

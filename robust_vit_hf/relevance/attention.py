@@ -97,18 +97,11 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
     uses `sdpa`. A recording thread gets the implementation it needs, even if another thread has switched to the other.
     """
     pretrained = model.pretrained
-    if (
-        model.timm_model is not None
-    ):  # whose fused attention has no probabilities; the unfused one is as good for other threads
-        for block in model.timm_model.blocks:
-            block.attn.fused_attn = False
-        yield
-        return
     with _switching:
-        count, own = _switched.get(pretrained, (0, pretrained.config._attn_implementation))
+        count, own = _switched.get(pretrained, (0, model.attention))
         if own not in ("eager", implementation) and not count:
-            pretrained.set_attn_implementation(implementation)
-            if pretrained.config._attn_implementation != implementation:
+            model.attention = implementation
+            if model.attention not in ("eager", implementation):
                 raise ValueError(
                     f"`{type(pretrained).__name__}` cannot switch from `{own}` to an attention that holds its "
                     'probabilities. Load it with `from_pretrained(..., attn_implementation="eager")`.'
@@ -121,8 +114,8 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
             count, own = _switched.pop(pretrained)
             if count > 1:
                 _switched[pretrained] = count - 1, own
-            elif pretrained.config._attn_implementation != own:
-                pretrained.set_attn_implementation(own)
+            elif model.attention != own:
+                model.attention = own
 
 
 @contextmanager
@@ -177,7 +170,7 @@ def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callab
         if not embeddings.requires_grad:
             embeddings.requires_grad_()
 
-    patches = next(module for module in vit.pretrained.modules() if isinstance(module, nn.Conv2d))
+    patches = vit.encoder.get_input_embeddings() if vit.timm_model is None else vit.timm_model.patch_embed
     return patches.register_forward_hook, require_grad
 
 
@@ -198,7 +191,7 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
 
 
 @contextmanager
-def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
+def cls_token_alone(vit: ImageModel) -> Iterator[None]:
     """Context manager in which the last layer computes attention, output projection and MLP only for the CLS token, if the
     head reads no other. Logits and all gradients stay the same; the last hidden states of the patches are meaningless."""
     # Not with activation checkpointing, which reruns the layer in `loss.backward()`, without the hooks.

@@ -36,7 +36,7 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
     pretrained, attentions = vit.pretrained, set(vit.attentions)
     lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
     layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
-    encoder = getattr(pretrained, "vision_model", pretrained.base_model)
+    encoder = pretrained.base_model if vit.encoder is pretrained else vit.encoder
     norm = getattr(encoder, "layernorm", None) or getattr(encoder, "norm", None)
     outputs: list[torch.Tensor] = []
     stack: list[torch.Tensor] = []

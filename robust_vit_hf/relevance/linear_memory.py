@@ -26,14 +26,14 @@ POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassifi
 def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: bool) -> bool:
     """Whether to compute the map in linear memory. Second order, dropout, position biases and the eager implementation need
     the attentions themselves; with few tokens, these are faster, but activation checkpointing saves memory if possible."""
-    pretrained, config = vit.pretrained, vit.pretrained.config
+    pretrained, config = vit.pretrained, vit.vision_config
     dropout = getattr(config, "attention_probs_dropout_prob", 0.0) or getattr(config, "attention_dropout", 0.0)
     checkpointing = vit.is_checkpointing and pretrained.training
     return not (
         create_graph
         or vit.timm_model is not None
         or vit.name in POSITION_BIASES
-        or config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
+        or vit.attention in ("eager", EXPLICIT_ATTENTION)
         or (dropout and pretrained.training)
         or (num_tokens < MIN_TOKENS and not checkpointing)
     )

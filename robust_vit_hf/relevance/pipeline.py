@@ -1,17 +1,14 @@
 """`pipeline("relevance-map")`: the class of an image and its relevance map."""
 
-from io import BytesIO
 from typing import Any
 
 import torch
-from huggingface_hub import get_session
-from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 from transformers import AutoModelForImageClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..data.geometry import check_resized
-from ..utils.images import to_rgb
+from ..utils.images import upright_image
 from .overlay import overlay as overlay_map
 from .overlay import place_in_image
 from .relevance_map import relevance_map
@@ -34,7 +31,7 @@ class RelevanceMapPipeline(Pipeline):
     Raises:
         OSError: a file or URL that cannot be read as an image.
         ValueError: an architecture without relevance maps, a target that is not a class of the model, or an image without a
-            documented conversion to RGB, see [`to_rgb`].
+            documented conversion to RGB, see [`~robust_vit_hf.utils.images.to_rgb`].
 
     Example:
         >>> import torch
@@ -71,7 +68,7 @@ class RelevanceMapPipeline(Pipeline):
         return ids[0]
 
     def preprocess(self, image: Any) -> dict[str, Any]:
-        image = _read(image)
+        image = upright_image(image)
         check_resized([image], self.image_processor)
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"]
         return {"image": image, "pixel_values": pixel_values.to(self.model.dtype)}
@@ -94,19 +91,6 @@ class RelevanceMapPipeline(Pipeline):
             pixels, grey = (functional.pil_to_tensor(picture) / 255 for picture in (image, relevance))
             answer["overlay"] = functional.to_pil_image(overlay_map(pixels[None], grey[None])[0])
         return answer
-
-
-def _read(source: Image.Image | str) -> Image.Image:
-    """Load an image as RGB, upright according to EXIF. transformers' `load_image` would turn 16-bit greyscale
-    white."""
-    if not isinstance(source, Image.Image):
-        if str(source).startswith(("http://", "https://")):
-            source = BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content)
-        source = Image.open(source)
-    try:
-        return to_rgb(ImageOps.exif_transpose(source))
-    except ValueError as error:  # of one among many
-        raise ValueError(f"`{getattr(source, 'filename', '')}` cannot be read as an image: {error}") from error
 
 
 PIPELINE_REGISTRY.register_pipeline(

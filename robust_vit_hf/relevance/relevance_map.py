@@ -155,11 +155,12 @@ def _relevance(
     """Maps `(B, 1, H, W)` and logits `(B, C)`."""
     wants_graph, grid = torch.is_grad_enabled(), vit.patch_grid(pixel_values)
     linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
-    explicit = vit.pretrained.config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
+    explicit = vit.attention in ("eager", EXPLICIT_ATTENTION)
     if wants_graph and not linear and vit.is_checkpointing and vit.pretrained.training and not explicit:
         raise ValueError(
             "With activation checkpointing the attention is computed again in `loss.backward()`, which must see the same "
-            'implementation: call `model.set_attn_implementation("eager")` first.'
+            'implementation: call `model.set_attn_implementation("eager")` first, or, before the model of timm is made, '
+            "`timm.layers.set_fused_attn(False)`."
         )
     with torch.inference_mode(False), torch.enable_grad():
         record = record_outputs if linear else record_attentions

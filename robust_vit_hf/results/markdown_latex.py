@@ -37,22 +37,3 @@ def _latex(text: str) -> str:
     """Text in LaTeX, as pandas has it in cells."""
     signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return re.sub(r"[\\~^&%$#_{}]", lambda sign: signs.get(sign[0], f"\\{sign[0]}"), " ".join(text.split()))
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def change(before: float | None, after: float | None) -> str:
-    return "–" if before is None or after is None else f"{100 * (after - before):+.1f}"
-
-
-def change_with_interval(row: dict) -> str:
-    text = change(row["top1_before"], row["top1_after"])
-    if row["change_low"] is None:
-        return text
-    return f"{text} [{100 * row['change_low']:+.1f}, {100 * row['change_high']:+.1f}]"

@@ -9,6 +9,7 @@ import numpy as np
 from ..utils.public_names import public_settings
 from .background_reliance import reliance_tables
 from .bootstrap import change
+from .group_tables import group_tables
 from .metrics.robust_accuracy import TOP
 from .run_results import SIDES, Run, SetResult
 
@@ -19,12 +20,12 @@ SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_
 
 
 def summarize(run: Run) -> dict:
-    """JSON values: rows of [`set_rows`], sources, [`reliance_tables`], and changes by group, class and factor."""
+    """JSON values: rows of [`set_rows`], sources, [`reliance_tables`] and [`group_tables`], and changes by group, class and factor."""
     compared = [result for result in run.labelled if "after" in result.sides and result.by_class]
     return {
         "rows": set_rows(run),
         "sources": public_settings({name: result.source for name, result in run.sets.items()}),
-        "reliance": [asdict(table) for table in reliance_tables(run)],
+        "reliance": [asdict(table) for table in [*reliance_tables(run), *group_tables(run)]],
         "class_groups": class_groups(run),
         "class_changes": {result.name: class_changes([run], result.name) for result in compared},
         "curves": {result.name: found for result in run.labelled if (found := curves(result))},

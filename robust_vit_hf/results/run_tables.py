@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from ..data.known_sets import PAPER_SETS
 from .background_reliance import reliance_tables
-from .markdown_latex import Table, change, change_with_interval, number, percent
+from .group_tables import group_tables
+from .markdown_latex import Table
+from .number_formats import change, change_with_interval, number, percent
 from .published_tables import accuracy_tables, class_group_tables
 from .run_results import Results, Run
 from .run_summary import set_rows, sides_of
@@ -14,7 +16,7 @@ from .run_summary import set_rows, sides_of
 def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
     """All tables of a run: each set, reliance on the background, calibration, and, of a protocol, those of the paper."""
     rows = set_rows(run)
-    tables = [main_table(rows), *reliance_tables(run)]
+    tables = [main_table(rows), *reliance_tables(run), *group_tables(run)]
     of_paper = {name: result for name, result in run.sets.items() if name in PAPER_SETS}
     if protocol is not None and of_paper:
         tables += accuracy_tables(Results([replace(run, sets=of_paper)]), protocol).values()

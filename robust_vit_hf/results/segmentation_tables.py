@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from .markdown_latex import Table, change, percent
+from .markdown_latex import Table
+from .number_formats import change, percent
 from .published_tables import published_rows
 
 

@@ -96,7 +96,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         self.before = self._relevance(model)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        if args.relevance_strip_steps == 0 or state.global_step % args.relevance_strip_steps:
+        if self.before is None or state.global_step % args.relevance_strip_steps:
             return
         if self.tb_writer is None and not isinstance(model, FSDPModule):  # FSDP models must run in every process
             return

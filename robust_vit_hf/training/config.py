@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from accelerate import PartialState
@@ -101,6 +101,8 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     def _take_options_of_the_method(self) -> None:
         """Set the method's defaults, and refuse options of other methods."""
         method = load_method(self.method)
+        if self.background_swap is None:
+            self.background_swap = method.background_swap
         for name, unset in METHOD_OPTIONS.items():
             if getattr(self, name) is unset:
                 setattr(self, name, method.DEFAULTS.get(name, unset))
@@ -123,24 +125,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         """Whether a target is the label; otherwise, only images and masks are needed."""
         return "label" in (self.relevance_target if self.relevance_weight != 0 else None, self.confidence_target)
 
-    def control(self) -> Self:
-        """Config of the control: only cross-entropy with the label, without evaluation, checkpoints and push."""
-        return replace(
-            self,
-            method="finetune",
-            **METHOD_OPTIONS,
-            confidence_temperature=1.0,
-            background_swap=0.0,
-            backgrounds=None,
-            head_epochs=0.0,
-            head_learning_rate=None,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            report_to="none",
-            push_to_hub=False,
-        )
-
     @property
     def rate_of_head(self) -> float:
         """Initial learning rate of the `head_epochs`."""
@@ -153,7 +137,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
         for name in METHOD_OPTIONS:
-            if (value := getattr(self, name)) not in (None, False):
+            if (value := getattr(self, name)) is not None and value is not False:
                 described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
         if self.head_epochs:
             described["epochs of the head alone"] = f"{self.head_epochs:g}, learning rate {self.rate_of_head:g}"

@@ -1,8 +1,7 @@
 """The complete finetuning: load, train, compare before and after, save or push."""
 
-import shlex
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,39 +9,29 @@ from pathlib import Path
 import datasets
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, set_seed
-from transformers.utils import logging
+from transformers import set_seed
 
-from ..data.benchmarks import benchmarks, find_benchmark
-from ..data.find_images import UnknownSplit, find_images, origin_of_masks
-from ..data.groups import group_shares
-from ..data.label_mapping import classes_of_model
-from ..evaluation.finetuning_results import write_finetuning_results
+from ..data.find_images import origin_of_masks
 from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.measurements.base import Measured, measure
-from ..evaluation.results_json import TABLES_FILE
+from ..evaluation.results_json import TABLES_FILE, write_finetuning_results
 from ..evaluation.session import Session, Side
-from ..evaluation.sets import EvaluationSet, benchmark_sets
 from ..hub.upload import check_adapter_base
 from ..models.image_processors import load_processor, resolve_preset
 from ..models.loading import load_model
 from ..models.model_names import resolve
-from ..relevance.architectures import VisionTransformer
 from ..results.run_results import Run
 from ..utils.lock import folder_lock
 from ..utils.processes import use_all_cores
 from .adapters import add_lora
 from .checkpoints import find_checkpoint
 from .config import RobustViTConfig
+from .control import control_of
+from .load_data import load_data
+from .methods.base import check_has_map
 from .options import DataArguments, ModelArguments
 from .sharding import gather_weights
 from .trainer import RobustViTTrainer
-
-
-logger = logging.get_logger(__name__)
-
-# Options that only benchmarks read.
-DRAWN_FROM_BENCHMARKS = ("samples_per_class", "num_classes", "class_seed")
 
 
 def finetune(
@@ -90,10 +79,8 @@ def _finetune(
     preset = resolve_preset(model_arguments.preset, name)
     original = load_model(name, model_arguments.trust_remote_code)  # stays as it is
     processor = load_processor(name, preset, original, model_arguments.image_size)
-    model_config = VisionTransformer(
-        original
-    ).pretrained.config  # refuses unsupported architectures before reading data
-    train, validation, sets = load_data(data_arguments, model_config, config.seed, config.eval_strategy != "no")
+    check_has_map(original, config.method, config.relevance_weight)  # before data is read
+    train, validation, sets = load_data(data_arguments, original.config, config.seed, config.eval_strategy != "no")
 
     def new_trainer(config: RobustViTConfig) -> RobustViTTrainer:
         model = deepcopy(original) if rank is None else add_lora(deepcopy(original), rank, name)
@@ -116,7 +103,7 @@ def _finetune(
     gather_weights(trainer, session.sides["before"].model)  # only the first process makes maps for report and card
     results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
-        control = new_trainer(config.control())
+        control = new_trainer(control_of(config))
         control.train()
         gather_weights(control, session.sides["before"].model)
         results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
@@ -169,48 +156,3 @@ def _publish(trainer: RobustViTTrainer, session: Session, dataset: str) -> None:
                 f"The run is complete in `{folder}`, with its tables in `{TABLES_FILE}`, but was not pushed: {error} "
                 f"Push it with `robust-vit push {folder} {trainer.hub_model_id or 'OWNER/NAME'}`."
             ) from error
-
-
-def load_data(
-    arguments: DataArguments, model_config: PreTrainedConfig, seed: int, needs_validation: bool = True
-) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
-    """Load training and validation images, with labels mapped to the model's classes, and the sets to measure: the
-    test split if it is named, or those of the benchmark with the model's classes, whose images `seed` draws, or else the
-    validation images. Streams are shuffled by `seed` within a buffer of 1000 images."""
-    source, options = arguments.dataset, {}
-    if source in benchmarks():
-        options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
-    elif unread := [name for name in DRAWN_FROM_BENCHMARKS if arguments.is_given(name)]:
-        logger.warning(
-            f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
-        )
-    train = find_images(source, arguments.train_split, streaming=arguments.streaming, **options).rows
-    if "mask" not in (train.column_names or ["mask"]):
-        name = source.rstrip("/") if Path(source).exists() else source.rpartition("/")[2]
-        parts = (source, f"{name}-masks", model_config._name_or_path or "MODEL")
-        images, masks, model = map(shlex.quote, parts)
-        raise ValueError(
-            f"`{source}` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks "
-            f"tokencut --images {images} --output_dir {masks}`, then `robust-vit train --dataset {masks} --model {model}`; or do it "
-            f"all with `robust-vit improve --model {model} --dataset {images} --output_dir runs/better`."
-        )
-    if arguments.control and "label" not in train.column_names:
-        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
-    benchmark = find_benchmark(classes_of_model(model_config))
-    if source in benchmarks() and source != benchmark:
-        raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
-    weights = None if arguments.streaming else group_shares(train, arguments.train_split)
-    if arguments.streaming:
-        train = train.shuffle(seed)
-    validation = None
-    with nullcontext() if needs_validation else suppress(UnknownSplit):
-        validation = find_images(source, arguments.eval_split, **options).rows
-    if arguments.test_split is not None:
-        measured = {arguments.test_split: find_images(source, arguments.test_split, **options).rows}
-    elif benchmark is not None:
-        wanted = arguments.benchmark_sets
-        return train, validation, benchmark_sets(benchmark, arguments.images_per_set, seed) if wanted else {}
-    else:
-        measured = {} if validation is None else {arguments.eval_split: validation}
-    sets = {name: EvaluationSet.of(rows, source=source, group_weights=weights) for name, rows in measured.items()}
-    return train, validation, sets

@@ -150,9 +150,10 @@ class FinetuningArguments(Options):
     head_learning_rate: float | None = option(None, "Of the `head_epochs`; `learning_rate` by default.", NOT_NEGATIVE)
 
     # Data and logging
-    background_swap: float = option(
-        0.0,
-        "Probability that a training image gets the background of another of its batch; `improve` takes 0.75.",
+    background_swap: float | None = option(
+        None,
+        "Probability that a training image gets the background of another of its batch: 0.75 by default with the method `swap`, "
+        "else 0.",
         SHARE,
     )
     backgrounds: str | None = option(

@@ -44,7 +44,7 @@ def prepare_sharding(
             raise ValueError(f"{problem}.")
     if plugin.transformer_cls_names_to_wrap is None:
         # accelerate 1.15 shards patch embeddings separately, which fails within embeddings that are also sharded.
-        layers = [name for name in model._no_split_modules if not name.endswith("Embeddings")]
+        layers = [name for name in model._no_split_modules or () if not name.endswith("Embeddings")]
         plugin.transformer_cls_names_to_wrap = layers
 
 

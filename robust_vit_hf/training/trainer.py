@@ -1,4 +1,4 @@
-"""`Trainer` for finetuning vision transformers with the losses of a method."""
+"""`Trainer` for finetuning image classifiers with the losses of a method."""
 
 import inspect
 from collections import defaultdict
@@ -31,7 +31,7 @@ from ..hub.run_metadata import describe_run
 from ..hub.upload import create_repo, push_folder
 from ..models.image_processors import load_processor, make_image_processor, resolve_preset, squash_resample
 from ..models.loading import BASE_FILE, load_model
-from ..relevance.architectures import ImageModel, VisionTransformer
+from ..relevance.architectures import ImageModel, VisionTransformer, why_no_map
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
@@ -46,6 +46,7 @@ from .checkpoints import check_checkpoint, finish_checkpoint, last_checkpoint, r
 from .config import RobustViTConfig
 from .interrupts import InterruptCallback, Interrupted, MissedEvaluation, TrainingInterrupted
 from .methods import load_method
+from .methods.base import check_has_map
 from .prepared_datasets import prepare_datasets, with_rows
 from .sharding import prepare_sharding
 
@@ -123,11 +124,12 @@ class RobustViTTrainer(Trainer):
         if name is not None:
             model = load_model(name)
             processing_class = processing_class or load_processor(name, resolve_preset(None, name), model)
-        vit = VisionTransformer(model)
-        config = vit.pretrained.config
+        known = ImageModel(model)
+        config = known.pretrained.config
         if args is None:
-            args = RobustViTConfig(f"{(config._name_or_path or vit.name).rstrip('/').rpartition('/')[2]}-robustvit")
-        processing_class = processing_class or _processor_of(vit.pretrained)
+            args = RobustViTConfig(f"{(config._name_or_path or known.name).rstrip('/').rpartition('/')[2]}-robustvit")
+        check_has_map(model, args.method, args.relevance_weight)
+        processing_class = processing_class or _processor_of(known.pretrained)
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
         half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
@@ -163,7 +165,8 @@ class RobustViTTrainer(Trainer):
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
         self._base_digest = base_digest(model) if args.should_save else None
         # Frozen in the `head_epochs`; else not kept, since FSDP2 replaces and frees them.
-        self._body = [p for p in vit.pretrained.base_model.parameters() if p.requires_grad and args.head_epochs]
+        self._body = [p for p in known.body if p.requires_grad and args.head_epochs]
+        self._has_map = why_no_map(model) is None
         self._keep_original(prepared)
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
         self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
@@ -295,7 +298,11 @@ class RobustViTTrainer(Trainer):
         return swapped.tensor_split(args.world_size)[args.process_index]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
+        """Mean loss of the batch, and with `return_outputs` a dict of its `logits`. Batch norms keep their running statistics: those
+        of images with swapped backgrounds would change the predictions for all others, without a gradient."""
+        for module in model.modules():
+            if hasattr(module, "running_var"):
+                module.eval()
         values, logits = self._losses_per_image(model, inputs)
         self._check_finite(f"Step {self.state.global_step + 1}", "loss", values["loss"], inputs, self.train_dataset)
         if model.training:
@@ -310,15 +317,18 @@ class RobustViTTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         step, batch = self._batch_of_step
         self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
-        vit = VisionTransformer(model)
+        known = ImageModel(model)
         for parameter in self._body:
             parameter.requires_grad_(self.state.global_step >= self._head_steps)
         attention = nullcontext()
-        if vit.is_checkpointing:
-            rows, columns = vit.patch_grid(inputs["pixel_values"])
-            if self.method.second_derivative or not has_linear_memory(vit, rows * columns, self.args.second_order):
+        if known.is_checkpointing:
+            explicit = self.method.second_derivative
+            if self._has_map and not explicit:
+                rows, columns = known.patch_grid(inputs["pixel_values"])
+                explicit = not has_linear_memory(VisionTransformer(model), rows * columns, self.args.second_order)
+            if explicit:
                 # Activation checkpointing recomputes attention in backward, so keep the implementation until then.
-                attention = switched_attention(vit, EXPLICIT_ATTENTION)
+                attention = switched_attention(known, EXPLICIT_ATTENTION)
         with attention:
             return super().training_step(model, inputs, num_items_in_batch)
 
@@ -401,8 +411,9 @@ class RobustViTTrainer(Trainer):
         if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
         first = self.is_world_process_zero() or self.is_fsdp_enabled
-        if self._strips is not None and self._strips.before is None and self.args.relevance_strip_steps and first:
-            self._strips.measure_before(self.model)
+        strips = self._strips if self.args.relevance_strip_steps and self._has_map else None
+        if strips is not None and strips.before is None and first:
+            strips.measure_before(self.model)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, logits and labels of a batch. The Trainer's method needs labels, and gathers all outputs."""
@@ -598,7 +609,10 @@ def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
     if source and resolve_preset(None, source) == "model":
         with suppress(OSError):
             return load_processor(source, "model", model)
-    return make_image_processor("paper", ImageModel(model).vision_config.image_size)
+    config = ImageModel(model).vision_config
+    if why_no_map(model) or not hasattr(config, "image_size"):
+        raise ValueError(f"A `{type(model).__name__}` in memory has no image processor: give `processing_class`.")
+    return make_image_processor("paper", config.image_size)
 
 
 def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:

@@ -1,4 +1,4 @@
-"""Formats of images, and their conversion to RGB."""
+"""Formats of images, reading from files and URLs, and conversion to RGB."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import io
 from contextlib import suppress
 
 import numpy as np
-from PIL import Image
+from huggingface_hub import get_session
+from PIL import Image, ImageOps
 
 
 # Formats that Pillow recognises without a decoder of its own.
@@ -49,6 +50,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255
     return image.convert("RGB")
+
+
+def upright_image(source: Image.Image | str) -> Image.Image:
+    """Load an image, a path or a URL as RGB, upright according to EXIF. transformers' `load_image` would turn 16-bit greyscale
+    white."""
+    if not isinstance(source, Image.Image):
+        if str(source).startswith(("http://", "https://")):
+            source = io.BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content)
+        source = Image.open(source)
+    try:
+        return to_rgb(ImageOps.exif_transpose(source))
+    except ValueError as error:  # of one among many
+        raise ValueError(f"`{getattr(source, 'filename', '')}` cannot be read as an image: {error}") from error
 
 
 def to_webp(picture: Image.Image) -> dict:

@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import re
 from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -13,6 +12,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from .public_names import hide_tokens
 
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -205,11 +206,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Error message for an unknown option or command."""
     return f"unknown {kind} {hide_tokens(name)}{did_you_mean(name, known) or '.'}"
-
-
-def hide_tokens(message: str) -> str:
-    """Remove Hub tokens, which may have been given in place of a file or beside a mistyped option."""
-    return re.sub(r"hf_[A-Za-z0-9]{30,}", "hf_…", message)
 
 
 def types_of(annotation: Any) -> set[type]:

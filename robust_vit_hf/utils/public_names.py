@@ -1,4 +1,4 @@
-"""Publishable names and settings, without local paths."""
+"""Publishable names, settings and messages, without local paths and tokens."""
 
 import os
 import re
@@ -32,3 +32,8 @@ def _last_component(path: str) -> str:
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form `owner/name` and is not a path on this machine."""
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not Path(name).exists()
+
+
+def hide_tokens(message: str) -> str:
+    """Remove Hub tokens, which may have been given in place of a file or beside a mistyped option."""
+    return re.sub(r"hf_[A-Za-z0-9]{30,}", "hf_…", message)

@@ -45,6 +45,7 @@ from robust_vit_hf.app.server import own_names, running
 from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.results_json import TABLES_FILE
+from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 from robust_vit_hf.results.run_summary import MEAN_ROW
 from robust_vit_hf.utils.files import read_json, write_json
 
@@ -473,7 +474,7 @@ def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_pat
     path = bright_square(tmp_path)
     masked, pictures, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
     session = open_pair(*models, None)
-    image, mask = Image.open(path), find_mask(session.sides["before"], Image.open(path))
+    image, mask = Image.open(path), find_mask(MaskSettings().tokencut()[1], Image.open(path))
     inside = np.asarray(mask) > 0
     assert inside[32:64, 32:64].mean() > 0.8 and inside.mean() < 0.4
     assert pixels(masked)[0, 0].min() > 150, "the background is not dimmed"

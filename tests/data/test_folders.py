@@ -16,7 +16,7 @@ from robust_vit_hf.data.describe import describe
 from robust_vit_hf.data.options import DescribeOptions
 from robust_vit_hf.data.schema import undecoded_rows
 from robust_vit_hf.evaluation.sets import own_set
-from robust_vit_hf.training.finetuning import load_data
+from robust_vit_hf.training.load_data import load_data
 from robust_vit_hf.training.options import DataArguments
 from robust_vit_hf.utils import images
 

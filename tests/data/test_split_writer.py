@@ -14,7 +14,7 @@ from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data import split_writer, write_rows
 from robust_vit_hf.data.contact_sheet import sample_rows
 from robust_vit_hf.data.split_writer import SplitWriter
-from robust_vit_hf.masks.mask_maker import MaskResult
+from robust_vit_hf.masks.mask_result import MaskResult
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts

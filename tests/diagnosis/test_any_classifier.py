@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from robust_vit_hf import diagnose
+from robust_vit_hf.models.loading import load_model
 
 from ..helpers.tiny import masked_dataset
 
@@ -71,3 +72,13 @@ def test_a_folder_an_object_and_a_function_have_one_verdict(write, photographs, 
     assert found["folder"] == found["object"] == found["function"]
     measures = found["folder"]["before"]["measures"]
     assert "relevance_on_object" not in measures and 0 <= measures["original"]["mean"] <= 1
+
+
+def test_a_model_of_timm_that_transformers_saved_is_loaded_again(tmp_path):
+    """Whose `config.json` holds `"model_args": null`."""
+    of_timm(tmp_path / "first")
+    load_model(str(tmp_path / "first")).save_pretrained(tmp_path / "second")
+    assert json.loads((tmp_path / "second" / "config.json").read_text())["model_args"] is None
+    first, second = (load_model(str(tmp_path / name)).eval() for name in ("first", "second"))
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(first(pixels).logits, second(pixels).logits)

@@ -140,7 +140,7 @@ def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatc
 
 
 def test_masks_are_made_where_there_are_none(model, tmp_path):
-    """By TokenCut with the model's own features: kept, with a contact sheet, and not made again."""
+    """By TokenCut: kept, with a contact sheet, and not made again."""
     square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
     rows = []
     for index in range(8):

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from robust_vit_hf.evaluation import finetuning_results
+from robust_vit_hf.evaluation import before_after_figure
 from robust_vit_hf.evaluation.before_after_examples import KINDS, Example, draw, rows_of_kind
-from robust_vit_hf.evaluation.finetuning_results import write_finetuning_results
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.measurements.base import Measured
+from robust_vit_hf.evaluation.results_json import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import Run
 
@@ -35,10 +35,10 @@ def test_images_with_an_empty_mask_are_not_those_whose_relevance_left_the_backgr
         groups.extend(given)
         return SimpleNamespace(savefig=lambda *_, **__: None)
 
-    monkeypatch.setattr(finetuning_results, "explain", explained)
-    monkeypatch.setattr(finetuning_results, "before_after_figure", drawn)
+    monkeypatch.setattr(before_after_figure, "explain", explained)
+    monkeypatch.setattr(before_after_figure, "before_after_figure", drawn)
     run = Run({"a": set_result("a", of_set, measured)})
-    finetuning_results._write_examples(tmp_path, run, session)
+    before_after_figure.write_examples(tmp_path, run, session)
     title, ranked = next(iter(groups[0].items()))
     assert "of 2 those" in title and [example.row for example in ranked] == [2, 0]
 
@@ -76,9 +76,9 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
     )
     run = Run(measure_accuracy(session, Accuracy()))
     saved = []
-    draw_figure = finetuning_results.before_after_figure
+    draw_figure = before_after_figure.before_after_figure
     monkeypatch.setattr(
-        finetuning_results, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows)
+        before_after_figure, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows)
     )
     for _ in range(2):
         write_finetuning_results(tmp_path, run, session, {})

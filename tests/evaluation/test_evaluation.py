@@ -10,12 +10,12 @@ import torch
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
-from robust_vit_hf.evaluation.finetuning_results import write_finetuning_results
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
 from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured, measure
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
+from robust_vit_hf.evaluation.results_json import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.results.metrics.robust_accuracy import top_classes
 from robust_vit_hf.results.run_results import Run

@@ -31,7 +31,7 @@ from robust_vit_hf.experiments.paper.paper_plots import size_figure
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, mean_over, versus
 from robust_vit_hf.results.published_tables import accuracy_tables
-from robust_vit_hf.results.results_file import join, read_results, write_results
+from robust_vit_hf.results.results_parquet import join, read_results, write_results
 from robust_vit_hf.results.run_results import OURS, Results, SetResult, SideResult
 
 from ..helpers.commands import call, files_below, succeed

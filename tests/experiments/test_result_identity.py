@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from transformers import ViTForImageClassification
 
-from robust_vit_hf.experiments.collect import collect
-from robust_vit_hf.experiments.points import PREDICTIONS, RUN
+from robust_vit_hf.experiments.collect_runs import collect
+from robust_vit_hf.experiments.point_folder import PREDICTIONS, RUN
 from robust_vit_hf.results.bootstrap import change
 from robust_vit_hf.results.run_results import Run
 from robust_vit_hf.utils.lock import folder_lock

@@ -17,11 +17,11 @@ import yaml
 from PIL import Image
 
 from robust_vit_hf.experiments.choose_settings import choose_settings, setting_of
-from robust_vit_hf.experiments.collect import _seconds, collect
+from robust_vit_hf.experiments.collect_runs import _seconds, collect
 from robust_vit_hf.experiments.grid import read_grid
-from robust_vit_hf.experiments.points import ORIGINALS, PREDICTIONS, ROBUSTNESS, RUN, is_measured
+from robust_vit_hf.experiments.point_folder import ORIGINALS, PREDICTIONS, ROBUSTNESS, RUN, is_measured
 from robust_vit_hf.experiments.sweep import SweepRun, _run_here, protocol_of
-from robust_vit_hf.results.results_file import read_results
+from robust_vit_hf.results.results_parquet import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetuning import finetune
 from robust_vit_hf.utils.files import read_json, write_json

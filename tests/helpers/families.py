@@ -85,6 +85,11 @@ class Family:
                     parameter.add_(0.2 * torch.randn_like(parameter))
         return model.eval()
 
+    @property
+    def written(self) -> str:
+        """The class in Markdown."""
+        return f"`{self.model_class.__name__}`"
+
     def read(self) -> np.ndarray:
         """Weights (T,) of the tokens that the head reads."""
         return np.array([*self.prefix, *[self.patches / NUM_PATCHES] * NUM_PATCHES])
@@ -96,7 +101,7 @@ def resolution(model: PreTrainedModel) -> dict[str, bool]:
     return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
 
 
-def _with_vision_config(config_class, *, num_labels: int, **sizes):
+def with_vision_config(config_class, *, num_labels: int, **sizes):
     return config_class(vision_config=sizes, num_labels=num_labels)
 
 
@@ -148,7 +153,6 @@ _IMAGE_TEXT = (
     ("SigLIP", SiglipForImageClassification, SiglipConfig, ()),
 )
 _FAMILIES += tuple(
-    Family(name, of, partial(_with_vision_config, config), _MEAN, prefix, 1)
-    for name, of, config, prefix in _IMAGE_TEXT
+    Family(name, of, partial(with_vision_config, config), _MEAN, prefix, 1) for name, of, config, prefix in _IMAGE_TEXT
 )
 FAMILIES = {family.name: family for family in _FAMILIES}

@@ -92,6 +92,7 @@ def test_nothing_measured(folder):
         ("robustvit", "0", "by the method of\n[Optimizing"),
         ("robustvit", "0.75", "images swapped, which is not of the paper. The relevance loss is that of\n[Optimizing"),
         ("finetune", "0.75", "swapped, without the relevance loss of\n[Optimizing"),
+        ("swap", "0.75", "swapped, without the relevance loss of\n[Optimizing"),
         ("finetune", "0", "for comparison with the method of\n[Optimizing"),
     ],
 )

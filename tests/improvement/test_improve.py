@@ -21,7 +21,7 @@ import robust_vit_hf
 from robust_vit_hf.data.draw_images import halves, held_out
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
-from robust_vit_hf.improvement.outcome import OUTCOMES, Improvement
+from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
@@ -130,7 +130,7 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
     folder, _ = improved
     other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
     changes = {"model": ["--model", other], "max_loss": ["--max_loss", 5], "seed": ["--seed", SEED + 1]}
-    changes["images.report"] = ["--num_images", 5]
+    changes |= {"images.report": ["--num_images", 5], "mask_model": ["--mask_model", other]}
     for name, change in changes.items():
         error = call("improve", *options_of(inputs, folder), *change).error
         assert "was made from other inputs" in error and name in error

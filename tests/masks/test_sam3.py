@@ -142,7 +142,7 @@ def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
     data = masked_dataset(8).remove_columns("mask")
     data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
     model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = ["--model", model, "--dataset", tmp_path / "data", "--masks", "auto"]
+    options = ["--model", model, "--mask_model", model, "--dataset", tmp_path / "data", "--masks", "auto"]
 
     def masks_of(name):
         succeed("diagnose", *options, "--output_dir", tmp_path / name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForImageClassification,
     ConvNextConfig,
@@ -22,14 +22,16 @@ from robust_vit_hf import DINOv3ViTForImageClassification, RobustViTTrainer, rel
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from ..helpers import reference
-from ..helpers.families import FAMILIES, NUM_PATCHES, SIZES, resolution
+from ..helpers.architectures import WITH_MAP, WITHOUT_LORA, TimmFamily, explicit_attentions, inputs_of
+from ..helpers.families import FAMILIES, NUM_PATCHES, SIZES
 from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
 
 
 # Modules of the pretraining through which the classifier does not pass.
-UNREAD = dict.fromkeys(("CLIP", "MetaCLIP 2"), "vision_model.post_layernorm") | {"SigLIP": "vision_model.head"}
+UNREAD = dict.fromkeys(("CLIP", "MetaCLIP 2"), "vision_model.post_layernorm")
+UNREAD |= dict.fromkeys(("SigLIP", "SigLIP 2, NaFlex"), "vision_model.head")
 
-every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+every_family = pytest.mark.parametrize("family", WITH_MAP.values(), ids=WITH_MAP)
 
 
 def images(count=2, height=32, width=32):
@@ -38,6 +40,8 @@ def images(count=2, height=32, width=32):
 
 def final_norm(model):
     """The last module over all tokens. CLIP normalises the CLS token alone."""
+    if hasattr(model, "timm_model"):
+        return model.timm_model.norm
     if model.config.model_type == "clip_vision_model":
         return model.base_model.encoder.layers[-1]
     if hasattr(model, "vision_model"):
@@ -59,7 +63,7 @@ def test_head_reads(family):
         return leaves[0]
 
     final_norm(model).register_forward_hook(cut)
-    logits = model(images()).logits
+    logits = model(**inputs_of(model, images())).logits
     (gradient,) = torch.autograd.grad(logits.square().sum(), leaves)
     assert gradient.shape[1] == len(family.prefix) + NUM_PATCHES
     assert (gradient.abs().amax(dim=(0, 2)) > 0).tolist() == (family.read() > 0).tolist()
@@ -68,22 +72,20 @@ def test_head_reads(family):
 @every_family
 @pytest.mark.parametrize("height, width", [(32, 32), (32, 48)])
 def test_map(family, height, width):
-    """The map and the logits, by the attentions that transformers returns and an independent slow reference."""
-    model, pixel_values, target = family.tiny(), images(2, height, width), torch.tensor([0, 2])
-    kwargs = resolution(model) if height != width else {}
-    eager = copy.deepcopy(model)
-    eager.set_attn_implementation("eager")
-    expected = eager(pixel_values, output_attentions=True, **kwargs)
-    score = expected.logits.gather(1, target.unsqueeze(1)).sum()
-    gradients = torch.autograd.grad(score, expected.attentions)
+    """The map and the logits, by the attentions that transformers returns, or timm computes, and an independent slow reference."""
+    # timm's models have one resolution.
+    model = family.tiny(image_size=(height, width)) if isinstance(family, TimmFamily) else family.tiny()
+    pixel_values, target = images(2, height, width), torch.tensor([0, 2])
+    logits, attentions = explicit_attentions(copy.deepcopy(model), pixel_values)
+    gradients = torch.autograd.grad(logits.gather(1, target.unsqueeze(1)).sum(), attentions)
     output = relevance_map(model, pixel_values, target)
-    torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.logits, logits, atol=1e-5, rtol=1e-5)
     num_patches = height * width // 64
     read = torch.tensor(family.read())
     read = torch.cat([read[: len(family.prefix)], torch.full((num_patches,), family.patches / num_patches)]).numpy()
     for index in range(2):
         slow = reference.relevance_map(
-            [attention[index].detach().numpy() for attention in expected.attentions],
+            [attention[index].detach().numpy() for attention in attentions],
             [gradient[index].numpy() for gradient in gradients],
             (height // 8, width // 8),
             (height, width),
@@ -98,11 +100,10 @@ def test_gradient(family):
     model, eager, pixel_values = family.tiny(), family.tiny(), images()
     relevance_map(model, pixel_values, 1).relevance.square().mean().backward()
 
-    eager.set_attn_implementation("eager")
-    output = eager(pixel_values, output_attentions=True)
-    gradients = torch.autograd.grad(output.logits[:, 1].sum(), output.attentions, retain_graph=True)
-    matrix = torch.eye(output.attentions[0].shape[-1])
-    for attention, gradient in zip(output.attentions, gradients, strict=True):
+    logits, attentions = explicit_attentions(eager, pixel_values)
+    gradients = torch.autograd.grad(logits[:, 1].sum(), attentions, retain_graph=True)
+    matrix = torch.eye(attentions[0].shape[-1])
+    for attention, gradient in zip(attentions, gradients, strict=True):
         matrix = matrix + (attention * gradient).relu().mean(dim=1) @ matrix
     row = torch.tensor(family.read()).float() @ matrix
     grid = row[:, -NUM_PATCHES:].reshape(2, 1, 4, 4)
@@ -124,7 +125,7 @@ def test_attribution_methods(family):
     """Every attribution method gives a map that is not flat, and the model's own logits."""
     model, pixel_values = family.tiny(), images()
     with torch.no_grad():
-        expected = model(pixel_values).logits
+        expected = model(**inputs_of(model, pixel_values)).logits
         for name, method in ATTRIBUTION_METHODS.items():
             output = method(model, pixel_values, 1)
             torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=1e-5)
@@ -133,11 +134,11 @@ def test_attribution_methods(family):
 
 
 @every_family
-def test_training(family, tmp_path):
+def test_training(family, tmp_path, processor):
     """Every weight moves, the loss falls, and what is saved gives the same logits when it is loaded."""
     original, model = family.tiny(), family.tiny()
     config = tiny_config(tmp_path, num_train_epochs=12, relevance_weight=1.0, confidence_weight=0.1)
-    trainer = RobustViTTrainer(model, config, tensor_rows(8))
+    trainer = RobustViTTrainer(model, config, tensor_rows(8), processing_class=processor)
     trainer.train()
     losses = [entry["relevance_loss"] for entry in trainer.state.log_history if "relevance_loss" in entry]
     assert losses[-1] < 0.9 * losses[0]
@@ -147,17 +148,24 @@ def test_training(family, tmp_path):
     trainer.save_model()
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert type(loaded) is family.model_class
-    torch.testing.assert_close(loaded(images()).logits, model.eval()(images()).logits, atol=1e-5, rtol=1e-5)
+    inputs = inputs_of(model, images())
+    torch.testing.assert_close(loaded(**inputs).logits, model.eval()(**inputs).logits, atol=1e-5, rtol=1e-5)
 
 
 @every_family
-def test_lora(family, tmp_path):
+def test_lora(family, tmp_path, processor):
     """The adapter alone moves; saved, it gives the same logits on a fresh model, and merged as well."""
     base = family.tiny()
-    model = get_peft_model(family.tiny(), LoraConfig(r=4, lora_alpha=16, target_modules="all-linear"))
-    frozen = {name: value.clone() for name, value in model.state_dict().items() if "lora_" not in name}
+    adapter = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear")
     config = tiny_config(tmp_path, num_train_epochs=12, learning_rate=1e-2, confidence_weight=0.1)
-    trainer = RobustViTTrainer(model, config, tensor_rows(8))
+    arguments = {"train_dataset": tensor_rows(8), "processing_class": processor, "peft_config": adapter}
+    if family.name in WITHOUT_LORA:
+        with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv` has no effect"):
+            RobustViTTrainer(family.tiny(), config, **arguments)
+        return
+    trainer = RobustViTTrainer(family.tiny(), config, **arguments)
+    model = trainer.model
+    frozen = {name: value.clone() for name, value in model.state_dict().items() if "lora_" not in name}
     trainer.train()
     losses = [entry["relevance_loss"] for entry in trainer.state.log_history if "relevance_loss" in entry]
     assert losses[-1] < 0.9 * losses[0]
@@ -165,11 +173,12 @@ def test_lora(family, tmp_path):
         assert "lora_" in name or torch.equal(value, frozen[name]), name
     trainer.save_model()
     assert not (tmp_path / "model.safetensors").exists()
-    expected = model.eval()(pixel_values=images()).logits
+    inputs = inputs_of(base, images())
+    expected = model.eval()(**inputs).logits
     adapted = PeftModel.from_pretrained(base, tmp_path).eval()
-    torch.testing.assert_close(adapted(pixel_values=images()).logits, expected)
+    torch.testing.assert_close(adapted(**inputs).logits, expected)
     merged = adapted.merge_and_unload()
-    torch.testing.assert_close(merged(images()).logits, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(merged(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_dinov3_from_a_backbone(tmp_path):
@@ -225,7 +234,7 @@ def test_the_table_in_the_documentation():
     """A row for each architecture: what its head reads, and the six checks above with each family."""
     page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
     rows = [
-        f"| {name} (`{family.model_class.__name__}`) | {family.reads} |{' ✓ |' * 6}"
-        for name, family in FAMILIES.items()
+        f"| {name} ({family.written}) | {family.reads} |{' ✓ |' * 5} {'–' if name in WITHOUT_LORA else '✓'} |"
+        for name, family in WITH_MAP.items()
     ]
     assert rows == [line for line in page.splitlines() if "✓" in line]

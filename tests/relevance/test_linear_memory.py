@@ -84,6 +84,9 @@ def test_which_path(monkeypatch):
     assert not has_linear_memory(VisionTransformer(tiny_vit()), 16, True)  # second order
     assert not has_linear_memory(VisionTransformer(tiny_vit(attention_probs_dropout_prob=0.1).train()), 16, False)
     assert has_linear_memory(VisionTransformer(tiny_vit(attention_probs_dropout_prob=0.1)), 16, False)
+    clip = FAMILIES["CLIP"].tiny(attention_dropout=0.1)
+    assert has_linear_memory(VisionTransformer(clip), 16, False)
+    assert not has_linear_memory(VisionTransformer(clip.train()), 16, False)
     eager = tiny_vit()
     eager.set_attn_implementation("eager")
     assert not has_linear_memory(VisionTransformer(eager), 16, False)

@@ -8,6 +8,7 @@ import torch
 
 from robust_vit_hf import RobustViTConfig
 from robust_vit_hf.training.config import CHECKPOINTING
+from robust_vit_hf.training.control import control_of
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):
@@ -62,12 +63,12 @@ def test_refused(arguments, message, tmp_path):
 def test_numbers_of_numpy_and_a_second_check(tmp_path):
     """A config that the Trainer has rewritten can be copied with other values."""
     config = RobustViTConfig(str(tmp_path), learning_rate=np.float32(1e-3), seed=np.int64(3), report_to=["none"])
-    assert config.control().seed == 3 and config.do_eval and not config.control().do_eval
+    assert control_of(config).seed == 3 and config.do_eval and not control_of(config).do_eval
 
 
 def test_the_control_has_no_swap(tmp_path):
     config = RobustViTConfig(str(tmp_path), background_swap=0.5, backgrounds="pictures", confidence_target="original")
-    control = config.control()
+    control = control_of(config)
     assert (control.method, control.background_swap, control.backgrounds) == ("finetune", 0, None)
     assert control.confidence_target == "label"
 

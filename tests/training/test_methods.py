@@ -21,7 +21,7 @@ from ..helpers import reference
 from ..helpers.tiny import ROOT, tensor_rows, tiny_config, tiny_vit
 
 
-NAMES = ("cft", "cutmix", "energy", "finetune", "gradmask", "random_erasing", "robustvit", "rrr")
+NAMES = ("cft", "cutmix", "energy", "finetune", "gradmask", "random_erasing", "robustvit", "rrr", "swap")
 every_method = pytest.mark.parametrize("name", NAMES)
 # Options under which a loss is exactly differentiable, and its terms are of one size.
 EXACT = {
@@ -37,7 +37,9 @@ def batch(count=3) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """Pixels, masks with a fractional value, and targets, all in float64."""
     rows = tensor_rows(count)
     pixel_values, mask = (torch.stack([row[name] for row in rows]).double() for name in ("pixel_values", "mask"))
-    return pixel_values, mask, {"label": torch.tensor([row["labels"] for row in rows]), "prediction": None}
+    original = torch.randn(count, 4, generator=torch.Generator().manual_seed(0)).double()
+    labels = torch.tensor([row["labels"] for row in rows])
+    return pixel_values, mask, {"label": labels, "prediction": None, "original": original}
 
 
 def losses(name, folder, model, pixel_values, mask, targets, **options):

@@ -13,7 +13,7 @@ from robust_vit_hf import eval_transform, train_transform
 from robust_vit_hf.data.row_checks import check_rows
 from robust_vit_hf.data.schema import encode_image
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.masks.mask_maker import MaskResult
+from robust_vit_hf.masks.mask_result import MaskResult
 from robust_vit_hf.masks.tokencut import TokenCut
 from robust_vit_hf.utils.images import to_rgb
 

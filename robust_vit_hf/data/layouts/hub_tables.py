@@ -10,8 +10,7 @@ from huggingface_hub import HfApi
 
 from ...utils.cache import check_no_pattern
 from ..archives import check_tar_end
-from ..imagenet_classes import label_of_wnid
-from ..label_mapping import are_named_as_imagenet
+from ..imagenet_classes import are_named_as_imagenet, label_of_wnid
 from ..schema import Source
 from .folders_of_sets import change_times
 from .imagenet import VALIDATION_NAME

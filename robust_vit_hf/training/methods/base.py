@@ -6,11 +6,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import nn
 
-from ...relevance.architectures import VisionTransformer
+from ...relevance.architectures import ImageModel, NoRelevanceMap, why_no_map
 from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched_attention
 from ...relevance.relevance_map import RelevanceOutput, relevance_map
 from ..config import RobustViTConfig
 from ..losses import ConfidenceLoss
+from . import load_method, method_names
 
 
 class Penalty(NamedTuple):
@@ -27,12 +28,14 @@ class Method:
     Attributes:
         DEFAULTS: defaults of the method's options. Other options of
             [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are refused.
+        background_swap: default of the option of this name, which all methods have.
         second_derivative: whether a loss on the pixel gradient is differentiated with respect to the weights, see
             [`pixel_gradient`].
         mixes_images: whether it needs two images or more in each batch of a process.
     """
 
     DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}
+    background_swap: ClassVar[float] = 0.0
     second_derivative: ClassVar[bool] = False
     mixes_images: ClassVar[bool] = False
 
@@ -92,13 +95,22 @@ class Method:
         )
 
 
+def check_has_map(model: nn.Module, method: str, relevance_weight: float | None) -> None:
+    """Refuse a loss on the relevance map, which has a weight, for a model without one."""
+    if relevance_weight and (why := why_no_map(model)):
+        others = [name for name in method_names() if not load_method(name).DEFAULTS.get("relevance_weight")]
+        raise NoRelevanceMap(
+            f"{why} `{method}` trains that map; any image classifier can be trained by {', '.join(others)}."
+        )
+
+
 def pixel_gradient(
     model: nn.Module, pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor], create_graph: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient `(B, 3, H, W)` of a score of the logits with respect to the pixels, and the logits `(B, C)`. With
     `create_graph`, it is differentiable with respect to the weights, unless gradients are disabled. Attention is explicit,
     since fused kernels have no second derivative."""
-    vit, wants_graph = VisionTransformer(model), torch.is_grad_enabled()
+    vit, wants_graph = ImageModel(model), torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
         with switched_attention(vit, EXPLICIT_ATTENTION), cls_token_alone(vit):

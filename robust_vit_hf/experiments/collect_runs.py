@@ -17,12 +17,23 @@ from ..evaluation.measurements.accuracy import side_results
 from ..evaluation.measurements.base import Measured
 from ..models.model_names import MODELS, find_model
 from ..results.metrics.robust_accuracy import TOP
-from ..results.results_file import ResultsFile
+from ..results.results_parquet import ResultsFile
 from ..results.run_results import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 from ..utils.stage import Stage
-from .points import CUT_OUT, GRID_FILE, PREDICTIONS, ROBUSTNESS, RUN, SETS, SHARES, VALIDATION, has_shares, is_measured
-from .validation import COMPARED
+from .measure_mixtures import COMPARED
+from .point_folder import (
+    CUT_OUT,
+    GRID_FILE,
+    PREDICTIONS,
+    ROBUSTNESS,
+    RUN,
+    SETS,
+    SHARES,
+    VALIDATION,
+    has_shares,
+    is_measured,
+)
 
 
 logger = logging.get_logger(__name__)

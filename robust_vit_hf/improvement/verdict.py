@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
 from ..evaluation.before_after_examples import galleries
-from ..evaluation.finetuning_results import FIGURE_FILE, write_finetuning_results
+from ..evaluation.before_after_figure import FIGURE_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.other_backgrounds import Backgrounds
+from ..evaluation.results_json import write_finetuning_results
 from ..evaluation.session import Session
 from ..hub.model_card import write_card
 from ..masks.own_masks import MaskedImages

@@ -14,10 +14,10 @@ from ..evaluation.sets import EvaluationSet, with_objects
 from ..models.image_processors import resolve_preset
 from ..models.weight_mixture import interpolate
 from ..training.config import RobustViTConfig
-from ..training.finetuning import load_data
+from ..training.load_data import load_data
 from ..training.options import DataArguments, ModelArguments
 from ..utils.processes import make_accelerator
-from .points import CUT_OUT, SETS, VALIDATION, share_folder
+from .point_folder import CUT_OUT, SETS, VALIDATION, share_folder
 
 
 COMPARED = ("original", "mixed_rand")

