@@ -23,7 +23,7 @@ from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.results_json import write_results_json
-from ..evaluation.session import Session, Side, open_session
+from ..evaluation.session import Session, Side, left_as_it_is, open_session
 from ..evaluation.sets import EvaluationSet, load_evaluation_sets
 from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
 from ..masks.own_masks import MaskedImages, masked_images
@@ -122,15 +122,17 @@ def diagnose(
     """Measure whether a model decides by the background, see [`run_diagnosis`].
 
     Args:
-        model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from images `(B, 3, H, W)`
-            to logits `(B, C)`, with its `classes`, names in the order of the logits, and `transform`, from a PIL image to a tensor
-            `(3, H, W)`.
+        model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from images `(B, 3, H, W)`,
+            on the CPU but for a torch module, to logits `(B, C)`, with its `classes`, names in the order of the logits, and
+            `transform`, from a PIL image to a tensor `(3, H, W)`. Its mode and device are afterwards as before.
         dataset: labelled images, as for `robust-vit diagnose`.
         options: others of [`DiagnoseOptions`].
     """
-    given = None if isinstance(model, str | Path) else Side.of_object(model, processor, classes, transform)
-    name = str(model) if given is None else given.source
-    return run_diagnosis(DiagnoseOptions(model=name, dataset=dataset, **options), given)
+    if isinstance(model, str | Path):
+        return run_diagnosis(DiagnoseOptions(model=str(model), dataset=dataset, **options))
+    with left_as_it_is(model):
+        given = Side.of_object(model, processor, classes, transform)
+        return run_diagnosis(DiagnoseOptions(model=given.source, dataset=dataset, **options), given)
 
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:

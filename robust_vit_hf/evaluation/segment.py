@@ -27,12 +27,13 @@ def segment(options: SegmentOptions) -> str:
         The table as Markdown; an empty string outside the main process.
 
     Raises:
-        ValueError: the set has no masks, or the models do not fit together.
+        ValueError: a model has no relevance map, the set has no masks, or the models do not fit together.
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
     stage = Stage(folder, {"command": "segment"})
     with open_session(options, options.preset, stage, bf16=options.bf16) as session:
+        session.check_maps()
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)
         session = session.with_sets({name: EvaluationSet(rows)})

@@ -14,12 +14,12 @@ from transformers import BaseImageProcessor
 from ..data.imagenet_classes import class_names
 from ..data.known_sets import EVALUATION_SETS
 from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
-from ..models.image_processors import Preset, load_processor, resolve_preset
+from ..models.image_processors import Preset, load_processor, resolve_preset, squashing
 from ..models.loading import check_single_label, load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
 from ..models.own_classifier import OwnClassifier, OwnProcessor
-from ..relevance.architectures import unwrap_pretrained, why_no_map
+from ..relevance.architectures import VisionTransformer, unwrap_pretrained, why_no_map
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
 from ..utils.stage import Stage
@@ -66,7 +66,9 @@ class Side:
             if processor is None:
                 raise ValueError("A model given as an object needs its image processor: give `processor=…`.")
             check_single_label(model)
-            return cls.of(model, processor, model.config._name_or_path or type(unwrap_pretrained(model)).__name__)
+            return cls.of(
+                model, squashing(processor), model.config._name_or_path or type(unwrap_pretrained(model)).__name__
+            )
         if classes is None or transform is None:
             raise ValueError(
                 "A function of images needs `classes`, the names in the order of its logits, and `transform`, from a PIL image to "
@@ -74,6 +76,23 @@ class Side:
             )
         name = getattr(model, "__name__", type(model).__name__)
         return cls.of(OwnClassifier(model, classes, transform), OwnProcessor(transform), name)
+
+
+@contextmanager
+def left_as_it_is(model: nn.Module | Callable) -> Iterator[None]:
+    """Context after which the modules of a model given in Python are in the mode, and on the device, in which they were."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    devices = [parameter.device for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        if devices:
+            model.to(devices[0])
 
 
 @dataclass(frozen=True)
@@ -106,6 +125,11 @@ class Session:
             return []
         reasons = (why_no_map(side.model) for side in self.sides.values())
         return [f"Relevance is left out: {reason}" for reason in dict.fromkeys(filter(None, reasons))]
+
+    def check_maps(self) -> None:
+        """Refuse models without a relevance map."""
+        for side in self.sides.values():
+            VisionTransformer(side.model)
 
     @property
     def paper_model(self) -> str | None:
@@ -155,20 +179,23 @@ def open_session(
     accelerator = make_accelerator(bf16)
     names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
     with stage.work(accelerator.is_main_process) if stage else nullcontext():
-        if given is None:
-            sides = load_sides(names, preset, accelerator)
-        else:
-            given.model.to(accelerator.device)
-            sides = {"before": given}
+        sides = load_sides(names, preset, accelerator, given)
         yield Session(sides, {}, accelerator, stage.folder if stage else None, shared, preset)
 
 
-def load_sides(names: Mapping[str, str], preset: Preset, accelerator: Accelerator) -> dict[str, Side]:
-    """Load models of the same classes with their processors by side."""
-    models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
-    first, *others = (classes_of_model(model.config) for model in models.values())
+def load_sides(
+    names: Mapping[str, str], preset: Preset, accelerator: Accelerator, given: Side | None = None
+) -> dict[str, Side]:
+    """Load models of the same classes with their processors by side; `before` may be `given`."""
+    sides = {}
+    for side, name in names.items():
+        if side == "before" and given is not None:
+            sides[side] = given
+        else:
+            model = load_model(name)
+            sides[side] = Side.of(model, load_processor(name, preset, model), name)
+        sides[side].model.to(accelerator.device)
+    first, *others = (classes_of_model(unwrap_pretrained(side.model).config) for side in sides.values())
     for classes in others:
         check_same_classes(first, classes)
-    return {
-        side: Side.of(model, load_processor(names[side], preset, model), names[side]) for side, model in models.items()
-    }
+    return sides

@@ -17,7 +17,7 @@ from ..diagnosis.verdict import Diagnosis
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
-from ..evaluation.session import Session, Side, load_sides, open_session
+from ..evaluation.session import Session, Side, left_as_it_is, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
 from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
 from ..masks.own_masks import masked_images
@@ -70,17 +70,17 @@ def improve(
         dataset: labelled images, as for `robust-vit improve`.
         options: others of [`ImproveOptions`].
     """
-    options["output_dir"], given = output_dir, None  # which the options turn into a path
-    if not isinstance(model, str | Path):
-        if not isinstance(model, PreTrainedModel):
-            raise ValueError(
-                f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`. `diagnose` takes "
-                "any function."
-            )
+    options["output_dir"] = output_dir  # which the options turn into a path
+    if isinstance(model, str | Path):
+        return run_improvement(ImproveOptions(model=str(model), dataset=dataset, **options))
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`. `diagnose` takes any "
+            "function."
+        )
+    with left_as_it_is(model):
         given = Side.of_object(model, processor)
-    return run_improvement(
-        ImproveOptions(model=str(given.source if given else model), dataset=dataset, **options), given
-    )
+        return run_improvement(ImproveOptions(model=given.source, dataset=dataset, **options), given)
 
 
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:

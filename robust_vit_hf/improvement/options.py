@@ -18,8 +18,8 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
 
       robust-vit improve --model my-vit --dataset photos --output_dir runs/better
 
-    Background swap with the original model's output as the target is trained at several rates, without and with the loss on the
-    relevance map. Of these, and of mixtures of the weights before and after, those are kept whose top-1 on the images as they are falls
+    Background swap with the original model's output as the target is trained at several rates, without and, if the model has a map, with
+    the loss on the relevance map. Of these, and of mixtures of the weights before and after, those are kept whose top-1 on the images as they are falls
     by at most --max_loss points; the one is chosen that is right on the most objects on the backgrounds of other classes, or, among
     those within one standard error of it, on the most images as they are. The output folder
     is a model, with its card and report.html; or it says that nothing helped. What is complete is skipped when the command is started

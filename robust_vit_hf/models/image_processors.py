@@ -155,8 +155,7 @@ def load_processor(
                 "`processor.save_pretrained(folder)`, or give `--preset paper`."
             ) from error
         saved = None  # the paper's preset depends only on the size
-    if hasattr(saved, "max_num_patches"):
-        saved = _squashing(saved)
+    saved = squashing(saved)
     if preset == "model":
         return saved if image_size is None else _scaled(saved, image_size)
     if image_size is None:
@@ -165,10 +164,13 @@ def load_processor(
     return make_image_processor(preset, image_size, saved)
 
 
-def _squashing(processor: BaseImageProcessor) -> ViTImageProcessor:
-    """For SigLIP 2, whose processor gives patches of any grid: squash to the largest square of at most as many patches."""
+def squashing(processor: BaseImageProcessor | None) -> BaseImageProcessor | None:
+    """A processor that squashes images to the largest square of at most as many patches as SigLIP 2's (NaFlex) gives, which are rows
+    of a grid of any aspect ratio. Others stay as they are."""
     from transformers import ViTImageProcessor
 
+    if not hasattr(processor, "max_num_patches"):
+        return processor
     side = math.isqrt(processor.max_num_patches) * processor.patch_size
     settings = {name: getattr(processor, name) for name in ("resample", "rescale_factor", "image_mean", "image_std")}
     return ViTImageProcessor(size={"height": side, "width": side}, **settings)

@@ -23,7 +23,6 @@ from .weight_checks import load_checked, reading
 
 
 BASE_FILE = "base_model.json"  # beside an adapter: the digest of its base
-HEAD = "classifier"  # end of the names of classification heads in the supported architectures
 
 
 def load_model(
@@ -94,9 +93,11 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
         config, "model_args", None
     ):  # timm may write the number of classes there too, which transformers then gives twice
         config.model_args.pop("num_classes", None)
+    if not with_head:
+        config.num_labels = config.num_labels or 2  # timm has models without a head
     options = {
         "config": config,
-        "optional": None if with_head else HEAD,
+        "optional": None if with_head else head_names,
         "trust_remote_code": trust_remote_code,
         "dtype": torch.float32,
     }
@@ -108,19 +109,34 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
 
 def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedModel:
     """Give a model a linear head of zeros for other classes, which have the same probability until it is trained."""
-    config = model.config
+    config, heads = model.config, head_names(model)
     config.id2label = dict(enumerate(check_class_names(classes)))
     config.label2id = {name: label for label, name in config.id2label.items()}
+    if hasattr(config, "label_names"):  # of timm, by which these are loaded
+        config.label_names = list(classes)
     model.num_labels = config.num_labels
-    heads = [name for name, module in model.named_modules() if name.endswith(HEAD) and isinstance(module, nn.Linear)]
-    if not heads:
-        raise ValueError(f"`{type(model).__name__}` has no linear classification head that could be replaced.")
     for name in heads:
         head = nn.Linear(model.get_submodule(name).in_features, config.num_labels)
         model.set_submodule(name, head.requires_grad_(True))
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
     return model
+
+
+def head_names(model: PreTrainedModel) -> list[str]:
+    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features.
+
+    Raises:
+        ValueError: there is none, or a layer below has as many outputs as there are classes.
+    """
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    heads = {name: one.in_features for name, one in linear.items() if one.out_features == model.config.num_labels}
+    if len({*heads.values()}) != 1:
+        raise ValueError(
+            f"`{type(model).__name__}` has {len(heads)} linear layers with {model.config.num_labels} outputs, as many as it has classes: "
+            "expected those of its head alone, to replace them."
+        )
+    return list(heads)
 
 
 def is_timm(name: str) -> bool:

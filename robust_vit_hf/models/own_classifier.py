@@ -16,7 +16,8 @@ class OwnClassifier(PreTrainedModel):
     """A function as an image classifier, for measurements. It cannot be saved, or trained unless it is a torch module.
 
     Args:
-        predict: takes images `(B, 3, H, W)`, and returns logits `(B, C)`: a module, or a call of any other library.
+        predict: takes images `(B, 3, H, W)`, and returns logits `(B, C)`: a module, or a call of any other library, with images on
+            the CPU.
         classes: names of the C classes, in the order of the logits.
         transform: takes a PIL image in RGB, and returns a tensor `(3, H, W)`.
 
@@ -34,8 +35,9 @@ class OwnClassifier(PreTrainedModel):
         picture = Image.merge(
             "RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256))]
         )
+        device = next((parameter.device for parameter in self.parameters()), None)
         with torch.no_grad():
-            probe = self(transform(picture)[None]).logits
+            probe = self(transform(picture)[None].to(device)).logits
         if probe.shape != (1, len(classes)):
             raise ValueError(
                 f"`predict` gave an output of shape {tuple(probe.shape)} for one image; expected logits (1, {len(classes)}), one for "
@@ -45,7 +47,8 @@ class OwnClassifier(PreTrainedModel):
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> ImageClassifierOutput:
         """Logits `(B, C)` of images `(B, 3, H, W)`."""
-        return ImageClassifierOutput(logits=torch.as_tensor(self.predict(pixel_values)))
+        given = pixel_values if isinstance(self.predict, nn.Module) else pixel_values.cpu()
+        return ImageClassifierOutput(logits=torch.as_tensor(self.predict(given)).to(pixel_values.device))
 
 
 class OwnProcessor(BaseImageProcessor):

@@ -1,7 +1,7 @@
 """Checks of loaded weights: damaged files, pickles that hold code, missing weights, and other shapes."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,8 +28,10 @@ def reading(name: str | Path) -> Iterator[None]:
         raise ValueError(f"`{name}` cannot be loaded. {type(error).__name__}: {error}") from error
 
 
-def load_checked(model_class: Any, name: str, optional: str | None = None, **options) -> PreTrainedModel:
-    """Load with `from_pretrained`, and refuse missing weights, except names with `optional`, other shapes and layers."""
+def load_checked(
+    model_class: Any, name: str, optional: Callable[[PreTrainedModel], list[str]] | None = None, **options
+) -> PreTrainedModel:
+    """Load with `from_pretrained`, and refuse missing weights, except of the modules that `optional` names, other shapes and layers."""
     with reading(name):
         model, loading = model_class.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -40,7 +42,8 @@ def load_checked(model_class: Any, name: str, optional: str | None = None, **opt
             f"{len(mismatched)} weights of `{name}` do not have the shapes of its `config.json`, such as `{key}`: {tuple(found)}, "
             f"expected {tuple(wanted)}."
         )
-    if missing := sorted(key for key in loading["missing_keys"] if optional is None or optional not in key):
+    spared = set() if optional is None else {*optional(model)}
+    if missing := sorted(key for key in loading["missing_keys"] if key.rpartition(".")[0] not in spared):
         raise ValueError(
             f"`{name}` lacks {len(missing)} weights of a `{type(model).__name__}`, such as `{missing[0]}`. Expected a model with a "
             "trained head; for CLIP, and for a new head to train, name the classes: `load_model(…, classes=[…])`, or "

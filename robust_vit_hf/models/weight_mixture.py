@@ -26,8 +26,9 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
         alpha: 0 gives the weights of `before` and 1 those of `after`, bit by bit.
 
     Returns:
-        A copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers,
-        computed in fp32, or in fp64 for those in fp64.
+        A copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers, running
+        statistics included, computed in fp32, or in fp64 for those in fp64. Integers, such as counts of batches, are those of `after`,
+        or of `before` for 0.
 
     Raises:
         ValueError: the models do not fit, see [`check_alike`].
@@ -36,11 +37,11 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
     start, end, mixed = before.state_dict(), after.state_dict(), copy.deepcopy(after)
     with torch.no_grad():
         for name, tensor in mixed.state_dict().items():
-            if alpha == 1 or not tensor.is_floating_point():
-                continue
             value = start[name].to(tensor.device)
-            # At alpha 0, `lerp` would lose the sign of zeros. It computes half precision in fp32.
-            tensor.copy_(value if alpha == 0 else torch.lerp(value, end[name], alpha))
+            if alpha == 0:  # `lerp` would lose the sign of zeros
+                tensor.copy_(value)
+            elif alpha < 1 and tensor.is_floating_point():  # half precision is computed in fp32
+                tensor.copy_(torch.lerp(value, end[name], alpha))
     return mixed
 
 

@@ -40,7 +40,7 @@ HEADS: dict[str, TokenWeights] = {
 }
 # Plain vision transformers of timm by class, their attentions with probabilities of one softmax, and what heads read by `global_pool`.
 TIMM_PLAIN = ("Beit", "Eva", "VisionTransformer", "VisionTransformerDistilled", "VisionTransformerRelPos")
-TIMM_ATTENTIONS = ("Attention", "AttentionRope", "EvaAttention", "RelPosAttention")
+TIMM_ATTENTIONS = ("Attention", "AttentionRope", "EvaAttention", "ParallelScalingBlock", "RelPosAttention")
 TIMM_POOLING = {"token": CLS, "avg": PATCH_MEAN}
 SUPPORTED = (
     "Relevance maps are for plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
@@ -101,15 +101,15 @@ class ImageModel:
 
     @property
     def body(self) -> list[nn.Parameter]:
-        """All parameters below the classification head, which timm has within the base model."""
+        """All parameters below the classification head, which timm has within its model."""
         heads = () if self.timm_model is None else self.timm_model.get_classifier()
         kept = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
-        return [p for p in self.pretrained.base_model.parameters() if id(p) not in kept]
+        return [p for p in self.encoder.parameters() if id(p) not in kept]
 
     @property
-    def encoder(self) -> PreTrainedModel:
-        """The image encoder, which is a part of image–text models."""
-        return getattr(self.pretrained, "vision_model", self.pretrained)
+    def encoder(self) -> nn.Module:
+        """The model below the classification head, that of images in image–text models."""
+        return getattr(self.pretrained, "vision_model", self.pretrained.base_model)
 
     @property
     def attention(self) -> str:
@@ -208,10 +208,14 @@ class VisionTransformer(ImageModel):
         return [module for module in modules if isinstance(module, types) or type(module).__name__ == own]
 
     def _attentions_of_timm(self) -> list[nn.Module]:
-        name = type(self.timm_model).__name__
-        attentions = [getattr(block, "attn", None) for block in self.timm_model.blocks] if name in TIMM_PLAIN else []
-        if not attentions or {type(attention).__name__ for attention in attentions} - {*TIMM_ATTENTIONS}:
-            raise _no_patch_grid(self.pretrained.config.architecture)
+        architecture = self.pretrained.config.architecture
+        if type(self.timm_model).__name__ not in TIMM_PLAIN:
+            raise _no_patch_grid(architecture)
+        attentions = [getattr(block, "attn", block) for block in self.timm_model.blocks]
+        if {type(attention).__name__ for attention in attentions} - {*TIMM_ATTENTIONS}:
+            raise NoRelevanceMap(
+                f"`{architecture}` combines several attentions in each layer, so it has no relevance map.", SUPPORTED
+            )
         return attentions
 
     def _head_of_timm(self) -> TokenWeights:

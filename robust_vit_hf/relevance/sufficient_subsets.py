@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from ..utils.finite import check_finite
 from ..utils.precision import at_least_float32
-from .architectures import VisionTransformer
+from .architectures import ImageModel
 from .relevance_map import target_logits
 
 
@@ -61,7 +61,7 @@ def sufficient_input_subsets(
     masked image. The model is left unchanged.
 
     Args:
-        model: image classification model as for [`relevance_map`], in evaluation mode.
+        model: any image classification model of transformers, in evaluation mode.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects. Masked pixels are 0, the mean colour.
         target: class of each image, `(B,)` integers, or one for all images. For several classes of one image, repeat
             the image.
@@ -72,8 +72,8 @@ def sufficient_input_subsets(
         [`SufficientSubsets`], detached.
 
     Raises:
-        ValueError: the model is in training mode; pixel values or targets as for [`relevance_map`]; or gradients are NaN or
-            infinite (names the images' positions in the batch).
+        ValueError: the model is in training mode; the target is not a class; or gradients are NaN or infinite (names the images'
+            positions in the batch).
 
     Example:
         >>> import torch
@@ -85,14 +85,13 @@ def sufficient_input_subsets(
         >>> tuple(output.subset.shape), tuple(output.margins.shape)
         ((4, 1, 32, 32), (4, 12))
     """
-    vit = VisionTransformer(model)
-    vit.patch_grid(pixel_values)
+    classifier = ImageModel(model)
     if model.training:
         raise ValueError("The model is in training mode: call `model.eval()` first.")
 
     def score(masked: torch.Tensor) -> torch.Tensor:
         # Inference tensors cannot be saved for backward.
-        return margin(vit.logits(masked), target.clone() if isinstance(target, torch.Tensor) else target)
+        return margin(classifier.logits(masked), target.clone() if isinstance(target, torch.Tensor) else target)
 
     step, margins = backward_selection(score, pixel_values, pixels_per_step)
     confidences = margins.sigmoid()

@@ -61,15 +61,15 @@ class TrainingDiverged(ValueError):
 
 class RobustViTTrainer(Trainer):
     """Finetunes the relevance maps of an image classification model, Eq. 5 of
-    https://huggingface.co/papers/2206.01161, or trains another `method` of `docs/methods.md`.
+    https://huggingface.co/papers/2206.01161, or trains another `method` of `docs/methods.md`; some, such as `swap`, train any classifier.
 
     Logs `background_loss`, `foreground_loss`, `relevance_loss` (or the components of the method), `confidence_loss`
     and `top1` beside `loss`, for training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy
     before the first step, without augmentation, except on streams.
 
     Args:
-        model: image classification model over one patch grid, with or without a PEFT adapter, or its name, Hub id or
-            folder, as for [`load_model`].
+        model: image classification model of transformers, with or without a PEFT adapter, or its name, Hub id or folder, as for
+            [`load_model`].
         args: hyper-parameters; by default those of the paper, with an `output_dir` named after the model.
         train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked here and transformed to
             match `processing_class`. A `train_dataset` may be a stream, a `datasets.IterableDataset`, already
@@ -78,13 +78,13 @@ class RobustViTTrainer(Trainer):
             in [0, 1] and `labels` is used unchanged.
         processing_class: image processor that crops, or resizes to one size; saved with the model. By default that of
             the preset of [`resolve_preset`]: the one saved with the model, but the `paper` preset for the registered
-            models and for a model in memory whose source has none. See [`make_image_processor`].
+            models and for a plain ViT in memory whose source has none. See [`make_image_processor`].
         peft_config: adapter to finetune instead of the weights.
         kwargs: `data_collator`, `compute_metrics`, `callbacks`, `optimizers` and the others of [`~transformers.Trainer`].
 
     Raises:
-        ValueError: the architecture has no relevance maps, rows are unusable, or the image size is not a multiple of
-            the patch size. Raised before the first step, except for rows of a stream.
+        ValueError: the method trains relevance maps, which the model does not have, rows are unusable, or the image size is not
+            a multiple of the patch size. Raised before the first step, except for rows of a stream.
 
     Example:
         >>> import torch

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import transformers
 from transformers import (
     PreTrainedModel,
     Siglip2Config,
@@ -14,6 +15,7 @@ from transformers import (
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
 from .families import FAMILIES, SIZES, Family, resolution, with_vision_config
+from .tiny import ROOT
 
 
 CLS, MEAN = "CLS token", "patch mean"
@@ -47,7 +49,7 @@ class TimmFamily(Family):
 
     @property
     def written(self) -> str:
-        return f"timm's `{self.architecture}`"
+        return f"`{self.architecture}`"
 
 
 _TIMM = (
@@ -61,6 +63,7 @@ _TIMM = (
     ("EVA-02 of CLIP (timm)", "eva02_base_patch16_clip_224", CLS, (1,), 0),
     ("ViT with RoPE (timm)", "vit_small_patch16_rope_mixed_224", CLS, (1,), 0),
     ("DINOv3 (timm)", "vit_small_patch16_dinov3", MEAN, (0,) * 5, 1),
+    ("ViT with parallel MLPs (timm)", "vit_base_patch16_xp_224", CLS, (1,), 0),
     ("ViT with relative positions (timm)", "vit_relpos_small_patch16_224", MEAN, (), 1),
 )
 _OTHERS = (
@@ -100,6 +103,151 @@ def explicit_attentions(model: PreTrainedModel, pixel_values: torch.Tensor) -> t
         return output.logits, list(output.attentions)
     attentions: list[torch.Tensor] = []
     for block in model.timm_model.blocks:
-        block.attn.fused_attn = False
-        block.attn.attn_drop.register_forward_hook(lambda module, args, output: attentions.append(output))
+        attention = getattr(block, "attn", block)
+        attention.fused_attn = False
+        attention.attn_drop.register_forward_hook(lambda module, args, output: attentions.append(output))
     return model(pixel_values).logits, attentions
+
+
+@dataclass(frozen=True)
+class WithoutMap:
+    """A classifier that is no plain vision transformer: a name of transformers or timm, and settings for few weights."""
+
+    architecture: str
+    settings: dict
+    of_timm: bool = False
+
+    def tiny(self, seed: int = 0) -> PreTrainedModel:
+        """Model for 32×32 images and 4 classes, with weights and batch norms that keep the scale of the features."""
+        torch.manual_seed(seed)
+        if self.of_timm:
+            config = TimmWrapperConfig(architecture=self.architecture, model_args=self.settings, num_labels=4)
+            model = TimmWrapperForImageClassification(config)
+        else:
+            model_class = getattr(transformers, self.written.strip("`"))
+            model = model_class(model_class.config_class(**self.settings, num_labels=4))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
+            norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+            for norm in norms:
+                norm.momentum = 1.0
+                norm.weight.fill_(1)
+            if norms:
+                model.train()(torch.randn(8, 3, 32, 32))
+        return model.eval()
+
+    @property
+    def written(self) -> str:
+        return f"`{self.architecture}`" if self.of_timm else f"`{self.architecture}ForImageClassification`"
+
+
+_WINDOWS = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 12,
+    "depths": [1, 1],
+    "num_heads": [2, 2],
+    "window_size": 4,
+}
+_STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4}
+_HEADS = {"num_attention_heads": [1, 1, 2, 2]}
+_OF_TRANSFORMERS = {
+    "BiT": ("Bit", {"embedding_size": 8, "num_groups": 4} | _STAGES),
+    "ConvNeXt": ("ConvNext", _STAGES),
+    "ConvNeXt V2": ("ConvNextV2", _STAGES),
+    "CvT": ("Cvt", {"embed_dim": [8] * 3, "num_heads": [1, 2, 2], "depth": [1, 2, 3]}),
+    "Donut's Swin": ("DonutSwin", _WINDOWS),
+    "EfficientNet": ("EfficientNet", {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128}),
+    "FocalNet": ("FocalNet", {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "focal_levels": [1, 1]}),
+    "HGNet V2": (
+        "HGNetV2",
+        {"embedding_size": 8, "stem_channels": [3, 8, 8], "stage_num_blocks": [1] * 4, "stage_numb_of_layers": [1] * 4}
+        | {f"stage_{place}_channels": [8] * 4 for place in ("in", "mid", "out")}
+        | {"hidden_sizes": [8] * 4, "depths": [1] * 4},
+    ),
+    "Hiera": (
+        "Hiera",
+        {"image_size": [32, 32], "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2], "num_query_pool": 1}
+        | {"query_stride": [2, 2], "masked_unit_size": [4, 4]},
+    ),
+    "LeViT": (
+        "Levit",
+        {"image_size": 32, "hidden_sizes": [16] * 3, "num_attention_heads": [2] * 3, "depths": [1] * 3}
+        | {"key_dim": [4] * 3},
+    ),
+    "MobileNet V1": ("MobileNetV1", {"depth_multiplier": 0.1}),
+    "MobileNet V2": ("MobileNetV2", {"depth_multiplier": 0.1}),
+    "MobileViT": (
+        "MobileViT",
+        {"image_size": 32, "hidden_sizes": [12, 12, 16], "neck_hidden_sizes": [4, 8, 8, 8, 8, 8, 16]},
+    ),
+    "MobileViT V2": (
+        "MobileViTV2",
+        {"image_size": 32, "width_multiplier": 0.1, "base_attn_unit_dims": [16] * 3, "n_attn_blocks": [1] * 3}
+        | {"output_stride": 16},
+    ),
+    "PoolFormer": ("PoolFormer", _STAGES),
+    "PP-LCNet": ("PPLCNet", {"scale": 0.1, "class_expand": 16}),
+    "PVT": ("Pvt", {"image_size": 32} | _STAGES | _HEADS),
+    "PVT V2": ("PvtV2", {"image_size": 32} | _STAGES | _HEADS),
+    "RegNet": ("RegNet", {"embedding_size": 8, "groups_width": 8} | _STAGES),
+    "ResNet": ("ResNet", {"embedding_size": 8} | _STAGES),
+    "SegFormer": ("Segformer", {"decoder_hidden_size": 16} | _STAGES | _HEADS),
+    "SwiftFormer": ("SwiftFormer", {"image_size": 32, "embed_dims": [8, 8, 16, 16], "depths": [1] * 4}),
+    "Swin": ("Swin", _WINDOWS),
+    "Swin V2": ("Swinv2", _WINDOWS),
+    "TextNet": ("TextNet", {"image_size": [32, 32], "stem_out_channels": 8, "hidden_sizes": [8] * 5}),
+}
+_PLAIN = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+_OF_TIMM = {
+    "ByobNet": ("test_byobnet", {}),
+    "ConvNeXt": ("test_convnext", {}),
+    "EfficientNet": ("test_efficientnet", {}),
+    "MambaOut": ("test_mambaout", {}),
+    "NFNet": ("test_nfnet", {}),
+    "ResNet": ("test_resnet", {}),
+    "Swin": ("swin_tiny_patch4_window7_224", {"img_size": 32, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2]}),
+    "ViT of SigLIP, pooled by attention": ("vit_base_patch16_siglip_224", _PLAIN),
+    "ViT with differences of attentions": ("vit_dwee_patch16_reg1_gap_256", _PLAIN),
+}
+WITHOUT_MAP = {name: WithoutMap(*of) for name, of in _OF_TRANSFORMERS.items()}
+WITHOUT_MAP |= {f"{name} (timm)": WithoutMap(*of, of_timm=True) for name, of in _OF_TIMM.items()}
+# Those of which LoRA adapts the linear head alone.
+HEADS_ALONE = (
+    "BiT",
+    "EfficientNet",
+    "HGNet V2",
+    "MobileNet V1",
+    "MobileNet V2",
+    "MobileViT V2",
+    "PoolFormer",
+    "PP-LCNet",
+)
+HEADS_ALONE += ("RegNet", "ResNet", "TextNet")
+HEADS_ALONE += tuple(f"{name} (timm)" for name in ("ByobNet", "EfficientNet", "NFNet", "ResNet"))
+
+
+def _titled(name: str, written: str) -> str:
+    name, of, _ = name.partition(" (timm)")
+    return f"{name} (timm's {written})" if of else f"{name} ({written})"
+
+
+def table() -> str:
+    """The table in docs/architectures.md. A check is a test; – stands where a model has no map, or no adapters."""
+    columns = ("architecture", "head reads", "diagnose", "swap", "relevance map", "relevance losses", "LoRA")
+    rows = [columns, ("---", "---", *[":---:"] * 5)]
+    for name, family in WITH_MAP.items():
+        lora = "–" if name in WITHOUT_LORA else "✓"
+        rows.append((_titled(name, family.written), family.reads, "✓", "✓", "✓", "✓", lora))
+    for name, other in WITHOUT_MAP.items():
+        lora = "head" if name in HEADS_ALONE else "✓"
+        rows.append((_titled(name, other.written), "", "✓", "✓", "–", "–", lora))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    page = ROOT / "docs" / "architectures.md"
+    before, start, rest = page.read_text(encoding="utf-8").partition("| architecture |")
+    page.write_text(before + table() + rest[rest.index("\n\n") :], encoding="utf-8")

@@ -87,6 +87,8 @@ def test_first_trainings_are_each_variant_at_each_rate():
     (named,) = first_trainings("gradmask", [1e-6], max_steps=1)
     assert named.options == {"method": "gradmask"} and named.steps == 1
     assert len({one.name for one in first}) == len(first)
+    without_map = first_trainings(None, [3e-6, 1e-5], max_steps=240, has_map=False)
+    assert without_map == [one for one in first if one.variant == "swap"] and len(without_map) == 2
 
 
 def test_a_training_is_chosen_if_it_is_better_than_a_new_layer_without_doubt():

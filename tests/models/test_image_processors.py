@@ -11,6 +11,7 @@ from transformers import (
     BeitImageProcessor,
     BitImageProcessor,
     DeiTImageProcessor,
+    Siglip2ImageProcessor,
     ViTImageProcessor,
 )
 from transformers import pipeline as pipeline_of
@@ -23,6 +24,7 @@ from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.evaluate import _protocols, evaluate
 from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
 from robust_vit_hf.evaluation.segment import segment
+from robust_vit_hf.evaluation.session import Side
 from robust_vit_hf.models.image_processors import (
     load_processor,
     preset_of,
@@ -31,8 +33,10 @@ from robust_vit_hf.models.image_processors import (
     timm_processor,
 )
 from robust_vit_hf.relevance.overlay import denormalize
+from robust_vit_hf.relevance.relevance_map import forward_logits
 from robust_vit_hf.training.adapters import add_lora
 
+from ..helpers.architectures import WITH_MAP
 from ..helpers.commands import call, succeed
 from ..helpers.families import FAMILIES
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
@@ -106,6 +110,22 @@ def test_predictions_are_those_of_the_pipeline(family, tmp_path):
         torch.testing.assert_close(scores, torch.tensor(ordered), atol=1e-5, rtol=1e-4)
     paper = eval_transform(load_processor(name, "paper", model))({"image": images()})
     assert any(not torch.equal(*pair) for pair in zip(paper["pixel_values"], batch["pixel_values"], strict=True))
+
+
+def test_patches_of_siglip_2_are_those_of_a_squashed_image(tmp_path):
+    """The logits of a square image are those of transformers; a wide one is squashed to as many patches at most."""
+    WITH_MAP["SigLIP 2, NaFlex"].tiny().save_pretrained(tmp_path)
+    own = Siglip2ImageProcessor(patch_size=8, max_num_patches=20, resample=Image.Resampling.BICUBIC, **STATISTICS)
+    own.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path))
+    processor = load_processor(str(tmp_path), "model", model)
+    _, _, square, wide = images()
+    batch = eval_transform(processor)({"image": [square, wide]})
+    assert [tuple(values.shape) for values in batch["pixel_values"]] == [(3, 32, 32)] * 2
+    expected = model(**own([square], max_num_patches=16, return_tensors="pt")).logits
+    torch.testing.assert_close(forward_logits(model, batch["pixel_values"][0][None]), expected)
+    side = Side.of_object(model, own)
+    assert side.processor.to_dict() == processor.to_dict()
 
 
 @pytest.mark.parametrize("family", PROCESSORS)

@@ -197,7 +197,7 @@ def test_architectures_and_sizes(family):
     "change, message",
     [
         ({"target": 4}, "Expected `target`"),
-        ({"pixel_values": torch.zeros(3, IMAGE_SIZE, IMAGE_SIZE)}, "Expected `pixel_values`"),
+        ({"pixel_values": torch.zeros(3, IMAGE_SIZE, IMAGE_SIZE)}, "expected 4"),
         ({"pixel_values": torch.full((3, 3, IMAGE_SIZE, IMAGE_SIZE), math.nan).double()}, "of image 0, 1, 2 of"),
     ],
 )

@@ -101,8 +101,8 @@ def test_dropout_of_attentions():
     "architecture, arguments, why",
     [
         ("test_resnet", {}, "`test_resnet` has no attention over one patch grid"),
-        ("vit_dwee_patch16_reg1_gap_256", SMALL, "no attention over one patch grid"),  # a difference of two
-        ("vit_base_patch16_xp_224", SMALL, "no attention over one patch grid"),  # within the MLP
+        ("vit_dwee_patch16_reg1_gap_256", SMALL, "combines several attentions"),  # their difference
+        ("vit_small_patch16_18x2_224", SMALL, "combines several attentions"),  # beside each other
         ("vit_base_patch16_siglip_224", SMALL, "head of `vit_base_patch16_siglip_224`.*`global_pool` is `map`"),
         ("vit_tiny_patch16_224", SMALL | {"global_pool": "avgmax"}, "`global_pool` is `avgmax`"),
         ("vit_tiny_patch16_224", SMALL | {"global_pool": "avg", "pool_include_prefix": True}, "is `avg`"),

@@ -46,11 +46,12 @@ def make_figures(options: FigureOptions) -> str:
         The captions, as Markdown.
 
     Raises:
-        ValueError: predictions of a set are missing or belong to other models or images, or an unknown class.
+        ValueError: a model has no relevance map; predictions of a set are missing or belong to other models or images, or an unknown class.
     """
     folder = options.output_dir
     evaluated = (read_json(options.evaluation / RESULTS_FILE) or {}).get("protocols")
     with open_session(options, options.protocol or next(iter(evaluated or ()), None)) as session:
+        session.check_maps()
         session = session.with_sets(load_sets(options, session.preset, options.images_per_set))
         results = saved_accuracy(session, options.evaluation)
         names = session.label_names

@@ -99,9 +99,7 @@ def check_has_map(model: nn.Module, method: str, relevance_weight: float | None)
     """Refuse a loss on the relevance map, which has a weight, for a model without one."""
     if relevance_weight and (why := why_no_map(model)):
         others = [name for name in method_names() if not load_method(name).DEFAULTS.get("relevance_weight")]
-        raise NoRelevanceMap(
-            f"{why} `{method}` trains that map; any image classifier can be trained by {', '.join(others)}."
-        )
+        raise NoRelevanceMap(f"{why} `{method}` trains that map. Train this model by {', '.join(others)}.")
 
 
 def pixel_gradient(

@@ -1,0 +1,107 @@
+"""`robust-vit improve` of models that are no plain ViT: swap alone, from a folder and from an object."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from robust_vit_hf import improve, load_model
+from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
+from robust_vit_hf.improvement.options import ImproveOptions
+from robust_vit_hf.models.model_digest import weights_digest
+
+from ..diagnosis.test_any_classifier import of_timm, resnet
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import masked_folder
+from .test_improve import CLASSES, OBJECT, with_masks, write_photographs
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Photographs, and a ResNet with batch norms that was trained on their backgrounds."""
+    root = tmp_path_factory.mktemp("own")
+    write_photographs(root / "photos", "train", 6, seed=0)
+    write_photographs(root / "photos", "validation", 8, seed=1)
+    resnet(root / "model")
+    processor = AutoImageProcessor.from_pretrained(root / "model")
+    model = AutoModelForImageClassification.from_pretrained(root / "model").train()
+    model.config.id2label, model.config.label2id = {label: name for name, label in CLASSES.items()}, CLASSES
+    paths = sorted((root / "photos" / "train").rglob("*.jpg"))
+    pixels = processor([Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
+    labels = torch.tensor([CLASSES[path.parent.name] for path in paths])
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(40):
+        torch.nn.functional.cross_entropy(model(pixels).logits, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(root / "model")
+    return root
+
+
+def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path):
+    """By swap alone, whose candidates keep the statistics of the batch norms. The object stays as it is."""
+    options = with_masks(inputs, tmp_path, {".": OBJECT})
+    masks, folders = tmp_path / "masks", [tmp_path / name for name in ("out", "object")]
+    succeed("improve", *options)
+    model = AutoModelForImageClassification.from_pretrained(inputs / "model")
+    before = weights_digest(model)
+    settings = {"max_steps": 30, "learning_rates": [3e-4, 3e-3], "train_batch_size": 4, "max_loss": 100.0, "seed": 3}
+    processor = AutoImageProcessor.from_pretrained(inputs / "model")
+    result = improve(model, str(inputs / "photos"), folders[1], processor=processor, masks=str(masks), **settings)
+    assert weights_digest(model) == before
+    one, two = (json.loads((folder / "verdict.json").read_text()) for folder in folders)
+    assert one == two and result.outcome == one["outcome"]
+    before_and_after = [found.measures for found in result.diagnosis.diagnoses.values()]
+    assert before_and_after[0]["original"].mean > 0.8
+    assert before_and_after[1]["mixed_rand"].mean > before_and_after[0]["mixed_rand"].mean
+    tables = [(folder / "candidates.md").read_text() for folder in folders]
+    assert tables[0] == tables[1] and tables[0].count("| swap |") == 2 * len(FIRST_MIXTURES) + 2 * len(MIXTURES)
+    assert "relevance" not in tables[0] and tables[0].count("| chosen |") == 1
+    models = [load_model(str(folder)) for folder in folders]
+    assert weights_digest(models[0]) == weights_digest(models[1]) != before
+    kept = dict(model.named_buffers())
+    assert all(torch.equal(value, kept[name]) for name, value in models[0].named_buffers())
+    card = (folders[1] / "README.md").read_text()
+    assert "without the relevance loss of" in card and one["verdict"].partition(":")[0] in card
+
+
+def test_a_model_of_timm_ends_as_one(tmp_path, monkeypatch):
+    """With its preprocessing, which is in its `config.json`."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-2])
+    of_timm(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, 32, 32]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    photos = masked_folder(tmp_path / "photos", 8, 16)
+    options = {"max_steps": 2, "learning_rates": [1e-2], "max_loss": 100.0, "train_batch_size": 4}
+    improve(tmp_path / "model", str(photos), tmp_path / "out", **options)
+    before, after = (load_model(str(tmp_path / name)) for name in ("model", "out"))
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert weights_digest(after) == run["weights"] != weights_digest(before) and type(after) is type(before)
+    own, saved = (AutoImageProcessor.from_pretrained(tmp_path / name).to_dict() for name in ("model", "out"))
+    assert saved == own and saved["data_config"]["input_size"] == (3, 32, 32)
+    assert run["preprocessing"] == "images prepared by `TimmWrapperImageProcessor`"
+
+
+def test_what_cannot_be_trained_is_refused_before_images_are_read(inputs, tmp_path):
+    with pytest.raises(ValueError, match="A `function` cannot be trained: give a model of transformers"):
+        improve(lambda images: images, "nothing", tmp_path / "out")
+    model = AutoModelForImageClassification.from_pretrained(inputs / "model")
+    with pytest.raises(ValueError, match="needs its image processor"):
+        improve(model, "nothing", tmp_path / "out")
+    options = ["--model", inputs / "model", "--dataset", tmp_path / "nothing", "--output_dir", tmp_path / "out"]
+    error = call("improve", *options, "--method", "robustvit").error
+    assert "`robustvit` trains that map. Train this model by cutmix, finetune," in error
+    assert "swap." in error and not (tmp_path / "out").exists()
+
+
+def test_backgrounds_are_for_the_swap(tmp_path):
+    options = {"model": "model", "dataset": "photos", "output_dir": tmp_path / "out", "backgrounds": "pictures"}
+    assert ImproveOptions(**options, method="swap", train_batch_size=1).backgrounds == "pictures"
+    with pytest.raises(ValueError, match="leave out --method"):
+        ImproveOptions(**options, method="finetune")
