@@ -75,5 +75,6 @@ class NewLayers:
             model.save_pretrained(folder)
         (rows,) = self.session.sets.values()
         run = describe_model(model, self.side.processor, facts | {"folder": folder}, rows.dataset)
+        run["seconds"] = None  # nothing was trained
         run["training"] = {"last layer": str(chosen.settings), "share of the new layer": f"{chosen.alpha:g}"}
         write_json(folder / RUN_FILE, run)

@@ -123,6 +123,8 @@ def test_the_new_layer_is_all_that_changes(inputs, of_a_minute):
     with torch.no_grad():
         logits = model(**processor(images, return_tensors="pt")).logits
     assert logits.argmax(dim=1).tolist() == rows["original"]
+    card = (of_a_minute / "README.md").read_text()
+    assert "with another last layer; all other weights are its own" in card and "Training took" not in card
     measures = json.loads((of_a_minute / "diagnosis" / "results.json").read_text())["diagnosis"]
     gain = [measures[side]["measures"]["mixed_rand"]["mean"] for side in ("before", "after")]
     assert gain[1] > gain[0] + 0.2
