@@ -11,6 +11,7 @@ from ..data.transforms import eval_transform
 from ..evaluation.session import Session
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import overlay, place_in_image
+from ..relevance.relevance_map import forward_logits
 from ..results.metrics.relevance_segmentation import RelevanceSegmentation
 from ..results.metrics.robust_accuracy import TOP
 from ..utils.images import to_rgb
@@ -21,12 +22,12 @@ PICTURE_SIDE = 512  # longest side of the pictures, in pixels
 
 @dataclass(frozen=True)
 class Explanation:
-    """A model's prediction and relevance map for an image."""
+    """A model's prediction for an image, and its relevance map, if the models have one."""
 
     top: list[tuple[int, float]]  # five classes with probabilities, best first
     target: int  # the explained class
     score: float  # its probability
-    picture: Image.Image
+    picture: Image.Image  # overlaid with the map
     agreement: dict[str, float]  # with the mask, see [`RelevanceSegmentation`]; empty without one
 
 
@@ -49,35 +50,35 @@ def picture_of(image: Image.Image) -> Image.Image:
 
 
 def compare_maps(
-    session: Session, image: Image.Image, target: int | None, method: str, mask: Image.Image | None = None
+    session: Session, image: Image.Image, target: int | None, method: str | None, mask: Image.Image | None = None
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
     """Explanations of an RGB image by side, for a class index or each model's prediction (`None`), and a picture of
-    the difference of both maps (after − before); `None` for one model."""
+    the difference of both maps (after − before); `None` for one model. Without a `method`, predictions alone."""
     device, shown = session.accelerator.device, picture_of(image)
     pixels = functional.pil_to_tensor(shown)[None] / 255
     explanations, placed = {}, {}
     for side, of in session.sides.items():
         rows = {"image": [image]} | ({"mask": [mask]} if mask is not None else {})
         inputs = eval_transform(of.processor)(rows)
+        pixel_values, picture, agreement = inputs["pixel_values"][0][None].to(device), shown, {}
         with torch.no_grad():
-            output = ATTRIBUTION_METHODS[method](of.model, inputs["pixel_values"][0][None].to(device), target)
-        probabilities, relevance = output.logits[0].float().softmax(dim=0), output.relevance.cpu()
+            explain = ATTRIBUTION_METHODS.get(method)
+            output = explain(of.model, pixel_values, target) if explain else None
+            logits = forward_logits(of.model, pixel_values) if output is None else output.logits
+        probabilities = logits[0].float().softmax(dim=0)
         scores, best = (values.tolist() for values in probabilities.topk(min(TOP, len(probabilities))))
-        over_image = place_in_image(relevance[0, 0], shown.size, of.processor)
-        placed[side] = functional.pil_to_tensor(over_image)[None] / 255
         explained = best[0] if target is None else target
-        agreement = {}
-        if mask is not None:
-            segmentation = RelevanceSegmentation()
-            segmentation.update(relevance, inputs["mask"][0][None])
-            agreement = segmentation.compute()
-        explanations[side] = Explanation(
-            list(zip(best, scores, strict=True)),
-            explained,
-            probabilities[explained].item(),
-            functional.to_pil_image(overlay(pixels, placed[side])[0]),
-            agreement,
-        )
+        if output is not None:
+            relevance = output.relevance.cpu()
+            over_image = place_in_image(relevance[0, 0], shown.size, of.processor)
+            placed[side] = functional.pil_to_tensor(over_image)[None] / 255
+            picture = functional.to_pil_image(overlay(pixels, placed[side])[0])
+            if mask is not None:
+                segmentation = RelevanceSegmentation()
+                segmentation.update(relevance, inputs["mask"][0][None])
+                agreement = segmentation.compute()
+        top = list(zip(best, scores, strict=True))
+        explanations[side] = Explanation(top, explained, probabilities[explained].item(), picture, agreement)
     if "after" not in placed:
         return explanations, None
     change = (placed["after"] - placed["before"] + 1) / 2

@@ -14,7 +14,7 @@ from ..evaluation.session import Session, load_sides
 from ..masks.choose_mask_maker import MaskSettings
 from ..masks.tokencut import TokenCut
 from ..models.image_processors import resolve_preset
-from ..relevance.architectures import VisionTransformer
+from ..relevance.architectures import why_no_map
 from ..utils.images import to_rgb
 from ..utils.processes import make_accelerator
 from .explain_image import Explanation, compare_maps, read_image
@@ -51,6 +51,10 @@ class Handlers:
     def __init__(self, options: AppOptions):
         self.options = options
         self.session = open_models(options)
+        # Why the page shows no maps, in a sentence for each kind of model without one.
+        self.without_map = list(
+            dict.fromkeys(filter(None, (why_no_map(of.model) for of in self.session.sides.values())))
+        )
         self.measured = lru_cache(maxsize=2)(lambda name: measured_set(options, name, self.session))
         own = options.dataset and own_samples(options.dataset, options.split, self.session)
         self.samples = own or load_samples(self.session.classes)  # to click
@@ -84,14 +88,15 @@ class Handlers:
             gr.Warning("The image is transparent in places: the models see the colours that are stored there.")
         mask = shown["mask"] if shown is not None and shown["digest"] == digest_of(image) else None
         explained, difference = compare_maps(
-            self.session, image, None if target == PREDICTED else target, method, mask
+            self.session, image, None if target == PREDICTED else target, None if self.without_map else method, mask
         )
         classes = self.class_names
         labels = [{classes[index]: score for index, score in side.top} for side in explained.values()]
         maps = [side.picture for side in explained.values()]
-        if difference is None:
+        if len(explained) == 1:
             maps, labels = [image.resize(maps[0].size), *maps], [*labels, None]
-        return [*labels, tuple(maps), difference, measures(explained, classes)]
+        table = measures(explained, classes, not self.without_map)
+        return [*labels, None if self.without_map else tuple(maps), difference, table]
 
     @in_page()
     def choose_sample(self, event: gr.SelectData) -> list[Any]:
@@ -163,19 +168,20 @@ def open_models(options: AppOptions) -> Session:
     names = {"before": options.model} | ({} if options.compare is None else {"after": options.compare})
     sides = load_sides(names, preset, accelerator)
     for side in sides.values():
-        VisionTransformer(side.model)  # which refuses those without relevance maps
         side.model.eval().requires_grad_(False)
     return Session(sides, {}, accelerator, preset=preset)
 
 
-def measures(explained: dict[str, Explanation], classes: list[str]) -> str:
-    """Table of the explained classes and the agreement with the mask."""
-    lines = ["| | class | probability | mIoU with mask | relevance on object |", "|---|---|---:|---:|---:|"]
+def measures(explained: dict[str, Explanation], classes: list[str], mapped: bool = True) -> str:
+    """Table of the explained classes and, of models with maps, the agreement with the mask."""
+    scores = {"mean_iou": "mIoU with mask", "energy": "relevance on object"} if mapped else {}
+    heads = ["", "class", "probability", *scores.values()]
+    lines = [f"|{' | '.join(heads)} |", f"|---|---|---:|{'---:|' * len(scores)}"]
     for side, of in explained.items():
-        scores = (of.agreement.get(name) for name in ("mean_iou", "energy"))
-        agreement = ("–" if score is None else f"{score:.1%}" for score in scores)
+        found = (of.agreement.get(name) for name in scores)
+        agreement = ("–" if score is None else f"{score:.1%}" for score in found)
         name = side if len(explained) > 1 else "model"
-        lines.append(f"| {name} | {classes[of.target]} | {of.score:.1%} | {' | '.join(agreement)} |")
+        lines.append(f"| {' | '.join([name, classes[of.target], f'{of.score:.1%}', *agreement])} |")
     return "\n".join(lines)
 
 

@@ -50,8 +50,12 @@ class Page:
             self.add_events()
 
     def add_explanation(self) -> None:
-        compared = "after" in self.handlers.session.sides
+        compared, without_map = "after" in self.handlers.session.sides, self.handlers.without_map
         gr.Markdown("Click an example, or give an image of your own below.")
+        if without_map:
+            gr.Markdown(
+                " ".join([*without_map, "Maps are for plain vision transformers: the page shows predictions."])
+            )
         samples = [(thumbnail(sample.image), sample.caption) for sample in self.handlers.samples]
         self.examples = gr.Gallery(samples, label="Examples", elem_id="examples", **GRID)
         with gr.Row():
@@ -60,9 +64,9 @@ class Page:
                 names = [("predicted by each model", PREDICTED)]
                 names += [(name, index) for index, name in enumerate(self.handlers.class_names)]
                 self.target = gr.Dropdown(names, value=PREDICTED, label="Class to explain", elem_id="target")
-                methods = list(ATTRIBUTION_METHOD_NAMES)
-                self.method = gr.Dropdown(methods, value="gae", label="Attribution method", elem_id="method")
-            with gr.Column(scale=3, min_width=300):
+                methods = {"choices": list(ATTRIBUTION_METHOD_NAMES), "value": "gae", "elem_id": "method"}
+                self.method = gr.Dropdown(**methods, label="Attribution method", visible=not without_map)
+            with gr.Column(scale=3, min_width=300, visible=not without_map):
                 label = "Relevance: before | after" if compared else "Image | relevance"
                 self.maps = gr.ImageSlider(label=label, type="pil", buttons=[], max_height=520, elem_id="maps")
         with gr.Row():
@@ -76,7 +80,7 @@ class Page:
                 )
                 for name in ("Before", "After")
             ]
-            with gr.Column(min_width=280, visible=compared):
+            with gr.Column(min_width=280, visible=compared and not without_map):
                 label = "Change: red gained, blue lost"
                 self.difference = gr.Image(label=label, type="pil", height=300, elem_id="difference", **OUTPUT)
         self.measures = gr.Markdown(elem_id="measures", elem_classes="tables")
@@ -88,7 +92,7 @@ class Page:
             self.filter = gr.Radio(list(FILTERS), scale=2, min_width=280, **kinds)
             self.number = gr.Number(1, precision=0, minimum=1, label="Page", elem_id="page", min_width=120)
         self.summary = gr.Markdown(
-            "Choose a set. Click an image to see its maps." if sets else remedy, elem_id="summary"
+            "Choose a set. Click an image to look into it." if sets else remedy, elem_id="summary"
         )
         self.indices, self.images = gr.State([]), gr.Gallery(elem_id="images", **GRID)
 
@@ -134,7 +138,7 @@ class Page:
             [self.image, self.target, self.method, self.shown],
             [*self.labels, self.maps, self.difference, self.measures],
             api_name="explain",
-            show_progress_on=[self.maps],
+            show_progress_on=[self.labels[0] if answers.without_map else self.maps],
             trigger_mode="always_last",
             **queue,
         )

@@ -36,8 +36,7 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
     pretrained, attentions = vit.pretrained, set(vit.attentions)
     lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
     layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
-    encoder = pretrained.base_model if vit.encoder is pretrained else vit.encoder
-    norm = getattr(encoder, "layernorm", None) or getattr(encoder, "norm", None)
+    norm = getattr(vit.encoder, "layernorm", None) or getattr(vit.encoder, "norm", None)
     outputs: list[torch.Tensor] = []
     stack: list[torch.Tensor] = []
 
@@ -61,7 +60,7 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
     if norm is not None:
         hooks.append((norm.register_forward_pre_hook, replace_input))
     else:  # CLIP's norm reads the CLS token alone, if anything
-        hooks.append((encoder.encoder.register_forward_hook, replace_output))
+        hooks.append((vit.encoder.encoder.register_forward_hook, replace_output))
     with hooks_of_this_thread(*hooks):
         yield outputs, stack
 

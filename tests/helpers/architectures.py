@@ -15,6 +15,7 @@ from transformers import (
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
 from .families import FAMILIES, SIZES, Family, resolution, with_vision_config
+from .tiny import ROOT
 
 
 CLS, MEAN = "CLS token", "patch mean"
@@ -48,7 +49,7 @@ class TimmFamily(Family):
 
     @property
     def written(self) -> str:
-        return f"timm's `{self.architecture}`"
+        return f"`{self.architecture}`"
 
 
 _TIMM = (
@@ -139,7 +140,7 @@ class WithoutMap:
 
     @property
     def written(self) -> str:
-        return f"timm's `{self.architecture}`" if self.of_timm else f"`{self.architecture}ForImageClassification`"
+        return f"`{self.architecture}`" if self.of_timm else f"`{self.architecture}ForImageClassification`"
 
 
 _WINDOWS = {
@@ -213,3 +214,40 @@ _OF_TIMM = {
 }
 WITHOUT_MAP = {name: WithoutMap(*of) for name, of in _OF_TRANSFORMERS.items()}
 WITHOUT_MAP |= {f"{name} (timm)": WithoutMap(*of, of_timm=True) for name, of in _OF_TIMM.items()}
+# Those of which LoRA adapts the linear head alone.
+HEADS_ALONE = (
+    "BiT",
+    "EfficientNet",
+    "HGNet V2",
+    "MobileNet V1",
+    "MobileNet V2",
+    "MobileViT V2",
+    "PoolFormer",
+    "PP-LCNet",
+)
+HEADS_ALONE += ("RegNet", "ResNet", "TextNet")
+HEADS_ALONE += tuple(f"{name} (timm)" for name in ("ByobNet", "EfficientNet", "NFNet", "ResNet"))
+
+
+def _titled(name: str, written: str) -> str:
+    name, of, _ = name.partition(" (timm)")
+    return f"{name} (timm's {written})" if of else f"{name} ({written})"
+
+
+def table() -> str:
+    """The table in docs/architectures.md. A check is a test; – stands where a model has no map, or no adapters."""
+    columns = ("architecture", "head reads", "diagnose", "swap", "relevance map", "relevance losses", "LoRA")
+    rows = [columns, ("---", "---", *[":---:"] * 5)]
+    for name, family in WITH_MAP.items():
+        lora = "–" if name in WITHOUT_LORA else "✓"
+        rows.append((_titled(name, family.written), family.reads, "✓", "✓", "✓", "✓", lora))
+    for name, other in WITHOUT_MAP.items():
+        lora = "head" if name in HEADS_ALONE else "✓"
+        rows.append((_titled(name, other.written), "", "✓", "✓", "–", "–", lora))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    page = ROOT / "docs" / "architectures.md"
+    before, start, rest = page.read_text(encoding="utf-8").partition("| architecture |")
+    page.write_text(before + table() + rest[rest.index("\n\n") :], encoding="utf-8")

@@ -1,0 +1,104 @@
+"""The table in docs/architectures.md: every architecture by diagnosis, background swap and LoRA. Those with maps have the tests of
+`relevance/test_architectures.py`, too."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from robust_vit_hf import RobustViTTrainer, diagnose, load_model
+from robust_vit_hf.relevance.architectures import ImageModel, why_no_map
+from robust_vit_hf.relevance.relevance_map import forward_logits
+
+from .helpers.architectures import HEADS_ALONE, WITH_MAP, WITHOUT_MAP, table
+from .helpers.tiny import ROOT, masked_dataset, tensor_rows, tiny_config
+
+
+EVERY = WITH_MAP | WITHOUT_MAP
+# The others are in the slow suite.
+FAST = ("CLIP", "SigLIP 2, NaFlex", "EVA-02 (timm)", "Swin", "MobileNet V2", "EfficientNet (timm)")
+
+
+def each(names):
+    return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in names]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photographs")
+    masked_dataset(12).to_parquet(root / "validation-00000.parquet")
+    return str(root)
+
+
+def trained(name, folder, processor, **options) -> RobustViTTrainer:
+    config = tiny_config(folder, method="swap", max_steps=2, learning_rate=1e-3)
+    trainer = RobustViTTrainer(EVERY[name].tiny(), config, tensor_rows(8), processing_class=processor, **options)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 2 and all(0 < loss < 1e3 for loss in losses)
+    return trainer
+
+
+@pytest.mark.parametrize("name", each(EVERY))
+def test_diagnose(name, photographs, tmp_path, processor):
+    """The model and its saved folder have one verdict, with relevance on the object if there is a map."""
+    model = EVERY[name].tiny()
+    model.config.id2label = dict(enumerate("abcd"))
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    found = {}
+    for given, options in ((model, {"processor": processor}), (str(tmp_path / "model"), {})):
+        output = tmp_path / type(given).__name__
+        diagnose(given, photographs, output_dir=output, **options)
+        found[output] = json.loads((output / "results.json").read_text())["diagnosis"]
+    of_object, of_folder = found.values()
+    assert of_object == of_folder
+    measures = of_object["before"]["measures"]
+    assert 0 <= measures["original"]["mean"] <= 1
+    assert ("relevance_on_object" in measures) == (name in WITH_MAP) == (why_no_map(model) is None)
+
+
+@pytest.mark.parametrize("name", each(EVERY))
+def test_swap(name, tmp_path, processor):
+    """The weights move, and the saved model has the logits of the trained one."""
+    trainer = trained(name, tmp_path, processor)
+    original = dict(EVERY[name].tiny().named_parameters())
+    moved = [key for key, value in trainer.model.named_parameters() if not torch.equal(value, original[key])]
+    assert len(moved) > len(original) / 2
+    trainer.save_model()
+    pixel_values = torch.stack([row["pixel_values"] for row in tensor_rows(3, seed=1)])
+    loaded, model = load_model(str(tmp_path)).eval(), trainer.model.eval()
+    torch.testing.assert_close(forward_logits(loaded, pixel_values), forward_logits(model, pixel_values))
+
+
+@pytest.mark.parametrize("name", each(WITHOUT_MAP))
+def test_lora(name, tmp_path, processor):
+    """Adapters of linear layers move alone. Convolutional models have none but the head."""
+    trainer = trained(name, tmp_path, processor, peft_config=LoraConfig(r=2, target_modules="all-linear"))
+    original = dict(EVERY[name].tiny().named_parameters())
+    adapted = {key.partition(".lora_")[0] for key, _ in trainer.model.named_parameters() if ".lora_" in key}
+    for key, value in trainer.model.named_parameters():
+        own = key.removeprefix("base_model.model.").replace(".base_layer", "")
+        assert ".lora_" in key or torch.equal(value, original[own]), key
+    assert (len(adapted) == 1) == (name in HEADS_ALONE)
+    moved = [value.any().item() for key, value in trainer.model.named_parameters() if ".lora_B" in key]
+    assert sum(moved) > len(moved) / 2  # the attention of a stage of one token has no gradient in queries and keys
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_body_is_all_but_the_head(name):
+    known = ImageModel(EVERY[name].tiny())
+    body = {id(parameter) for parameter in known.body}
+    head = {key for key, parameter in known.pretrained.named_parameters() if id(parameter) not in body}
+    if name in ("HGNet V2", "PP-LCNet"):  # which have no model below the head
+        assert not head
+        return
+    assert head and all(
+        "norm" in key or "head" in key or "fc" in key or "class" in key or "proj" in key for key in head
+    )
+
+
+def test_the_table_in_the_documentation():
+    page = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    assert table() in page, f"`python -m tests.helpers.architectures` writes:\n{table()}"
