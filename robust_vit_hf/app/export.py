@@ -10,7 +10,6 @@ from packaging.requirements import Requirement
 from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.image_processors import Preset, resolve_preset
-from ..models.loading import is_timm
 from ..models.model_names import BUNDLED_MODEL, MODELS, resolve
 from ..utils.files import RESULTS_FILE, atomic_folder
 from ..utils.public_names import is_hub_id
@@ -43,17 +42,18 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
         for name, template in (("README.md", "README.md"), ("app.py", "app.py.txt")):
             text = (TEMPLATES / template).read_text(encoding="utf-8").format(**facts)
             (space / name).write_text(text, encoding="utf-8")
-        lines = requirements(BUNDLED_MODEL in (before, after), any(map(is_timm, ids)))
+        lines = requirements(BUNDLED_MODEL in (before, after))
         (space / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         shutil.copytree(PACKAGE, space / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def requirements(with_backbone: bool, with_timm: bool) -> list[str]:
-    """Requirements of this package, without the SDK, which the Space installs, but with weights or timm where needed."""
+def requirements(with_backbone: bool) -> list[str]:
+    """Requirements of this package, without the SDK, which the Space installs, but with timm, whose models any id may name, and with
+    weights where needed."""
     lines = []
     for line in requires("robust-vit-hf"):
         requirement = Requirement(line)
-        extras = ("", "train", "demo", *(["data"] if with_timm and requirement.name == "timm" else []))
+        extras = ("", "train", "demo", *(["data"] if requirement.name == "timm" else []))
         needed = requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
         if needed and requirement.name != "robust-vit-hf":
             lines.append(f"{requirement.name}{requirement.specifier}")

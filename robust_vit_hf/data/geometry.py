@@ -92,15 +92,44 @@ def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Cal
     def of_mask(mask: torch.Tensor) -> torch.Tensor:
         one_size()  # refuses several
         picture = functional.to_pil_image(mask)
-        black, white = levels(picture.size)
-        contrast = (white - black).mean(dim=0, keepdim=True)  # 0 where the processor pads
-        inside = (_processed(processor, picture.convert("RGB")) - black).mean(dim=0, keepdim=True)
-        return torch.where(contrast.abs() > 1e-6, inside / contrast, 0.0).clamp(0, 1)
+        return _grey(processor, picture, *levels(picture.size))
 
     return (
         lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]],
         lambda masks: [of_mask(mask) for mask in masks],
     )
+
+
+def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:
+    """Where a processor takes the pixels of images of this width and height: for columns and for rows, factor and offset from
+    coordinates in the image to those in what it gives, fitted to a gradient of grey.
+
+    Raises:
+        ValueError: as [`measured_transforms`].
+    """
+    _check_linear(processor)
+    black, white = (_flat(processor, level, size) for level in (0, 255))
+    lines = []
+    for axis, side in enumerate(size):
+        ramp = np.linspace(0, 255, side).round().astype(np.uint8)
+        pixels = np.broadcast_to(ramp if axis == 0 else ramp[:, None], size[::-1])
+        seen = _grey(processor, Image.fromarray(pixels.copy()), black, white)[0].numpy()
+        values = seen[seen.shape[0] // 2] if axis == 0 else seen[:, seen.shape[1] // 2]
+        inside = (values > 0.02) & (values < 0.98)  # and not where it pads
+        if inside.sum() < 2:  # a side of a pixel
+            lines.append((len(values) / side, 0.0))
+        else:
+            lines.append(tuple(np.polyfit(values[inside] * (side - 1) + 0.5, np.flatnonzero(inside) + 0.5, 1)))
+    return lines
+
+
+def _grey(
+    processor: BaseImageProcessor, picture: Image.Image, black: torch.Tensor, white: torch.Tensor
+) -> torch.Tensor:
+    """Grey values `(1, H, W)` in [0, 1] of a greyscale picture as processed, from those of a black and a white one; 0 where it pads."""
+    contrast = (white - black).mean(dim=0, keepdim=True)
+    inside = (_processed(processor, picture.convert("RGB")) - black).mean(dim=0, keepdim=True)
+    return torch.where(contrast.abs() > 1e-6, inside / contrast, 0.0).clamp(0, 1)
 
 
 def _check_linear(processor: BaseImageProcessor) -> None:

@@ -120,7 +120,7 @@ class EvaluateOptions(TableOptions, SetsOptions):
 @dataclass(kw_only=True)
 class SegmentOptions(TableOptions, PairOptions):
     """Measure how well the maps of several attribution methods cover the object: before and after finetuning, as in the paper's
-    Table 3.
+    Table 3. For plain vision transformers, which have maps.
 
       robust-vit segment --compare runs/emoji-shift                      the bundled model and images
       robust-vit segment --model vit-b --compare runs/vit-b --set imagenet-segmentation=gtsegs_ijcv.mat \\
@@ -155,7 +155,7 @@ class SegmentOptions(TableOptions, PairOptions):
 @dataclass(kw_only=True)
 class SubsetOptions(SetsOptions, PrecisionOptions):
     """Find few pixels of an image that are enough for a confident prediction of a class: of the label or of any other. These
-    sufficient input subsets (SIS) are the paper's Figure 5.
+    sufficient input subsets (SIS) are the paper's Figure 5. For any image classifier.
 
       robust-vit sis --compare runs/emoji-shift                          the bundled model and sets, before and after finetuning
       robust-vit sis --images dog.jpg --classes dog bicycle              any image and any class

@@ -66,7 +66,7 @@ def improve(
     """Finetune a model so that it decides by the object, see [`run_improvement`].
 
     Args:
-        model: name, folder or Hub id; or a model of transformers, with its `processor`, which is not changed.
+        model: name, folder or Hub id; or a model of transformers, with its `processor`, of which copies are trained.
         dataset: labelled images, as for `robust-vit improve`.
         options: others of [`ImproveOptions`].
     """

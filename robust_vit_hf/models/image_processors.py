@@ -128,6 +128,7 @@ def load_processor(
             processor, or the model's configuration if a preset has none to take.
     """
     from transformers import AutoImageProcessor
+    from transformers.utils import IMAGE_PROCESSOR_NAME
     from transformers.utils.peft_utils import find_adapter_config_file
 
     from ..data.geometry import input_size
@@ -142,9 +143,11 @@ def load_processor(
     if is_timm(source) and model.config.model_type != "timm_wrapper":
         return timm_processor(timm_files(source)[1], preset, image_size or model.config.image_size)
     if Path(source).is_dir():
-        read_json(Path(source, "preprocessor_config.json"))  # transformers calls a damaged file missing
+        read_json(Path(source, IMAGE_PROCESSOR_NAME))  # transformers calls a damaged file missing
+    # In folders, transformers prefers timm's `config.json`.
+    named = {"image_processor_filename": IMAGE_PROCESSOR_NAME} if Path(source, IMAGE_PROCESSOR_NAME).is_file() else {}
     try:
-        saved = AutoImageProcessor.from_pretrained(source)
+        saved = AutoImageProcessor.from_pretrained(source, **named)
     except OSError as error:
         if adapter := find_adapter_config_file(source):  # saved without one: that of its base
             base = read_json(Path(adapter))["base_model_name_or_path"]

@@ -59,12 +59,6 @@ class NoRelevanceMap(ValueError):
         self.reason = reason
 
 
-def _no_patch_grid(name: str) -> NoRelevanceMap:
-    return NoRelevanceMap(
-        f"`{name}` has no attention over one patch grid in each of its layers, so it has no relevance map.", SUPPORTED
-    )
-
-
 def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside `model`, which may be wrapped by DDP, PEFT or Accelerate."""
     if isinstance(model, nn.DataParallel):  # its attentions would be on different devices
@@ -82,6 +76,8 @@ class ImageModel:
         self.model = model
         self.pretrained = unwrap_pretrained(model)
         self.name = type(self.pretrained).__name__.removeprefix("FSDP")  # the prefix of sharded models
+        if self.timm_model is not None:
+            self.name = self.pretrained.config.architecture
 
     @property
     def vision_config(self) -> PreTrainedConfig:
@@ -183,15 +179,20 @@ class VisionTransformer(ImageModel):
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        if self.timm_model is not None:
-            self.attentions, self.head = self._attentions_of_timm(), self._head_of_timm()
-            return
-        self.attentions = self._attentions_of_transformers()
-        config, name = self.vision_config, self.name
-        own_grid = hasattr(config, "patch_size") and not hasattr(config, "window_size")
+        if reason := getattr(self.pretrained, "NO_MAP", None):  # of functions
+            raise NoRelevanceMap(reason, SUPPORTED)
+        of_timm, config, name = self.timm_model is not None, self.vision_config, self.name
+        self.attentions = self._attentions_of_timm() if of_timm else self._attentions_of_transformers()
+        own_grid = of_timm or (hasattr(config, "patch_size") and not hasattr(config, "window_size"))
         num_layers = getattr(config, "num_hidden_layers", len(self.attentions))
         if not self.attentions or len(self.attentions) != num_layers or not own_grid:
-            raise _no_patch_grid(name)
+            raise NoRelevanceMap(
+                f"`{name}` has no attention over one patch grid in each of its layers, so it has no relevance map.",
+                SUPPORTED,
+            )
+        if of_timm:
+            self.head = self._head_of_timm()
+            return
         if name not in HEADS:
             raise NoRelevanceMap(
                 f"Unknown classification head `{name}`: no tokens are known from which a relevance map could start.",
@@ -208,13 +209,12 @@ class VisionTransformer(ImageModel):
         return [module for module in modules if isinstance(module, types) or type(module).__name__ == own]
 
     def _attentions_of_timm(self) -> list[nn.Module]:
-        architecture = self.pretrained.config.architecture
         if type(self.timm_model).__name__ not in TIMM_PLAIN:
-            raise _no_patch_grid(architecture)
+            return []
         attentions = [getattr(block, "attn", block) for block in self.timm_model.blocks]
         if {type(attention).__name__ for attention in attentions} - {*TIMM_ATTENTIONS}:
             raise NoRelevanceMap(
-                f"`{architecture}` combines several attentions in each layer, so it has no relevance map.", SUPPORTED
+                f"`{self.name}` combines several attentions in each layer, so it has no relevance map.", SUPPORTED
             )
         return attentions
 
@@ -224,7 +224,7 @@ class VisionTransformer(ImageModel):
         pooling = self.timm_model.global_pool
         if pooling not in TIMM_POOLING or getattr(self.timm_model, "pool_include_prefix", False):
             raise NoRelevanceMap(
-                f"The head of `{self.pretrained.config.architecture}` reads neither the CLS token nor the mean of the patches (timm's "
+                f"The head of `{self.name}` reads neither the CLS token nor the mean of the patches (timm's "
                 f"`global_pool` is `{pooling}`), so that there is no token from which a relevance map could start.",
                 SUPPORTED,
             )

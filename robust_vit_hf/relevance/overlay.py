@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor
 
-from ..data.geometry import has_plain_geometry, pixel_levels
+from ..data.geometry import has_plain_geometry, measured_place, pixel_levels
 
 
 def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
@@ -31,8 +31,12 @@ def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: Ba
     """Map `(H, W)` in [0, 1] of a model's input, as greyscale picture over the whole image, of this width and height: 0 outside
     the processor's crop."""
     picture = Image.fromarray((255 * relevance.clamp(0, 1)).round().byte().cpu().numpy())
+    if not has_plain_geometry(processor):
+        (across, left), (down, top) = measured_place(processor, size)
+        coordinates = (across, 0, left, 0, down, top)
+        return picture.transform(size, Image.Transform.AFFINE, coordinates, Image.Resampling.BILINEAR)
     resized = picture.size
-    if getattr(processor, "do_center_crop", False):
+    if processor.do_center_crop:
         edge = processor.size.get("shortest_edge")
         resized = (processor.size.get("width"), processor.size.get("height"))
         if not processor.do_resize:

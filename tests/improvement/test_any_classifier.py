@@ -79,7 +79,10 @@ def test_a_model_of_timm_ends_as_one(tmp_path, monkeypatch):
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     photos = masked_folder(tmp_path / "photos", 8, 16)
     options = {"max_steps": 2, "learning_rates": [1e-2], "max_loss": 100.0, "train_batch_size": 4}
-    improve(tmp_path / "model", str(photos), tmp_path / "out", **options)
+    model, processor = (
+        of.from_pretrained(tmp_path / "model") for of in (AutoModelForImageClassification, AutoImageProcessor)
+    )
+    improve(model, str(photos), tmp_path / "out", processor=processor, **options)
     before, after = (load_model(str(tmp_path / name)) for name in ("model", "out"))
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert weights_digest(after) == run["weights"] != weights_digest(before) and type(after) is type(before)

@@ -6,9 +6,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
 from transformers import (
     Data2VecVisionConfig,
     Data2VecVisionForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -16,9 +19,11 @@ from transformers import (
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.data.published import published_models
 from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.models.loading import head_names
 from robust_vit_hf.models.model_names import MODELS, find_model
 from robust_vit_hf.training.adapters import add_lora
 
+from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed
 from ..helpers.families import SIZES
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
@@ -260,3 +265,44 @@ def test_a_damaged_model(fault, message, tmp_path):
 def test_no_such_model():
     with pytest.raises(OSError, match="no/such-model"):
         load_model("no/such-model")
+
+
+@pytest.mark.parametrize(
+    "name", ["ResNet", "HGNet V2", "LeViT", "SwiftFormer", "Swin", "EfficientNet (timm)", "NFNet (timm)"]
+)
+def test_a_new_head_whatever_it_is_called(name, tmp_path):
+    """Its logits are 0, its classes are saved, and the features below stay."""
+    WITHOUT_MAP[name].tiny().save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="CLIP"):
+        load_model(str(tmp_path / "model"), classes=["x", "y"], templates=["a {}"])
+    model = load_model(str(tmp_path / "model"), classes=["x", "y"])
+    images = torch.randn(2, 3, 32, 32)
+    assert model.eval()(pixel_values=images).logits.tolist() == [[0, 0], [0, 0]]
+    with torch.no_grad():
+        for head in head_names(model):
+            model.get_submodule(head).bias[1] = 1
+    model.save_pretrained(tmp_path / "new")
+    loaded = load_model(str(tmp_path / "new"))
+    assert loaded.config.id2label == {0: "x", 1: "y"}
+    assert loaded.eval()(pixel_values=images).logits.tolist() == [[0, 1], [0, 1]]
+
+
+def test_a_head_that_cannot_be_told_from_other_layers():
+    model = tiny_vit(num_labels=24)  # as many as its hidden size
+    with pytest.raises(ValueError, match="linear layers with 24 outputs"):
+        head_names(model)
+
+
+def test_features_of_timm_without_a_head(tmp_path):
+    config = TimmWrapperConfig(architecture="test_efficientnet", num_labels=2)
+    model = TimmWrapperForImageClassification(config)
+    timm = model.timm_model
+    timm.reset_classifier(0)
+    del timm.pretrained_cfg["url"]
+    save_for_hf(timm, str(tmp_path), model_config={}, safe_serialization=True)
+    with pytest.raises(ValueError, match="no classifier head"):
+        load_model(str(tmp_path))
+    loaded = load_model(str(tmp_path), classes=["x", "y", "z"]).eval()
+    assert loaded(pixel_values=torch.randn(1, 3, 32, 32)).logits.tolist() == [[0, 0, 0]]
+    features = timm.eval().conv_stem.weight
+    assert torch.equal(loaded.timm_model.conv_stem.weight, features)

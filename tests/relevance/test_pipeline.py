@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessor, pipeline
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    DonutImageProcessor,
+    TimmWrapperImageProcessor,
+    ViTImageProcessor,
+    pipeline,
+)
 
 from robust_vit_hf import make_image_processor, relevance_map
 from robust_vit_hf.relevance.overlay import place_in_image
@@ -97,8 +104,10 @@ def test_batches_and_files(model, processor, tmp_path):
         ViTImageProcessor(size={"height": 224, "width": 224}),
         ViTImageProcessor(size={"shortest_edge": 160}, do_center_crop=True, crop_size={"height": 224, "width": 224}),
         ViTImageProcessor(do_resize=False, do_center_crop=True, crop_size={"height": 176, "width": 176}),
+        TimmWrapperImageProcessor({"input_size": [3, 224, 224], "crop_pct": 0.8, "mean": [0] * 3, "std": [1] * 3}),
+        DonutImageProcessor(size={"height": 224, "width": 224}, do_normalize=False),
     ],
-    ids=["crop", "rectangle", "squash", "padded", "not resized"],
+    ids=["crop", "rectangle", "squash", "padded", "not resized", "timm", "padded to a square"],
 )
 def test_place(size, processor):
     """A square of the image that a map shows lies where it lay in the image."""
@@ -106,7 +115,8 @@ def test_place(size, processor):
     image = np.zeros((height, width, 3), dtype=np.uint8)
     square = (slice(height // 3, height // 3 + height // 3), slice(width // 3, width // 3 + width // 4))
     image[square] = 255
-    pixels = processor(Image.fromarray(image), return_tensors="pt", do_normalize=False)["pixel_values"][0, 0]
+    settings = {"do_normalize": False} if isinstance(processor, ViTImageProcessor) else {}
+    pixels = processor(Image.fromarray(image), return_tensors="pt", **settings)["pixel_values"][0, 0]
     found = np.asarray(place_in_image(pixels, size, processor)) > 127
     expected = image[..., 0] > 127
     assert (found & expected).sum() / (found | expected).sum() > 0.85

@@ -1,0 +1,109 @@
+"""Measurement of models that are no plain ViT: `evaluate`, `interpolate`, `sis`, and the commands that are about maps alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+from transformers import AutoImageProcessor, ConvNextImageProcessor
+
+from robust_vit_hf import load_model
+
+from ..helpers.architectures import WITHOUT_MAP
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import masked_folder
+
+
+REASON = "`ResNetForImageClassification` has no attention over one patch grid in each of its layers"
+NAMES = dict(enumerate("abcd"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two ResNets of other weights, and images with masks."""
+    folder = tmp_path_factory.mktemp("classifiers")
+    for seed, side in enumerate(("before", "after")):
+        model = WITHOUT_MAP["ResNet"].tiny(seed)
+        model.config.id2label, model.config.label2id = NAMES, {name: label for label, name in NAMES.items()}
+        model.save_pretrained(folder / side)
+        ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8).save_pretrained(folder / side)
+    masked_folder(folder / "images", 1, 24)
+    return folder
+
+
+def pair(folder: Path) -> list:
+    return ["--model", folder / "before", "--compare", folder / "after", "--dataset", folder / "images"]
+
+
+def predictions(folder: Path, model) -> list[int]:
+    images = load_dataset(str(folder / "images"), split="validation")["image"]
+    processor = AutoImageProcessor.from_pretrained(folder / "after")
+    with torch.no_grad():
+        return model(processor(list(images), return_tensors="pt")["pixel_values"]).logits.argmax(dim=1).tolist()
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder) -> Path:
+    options = ["--cut_out", "--sensitivity", "--output_dir", folder / "evaluation"]
+    succeed("evaluate", *pair(folder), *options)
+    return folder / "evaluation"
+
+
+def test_evaluate(folder, evaluated):
+    """Tables and examples without relevance, and why."""
+    (results,) = json.loads((evaluated / "results.json").read_text())["protocols"].values()
+    (row,) = results["rows"]
+    predicted = {side: predictions(folder, load_model(str(folder / side))) for side in ("before", "after")}
+    for side, classes in predicted.items():
+        right = sum(best == index % 4 for index, best in enumerate(classes))
+        assert row[f"top1_{side}"] == pytest.approx(right / 24) and row[f"mean_iou_{side}"] is None
+    assert results["notes"] == [f"Relevance is left out: {REASON}, so it has no relevance map."]
+    text = (evaluated / "tables.md").read_text()
+    assert results["notes"][0] in text and "Top-1, in per cent" in text and "object alone" in text and "RFS" in text
+    examples = Dataset.from_parquet(str(evaluated / "model" / "examples.parquet"))
+    assert len({*predicted["before"]}) > 1 and len(examples) > 0
+    for example in examples:
+        for side, classes in predicted.items():
+            assert example[f"predicted_{side}"] == NAMES[classes[example["row"]]]
+            assert example[f"{side}_predicted"] is None and example[f"background_{side}"] is None
+
+
+def test_page(evaluated, tmp_path):
+    succeed("report", evaluated, "--html", "--output_dir", tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    example = Dataset.from_parquet(str(evaluated / "model" / "examples.parquet"))[0]
+    assert "Relevance is left out" in page
+    assert f"Predicted: {example['predicted_before']} before, {example['predicted_after']} after" in page
+
+
+def test_interpolate(folder, tmp_path):
+    """Running statistics are mixed as weights are, counts of batches are whole, and both ends are exact."""
+    models = [load_model(str(folder / side)).state_dict() for side in ("before", "after")]
+    for alpha in (0, 0.25, 1):
+        succeed(
+            "interpolate", folder / "before", folder / "after", "--alpha", alpha, "--output_dir", tmp_path / f"{alpha}"
+        )
+        mixed = load_model(str(tmp_path / f"{alpha}")).state_dict()
+        for name, value in mixed.items():
+            start, end = (model[name] for model in models)
+            if value.is_floating_point():
+                torch.testing.assert_close(value, (1 - alpha) * start + alpha * end)
+            else:
+                assert value == (start if alpha == 0 else end)
+    assert any(name.endswith("running_var") for name in models[0])
+
+
+def test_sufficient_subsets(folder, tmp_path):
+    """A subset alone has the probability that the table states."""
+    options = ["--num_images", 4, "--threshold", 0.3, "--output_dir", tmp_path]
+    succeed("sis", *pair(folder)[:2], *pair(folder)[4:], *options)
+    (scores,) = json.loads((tmp_path / "results.json").read_text())["scores"].values()
+    assert scores["before"]["pairs"] == 4 and scores["before"]["found"] > 0
+    assert scores["before"]["confidence"] >= 0.3 and 0 < scores["before"]["size"] < 1
+
+
+def test_commands_about_maps_alone_name_what_works(folder, evaluated, tmp_path):
+    for command in (["segment", *pair(folder)], ["figures", evaluated, *pair(folder)]):
+        error = call(*command, "--output_dir", tmp_path / command[0]).error
+        assert REASON in error and "`robust-vit diagnose`" in error
