@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from .composites import Composites
@@ -13,7 +13,7 @@ from .composites import Composites
 
 SHARE = 0.75  # of the weight of all images that composites have in a fit
 MAX_ITERATIONS = 200  # of L-BFGS; it converges in fewer
-MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-5, 1e-4, 1e-3)
+MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-6, 1e-5, 1e-4)
 MIXTURES = (0.25, 0.5, 0.75, 1.0)  # shares of a new layer
 
 
@@ -94,6 +94,26 @@ def fit_layer(start: Layer, features: Composites, targets: np.ndarray, penalty: 
     found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS})
     change = found.x.reshape(len(start.bias), -1)
     return Layer(start.weight + change[:, :-1] / scale, start.bias + change[:, -1])
+
+
+def temperature_of(layer: Layer, outputs: Composites) -> float:
+    """Temperature, by which logits are divided, of the least cross-entropy with the labels on images and their composites, which have
+    [`SHARE`] of the weight. Soft targets make a layer less sure than it is right; predictions do not depend on it.
+
+    Source: https://huggingface.co/papers/1706.04599
+    """
+    known = ~np.isnan(outputs.mixed[..., 0])
+    logits = [layer.logits(outputs.original), layer.logits(outputs.mixed[known])]
+    labels = [outputs.labels, np.broadcast_to(outputs.labels[:, None], known.shape)[known]]
+
+    def loss(log_temperature: float) -> float:
+        entropies = [
+            -log_softmax(of / np.exp(log_temperature), axis=1)[range(len(of)), wanted].mean()
+            for of, wanted in zip(logits, labels, strict=True)
+        ]
+        return (1 - SHARE) * entropies[0] + SHARE * entropies[1]
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
 def new_layers(layer: Layer, features: Composites, has_bias: bool) -> Iterator[tuple[LayerSettings, Layer]]:

@@ -14,7 +14,7 @@ from ..models.last_layer import LastLayer
 from ..utils.files import RUN_FILE, weights_written, write_json
 from .candidates import MIXTURES, Mixture, choose_cheapest
 from .composites import SELECTION_COMPOSITES, TRAINING_COMPOSITES, composite_outputs
-from .fit_layers import Layer, LayerSettings, new_layers
+from .fit_layers import Layer, LayerSettings, new_layers, temperature_of
 
 
 LAYER_FOLDER, FEATURES_FOLDER = "layer", "features"
@@ -31,6 +31,7 @@ class NewLayers:
     layers: dict[LayerSettings, Layer]
     before: Mixture
     mixtures: list[Mixture]
+    selection: Composites
 
     @classmethod
     def of(cls, side: Side, of_role: Mapping[str, Session], folder: Path, passes: tuple[int, int]) -> "NewLayers":
@@ -50,31 +51,38 @@ class NewLayers:
             for settings, layer in layers.items()
             for alpha in MIXTURES
         ]
-        return cls(side, of_role["train"], folder, last, {None: own} | layers, before, mixtures)
+        return cls(side, of_role["train"], folder, last, {None: own} | layers, before, mixtures, features["selection"])
 
-    def model(self, chosen: Mixture) -> torch.nn.Module:
-        """Copy of the original model with a mixture's layer."""
+    def layer(self, chosen: Mixture) -> Layer:
+        """The layer of a mixture."""
+        return self.layers[None].mixed(self.layers[chosen.settings], chosen.alpha)
+
+    def model(self, layer: Layer) -> torch.nn.Module:
+        """Copy of the original model with another layer."""
         model = deepcopy(self.side.model)
-        layer = self.layers[None].mixed(self.layers[chosen.settings], chosen.alpha)
         weight, bias = (torch.from_numpy(values).float().to(model.device) for values in layer)
         self.last.of(model).replace(weight, bias)
         return model
 
     def saved_start(self, max_loss: float) -> Side:
         """The original model with the layer that the rule chooses, saved to be finetuned from."""
-        model = self.model(choose_cheapest([self.before, *self.mixtures], self.before, max_loss))
+        chosen = choose_cheapest([self.before, *self.mixtures], self.before, max_loss)
+        model = self.model(self.layers[None] if chosen is self.before else self.layer(chosen))
         folder = self.folder / LAYER_FOLDER
         model.save_pretrained(folder)
         self.side.processor.save_pretrained(folder)
         return Side.of(model, self.side.processor, str(folder))
 
     def write(self, chosen: Mixture, folder: Path, facts: dict) -> None:
-        """Write a mixture as a model, with its record."""
-        model = self.model(chosen)
+        """Write a mixture as a model, with its record. Its temperature, fitted on the selection images, is within the layer."""
+        layer = self.layer(chosen)
+        temperature = temperature_of(layer, self.selection)
+        model = self.model(Layer(layer.weight / temperature, layer.bias / temperature))
         with weights_written(folder):
             model.save_pretrained(folder)
         (rows,) = self.session.sets.values()
         run = describe_model(model, self.side.processor, facts | {"folder": folder}, rows.dataset)
         run["seconds"] = None  # nothing was trained
         run["training"] = {"last layer": str(chosen.settings), "share of the new layer": f"{chosen.alpha:g}"}
+        run["training"]["temperature, fitted on the selection images"] = f"{temperature:.2f}"
         write_json(folder / RUN_FILE, run)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from robust_vit_hf.improvement.composites import Composites
-from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background
+from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background, temperature_of
 
 
 CLASSES, SIZE, IMAGES, EACH = 5, 12, 40, 3
@@ -112,3 +112,15 @@ def test_outcomes_count_composites_with_a_donor():
     np.testing.assert_array_equal(right["mixed_rand"], [0.5, np.nan])
     flipped = Composites(original, mixed, np.array([1, 1])).right(lambda outputs: outputs[..., ::-1])
     assert flipped["original"].tolist() == [0, 1] and flipped["mixed_rand"][0] == 0.5
+
+
+def test_the_temperature_is_that_of_the_least_cross_entropy():
+    """Of logits that are sure four times as much as they are right, it is about four; composites count by their share."""
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(4000, 4)) * 1.5
+    labels = np.array([rng.choice(4, p=np.exp(row) / np.exp(row).sum()) for row in logits])
+    sure = Composites(4 * logits, 4 * logits[:, None], labels)
+    own = Layer(np.eye(4), np.zeros(4))
+    assert temperature_of(own, sure) == pytest.approx(4, rel=0.1)
+    half = Composites(4 * logits, logits[:, None], labels)
+    assert 1 < temperature_of(own, half) < 4
