@@ -13,7 +13,7 @@ from ..hub.run_metadata import describe_model
 from ..models.last_layer import LastLayer
 from ..utils.files import RUN_FILE, weights_written, write_json
 from .candidates import MIXTURES, Mixture, choose_cheapest
-from .composites import SELECTION_COMPOSITES, TRAINING_COMPOSITES, composite_outputs
+from .composites import SELECTION_COMPOSITES, TRAINING_COMPOSITES, Composites, composite_outputs
 from .fit_layers import Layer, LayerSettings, new_layers, temperature_of
 
 
@@ -76,7 +76,8 @@ class NewLayers:
     def write(self, chosen: Mixture, folder: Path, facts: dict) -> None:
         """Write a mixture as a model, with its record. Its temperature, fitted on the selection images, is within the layer."""
         layer = self.layer(chosen)
-        temperature = temperature_of(layer, self.selection)
+        # Where the original is right on all, as on images that have its predictions for labels, nothing tells how sure to be.
+        temperature = 1.0 if self.before.original.all() else temperature_of(layer, self.selection)
         model = self.model(Layer(layer.weight / temperature, layer.bias / temperature))
         with weights_written(folder):
             model.save_pretrained(folder)

@@ -13,15 +13,16 @@ from ..utils.options import COUNT, POSITIVE, SEED, Range, option, output_dir
 
 @dataclass(kw_only=True)
 class ImproveOptions(PrecisionOptions, OwnImagesOptions):
-    """Finetune a model so that it decides by the object: masks if there are none, a diagnosis, the choice of the settings on
-    one half of the validation images, and a diagnosis of the result on the other half.
+    """Mend a model that decides by the background: masks if there are none, new last layers, the choice of one on one half of the
+    validation images, and a diagnosis of the result on the other half.
 
-      robust-vit improve --model my-vit --dataset photos --output_dir runs/better
+      robust-vit improve --model my-model --dataset photos --output_dir runs/better
+      robust-vit improve --model my-model --dataset photos --output_dir runs/better --effort full
 
-    Background swap with the original model's output as the target is trained at several rates, without and, if the model has a map, with
-    the loss on the relevance map. Of these, and of mixtures of the weights before and after, those are kept whose top-1 on the images as they are falls
-    by at most --max_loss points; the one is chosen that is right on the most objects on the backgrounds of other classes, or, among
-    those within one standard error of it, on the most images as they are. The output folder
+    New last layers are made from features of the images and of their objects on other backgrounds; --effort full also finetunes the whole
+    model by background swap, without and with the loss on the relevance map. Of these, and of mixtures with the weights before, those are
+    kept whose top-1 on the images as they are falls by at most --max_loss points; the one is chosen that is right on the most objects on
+    the backgrounds of other classes, or, among those within one standard error of it, on the most images as they are. The output folder
     is a model, with its card and report.html; or it says that nothing helped. What is complete is skipped when the command is started
     again.
     """
