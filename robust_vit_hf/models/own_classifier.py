@@ -27,6 +27,7 @@ class OwnClassifier(PreTrainedModel):
 
     config_class = PreTrainedConfig
     main_input_name = "pixel_values"
+    NO_MAP = "the attention of a function cannot be read, so it has no relevance map."
 
     def __init__(self, predict: Callable[[torch.Tensor], Any], classes: Sequence[str], transform: Callable):
         super().__init__(PreTrainedConfig(id2label=dict(enumerate(check_class_names(classes)))))

@@ -179,6 +179,8 @@ class VisionTransformer(ImageModel):
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
+        if reason := getattr(self.pretrained, "NO_MAP", None):  # of functions
+            raise NoRelevanceMap(reason, SUPPORTED)
         of_timm, config, name = self.timm_model is not None, self.vision_config, self.name
         self.attentions = self._attentions_of_timm() if of_timm else self._attentions_of_transformers()
         own_grid = of_timm or (hasattr(config, "patch_size") and not hasattr(config, "window_size"))
