@@ -15,6 +15,7 @@ from ..evaluation.measurements.other_backgrounds import WithDonors
 from ..evaluation.session import Session, Side
 from ..models.last_layer import LastLayer
 from ..relevance.relevance_map import forward_logits
+from ..training.background_swap import BackgroundPool
 from ..utils.stage import Stage
 
 
@@ -54,6 +55,7 @@ def composite_outputs(
     passes: tuple[int, int],
     layer: LastLayer | None = None,
     folder: Path | None = None,
+    pool: BackgroundPool | None = None,
     seed: int = 0,
 ) -> Composites:
     """Outputs of a side for the one set of a session, with `count` composites an image.
@@ -62,6 +64,7 @@ def composite_outputs(
         passes: batch size, and number of processes that read images.
         layer: the last layer of the side, for its features instead of its logits.
         folder: of a stage that keeps them, and goes on after a kill; by default nothing is kept.
+        pool: pictures as backgrounds, instead of those of images of other classes.
     """
     (rows,) = session.sets.values()
     labels = np.array([accepted[0] for accepted in rows.accepted])
@@ -74,7 +77,7 @@ def composite_outputs(
             np.save(folder / OUTPUTS_FILE, values)
         values = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(values[:, 0, 0])).sum())
-    _compute(side, session, labels, values[done:], count, passes, layer, seed, done)
+    _compute(side, session, labels, values[done:], count, passes, layer, pool, seed, done)
     if folder is not None:
         stage.finish({}, [OUTPUTS_FILE])
     return Composites(values[:, 0], values[:, 1:], labels)
@@ -88,13 +91,15 @@ def _compute(
     count: int,
     passes: tuple[int, int],
     layer: LastLayer | None,
+    pool: BackgroundPool | None,
     seed: int,
     done: int,
 ) -> None:
     """Fill `values` of the images from `done` on."""
     ((name, rows),) = session.sets.items()
     side.model.eval()
-    names = [f"composite_{number}" for number in range(count)]
+    names = [] if pool else [f"composite_{number}" for number in range(count)]
+    numbers = iter(range(done, len(labels)))  # of the images, which come in order
     donors = {one: draw_donors(labels.tolist(), seed + number)[1] for number, one in enumerate(names)}
     images = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
 
@@ -104,6 +109,12 @@ def _compute(
             donor, mask = batch[f"{one}_pixel_values"], batch[f"{one}_mask"]
             pictures.append(paste(batch["pixel_values"], batch["mask"], background(donor, mask)))
             unusable.append(~batch[f"has_{one}"].bool() | ~is_background(mask).flatten(1).any(dim=1))
+        seeds = [next(numbers) for _ in batch["pixel_values"]]
+        for composite in range(count if pool else 0):
+            drawn = [
+                next(pool.draw(np.ones(1, bool), np.random.default_rng([seed, composite, one])))[1] for one in seeds
+            ]
+            pictures.append(paste(batch["pixel_values"], batch["mask"], torch.stack(drawn).to(batch["mask"])))
         of_all = torch.cat(pictures)
         logits, outputs = layer.outputs(of_all) if layer else (forward_logits(side.model, of_all),) * 2
         outputs = outputs.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()

@@ -33,11 +33,13 @@ class ImageRoles:
 
     Args:
         images: `train`, at most as many as a training sees; `selection` and `report`, one half each of the validation images.
-        pictures: digests of those of `backgrounds`, in the order in which the swap draws from them.
+        pool: the pictures of `backgrounds`, if given.
+        pictures: digests of these, in the order in which the swap draws from them.
         group_weights: shares of the groups of all images that can be trained on; `None` without groups.
     """
 
     images: dict[str, Images]
+    pool: BackgroundPool | None
     pictures: list[str]
     notes: list[str]
     group_weights: dict[str, float] | None
@@ -46,10 +48,10 @@ class ImageRoles:
 def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
     """Find the images of each role, in which the pictures of `backgrounds` have no part. Without validation split, training images
     are held out. Images without classes get those that the original model predicts."""
-    pictures, notes = [], []
+    pool, notes = None, []
     if options.backgrounds is not None:
-        paths = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor)).paths
-        pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
+        pool = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor))
+    pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pool.paths] if pool else []
     train = _labelled(
         find_images(options.dataset, options.train_split, masks=options.mask_folder), options, session, notes
     )
@@ -84,7 +86,7 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
                 f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
                 "--eval_split and --backgrounds."
             )
-    return ImageRoles(images, pictures, notes, weights)
+    return ImageRoles(images, pool, pictures, notes, weights)
 
 
 def _labelled(images: Images, options: ImproveOptions, session: Session, notes: list[str]) -> Images:

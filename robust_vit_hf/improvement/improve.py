@@ -140,7 +140,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     stage.begin()
     layers = None
     try:
-        layers = NewLayers.of(side, of_role, stage.folder, passes) if options.uses_layer else None
+        layers = NewLayers.of(side, of_role, stage.folder, passes, roles.pool) if options.uses_layer else None
     except NoLastLayer as error:
         if options.effort == "minute":
             raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error

@@ -11,6 +11,7 @@ from ..data.geometry import input_size
 from ..evaluation.session import Session, Side
 from ..hub.run_metadata import describe_model
 from ..models.last_layer import LastLayer
+from ..training.background_swap import BackgroundPool
 from ..utils.files import RUN_FILE, weights_written, write_json
 from .candidates import MIXTURES, Mixture, choose_cheapest
 from .composites import SELECTION_COMPOSITES, TRAINING_COMPOSITES, Composites, composite_outputs
@@ -34,14 +35,27 @@ class NewLayers:
     selection: Composites
 
     @classmethod
-    def of(cls, side: Side, of_role: Mapping[str, Session], folder: Path, passes: tuple[int, int]) -> "NewLayers":
-        """Compute features and layers. A `NoLastLayer` if the model has no last linear layer."""
+    def of(
+        cls,
+        side: Side,
+        of_role: Mapping[str, Session],
+        folder: Path,
+        passes: tuple[int, int],
+        pool: BackgroundPool | None,
+    ) -> "NewLayers":
+        """Compute features and layers; the backgrounds of the training images are those of `pool`, if given.
+
+        Raises:
+            NoLastLayer: the model has no last linear layer.
+        """
         device = of_role["train"].accelerator.device
         last = LastLayer(side.model.eval(), torch.zeros(1, 3, *input_size(side.processor), device=device))
-        counts = {"train": TRAINING_COMPOSITES, "selection": SELECTION_COMPOSITES}
+        parts = {"train": (TRAINING_COMPOSITES, pool), "selection": (SELECTION_COMPOSITES, None)}
         features = {
-            role: composite_outputs(side, of_role[role], count, passes, last, folder / FEATURES_FOLDER / role)
-            for role, count in counts.items()
+            role: composite_outputs(
+                side, of_role[role], count, passes, last, folder / FEATURES_FOLDER / role, pictures
+            )
+            for role, (count, pictures) in parts.items()
         }
         own = Layer(*(values.cpu().double().numpy() for values in (last.weight, last.bias)))
         layers = dict(new_layers(own, features["train"], last.has_bias))

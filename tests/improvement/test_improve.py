@@ -158,6 +158,23 @@ def test_images_without_classes(inputs, tmp_path):
     assert measures["original"]["mean"] == 1
 
 
+def test_pictures_are_the_backgrounds_of_new_layers(inputs, tmp_path):
+    """And not those of the images; others give another layer."""
+    weights = []
+    for colour in ("green", "red"):
+        picture = tmp_path / colour / "meadow.png"
+        picture.parent.mkdir()
+        Image.new("RGB", (40, 40), colour).save(picture)
+        options = [*options_of(inputs, tmp_path / f"of-{colour}")[:-1], "minute", "--backgrounds", picture.parent]
+        outputs = tmp_path / f"of-{colour}" / "candidates" / "features"
+        succeed("improve", *options)
+        weights.append({role: np.load(outputs / role / "outputs.npy") for role in ("train", "selection")})
+    first, second = weights
+    assert np.array_equal(first["selection"], second["selection"], equal_nan=True)
+    assert np.array_equal(first["train"][:, 0], second["train"][:, 0])
+    assert not np.isclose(first["train"][:, 1], second["train"][:, 1]).all(axis=1).any()
+
+
 def test_selection_images_are_not_reported_on(improved):
     folder, _ = improved
     parts = {}
