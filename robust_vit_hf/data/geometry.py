@@ -15,17 +15,17 @@ from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
 
 
-_SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
-_SETTINGS += ("do_normalize", "image_mean", "image_std")
+SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+SETTINGS += ("do_normalize", "image_mean", "image_std")
 ASKED = "give a transform of your own that takes an image and is the same each time (`transform`), or a preset (`paper`, `native`)"
 
 
 def has_plain_geometry(processor: BaseImageProcessor) -> bool:
     """Whether a processor does by its settings what a `ViTImageProcessor` does with the same: resize, centre crop, rescaling and
     normalisation, and nothing else."""
-    if not all(hasattr(processor, name) for name in _SETTINGS):
+    if not all(hasattr(processor, name) for name in SETTINGS):
         return False
-    plain = ViTImageProcessor(**{name: getattr(processor, name) for name in _SETTINGS})
+    plain = ViTImageProcessor(**{name: getattr(processor, name) for name in SETTINGS})
     noise = np.random.default_rng(0).integers(0, 256, (2, 48, 80, 3), dtype=np.uint8)
     for image in (Image.fromarray(noise[0]), Image.fromarray(noise[1]).transpose(Image.Transpose.ROTATE_90)):
         given = processor([image], return_tensors="pt").get("pixel_values")

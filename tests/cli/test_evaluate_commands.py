@@ -126,7 +126,7 @@ def test_killed_and_started_again(models, tmp_path):
         (["--sets", "imagenet-z"], 2, "Unknown set `imagenet-z`: expected emoji-shift, imagenet-1k"),
         (["--sets", "SET", "SET"], 2, "A set is named twice: imagenet-a, imagenet-a"),
         (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes that the model does not have"),
-        (["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"], 1, "1000 and 4 classes"),
+        (["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"], 1, "class 4 is `4` before and `missing` after"),
     ],
 )
 def test_refused(options, status, message, models, sets, tmp_path):
