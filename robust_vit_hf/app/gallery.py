@@ -15,6 +15,7 @@ from ..evaluation.before_after_examples import is_of_kind
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
+from ..experiments.point_folder import is_measured
 from ..models.image_processors import Preset
 from ..results.run_results import SetResult
 from ..utils.files import json_digest
@@ -23,6 +24,7 @@ from .options import AppOptions
 
 
 IMAGES_PER_SET = 200  # of a benchmark measured by the page
+IMAGES_OF_A_PAGE = 24  # that the gallery shows at a time
 FILTERS = ("changed", "corrected", "broken", "all")
 
 
@@ -71,10 +73,7 @@ def set_names(options: AppOptions, session: Session) -> list[str]:
         for protocol in get_args(Preset)  # and not folders of other measurements, such as `paper-cut_out`
         for path in options.results.glob(f"{protocol}/*/after/{STAGE_FILE}")
     )
-    complete = (
-        path for path in found if all(Stage.of(path / side).result() is not None for side in ("before", "after"))
-    )
-    names = [f"{path.parent.name}/{path.name}" for path in complete]
+    names = [f"{path.parent.name}/{path.name}" for path in found if is_measured(path)]
     if not names:
         raise ValueError(
             f"`{options.results}` has no results of two models: expected the --output_dir of `robust-vit evaluate "

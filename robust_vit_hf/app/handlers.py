@@ -18,7 +18,7 @@ from ..relevance.architectures import why_no_map
 from ..utils.images import to_rgb
 from ..utils.processes import make_accelerator
 from .explain_image import Explanation, compare_maps, read_image
-from .gallery import FILTERS, measured_set
+from .gallery import FILTERS, IMAGES_OF_A_PAGE, measured_set
 from .options import AppOptions
 from .other_backgrounds_tab import (
     Background,
@@ -33,7 +33,6 @@ from .samples import load_samples, own_samples
 
 
 PREDICTED = -1  # in the list of classes: each model's own prediction
-PAGE = 24  # images per page of the gallery
 
 
 @contextmanager
@@ -51,10 +50,8 @@ class Handlers:
     def __init__(self, options: AppOptions):
         self.options = options
         self.session = open_models(options)
-        # Why the page shows no maps, in a sentence for each kind of model without one.
-        self.without_map = list(
-            dict.fromkeys(filter(None, (why_no_map(of.model) for of in self.session.sides.values())))
-        )
+        reasons = (why_no_map(of.model) for of in self.session.sides.values())
+        self.without_map = list(dict.fromkeys(filter(None, reasons)))  # why the page shows no maps, in sentences
         self.measured = lru_cache(maxsize=2)(lambda name: measured_set(options, name, self.session))
         own = options.dataset and own_samples(options.dataset, options.split, self.session)
         self.samples = own or load_samples(self.session.classes)  # to click
@@ -116,9 +113,9 @@ class Handlers:
             return [[], [], "", 1]
         measured = self.measured(name)
         order = measured.order(shown)
-        pages = max(1, -(-len(order) // PAGE))
+        pages = max(1, -(-len(order) // IMAGES_OF_A_PAGE))
         page = min(int(page or 1), pages)  # an emptied box is `None`
-        indices = order[(page - 1) * PAGE : page * PAGE]
+        indices = order[(page - 1) * IMAGES_OF_A_PAGE :][:IMAGES_OF_A_PAGE]
         images = [thumbnail(image) for image in measured.rows.dataset.select(indices)["image"]]
         top1 = " → ".join(f"{measured.result.accuracy(side):.1%}" for side in ("before", "after"))
         counts = ", ".join(f"{len(measured.order(kind))} {kind}" for kind in FILTERS[1:3])

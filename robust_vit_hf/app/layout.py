@@ -53,9 +53,7 @@ class Page:
         compared, without_map = "after" in self.handlers.session.sides, self.handlers.without_map
         gr.Markdown("Click an example, or give an image of your own below.")
         if without_map:
-            gr.Markdown(
-                " ".join([*without_map, "Maps are for plain vision transformers: the page shows predictions."])
-            )
+            gr.Markdown(" ".join([*without_map, "Maps are for plain vision transformers: predictions are shown."]))
         samples = [(thumbnail(sample.image), sample.caption) for sample in self.handlers.samples]
         self.examples = gr.Gallery(samples, label="Examples", elem_id="examples", **GRID)
         with gr.Row():
@@ -92,7 +90,7 @@ class Page:
             self.filter = gr.Radio(list(FILTERS), scale=2, min_width=280, **kinds)
             self.number = gr.Number(1, precision=0, minimum=1, label="Page", elem_id="page", min_width=120)
         self.summary = gr.Markdown(
-            "Choose a set. Click an image to look into it." if sets else remedy, elem_id="summary"
+            "Choose a set. Click an image to explain it." if sets else remedy, elem_id="summary"
         )
         self.indices, self.images = gr.State([]), gr.Gallery(elem_id="images", **GRID)
 

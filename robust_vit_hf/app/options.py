@@ -4,18 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.named_sets import NamedSource, expand_sets
-from ..evaluation.options import PRESET
+from ..evaluation.options import PRESET, PairOptions
 from ..masks.options import MASK_MODEL
 from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL
-from ..utils.options import Options, Range, option
+from ..utils.options import Range, option
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(kw_only=True)
-class AppOptions(Options):
+class AppOptions(PairOptions):
     """Look at two models, before and after finetuning, in a page: relevance maps of your own images, of examples and of evaluated
     sets, and predictions for objects on other backgrounds.
 
@@ -30,14 +30,12 @@ class AppOptions(Options):
     of `datasets`.
     """
 
-    model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
     compare: str | None = option(None, "the model after finetuning; a model of your own is shown alone without it")
     results: Path | None = option(
         None,
         "output of `robust-vit evaluate`; without it, the sets of the bundled benchmark are measured in the page",
     )
     dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
-    split: str = option("validation", "split of --dataset")
     sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
     diagnose: Path | None = option(
         None,

@@ -127,9 +127,7 @@ def find_mask(cut: TokenCut, image: Image.Image) -> Image.Image:
     small.thumbnail((MAX_SIDE, MAX_SIDE))
     (result,) = cut([small], [{}])
     if result.mask is None or result.rejected:
-        raise ValueError(
-            f"No object was found by TokenCut: {result.rejected}. Give an image in which one object stands out."
-        )
+        raise ValueError(f"TokenCut found no object: {result.rejected}. Give an image in which one object stands out.")
     return result.mask.resize(image.size, Image.Resampling.NEAREST)
 
 
@@ -159,9 +157,8 @@ def pasted_pictures(
         with torch.no_grad():
             logits = forward_logits(of.model, composed.to(session.accelerator.device)).float().cpu()
         scores, best = logits.softmax(dim=1).max(dim=1)
-        predicted[side] = [
-            (session.classes[index], score) for index, score in zip(best.tolist(), scores.tolist(), strict=True)
-        ]
+        names = [session.classes[index] for index in best.tolist()]
+        predicted[side] = list(zip(names, scores.tolist(), strict=True))
         if pictures is None:
             pictures = [to_pil_image(one) for one in denormalize(composed, of.processor)]
     classes, captions = [frozenset(), *(one.classes for one in backgrounds)], []

@@ -25,10 +25,7 @@ def show(options: AppOptions) -> str:
     if options.compare is None and options.model == BUNDLED_MODEL:
         after = newest_run(Path("runs"))
         if after is None:
-            print(
-                "Without a finetuning in runs/, the cached one is shown, which is made once in about a minute.",
-                flush=True,
-            )
+            print("Without a finetuning in runs/, a cached one is shown, made once in about a minute.", flush=True)
             after = cached_run()
         options = replace(options, compare=str(after))
     with running(options) as address:

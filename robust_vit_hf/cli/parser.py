@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import MISSING
 from types import NoneType
@@ -36,7 +37,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        return super().parse_known_args([_underscored(token) for token in args], namespace)
+        # Dashes in the name of an option are underscores.
+        tokens = [re.sub(r"^--[^=]+", lambda name: f"--{name[0][2:].replace('-', '_')}", token) for token in args]
+        return super().parse_known_args(tokens, namespace)
 
     def parse_args(self, args=None, namespace=None):
         parsed, rest = self.parse_known_args(args, namespace)
@@ -92,9 +95,3 @@ def _parse(option: Declared):
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
-
-
-def _underscored(token: str) -> str:
-    """Replace dashes by underscores in an option's name."""
-    name, equals, value = token.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if token.startswith("--") else token

@@ -22,9 +22,8 @@ def parse_arguments(argv: list[str]) -> tuple:
     """Arguments of [`finetune`], or exit as [`~robust_vit_hf.cli.parser.parse`]."""
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    parser = Parser(
-        prog="robust-vit train", usage="robust-vit train [--config RECIPE] [options]", description=DESCRIPTION
-    )
+    prog = "robust-vit train"
+    parser = Parser(prog=prog, usage=f"{prog} [--config RECIPE] [options]", description=DESCRIPTION)
     parser.add_argument("--config", metavar="RECIPE", help="recipe, see above")
     # --debug belongs to all commands; a recipe can set the Trainer's option.
     parser.add_options([option for option in train_options().values() if option.name != "debug"], undo=True)

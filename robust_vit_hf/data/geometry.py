@@ -5,7 +5,7 @@ as timm's, `LevitImageProcessor`, or a function, geometry and normalisation are 
 """
 
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -15,25 +15,22 @@ from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
 
 
-_SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
-_SETTINGS += ("do_normalize", "image_mean", "image_std")
+SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+SETTINGS += ("do_normalize", "image_mean", "image_std")
 ASKED = "give a transform of your own that takes an image and is the same each time (`transform`), or a preset (`paper`, `native`)"
 
 
 def has_plain_geometry(processor: BaseImageProcessor) -> bool:
     """Whether a processor does by its settings what a `ViTImageProcessor` does with the same: resize, centre crop, rescaling and
     normalisation, and nothing else."""
-    if not all(hasattr(processor, name) for name in _SETTINGS):
+    if not all(hasattr(processor, name) for name in SETTINGS):
         return False
-    plain = ViTImageProcessor(**{name: getattr(processor, name) for name in _SETTINGS})
+    plain = ViTImageProcessor(**{name: getattr(processor, name) for name in SETTINGS})
     noise = np.random.default_rng(0).integers(0, 256, (2, 48, 80, 3), dtype=np.uint8)
     for image in (Image.fromarray(noise[0]), Image.fromarray(noise[1]).transpose(Image.Transpose.ROTATE_90)):
         given = processor([image], return_tensors="pt").get("pixel_values")
-        if (
-            given is None
-            or given[0].ndim != 3
-            or not np.array_equal(given[0], plain([image], return_tensors="pt")["pixel_values"][0])
-        ):
+        are_images = given is not None and given[0].ndim == 3
+        if not are_images or not np.array_equal(given[0], plain([image], return_tensors="pt")["pixel_values"][0]):
             return False
     return True
 
@@ -86,18 +83,14 @@ def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Cal
             lambda masks: [squash(mask / 255) for mask in masks],
         )
     levels = lru_cache(maxsize=16)(lambda size: tuple(_flat(processor, level, size) for level in (0, 255)))
-    one_size = cache(lambda: input_size(processor))
     _check_linear(processor)
 
-    def of_mask(mask: torch.Tensor) -> torch.Tensor:
-        one_size()  # refuses several
-        picture = functional.to_pil_image(mask)
-        return _grey(processor, picture, *levels(picture.size))
+    def of_masks(masks: list[torch.Tensor]) -> list[torch.Tensor]:
+        input_size(processor)  # refuses several sizes
+        pictures = map(functional.to_pil_image, masks)
+        return [_grey(processor, picture, *levels(picture.size)) for picture in pictures]
 
-    return (
-        lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]],
-        lambda masks: [of_mask(mask) for mask in masks],
-    )
+    return lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]], of_masks
 
 
 def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:

@@ -66,10 +66,7 @@ def composed_images(side: Side, dataset: datasets.Dataset, diagnoses: Mapping[st
         return []
     pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(side.processor))
     black, _ = pixel_levels(side.processor)
-    donors = {
-        name: np.asarray(first.columns[f"donor_{name.removeprefix('mixed_')}"])
-        for name in ("mixed_same", "mixed_rand")
-    }
+    donors = {f"mixed_{kind}": np.asarray(first.columns[f"donor_{kind}"]) for kind in ("same", "rand")}
     items = WithDonors(pairs, donors).__getitems__(drawn)
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if not name.startswith("has_")}
     given = [(batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) for name in donors]
@@ -81,10 +78,7 @@ def composed_images(side: Side, dataset: datasets.Dataset, diagnoses: Mapping[st
             names[first.columns["label"][row]],
             names[first.columns["donor_class"][row]],
             {name: to_pil_image(of_condition[place]) for name, of_condition in pictures.items()},
-            {
-                side: {name: names.get(found.columns[name][row]) for name in CONDITIONS}
-                for side, found in diagnoses.items()
-            },
+            {side: {name: names.get(of.columns[name][row]) for name in CONDITIONS} for side, of in diagnoses.items()},
         )
         for place, row in enumerate(drawn)
     ]

@@ -147,10 +147,8 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         ValueError: images, masks or models do not fit together.
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
-    folder = options.output_dir
-    with open_session(
-        options, options.preset, Stage(folder, {"command": "diagnose"}), bf16=options.bf16, given=given
-    ) as session:
+    folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
+    with open_session(options, options.preset, stage, bf16=options.bf16, given=given) as session:
         with session.accelerator.main_process_first():
             found = load_images(options, session)
             grouped = groups_of(found.rows, found.name) is not None and options.dataset is not None
@@ -215,7 +213,7 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
         raise ValueError("This model has classes of its own: name labelled images of them with --dataset.")
     if options.is_given("split") or options.mask_folder is not None:
         raise ValueError(
-            f"`{benchmark}` has one set to diagnose on, with its masks: leave out --split, and folders of --masks."
+            f"`{benchmark}` has one set to diagnose on, with masks: leave out --split and --masks FOLDER."
         )
     known = benchmarks()[benchmark]
     sets = known.evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class

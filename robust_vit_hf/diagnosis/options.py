@@ -28,9 +28,7 @@ class OwnImagesOptions(BatchOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.mask_model is not None and self.masks not in (None, "tokencut", "auto"):
-            raise ValueError(
-                f"--mask_model is the ViT of TokenCut, but the masks are those of --masks {self.masks}: leave out one"
-            )
+            raise ValueError(f"--mask_model is the ViT of TokenCut, and --masks is {self.masks}: leave out one")
 
     @property
     def mask_folder(self) -> str | None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
 
 from ..data.transforms import segmentation_transform
@@ -22,18 +21,16 @@ NUM_EXAMPLES = 8
 
 def write_attribution_figure(session: Session, rows: datasets.Dataset, methods: Sequence[str], path: Path) -> None:
     """Write the figure of a few images with masks, evenly spaced among those that may be shown, if there are any."""
-    shown = rows.select(may_be_shown(rows).nonzero()[0])
-    if count := min(NUM_EXAMPLES, len(shown)):
-        examples = shown.select([index * len(shown) // count for index in range(count)])
-        save_picture_grid(_pictures(session, examples, methods), path)
-
-
-def _pictures(session: Session, rows: datasets.Dataset, methods: Sequence[str]) -> list[list[tuple[str, np.ndarray]]]:
-    """Captioned pictures of each image: as the model sees it, its mask, and the map of the predicted class by model and attribution method."""
+    shown = may_be_shown(rows).nonzero()[0]
+    count = min(NUM_EXAMPLES, len(shown))
+    if not count:
+        return
+    examples = rows.select([shown[index * len(shown) // count] for index in range(count)])
+    # Each image as the model sees it, its mask, and the map of the predicted class by model and attribution method.
     columns: list[tuple[str, torch.Tensor]] = []
     for name, side in session.sides.items():
         transform = segmentation_transform(side.processor, squash_resample(side.processor))
-        batch = rows.select_columns(["image", "mask"]).with_transform(transform)[:]
+        batch = examples.select_columns(["image", "mask"]).with_transform(transform)[:]
         pixel_values, masks = torch.stack(batch["pixel_values"]), torch.stack(batch["mask"])
         images = denormalize(pixel_values, side.processor)
         columns = columns or [("image", images), ("mask", masks.expand_as(images))]
@@ -42,4 +39,5 @@ def _pictures(session: Session, rows: datasets.Dataset, methods: Sequence[str]) 
                 output = ATTRIBUTION_METHODS[method](side.model, pixel_values.to(session.accelerator.device))
             caption = f"{method}\n{name}" if len(session.sides) > 1 else method
             columns.append((caption, overlay(images, output.relevance.cpu())))
-    return [[(name, pictures[row].permute(1, 2, 0).numpy()) for name, pictures in columns] for row in range(len(rows))]
+    grid = [[(name, pictures[row].permute(1, 2, 0).numpy()) for name, pictures in columns] for row in range(count)]
+    save_picture_grid(grid, path)

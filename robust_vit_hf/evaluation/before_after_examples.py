@@ -112,7 +112,6 @@ def explain(
 ) -> list[Example]:
     """Relevance maps of images, given by set and row, for the predicted and the true class; predictions alone of models without maps."""
     class_names, examples = session.label_names, []
-    mapped = [side for side in sides if why_no_map(session.sides[side].model) is None]
 
     @cache  # since the geometry of a processor may have to be measured
     def transformed(name: str, side: str) -> datasets.Dataset:
@@ -131,7 +130,7 @@ def explain(
             if example is None:
                 example = Example(name, index, class_names[label], to_pil_image(picture[0]))
             example.predicted[side] = class_names[predicted]
-            if side not in mapped:
+            if why_no_map(model):
                 continue
             model.eval()
             with torch.no_grad():

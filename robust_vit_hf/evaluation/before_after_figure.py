@@ -82,9 +82,8 @@ def before_after_figure(
                 pictures = [("\n".join(caption), example.image)]
                 for (side, target), picture in example.maps.items():
                     predicted = example.predicted[side]
-                    if target in targets and (
-                        target == "predicted" or len(targets) == 1 or predicted != example.label
-                    ):
+                    is_new = target == "predicted" or len(targets) == 1 or predicted != example.label
+                    if target in targets and is_new:
                         named = predicted if target == "predicted" else example.label
                         named += f", {example.confidence[side]:.0%}" if sides == 1 else ""
                         pictures.append((f"{side}, {target}:\n{named}", picture))

@@ -135,7 +135,5 @@ def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[i
     recorded = (read_json(Path(options.compare, RUN_FILE)) or {}).get("data", {}).get("training_classes")
     if recorded is not None:
         return frozenset(recorded)
-    sources = {rows.source for rows in session.sets.values()}
-    return (
-        benchmarks()[sources.pop()].training_classes if len(sources) == 1 and sources <= benchmarks().keys() else None
-    )
+    source, *others = {rows.source for rows in session.sets.values()}
+    return benchmarks()[source].training_classes if source in benchmarks() and not others else None

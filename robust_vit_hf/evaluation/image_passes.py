@@ -59,20 +59,15 @@ def batch_outputs(
             with torch.no_grad(), accelerator.autocast():
                 logits, values = compute(batch)
             logits, values = accelerator.gather_for_metrics(([one.float() for one in logits], values))
-            for checked in logits:
-                check_logits(checked, dataset, done, description)
+            for checked in logits:  # in every process, so that all stop together
+                if bad := (~checked.isfinite()).any(dim=1).nonzero().flatten().tolist():
+                    index, named = done + bad[0], "file_name" in dataset.column_names
+                    image = f"`{dataset.with_format(None)['file_name'][index]}`" if named else f"image {index}"
+                    raise NonFiniteLogits(
+                        f"{description}: the logits of {image} are NaN or infinite. Look at the image and at the model's "
+                        "weights; in half precision, try float32."
+                    )
             rows = slice(done, done + len(logits[0]))
             yield rows, logits, values
             progress.update(rows.stop - rows.start)
             done = rows.stop
-
-
-def check_logits(logits: torch.Tensor, dataset: datasets.Dataset, first: int, description: str) -> None:
-    """Refuse NaN or infinite logits `(N, C)` of images from `first` on, in every process, so that all stop together."""
-    if bad := (~logits.isfinite()).any(dim=1).nonzero().flatten().tolist():
-        index, named = first + bad[0], "file_name" in dataset.column_names
-        image = f"`{dataset.with_format(None)['file_name'][index]}`" if named else f"image {index}"
-        raise NonFiniteLogits(
-            f"{description}: the logits of {image} are NaN or infinite. Look at the image and at the model's weights; in half "
-            "precision, try float32."
-        )

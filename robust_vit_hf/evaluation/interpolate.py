@@ -65,9 +65,7 @@ def _load_sets(options: MixtureOptions, session: Session) -> dict[str, Evaluatio
     if options.shifted is None:
         benchmark = find_benchmark(session.classes)
         if benchmark is None:
-            raise ValueError(
-                "No benchmark has the classes of these models: name their sets with --in_distribution and --shifted."
-            )
+            raise ValueError("No benchmark has these classes: name sets with --in_distribution and --shifted.")
         return benchmark_sets(benchmark, options.images_per_set)
     sets = {}
     for is_shifted, named in ((False, options.in_distribution), (True, options.shifted)):
@@ -80,9 +78,7 @@ def _measure(session: Session, alphas: list[float], options: MixtureOptions) -> 
     """Contents of `sweep.json`, with alphas as numbers."""
     before, after = session.sides["before"], session.sides["after"]
     accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
-    roles = {
-        role: [name for name, rows in session.sets.items() if rows.shifted == (role == "shifted")] for role in ROLES
-    }
+    roles = {role: [name for name, of in session.sets.items() if of.shifted == (role == "shifted")] for role in ROLES}
     measured = {}
     for alpha in alphas:
         side = f"{SIDE}{alpha!r}"

@@ -27,9 +27,7 @@ class PairOptions(Options):
 
     model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
     compare: str | None = option(None, "the model after finetuning")
-    dataset: str | None = option(
-        None, "images of your own, with the columns `label` and `mask` if a command needs them"
-    )
+    dataset: str | None = option(None, "your own images, with the columns `label` and `mask` if a command needs them")
     split: str = option("validation", "split of --dataset")
 
 
@@ -198,9 +196,7 @@ class FigureOptions(SetsOptions, ImagesOptions):
 
     evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)
     compare: str = option(text="the model after finetuning")
-    protocol: Preset | None = option(
-        None, "see `robust-vit evaluate --help`; by default the first one of the evaluation"
-    )
+    protocol: Preset | None = option(None, "see `robust-vit evaluate --help`; by default the evaluation's first one")
     figures: list[Literal[1, 2, 3, 6, 15]] = option([1, 2, 3, 6, 15], "numbers (default: all)")
     target: Literal["predicted", "true"] = option("predicted", "class that the maps explain, but for Figure 1")
     classes: list[str] | None = option(None, "names or labels of the classes to show (default: all)", metavar="CLASS")

@@ -38,9 +38,8 @@ def write_run_page(folder: Path, path: Path) -> None:
             for name, figure, caption, alt in run_figures(part | {"class_changes": changes}, names)
         ]
         tables = [Table(**table) for table in part["tables"]]
-        section = Section(title, tables, plots, class_changes_table(changes, names), galleries(place))
-        section.notes = part.get("notes", [])  # not of earlier versions
-        sections.append(section)
+        notes = part.get("notes", [])  # not of earlier versions
+        sections.append(Section(title, tables, plots, class_changes_table(changes, names), galleries(place), notes))
     facts = {name: settings.get(key) for name, key in FACTS.items()} | {"hardware": results.get("hardware")}
     facts |= {"versions": ", ".join(f"{name} {value}" for name, value in results.get("versions", {}).items())}
     write_page(path, "Report of a finetuning", {name: value for name, value in facts.items() if value}, sections)

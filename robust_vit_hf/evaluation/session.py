@@ -66,9 +66,8 @@ class Side:
             if processor is None:
                 raise ValueError("A model given as an object needs its image processor: give `processor=…`.")
             check_single_label(model)
-            return cls.of(
-                model, squashing(processor), model.config._name_or_path or type(unwrap_pretrained(model)).__name__
-            )
+            name = model.config._name_or_path or type(unwrap_pretrained(model)).__name__
+            return cls.of(model, squashing(processor), name)
         if classes is None or transform is None:
             raise ValueError(
                 "A function of images needs `classes`, the names in the order of its logits, and `transform`, from a PIL image to "

@@ -108,9 +108,7 @@ def load_sets(options: SetsOptions, protocol: Preset, images_per_set: int) -> di
     loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
     if options.dataset is not None:
         if options.split in loaded:
-            raise ValueError(
-                f"`{options.split}` is both a split of --dataset and one of --sets: measure one at a time."
-            )
+            raise ValueError(f"`{options.split}` is a split of --dataset and one of --sets: measure one at a time.")
         loaded[options.split] = own_set(options.dataset, options.split)
     return loaded
 

@@ -94,9 +94,7 @@ def _evenly_spaced(name: str, rows: EvaluationSet, options: SubsetOptions) -> Ev
     """Subset of `num_images` evenly spaced images, only labelled ones if labels are needed."""
     needs_labels = not options.classes
     if needs_labels and (rows.accepted is None or not rows.by_class):
-        raise ValueError(
-            f"An image of `{name}` has no label, or several: name the classes to explain with `--classes`."
-        )
+        raise ValueError(f"An image of `{name}` has no label, or several: name the classes to explain by --classes.")
     usable = [index for index in range(len(rows.dataset)) if not needs_labels or rows.accepted[index]]
     count = min(options.num_images, len(usable))
     chosen = [usable[number * len(usable) // count] for number in range(count)]

@@ -84,9 +84,7 @@ def _complete_points(folder: Path) -> tuple[list[Path], dict]:
     grid = read_json((folder.parent if is_point else folder) / GRID_FILE)
     complete = [point for point in points if grid and _is_measured(point, grid)]
     if left_out := [point.name for point in points if point not in complete]:
-        logger.warning(
-            f"{len(left_out)} runs of `{folder}` are not complete, and are left out: {', '.join(left_out)}."
-        )
+        logger.warning(f"{len(left_out)} runs of `{folder}` are left out, as not complete: {', '.join(left_out)}.")
     if not complete:
         raise FileNotFoundError(
             f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep or a run in it, or give --html "
@@ -223,9 +221,7 @@ def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
         shifted = name in benchmark.shifted if benchmark else name in PAPER_SETS and name not in UNSHIFTED
         measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in ("before", "after")}
         if missing := [side for side, found in measured.items() if found is None]:  # in a run that left its grid
-            logger.warning(
-                f"`{folders[name]}` is left out, since it is not complete: `{missing[0]}` was not measured."
-            )
+            logger.warning(f"`{folders[name]}` is left out, as not complete: `{missing[0]}` was not measured.")
             continue
         if (accepted := measured["before"].columns.get("accepted")) is None:
             continue

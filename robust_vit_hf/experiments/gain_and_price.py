@@ -46,26 +46,21 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     for run in runs:
         if (run.model, run.method) in settings and {shifted, home} <= run.sets.keys():
             points[run.model, run.method][setting_of(run), run.share].append(run)
-    found = {}
+    found: dict[str, list[Price]] = {}
     for (model, method), of_method in points.items():
         if missing := settings[model, method] - of_method.keys():
             raise ValueError(
                 f"{model}, {method}: the chosen setting, {min(missing)}, was not measured on `{shifted}` and `{home}`, while "
                 "others were: run it too."
             )
-        found[f"{model}, {method}" if several else method] = [
-            _price(of_point, setting in settings[model, method], shifted, home)
-            for setting, of_point in sorted(of_method.items())
-        ]
+        of_name = found[f"{model}, {method}" if several else method] = []
+        for setting, same in sorted(of_method.items()):
+            first, is_chosen = same[0], setting in settings[model, method]
+            seconds = [run.seconds for run in same if run.seconds is not None]
+            median = float(np.median(seconds)) if seconds else None
+            changes, seeds = (change(same, [shifted]), change(same, [home])), len({run.seed for run in same})
+            of_name.append(Price(first.learning_rate, first.tuned, first.share, is_chosen, *changes, median, seeds))
     return found
-
-
-def _price(runs: Sequence[Run], chosen: bool, shifted: str, home: str) -> Price:
-    first, gain, home_change = runs[0], change(runs, [shifted]), change(runs, [home])
-    seconds = [run.seconds for run in runs if run.seconds is not None]
-    median = float(np.median(seconds)) if seconds else None
-    seeds = len({run.seed for run in runs})
-    return Price(first.learning_rate, first.tuned, first.share, chosen, gain, home_change, median, seeds)
 
 
 def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Table:

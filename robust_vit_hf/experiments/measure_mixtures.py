@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
-
 from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
@@ -21,16 +19,6 @@ from .point_folder import CUT_OUT, SETS, VALIDATION, share_folder
 
 
 COMPARED = ("original", "mixed_rand")
-
-
-def check_validation_images(validation: datasets.Dataset) -> None:
-    """Refuse validation images without masks or labels, whose objects cannot be put on other backgrounds."""
-    for column in ("mask", "label"):
-        if column not in validation.column_names:
-            raise ValueError(
-                "`choose_by: mixed_rand` puts the objects of the validation images on other backgrounds, but they have no "
-                f"`{column}`: add it, or leave `choose_by` out."
-            )
 
 
 def measure_shares(
@@ -57,10 +45,8 @@ def measure_shares(
     of_price = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
     if len(shares) > 1:
         of_original = replace(session, sides={"before": sides["before"]}, folder=point / CUT_OUT)
-        measure(
-            of_original.with_sets(with_objects(of_price)),
-            Backgrounds(batch_size, workers, ("only_fg",), relevance=False),
-        )
+        alone = Backgrounds(batch_size, workers, ("only_fg",), relevance=False)
+        measure(of_original.with_sets(with_objects(of_price)), alone)
     for share in shares:
         folder, mixed = share_folder(point, share), sides
         if share < 1:

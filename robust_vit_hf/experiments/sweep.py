@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
 from ..data.benchmarks import benchmarks
+from ..data.row_checks import check_columns
 from ..evaluation.evaluate import evaluate
 from ..evaluation.named_sets import NamedSource
 from ..evaluation.options import EvaluateOptions
@@ -38,7 +39,7 @@ from ..utils.lock import lock_file
 from ..utils.processes import end_by_signals
 from ..utils.stage import Stage
 from .grid import Grid, Point, read_grid
-from .measure_mixtures import check_validation_images, measure_shares
+from .measure_mixtures import measure_shares
 from .options import SweepOptions
 from .point_folder import (
     ERROR_FILE,
@@ -268,7 +269,7 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
             if of_data not in datasets:
                 train, validation, measured = load_data(data, models[key][0], config.seed)
                 if grid.shares:
-                    check_validation_images(validation)
+                    check_columns(validation, "validation")  # as `choose_by: mixed_rand` needs them
                 tested = [] if data.test_split is None else [rows.dataset for rows in measured.values()]
                 datasets[of_data] = [identity_of(images) for images in (train, validation, *tested)]
         except (ValueError, OSError) as error:
@@ -299,9 +300,7 @@ def _executor(options: SweepOptions, logs: Path) -> submitit.AutoExecutor:
         executor = submitit.AutoExecutor(logs, cluster=options.cluster)
         executor.update_parameters(**parameters)
     except (RuntimeError, NameError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"submitit refuses --cluster {options.cluster} or its --cluster_options NAME=VALUE: {error}"
-        ) from error
+        raise ValueError(f"submitit refuses --cluster {options.cluster} or --cluster_options: {error}") from error
     return executor
 
 

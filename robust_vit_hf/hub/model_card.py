@@ -112,9 +112,7 @@ def write_card(folder: Path) -> None:
     """Write a folder's `README.md` from its JSON files and pictures. Results of other weights are left out."""
     run, measured, figures = read_json(folder / RUN_FILE), {}, []
     if run is None:
-        raise FileNotFoundError(
-            f"`{folder}` has no `{RUN_FILE}`, which `trainer.create_model_card()` and `robust-vit train` write."
-        )
+        raise FileNotFoundError(f"`{folder}` has no `{RUN_FILE}`, which `robust-vit train` and the trainer write.")
     for file, pictures in FIGURES.items():
         contents = read_json(folder / file)
         if contents is not None and contents.get("weights", {}).get("after") != run.get("weights"):
@@ -198,13 +196,10 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
         compared = [row for row in part["rows"] if row["set"] != MEAN_ROW and row["broken"] is not None]
         if broken := sum(row["broken"] for row in compared):
             images = sum(row["num_images"] for row in compared)
-            lines.append(
-                f"{broken:,} of {images:,} test images{where} were classified correctly before and are not now."
-            )
+            lines.append(f"{broken:,} of {images:,} test images{where} were classified correctly before, and not now.")
         for kind, text in (("training", "shown in training"), ("other", "not shown in training")):
-            groups = [
-                row for row in part["class_groups"] if row["classes"] == kind and row.get("top1_after") is not None
-            ]
+            of_kind = (row for row in part["class_groups"] if row["classes"] == kind)
+            groups = [row for row in of_kind if row.get("top1_after") is not None]
             if not groups:
                 continue
             before, after = (sum(row[f"top1_{side}"] for row in groups) / len(groups) for side in ("before", "after"))

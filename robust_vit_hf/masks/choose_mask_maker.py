@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -56,18 +56,13 @@ class MaskSettings:
             ValueError: TokenCut cannot take the features of the model; of the classifier, if no other can be had.
             OSError: `mask_model` cannot be loaded.
         """
-        defaults = TokenCutOptions(images="none", output_dir=Path())
-        settings = {name: getattr(defaults, name) for name in ("batch_size", "min_pixels", "min_side")}
-        settings["bf16"] = self.bf16
-        for name in {None: DINOV2_SMALL, OF_THE_CLASSIFIER: ()}.get(self.mask_model, [self.mask_model]):
-            try:
+        settings = {"min_side": TokenCutOptions.min_side, "bf16": self.bf16}
+        if self.mask_model not in (None, OF_THE_CLASSIFIER):
+            return self.mask_model, TokenCut.from_pretrained(self.mask_model, PartialState().device, **settings)
+        for name, described in DINOV2_SMALL.items() if self.mask_model is None else ():
+            with suppress(ImportError, OSError):
                 cut = TokenCut.from_pretrained(name, PartialState().device, **settings)
-            except (ImportError, OSError):
-                if self.mask_model is not None:
-                    raise
-            else:
-                if self.mask_model is None:
-                    logger.warning(f"TokenCut makes masks with the features of {DINOV2_SMALL[name]}.")
+                logger.warning(f"TokenCut makes masks with the features of {described}.")
                 return name, cut
         no_dinov2 = f"DINOv2-S is not installed ({INSTALL_BACKBONE}) and cannot be loaded from the Hub"
         try:
@@ -95,20 +90,17 @@ def one_mask_maker() -> Iterator[None]:
 def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> tuple[str, str | None, Masker]:
     """The method, mask model and mask maker of settings; of `auto` the first of [`BY_NAMES`] whose models can be loaded, or else
     TokenCut. Logs why."""
-    label, method = (
-        datasets.ClassLabel(names=[*class_names]) if class_names else datasets.Value("int64"),
-        settings.method,
-    )
-    for name in {"auto": BY_NAMES, "tokencut": ()}.get(method, [method]):
+    label = datasets.ClassLabel(names=[*class_names]) if class_names else datasets.Value("int64")
+    for name in {"auto": BY_NAMES, "tokencut": ()}.get(settings.method, [settings.method]):
         try:
             masker = make_masker(BY_NAMES[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
         except (ImportError, OSError, ValueError) as error:
-            if method != "auto":
+            if settings.method != "auto":
                 raise
             logger.warning(f"No masks by `{name}`: {error}")
         else:
             logger.warning(f"Masks are made by `{name}`.")
             return name, settings.mask_model, masker
-    if method == "auto":
+    if settings.method == "auto":
         logger.warning("Masks are made by `tokencut`.")
     return "tokencut", *settings.tokencut()

@@ -19,8 +19,6 @@ if TYPE_CHECKING:  # names are read without importing transformers
 
 # `paper` and `native`: see `make_image_processor`. `model`: the processor saved with the model, unchanged.
 Preset = Literal["paper", "native", "model"]
-_SETTINGS = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
-_SETTINGS += ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 TIMM_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluation transform
 STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
@@ -190,8 +188,6 @@ def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcesso
         )
     height, width = input_size(processor)
     square = {"height": image_size, "width": image_size}
-    if not getattr(processor, "do_center_crop", False):
-        return type(processor).from_dict(processor.to_dict() | {"size": square})
     sides = {"height": height, "width": width, "shortest_edge": min(height, width)}
     size = {name: round(value * image_size / sides.get(name, width)) for name, value in dict(processor.size).items()}
     return type(processor).from_dict(processor.to_dict() | {"size": size, "crop_size": square})
@@ -236,7 +232,7 @@ def _run_record(name: str) -> dict:
 
 def preset_of(processor: BaseImageProcessor) -> Preset:
     """The preset with the settings of an image processor; `model` if it has those of no other."""
-    from ..data.geometry import input_size
+    from ..data.geometry import SETTINGS, input_size
 
     for preset in ("paper", "native"):
         try:
@@ -244,7 +240,7 @@ def preset_of(processor: BaseImageProcessor) -> Preset:
         except (ValueError, TypeError, AttributeError):  # images of several sizes, or no statistics
             continue
         # Processors of transformers leave switches as `None`.
-        if all((getattr(processor, name, None) or False) == (getattr(made, name) or False) for name in _SETTINGS):
+        if all((getattr(processor, name, None) or False) == (getattr(made, name) or False) for name in SETTINGS):
             return preset
     return "model"
 

@@ -89,10 +89,8 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
         return load_adapted(name, trust_remote_code)
     with reading(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    if getattr(
-        config, "model_args", None
-    ):  # timm may write the number of classes there too, which transformers then gives twice
-        config.model_args.pop("num_classes", None)
+    if timm_arguments := getattr(config, "model_args", None):
+        timm_arguments.pop("num_classes", None)  # which transformers would give twice
     if not with_head:
         config.num_labels = config.num_labels or 2  # timm has models without a head
     options = {

@@ -55,7 +55,7 @@ class NoRelevanceMap(ValueError):
     """A model has no attention from which a relevance map could be computed, for a `reason`, a sentence, beside `advice`."""
 
     def __init__(self, reason: str, advice: str = ""):
-        super().__init__(f"{reason} {advice}".strip())
+        super().__init__(f"{reason} {SUPPORTED} {advice}".strip())
         self.reason = reason
 
 
@@ -180,26 +180,23 @@ class VisionTransformer(ImageModel):
     def __init__(self, model: nn.Module):
         super().__init__(model)
         if reason := getattr(self.pretrained, "NO_MAP", None):  # of functions
-            raise NoRelevanceMap(reason, SUPPORTED)
+            raise NoRelevanceMap(reason)
         of_timm, config, name = self.timm_model is not None, self.vision_config, self.name
         self.attentions = self._attentions_of_timm() if of_timm else self._attentions_of_transformers()
         own_grid = of_timm or (hasattr(config, "patch_size") and not hasattr(config, "window_size"))
         num_layers = getattr(config, "num_hidden_layers", len(self.attentions))
         if not self.attentions or len(self.attentions) != num_layers or not own_grid:
             raise NoRelevanceMap(
-                f"`{name}` has no attention over one patch grid in each of its layers, so it has no relevance map.",
-                SUPPORTED,
+                f"`{name}` does not have one attention over one patch grid in each of its layers, so it has no relevance map."
             )
-        if of_timm:
-            self.head = self._head_of_timm()
-            return
-        if name not in HEADS:
+        head = HEADS.get(name) or (self._head_of_timm() if of_timm else None)
+        if head is None:
             raise NoRelevanceMap(
-                f"Unknown classification head `{name}`: no tokens are known from which a relevance map could start.",
-                f"{SUPPORTED} For a head of your own, register the tokens that it reads: "
+                f"Unknown classification head of `{name}`: no tokens are known from which a relevance map could start.",
+                "For a head of your own, register the tokens that it reads: "
                 f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).',
             )
-        self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
+        self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else head
 
     def _attentions_of_transformers(self) -> list[nn.Module]:
         modules = list(self.pretrained.modules())
@@ -212,23 +209,13 @@ class VisionTransformer(ImageModel):
         if type(self.timm_model).__name__ not in TIMM_PLAIN:
             return []
         attentions = [getattr(block, "attn", block) for block in self.timm_model.blocks]
-        if {type(attention).__name__ for attention in attentions} - {*TIMM_ATTENTIONS}:
-            raise NoRelevanceMap(
-                f"`{self.name}` combines several attentions in each layer, so it has no relevance map.", SUPPORTED
-            )
-        return attentions
+        return attentions if {type(attention).__name__ for attention in attentions} <= {*TIMM_ATTENTIONS} else []
 
-    def _head_of_timm(self) -> TokenWeights:
+    def _head_of_timm(self) -> TokenWeights | None:
         if hasattr(self.timm_model, "head_dist"):
             return CLS_AND_DISTILLATION
-        pooling = self.timm_model.global_pool
-        if pooling not in TIMM_POOLING or getattr(self.timm_model, "pool_include_prefix", False):
-            raise NoRelevanceMap(
-                f"The head of `{self.name}` reads neither the CLS token nor the mean of the patches (timm's "
-                f"`global_pool` is `{pooling}`), so that there is no token from which a relevance map could start.",
-                SUPPORTED,
-            )
-        return TIMM_POOLING[pooling]
+        reads_all = getattr(self.timm_model, "pool_include_prefix", False)
+        return None if reads_all else TIMM_POOLING.get(self.timm_model.global_pool)
 
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
         """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last."""

@@ -9,11 +9,6 @@ from ..data.geometry import has_plain_geometry, measured_place, pixel_levels
 
 def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
     """Undo the processor's normalisation and rescaling of pixel values `(B, 3, H, W)`: colours in [0, 1]."""
-    if has_plain_geometry(processor):
-        if processor.do_normalize:
-            mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
-            pixel_values = pixel_values * std + mean
-        return (pixel_values / (255 * (processor.rescale_factor if processor.do_rescale else 1))).clamp(0, 1)
     black, white = (level.view(3, 1, 1) for level in pixel_levels(processor))
     return ((pixel_values - black) / (white - black)).clamp(0, 1)
 

@@ -8,6 +8,7 @@ from transformers import AutoModelForImageClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..data.geometry import check_resized
+from ..data.label_mapping import class_index, classes_of_model
 from ..utils.images import upright_image
 from .overlay import overlay as overlay_map
 from .overlay import place_in_image
@@ -56,16 +57,10 @@ class RelevanceMapPipeline(Pipeline):
         return [] if isinstance(images, list) and not images else super().__call__(images, **arguments)
 
     def _sanitize_parameters(self, target=None, overlay=None):
-        forward = {} if target is None else {"target": self._class_id(target)}
+        if isinstance(target, str):
+            target = class_index(target, classes_of_model(self.model.config))
+        forward = {} if target is None else {"target": target}
         return {}, forward, {} if overlay is None else {"overlay": overlay}
-
-    def _class_id(self, target: int | str) -> int:
-        if not isinstance(target, str):
-            return target
-        ids = [index for index, name in self.model.config.id2label.items() if name == target]
-        if len(ids) != 1:
-            raise ValueError(f"`{target}` names {len(ids)} classes of the model: give the class by its id.")
-        return ids[0]
 
     def preprocess(self, image: Any) -> dict[str, Any]:
         image = upright_image(image)

@@ -71,9 +71,7 @@ def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str]) ->
 
 def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
     """Mean of one value of each run with its interval over seeds (Student's t), infinitely wide with a single seed."""
-    by_seed = [
-        np.mean([v for v, of in zip(values, seeds, strict=True) if of == seed]) for seed in dict.fromkeys(seeds)
-    ]
+    by_seed = [np.mean([v for v, of in zip(values, seeds, strict=True) if of == one]) for one in dict.fromkeys(seeds)]
     mean = float(np.mean(values))
     if len(by_seed) < 2:
         return Difference(mean, -math.inf, math.inf)

@@ -66,9 +66,8 @@ def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
     rng, shares = np.random.default_rng(zlib.crc32(result.name.encode())), found / groups.counts[:, None]
     right = np.array([[kind >> bit & 1 for bit in range(len(sides))] for kind in range(kinds)])
     size, steps = (100, len(groups.names)), range(0, NUM_RESAMPLED_MEANS, 100)  # all draws at once would take memory
-    counts = np.concatenate(
-        [found[None] @ right, *(rng.multinomial(groups.counts, shares, size) @ right for _ in steps)]
-    )
+    drawn = (rng.multinomial(groups.counts, shares, size) @ right for _ in steps)
+    counts = np.concatenate([found[None] @ right, *drawn])
     return {side: counts[..., bit] / groups.counts for bit, side in enumerate(sides)}
 
 

@@ -28,10 +28,8 @@ BASELINES = ("gradmask", "rrr")  # published values are always shown
 VALIDATION = "unseen classes"  # the validation images of the finetuning
 # Published versions of a method where there are several, with what tells them apart.
 VERSIONS = {"finetuned": {"finetuned": " (3 seeds)", "finetuned-one-run": " (1 run)"}}
-SOURCES = {
-    "paper": "Tables 8 and 9 for three seeds, Tables 1 and 2 for one run and for baselines",
-    "native": "timm's results",
-}
+OF_PAPER = "Tables 8 and 9 for three seeds, Tables 1 and 2 for one run and for baselines"
+SOURCES = {"paper": OF_PAPER, "native": "timm's results"}
 
 
 def accuracy_tables(

@@ -104,7 +104,6 @@ def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
         steps, counts = np.unique(values[result.usable], return_counts=True)
         if len(np.unique(values)) > 1:
             found[factor] = {"value": steps.tolist(), "num_images": counts.tolist()}
-            found[factor] |= {
-                side: [result.accuracy(side, chosen=values == step) for step in steps] for side in result.sides
-            }
+            for side in result.sides:
+                found[factor][side] = [result.accuracy(side, chosen=values == step) for step in steps]
     return found

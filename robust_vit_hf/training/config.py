@@ -1,8 +1,8 @@
-"""Hyper-parameters of the finetuning."""
+"""Hyper-parameters of the finetuning, and of its control."""
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -72,7 +72,10 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
 
     def __post_init__(self):
         FinetuningArguments.__post_init__(self)
-        self._find_device()
+        self.use_cpu |= not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+        if self.use_cpu:  # in bf16 too, and with all processes that were launched
+            # transformers 5.24 sets the process group's timeout only on accelerators.
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
         self.load_best_model_at_end = self.load_best_model_at_end and self.eval_strategy != "no"
         TrainingArguments.__post_init__(self)
         self._n_gpu = min(self.n_gpu, 1)  # the Trainer would split batches among several
@@ -90,13 +93,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         for message, is_broken in RULES.items():
             if is_broken(self):
                 raise ValueError(message)
-
-    def _find_device(self) -> None:
-        """Train on CPUs where there is no accelerator: in bf16 too, and with all processes that were launched."""
-        self.use_cpu |= not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
-        if self.use_cpu:
-            # transformers 5.24 sets the process group's timeout only on accelerators.
-            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
 
     def _take_options_of_the_method(self) -> None:
         """Set the method's defaults, and refuse options of other methods."""
@@ -151,3 +147,22 @@ RobustViTConfig.__doc__ = RobustViTConfig.__doc__.rstrip() + "".join(
     f"\n        {option.name} (*optional*, defaults to `{option.default!r}`): {option.metadata['help']}"
     for option in fields(FinetuningArguments)
 )
+
+
+def control_of(config: RobustViTConfig) -> RobustViTConfig:
+    """Config of the control: only cross-entropy with the label, without evaluation, checkpoints and push."""
+    return replace(
+        config,
+        method="finetune",
+        **METHOD_OPTIONS,
+        confidence_temperature=1.0,
+        background_swap=0.0,
+        backgrounds=None,
+        head_epochs=0.0,
+        head_learning_rate=None,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        report_to="none",
+        push_to_hub=False,
+    )

@@ -25,8 +25,7 @@ from ..utils.lock import folder_lock
 from ..utils.processes import use_all_cores
 from .adapters import add_lora
 from .checkpoints import find_checkpoint
-from .config import RobustViTConfig
-from .control import control_of
+from .config import RobustViTConfig, control_of
 from .load_data import load_data
 from .methods.base import check_has_map
 from .options import DataArguments, ModelArguments

@@ -32,9 +32,7 @@ class ModelArguments(Options):
     )
     image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.", COUNT)
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
-    lora_rank: int | None = option(
-        None, "Finetune and save only a LoRA adapter of this rank on all linear layers.", COUNT
-    )
+    lora_rank: int | None = option(None, "Finetune and save only a LoRA adapter of this rank on linear layers.", COUNT)
     merge_lora: bool = option(False, "Save the adapter merged into the weights.")
 
     def __post_init__(self):

@@ -131,17 +131,10 @@ class RobustViTTrainer(Trainer):
         check_has_map(model, args.method, args.relevance_weight)
         processing_class = processing_class or _processor_of(known.pretrained)
         if known.timm_model is not None and not hasattr(processing_class, "data_config"):
-            vars(config).pop(
-                "pretrained_cfg", None
-            )  # where transformers would find another preprocessing than this one
+            vars(config).pop("pretrained_cfg", None)  # where transformers would find another preprocessing
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
-        half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
-        if half:
-            raise ValueError(
-                f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
-                "it with `dtype=torch.float32`, and give `bf16=True` for speed."
-            )
+        _check_dtype(model)
         epoch = SharedEpoch()
         streamed = isinstance(train_dataset, datasets.IterableDataset)  # draws crops and flips by itself
         seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
@@ -287,19 +280,15 @@ class RobustViTTrainer(Trainer):
             with torch.no_grad(), self.accelerator.autocast():
                 targets["original"] = forward_logits(self._original, pixel_values)
         if model.training and args.background_swap:
-            pixel_values = self._swapped(pixel_values, inputs["mask"])
+            # Of all processes, so that their number does not matter.
+            images, masks = self.accelerator.gather((pixel_values, inputs["mask"]))
+            seed = (args.seed, *self._batch_of_step)
+            swapped = swap_backgrounds(images, masks, args.background_swap, seed, self.backgrounds)
+            pixel_values = swapped.tensor_split(args.world_size)[args.process_index]
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
         if labels is not None:
             values["top1"] = (logits.argmax(dim=1) == labels).float()
         return values, logits
-
-    def _swapped(self, pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The images of this process `(B, 3, H, W)`, some on the backgrounds of images of all processes."""
-        args, seed = self.args, (self.args.seed, *self._batch_of_step)
-        # So that the number of processes does not matter.
-        images, masks = self.accelerator.gather((pixel_values, mask))
-        swapped = swap_backgrounds(images, masks, args.background_swap, seed, self.backgrounds)
-        return swapped.tensor_split(args.world_size)[args.process_index]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean loss of the batch, and with `return_outputs` a dict of its `logits`. Batch norms keep their running statistics: those
@@ -605,6 +594,15 @@ class RobustViTTrainer(Trainer):
             token=token or self.args.hub_token,
         )
         return future.result() if blocking else future
+
+
+def _check_dtype(model: nn.Module) -> None:
+    half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
+    if half:
+        raise ValueError(
+            f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
+            "it with `dtype=torch.float32`, and give `bf16=True` for speed."
+        )
 
 
 def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:

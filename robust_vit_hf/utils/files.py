@@ -49,9 +49,7 @@ def read_json(path: Path) -> dict | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
-            f"`{path}` is not valid JSON, and may be cut off: {error}. Delete it, or restore it."
-        ) from error
+        raise ValueError(f"`{path}` is not valid JSON, or cut off: {error}. Delete it, or restore it.") from error
     if not isinstance(found, dict):
         raise ValueError(f"`{path}` holds no JSON object. Delete it, or restore it.")
     return found

@@ -535,7 +535,7 @@ def test_a_narrow_picture_keeps_a_pixel():
 
 def test_where_no_object_is_found(of_diagnosis, tmp_path):
     Image.new("RGB", (2000, 1)).save(tmp_path / "line.png")
-    with pytest.raises(Exception, match="No object was found by TokenCut: "):
+    with pytest.raises(Exception, match="TokenCut found no object: "):
         of_diagnosis.predict(handle_file(tmp_path / "line.png"), api_name="/backgrounds")
 
 

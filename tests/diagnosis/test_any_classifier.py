@@ -68,7 +68,7 @@ def test_a_folder_an_object_and_a_function_have_one_verdict(write, photographs, 
     }
     assert len({str(report.table) for report in reports.values()}) == 1
     name = getattr(model.config, "architecture", type(model).__name__)
-    left_out = f"Relevance is left out: `{name}` has no attention over one patch grid"
+    left_out = f"Relevance is left out: `{name}` does not have one attention over one patch grid"
     assert "Relevance is left out: the attention of a function" in str(reports["function"])
     assert left_out in str(reports["object"]) and left_out in (tmp_path / "folder" / "tables.md").read_text()
     found = {name: json.loads((tmp_path / name / "results.json").read_text())["diagnosis"] for name in reports}

@@ -15,7 +15,7 @@ from ..helpers.commands import call, succeed
 from ..helpers.tiny import masked_folder
 
 
-REASON = "`ResNetForImageClassification` has no attention over one patch grid in each of its layers"
+REASON = "`ResNetForImageClassification` does not have one attention over one patch grid in each of its layers"
 NAMES = dict(enumerate("abcd"))
 
 

@@ -211,7 +211,7 @@ def test_dinov3_from_a_backbone(tmp_path):
     ],
 )
 def test_architectures_without_a_patch_grid(model_class, config):
-    with pytest.raises(ValueError, match=f"`{model_class.__name__}` has no attention over one patch grid"):
+    with pytest.raises(ValueError, match=f"`{model_class.__name__}` does not have one attention over one patch grid"):
         relevance_map(model_class(config), images())
 
 
@@ -219,7 +219,7 @@ def test_head_that_is_not_known(monkeypatch):
     """A class of one's own is refused until it is said what its head reads."""
     own = type("OwnForImageClassification", (type(tiny_vit()),), {})
     model = own(tiny_vit().config).eval()
-    with pytest.raises(ValueError, match=r"Unknown classification head `OwnForImageClassification`"):
+    with pytest.raises(ValueError, match=r"Unknown classification head of `OwnForImageClassification`"):
         relevance_map(model, images())
     from robust_vit_hf.relevance import architectures
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from robust_vit_hf import RobustViTConfig
-from robust_vit_hf.training.config import CHECKPOINTING
-from robust_vit_hf.training.control import control_of
+from robust_vit_hf.training.config import CHECKPOINTING, control_of
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):

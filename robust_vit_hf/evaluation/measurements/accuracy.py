@@ -35,16 +35,12 @@ class Accuracy(Measurement):
 
     relevance: bool = True  # maps of sets with masks, if the model has maps; they take three times as long
 
-    def measure(
-        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
-    ) -> Measured:
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         side.model.eval()
         with_masks = self.relevance and "mask" in rows.dataset.column_names and why_no_map(side.model) is None
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
         loader = self.loader(TransformedRows(dataset, rows.transform(side.processor)))
-        return measure_batches(
-            side.model, loader, rows, session.accelerator, relevance=with_masks, description=description
-        )
+        return measure_batches(side.model, loader, rows, session.accelerator, relevance=with_masks, description=title)
 
 
 def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> dict[str, SetResult]:

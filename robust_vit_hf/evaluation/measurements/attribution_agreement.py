@@ -23,9 +23,7 @@ class Attribution(Measurement):
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 
-    def measure(
-        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
-    ) -> Measured:
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         side.model.eval()
         transform = segmentation_transform(side.processor, squash_resample(side.processor))
         loader = self.loader(TransformedRows(rows.dataset.select_columns(["image", "mask"]), transform))
@@ -37,7 +35,7 @@ class Attribution(Measurement):
             maps = (output.relevance for output in outputs)
             return [output.logits for output in outputs], (batch["mask"], *maps)
 
-        for _, _, (masks, *maps) in batch_outputs(loader, compute, rows.dataset, session.accelerator, description):
+        for _, _, (masks, *maps) in batch_outputs(loader, compute, rows.dataset, session.accelerator, title):
             for metric, of_method in zip(scores.values(), maps, strict=True):
                 metric.update(of_method, masks)
         return Measured(scores={method: metric.compute() for method, metric in scores.items()})

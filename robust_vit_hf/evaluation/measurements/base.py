@@ -48,9 +48,7 @@ class Measured:
         try:
             return cls(pq.read_table(path).to_pydict() if path.is_file() else {}, scores)
         except pa.ArrowInvalid as error:
-            raise ValueError(
-                f"`{path}` is damaged: {error}. Delete `{stage.folder}`, and measure it again."
-            ) from error
+            raise ValueError(f"`{path}` is damaged: {error}. Delete `{stage.folder}`, and measure again.") from error
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,8 @@ class Measurement(ABC):
     num_workers: int = 0
 
     @abstractmethod
-    def measure(
-        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
-    ) -> Measured:
-        """Measure a side on a set: rows in every process, scores only in the main process. `description` names the
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+        """Measure a side on a set: rows in every process, scores only in the main process. `title` names the
         pass in the progress and in errors; an interrupted measurement resumes from partial results in `folder`."""
 
     def loader(self, images: Dataset) -> DataLoader:

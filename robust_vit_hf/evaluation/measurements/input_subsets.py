@@ -38,21 +38,16 @@ class Subsets(Measurement):
 
     def pairs(self, rows: EvaluationSet) -> list[tuple[int, int]]:
         """Pairs of image index and class."""
-        return [
-            (index, target)
-            for index in range(len(rows.dataset))
-            for target in self.targets or rows.accepted[index][:1]
-        ]
+        targets = ((index, self.targets or rows.accepted[index][:1]) for index in range(len(rows.dataset)))
+        return [(index, target) for index, of_image in targets for target in of_image]
 
-    def measure(
-        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
-    ) -> Measured:
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         columns = ["image", "mask"] if "mask" in rows.dataset.column_names else ["image"]
         pairs = self.pairs(rows)
         repeated = rows.dataset.select([index for index, _ in pairs]).select_columns(columns)
         loader = self.loader(TransformedRows(repeated, rows.transform(side.processor)))
         batches = []
-        with tqdm(total=len(pairs), desc=description, unit="pair") as progress:
+        with tqdm(total=len(pairs), desc=title, unit="pair") as progress:
             for number, batch in enumerate(loader):
                 path = None if folder is None else _part(folder, number)
                 if path is not None and path.is_file():
@@ -107,9 +102,7 @@ def _columns_of(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     columns |= {"confidence": batch["confidence"], "revealed": batch["revealed"]}
     columns |= {"all_masked": batch["margins"][:, -1].sigmoid()}
     columns |= {name: batch[name] for name in ("foreground", "image_foreground") if name in batch}
-    return {
-        name: (values if values.dtype == torch.bool else values.float()).numpy() for name, values in columns.items()
-    }
+    return {name: (of if of.dtype == torch.bool else of.float()).numpy() for name, of in columns.items()}
 
 
 def concatenate(parts: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:

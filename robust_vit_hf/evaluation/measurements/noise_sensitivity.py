@@ -33,9 +33,7 @@ class Sensitivity(Measurement):
     draws: int = 3  # as in the code of the source; each takes two forward passes
     seed: int = 0
 
-    def measure(
-        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
-    ) -> Measured:
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         side.model.eval()
         pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
         device = session.accelerator.device
@@ -51,7 +49,7 @@ class Sensitivity(Measurement):
             return logits, (torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1),)
 
         loader = self.loader(WithNoise(pairs, self.draws, self.seed))
-        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, description)
+        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, title)
         values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
         columns = {region: values[:, place:-1:2].astype(np.int64) for place, region in enumerate(REGIONS)}
         return Measured({"accepted": rows.accepted} | columns | {"object_share": values[:, -1]})

@@ -37,9 +37,7 @@ class Backgrounds(Measurement):
     relevance: bool = True
     seed: int = 0  # of the donors
 
-    def measure(
-        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
-    ) -> Measured:
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         side.model.eval()
         labels = np.array([accepted[0] for accepted in rows.accepted])
         mixed = {"mixed_same", "mixed_rand"} & {*self.conditions}
@@ -74,7 +72,7 @@ class Backgrounds(Measurement):
             values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
             return checked, (torch.stack([value.double() for value in values], dim=1),)
 
-        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, description)
+        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, title)
         values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
         columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
         if "file_name" in rows.dataset.column_names:

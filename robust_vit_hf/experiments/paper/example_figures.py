@@ -123,9 +123,8 @@ class _FigureMaker:
             images = draw(found, self.options.num_examples, self.options.seed)
             groups[f"{kind.capitalize()} ({sum(map(len, found.values()))} images)"] = self.explain(images)
         rules = "; ".join(f"{kind}: {rule}" for kind, rule in KINDS.items())
-        return self.before_after(
-            [groups], f"{rules}. Drawn at random from the sets in turn, seed {self.options.seed}."
-        )
+        drawn = f"Drawn at random from the sets in turn, seed {self.options.seed}."
+        return self.before_after([groups], f"{rules}. {drawn}")
 
     def figure_3(self, start: int = 0) -> CaptionedFigure | None:
         """Figures 3 and 6: corrected images of each set, from position `start` on."""
@@ -170,6 +169,5 @@ class _FigureMaker:
         target = self.options.target
         if not examples:
             return None
-        return CaptionedFigure(
-            before_after_figure(rows, (target,)), f"{rule} Maps explain the {target} class.", examples
-        )
+        figure = before_after_figure(rows, (target,))
+        return CaptionedFigure(figure, f"{rule} Maps explain the {target} class.", examples)

@@ -69,14 +69,13 @@ def _segmentation_table(results: Results) -> dict[str, Table]:
             runs = [run for run in results.of(method, model) if sets_with_masks(run)]
             if not runs:
                 continue
-            means = {
-                side: [[mean_score(run, side, score) for run in runs] for score in scores]
-                for side in ("before", "after")
-            }
+            before, after = (
+                [[mean_score(run, side, score) for run in runs] for score in scores] for side in ("before", "after")
+            )
             if not any(row[0] == model for row in rows):
-                originals = [mean_std(values if len({*values}) > 1 else values[:1]) for values in means["before"]]
+                originals = [mean_std(values if len({*values}) > 1 else values[:1]) for values in before]
                 rows.append([model, "Orig", validation_top1(runs, 0), *originals])
-            rows.append([model, METHODS.get(method, method), validation_top1(runs, 1), *map(mean_std, means["after"])])
+            rows.append([model, METHODS.get(method, method), validation_top1(runs, 1), *map(mean_std, after)])
     title = "Table 3: relevance and masks, mean over the sets with masks, in per cent"
     head = ["model", "method", VALIDATION, "Pixel acc.", "mIoU", "mAP"]
     return {"table_3": with_validation(title, head, rows)} if rows else {}

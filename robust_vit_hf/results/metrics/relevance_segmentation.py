@@ -90,12 +90,6 @@ def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
     return float(np.mean(positives_above / (positives_above + negatives_above)))
 
 
-def roc_auc(foreground: np.ndarray, background: np.ndarray) -> float:
-    """Probability that a foreground pixel exceeds a background pixel, of ascending values; ties count half."""
-    below, up_to = (np.searchsorted(background, foreground, side=side) for side in ("left", "right"))
-    return float((below + up_to).sum() / (2 * len(foreground) * len(background)))
-
-
 def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, float]:
     """The `columns` of an image; `where` is its name in errors."""
     if not (np.isfinite(relevance).all() and np.isfinite(mask).all()):
@@ -125,7 +119,9 @@ def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, f
         numbers["pointing_game"] = float((foreground == maximum).sum() / (relevance == maximum).sum())
         numbers["energy"] = float(len(foreground) / mask.size if flat else mass / (mass + background.sum()))
         if len(background):
-            numbers["auc"] = roc_auc(foreground, background)
+            # Probability that a foreground pixel exceeds a background pixel; ties count half.
+            below, up_to = (np.searchsorted(background, foreground, side=side) for side in ("left", "right"))
+            numbers["auc"] = float((below + up_to).sum() / (2 * len(foreground) * len(background)))
     return numbers
 
 

@@ -89,9 +89,7 @@ class RobustAccuracy(StreamingMetric):
         """
         usable = images["usable"]
         if self.needs_groups and "group" not in images:
-            raise ValueError(
-                "the images have no groups: load the configuration 'groups', and give each image one in groups"
-            )
+            raise ValueError("images have no groups: load the configuration 'groups', and give each one in groups")
         keys = {"class": images["class_id"][usable]}
         if "group" in images:
             keys["group"] = images["group"][usable].astype(str)
