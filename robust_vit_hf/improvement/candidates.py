@@ -89,8 +89,8 @@ def first_trainings(
 
 def finalists(mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max_steps: int) -> list[TrainingSettings]:
     """The trainings of all steps: the settings that the rule puts first, of each variant if there are several."""
-    trained = [one for one in rank(mixtures, before, max_loss) if isinstance(one.settings, TrainingSettings)]
-    ranked = {one.settings.name: one.settings for one in trained}
+    order = [one.settings for one in rank(mixtures, before, max_loss)]
+    ranked = {settings.name: settings for settings in order if isinstance(settings, TrainingSettings)}
     first_of_variant = {one.variant: one for one in reversed(ranked.values())}
     firsts = [one for one in ranked.values() if one is first_of_variant[one.variant]]
     others = [one for one in ranked.values() if one not in firsts]

@@ -168,9 +168,9 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
         _say(3, f"Model: {chosen.settings}, {chosen.alpha:g} of its weights")
         if (stage.result() or {}).get("candidate") != _named(chosen):
             if isinstance(chosen.settings, LayerSettings):
-                layers.write(chosen, folder, facts)
+                layers.write(chosen.settings, chosen.alpha, folder, facts)
             else:
-                trials.write(chosen, folder)
+                trials.write(chosen.settings, chosen.alpha, folder)
         side.processor.save_pretrained(folder)
         sides = load_sides({"after": str(folder)}, session.preset, session.accelerator)
         session = replace(session, sides={**session.sides, **sides})

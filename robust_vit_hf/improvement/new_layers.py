@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ class NewLayers:
     session: Session  # with the images to train on
     folder: Path
     last: LastLayer
-    layers: dict[LayerSettings, Layer]
+    layers: dict[Any, Layer]  # that of the original by `None`
     before: Mixture
     mixtures: list[Mixture]
     selection: Composites
@@ -65,11 +66,11 @@ class NewLayers:
             for settings, layer in layers.items()
             for alpha in MIXTURES
         ]
-        return cls(side, of_role["train"], folder, last, {None: own} | layers, before, mixtures, features["selection"])
+        return cls(side, of_role["train"], folder, last, {None: own, **layers}, before, mixtures, features["selection"])
 
-    def layer(self, chosen: Mixture) -> Layer:
-        """The layer of a mixture."""
-        return self.layers[None].mixed(self.layers[chosen.settings], chosen.alpha)
+    def layer(self, settings: object, alpha: float) -> Layer:
+        """The layer of a mixture; without settings, the original's."""
+        return self.layers[None].mixed(self.layers[settings], alpha)
 
     def model(self, layer: Layer) -> torch.nn.Module:
         """Copy of the original model with another layer."""
@@ -81,15 +82,15 @@ class NewLayers:
     def saved_start(self, max_loss: float) -> Side:
         """The original model with the layer that the rule chooses, saved to be finetuned from."""
         chosen = choose_cheapest([self.before, *self.mixtures], self.before, max_loss)
-        model = self.model(self.layers[None] if chosen is self.before else self.layer(chosen))
+        model = self.model(self.layer(chosen.settings, chosen.alpha))
         folder = self.folder / LAYER_FOLDER
         model.save_pretrained(folder)
         self.side.processor.save_pretrained(folder)
         return Side.of(model, self.side.processor, str(folder))
 
-    def write(self, chosen: Mixture, folder: Path, facts: dict) -> None:
+    def write(self, settings: LayerSettings, alpha: float, folder: Path, facts: dict) -> None:
         """Write a mixture as a model, with its record. Its temperature, fitted on the selection images, is within the layer."""
-        layer = self.layer(chosen)
+        layer = self.layer(settings, alpha)
         # Where the original is right on all, as on images that have its predictions for labels, nothing tells how sure to be.
         temperature = 1.0 if self.before.original.all() else temperature_of(layer, self.selection)
         model = self.model(Layer(layer.weight / temperature, layer.bias / temperature))
@@ -98,6 +99,6 @@ class NewLayers:
         (rows,) = self.session.sets.values()
         run = describe_model(model, self.side.processor, facts | {"folder": folder}, rows.dataset)
         run["seconds"] = None  # nothing was trained
-        run["training"] = {"last layer": str(chosen.settings), "share of the new layer": f"{chosen.alpha:g}"}
+        run["training"] = {"last layer": str(settings), "share of the new layer": f"{alpha:g}"}
         run["training"]["temperature, fitted on the selection images"] = f"{temperature:.2f}"
         write_json(folder / RUN_FILE, run)

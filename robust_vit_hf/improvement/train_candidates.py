@@ -133,15 +133,15 @@ class Trials:
         trainer.save_model(_internal_call=True)
         trainer.create_model_card(**self.facts)
 
-    def write(self, chosen: Mixture, folder: Path) -> None:
+    def write(self, settings: TrainingSettings, alpha: float, folder: Path) -> None:
         """Write a mixture with its record to a folder."""
-        settings, start = chosen.settings, self.starts[chosen.settings.start]
-        model = interpolate(start.model, self.trained(settings), chosen.alpha)
+        start = self.starts[settings.start]
+        model = interpolate(start.model, self.trained(settings), alpha)
         with weights_written(folder):
             model.save_pretrained(folder)
         run = read_json(self.folder / settings.name / TRAINING_FOLDER / RUN_FILE)
         run |= {"weights": weights_digest(model), "model_name": folder.resolve().name}
-        run["training"] |= {"share of the finetuned weights": f"{chosen.alpha:g}"}
+        run["training"] |= {"share of the finetuned weights": f"{alpha:g}"}
         write_json(folder / RUN_FILE, run)
-        mixture = {"alpha": chosen.alpha, "before": start.name, "after": settings.name}
+        mixture = {"alpha": alpha, "before": start.name, "after": settings.name}
         write_json(folder / INTERPOLATION_FILE, mixture)
