@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import datasets
 from accelerate import PartialState
@@ -56,7 +57,7 @@ class MaskSettings:
             ValueError: TokenCut cannot take the features of the model; of the classifier, if no other can be had.
             OSError: `mask_model` cannot be loaded.
         """
-        settings = {"min_side": TokenCutOptions.min_side, "bf16": self.bf16}
+        settings: dict[str, Any] = {"min_side": TokenCutOptions.min_side, "bf16": self.bf16}
         if self.mask_model not in (None, OF_THE_CLASSIFIER):
             return self.mask_model, TokenCut.from_pretrained(self.mask_model, PartialState().device, **settings)
         for name, described in DINOV2_SMALL.items() if self.mask_model is None else ():
