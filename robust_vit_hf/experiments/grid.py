@@ -102,11 +102,8 @@ def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Poin
     """Runs of a grid, those of the first seed first. Options among `tuned` are chosen where a variant lists them."""
     shared, crossed = _options(path, "options", keys.options), _options(path, "grid", keys.grid)
     variants, seeds = (
-        {
-            str(name): _options(path, f"{part}: {name}", given)
-            for name, given in (getattr(keys, part) or {"": {}}).items()
-        }
-        for part in ("variants", "seeds")
+        {str(name): _options(path, f"{part}: {name}", given) for name, given in (of_part or {"": {}}).items()}
+        for part, of_part in (("variants", keys.variants), ("seeds", keys.seeds))
     )
     for (seed, of_seed), (variant, of_variant) in product(seeds.items(), variants.items()):
         given = crossed | of_variant
