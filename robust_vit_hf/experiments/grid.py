@@ -83,7 +83,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     keys = GridFile(**read_yaml(path, declared_options(GridFile)))
     composed = keys.choose_by == "mixed_rand"
     if keys.mixtures and not composed:
-        raise ValueError(f"`{path}`: `mixtures` are measured by `choose_by: mixed_rand`: add that, or leave them out.")
+        raise ValueError(f"`{path}`: `mixtures` need `choose_by: mixed_rand`: add that, or leave them out.")
     points = [*_points(path, keys, TUNED if composed else ())]
     for options in (point.options for point in points):
         if str(options.get("dataset")).startswith(PREPARED):  # on which the names of points do not depend

@@ -78,10 +78,9 @@ def _rows(run: str, side: str, result: SetResult) -> dict[str, np.ndarray]:
 
 def _facts(result: SetResult) -> dict:
     known = {name: getattr(result, name) for name in OF_A_SET}
-    scores = {
-        side: {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}
-        for side, measured in result.sides.items()
-    }
+    scores = {}
+    for side, measured in result.sides.items():
+        scores[side] = {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}
     return known | {"num_ranked": min(side.num_ranked for side in result.sides.values()), "scores": scores}
 
 
