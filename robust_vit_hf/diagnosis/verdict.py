@@ -197,10 +197,9 @@ def diagnosis_tables(
     names = diagnoses["before"].class_names
     for side, diagnosis in diagnoses.items():
         ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))
-        rows = [
-            [names[label], str(of_class["images"]), *(_whole(of_class[name]) for name in OF_A_CLASS)]
-            for label, of_class in ordered
-        ]
+        rows = []
+        for label, of_class in ordered:
+            rows.append([names[label], str(of_class["images"]), *(_whole(of_class[name]) for name in OF_A_CLASS)])
         title = f"Classes, {side}, in per cent: the most often taken for the class of their background first"
         tables.append(Table(title, ["class", "images", *(MEASURES[name] for name in OF_A_CLASS)], rows))
         pairs = []

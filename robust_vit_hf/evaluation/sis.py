@@ -108,11 +108,11 @@ def subsets_table(scores: dict[str, dict[str, dict]], threshold: float) -> Table
         "with neighbours": "revealed",
         "all masked": "all_masked",
     }
-    rows = [
-        [f"{name}, {side}", str(summary["pairs"]), *(percent(summary.get(key)) for key in columns.values())]
-        for name, of_sides in scores.items()
-        for side, summary in of_sides.items()
-    ]
+    rows = []
+    for name, of_sides in scores.items():
+        for side, summary in of_sides.items():
+            values = (percent(summary.get(key)) for key in columns.values())
+            rows.append([f"{name}, {side}", str(summary["pairs"]), *values])
     title = f"Sufficient input subsets at a probability of {threshold:g}, in per cent"
     return Table(title, ["set, model", "pairs", *columns], rows)
 

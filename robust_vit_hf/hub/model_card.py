@@ -194,7 +194,8 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
         compared = [row for row in part["rows"] if row["set"] != MEAN_ROW and row["broken"] is not None]
         if broken := sum(row["broken"] for row in compared):
             images = sum(row["num_images"] for row in compared)
-            lines.append(f"{broken:,} of {images:,} test images{where} were classified correctly before, and not now.")
+            of_all = f"{broken:,} of {images:,} test images{where}"
+            lines.append(f"{of_all} were classified correctly before and are not now.")
         for kind, text in (("training", "shown in training"), ("other", "not shown in training")):
             of_kind = (row for row in part["class_groups"] if row["classes"] == kind)
             groups = [row for row in of_kind if row.get("top1_after") is not None]

@@ -136,10 +136,9 @@ def _run(name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> Run:
 
 def _set_result(run: str, name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> SetResult:
     num_ranked = facts.get("num_ranked", TOP)
-    sides = {
-        side: SideResult(rows[run, name, side]["rank"].to_numpy(np.int64), scores, num_ranked=num_ranked)
-        for side, scores in facts["scores"].items()
-    }
+    sides = {}
+    for side, scores in facts["scores"].items():
+        sides[side] = SideResult(rows[run, name, side]["rank"].to_numpy(np.int64), scores, num_ranked=num_ranked)
     first = rows[run, name, next(iter(sides))]
     groups = first["group"].astype(object).to_numpy()
     groups = groups if len(groups) and groups[0] else None
