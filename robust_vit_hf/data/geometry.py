@@ -5,7 +5,7 @@ as timm's, `LevitImageProcessor`, or a function, geometry and normalisation are 
 """
 
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -29,11 +29,8 @@ def has_plain_geometry(processor: BaseImageProcessor) -> bool:
     noise = np.random.default_rng(0).integers(0, 256, (2, 48, 80, 3), dtype=np.uint8)
     for image in (Image.fromarray(noise[0]), Image.fromarray(noise[1]).transpose(Image.Transpose.ROTATE_90)):
         given = processor([image], return_tensors="pt").get("pixel_values")
-        if (
-            given is None
-            or given[0].ndim != 3
-            or not np.array_equal(given[0], plain([image], return_tensors="pt")["pixel_values"][0])
-        ):
+        are_images = given is not None and given[0].ndim == 3
+        if not are_images or not np.array_equal(given[0], plain([image], return_tensors="pt")["pixel_values"][0]):
             return False
     return True
 
@@ -86,18 +83,14 @@ def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Cal
             lambda masks: [squash(mask / 255) for mask in masks],
         )
     levels = lru_cache(maxsize=16)(lambda size: tuple(_flat(processor, level, size) for level in (0, 255)))
-    one_size = cache(lambda: input_size(processor))
     _check_linear(processor)
 
-    def of_mask(mask: torch.Tensor) -> torch.Tensor:
-        one_size()  # refuses several
-        picture = functional.to_pil_image(mask)
-        return _grey(processor, picture, *levels(picture.size))
+    def of_masks(masks: list[torch.Tensor]) -> list[torch.Tensor]:
+        input_size(processor)  # refuses several sizes
+        pictures = map(functional.to_pil_image, masks)
+        return [_grey(processor, picture, *levels(picture.size)) for picture in pictures]
 
-    return (
-        lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]],
-        lambda masks: [of_mask(mask) for mask in masks],
-    )
+    return lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]], of_masks
 
 
 def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:

@@ -102,8 +102,7 @@ def _plain(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callab
         squashed = {"do_resize": True, "size": {"height": height, "width": width}}
         squashed |= {"do_center_crop": False, "crop_size": None}
         processor = type(processor).from_dict(processor.to_dict() | squashed)
-    geometry = {name: getattr(processor, name, None) for name in ("size", "crop_size")}
-    geometry |= {name: bool(getattr(processor, name, None)) for name in ("do_resize", "do_center_crop")}
+    geometry = {name: getattr(processor, name) for name in ("do_resize", "size", "do_center_crop", "crop_size")}
     mask_processor = _MaskProcessor(**geometry, do_rescale=False, do_normalize=False)
 
     def of_masks(masks: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import datasets
 from accelerate import PartialState
@@ -56,16 +57,13 @@ class MaskSettings:
             ValueError: TokenCut cannot take the features of the model; of the classifier, if no other can be had.
             OSError: `mask_model` cannot be loaded.
         """
-        settings = {"min_side": TokenCutOptions.min_side, "bf16": self.bf16}
-        for name in {None: DINOV2_SMALL, OF_THE_CLASSIFIER: ()}.get(self.mask_model, [self.mask_model]):
-            try:
+        settings: dict[str, Any] = {"min_side": TokenCutOptions.min_side, "bf16": self.bf16}
+        if self.mask_model not in (None, OF_THE_CLASSIFIER):
+            return self.mask_model, TokenCut.from_pretrained(self.mask_model, PartialState().device, **settings)
+        for name, described in DINOV2_SMALL.items() if self.mask_model is None else ():
+            with suppress(ImportError, OSError):
                 cut = TokenCut.from_pretrained(name, PartialState().device, **settings)
-            except (ImportError, OSError):
-                if self.mask_model is not None:
-                    raise
-            else:
-                if self.mask_model is None:
-                    logger.warning(f"TokenCut makes masks with the features of {DINOV2_SMALL[name]}.")
+                logger.warning(f"TokenCut makes masks with the features of {described}.")
                 return name, cut
         no_dinov2 = f"DINOv2-S is not installed ({INSTALL_BACKBONE}) and cannot be loaded from the Hub"
         try:

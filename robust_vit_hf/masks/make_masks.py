@@ -23,6 +23,7 @@ from ..data.write_rows import DecodedRow, parts_of, write_rows
 from ..models.model_digest import model_digest
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
+from ..utils.options import declared_options
 from ..utils.stage import Stage
 from .mask_result import MaskResult
 from .options import CocoOptions, GroundedOptions, MasksOptions, Sam3Options, TokenCutOptions
@@ -153,7 +154,9 @@ def write_split(
 def _inputs(options: MasksOptions, masker: Masker) -> dict:
     """All that masks depend on besides the images."""
     models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
-    settings = {name: _described(value) for name, value in options.of_the_method.items()}
+    others = {*declared_options(MasksOptions), "batch_size"}
+    names = [name for name in declared_options(type(options)) if name not in others]
+    settings = {name: _described(getattr(options, name)) for name in names}
     settings |= {"bf16": True} if getattr(masker, "bf16", False) else {}
     return {"command": "masks", "method": options.METHOD, **settings} | ({"digests": models} if models else {})
 
@@ -171,12 +174,8 @@ def _open_images(options: MasksOptions, split: str) -> tuple[Iterable[dict], dat
     if options.set is None:
         rows = find_images(options.images, split).rows
         return undecoded_rows(rows), rows.features, len(rows)
-    of_set = {"split": split} if "split" in KNOWN_SETS[options.set].options else {}
+    of_set = {} if split == KNOWN_SETS[options.set].splits[0] else {"split": split}
     source = open_source(options.set, [options.images], of_set)
-    if split not in KNOWN_SETS[options.set].splits:
-        raise ValueError(
-            f"`{options.set}` has no split `{split}`: give one of {', '.join(KNOWN_SETS[options.set].splits)}."
-        )
     return source.rows(source.shards), source.features, None
 
 

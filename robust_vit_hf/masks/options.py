@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..data.known_sets import KNOWN_SETS
 from ..data.options import WriterOptions
-from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, declared_options, option
+from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, option
 
 
 MASK_METHODS = ("tokencut", "grounded", "sam3", "auto")  # of images of your own
@@ -28,12 +28,6 @@ class MasksOptions(WriterOptions):
     per_class: int | None = option(
         None, "take images until each class has this many masks; all images by default", COUNT
     )
-
-    @property
-    def of_the_method(self) -> dict[str, Any]:
-        """Options that affect the masks."""
-        others = {*declared_options(MasksOptions), "batch_size"}
-        return {name: getattr(self, name) for name in declared_options(type(self)) if name not in others}
 
 
 @dataclass(kw_only=True)

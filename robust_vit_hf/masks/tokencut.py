@@ -138,12 +138,8 @@ def key_projection(model: ImageModel) -> nn.Module:
     projections = [
         module for path, module in pretrained.named_modules() if path.rpartition(".")[2] in ("k_proj", "key")
     ]
-    if (
-        len(projections) != getattr(config, "num_hidden_layers", None)
-        or not projections
-        or hasattr(config, "window_size")
-        or not hasattr(config, "patch_size")
-    ):
+    own_grid = hasattr(config, "patch_size") and not hasattr(config, "window_size")
+    if not projections or len(projections) != getattr(config, "num_hidden_layers", None) or not own_grid:
         raise ValueError(
             f"`{model.name}` has no key projection over one patch grid in each of its layers, so TokenCut has nothing to cut. Make masks "
             "with a plain, preferably self-supervised ViT of transformers, `robust-vit masks tokencut --model facebook/dinov2-small`, or "

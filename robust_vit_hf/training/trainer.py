@@ -134,12 +134,7 @@ class RobustViTTrainer(Trainer):
             vars(config).pop("pretrained_cfg", None)  # where transformers would find another preprocessing
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
-        half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
-        if half:
-            raise ValueError(
-                f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
-                "it with `dtype=torch.float32`, and give `bf16=True` for speed."
-            )
+        _check_dtype(model)
         epoch = SharedEpoch()
         streamed = isinstance(train_dataset, datasets.IterableDataset)  # draws crops and flips by itself
         seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
@@ -599,6 +594,15 @@ class RobustViTTrainer(Trainer):
             token=token or self.args.hub_token,
         )
         return future.result() if blocking else future
+
+
+def _check_dtype(model: nn.Module) -> None:
+    half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
+    if half:
+        raise ValueError(
+            f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
+            "it with `dtype=torch.float32`, and give `bf16=True` for speed."
+        )
 
 
 def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:

@@ -25,15 +25,11 @@ def mask_rows(
             if image is None:
                 folders = ", ".join(f"`{folder}`" for folder in image_folders)
                 raise ValueError(f"its image {names[0]} is not in {folders}: give your ImageNet-1k with --imagenet")
-            mask = encode_image(upright_mask(read(path), image), f"{path.stem}.bmp")
-            row |= {"image": {"bytes": None, "path": str(image)}, "mask": mask, "label": label_of_wnid()[wnid]}
+            mask = read(path)  # of the stored pixels, which is turned as decoding turns the image
+            with Image.open(image) as opened:
+                mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
+            encoded = encode_image(ImageOps.exif_transpose(mask), f"{path.stem}.bmp")
+            row |= {"image": {"bytes": None, "path": str(image)}, "mask": encoded, "label": label_of_wnid()[wnid]}
         except (LookupError, OSError, ValueError) as error:
             row |= {"problem": f"`{path}`: {error}"}
         yield row
-
-
-def upright_mask(mask: Image.Image, image: Path) -> Image.Image:
-    """A mask of the stored pixels of an image file, turned as decoding turns the image according to EXIF."""
-    with Image.open(image) as opened:
-        mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
-    return ImageOps.exif_transpose(mask)

@@ -1,7 +1,7 @@
 """Base class of the methods: options, and loss of each image."""
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -95,7 +95,7 @@ class Method:
         )
 
 
-def check_has_map(model: nn.Module, method: str, relevance_weight: float | None) -> None:
+def check_has_map(model: nn.Module, method: str, relevance_weight: Any) -> None:
     """Refuse a loss on the relevance map, which has a weight, for a model without one."""
     if relevance_weight and (why := why_no_map(model)):
         others = [name for name in method_names() if not load_method(name).DEFAULTS.get("relevance_weight")]
