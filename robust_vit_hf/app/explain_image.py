@@ -62,8 +62,7 @@ def compare_maps(
         inputs = eval_transform(of.processor)(rows)
         pixel_values, picture, agreement = inputs["pixel_values"][0][None].to(device), shown, {}
         with torch.no_grad():
-            explain = ATTRIBUTION_METHODS.get(method)
-            output = explain(of.model, pixel_values, target) if explain else None
+            output = None if method is None else ATTRIBUTION_METHODS[method](of.model, pixel_values, target)
             logits = forward_logits(of.model, pixel_values) if output is None else output.logits
         probabilities = logits[0].float().softmax(dim=0)
         scores, best = (values.tolist() for values in probabilities.topk(min(TOP, len(probabilities))))

@@ -103,10 +103,9 @@ class Page:
                     list(KINDS), value=KINDS[0], label="Images", elem_id="kind", scale=3, min_width=280
                 )
                 self.place = gr.Number(number, precision=0, minimum=1, label="Image", elem_id="place", min_width=100)
-                self.turn = {
-                    step: gr.Button(text, elem_id=name, min_width=100)
-                    for step, text, name in ((-1, "Previous", "previous"), (1, "Next", "next"))
-                }
+                self.turn = {}
+                for step, text in ((-1, "Previous"), (1, "Next")):
+                    self.turn[step] = gr.Button(text, elem_id=text.lower(), min_width=100)
             self.of_conditions = gr.Markdown(place, elem_id="which")
             self.conditions = gr.Gallery(conditions, elem_id="conditions", **PICTURES)
             gr.Markdown(MARKS)

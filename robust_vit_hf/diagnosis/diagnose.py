@@ -192,14 +192,12 @@ def measure_images(
     examples, tables = composed_images(session.sides["before"], images.dataset, diagnoses), []
     groups = groups_of(images.dataset, name)
     if groups is not None:
-        columns = diagnoses["before"].columns
-        sides = {
-            side: SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
-            for side, found in diagnoses.items()
-        }
-        result = SetResult(
-            name, sides, np.array(columns["label"]), groups=groups, group_weights=session.sets[name].group_weights
-        )
+        columns, sides = diagnoses["before"].columns, {}
+        for side, found in diagnoses.items():
+            best = np.array(found.columns["original"])[:, None]
+            sides[side] = SideResult(ranks(best, list(columns["accepted"])))
+        weights = session.sets[name].group_weights
+        result = SetResult(name, sides, np.array(columns["label"]), groups=groups, group_weights=weights)
         tables.append(groups_table(result))
     return DiagnosisReport(diagnoses, examples, images, folder, groups=tables, without_map=session.without_map)
 

@@ -161,12 +161,12 @@ class Diagnosis:
 
     def by_class(self) -> dict[int, dict[str, float | int | None]]:
         """Number of images, and means of the measures in [`OF_A_CLASS`], by class; `None` where no image counts."""
-        labels = np.asarray(self.columns["label"])
-        return {
-            int(label): {"images": int((labels == label).sum())}
-            | {name: _mean(self.values[name][labels == label]) for name in OF_A_CLASS}
-            for label in np.unique(labels)
-        }
+        values = pd.DataFrame({name: self.values[name] for name in OF_A_CLASS}, dtype=float)
+        found = {}
+        for label, of_class in values.groupby(np.asarray(self.columns["label"])):
+            means = {name: None if np.isnan(mean) else float(mean) for name, mean in of_class.mean().items()}
+            found[int(label)] = {"images": len(of_class)} | means
+        return found
 
     def by_pair(self) -> list[dict[str, int]]:
         """How often objects of a class were taken for the class of their background: `label`, `donor_class`, `taken`
@@ -197,10 +197,9 @@ def diagnosis_tables(
     names = diagnoses["before"].class_names
     for side, diagnosis in diagnoses.items():
         ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))
-        rows = [
-            [names[label], str(of_class["images"]), *(_whole(of_class[name]) for name in OF_A_CLASS)]
-            for label, of_class in ordered
-        ]
+        rows = []
+        for label, of_class in ordered:
+            rows.append([names[label], str(of_class["images"]), *(_whole(of_class[name]) for name in OF_A_CLASS)])
         title = f"Classes, {side}, in per cent: the most often taken for the class of their background first"
         tables.append(Table(title, ["class", "images", *(MEASURES[name] for name in OF_A_CLASS)], rows))
         pairs = []
@@ -230,8 +229,3 @@ def _percent(found: Interval) -> str:
 
 def _whole(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f}"
-
-
-def _mean(values: np.ndarray) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None

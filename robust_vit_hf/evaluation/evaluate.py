@@ -91,10 +91,8 @@ def _write_pictures(session: Session, run: Run, summary: dict, options: Evaluate
     for name, figure, *_ in run_figures(summary, session.label_names):
         save_figure(figure, plots, name)
     if options.compare:
-        examples = {
-            kind: explain(draw(rows_of_kind(kind, run.sets, session.sets), NUM_EXAMPLES, seed=0), session, run.sets)
-            for kind in KINDS
-        }
+        drawn = {kind: draw(rows_of_kind(kind, run.sets, session.sets), NUM_EXAMPLES, seed=0) for kind in KINDS}
+        examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
         save_examples(examples, options.output_dir / session.preset / EXAMPLES_FILE)
 
 

@@ -33,8 +33,7 @@ class TransformedRows(torch.utils.data.Dataset):
             (index,) = indices
             path = (undecoded(self.dataset)[index]["image"] or {"path": "no image"})["path"]
             raise ValueError(
-                f"Row {index} ({path or 'image in the table'}) cannot be used: {error}. `robust-vit data describe` lists all "
-                "such rows."
+                f"Row {index} ({path or 'in the table'}) cannot be used: {error}. `robust-vit data describe` lists such rows."
             ) from error
 
 

@@ -93,10 +93,9 @@ def _measure(session: Session, alphas: list[float], options: MixtureOptions) -> 
 def sweep_table(sweep: dict) -> Table:
     """Top-1 on each set and its mean over shifted sets, in per cent, by alpha: a number, ascending in `sweep.json`."""
     names = [*sweep["in_distribution"], *sweep["shifted"]]
-    rows = [
-        [f"{alpha:g}", *(percent(row["top1"][name]) for name in names), percent(row["mean_shifted"])]
-        for alpha, row in sweep["alphas"].items()
-    ]
+    rows = []
+    for alpha, row in sweep["alphas"].items():
+        rows.append([f"{alpha:g}", *(percent(row["top1"][name]) for name in names), percent(row["mean_shifted"])])
     return Table("Top-1, in per cent", ["alpha", *names, "mean of the shifted sets"], rows)
 
 

@@ -130,8 +130,7 @@ class SegmentOptions(TableOptions, PairOptions):
 
     set: NamedSource | None = option(
         None,
-        f"{', '.join(SEGMENTATION_SETS)}; from a source of `robust-vit data prepare` or from its output "
-        f"(default: {SEGMENTATION_SETS[0]})",
+        f"{', '.join(SEGMENTATION_SETS)} (default: the first), from a source or the output of `robust-vit data prepare`",
         metavar=NAMED,
     )
     methods: list[str] = option(list(ATTRIBUTION_METHOD_NAMES), "all by default", choices=ATTRIBUTION_METHOD_NAMES)
@@ -145,8 +144,7 @@ class SegmentOptions(TableOptions, PairOptions):
         self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
         if self.set[0] not in SEGMENTATION_SETS:
             raise ValueError(
-                f"unknown set `{self.set[0]}`, or one without masks: expected {', '.join(SEGMENTATION_SETS)}. For your own, "
-                "give --dataset"
+                f"no set with masks: `{self.set[0]}`; expected {', '.join(SEGMENTATION_SETS)}, or --dataset for your own"
             )
 
 

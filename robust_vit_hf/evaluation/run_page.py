@@ -29,10 +29,9 @@ def write_run_page(folder: Path, path: Path) -> None:
         )
     sections = []
     for title, part, place in parts:
-        changes = {
-            name: {int(label): value for label, value in of_set.items()}
-            for name, of_set in part["class_changes"].items()
-        }
+        changes = {}
+        for name, of_set in part["class_changes"].items():
+            changes[name] = {int(label): value for label, value in of_set.items()}
         plots = [
             page_picture(figure, caption, alt, "wide" if name.startswith("classes_") else "")
             for name, figure, caption, alt in run_figures(part | {"class_changes": changes}, names)

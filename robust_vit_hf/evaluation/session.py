@@ -138,10 +138,9 @@ class Session:
 
     def under(self, preset: Preset) -> "Session":
         """Copy of the session with another preset and without sets."""
-        sides = {
-            name: replace(side, processor=load_processor(side.source, preset, side.model))
-            for name, side in self.sides.items()
-        }
+        sides = {}
+        for name, side in self.sides.items():
+            sides[name] = replace(side, processor=load_processor(side.source, preset, side.model))
         return replace(self, sides=sides, sets={}, preset=preset)
 
     def with_sets(self, sets: Mapping[str, EvaluationSet]) -> "Session":

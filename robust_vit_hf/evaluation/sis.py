@@ -48,18 +48,13 @@ def find_subsets(options: SubsetOptions) -> str:
         session = session.with_sets(_load_sets(options, session.preset))
         chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
         session = replace(session, sets=chosen)
-        subsets = Subsets(
-            options.batch_size,
-            targets=targets,
-            threshold=options.threshold,
-            pixels_per_step=options.pixels_per_step,
-        )
+        how = {"threshold": options.threshold, "pixels_per_step": options.pixels_per_step}
+        subsets = Subsets(options.batch_size, targets=targets, **how)
         measured = measure(session, subsets)
         scores = {name: {side: found.scores for side, found in of.items()} for name, of in measured.items()}
         if len(measured) > 1:
-            scores["all"] = {
-                side: summarize(concatenate([of[side].columns for of in measured.values()])) for side in session.sides
-            }
+            parts = {side: [of[side].columns for of in measured.values()] for side in session.sides}
+            scores["all"] = {side: summarize(concatenate(of_side)) for side, of_side in parts.items()}
         table = subsets_table(scores, options.threshold)
         settings = asdict(options) | {"preset": session.preset}
         markdown = write_results_json(session, folder, settings, {"scores": scores}, [table])
@@ -113,11 +108,11 @@ def subsets_table(scores: dict[str, dict[str, dict]], threshold: float) -> Table
         "with neighbours": "revealed",
         "all masked": "all_masked",
     }
-    rows = [
-        [f"{name}, {side}", str(summary["pairs"]), *(percent(summary.get(key)) for key in columns.values())]
-        for name, of_sides in scores.items()
-        for side, summary in of_sides.items()
-    ]
+    rows = []
+    for name, of_sides in scores.items():
+        for side, summary in of_sides.items():
+            values = (percent(summary.get(key)) for key in columns.values())
+            rows.append([f"{name}, {side}", str(summary["pairs"]), *values])
     title = f"Sufficient input subsets at a probability of {threshold:g}, in per cent"
     return Table(title, ["set, model", "pairs", *columns], rows)
 

@@ -95,11 +95,10 @@ def _choose_learning_rate(name: str, by_setting: BySetting, bound: float) -> tup
     single rate is always chosen (https://huggingface.co/papers/2206.01161, section 4)."""
     rates = {setting[0]: [*runs.values()] for (setting, _), runs in by_setting.items()}
     budgets = {frozenset((run.seed, run.epochs) for run in runs) for runs in rates.values()}
-    falls = {
-        rate: sum(run.validation[0] - run.validation[1] for run in runs) / len(runs)
-        for rate, runs in rates.items()
-        if all(run.validation for run in runs)
-    }
+    falls = {}
+    for rate, runs in rates.items():
+        if all(run.validation for run in runs):
+            falls[rate] = sum(run.validation[0] - run.validation[1] for run in runs) / len(runs)
     if len(rates) > 1 and (len(budgets) > 1 or len(falls) < len(rates)):
         what = "seeds or epochs" if len(budgets) > 1 else "validation images, some of which have no labels"
         raise ValueError(

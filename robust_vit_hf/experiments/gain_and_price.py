@@ -97,16 +97,9 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
             axis.plot([0.0, *x], [0.0, *y], color=colour, linestyle=":", linewidth=1.2, marker="x", markersize=4)
         for point in chosen:
             (x,), (y,) = _places([point])
-            axis.errorbar(
-                x,
-                y,
-                xerr=[[x - 100 * point.home.low], [100 * point.home.high - x]],
-                yerr=[[y - 100 * point.gain.low], [100 * point.gain.high - y]],
-                color=colour,
-                marker="o" if point.share == 1 else "D",
-                markersize=7,
-                linewidth=0.8,
-            )
+            xerr, yerr = ([[of.mean - of.low], [of.high - of.mean]] for of in (point.home, point.gain))
+            style = {"color": colour, "marker": "o" if point.share == 1 else "D", "markersize": 7, "linewidth": 0.8}
+            axis.errorbar(x, y, xerr=100 * np.array(xerr), yerr=100 * np.array(yerr), **style)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel(plain(f"change of top-1 on {home}, points"))

@@ -83,7 +83,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     keys = GridFile(**read_yaml(path, declared_options(GridFile)))
     composed = keys.choose_by == "mixed_rand"
     if keys.mixtures and not composed:
-        raise ValueError(f"`{path}`: `mixtures` are measured by `choose_by: mixed_rand`: add that, or leave them out.")
+        raise ValueError(f"`{path}`: `mixtures` need `choose_by: mixed_rand`: add that, or leave them out.")
     points = [*_points(path, keys, TUNED if composed else ())]
     for options in (point.options for point in points):
         if str(options.get("dataset")).startswith(PREPARED):  # on which the names of points do not depend
@@ -102,11 +102,8 @@ def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Poin
     """Runs of a grid, those of the first seed first. Options among `tuned` are chosen where a variant lists them."""
     shared, crossed = _options(path, "options", keys.options), _options(path, "grid", keys.grid)
     variants, seeds = (
-        {
-            str(name): _options(path, f"{part}: {name}", given)
-            for name, given in (getattr(keys, part) or {"": {}}).items()
-        }
-        for part in ("variants", "seeds")
+        {str(name): _options(path, f"{part}: {name}", given) for name, given in (of_part or {"": {}}).items()}
+        for part, of_part in (("variants", keys.variants), ("seeds", keys.seeds))
     )
     for (seed, of_seed), (variant, of_variant) in product(seeds.items(), variants.items()):
         given = crossed | of_variant

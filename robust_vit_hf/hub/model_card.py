@@ -69,12 +69,10 @@ def make_card(
         measurements = [results | {"protocol": run["preset"]}]
     if run["emissions_kg"] is not None and not run["resumed"]:  # which are those of the last part
         emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}
-    results_of = [
-        {"protocol": part["protocol"], "table": main_table(part["rows"]).markdown()}
-        | {"reliance": [Table(**table) for table in part.get("reliance", ())]}
-        for part in measurements
-    ]
-    worse = _what_got_worse(measurements)
+    results_of = []
+    for part in measurements:
+        reliance, table = [Table(**each) for each in part.get("reliance", ())], main_table(part["rows"]).markdown()
+        results_of.append({"protocol": part["protocol"], "table": table, "reliance": reliance})
     registered = MODELS.get(registered_of(run))
     measured = [row["set"] for part in measurements for row in part["rows"]]
     of_data = (results or {}).get("settings", {}).get("data", {})
@@ -104,7 +102,7 @@ def make_card(
         results=results_of,
         chose_checkpoint=evaluation is None and results is not None and measured == [of_data.get("eval_split")],
         figures=figures,
-        worse=worse,
+        worse=_what_got_worse(measurements),
     )
 
 
@@ -196,7 +194,8 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
         compared = [row for row in part["rows"] if row["set"] != MEAN_ROW and row["broken"] is not None]
         if broken := sum(row["broken"] for row in compared):
             images = sum(row["num_images"] for row in compared)
-            lines.append(f"{broken:,} of {images:,} test images{where} were classified correctly before, and not now.")
+            of_all = f"{broken:,} of {images:,} test images{where}"
+            lines.append(f"{of_all} were classified correctly before and are not now.")
         for kind, text in (("training", "shown in training"), ("other", "not shown in training")):
             of_kind = (row for row in part["class_groups"] if row["classes"] == kind)
             groups = [row for row in of_kind if row.get("top1_after") is not None]

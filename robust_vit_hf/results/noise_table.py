@@ -31,12 +31,10 @@ def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]
         if not count:
             rows.append([name, "0", *(3 * len(sides) + compared) * "–"])
             continue
-        regions = {
-            region: [_top1(columns, region, name) for columns in sides.values()]
-            for region in ("foreground", "background")
-        }
-        found = [Resamples.of(relative_foreground_sensitivity, *pair) for pair in zip(*regions.values(), strict=True)]
-        accuracies = [f"{100 * top1.values[0]:.1f}" for of_region in regions.values() for top1 in of_region]
+        regions = ("foreground", "background")
+        drawn = [[_top1(columns, region, name) for columns in sides.values()] for region in regions]
+        found = [Resamples.of(relative_foreground_sensitivity, *pair) for pair in zip(*drawn, strict=True)]
+        accuracies = [f"{100 * top1.values[0]:.1f}" for of_region in drawn for top1 in of_region]
         cells = [str(of_side.interval(least=-1.0)) for of_side in found]
         if compared:
             cells.append(str((found[1] - found[0]).interval(Difference)))

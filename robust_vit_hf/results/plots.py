@@ -89,10 +89,8 @@ def class_figure(changes: dict[int, float], class_names: dict[int, str], name: s
     labels = list(changes)
     panels = {"classes": labels}
     if len(labels) > 2 * NUM_CLASSES:
-        panels = {
-            f"the {NUM_CLASSES} most harmed classes": labels[:NUM_CLASSES],
-            f"the {NUM_CLASSES} most helped classes": labels[-NUM_CLASSES:],
-        }
+        ends = {"harmed": labels[:NUM_CLASSES], "helped": labels[-NUM_CLASSES:]}
+        panels = {f"the {NUM_CLASSES} most {kind} classes": of_kind for kind, of_kind in ends.items()}
     longest = max(map(len, panels.values()))
     figure = Figure((max(6.0, 1 + 0.17 * longest), 3.4 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False)

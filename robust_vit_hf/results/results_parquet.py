@@ -78,10 +78,9 @@ def _rows(run: str, side: str, result: SetResult) -> dict[str, np.ndarray]:
 
 def _facts(result: SetResult) -> dict:
     known = {name: getattr(result, name) for name in OF_A_SET}
-    scores = {
-        side: {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}
-        for side, measured in result.sides.items()
-    }
+    scores = {}
+    for side, measured in result.sides.items():
+        scores[side] = {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}
     return known | {"num_ranked": min(side.num_ranked for side in result.sides.values()), "scores": scores}
 
 
@@ -137,10 +136,9 @@ def _run(name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> Run:
 
 def _set_result(run: str, name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> SetResult:
     num_ranked = facts.get("num_ranked", TOP)
-    sides = {
-        side: SideResult(rows[run, name, side]["rank"].to_numpy(np.int64), scores, num_ranked=num_ranked)
-        for side, scores in facts["scores"].items()
-    }
+    sides = {}
+    for side, scores in facts["scores"].items():
+        sides[side] = SideResult(rows[run, name, side]["rank"].to_numpy(np.int64), scores, num_ranked=num_ranked)
     first = rows[run, name, next(iter(sides))]
     groups = first["group"].astype(object).to_numpy()
     groups = groups if len(groups) and groups[0] else None

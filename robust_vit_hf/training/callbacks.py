@@ -1,11 +1,10 @@
 """Training callbacks: images in TensorBoard, the epoch of the augmentation, and the time of training."""
 
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -61,14 +60,8 @@ class TrainingTime(TrainerCallback, ExportableState):
         self._ended = time.monotonic()
 
 
-@contextmanager
-def _without_host_name() -> Iterator[None]:
-    """Context manager in which logs get names without the host name, which would be uploaded. No argument changes that."""
-    gethostname, socket.gethostname = socket.gethostname, lambda: "host"
-    try:
-        yield
-    finally:
-        socket.gethostname = gethostname
+# In which logs get names without the host name, which would be uploaded. No argument changes that.
+_without_host_name = partial(mock.patch, "socket.gethostname", lambda: "host")
 
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):

@@ -86,8 +86,7 @@ def check_checkpoint(checkpoint: Path, inputs: dict) -> None:
     """Refuse to resume from a checkpoint that is incomplete, or was made from other inputs, see [`OtherInputs`]."""
     if Stage(checkpoint, inputs).result() is None:
         raise ValueError(
-            f"`{checkpoint}` is not a complete checkpoint: a file is missing, or it was saved with `save_only_model`. Resume from "
-            "another one."
+            f"`{checkpoint}` lacks a file, or was saved with `save_only_model`: resume from a complete checkpoint."
         )
 
 

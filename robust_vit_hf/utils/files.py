@@ -85,6 +85,5 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
         folder = None if source is None else Path(source)
         if folder is not None and not folder.is_file() and output_dir.resolve().is_relative_to(folder.resolve()):
             raise ValueError(
-                f"`{output_dir}` is within `{source}`, where its files would be read as images the next time: choose another "
-                "--output_dir."
+                f"`{output_dir}` is within `{source}`, whose files are read as images: choose another --output_dir."
             )

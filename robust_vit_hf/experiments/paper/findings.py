@@ -163,10 +163,7 @@ def _change_of_groups(runs: Sequence[Run], names: Sequence[str]) -> Difference:
 def _of_classes(results: Results) -> list[Finding]:
     """Figure 4, Tables 10 and 11."""
     ours = [run for run in results.of(OURS) if run.training_classes]
-    shifted, unshifted = (
-        _with_both_groups(ours, results.common(ours, names)) for names in (results.shifted, results.unshifted)
-    )
-
+    shifted, unshifted = (_with_both_groups(results, ours, names) for names in (results.shifted, results.unshifted))
     both = "Both groups of classes gain similarly on the shifted sets"
     keep = "Without a shift, classes that were trained on keep more than the others"
     of_shown, of_others = (partial(change, shown=shown) for shown in (True, False))
@@ -182,12 +179,12 @@ def _of_classes(results: Results) -> list[Finding]:
     ]
 
 
-def _with_both_groups(runs: list[Run], names: list[str]) -> list[str]:
+def _with_both_groups(results: Results, runs: list[Run], names: list[str]) -> list[str]:
     """Sets with images of training classes and of others in all runs."""
     found = []
-    for name in names:
+    for name in results.common_by_class(runs, names):
         shown = [run.sets[name].in_classes(run.training_classes)[run.sets[name].usable] for run in runs]
-        if all(run.sets[name].by_class for run in runs) and all(of.any() and not of.all() for of in shown):
+        if all(of.any() and not of.all() for of in shown):
             found.append(name)
     return found
 
