@@ -66,7 +66,9 @@ class NewLayers:
             for settings, layer in layers.items()
             for alpha in MIXTURES
         ]
-        return cls(side, of_role["train"], folder, last, {None: own, **layers}, before, mixtures, features["selection"])
+        return cls(
+            side, of_role["train"], folder, last, {None: own, **layers}, before, mixtures, features["selection"]
+        )
 
     def layer(self, settings: object, alpha: float) -> Layer:
         """The layer of a mixture; without settings, the original's."""
