@@ -324,7 +324,15 @@ def test_killed_and_started_again(model, photographs, tmp_path):
     other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
     options = ["diagnose", "--model", model, "--compare", other, "--dataset", photographs, "--batch_size", 1]
     finished = tmp_path / "killed" / "validation" / "before" / "rows.parquet"
-    kill_when(finished.is_file, "-m", "robust_vit_hf.cli", *options, "--output_dir", tmp_path / "killed")
+    record = finished.with_name("stage.json")  # whose result is written last
+    kill_when(
+        lambda: record.is_file() and '"result"' in record.read_text(),
+        "-m",
+        "robust_vit_hf.cli",
+        *options,
+        "--output_dir",
+        tmp_path / "killed",
+    )
     assert not (tmp_path / "killed" / "results.json").exists()
     written = finished.stat().st_mtime_ns
     tables = []
