@@ -80,7 +80,7 @@ def test_bad_masks_name_their_row(name, processor):
     rows = [{"image": IMAGE, "mask": mask_of(255), "label": 0} for _ in range(3)]
     dataset = datasets.Dataset.from_list([*rows, rows[0] | {"mask": mask}], features=FEATURES)
     model = tiny_vit()
-    named = rf"Row 3 \(image in the table\) cannot be used: .*{message}"
+    named = rf"Row 3 \(in the table\) cannot be used: .*{message}"
     rows = EvaluationSet.of(dataset)
     with pytest.raises(ValueError, match=named):
         evaluate_one(model, rows, processor, batch_size=3)

@@ -273,7 +273,7 @@ def test_options_that_a_benchmark_does_not_have(tmp_path):
     options = ["--split", "train", "--output_dir", tmp_path / "out"]
     assert "leave out --split" in call("diagnose", *options).error
     error = call("diagnose", "--dataset", "emoji-shift", *options).error
-    assert "`emoji-shift` has one set to diagnose on, with its masks: leave out --split" in error
+    assert "`emoji-shift` has one set to diagnose on" in error and "leave out --split" in error
 
 
 def test_batches_and_other_models_do_not_change_rows():

@@ -86,7 +86,7 @@ def test_a_mask_of_another_size_is_refused(folders, tmp_path, datasets_cache):
     rows[2]["mask"] = rows[2]["mask"].resize((40, 41))
     Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "images" / "validation-00000.parquet")
     completed = call(*command(folders, tmp_path / "out", "--dataset", tmp_path / "images"))
-    assert completed.status == 1 and "Row 2 (image in the table) cannot be used: " in completed.error
+    assert completed.status == 1 and "Row 2 (in the table) cannot be used: " in completed.error
     assert "image is 40×40 but mask is 40×41: expected equal sizes" in completed.error
     assert not (tmp_path / "out" / "results.json").exists()
 
@@ -125,7 +125,7 @@ def test_named_classes_need_no_labels(folders, tmp_path):
 @pytest.mark.parametrize(
     "options, status, message",
     [
-        (["--images", "orange.png"], 1, "`--classes`"),
+        (["--images", "orange.png"], 1, "--classes"),
         (["--images", "nowhere.png", "--classes", "0"], 1, "nowhere.png"),
         (["--images", "orange.png", "--classes", "LABEL_9"], 1, "`LABEL_9` names 0 classes"),
         (["--images", "orange.png", "--classes", "4"], 1, "or an index in 0–3"),

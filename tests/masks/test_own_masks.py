@@ -169,5 +169,5 @@ def test_bf16_is_that_of_the_keys_alone(tmp_path):
 def test_a_mask_model_asks_for_masks():
     assert DiagnoseOptions(mask_model="vit").mask_method == "tokencut" and DiagnoseOptions().mask_method is None
     assert DiagnoseOptions(mask_model="vit", masks="auto").mask_method == "auto"
-    with pytest.raises(ValueError, match="--masks grounded"):
+    with pytest.raises(ValueError, match="grounded"):
         DiagnoseOptions(mask_model="vit", masks="grounded")
