@@ -77,7 +77,8 @@ def composite_outputs(
             np.save(folder / OUTPUTS_FILE, values)
         values = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(values[:, 0, 0])).sum())
-    _compute(side, session, labels, values[done:], count, passes, layer, pool, seed, done)
+    if done < len(labels):
+        _compute(side, session, labels, values[done:], count, passes, layer, pool, seed, done)
     if folder is not None:
         stage.finish({}, [OUTPUTS_FILE])
     return Composites(values[:, 0], values[:, 1:], labels)
@@ -100,7 +101,9 @@ def _compute(
     side.model.eval()
     names = [] if pool else [f"composite_{number}" for number in range(count)]
     numbers = iter(range(done, len(labels)))  # of the images, which come in order
-    donors = {one: draw_donors(labels.tolist(), seed + number)[1] for number, one in enumerate(names)}
+    # Of images of one class, each counts as a class of its own: training images need no labels.
+    classes = labels.tolist() if len({*labels}) > 1 else [*range(len(labels))]
+    donors = {one: draw_donors(classes, seed + number)[1] for number, one in enumerate(names)}
     images = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
 
     def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:

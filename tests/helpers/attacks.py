@@ -455,9 +455,7 @@ IMPROVE = [
         OTHERS,
     ),
     improved("training images of one class", lambda of: of.remove(*"bcd", split="train")),
-    improved(
-        "one training image", lambda of: (of.remove(*"bcd", split="train"), of.keep(1, "train")), "background_swap"
-    ),
+    improved("one training image", lambda of: (of.remove(*"bcd", split="train"), of.keep(1, "train")), "of one class"),
     improved("validation images of one class", lambda of: of.remove(*"bcd"), "of one class"),
     improved("training images without masks", lambda of: shutil.rmtree(of.masks / "train"), "none of 8 images"),
     improved("a learning rate of NaN", _options("--learning_rates", "nan"), "learning_rates"),

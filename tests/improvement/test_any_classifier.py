@@ -45,12 +45,13 @@ def inputs(tmp_path_factory):
 
 def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path):
     """By swap alone, whose candidates keep the statistics of the batch norms. The object stays as it is."""
-    options = with_masks(inputs, tmp_path, {".": OBJECT})
+    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--method", "swap"]
     masks, folders = tmp_path / "masks", [tmp_path / name for name in ("out", "object")]
     succeed("improve", *options)
     model = AutoModelForImageClassification.from_pretrained(inputs / "model")
     before = weights_digest(model)
     settings = {"max_steps": 30, "learning_rates": [3e-4, 3e-3], "train_batch_size": 4, "max_loss": 100.0, "seed": 3}
+    settings |= {"method": "swap", "effort": "full"}
     processor = AutoImageProcessor.from_pretrained(inputs / "model")
     result = improve(model, str(inputs / "photos"), folders[1], processor=processor, masks=str(masks), **settings)
     assert weights_digest(model) == before
@@ -60,7 +61,9 @@ def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path):
     assert before_and_after[0]["original"].mean > 0.8
     assert before_and_after[1]["mixed_rand"].mean > before_and_after[0]["mixed_rand"].mean
     tables = [(folder / "candidates.md").read_text() for folder in folders]
-    assert tables[0] == tables[1] and tables[0].count("| swap |") == 2 * len(FIRST_MIXTURES) + 2 * len(MIXTURES)
+    assert tables[0] == tables[1] and tables[0].count("| swap, learning rate") == 2 * len(FIRST_MIXTURES) + 2 * len(
+        MIXTURES
+    )
     assert "relevance" not in tables[0] and tables[0].count("| chosen |") == 1
     models = [load_model(str(folder)) for folder in folders]
     assert weights_digest(models[0]) == weights_digest(models[1]) != before
@@ -72,13 +75,13 @@ def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path):
 
 def test_a_model_of_timm_ends_as_one(tmp_path, monkeypatch):
     """With its preprocessing, which is in its `config.json`."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-2])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-2])
     of_timm(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config["pretrained_cfg"]["input_size"] = [3, 32, 32]
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     photos = masked_folder(tmp_path / "photos", 8, 16)
-    options = {"max_steps": 2, "learning_rates": [1e-2], "max_loss": 100.0, "train_batch_size": 4}
+    options = {"max_steps": 2, "learning_rates": [1e-2], "max_loss": 100.0, "train_batch_size": 4, "effort": "full"}
     model, processor = (
         of.from_pretrained(tmp_path / "model") for of in (AutoModelForImageClassification, AutoImageProcessor)
     )
@@ -98,13 +101,19 @@ def test_what_cannot_be_trained_is_refused_before_images_are_read(inputs, tmp_pa
     with pytest.raises(ValueError, match="needs its image processor"):
         improve(model, "nothing", tmp_path / "out")
     options = ["--model", inputs / "model", "--dataset", tmp_path / "nothing", "--output_dir", tmp_path / "out"]
-    error = call("improve", *options, "--method", "robustvit").error
+    error = call("improve", *options, "--effort", "full", "--method", "robustvit").error
     assert "`robustvit` trains that map. Train this model by cutmix, finetune," in error
     assert "swap." in error and not (tmp_path / "out").exists()
 
 
 def test_backgrounds_are_for_the_swap(tmp_path):
-    options = {"model": "model", "dataset": "photos", "output_dir": tmp_path / "out", "backgrounds": "pictures"}
+    options = {
+        "model": "model",
+        "dataset": "photos",
+        "output_dir": tmp_path / "out",
+        "backgrounds": "pictures",
+        "effort": "full",
+    }
     assert ImproveOptions(**options, method="swap", train_batch_size=1).backgrounds == "pictures"
     with pytest.raises(ValueError, match="leave out --method"):
         ImproveOptions(**options, method="finetune")

@@ -149,8 +149,19 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     pixel_values = processor([one.convert("RGB") for one in rows["image"]], return_tensors="pt")["pixel_values"]
     assert row["top1_before"] == (model(pixel_values).logits.argmax(1) == torch.tensor(rows["label"])).float().mean()
     assert row["mean_iou_before"] > 0
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-1])
-    settings = ["--max_steps", 2, "--learning_rates", 1e-3, "--train_batch_size", 4, "--method", "robustvit"]
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-1])
+    settings = [
+        "--max_steps",
+        2,
+        "--learning_rates",
+        1e-3,
+        "--train_batch_size",
+        4,
+        "--method",
+        "robustvit",
+        "--effort",
+        "full",
+    ]
     printed = succeed("improve", *options, tmp_path / "better", *settings)
     assert "| average, weighted by the training groups | 8 |" in printed
     better = load_model(str(tmp_path / "better"))
