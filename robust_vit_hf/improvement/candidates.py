@@ -98,13 +98,14 @@ def finalists(mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max
 
 
 def choose_cheapest(mixtures: Sequence[Mixture], before: Mixture, max_loss: float) -> Mixture:
-    """The mixture that the rule chooses, see [`choice.choose`]; a training only if its gain over the best without one is resolved."""
+    """The mixture that the rule chooses, see [`choice.choose`]; a training only if its gain over the best new layer is resolved."""
     cheap = choice.choose(
         [one for one in mixtures if not isinstance(one.settings, TrainingSettings)], before, max_loss
     )
     chosen = choice.choose(mixtures, before, max_loss)
     gain, _ = chosen.changes(cheap)
-    return chosen if chosen is cheap or gain.low > 0 or loses_too_much(cheap, before, max_loss) else cheap
+    keeps_layer = isinstance(cheap.settings, LayerSettings) and not loses_too_much(cheap, before, max_loss)
+    return cheap if keeps_layer and gain.low <= 0 else chosen
 
 
 def candidates_table(mixtures: Sequence[Mixture], before: Mixture, chosen: Mixture, max_loss: float) -> Table:
