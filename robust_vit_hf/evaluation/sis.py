@@ -48,8 +48,8 @@ def find_subsets(options: SubsetOptions) -> str:
         session = session.with_sets(_load_sets(options, session.preset))
         chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
         session = replace(session, sets=chosen)
-        how = {"threshold": options.threshold, "pixels_per_step": options.pixels_per_step}
-        subsets = Subsets(options.batch_size, targets=targets, **how)
+        step = options.pixels_per_step
+        subsets = Subsets(options.batch_size, targets=targets, threshold=options.threshold, pixels_per_step=step)
         measured = measure(session, subsets)
         scores = {name: {side: found.scores for side, found in of.items()} for name, of in measured.items()}
         if len(measured) > 1:

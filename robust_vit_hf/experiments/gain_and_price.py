@@ -7,6 +7,7 @@ learning rates of a method, and from the chosen one back to the original model t
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -98,7 +99,12 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
         for point in chosen:
             (x,), (y,) = _places([point])
             xerr, yerr = ([[of.mean - of.low], [of.high - of.mean]] for of in (point.home, point.gain))
-            style = {"color": colour, "marker": "o" if point.share == 1 else "D", "markersize": 7, "linewidth": 0.8}
+            style: dict[str, Any] = {
+                "color": colour,
+                "marker": "o" if point.share == 1 else "D",
+                "markersize": 7,
+                "linewidth": 0.8,
+            }
             axis.errorbar(x, y, xerr=100 * np.array(xerr), yerr=100 * np.array(yerr), **style)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
