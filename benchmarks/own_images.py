@@ -123,7 +123,7 @@ def main() -> None:
         write_split(root / "elsewhere" / "new", range(1300, 1700), "new", 3)
         finetune(root / "photographs", root / "model", arguments.bf16)
     print(diagnose(model, photographs, num_images=200, output_dir=root / "diagnosis", **settings))
-    print(improve(model, photographs, root / "better", **settings))
+    print(improve(model, photographs, root / "better", effort="full", **settings))
     for name in ("random", "new"):
         options = {"compare": str(root / "better"), "dataset": str(root / "elsewhere" / name), "split": "train"}
         print(evaluate(EvaluateOptions(model=model, output_dir=root / f"evaluation-{name}", **options, **precision)))

@@ -188,7 +188,17 @@ def main() -> None:
                 "--max_loss",
                 "100",
             ]
-            improve += ["--max_steps", "30", "--learning_rates", "3e-4", "3e-3", "--train_batch_size", "4"]
+            improve += [
+                "--effort",
+                "full",
+                "--max_steps",
+                "30",
+                "--learning_rates",
+                "3e-4",
+                "3e-3",
+                "--train_batch_size",
+                "4",
+            ]
             sweep = ["sweep", str(inputs / "grid.yaml"), "--cluster", "debug"]
             results = {
                 name: soak(command, disk, options.faults, rng)
