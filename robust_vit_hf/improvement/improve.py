@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -138,18 +139,11 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     }
     _check_report(of_role["report"], Backgrounds(*passes), options.max_loss)
     stage.begin()
-    layers = None
-    try:
-        layers = NewLayers.of(side, of_role, stage.folder, passes, roles.pool) if options.uses_layer else None
-    except NoLastLayer as error:
-        if options.effort == "minute":
-            raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
-        notes.append(f"{error} So it was finetuned alone.")
-    before = (
-        layers.before
-        if layers
-        else Mixture.of(composite_outputs(side, of_role["selection"], SELECTION_COMPOSITES, passes))
-    )
+    layers = _new_layers(of_role, stage.folder, roles, options, notes)
+    if layers is None:
+        before = Mixture.of(composite_outputs(side, of_role["selection"], SELECTION_COMPOSITES, passes))
+    else:
+        before = layers.before
     mixtures = [before, *(layers.mixtures if layers else ())]
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
     facts["preset"] = session.preset
@@ -182,6 +176,21 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     for path in (*stage.folder.glob(f"*/{TRAINING_FOLDER}"), *stage.folder.glob(LAYER_FOLDER)):
         shutil.rmtree(path)  # what was measured is kept
     return improvement
+
+
+def _new_layers(
+    of_role: Mapping[str, Session], folder: Path, roles: ImageRoles, options: ImproveOptions, notes: list[str]
+) -> NewLayers | None:
+    """New last layers, unless a method is named, or the model has no such layer."""
+    if not options.uses_layer:
+        return None
+    try:
+        return NewLayers.of(of_role, folder, (options.batch_size, options.num_workers), roles.pool)
+    except NoLastLayer as error:
+        if options.effort == "minute":
+            raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
+        notes.append(f"{error} So it was finetuned alone.")
+        return None
 
 
 def _named(chosen: Mixture) -> str:

@@ -12,6 +12,7 @@ from ..data.geometry import input_size
 from ..evaluation.session import Session, Side
 from ..hub.run_metadata import describe_model
 from ..models.last_layer import LastLayer
+from ..models.weight_mixture import INTERPOLATION_FILE
 from ..training.background_swap import BackgroundPool
 from ..utils.files import RUN_FILE, weights_written, write_json
 from .candidates import MIXTURES, Mixture, choose_cheapest
@@ -38,7 +39,6 @@ class NewLayers:
     @classmethod
     def of(
         cls,
-        side: Side,
         of_role: Mapping[str, Session],
         folder: Path,
         passes: tuple[int, int],
@@ -49,7 +49,7 @@ class NewLayers:
         Raises:
             NoLastLayer: the model has no last linear layer.
         """
-        device = of_role["train"].accelerator.device
+        side, device = of_role["train"].sides["before"], of_role["train"].accelerator.device
         last = LastLayer(side.model.eval(), torch.zeros(1, 3, *input_size(side.processor), device=device))
         parts = {"train": (TRAINING_COMPOSITES, pool), "selection": (SELECTION_COMPOSITES, None)}
         features = {
@@ -98,6 +98,7 @@ class NewLayers:
         model = self.model(Layer(layer.weight / temperature, layer.bias / temperature))
         with weights_written(folder):
             model.save_pretrained(folder)
+        (folder / INTERPOLATION_FILE).unlink(missing_ok=True)  # of a training that was chosen here before
         (rows,) = self.session.sets.values()
         run = describe_model(model, self.side.processor, facts | {"folder": folder}, rows.dataset)
         run["seconds"] = None  # nothing was trained
