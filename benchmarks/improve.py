@@ -38,7 +38,7 @@ from robust_vit_hf.utils.stage import Stage
 
 
 TRAINER = Path(__file__).parents[1] / "trainer"
-IMAGES = {"train": 480, "validation": 384, "home": 300, "random": 300, "new": 300}  # of emoji-shift
+IMAGES = {"train": 288, "validation": 288, "home": 300, "random": 300, "new": 300}  # of emoji-shift
 PLACES = ("home", "random", "new")
 
 
