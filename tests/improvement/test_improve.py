@@ -21,7 +21,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 import robust_vit_hf
 from robust_vit_hf.data.draw_images import halves, held_out
 from robust_vit_hf.hub.upload import model_files
-from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
+from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES, VARIANTS
 from robust_vit_hf.improvement.fit_layers import MAP_PENALTIES
 from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
 from robust_vit_hf.models.model_digest import weights_digest
@@ -343,11 +343,10 @@ def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_pat
     for _ in range(2):  # the second one trains nothing
         succeed("improve", *options)
         verdicts.append(json.loads((tmp_path / "out" / "verdict.json").read_text()))
-        first, second = [note for note in verdicts[-1]["notes"] if "diverged" in note]
-        assert (
-            first == f"swap, learning rate 1e+30, {steps} steps diverged, and is left out."
-            and "swap and relevance" in second
-        )
+        diverged = [note for note in verdicts[-1]["notes"] if "diverged" in note]
+        names = [f"{variant}{start}" for start in ("", " from the new layer") for variant in VARIANTS]
+        wanted = [f"{name}, learning rate 1e+30, {steps} steps diverged, and is left out." for name in names]
+        assert diverged == wanted
     assert verdicts[0] == verdicts[1] and "1e+30" not in (tmp_path / "out" / "candidates.md").read_text()
 
 
