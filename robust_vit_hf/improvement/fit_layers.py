@@ -14,7 +14,6 @@ from .composites import Composites
 SHARE = 0.75  # of the weight of all images that composites have in a fit
 MAX_ITERATIONS = 200  # of L-BFGS; it converges in fewer
 MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-6, 1e-5, 1e-4)
-MIXTURES = (0.25, 0.5, 0.75, 1.0)  # shares of a new layer
 
 
 class Layer(NamedTuple):

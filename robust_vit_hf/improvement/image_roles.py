@@ -3,10 +3,7 @@
 from dataclasses import dataclass, replace
 
 import datasets
-import torch
 import xxhash
-from torch.utils.data import DataLoader
-from transformers import default_data_collator
 
 from ..data.composition import draw_donors
 from ..data.dataset_digest import contents_of
@@ -14,9 +11,9 @@ from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
 from ..data.transforms import eval_transform
-from ..evaluation.image_passes import TransformedRows, batch_outputs
+from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.session import Session
-from ..relevance.relevance_map import forward_logits
+from ..evaluation.sets import EvaluationSet
 from ..training.background_swap import BackgroundPool
 from ..utils.public_names import public_name
 from .options import ImproveOptions
@@ -93,18 +90,12 @@ def _labelled(images: Images, options: ImproveOptions, session: Session, notes: 
     """The labelled images; without labels, all with those that the original model predicts, of which `notes` tell."""
     if "label" in images.rows.column_names:
         return images.labelled()
-    (side,), predicted = session.sides.values(), []
-    rows = TransformedRows(images.rows.select_columns(["image"]), eval_transform(side.processor))
-    loader = DataLoader(rows, options.batch_size, num_workers=options.num_workers, collate_fn=default_data_collator)
-
-    def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
-        return [forward_logits(side.model.eval(), batch["pixel_values"])], ()
-
-    for _, (logits,), _ in batch_outputs(loader, compute, images.rows, session.accelerator, images.split):
-        predicted += logits.argmax(dim=1).tolist()
+    (side,), accuracy = session.sides.values(), Accuracy(options.batch_size, options.num_workers, relevance=False)
+    found = accuracy.measure(side, EvaluationSet.of(images.rows), session, images.split, None)
+    predicted = found.columns["predictions"][:, 0]
     notes.append(
         f"The images of `{images.split}` have no classes: right is what your model predicts for an image as it is, and top-1 is how often "
         "the prediction stays that."
     )
     feature = datasets.ClassLabel(names=session.classes)
-    return replace(images, rows=images.rows.add_column("label", predicted, feature=feature))
+    return replace(images, rows=images.rows.add_column("label", predicted.tolist(), feature=feature))

@@ -2,18 +2,11 @@
 
 import pytest
 import torch
-from transformers import (
-    MobileNetV2Config,
-    MobileNetV2ForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    SwinConfig,
-    SwinForImageClassification,
-)
 
 from robust_vit_hf.models.last_layer import LastLayer, NoLastLayer
 from robust_vit_hf.models.own_classifier import OwnClassifier
 
+from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.families import FAMILIES
 
 
@@ -21,29 +14,8 @@ def images():
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def resnet():
-    return ResNetForImageClassification(
-        ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_labels=4)
-    )
-
-
-def swin():
-    sizes = {
-        "image_size": 32,
-        "patch_size": 2,
-        "embed_dim": 8,
-        "depths": [1, 1],
-        "num_heads": [1, 2],
-        "window_size": 4,
-    }
-    return SwinForImageClassification(SwinConfig(**sizes, num_labels=4))
-
-
-MODELS = {name: family.tiny for name, family in FAMILIES.items()} | {
-    "ResNet": resnet,
-    "Swin": swin,
-    "MobileNetV2": lambda: MobileNetV2ForImageClassification(MobileNetV2Config(num_labels=4, depth_multiplier=0.35)),
-}
+MODELS = {name: family.tiny for name, family in FAMILIES.items()}
+MODELS |= {name: WITHOUT_MAP[name].tiny for name in ("ResNet", "Swin", "MobileNet V2", "EfficientNet", "ConvNeXt")}
 
 
 @pytest.mark.parametrize("name", MODELS)
