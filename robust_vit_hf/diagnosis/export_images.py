@@ -51,7 +51,7 @@ def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Ses
     earlier one. Its samples have the columns of the [`image_table`], classes as `Classification`; the `mask`, a `Segmentation`; and the
     relevance of the class that each side predicts, a `Heatmap` over the whole image, if its model has maps.
 
-    Without a version in `metadata.json`, FiftyOne derives the schema from the samples, so that every version since 0.8 reads it.
+    Without a version in `metadata.json`, FiftyOne derives the schema from the samples. Tried with FiftyOne 1.22.1.
     Source: https://docs.voxel51.com/user_guide/import_datasets.html
     """
     shutil.rmtree(folder, ignore_errors=True)
