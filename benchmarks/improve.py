@@ -70,34 +70,52 @@ def write_folders(rows: datasets.Dataset, folder: Path) -> None:
         row["image"].convert("RGB").save(path, quality=95)
 
 
-def example(folder: Path, seed: int, bias: float) -> None:
-    emoji_photographs(folder, seed, bias)
-    if seed:
-        of_seed = ["--seed", str(seed), "--output_dir", str(folder / "model")]
-        subprocess.run([sys.executable, TRAINER / "train_emoji_bias.py", *of_seed], check=True)
-        return
-    load_biased_model().save_pretrained(folder / "model")
-    make_image_processor("paper", IMAGE_SIZE).save_pretrained(folder / "model")
-
-
-def cnn(folder: Path, seed: int, bias: float) -> None:
-    emoji_photographs(folder, seed, bias)
-    subprocess.run([sys.executable, TRAINER / "export_cnn.py", folder / "model", "--seed", str(seed)], check=True)
-
-
-def digits(folder: Path, seed: int, bias: float) -> None:
+def digit_photographs(folder: Path, seed: int, bias: float) -> None:
     write_split(folder / "photographs" / "train", range(500), "habitual", 0, bias)
     write_split(folder / "photographs" / "validation", range(500, 900), "habitual", 1, bias)
     for place, kinds in {"home": "habitual", "random": "random", "new": "new"}.items():
         first = 900 + 300 * PLACES.index(place)
         write_split(folder / "elsewhere" / place, range(first, min(first + 300, 1797)), kinds, 2 + len(place), bias)
-    finetune(folder / "photographs", folder / "model", bf16=True)
 
 
-Maker = Callable[[Path, int, float], None]
-SETS: dict[str, tuple[Maker, int]] = {"example": (example, 0)}
-SETS |= {f"emoji-{seed}": (example, seed) for seed in range(1, 5)}
-SETS |= {f"cnn-{seed}": (cnn, seed) for seed in range(3)} | {"digits": (digits, 0)}
+def emoji_model(folder: Path, seed: int, photographs: Path) -> None:
+    if seed:
+        script = [sys.executable, TRAINER / "train_emoji_bias.py", "--seed", str(seed), "--output_dir", str(folder)]
+        subprocess.run(script, check=True)
+        return
+    load_biased_model().save_pretrained(folder)
+    make_image_processor("paper", IMAGE_SIZE).save_pretrained(folder)
+
+
+def cnn(folder: Path, seed: int, photographs: Path) -> None:
+    subprocess.run([sys.executable, TRAINER / "export_cnn.py", folder, "--seed", str(seed)], check=True)
+
+
+def digits_model(folder: Path, seed: int, photographs: Path) -> None:
+    finetune(photographs, folder, bf16=True)
+
+
+Photographs = Callable[[Path, int, float], None]
+Model = Callable[[Path, int, Path], None]
+SETS: dict[str, tuple[Photographs, Model, int]] = {"example": (emoji_photographs, emoji_model, 0)}
+SETS |= {f"emoji-{seed}": (emoji_photographs, emoji_model, seed) for seed in range(1, 5)}
+SETS |= {f"cnn-{seed}": (emoji_photographs, cnn, seed) for seed in range(3)}
+SETS |= {"digits": (digit_photographs, digits_model, 0)}
+
+
+def make(name: str, root: Path) -> tuple[Path, Path]:
+    """Folder of a set and its model, made if they are not there. Models are those of the set without `-100`, but of digits, whose
+    model is trained on the photographs themselves."""
+    photographs, make_model, seed = SETS[name.removesuffix("-100")]
+    folder, model = root / name, root / (name if make_model is digits_model else name.removesuffix("-100")) / "model"
+    if not (folder / "elsewhere").is_dir():  # renamed last
+        making = folder / "making"
+        photographs(making, seed, 1.0 if name.endswith("-100") else 0.97)
+        for part in ("photographs", "elsewhere"):
+            (making / part).rename(folder / part)
+    if not (model / "config.json").is_file():
+        make_model(model, seed, folder / "photographs")
+    return folder, model
 
 
 def measured(model: Path, better: Path, elsewhere: Path, folder: Path, bf16: bool) -> dict[str, dict]:
@@ -118,15 +136,12 @@ def measured(model: Path, better: Path, elsewhere: Path, folder: Path, bf16: boo
 
 def run(name: str, effort: str, root: Path, bf16: bool) -> dict:
     """Result of an effort on a set."""
-    (make, seed), bias = SETS[name.removesuffix("-100")], 1.0 if name.endswith("-100") else 0.97
-    folder = root / name
-    if not (folder / "model" / "config.json").is_file():
-        make(folder, seed, bias)
+    folder, model = make(name, root)
     started = time.time()
-    report = improve(str(folder / "model"), str(folder / "photographs"), folder / effort, effort=effort, bf16=bf16)
+    report = improve(str(model), str(folder / "photographs"), folder / effort, effort=effort, bf16=bf16)
     found = {"seconds": round(time.time() - started), "outcome": report.outcome, "verdict": report.verdict}
     found["chosen"] = [row[:2] for row in report.candidates.rows if row[-1] == "chosen"]
-    places = measured(folder / "model", folder / effort, folder / "elsewhere", folder / f"measured-{effort}", bf16)
+    places = measured(model, folder / effort, folder / "elsewhere", folder / f"measured-{effort}", bf16)
     return found | {"places": places}
 
 

@@ -18,6 +18,7 @@ from ..results.run_summary import MEAN_ROW
 from ..results.run_tables import main_table
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.public_names import public_name
+from .eval_results import write_eval_results
 from .options import CardOptions
 
 
@@ -62,11 +63,7 @@ def make_card(
         results, evaluation: `results.json` of `robust-vit train`, and of `robust-vit evaluate`, which replaces it.
         figures: file names of [`FIGURES`] in the card's folder.
     """
-    data, emissions, measurements = run["data"], None, []
-    if evaluation is not None:
-        measurements = [part | {"protocol": name} for name, part in evaluation["protocols"].items()]
-    elif results is not None:
-        measurements = [results | {"protocol": run["preset"]}]
+    data, emissions, measurements = run["data"], None, _measurements(run, results, evaluation)
     if run["emissions_kg"] is not None and not run["resumed"]:  # which are those of the last part
         emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}
     results_of = []
@@ -106,8 +103,14 @@ def make_card(
     )
 
 
+def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> list[dict]:
+    if evaluation is not None:
+        return [part | {"protocol": name} for name, part in evaluation["protocols"].items()]
+    return [] if results is None else [results | {"protocol": run["preset"]}]
+
+
 def write_card(folder: Path) -> None:
-    """Write a folder's `README.md` from its JSON files and pictures. Results of other weights are left out."""
+    """Write a folder's `README.md` from its JSON files and pictures, and [`write_eval_results`]. Results of other weights are left out."""
     run, measured, figures = read_json(folder / RUN_FILE), {}, []
     if run is None:
         raise FileNotFoundError(f"`{folder}` has no `{RUN_FILE}`, which `robust-vit train` and the trainer write.")
@@ -118,8 +121,9 @@ def write_card(folder: Path) -> None:
             contents = None
         measured[file] = contents
         figures += [name for name in pictures if contents is not None and (folder / name).is_file()]
-    card = make_card(run, measured[RESULTS_FILE], measured[EVALUATION_FILE], figures)
-    write_atomically(folder / CARD_FILE, str(card))
+    of_run = measured[RESULTS_FILE], measured[EVALUATION_FILE]
+    write_atomically(folder / CARD_FILE, str(make_card(run, *of_run, figures)))
+    write_eval_results(folder, _measurements(run, *of_run))
 
 
 def add_evaluation(folder: Path, evaluation_folder: Path) -> None:

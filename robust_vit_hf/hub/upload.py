@@ -19,6 +19,7 @@ from ..models.weight_mixture import INTERPOLATION_FILE
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.public_names import is_hub_id
 from ..utils.stage import STAGE_FILE
+from .eval_results import EVAL_RESULTS_FILES
 from .model_card import CARD_FILE, EVALUATION_FILE, write_card
 from .options import PushOptions
 
@@ -73,13 +74,13 @@ def check_adapter_base(base: str | None) -> None:
 
 
 def model_files(folder: Path) -> list[str]:
-    """Patterns of the files of a model that are uploaded: those of [`MODEL_FILES`] in the folder itself, logs of TensorBoard, and what
-    the card shows."""
+    """Patterns of the files of a model that are uploaded: those of [`MODEL_FILES`] in the folder itself, logs of TensorBoard, results
+    on public sets, and what the card shows."""
     card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     shown = re.findall(r'(?:\]\(|src=")([^)"\s]*[^)"\s/\\])', text)
     files = [path.name for path in folder.iterdir() if any(fnmatchcase(path.name, known) for known in MODEL_FILES)]
-    return [*map(glob.escape, [*files, *shown]), LOGS]
+    return [*map(glob.escape, [*files, *shown]), LOGS, EVAL_RESULTS_FILES]
 
 
 def push_folder(
@@ -93,7 +94,8 @@ def push_folder(
     token: str | None = None,
 ) -> CommitInfo:
     """Create a repository if it does not exist, and upload the files of [`model_files`] or [`DATASET_FILES`] in one
-    commit. Large files already on the Hub, for example from an interrupted upload, are not uploaded again.
+    commit. Large files already on the Hub, for example from an interrupted upload, are not uploaded again, and results on public
+    sets that the folder has no longer are deleted there.
 
     Args:
         private: whether a new repository is private; an existing one must then be private too.
@@ -119,6 +121,7 @@ def push_folder(
             commit_message=commit_message,
             revision=revision,
             allow_patterns=model_files(folder) if repo_type == "model" else DATASET_FILES,
+            delete_patterns=EVAL_RESULTS_FILES if repo_type == "model" else None,  # results of earlier weights
         )
 
 

@@ -227,8 +227,20 @@ def test_images_have_one_role(inputs, tmp_path):
     (photos / "validation" / "dot" / "copy.jpg").write_bytes((photos / "train" / "dot" / "0.jpg").read_bytes())
     options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
     assert "Splits overlap: 1 images" in call("improve", *options).error
+    (photos / "validation" / "dot" / "copy.jpg").unlink()
+    with Image.open(photos / "train" / "dot" / "1.jpg") as picture:
+        picture.save(photos / "validation" / "dot" / "saved again.png")
+    assert "Splits overlap: 1 images" in call("improve", *options).error
     options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
     assert "16 images of `selection` are in `backgrounds` too" in call("improve", *options).error
+
+
+def test_splits_of_other_classes_are_refused_for_a_model_without_names(inputs, tmp_path):
+    shutil.copytree(inputs / "photos", tmp_path / "photos")
+    (tmp_path / "photos" / "train" / "dot").rename(tmp_path / "photos" / "train" / "star")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = [*options_of(inputs, tmp_path / "out"), "--model", model, "--dataset", tmp_path / "photos"]
+    assert "`train` has bar, circle, cross, star; `validation` has bar, circle" in call("improve", *options).error
 
 
 def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path):
