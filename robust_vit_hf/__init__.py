@@ -1,5 +1,6 @@
 """Finetune the relevance maps of vision transformers, so that they decide by the object and not by the background."""
 
+import sys
 from importlib import import_module
 
 import lazy_loader
@@ -23,13 +24,26 @@ def _register_pipeline(pipelines) -> None:
     )  # registers it; its import may trigger that of `transformers.pipelines`
 
 
-@when_imported("transformers.models.auto.modeling_auto")
-def _register_classifiers(auto) -> None:
-    from transformers.models.clip.configuration_clip import CLIPVisionConfig
-    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+_AUTO = "transformers.models.auto.modeling_auto"
+_CLASSIFIERS = {  # modules of transformers' configurations without a classifier, and the classifiers of this package
+    "transformers.models.clip.configuration_clip": ("CLIPVisionConfig", "clip", "CLIPZeroShotForImageClassification"),
+    "transformers.models.dinov3_vit.configuration_dinov3_vit": (
+        "DINOv3ViTConfig",
+        "dinov3",
+        "DINOv3ViTForImageClassification",
+    ),
+}
 
-    # The classes are imported on use, since other modules of transformers import this one halfway through. `register`
-    # refuses classes for transformers' own configurations, in some releases silently.
-    classifiers = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING._extra_content
-    classifiers[DINOv3ViTConfig] = lazy_import(f"{__name__}.models.dinov3", "DINOv3ViTForImageClassification")
-    classifiers[CLIPVisionConfig] = lazy_import(f"{__name__}.models.clip", "CLIPZeroShotForImageClassification")
+
+def _register_classifiers(_) -> None:
+    """Register the classifiers of what is loaded. A module that imports another may be half loaded when that is complete: its turn
+    comes when it is complete itself."""
+    mapping = getattr(sys.modules.get(_AUTO), "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", None)
+    for place, (name, module, classifier) in _CLASSIFIERS.items():
+        if mapping is not None and (configuration := getattr(sys.modules.get(place), name, None)):
+            # Imported on use. `register` refuses classes for transformers' own configurations, in some releases silently.
+            mapping._extra_content[configuration] = lazy_import(f"{__name__}.models.{module}", classifier)
+
+
+for _module in (_AUTO, *_CLASSIFIERS):
+    when_imported(_module)(_register_classifiers)

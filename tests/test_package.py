@@ -47,6 +47,28 @@ def installed(tmp_path_factory) -> Path:
     return root / "site"
 
 
+ORDERS = [
+    ("CLIPVisionConfig", True),
+    ("DINOv3ViTConfig", True),
+    ("AutoModelForImageClassification", True),
+    ("AutoConfig", False),
+]
+FIND_ALL = """
+from transformers import AutoModelForImageClassification, CLIPVisionConfig, DINOv3ViTConfig
+sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "image_size": 32, "patch_size": 16}
+for config in (CLIPVisionConfig(**sizes), DINOv3ViTConfig(**sizes)):
+    print(type(AutoModelForImageClassification.from_config(config)).__name__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "own_first"), ORDERS)
+def test_classifiers_are_found_whatever_is_imported_first(name, own_first):
+    lines = ["import robust_vit_hf", f"from transformers import {name}"][:: 1 if own_first else -1]
+    found = run(sys.executable, "-c", "\n".join([*lines, FIND_ALL]), folder=ROOT)
+    assert found.split() == ["CLIPZeroShotForImageClassification", "DINOv3ViTForImageClassification"]
+
+
 def test_every_dependency_has_a_floor():
     """In the form that `make test-floors` reads, and no second one for the same package."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 import datasets
@@ -75,6 +75,20 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
     if any(label != place for label, place in mapping.items()):
         logger.warning(f"`{source}` has the model's classes in another order: its labels are mapped by name.")
     return mapping
+
+
+def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, datasets.Features]) -> None:
+    """Check that all splits with names of classes have the same ones where the model has none: it would take the classes of each split
+    in their order, see [`label_mapping`]."""
+    names = {split: class_names_of(features) for split, features in splits.items()}
+    names = {split: of for split, of in names.items() if of and not unnamed(of)}
+    if not unnamed(model_names) or are_of_imagenet(model_names) or len({*names.values()}) < 2:
+        return
+    shown = "; ".join(f"`{split}` has {', '.join(of)}" for split, of in names.items())
+    raise ValueError(
+        f"The model numbers its classes, and {shown}, so that a number is another class in each. Give "
+        "all splits the same classes, or the model their names (`id2label` in its `config.json`)."
+    )
 
 
 def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: str) -> datasets.Dataset:

@@ -21,7 +21,7 @@ def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
     """Problem of a mask, or `None`. Used by training, evaluation, `data describe` and `data prepare`.
 
     A mask has one channel and the size of its image; 0 is background, and foreground is 1 or 255, or soft towards its
-    edges with a median of at least 128. Empty masks pass.
+    edges with a median of at least 128. Of a palette, whose first colour is black, the numbers of colours are taken. Empty masks pass.
     """
     if mask is None:
         return "mask is missing"
@@ -29,6 +29,10 @@ def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
         return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}: expected equal sizes"
     if mask.mode not in ("1", "L", "P"):
         return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
+    if mask.mode == "P" and mask.getpalette()[:3] != [0, 0, 0]:
+        return (
+            "colour 0 of the mask's palette, which is the background, is not black: save the mask with one channel (L)"
+        )
     counts = mask.histogram()
     counts[0] = 0
     foreground = [value for value, count in enumerate(counts) if count]

@@ -35,8 +35,10 @@ from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
+from ..utils.files import write_atomically
 from ..utils.stage import Stage
 from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, save_composed, strip_figure
+from .export_images import FIFTYONE_FOLDER, IMAGES_FILE, export_fiftyone, image_table
 from .options import DiagnoseOptions
 from .verdict import Diagnosis, diagnosis_tables
 
@@ -137,7 +139,7 @@ def diagnose(
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
     """Measure one model or two, or one `given` in Python, on images with the backgrounds of other images. Writes `results.json`, `tables.md`,
-    `tables.tex`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
+    `tables.tex`, `images.csv`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
     Results already in the output folder are reused.
 
     Returns:
@@ -174,6 +176,8 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         if report is not None:
             report = replace(report, beside=beside)
             write_report(report, session, asdict(options))
+            if options.export == "fiftyone":
+                export_fiftyone(image_table(report.diagnoses), images.dataset, session, folder / FIFTYONE_FOLDER)
             if options.html:
                 facts = {"model": side.name, "masks": images.masks}
                 write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])
@@ -222,6 +226,7 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
     """Write the files of a report, with the `settings` of the command."""
     folder = report.folder
+    write_atomically(folder / IMAGES_FILE, image_table(report.diagnoses).to_csv(index=False))
     if report.examples:
         report.figure().savefig(folder / STRIP_FILE, dpi=120)
         save_composed(report.examples, folder / EXAMPLES_FILE)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..evaluation.options import PRESET, BatchOptions, PairOptions, PrecisionOptions
 from ..masks.options import MASK_METHODS, MASK_MODEL
@@ -52,7 +53,7 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
       robust-vit diagnose --model my-vit --compare runs/better --dataset photos --output_dir runs/diagnosis-after
 
     Give images that the model was not trained on. Writes results.json, tables, a strip of images in all conditions, more of
-    them for `robust-vit app --diagnose`, the masks that it made with contact sheets to look at, and the predictions of each image. An interrupted run resumes when it is started again.
+    them for `robust-vit app --diagnose`, the masks that it made with contact sheets to look at, and images.csv with the predictions for each image. An interrupted run resumes when it is started again.
     """
 
     dataset: str | None = option(
@@ -64,6 +65,10 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         "source of ImageNet-9, whose measures are shown beside those of your images: for models with the classes of ImageNet",
     )
     html: bool = option(False, "write report.html too")
+    export: Literal["fiftyone"] | None = option(
+        None,
+        "write all images with masks, predictions and relevance maps for FiftyOne too, to fiftyone/ in the output folder",
+    )
     output_dir: Path = output_dir("runs/diagnosis")
 
     def __post_init__(self):

@@ -10,6 +10,7 @@ from ..data.dataset_digest import contents_of
 from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
+from ..data.label_mapping import check_one_numbering
 from ..data.transforms import eval_transform
 from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.session import Session
@@ -63,6 +64,7 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
             f"`{public_name(options.mask_folder or options.dataset)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
             f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
         )
+    check_one_numbering(session.classes, {of.split: of.rows.features for of in (train, validation)})
     if shared := train.mask_files & validation.mask_files:
         raise ValueError(
             f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."

@@ -78,6 +78,9 @@ def load_zero_shot(
         name: Hub id or folder of CLIP, with its tokenizer.
         classes: names of the classes, as they stand in a text.
         templates: texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP.
+
+    Raises:
+        ValueError: two classes have the same embedding.
     """
     classes, templates = check_class_names(classes), list(templates)
     if not templates or any("{}" not in template for template in templates):
@@ -95,6 +98,7 @@ def load_zero_shot(
     model.visual_projection.load_state_dict(clip.visual_projection.state_dict())
     with torch.no_grad():
         model.text_embeds.copy_(torch.stack([_text_embeds(clip, tokenizer, of_class) for of_class in texts]))
+        _check_different(model.text_embeds, classes, name)
         model.logit_scale.copy_(clip.logit_scale)
     return model
 
@@ -105,3 +109,14 @@ def _text_embeds(clip: CLIPModel, tokenizer, texts: list[str]) -> torch.Tensor:
     found = clip.get_text_features(**inputs)
     embeds = F.normalize(found if isinstance(found, torch.Tensor) else found.pooler_output, dim=-1)
     return F.normalize(embeds.mean(dim=0), dim=-1)
+
+
+def _check_different(text_embeds: torch.Tensor, classes: Sequence[str], name: str) -> None:
+    """Refuse equal embeddings `(C, D)`, between which no image could decide."""
+    equal = torch.cdist(text_embeds, text_embeds, compute_mode="donot_use_mm_for_euclid_dist") < 1e-4
+    if len(pairs := equal.triu(1).nonzero()):
+        first, second = (classes[index] for index in pairs[0])
+        raise ValueError(
+            f"`{name}` has the same embedding for `{first}` and `{second}`: CLIP reads no capitals, so give names that differ in more; "
+            "or the model's tokenizer files are missing, from which transformers makes an empty tokenizer: put them there."
+        )

@@ -33,10 +33,25 @@ class Difference(Interval):
     """A mean difference of accuracy and its 95 % interval, as fractions; an infinite one is unknown."""
 
     seeds: int = 1
+    freedom: float = math.inf  # degrees of freedom of Student's t
 
     def __str__(self) -> str:
         mean = f"{100 * self.mean:+.1f}"
         return f"{mean} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if math.isfinite(self.low) else mean
+
+    def level_above(self, bound: float) -> float:
+        """Level of significance, of two sides, from which on the interval lies above a bound; 1 if the mean does not."""
+        return self._level(self.mean - bound, self.mean - self.low)
+
+    def level_below(self, bound: float) -> float:
+        """The same for below a bound."""
+        return self._level(bound - self.mean, self.high - self.mean)
+
+    def _level(self, distance: float, margin: float) -> float:
+        quantile = special.stdtrit(self.freedom, (1 + CONFIDENCE) / 2)
+        return (
+            float(2 * special.stdtr(self.freedom, -distance * quantile / max(margin, 1e-12))) if distance > 0 else 1.0
+        )
 
 
 def change(
@@ -46,14 +61,14 @@ def change(
     shown: bool | None = None,
     confidence: float = CONFIDENCE,
 ) -> Difference:
-    """Mean change of top-k over runs and sets, see [`bootstrap`]; `shown`: only of training classes, or of others."""
+    """Mean change of top-k over runs and sets, see [`mean_gain`]; `shown`: only of training classes, or of others."""
     gains = {name: [gains_of(run, run.sets[name], k, shown) for run in runs] for name in names}
-    return bootstrap(gains, confidence)
+    return mean_gain(gains, confidence)
 
 
 def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str]) -> Difference | None:
     """Difference in top-1, second method minus first, averaged over models, seeds and sets. Runs are paired by model
-    and seed; `None` without pairs. See [`bootstrap`]."""
+    and seed; `None` without pairs. See [`mean_gain`]."""
     others = {(run.model, run.seed): run for run in second}
     pairs = [(run, others[run.model, run.seed]) for run in first if (run.model, run.seed) in others]
     if not pairs or not names:
@@ -65,8 +80,8 @@ def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str]) ->
             if one.images != two.images or not np.array_equal(one.classes, two.classes):
                 raise ValueError(f"The runs were measured on other images of `{name}` each: report them apart.")
             values = (two.correct("after").astype(np.int64) - one.correct("after"))[one.usable]
-            of_set.append(Gains(values, run.seed, one.images or ""))
-    return bootstrap(gains)
+            of_set.append(Gains(values, run.seed, *_drawn(one, one.usable)))
+    return mean_gain(gains)
 
 
 def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
@@ -77,80 +92,94 @@ def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
         return Difference(mean, -math.inf, math.inf)
     error = np.std(by_seed, ddof=1) / math.sqrt(len(by_seed))
     margin = float(special.stdtrit(len(by_seed) - 1, (1 + CONFIDENCE) / 2) * error)
-    return Difference(mean, mean - margin, mean + margin, len(by_seed))
+    return Difference(mean, mean - margin, mean + margin, len(by_seed), len(by_seed) - 1)
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Gains `(N,)` of a run on a set, see [`SetResult.gains`], and a digest of the images, equal for the same ones."""
+    """Gains `(N,)` of a run on a set, see [`SetResult.gains`]."""
 
     values: np.ndarray
     seed: str
-    images: str = ""
+    drawn: np.ndarray  # `(N,)` int: what each image was drawn with, see [`SetResult.clusters`]; otherwise its row
+    images: str = ""  # digest of the images whose rows these are, equal for the same ones
 
 
 def gains_of(run: Run, result: SetResult, k: int, shown: bool | None) -> Gains:
-    gains = result.gains(k)
+    known = result.usable
     if shown is not None:
-        gains = gains[(result.in_classes(run.training_classes) == shown)[result.usable]]
-    classes = "" if shown is None else sorted(run.training_classes)
-    return Gains(gains, run.seed, f"{result.images or ''}{classes}")
+        known = known & (result.in_classes(run.training_classes) == shown)
+    return Gains(result.gains(k)[known[result.usable]], run.seed, *_drawn(result, known))
 
 
-def bootstrap(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDENCE) -> Difference:
-    """Mean gain by set and run with its interval, by a bootstrap over seeds, the same for each set, and, within them,
-    the images of each set. Runs on the same images are paired, sets are resampled independently, and the same seeds
-    are drawn for all sets.
+def _drawn(result: SetResult, known: np.ndarray) -> tuple[np.ndarray, str]:
+    """What the known images were drawn with, and the digest within which it is numbered."""
+    if result.clusters is not None:
+        return result.clusters[known], ""
+    return np.flatnonzero(known), result.images or ""
 
-    A few seeds resampled vary less than seeds do. With several seeds the quantiles are therefore further out
-    ("expanded percentiles", https://doi.org/10.1080/00031305.2015.1089789, section 3.3): of n seeds, by the factor √(n
-    / (n − 1)) and with Student's t of n − 1 degrees of freedom instead of the normal distribution. Of two to four
-    seeds these quantiles are beyond what the resamples can tell: their tenth smallest and largest are taken, and the
-    interval is at least that of Student's t over the means of the seeds.
 
-    Images with the same gains in all runs are exchangeable, so one multinomial draw over the distinct gains replaces a
-    draw of all images.
+def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDENCE) -> Difference:
+    """Mean gain over sets and seeds with its interval: of one seed by a bootstrap over images, of several Student's t.
 
-    Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapters 8 and 13)
+    The variance of the mean over seeds has two parts: that of Student's t over the means of the seeds, which holds the noise of
+    images that each seed has of its own; and the covariance of two seeds by what they share, images, or the photographs that
+    their images are composed with. The degrees of freedom are Satterthwaite's. `benchmarks/coverage.py` simulates how often
+    such an interval holds the true gain.
+
+    Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapter 13), https://doi.org/10.2307/3002019
+    (Satterthwaite), https://doi.org/10.1198/jbes.2010.07136 (Cameron, Gelbach and Miller: variance with two ways of clusters)
     """
     seeds = sorted({gain.seed for of_set in gains.values() for gain in of_set})
-    count = len(seeds)
-    drawn = np.random.default_rng(0).integers(count, size=(NUM_RESAMPLES, count))
-    means, resamples = [], []
-    for name, of_set in gains.items():
-        means.append([np.mean([gain.values.mean() for gain in of_set if gain.seed == seed]) for seed in seeds])
-        rng = np.random.default_rng(zlib.crc32(name.encode()))  # draws do not depend on the other sets
-        members = {seed: [gain for gain in of_set if gain.seed == seed] for seed in seeds}
-        if len({gain.images for gain in of_set}) == 1:  # the same images for all seeds: drawn once for all
-            means_of_seeds = _resampled(list(members.values()), rng, NUM_RESAMPLES)
-            resamples.append(np.take_along_axis(means_of_seeds, drawn, axis=1).mean(axis=1))
-        else:
-            picked = np.empty(drawn.shape)
-            for place, index in np.ndindex(count, count):
-                of_seed = drawn[:, place] == index
-                picked[of_seed, place] = _resampled([members[seeds[index]]], rng, of_seed.sum())[:, 0]
-            resamples.append(picked.mean(axis=1))
-    tail = (1 - confidence) / 2
-    if count > 1:
-        expanded = float(special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1))))
-        tail = max(expanded, 9 / (NUM_RESAMPLES - 1))  # nine are beyond it
-    low, high = np.quantile(np.mean(resamples, axis=0), [tail, 1 - tail])
-    if low == high:  # as in `Resamples.interval`
+    means = np.array([[_mean_of(of_set, seed) for seed in seeds] for of_set in gains.values()])
+    mean, freedom = float(means.mean()), math.inf
+    if len(seeds) == 1:
+        resamples = np.mean([_resampled(name, of_set) for name, of_set in gains.items()], axis=0)
+        low, high = np.quantile(resamples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    else:
+        of_seeds = float(means.mean(axis=0).var(ddof=1)) / len(seeds)
+        shared = np.array([_covariance(of_set, seeds) for of_set in gains.values()])
+        covariance, of_covariance = shared.sum(axis=0) / len(gains) ** np.array([2, 4])
+        if variance := of_seeds + covariance:
+            freedom = float(variance**2 / (of_seeds**2 / (len(seeds) - 1) + of_covariance))
+            freedom = max(freedom, min(2, len(seeds) - 1))  # of less, estimated from little, t has no useful quantiles
+        margin = special.stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(variance)
+        low, high = mean - margin, mean + margin
+    if math.isclose(low, high, abs_tol=1e-9):  # as in `Resamples.interval`
         margin = 3 / min(len(gain.values) for of_set in gains.values() for gain in of_set)
         low, high = low - margin, high + margin
-    over_seeds = mean_over(np.mean(means, axis=0), seeds)
-    if count > 1:
-        low, high = min(low, over_seeds.low), max(high, over_seeds.high)
-    return Difference(over_seeds.mean, float(low), float(high), count)
+    return Difference(mean, float(low), float(high), len(seeds), freedom)
 
 
-def _resampled(groups: Sequence[Sequence[Gains]], rng: np.random.Generator, size: int) -> np.ndarray:
-    """Mean gains `(size, groups)` of groups of runs, all on the same images, which are drawn once for all."""
-    means = np.stack([np.mean([gain.values for gain in group], axis=0) for group in groups])
-    patterns, counts = np.unique(means.T, axis=0, return_counts=True)
-    order = sorted(range(len(patterns)), key=lambda index: (not patterns[index].any(), *-patterns[index]))
-    patterns, counts = patterns[order], counts[order]
-    return rng.multinomial(means.shape[1], counts / counts.sum(), size) @ patterns / means.shape[1]
+def _mean_of(of_set: Sequence[Gains], seed: str) -> float:
+    return float(np.mean([gain.values.mean() for gain in of_set if gain.seed == seed]))
+
+
+def _resampled(name: str, of_set: Sequence[Gains]) -> np.ndarray:
+    """Mean gains `(R,)` of one seed's runs, on images drawn once for all of them. Images with the same gains are
+    exchangeable, so one multinomial draw over the distinct gains replaces a draw of all images."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))  # draws do not depend on the other sets
+    means = np.mean([gain.values for gain in of_set], axis=0)
+    distinct, counts = np.unique(means, return_counts=True)
+    order = np.lexsort([-distinct, distinct != 0])
+    return rng.multinomial(len(means), counts[order] / len(means), NUM_RESAMPLES) @ distinct[order] / len(means)
+
+
+def _covariance(of_set: Sequence[Gains], seeds: Sequence[str]) -> tuple[float, float]:
+    """Covariance of the means of two seeds by what their images share, 0 if it is negative; and its square over its degrees of
+    freedom."""
+    digests, mean = [gain.images for gain in of_set], np.mean([_mean_of(of_set, seed) for seed in seeds])
+    drawn = [gain.drawn + (digests.index(gain.images) << 32) for gain in of_set]
+    distinct = np.unique(np.concatenate(drawn))
+    parts = np.zeros((len(seeds), len(distinct)))  # of the mean's deviation, by seed and what was drawn
+    for gain, of_gain in zip(of_set, drawn, strict=True):
+        count = len(gain.values) * len(seeds) * sum(other.seed == gain.seed for other in of_set)
+        np.add.at(parts[seeds.index(gain.seed)], np.searchsorted(distinct, of_gain), (gain.values - mean) / count)
+    others = max(len(distinct) - 1, 1)
+    parts *= math.sqrt(len(distinct) / others)
+    of_each = (parts**2).sum()
+    covariance = max((parts.sum(axis=0) ** 2).sum() - of_each, 0.0) * len(seeds) / (len(seeds) - 1)
+    return covariance, covariance * (covariance + of_each) / others
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class SetResult:
     images: str | None = None  # digest of the images: runs may have been measured on other images of a set
     groups: np.ndarray | None = None  # `(N,)` names of the groups of the images, of any dtype
     group_weights: dict[str, float] | None = None  # in the average, such as shares of the training images, if known
+    clusters: np.ndarray | None = None  # `(N,)` int, equal for images drawn together, such as with one photograph
     by_class: bool = True  # otherwise images have several classes, as in ImageNet-9, and `classes` are the first ones
 
     def __len__(self) -> int:

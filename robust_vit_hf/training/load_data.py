@@ -11,7 +11,7 @@ from transformers.utils import logging
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.find_images import UnknownSplit, find_images
 from ..data.groups import group_shares
-from ..data.label_mapping import classes_of_model
+from ..data.label_mapping import check_one_numbering, classes_of_model
 from ..data.stream import SHUFFLE_BUFFER
 from ..evaluation.sets import EvaluationSet, benchmark_sets
 from .options import DataArguments
@@ -64,5 +64,8 @@ def load_data(
         return train, validation, benchmark_sets(benchmark, arguments.images_per_set, seed) if wanted else {}
     else:
         measured = {} if validation is None else {arguments.eval_split: validation}
+    splits = {arguments.train_split: train, arguments.eval_split: validation, **measured}
+    features = {name: rows.features for name, rows in splits.items() if rows is not None}
+    check_one_numbering(classes_of_model(model_config), features)
     sets = {name: EvaluationSet.of(rows, source=source, group_weights=weights) for name, rows in measured.items()}
     return train, validation, sets

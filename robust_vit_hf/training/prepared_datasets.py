@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from ..data.label_mapping import align_labels, class_names_of, classes_of_model, label_mapping
+from ..data.label_mapping import align_labels, check_one_numbering, class_names_of, classes_of_model, label_mapping
 from ..data.row_checks import check_columns, check_rows
 from ..data.stream import MaskedStream
 from ..data.transforms import Transform
@@ -31,6 +31,9 @@ def prepare_datasets(
             f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "
             "Call `measure_accuracy` for several sets."
         )
+    given = {"train": train, "eval": evaluation}
+    tables = {name: features for name, rows in given.items() if (features := getattr(rows, "features", None))}
+    check_one_numbering(classes_of_model(config), tables)
     prepared = {}
     if isinstance(train, datasets.IterableDataset):
         prepared["train"] = _prepare_stream(train, augment, config, args)

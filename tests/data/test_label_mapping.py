@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import ViTConfig
 
-from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf import RobustViTTrainer, make_image_processor
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
-from robust_vit_hf.data.label_mapping import align_labels, check_same_classes, label_mapping
+from robust_vit_hf.data.label_mapping import align_labels, check_one_numbering, check_same_classes, label_mapping
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers import layouts
@@ -149,3 +149,21 @@ def test_align_keeps_images():
     aligned = align_labels(rows, "dcba", "photos")
     assert aligned["label"] == [3, 2, 1, 0]
     assert [image.tobytes() for image in aligned["image"]] == [image.tobytes() for image in rows["image"]]
+
+
+def test_splits_of_other_classes_for_a_model_that_numbers_them(tmp_path):
+    """Each split would be numbered by itself. A model with names, or numbers as names, maps them."""
+
+    def of(names):
+        return datasets.Features({"label": datasets.ClassLabel(names=list(names))})
+
+    numbers = ["LABEL_0", "LABEL_1"]
+    for names, splits in ((numbers, "ab ab"), ("abc", "ab ac"), (numbers, "01 1"), (["LABEL_0"] * 1000, "ab ac")):
+        check_one_numbering(names, dict(zip(("train", "validation"), map(of, splits.split()), strict=True)))
+    with pytest.raises(ValueError, match="`train` has a, b; `validation` has a, c"):
+        check_one_numbering(numbers, {"train": of("ab"), "plain": datasets.Features(), "validation": of("ac")})
+    train, others = masked_dataset(8), masked_dataset(8).cast_column("label", datasets.ClassLabel(names=list("abce")))
+    model = tiny_vit(id2label={index: f"LABEL_{index}" for index in range(4)})
+    processor = make_image_processor("paper", 32)
+    with pytest.raises(ValueError, match="`eval` has a, b, c, e"):
+        RobustViTTrainer(model, tiny_config(tmp_path), train, others, processing_class=processor)

@@ -33,11 +33,20 @@ def mask_of(*values: int) -> Image.Image:
     return Image.fromarray(pixels.reshape(8, 8))
 
 
+def with_palette(*colours: tuple[int, int, int]) -> Image.Image:
+    """Mask of ones with the colours of a palette."""
+    mask = Image.new("P", (8, 8))
+    mask.putpalette([value for colour in colours for value in colour])
+    mask.putdata(mask_of(1, 1).getdata())
+    return mask
+
+
 GOOD_MASKS = {
     "empty": mask_of(),
     "ones": mask_of(1, 1),
     "255": mask_of(255, 255),
     "bits": mask_of(1, 1).point(bool, "1"),
+    "colours of VOC": with_palette((0, 0, 0), (128, 0, 0)),
     "soft edges": mask_of(255, 254, 128, 200, 1, 64),
     "a small box, halved": mask_of(255, 255, 255, 128, 128),
 }
@@ -52,6 +61,7 @@ BAD_MASKS = {
     "ones among 255": (mask_of(1, 255, 255), "mixes the values 1 and 255"),
     "RGB": (mask_of(255).convert("RGB"), "mask has mode RGB, expected one channel"),
     "16 bits": (mask_of(255).convert("I;16"), "mask has mode I;16, expected one channel"),
+    "an inverted palette": (with_palette((255,) * 3, (0,) * 3), "palette, which is the background, is not black"),
     "other size": (Image.new("L", (8, 4), 255), "image is 8×8 but mask is 8×4: expected equal sizes"),
     "none": (None, "mask is missing"),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import yaml
 from PIL import Image
 from pyarrow import parquet as pq
@@ -21,15 +22,17 @@ from robust_vit_hf.experiments.paper.findings import (
     NO_MORE,
     RISES,
     SIMILAR,
+    UNTESTED,
     Difference,
     Finding,
     _less,
     findings,
     findings_table,
+    verdicts,
 )
 from robust_vit_hf.experiments.paper.paper_plots import size_figure
 from robust_vit_hf.models.model_names import MODELS
-from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, mean_over, versus
+from robust_vit_hf.results.bootstrap import Gains, change, mean_gain, versus
 from robust_vit_hf.results.published_tables import accuracy_tables
 from robust_vit_hf.results.results_parquet import join, read_results, write_results
 from robust_vit_hf.results.run_results import OURS, Results, SetResult, SideResult
@@ -101,48 +104,55 @@ def test_rates_with_other_budgets_are_refused(row_change, message, tmp_path):
     assert message in call("report", write_rows(tmp_path / "r.parquet", rows), "--output_dir", tmp_path / "out").error
 
 
-@pytest.mark.parametrize("images", ["shared", "of each seed"])
-def test_bootstrap_draws_seeds_and_images(images):
-    """Of several seeds, each resample draws seeds too, the same for all sets; and images for all seeds, or for each. With few
-    seeds, the quantiles are further out: with five, at 0.1 % instead of 2.5 %."""
-    rng = np.random.default_rng(4)
-    rights = (0.1, 0.25, 0.3, 0.5, 0.8)
-    sets = {name: [(rng.random(80) < right).astype(int) for right in rights] for name in "ab"}
-    shared = images == "shared"
+def test_the_interval_over_seeds_is_students():
+    """Of seeds with images of their own, over the means of the sets; of two, no resample is beyond both, and what a third would
+    give is."""
     gains = {
-        name: [Gains(values, str(seed), "" if shared else str(seed)) for seed, values in enumerate(of_set)]
-        for name, of_set in sets.items()
+        name: [
+            Gains((np.arange(200) < right).astype(int), str(seed), np.arange(200), str(seed))
+            for seed, right in enumerate(rights)
+        ]
+        for name, rights in {"a": (20, 60), "b": (0, 40)}.items()
     }
-    difference = bootstrap(gains)
-    draws = []
-    for _ in range(8000):
-        seeds, means = rng.integers(0, 5, 5), []
-        for of_set in sets.values():
-            drawn = rng.integers(0, 80, 80) if shared else rng.integers(0, 80, (5, 80))
-            means.append(np.take_along_axis(np.stack(of_set)[seeds], np.broadcast_to(drawn, (5, 80)), axis=1).mean())
-        draws.append(np.mean(means))
-    expected = np.quantile(draws, [0.00096, 1 - 0.00096])  # normal CDF of -sqrt(5 / 4) * 2.776
-    of_seeds = mean_over([np.mean([of_set[seed] for of_set in sets.values()]) for seed in range(5)], list("01234"))
-    expected = (min(expected[0], of_seeds.low), max(expected[1], of_seeds.high))
-    assert (difference.low, difference.high) == pytest.approx(expected, abs=0.035)
-    assert difference.mean == pytest.approx(np.mean([np.mean(of_set) for of_set in sets.values()]))
-    one_seed = bootstrap({name: [Gains(gain.values, "0") for gain in of_set] for name, of_set in gains.items()})
-    assert one_seed.high - one_seed.low < (difference.high - difference.low) / 2
-
-
-def test_an_interval_over_two_seeds_is_at_least_as_wide_as_students():
-    """No resample of two seeds is beyond both, and what a third would give is."""
-    gains = [Gains((np.arange(200) < right).astype(int), str(seed), str(seed)) for seed, right in enumerate((20, 60))]
-    difference = bootstrap({"a": gains})
+    difference = mean_gain(gains)
     margin = 12.706 * 0.1  # Student's t with one degree of freedom; the deviation is 0.1 √2, of two seeds
-    assert (difference.low, difference.high) == pytest.approx((0.2 - margin, 0.2 + margin), abs=1e-3)
+    assert (difference.low, difference.high) == pytest.approx((0.15 - margin, 0.15 + margin), abs=1e-4)
+    assert difference.level_above(0) == pytest.approx(scipy.stats.ttest_1samp([0.05, 0.25], 0).pvalue)
+    assert difference.level_above(difference.low) == pytest.approx(0.05) and difference.level_below(0) == 1
+
+
+def test_what_seeds_share_widens_the_interval():
+    """Images of all seeds, against a mixed model with a variance of seeds, of images and of the rest."""
+    rng = np.random.default_rng(0)
+    values = rng.random((5, 40)) + rng.normal(0, 2, 40) + rng.normal(0, 0.1, (5, 1))
+    found = mean_gain({"a": [Gains(of, str(seed), np.arange(40)) for seed, of in enumerate(values)]})
+    residuals = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    of_seeds, of_images = (values.mean(axis).var(ddof=1) / len(values.mean(axis)) for axis in (1, 0))
+    expected = of_seeds + of_images - (residuals**2).sum() / (4 * 39) / (5 * 40)
+    error = (found.high - found.mean) / scipy.stats.t.ppf(0.975, found.freedom)
+    assert error**2 == pytest.approx(expected, rel=0.02) and found.mean == pytest.approx(values.mean())
+    assert 10 < found.freedom < 44
+    apart = mean_gain({"a": [Gains(of, str(seed), np.arange(40), str(seed)) for seed, of in enumerate(values)]})
+    assert apart.freedom == pytest.approx(4) and apart.high - apart.low < (found.high - found.low) / 2
+
+
+def test_photographs_count_and_not_their_images(results):
+    run = results.runs[0]
+    name, of_set = next((name, of) for name, of in run.sets.items() if of.classes is not None)
+    ours = [replace(run, seed=str(seed)) for seed in range(5)]
+    of_photographs = [replace(one, sets={name: replace(of_set, clusters=np.arange(len(of_set)) % 3)}) for one in ours]
+    alone, crossed = change(ours, [name]), change(of_photographs, [name])
+    assert alone.mean == crossed.mean and crossed.freedom == pytest.approx(2, rel=0.3) and alone.freedom > 10
 
 
 def test_agreement_of_all_images_and_runs_has_a_width():
-    difference = bootstrap(
-        {name: [Gains(np.zeros(count, dtype=int), "0")] for name, count in {"a": 60, "b": 30}.items()}
-    )
+    gains = {
+        name: [Gains(np.zeros(count, dtype=int), "0", np.arange(count))] for name, count in {"a": 60, "b": 30}.items()
+    }
+    difference = mean_gain(gains)
     assert (difference.mean, difference.low, difference.high) == (0.0, -0.1, 0.1)
+    both = {name: [replace(of, seed=seed) for of in of_set for seed in "01"] for name, of_set in gains.items()}
+    assert mean_gain(both).high == 0.1
 
 
 def test_runs_are_paired_by_model_and_seed(results):
@@ -154,16 +164,19 @@ def test_runs_are_paired_by_model_and_seed(results):
     assert versus(ours[:1], other[1:2], ["imagenet-a"]) is None  # of another seed
 
 
+def verdicts_of(runs):
+    found = findings(Results(runs))
+    return {finding.statement: verdict for finding, verdict in zip(found, verdicts(found), strict=True)}
+
+
 def test_findings(results):
     chosen, _ = choose_settings(results)
-    assert {f.statement: f.verdict for f in findings(Results(chosen))}[
-        "Top-1 rises on INet-A"
-    ] == "unresolved"  # 2 seeds
+    assert verdicts_of(chosen)["Top-1 rises on INet-A"] == "unresolved"  # 2 seeds
     one_seed = [run for run in chosen if run.seed == "0"]
-    verdicts = {f.statement: f.verdict for f in findings(Results(one_seed))}
-    assert verdicts["Top-1 rises on INet-A"] == "agrees" and verdicts["Top-1 falls on INet val"] == "unresolved"
-    assert verdicts["RRR gains less on the shifted sets than Ours"] == "not measured"
-    assert verdicts["Top-1 rises on Sketch"] == "not measured"
+    of_one = verdicts_of(one_seed)
+    assert of_one["Top-1 rises on INet-A"] == "agrees" and of_one["Top-1 falls on INet val"] == "unresolved"
+    assert of_one["RRR gains less on the shifted sets than Ours"] == "not measured"
+    assert of_one["Top-1 rises on Sketch"] == "not measured"
     name = "w/o background loss (Eq. 1): less gain on the shifted sets"
     runs = [run for run in results.runs if run.learning_rate == 1e-6]
     swapped = {"robustvit": "without-background", "without-background": "robustvit"}
@@ -190,10 +203,10 @@ def test_findings(results):
         (RISES, 0.01, 0.3, "agrees"),
         (RISES, -0.01, 0.3, "unresolved"),
         ("falls", 0.0, 0.0, "unresolved"),
-        (ALIKE, -0.02, 0.02, "agrees"),
+        (ALIKE, -0.019, 0.019, "agrees"),
         (ALIKE, 0.001, 0.03, "unresolved"),
         (ALIKE, 0.021, 0.03, "disagrees"),
-        ("is as good or better", -0.02, 0.3, "agrees"),
+        ("is as good or better", -0.019, 0.3, "agrees"),
         ("is as good or better", -0.05, 0.3, "unresolved"),
         ("is as good or better", -0.05, -0.03, "disagrees"),
         (NO_MORE, -0.3, -0.1, "agrees"),
@@ -202,7 +215,21 @@ def test_findings(results):
     ],
 )
 def test_verdicts_follow_the_interval(sign, low, high, verdict):
-    assert Finding("Table 1", "claim", sign, Difference((low + high) / 2, low, high)).verdict == verdict
+    assert verdicts([Finding("Table 1", "claim", sign, Difference((low + high) / 2, low, high))]) == [verdict]
+
+
+def test_verdicts_of_many_claims_are_those_of_holm():
+    """The k-th smallest of m levels is compared with 5 % / (m + 1 - k), up to the first one above."""
+    levels = (0.03, 0.012, 0.0251, 0.001)
+    ends = [scipy.stats.norm.ppf(1 - level / 2) / scipy.stats.norm.ppf(0.975) for level in levels]
+    found = [Finding("Table 1", "claim", RISES, Difference(0.1, 0.1 - 0.1 / end, 0.1 + 0.1 / end)) for end in ends]
+    assert [finding.levels["agrees"] for finding in found] == pytest.approx(levels)
+    assert verdicts(found) == ["unresolved", "agrees", "unresolved", "agrees"]
+    others = [replace(found[0], value=None), replace(found[3], sign=UNTESTED)]  # do not count
+    assert (
+        verdicts([*found, *others])[-2:] == ["not measured", "no test"]
+        and verdicts(found) == verdicts([*found, *others])[:4]
+    )
 
 
 @pytest.mark.parametrize("claim", [claim for claim in METHOD_CLAIMS if claim.source == "Table 4"])
@@ -225,8 +252,8 @@ def test_relevance_maps_agree_with_the_paper_where_they_cover_the_masks_better(g
         if row["set"] == MASKED:
             row["mean_iou_after"] = row["mean_iou_before"] + gain + 0.001 * int(row["seed"])
     chosen, _ = choose_settings(read_results(write_rows(tmp_path / "results.parquet", rows)))
-    table = findings_table(findings(Results(chosen)))
-    (row,) = [row for row in table.rows if row[1] == "The relevance maps cover the masks better: mIoU"]
+    claim = "The relevance maps cover the masks better: mIoU"
+    (row,) = findings_table([one for one in findings(Results(chosen)) if one.statement == claim]).rows
     assert row[0] == "Table 3" and row[2] == "2" and row[-1] == verdict
     low, high = (float(end) for end in re.search(r"\[(.*), (.*)\]", row[3]).groups())
     assert low < 100 * gain + 0.05 < high and high - low == pytest.approx(
@@ -411,8 +438,8 @@ def test_numbers_of_samples_and_classes(results):
             for run in ours
         ]
     measured = Results(runs)
-    verdicts = [finding.verdict for finding in findings(measured) if finding.source == "Figure 7"]
-    assert len(verdicts) == 4 and "not measured" not in verdicts
+    values = [finding.value for finding in findings(measured) if finding.source == "Figure 7"]
+    assert len(values) == 4 and None not in values
     (axis,) = size_figure(measured).axes
     assert len(axis.lines[0].get_xdata()) == len(variants)
 

@@ -231,6 +231,14 @@ def test_images_have_one_role(inputs, tmp_path):
     assert "16 images of `selection` are in `backgrounds` too" in call("improve", *options).error
 
 
+def test_splits_of_other_classes_are_refused_for_a_model_without_names(inputs, tmp_path):
+    shutil.copytree(inputs / "photos", tmp_path / "photos")
+    (tmp_path / "photos" / "train" / "dot").rename(tmp_path / "photos" / "train" / "star")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = [*options_of(inputs, tmp_path / "out"), "--model", model, "--dataset", tmp_path / "photos"]
+    assert "`train` has bar, circle, cross, star; `validation` has bar, circle" in call("improve", *options).error
+
+
 def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path):
     command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
     error = call(*command, tmp_path / "out", "--split", "train[:6]").error

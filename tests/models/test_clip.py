@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForImageClassification,
     CLIPConfig,
@@ -33,7 +33,7 @@ from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_co
 
 
 CLASSES = ["tench", "gold fish", "house"]
-WORDS = "<unk> <start> <end> a photo of this is . tench gold fish house drawing".split()
+WORDS = "<unk> <start> a b c d photo of this is . tench gold fish house drawing <end>".split()
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,14 @@ def clip(tmp_path_factory):
     sizes |= {"intermediate_size": 48, "initializer_range": 0.3}
     torch.manual_seed(0)
     config = CLIPConfig(
-        text_config=sizes | {"vocab_size": len(WORDS), "eos_token_id": 2, "max_position_embeddings": 16},
+        text_config=sizes | {"vocab_size": len(WORDS), "eos_token_id": len(WORDS) - 1, "max_position_embeddings": 16},
         vision_config=sizes | {"image_size": 32, "patch_size": 8},
         projection_dim=16,
     )
     CLIPModel(config).eval().save_pretrained(folder)
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing("$0 <end>", special_tokens=[("<end>", len(WORDS) - 1)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, unk_token="<unk>", bos_token="<start>", eos_token="<end>", pad_token="<end>"
     )
@@ -126,6 +127,16 @@ def test_what_is_refused(clip):
     for classes in (CLASSES, None):
         with pytest.raises(ValueError, match="`emoji-shift` is another model"):
             load_model("emoji-shift", classes=classes, templates=["a {}"])
+
+
+def test_classes_of_one_embedding(clip, tmp_path):
+    """The tokenizer reads alike what it does not know, and without its files everything."""
+    assert len(load_model(clip, classes=["house", "tench", "house a"]).text_embeds) == 3
+    with pytest.raises(ValueError, match="same embedding for `Turkey` and `turkey`"):
+        load_model(clip, classes=["tench", "Turkey", "turkey"])
+    shutil.copytree(clip, tmp_path / "clip", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ValueError, match=r"`tench` and `house`.* tokenizer files are missing"):
+        load_model(str(tmp_path / "clip"), classes=["tench", "house"], templates=["{}"])
 
 
 @pytest.fixture(scope="module")

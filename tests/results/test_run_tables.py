@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, bootstrap
+from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, mean_gain
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.results.plots import class_figure, figure_bytes, run_figures, save_figure
 from robust_vit_hf.results.published_tables import METHODS, accuracy_tables, class_group_tables
@@ -63,10 +63,10 @@ def test_comparison_by_hand():
     assert mean["mean_iou_before"] is None and rows["val"]["mean_iou_after"] == 0.75
 
 
-def test_bootstrap_against_scipy():
+def test_the_interval_of_one_seed_against_scipy():
     rng = np.random.default_rng(0)
     before, after = rng.random(150) < 0.5, rng.random(150) < 0.6
-    difference = bootstrap({"a": [Gains(after.astype(int) - before, "0")]})
+    difference = mean_gain({"a": [Gains(after.astype(int) - before, "0", np.arange(150))]})
     reference = scipy.stats.bootstrap(
         (before.astype(float), after.astype(float)),
         lambda x, y, axis: (y - x).mean(axis=axis),

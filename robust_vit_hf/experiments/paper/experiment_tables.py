@@ -53,7 +53,7 @@ def _difference_table(results: Results) -> Table:
         cells = [str(len(runs)), changes[0], str(against or "–"), changes[1], validation_change(runs)]
         rows.append([METHODS.get(method, method), *cells])
     head = ["method", "runs", "shifted sets", "shifted sets, less Ours", "unshifted sets", VALIDATION]
-    means = "means over sets, models and seeds, with 95 % intervals of a paired bootstrap over images and seeds"
+    means = "means over sets, models and seeds, with 95 % intervals over seeds and images"
     title = f"Changes of top-1 in points, {means}"
     return Table(title, head, rows)
 

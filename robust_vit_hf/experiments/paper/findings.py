@@ -1,4 +1,4 @@
-"""Checks of an experiment against the paper's claims: agrees, disagrees, unresolved or not measured.
+"""Checks of an experiment against the paper's claims: agrees, disagrees, unresolved, no test or not measured.
 
 Source: https://huggingface.co/papers/2206.01161
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from ...data.known_sets import PAPER_SETS, UNSHIFTED, title_of
 from ...data.published import published_models
-from ...results.bootstrap import CONFIDENCE, Difference, Gains, bootstrap, change, gains_of, mean_over, versus
+from ...results.bootstrap import CONFIDENCE, Difference, Gains, change, gains_of, mean_gain, mean_over, versus
 from ...results.markdown_latex import Table
 from ...results.published_tables import METHODS
 from ...results.run_results import OURS, Results, Run
@@ -22,6 +22,7 @@ from .experiment_tables import mean_score, sets_with_masks
 
 SIMILAR = 0.02  # largest difference that counts as similar, as a fraction
 RISES, FALLS, ALIKE, KEEPS, NO_MORE = "rises", "falls", "is similar", "is as good or better", "is as good or worse"
+UNTESTED = "is not tested by what was measured"
 # GradMask and RRR as their papers have them, with a gradient, which is no claim of the paper's: shown if measured.
 DIFFERENTIATED = "-differentiated"
 
@@ -76,7 +77,7 @@ class Finding:
 
     source: str  # table, figure or section of the paper
     statement: str
-    sign: str  # of the value in the claim: `RISES`, `FALLS`, `ALIKE`, `KEEPS` or `NO_MORE`
+    sign: str  # of the value in the claim: `RISES`, `FALLS`, `ALIKE`, `KEEPS` or `NO_MORE`; or `UNTESTED`
     value: Difference | None  # as a fraction; `None` if not measured
     set_name: str | None = None  # the one set that the claim is about, which the page of the experiment shows apart
 
@@ -89,20 +90,36 @@ class Finding:
         return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if min(abs(low), abs(high)) < 0.05 else str(self.value)
 
     @property
-    def verdict(self) -> str:
-        """Where the 95 % interval lies: for `RISES` and `FALLS` on either side of 0, for `ALIKE` within [`SIMILAR`] of 0
-        or beyond, for `KEEPS` above −`SIMILAR` or below, and for `NO_MORE` below `SIMILAR` or above; otherwise "unresolved"."""
-        if self.value is None:
-            return "not measured"
-        low, high = self.value.low, self.value.high
+    def levels(self) -> dict[str, float]:
+        """Level of significance from which on the interval agrees with the claim, and from which on it disagrees. It agrees
+        with `RISES` and `FALLS` on one side of 0 and disagrees on the other, with `ALIKE` within [`SIMILAR`] of 0 or beyond,
+        with `KEEPS` above −`SIMILAR` or below, and with `NO_MORE` below `SIMILAR` or above."""
+        if self.value is None or self.sign == UNTESTED:
+            return {}
+        above, below = self.value.level_above, self.value.level_below
         agrees, disagrees = {
-            RISES: (low > 0, high < 0),
-            FALLS: (high < 0, low > 0),
-            ALIKE: (-SIMILAR <= low and high <= SIMILAR, low > SIMILAR or high < -SIMILAR),
-            KEEPS: (low >= -SIMILAR, high < -SIMILAR),
-            NO_MORE: (high <= SIMILAR, low > SIMILAR),
+            RISES: (above(0), below(0)),
+            FALLS: (below(0), above(0)),
+            ALIKE: (max(above(-SIMILAR), below(SIMILAR)), min(above(SIMILAR), below(-SIMILAR))),
+            KEEPS: (above(-SIMILAR), below(-SIMILAR)),
+            NO_MORE: (below(SIMILAR), above(SIMILAR)),
         }[self.sign]
-        return "agrees" if agrees else "disagrees" if disagrees else "unresolved"
+        return {"agrees": agrees, "disagrees": disagrees}
+
+
+def verdicts(found: Sequence[Finding]) -> list[str]:
+    """Verdict on each claim, of which all resolved ones are right with 95 % confidence, by Holm's correction.
+
+    Source: https://www.jstor.org/stable/4615733
+    """
+    given = ["not measured" if finding.value is None else "no test" for finding in found]
+    tested = [(min(of.levels.values()), place) for place, of in enumerate(found) if of.levels]
+    resolved = True
+    for rank, (level, place) in enumerate(sorted(tested)):
+        resolved = resolved and level <= (1 - CONFIDENCE) / (len(tested) - rank)
+        levels = found[place].levels
+        given[place] = min(levels, key=levels.__getitem__) if resolved else "unresolved"
+    return given
 
 
 def findings(results: Results) -> list[Finding]:
@@ -156,8 +173,8 @@ def _change_of_groups(runs: Sequence[Run], names: Sequence[str]) -> Difference:
         for sign, shown in ((1, True), (-1, False)):
             of_group = (gains_of(run, run.sets[name], 1, shown) for run in runs)
             gains[f"{name}, {shown}"] = [replace(gain, values=sign * gain.values) for gain in of_group]
-    found = bootstrap(gains)  # a mean over twice as many sets as there are
-    return Difference(2 * found.mean, 2 * found.low, 2 * found.high, found.seeds)
+    found = mean_gain(gains)  # a mean over twice as many sets as there are
+    return replace(found, mean=2 * found.mean, low=2 * found.low, high=2 * found.high)
 
 
 def _of_classes(results: Results) -> list[Finding]:
@@ -220,12 +237,9 @@ def _of_maps(results: Results) -> list[Finding]:
 def findings_table(found: list[Finding]) -> Table:
     """Table of the findings with measured values, in points."""
     rows = []
-    for one in found:
+    for one, verdict in zip(found, verdicts(found), strict=True):
         seeds = "–" if one.value is None else str(one.value.seeds)
-        rows.append([one.source, one.statement, seeds, one.measured, one.verdict])
-    count = sum(finding.value is not None and finding.sign in (RISES, FALLS) for finding in found)
-    title = (
-        f"Claims of the paper, measured in points with 95 % intervals over seeds and images; of the {count} that something rises or "
-        f"falls, about {count / 20:.0f} would be resolved if nothing did"
-    )
-    return Table(title, ["source", "claim", "seeds", "measured", ""], rows)
+        rows.append([one.source, one.statement, seeds, one.measured, *verdicts([one]), verdict])
+    count = sum(bool(finding.levels) for finding in found)
+    title = f"Claims of the paper, measured in points with 95 % intervals; verdicts alone, and with Holm's correction for {count} claims"
+    return Table(title, ["source", "claim", "seeds", "measured", "alone", "of all"], rows)

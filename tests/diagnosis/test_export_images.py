@@ -1,0 +1,72 @@
+"""All images of a diagnosis one by one: `images.csv`, and the folder for FiftyOne."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from transformers import pipeline
+
+from robust_vit_hf.data.composition import CONDITIONS, draw_donors
+
+from ..helpers.commands import succeed
+from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """Folder of a diagnosis of two models of four classes, on oblong photographs, with the first model beside it."""
+    root = tmp_path_factory.mktemp("exported")
+    rows = masked_dataset(16).map(lambda row: {name: row[name].resize((60, 40)) for name in ("image", "mask")})
+    rows = rows.add_column("file_name", [f"{row}.jpg" for row in range(16)])
+    (root / "photographs").mkdir()
+    rows.to_parquet(root / "photographs" / "validation-00000.parquet")
+    letters = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
+    for name, seed in (("before", 0), ("after", 1)):
+        save_pretrained(tiny_vit(seed, **letters), root / name, "paper")
+    models = ["--model", root / "before", "--compare", root / "after", "--export", "fiftyone"]
+    for _ in range(2):  # the second takes the place of the first
+        succeed("diagnose", *models, "--dataset", root / "photographs", "--output_dir", root / "out")
+    return root / "out"
+
+
+def test_csv(exported):
+    table = pd.read_csv(exported / "images.csv", keep_default_na=False)
+    labels = masked_dataset(16)["label"]
+    assert [*table["image"]] == [f"{row}.jpg" for row in range(16)]
+    assert [*table["label"]] == ["abcd"[label] for label in labels]
+    _, donors = draw_donors(labels)
+    assert [*table["donor_rand"]] == [f"{row}.jpg" for row in donors]
+    assert [*table["donor_class"]] == ["abcd"[labels[row]] for row in donors]
+    for side in ("before", "after"):
+        rows = pd.read_parquet(exported / "validation" / side / "rows.parquet")
+        for name in CONDITIONS:
+            assert [*table[f"{side}_{name}"]] == ["abcd"[best] for best in rows[name]]
+        np.testing.assert_allclose(table[f"{side}_relevance_on_object"], rows["relevance_on_object"])
+
+
+def test_fiftyone(exported):
+    """As `LegacyFiftyOneDatasetImporter` of FiftyOne 1.22 reads it."""
+    folder, table = exported / "fiftyone", pd.read_csv(exported / "images.csv")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert "version" not in metadata and metadata["media_type"] == "image"
+    samples = json.loads((folder / "samples.json").read_text())["samples"]
+    explain = {side: pipeline("relevance-map", model=str(exported.parent / side)) for side in ("before", "after")}
+    for sample, row in zip(samples, table.to_dict("records"), strict=True):
+        assert sample["image"] == row["image"] and sample["donor_rand"] == row["donor_rand"]
+        for name in ("label", "donor_class", "before_mixed_rand", "after_only_bg"):
+            assert sample[name] == {"_cls": "Classification", "label": row[name]}
+        assert sample["object_share"] == pytest.approx(row["object_share"])
+        with (
+            Image.open(folder / sample["filepath"]) as picture,
+            Image.open(folder / sample["mask"]["mask_path"]) as mask,
+        ):
+            assert picture.size == mask.size == (60, 40) and {*np.unique(mask)} == {0, 255}
+            for side, pipe in explain.items():
+                found = sample[f"{side}_relevance"]
+                assert found["_cls"] == "Heatmap" and found["map_path"].startswith(f"fields/{side}_relevance/")
+                with Image.open(folder / found["map_path"]) as heatmap:
+                    expected = np.asarray(pipe(picture.convert("RGB"))["relevance"], float)
+                    np.testing.assert_allclose(np.asarray(heatmap, float), expected, atol=1)
