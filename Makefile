@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The first demo has the name that the docs use; a later one gets a folder of its own beside it.
 OUT ?= runs/emoji-shift$(if $(wildcard runs/emoji-shift),-$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: help demo app test test-slow test-release test-floors round-trip quality style audit
+.PHONY: help demo app test test-slow test-release test-floors round-trip quality style release audit
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -59,6 +59,10 @@ quality: $(VENV)/.installed  ## Check style and types
 
 style: $(VENV)/.installed  ## Mend style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+release: $(VENV)/.installed  ## Build sdist and wheel in dist/, and check them: then `twine upload dist/*`
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation && $(BIN)/twine check --strict dist/*
 
 audit: $(VENV)/.installed  ## List published vulnerabilities of what is installed, by a service on the network
 	$(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip install --quiet pip-audit

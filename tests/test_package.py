@@ -1,50 +1,38 @@
-"""The distributions: a wheel built from the sdist holds the whole package, and runs outside the checkout."""
+"""The distributions: a wheel built from the sdist holds the whole package, and runs outside the checkout, with what it asks for."""
 
-import os
+import json
 import re
-import subprocess
+import shlex
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 import robust_vit_hf
+from robust_vit_hf.cli.main import EXTRAS
 
+from .helpers.attacks import biased_model
 from .helpers.commands import files_below
-from .helpers.tiny import ROOT, masked_folder, save_pretrained, tiny_vit
-
-
-IMPORT_ALL = """
-from importlib import import_module
-from pkgutil import walk_packages
-import robust_vit_hf
-for module in walk_packages(robust_vit_hf.__path__, "robust_vit_hf."):
-    if not module.name.endswith("__main__"):
-        import_module(module.name)
-print(robust_vit_hf.__file__)
-"""
-
-
-def run(*command, folder: Path, **environment) -> str:
-    """stdout of a command in a folder. Nothing is fetched: build tools are those of this environment."""
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"} | environment
-    done = subprocess.run(list(map(str, command)), cwd=folder, env=variables, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+from .helpers.environments import fresh_environment, run
+from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """Folder into which the wheel is installed that is built from the sdist of this checkout."""
+def wheel(tmp_path_factory) -> Path:
+    """Wheel that `make release` builds of the sdist of this checkout."""
     root = tmp_path_factory.mktemp("package")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", root, folder=ROOT)
-    (sdist,) = root.glob("robust_vit_hf-*.tar.gz")
-    pip = [sys.executable, "-m", "pip"]
-    run(*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", root, sdist, folder=root)
-    (wheel,) = root.glob("robust_vit_hf-*.whl")
-    run(*pip, "install", "--no-deps", "--target", root / "site", wheel, folder=root)
-    return root / "site"
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", root, ROOT, folder=root)
+    files = sorted(root.glob("robust_vit_hf-*"))
+    assert run(sys.executable, "-m", "twine", "check", "--strict", *files, folder=root).count("PASSED") == 2
+    return next(root.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def commands(wheel, tmp_path_factory) -> Path:
+    """Commands of an environment with the wheel and its extra `train` alone."""
+    return fresh_environment(tmp_path_factory.mktemp("train") / "venv", wheel, "train")
 
 
 ORDERS = [
@@ -107,26 +95,63 @@ def test_public_names():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_all_files_of_the_package(installed):
+def test_the_wheel_holds_all_files_of_the_package(commands):
+    (site,) = commands.parent.glob("lib/*/site-packages")
     expected, found = (
         {name: content for name, content in files_below(root / "robust_vit_hf").items() if "__pycache__" not in name}
-        for root in (ROOT, installed)
+        for root in (ROOT, site)
     )
     assert found.keys() == expected.keys() and found == expected
-    assert not {"tests", "trainer", "eval", "benchmarks"} & {path.name for path in installed.iterdir()}
+    assert not {"tests", "trainer", "eval", "benchmarks"} & {path.name for path in site.iterdir()}
 
 
 @pytest.mark.slow
-def test_the_wheel_runs_outside_the_checkout(installed, tmp_path):
-    environment = {"PYTHONPATH": str(installed)}
-    printed = run(sys.executable, "-c", IMPORT_ALL, folder=tmp_path, **environment)
-    assert Path(printed.strip()).is_relative_to(installed)
-    command = installed / "bin" / "robust-vit"
-    assert "commands:" in run(command, "--help", folder=tmp_path, **environment)
+def test_the_wheel_runs_the_commands_of_the_readme(commands, tmp_path):
+    """Outside the checkout, with the extra that the README names."""
+    save_pretrained(tiny_vit(), tmp_path / "my-model", "paper")
+    masked_folder(tmp_path / "photographs")
+    assert "commands:" in run(commands / "robust-vit", "--help", folder=tmp_path)
+    readme = (ROOT / "README.md").read_text()
+    for command in ("diagnose", "improve"):
+        (line,) = re.findall(rf"^robust-vit {command} --model my-model .*", readme, re.MULTILINE)
+        _, *arguments = shlex.split(line, comments=True)
+        run(commands / "robust-vit", *arguments, folder=tmp_path)
+    assert (tmp_path / "runs" / "diagnosis" / "strip.png").is_file()
+    assert json.loads((tmp_path / "runs" / "better" / "verdict.json").read_text())["outcome"]
 
-    save_pretrained(tiny_vit(), tmp_path / "model")
-    masked_folder(tmp_path / "data", train=8, validation=4)
-    options = ["--dataset", "data", "--num_train_epochs", 1, "--report_to", "none", "--use_cpu", "--output_dir", "run"]
-    printed = run(command, "train", "--config", "vit-b", "--model", "model", *options, folder=tmp_path, **environment)
-    assert f"Recipe: {installed / 'robust_vit_hf/experiments/recipes/vit-b.yaml'}" in printed
+    options = ["--dataset", "photographs", "--num_train_epochs", 1, "--use_cpu", "--output_dir", "run"]
+    train = [commands / "robust-vit", "train", "--config", "vit-b", "--model", "my-model"]
+    printed = run(*train, *options, folder=tmp_path)
+    (recipe,) = commands.parent.glob("lib/*/site-packages/robust_vit_hf/experiments/recipes/vit-b.yaml")
+    assert f"Recipe: {recipe}" in printed
     assert (tmp_path / "run" / "README.md").read_text().startswith("---\n")  # the card, of the bundled template
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("extra", ["data", "masks", "sweep", "demo", "app"])
+def test_each_extra_brings_what_it_is_for(extra, wheel, tmp_path):
+    """With nothing else installed but what the package itself asks for."""
+    commands = fresh_environment(tmp_path / "venv", wheel, extra)
+    names = ", ".join(EXTRAS[extra])
+    run(commands / "python", "-c", f"import {names}, robust_vit_hf.cli.main", folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_job_improves_a_model_of_the_hub(commands, hub, tmp_path):
+    """`uv run` finds what the script asks for, and nothing is on the machine but what it downloads from the Hub."""
+    rows = masked_dataset(24)
+    save_pretrained(biased_model(rows["image"], rows["label"]), tmp_path / "model", "paper")
+    masked_folder(tmp_path / "data", train=24, validation=24)
+    hub.add("models", "user/mine", tmp_path / "model")
+    hub.add("datasets", "user/photographs", tmp_path / "data")
+    caches = {name: str(tmp_path / name) for name in ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "UV_CACHE_DIR")}
+    uv = [Path(sys.executable).with_name("uv"), "run", "--active"]
+    options = ["--effort", "full", "--max_steps", 4, "--learning_rates", 1e-2, "--max_loss", 100, "--private"]
+    job = [*uv, ROOT / "trainer" / "improve_job.py", "user/mine", "user/photographs", "user/better", *options]
+    printed = run(*job, folder=tmp_path, VIRTUAL_ENV=str(commands.parent), **caches)
+    outcome = json.loads((tmp_path / "improved" / "verdict.json").read_text())["outcome"]
+    assert outcome != "kept" and ("models", "user/better") in hub.private
+    assert printed.strip().splitlines()[-1].startswith(f"{hub.url}/user/better/commit/")
+    pushed = hub.repos["models", "user/better"]
+    assert pushed["model.safetensors"] == (tmp_path / "improved" / "model.safetensors").read_bytes()
+    assert ModelCard(pushed["README.md"].decode()).data.base_model == "user/mine"

@@ -6,8 +6,6 @@ import datasets
 import pyarrow as pa
 import xxhash
 
-from .schema import undecoded_rows
-
 
 def dataset_identity(dataset: datasets.Dataset) -> str:
     """32 hexadecimal digits that change with any value, the order of the rows, and the columns. Images embedded in the
@@ -41,18 +39,6 @@ def row_digest(row: dict) -> str:
             value = xxhash.xxh3_64_hexdigest(content) if content is not None else path and _stamp(path)
         values[name] = value
     return xxhash.xxh3_64_hexdigest(repr(values).encode())
-
-
-def contents_of(dataset: datasets.Dataset) -> set[str]:
-    """Digests of the bytes of images. Missing files are left out, which the check of the masks reports."""
-    found = set()
-    for row in undecoded_rows(dataset):
-        image = row["image"] or {}
-        content = image.get("bytes")
-        if content is None and image.get("path") and Path(image["path"]).is_file():
-            content = Path(image["path"]).read_bytes()
-        found |= {xxhash.xxh3_128_hexdigest(content)} if content is not None else set()
-    return found
 
 
 def _stamp(path: str) -> tuple:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
+from tqdm.auto import tqdm
 
 from ..data.composition import CONDITIONS
 from ..data.mask_checks import mask_to_tensor
@@ -51,7 +52,7 @@ def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Ses
     earlier one. Its samples have the columns of the [`image_table`], classes as `Classification`; the `mask`, a `Segmentation`; and the
     relevance of the class that each side predicts, a `Heatmap` over the whole image, if its model has maps.
 
-    Without a version in `metadata.json`, FiftyOne derives the schema from the samples, so that every version since 0.8 reads it.
+    Without a version in `metadata.json`, FiftyOne derives the schema from the samples. Tried with FiftyOne 1.22.1.
     Source: https://docs.voxel51.com/user_guide/import_datasets.html
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,9 +60,11 @@ def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Ses
     transforms = {name: eval_transform(side.processor) for name, side in sides.items()}
     samples = []
     with atomic_folder(folder) as partial:
-        for row in np.flatnonzero(may_be_shown(dataset)).tolist():
-            image, mask = to_rgb(dataset[row]["image"]), mask_to_tensor(dataset[row]["mask"]) >= 128
-            size = tuple(max(1, round(side * min(1, LONGEST_SIDE / max(image.size)))) for side in image.size)
+        for row in tqdm(np.flatnonzero(may_be_shown(dataset)).tolist(), desc="export", unit="image"):
+            given = dataset[row]
+            image, mask = to_rgb(given["image"]), mask_to_tensor(given["mask"]) >= 128
+            scale = min(1, LONGEST_SIDE / max(image.size))
+            size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
             of_mask = to_pil_image(255 * mask.to(torch.uint8)).resize(size, Image.Resampling.NEAREST)
             pictures = {"data": image.resize(size), "fields/mask": of_mask}
             for name, side in sides.items():
@@ -89,10 +92,8 @@ def _sample(row: dict, files: dict[str, str]) -> dict:
         is_class = name in ("label", "donor_class") or name.partition("_")[2] in CONDITIONS
         if not pd.isna(value):
             sample[name] = {"_cls": "Classification", "label": value} if is_class else value
+    sample["mask"] = {"_cls": "Segmentation", "mask_path": files["fields/mask"]}
     for place, file in files.items():
-        if place != "data":
-            kind = {"_cls": "Segmentation", "mask_path": file}
-            sample[place.removeprefix("fields/")] = (
-                kind if place == "fields/mask" else {"_cls": "Heatmap", "map_path": file}
-            )
+        if place.endswith("_relevance"):
+            sample[place.removeprefix("fields/")] = {"_cls": "Heatmap", "map_path": file}
     return sample

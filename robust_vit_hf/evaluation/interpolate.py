@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import find_benchmark
-from ..models.weight_mixture import check_alike, interpolate, write_mixture
+from ..models.weight_mixture import check_alike, interpolate, warn_of_other_images, write_mixture
 from ..results.markdown_latex import Table
 from ..results.number_formats import percent
 from ..results.plots import COLOURS, save_figure
@@ -44,6 +44,7 @@ def interpolate_models(options: MixtureOptions) -> str:
     with open_session(pair, options.protocol) as session:
         before, after = session.sides["before"], session.sides["after"]
         check_alike(before.model, after.model)
+        warn_of_other_images(before.processor, after.processor)
         sides = {"before": replace(before, processor=after.processor), "after": after}
         session = replace(session, sides=sides, folder=folder).with_sets(_load_sets(options, session))
         inputs = {"command": "interpolate", "before": before.digest, "after": after.digest, "protocol": session.preset}

@@ -46,5 +46,6 @@ def public_results(protocol: str, rows: Iterable[Mapping], sources: Mapping[str,
         if source in copies:
             task = copies[source][0] or known.part.get("factor", "default")
             notes = f"top-1 in per cent on {row['num_images']:,} images of {name}, protocol {protocol}"
-            entries.append(EvalResultEntry(source, task, round(100 * row["top1_after"], 2), notes=notes))
+            value = round(100 * row["top1_after"], 2)
+            entries.append(EvalResultEntry(dataset_id=source, task_id=task, value=value, notes=notes))
     return entries

@@ -1,16 +1,20 @@
 """Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT does."""
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
+from transformers.utils import logging
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.public_names import public_name
 from .image_processors import load_processor
 from .loading import load_model
 
+
+logger = logging.get_logger(__name__)
 
 INTERPOLATION_FILE = "interpolation.json"
 
@@ -64,12 +68,25 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
         )
 
 
+def warn_of_other_images(before: BaseImageProcessor, after: BaseImageProcessor) -> None:
+    """Warn if two models were not given the same images, so that their weights may not fit each other."""
+    first, second = before.to_dict(), after.to_dict()
+    if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
+        logger.warning(
+            f"The image processors before and after differ in {', '.join(differing)}. Mixtures get the images of the one after: compare "
+            "them with a model that gets these images too."
+        )
+
+
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
     """Write a mixed model folder atomically, with `interpolation.json`, and the image processor of `after`, or of `before` for 0."""
     mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:
         mixed = interpolate(load_model(before), load_model(after), alpha)
         processor = load_processor(after if alpha else before, "model", mixed)
+        if 0 < alpha < 1:
+            with suppress(OSError):  # that of the model before is not needed
+                warn_of_other_images(load_processor(before, "model", mixed), processor)
         mixed.save_pretrained(folder)
         processor.save_pretrained(folder)
         write_json(folder / INTERPOLATION_FILE, mixture)

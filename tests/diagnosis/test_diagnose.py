@@ -291,6 +291,15 @@ def test_batches_and_other_models_do_not_change_rows():
     assert (white > black).all()  # its edges are black
 
 
+def test_a_copy_is_no_donor():
+    """Of the same class in `mixed_same`, and of another in `mixed_rand`; other images are measured as before."""
+    rows = masked_dataset(4).select([0, 1, 0, 1]).remove_columns("label").add_column("label", [0, 1, 0, 2])
+    found = measure(session_of({"before": tiny_vit(**LETTERS)}, {"few": EvaluationSet.of(rows)}), Backgrounds(4))
+    columns, other = found["few"]["before"].columns, draw_donors(rows["label"])[1].tolist()
+    assert columns["mixed_same"].tolist() == [-1] * 4
+    assert [value == -1 for value in columns["mixed_rand"]] == [one % 2 == row % 2 for row, one in enumerate(other)]
+
+
 @pytest.mark.parametrize("measurement", [Backgrounds(2, relevance=False), Sensitivity(2)], ids=["swapped", "noisy"])
 def test_nan_logits_of_a_later_batch_name_the_image(measurement):
     """On another background, or with noise on the background: the image as it is has none."""

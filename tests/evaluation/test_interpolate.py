@@ -57,14 +57,16 @@ def test_the_command_writes_an_ordinary_model(models, tmp_path):
         torch.testing.assert_close(loaded(pixel_values).logits, expected(pixel_values).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_alpha_0_is_the_model_before_with_its_own_processor(models, tmp_path):
+def test_alpha_0_is_the_model_before_with_its_own_processor(models, tmp_path, caplog):
     before = tmp_path / "before"
     shutil.copytree(models[0], before)
     processor = AutoImageProcessor.from_pretrained(before)
     processor.image_mean = [0.1, 0.2, 0.3]
     processor.save_pretrained(before)
     for alpha, expected in ((0, [0.1, 0.2, 0.3]), (0.5, [0.5] * 3)):
+        caplog.clear()
         succeed("interpolate", before, models[1], "--alpha", alpha, "--output_dir", tmp_path / str(alpha))
+        assert ("differ in image_mean. " in caplog.text) == (alpha == 0.5)
         assert AutoImageProcessor.from_pretrained(tmp_path / str(alpha)).image_mean == tuple(expected)
 
 

@@ -59,7 +59,7 @@ def test_another_result_changes_the_texts(results):
 def test_results_are_of_known_commits(results):
     """The docs say what was edited where a checkout had changes."""
     runs = [run for path in (write["SEARCH"], write["RATES"]) for run in write["read"](path).runs]
-    page = (ROOT / "docs" / "experiment" / "README.md").read_text()
+    page = (ROOT / "docs" / "experiment" / "settings.md").read_text()
     for commit in {run.commit for run in [*results.runs, *runs]}:
         assert commit and ("dirty" not in commit or f"In `{commit[:7]}-dirty`, " in page)
 

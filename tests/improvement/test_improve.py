@@ -227,6 +227,10 @@ def test_images_have_one_role(inputs, tmp_path):
     (photos / "validation" / "dot" / "copy.jpg").write_bytes((photos / "train" / "dot" / "0.jpg").read_bytes())
     options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
     assert "Splits overlap: 1 images" in call("improve", *options).error
+    (photos / "validation" / "dot" / "copy.jpg").unlink()
+    with Image.open(photos / "train" / "dot" / "1.jpg") as picture:
+        picture.save(photos / "validation" / "dot" / "saved again.png")
+    assert "Splits overlap: 1 images" in call("improve", *options).error
     options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
     assert "16 images of `selection` are in `backgrounds` too" in call("improve", *options).error
 

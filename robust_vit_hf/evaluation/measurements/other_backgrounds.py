@@ -84,7 +84,8 @@ class Backgrounds(Measurement):
 
 
 class WithDonors(Dataset):
-    """Rows with those of their donors, given by condition, the prefix of their columns, and number `(N,)`."""
+    """Rows with those of their donors, given by condition, the prefix of their columns, and number `(N,)`; a copy of an image is no
+    donor for it."""
 
     def __init__(self, rows: TransformedRows, donors: Mapping[str, np.ndarray]):
         self.rows, self.donors = rows, donors
@@ -100,8 +101,8 @@ class WithDonors(Dataset):
         for place, index in enumerate(indices):
             item = dict(read[index])
             for kind, of_kind in donors.items():
-                donor = of_kind[place]
-                item[f"has_{kind}"] = donor >= 0
-                item |= {f"{kind}_{name}": value for name, value in read[donor if donor >= 0 else index].items()}
+                donor = read[of_kind[place] if of_kind[place] >= 0 else index]
+                item[f"has_{kind}"] = not torch.equal(donor["pixel_values"], item["pixel_values"])
+                item |= {f"{kind}_{name}": value for name, value in donor.items()}
             items.append(item)
         return items

@@ -1,0 +1,41 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["robust-vit-hf[train]"]
+# ///
+"""Improve a model of the Hub on images of the Hub, and push the result, on a machine with nothing but uv:
+
+uv run trainer/improve_job.py MODEL DATASET PUSH_TO [--private] [options of `robust-vit improve`]
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from robust_vit_hf.cli.main import main
+from robust_vit_hf.hub.upload import create_repo
+
+
+def run(arguments: list[str]) -> int:
+    """Exit status, as of the commands. Nothing is pushed if no candidate was better."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="Hub id of an image classifier")
+    parser.add_argument("dataset", help="Hub id of labelled images")
+    parser.add_argument("push_to", help="Hub id of the result; created if it does not exist")
+    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("improved"), help="folder that resumes an interrupted job"
+    )
+    given, options = parser.parse_known_args(arguments)
+    repo_id = create_repo(given.push_to, private=given.private)  # before hours of work: the token may not write
+    sources = ["--model", given.model, "--dataset", given.dataset, "--output_dir", str(given.output_dir)]
+    if status := main(["improve", *sources, *options]):
+        return status
+    if json.loads((given.output_dir / "verdict.json").read_text())["outcome"] == "kept":
+        print(f"Nothing is pushed to {repo_id}: keep your model.")
+        return 0
+    return main(["push", str(given.output_dir), repo_id, "--commit_message", f"Improve {given.model}"])
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
