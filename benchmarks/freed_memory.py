@@ -34,16 +34,14 @@ def measure(name: str, keeps: bool) -> None:
     if keeps:
         keep_freed_memory()
     model = AutoModelForImageClassification.from_config(CONFIGS[name]()).eval()
-    images, times = torch.randn(IMAGES, 3, SIZE, SIZE), []
+    images, used = torch.randn(IMAGES, 3, SIZE, SIZE), []
     with torch.no_grad():
         for _ in range(3):  # the last is measured
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            times = [used.ru_utime, used.ru_stime]
+            used.append(resource.getrusage(resource.RUSAGE_SELF))
             model(images)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(
-        json.dumps([1000 * (after - before) / IMAGES for after, before in zip((used.ru_utime, used.ru_stime), times)])
-    )
+    before, after = used[-1], resource.getrusage(resource.RUSAGE_SELF)
+    seconds = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    print(json.dumps([1000 * of / IMAGES for of in seconds]))
 
 
 def main() -> None:
