@@ -81,9 +81,14 @@ def _complete_points(folder: Path) -> tuple[list[Path], dict]:
     grid. Other points are named in a warning."""
     is_point = (folder / RUN).is_dir()
     points = [folder] if is_point else sorted(run.parent for run in folder.glob(f"*/{RUN}"))
-    grid = read_json((folder.parent if is_point else folder) / GRID_FILE)
-    complete = [point for point in points if grid and _is_measured(point, grid)]
-    if left_out := [point.name for point in points if point not in complete]:
+    file = (folder.parent if is_point else folder) / GRID_FILE
+    if (grid := read_json(file)) is None and points:
+        raise FileNotFoundError(
+            f"There is no `{file}`, the rule of the choice: start the sweep again, which writes it."
+        )
+    complete = [point for point in points if _is_measured(point, grid)]
+    names = dict.fromkeys([*(point.name for point in points), *([] if is_point or not grid else grid["points"])])
+    if left_out := [name for name in names if name not in {point.name for point in complete}]:
         logger.warning(f"{len(left_out)} runs of `{folder}` are left out, as not complete: {', '.join(left_out)}.")
     if not complete:
         raise FileNotFoundError(
@@ -105,6 +110,8 @@ def _is_measured(point: Path, grid: dict) -> bool:
 def _found(point: Path, grid: dict) -> list[Found]:
     """The run of a point, its mixtures with the original model, and the original model on objects cut out, if measured."""
     recorded, results = Stage.of(point).result(), read_json(point / RUN / RESULTS_FILE)
+    if grid["choose_by"] != "mixed_rand":  # by which other options than the learning rate are chosen; it may have been
+        recorded["point"]["tuned"] = {}
     of_grid, options = recorded["point"], recorded["point"]["options"]
     seeded = {*SEEDS, *of_grid["seeded"]}
     used = {**results["settings"]["training"], **results["settings"]["data"]}

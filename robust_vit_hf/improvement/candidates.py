@@ -36,11 +36,11 @@ class TrainingSettings:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return f"{self.variant.replace(' ', '-')}-from-{self.start}-{self.learning_rate:g}-{self.steps}"
+        return f"{self.variant.replace(' ', '-')}-from-{self.start}-{self.learning_rate}-{self.steps}"
 
     def __str__(self) -> str:
         start = "" if self.start == "original" else f" from the new {self.start}"
-        return f"{self.variant}{start}, learning rate {self.learning_rate:g}, {self.steps} steps"
+        return f"{self.variant}{start}, learning rate {self.learning_rate}, {self.steps} steps"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +88,13 @@ def first_trainings(
 
 
 def finalists(mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max_steps: int) -> list[TrainingSettings]:
-    """The trainings of all steps: the settings that the rule puts first, of each variant if there are several."""
+    """The trainings of all steps: the settings that the rule puts first, of each variant if there are several; none that was done."""
     order = [one.settings for one in rank(mixtures, before, max_loss)]
     ranked = {settings.name: settings for settings in order if isinstance(settings, TrainingSettings)}
     first_of_variant = {one.variant: one for one in reversed(ranked.values())}
     firsts = [one for one in ranked.values() if one is first_of_variant[one.variant]]
     others = [one for one in ranked.values() if one not in firsts]
-    return [replace(one, steps=max_steps) for one in (firsts + others)[:FINALISTS]]
+    return [replace(one, steps=max_steps) for one in (firsts + others)[:FINALISTS] if one.steps < max_steps]
 
 
 def choose_cheapest(mixtures: Sequence[Mixture], before: Mixture, max_loss: float) -> Mixture:

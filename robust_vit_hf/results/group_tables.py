@@ -28,13 +28,15 @@ class Groups(NamedTuple):
     counts: np.ndarray
     weights: list[float]  # in the average: those of training if they are known, or else equal ones
     weighted: bool  # whether they are those of training
+    missing: list[str]  # groups of the training that have no images here, and count in no number
 
     @classmethod
     def of(cls, result: SetResult) -> "Groups":
         names, numbers, counts = np.unique(result.groups[result.usable], return_inverse=True, return_counts=True)
         weights = result.group_weights
         weighted = weights is not None and set(names) <= weights.keys()
-        return cls(names.tolist(), numbers, counts, [weights[name] if weighted else 1.0 for name in names], weighted)
+        used = [weights[name] if weighted else 1.0 for name in names]
+        return cls(names.tolist(), numbers, counts, used, weighted, sorted({*(weights or ())} - {*names}))
 
 
 def groups_table(result: SetResult) -> Table:
@@ -53,6 +55,9 @@ def groups_table(result: SetResult) -> Table:
     text = "average, weighted by the training groups" if groups.weighted else "average over the groups"
     rows.append([text, str(count), *cells_of_sides(average)])
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
+    if missing := groups.missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        title += f". Without {len(missing)} groups of the training that have no images here: {shown}"
     return Table(title, ["group", "images", *heads_of_sides([result])], rows)
 
 
@@ -87,7 +92,9 @@ def worst_group_table(results: Results) -> Table | None:
         for one, other in zip(before, after, strict=True):
             moved = mean_over((other - one).tolist(), [run.seed for run in runs])
             cells += [f"{100 * one.mean():.1f}", f"{100 * other.mean():.1f}", str(moved)]
-        cells.append("as in training" if weighted else "equal")
+        missing = {group for run in runs for group in Groups.of(run.sets[name]).missing}
+        without = f", without {len(missing)} groups that have no images" if missing else ""
+        cells.append(("as in training" if weighted else "equal") + without)
         rows.append([f"{model}, {method}, `{name}`", str(len({run.seed for run in runs})), *cells])
     heads = ["worst group before", "after", "change", "average of the groups before", "after", "change", "weights"]
     title = "Groups, top-1 in per cent [95 % interval over seeds]"

@@ -142,7 +142,8 @@ class Declared:
 
     def check(self, value: Any) -> None:
         """Refuse a value of a wrong type or range. Errors quote only numbers, since other values may be tokens."""
-        if value == "" != self.default:  # as by a variable of the shell that is not set
+        # As by a variable of the shell that is not set, or a list of Python that has nothing to try.
+        if value == "" != self.default or (value == [] != self.default and isinstance(self.default, list)):
             raise ValueError(f"Expected `{self.name}` not to be empty.")
         self._check_one(value, self.types)
         several = self.element is not None and isinstance(value, (list, tuple))

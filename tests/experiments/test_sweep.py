@@ -235,6 +235,25 @@ def test_settings_are_chosen_on_validation_images_and_mixtures_measured(inputs, 
     assert names == {point.name for point in points(out)} - {unfinished.name}
 
 
+def test_another_rule_of_the_choice_for_the_same_runs(inputs, tmp_path, caplog):
+    """Under the paper's rule, weights are no settings to choose from, and their runs are of methods of their own."""
+    keys = {"variants": {"robustvit": {"relevance_weight": [0.5, 2.0]}}, "seeds": {0: {"seed": 0}}}
+    out, tuned = tmp_path / "out", {"relevance_weight"}
+    for rule, of_runs in (("learning_rate", set()), ("mixed_rand", tuned), ("learning_rate", set())):
+        grid = write_grid(tmp_path / "grid.yaml", inputs, {"learning_rate": 0.01}, choose_by=rule, **keys)
+        assert "All 2 runs are complete." in succeed("sweep", grid, "--output_dir", out, "--cluster", "debug")
+        runs = collect([out]).runs
+        assert [{*run.tuned} for run in runs] == 2 * [of_runs] and len({run.method for run in runs}) == 2 - len(
+            of_runs
+        )
+        assert "robustvit" in table(out, tmp_path / "report")
+    lost, kept = points(out)
+    shutil.rmtree(lost)
+    assert [run.name for run in collect([out]).runs] == [kept.name] and f"not complete: {lost.name}." in caplog.text
+    (out / "grid.json").unlink()
+    assert "start the sweep again, which writes it" in call("report", out, "--output_dir", tmp_path / "report").error
+
+
 def test_unlabelled_images_in_a_sweep_with_mixtures(inputs, tmp_path):
     """Of the split that is measured: the objects of the others are cut out."""
     data, rows = masked_folder(tmp_path / "data", train=8), masked_dataset(6)

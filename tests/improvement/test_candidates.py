@@ -15,6 +15,7 @@ from robust_vit_hf.improvement.candidates import (
     first_trainings,
 )
 from robust_vit_hf.improvement.fit_layers import LayerSettings
+from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.results.choice import choose, rank
 
 
@@ -118,6 +119,15 @@ def test_finalists_are_the_best_of_each_variant():
     only = finalists(candidates[:2], BEFORE, 1.0, 240)
     assert [one.learning_rate for one in only] == [1e-5, 3e-6]
     assert finalists([BEFORE], BEFORE, 1.0, 240) == []
+    assert finalists(candidates, BEFORE, 1.0, candidates[0].settings.steps) == []  # these trainings were of all steps
+
+
+def test_each_learning_rate_has_a_name_of_its_own():
+    first, other, usual = (TrainingSettings("swap", rate, 80) for rate in (1.2345678e-5, 1.2345679e-5, 1e-5))
+    assert first.name != other.name and str(first) != str(other)
+    assert usual.name == "swap-from-original-1e-05-80"
+    with pytest.raises(ValueError, match="`learning_rates` not to be empty"):
+        ImproveOptions(model="m", dataset="d", output_dir="o", learning_rates=[])
 
 
 def test_the_table_shows_every_candidate_with_its_intervals():

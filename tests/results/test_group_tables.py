@@ -36,6 +36,20 @@ def test_the_worst_group_and_the_weighted_average():
     assert table.rows[-1][0] == "average over the groups" and table.rows[-1][2].startswith("50.0")
 
 
+def test_groups_of_the_training_without_images_are_named():
+    birds = result(
+        "test", groups=np.repeat(np.array(["a", "b"], dtype=object), 100), weights=dict.fromkeys("edcba", 1.0)
+    )
+    (table,) = group_tables(run_of(birds))
+    assert table.title.endswith("Without 3 groups of the training that have no images here: c, d, e")
+    assert (
+        worst_group_table(Results([run_of(birds)])).rows[0][-1]
+        == "as in training, without 3 groups that have no images"
+    )
+    birds.group_weights.clear()
+    assert "Without" not in group_tables(run_of(birds))[0].title
+
+
 def test_many_groups():
     """More than 100 have no rows of their own; their number, the worst and the average are those that few groups would have."""
     few = np.repeat(np.array(["a", "b", "c"], dtype=object), [60, 60, 80])
