@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import nn
 from transformers import BaseImageProcessor
 
+from ..data.attributes import chosen_attributes
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
 from ..data.draw_images import choose_images
@@ -21,6 +22,7 @@ from ..data.groups import groups_of, training_shares
 from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
+from ..evaluation.measurements.other_attributes import Attributes
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.results_json import write_results_json
 from ..evaluation.session import Session, Side, left_as_it_is, open_session
@@ -37,13 +39,14 @@ from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
 from ..utils.files import write_atomically
 from ..utils.stage import Stage
+from .attribute_verdict import AttributeDiagnosis, attributes_table
 from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, save_composed, strip_figure
 from .export_images import FIFTYONE_FOLDER, IMAGES_FILE, export_fiftyone, image_table
 from .options import DiagnoseOptions
 from .verdict import Diagnosis, diagnosis_tables
 
 
-STRIP_FILE, MASKS_FOLDER = "strip.png", "masks"
+STRIP_FILE, MASKS_FOLDER, ATTRIBUTES_FOLDER = "strip.png", "masks", "attributes"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class DiagnosisReport:
         beside: measures on ImageNet-9 by the head of their column; empty if not measured.
         groups: table of the groups of the images as they are, if they have any.
         without_map: sentences that say why relevance is left out.
+        attributes: what else decides, by side; empty if not measured.
     """
 
     diagnoses: dict[str, Diagnosis]
@@ -65,13 +69,15 @@ class DiagnosisReport:
     beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
     groups: list[Table] = field(default_factory=list)
     without_map: list[str] = field(default_factory=list)
+    attributes: dict[str, AttributeDiagnosis] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
-        """A sentence for each model."""
+        """A sentence for each model, and one more with attributes."""
+        found: list[tuple[str, Diagnosis | AttributeDiagnosis]] = [*self.diagnoses.items(), *self.attributes.items()]
         if len(self.diagnoses) == 1:
-            return self.diagnoses["before"].sentence
-        return "\n".join(f"{side.capitalize()}: {found.sentence}" for side, found in self.diagnoses.items())
+            return "\n".join(one.sentence for _, one in found)
+        return "\n".join(f"{side.capitalize()}: {one.sentence}" for side, one in found)
 
     @property
     def warnings(self) -> list[str]:
@@ -81,8 +87,13 @@ class DiagnosisReport:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Measures, classes, pairs of class and background, and groups."""
-        return [*diagnosis_tables(self.diagnoses, self.beside), *self.groups]
+        """Measures, classes, pairs of class and background, groups, and attributes."""
+        return [*diagnosis_tables(self.diagnoses, self.beside), *self.groups, *self.attribute_tables]
+
+    @property
+    def attribute_tables(self) -> list[Table]:
+        """A table of attributes for each model; none if they were not measured."""
+        return [attributes_table(found, side) for side, found in self.attributes.items()]
 
     @property
     def table(self) -> Table:
@@ -106,7 +117,7 @@ class DiagnosisReport:
     def __str__(self) -> str:
         look = f" Look at {self.folder / STRIP_FILE}: {RULE}." if self.examples else ""
         parts = [self.verdict, *self.warnings]
-        for table in (self.table, *self.groups):
+        for table in (self.table, *self.groups, *self.attribute_tables):
             parts += [f"{table.title}:", table.markdown()]
         parts.append(f"results.json, tables and the predictions of each image: {self.folder}.{look}")
         return "\n\n".join(["", *parts])
@@ -150,6 +161,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
+    names = chosen_attributes(options.attributes)
     with open_session(options, options.preset, stage, bf16=options.bf16, given=given) as session:
         with session.accelerator.main_process_first():
             found = load_images(options, session)
@@ -172,10 +184,15 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             images = masked_images(found, found.name, session.classes, folder / MASKS_FOLDER, MaskSettings(*given))
         backgrounds = Backgrounds(options.batch_size, options.num_workers)
         rows = EvaluationSet.of(images.dataset, group_weights=weights)
-        report = measure_images(session.with_sets({found.name: rows}), images, backgrounds, folder)
+        session = session.with_sets({found.name: rows})
+        report = measure_images(session, images, backgrounds, folder)
+        attributes = measure_attributes(session, Attributes(options.batch_size, options.num_workers, names))
         if report is not None:
-            report = replace(report, beside=beside)
-            write_report(report, session, asdict(options))
+            report = replace(report, beside=beside, attributes=attributes)
+            settings = asdict(options)
+            if not options.attributes:
+                del settings["attributes"]
+            write_report(report, session, settings)
             if options.export == "fiftyone":
                 export_fiftyone(image_table(report.diagnoses), images.dataset, session, folder / FIFTYONE_FOLDER)
             if options.html:
@@ -204,6 +221,17 @@ def measure_images(
         result = SetResult(name, sides, np.array(columns["label"]), groups=groups, group_weights=weights)
         tables.append(groups_table(result))
     return DiagnosisReport(diagnoses, examples, images, folder, groups=tables, without_map=session.without_map)
+
+
+def measure_attributes(session: Session, attributes: Attributes) -> dict[str, AttributeDiagnosis]:
+    """What else than the background decides, by side, on the only set of a session; empty without attributes, and outside the main
+    process."""
+    if not attributes.names:
+        return {}
+    (measured,) = measure(session, attributes, ATTRIBUTES_FOLDER).values()
+    if not session.accelerator.is_main_process:
+        return {}
+    return {side: AttributeDiagnosis(found.columns, attributes.names) for side, found in measured.items()}
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
@@ -244,5 +272,7 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         }
         for side, found in report.diagnoses.items()
     }
+    if report.attributes:
+        facts["attributes"] = {side: found.record() for side, found in report.attributes.items()}
     parts: list[str | Table] = [report.verdict, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"preset": session.preset}, facts, parts)

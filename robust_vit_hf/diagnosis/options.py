@@ -64,6 +64,12 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         None,
         "source of ImageNet-9, whose measures are shown beside those of your images: for models with the classes of ImageNet",
     )
+    attributes: list[str] = option(
+        [],
+        "what else may decide: background, border, corners, colours, sharpness, place, or `all`. Images are given each of these of "
+        "other images of their class and of other classes, in two passes an attribute",
+        metavar="NAME",
+    )
     html: bool = option(False, "write report.html too")
     export: Literal["fiftyone"] | None = option(
         None,

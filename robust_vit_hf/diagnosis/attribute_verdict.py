@@ -1,0 +1,118 @@
+"""Which attribute of images beside their object a model decides by: gaps, verdict and table from predictions with those of others."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..data.attributes import ATTRIBUTES
+from ..results.bootstrap import Difference, Resamples, simultaneous
+from ..results.cut_out_table import outcomes
+from ..results.markdown_latex import Table
+from .verdict import LARGE, SMALL
+
+
+# Measures of an attribute by name, and their heads in the table.
+MEASURES = {
+    "gap": "gap: of its class − of another class",
+    "taken": "more taken for the other class",
+    "price": "price of the edit: `original` − of its class",
+}
+
+
+@dataclass(frozen=True)
+class AttributeDiagnosis:
+    """Measures of one model, from the rows of `evaluation.measurements.other_attributes.Attributes` by name: N images with the
+    attributes `names` of others."""
+
+    columns: Mapping[str, Sequence]
+    names: Sequence[str]
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, np.ndarray]]:
+        """`(N,)` float64 of each of [`MEASURES`] by attribute; NaN where an image does not count. The gap is top-1 with the
+        attribute of an image of the same class minus that with one of another class; `taken` is how often this other class is
+        named, minus how often it is with the attribute of the same class. Artefacts of the edit are in both, and cancel."""
+        original, donor_class = outcomes(self.columns, "original"), np.asarray(self.columns["donor_class"])
+        found = {}
+        for name in self.names:
+            same, rand = (outcomes(self.columns, f"{name}_{kind}") for kind in ("same", "rand"))
+            taken = [
+                (np.asarray(self.columns[f"{name}_{kind}"]) == donor_class).astype(float) for kind in ("rand", "same")
+            ]
+            gap = same - rand
+            found[name] = {"gap": gap, "taken": np.where(np.isnan(gap), np.nan, taken[0] - taken[1])}
+            found[name]["price"] = np.where(np.isnan(gap), np.nan, original - same)
+        return found
+
+    @cached_property
+    def measures(self) -> dict[str, dict[str, Difference]]:
+        """Measures by attribute. The intervals of gaps and `taken` hold for all attributes together."""
+        columns = {(name, measure): of for name, found in self.values.items() for measure, of in found.items()}
+        drawn = Resamples.means(columns)
+        together = simultaneous({key: one for key, one in drawn.items() if key[1] != "price"})
+        intervals = {key: one.interval(Difference) for key, one in drawn.items() if key[1] == "price"} | together
+        found: dict[str, dict[str, Difference]] = {name: {} for name, _ in drawn}
+        for (name, measure), interval in intervals.items():
+            found[name][measure] = interval
+        return found
+
+    @cached_property
+    def named(self) -> list[str]:
+        """Attributes that the model decides by: those of which the gap or `taken` is above 0, the largest gap first, but for
+        those whose gap one that is named before explains."""
+        resolved = [name for name, of in self.measures.items() if max(of["gap"].low, of["taken"].low) > 0]
+        named: list[str] = []
+        for name in sorted(resolved, key=lambda name: -self.measures[name]["gap"].mean):
+            if not any(name in ATTRIBUTES[other].carries for other in named):
+                named.append(name)
+        return named
+
+    @property
+    def sentence(self) -> str:
+        """The attributes that the model decides by, with what this is based on."""
+        if not self.measures:
+            return "No image could be given an attribute of another."
+        if not self.named:
+            return self._unnamed()
+        found = []
+        for name in self.named:
+            gap, taken = (self.measures[name][measure] for measure in ("gap", "taken"))
+            found.append(
+                f"{ATTRIBUTES[name].text}: that of another class instead of its own costs {gap} points of top-1, and {taken} points more "
+                "are taken for that class"
+            )
+        how = "Decides" if self.measures[self.named[0]]["gap"].low >= LARGE else "Decides partly"
+        return f"{how} by {'; and by '.join(found)}."
+
+    def _unnamed(self) -> str:
+        highest = max(of["gap"].high for of in self.measures.values())
+        texts = ", ".join(ATTRIBUTES[name].text for name in self.measures)
+        if highest < SMALL:
+            return f"No sign in these images that it decides by any of: {texts}."
+        name = max(self.measures, key=lambda name: self.measures[name]["gap"].mean)
+        gap = self.measures[name]["gap"]
+        return (
+            f"Too few images to tell whether it decides by any of: {texts}. The largest gap is that of {ATTRIBUTES[name].text}, {gap} "
+            f"points; about {self.needed(name):,} images would tell one of {100 * max(gap.mean, SMALL):.0f}."
+        )
+
+    def record(self) -> dict:
+        """Names, sentence and measures as JSON values."""
+        measures = {name: {measure: asdict(one) for measure, one in of.items()} for name, of in self.measures.items()}
+        return {"named": self.named, "sentence": self.sentence, "measures": measures}
+
+    def needed(self, name: str) -> int:
+        """Number of images, in hundreds, that would resolve the gap of an attribute, or one of [`SMALL`] if it is smaller."""
+        gap, count = self.measures[name]["gap"], int((~np.isnan(self.values[name]["gap"])).sum())
+        return 100 * math.ceil(count * ((gap.mean - gap.low) / max(gap.mean, SMALL)) ** 2 / 100)
+
+
+def attributes_table(found: AttributeDiagnosis, side: str) -> Table:
+    """The measures of each attribute of one model, the largest gap first."""
+    ordered = sorted(found.measures.items(), key=lambda item: -item[1]["gap"].mean)
+    rows = [[ATTRIBUTES[name].text, *(str(of[measure]) for measure in MEASURES)] for name, of in ordered]
+    title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, of the first two columns for all rows together]"
+    return Table(title, ["attribute", *MEASURES.values()], rows)

@@ -1,0 +1,83 @@
+"""Predictions for images that are given attributes of other images, such as a frame or a colour cast."""
+
+import hashlib
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...data.attributes import ATTRIBUTES
+from ...data.composition import draw_donors, is_background
+from ...data.geometry import pixel_levels
+from ...relevance.relevance_map import forward_logits
+from ...results.metrics.robust_accuracy import top_classes
+from ..image_passes import TransformedRows, batch_outputs
+from ..session import Session, Side
+from ..sets import EvaluationSet
+from .base import Measured, Measurement
+from .other_backgrounds import WithDonors
+
+
+KINDS = ("same", "rand")  # of donors, of the class of the image and of another
+
+
+@dataclass(frozen=True)
+class Attributes(Measurement):
+    """Predictions for the images of a set with each of [`ATTRIBUTES`] of an image of their class, and of another class. All images
+    have a label and a mask. Rows:
+
+    - `accepted`, the correct classes, and `label`, the first of them;
+    - `donor_same` and `donor_rand`, numbers of the images whose attributes are taken, and `donor_class`, the class of the second;
+      -1 where there is none;
+    - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 where there is no such image;
+    - `object_share`, the object's share of the pixels that the model sees.
+    """
+
+    names: tuple[str, ...] = tuple(ATTRIBUTES)
+    seed: int = 0  # of the donors
+
+    def inputs(self) -> dict:
+        """With the code of the edits, which may be those of a user."""
+        code = [inspect.getsource(ATTRIBUTES[name].edit) for name in self.names]
+        return super().inputs() | {"edits": hashlib.sha256("".join(code).encode()).hexdigest()}
+
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+        side.model.eval()
+        labels = np.array([accepted[0] for accepted in rows.accepted])
+        donors = dict(zip(KINDS, draw_donors(labels.tolist(), self.seed), strict=True))
+        black, white = (level.view(3, 1, 1).to(session.accelerator.device) for level in pixel_levels(side.processor))
+        pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
+
+        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
+            """Values `(B, n + 1)`: predictions for n images, and the share of the object."""
+            images, usable = [batch["pixel_values"]], [None]
+            names = ("pixel_values", "same_pixel_values", "rand_pixel_values")
+            seen = {name: (batch[name] - black) / (white - black) for name in names}
+            for kind in KINDS:
+                donor, mask = seen[f"{kind}_pixel_values"], batch[f"{kind}_mask"]
+                usable += len(self.names) * [batch[f"has_{kind}"].bool() & has_both(mask)]
+                for name in self.names:
+                    edited = ATTRIBUTES[name].edit(seen["pixel_values"], batch["mask"], donor, mask)
+                    images.append(black + (white - black) * edited)
+            logits = [forward_logits(side.model, one).float() for one in images]
+            best = [top_classes(of_image.nan_to_num(), rows.class_subset)[:, 0] for of_image in logits]
+            best[1:] = [one.masked_fill(~known, -1) for one, known in zip(best[1:], usable[1:], strict=True)]
+            values = [*best, batch["mask"].mean(dim=(1, 2, 3))]
+            return logits, (torch.stack([value.double() for value in values], dim=1),)
+
+        loader = self.loader(WithDonors(pairs, donors))
+        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, title)
+        values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
+        columns = {"accepted": rows.accepted, "label": labels}
+        columns |= {f"donor_{kind}": of_kind for kind, of_kind in donors.items()}
+        columns["donor_class"] = np.where(donors["rand"] >= 0, labels[donors["rand"]], -1)
+        measured = ["original", *(f"{name}_{kind}" for kind in KINDS for name in self.names)]
+        columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(measured)}
+        return Measured(columns | {"object_share": values[:, -1]})
+
+
+def has_both(mask: torch.Tensor) -> torch.Tensor:
+    """Whether images `(B,)` of masks `(B, 1, H, W)` have an object and a background."""
+    return (mask > 0.5).flatten(1).any(dim=1) & is_background(mask).flatten(1).any(dim=1)

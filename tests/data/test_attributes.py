@@ -1,0 +1,72 @@
+"""Attributes of images, and images with those of others."""
+
+import pytest
+import torch
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from robust_vit_hf.data.attributes import ATTRIBUTES, chosen_attributes
+
+
+SIDE = 48
+
+
+def scene(seed: int, top: int = 20, left: int = 20, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise in the middle grey with a white square as the object, and its mask, of one image."""
+    image = 0.4 + 0.2 * torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    mask = torch.zeros(1, 1, SIDE, SIDE)
+    mask[..., top : top + side, left : left + side] = 1
+    return torch.where(mask > 0, 1.0, image), mask
+
+
+def given(name: str, *images: torch.Tensor) -> torch.Tensor:
+    return ATTRIBUTES[name].edit(*images)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_an_image_keeps_its_own_attributes(name):
+    image, mask = scene(0)
+    found = given(name, image, mask, image, mask)
+    beside = torch.nn.functional.max_pool2d(mask, 3, 1, 1) == 0  # the pixels around an object are filled
+    assert torch.allclose(torch.where(beside, found, image), image, atol=1e-4)
+
+
+def test_regions_of_the_background():
+    (image, mask), (donor, donor_mask) = scene(0), scene(1)
+    inside, border, corners = (
+        (given(name, image, mask, donor, donor_mask) != image).any(dim=1, keepdim=True)
+        for name in ("background", "border", "corners")
+    )
+    assert torch.equal(inside.int() + border.int(), 1 - mask.int())  # disjoint, and nothing is left out
+    assert border[..., :4, :].all() and not border[..., 4:-4, 4:-4].any()  # a twelfth of the side
+    assert corners[..., :12, -12:].all() and not corners[..., 12:-12, :].any()
+
+
+def test_colours_are_those_of_the_background_of_the_donor():
+    (image, mask), (donor, donor_mask) = scene(0), scene(1)
+    cast = donor * torch.tensor([1.5, 1.0, 0.5]).view(1, 3, 1, 1)
+    found = given("colours", image, mask, cast, donor_mask)
+    inner = (slice(None), slice(None), slice(14, 18), slice(14, 34))
+    assert found[inner].mean(dim=(0, 2, 3)).tolist() == pytest.approx([0.75, 0.5, 0.25], abs=0.04)
+
+
+def test_sharpness_is_that_of_the_donor():
+    (image, mask), (donor, donor_mask) = scene(0), scene(1)
+    soft, far = (gaussian_blur(one, [11, 11], [1.6, 1.6]) for one in (image, donor))
+    blurred = given("sharpness", image, mask, far, donor_mask)
+    assert (blurred - soft).abs().mean() < 0.1 * (image - soft).abs().mean()
+    sharpened = given("sharpness", gaussian_blur(image, [5, 5], [0.7, 0.7]), mask, donor, donor_mask)
+    assert (sharpened - image).abs().mean() < (gaussian_blur(image, [5, 5], [0.7, 0.7]) - image).abs().mean()
+
+
+def test_objects_take_place_and_size_of_the_donors():
+    (image, mask), (donor, donor_mask) = scene(0, 20, 20, 8), scene(1, 6, 26, 16)
+    found = given("place", image, mask, donor, donor_mask)
+    assert found[..., 7:21, 27:41].min() > 0.95  # white
+    assert found[..., 22:26, 22:24].max() < 0.75  # where the object was
+
+
+def test_attributes_are_chosen_by_name():
+    assert chosen_attributes(["all"]) == tuple(ATTRIBUTES)
+    assert chosen_attributes(["place", "border", "place"]) == ("place", "border")
+    with pytest.raises(ValueError, match="frame"):
+        chosen_attributes(["frame", "border"])

@@ -1,0 +1,98 @@
+"""`robust-vit diagnose --attributes`, from images with a frame to files."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from robust_vit_hf import diagnose
+from robust_vit_hf.data.attributes import ATTRIBUTES
+from robust_vit_hf.diagnosis.options import DiagnoseOptions
+from robust_vit_hf.evaluation.measurements.other_attributes import Attributes
+
+from ..helpers.commands import files_below
+from ..helpers.tiny import FEATURES, masked_rows
+
+
+SIDE, COLOURS = 48, torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.9, 0.1]])
+
+
+def framed(row: dict) -> dict:
+    """A row with a frame in the colour of its class."""
+    pixels = np.asarray(row["image"]).copy()
+    inner = pixels[3:-3, 3:-3].copy()
+    pixels[:] = (255 * COLOURS[row["label"]]).numpy().astype(np.uint8)
+    pixels[3:-3, 3:-3] = inner
+    return row | {"image": Image.fromarray(pixels)}
+
+
+def by_the_frame(images: torch.Tensor) -> torch.Tensor:
+    """Logits by the colour of the frame, at half of its width."""
+    edges = torch.cat([images[..., 1, :], images[..., -2, :], images[..., :, 1], images[..., :, -2]], dim=-1)
+    return -torch.cdist(edges.median(dim=-1).values, COLOURS)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("framed")
+    rows = [framed(row) for row in masked_rows(48, size=SIDE)]
+    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(root / "validation-00000.parquet")
+    return root
+
+
+def diagnosed(photographs: Path, folder: Path, **options):
+    given = {"classes": list("abcd"), "transform": lambda image: pil_to_tensor(image.resize((SIDE, SIDE))) / 255}
+    return diagnose(by_the_frame, str(photographs), output_dir=folder, **given, **options)
+
+
+@pytest.fixture(scope="module")
+def report(photographs, tmp_path_factory):
+    return diagnosed(photographs, tmp_path_factory.mktemp("diagnosed") / "out", attributes=["all"], html=True)
+
+
+def test_the_sentence_names_the_frame(report):
+    found = report.attributes["before"]
+    assert found.named == ["border"]
+    assert report.verdict.splitlines()[1] == found.sentence and "Decides by the border or frame" in str(report)
+    gap = found.measures["border"]["gap"]
+    assert gap.mean == pytest.approx(1.0) and gap.low > 0.5 and found.measures["border"]["price"].mean == 0
+    assert found.measures["background"]["gap"].mean == 0 == found.measures["sharpness"]["gap"].mean
+
+
+def test_it_is_in_all_files(report):
+    results = json.loads((report.folder / "results.json").read_text())
+    found = results["attributes"]["before"]
+    assert found["named"] == ["border"] and found["measures"].keys() == ATTRIBUTES.keys()
+    assert found["measures"]["border"]["taken"]["mean"] == pytest.approx(1.0)
+    for name in ("tables.md", "report.html"):
+        assert found["sentence"] in (report.folder / name).read_text()
+
+
+def test_without_the_option_nothing_differs(report, photographs, tmp_path):
+    plain = diagnosed(photographs, tmp_path / "out", html=True)
+    assert plain.attributes == {} and not plain.attribute_tables
+    results, others = (json.loads((one.folder / "results.json").read_text()) for one in (plain, report))
+    assert "attributes" not in results and "attributes" not in results["settings"]
+    assert results["diagnosis"] == others["diagnosis"]
+    rows = {name for name in files_below(plain.folder) if name.endswith("rows.parquet")}
+    assert rows == {"validation/before/rows.parquet"}
+
+
+def test_results_are_read_again_until_an_edit_changes(report, photographs, monkeypatch):
+    monkeypatch.setattr(Attributes, "measure", lambda *_: pytest.fail("measured again"))
+    assert diagnosed(photographs, report.folder, attributes=["all"], html=True).verdict == report.verdict
+    own = Attributes(names=("border",)).inputs()
+    monkeypatch.setitem(ATTRIBUTES, "border", ATTRIBUTES["place"])
+    assert Attributes(names=("border",)).inputs()["edits"] != own["edits"]
+
+
+def test_unknown_attributes_are_refused_before_masks(photographs, tmp_path):
+    with pytest.raises(ValueError, match="frame"):
+        diagnosed(photographs, tmp_path / "out", attributes=["frame"])
+    assert not (tmp_path / "out" / "masks").exists()
+    assert DiagnoseOptions(attributes=["border", "all"], output_dir=tmp_path).attributes == ["border", "all"]
