@@ -37,7 +37,7 @@ from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
-from ..utils.files import write_atomically
+from ..utils.files import atomic_file, write_atomically
 from ..utils.stage import Stage
 from .attribute_verdict import AttributeDiagnosis, attributes_table
 from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, save_composed, strip_figure
@@ -256,7 +256,8 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     folder = report.folder
     write_atomically(folder / IMAGES_FILE, image_table(report.diagnoses).to_csv(index=False))
     if report.examples:
-        report.figure().savefig(folder / STRIP_FILE, dpi=120)
+        with atomic_file(folder / STRIP_FILE) as partial:
+            report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
