@@ -28,7 +28,7 @@ from robust_vit_hf.data.composition import background, is_background, paste
 from robust_vit_hf.experiments.collect_runs import collect
 from robust_vit_hf.experiments.options import SweepOptions
 from robust_vit_hf.experiments.sweep import sweep
-from robust_vit_hf.results.bootstrap import Gains, bootstrap
+from robust_vit_hf.results.bootstrap import Gains, mean_gain
 
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -163,12 +163,13 @@ def main(output_dir: Path, names: list[str]) -> None:
                 gains = []
                 for run, other in pairs:
                     one, two = run.composed[condition], other.composed[condition]
+                    rows = np.flatnonzero(one.usable & two.usable)
                     values = one.correct("after").astype(int) - two.correct("after")
-                    gains.append(Gains(values[one.usable & two.usable], run.seed, one.images or run.seed))
+                    gains.append(Gains(values[rows], run.seed, rows, one.images or run.seed))
                 change = np.mean([run.composed[condition].gains().mean() for run, _ in pairs])
                 row |= {
                     condition: f"{100 * change:+.1f}",
-                    f"{condition}, to {AS_IT_IS}": str(bootstrap({condition: gains})),
+                    f"{condition}, to {AS_IT_IS}": str(mean_gain({condition: gains})),
                 }
             found.append(row)
             print(row)
