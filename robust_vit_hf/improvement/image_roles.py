@@ -64,7 +64,7 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
             f"`{public_name(options.mask_folder or options.dataset)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
             f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
         )
-    check_one_numbering(session.classes, {of.split: of.rows.features for of in (train, validation)})
+    check_one_numbering(session.classes, {of.split: of.rows for of in (train, validation)})
     if shared := train.mask_files & validation.mask_files:
         raise ValueError(
             f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
