@@ -17,15 +17,10 @@ SIDE, TOLERANCE = 8, 8  # pixels of a thumbnail, and levels by which those of on
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Images to look for copies of. What cannot be read has none, which the check of the rows reports.
+    """Images to look for copies of. What cannot be read has none, which the check of the rows reports."""
 
-    Args:
-        rows: undecoded `image`, with `bytes` or `path`.
-        thumbnails: `(N, 192)` in 0–255, NaN for images that cannot be read. A JPEG is read at an eighth of its size for one.
-    """
-
-    rows: datasets.Dataset
-    thumbnails: np.ndarray
+    rows: datasets.Dataset  # undecoded `image`, with `bytes` or `path`
+    thumbnails: np.ndarray  # `(N, 192)` in 0–255, NaN for images that cannot be read
     digests: dict[int, str] = field(default_factory=dict)  # of pixels, by number, as they are asked for
 
     @classmethod
@@ -55,7 +50,7 @@ def _opened(image: dict) -> Image.Image:
 def _thumbnail(image: dict | None) -> np.ndarray:
     try:
         picture = _opened(image)
-        picture.draft("RGB", (8 * SIDE, 8 * SIDE))
+        picture.draft("RGB", (8 * SIDE, 8 * SIDE))  # of a JPEG, an eighth of its size
         small = to_rgb(ImageOps.exif_transpose(picture)).resize((SIDE, SIDE), Image.Resampling.BOX)
         return np.asarray(small, np.float32).ravel()
     except Exception:  # codecs raise any type
