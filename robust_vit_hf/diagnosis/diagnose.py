@@ -38,7 +38,7 @@ from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
-from ..utils.files import write_atomically
+from ..utils.files import atomic_file, write_atomically
 from ..utils.stage import Stage
 from .attribute_verdict import AttributeDiagnosis, attributes_table
 from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, drawn_rows, save_composed, strip_figure
@@ -286,7 +286,8 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     for name, table in csv.items():
         write_atomically(folder / name, table.to_csv(index=False))
     if report.examples:
-        report.figure().savefig(folder / STRIP_FILE, dpi=120)
+        with atomic_file(folder / STRIP_FILE) as partial:
+            report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}

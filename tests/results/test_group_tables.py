@@ -137,6 +137,18 @@ def test_the_metric_of_the_worst_group():
     }
 
 
+@pytest.mark.parametrize("group", [None, float("nan")])
+def test_a_group_that_is_none(group):
+    with pytest.raises(ValueError, match=r"group of image 1 \(row 1 of the batch\) is"):
+        WorstGroupAccuracy().update([0, 1], [0, 1], groups=["a", group])
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_a_weight_that_is_none(weight):
+    with pytest.raises(ValueError, match="weight of the group b is"):
+        WorstGroupAccuracy({"a": 1.0, "b": weight})
+
+
 def test_groups_in_the_report_of_a_sweep(tmp_path):
     """A test split with groups, measured before and after; the groups and their weights come through the file of results."""
     for split, groups in {"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items():
