@@ -83,6 +83,27 @@ ATTRIBUTES = {
 }
 
 
+def edited(
+    name: str,
+    pixel_values: torch.Tensor,
+    mask: torch.Tensor,
+    donor: torch.Tensor,
+    donor_mask: torch.Tensor,
+    black: torch.Tensor,
+    white: torch.Tensor,
+) -> torch.Tensor:
+    """Images `(B, 3, H, W)` with an attribute of their donors, both normalised as the model expects, by the pixel values `(3,)` of
+    black and white."""
+    black, contrast = black.view(3, 1, 1), (white - black).view(3, 1, 1)
+    image, given = ((one - black) / contrast for one in (pixel_values, donor))
+    return black + contrast * ATTRIBUTES[name].edit(image, mask, given, donor_mask)
+
+
+def has_both(mask: torch.Tensor) -> torch.Tensor:
+    """Whether images `(B,)` of masks `(B, 1, H, W)` have an object and a background, so that they can give attributes."""
+    return (mask > 0.5).flatten(1).any(dim=1) & is_background(mask).flatten(1).any(dim=1)
+
+
 def chosen_attributes(names: Sequence[str]) -> tuple[str, ...]:
     """Names of attributes, all for `all`."""
     if unknown := {*names} - {*ATTRIBUTES, "all"}:
