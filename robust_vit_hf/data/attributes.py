@@ -19,16 +19,11 @@ Edit = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute of images.
+    """An attribute of images."""
 
-    Args:
-        text: what a model decides by that uses it, after "Decides by".
-        edit: gives images the attribute of their donors.
-        carries: attributes that the edits of others change along with this one, so that it explains their gaps if its own is larger.
-    """
-
-    text: str
-    edit: Edit
+    text: str  # what a model decides by that uses it, after "Decides by"
+    edit: Edit  # gives images the attribute of their donors
+    # Attributes that the edits of others change along with this one, so that it explains their gaps if its own is larger.
     carries: tuple[str, ...] = ()
 
 
@@ -110,11 +105,7 @@ def has_both(mask: torch.Tensor) -> torch.Tensor:
 
 
 def chosen_attributes(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of attributes, all for `all`.
-
-    Raises:
-        ValueError: there is no such attribute.
-    """
+    """Names of attributes, all for `all`."""
     if unknown := {*names} - {*ATTRIBUTES, "all"}:
         raise ValueError(f"no attributes {', '.join(sorted(unknown))}: expected {', '.join(ATTRIBUTES)}, or `all`")
     return tuple(ATTRIBUTES) if "all" in names else tuple(dict.fromkeys(names))
