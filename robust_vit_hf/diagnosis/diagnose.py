@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -32,18 +31,16 @@ from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
 from ..masks.own_masks import MaskedImages, masked_images
 from ..results.background_reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.bootstrap import Interval
-from ..results.group_tables import groups_table
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
-from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
-from ..results.run_results import SetResult, SideResult
 from ..utils.files import atomic_file, write_atomically
 from ..utils.stage import Stage
 from .attribute_verdict import AttributeDiagnosis, attributes_table
 from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, drawn_rows, save_composed, strip_figure
 from .export_images import FIFTYONE_FOLDER, IMAGES_FILE, export_fiftyone, image_table
 from .options import DiagnoseOptions
+from .slices import slice_tables, top1_table
 from .verdict import Diagnosis, diagnosis_tables
 from .what_to_photograph import (
     PAIRS_FILE,
@@ -192,6 +189,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             found = load_images(options, session)
             grouped = groups_of(found.rows, found.name) is not None and options.dataset is not None
             weights = training_shares(options.dataset, options.split) if grouped else None
+            of_slices = _check_slices(found, options)
         found = replace(found, rows=choose_images(found.rows, options.num_images))
         draw_donors(found.rows.with_format(None)["label"][:])  # refuses one class before masks, which take long
         beside = {}
@@ -206,14 +204,17 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         side = session.sides["before"]
         with one_mask_maker():
             given = options.mask_method, options.mask_model, side.model, side.processor, options.bf16
-            images = masked_images(found, found.name, session.classes, folder / MASKS_FOLDER, MaskSettings(*given))
+            images = masked_images(
+                found, found.name, session.classes, folder / MASKS_FOLDER, MaskSettings(*given), options.slices
+            )
         backgrounds = Backgrounds(options.batch_size, options.num_workers)
         rows = EvaluationSet.of(images.dataset, group_weights=weights)
         session = session.with_sets({found.name: rows})
         report = measure_images(session, images, backgrounds, folder)
         attributes = measure_attributes(session, Attributes(options.batch_size, options.num_workers, names))
         if report is not None:
-            report = replace(report, beside=beside, attributes=attributes)
+            slices = slice_tables(images.dataset, options.slices, report.diagnoses, of_slices)
+            report = replace(report, beside=beside, attributes=attributes, groups=[*report.groups, *slices])
             write_report(report, session, asdict(options))
             if options.export == "fiftyone":
                 export_fiftyone(image_table(report.diagnoses), images.dataset, session, folder / FIFTYONE_FOLDER)
@@ -221,6 +222,14 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
                 facts = {"model": side.name, "masks": images.masks}
                 write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])
         return report
+
+
+def _check_slices(images: Images, options: DiagnoseOptions) -> dict[str, dict[str, float] | None]:
+    """Shares of the values of `slices` among the training images; refuses columns that the images lack before masks are made."""
+    known = images.rows.column_names
+    if missing := [column for column in options.slices if column not in known]:
+        raise ValueError(f"`{options.dataset}` has no column `{missing[0]}` for --slices: it has {', '.join(known)}.")
+    return {column: training_shares(options.dataset, options.split, column) for column in options.slices}
 
 
 def measure_images(
@@ -238,13 +247,7 @@ def measure_images(
     tables = []
     groups = groups_of(images.dataset, name)
     if groups is not None:
-        columns, sides = diagnoses["before"].columns, {}
-        for side, found in diagnoses.items():
-            best = np.array(found.columns["original"])[:, None]
-            sides[side] = SideResult(ranks(best, list(columns["accepted"])))
-        weights = session.sets[name].group_weights
-        result = SetResult(name, sides, np.array(columns["label"]), groups=groups, group_weights=weights)
-        tables.append(groups_table(result))
+        tables.append(top1_table(name, diagnoses, groups, session.sets[name].group_weights))
     return DiagnosisReport(
         diagnoses, examples, images, folder, groups=tables, without_map=session.without_map, taken=most_taken
     )

@@ -1,7 +1,7 @@
 """`robust-vit masks`: masks for a dataset without masks, written as parquet for `robust-vit train --dataset`."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
@@ -109,11 +109,13 @@ def write_split(
     masker: Masker,
     title: str,
     total: int | None = None,
+    kept: Sequence[str] = KEPT,
 ) -> tuple[int, int] | None:
     """Write one split of images with masks to the output folder, see [`prepare_masks`], from rows with undecoded images and
-    `file_name`. Returns the numbers of rows and rejected rows; `None` outside the main process."""
+    `file_name`, and with the columns `kept`, if there are any. Returns the numbers of rows and rejected rows; `None` outside the
+    main process."""
     features = {"image": datasets.Image(), "mask": datasets.Image()}
-    features |= {name: columns[name] for name in KEPT if name in columns}
+    features |= {name: columns[name] for name in kept if name in columns}
     features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
     writer, finish = None, partial(_with_masks, masker=masker, features=features)
     if PartialState().is_main_process:
