@@ -37,7 +37,16 @@ from ..results.plots import page_picture
 from ..utils.files import atomic_file, write_atomically
 from ..utils.stage import Stage
 from .attribute_verdict import AttributeDiagnosis, attributes_table
-from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, drawn_rows, save_composed, strip_figure
+from .composed_examples import (
+    NUM_EXAMPLES,
+    RULE,
+    Composed,
+    composed_images,
+    drawn_rows,
+    edited_images,
+    save_composed,
+    strip_figure,
+)
 from .export_images import FIFTYONE_FOLDER, IMAGES_FILE, export_fiftyone, image_table
 from .options import DiagnoseOptions
 from .slices import slice_tables, top1_table
@@ -53,7 +62,8 @@ from .what_to_photograph import (
 )
 
 
-STRIP_FILE, MASKS_FOLDER, ATTRIBUTES_FOLDER = "strip.png", "masks", "attributes"
+STRIP_FILE, ATTRIBUTES_FILE = "strip.png", "attributes.png"
+MASKS_FOLDER, ATTRIBUTES_FOLDER = "masks", "attributes"
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class DiagnosisReport:
         groups: table of the groups of the images as they are, if they have any.
         without_map: sentences that say why relevance is left out.
         attributes: what else decides, by side; empty if not measured.
+        edited: some of the examples with the attributes of others; empty if not measured.
         taken: images that the last model takes for the class of the background, see [`TAKEN_RULE`].
     """
 
@@ -79,6 +90,7 @@ class DiagnosisReport:
     without_map: list[str] = field(default_factory=list)
     attributes: dict[str, AttributeDiagnosis] = field(default_factory=dict)
     taken: list[Composed] = field(default_factory=list)
+    edited: list[Composed] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -129,6 +141,9 @@ class DiagnosisReport:
         """Section of a page."""
         notes, tables = [*self.advice, *self.warnings], [*self.tables, *matrices(self.pairs)]
         section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), tables, notes=notes)
+        if self.edited:
+            alt = "Images with attributes of others, with the predicted classes; the table of attributes holds the rates."
+            section.plots.append(page_picture(strip_figure(self.edited), RULE, alt, "wide"))
         if self.taken:
             section.galleries.append(taken_gallery(self.taken))
         if self.examples:
@@ -211,10 +226,11 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         rows = EvaluationSet.of(images.dataset, group_weights=weights)
         session = session.with_sets({found.name: rows})
         report = measure_images(session, images, backgrounds, folder)
-        attributes = measure_attributes(session, Attributes(options.batch_size, options.num_workers, names))
+        attributes = Attributes(options.batch_size, options.num_workers, names)
+        report = with_attributes(session, report, attributes)
         if report is not None:
             slices = slice_tables(images.dataset, options.slices, report.diagnoses, of_slices)
-            report = replace(report, beside=beside, attributes=attributes, groups=[*report.groups, *slices])
+            report = replace(report, beside=beside, groups=[*report.groups, *slices])
             write_report(report, session, asdict(options))
             if options.export == "fiftyone":
                 export_fiftyone(image_table(report.diagnoses), images.dataset, session, folder / FIFTYONE_FOLDER)
@@ -264,6 +280,18 @@ def measure_attributes(session: Session, attributes: Attributes) -> dict[str, At
     return {side: AttributeDiagnosis(found.columns, attributes.names) for side, found in measured.items()}
 
 
+def with_attributes(
+    session: Session, report: DiagnosisReport | None, attributes: Attributes
+) -> DiagnosisReport | None:
+    """The report of the only set of a session with the attributes, if any; `None` outside the main process."""
+    measured = measure_attributes(session, attributes)
+    if report is None or not measured:
+        return report
+    side, dataset = session.sides["before"], report.images.dataset
+    drawn = drawn_rows(dataset, report.diagnoses["before"])[:NUM_EXAMPLES]
+    return replace(report, attributes=measured, edited=edited_images(side, dataset, measured, session.classes, drawn))
+
+
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
     """The labelled images to diagnose on."""
     if options.dataset is not None and options.dataset not in benchmarks():
@@ -292,6 +320,8 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         with atomic_file(folder / STRIP_FILE) as partial:
             report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
+    if report.edited:
+        strip_figure(report.edited).savefig(folder / ATTRIBUTES_FILE, dpi=120)
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {
