@@ -1,6 +1,7 @@
 """What composing costs: `diagnose` beside the forward passes that it needs, on tensors that are there.
 
     python benchmarks/backgrounds.py --output_dir runs/benchmarks
+    python benchmarks/backgrounds.py --output_dir runs/benchmarks/cnn --model runs/improve/cnn-0/model
 
 Both run in turn within one process, so that what else the machine does hits both; the ratio is a median over the rounds. `diagnose`
 reads and composes the images of emoji-shift `val` in seven conditions, without relevance maps.
@@ -34,13 +35,14 @@ BATCH_SIZE = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--model", default="emoji-shift", help="classifier of the classes of emoji-shift")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--bf16", action="store_true")
     arguments = parser.parse_args()
     accelerator = make_accelerator(arguments.bf16)
-    model = load_model("emoji-shift").to(accelerator.device).eval()
-    processor = load_processor("emoji-shift", "paper", model)
+    model = load_model(arguments.model).to(accelerator.device).eval()
+    processor = load_processor(arguments.model, "paper" if arguments.model == "emoji-shift" else "model", model)
     side, images = Side.of(model, processor), load_split("val", arguments.images)
     session = Session({"before": side}, {}, accelerator)
     batch = images.with_transform(eval_transform(processor))[:]["pixel_values"]

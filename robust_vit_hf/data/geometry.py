@@ -70,11 +70,8 @@ def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], tor
 
 def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
     """Functions of images, and of masks as tensors, for a processor that does what it likes; `whole` squashes both to its size. A
-    mask is processed as an image, and compared with a black and a white one.
-
-    Raises:
-        ValueError: what the processor gives is not linear in the pixels, or differs each time, so that masks cannot follow.
-    """
+    mask is processed as an image, and compared with a black and a white one. A processor whose results are not linear in the pixels, or
+    differ each time, is refused, since masks cannot follow."""
     if whole:
         size, normalize = [*input_size(processor)], normalization(processor)
         squash = partial(functional.resize, size=size)
@@ -95,11 +92,7 @@ def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Cal
 
 def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:
     """Where a processor takes the pixels of images of this width and height: for columns and for rows, factor and offset from
-    coordinates in the image to those in what it gives, fitted to a gradient of grey.
-
-    Raises:
-        ValueError: as [`measured_transforms`].
-    """
+    coordinates in the image to those in what it gives, fitted to a gradient of grey. Errors are those of [`measured_transforms`]."""
     _check_linear(processor)
     black, white = (_flat(processor, level, size) for level in (0, 255))
     lines = []

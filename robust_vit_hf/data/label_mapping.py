@@ -2,9 +2,11 @@
 
 import difflib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import Any
 
 import datasets
 from transformers import PreTrainedConfig
@@ -42,18 +44,18 @@ def class_names_of(features: datasets.Features) -> tuple[str, ...] | None:
     return tuple(label.names) if isinstance(label, datasets.ClassLabel) else None
 
 
+def nfc(name: str) -> str:
+    """A name with one character for each letter with its accents, which macOS stores as several (NFC and NFD of Unicode)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
-    """Map each label of a dataset to the model's class of the same name.
-
-    Args:
-        names, model_names: names of the classes in the order of labels and of logits.
-
-    Returns:
-        The model's class of each label, even if all have the same number, or `None` if the dataset has no names, or one of
-        the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are names
-        of the classes of ImageNet-1k.
-    """
-    names, model_names = (tuple(str(name).removeprefix("LABEL_") for name in of or ()) for of in (names, model_names))
+    """The model's class of each label of a dataset by name, from the names in the order of labels and of logits; `None` if the dataset
+    has no names, or one of the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are
+    names of the classes of ImageNet-1k."""
+    names, model_names = (
+        tuple(nfc(str(name)).removeprefix("LABEL_") for name in of or ()) for of in (names, model_names)
+    )
     if not names:
         return None
     if are_of_imagenet(model_names) and label_of_wnid().keys() >= {*names}:
@@ -77,17 +79,19 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
     return mapping
 
 
-def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, datasets.Features]) -> None:
+def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -> None:
     """Check that all splits with names of classes have the same ones where the model has none: it would take the classes of each split
     in their order, see [`label_mapping`]."""
-    names = {split: class_names_of(features) for split, features in splits.items()}
+    names = {split: class_names_of(getattr(rows, "features", None) or {}) for split, rows in splits.items()}
     names = {split: of for split, of in names.items() if of and not unnamed(of)}
     if not unnamed(model_names) or are_of_imagenet(model_names) or len({*names.values()}) < 2:
         return
-    shown = "; ".join(f"`{split}` has {', '.join(of)}" for split, of in names.items())
+    classes = enumerate(zip_longest(*names.values(), fillvalue="missing"))
+    index, of_splits = next((index, of_splits) for index, of_splits in classes if len({*of_splits}) > 1)
+    shown = ", ".join(f"`{name}` in `{split}`" for name, split in zip(of_splits, names, strict=True))
     raise ValueError(
-        f"The model numbers its classes, and {shown}, so that a number is another class in each. Give "
-        "all splits the same classes, or the model their names (`id2label` in its `config.json`)."
+        f"The model has numbers instead of names of classes, and class {index} is {shown}: give all splits the same classes, or the model "
+        "their names (`id2label` in its `config.json`)."
     )
 
 

@@ -38,9 +38,6 @@ def train_transform(
         seed_of_row: seed of a row's crop and flip, as integers, by its `row_index`. By default, torch's global random
             state is used.
         resample: interpolation of the squash of images; bilinear in the released code.
-
-    Raises:
-        ValueError: as [`input_size`].
     """
     height, width = input_size(processor)
     size = [round(height * 256 / 224), round(width * 256 / 224)]
@@ -72,12 +69,8 @@ class _MaskProcessor(ViTImageProcessor):
 
 def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool = False) -> Transform:
     """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: images are processed by
-    `processor`, and masks, if any, get the same geometry.
-
-    Args:
-        border: pixels to cut first at each edge of images without masks, such as ObjectNet's red border.
-        whole: squash images to the size that the processor gives, instead of cropping.
-    """
+    `processor`, and masks, if any, get the same geometry. First, a `border` of pixels is cut at each edge of images without masks,
+    such as ObjectNet's red one. With `whole`, images are squashed to the size that the processor gives, instead of cropped."""
     images_of, masks_of = (
         _plain(processor, whole) if has_plain_geometry(processor) else measured_transforms(processor, whole)
     )

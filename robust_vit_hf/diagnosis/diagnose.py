@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from PIL.Image import Image
@@ -19,7 +19,7 @@ from ..data.composition import draw_donors
 from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
 from ..data.groups import groups_of, training_shares
-from ..evaluation.before_after_examples import EXAMPLES_FILE
+from ..evaluation.before_after_examples import EXAMPLES_FILE, may_be_shown
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_attributes import Attributes
@@ -31,22 +31,39 @@ from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
 from ..masks.own_masks import MaskedImages, masked_images
 from ..results.background_reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.bootstrap import Interval
-from ..results.group_tables import groups_table
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
-from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
-from ..results.run_results import SetResult, SideResult
-from ..utils.files import write_atomically
+from ..utils.files import atomic_file, write_atomically
 from ..utils.stage import Stage
 from .attribute_verdict import AttributeDiagnosis, attributes_table
-from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, save_composed, strip_figure
+from .composed_examples import (
+    NUM_EXAMPLES,
+    RULE,
+    Composed,
+    composed_images,
+    drawn_rows,
+    edited_images,
+    save_composed,
+    strip_figure,
+)
 from .export_images import FIFTYONE_FOLDER, IMAGES_FILE, export_fiftyone, image_table
 from .options import DiagnoseOptions
+from .slices import slice_tables, top1_table
 from .verdict import Diagnosis, diagnosis_tables
+from .what_to_photograph import (
+    PAIRS_FILE,
+    TAKEN_FILE,
+    advice,
+    matrices,
+    pair_table,
+    taken_gallery,
+    taken_rows,
+)
 
 
-STRIP_FILE, MASKS_FOLDER, ATTRIBUTES_FOLDER = "strip.png", "masks", "attributes"
+STRIP_FILE, ATTRIBUTES_FILE = "strip.png", "attributes.png"
+MASKS_FOLDER, ATTRIBUTES_FOLDER = "masks", "attributes"
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,8 @@ class DiagnosisReport:
         groups: table of the groups of the images as they are, if they have any.
         without_map: sentences that say why relevance is left out.
         attributes: what else decides, by side; empty if not measured.
+        edited: some of the examples with the attributes of others; empty if not measured.
+        taken: images that the last model takes for the class of the background, see [`TAKEN_RULE`].
     """
 
     diagnoses: dict[str, Diagnosis]
@@ -70,6 +89,8 @@ class DiagnosisReport:
     groups: list[Table] = field(default_factory=list)
     without_map: list[str] = field(default_factory=list)
     attributes: dict[str, AttributeDiagnosis] = field(default_factory=dict)
+    taken: list[Composed] = field(default_factory=list)
+    edited: list[Composed] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -95,6 +116,16 @@ class DiagnosisReport:
         """A table of attributes for each model; none if they were not measured."""
         return [attributes_table(found, side) for side, found in self.attributes.items()]
 
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """What was taken for what, see [`pair_table`]."""
+        return pair_table(self.diagnoses, self.attributes)
+
+    @property
+    def advice(self) -> list[str]:
+        """What to photograph next."""
+        return advice(self.pairs, self.diagnoses)
+
     @property
     def table(self) -> Table:
         """The measures."""
@@ -108,7 +139,13 @@ class DiagnosisReport:
 
     def section(self) -> Section:
         """Section of a page."""
-        section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), self.tables, notes=self.warnings)
+        notes, tables = [*self.advice, *self.warnings], [*self.tables, *matrices(self.pairs)]
+        section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), tables, notes=notes)
+        if self.edited:
+            alt = "Images with attributes of others, with the predicted classes; the table of attributes holds the rates."
+            section.plots.append(page_picture(strip_figure(self.edited), RULE, alt, "wide"))
+        if self.taken:
+            section.galleries.append(taken_gallery(self.taken))
         if self.examples:
             alt = "Images in all conditions, with the predicted classes; the tables hold the rates."
             section.plots.append(page_picture(self.figure(), RULE, alt, "wide"))
@@ -116,7 +153,7 @@ class DiagnosisReport:
 
     def __str__(self) -> str:
         look = f" Look at {self.folder / STRIP_FILE}: {RULE}." if self.examples else ""
-        parts = [self.verdict, *self.warnings]
+        parts = [self.verdict, *self.advice, *self.warnings]
         for table in (self.table, *self.groups, *self.attribute_tables):
             parts += [f"{table.title}:", table.markdown()]
         parts.append(f"results.json, tables and the predictions of each image: {self.folder}.{look}")
@@ -150,7 +187,7 @@ def diagnose(
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
     """Measure one model or two, or one `given` in Python, on images with the backgrounds of other images. Writes `results.json`, `tables.md`,
-    `tables.tex`, `images.csv`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
+    `tables.tex`, `images.csv`, `taken.csv`, `pairs.csv`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
     Results already in the output folder are reused.
 
     Returns:
@@ -167,6 +204,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             found = load_images(options, session)
             grouped = groups_of(found.rows, found.name) is not None and options.dataset is not None
             weights = training_shares(options.dataset, options.split) if grouped else None
+            of_slices = _check_slices(found, options)
         found = replace(found, rows=choose_images(found.rows, options.num_images))
         draw_donors(found.rows.with_format(None)["label"][:])  # refuses one class before masks, which take long
         beside = {}
@@ -181,24 +219,33 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         side = session.sides["before"]
         with one_mask_maker():
             given = options.mask_method, options.mask_model, side.model, side.processor, options.bf16
-            images = masked_images(found, found.name, session.classes, folder / MASKS_FOLDER, MaskSettings(*given))
+            images = masked_images(
+                found, found.name, session.classes, folder / MASKS_FOLDER, MaskSettings(*given), options.slices
+            )
         backgrounds = Backgrounds(options.batch_size, options.num_workers)
         rows = EvaluationSet.of(images.dataset, group_weights=weights)
         session = session.with_sets({found.name: rows})
         report = measure_images(session, images, backgrounds, folder)
-        attributes = measure_attributes(session, Attributes(options.batch_size, options.num_workers, names))
+        attributes = Attributes(options.batch_size, options.num_workers, names)
+        report = with_attributes(session, report, attributes)
         if report is not None:
-            report = replace(report, beside=beside, attributes=attributes)
-            settings = asdict(options)
-            if not options.attributes:
-                del settings["attributes"]
-            write_report(report, session, settings)
+            slices = slice_tables(images.dataset, options.slices, report.diagnoses, of_slices)
+            report = replace(report, beside=beside, groups=[*report.groups, *slices])
+            write_report(report, session, asdict(options))
             if options.export == "fiftyone":
                 export_fiftyone(image_table(report.diagnoses), images.dataset, session, folder / FIFTYONE_FOLDER)
             if options.html:
                 facts = {"model": side.name, "masks": images.masks}
                 write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])
         return report
+
+
+def _check_slices(images: Images, options: DiagnoseOptions) -> dict[str, dict[str, float] | None]:
+    """Shares of the values of `slices` among the training images; refuses columns that the images lack before masks are made."""
+    known = images.rows.column_names
+    if missing := [column for column in options.slices if column not in known]:
+        raise ValueError(f"`{options.dataset}` has no column `{missing[0]}` for --slices: it has {', '.join(known)}.")
+    return {column: training_shares(options.dataset, options.split, column) for column in options.slices}
 
 
 def measure_images(
@@ -210,17 +257,16 @@ def measure_images(
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
-    examples, tables = composed_images(session.sides["before"], images.dataset, diagnoses), []
+    side, last, shown = session.sides["before"], [*diagnoses.values()][-1], may_be_shown(images.dataset)
+    drawn, taken = drawn_rows(images.dataset, diagnoses["before"]), [row for row in taken_rows(last) if shown[row]]
+    examples, most_taken = (composed_images(side, images.dataset, diagnoses, rows) for rows in (drawn, taken))
+    tables = []
     groups = groups_of(images.dataset, name)
     if groups is not None:
-        columns, sides = diagnoses["before"].columns, {}
-        for side, found in diagnoses.items():
-            best = np.array(found.columns["original"])[:, None]
-            sides[side] = SideResult(ranks(best, list(columns["accepted"])))
-        weights = session.sets[name].group_weights
-        result = SetResult(name, sides, np.array(columns["label"]), groups=groups, group_weights=weights)
-        tables.append(groups_table(result))
-    return DiagnosisReport(diagnoses, examples, images, folder, groups=tables, without_map=session.without_map)
+        tables.append(top1_table(name, diagnoses, groups, session.sets[name].group_weights))
+    return DiagnosisReport(
+        diagnoses, examples, images, folder, groups=tables, without_map=session.without_map, taken=most_taken
+    )
 
 
 def measure_attributes(session: Session, attributes: Attributes) -> dict[str, AttributeDiagnosis]:
@@ -232,6 +278,18 @@ def measure_attributes(session: Session, attributes: Attributes) -> dict[str, At
     if not session.accelerator.is_main_process:
         return {}
     return {side: AttributeDiagnosis(found.columns, attributes.names) for side, found in measured.items()}
+
+
+def with_attributes(
+    session: Session, report: DiagnosisReport | None, attributes: Attributes
+) -> DiagnosisReport | None:
+    """The report of the only set of a session with the attributes, if any; `None` outside the main process."""
+    measured = measure_attributes(session, attributes)
+    if report is None or not measured:
+        return report
+    side, dataset = session.sides["before"], report.images.dataset
+    drawn = drawn_rows(dataset, report.diagnoses["before"])[:NUM_EXAMPLES]
+    return replace(report, attributes=measured, edited=edited_images(side, dataset, measured, session.classes, drawn))
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
@@ -253,11 +311,17 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
 
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
     """Write the files of a report, with the `settings` of the command."""
-    folder = report.folder
-    write_atomically(folder / IMAGES_FILE, image_table(report.diagnoses).to_csv(index=False))
+    folder, settings = report.folder, {name: value for name, value in settings.items() if value != []}
+    of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
+    csv = {IMAGES_FILE: of_images, TAKEN_FILE: of_images.iloc[taken_rows(last)], PAIRS_FILE: report.pairs}
+    for name, table in csv.items():
+        write_atomically(folder / name, table.to_csv(index=False))
     if report.examples:
-        report.figure().savefig(folder / STRIP_FILE, dpi=120)
+        with atomic_file(folder / STRIP_FILE) as partial:
+            report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
+    if report.edited:
+        strip_figure(report.edited).savefig(folder / ATTRIBUTES_FILE, dpi=120)
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {
@@ -274,5 +338,6 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     }
     if report.attributes:
         facts["attributes"] = {side: found.record() for side, found in report.attributes.items()}
-    parts: list[str | Table] = [report.verdict, *report.warnings, *report.tables]
+    facts["advice"] = report.advice
+    parts: list[str | Table] = [report.verdict, *report.advice, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"preset": session.preset}, facts, parts)

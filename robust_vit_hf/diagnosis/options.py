@@ -24,6 +24,12 @@ class OwnImagesOptions(BatchOptions):
     )
     mask_model: str | None = option(None, MASK_MODEL)
     num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", COUNT)
+    attributes: list[str] = option(
+        [],
+        "what else may decide: background, border, corners, colours, sharpness, place, or `all`. Images are given each of these of "
+        "other images of their class and of other classes, in two passes an attribute",
+        metavar="NAME",
+    )
     preset: Preset | None = option(None, PRESET)
 
     def __post_init__(self):
@@ -64,11 +70,11 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         None,
         "source of ImageNet-9, whose measures are shown beside those of your images: for models with the classes of ImageNet",
     )
-    attributes: list[str] = option(
+    slices: list[str] = option(
         [],
-        "what else may decide: background, border, corners, colours, sharpness, place, or `all`. Images are given each of these of "
-        "other images of their class and of other classes, in two passes an attribute",
-        metavar="NAME",
+        "columns of the images, such as `camera site` of a metadata.csv: top-1 and BG-Gap of each value, and of each pair of values with 20 "
+        "images or more",
+        metavar="COLUMN",
     )
     html: bool = option(False, "write report.html too")
     export: Literal["fiftyone"] | None = option(

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
+from ..data.attributes import chosen_attributes
+from ..diagnosis.diagnose import DiagnosisReport, measure_images, with_attributes, write_report
 from ..evaluation.before_after_examples import galleries
 from ..evaluation.before_after_figure import FIGURE_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from ..evaluation.measurements.other_attributes import Attributes
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.results_json import write_finetuning_results
 from ..evaluation.session import Session
@@ -108,6 +110,7 @@ def measure_outcome(
     diagnosis = measure_images(
         session, images, Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
     )
+    diagnosis = with_attributes(session, diagnosis, Attributes(*passes, chosen_attributes(options.attributes)))
     write_report(diagnosis, session, asdict(options))
     facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
@@ -128,7 +131,7 @@ def measure_outcome(
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
     found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
-    sections[0].notes = found.notes  # those of the diagnosis, and others
+    sections[0].notes = [*diagnosis.advice, *found.notes]  # of the diagnosis, and others
     write_json(folder / VERDICT_FILE, found.record())
     write_page(folder / PAGE_FILE, found.verdict.partition("\n")[0], facts, sections)
     if found.accuracy:

@@ -39,18 +39,12 @@ MAX_PATCHES = 4096  # 1024×1024 pixels at patch 16; the affinity grows with the
 
 
 def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Second smallest generalised eigenvector of (D − W) y = λ D y for each image of a batch.
+    """Second smallest generalised eigenvector `(B, N)`, fp64, of (D − W) y = λ D y for each image of a batch, of any sign and length, and
+    whether it is unique, `(B,)` bool, from keys `(B, N, C)`, finite, of any floating dtype and length. N is at least 3.
 
     W is 1 between patches whose keys have a cosine above 0.2, else 1e-5; D is diagonal and holds the sums of its rows. If
     the second eigenvalue is multiple (unconnected groups of patches of one size), the cut is not unique: the result is the
-    projection of a fixed vector onto the eigenspace, the same in every run.
-
-    Args:
-        keys: `(B, N, C)`, finite, any floating dtype; not normalised. N is at least 3.
-
-    Returns:
-        `(B, N)`, fp64, of any sign and length, and `(B,)`, bool: whether the vector is unique. If all patches are
-        similar, or no two are, it is zero and not unique.
+    projection of a fixed vector onto the eigenspace, the same in every run; zero if all patches are similar, or no two are.
     """
     if keys.device.type == "mps":
         keys = keys.cpu()  # Apple's GPUs have no fp64
@@ -87,16 +81,9 @@ def _cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """Foreground on the patch grid: patches connected to the seed (largest absolute value) and on the same side of the
-    mean. Components are 4-connected, as in the released code.
-
-    Args:
-        eigenvectors: `(B, h·w)`, of any sign. Values within 1e-6 of the largest count as equal, and the first in raster
-            order is the seed, so that rounding does not matter.
-
-    Returns:
-        `(B, h, w)`, bool. Empty if all values are the same.
-    """
+    """Foreground `(B, h, w)`, bool, on the patch grid, from eigenvectors `(B, h·w)`: patches connected to the seed (largest absolute
+    value) and on the same side of the mean; empty if all values are the same. Components are 4-connected, as in the released code.
+    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that rounding does not matter."""
     magnitude = eigenvectors.abs()
     seeds = (magnitude >= (1 - 1e-6) * magnitude.amax(dim=1, keepdim=True)).int().argmax(dim=1, keepdim=True)
     deviation = eigenvectors - eigenvectors.mean(dim=1, keepdim=True)
@@ -150,13 +137,8 @@ def key_projection(model: ImageModel) -> nn.Module:
 
 @torch.no_grad()
 def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
-    """Keys `(B, h·w, C)`, fp32, of the patches in the last layer, where the forward pass stops, without prefix tokens.
-
-    Args:
-        model: ViT of transformers in eval mode, with or without a head. It is left unchanged.
-        pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
-        key_bias: whether to keep the bias of the projection in the keys.
-    """
+    """Keys `(B, h·w, C)`, fp32, of the patches in the last layer of a model in eval mode, where the forward pass stops, without prefix
+    tokens, and with the bias of the projection if `key_bias`. Pixel values are `(B, 3, H, W)`, normalised as the model expects."""
     pretrained, projection = model.pretrained, key_projection(model)
     image_size = tuple(pixel_values.shape[2:])
     height, width = model.patch_grid(pixel_values)
@@ -184,47 +166,30 @@ def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) ->
 
 @dataclass(eq=False)
 class TokenCut:
-    """Masks of the salient object, by the normalised cut of a ViT's features.
+    """Masks of the salient object, by the normalised cut of a ViT's features. Of the processor, only mean and standard deviation
+    count: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images with more than 4096
+    patches are shrunk, with a note.
 
-    Args:
-        model: ViT of transformers with one patch grid, preferably self-supervised; with or without a head, in eval mode.
-        processor: image processor with the mean and standard deviation of the model; by default ImageNet's. Its resizing
-            is not used: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code).
-            Images with more than 4096 patches are shrunk, with a note.
-        key_bias: whether to keep the bias of the key projection in the keys; by default for the model type `vit`, such as
-            DINO, as in the paper. Attention does not depend on it, so training does not determine it: in DINOv2-S/14,
-            its norm equals that of the keys, which makes all patches similar.
-        batch_size: maximum number of images in a forward pass. Only images with the same patch grid share one.
-        min_pixels: masks with fewer foreground pixels are rejected. 520 is the limit of RobustViT.
-        min_side: images with a shorter side are enlarged to it, for a finer patch grid, and their masks shrunk again;
-            `min_pixels` refers to the enlarged image. Images that would exceed 4096 patches are rejected.
-        refine: whether to refine masks with the bilateral solver. Otherwise, masks are unions of patches.
-        released: whether to reject masks as in RobustViT's released pipeline: masks of more than half of the image,
-            and refined masks whose IoU with the coarse one is below 0.5. By default, the former are kept, and the
-            latter replaced by the coarse mask.
-        bf16: whether to compute the keys with autocast to bfloat16. The cut stays in fp32 and fp64.
-
-    Example:
-        >>> from transformers import ViTConfig, ViTModel
-        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-        >>> cut = TokenCut(ViTModel(config).eval())
-        >>> (result,) = cut([Image.linear_gradient("L").convert("RGB")], [{}])
-        >>> result.mask is None or result.mask.size == (256, 256)
-        True
+    The bias of the key projection is left out of the keys but for the model type `vit`, such as DINO, as in the paper. Attention does
+    not depend on it, so training does not determine it: in DINOv2-S/14, its norm equals that of the keys, which makes all patches similar.
 
     Source: https://huggingface.co/papers/2202.11539
     """
 
-    model: nn.Module
-    processor: BaseImageProcessor | None = None
+    model: nn.Module  # ViT of transformers with one patch grid, preferably self-supervised; in eval mode
+    processor: BaseImageProcessor | None = None  # by default, mean and standard deviation are ImageNet's
     _: KW_ONLY
-    key_bias: bool | None = None
-    batch_size: int = 16
-    min_pixels: int = 520
+    key_bias: bool | None = None  # whether to keep the bias of the key projection, see above
+    batch_size: int = 16  # of images with the same patch grid
+    min_pixels: int = 520  # of the foreground of a mask that is not rejected; 520 is the limit of RobustViT
+    # Images with a shorter side are enlarged to it, for a finer patch grid, and their masks shrunk again; `min_pixels` refers to the
+    # enlarged image. Images that would exceed 4096 patches are rejected.
     min_side: int = 0
-    refine: bool = True
+    refine: bool = True  # with the bilateral solver; otherwise, masks are unions of patches
+    # Whether to reject masks as in RobustViT's released pipeline: masks of more than half of the image, and refined masks whose IoU
+    # with the coarse one is below 0.5. By default, the former are kept, and the latter replaced by the coarse mask.
     released: bool = False
-    bf16: bool = False
+    bf16: bool = False  # whether to compute the keys with autocast to bfloat16; the cut stays in fp32 and fp64
 
     def __post_init__(self):
         self.vit = ImageModel(self.model)

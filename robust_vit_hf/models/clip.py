@@ -72,16 +72,8 @@ class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
 def load_zero_shot(
     name: str, classes: Sequence[str], templates: Sequence[str] = TEMPLATES
 ) -> CLIPZeroShotForImageClassification:
-    """Zero-shot classifier of CLIP, in fp32.
-
-    Args:
-        name: Hub id or folder of CLIP, with its tokenizer.
-        classes: names of the classes, as they stand in a text.
-        templates: texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP.
-
-    Raises:
-        ValueError: two classes have the same embedding.
-    """
+    """Zero-shot classifier of CLIP, in fp32, from its Hub id or folder, with its tokenizer, and from names of classes as they stand in a
+    text. `templates` are texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP."""
     classes, templates = check_class_names(classes), list(templates)
     if not templates or any("{}" not in template for template in templates):
         raise ValueError(f"Expected templates with `{{}}` for the name of the class, but got {templates}.")

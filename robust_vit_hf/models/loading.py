@@ -44,8 +44,7 @@ def load_model(
 
     Raises:
         OSError: there is no such model.
-        ValueError: weights do not fit; the head is for several labels or values; the name is a registered one, and a folder's here;
-            there are templates for another model than CLIP; or the model's head cannot be replaced.
+        ValueError: weights do not fit; the head is for several labels or values, or cannot be replaced; the name is also a folder's.
     """
     if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder.")
@@ -122,11 +121,8 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features.
-
-    Raises:
-        ValueError: there is none, or a layer below has as many outputs as there are classes.
-    """
+    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features. Refused if there
+    is none, or if a layer below has as many outputs as there are classes."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     heads = {name: one.in_features for name, one in linear.items() if one.out_features == model.config.num_labels}
     if len({*heads.values()}) != 1:

@@ -28,15 +28,10 @@ from .linear_memory import has_linear_memory, propagate_recorded
 
 @dataclass
 class RelevanceOutput(ModelOutput):
-    """Output of [`relevance_map`].
+    """Output of [`relevance_map`]."""
 
-    Args:
-        relevance: `(B, 1, H, W)`, fp32, in [0, 1] unless `normalize=False`.
-        logits: `(B, C)`, of the same forward pass.
-    """
-
-    relevance: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
+    relevance: torch.Tensor | None = None  # `(B, 1, H, W)`, fp32, in [0, 1] unless `normalize=False`
+    logits: torch.Tensor | None = None  # `(B, C)`, of the same forward pass
 
 
 def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> torch.Tensor:
@@ -53,10 +48,8 @@ def propagate_relevance(
     """Relevance `(B, T)` of every token, at least fp32: rows of R, Eq. 7, R ← R + Ā R from the first layer to the last,
     starting from the identity. A row vector from the last layer to the first gives the same product in O(T²) per layer.
 
-    Args:
-        attentions, attention_gradients: `(B, h, T, T)` of each layer, first layer first; the last may be `(B, h, 1, T)` if the head
-            reads only the first token.
-        row: `(B, T)`, weights of the tokens read by the head: one-hot at the CLS token for the paper's models.
+    Attentions and gradients are `(B, h, T, T)`, first layer first; the last may be `(B, h, 1, T)` if the head reads only the first
+    token. `row`, `(B, T)`, are the weights of the tokens read by the head: one-hot at the CLS token for the paper's models.
     """
     row = row.to(torch.promote_types(attentions[0].dtype, torch.float32))
     for attention, gradient in zip(reversed(attentions), reversed(attention_gradients), strict=True):
@@ -121,9 +114,8 @@ def relevance_map(
         [`RelevanceOutput`], attached to the graph unless gradients are disabled.
 
     Raises:
-        ValueError: the architecture lacks a single patch grid (Swin, ConvNeXt, …); pixel values have another shape, or a size
-            that is not a multiple of the patch size; the target is not a class; the model has no layer `start_layer`; or
-            logits or maps are NaN or infinite (names the images' positions in the batch).
+        ValueError: the architecture lacks a single patch grid (Swin, ConvNeXt, …); pixel values have another shape, or a size that is not
+            a multiple of the patch size; target or `start_layer` do not exist; or logits or maps are NaN or infinite.
 
     Example:
         >>> import torch

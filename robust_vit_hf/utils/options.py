@@ -55,14 +55,9 @@ def option(
     positional: bool = False,
     nargs: str | None = None,
 ) -> Any:
-    """Field of [`Options`]. Without a default, the option is required.
-
-    Args:
-        text: help.
-        allowed: range of a number, or of each number in a list; without a range, numbers must be finite.
-        choices: allowed values if the annotation is not a `Literal`, or a function that returns them.
-        metavar, nargs: as for `argparse`; derived from the annotation by default.
-    """
+    """Field of [`Options`], which is required without a default, with the help `text`. `allowed` is the range of a number, or of each
+    in a list; without one, numbers must be finite. `choices` are values, or a function that returns them, where the annotation is no
+    `Literal`. `metavar` and `nargs` are as for `argparse`; by default, they follow from the annotation."""
     metadata: dict[str, Any] = {"help": text, "range": allowed, "choices": choices}
     metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
     if isinstance(default, (list, dict)):
@@ -143,7 +138,8 @@ class Declared:
     def check(self, value: Any) -> None:
         """Refuse a value of a wrong type or range. Errors quote only numbers, since other values may be tokens."""
         # As by a variable of the shell that is not set, or a list of Python that has nothing to try.
-        if value == "" != self.default or (value == [] != self.default and isinstance(self.default, list)):
+        has_default = isinstance(self.default, list) and self.default
+        if value == "" != self.default or (isinstance(value, list) and not value and has_default):
             raise ValueError(f"Expected `{self.name}` not to be empty.")
         self._check_one(value, self.types)
         several = self.element is not None and isinstance(value, (list, tuple))
@@ -229,7 +225,7 @@ def _fits(value: Any, types: Set[type]) -> bool:
         return bool in types
     if isinstance(value, Real):
         return float in types or (int in types and isinstance(value, Integral))
-    if isinstance(value, (str, list, dict, bytes, date)):  # YAML parses 2024-05-01 as a date
+    if isinstance(value, (str, list, dict, bytes, date, Path)):  # YAML parses 2024-05-01 as a date
         return isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
     # Python objects; the Trainer accepts some that its annotations omit
-    return not types <= {bool, int, float, NoneType}
+    return not types <= {bool, int, float, str, Path, NoneType}

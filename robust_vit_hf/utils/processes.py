@@ -1,12 +1,17 @@
 """Processes and threads of a launched command."""
 
+import ctypes
 import os
+import platform
 import signal
 import sys
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
@@ -18,6 +23,7 @@ def make_accelerator(bf16: bool) -> Accelerator:
     )
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
         use_all_cores()
+        keep_freed_memory()
     return accelerator
 
 
@@ -26,6 +32,15 @@ def use_all_cores() -> None:
     launch` gives a process only one thread unless `--num_cpu_threads_per_process` is set."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
     torch.set_num_threads(len(usable))
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 2 GiB of freed memory for the next tensors. By default it returns large ones to the system at once, and
+    page faults of new ones take two thirds of the forward pass of a CNN on a CPU (`benchmarks/freed_memory.py`)."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def end_by_signals() -> None:

@@ -1,0 +1,183 @@
+"""What a new last layer gains where half of the classes are shown, and what limits it.
+
+    python benchmarks/last_layer.py --models runs/improve --output_dir runs/last-layer --bf16
+
+For each of the five biased models of emoji-shift, the images of docs/experiment: two of each of 48 classes to train on, four of each of the
+others to choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each
+training image by its true mask; all layers are made from them. `--models` has the folders `emoji-1/model` to `emoji-4/model`, which
+benchmarks/improve.py makes; that of seed 0 is bundled. Writes last_layer.json: top-1 in per cent, by seed.
+
+`rules` has what the rule of `improve` chooses among the layers of a kind; `variants` what changes if layers of all kinds are made otherwise.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional
+
+from robust_vit_hf.data.emoji_shift.compose_images import load_finetuning_splits, load_split, training_classes
+from robust_vit_hf.data.geometry import input_size
+from robust_vit_hf.evaluation.options import PairOptions
+from robust_vit_hf.evaluation.session import Session, open_session
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.improvement import fit_layers
+from robust_vit_hf.improvement.candidates import MIXTURES, Mixture, choose_cheapest
+from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, Composites, composite_outputs
+from robust_vit_hf.improvement.fit_layers import Layer, LayerSettings, fit_layer, map_out_background, new_layers
+from robust_vit_hf.models.last_layer import LastLayer
+from robust_vit_hf.models.model_names import BUNDLED_MODEL
+from robust_vit_hf.utils.environment import environment
+from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.stage import Stage
+
+
+COMPOSITES = 12  # of a training image
+TESTS, TEST_IMAGES = ("val", "background_new", "background_random"), 300
+MAX_LOSS = 1.0  # as of `improve`
+PASSES = (32, 0)
+Layers = dict[LayerSettings, Layer]
+
+
+def moved(rows: datasets.Dataset) -> datasets.Dataset:
+    """Each image and mask turned over at random, and moved and scaled at random, with its borders repeated."""
+    rng = np.random.default_rng(0)
+
+    def move(row: dict) -> dict:
+        flip, scale = rng.random() < 0.5, float(rng.uniform(0.7, 1.1))
+        shift = [int(pixels) for pixels in rng.integers(-16, 17, 2)]
+        image, mask = row["image"].convert("RGB"), row["mask"]
+        if flip:
+            image, mask = functional.hflip(image), functional.hflip(mask)
+        return {
+            "image": functional.affine(image, 0.0, shift, scale, [0.0]),
+            "mask": functional.affine(mask, 0.0, shift, scale, [0.0]),
+        }
+
+    return rows.map(move, features=rows.features)
+
+
+class Features:
+    """Features of a model for the images of a seed."""
+
+    def __init__(self, session: Session, folder: Path, seed: int):
+        side = session.sides["before"]
+        self.last = LastLayer(side.model.eval(), torch.zeros(1, 3, *input_size(side.processor)))
+        self.own = Layer(*(values.double().numpy() for values in (self.last.weight, self.last.bias)))
+        self.shown = training_classes(seed)
+        splits = load_finetuning_splits(2, seed, seed)
+
+        def of(name: str, rows: datasets.Dataset, count: int) -> Composites:
+            one = session.with_sets({name: EvaluationSet.of(rows)})
+            return composite_outputs(side, one, count, PASSES, self.last, folder / name)
+
+        self.train = of("train", splits["train"], COMPOSITES)
+        self.moved = of("moved", moved(splits["train"]), COMPOSITES)
+        self.selection = of("selection", splits["validation"], SELECTION_COMPOSITES)
+        self.tests = {name: of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
+
+    def of_rule(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> dict[str, float | str]:
+        """Top-1 of what the rule of `improve` chooses, in per cent."""
+        before = Mixture.of(self.selection, self.own)
+        mixtures = [
+            Mixture.of(self.selection, self.own.mixed(layer, share), settings, share)
+            for settings, layer in layers.items()
+            for share in shares
+        ]
+        chosen = choose_cheapest([before, *mixtures], before, MAX_LOSS)
+        layer = self.own if chosen.settings is None else self.own.mixed(layers[chosen.settings], chosen.alpha)
+        return self.top1(layer) | {"chosen": f"{chosen.settings}, {chosen.alpha:g}"}
+
+    def top1(self, layer: Layer) -> dict[str, float]:
+        """Top-1 on the tests, and of shown and other classes on new backgrounds, in per cent."""
+        values = {}
+        for name, found in self.tests.items():
+            right, shown = found.right(layer.logits)["original"], np.isin(found.labels, self.shown)
+            values[name] = 100 * right.mean()
+            if name == "background_new":
+                values |= {f"{name}, shown": 100 * right[shown].mean(), f"{name}, others": 100 * right[~shown].mean()}
+        return {name: round(float(value), 2) for name, value in values.items()}
+
+
+def of_kind(layers: Layers, kind: str) -> Layers:
+    return {settings: layer for settings, layer in layers.items() if settings.variant.endswith(kind)}
+
+
+def rules(found: Features) -> dict[str, dict]:
+    """What the rule chooses among all layers of `improve`, and among those of one kind."""
+    layers = dict(new_layers(found.own, found.train, found.last.has_bias))
+    kinds = {"map": "map", "fit to the output": "output", "fit to the label": "label"}
+    results = {"before": found.top1(found.own), "all": found.of_rule(layers)}
+    return results | {name: found.of_rule(of_kind(layers, end)) for name, end in kinds.items()}
+
+
+def variants(found: Features) -> Iterator[tuple[str, dict]]:
+    """Layers made otherwise, each chosen from by the rule."""
+
+    def made(features: Composites) -> Layers:
+        return dict(new_layers(found.own, features, found.last.has_bias))
+
+    for count in (1, 2, 4, 8):
+        yield f"{count} composites", found.of_rule(made(replace(found.train, mixed=found.train.mixed[:, :count])))
+    both = np.concatenate([found.train.mixed[:, :6], found.moved.mixed[:, :6]], axis=1)
+    yield "half of 12 composites moved, scaled, flipped", found.of_rule(made(replace(found.train, mixed=both)))
+    yield "without mixtures", found.of_rule(made(found.train), (1.0,))
+    yield "map, then fit to the output", found.of_rule(dict(map_then_fit(found)))
+    yield "mean of the maps", found.of_rule(mean_layer(of_kind(made(found.train), "map")))
+    for share in (0.5, 0.9):
+        with_share = share_of_composites(share, lambda: made(found.train))
+        yield f"composites have {share:g} of the weight", found.of_rule(with_share)
+
+
+def share_of_composites(share: float, make: Callable[[], Layers]) -> Layers:
+    kept, fit_layers.SHARE = fit_layers.SHARE, share
+    try:
+        return make()
+    finally:
+        fit_layers.SHARE = kept
+
+
+def map_then_fit(found: Features) -> Iterator[tuple[LayerSettings, Layer]]:
+    outputs = torch.from_numpy(found.own.logits(found.train.original.astype(float))).softmax(dim=1).numpy()
+    for penalty in (3.0, 10.0):
+        start = map_out_background(found.own, found.train, penalty, found.last.has_bias)
+        for distance in (1e-5, 1e-4):
+            yield (
+                LayerSettings(f"map {penalty:g}, then output", distance),
+                fit_layer(start, found.train, outputs, distance),
+            )
+
+
+def mean_layer(layers: Layers) -> Layers:
+    weight, bias = (np.mean(parts, axis=0) for parts in zip(*layers.values(), strict=True))
+    return {LayerSettings("mean", 0.0): Layer(weight, bias)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    arguments = parser.parse_args()
+    results: dict[str, dict] = {"rules": {}, "variants": {}}
+    for seed in arguments.seeds:
+        model = str(arguments.models / f"emoji-{seed}" / "model") if seed else BUNDLED_MODEL
+        folder = arguments.output_dir / str(seed)
+        opened = open_session(
+            PairOptions(model=model), "paper", Stage(folder, {"command": "last layer"}), bf16=arguments.bf16
+        )
+        with opened as session:
+            found = Features(session, folder / "features", seed)
+        results["rules"][seed], results["variants"][seed] = rules(found), dict(variants(found))
+        print(seed, *(f"{name}: {values}" for name, values in results["rules"][seed].items()), sep="\n", flush=True)
+        print(*(f"{name}: {values}" for name, values in results["variants"][seed].items()), sep="\n", flush=True)
+        write_json(arguments.output_dir / "last_layer.json", results | environment())
+
+
+if __name__ == "__main__":
+    main()
