@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from robust_vit_hf.data.attributes import ATTRIBUTES, chosen_attributes
+from robust_vit_hf.data.attributes import ATTRIBUTES, chosen_attributes, edited
 
 
 SIDE = 48
@@ -44,9 +44,22 @@ def test_regions_of_the_background():
 def test_colours_are_those_of_the_background_of_the_donor():
     (image, mask), (donor, donor_mask) = scene(0), scene(1)
     cast = donor * torch.tensor([1.5, 1.0, 0.5]).view(1, 3, 1, 1)
+    cast[..., :4, :] = cast[..., :4] = 0  # a frame, which is another attribute
     found = given("colours", image, mask, cast, donor_mask)
     inner = (slice(None), slice(None), slice(14, 18), slice(14, 34))
     assert found[inner].mean(dim=(0, 2, 3)).tolist() == pytest.approx([0.75, 0.5, 0.25], abs=0.04)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_normalised_images_are_edited_as_their_pixels(name):
+    (image, mask), (donor, donor_mask) = scene(0), scene(1)
+    black, white = torch.tensor([-2.0, -1.0, 0.5]), torch.tensor([1.0, 3.0, 1.5])
+    normalised, other = (black.view(3, 1, 1) + (white - black).view(3, 1, 1) * one for one in (image, 0.8 * donor))
+    found = edited(name, normalised, mask, other, donor_mask, black, white)
+    pixels = given(name, image, mask, 0.8 * donor, donor_mask)
+    torch.testing.assert_close(
+        (found - black.view(3, 1, 1)) / (white - black).view(3, 1, 1), pixels, atol=1e-4, rtol=0
+    )
 
 
 def test_sharpness_is_that_of_the_donor():

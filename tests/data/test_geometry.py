@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from PIL import Image, ImageDraw
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from robust_vit_hf import eval_transform
-from robust_vit_hf.data.geometry import input_size
+from robust_vit_hf.data.geometry import input_size, normalization
 from robust_vit_hf.relevance.overlay import denormalize
 
 
@@ -81,3 +82,12 @@ def test_object_and_mask_are_taken_to_the_same_place(name, whole):
         bright, inside = denormalize(values, processor).mean(dim=0) > 0.5, mask[0] > 0.5
         assert inside.float().mean() > 0.05
         assert (bright & inside).sum() / (bright | inside).sum() >= 0.98
+
+
+@pytest.mark.parametrize("settings", [{}, {"rescale_factor": 1 / 127.5}, {"do_normalize": False}], ids=str)
+def test_training_normalises_as_the_processor_does(settings):
+    settings = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.3, 0.2, 0.1]} | settings
+    processor = transformers.ViTImageProcessor(do_resize=False, **settings)
+    image = np.random.default_rng(0).integers(0, 256, (3, 24, 24), dtype=np.uint8)
+    expected = processor(torch.from_numpy(image), return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(normalization(processor)(torch.from_numpy(image)), expected, atol=1e-5, rtol=1e-5)

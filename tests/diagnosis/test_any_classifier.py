@@ -105,10 +105,11 @@ def test_an_object_is_compared_and_left_as_it_is(photographs, tmp_path):
 
 def test_a_module_is_left_in_training(photographs, tmp_path):
     torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3 * 32 * 32, 4)).train()
+    layers = torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3 * 32 * 32, 4)
+    module = torch.nn.Sequential(*layers).train()
 
     def transform(image):
         return torch.tensor(np.array(image.resize((32, 32))) / 255).permute(2, 0, 1).float()
 
     diagnose(module, photographs, classes=NAMES, transform=transform, output_dir=tmp_path)
-    assert all(one.training for one in module.modules())
+    assert all(one.training for one in module.modules()) and layers[0].num_batches_tracked == 0

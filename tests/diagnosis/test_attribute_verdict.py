@@ -68,20 +68,21 @@ def test_the_frame_is_named():
         ({"background": 0.3, "colours": 0.5}, ["colours"]),  # the cast is in the background too
         ({"corners": 0.4, "border": 0.2}, ["corners"]),
         ({"border": 0.5, "place": 0.3}, ["border", "place"]),
+        ({"border": 0.02}, []),  # which is certain, and too little
         ({}, []),
     ],
 )
 def test_what_another_attribute_explains_is_not_named(gaps, named):
-    assert diagnosis(**gaps).named == named
+    assert diagnosis(2000, **gaps).named == named
 
 
 def test_without_an_effect():
     assert diagnosis(400).sentence.startswith("No sign in these images")
-    few = diagnosis(20, border=0.1)
+    few = diagnosis(40, border=0.1)
     assert few.sentence.startswith("Too few images to tell") and "the border or frame" in few.sentence
     # As wide as is unresolved: twice as narrow needs four times the images.
     gap = few.measures["border"]["gap"]
-    assert few.needed("border") == 100 * np.ceil(20 * ((gap.mean - gap.low) / gap.mean) ** 2 / 100)
+    assert few.needed("border") == 100 * np.ceil(40 * ((gap.mean - gap.low) / gap.mean) ** 2 / 100)
 
 
 def test_false_alarms_are_rare():

@@ -14,11 +14,15 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from robust_vit_hf import diagnose
 from robust_vit_hf.data.attributes import ATTRIBUTES
+from robust_vit_hf.data.composition import draw_donors
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
+from robust_vit_hf.evaluation.measurements.base import measure
 from robust_vit_hf.evaluation.measurements.other_attributes import Attributes
+from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers.commands import files_below
-from ..helpers.tiny import FEATURES, masked_rows
+from ..helpers.sessions import session_of
+from ..helpers.tiny import FEATURES, masked_rows, save_pretrained, tiny_vit
 
 
 SIDE, COLOURS = 48, torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.9, 0.1]])
@@ -102,6 +106,25 @@ def test_without_the_option_nothing_differs(report, photographs, tmp_path):
     assert results["diagnosis"] == others["diagnosis"]
     rows = {name for name in files_below(plain.folder) if name.endswith("rows.parquet")}
     assert rows == {"validation/before/rows.parquet"}
+
+
+def test_the_images_that_are_taken_are_those_of_the_last_model(report, photographs, tmp_path):
+    names = {"id2label": dict(enumerate("abcd")), "label2id": {name: label for label, name in enumerate("abcd")}}
+    other = save_pretrained(tiny_vit(**names), tmp_path / "other", "paper")
+    compared = diagnosed(photographs, tmp_path / "out", compare=str(other))
+    taken = pd.read_csv(tmp_path / "out" / "taken.csv")
+    assert len(compared.taken) == len(taken) < len(report.taken)
+
+
+def test_images_without_object_or_background_give_no_attributes():
+    rows = masked_rows(12)
+    rows[2]["mask"], rows[5]["mask"] = Image.new("L", (40, 40), 0), Image.new("L", (40, 40), 255)
+    images = EvaluationSet.of(datasets.Dataset.from_list(rows, features=FEATURES))
+    session = session_of({"before": tiny_vit()}, {"few": images})
+    columns = measure(session, Attributes(4, names=("border",)))["few"]["before"].columns
+    for kind, donors in zip(("same", "rand"), draw_donors([row["label"] for row in rows]), strict=True):
+        given = [donor not in (2, 5) for donor in donors]
+        assert [value != -1 for value in columns[f"border_{kind}"]] == given and not all(given)
 
 
 def test_results_are_read_again_until_an_edit_changes(report, photographs, monkeypatch):

@@ -172,6 +172,24 @@ def test_a_change_is_paired_by_image():
     assert "object_focus" not in after.change_from(before)
 
 
+def test_a_change_of_a_ratio_may_exceed_one():
+    """So that the rule of three, which is for rates, does not widen its interval."""
+    before = diagnosis(40)
+    relevance = 0.45 + np.arange(40) / 40_000
+    found = Diagnosis(before.columns | {"relevance_on_object": relevance}, NAMES).change_from(before)
+    change = found["relevance_on_object"]
+    assert 1.5 < change.low < change.mean < change.high < 1.51
+
+
+def test_chance_follows_the_classes_of_the_images():
+    """Of 80 images of one class and 20 of another, a model that sees the first everywhere is right by chance in 80 %."""
+    label = np.repeat([0, 1], [80, 20])
+    columns = diagnosis(100).columns | {"label": label, "accepted": [[one] for one in label], "donor_class": 1 - label}
+    found = Diagnosis(columns | {"only_bg": np.zeros(100, int), "mixed_rand": np.zeros(100, int)}, NAMES).measures
+    assert found["only_bg_chance"].mean == pytest.approx(0.8) and found["only_bg_excess"].mean == pytest.approx(0)
+    assert found["donor_chance"].mean == pytest.approx(0.2) and found["donor_excess"].mean == pytest.approx(0)
+
+
 def test_intervals_cover_what_they_say():
     rng, covered = np.random.default_rng(0), 0
     for _ in range(100):

@@ -19,12 +19,16 @@ from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 from .test_diagnosis import NAMES, diagnosis
 
 
+HIDDEN = (0, 5)  # images that must not be shown
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     """Folder of a diagnosis of two models of four classes, on oblong photographs, with the first model beside it."""
     root = tmp_path_factory.mktemp("exported")
     rows = masked_dataset(16).map(lambda row: {name: row[name].resize((60, 40)) for name in ("image", "mask")})
     rows = rows.add_column("file_name", [f"{row}.jpg" for row in range(16)])
+    rows = rows.add_column("openly_licensed", [row not in HIDDEN for row in range(16)])
     (root / "photographs").mkdir()
     rows.to_parquet(root / "photographs" / "validation-00000.parquet")
     letters = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
@@ -71,7 +75,7 @@ def test_fiftyone(exported):
     assert "version" not in metadata and metadata["media_type"] == "image"
     samples = json.loads((folder / "samples.json").read_text())["samples"]
     explain = {side: pipeline("relevance-map", model=str(exported.parent / side)) for side in ("before", "after")}
-    for sample, row in zip(samples, table.to_dict("records"), strict=True):
+    for sample, row in zip(samples, table.drop([*HIDDEN]).to_dict("records"), strict=True):
         assert sample["image"] == row["image"] and sample["donor_rand"] == row["donor_rand"]
         for name in ("label", "donor_class", "before_mixed_rand", "after_only_bg"):
             assert sample[name] == {"_cls": "Classification", "label": row[name]}

@@ -132,6 +132,9 @@ def test_what_seeds_share_widens_the_interval():
     error = (found.high - found.mean) / scipy.stats.t.ppf(0.975, found.freedom)
     assert error**2 == pytest.approx(expected, rel=0.02) and found.mean == pytest.approx(values.mean())
     assert 10 < found.freedom < 44
+    both = [Gains(of, str(seed), np.arange(40)) for seed, of in enumerate(values)]
+    both += [replace(one, values=one.values + 0.1) for one in both]  # two models of each seed
+    assert mean_gain({"a": both}).high == pytest.approx(found.high + 0.05)
     apart = mean_gain({"a": [Gains(of, str(seed), np.arange(40), str(seed)) for seed, of in enumerate(values)]})
     assert apart.freedom == pytest.approx(4) and apart.high - apart.low < (found.high - found.low) / 2
 

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.numpy import load_file
 
-from robust_vit_hf.improvement.composites import Composites
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.improvement.composites import OUTPUTS_FILE, Composites, composite_outputs
 from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background, temperature_of
+from robust_vit_hf.improvement.new_layers import NewLayers
+
+from ..helpers.sessions import session_of
+from ..helpers.tiny import masked_dataset, tiny_vit
 
 
 CLASSES, SIZE, IMAGES, EACH = 5, 12, 40, 3
@@ -106,7 +112,7 @@ def test_the_fit_minimises_its_objective():
 
 def test_outcomes_count_composites_with_a_donor():
     original = np.array([[0, 1], [1, 0]], np.float32)
-    mixed = np.array([[[0, 1], [1, 0]], [[np.nan, np.nan]] * 2], np.float32)
+    mixed = np.array([[[0, 1], [1, 0], [np.nan] * 2], [[np.nan] * 2] * 3], np.float32)
     right = Composites(original, mixed, np.array([1, 1])).right()
     assert right["original"].tolist() == [1, 0]
     np.testing.assert_array_equal(right["mixed_rand"], [0.5, np.nan])
@@ -123,4 +129,37 @@ def test_the_temperature_is_that_of_the_least_cross_entropy():
     own = Layer(np.eye(4), np.zeros(4))
     assert temperature_of(own, sure) == pytest.approx(4, rel=0.1)
     half = Composites(4 * logits, logits[:, None], labels)
-    assert 1 < temperature_of(own, half) < 4
+    labels = torch.from_numpy(labels)
+
+    def loss(temperature: float) -> torch.Tensor:
+        of_image, of_composite = (torch.from_numpy(times * logits) / temperature for times in (4, 1))
+        return (1 - SHARE) * F.cross_entropy(of_image, labels) + SHARE * F.cross_entropy(of_composite, labels)
+
+    assert temperature_of(own, half) == pytest.approx(min(np.arange(1, 4, 0.01), key=loss), abs=0.02)
+
+
+def test_features_go_on_after_the_images_that_are_complete(tmp_path):
+    session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(masked_dataset(8))})
+    given = session.sides["before"], session, 2, (3, 0), None, tmp_path
+    whole = composite_outputs(*given)
+    expected = whole.original.copy(), whole.mixed.copy()
+    values = np.load(tmp_path / OUTPUTS_FILE, "r+")
+    values[5:] = np.nan
+    values.flush()
+    again = composite_outputs(*given)
+    for found, wanted in zip((again.original, again.mixed), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_temperature_divides_the_whole_layer(tmp_path):
+    model = tiny_vit()
+    torch.nn.init.normal_(model.classifier.bias)
+    session = session_of({"before": model}, {"noise": EvaluationSet.of(masked_dataset(16))})
+    layers = NewLayers.of({"train": session, "selection": session}, tmp_path / "features", (4, 0), None)
+    settings = layers.mixtures[0].settings
+    layers.write(settings, 0.5, tmp_path / "model", {})
+    mixture, written = layers.layer(settings, 0.5), load_file(tmp_path / "model" / "model.safetensors")
+    temperature = temperature_of(mixture, layers.selection)
+    assert abs(temperature - 1) > 0.1
+    np.testing.assert_allclose(temperature * written["classifier.weight"], mixture.weight, rtol=1e-4)
+    np.testing.assert_allclose(temperature * written["classifier.bias"], mixture.bias, rtol=1e-4)

@@ -367,6 +367,7 @@ def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_pat
     [
         (0.9, 1.0, "helped"),
         (0.9, 0.985, "unresolved"),  # which may be a fall of less than a point, and of more
+        (0.9, 0.995, "unresolved"),  # a fall of half a point, which may be of more than one
         (0.9, 0.8, "costly"),
         (0.5025, 1.0, "too few"),  # one image of 400
         (0.4975, 1.0, "too few"),
