@@ -104,13 +104,8 @@ class EvaluateOptions(TableOptions, SetsOptions):
     )
     training_data: str | None = option(None, "images that --compare was finetuned on, whose classes are shown apart")
     train_split: str = option("train", "split of --training_data")
-    cut_out: bool = option(
-        False, "also classify the objects alone, cut out by their masks: what a model knows without the background"
-    )
-    sensitivity: bool = option(
-        False,
-        "also measure whether noise on the object costs more than noise on the background (RFS), on sets with masks",
-    )
+    cut_out: bool = option(False, "also classify the objects alone, cut out by their masks")
+    sensitivity: bool = option(False, "also compare noise on the object with noise on the background (RFS), by masks")
     output_dir: Path = output_dir("runs/robustness")
 
 

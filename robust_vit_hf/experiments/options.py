@@ -28,9 +28,7 @@ class SweepOptions(Options):
         "folder of the outputs of `robust-vit data prepare`, each under the name of its set, for the grids of the paper",
         metavar="FOLDER",
     )
-    cluster: Literal["local", "debug", "slurm"] = option(
-        "local", "where the runs go: a process for each on this machine, this process, or jobs of slurm"
-    )
+    cluster: Literal["local", "debug", "slurm"] = option("local", "processes here, this process, or jobs of slurm")
     jobs: int = option(1, "runs at once", COUNT)
     cluster_options: list[str] = option(
         [],

@@ -25,9 +25,7 @@ class MasksOptions(WriterOptions):
     images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")
     set: str | None = option(None, "read them as this set, unprepared", choices=KNOWN_SETS)
     split: list[str] = option([], "splits to make masks for (default: train, or the first of --set)")
-    per_class: int | None = option(
-        None, "take images until each class has this many masks; all images by default", COUNT
-    )
+    per_class: int | None = option(None, "take images until each class has this many masks (default: all)", COUNT)
 
 
 @dataclass(kw_only=True)
