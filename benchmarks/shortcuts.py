@@ -298,7 +298,7 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
     parser.add_argument("--planted", nargs="+", choices=PLANTED, default=PLANTED)
     parser.add_argument("--rates", nargs="+", type=float, default=[1.0, 0.95])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4], help="those of the rules are 0 and 1")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[3, 4, 5], help="the rules were made on 0 to 2")
     parser.add_argument("--finetuned", action="store_true", help="train whole models, not only their last layer")
     parser.add_argument("--mend", action="store_true", help="measure new last layers of `improve` too")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
