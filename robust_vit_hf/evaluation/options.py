@@ -156,9 +156,7 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
     """
 
     images: list[Path] = option([], "image files", metavar="FILE")
-    classes: list[str] = option(
-        [], "names or ids of classes, each for every image (default: the label of each image)", metavar="CLASS"
-    )
+    classes: list[str] = option([], "names or ids of classes (default: the label of each image)", metavar="CLASS")
     num_images: int = option(20, "images of each set, evenly spaced over it (default: 20)", COUNT)
     preset: Preset | None = option(None, PRESET)
     threshold: float = option(0.9, "probability that a subset must reach (default: 0.9)", Range(0, 1, above=True))

@@ -38,10 +38,7 @@ class TokenCutOptions(MasksOptions):
 
     METHOD = "tokencut"
 
-    model: str = option(
-        "facebook/dino-vitb16",
-        "self-supervised ViT: Hub id or folder, or `emoji-shift` for the bundled DINOv2",
-    )
+    model: str = option("facebook/dino-vitb16", "self-supervised ViT: Hub id or folder; `emoji-shift`: bundled DINOv2")
     batch_size: int = option(16, "images in a forward pass", COUNT)
     min_side: int = option(224, "smaller images are enlarged for a finer patch grid", NOT_NEGATIVE)
     min_pixels: int = option(520, "smaller masks are rejected; RobustViT's limit by default", NOT_NEGATIVE)

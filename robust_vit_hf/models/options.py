@@ -32,9 +32,7 @@ class ConvertOptions(Options):
         metavar="FILE",
     )
     templates: list[str] | None = option(
-        None,
-        "texts for the classes of CLIP, with {} for the name (default: 'a photo of a {}.')",
-        metavar="TEXT",
+        None, "texts for the classes of CLIP, with {} for the name (default: 'a photo of a {}.')", metavar="TEXT"
     )
     preset: Preset | None = option(
         None,
