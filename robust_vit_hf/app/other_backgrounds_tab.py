@@ -67,6 +67,7 @@ def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
         )
     found, several = results["diagnosis"], len(results["diagnosis"]) > 1
     lines = [f"{side.capitalize()}: {of['sentence']}" if several else of["sentence"] for side, of in found.items()]
+    lines += [of["sentence"] for of in results.get("attributes", {}).values()] + results.get("advice", [])
     lines += dict.fromkeys(warning for of in found.values() for warning in of["warnings"])
     return Diagnosed("\n\n".join(lines), load_composed(place / EXAMPLES_FILE))
 

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -42,6 +43,11 @@ def class_names_of(features: datasets.Features) -> tuple[str, ...] | None:
     return tuple(label.names) if isinstance(label, datasets.ClassLabel) else None
 
 
+def nfc(name: str) -> str:
+    """A name with one character for each letter with its accents, which macOS stores as several (NFC and NFD of Unicode)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
     """Map each label of a dataset to the model's class of the same name.
 
@@ -53,7 +59,9 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are names
         of the classes of ImageNet-1k.
     """
-    names, model_names = (tuple(str(name).removeprefix("LABEL_") for name in of or ()) for of in (names, model_names))
+    names, model_names = (
+        tuple(nfc(str(name)).removeprefix("LABEL_") for name in of or ()) for of in (names, model_names)
+    )
     if not names:
         return None
     if are_of_imagenet(model_names) and label_of_wnid().keys() >= {*names}:

@@ -11,7 +11,7 @@ from ..data.attributes import ATTRIBUTES
 from ..results.bootstrap import Difference, Resamples, simultaneous
 from ..results.cut_out_table import outcomes
 from ..results.markdown_latex import Table
-from .verdict import LARGE, SMALL
+from .verdict import LARGE, SMALL, pairs_of
 
 
 # Measures of an attribute by name, and their heads in the table.
@@ -98,6 +98,11 @@ class AttributeDiagnosis:
             f"Too few images to tell whether it decides by any of: {texts}. The largest gap is that of {ATTRIBUTES[name].text}, {gap} "
             f"points; about {self.needed(name):,} images would tell one of {100 * max(gap.mean, SMALL):.0f}."
         )
+
+    def by_pair(self, name: str) -> list[dict[str, int]]:
+        """How often images of a class were taken for the class whose attribute they were given, see [`Diagnosis.by_pair`]."""
+        named = np.asarray(self.columns[f"{name}_rand"]) == np.asarray(self.columns["donor_class"])
+        return pairs_of(self.columns, np.where(np.isnan(self.values[name]["gap"]), np.nan, named))
 
     def record(self) -> dict:
         """Names, sentence and measures as JSON values."""

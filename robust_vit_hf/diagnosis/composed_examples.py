@@ -57,11 +57,17 @@ class Composed:
         return "taken" if condition == "mixed_rand" and predicted == self.donor else "other"
 
 
-def composed_images(side: Side, dataset: datasets.Dataset, diagnoses: Mapping[str, Diagnosis]) -> list[Composed]:
-    """At most `NUM_COMPOSED` images in all conditions, as the `side` sees them, the first of which are those of [`RULE`]."""
+def drawn_rows(dataset: datasets.Dataset, diagnosis: Diagnosis) -> list[int]:
+    """At most `NUM_COMPOSED` numbers of images, the first of which are those of [`RULE`]."""
+    usable = ~np.isnan(diagnosis.values["donor_rate"]) & may_be_shown(dataset)
+    return np.random.default_rng(0).permutation(np.flatnonzero(usable))[:NUM_COMPOSED].tolist()
+
+
+def composed_images(
+    side: Side, dataset: datasets.Dataset, diagnoses: Mapping[str, Diagnosis], drawn: Sequence[int]
+) -> list[Composed]:
+    """The images of these numbers in all conditions, as the `side` sees them."""
     first = next(iter(diagnoses.values()))
-    usable = ~np.isnan(first.values["donor_rate"]) & may_be_shown(dataset)
-    drawn = np.random.default_rng(0).permutation(np.flatnonzero(usable))[:NUM_COMPOSED].tolist()
     if not drawn:
         return []
     pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(side.processor))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from PIL.Image import Image
@@ -19,7 +20,7 @@ from ..data.composition import draw_donors
 from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
 from ..data.groups import groups_of, training_shares
-from ..evaluation.before_after_examples import EXAMPLES_FILE
+from ..evaluation.before_after_examples import EXAMPLES_FILE, may_be_shown
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_attributes import Attributes
@@ -37,13 +38,22 @@ from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
-from ..utils.files import write_atomically
+from ..utils.files import atomic_file, write_atomically
 from ..utils.stage import Stage
 from .attribute_verdict import AttributeDiagnosis, attributes_table
-from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, save_composed, strip_figure
+from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, drawn_rows, save_composed, strip_figure
 from .export_images import FIFTYONE_FOLDER, IMAGES_FILE, export_fiftyone, image_table
 from .options import DiagnoseOptions
 from .verdict import Diagnosis, diagnosis_tables
+from .what_to_photograph import (
+    PAIRS_FILE,
+    TAKEN_FILE,
+    advice,
+    matrices,
+    pair_table,
+    taken_gallery,
+    taken_rows,
+)
 
 
 STRIP_FILE, MASKS_FOLDER, ATTRIBUTES_FOLDER = "strip.png", "masks", "attributes"
@@ -60,6 +70,7 @@ class DiagnosisReport:
         groups: table of the groups of the images as they are, if they have any.
         without_map: sentences that say why relevance is left out.
         attributes: what else decides, by side; empty if not measured.
+        taken: images that the last model takes for the class of the background, see [`TAKEN_RULE`].
     """
 
     diagnoses: dict[str, Diagnosis]
@@ -70,6 +81,7 @@ class DiagnosisReport:
     groups: list[Table] = field(default_factory=list)
     without_map: list[str] = field(default_factory=list)
     attributes: dict[str, AttributeDiagnosis] = field(default_factory=dict)
+    taken: list[Composed] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -95,6 +107,16 @@ class DiagnosisReport:
         """A table of attributes for each model; none if they were not measured."""
         return [attributes_table(found, side) for side, found in self.attributes.items()]
 
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """What was taken for what, see [`pair_table`]."""
+        return pair_table(self.diagnoses, self.attributes)
+
+    @property
+    def advice(self) -> list[str]:
+        """What to photograph next."""
+        return advice(self.pairs, self.diagnoses)
+
     @property
     def table(self) -> Table:
         """The measures."""
@@ -108,7 +130,10 @@ class DiagnosisReport:
 
     def section(self) -> Section:
         """Section of a page."""
-        section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), self.tables, notes=self.warnings)
+        notes, tables = [*self.advice, *self.warnings], [*self.tables, *matrices(self.pairs)]
+        section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), tables, notes=notes)
+        if self.taken:
+            section.galleries.append(taken_gallery(self.taken))
         if self.examples:
             alt = "Images in all conditions, with the predicted classes; the tables hold the rates."
             section.plots.append(page_picture(self.figure(), RULE, alt, "wide"))
@@ -116,7 +141,7 @@ class DiagnosisReport:
 
     def __str__(self) -> str:
         look = f" Look at {self.folder / STRIP_FILE}: {RULE}." if self.examples else ""
-        parts = [self.verdict, *self.warnings]
+        parts = [self.verdict, *self.advice, *self.warnings]
         for table in (self.table, *self.groups, *self.attribute_tables):
             parts += [f"{table.title}:", table.markdown()]
         parts.append(f"results.json, tables and the predictions of each image: {self.folder}.{look}")
@@ -150,7 +175,7 @@ def diagnose(
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
     """Measure one model or two, or one `given` in Python, on images with the backgrounds of other images. Writes `results.json`, `tables.md`,
-    `tables.tex`, `images.csv`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
+    `tables.tex`, `images.csv`, `taken.csv`, `pairs.csv`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
     Results already in the output folder are reused.
 
     Returns:
@@ -210,7 +235,10 @@ def measure_images(
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
-    examples, tables = composed_images(session.sides["before"], images.dataset, diagnoses), []
+    side, last, shown = session.sides["before"], [*diagnoses.values()][-1], may_be_shown(images.dataset)
+    drawn, taken = drawn_rows(images.dataset, diagnoses["before"]), [row for row in taken_rows(last) if shown[row]]
+    examples, most_taken = (composed_images(side, images.dataset, diagnoses, rows) for rows in (drawn, taken))
+    tables = []
     groups = groups_of(images.dataset, name)
     if groups is not None:
         columns, sides = diagnoses["before"].columns, {}
@@ -220,7 +248,9 @@ def measure_images(
         weights = session.sets[name].group_weights
         result = SetResult(name, sides, np.array(columns["label"]), groups=groups, group_weights=weights)
         tables.append(groups_table(result))
-    return DiagnosisReport(diagnoses, examples, images, folder, groups=tables, without_map=session.without_map)
+    return DiagnosisReport(
+        diagnoses, examples, images, folder, groups=tables, without_map=session.without_map, taken=most_taken
+    )
 
 
 def measure_attributes(session: Session, attributes: Attributes) -> dict[str, AttributeDiagnosis]:
@@ -254,9 +284,13 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
     """Write the files of a report, with the `settings` of the command."""
     folder = report.folder
-    write_atomically(folder / IMAGES_FILE, image_table(report.diagnoses).to_csv(index=False))
+    of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
+    csv = {IMAGES_FILE: of_images, TAKEN_FILE: of_images.iloc[taken_rows(last)], PAIRS_FILE: report.pairs}
+    for name, table in csv.items():
+        write_atomically(folder / name, table.to_csv(index=False))
     if report.examples:
-        report.figure().savefig(folder / STRIP_FILE, dpi=120)
+        with atomic_file(folder / STRIP_FILE) as partial:
+            report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
@@ -274,5 +308,6 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     }
     if report.attributes:
         facts["attributes"] = {side: found.record() for side, found in report.attributes.items()}
-    parts: list[str | Table] = [report.verdict, *report.warnings, *report.tables]
+    facts["advice"] = report.advice
+    parts: list[str | Table] = [report.verdict, *report.advice, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"preset": session.preset}, facts, parts)

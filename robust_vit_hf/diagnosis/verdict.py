@@ -171,11 +171,15 @@ class Diagnosis:
     def by_pair(self) -> list[dict[str, int]]:
         """How often objects of a class were taken for the class of their background: `label`, `donor_class`, `taken`
         and `images`, the most often taken first."""
-        columns = {name: np.asarray(self.columns[name]) for name in ("label", "donor_class")}
-        mixed = pd.DataFrame(columns | {"taken": self.values["donor_rate"]}).dropna().astype(int)
-        pairs = mixed.groupby(["label", "donor_class"])["taken"].agg(taken="sum", images="size").reset_index()
-        rows = pairs.to_dict("records")
-        return sorted(rows, key=lambda row: (-row["taken"], row["images"], row["label"], row["donor_class"]))
+        return pairs_of(self.columns, self.values["donor_rate"])
+
+
+def pairs_of(columns: Mapping[str, Sequence], taken: np.ndarray) -> list[dict[str, int]]:
+    """See [`Diagnosis.by_pair`]; `taken` `(N,)` is NaN where an image does not count."""
+    mixed = pd.DataFrame({name: np.asarray(columns[name]) for name in ("label", "donor_class")} | {"taken": taken})
+    pairs = mixed.dropna().astype(int).groupby(["label", "donor_class"])["taken"]
+    rows = pairs.agg(taken="sum", images="size").reset_index().to_dict("records")
+    return sorted(rows, key=lambda row: (-row["taken"], row["images"], row["label"], row["donor_class"]))
 
 
 def diagnosis_tables(

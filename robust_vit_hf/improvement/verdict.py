@@ -128,7 +128,7 @@ def measure_outcome(
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
     found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
-    sections[0].notes = found.notes  # those of the diagnosis, and others
+    sections[0].notes = [*diagnosis.advice, *found.notes]  # of the diagnosis, and others
     write_json(folder / VERDICT_FILE, found.record())
     write_page(folder / PAGE_FILE, found.verdict.partition("\n")[0], facts, sections)
     if found.accuracy:

@@ -70,5 +70,11 @@ def masked_images(
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin = f"made by {method}"
     rows = check_rows(aligned, name, len(classes))
-    lost = tuple(classes[label] for label in sorted({*needed} - {*rows.with_format(None)["label"]}))
+    left = {*rows.with_format(None)["label"]}
+    lost = tuple(classes[label] for label in sorted({*needed} - left))
+    if lost and len(left) == 1:
+        raise ValueError(
+            f"Of `{name}`, only images of `{classes[left.pop()]}` are left: all masks of {', '.join(lost)} were rejected, empty or full. "
+            "Look at the contact sheets of the masks, and give others (--masks, --mask_model)."
+        )
     return MaskedImages(rows, origin, len(needed) - len(rows), lost)

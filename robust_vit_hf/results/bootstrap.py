@@ -147,7 +147,7 @@ def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
         low, high = mean - margin, mean + margin
     if math.isclose(low, high, abs_tol=1e-9):  # as in `Resamples.interval`
         margin = 3 / min(len(gain.values) for of_set in gains.values() for gain in of_set)
-        low, high = low - margin, high + margin
+        low, high = max(low - margin, -1.0), min(high + margin, 1.0)
     return Difference(mean, float(low), float(high), len(seeds), freedom)
 
 

@@ -23,6 +23,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.filename is None and "No space left" in str(error):  # of libraries that do not say where
+            raise OSError(f"`{path}` could not be written: {error}") from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

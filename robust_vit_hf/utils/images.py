@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from huggingface_hub import get_session
@@ -24,6 +25,14 @@ def readable_suffixes() -> set[str]:
     """Suffixes, in lower case, of images that Pillow reads: `.avif` since 11.3, `.heic` with `pillow-heif`."""
     Image.init()
     return {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN.keys() - _STUBS}
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file, of any name, begins as an image that Pillow reads."""
+    with suppress(Exception):  # codecs raise any type
+        with Image.open(path) as opened:
+            return opened.format not in _STUBS
+    return False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -143,7 +143,8 @@ class Declared:
     def check(self, value: Any) -> None:
         """Refuse a value of a wrong type or range. Errors quote only numbers, since other values may be tokens."""
         # As by a variable of the shell that is not set, or a list of Python that has nothing to try.
-        if value == "" != self.default or (value == [] != self.default and isinstance(self.default, list)):
+        has_default = isinstance(self.default, list) and self.default
+        if value == "" != self.default or (isinstance(value, list) and not value and has_default):
             raise ValueError(f"Expected `{self.name}` not to be empty.")
         self._check_one(value, self.types)
         several = self.element is not None and isinstance(value, (list, tuple))
@@ -227,9 +228,11 @@ def _fits(value: Any, types: Set[type]) -> bool:
         return NoneType in types or object in types
     if isinstance(value, bool):
         return bool in types
+    if isinstance(value, Path):
+        return Path in types or object in types
     if isinstance(value, Real):
         return float in types or (int in types and isinstance(value, Integral))
     if isinstance(value, (str, list, dict, bytes, date)):  # YAML parses 2024-05-01 as a date
         return isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
     # Python objects; the Trainer accepts some that its annotations omit
-    return not types <= {bool, int, float, NoneType}
+    return not types <= {bool, int, float, str, Path, NoneType}

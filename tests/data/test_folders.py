@@ -13,6 +13,7 @@ from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.describe import describe
+from robust_vit_hf.data.label_mapping import label_mapping
 from robust_vit_hf.data.options import DescribeOptions
 from robust_vit_hf.data.schema import undecoded_rows
 from robust_vit_hf.evaluation.sets import own_set
@@ -170,6 +171,21 @@ def without_heif(monkeypatch):
     Image.init()
     for suffix in (".heic", ".heif", ".hif"):
         monkeypatch.delitem(Image.EXTENSION, suffix, raising=False)
+
+
+def test_accents_of_macos_and_names_without_suffix(tmp_path):
+    """A class whose folder has its accent as a character of its own (NFD) is the one of the model; a file of any name is an
+    image by its content."""
+    tree(tmp_path, "train/e\u0301te\u0301/0.png", "train/été/1.png", "train/hiver/0.png")
+    (tmp_path / "train" / "hiver" / "0.png").rename(tmp_path / "train" / "hiver" / "IMG_0")
+    (tmp_path / "train" / "README").write_text("no image")
+    rows = both_ways(tmp_path)
+    names = [row["file_name"] for row in rows]
+    assert (
+        names_of_rows(rows) == ["hiver" if name.startswith("hiver") else "été" for name in names] and len(names) == 3
+    )
+    assert names_of_rows(rows).count("été") == 2
+    assert label_mapping(["e\u0301te\u0301", "hiver"], ["hiver", "été"], "photos") == {0: 1, 1: 0}
 
 
 def test_heic_is_counted_and_named(tmp_path, caplog, monkeypatch):

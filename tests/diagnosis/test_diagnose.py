@@ -24,13 +24,14 @@ from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.evaluation.measurements.base import measure
+from robust_vit_hf.evaluation.measurements.base import Measured, measure
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map
 from robust_vit_hf.utils.processes import make_accelerator
+from robust_vit_hf.utils.stage import Stage
 
 from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
 from ..helpers.sessions import session_of
@@ -232,6 +233,29 @@ def test_classes_without_a_usable_mask_are_named(model, tmp_path):
     datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "data" / "validation-00000.parquet")
     report = robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
     assert (report.images.rejected, report.images.lost) == (2, ("b",)) and "no image is left: b" in str(report)
+
+
+def test_masks_of_one_class_alone_are_refused_by_the_names_of_the_others(model, tmp_path):
+    rows = masked_rows(4)
+    for row in rows[1:]:
+        row["mask"] = Image.new("L", (40, 40))
+    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    with pytest.raises(ValueError, match="only images of `a` are left: all masks of b, c, d were rejected"):
+        robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
+
+
+def test_a_model_object_to_compare_with_is_refused_by_name(model, tmp_path):
+    with pytest.raises(ValueError, match="`compare` to be text, but got a ViTForImageClassification"):
+        robust_vit_hf.diagnose(str(model), str(tmp_path), compare=tiny_vit(), output_dir=tmp_path / "out")
+
+
+def test_predictions_that_lost_a_row_are_named(tmp_path):
+    stage = Stage(tmp_path, {"images": 3})
+    Measured({"label": [0, 1, 2]}).save(stage)
+    assert Measured.load(stage).columns == {"label": [0, 1, 2]}
+    pq.write_table(pq.read_table(tmp_path / "rows.parquet").slice(1), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows.parquet` is damaged: it has 2 rows for 3 images"):
+        Measured.load(stage)
 
 
 def test_images_that_must_not_be_published_are_no_examples(model, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -71,6 +72,12 @@ def test_it_is_in_all_files(report):
     assert found["measures"]["border"]["taken"]["mean"] == pytest.approx(1.0)
     for name in ("tables.md", "report.html"):
         assert found["sentence"] in (report.folder / name).read_text()
+    assert len(report.advice) == 3 and report.advice[0].startswith("Photograph `")
+    assert "with the border or frame of" in report.advice[0] and report.advice == results["advice"]
+    pairs = pd.read_csv(report.folder / "pairs.csv")
+    assert pairs[pairs["attribute"] == "border"]["taken"].sum() == 48
+    taken = pd.read_csv(report.folder / "taken.csv")
+    assert len(taken) == 20 and (taken["before_mixed_rand"] == taken["donor_class"]).all()
 
 
 def test_without_the_option_nothing_differs(report, photographs, tmp_path):

@@ -1,5 +1,6 @@
 """All images of a diagnosis one by one: `images.csv`, and the folder for FiftyOne."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf.data.composition import CONDITIONS, draw_donors
+from robust_vit_hf.diagnosis.export_images import image_table
+from robust_vit_hf.diagnosis.verdict import Diagnosis
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+from .test_diagnosis import NAMES, diagnosis
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,19 @@ def test_csv(exported):
         for name in CONDITIONS:
             assert [*table[f"{side}_{name}"]] == ["abcd"[best] for best in rows[name]]
         np.testing.assert_allclose(table[f"{side}_relevance_on_object"], rows["relevance_on_object"])
+
+
+def test_csv_without_donors_maps_and_names():
+    """Cells are empty, and images are numbered."""
+    missing = np.array([0, -1, -1])
+    columns = dict.fromkeys(("donor_same", "donor_rand", "donor_class", "mixed_rand"), missing)
+    columns = diagnosis(3).columns | columns | {"relevance_on_object": np.full(3, np.nan)}
+    lines = image_table({"before": Diagnosis(columns, NAMES)}).to_csv(index=False).splitlines()
+    first, second, _ = csv.DictReader(lines)
+    names = ("image", "label", "donor_same", "donor_rand", "donor_class", "before_original", "before_mixed_rand")
+    assert [first[name] for name in names] == ["0", "cat", "0", "0", "cat", "cat", "cat"]
+    assert [second[name] for name in names] == ["1", "dog", "", "", "", "dog", ""]
+    assert first["before_relevance_on_object"] == "" and first["object_share"] == "0.1"
 
 
 def test_fiftyone(exported):

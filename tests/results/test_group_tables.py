@@ -37,9 +37,8 @@ def test_the_worst_group_and_the_weighted_average():
 
 
 def test_groups_of_the_training_without_images_are_named():
-    birds = result(
-        "test", groups=np.repeat(np.array(["a", "b"], dtype=object), 100), weights=dict.fromkeys("edcba", 1.0)
-    )
+    groups, weights = np.repeat(np.array(["a", "b"], dtype=object), 100), dict.fromkeys("edcba", 1.0)
+    birds = result("test", groups=groups, weights=weights, before=0.5, after=1.0)
     (table,) = group_tables(run_of(birds))
     assert table.title.endswith("Without 3 groups of the training that have no images here: c, d, e")
     assert (
@@ -136,6 +135,18 @@ def test_the_metric_of_the_worst_group():
         "num_images": 4,
         "num_excluded": 1,
     }
+
+
+@pytest.mark.parametrize("group", [None, float("nan")])
+def test_a_group_that_is_none(group):
+    with pytest.raises(ValueError, match=r"group of image 1 \(row 1 of the batch\) is"):
+        WorstGroupAccuracy().update([0, 1], [0, 1], groups=["a", group])
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_a_weight_that_is_none(weight):
+    with pytest.raises(ValueError, match="weight of the group b is"):
+        WorstGroupAccuracy({"a": 1.0, "b": weight})
 
 
 def test_groups_in_the_report_of_a_sweep(tmp_path):

@@ -17,6 +17,17 @@ def test_two_writers_of_one_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "one"
 
 
+def test_a_full_disk_names_the_file(tmp_path):
+    """Libraries that write to an open file do not."""
+    for told, expected in (
+        ("[Errno 28] No space left on device", "`.*/results.json` could not be written"),
+        ("x", "^x$"),
+    ):
+        with pytest.raises(OSError, match=expected), atomic_file(tmp_path / "results.json"):
+            raise OSError(told)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_behind_a_link(tmp_path):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "link").symlink_to("scratch")

@@ -17,7 +17,8 @@ import pyarrow as pa
 from datasets.data_files import SPLIT_KEYWORDS
 from pyarrow import csv, json, parquet
 
-from ...utils.images import readable_suffixes
+from ...utils.images import is_picture, readable_suffixes
+from ..label_mapping import nfc
 from .folders_of_sets import path_within
 
 
@@ -46,7 +47,7 @@ class ImageFolder:
             path = PurePosixPath(name)
             if path.name in METADATA:
                 metadata.append(name)
-            elif path.suffix.lower() in suffixes:
+            elif path.suffix.lower() in suffixes or (not path.suffix and is_picture(root / name)):
                 images.append(name)
             elif path.suffix.lower() in (".parquet", ".arrow"):
                 return None
@@ -141,6 +142,7 @@ class ImageFolder:
         columns = {name: [values.get(name) for _, values in rows] for name in others}
         types: dict = dict.fromkeys(pictures, datasets.Image())
         if any(isinstance(label, str) for label in columns.get("label", [])):
+            columns["label"] = [label and nfc(label) for label in columns["label"]]
             names = sorted({*columns["label"]} - {None, ""})  # CSV has no other word for none
             columns["label"] = [names.index(label) if label else None for label in columns["label"]]
             types["label"] = datasets.ClassLabel(names=names)

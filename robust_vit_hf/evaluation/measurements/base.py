@@ -46,7 +46,10 @@ class Measured:
         for name in scores.keys() & {"per_class_top1", "per_class_top5"}:  # JSON has no integer keys
             scores[name] = {int(label): value for label, value in scores[name].items()}
         try:
-            return cls(pq.read_table(path).to_pydict() if path.is_file() else {}, scores)
+            table = pq.read_table(path) if path.is_file() else None
+            if table is not None and table.num_rows != stage.inputs.get("images", table.num_rows):
+                raise pa.ArrowInvalid(f"it has {table.num_rows} rows for {stage.inputs['images']} images")
+            return cls({} if table is None else table.to_pydict(), scores)
         except pa.ArrowInvalid as error:
             raise ValueError(f"`{path}` is damaged: {error}. Delete `{stage.folder}`, and measure again.") from error
 

@@ -73,7 +73,14 @@ class RobustAccuracy(StreamingMetric):
         if groups is None:
             return images
         # One by one: in an array with 2.5, the group 1 would become 1.0.
-        names = [str(to_numpy(group).item()) for group, _ in zip(groups, accepted, strict=True)]
+        values = [to_numpy(group).item() for group, _ in zip(groups, accepted, strict=True)]
+        if (
+            row := next((row for row, value in enumerate(values) if value is None or value != value), None)
+        ) is not None:
+            raise ValueError(
+                f"the group of {place_of(first_image, row)} is {values[row]}: expected a name for every image"
+            )
+        names = [str(value) for value in values]
         return images | {"group": np.array(names, dtype=object)}
 
     def scores(self, images: dict[str, np.ndarray]) -> dict:

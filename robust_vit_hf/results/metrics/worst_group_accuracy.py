@@ -1,5 +1,6 @@
 """Top-1 of the worst group of images, such as birds of one kind in one place."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,6 +27,10 @@ class WorstGroupAccuracy(RobustAccuracy):
     def __init__(self, group_weights: Mapping[str, float] | None = None):
         super().__init__()
         self.group_weights = {str(name): value for name, value in (group_weights or {}).items()}
+        if bad := [name for name, value in self.group_weights.items() if not 0 <= value < math.inf]:
+            raise ValueError(
+                f"the weight of the group {bad[0]} is {self.group_weights[bad[0]]}: expected a number from 0 on"
+            )
 
     def scores(self, images: dict[str, np.ndarray]) -> dict:
         """Scores of all images.
@@ -35,7 +40,7 @@ class WorstGroupAccuracy(RobustAccuracy):
             `per_group_top1` (by name, ascending); `num_images` (usable) and `num_excluded`. Accuracies are fractions.
 
         Raises:
-            ValueError: images have no group, or none has an accepted id.
+            ValueError: images have no group, or none has an accepted id; or a weight, when it is given, is negative, infinite or NaN.
             KeyError: a group has no weight.
         """
         found = super().scores(images)

@@ -1,0 +1,78 @@
+"""Pairs of classes that are taken for each other, images of them, and what to photograph next."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from robust_vit_hf.data.composition import CONDITIONS
+from robust_vit_hf.diagnosis.attribute_verdict import AttributeDiagnosis
+from robust_vit_hf.diagnosis.composed_examples import Composed
+from robust_vit_hf.diagnosis.verdict import Diagnosis
+from robust_vit_hf.diagnosis.what_to_photograph import (
+    WHOLE,
+    advice,
+    matrices,
+    pair_table,
+    taken_gallery,
+    taken_rows,
+)
+
+
+NAMES = ["cow", "boat", "cat"]
+
+
+def columns() -> dict:
+    """24 images: of 12 cows on the background of boats, 9 are taken for boats; of 12 boats on that of cats, none is."""
+    label, donor = np.repeat([0, 1], 12), np.repeat([1, 2], 12)
+    found = dict.fromkeys(CONDITIONS, label)
+    found["mixed_rand"] = np.where((np.arange(24) % 4 > 0) & (label == 0), donor, label)
+    found |= {"label": label, "accepted": [[int(one)] for one in label], "donor_class": donor, "donor_rand": donor}
+    found |= {"donor_same": label, "object_share": np.full(24, 0.1), "relevance_on_object": np.linspace(0.9, 0.1, 24)}
+    return found
+
+
+def test_a_sentence_says_what_to_photograph():
+    diagnoses = {"before": Diagnosis(columns(), NAMES)}
+    pairs = pair_table(diagnoses, {})
+    assert pairs[["label", "donor_class", "taken", "images"]].values.tolist() == [
+        ["cow", "boat", 9, 12],
+        ["boat", "cat", 0, 12],
+    ]
+    assert pairs["at_least"].tolist() == pytest.approx([0.428, 0.0], abs=1e-3)  # of binom.test(9, 12) in R
+    assert advice(pairs, diagnoses) == ["Photograph `cow` on what `boat` stands on: 9 of 12 are taken for `boat`."]
+    (matrix,) = matrices(pairs)
+    assert matrix.head == ["class", "boat", "cat", "cow"]
+    assert matrix.rows == [["boat", "–", "0 of 12", "–"], ["cat", "–", "–", "–"], ["cow", "9 of 12", "–", "–"]]
+
+
+def test_a_named_attribute_has_pairs_too():
+    own = columns()
+    edited = {"border_same": own["label"], "border_rand": own["donor_class"]}
+    diagnoses = {"before": Diagnosis(own | {"mixed_rand": own["label"]}, NAMES)}
+    pairs = pair_table(diagnoses, {"before": AttributeDiagnosis(own | edited, ["border"])})
+    assert set(pairs["attribute"]) == {WHOLE, "border"} and len(pairs) == 4
+    assert "Photograph `cow` with the border or frame of `boat`: 12 of 12 are taken for `boat`." in advice(
+        pairs, diagnoses
+    )
+    assert len(matrices(pairs)) == 2
+
+
+def test_images_that_are_taken_are_shown():
+    rows = taken_rows(Diagnosis(columns(), NAMES))
+    assert rows == [11, 10, 9, 7, 6, 5, 3, 2, 1]  # the least relevance on the object first
+    wrong = columns() | {"mixed_same": np.full(24, 2)}  # so that it is not the background of the other class
+    assert taken_rows(Diagnosis(wrong, NAMES)) == []
+    pictures = dict.fromkeys(CONDITIONS, Image.new("RGB", (8, 8)))
+    gallery = taken_gallery([Composed("cow", "boat", pictures, {"before": dict.fromkeys(CONDITIONS, "cow")})])
+    ((caption, shown),) = gallery.examples
+    assert caption == "cow, taken for boat"
+    assert [one.caption for one in shown] == ["cow", "on another cow’s", "on boat’s"]
+
+
+def test_nothing_to_photograph():
+    alone = columns() | {"mixed_rand": np.full(24, -1)}
+    diagnoses = {"before": Diagnosis(alone, NAMES)}
+    pairs = pair_table(diagnoses, {})
+    assert isinstance(pairs, pd.DataFrame) and pairs.empty
+    assert advice(pairs, diagnoses) == [] and matrices(pairs) == []
