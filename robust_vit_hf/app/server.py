@@ -5,7 +5,9 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from .options import LOOPBACK, AppOptions
 
@@ -16,13 +18,25 @@ KEPT = (60, 1800)
 
 def own_names(app, names: Sequence[str]):
     """ASGI app that answers requests for the address that was connected to, and for `names` of this page alone (`*` for
-    all). Otherwise a page elsewhere, whose name is made to mean this address, could ask for anything ("DNS rebinding")."""
+    all). Otherwise a page elsewhere, whose name is made to mean this address, could ask for anything ("DNS rebinding"). Nor may another
+    page ask under the right name: it cannot read the answer, but upload files."""
+    from starlette.datastructures import Headers
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     async def guarded(scope, receive, send) -> None:
         connected, _ = scope.get("server") or ("", None)
         hosts = [f"[{name.strip('[]')}]" if ":" in name else name for name in (*names, connected)]
-        await TrustedHostMiddleware(app, hosts, www_redirect=False)(scope, receive, send)
+        trusted = partial(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+
+        async def answered(_, receive, send) -> None:
+            await trusted(app)(scope, receive, send)
+
+        origin = None if scope["type"] == "lifespan" else Headers(scope=scope).get("origin")
+        if origin is None:
+            await answered(scope, receive, send)
+        else:  # checked as the name, which is asked for, is
+            named = scope | {"headers": [(b"host", urlsplit(origin).netloc.encode())]}
+            await trusted(answered)(named, receive, send)
 
     return guarded
 

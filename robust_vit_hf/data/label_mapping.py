@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import Any
 
 import datasets
 from transformers import PreTrainedConfig
@@ -85,17 +86,19 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
     return mapping
 
 
-def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, datasets.Features]) -> None:
+def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -> None:
     """Check that all splits with names of classes have the same ones where the model has none: it would take the classes of each split
     in their order, see [`label_mapping`]."""
-    names = {split: class_names_of(features) for split, features in splits.items()}
+    names = {split: class_names_of(getattr(rows, "features", None) or {}) for split, rows in splits.items()}
     names = {split: of for split, of in names.items() if of and not unnamed(of)}
     if not unnamed(model_names) or are_of_imagenet(model_names) or len({*names.values()}) < 2:
         return
-    shown = "; ".join(f"`{split}` has {', '.join(of)}" for split, of in names.items())
+    classes = enumerate(zip_longest(*names.values(), fillvalue="missing"))
+    index, of_splits = next((index, of_splits) for index, of_splits in classes if len({*of_splits}) > 1)
+    shown = ", ".join(f"`{name}` in `{split}`" for name, split in zip(of_splits, names, strict=True))
     raise ValueError(
-        f"The model numbers its classes, and {shown}, so that a number is another class in each. Give "
-        "all splits the same classes, or the model their names (`id2label` in its `config.json`)."
+        f"The model has numbers instead of names of classes, and class {index} is {shown}: give all splits the same classes, or the model "
+        "their names (`id2label` in its `config.json`)."
     )
 
 

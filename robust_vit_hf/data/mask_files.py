@@ -1,6 +1,5 @@
 """Masks of images from a folder of pictures that have the names of the images."""
 
-import unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -8,6 +7,7 @@ import datasets
 from transformers.utils import logging
 
 from ..utils.images import readable_suffixes
+from .label_mapping import nfc
 
 
 logger = logging.get_logger(__name__)
@@ -52,5 +52,5 @@ def _pictures(folder: Path) -> dict[str, Path]:
 
 
 def _stem(name: str) -> str:
-    """Name of a file without its suffix. macOS writes accents as letters of their own."""
-    return unicodedata.normalize("NFC", PurePosixPath(name).with_suffix("").as_posix())
+    """Name of a file without its suffix."""
+    return nfc(PurePosixPath(name).with_suffix("").as_posix())

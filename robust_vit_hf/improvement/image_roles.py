@@ -6,10 +6,10 @@ import datasets
 import xxhash
 
 from ..data.composition import draw_donors
+from ..data.dataset_digest import pixels_of
 from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
-from ..data.image_copies import Pictures
 from ..data.label_mapping import check_one_numbering
 from ..data.transforms import eval_transform
 from ..evaluation.measurements.accuracy import Accuracy
@@ -64,7 +64,7 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
             f"`{public_name(options.mask_folder or options.dataset)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
             f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
         )
-    check_one_numbering(session.classes, {of.split: of.rows.features for of in (train, validation)})
+    check_one_numbering(session.classes, {of.split: of.rows for of in (train, validation)})
     if shared := train.mask_files & validation.mask_files:
         raise ValueError(
             f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
@@ -77,24 +77,17 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
     for half, (role, count) in zip(halves(labels_of(validation.rows), options.seed), numbers.items(), strict=True):
         images[role] = replace(validation, rows=choose_images(validation.rows.select(half), count))
         draw_donors(labels_of(images[role].rows).tolist())  # refuses one class before masks, which take long, are made
-    _check_apart({role: of_role.rows for role, of_role in images.items()}, pool)
-    return ImageRoles(images, pool, pictures, notes, weights)
-
-
-def _check_apart(rows: dict[str, datasets.Dataset], pool: BackgroundPool | None) -> None:
-    """Refuse copies of an image in two roles."""
-    paths, features = (
-        [str(path) for path in pool.paths] if pool else [],
-        datasets.Features({"image": datasets.Image()}),
-    )
-    rows |= {"backgrounds": datasets.Dataset.from_dict({"image": paths}, features)}
-    pictures = {role: Pictures.of(of_role) for role, of_role in rows.items()}
+    given = datasets.Dataset.from_dict({"image": [str(path) for path in pool.paths] if pool else []})
+    rows = {role: of_role.rows for role, of_role in images.items()}
+    rows["backgrounds"] = given.cast(datasets.Features({"image": datasets.Image()}))
+    pixels = {role: pixels_of(of_role) for role, of_role in rows.items()}
     for first, second in APART:
-        if shared := pictures[second].count_in(pictures[first]):
+        if shared := len(pixels[first] & pixels[second]):
             raise ValueError(
                 f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
                 "--eval_split and --backgrounds."
             )
+    return ImageRoles(images, pool, pictures, notes, weights)
 
 
 def _labelled(images: Images, options: ImproveOptions, session: Session, notes: list[str]) -> Images:

@@ -65,7 +65,6 @@ def load_data(
     else:
         measured = {} if validation is None else {arguments.eval_split: validation}
     splits = {arguments.train_split: train, arguments.eval_split: validation, **measured}
-    features = {name: rows.features for name, rows in splits.items() if rows is not None}
-    check_one_numbering(classes_of_model(model_config), features)
+    check_one_numbering(classes_of_model(model_config), splits)
     sets = {name: EvaluationSet.of(rows, source=source, group_weights=weights) for name, rows in measured.items()}
     return train, validation, sets

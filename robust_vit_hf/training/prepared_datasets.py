@@ -31,9 +31,7 @@ def prepare_datasets(
             f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "
             "Call `measure_accuracy` for several sets."
         )
-    given = {"train": train, "eval": evaluation}
-    tables = {name: features for name, rows in given.items() if (features := getattr(rows, "features", None))}
-    check_one_numbering(classes_of_model(config), tables)
+    check_one_numbering(classes_of_model(config), {"train": train, "eval": evaluation})
     prepared = {}
     if isinstance(train, datasets.IterableDataset):
         prepared["train"] = _prepare_stream(train, augment, config, args)

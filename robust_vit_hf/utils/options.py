@@ -228,11 +228,9 @@ def _fits(value: Any, types: Set[type]) -> bool:
         return NoneType in types or object in types
     if isinstance(value, bool):
         return bool in types
-    if isinstance(value, Path):
-        return Path in types or object in types
     if isinstance(value, Real):
         return float in types or (int in types and isinstance(value, Integral))
-    if isinstance(value, (str, list, dict, bytes, date)):  # YAML parses 2024-05-01 as a date
+    if isinstance(value, (str, list, dict, bytes, date, Path)):  # YAML parses 2024-05-01 as a date
         return isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
     # Python objects; the Trainer accepts some that its annotations omit
     return not types <= {bool, int, float, str, Path, NoneType}

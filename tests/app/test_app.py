@@ -228,6 +228,10 @@ def test_under_another_name_nothing_is_answered(address, models):
     preflight = {"Access-Control-Request-Method": "POST"}
     response = get_session().options(f"{address}config", headers=other | preflight)
     assert response.status_code == 400 and "access-control-allow-origin" not in response.headers
+    upload = {"url": f"{address}gradio_api/upload", "files": {"files": ("a.txt", b"text")}}
+    for origin, status in (("https://evil.example", 400), ("null", 400), ("http://localhost:7860", 200), (None, 200)):
+        response = get_session().post(**upload, headers={"Origin": origin} if origin else {})
+        assert response.status_code == status, origin
     for own in ("localhost:7860", "127.0.0.1:7860", "[::1]:7860"):
         assert get_session().get(f"{address}config", headers={"Host": own}).status_code == 200, own
     for name in ("192.168.1.5:7860", "0.0.0.0:7860", "127.0.0.1.evil.example", "", "["):
@@ -237,6 +241,8 @@ def test_under_another_name_nothing_is_answered(address, models):
         for name in ("proxy.example:443", "192.168.1.5:443", "[fd00::5]:443"):
             assert get_session().get(f"{behind}config", headers={"Host": name}).status_code == 200, name
         assert get_session().get(f"{behind}config", headers=other).status_code == 400
+        proxied = {"Host": "proxy.example", "Origin": "https://proxy.example"}
+        assert get_session().get(f"{behind}config", headers=proxied).status_code == 200
         endpoints = get_session().get(f"{behind}gradio_api/info").json()["named_endpoints"]
         assert "/explain" in endpoints
 

@@ -240,7 +240,7 @@ def test_splits_of_other_classes_are_refused_for_a_model_without_names(inputs, t
     (tmp_path / "photos" / "train" / "dot").rename(tmp_path / "photos" / "train" / "star")
     model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
     options = [*options_of(inputs, tmp_path / "out"), "--model", model, "--dataset", tmp_path / "photos"]
-    assert "`train` has bar, circle, cross, star; `validation` has bar, circle" in call("improve", *options).error
+    assert "class 3 is `star` in `train`, `dot` in `validation`" in call("improve", *options).error
 
 
 def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path):

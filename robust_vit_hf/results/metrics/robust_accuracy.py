@@ -73,14 +73,11 @@ class RobustAccuracy(StreamingMetric):
         if groups is None:
             return images
         # One by one: in an array with 2.5, the group 1 would become 1.0.
-        values = [to_numpy(group).item() for group, _ in zip(groups, accepted, strict=True)]
-        if (
-            row := next((row for row, value in enumerate(values) if value is None or value != value), None)
-        ) is not None:
-            raise ValueError(
-                f"the group of {place_of(first_image, row)} is {values[row]}: expected a name for every image"
-            )
-        names = [str(value) for value in values]
+        names = []
+        for row, (group, _) in enumerate(zip(groups, accepted, strict=True)):
+            if (value := to_numpy(group).item()) is None or value != value:
+                raise ValueError(f"the group of {place_of(first_image, row)} is {value}: expected a name")
+            names.append(str(value))
         return images | {"group": np.array(names, dtype=object)}
 
     def scores(self, images: dict[str, np.ndarray]) -> dict:
