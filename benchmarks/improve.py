@@ -10,7 +10,7 @@
 - each of them also with `-100`: no training or validation image has another background than the habitual one.
 
 Each result is measured on images that had no part in it: `home`, with the habitual backgrounds; `random`, with those of all classes; and
-`new`, with backgrounds that nothing was trained on. Writes improve.json, after each set anew.
+`new`, with backgrounds that nothing was trained on; and `mixed_rand` is that of the report images. Writes improve.json, after each set anew.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_acc
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import own_set
+from robust_vit_hf.improvement.verdict import DIAGNOSIS_FOLDER
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 from robust_vit_hf.results.bootstrap import Difference, Resamples
 from robust_vit_hf.results.markdown_latex import Table
@@ -140,6 +141,8 @@ def run(name: str, effort: str, root: Path, bf16: bool) -> dict:
     started = time.time()
     report = improve(str(model), str(folder / "photographs"), folder / effort, effort=effort, bf16=bf16)
     found = {"seconds": round(time.time() - started), "outcome": report.outcome, "verdict": report.verdict}
+    diagnoses = read_json(folder / effort / DIAGNOSIS_FOLDER / "results.json")["diagnosis"]
+    found["mixed_rand"] = {side: of["measures"]["mixed_rand"] for side, of in diagnoses.items()}
     found["chosen"] = [row[:2] for row in report.candidates.rows if row[-1] == "chosen"]
     places = measured(model, folder / effort, folder / "elsewhere", folder / f"measured-{effort}", bf16)
     return found | {"places": places}

@@ -5,19 +5,21 @@
 A block of text between `table: NAME` and `end of table` is made again; a test compares all blocks with the files.
 """
 
+import math
 import re
 import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robust_vit_hf.experiments.choose_settings import choose_mixtures
-from robust_vit_hf.results.bootstrap import Difference, change, mean_over
+from robust_vit_hf.results.bootstrap import Difference, Interval, change, mean_over
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.utils.files import read_json
 
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+TEST_IMAGES = 300  # of a set of benchmarks/improve.py
 TEXTS = ("README.md", "docs/your-photographs.md", "docs/methods.md")
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end of table)", re.DOTALL)
 # Sets of benchmarks/improve.py with models of one kind.
@@ -78,6 +80,21 @@ def all_sets() -> Table:
     return Table("", ["set", "effort", *PLACES.values(), "ECE at home", "chosen, share", "outcome"], rows)
 
 
+def foretold() -> Table:
+    """`mixed_rand` of the report images, which foretells top-1 on random backgrounds, beside it, before and after."""
+    rows = []
+    for name, efforts in read_json(HERE / "improve.json")["sets"].items():
+        (found, *_) = efforts.values()
+        for side, one in found["mixed_rand"].items():
+            mixed, top1 = Interval(*(one[key] for key in ("mean", "low", "high"))), found["places"]["random"][side]
+            of_top1 = 1.96 * math.sqrt(top1 * (1 - top1) / TEST_IMAGES)
+            margin, off = math.hypot((mixed.high - mixed.low) / 2, of_top1), mixed.mean - top1
+            rows.append(
+                [name, side, str(mixed), f"{100 * top1:.1f}", str(Difference(off, off - margin, off + margin))]
+            )
+    return Table("", ["set", "model", "`mixed_rand`", "random backgrounds", "difference"], rows)
+
+
 def half_of_the_classes() -> Table:
     """New layers beside trainings on the same images, by the classes that were shown and the others."""
     rules, rows = read_json(HERE / "last_layer.json")["rules"], []
@@ -120,6 +137,7 @@ def variants() -> Table:
 BLOCKS: dict[str, Callable[[], Table]] = {
     "what improve gains": summary,
     "all sets": all_sets,
+    "foretold": foretold,
     "half of the classes": half_of_the_classes,
     "other layers": variants,
 }
