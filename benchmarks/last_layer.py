@@ -37,7 +37,7 @@ from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
 from robust_vit_hf.training.background_swap import BackgroundPool
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 
@@ -200,8 +200,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
-    results: dict[str, dict] = {"rules": {}, "variants": {}}
+    file = arguments.output_dir / "last_layer.json"
+    results = read_json(file) or {"rules": {}, "variants": {}}
     for seed in arguments.seeds:
+        if str(seed) in results["rules"]:
+            continue
         model = str(arguments.models / f"emoji-{seed}" / "model") if seed else BUNDLED_MODEL
         folder = arguments.output_dir / str(seed)
         opened = open_session(
@@ -209,10 +212,12 @@ def main() -> None:
         )
         with opened as session:
             found = Features(session, folder / "features", seed)
-        results["rules"][seed], results["variants"][seed] = rules(found), dict(variants(found))
-        print(seed, *(f"{name}: {values}" for name, values in results["rules"][seed].items()), sep="\n", flush=True)
-        print(*(f"{name}: {values}" for name, values in results["variants"][seed].items()), sep="\n", flush=True)
-        write_json(arguments.output_dir / "last_layer.json", results | environment())
+        results["rules"][str(seed)], results["variants"][str(seed)] = rules(found), dict(variants(found))
+        for part in ("rules", "variants"):
+            print(
+                seed, *(f"{name}: {values}" for name, values in results[part][str(seed)].items()), sep="\n", flush=True
+            )
+        write_json(file, results | environment())
 
 
 if __name__ == "__main__":
