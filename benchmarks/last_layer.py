@@ -4,7 +4,7 @@
 
 For each of the five biased models of emoji-shift, the images of docs/experiment: two of each of 48 classes to train on, four of each of the
 others to choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each
-training image by its true mask; all layers are made from them. `--models` has the folders `emoji-1/model` to `emoji-4/model`, which
+training image by its true mask; all layers are made from them. `--models` has the folders `emoji-1/model` and so on, which
 benchmarks/improve.py makes; that of seed 0 is bundled. Writes last_layer.json: top-1 in per cent, by seed.
 
 `rules` has what the rule of `improve` chooses among the layers of a kind; `variants` what changes if layers of all kinds are made otherwise.
@@ -41,6 +41,13 @@ from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 
+MODELS = {
+    0: BUNDLED_MODEL,
+    1: "emoji-1",
+    2: "emoji-3",
+    3: "emoji-4",
+    4: "emoji-5",
+}  # by seed, as in trainer/grids/emoji-shift.yaml
 COMPOSITES = 12  # of a training image
 TESTS, TEST_IMAGES = ("val", "background_new", "background_random"), 300
 MAX_LOSS = 1.0  # as of `improve`
@@ -205,7 +212,7 @@ def main() -> None:
     for seed in arguments.seeds:
         if str(seed) in results["rules"]:
             continue
-        model = str(arguments.models / f"emoji-{seed}" / "model") if seed else BUNDLED_MODEL
+        model = str(arguments.models / MODELS[seed] / "model") if seed else BUNDLED_MODEL
         folder = arguments.output_dir / str(seed)
         opened = open_session(
             PairOptions(model=model), "paper", Stage(folder, {"command": "last layer"}), bf16=arguments.bf16

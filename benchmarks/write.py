@@ -24,7 +24,7 @@ TEXTS = ("README.md", "docs/your-photographs.md", "docs/methods.md")
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end of table)", re.DOTALL)
 # Sets of benchmarks/improve.py with models of one kind.
 KINDS = {
-    "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-2", "emoji-3", "emoji-4"),
+    "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-3", "emoji-4", "emoji-5"),
     "EfficientNet-Lite0, emoji on photographs": ("cnn-0", "cnn-1", "cnn-2"),
     "DINOv2-S, digits on textures": ("digits",),
 }
