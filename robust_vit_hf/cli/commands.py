@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Command:
-    """A command. Its function takes the parsed options and returns the text to print."""
+    """A command. Its function takes the parsed options and returns the text to print, empty outside the main process."""
 
     options: str  # path within this package of a dataclass of options, or of a function that parses the arguments
     function: str  # path of the function; both are imported only when the command is called

@@ -19,16 +19,11 @@ Edit = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute of images.
+    """An attribute of images."""
 
-    Args:
-        text: what a model decides by that uses it, after "Decides by".
-        edit: gives images the attribute of their donors.
-        carries: attributes that the edits of others change along with this one, so that it explains their gaps if its own is larger.
-    """
-
-    text: str
-    edit: Edit
+    text: str  # what a model decides by that uses it, after "Decides by"
+    edit: Edit  # gives images the attribute of their donors
+    # Attributes that the edits of others change along with this one, so that it explains their gaps if its own is larger.
     carries: tuple[str, ...] = ()
 
 
@@ -88,12 +83,29 @@ ATTRIBUTES = {
 }
 
 
-def chosen_attributes(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of attributes, all for `all`.
+def edited(
+    name: str,
+    pixel_values: torch.Tensor,
+    mask: torch.Tensor,
+    donor: torch.Tensor,
+    donor_mask: torch.Tensor,
+    black: torch.Tensor,
+    white: torch.Tensor,
+) -> torch.Tensor:
+    """Images `(B, 3, H, W)` with an attribute of their donors, both normalised as the model expects, by the pixel values `(3,)` of
+    black and white."""
+    black, contrast = black.view(3, 1, 1), (white - black).view(3, 1, 1)
+    image, given = ((one - black) / contrast for one in (pixel_values, donor))
+    return black + contrast * ATTRIBUTES[name].edit(image, mask, given, donor_mask)
 
-    Raises:
-        ValueError: there is no such attribute.
-    """
+
+def has_both(mask: torch.Tensor) -> torch.Tensor:
+    """Whether images `(B,)` of masks `(B, 1, H, W)` have an object and a background, so that they can give attributes."""
+    return (mask > 0.5).flatten(1).any(dim=1) & is_background(mask).flatten(1).any(dim=1)
+
+
+def chosen_attributes(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of attributes, all for `all`."""
     if unknown := {*names} - {*ATTRIBUTES, "all"}:
         raise ValueError(f"no attributes {', '.join(sorted(unknown))}: expected {', '.join(ATTRIBUTES)}, or `all`")
     return tuple(ATTRIBUTES) if "all" in names else tuple(dict.fromkeys(names))

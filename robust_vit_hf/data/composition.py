@@ -56,14 +56,8 @@ def compose(
     black: torch.Tensor,
     conditions: Collection[str] = tuple(CONDITIONS),
 ) -> dict[str, torch.Tensor]:
-    """Images `(B, 3, H, W)` in several conditions by name, in the order of [`CONDITIONS`].
-
-    Args:
-        pixel_values: `(B, 3, H, W)`, normalised as the model expects.
-        mask: `(B, 1, H, W)` in [0, 1]; 1 is the object.
-        same, other: pixel values and masks of the donors; not needed without `mixed_same` or `mixed_rand`.
-        black: `(3,)`, the pixel values of black.
-    """
+    """Images `(B, 3, H, W)` in several conditions by name, in the order of [`CONDITIONS`], from normalised pixel values, masks
+    `(B, 1, H, W)` in [0, 1], those of the donors, which only `mixed_same` and `mixed_rand` need, and `(3,)` pixel values of black."""
     black = black.view(1, 3, 1, 1).expand_as(pixel_values)
     makers = {
         "original": lambda: pixel_values,

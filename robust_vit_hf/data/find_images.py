@@ -92,8 +92,7 @@ def find_images(
     streaming: bool = False,
     **options,
 ) -> Images:
-    """Load one split of images. The only function that answers which images a command is given. Class names are those of
-    the split. A warning names images of a folder that are left out.
+    """Load one split of images, with the class names of the split. A warning names images of a folder that are left out.
 
     Args:
         source: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet
@@ -104,13 +103,12 @@ def find_images(
         needs: columns that the command cannot do without, of `label` and `mask`.
         masks: folder: either the output of `robust-vit masks`, whose images are taken then, or pictures of masks, see
             [`with_mask_files`].
-        streaming: whether to read rows on the fly, from files or the Hub, without a copy.
+        streaming: whether to read rows on the fly, without a copy.
         options: options of a benchmark: `samples_per_class`, `num_classes`, `class_seed`, `seed`.
 
     Raises:
         FileNotFoundError: the file, folder or Hub dataset does not exist.
-        UnknownSplit: the split does not exist (names the existing ones).
-        ValueError: a needed column is missing, or the source cannot be used.
+        ValueError: a needed column is missing, there is no such split ([`UnknownSplit`]), or the source cannot be used.
     """
     if masks is not None and has_parquet(Path(masks)):
         source, masks = masks, None

@@ -95,11 +95,7 @@ def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Cal
 
 def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:
     """Where a processor takes the pixels of images of this width and height: for columns and for rows, factor and offset from
-    coordinates in the image to those in what it gives, fitted to a gradient of grey.
-
-    Raises:
-        ValueError: as [`measured_transforms`].
-    """
+    coordinates in the image to those in what it gives, fitted to a gradient of grey. Errors are those of [`measured_transforms`]."""
     _check_linear(processor)
     black, white = (_flat(processor, level, size) for level in (0, 255))
     lines = []

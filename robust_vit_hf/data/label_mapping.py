@@ -50,16 +50,9 @@ def nfc(name: str) -> str:
 
 
 def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
-    """Map each label of a dataset to the model's class of the same name.
-
-    Args:
-        names, model_names: names of the classes in the order of labels and of logits.
-
-    Returns:
-        The model's class of each label, even if all have the same number, or `None` if the dataset has no names, or one of
-        the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are names
-        of the classes of ImageNet-1k.
-    """
+    """The model's class of each label of a dataset by name, from the names in the order of labels and of logits; `None` if the dataset
+    has no names, or one of the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are
+    names of the classes of ImageNet-1k."""
     names, model_names = (
         tuple(nfc(str(name)).removeprefix("LABEL_") for name in of or ()) for of in (names, model_names)
     )

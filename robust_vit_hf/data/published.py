@@ -10,13 +10,8 @@ BASE_MODELS = ("ViT-B", "AR-B", "DeiT-B")  # which Tables 10 and 11 and Figure 4
 
 @cache
 def published_models() -> dict[str, dict]:
-    """Published values in per cent by the paper's name of the model (`ViT-B`), protocol, version, set and score. Pairs
-    are mean and standard deviation.
-
-    Versions are `original` and `finetuned`, both also with the suffixes `-training-classes` and `-other-classes`;
-    `finetuned-one-run`, the run of Tables 1 and 2; `full-loss` and its ablations; `unsupervised-masks`, `gradmask` and
-    `rrr`. `published.json` names the sources.
-    """
+    """Published values in per cent by the paper's name of the model (`ViT-B`), protocol, version (such as `original` and
+    `finetuned-one-run`), set and score. Pairs are mean and standard deviation. `published.json` names the sources."""
     return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["models"]
 
 

@@ -38,9 +38,6 @@ def train_transform(
         seed_of_row: seed of a row's crop and flip, as integers, by its `row_index`. By default, torch's global random
             state is used.
         resample: interpolation of the squash of images; bilinear in the released code.
-
-    Raises:
-        ValueError: as [`input_size`].
     """
     height, width = input_size(processor)
     size = [round(height * 256 / 224), round(width * 256 / 224)]

@@ -214,10 +214,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         attributes = measure_attributes(session, Attributes(options.batch_size, options.num_workers, names))
         if report is not None:
             report = replace(report, beside=beside, attributes=attributes)
-            settings = asdict(options)
-            if not options.attributes:
-                del settings["attributes"]
-            write_report(report, session, settings)
+            write_report(report, session, asdict(options))
             if options.export == "fiftyone":
                 export_fiftyone(image_table(report.diagnoses), images.dataset, session, folder / FIFTYONE_FOLDER)
             if options.html:
@@ -283,7 +280,7 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
 
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
     """Write the files of a report, with the `settings` of the command."""
-    folder = report.folder
+    folder, settings = report.folder, {name: value for name, value in settings.items() if value != []}
     of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
     csv = {IMAGES_FILE: of_images, TAKEN_FILE: of_images.iloc[taken_rows(last)], PAIRS_FILE: report.pairs}
     for name, table in csv.items():

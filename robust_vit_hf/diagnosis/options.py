@@ -24,6 +24,12 @@ class OwnImagesOptions(BatchOptions):
     )
     mask_model: str | None = option(None, MASK_MODEL)
     num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", COUNT)
+    attributes: list[str] = option(
+        [],
+        "what else may decide: background, border, corners, colours, sharpness, place, or `all`. Images are given each of these of "
+        "other images of their class and of other classes, in two passes an attribute",
+        metavar="NAME",
+    )
     preset: Preset | None = option(None, PRESET)
 
     def __post_init__(self):
@@ -63,12 +69,6 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     imagenet_9: str | None = option(
         None,
         "source of ImageNet-9, whose measures are shown beside those of your images: for models with the classes of ImageNet",
-    )
-    attributes: list[str] = option(
-        [],
-        "what else may decide: background, border, corners, colours, sharpness, place, or `all`. Images are given each of these of "
-        "other images of their class and of other classes, in two passes an attribute",
-        metavar="NAME",
     )
     html: bool = option(False, "write report.html too")
     export: Literal["fiftyone"] | None = option(

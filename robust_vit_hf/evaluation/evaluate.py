@@ -42,13 +42,6 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
 
     Args:
         originals: folder with results of original models, shared by several evaluations.
-
-    Returns:
-        The tables as Markdown, and the output paths; an empty string outside the main process.
-
-    Raises:
-        ValueError: sets or models do not fit together; raised before the first set is measured.
-        OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     options = replace(options, protocols=_protocols(options))
     folder = options.output_dir

@@ -45,13 +45,8 @@ def batch_outputs(
     description: str,
 ) -> Iterator[tuple[slice, list[torch.Tensor], tuple[torch.Tensor, ...]]]:
     """Outputs of each batch, in order and without gradients, from all launched processes, which share the work: the
-    rows of the batch, its logits in fp32, and its values.
-
-    Args:
-        compute: takes a collated batch, and returns logits `(B, C)` of one or several passes, which are checked in all
-            processes together, and other values of B rows.
-        dataset: the rows, which name an image in an error.
-    """
+    rows of the batch, its logits in fp32, and its values. `compute` takes a collated batch, and returns logits `(B, C)` of one or
+    several passes, which are checked in all processes together, and other values of B rows."""
     done = 0
     with tqdm(total=len(dataset), desc=description, unit="image", disable=not accelerator.is_main_process) as progress:
         for batch in accelerator.prepare(loader):

@@ -27,16 +27,7 @@ ROLES = ("in_distribution", "shifted")  # of the sets of a sweep
 def interpolate_models(options: MixtureOptions) -> str:
     """Write the mixture for one alpha, or measure mixtures for several and write `sweep.json`, `sweep.png` and
     `sweep.pdf`. All mixtures use the preprocessing of the model after finetuning. Mixtures already in the output folder
-    are reused and stay in the table.
-
-    Returns:
-        The table, as Markdown; of one alpha, the folder and the mixture.
-
-    Raises:
-        ValueError: the models do not fit each other (see [`check_alike`]) or the sets, or the output folder holds
-            other files.
-        OSError: a model or set does not exist, or another process is writing to the output folder.
-    """
+    are reused and stay in the table."""
     if options.alpha is not None:
         write_mixture(options.before, options.after, options.alpha, options.output_dir)
         return f"{options.output_dir}: {1 - options.alpha:g} · {options.before} + {options.alpha:g} · {options.after}"

@@ -21,15 +21,7 @@ from .sets import EvaluationSet
 def segment(options: SegmentOptions) -> str:
     """Measure how well relevance maps cover the object, for one model or two (before and after finetuning). Writes
     `results.json`, `tables.md`, `tables.tex` and `attribution.png` with the maps of a few images. Results already in the
-    output folder are reused.
-
-    Returns:
-        The table as Markdown; an empty string outside the main process.
-
-    Raises:
-        ValueError: a model has no relevance map, the set has no masks, or the models do not fit together.
-        OSError: a model or set does not exist, or another process is writing to the output folder.
-    """
+    output folder are reused."""
     folder = options.output_dir
     stage = Stage(folder, {"command": "segment"})
     with open_session(options, options.preset, stage, bf16=options.bf16) as session:

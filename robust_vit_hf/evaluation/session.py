@@ -57,11 +57,7 @@ class Side:
         transform: Callable | None = None,
     ) -> Self:
         """Side of a model given in Python: one of transformers with its `processor`, or any function with the `classes` of its
-        logits and a `transform`, see [`OwnClassifier`].
-
-        Raises:
-            ValueError: what belongs to the model is missing.
-        """
+        logits and a `transform`, see [`OwnClassifier`]."""
         if hasattr(model, "config"):
             if processor is None:
                 raise ValueError("A model given as an object needs its image processor: give `processor=…`.")

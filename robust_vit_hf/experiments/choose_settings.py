@@ -20,12 +20,8 @@ TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
 
 
 def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
-    """Choose the runs of each model and method by the rule of the file, see [`~robust_vit_hf.experiments.grid.GridFile`].
-    Only runs with all of the finetuned weights are chosen from.
-
-    Returns:
-        The chosen runs, and a table of all settings.
-    """
+    """The chosen runs of each model and method by the rule of the file, see [`~robust_vit_hf.experiments.grid.GridFile`], and a table of
+    all settings. Only runs with all of the finetuned weights are chosen from."""
     groups = _by_method(run for run in results.runs if run.share == 1)
     rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
     chosen, rows = [], []

@@ -75,11 +75,7 @@ class Grid:
 
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     """Read a grid, with the keys of [`GridFile`]. `imagenet/paper-split` in it is the subfolder `paper-split` of `imagenet`, the
-    folder of prepared sets.
-
-    Raises:
-        ValueError: a key, option or value is refused, or `imagenet` is needed. The message names the file.
-    """
+    folder of prepared sets."""
     keys = GridFile(**read_yaml(path, declared_options(GridFile)))
     composed = keys.choose_by == "mixed_rand"
     if keys.mixtures and not composed:

@@ -37,14 +37,7 @@ def report(options: ReportOptions) -> str:
     gallery; for the folder of one run or evaluation, write only that.
 
     Sources are folders of sweeps or single points, and files of results; all are joined in `results.parquet` in the output
-    folder. A single file is only read. With `html`, also the folder of one run or evaluation.
-
-    Returns:
-        The tables as Markdown, and the output paths.
-
-    Raises:
-        FileNotFoundError: there is no complete run.
-        ValueError: the runs cannot be compared, or a file of results has another version.
+    folder. A single file is only read.
     """
     sources, folder = options.sources, options.output_dir
     page = f"Open {folder / PAGE_FILE} in a browser." if options.html else ""

@@ -63,13 +63,8 @@ def sweep(options: SweepOptions) -> str:
     """Run the incomplete points of a grid, each in its own folder. Interrupted points are resumed. A failure is
     recorded, the other points go on, and the next sweep retries it.
 
-    Several sweeps may share a folder: a point that another process is running is awaited and never run twice.
-
-    Returns:
-        One line per point with its state, and an estimate of the remaining time.
-
-    Raises:
-        ValueError: points cannot be run, before the first one is; or runs failed: its note has the states of all.
+    Several sweeps may share a folder: a point that another process is running is awaited and never run twice. If runs failed, the
+    note of the error has the states of all.
     """
     grid, folder = read_grid(options.grid, options.imagenet), options.output_dir
     runs = _checked_runs(grid, folder)

@@ -16,10 +16,8 @@ EVAL_RESULTS_FILES = f"{EVAL_RESULTS_FOLDER}/robust-vit-hf-*.yaml"
 
 
 def write_eval_results(folder: Path, measurements: Iterable[Mapping]) -> None:
-    """Write a file for each protocol whose rows have public sets, and remove those of earlier results.
-
-    Args:
-        measurements: `protocol`, `sources` and `rows` of [`summarize`].
+    """Write a file for each protocol whose rows have public sets, and remove those of earlier results. Measurements have `protocol`,
+    and `sources` and `rows` of [`summarize`].
 
     Source: https://huggingface.co/docs/hub/eval-results
     """

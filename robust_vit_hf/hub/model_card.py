@@ -56,13 +56,8 @@ def rewrite_card(options: CardOptions) -> str:
 def make_card(
     run: dict, results: dict | None = None, evaluation: dict | None = None, figures: Sequence[str] = ()
 ) -> ModelCard:
-    """Model card from only measured results, with metadata that includes the `model-index`.
-
-    Args:
-        run: metadata of the run, see [`describe_run`].
-        results, evaluation: `results.json` of `robust-vit train`, and of `robust-vit evaluate`, which replaces it.
-        figures: file names of [`FIGURES`] in the card's folder.
-    """
+    """Model card from only measured results, with metadata that includes the `model-index`: from [`describe_run`], `results.json` of
+    `robust-vit train` and of `robust-vit evaluate`, which replaces it, and those of [`FIGURES`] that are in the card's folder."""
     data, emissions, measurements = run["data"], None, _measurements(run, results, evaluation)
     if run["emissions_kg"] is not None and not run["resumed"]:  # which are those of the last part
         emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}

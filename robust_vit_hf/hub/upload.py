@@ -101,10 +101,6 @@ def push_folder(
         private: whether a new repository is private; an existing one must then be private too.
         revision: branch, created if it does not exist; `main` by default.
         token: by default from `hf auth login` or `HF_TOKEN`.
-
-    Raises:
-        OSError: as [`hub_errors`], or the Hub refuses it.
-        ValueError: the base of an adapter is a local folder, or as [`create_repo`].
     """
     adapter = read_json(folder / ADAPTER_FILE)
     if adapter is not None:

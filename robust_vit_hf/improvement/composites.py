@@ -1,6 +1,6 @@
 """Outputs of a model for images and for their objects on other backgrounds: logits, or the features that its last layer reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,9 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from transformers import default_data_collator
 
+from ..data.attributes import edited, has_both
 from ..data.composition import background, draw_donors, is_background, paste
+from ..data.geometry import pixel_levels
 from ..evaluation.image_passes import TransformedRows, batch_outputs
 from ..evaluation.measurements.other_backgrounds import WithDonors
 from ..evaluation.session import Session, Side
@@ -29,7 +31,8 @@ class Composites:
 
     Args:
         original: `(N, D)` fp32, of the images as they are.
-        mixed: `(N, K, D)` fp32, of their objects on the backgrounds of images of other classes; NaN where the donor has no background.
+        mixed: `(N, K, D)` fp32, of their objects on the backgrounds of images of other classes, and of the images with attributes of
+            these; NaN where the donor has no background.
         labels: `(N,)` int64.
     """
 
@@ -57,8 +60,9 @@ def composite_outputs(
     folder: Path | None = None,
     pool: BackgroundPool | None = None,
     seed: int = 0,
+    attributes: Sequence[str] = (),
 ) -> Composites:
-    """Outputs of a side for the one set of a session, with `count` composites an image.
+    """Outputs of a side for the one set of a session, with `count` composites an image, and as many for each attribute.
 
     Args:
         passes: batch size, and number of processes that read images.
@@ -69,16 +73,17 @@ def composite_outputs(
     (rows,) = session.sets.values()
     labels = np.array([accepted[0] for accepted in rows.accepted])
     size = session.classes if layer is None else layer.weight[0]
-    values = np.full((len(labels), 1 + count, len(size)), np.nan, np.float32)
+    values = np.full((len(labels), 1 + count * (1 + len(attributes)), len(size)), np.nan, np.float32)
     if folder is not None:
-        stage = Stage(folder, session.inputs("before", rows) | {"composites": count, "seed": seed})
+        inputs = {"composites": count, "seed": seed} | ({"attributes": [*attributes]} if attributes else {})
+        stage = Stage(folder, session.inputs("before", rows) | inputs)
         stage.begin()
         if not (folder / OUTPUTS_FILE).is_file():
             np.save(folder / OUTPUTS_FILE, values)
         values = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(values[:, 0, 0])).sum())
     if done < len(labels):
-        _compute(side, session, labels, values[done:], count, passes, layer, pool, seed, done)
+        _compute(side, session, labels, values[done:], count, passes, layer, pool, seed, done, attributes)
     if folder is not None:
         stage.finish({}, [OUTPUTS_FILE])
     return Composites(values[:, 0], values[:, 1:], labels)
@@ -95,11 +100,13 @@ def _compute(
     pool: BackgroundPool | None,
     seed: int,
     done: int,
+    attributes: Sequence[str],
 ) -> None:
     """Fill `values` of the images from `done` on."""
     ((name, rows),) = session.sets.items()
     side.model.eval()
-    names = [] if pool else [f"composite_{number}" for number in range(count)]
+    names = [] if pool and not attributes else [f"composite_{number}" for number in range(count)]
+    levels = [level.to(session.accelerator.device) for level in pixel_levels(side.processor)]
     numbers = iter(range(done, len(labels)))  # of the images, which come in order
     # Of images of one class, each counts as a class of its own: training images need no labels.
     classes = labels.tolist() if len({*labels}) > 1 else [*range(len(labels))]
@@ -107,17 +114,25 @@ def _compute(
     images = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
 
     def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
-        pictures, unusable = [batch["pixel_values"]], []
-        for one in names:
-            donor, mask = batch[f"{one}_pixel_values"], batch[f"{one}_mask"]
-            pictures.append(paste(batch["pixel_values"], batch["mask"], background(donor, mask)))
-            unusable.append(~batch[f"has_{one}"].bool() | ~is_background(mask).flatten(1).any(dim=1))
+        image, pictures, unusable = (batch["pixel_values"], batch["mask"]), [batch["pixel_values"]], []
+        given = [(batch[f"{one}_pixel_values"], batch[f"{one}_mask"]) for one in names]
+        without = [~(batch[f"has_{one}"].bool() & has_both(mask)) for one, (_, mask) in zip(names, given, strict=True)]
+        if not pool:
+            pictures += [paste(*image, background(*donor)) for donor in given]
+            unusable += [
+                ~batch[f"has_{one}"].bool() | ~is_background(mask).flatten(1).any(dim=1)
+                for one, (_, mask) in zip(names, given, strict=True)
+            ]
         seeds = [next(numbers) for _ in batch["pixel_values"]]
         for composite in range(count if pool else 0):
             drawn = [
                 next(pool.draw(np.ones(1, bool), np.random.default_rng([seed, composite, one])))[1] for one in seeds
             ]
-            pictures.append(paste(batch["pixel_values"], batch["mask"], torch.stack(drawn).to(batch["mask"])))
+            pictures.append(paste(*image, torch.stack(drawn).to(batch["mask"])))
+            unusable.append(torch.zeros(len(drawn), dtype=torch.bool, device=batch["mask"].device))
+        for attribute in attributes:
+            pictures += [edited(attribute, *image, *donor, *levels) for donor in given]
+            unusable += without
         of_all = torch.cat(pictures)
         logits, outputs = layer.outputs(of_all) if layer else (forward_logits(side.model, of_all),) * 2
         outputs = outputs.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()

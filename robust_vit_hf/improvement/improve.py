@@ -13,9 +13,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..data.attributes import chosen_attributes
 from ..data.geometry import input_size
+from ..diagnosis.diagnose import measure_attributes
 from ..diagnosis.verdict import Diagnosis
 from ..evaluation.measurements.base import measure
+from ..evaluation.measurements.other_attributes import Attributes
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, left_as_it_is, load_sides, open_session
@@ -53,7 +56,7 @@ CHANGED = 0.04  # share of predictions at home that an improvement usually chang
 SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores
 CANDIDATES_FOLDER, CANDIDATES_FILE, MASKS_FOLDER = "candidates", "candidates.md", "masks"
 # Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
-NO_INPUTS = {"effort", "batch_size", "num_workers", "output_dir", "model", "dataset", "backgrounds"}
+NO_INPUTS = {"effort", "batch_size", "num_workers", "output_dir", "model", "dataset", "backgrounds", "attributes"}
 
 
 def improve(
@@ -111,6 +114,8 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         inputs |= {"mask_model": options.mask_model and public_name(options.mask_model)}  # masks record its digest
         inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
         inputs |= {"precision": session.accelerator.mixed_precision}
+        if options.attributes:
+            inputs["attributes"] = [*chosen_attributes(options.attributes)]
         inputs |= {"processor": json.loads(side.processor.to_json_string())}
         stage = Stage(folder / CANDIDATES_FOLDER, inputs)
         stage.check()
@@ -139,9 +144,11 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     }
     _check_report(of_role["report"], Backgrounds(*passes), options.max_loss)
     stage.begin()
-    layers = _new_layers(of_role, stage.folder, roles, options, notes)
+    attributes = _attributes(of_role["selection"], options, notes)
+    layers = _new_layers(of_role, stage.folder, roles, options, notes, attributes)
     if layers is None:
-        before = Mixture.of(composite_outputs(side, of_role["selection"], SELECTION_COMPOSITES, passes))
+        selection = of_role["selection"]
+        before = Mixture.of(composite_outputs(side, selection, SELECTION_COMPOSITES, passes, attributes=attributes))
     else:
         before = layers.before
     mixtures = [before, *(layers.mixtures if layers else ())]
@@ -149,7 +156,9 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     facts["preset"] = session.preset
     if options.effort == "full":
         starts = {"original": side} | ({"layer": layers.saved_start(options.max_loss)} if layers else {})
-        trials = Trials(stage.folder, of_role["selection"], starts, masked["train"].dataset, options, facts)
+        trials = Trials(
+            stage.folder, of_role["selection"], starts, masked["train"].dataset, options, facts, attributes
+        )
         for settings, found in trials.run_all(before):
             mixtures += found
             if not found:
@@ -178,14 +187,27 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     return improvement
 
 
+def _attributes(session: Session, options: ImproveOptions, notes: list[str]) -> list[str]:
+    """Attributes that the original model decides by on the selection images, but for the background, which composites have anyway."""
+    names = chosen_attributes(options.attributes)
+    found = measure_attributes(session, Attributes(options.batch_size, options.num_workers, names))
+    notes += [f"On the selection images: {one.sentence}" for one in found.values()]
+    return [name for one in found.values() for name in one.named if name != "background"]
+
+
 def _new_layers(
-    of_role: Mapping[str, Session], folder: Path, roles: ImageRoles, options: ImproveOptions, notes: list[str]
+    of_role: Mapping[str, Session],
+    folder: Path,
+    roles: ImageRoles,
+    options: ImproveOptions,
+    notes: list[str],
+    attributes: list[str],
 ) -> NewLayers | None:
     """New last layers, unless a method is named, or the model has no such layer."""
     if not options.uses_layer:
         return None
     try:
-        return NewLayers.of(of_role, folder, (options.batch_size, options.num_workers), roles.pool)
+        return NewLayers.of(of_role, folder, (options.batch_size, options.num_workers), roles.pool, attributes)
     except NoLastLayer as error:
         if options.effort == "minute":
             raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error

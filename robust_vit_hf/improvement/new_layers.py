@@ -1,6 +1,6 @@
 """New last layers of a model, from features that are computed once, as candidates of an improvement."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,10 @@ class NewLayers:
         folder: Path,
         passes: tuple[int, int],
         pool: BackgroundPool | None,
+        attributes: Sequence[str] = (),
     ) -> "NewLayers":
-        """Compute features and layers; the backgrounds of the training images are those of `pool`, if given.
+        """Compute features and layers; the backgrounds of the training images are those of `pool`, if given. Images are given the
+        `attributes` of others too.
 
         Raises:
             NoLastLayer: the model has no last linear layer.
@@ -54,7 +56,14 @@ class NewLayers:
         parts = {"train": (TRAINING_COMPOSITES, pool), "selection": (SELECTION_COMPOSITES, None)}
         features = {
             role: composite_outputs(
-                side, of_role[role], count, passes, last, folder / FEATURES_FOLDER / role, pictures
+                side,
+                of_role[role],
+                count,
+                passes,
+                last,
+                folder / FEATURES_FOLDER / role,
+                pictures,
+                attributes=attributes,
             )
             for role, (count, pictures) in parts.items()
         }

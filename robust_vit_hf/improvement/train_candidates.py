@@ -1,7 +1,7 @@
 """Training of candidates, and their measurement on the selection images. Each is a stage in a folder of its own."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,6 +50,7 @@ class Trials:
     train: datasets.Dataset
     options: ImproveOptions
     facts: dict[str, str]
+    attributes: Sequence[str] = ()  # of composites of the selection images
 
     def run_all(self, before: Mixture) -> Iterator[tuple[TrainingSettings, list[Mixture]]]:
         """Train and measure each variant and rate for a third of the steps, then two for all. Candidates that diverged have no
@@ -87,7 +88,9 @@ class Trials:
             for alpha in MIXTURES if settings.steps == options.max_steps else FIRST_MIXTURES:
                 mixed = replace(start, model=interpolate(start.model, trained, alpha))
                 passes = options.batch_size, options.num_workers
-                found = composite_outputs(mixed, self.session, SELECTION_COMPOSITES, passes).right()
+                found = composite_outputs(
+                    mixed, self.session, SELECTION_COMPOSITES, passes, attributes=self.attributes
+                ).right()
                 values[f"{alpha:g}"] = {name: right.tolist() for name, right in found.items()}
         except (TrainingDiverged, NonFiniteLogits) as error:
             tqdm.write(f"  {settings} is left out: {error}", file=sys.stderr)

@@ -12,11 +12,7 @@ def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
     Parameters are those of TokenCut: a bilateral grid with cells of 16 pixels, 16 levels of luma and 8 of chroma;
     smoothness λ 256; confidence 0.999 everywhere; 25 steps of conjugate gradients with a Jacobi preconditioner, from
     the means of the cells. Unlike in the released code, luma and chroma are rounded to 8 bits, and cell numbers do not
-    collide in images wider than 4064 pixels.
-
-    Args:
-        image: RGB, W×H.
-        target: `(H, W)`, in [0, 1].
+    collide in images wider than 4064 pixels. The image is RGB, and the target `(H, W)` in [0, 1].
 
     Source: https://huggingface.co/papers/1511.03296
     """

@@ -35,28 +35,17 @@ OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How masks are made.
+    """How masks are made."""
 
-    Args:
-        method: of `MASK_METHODS`; by default, TokenCut for images without masks.
-        mask_model: ViT whose features TokenCut cuts; by default, the first of [`DINOV2_SMALL`] that can be had, or else the classifier.
-        model, processor: the classifier, which is not needed with `mask_model`.
-        bf16: whether the features are computed with autocast to bfloat16.
-    """
-
-    method: str | None = None
+    method: str | None = None  # of `MASK_METHODS`; by default, TokenCut for images without masks
+    # ViT whose features TokenCut cuts; by default, the first of [`DINOV2_SMALL`] that can be had, or else the classifier.
     mask_model: str | None = None
-    model: nn.Module | None = None
+    model: nn.Module | None = None  # the classifier, which is not needed with `mask_model`, and its processor
     processor: BaseImageProcessor | None = None
-    bf16: bool = False
+    bf16: bool = False  # whether the features are computed with autocast to bfloat16
 
     def tokencut(self) -> tuple[str, TokenCut]:
-        """TokenCut, and the `mask_model` that it took. Logs which, if none was named.
-
-        Raises:
-            ValueError: TokenCut cannot take the features of the model; of the classifier, if no other can be had.
-            OSError: `mask_model` cannot be loaded.
-        """
+        """TokenCut, and the `mask_model` that it took. Logs which, if none was named."""
         settings: dict[str, Any] = {"min_side": TokenCutOptions.min_side, "bf16": self.bf16}
         if self.mask_model not in (None, OF_THE_CLASSIFIER):
             return self.mask_model, TokenCut.from_pretrained(self.mask_model, PartialState().device, **settings)

@@ -27,33 +27,22 @@ from .prompts import Prompts, names_to_find
 
 
 def prompt_text(names: Sequence[str]) -> str:
-    """Prompt of Grounding DINO: lower case, " ." after each name, of which full stops, which would split it, are dropped.
-
-    Example:
-        >>> prompt_text(["head", "St. Bernard's tail"])
-        "head . st bernard's tail ."
-    """
+    """Prompt of Grounding DINO: lower case, " ." after each name, of which full stops, which would split it, are dropped."""
     return " ".join(f"{' '.join(name.lower().replace('.', ' ').split())} ." for name in names)
 
 
 @dataclass(eq=False)
 class GroundedSegmentation:
     """Masks of the prompted names: the union of SAM's masks for all boxes found by Grounding DINO, or another zero-shot
-    detector with the same processor.
-
-    Args:
-        segmenter: SAM or SAM 2.
-        prompts: names of a label to look for: of the class, or of its parts.
-        box_threshold: minimum score of boxes, in [0, 1].
-    """
+    detector with the same processor."""
 
     detector: PreTrainedModel
     detector_processor: ProcessorMixin
-    segmenter: PreTrainedModel
+    segmenter: PreTrainedModel  # SAM or SAM 2
     segmenter_processor: ProcessorMixin
-    prompts: Prompts
+    prompts: Prompts  # names of a label to look for: of the class, or of its parts
     _: KW_ONLY
-    box_threshold: float = 0.3
+    box_threshold: float = 0.3  # minimum score of boxes, in [0, 1]
 
     @classmethod
     def from_pretrained(

@@ -18,31 +18,20 @@ from .prompts import Prompts, names_to_find
 
 def concepts(names: Sequence[str]) -> list[str]:
     """Prompts in the order in which they are tried: the names, then the last word of each name of several words, which in
-    English is what the rest describes, and at last "object".
-
-    Example:
-        >>> concepts(["great white shark"])
-        ['great white shark', 'shark', 'object']
-    """
+    English is what the rest describes, and at last "object"."""
     wanted = [name.lower().strip() for name in names]
     return list(dict.fromkeys([*wanted, *(name.split()[-1] for name in wanted if name), "object"]))
 
 
 @dataclass(eq=False)
 class ConceptSegmentation:
-    """Masks of the first concept that SAM 3 finds in an image: the union of its instances.
+    """Masks of the first concept that SAM 3 finds in an image: the union of its instances."""
 
-    Args:
-        model: SAM 3, or its variant with a light text encoder.
-        prompts: names of a label, see [`concepts`].
-        threshold: least score of an instance, in [0, 1], which includes the score that the concept is present at all.
-    """
-
-    model: PreTrainedModel
+    model: PreTrainedModel  # SAM 3, or its variant with a light text encoder
     processor: ProcessorMixin
-    prompts: Prompts
+    prompts: Prompts  # names of a label, see [`concepts`]
     _: KW_ONLY
-    threshold: float = 0.5
+    threshold: float = 0.5  # least score of an instance, in [0, 1], which includes that the concept is present at all
 
     @classmethod
     def from_pretrained(cls, prompts: Prompts, model: str, device: str | torch.device = "cpu", **arguments) -> Self:

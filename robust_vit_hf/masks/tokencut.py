@@ -49,8 +49,7 @@ def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         keys: `(B, N, C)`, finite, any floating dtype; not normalised. N is at least 3.
 
     Returns:
-        `(B, N)`, fp64, of any sign and length, and `(B,)`, bool: whether the vector is unique. If all patches are
-        similar, or no two are, it is zero and not unique.
+        `(B, N)`, fp64, of any sign and length, zero if all patches are similar or no two are; and `(B,)`, bool: whether it is unique.
     """
     if keys.device.type == "mps":
         keys = keys.cpu()  # Apple's GPUs have no fp64
@@ -203,14 +202,6 @@ class TokenCut:
             and refined masks whose IoU with the coarse one is below 0.5. By default, the former are kept, and the
             latter replaced by the coarse mask.
         bf16: whether to compute the keys with autocast to bfloat16. The cut stays in fp32 and fp64.
-
-    Example:
-        >>> from transformers import ViTConfig, ViTModel
-        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-        >>> cut = TokenCut(ViTModel(config).eval())
-        >>> (result,) = cut([Image.linear_gradient("L").convert("RGB")], [{}])
-        >>> result.mask is None or result.mask.size == (256, 256)
-        True
 
     Source: https://huggingface.co/papers/2202.11539
     """

@@ -78,9 +78,6 @@ def load_zero_shot(
         name: Hub id or folder of CLIP, with its tokenizer.
         classes: names of the classes, as they stand in a text.
         templates: texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP.
-
-    Raises:
-        ValueError: two classes have the same embedding.
     """
     classes, templates = check_class_names(classes), list(templates)
     if not templates or any("{}" not in template for template in templates):

@@ -47,11 +47,8 @@ def write_with_classes(
 
 def convert_to_transformers(options: ConvertOptions) -> PreTrainedModel:
     """Write a model folder of transformers atomically, with the image processor of a preset and `conversion.json`,
-    which names the source: a file of weights, checkpoint, folder or Hub id of timm, or the name of a registered model.
-
-    The preset is by default `paper` for a registered model and for weights without timm's preprocessing, and `model`,
-    the one of timm's configuration, for all others.
-    """
+    which names the source. The preset is by default `paper` for a registered model and for weights without timm's preprocessing, and
+    `model`, the one of timm's configuration, for all others."""
     source = resolve(options.source)
     preset: Preset | None = options.preset
     with atomic_folder(options.output_dir) as folder:

@@ -35,9 +35,6 @@ def make_image_processor(
         image_size: side of the crop in pixels, or `(height, width)`. The resize scales with it. If the sides differ,
             images are squashed to their aspect ratio, as in training.
         native_processor: processor of the pretrained model, with the statistics of the native preset.
-
-    Raises:
-        KeyError: unknown preset.
     """
     from transformers import ViTImageProcessor
 

@@ -17,11 +17,8 @@ class NoLastLayer(ValueError):
 
 class LastLayer:
     """The layer whose outputs are the logits: `weight` `(C, D)` and `bias` `(C,)`, fp32, of features `(B, D)`. Distilled DeiT has
-    two, whose mean the logits are: their features stand beside each other. The features of CLIP are its normalised embeddings.
-
-    Raises:
-        NoLastLayer: there is none.
-    """
+    two, whose mean the logits are: their features stand beside each other. The features of CLIP are its normalised embeddings. Without
+    one, [`NoLastLayer`] is raised."""
 
     def __init__(self, model: nn.Module, pixel_values: torch.Tensor):
         self.model, self.pretrained = ImageModel(model), ImageModel(model).pretrained

@@ -122,11 +122,8 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features.
-
-    Raises:
-        ValueError: there is none, or a layer below has as many outputs as there are classes.
-    """
+    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features. Refused if there
+    is none, or if a layer below has as many outputs as there are classes."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     heads = {name: one.in_features for name, one in linear.items() if one.out_features == model.config.num_labels}
     if len({*heads.values()}) != 1:

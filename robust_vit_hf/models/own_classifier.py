@@ -20,9 +20,6 @@ class OwnClassifier(PreTrainedModel):
             the CPU.
         classes: names of the C classes, in the order of the logits.
         transform: takes a PIL image in RGB, and returns a tensor `(3, H, W)`.
-
-    Raises:
-        ValueError: the logits of a probe are not of shape `(1, C)`.
     """
 
     config_class = PreTrainedConfig

@@ -23,19 +23,12 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
     """Model with the weights (1 − alpha) · before + alpha · after. It costs the same at inference, and often keeps the accuracy on the
     training distribution and much of the gain under distribution shift.
 
+    The result is a copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers, running
+    statistics included, computed in fp32, or in fp64 for those in fp64. Integers, such as counts of batches, are those of `after`,
+    or of `before` for 0. The weights are those of `before` for 0 and of `after` for 1, bit by bit. Models that do not fit are refused, see
+    [`check_alike`].
+
     Source: https://huggingface.co/papers/2109.01903
-
-    Args:
-        before, after: two models of the same architecture, the second finetuned from the first.
-        alpha: 0 gives the weights of `before` and 1 those of `after`, bit by bit.
-
-    Returns:
-        A copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers, running
-        statistics included, computed in fp32, or in fp64 for those in fp64. Integers, such as counts of batches, are those of `after`,
-        or of `before` for 0.
-
-    Raises:
-        ValueError: the models do not fit, see [`check_alike`].
     """
     check_alike(before, after)
     start, end, mixed = before.state_dict(), after.state_dict(), copy.deepcopy(after)

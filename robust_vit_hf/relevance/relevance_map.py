@@ -53,10 +53,8 @@ def propagate_relevance(
     """Relevance `(B, T)` of every token, at least fp32: rows of R, Eq. 7, R ← R + Ā R from the first layer to the last,
     starting from the identity. A row vector from the last layer to the first gives the same product in O(T²) per layer.
 
-    Args:
-        attentions, attention_gradients: `(B, h, T, T)` of each layer, first layer first; the last may be `(B, h, 1, T)` if the head
-            reads only the first token.
-        row: `(B, T)`, weights of the tokens read by the head: one-hot at the CLS token for the paper's models.
+    Attentions and gradients are `(B, h, T, T)`, first layer first; the last may be `(B, h, 1, T)` if the head reads only the first
+    token. `row`, `(B, T)`, are the weights of the tokens read by the head: one-hot at the CLS token for the paper's models.
     """
     row = row.to(torch.promote_types(attentions[0].dtype, torch.float32))
     for attention, gradient in zip(reversed(attentions), reversed(attention_gradients), strict=True):

@@ -59,12 +59,8 @@ def swap_backgrounds(
 
     A pixel with mask value v becomes v · image + (1 − v) · background, so that object pixels are unchanged and the
     mask stays valid. The object in the background image is filled, see [`background`]. Images with an
-    empty or full mask keep their background, as do images without another one in the batch that has a background.
-
-    Args:
-        pixel_values: `(B, 3, H, W)`, not changed.
-        mask: `(B, 1, H, W)` in [0, 1]; 1 is the object.
-        seed: integers, such as a seed and the step, on which alone the random choices depend.
+    empty or full mask keep their background, as do images without another one in the batch that has a background. Images are
+    `(B, 3, H, W)`, and masks `(B, 1, H, W)` in [0, 1]. The random choices depend on the seed alone, such as a seed and the step.
 
     Source: the composition of the *mixed-rand* images of https://huggingface.co/papers/2006.09994, used for training.
     """

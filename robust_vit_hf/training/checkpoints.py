@@ -101,12 +101,8 @@ def last_checkpoint(output_dir: str) -> str | None:
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: bool) -> str | None:
-    """Folder of the checkpoint to resume from; `None` to start from step 0, as does a run stopped before its first one.
-
-    Args:
-        resume_from_checkpoint: `"last"`, folder of a checkpoint, or `None` for a new run.
-        begun: whether a run has already written to `output_dir`.
-    """
+    """Folder of the checkpoint to resume from: the `"last"`, or the one given; `None` to start from step 0, as does a run stopped before
+    its first one. `begun` says whether a run has already written to `output_dir`."""
     folder = Path(output_dir)
     others = [path.name for path in folder.glob("*") if path.suffix != ".lock"]
     if resume_from_checkpoint is None and others:

@@ -46,11 +46,7 @@ def finetune(
         predictions: folder for the predictions of each image, `<set>/before` and `<set>/after`; not saved by default.
         originals: folder with results of original models, shared by several runs; used if `predictions` are saved.
 
-    Returns:
-        The table of results as Markdown; an empty string outside the main process.
-
     Raises:
-        ValueError, OSError: before the first step: model, data or output folder cannot be used, or do not exist.
         TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
     """
     # The first process locks the folder; its error ends the others.

@@ -31,9 +31,6 @@ class RelevanceLoss(nn.Module):
         mean_over: pixels over which each distance is averaged: `"image"` for all, or `"region"` for only the
             background or foreground, respectively, as in Concept-Guided Fine-Tuning.
 
-    Raises:
-        ValueError: unknown `distance`, `mask_edges` or `mean_over`.
-
     Inputs: `relevance` and `mask`, both `(B, 1, H, W)` in [0, 1]; the mask is 1 on the foreground.
 
     Example:

@@ -372,8 +372,7 @@ class RobustViTTrainer(Trainer):
         """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`].
 
         Raises:
-            ValueError: the checkpoint was made from other inputs or is incomplete, see [`check_checkpoint`].
-            TrainingDiverged: a loss or weight is NaN or infinite.
+            ValueError: the checkpoint was made from other inputs or is incomplete, or ([`TrainingDiverged`]) a loss or weight is NaN.
             OSError: a checkpoint cannot be written, or another process trains in the `output_dir`.
             TrainingInterrupted: after a signal.
         """
@@ -565,16 +564,9 @@ class RobustViTTrainer(Trainer):
         **facts,
     ) -> CommitInfo | Future | None:
         """Upload model (or adapter), processor, card, results, figures and TensorBoard logs to `args.hub_model_id`, or
-        else to the name of the `output_dir`, in one commit. Call it again after an interrupted upload, see
-        [`push_folder`].
-
-        Args:
-            revision, token, private: as for [`push_folder`], whose errors are raised; those of `args` by default.
-            facts: arguments of [`create_model_card`].
-
-        Returns:
-            The commit; a `Future` of it unless `blocking`; `None` outside the main process.
-        """
+        else to the name of the `output_dir`, in one commit. The main process returns the commit, or a `Future` of it unless `blocking`.
+        Call it again after an interrupted upload. `facts` are arguments of [`create_model_card`], and others those of [`push_folder`],
+        by default as in `args`."""
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token, private)

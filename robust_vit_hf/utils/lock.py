@@ -17,17 +17,12 @@ def lock_file(folder: Path, purpose: str) -> Path:
 
 @contextmanager
 def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool]:
-    """Context manager that locks a folder for one purpose against other processes. The folder is created if it does
-    not exist, and left unchanged if nothing is written.
+    """Context manager that locks a folder for one purpose against other processes; its value is whether a process has already written
+    to the folder under this lock. Unless `wait`, a `BlockingIOError` is raised if another process holds it. The folder is created if it
+    does not exist, and left unchanged if nothing is written.
 
     The operating system holds the lock and always releases it when the process ends: a leftover file locks nothing.
     The same process may enter twice.
-
-    Yields:
-        Whether a process has already written to the folder under this lock.
-
-    Raises:
-        BlockingIOError: another process holds the lock, unless `wait`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, before = lock_file(folder, purpose), {*folder.iterdir()}

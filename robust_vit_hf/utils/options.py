@@ -55,14 +55,9 @@ def option(
     positional: bool = False,
     nargs: str | None = None,
 ) -> Any:
-    """Field of [`Options`]. Without a default, the option is required.
-
-    Args:
-        text: help.
-        allowed: range of a number, or of each number in a list; without a range, numbers must be finite.
-        choices: allowed values if the annotation is not a `Literal`, or a function that returns them.
-        metavar, nargs: as for `argparse`; derived from the annotation by default.
-    """
+    """Field of [`Options`], which is required without a default, with the help `text`. `allowed` is the range of a number, or of each
+    in a list; without one, numbers must be finite. `choices` are values, or a function that returns them, where the annotation is no
+    `Literal`. `metavar` and `nargs` are as for `argparse`; by default, they follow from the annotation."""
     metadata: dict[str, Any] = {"help": text, "range": allowed, "choices": choices}
     metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
     if isinstance(default, (list, dict)):

@@ -48,12 +48,7 @@ class Stage:
         return cls(folder, (read_json(folder / STAGE_FILE) or {}).get("inputs", {}))
 
     def check(self, ignoring: Iterable[str] = ()) -> dict:
-        """The record in the folder; empty if the folder is free. Inputs named by `ignoring` may differ.
-
-        Raises:
-            OtherInputs: the folder was made from other inputs.
-            ValueError: it holds files and no record, or the record is damaged.
-        """
+        """The record in the folder; empty if the folder is free. Inputs named by `ignoring` may differ; others raise [`OtherInputs`]."""
         record = read_json(self.folder / STAGE_FILE)
         if record is None:
             if held := self._held():

@@ -29,8 +29,7 @@ def open_table(
 
     Args:
         features: columns of the result. A table that has all of them, with the same labels, is used unchanged.
-        numbering: labels 0–999 of the numbers in the table, if they are known. Otherwise wnids tell its classes, in a
-            column or as names of the labels, or the names of all classes of ImageNet in its order.
+        numbering: labels 0–999 of the numbers in the table, if they are known. Otherwise wnids or names tell its classes.
         row_of: a row of the result, from a row of the table and its `name`; by default, columns are found by their names.
         any_split: whether a folder with one split may call it otherwise.
     """

@@ -85,11 +85,8 @@ def open_paper_split(
 ) -> Source:
     """The paper's split of ImageNet-S919, section 4: classes in sorted order without those of the five merged pairs;
     the first 500 give three training images each (Figures 7b and 7a change these numbers), and the last 414 one
-    validation image each, the same for fewer training classes. `class_seed` shuffles the classes first, for Tables 8
-    and 9.
-
-    The released split is not reproducible, since it depends on the file system's order of folders.
-    """
+    validation image each. `class_seed` shuffles the classes first, for Tables 8 and 9. The released split is not
+    reproducible, since it depends on the file system's order of folders."""
     masks = _find_masks(root)
     folders = [folder for folder in subfolders(masks) if folder.name not in {*MERGED, *MERGED.values()}]
     if class_seed is not None:

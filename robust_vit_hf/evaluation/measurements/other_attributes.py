@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...data.attributes import ATTRIBUTES
-from ...data.composition import draw_donors, is_background
+from ...data.attributes import ATTRIBUTES, edited, has_both
+from ...data.composition import draw_donors
 from ...data.geometry import pixel_levels
 from ...relevance.relevance_map import forward_logits
 from ...results.metrics.robust_accuracy import top_classes
@@ -47,20 +47,16 @@ class Attributes(Measurement):
         side.model.eval()
         labels = np.array([accepted[0] for accepted in rows.accepted])
         donors = dict(zip(KINDS, draw_donors(labels.tolist(), self.seed), strict=True))
-        black, white = (level.view(3, 1, 1).to(session.accelerator.device) for level in pixel_levels(side.processor))
+        levels = [level.to(session.accelerator.device) for level in pixel_levels(side.processor)]
         pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
 
         def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
             """Values `(B, n + 1)`: predictions for n images, and the share of the object."""
             images, usable = [batch["pixel_values"]], [None]
-            names = ("pixel_values", "same_pixel_values", "rand_pixel_values")
-            seen = {name: (batch[name] - black) / (white - black) for name in names}
             for kind in KINDS:
-                donor, mask = seen[f"{kind}_pixel_values"], batch[f"{kind}_mask"]
+                donor, mask = batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"]
                 usable += len(self.names) * [batch[f"has_{kind}"].bool() & has_both(mask)]
-                for name in self.names:
-                    edited = ATTRIBUTES[name].edit(seen["pixel_values"], batch["mask"], donor, mask)
-                    images.append(black + (white - black) * edited)
+                images += [edited(name, images[0], batch["mask"], donor, mask, *levels) for name in self.names]
             logits = [forward_logits(side.model, one).float() for one in images]
             best = [top_classes(of_image.nan_to_num(), rows.class_subset)[:, 0] for of_image in logits]
             best[1:] = [one.masked_fill(~known, -1) for one, known in zip(best[1:], usable[1:], strict=True)]
@@ -76,8 +72,3 @@ class Attributes(Measurement):
         measured = ["original", *(f"{name}_{kind}" for kind in KINDS for name in self.names)]
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(measured)}
         return Measured(columns | {"object_share": values[:, -1]})
-
-
-def has_both(mask: torch.Tensor) -> torch.Tensor:
-    """Whether images `(B,)` of masks `(B, 1, H, W)` have an object and a background."""
-    return (mask > 0.5).flatten(1).any(dim=1) & is_background(mask).flatten(1).any(dim=1)

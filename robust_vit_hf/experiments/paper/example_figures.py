@@ -40,14 +40,7 @@ class CaptionedFigure:
 
 def make_figures(options: FigureOptions) -> str:
     """Write `figure_<number>` as PNG and PDF and `captions.md` from the predictions saved by `robust-vit evaluate`.
-    Deterministic for the same predictions, seed and version of matplotlib.
-
-    Returns:
-        The captions, as Markdown.
-
-    Raises:
-        ValueError: a model has no relevance map; predictions of a set are missing or belong to other models or images, or an unknown class.
-    """
+    Deterministic for the same predictions, seed and version of matplotlib."""
     folder = options.output_dir
     evaluated = (read_json(options.evaluation / RESULTS_FILE) or {}).get("protocols")
     with open_session(options, options.protocol or next(iter(evaluated or ()), None)) as session:

@@ -1,0 +1,82 @@
+"""`improve --attributes`: a model that decides by the frame, from images to a better model."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+from robust_vit_hf import improve, make_image_processor
+from robust_vit_hf.data.attributes import edited
+from robust_vit_hf.data.composition import draw_donors
+from robust_vit_hf.data.geometry import pixel_levels
+from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.improvement.composites import composite_outputs
+from robust_vit_hf.models.last_layer import LastLayer
+
+from ..helpers.sessions import session_of
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, tiny_vit
+
+
+COLOURS = np.array([[230, 30, 30], [30, 230, 30], [30, 30, 230], [220, 220, 30]], np.uint8)
+
+
+def framed(count: int, seed: int) -> datasets.Dataset:
+    """Noise with a square, and a frame, in the colour of the class."""
+    rng, rows = np.random.default_rng(seed), []
+    for label in np.arange(count) % 4:
+        pixels = rng.integers(0, 256, (44, 44, 3), dtype=np.uint8)
+        inner = pixels[6:-6, 6:-6].copy()
+        pixels[:] = COLOURS[label]
+        pixels[6:-6, 6:-6] = inner
+        mask, (top, left) = np.zeros((44, 44), np.uint8), rng.integers(8, 24, 2)
+        mask[top : top + 12, left : left + 12] = 255
+        pixels[mask > 0] = COLOURS[label]
+        rows.append({"image": Image.fromarray(pixels), "mask": Image.fromarray(mask), "label": int(label)})
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def improvement(tmp_path_factory):
+    root = tmp_path_factory.mktemp("framed")
+    for split, count in (("train", 160), ("validation", 200)):
+        framed(count, len(split)).to_parquet(root / "photographs" / f"{split}-00000.parquet")
+    names = {"id2label": dict(enumerate("abcd")), "label2id": {name: label for label, name in enumerate("abcd")}}
+    model, processor = tiny_vit(**names, hidden_size=48), make_image_processor("paper", IMAGE_SIZE)
+    rows = framed(160, 5)
+    pixel_values = torch.stack(rows.with_transform(eval_transform(processor))[:]["pixel_values"])
+    layer = LastLayer(model, pixel_values[:1])
+    with torch.no_grad():
+        features = layer.outputs(pixel_values)[1].numpy()
+    fitted = LogisticRegression(max_iter=500).fit(features, rows["label"])
+    layer.replace(*(torch.from_numpy(one).float() for one in (fitted.coef_, fitted.intercept_)))
+    return improve(
+        model, str(root / "photographs"), root / "better", processor=processor, attributes=["border"], max_loss=10
+    )
+
+
+def test_the_frame_is_named_and_mended(improvement):
+    before, after = (improvement.diagnosis.attributes[side].measures["border"]["gap"] for side in ("before", "after"))
+    assert any("Decides by the border or frame" in note for note in improvement.notes)
+    assert before.low > 0.1 and after.mean < before.mean - 0.1
+    assert [table.rows[0][0] for table in improvement.diagnosis.attribute_tables] == 2 * ["the border or frame"]
+
+
+def test_features_are_those_of_the_edited_images(tmp_path: Path):
+    rows, model = masked_dataset(8), tiny_vit()
+    session = session_of({"before": model}, {"noise": EvaluationSet.of(rows)})
+    side = session.sides["before"]
+    found = composite_outputs(side, session, 2, (4, 0), attributes=["border", "place"])
+    assert found.mixed.shape == (8, 6, 4)
+    plain = composite_outputs(side, session, 2, (4, 0))
+    assert np.allclose(found.mixed[:, :2], plain.mixed, atol=1e-5)
+    batch = rows.with_transform(eval_transform(side.processor))[:]
+    images, masks = (torch.stack(batch[name]) for name in ("pixel_values", "mask"))
+    donors = torch.from_numpy(draw_donors(rows["label"], 1)[1])
+    images = edited("place", images, masks, images[donors], masks[donors], *pixel_levels(side.processor))
+    with torch.no_grad():
+        assert np.allclose(found.mixed[:, 5], model(images).logits.numpy(), atol=1e-4)
