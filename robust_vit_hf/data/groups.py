@@ -6,31 +6,31 @@ import numpy as np
 from .find_images import find_splits, split_names
 
 
-def training_shares(path: str, split: str) -> dict[str, float] | None:
+def training_shares(path: str, split: str, column: str = "group") -> dict[str, float] | None:
     """Shares of the groups of the split `train` of your own images, see [`group_shares`]; `None` if `split` is of it, or if there is
     none."""
     splits = find_splits(path)
     if "train" in split_names(split) or "train" not in splits:
         return None
-    return group_shares(splits["train"](False), "train")
+    return group_shares(splits["train"](False), "train", column)
 
 
-def group_shares(dataset: datasets.Dataset, name: str) -> dict[str, float] | None:
+def group_shares(dataset: datasets.Dataset, name: str, column: str = "group") -> dict[str, float] | None:
     """Share of each group of the images by its name, see [`groups_of`]; `None` without groups."""
-    groups = groups_of(dataset, name)
+    groups = groups_of(dataset, name, column)
     if groups is None:
         return None
     names, counts = np.unique(groups, return_counts=True)
     return dict(zip(names.tolist(), (counts / counts.sum()).tolist(), strict=True))
 
 
-def groups_of(dataset: datasets.Dataset, name: str = "images") -> np.ndarray | None:
-    """Names `(N,)` of the groups of the images, from the column `group`; `None` without one. `name` is that of the images in
+def groups_of(dataset: datasets.Dataset, name: str = "images", column: str = "group") -> np.ndarray | None:
+    """Names `(N,)` of the groups of the images, from a column; `None` without it. `name` is that of the images in
     errors."""
-    if "group" not in dataset.column_names:
+    if column not in dataset.column_names:
         return None
-    values, names = dataset.with_format(None)["group"][:], getattr(dataset.features["group"], "names", None)
+    values, names = dataset.with_format(None)[column][:], getattr(dataset.features[column], "names", None)
     missing = [row for row, value in enumerate(values) if value is None or (names and value == -1)]
     if missing:
-        raise ValueError(f"`{name}`: row {missing[0]} has no `group`: give every image one, or remove the column.")
+        raise ValueError(f"`{name}`: row {missing[0]} has no `{column}`: give every image one, or remove the column.")
     return np.array([names[value] if names else str(value) for value in values], dtype=object)

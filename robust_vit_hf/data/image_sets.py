@@ -41,14 +41,10 @@ def load_image_set(
             `robust-vit data prepare`, or Hub id; by default the set's Hub dataset.
         streaming: whether to read rows on the fly, in constant memory. Otherwise, rows (paths, or bytes if the source
             is not an image folder) are first written to the cache of `datasets`.
-        options: options of the set: `labels="real"` (imagenet-1k), `variant` (imagenet-v2), `mappings` and `cropped`
-            (objectnet), `imagenet` (imagenet-s919), `imagenet`, `split`, `class_seed`, `num_classes` and
-            `samples_per_class` (paper-split), `imagenet` and `split` (hard-imagenet), `split` and `segmentations`
-            (waterbirds).
+        options: options of the set, as of `robust-vit data prepare`, such as `labels="real"`.
 
     Raises:
-        ValueError: unknown set or option, or the source does not have the set's layout; while rows are read: a row is
-            unusable.
+        ValueError: unknown set or option, or another layout; while rows are read: a row is unusable.
         FileNotFoundError: the source does not exist, or is on the Hub and not accessible.
     """
     opened = open_source(name, [] if source is None else [source], options)

@@ -10,15 +10,8 @@ from .write_rows import write_rows
 
 
 def prepare(options: PrepareOptions) -> str:
-    """Write a set, see [`write_set`]. Returns what was written."""
-    counts = write_set(options)
-    lines = [f"{split}: {kept:,} rows, {rejected:,} rejected" for split, (kept, rejected) in counts.items()]
-    return "\n".join([*lines, f"{options.output_dir}: parquet, README.md and contact sheets"])
-
-
-def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
     """Write a set as parquet, with a card and contact sheets; all of its splits, if it has several. Call it again to
-    resume an interrupted run. Returns the numbers of rows and rejected rows of each split."""
+    resume an interrupted run. Returns what was written."""
     name, of_the_set = options.set, options.of_the_set
     known = find_set(name, of_the_set)
     several = len(known.splits) > 1 and options.split is None
@@ -29,7 +22,7 @@ def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
         for key, value in of_the_set.items()
         if key not in ("split", "imagenet")
     }
-    stage, counts = Stage(options.output_dir, {"command": "data prepare", "set": name, "options": public}), {}
+    stage, lines = Stage(options.output_dir, {"command": "data prepare", "set": name, "options": public}), []
     with stage.lock():
         for chosen in splits:
             source = open_source(name, options.sources, chosen)
@@ -41,5 +34,6 @@ def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
                 text=f"Prepared from the set of {known.origin}, whose terms hold for these images too.",
                 rows_per_file=options.rows_per_shard,
             )
-            counts[writer.split] = write_rows(writer, source.rows(source.shards), options.skip_bad)
-    return counts
+            kept, rejected = write_rows(writer, source.rows(source.shards), options.skip_bad)
+            lines.append(f"{writer.split}: {kept:,} rows, {rejected:,} rejected")
+    return "\n".join([*lines, f"{options.output_dir}: parquet, README.md and contact sheets"])

@@ -18,6 +18,7 @@ from .verdict import LARGE, SMALL, pairs_of
 MEASURES = {
     "gap": "gap: of its class − of another class",
     "taken": "more taken for the other class",
+    "shift": "shift of the logits towards it",
     "price": "price of the edit: `original` − of its class",
 }
 
@@ -34,7 +35,8 @@ class AttributeDiagnosis:
     def values(self) -> dict[str, dict[str, np.ndarray]]:
         """`(N,)` float64 of each of [`MEASURES`] by attribute; NaN where an image does not count. The gap is top-1 with the
         attribute of an image of the same class minus that with one of another class; `taken` is how often this other class is
-        named, minus how often it is with the attribute of the same class. Artefacts of the edit are in both, and cancel."""
+        named, minus how often it is with the attribute of the same class; and the shift how much the logit of this class gains on
+        that of the right one, which tells with fewer images. Artefacts of the edit are in both, and cancel."""
         original, donor_class = outcomes(self.columns, "original"), np.asarray(self.columns["donor_class"])
         found = {}
         for name in self.names:
@@ -44,12 +46,14 @@ class AttributeDiagnosis:
             ]
             gap = same - rand
             found[name] = {"gap": gap, "taken": np.where(np.isnan(gap), np.nan, taken[0] - taken[1])}
+            margins = [np.asarray(self.columns[f"{name}_{kind}_margin"], float) for kind in ("same", "rand")]
+            found[name]["shift"] = np.where(np.isnan(gap), np.nan, margins[0] - margins[1])
             found[name]["price"] = np.where(np.isnan(gap), np.nan, original - same)
         return found
 
     @cached_property
     def measures(self) -> dict[str, dict[str, Difference]]:
-        """Measures by attribute. The intervals of gaps and `taken` hold for all attributes together."""
+        """Measures by attribute. The intervals of all but the price hold for all attributes together."""
         columns = {(name, measure): of for name, found in self.values.items() for measure, of in found.items()}
         drawn = Resamples.means(columns)
         together = simultaneous({key: one for key, one in drawn.items() if key[1] != "price"})
@@ -61,11 +65,14 @@ class AttributeDiagnosis:
 
     @cached_property
     def named(self) -> list[str]:
-        """Attributes that the model decides by: those of which the gap or `taken` is above 0, the largest gap first, but for
-        those whose gap one that is named before explains."""
-        resolved = [name for name, of in self.measures.items() if max(of["gap"].low, of["taken"].low) > 0]
+        """Attributes that the model decides by: those whose shift is certainly above 0, and whose gap is not shown to be under
+        [`SMALL`]; the largest shift first, but for those that one named before explains."""
+        measures = self.measures.items()
+        resolved = [
+            name for name, of in measures if of["shift"].low > 0 and of["gap"].mean > 0 and of["gap"].high >= SMALL
+        ]
         named: list[str] = []
-        for name in sorted(resolved, key=lambda name: -self.measures[name]["gap"].mean):
+        for name in sorted(resolved, key=lambda name: -self.measures[name]["shift"].mean):
             if not any(name in ATTRIBUTES[other].carries for other in named):
                 named.append(name)
         return named
@@ -79,10 +86,10 @@ class AttributeDiagnosis:
             return self._unnamed()
         found = []
         for name in self.named:
-            gap, taken = (self.measures[name][measure] for measure in ("gap", "taken"))
+            gap, shift = self.measures[name]["gap"], _shown("shift", self.measures[name]["shift"])
             found.append(
-                f"{ATTRIBUTES[name].text}: that of another class instead of its own costs {gap} points of top-1, and {taken} points more "
-                "are taken for that class"
+                f"{ATTRIBUTES[name].text}: that of another class instead of its own costs {gap} points of top-1, and shifts the logits by "
+                f"{shift} towards that class"
             )
         how = "Decides" if self.measures[self.named[0]]["gap"].low >= LARGE else "Decides partly"
         return f"{how} by {'; and by '.join(found)}."
@@ -118,6 +125,10 @@ class AttributeDiagnosis:
 def attributes_table(found: AttributeDiagnosis, side: str) -> Table:
     """The measures of each attribute of one model, the largest gap first."""
     ordered = sorted(found.measures.items(), key=lambda item: -item[1]["gap"].mean)
-    rows = [[ATTRIBUTES[name].text, *(str(of[measure]) for measure in MEASURES)] for name, of in ordered]
-    title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, of the first two columns for all rows together]"
+    rows = [[ATTRIBUTES[name].text, *(_shown(measure, of[measure]) for measure in MEASURES)] for name, of in ordered]
+    title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, but for the price for all rows together]"
     return Table(title, ["attribute", *MEASURES.values()], rows)
+
+
+def _shown(measure: str, found: Difference) -> str:
+    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if measure == "shift" else str(found)

@@ -14,6 +14,7 @@ from PIL import Image
 from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 
+from ..data.attributes import edited
 from ..data.composition import CONDITIONS, compose
 from ..data.geometry import pixel_levels
 from ..data.transforms import eval_transform
@@ -25,6 +26,7 @@ from ..relevance.overlay import denormalize
 from ..utils.files import atomic_file
 from ..utils.images import to_webp
 from ..utils.plotting import plain
+from .attribute_verdict import AttributeDiagnosis
 from .verdict import Diagnosis
 
 
@@ -37,7 +39,7 @@ _PICTURES = {name: datasets.Image() for name in CONDITIONS}
 
 @dataclass(frozen=True)
 class Composed:
-    """An image in all conditions, as the model sees it.
+    """An image in all conditions, or with all attributes, as the model sees it.
 
     Args:
         label, donor: names of the image's class, and of the class whose background it is given in `mixed_rand`.
@@ -54,7 +56,7 @@ class Composed:
         predicted = self.predicted[side][condition]
         if predicted == self.label:
             return "right"
-        return "taken" if condition == "mixed_rand" and predicted == self.donor else "other"
+        return "taken" if condition.endswith("_rand") and predicted == self.donor else "other"
 
 
 def drawn_rows(dataset: datasets.Dataset, diagnosis: Diagnosis) -> list[int]:
@@ -70,21 +72,64 @@ def composed_images(
     first = next(iter(diagnoses.values()))
     if not drawn:
         return []
-    pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(side.processor))
     black, _ = pixel_levels(side.processor)
-    donors = {f"mixed_{kind}": np.asarray(first.columns[f"donor_{kind}"]) for kind in ("same", "rand")}
-    items = WithDonors(pairs, donors).__getitems__(drawn)
-    batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if not name.startswith("has_")}
-    given = [(batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) for name in donors]
-    images = compose(batch["pixel_values"], batch["mask"], *given, black)
+    own, same, rand = _with_donors(side, dataset, first.columns, drawn)
+    columns = {name: found.columns for name, found in diagnoses.items()}
+    return _examples(side, compose(*own, same, rand, black), columns, first.class_names, drawn)
+
+
+def edited_images(
+    side: Side,
+    dataset: datasets.Dataset,
+    diagnoses: Mapping[str, AttributeDiagnosis],
+    class_names: Sequence[str],
+    drawn: Sequence[int],
+) -> list[Composed]:
+    """The images of these numbers with each attribute of an image of their class, and of another class."""
+    columns = {name: found.columns for name, found in diagnoses.items()}
+    if not (drawn and columns):
+        return []
+    first, levels = next(iter(diagnoses.values())), pixel_levels(side.processor)
+    own, *donors = _with_donors(side, dataset, first.columns, drawn)
+    images = {"original": own[0]}
+    for name in first.names:
+        for kind, donor in zip(("same", "rand"), donors, strict=True):
+            images[f"{name}_{kind}"] = edited(name, *own, *donor, *levels)
+    return _examples(side, images, columns, class_names, drawn)
+
+
+def _with_donors(
+    side: Side, dataset: datasets.Dataset, columns: Mapping[str, Sequence], drawn: Sequence[int]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Pixel values and masks of images, of their donors of the same class, and of those of another class."""
+    pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(side.processor))
+    donors = {kind: np.asarray(columns[f"donor_{kind}"]) for kind in ("same", "rand")}
+    items = WithDonors(pairs, donors).__getitems__([*drawn])
+    return [
+        tuple(torch.stack([item[f"{prefix}{name}"] for item in items]) for name in ("pixel_values", "mask"))
+        for prefix in ("", "same_", "rand_")
+    ]
+
+
+def _examples(
+    side: Side,
+    images: Mapping[str, torch.Tensor],
+    columns: Mapping[str, Mapping[str, Sequence]],
+    class_names: Sequence[str],
+    drawn: Sequence[int],
+) -> list[Composed]:
+    """Images by condition as examples, with the predictions of each side in its columns."""
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
-    names = dict(enumerate(first.class_names))  # without -1, where there is no such image
+    names, first = (
+        dict(enumerate(class_names)),
+        next(iter(columns.values())),
+    )  # without -1, where there is no such image
     return [
         Composed(
-            names[first.columns["label"][row]],
-            names[first.columns["donor_class"][row]],
+            names[first["label"][row]],
+            names[first["donor_class"][row]],
             {name: to_pil_image(of_condition[place]) for name, of_condition in pictures.items()},
-            {side: {name: names.get(of.columns[name][row]) for name in CONDITIONS} for side, of in diagnoses.items()},
+            {one: {name: names.get(of[name][row]) for name in images} for one, of in columns.items()},
         )
         for place, row in enumerate(drawn)
     ]
@@ -93,17 +138,18 @@ def composed_images(
 def strip_figure(examples: Sequence[Composed]) -> Figure:
     """Figure with a row for each image: predictions of the class are green, of the class of the background red."""
     sides, width = list(examples[0].predicted), 1.4  # of a picture, in inches
+    conditions = [*examples[0].pictures]
     first = next(iter(examples[0].pictures.values()))  # all have one size
     height = width * first.height / first.width
     pitch = height + 0.25 + 0.12 * len(sides)  # of rows, with one line above and those of the sides below
-    figure = Figure((0.3 + (width + 0.1) * len(CONDITIONS), 0.15 + pitch * len(examples)))
+    figure = Figure((0.3 + (width + 0.1) * len(conditions), 0.15 + pitch * len(examples)))
     # In inches from the top left, since axes of its own for each picture take ten times as long to draw.
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     axis.axis("off")
     for row, example in enumerate(examples):
         top = 0.35 + pitch * row
         axis.text(0.15, top + height / 2, plain(example.label), fontsize=8, rotation=90, ha="center", va="center")
-        for column, name in enumerate(CONDITIONS):
+        for column, name in enumerate(conditions):
             left = 0.3 + (width + 0.1) * column
             middle = left + width / 2
             if any(example.predicted[side][name] is not None for side in sides):
@@ -113,9 +159,15 @@ def strip_figure(examples: Sequence[Composed]) -> Figure:
                 text = plain(f"{side}: {predicted}" if len(sides) > 1 else predicted)
                 below = top + height + 0.03 + 0.12 * line
                 axis.text(middle, below, text, fontsize=7, color=colour, ha="center", va="top")
-            titles = [name if row == 0 else "", plain(f"on {example.donor}" if name == "mixed_rand" else "")]
+            titles = [name if row == 0 else "", _of_donor(name, example.donor)]
             axis.text(middle, top - 0.03, "\n".join(filter(None, titles)), fontsize=7, ha="center", va="bottom")
     return figure
+
+
+def _of_donor(condition: str, donor: str) -> str:
+    if condition == "mixed_rand":
+        return plain(f"on {donor}")
+    return plain(f"of {donor}" if condition.endswith("_rand") else "")
 
 
 def save_composed(examples: Sequence[Composed], path: Path) -> None:

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -32,18 +31,25 @@ from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
 from ..masks.own_masks import MaskedImages, masked_images
 from ..results.background_reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.bootstrap import Interval
-from ..results.group_tables import groups_table
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
-from ..results.metrics.robust_accuracy import ranks
 from ..results.plots import page_picture
-from ..results.run_results import SetResult, SideResult
 from ..utils.files import atomic_file, write_atomically
 from ..utils.stage import Stage
 from .attribute_verdict import AttributeDiagnosis, attributes_table
-from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, drawn_rows, save_composed, strip_figure
+from .composed_examples import (
+    NUM_EXAMPLES,
+    RULE,
+    Composed,
+    composed_images,
+    drawn_rows,
+    edited_images,
+    save_composed,
+    strip_figure,
+)
 from .export_images import FIFTYONE_FOLDER, IMAGES_FILE, export_fiftyone, image_table
 from .options import DiagnoseOptions
+from .slices import slice_tables, top1_table
 from .verdict import Diagnosis, diagnosis_tables
 from .what_to_photograph import (
     PAIRS_FILE,
@@ -56,7 +62,8 @@ from .what_to_photograph import (
 )
 
 
-STRIP_FILE, MASKS_FOLDER, ATTRIBUTES_FOLDER = "strip.png", "masks", "attributes"
+STRIP_FILE, ATTRIBUTES_FILE = "strip.png", "attributes.png"
+MASKS_FOLDER, ATTRIBUTES_FOLDER = "masks", "attributes"
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class DiagnosisReport:
         groups: table of the groups of the images as they are, if they have any.
         without_map: sentences that say why relevance is left out.
         attributes: what else decides, by side; empty if not measured.
+        edited: some of the examples with the attributes of others; empty if not measured.
         taken: images that the last model takes for the class of the background, see [`TAKEN_RULE`].
     """
 
@@ -82,6 +90,7 @@ class DiagnosisReport:
     without_map: list[str] = field(default_factory=list)
     attributes: dict[str, AttributeDiagnosis] = field(default_factory=dict)
     taken: list[Composed] = field(default_factory=list)
+    edited: list[Composed] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -132,6 +141,9 @@ class DiagnosisReport:
         """Section of a page."""
         notes, tables = [*self.advice, *self.warnings], [*self.tables, *matrices(self.pairs)]
         section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), tables, notes=notes)
+        if self.edited:
+            alt = "Images with attributes of others, with the predicted classes; the table of attributes holds the rates."
+            section.plots.append(page_picture(strip_figure(self.edited), RULE, alt, "wide"))
         if self.taken:
             section.galleries.append(taken_gallery(self.taken))
         if self.examples:
@@ -192,6 +204,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             found = load_images(options, session)
             grouped = groups_of(found.rows, found.name) is not None and options.dataset is not None
             weights = training_shares(options.dataset, options.split) if grouped else None
+            of_slices = _check_slices(found, options)
         found = replace(found, rows=choose_images(found.rows, options.num_images))
         draw_donors(found.rows.with_format(None)["label"][:])  # refuses one class before masks, which take long
         beside = {}
@@ -206,14 +219,18 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         side = session.sides["before"]
         with one_mask_maker():
             given = options.mask_method, options.mask_model, side.model, side.processor, options.bf16
-            images = masked_images(found, found.name, session.classes, folder / MASKS_FOLDER, MaskSettings(*given))
+            images = masked_images(
+                found, found.name, session.classes, folder / MASKS_FOLDER, MaskSettings(*given), options.slices
+            )
         backgrounds = Backgrounds(options.batch_size, options.num_workers)
         rows = EvaluationSet.of(images.dataset, group_weights=weights)
         session = session.with_sets({found.name: rows})
         report = measure_images(session, images, backgrounds, folder)
-        attributes = measure_attributes(session, Attributes(options.batch_size, options.num_workers, names))
+        attributes = Attributes(options.batch_size, options.num_workers, names)
+        report = with_attributes(session, report, attributes)
         if report is not None:
-            report = replace(report, beside=beside, attributes=attributes)
+            slices = slice_tables(images.dataset, options.slices, report.diagnoses, of_slices)
+            report = replace(report, beside=beside, groups=[*report.groups, *slices])
             write_report(report, session, asdict(options))
             if options.export == "fiftyone":
                 export_fiftyone(image_table(report.diagnoses), images.dataset, session, folder / FIFTYONE_FOLDER)
@@ -221,6 +238,14 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
                 facts = {"model": side.name, "masks": images.masks}
                 write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])
         return report
+
+
+def _check_slices(images: Images, options: DiagnoseOptions) -> dict[str, dict[str, float] | None]:
+    """Shares of the values of `slices` among the training images; refuses columns that the images lack before masks are made."""
+    known = images.rows.column_names
+    if missing := [column for column in options.slices if column not in known]:
+        raise ValueError(f"`{options.dataset}` has no column `{missing[0]}` for --slices: it has {', '.join(known)}.")
+    return {column: training_shares(options.dataset, options.split, column) for column in options.slices}
 
 
 def measure_images(
@@ -238,13 +263,7 @@ def measure_images(
     tables = []
     groups = groups_of(images.dataset, name)
     if groups is not None:
-        columns, sides = diagnoses["before"].columns, {}
-        for side, found in diagnoses.items():
-            best = np.array(found.columns["original"])[:, None]
-            sides[side] = SideResult(ranks(best, list(columns["accepted"])))
-        weights = session.sets[name].group_weights
-        result = SetResult(name, sides, np.array(columns["label"]), groups=groups, group_weights=weights)
-        tables.append(groups_table(result))
+        tables.append(top1_table(name, diagnoses, groups, session.sets[name].group_weights))
     return DiagnosisReport(
         diagnoses, examples, images, folder, groups=tables, without_map=session.without_map, taken=most_taken
     )
@@ -259,6 +278,18 @@ def measure_attributes(session: Session, attributes: Attributes) -> dict[str, At
     if not session.accelerator.is_main_process:
         return {}
     return {side: AttributeDiagnosis(found.columns, attributes.names) for side, found in measured.items()}
+
+
+def with_attributes(
+    session: Session, report: DiagnosisReport | None, attributes: Attributes
+) -> DiagnosisReport | None:
+    """The report of the only set of a session with the attributes, if any; `None` outside the main process."""
+    measured = measure_attributes(session, attributes)
+    if report is None or not measured:
+        return report
+    side, dataset = session.sides["before"], report.images.dataset
+    drawn = drawn_rows(dataset, report.diagnoses["before"])[:NUM_EXAMPLES]
+    return replace(report, attributes=measured, edited=edited_images(side, dataset, measured, session.classes, drawn))
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
@@ -289,6 +320,8 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         with atomic_file(folder / STRIP_FILE) as partial:
             report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
+    if report.edited:
+        strip_figure(report.edited).savefig(folder / ATTRIBUTES_FILE, dpi=120)
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {

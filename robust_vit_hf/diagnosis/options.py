@@ -70,6 +70,12 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         None,
         "source of ImageNet-9, whose measures are shown beside those of your images: for models with the classes of ImageNet",
     )
+    slices: list[str] = option(
+        [],
+        "columns of the images, such as `camera site` of a metadata.csv: top-1 and BG-Gap of each value, and of each pair of values with 20 "
+        "images or more",
+        metavar="COLUMN",
+    )
     html: bool = option(False, "write report.html too")
     export: Literal["fiftyone"] | None = option(
         None,

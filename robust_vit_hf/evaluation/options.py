@@ -91,11 +91,10 @@ class EvaluateOptions(TableOptions, SetsOptions):
       robust-vit evaluate --model vit-b --compare runs/vit-b --output_dir runs/vit-b-robustness \\
           --sets imagenet-1k=sets/imagenet-1k imagenet-a=sets/imagenet-a --training_data sets/paper-split
 
-    Protocol `paper`: logits are not restricted, images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5, the first
-    label of an ObjectNet image counts. Protocol `native`: on ImageNet-A, ImageNet-R and ObjectNet, logits are restricted to the classes of
-    the set; images are resized to 248 (bicubic), cropped to 224 and normalised as in the pretraining; every label of an ObjectNet image
-    counts, and its red border is cut. Protocol `model`: as `native`, but images are prepared by the processor saved with each model,
-    unchanged. Finished sets are not measured again: an interrupted run resumes when it is started again.
+    Protocol `paper`: images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5, and logits are not restricted. Protocol
+    `native`: images are prepared as in the pretraining, and on ImageNet-A, ImageNet-R and ObjectNet, logits are restricted to the classes
+    of the set. Protocol `model`: as `native`, with the processor saved with each model. See docs/evaluation.md. Finished sets are not
+    measured again: an interrupted run resumes when it is started again.
     """
 
     protocols: list[Preset] | None = option(

@@ -1,13 +1,13 @@
 """The outcome of an improvement: the verdict on the report images, with its tables, page and model card."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ..data.attributes import chosen_attributes
-from ..diagnosis.diagnose import DiagnosisReport, measure_attributes, measure_images, write_report
+from ..diagnosis.diagnose import DiagnosisReport, measure_images, with_attributes, write_report
 from ..evaluation.before_after_examples import galleries
 from ..evaluation.before_after_figure import FIGURE_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
@@ -110,8 +110,7 @@ def measure_outcome(
     diagnosis = measure_images(
         session, images, Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
     )
-    attributes = measure_attributes(session, Attributes(*passes, chosen_attributes(options.attributes)))
-    diagnosis = replace(diagnosis, attributes=attributes)
+    diagnosis = with_attributes(session, diagnosis, Attributes(*passes, chosen_attributes(options.attributes)))
     write_report(diagnosis, session, asdict(options))
     facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []

@@ -1,7 +1,7 @@
 """`robust-vit masks`: masks for a dataset without masks, written as parquet for `robust-vit train --dataset`."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
@@ -45,14 +45,6 @@ TEXT = {
 KEPT = ("label", "group", "openly_licensed")  # columns of the images, if they have them
 
 
-def prepare_masks(options: MasksOptions) -> str:
-    """Write images with masks, see [`write_masks`]. Returns what was written; an empty string outside the main process."""
-    counts = write_masks(options)
-    lines = [f"{split}: {kept:,} masks, {rejected:,} rejected" for split, (kept, rejected) in counts.items()]
-    written = f"{options.output_dir}: parquet, README.md, and contact sheets to look at"
-    return "\n".join([*lines, written]) if counts else ""
-
-
 def make_masker(
     options: TokenCutOptions | GroundedOptions | Sam3Options | CocoOptions, features: datasets.Features
 ) -> Masker:
@@ -79,10 +71,10 @@ def make_masker(
     return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
 
 
-def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> dict[str, tuple[int, int]]:
+def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> str:
     """Write images with masks as parquet, with a card and contact sheets. Call it again with the same options to resume an
-    interrupted run. Launched processes share the images, and the first one writes: it returns the numbers of rows and
-    rejected rows of each split. All rows pass through the mask maker's `claimed`, if any, in every process."""
+    interrupted run. Launched processes share the images, and the first one writes: it returns what was written. All rows pass
+    through the mask maker's `claimed`, if any, in every process."""
     check_output_dir(options.output_dir, options.images)
     # The first process compares finished rows with the source, and writes the last slice, while the others wait.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
@@ -91,7 +83,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
             "--per_class decides by the masks of a class whether it needs another image, so it works in one process: "
             "leave out `accelerate launch`."
         )
-    title, counts = f"{Path(options.images).name}, masks by {options.METHOD}", {}
+    title, lines = f"{Path(options.images).name}, masks by {options.METHOD}", []
     with Stage(options.output_dir, {}).lock() if state.is_main_process else nullcontext():
         for split in options.split or ["train" if options.set is None else KNOWN_SETS[options.set].splits[0]]:
             with state.main_process_first():  # it unpacks and caches
@@ -104,8 +96,9 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
             masker = make_masker(options, columns)
             name = "+".join(split_names(split))  # slices are named after their split
             if counted := write_split(options, name, rows, columns, masker, title, total):
-                counts[name] = counted
-    return counts
+                lines.append(f"{name}: {counted[0]:,} masks, {counted[1]:,} rejected")
+    written = f"{options.output_dir}: parquet, README.md, and contact sheets to look at"
+    return "\n".join([*lines, written]) if lines else ""
 
 
 def write_split(
@@ -116,11 +109,13 @@ def write_split(
     masker: Masker,
     title: str,
     total: int | None = None,
+    kept: Sequence[str] = KEPT,
 ) -> tuple[int, int] | None:
-    """Write one split of images with masks to the output folder, see [`write_masks`], from rows with undecoded images and
-    `file_name`. Returns the numbers of rows and rejected rows; `None` outside the main process."""
+    """Write one split of images with masks to the output folder, see [`prepare_masks`], from rows with undecoded images and
+    `file_name`, and with the columns `kept`, if there are any. Returns the numbers of rows and rejected rows; `None` outside the
+    main process."""
     features = {"image": datasets.Image(), "mask": datasets.Image()}
-    features |= {name: columns[name] for name in KEPT if name in columns}
+    features |= {name: columns[name] for name in kept if name in columns}
     features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
     writer, finish = None, partial(_with_masks, masker=masker, features=features)
     if PartialState().is_main_process:
@@ -183,14 +178,13 @@ def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -
     """Rows to write, with mask and note, and `problem` if rejected."""
     decoded = list(decoded)
     usable = [(row, image) for row, image in decoded if image is not None]
-    results = iter(masker([to_rgb(image) for _, image in usable], [row for row, _ in usable]))
-    return [_finished(row, None if image is None else next(results), features) for row, image in decoded]
-
-
-def _finished(row: dict, result: MaskResult | None, features: dict) -> dict:
-    kept = {name: row.get(name) for name in features}
-    if result is None:
-        return kept | {"problem": row.get("problem", "image is missing")}
-    mask = None if result.mask is None else encode_image(result.mask, file_format="PNG")
-    problem = result.rejected or (result.mask and uninformative_mask(result.mask))
-    return kept | {"mask": mask, "note": result.note} | ({"problem": problem} if problem else {})
+    results, finished = iter(masker([to_rgb(image) for _, image in usable], [row for row, _ in usable])), []
+    for row, image in decoded:
+        kept, problem = {name: row.get(name) for name in features}, row.get("problem", "image is missing")
+        if image is not None:
+            result = next(results)
+            mask = None if result.mask is None else encode_image(result.mask, file_format="PNG")
+            problem = result.rejected or (result.mask and uninformative_mask(result.mask))
+            kept |= {"mask": mask, "note": result.note}
+        finished.append(kept | ({"problem": problem} if problem else {}))
+    return finished

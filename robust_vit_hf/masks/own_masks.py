@@ -18,7 +18,7 @@ from ..data.row_checks import check_rows
 from ..data.schema import undecoded_rows
 from ..utils.stage import Stage
 from .choose_mask_maker import BY_NAMES, MaskSettings, choose_mask_maker
-from .make_masks import write_split
+from .make_masks import KEPT, write_split
 from .options import TokenCutOptions
 
 
@@ -45,10 +45,15 @@ class MaskedImages:
 
 
 def masked_images(
-    images: Images, name: str, classes: Sequence[str], folder: Path, settings: MaskSettings
+    images: Images,
+    name: str,
+    classes: Sequence[str],
+    folder: Path,
+    settings: MaskSettings,
+    columns: Sequence[str] = (),
 ) -> MaskedImages:
     """Images labelled with `classes` and masked: with masks that they have, or new ones, which are kept in `folder` with contact
-    sheets. Called again, finished masks are read. Launched processes share the work."""
+    sheets and the `columns` of the images. Called again, finished masks are read. Launched processes share the work."""
     origin = images.masks
     aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
@@ -65,7 +70,7 @@ def masked_images(
         options = BY_NAMES[method](**given) if method in BY_NAMES else TokenCutOptions(**given, model=mask_model)
         with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
-            write_split(options, "train", rows, images.rows.features, masker, title)
+            write_split(options, "train", rows, images.rows.features, masker, title, kept=(*KEPT, *columns))
         state.wait_for_everyone()  # the first process has written the last rows
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin = f"made by {method}"

@@ -183,39 +183,30 @@ def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) ->
 
 @dataclass(eq=False)
 class TokenCut:
-    """Masks of the salient object, by the normalised cut of a ViT's features.
+    """Masks of the salient object, by the normalised cut of a ViT's features. Of the processor, only mean and standard deviation
+    count: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images with more than 4096
+    patches are shrunk, with a note.
 
-    Args:
-        model: ViT of transformers with one patch grid, preferably self-supervised; with or without a head, in eval mode.
-        processor: image processor with the mean and standard deviation of the model; by default ImageNet's. Its resizing
-            is not used: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code).
-            Images with more than 4096 patches are shrunk, with a note.
-        key_bias: whether to keep the bias of the key projection in the keys; by default for the model type `vit`, such as
-            DINO, as in the paper. Attention does not depend on it, so training does not determine it: in DINOv2-S/14,
-            its norm equals that of the keys, which makes all patches similar.
-        batch_size: maximum number of images in a forward pass. Only images with the same patch grid share one.
-        min_pixels: masks with fewer foreground pixels are rejected. 520 is the limit of RobustViT.
-        min_side: images with a shorter side are enlarged to it, for a finer patch grid, and their masks shrunk again;
-            `min_pixels` refers to the enlarged image. Images that would exceed 4096 patches are rejected.
-        refine: whether to refine masks with the bilateral solver. Otherwise, masks are unions of patches.
-        released: whether to reject masks as in RobustViT's released pipeline: masks of more than half of the image,
-            and refined masks whose IoU with the coarse one is below 0.5. By default, the former are kept, and the
-            latter replaced by the coarse mask.
-        bf16: whether to compute the keys with autocast to bfloat16. The cut stays in fp32 and fp64.
+    The bias of the key projection is left out of the keys but for the model type `vit`, such as DINO, as in the paper. Attention does
+    not depend on it, so training does not determine it: in DINOv2-S/14, its norm equals that of the keys, which makes all patches similar.
 
     Source: https://huggingface.co/papers/2202.11539
     """
 
-    model: nn.Module
-    processor: BaseImageProcessor | None = None
+    model: nn.Module  # ViT of transformers with one patch grid, preferably self-supervised; in eval mode
+    processor: BaseImageProcessor | None = None  # by default, mean and standard deviation are ImageNet's
     _: KW_ONLY
-    key_bias: bool | None = None
-    batch_size: int = 16
-    min_pixels: int = 520
+    key_bias: bool | None = None  # whether to keep the bias of the key projection, see above
+    batch_size: int = 16  # of images with the same patch grid
+    min_pixels: int = 520  # of the foreground of a mask that is not rejected; 520 is the limit of RobustViT
+    # Images with a shorter side are enlarged to it, for a finer patch grid, and their masks shrunk again; `min_pixels` refers to the
+    # enlarged image. Images that would exceed 4096 patches are rejected.
     min_side: int = 0
-    refine: bool = True
+    refine: bool = True  # with the bilateral solver; otherwise, masks are unions of patches
+    # Whether to reject masks as in RobustViT's released pipeline: masks of more than half of the image, and refined masks whose IoU
+    # with the coarse one is below 0.5. By default, the former are kept, and the latter replaced by the coarse mask.
     released: bool = False
-    bf16: bool = False
+    bf16: bool = False  # whether to compute the keys with autocast to bfloat16; the cut stays in fp32 and fp64
 
     def __post_init__(self):
         self.vit = ImageModel(self.model)

@@ -44,8 +44,7 @@ def load_model(
 
     Raises:
         OSError: there is no such model.
-        ValueError: weights do not fit; the head is for several labels or values; the name is a registered one, and a folder's here;
-            there are templates for another model than CLIP; or the model's head cannot be replaced.
+        ValueError: weights do not fit; the head is for several labels or values, or cannot be replaced; the name is also a folder's.
     """
     if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder.")

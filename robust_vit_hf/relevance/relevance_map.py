@@ -28,15 +28,10 @@ from .linear_memory import has_linear_memory, propagate_recorded
 
 @dataclass
 class RelevanceOutput(ModelOutput):
-    """Output of [`relevance_map`].
+    """Output of [`relevance_map`]."""
 
-    Args:
-        relevance: `(B, 1, H, W)`, fp32, in [0, 1] unless `normalize=False`.
-        logits: `(B, C)`, of the same forward pass.
-    """
-
-    relevance: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
+    relevance: torch.Tensor | None = None  # `(B, 1, H, W)`, fp32, in [0, 1] unless `normalize=False`
+    logits: torch.Tensor | None = None  # `(B, C)`, of the same forward pass
 
 
 def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> torch.Tensor:

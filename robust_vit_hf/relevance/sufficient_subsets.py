@@ -22,24 +22,15 @@ from .relevance_map import target_logits
 
 @dataclass
 class SufficientSubsets(ModelOutput):
-    """Output of [`sufficient_input_subsets`], for B pairs of image and class, masked in S steps.
+    """Output of [`sufficient_input_subsets`], for B pairs of image and class, masked in S steps."""
 
-    Args:
-        subset: `(B, 1, H, W)` bool: pixels of the subset; empty if none is found, or if the fully masked image already
-            suffices.
-        found: `(B,)` bool: whether there is a subset.
-        confidence: `(B,)`, at least fp32, in [0, 1]: probability of the class for the subset, or the highest in any
-            step if none is found.
-        step: `(B, 1, H, W)` int64 from 1 to S: step in which a pixel is masked.
-        margins: `(B, S + 1)`, at least fp32: margin of the class, see [`margin`], after 0 to S steps. All pixels are
-            masked in the last.
-    """
-
+    # `(B, 1, H, W)` bool: pixels of the subset; empty if none is found, or if the fully masked image already suffices.
     subset: torch.Tensor | None = None
-    found: torch.Tensor | None = None
+    found: torch.Tensor | None = None  # `(B,)` bool: whether there is a subset
+    # `(B,)`, at least fp32, in [0, 1]: probability of the class for the subset, or the highest in any step if none is found.
     confidence: torch.Tensor | None = None
-    step: torch.Tensor | None = None
-    margins: torch.Tensor | None = None
+    step: torch.Tensor | None = None  # `(B, 1, H, W)` int64 from 1 to S, in which a pixel is masked
+    margins: torch.Tensor | None = None  # `(B, S + 1)`, at least fp32, see [`margin`], after 0 to S steps: all pixels
 
 
 def sufficient_input_subsets(

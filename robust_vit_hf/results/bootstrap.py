@@ -239,7 +239,7 @@ class Resamples:
 def simultaneous(drawn: Mapping[str, Resamples]) -> dict[str, Difference]:
     """Intervals of statistics of the same draws that hold for all of them together with 95 % confidence: each is as many standard
     errors wide as the furthest of all is from its value in 95 % of the draws. Of N images without any difference, the rule of three
-    is widened as often as there are statistics, see [`Resamples.interval`].
+    counts them, see [`Resamples.interval`].
 
     Source: https://doi.org/10.1017/CBO9780511802843 (Davison and Hinkley, section 4.2.4)
     """
@@ -250,7 +250,8 @@ def simultaneous(drawn: Mapping[str, Resamples]) -> dict[str, Difference]:
     width = float(np.nanquantile(furthest.max(axis=0, initial=0), CONFIDENCE))
     least = [-math.log((1 - CONFIDENCE) / len(drawn)) / one.count for one in drawn.values()]
     margins = np.where(varied, width * errors, least)
-    return {
-        name: Difference(float(value), max(-1.0, float(value - margin)), min(1.0, float(value + margin)))
-        for name, value, margin in zip(drawn, values[:, 0], margins, strict=True)
-    }
+    found = {}
+    for (name, one), margin in zip(drawn.items(), margins.tolist(), strict=True):
+        value, limit = float(one.values[0]), 1.0 if np.isin(one.outcomes, (-1, 0, 1)).all() else math.inf
+        found[name] = Difference(value, max(-limit, value - margin), min(limit, value + margin))
+    return found

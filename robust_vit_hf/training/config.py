@@ -45,13 +45,10 @@ RULES: dict[str, Callable[["RobustViTConfig"], Any]] = {
     "`head_epochs` freezes layers within a training, which works in one process only.": (
         lambda config: config.head_epochs and config.world_size > 1
     ),
-    "`head_learning_rate` needs `learning_rate` > 0, of which it is a multiple.": (
-        lambda config: config.head_learning_rate and not config.learning_rate
-    ),
-    "`head_learning_rate` needs `head_epochs` > 0 and the scheduler `constant`.": (
+    "`head_learning_rate` needs `head_epochs` > 0, `learning_rate` > 0 and the scheduler `constant`.": (
         lambda config: (
             config.head_learning_rate is not None
-            and not (config.head_epochs and config.lr_scheduler_type == "constant")
+            and not (config.head_epochs and config.learning_rate and config.lr_scheduler_type == "constant")
         )
     ),
     "`backgrounds` needs `background_swap` > 0, the probability of a swap.": (

@@ -91,7 +91,7 @@ def _finetune(
         before = measure(session, Accuracy())
     original.cpu()
     trainer.train(resume_from_checkpoint=checkpoint)
-    if merge:
+    if merge and rank is not None:
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     trainer.save_model(_internal_call=True)  # to avoid a push before the measurement
     trainer.save_state()

@@ -33,12 +33,7 @@ class ModelArguments(Options):
     image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.", COUNT)
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
     lora_rank: int | None = option(None, "Finetune and save only a LoRA adapter of this rank on linear layers.", COUNT)
-    merge_lora: bool = option(False, "Save the adapter merged into the weights.")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.merge_lora and self.lora_rank is None:
-            raise ValueError("`merge_lora` merges the adapter of `lora_rank`, which is not given.")
+    merge_lora: bool = option(False, "Save the adapter of `lora_rank` merged into the weights.")
 
 
 @dataclass

@@ -19,13 +19,27 @@ def diagnosis(count: int = 200, price: float = 0.0, **gaps: float) -> AttributeD
         columns[f"{name}_rand"] = np.where(
             np.roll(place, number) < gaps.get(name, 0.0), donor, columns[f"{name}_same"]
         )
-    return AttributeDiagnosis(columns, tuple(ATTRIBUTES))
+    return AttributeDiagnosis(columns | margins(columns), tuple(ATTRIBUTES))
+
+
+def margins(columns: dict) -> dict[str, np.ndarray]:
+    """Of logits that are 1 for the predicted class, and otherwise 0."""
+    found = {}
+    for name in (
+        name for name in columns if name.endswith(("_same", "_rand")) and name.partition("_")[0] in ATTRIBUTES
+    ):
+        own, other = (columns[name] == columns[of] for of in ("label", "donor_class"))
+        found[f"{name}_margin"] = own.astype(float) - other
+    return found
 
 
 def test_measures_are_means_over_the_images():
     found = diagnosis(price=0.1, border=0.3).measures["border"]
     assert found["gap"].mean == pytest.approx(0.3, abs=0.04) and found["taken"].mean == pytest.approx(0.3)
     assert found["price"].mean == pytest.approx(0.1)
+    assert found["shift"].mean == pytest.approx(
+        0.3 + found["gap"].mean
+    )  # the logit of the other class, and of the right one
     assert all(one.low < one.mean < one.high for one in found.values())
 
 
@@ -78,5 +92,5 @@ def test_false_alarms_are_rare():
         for name in ATTRIBUTES:
             for kind in ("same", "rand"):
                 columns[f"{name}_{kind}"] = np.where(rng.random(200) < 0.3, rng.integers(0, 4, 200), columns["label"])
-        alarms += bool(AttributeDiagnosis(columns, whole.names).named)
+        alarms += bool(AttributeDiagnosis(columns | margins(columns), whole.names).named)
     assert alarms <= 4

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from robust_vit_hf import diagnose
@@ -76,8 +77,21 @@ def test_it_is_in_all_files(report):
     assert "with the border or frame of" in report.advice[0] and report.advice == results["advice"]
     pairs = pd.read_csv(report.folder / "pairs.csv")
     assert pairs[pairs["attribute"] == "border"]["taken"].sum() == 48
+    with Image.open(report.folder / "attributes.png") as strip:
+        assert strip.width > 1.5 * strip.height  # thirteen pictures of six images
     taken = pd.read_csv(report.folder / "taken.csv")
     assert len(taken) == 20 and (taken["before_mixed_rand"] == taken["donor_class"]).all()
+
+
+def test_the_strip_shows_the_frame(report):
+    """In the colour of the class of the donor, with the predictions of the rows."""
+    rows = pq.read_table(report.folder / "attributes" / "validation" / "before" / "rows.parquet").to_pydict()
+    for example in report.edited:
+        edge = np.asarray(example.pictures["border_rand"])[1, SIDE // 2]
+        assert np.abs(edge - 255 * COLOURS["abcd".index(example.donor)].numpy()).max() < 3
+        assert example.predicted["before"]["border_rand"] == example.donor
+        assert example.kind("before", "border_rand") == "taken" and example.kind("before", "border_same") == "right"
+    assert rows["border_rand"] == rows["donor_class"]
 
 
 def test_without_the_option_nothing_differs(report, photographs, tmp_path):

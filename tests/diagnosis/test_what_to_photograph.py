@@ -49,6 +49,7 @@ def test_a_sentence_says_what_to_photograph():
 def test_a_named_attribute_has_pairs_too():
     own = columns()
     edited = {"border_same": own["label"], "border_rand": own["donor_class"]}
+    edited |= {"border_same_margin": np.full(24, 3.0), "border_rand_margin": np.full(24, -3.0)}
     diagnoses = {"before": Diagnosis(own | {"mixed_rand": own["label"]}, NAMES)}
     pairs = pair_table(diagnoses, {"before": AttributeDiagnosis(own | edited, ["border"])})
     assert set(pairs["attribute"]) == {WHOLE, "border"} and len(pairs) == 4

@@ -48,7 +48,7 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"head_learning_rate": 0.1}, "needs `head_epochs` > 0"),
         (
             {"method": "finetune", "learning_rate": 0.0, "head_epochs": 1, "head_learning_rate": 1e-3},
-            "needs `learning_rate` > 0",
+            "`learning_rate` > 0",
         ),
         ({"push_to_hub": True, "hub_strategy": "every_save"}, "hub_strategy"),
         ({CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}}, "Reentrant"),

@@ -3,6 +3,7 @@
 Source: https://huggingface.co/papers/2006.09994, https://github.com/MadryLab/backgrounds_challenge
 """
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,24 +18,9 @@ from .folders_of_sets import ClassFolder, change_times, class_folder_rows, open_
 
 MASK_FOLDER = "fg_mask"
 # The classes of ImageNet-1k in each of the nine: `in_to_in9.json` of the repository at 46d224b. The other 630 classes belong to none.
-# fmt: off
-CLASSES: dict[str, list[int]] = {
-    "00_dog": [*range(151, 171), *range(173, 269)],
-    "01_bird": [*range(7, 25), *range(87, 101), *range(127, 147)],
-    "02_wheeled vehicle": [
-        407, 408, 428, 436, 444, 468, 511, 547, 555, 561, 565, 569, 573, 586, 603, 609, 612, 627, 656, 661, 665, 670, 671, 675, 690,
-        705, 717, 734, 751, 757, 791, 802, 803, 817, 820, 829, 847, 864, 866, 867, 870, 880,
-    ],
-    "03_reptile": [*range(33, 69)],
-    "04_carnivore": [*range(269, 281), *range(286, 300), *range(356, 363), 387, 388],
-    "05_insect": [*range(300, 327)],
-    "06_musical instrument": [
-        401, 402, 420, 432, 486, 494, 513, 541, 546, 558, 566, 577, 579, 593, 594, 641, 642, 683, 684, 687, 699, 776, 822, 875, 881, 889,
-    ],
-    "07_primate": [*range(365, 385)],
-    "08_fish": [*range(7), *range(389, 398)],
-}
-# fmt: on
+CLASSES: dict[str, list[int]] = json.loads(
+    Path(__file__).with_name("imagenet_9_classes.json").read_text(encoding="utf-8")
+)
 
 
 def open_imagenet_9(root: Path, variation: str) -> Source:

@@ -32,6 +32,7 @@ class Attributes(Measurement):
     - `donor_same` and `donor_rand`, numbers of the images whose attributes are taken, and `donor_class`, the class of the second;
       -1 where there is none;
     - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 where there is no such image;
+    - `border_same_margin`, `border_rand_margin`, …: logit of the class minus that of the class of `donor_rand`;
     - `object_share`, the object's share of the pixels that the model sees.
     """
 
@@ -48,11 +49,12 @@ class Attributes(Measurement):
         labels = np.array([accepted[0] for accepted in rows.accepted])
         donors = dict(zip(KINDS, draw_donors(labels.tolist(), self.seed), strict=True))
         levels = [level.to(session.accelerator.device) for level in pixel_levels(side.processor)]
+        donor_class = np.where(donors["rand"] >= 0, labels[donors["rand"]], -1)
         pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
 
         def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
-            """Values `(B, n + 1)`: predictions for n images, and the share of the object."""
-            images, usable = [batch["pixel_values"]], [None]
+            """Values `(B, 2 · n + 1)`: predictions and margins of n images, and the share of the object."""
+            images, usable, row = [batch["pixel_values"]], [None], batch["row"].cpu().numpy()
             for kind in KINDS:
                 donor, mask = batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"]
                 usable += len(self.names) * [batch[f"has_{kind}"].bool() & has_both(mask)]
@@ -60,15 +62,26 @@ class Attributes(Measurement):
             logits = [forward_logits(side.model, one).float() for one in images]
             best = [top_classes(of_image.nan_to_num(), rows.class_subset)[:, 0] for of_image in logits]
             best[1:] = [one.masked_fill(~known, -1) for one, known in zip(best[1:], usable[1:], strict=True)]
-            values = [*best, batch["mask"].mean(dim=(1, 2, 3))]
+            own, other = (torch.from_numpy(of[row])[:, None].to(logits[0].device) for of in (labels, donor_class))
+            margins = [(one.gather(1, own) - one.gather(1, other))[:, 0] for one in logits]
+            values = [*best, *margins, batch["mask"].mean(dim=(1, 2, 3))]
             return logits, (torch.stack([value.double() for value in values], dim=1),)
 
-        loader = self.loader(WithDonors(pairs, donors))
+        loader = self.loader(_Numbered(pairs, donors))
         passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, title)
         values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
         columns = {"accepted": rows.accepted, "label": labels}
         columns |= {f"donor_{kind}": of_kind for kind, of_kind in donors.items()}
-        columns["donor_class"] = np.where(donors["rand"] >= 0, labels[donors["rand"]], -1)
+        columns["donor_class"] = donor_class
         measured = ["original", *(f"{name}_{kind}" for kind in KINDS for name in self.names)]
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(measured)}
+        margins = zip(measured, values[:, len(measured) : -1].T, strict=True)
+        columns |= {f"{name}_margin": margin for name, margin in margins}
         return Measured(columns | {"object_share": values[:, -1]})
+
+
+class _Numbered(WithDonors):
+    """With the numbers of the rows."""
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        return [item | {"row": index} for index, item in zip(indices, super().__getitems__(indices), strict=True)]

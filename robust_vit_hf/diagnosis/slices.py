@@ -1,0 +1,73 @@
+"""Slices of images by what is known of them, such as camera and site: top-1 and BG-Gap of each value, and of pairs of values."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import datasets
+import numpy as np
+
+from ..data.groups import groups_of
+from ..results.bootstrap import Difference, Resamples
+from ..results.group_tables import groups_table
+from ..results.markdown_latex import Table
+from ..results.metrics.robust_accuracy import ranks
+from ..results.run_results import SetResult, SideResult
+from .verdict import Diagnosis
+
+
+LEAST = 20  # images of a slice
+
+
+def top1_table(
+    name: str,
+    diagnoses: Mapping[str, Diagnosis],
+    groups: np.ndarray,
+    weights: dict[str, float] | None,
+    kept: np.ndarray | None = None,
+) -> Table:
+    """Top-1 of each group of the images as they are (of those `kept`, bool), of the worst, and on average, see [`groups_table`]."""
+    rows, sides = np.flatnonzero(np.ones(len(groups), bool) if kept is None else kept), {}
+    for side, found in diagnoses.items():
+        best = np.array(found.columns["original"])[rows, None]
+        sides[side] = SideResult(ranks(best, [found.columns["accepted"][row] for row in rows]))
+    labels = np.array(next(iter(diagnoses.values())).columns["label"])[rows]
+    return groups_table(SetResult(name, sides, labels, groups=groups[rows], group_weights=weights))
+
+
+def slice_tables(
+    dataset: datasets.Dataset,
+    columns: Sequence[str],
+    diagnoses: Mapping[str, Diagnosis],
+    weights: Mapping[str, dict[str, float] | None],
+) -> list[Table]:
+    """Tables of the values of each column, and of each pair of columns, with [`LEAST`] images or more; `weights` are those of the
+    values in the average.
+
+    Raises:
+        ValueError: masks were made without a column, or an image has no value.
+    """
+    values, tables = {column: groups_of(dataset, "images", column) for column in columns}, []
+    if missing := [column for column in columns if values[column] is None]:
+        raise ValueError(f"The masks were made without the column `{missing[0]}`: delete their folder, and run again.")
+    for first, second in combinations(columns, 2):
+        pairs = zip(values[first], values[second], strict=True)
+        values[f"{first} × {second}"] = np.array([f"{one}, {other}" for one, other in pairs], dtype=object)
+    for name, groups in values.items():
+        names, numbers, counts = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
+        kept = counts[numbers] >= LEAST
+        if kept.any():
+            tables.append(top1_table(name, diagnoses, groups, weights.get(name), kept))
+            tables.append(_gaps(name, diagnoses, groups, names[counts >= LEAST]))
+    return tables
+
+
+def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, known: Sequence[str]) -> Table:
+    found = [
+        Resamples.means({one: np.where(groups == one, diagnosis.values["bg_gap"], np.nan) for one in known})
+        for diagnosis in diagnoses.values()
+    ]
+    rows = [
+        [one, str((groups == one).sum()), *(str(of[one].interval(Difference)) if one in of else "–" for of in found)]
+        for one in known
+    ]
+    return Table(f"BG-Gap of `{name}`, in points [95 % interval]", [name, "images", *diagnoses], rows)

@@ -1,0 +1,69 @@
+"""Top-1 and BG-Gap by columns of the images."""
+
+import datasets
+import numpy as np
+import pytest
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from robust_vit_hf import diagnose
+from robust_vit_hf.data.composition import CONDITIONS
+from robust_vit_hf.diagnosis.slices import slice_tables
+from robust_vit_hf.diagnosis.verdict import Diagnosis
+
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_rows, tiny_vit
+
+
+def diagnosis(right: np.ndarray, mixed: np.ndarray) -> Diagnosis:
+    """Images of two classes in turn, right as they are and on the background of another class where given."""
+    label = np.arange(len(right)) % 2
+    columns = dict.fromkeys(CONDITIONS, np.where(right, label, 1 - label))
+    columns |= {"mixed_rand": np.where(mixed, label, 1 - label), "label": label, "donor_class": 1 - label}
+    columns |= {"accepted": [[int(one)] for one in label], "object_share": np.full(len(label), 0.1)}
+    columns |= {"donor_same": label, "donor_rand": label, "relevance_on_object": np.full(len(label), 0.5)}
+    return Diagnosis(columns, ["cow", "boat"])
+
+
+def test_each_value_and_pair_has_its_top1_and_gap():
+    camera = np.repeat(["old", "new", "toy"], [40, 40, 10])
+    site = np.tile(["farm", "harbour"], 45)
+    right, mixed = camera != "old", camera == "new"
+    rows = datasets.Dataset.from_dict({"camera": camera.tolist(), "site": site.tolist()})
+    found = {"before": diagnosis(right | (site == "farm"), mixed)}
+    tables = slice_tables(rows, ["camera", "site"], found, {"camera": {"old": 0.9, "new": 0.1}})
+    camera, gaps, site, _, both, gaps_of_both = tables
+    assert [(row[0], row[1], row[2].split()[0]) for row in camera.rows[:3]] == [  # without `toy`, of 10 images
+        ("new", "40", "100.0"),
+        ("old", "40", "50.0"),
+        ("worst group", "–", "50.0"),
+    ]
+    assert camera.rows[3][2].startswith("55.0")  # weighted as in training
+    assert [(row[0], row[2].split()[0]) for row in gaps.rows] == [("new", "+0.0"), ("old", "+50.0")]
+    assert [row[1] for row in site.rows[:2]] == ["45", "45"]
+    assert [row[0] for row in both.rows[:4]] == ["new, farm", "new, harbour", "old, farm", "old, harbour"]
+    assert gaps_of_both.rows[2][2].startswith("+100.0")
+
+
+def test_the_command_reads_columns_of_the_images(tmp_path):
+    rows = [row | {"camera": "old" if number % 8 < 4 else "new"} for number, row in enumerate(masked_rows(48))]
+    features = datasets.Features({**FEATURES, "camera": datasets.Value("string")})
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "own" / "validation-00000.parquet")
+
+    def run(folder: str, column: str):
+        given = {"classes": list("abcd"), "transform": _transform}
+        return diagnose(
+            _logits, str(tmp_path / "own"), output_dir=tmp_path / folder, slices=[column], num_images=48, **given
+        )
+
+    report = run("out", "camera")
+    assert [table.title.split(",")[0] for table in report.groups] == ["Groups of `camera`", "BG-Gap of `camera`"]
+    assert [row[:2] for row in report.groups[1].rows] == [["new", "24"], ["old", "24"]]
+    with pytest.raises(ValueError, match="light"):
+        run("other", "light")
+
+
+def _transform(image):
+    return pil_to_tensor(image.resize((IMAGE_SIZE, IMAGE_SIZE))) / 255
+
+
+def _logits(images):
+    return tiny_vit()(images).logits
