@@ -5,8 +5,9 @@
 For five draws of classes and images, as in docs/experiment, but of the bundled model alone: its other models are trained. Layers begin at the
 model's and are fitted by L-BFGS on features that are computed once, from
 
-- the two images of each of 48 classes that docs/experiment trains on, and six composites of each by its true mask; or
-- ten images of each of all 96 classes, without masks, 2 % of which have the background of other classes: their groups.
+- the two images of each of 48 classes that docs/experiment trains on, and six composites of each by its true mask;
+- two of each of all 96 classes, and as many composites; or
+- ten of each of all classes, without masks, 2 % of which have the background of other classes: their groups.
 
 Penalty and share in a mixture with the model's layer are chosen by the rule of docs/experiment, on its validation images; test images are
 predicted once, by the layers that were chosen. Writes `benchmarks/group_layers.json`.
@@ -51,8 +52,8 @@ from robust_vit_hf.utils.stage import Stage
 
 
 SEEDS, COMPOSITES, MAX_LOSS = range(5), 6, 2.0
-VALIDATION, EACH = 4, 10  # images of each class
-PENALTIES, SHARES = (1e-5, 1e-4, 1e-3), (0.25, 0.5, 0.75, 1.0)
+VALIDATION, EACH, COMPOSED = 4, 10, 2  # images of each class
+PENALTIES, SHARES = (1e-6, 1e-5, 1e-4, 1e-3), (0.25, 0.5, 0.75, 1.0)
 SHARPNESS = 20.0  # of the smooth maximum over groups
 UNSURE = (4.0, 16.0)  # AFR's exponents
 TESTS, TEST_IMAGES = ("background_new", "val", "background_random"), 300
@@ -90,6 +91,7 @@ class Features:
         more = more.select(range(VALIDATION * classes, len(more)))  # the others are those of training and validation
         self.few = of("train", splits["train"], COMPOSITES)
         self.many = of("more", more, 0)
+        self.all = of("all", more.select(range(COMPOSED * classes)), COMPOSITES)
         self.selection = of("selection", splits["validation"], SELECTION_COMPOSITES)
         self.tests = {name: of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
         self.places = np.unique(more["background"], return_inverse=True)[1]
@@ -104,29 +106,37 @@ class Features:
 def layers(found: Features) -> Iterator[tuple[str, str, Layer]]:
     """New layers: their method, settings and values."""
     few, many, own = found.few, found.many, found.own
-    size = few.mixed.shape[1]
-    inputs = np.concatenate([few.original, few.mixed.reshape(-1, few.mixed.shape[-1])])
-    known = ~np.isnan(inputs[:, 0])
-    labels = np.concatenate([few.labels, np.repeat(few.labels, size)])[known]
-    is_composite = np.repeat([0, 1], [len(few.labels), size * len(few.labels)])[known]
-    outputs, targets = softmax(own.logits(few.original), axis=1), np.eye(len(own.bias))[few.labels]
     sure = softmax(own.logits(many.original), axis=1)[range(len(many.labels)), many.labels]
-    of_groups = np.where(found.elsewhere, 1 / found.elsewhere.sum(), 1 / (~found.elsewhere).sum()) / 2
+    of_groups = np.where(found.elsewhere, 1 / found.elsewhere.sum(), 1 / (~found.elsewhere).sum())
     for penalty in PENALTIES:
-        text = f"penalty {penalty:g}"
-        fit_few, fit_many, fit_all = (
-            partial(fitted, own, *of, penalty=penalty)
-            for of in ((few.original, few.labels), (many.original, many.labels), (inputs[known], labels))
+        text, fit_few, fit_many = (
+            f"penalty {penalty:g}",
+            *(partial(fitted, own, of.original, of.labels, penalty=penalty) for of in (few, many)),
         )
         yield "label", text, fit_few(weighted(np.ones(len(few.labels))))
-        yield "composites, label (the layer of LP-FT)", text, fit_layer(own, few, targets, penalty)
+        outputs = softmax(own.logits(few.original), axis=1)
         yield "composites, output of the original", text, fit_layer(own, few, outputs, penalty)
-        yield "composites, GroupDRO", text, fit_all(worst_of(2 * labels + is_composite))
-        yield "label, 10 images of each class", text, fit_many(weighted(np.ones(len(many.labels))))
-        yield "DFR with group labels", text, fit_many(weighted(of_groups))
+        for classes, features in {"": few, ", 2 images of all classes": found.all}.items():
+            targets = np.eye(len(own.bias))[features.labels]
+            yield f"composites, label (of LP-FT){classes}", text, fit_layer(own, features, targets, penalty)
+            yield f"composites, GroupDRO{classes}", text, worst_fitted(own, features, penalty)
+        of_all = ", 10 images of all classes"
+        yield f"label{of_all}", text, fit_many(weighted(np.ones(len(many.labels))))
+        yield f"DFR with group labels{of_all}", text, fit_many(weighted(of_groups))
         for power in UNSURE:
-            yield "DFR without group labels (AFR)", f"{text}, {power:g}", fit_many(weighted(np.exp(-power * sure)))
-        yield "GroupDRO on class × background", text, fit_many(worst_of(many.labels * 1000 + found.places))
+            name = f"DFR without group labels (AFR){of_all}"
+            yield name, f"{text}, {power:g}", fit_many(weighted(np.exp(-power * sure)))
+        yield f"GroupDRO{of_all}", text, fit_many(worst_of(many.labels * 1000 + found.places))
+
+
+def worst_fitted(own: Layer, features: Composites, penalty: float) -> Layer:
+    """GroupDRO on the images of each class and on their composites."""
+    size = features.mixed.shape[1]
+    inputs = np.concatenate([features.original, features.mixed.reshape(-1, features.mixed.shape[-1])])
+    labels = np.concatenate([features.labels, np.repeat(features.labels, size)])
+    composed, known = np.arange(len(labels)) >= len(features.labels), ~np.isnan(inputs[:, 0])
+    groups = worst_of((2 * labels + composed)[known])
+    return fitted(own, inputs[known], labels[known], groups, penalty)
 
 
 def weighted(weights: np.ndarray) -> Objective:

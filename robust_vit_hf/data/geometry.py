@@ -70,11 +70,8 @@ def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], tor
 
 def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
     """Functions of images, and of masks as tensors, for a processor that does what it likes; `whole` squashes both to its size. A
-    mask is processed as an image, and compared with a black and a white one.
-
-    Raises:
-        ValueError: what the processor gives is not linear in the pixels, or differs each time, so that masks cannot follow.
-    """
+    mask is processed as an image, and compared with a black and a white one. A processor whose results are not linear in the pixels, or
+    differ each time, is refused, since masks cannot follow."""
     if whole:
         size, normalize = [*input_size(processor)], normalization(processor)
         squash = partial(functional.resize, size=size)

@@ -69,12 +69,8 @@ class _MaskProcessor(ViTImageProcessor):
 
 def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool = False) -> Transform:
     """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: images are processed by
-    `processor`, and masks, if any, get the same geometry.
-
-    Args:
-        border: pixels to cut first at each edge of images without masks, such as ObjectNet's red border.
-        whole: squash images to the size that the processor gives, instead of cropping.
-    """
+    `processor`, and masks, if any, get the same geometry. First, a `border` of pixels is cut at each edge of images without masks,
+    such as ObjectNet's red one. With `whole`, images are squashed to the size that the processor gives, instead of cropped."""
     images_of, masks_of = (
         _plain(processor, whole) if has_plain_geometry(processor) else measured_transforms(processor, whole)
     )

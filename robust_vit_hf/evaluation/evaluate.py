@@ -38,11 +38,8 @@ OF_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     """Measure models on sets. Writes `results.json`, `tables.md`, `tables.tex`, `plots/`, the predictions for each
-    image and, for two models, examples with relevance maps. Results already in the output folder are reused.
-
-    Args:
-        originals: folder with results of original models, shared by several evaluations.
-    """
+    image and, for two models, examples with relevance maps. Results already in the output folder are reused, and those of original
+    models in the folder `originals`, which several evaluations share."""
     options = replace(options, protocols=_protocols(options))
     folder = options.output_dir
     stage = Stage(folder, {"command": "evaluate"})

@@ -95,13 +95,8 @@ def push_folder(
 ) -> CommitInfo:
     """Create a repository if it does not exist, and upload the files of [`model_files`] or [`DATASET_FILES`] in one
     commit. Large files already on the Hub, for example from an interrupted upload, are not uploaded again, and results on public
-    sets that the folder has no longer are deleted there.
-
-    Args:
-        private: whether a new repository is private; an existing one must then be private too.
-        revision: branch, created if it does not exist; `main` by default.
-        token: by default from `hf auth login` or `HF_TOKEN`.
-    """
+    sets that the folder has no longer are deleted there. If `private`, an existing repository must be private too. The branch `revision`,
+    `main` by default, is created if it does not exist. The token is by default that of `hf auth login` or `HF_TOKEN`."""
     adapter = read_json(folder / ADAPTER_FILE)
     if adapter is not None:
         check_adapter_base(adapter["base_model_name_or_path"])

@@ -39,17 +39,12 @@ MAX_PATCHES = 4096  # 1024×1024 pixels at patch 16; the affinity grows with the
 
 
 def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Second smallest generalised eigenvector of (D − W) y = λ D y for each image of a batch.
+    """Second smallest generalised eigenvector `(B, N)`, fp64, of (D − W) y = λ D y for each image of a batch, of any sign and length, and
+    whether it is unique, `(B,)` bool, from keys `(B, N, C)`, finite, of any floating dtype and length. N is at least 3.
 
     W is 1 between patches whose keys have a cosine above 0.2, else 1e-5; D is diagonal and holds the sums of its rows. If
     the second eigenvalue is multiple (unconnected groups of patches of one size), the cut is not unique: the result is the
-    projection of a fixed vector onto the eigenspace, the same in every run.
-
-    Args:
-        keys: `(B, N, C)`, finite, any floating dtype; not normalised. N is at least 3.
-
-    Returns:
-        `(B, N)`, fp64, of any sign and length, zero if all patches are similar or no two are; and `(B,)`, bool: whether it is unique.
+    projection of a fixed vector onto the eigenspace, the same in every run; zero if all patches are similar, or no two are.
     """
     if keys.device.type == "mps":
         keys = keys.cpu()  # Apple's GPUs have no fp64
@@ -86,16 +81,9 @@ def _cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """Foreground on the patch grid: patches connected to the seed (largest absolute value) and on the same side of the
-    mean. Components are 4-connected, as in the released code.
-
-    Args:
-        eigenvectors: `(B, h·w)`, of any sign. Values within 1e-6 of the largest count as equal, and the first in raster
-            order is the seed, so that rounding does not matter.
-
-    Returns:
-        `(B, h, w)`, bool. Empty if all values are the same.
-    """
+    """Foreground `(B, h, w)`, bool, on the patch grid, from eigenvectors `(B, h·w)`: patches connected to the seed (largest absolute
+    value) and on the same side of the mean; empty if all values are the same. Components are 4-connected, as in the released code.
+    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that rounding does not matter."""
     magnitude = eigenvectors.abs()
     seeds = (magnitude >= (1 - 1e-6) * magnitude.amax(dim=1, keepdim=True)).int().argmax(dim=1, keepdim=True)
     deviation = eigenvectors - eigenvectors.mean(dim=1, keepdim=True)
@@ -149,13 +137,8 @@ def key_projection(model: ImageModel) -> nn.Module:
 
 @torch.no_grad()
 def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
-    """Keys `(B, h·w, C)`, fp32, of the patches in the last layer, where the forward pass stops, without prefix tokens.
-
-    Args:
-        model: ViT of transformers in eval mode, with or without a head. It is left unchanged.
-        pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
-        key_bias: whether to keep the bias of the projection in the keys.
-    """
+    """Keys `(B, h·w, C)`, fp32, of the patches in the last layer of a model in eval mode, where the forward pass stops, without prefix
+    tokens, and with the bias of the projection if `key_bias`. Pixel values are `(B, 3, H, W)`, normalised as the model expects."""
     pretrained, projection = model.pretrained, key_projection(model)
     image_size = tuple(pixel_values.shape[2:])
     height, width = model.patch_grid(pixel_values)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoTokenizer, CLIPModel, CLIPPreTrainedModel, CLIPVisionConfig, CLIPVisionModel
-from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..data.label_mapping import check_class_names
@@ -37,17 +36,10 @@ class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
         self.num_labels = config.num_labels
         self.vision_model = CLIPVisionModel._from_config(config)
         self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-        self.register_buffer("text_embeds", torch.zeros(config.num_labels, config.projection_dim))
-        self.register_buffer("logit_scale", torch.zeros(()))
+        embeds = F.normalize(torch.randn(config.num_labels, config.projection_dim), dim=-1)
+        self.register_buffer("text_embeds", embeds)
+        self.register_buffer("logit_scale", torch.tensor(math.log(1 / 0.07)))
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, CLIPZeroShotForImageClassification):
-            init.normal_(module.visual_projection.weight, std=module.config.hidden_size**-0.5)
-            init.copy_(module.text_embeds, F.normalize(torch.randn(module.text_embeds.shape), dim=-1))
-            init.constant_(module.logit_scale, math.log(1 / 0.07))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_model.embeddings.patch_embedding
@@ -72,13 +64,8 @@ class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
 def load_zero_shot(
     name: str, classes: Sequence[str], templates: Sequence[str] = TEMPLATES
 ) -> CLIPZeroShotForImageClassification:
-    """Zero-shot classifier of CLIP, in fp32.
-
-    Args:
-        name: Hub id or folder of CLIP, with its tokenizer.
-        classes: names of the classes, as they stand in a text.
-        templates: texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP.
-    """
+    """Zero-shot classifier of CLIP, in fp32, from its Hub id or folder, with its tokenizer, and from names of classes as they stand in a
+    text. `templates` are texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP."""
     classes, templates = check_class_names(classes), list(templates)
     if not templates or any("{}" not in template for template in templates):
         raise ValueError(f"Expected templates with `{{}}` for the name of the class, but got {templates}.")

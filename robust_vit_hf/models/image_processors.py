@@ -76,12 +76,8 @@ def timm_processor(
     config: dict | None, preset: Preset, image_size: int, statistics: str | None = None
 ) -> ViTImageProcessor:
     """Image processor for weights of timm, see [`make_image_processor`]. That of the preset `model` is timm's evaluation transform:
-    resize to floor(`image_size` / `crop_pct`), then crop.
-
-    Args:
-        config: timm's `config.json`.
-        statistics: key of [`STATISTICS`], for the native preset, instead of those of the configuration.
-    """
+    resize to floor(`image_size` / `crop_pct`), then crop. `config` is timm's `config.json`, whose statistics another key of [`STATISTICS`]
+    replaces for the native preset."""
     from transformers import ViTImageProcessor
 
     settings = _settings(config)
@@ -119,8 +115,7 @@ def load_processor(
     Args:
         name: name, Hub id or folder that the model was loaded from. The processor of a bundled model is the paper's.
         preset: with `"model"`, the processor that is saved with the model, or the one of timm's configuration.
-        image_size: side of the images in pixels, to which size and crop are scaled; by default those of the saved
-            processor, or the model's configuration if a preset has none to take.
+        image_size: side of the images in pixels, to which size and crop are scaled; by default that of processor or model.
     """
     from transformers import AutoImageProcessor
     from transformers.utils import IMAGE_PROCESSOR_NAME

@@ -16,8 +16,7 @@ class OwnClassifier(PreTrainedModel):
     """A function as an image classifier, for measurements. It cannot be saved, or trained unless it is a torch module.
 
     Args:
-        predict: takes images `(B, 3, H, W)`, and returns logits `(B, C)`: a module, or a call of any other library, with images on
-            the CPU.
+        predict: takes images `(B, 3, H, W)`, on the CPU unless it is a torch module, and returns logits `(B, C)`.
         classes: names of the C classes, in the order of the logits.
         transform: takes a PIL image in RGB, and returns a tensor `(3, H, W)`.
     """

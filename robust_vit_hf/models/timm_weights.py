@@ -55,8 +55,7 @@ def timm_to_hf(
     Args:
         state_dict: weights in timm's names. They define all sizes except the number of heads.
         config: timm's `config.json`, for the number of heads and the names of the classes, by default those of ImageNet.
-        image_size: side of the images in pixels, for which the position embeddings are interpolated as timm does
-            (bicubic, antialiased, in fp32). By default, the weights' size.
+        image_size: another side of the images in pixels, for which the position embeddings are interpolated as timm does.
         num_heads: number of attention heads, required for sizes other than tiny, small, base, large and huge.
 
     Source: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/vision_transformer.py

@@ -114,9 +114,8 @@ def relevance_map(
         [`RelevanceOutput`], attached to the graph unless gradients are disabled.
 
     Raises:
-        ValueError: the architecture lacks a single patch grid (Swin, ConvNeXt, …); pixel values have another shape, or a size
-            that is not a multiple of the patch size; the target is not a class; the model has no layer `start_layer`; or
-            logits or maps are NaN or infinite (names the images' positions in the batch).
+        ValueError: the architecture lacks a single patch grid (Swin, ConvNeXt, …); pixel values have another shape, or a size that is not
+            a multiple of the patch size; target or `start_layer` do not exist; or logits or maps are NaN or infinite.
 
     Example:
         >>> import torch

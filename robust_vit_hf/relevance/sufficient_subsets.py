@@ -54,17 +54,12 @@ def sufficient_input_subsets(
     Args:
         model: any image classification model of transformers, in evaluation mode.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects. Masked pixels are 0, the mean colour.
-        target: class of each image, `(B,)` integers, or one for all images. For several classes of one image, repeat
-            the image.
+        target: class of each image, `(B,)` integers, or one for all images.
         threshold: probability that the subset must reach, in (0, 1).
         pixels_per_step: pixels masked per image and step. 100 at 224×224 pixels give 502 steps.
 
-    Returns:
-        [`SufficientSubsets`], detached.
-
     Raises:
-        ValueError: the model is in training mode; the target is not a class; or gradients are NaN or infinite (names the images'
-            positions in the batch).
+        ValueError: the model is in training mode; the target is not a class; or gradients are NaN or infinite.
 
     Example:
         >>> import torch

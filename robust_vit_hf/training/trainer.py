@@ -532,9 +532,8 @@ class RobustViTTrainer(Trainer):
             license: license of the weights; by default that of a registered model, otherwise none.
             finetuned_from, dataset: Hub id, folder or name of the original model, by default its source, and of the images.
             masks: description of the masks' origin.
-            revision: branch on the Hub; `main` by default.
             preset: preset of the image processor, which later commands take; by default the one with its settings.
-            others: as in `Trainer.create_model_card`.
+            others: as in `Trainer.create_model_card`, and `revision`, the branch on the Hub.
         """
         given = inspect.signature(super().create_model_card).bind(*args, **kwargs).arguments
         given |= {"masks": masks, "revision": revision, "preset": preset}

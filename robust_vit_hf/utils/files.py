@@ -18,8 +18,8 @@ RESULTS_FILE = "results.json"  # of a finetuning run or an evaluation, in its fo
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Temporary path that replaces `path` when the block ends without an exception, and is deleted otherwise."""
-    # Several processes may write the same file, on machines that share it too.
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:12]}.partial")
+    # Several processes may write the same file, on machines that share it too. `datasets` would read it if it were not hidden.
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
     try:
         yield partial
         partial.replace(path)

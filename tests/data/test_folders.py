@@ -20,6 +20,7 @@ from robust_vit_hf.evaluation.sets import own_set
 from robust_vit_hf.training.load_data import load_data
 from robust_vit_hf.training.options import DataArguments
 from robust_vit_hf.utils import images
+from robust_vit_hf.utils.files import atomic_file
 
 from ..helpers import layouts
 from ..helpers.tiny import masked_rows, tiny_vit
@@ -186,6 +187,14 @@ def test_accents_of_macos_and_names_without_suffix(tmp_path):
     )
     assert names_of_rows(rows).count("été") == 2
     assert label_mapping(["e\u0301te\u0301", "hiver"], ["hiver", "été"], "photos") == {0: 1, 1: 0}
+
+
+def test_a_file_that_a_kill_left_unfinished_is_no_part_of_a_split(tmp_path):
+    table(tmp_path / "train-00000.parquet", ["cat"], ["cat", "cat"])
+    with atomic_file(tmp_path / "train-00001.parquet") as partial:
+        shutil.copy(tmp_path / "train-00000.parquet", partial)
+        assert len(load_masked_dataset(str(tmp_path), "train")) == 2
+    assert len(load_masked_dataset(str(tmp_path), "train")) == 4
 
 
 def test_heic_is_counted_and_named(tmp_path, caplog, monkeypatch):

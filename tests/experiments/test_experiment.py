@@ -1,5 +1,6 @@
 """The figures of the experiment in README and docs are those of its files of results."""
 
+import json
 import runpy
 from dataclasses import replace
 
@@ -34,6 +35,12 @@ def test_pictures_show_the_points_of_the_results(path, results):
         assert image.text["points"] == write["points_of"](write["picture"](path, results)), (
             "run `python docs/experiment/write.py`"
         )
+
+
+def test_the_intervals_cover_what_the_docs_say():
+    found = json.loads((ROOT / "benchmarks" / "coverage.json").read_text())["found"]
+    covered = [of["coverage"] for of in found]
+    assert len(covered) == 24 and 0.93 <= min(covered) and max(covered) <= 0.97
 
 
 def test_every_block_is_shown_and_known():

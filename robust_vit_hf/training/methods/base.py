@@ -23,21 +23,13 @@ class Penalty(NamedTuple):
 
 
 class Method:
-    """Finetuning loss: a penalty, computed by a subclass, and the confidence loss.
+    """Finetuning loss: a penalty, computed by a subclass, and the confidence loss."""
 
-    Attributes:
-        DEFAULTS: defaults of the method's options. Other options of
-            [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are refused.
-        background_swap: default of the option of this name, which all methods have.
-        second_derivative: whether a loss on the pixel gradient is differentiated with respect to the weights, see
-            [`pixel_gradient`].
-        mixes_images: whether it needs two images or more in each batch of a process.
-    """
-
+    # Defaults of the method's options. Others of [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are refused.
     DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}
-    background_swap: ClassVar[float] = 0.0
-    second_derivative: ClassVar[bool] = False
-    mixes_images: ClassVar[bool] = False
+    background_swap: ClassVar[float] = 0.0  # default of the option of this name, which all methods have
+    second_derivative: ClassVar[bool] = False  # of the loss, by pixels and weights, see [`pixel_gradient`]
+    mixes_images: ClassVar[bool] = False  # whether it needs two images or more in each batch of a process
 
     def __init__(self, args: RobustViTConfig):
         self.args = args
