@@ -111,7 +111,7 @@ def half_of_the_classes() -> Table:
         sets = [
             (of.partition(", ")[0], {"shown": True, "others": False}.get(of.partition(", ")[2])) for of in MEASURES
         ]
-        changes = [change(runs, [one], shown=shown) for one, shown in sets]
+        changes = [change(runs, [one], shown=shown) if one in runs[0].sets else "–" for one, shown in sets]
         rows.append([f"{label}{share}", str(len({run.seed for run in runs})), *map(str, changes)])
     heads = ["`val`", "`background_new`", "of shown classes", "of the others", "`background_random`"]
     return Table("", ["", "models", *heads], rows)
@@ -129,7 +129,7 @@ def variants() -> Table:
             [made[name][of] - found["rules"][seed]["before"][of] for of in MEASURES] for seed, made in of_seeds.items()
         ]
         means = (sum(values) / len(values) for values in zip(*gains, strict=True))
-        rows.append([name, *(f"{mean:+.1f}" for mean in means)])
+        rows.append([name.replace("1 composites", "1 composite"), *(f"{mean:+.1f}" for mean in means)])
     heads = ["`val`", "`background_new`", "of shown classes", "of the others", "`background_random`"]
     return Table("", ["layers", *heads], rows)
 
