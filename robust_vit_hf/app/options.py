@@ -31,24 +31,17 @@ class AppOptions(PairOptions):
     """
 
     compare: str | None = option(None, "the model after finetuning; a model of your own is shown alone without it")
-    results: Path | None = option(
-        None,
-        "output of `robust-vit evaluate`; without it, the sets of the bundled benchmark are measured in the page",
-    )
+    results: Path | None = option(None, "output of `robust-vit evaluate` (default: sets of the bundled benchmark)")
     dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
     sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
     diagnose: Path | None = option(
-        None,
-        "output of `robust-vit diagnose`, or of `robust-vit improve`: its images on other backgrounds, to click through",
-        metavar="FOLDER",
+        None, "output of `robust-vit diagnose` or `improve`, to click through its images", metavar="FOLDER"
     )
     mask_model: str | None = option(None, MASK_MODEL)
     preset: Preset | None = option(None, PRESET)
     host: str = option("127.0.0.1", "address to listen on (default: 127.0.0.1)")
     allowed_hosts: list[str] = option(
-        [],
-        "further names or addresses under which the page may be asked for, such as that of a proxy, without a port; `*` for all",
-        metavar="NAME",
+        [], "further names of the page, such as that of a proxy, without a port; `*` for all", metavar="NAME"
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
     export: Path | None = option(

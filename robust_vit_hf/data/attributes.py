@@ -23,7 +23,8 @@ class Attribute:
 
     text: str  # what a model decides by that uses it, after "Decides by"
     edit: Edit  # gives images the attribute of their donors
-    # Attributes that the edits of others change along with this one, so that it explains their gaps if its own is larger.
+    # Attributes whose edits change this one too, as that of the background changes its colours: it explains their shift, unless
+    # theirs is clearly larger, and explains its own.
     carries: tuple[str, ...] = ()
 
 
@@ -74,9 +75,9 @@ def place(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_ma
 
 
 ATTRIBUTES = {
-    "background": Attribute("what the background shows", inside, ("border", "corners", "colours", "sharpness")),
-    "border": Attribute("the border or frame", border, ("corners",)),
-    "corners": Attribute("marks in the corners", corners, ("border", "background")),
+    "background": Attribute("what the background shows", inside),
+    "border": Attribute("the border or frame", border, ("background", "corners")),
+    "corners": Attribute("marks in the corners", corners, ("background",)),
     "colours": Attribute("the colour cast, brightness or contrast", colours, ("background", "border", "corners")),
     "sharpness": Attribute("the sharpness", sharpness, ("background", "border", "corners")),
     "place": Attribute("the place or size of the object", place, ("background",)),

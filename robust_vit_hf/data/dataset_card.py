@@ -13,23 +13,7 @@ from ..utils.files import write_atomically
 
 
 CARD_FILE, REJECTED_FOLDER = "README.md", "rejected"
-CARD = """---
-{metadata}
----
-
-# {title}
-
-{text}
-
-Images with {columns}, in the schema of [robust-vit-hf](https://huggingface.co/papers/2206.01161).
-
-| split | rows | rejected |
-|---|---:|---:|
-{table}
-{reasons}
-`load_dataset(folder)` gives the rows, `load_dataset(folder, "rejected")` those that were left out, with the reason in
-`problem`. `stage.json` records how they were made.
-"""
+TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 
 
 def write_card(
@@ -40,7 +24,7 @@ def write_card(
     for index, (name, place) in enumerate((("default", ""), ("rejected", f"{REJECTED_FOLDER}/"))):
         files = [{"split": split, "path": f"{place}{split}-*"} for split, counts in splits.items() if counts[index]]
         configurations += [{"config_name": name, "data_files": files}] if files else []
-    card = CARD.format(
+    card = TEMPLATE.read_text(encoding="utf-8").format(
         metadata=DatasetCardData(configs=configurations, tags=["robust-vit"]).to_yaml(),
         title=title,
         text=text,

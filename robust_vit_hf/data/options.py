@@ -52,9 +52,7 @@ class PrepareOptions(WriterOptions, SetOptions):
 
     set: str = option(text="name of the set", choices=KNOWN_SETS, positional=True)
     sources: list[str] = option(
-        [],
-        "folder of the official layout, archives, or Hub id; by default the set's place on the Hub",
-        positional=True,
+        [], "folder of the official layout, archives, or Hub id; by default the set's on the Hub", positional=True
     )
 
 

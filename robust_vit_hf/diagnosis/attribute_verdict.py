@@ -52,10 +52,14 @@ class AttributeDiagnosis:
         return found
 
     @cached_property
+    def _drawn(self) -> dict[tuple[str, str], Resamples]:
+        """By attribute and measure."""
+        return Resamples.means({(name, key): of for name, found in self.values.items() for key, of in found.items()})
+
+    @cached_property
     def measures(self) -> dict[str, dict[str, Difference]]:
         """Measures by attribute. The intervals of all but the price hold for all attributes together."""
-        columns = {(name, measure): of for name, found in self.values.items() for measure, of in found.items()}
-        drawn = Resamples.means(columns)
+        drawn = self._drawn
         together = simultaneous({key: one for key, one in drawn.items() if key[1] != "price"})
         intervals = {key: one.interval(Difference) for key, one in drawn.items() if key[1] == "price"} | together
         found: dict[str, dict[str, Difference]] = {name: {} for name, _ in drawn}
@@ -65,17 +69,20 @@ class AttributeDiagnosis:
 
     @cached_property
     def named(self) -> list[str]:
-        """Attributes that the model decides by: those whose shift is certainly above 0, and whose gap is not shown to be under
-        [`SMALL`]; the largest shift first, but for those that one named before explains."""
+        """Attributes that the model decides by: those whose shift is certainly above 0, whose gap is not shown to be under [`SMALL`],
+        and which no other explains; the largest shift first."""
         measures = self.measures.items()
         resolved = [
             name for name, of in measures if of["shift"].low > 0 and of["gap"].mean > 0 and of["gap"].high >= SMALL
         ]
-        named: list[str] = []
-        for name in sorted(resolved, key=lambda name: -self.measures[name]["shift"].mean):
-            if not any(name in ATTRIBUTES[other].carries for other in named):
-                named.append(name)
-        return named
+        resolved = sorted(resolved, key=lambda name: -self.measures[name]["shift"].mean)
+        explained = set()
+        for part, whole in (
+            (part, whole) for part in resolved for whole in resolved if whole in ATTRIBUTES[part].carries
+        ):
+            excess = self._drawn[whole, "shift"] - self._drawn[part, "shift"]
+            explained.add(part if excess.interval(Difference).low > 0 else whole)
+        return [name for name in resolved if name not in explained] or resolved[:1]
 
     @property
     def sentence(self) -> str:

@@ -104,13 +104,8 @@ class EvaluateOptions(TableOptions, SetsOptions):
     )
     training_data: str | None = option(None, "images that --compare was finetuned on, whose classes are shown apart")
     train_split: str = option("train", "split of --training_data")
-    cut_out: bool = option(
-        False, "also classify the objects alone, cut out by their masks: what a model knows without the background"
-    )
-    sensitivity: bool = option(
-        False,
-        "also measure whether noise on the object costs more than noise on the background (RFS), on sets with masks",
-    )
+    cut_out: bool = option(False, "also classify the objects alone, cut out by their masks")
+    sensitivity: bool = option(False, "also compare noise on the object with noise on the background (RFS), by masks")
     output_dir: Path = output_dir("runs/robustness")
 
 
@@ -161,9 +156,7 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
     """
 
     images: list[Path] = option([], "image files", metavar="FILE")
-    classes: list[str] = option(
-        [], "names or ids of classes, each for every image (default: the label of each image)", metavar="CLASS"
-    )
+    classes: list[str] = option([], "names or ids of classes (default: the label of each image)", metavar="CLASS")
     num_images: int = option(20, "images of each set, evenly spaced over it (default: 20)", COUNT)
     preset: Preset | None = option(None, PRESET)
     threshold: float = option(0.9, "probability that a subset must reach (default: 0.9)", Range(0, 1, above=True))

@@ -24,18 +24,12 @@ class SweepOptions(Options):
     grid: Path = option(text="YAML file of the grid", positional=True)
     output_dir: Path = output_dir()
     imagenet: Path | None = option(
-        None,
-        "folder of the outputs of `robust-vit data prepare`, each under the name of its set, for the grids of the paper",
-        metavar="FOLDER",
+        None, "folder of outputs of `robust-vit data prepare`, each under the name of its set", metavar="FOLDER"
     )
-    cluster: Literal["local", "debug", "slurm"] = option(
-        "local", "where the runs go: a process for each on this machine, this process, or jobs of slurm"
-    )
+    cluster: Literal["local", "debug", "slurm"] = option("local", "processes here, this process, or jobs of slurm")
     jobs: int = option(1, "runs at once", COUNT)
     cluster_options: list[str] = option(
-        [],
-        "parameters of submitit's executor, such as slurm_partition=gpu, mem_gb=32 or timeout_min=600",
-        metavar="NAME=VALUE",
+        [], "parameters of submitit's executor, such as slurm_partition=gpu", metavar="NAME=VALUE"
     )
     dry_run: bool = option(False, "list the runs, their states and an estimate of the time")
 

@@ -32,13 +32,9 @@ CAPTIONS = {
 
 
 def report(options: ReportOptions) -> str:
-    """Write `report.md`, `report.tex` and figures (PNG and PDF) of the runs of sweeps; results that are missing are
-    left out. Output is deterministic. With `html`, also write `report.html` with tables, changes by class, plots and a
-    gallery; for the folder of one run or evaluation, write only that.
-
-    Sources are folders of sweeps or single points, and files of results; all are joined in `results.parquet` in the output
-    folder. A single file is only read.
-    """
+    """Write `report.md`, `report.tex` and figures (PNG and PDF) of the runs of sweeps, deterministically; results that are missing are
+    left out. With `html`, also write `report.html`; for the folder of one run or evaluation, write only that. Sources are joined in
+    `results.parquet` in the output folder; a single file is only read."""
     sources, folder = options.sources, options.output_dir
     page = f"Open {folder / PAGE_FILE} in a browser." if options.html else ""
     if options.html and len(sources) == 1 and (sources[0] / RESULTS_FILE).is_file():

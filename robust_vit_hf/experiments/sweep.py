@@ -174,11 +174,10 @@ class SweepRun:
         self.stage.begin()
         (self.folder / ERROR_FILE).unlink(missing_ok=True)  # from the last attempt
         model, data, config = self.arguments
+        point = json.loads(json.dumps(asdict(self.point)))
         if (result := self.stage.result()) is None:
             self._train(model, data, config)
-        elif result["point"] != (
-            point := json.loads(json.dumps(asdict(self.point)))
-        ):  # with another rule of the choice
+        elif result["point"] != point:  # with another rule of the choice
             self.stage.finish(result | {"point": point}, self.stage.check()["files"])
         if not has_shares(self.folder, self.shares):
             measure_shares(model, data, config, self.folder, self.root / ORIGINALS, self.shares)

@@ -125,7 +125,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
 def _improve(session: Session, roles: ImageRoles, stage: Stage, options: ImproveOptions) -> Improvement:
     folder, side = options.output_dir, session.sides["before"]
     counts = {role: len(images.rows) for role, images in roles.images.items()}
-    _say(0, f"{side.name}, {_estimate(side, roles, options)} in all")
+    _say(0, f"{side.name}, {_estimate(side, roles, options)}")
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['report']} validation images")
     with one_mask_maker():
         making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
@@ -244,7 +244,7 @@ def _say(number: int, text: str) -> None:
 
 
 def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
-    """Estimate the run time in a new folder from one forward pass."""
+    """Estimate the run time of each effort in a new folder from one forward pass."""
     counts = {role: len(images.rows) for role, images in roles.images.items()}
     pixels, times = torch.zeros(8, 3, *input_size(side.processor), device=side.model.device), []
     with torch.no_grad():
@@ -255,16 +255,21 @@ def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
     passes = 2 * 15 * counts["report"] + (1 + SELECTION_COMPOSITES) * counts["selection"]
     if options.uses_layer:
         passes += (1 + TRAINING_COMPOSITES) * counts["train"]
-    if options.effort == "full":
-        # Of a step: the forward passes of the original and of the model, and a backward pass; for maps half of that again.
-        has_map, starts = (
-            why_no_map(side.model) is None,
-            ("original", "layer") if options.uses_layer else ("original",),
-        )
-        first = first_trainings(options.method, options.learning_rates, options.max_steps, has_map, starts)
-        steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
-        mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
-        passes += 5 * steps * options.train_batch_size + (1 + SELECTION_COMPOSITES) * mixtures * counts["selection"]
     makes_masks = options.mask_method or "mask" not in roles.images["train"].rows.column_names
     masks = SECONDS_PER_MASK * sum(counts.values()) if makes_masks else 0.0
-    return f"about {max(1, (min(times) * passes + masks) / 60):.0f} minutes"
+    full = passes + _training_passes(side, options, counts["selection"])
+    minutes, of_full = (f"{max(1, (min(times) * each + masks) / 60):.0f} minutes" for each in (passes, full))
+    return (
+        f"about {of_full} in all" if options.effort == "full" else f"about {minutes} in all; --effort full: {of_full}"
+    )
+
+
+def _training_passes(side: Side, options: ImproveOptions, selection: int) -> float:
+    """Forward passes that take as long as the trainings: of a step those of the original and of the model, and a backward pass; for
+    maps half of that again."""
+    starts = ("original", "layer") if options.uses_layer else ("original",)
+    has_map = why_no_map(side.model) is None
+    first = first_trainings(options.method, options.learning_rates, options.max_steps, has_map, starts)
+    steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
+    mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
+    return 5 * steps * options.train_batch_size + (1 + SELECTION_COMPOSITES) * mixtures * selection

@@ -25,9 +25,7 @@ class MasksOptions(WriterOptions):
     images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")
     set: str | None = option(None, "read them as this set, unprepared", choices=KNOWN_SETS)
     split: list[str] = option([], "splits to make masks for (default: train, or the first of --set)")
-    per_class: int | None = option(
-        None, "take images until each class has this many masks; all images by default", COUNT
-    )
+    per_class: int | None = option(None, "take images until each class has this many masks (default: all)", COUNT)
 
 
 @dataclass(kw_only=True)
@@ -40,10 +38,7 @@ class TokenCutOptions(MasksOptions):
 
     METHOD = "tokencut"
 
-    model: str = option(
-        "facebook/dino-vitb16",
-        "self-supervised ViT: Hub id or folder, or `emoji-shift` for the bundled DINOv2",
-    )
+    model: str = option("facebook/dino-vitb16", "self-supervised ViT: Hub id or folder; `emoji-shift`: bundled DINOv2")
     batch_size: int = option(16, "images in a forward pass", COUNT)
     min_side: int = option(224, "smaller images are enlarged for a finer patch grid", NOT_NEGATIVE)
     min_pixels: int = option(520, "smaller masks are rejected; RobustViT's limit by default", NOT_NEGATIVE)

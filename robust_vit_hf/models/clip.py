@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoTokenizer, CLIPModel, CLIPPreTrainedModel, CLIPVisionConfig, CLIPVisionModel
-from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..data.label_mapping import check_class_names
@@ -37,17 +36,10 @@ class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
         self.num_labels = config.num_labels
         self.vision_model = CLIPVisionModel._from_config(config)
         self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-        self.register_buffer("text_embeds", torch.zeros(config.num_labels, config.projection_dim))
-        self.register_buffer("logit_scale", torch.zeros(()))
+        embeds = F.normalize(torch.randn(config.num_labels, config.projection_dim), dim=-1)
+        self.register_buffer("text_embeds", embeds)
+        self.register_buffer("logit_scale", torch.tensor(math.log(1 / 0.07)))
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, CLIPZeroShotForImageClassification):
-            init.normal_(module.visual_projection.weight, std=module.config.hidden_size**-0.5)
-            init.copy_(module.text_embeds, F.normalize(torch.randn(module.text_embeds.shape), dim=-1))
-            init.constant_(module.logit_scale, math.log(1 / 0.07))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_model.embeddings.patch_embedding

@@ -240,6 +240,5 @@ def preset_of(processor: BaseImageProcessor) -> Preset:
 def squash_resample(processor: BaseImageProcessor) -> int:
     """Interpolation of images that are squashed, in training and segmentation: bilinear under the presets `paper` and
     `native`, as in the released code, and otherwise the processor's own."""
-    return (
-        Resampling.BILINEAR if preset_of(processor) != "model" else getattr(processor, "resample", Resampling.BILINEAR)
-    )
+    own = getattr(processor, "resample", Resampling.BILINEAR)
+    return own if preset_of(processor) == "model" else Resampling.BILINEAR

@@ -32,18 +32,14 @@ class ConvertOptions(Options):
         metavar="FILE",
     )
     templates: list[str] | None = option(
-        None,
-        "texts for the classes of CLIP, with {} for the name (default: 'a photo of a {}.')",
-        metavar="TEXT",
+        None, "texts for the classes of CLIP, with {} for the name (default: 'a photo of a {}.')", metavar="TEXT"
     )
     preset: Preset | None = option(
         None,
         "image processor to save: `model`, that of timm's configuration, by default; `paper` for the registered models, and where "
         "the source has no such configuration",
     )
-    statistics: Literal["imagenet", "half"] | None = option(
-        None, "mean and standard deviation of the native preset, or of timm's configuration, if the source has none"
-    )
+    statistics: Literal["imagenet", "half"] | None = option(None, "mean and standard deviation of the native preset")
 
     def __post_init__(self):
         super().__post_init__()

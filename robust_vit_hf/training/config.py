@@ -1,7 +1,6 @@
 """Hyper-parameters of the finetuning, and of its control."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from importlib.util import find_spec
@@ -22,39 +21,6 @@ from .options import METHOD_OPTIONS, FinetuningArguments
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
-
-
-# What is refused, and why: a result would be wrong, or a loss would follow, without a word.
-RULES: dict[str, Callable[["RobustViTConfig"], Any]] = {
-    "`remove_unused_columns=True` would drop the images and masks. Leave it False.": (
-        lambda config: config.remove_unused_columns
-    ),
-    "`hub_strategy` other than `end` uploads checkpoints without a card, and files with paths of this machine. Leave it `end`.": (
-        lambda config: config.push_to_hub and config.hub_strategy != HubStrategy.END
-    ),
-    "`torch_compile=True` makes attentions and logits sibling outputs of one compiled function, so that the gradient of one in the "
-    "other does not exist. Leave it False.": lambda config: config.torch_compile,
-    "`ddp_static_graph=True` takes the backward pass of the relevance map for that of the loss, so that gradients are wrong from the "
-    "second step on. Leave it out.": lambda config: config.ddp_static_graph,
-    "DeepSpeed is not supported: use DDP or FSDP2, see docs/launch.md.": (
-        lambda config: config.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    ),
-    f'Reentrant activation checkpointing computes attentions without a graph. Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.': (
-        lambda config: getattr(config, CHECKPOINTING) and getattr(config, f"{CHECKPOINTING}_kwargs")["use_reentrant"]
-    ),
-    "`head_epochs` freezes layers within a training, which works in one process only.": (
-        lambda config: config.head_epochs and config.world_size > 1
-    ),
-    "`head_learning_rate` needs `head_epochs` > 0, `learning_rate` > 0 and the scheduler `constant`.": (
-        lambda config: (
-            config.head_learning_rate is not None
-            and not (config.head_epochs and config.learning_rate and config.lr_scheduler_type == "constant")
-        )
-    ),
-    "`backgrounds` needs `background_swap` > 0, the probability of a swap.": (
-        lambda config: config.backgrounds is not None and not config.background_swap
-    ),
-}
 
 
 @dataclass
@@ -87,9 +53,38 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             options = dict(getattr(self, f"{CHECKPOINTING}_kwargs") or {})
             setattr(self, f"{CHECKPOINTING}_kwargs", {"use_reentrant": False} | options)
         self._take_options_of_the_method()
-        for message, is_broken in RULES.items():
-            if is_broken(self):
+        for message, is_broken in self._rules().items():
+            if is_broken:
                 raise ValueError(message)
+
+    def _rules(self) -> dict[str, Any]:
+        """What is refused, and whether it was asked for: a result would be wrong, or a loss would follow, without a word."""
+        reentrant = getattr(self, CHECKPOINTING) and getattr(self, f"{CHECKPOINTING}_kwargs")["use_reentrant"]
+        may_set_rate = self.head_epochs and self.learning_rate and self.lr_scheduler_type == "constant"
+        return {
+            "`remove_unused_columns=True` would drop the images and masks. Leave it False.": self.remove_unused_columns,
+            "`hub_strategy` other than `end` uploads checkpoints without a card, and files with paths of this machine. Leave it `end`.": (
+                self.push_to_hub and self.hub_strategy != HubStrategy.END
+            ),
+            "`torch_compile=True` makes attentions and logits sibling outputs of one compiled function, so that the gradient of one in the "
+            "other does not exist. Leave it False.": self.torch_compile,
+            "`ddp_static_graph=True` takes the backward pass of the relevance map for that of the loss, so that gradients are wrong from the "
+            "second step on. Leave it out.": self.ddp_static_graph,
+            "DeepSpeed is not supported: use DDP or FSDP2, see docs/launch.md.": (
+                self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+            ),
+            "Reentrant activation checkpointing computes attentions without a graph. "
+            f'Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.': reentrant,
+            "`head_epochs` freezes layers within a training, which works in one process only.": (
+                self.head_epochs and self.world_size > 1
+            ),
+            "`head_learning_rate` needs `head_epochs` > 0, `learning_rate` > 0 and the scheduler `constant`.": (
+                self.head_learning_rate is not None and not may_set_rate
+            ),
+            "`backgrounds` needs `background_swap` > 0, the probability of a swap.": (
+                self.backgrounds is not None and not self.background_swap
+            ),
+        }
 
     def _take_options_of_the_method(self) -> None:
         """Set the method's defaults, and refuse options of other methods."""

@@ -21,9 +21,7 @@ class ModelArguments(Options):
 
     GROUP = "options of the model"
 
-    model: str = option(
-        BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id (also of timm) or folder of an image classification model."
-    )
+    model: str = option(BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id or folder of an image classifier.")
     preset: Preset | None = option(
         None,
         "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear), `native` (the model's own "
@@ -49,12 +47,8 @@ class DataArguments(Options):
     )
     train_split: str = option("train", "Split to train on; slices such as `train[:80%%]` work.")
     eval_split: str = option("validation", "Split to validate on.")
-    test_split: str | None = option(
-        None, "Split to measure before and after, instead of the validation images, which may have chosen something."
-    )
-    streaming: bool = option(
-        False, "Read training images while training, without copying and checking all first. Needs `--max_steps`."
-    )
+    test_split: str | None = option(None, "Split to measure before and after, instead of the validation images.")
+    streaming: bool = option(False, "Read and check training images while training. Needs `--max_steps`.")
     samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.", COUNT)
     class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.", SEED)
     num_classes: int | None = option(None, "Training classes of a benchmark; half of its classes by default.", COUNT)
@@ -70,9 +64,7 @@ class FinetuningArguments(Options):
     GROUP = "options of the method"
 
     # Parameters whose default values are overridden from TrainingArguments
-    learning_rate: float = option(
-        3e-6, f"Initial learning rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5).", NOT_NEGATIVE
-    )
+    learning_rate: float = option(3e-6, f"Initial learning rate of AdamW; 3e-6 is ViT-B's in {PAPER}.", NOT_NEGATIVE)
     weight_decay: float = option(1e-4, "Weight decay, on all parameters.", NOT_NEGATIVE)
     num_train_epochs: float = option(50, f"Number of epochs ({PAPER}, section 4).", POSITIVE)
     max_grad_norm: float = option(0.0, "Gradient clipping; 0 for none, as released.", NOT_NEGATIVE)
@@ -92,72 +84,35 @@ class FinetuningArguments(Options):
         f"Method: {', '.join(method_names())}. Each has some of the following options, with its own defaults: see docs/methods.md.",
         choices=method_names,
     )
-    relevance_weight: float | None = option(
-        None,
-        f"Weight of the loss on the relevance map ({PAPER}, Eq. 5). At 0 `robustvit` computes no map.",
-        NOT_NEGATIVE,
-    )
+    relevance_weight: float | None = option(None, "Weight of the relevance loss (Eq. 5); at 0, no map.", NOT_NEGATIVE)
     confidence_weight: float | None = option(None, "Weight of the confidence loss (Eq. 5).", NOT_NEGATIVE)
-    background_weight: float | None = option(
-        None, "Weight of the background loss, of the map (Eq. 3) or of the input gradient (Eq. 8).", NOT_NEGATIVE
-    )
+    background_weight: float | None = option(None, "Weight of the background loss (Eq. 3 or Eq. 8).", NOT_NEGATIVE)
     foreground_weight: float | None = option(None, "Weight of the foreground loss of the map (Eq. 3).", NOT_NEGATIVE)
-    relevance_distance: Literal["mse", "bce"] | None = option(
-        None, "Distance of relevance and mask: `mse` (Eq. 1 and 2) or `bce`, binary cross-entropy."
-    )
-    mask_edges: Literal["fractional", "complement"] | None = option(
-        None, "Background at fractional mask values v: v as released (`fractional`), or 1 - v (`complement`)."
-    )
-    mean_over: Literal["image", "region"] | None = option(
-        None, "Pixels over which the losses of the map are averaged: all (`image`), or those of the `region` of each."
-    )
-    relevance_target: Literal["label", "prediction"] | None = option(
-        None, "Class whose relevance or input gradient is trained."
-    )
+    relevance_distance: Literal["mse", "bce"] | None = option(None, "Distance of relevance and mask (Eq. 1 and 2).")
+    mask_edges: Literal["fractional", "complement"] | None = option(None, "Background at a mask value v: v, or 1 - v.")
+    mean_over: Literal["image", "region"] | None = option(None, "Pixels over which losses of the map are averaged.")
+    relevance_target: Literal["label", "prediction"] | None = option(None, "Class whose relevance is trained.")
     confidence_target: Literal["label", "prediction", "original"] | None = option(
-        None,
-        "Class whose confidence is raised: `prediction` (Eq. 4), or `label`, the only one that needs labels. `original`: "
-        "Kullback-Leibler divergence from the output before finetuning, on the image without background swap.",
+        None, "Class whose confidence is raised (Eq. 4), or, for `original`, the output before finetuning."
     )
-    confidence_temperature: float = option(
-        1.0, "Temperature of the confidence loss. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S.", POSITIVE
-    )
-    second_order: bool = option(
-        False, "Differentiate relevance maps through the attention gradients too; as released, these are constants."
-    )
+    confidence_temperature: float = option(1.0, "Temperature of the confidence loss.", POSITIVE)
+    second_order: bool = option(False, "Differentiate relevance maps through the attention gradients too.")
     start_layer: int | None = option(None, "First layer of relevance propagation; 0 by default.", NOT_NEGATIVE)
-    released_gradients: bool = option(
-        False, "Background loss of `gradmask` and `rrr` as released: of a constant gradient, which trains nothing."
-    )
+    released_gradients: bool = option(False, "Background loss of `gradmask` and `rrr` as released: it trains nothing.")
 
     # Schedule
-    lr_decay_rate: float = option(
-        0.85, "Factor of the learning rate every `lr_decay_every` epochs, with the scheduler `constant`.", POSITIVE
-    )
+    lr_decay_rate: float = option(0.85, "Factor of the learning rate every `lr_decay_every` epochs.", POSITIVE)
     lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.", COUNT)
-    head_epochs: float = option(
-        0.0,
-        "First epochs, in which only the classification head is trained (LP-FT, https://huggingface.co/papers/2202.10054).",
-        NOT_NEGATIVE,
-    )
+    head_epochs: float = option(0.0, "First epochs, in which only the classification head is trained.", NOT_NEGATIVE)
     head_learning_rate: float | None = option(None, "Of the `head_epochs`; `learning_rate` by default.", NOT_NEGATIVE)
 
     # Data and logging
     background_swap: float | None = option(
-        None,
-        "Probability that a training image gets the background of another of its batch: 0.75 by default with the method `swap`, "
-        "else 0.",
-        SHARE,
+        None, "Probability that a training image gets the background of another of its batch.", SHARE
     )
-    backgrounds: str | None = option(
-        None, "Folder of pictures without objects of the classes: the swapped backgrounds, in place of other images'."
-    )
-    bad_masks: Literal["skip", "refuse"] = option(
-        "skip", "`skip` or `refuse` images with an empty or full mask, and rows of a stream that cannot be used."
-    )
-    relevance_strip_steps: int = option(
-        100, "Steps between two strips of relevance in TensorBoard, in `strips/`; 0: none.", NOT_NEGATIVE
-    )
+    backgrounds: str | None = option(None, "Folder of pictures to swap in, without objects of the classes.")
+    bad_masks: Literal["skip", "refuse"] = option("skip", "Images with an empty or full mask, bad rows of a stream.")
+    relevance_strip_steps: int = option(100, "Steps between two strips in TensorBoard; 0: none.", NOT_NEGATIVE)
 
 
 # Options that only some methods have, with the value that means the method's default.

@@ -66,7 +66,8 @@ def test_the_frame_is_named():
     [
         ({"background": 0.6, "colours": 0.3, "border": 0.2}, ["background"]),  # which carries the others
         ({"background": 0.3, "colours": 0.5}, ["colours"]),  # the cast is in the background too
-        ({"corners": 0.4, "border": 0.2}, ["corners"]),
+        ({"background": 0.4, "colours": 0.4}, ["colours"]),  # the part explains the whole that is not clearly larger
+        ({"corners": 0.5, "border": 0.1}, ["corners"]),
         ({"border": 0.5, "place": 0.3}, ["border", "place"]),
         ({"border": 0.02}, []),  # which is certain, and too little
         ({}, []),

@@ -12,7 +12,7 @@ from ..helpers.tiny import ROOT
 
 write = runpy.run_path(str(ROOT / "docs" / "experiment" / "write.py"))
 SHOWN = {found[2]: found for file in write["TEXTS"] for found in write["BLOCK"].finditer((ROOT / file).read_text())}
-SLOW = ("differences", "findings", "mixtures", "price", "price of the curve")  # the pictures show the prices too
+SLOW = ("differences", "findings", "mixtures", "price")  # the pictures show the prices too
 
 
 @pytest.fixture(scope="module")

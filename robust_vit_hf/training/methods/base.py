@@ -28,9 +28,7 @@ class Method:
     # Defaults of the method's options. Others of [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are refused.
     DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}
     background_swap: ClassVar[float] = 0.0  # default of the option of this name, which all methods have
-    second_derivative: ClassVar[bool] = (
-        False  # of the loss on the pixel gradient by the weights, see [`pixel_gradient`]
-    )
+    second_derivative: ClassVar[bool] = False  # of the loss, by pixels and weights, see [`pixel_gradient`]
     mixes_images: ClassVar[bool] = False  # whether it needs two images or more in each batch of a process
 
     def __init__(self, args: RobustViTConfig):

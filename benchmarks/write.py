@@ -1,0 +1,154 @@
+"""Write the tables of benchmarks/improve.json and benchmarks/last_layer.json into README and docs.
+
+    python benchmarks/write.py
+
+A block of text between `table: NAME` and `end of table` is made again; a test compares all blocks with the files.
+"""
+
+import math
+import re
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from robust_vit_hf.experiments.choose_settings import choose_mixtures
+from robust_vit_hf.results.bootstrap import Difference, Interval, change, mean_over
+from robust_vit_hf.results.markdown_latex import Table
+from robust_vit_hf.utils.files import read_json
+
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+TEST_IMAGES = 300  # of a set of benchmarks/improve.py
+TEXTS = ("README.md", "docs/your-photographs.md", "docs/methods.md")
+BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end of table)", re.DOTALL)
+# Sets of benchmarks/improve.py with models of one kind.
+KINDS = {
+    "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-3", "emoji-4", "emoji-5"),
+    "EfficientNet-Lite0, emoji on photographs": ("cnn-0", "cnn-1", "cnn-2"),
+    "DINOv2-S, digits on textures": ("digits",),
+}
+PLACES = {"home": "at home", "random": "random", "new": "new"}
+RULES = {
+    "all": "new layer, as `improve --effort minute`",
+    "map": "the map alone",
+    "fit to the output": "fits to the output alone",
+}
+METHODS = {
+    "background-swap": "background swap, output of the original",
+    "bce": "the relevance loss, cross-entropy",
+    "robustvit": "the relevance loss, squared error (the paper's)",
+}
+MEASURES = ("val", "background_new", "background_new, shown", "background_new, others", "background_random")
+
+
+def summary() -> Table:
+    """What `improve` gains on new backgrounds, and what it costs at home, by kind of model and effort."""
+    sets, rows = read_json(HERE / "improve.json")["sets"], []
+    efforts = [effort for effort in ("minute", "full") if any(effort in found for found in sets.values())]
+    for variant in ("", "-100"):
+        for kind, names in KINDS.items():
+            known = [sets[name + variant] for name in names if name + variant in sets]
+            if not known:
+                continue
+            before = sum(100 * next(iter(found.values()))["places"]["new"]["before"] for found in known) / len(known)
+            row = [kind + (", 100 %" if variant else ""), str(len(known)), f"{before:.1f}"]
+            for effort in efforts:
+                of_effort = [found[effort]["places"] for found in known if effort in found]
+                row += [mean_change(of_effort, place) if of_effort else "" for place in ("new", "home")]
+            rows.append(row)
+    heads = [head for effort in efforts for head in (f"`{effort}`: new", "at home")]
+    return Table("", ["model and images", "models", "new, before", *heads], rows)
+
+
+def mean_change(places: Sequence[dict], place: str) -> str:
+    """Mean change over models with its interval over them, or that of one model over its images."""
+    if len(places) == 1:
+        return str(Difference(*(places[0][place][key] for key in ("change", "low", "high"))))
+    return str(mean_over([found[place]["change"] for found in places], [*map(str, range(len(places)))]))
+
+
+def all_sets() -> Table:
+    """Each set and effort: top-1 before and its change, and the calibration error at home before and after."""
+    rows = []
+    for name, efforts in read_json(HERE / "improve.json")["sets"].items():
+        for effort, found in efforts.items():
+            places, (chosen,) = found["places"], found["chosen"] or [["–", ""]]
+            cells = [f"{100 * places[place]['before']:.1f} {mean_change([places], place)}" for place in PLACES]
+            calibration = " → ".join(f"{100 * places['home'][key]:.1f}" for key in ("ece_before", "ece_after"))
+            rows.append([name, effort, *cells, calibration, ", ".join(filter(None, chosen)), found["outcome"]])
+    return Table("", ["set", "effort", *PLACES.values(), "ECE at home", "chosen, share", "outcome"], rows)
+
+
+def foretold() -> Table:
+    """`mixed_rand` of the report images, which foretells top-1 on random backgrounds, beside it, before and after."""
+    rows = []
+    for name, efforts in read_json(HERE / "improve.json")["sets"].items():
+        (found, *_) = efforts.values()
+        for side, one in found["mixed_rand"].items():
+            mixed, top1 = Interval(*(one[key] for key in ("mean", "low", "high"))), found["places"]["random"][side]
+            of_top1 = 1.96 * math.sqrt(top1 * (1 - top1) / TEST_IMAGES)
+            margin, off = math.hypot((mixed.high - mixed.low) / 2, of_top1), mixed.mean - top1
+            rows.append(
+                [name, side, str(mixed), f"{100 * top1:.1f}", str(Difference(off, off - margin, off + margin))]
+            )
+    return Table("", ["set", "model", "`mixed_rand`", "random backgrounds", "difference"], rows)
+
+
+def half_of_the_classes() -> Table:
+    """New layers beside trainings on the same images, by the classes that were shown and the others."""
+    rules, rows = read_json(HERE / "last_layer.json")["rules"], []
+    for name, label in RULES.items():
+        gains = [[found[name][of] - found["before"][of] for of in MEASURES] for found in rules.values()]
+        changes = (mean_over([value / 100 for value in values], [*rules]) for values in zip(*gains, strict=True))
+        rows.append([label, str(len(rules)), *map(str, changes)])
+    write = runpy.run_path(str(ROOT / "docs" / "experiment" / "write.py"))
+    results = write["load"]()
+    mixed, tested = choose_mixtures(results), write["_tested"](results)
+    for name, label in METHODS.items():
+        runs = [run for run in mixed if run.method == name] or [run for run in tested if run.method == name]
+        share = f", mixture of {runs[0].share:g}" if runs[0].share < 1 else ""
+        sets = [
+            (of.partition(", ")[0], {"shown": True, "others": False}.get(of.partition(", ")[2])) for of in MEASURES
+        ]
+        changes = [change(runs, [one], shown=shown) if one in runs[0].sets else "–" for one, shown in sets]
+        rows.append([f"{label}{share}", str(len({run.seed for run in runs})), *map(str, changes)])
+    heads = ["`val`", "`background_new`", "of shown classes", "of the others", "`background_random`"]
+    return Table("", ["", "models", *heads], rows)
+
+
+def variants() -> Table:
+    """Layers that are made otherwise than by `improve`: change of top-1 from before."""
+    found = read_json(HERE / "last_layer.json")
+    of_seeds = {
+        seed: {"as `improve`": found["rules"][seed]["all"], **made} for seed, made in found["variants"].items()
+    }
+    rows = []
+    for name in next(iter(of_seeds.values())):
+        gains = [
+            [made[name][of] - found["rules"][seed]["before"][of] for of in MEASURES] for seed, made in of_seeds.items()
+        ]
+        means = (sum(values) / len(values) for values in zip(*gains, strict=True))
+        rows.append([name.replace("1 composites", "1 composite"), *(f"{mean:+.1f}" for mean in means)])
+    heads = ["`val`", "`background_new`", "of shown classes", "of the others", "`background_random`"]
+    return Table("", ["layers", *heads], rows)
+
+
+BLOCKS: dict[str, Callable[[], Table]] = {
+    "what improve gains": summary,
+    "all sets": all_sets,
+    "foretold": foretold,
+    "half of the classes": half_of_the_classes,
+    "other layers": variants,
+}
+
+
+def text(path: str) -> str:
+    """A text with its blocks made again."""
+    made = (ROOT / path).read_text()
+    return BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]]().markdown()}\n{found[3]}", made)
+
+
+if __name__ == "__main__":
+    for path in TEXTS:
+        (ROOT / path).write_text(text(path))

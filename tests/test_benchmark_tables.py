@@ -1,0 +1,26 @@
+"""The tables of `improve` and of new layers in README and docs are those of the results of benchmarks."""
+
+import runpy
+
+import pytest
+
+from .helpers.tiny import ROOT
+
+
+write = runpy.run_path(str(ROOT / "benchmarks" / "write.py"))
+SLOW = "docs/methods.md"  # which reads the results of the experiment
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=pytest.mark.slow if path == SLOW else ()) for path in write["TEXTS"]]
+)
+def test_tables_are_those_of_the_results(path):
+    text = (ROOT / path).read_text()
+    assert text == write["text"](path), "run `python benchmarks/write.py`"
+    assert text.count("<!-- table: ") == len(write["BLOCK"].findall(text)) > 0
+
+
+def test_a_mean_over_models_has_the_interval_of_student():
+    changes = [{"new": {"change": change}} for change in (0.1, 0.2, 0.3)]
+    assert write["mean_change"](changes, "new") == "+20.0 [-4.8, +44.8]"  # 4.303 × 0.1 / √3
+    assert write["mean_change"]([{"new": {"change": 0.1, "low": 0.05, "high": 0.15}}], "new") == "+10.0 [+5.0, +15.0]"
