@@ -24,7 +24,7 @@ from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, left_as_it_is, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
 from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
-from ..masks.own_masks import masked_images
+from ..masks.own_masks import MaskedImages, masked_images
 from ..models.last_layer import NoLastLayer
 from ..models.model_names import resolve
 from ..relevance.architectures import why_no_map
@@ -127,12 +127,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     counts = {role: len(images.rows) for role, images in roles.images.items()}
     _say(0, f"{side.name}, {_estimate(side, roles, options)}")
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['report']} validation images")
-    with one_mask_maker():
-        making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
-        masked = {
-            role: masked_images(images, role, session.classes, folder / MASKS_FOLDER / role, making)
-            for role, images in roles.images.items()
-        }
+    masked = _with_masks(session, roles, options)
     notes = roles.notes + [f"`{role}`: {note}" for role in ("train", "selection") for note in masked[role].notes]
     _say(2, f"Candidates, measured on {len(masked['selection'].dataset)} selection images")
     passes = options.batch_size, options.num_workers
@@ -185,6 +180,16 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     for path in (*stage.folder.glob(f"*/{TRAINING_FOLDER}"), *stage.folder.glob(LAYER_FOLDER)):
         shutil.rmtree(path)  # what was measured is kept
     return improvement
+
+
+def _with_masks(session: Session, roles: ImageRoles, options: ImproveOptions) -> dict[str, MaskedImages]:
+    side, folder = session.sides["before"], options.output_dir / MASKS_FOLDER
+    making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
+    with one_mask_maker():
+        return {
+            role: masked_images(images, role, session.classes, folder / role, making)
+            for role, images in roles.images.items()
+        }
 
 
 def _attributes(session: Session, options: ImproveOptions, notes: list[str]) -> list[str]:
