@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ..data.attributes import ATTRIBUTES
-from ..results.bootstrap import Difference, Resamples, simultaneous
+from ..results.bootstrap import Difference, Interval, Resamples, simultaneous
 from ..results.cut_out_table import outcomes
 from ..results.markdown_latex import Table
 from .verdict import LARGE, SMALL, pairs_of
@@ -57,14 +57,13 @@ class AttributeDiagnosis:
         return Resamples.means({(name, key): of for name, found in self.values.items() for key, of in found.items()})
 
     @cached_property
-    def measures(self) -> dict[str, dict[str, Difference]]:
+    def measures(self) -> dict[str, dict[str, Interval]]:
         """Measures by attribute. The intervals of all but the price hold for all attributes together."""
         drawn = self._drawn
         together = simultaneous({key: one for key, one in drawn.items() if key[1] != "price"})
-        intervals = {key: one.interval(Difference) for key, one in drawn.items() if key[1] == "price"} | together
-        found: dict[str, dict[str, Difference]] = {name: {} for name, _ in drawn}
-        for (name, measure), interval in intervals.items():
-            found[name][measure] = interval
+        found: dict[str, dict[str, Interval]] = {name: {} for name, _ in drawn}
+        for (name, measure), one in drawn.items():
+            found[name][measure] = together.get((name, measure)) or one.interval(Difference)
         return found
 
     @cached_property
@@ -137,5 +136,5 @@ def attributes_table(found: AttributeDiagnosis, side: str) -> Table:
     return Table(title, ["attribute", *MEASURES.values()], rows)
 
 
-def _shown(measure: str, found: Difference) -> str:
+def _shown(measure: str, found: Interval) -> str:
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if measure == "shift" else str(found)

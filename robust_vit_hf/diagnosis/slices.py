@@ -29,7 +29,7 @@ def top1_table(
     rows, sides = np.flatnonzero(np.ones(len(groups), bool) if kept is None else kept), {}
     for side, found in diagnoses.items():
         best = np.array(found.columns["original"])[rows, None]
-        sides[side] = SideResult(ranks(best, [found.columns["accepted"][row] for row in rows]))
+        sides[side] = SideResult(ranks(best, [found.columns["accepted"][row] for row in rows.tolist()]))
     labels = np.array(next(iter(diagnoses.values())).columns["label"])[rows]
     return groups_table(SetResult(name, sides, labels, groups=groups[rows], group_weights=weights))
 
@@ -61,7 +61,7 @@ def slice_tables(
     return tables
 
 
-def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, known: Sequence[str]) -> Table:
+def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, known: np.ndarray) -> Table:
     found = [
         Resamples.means({one: np.where(groups == one, diagnosis.values["bg_gap"], np.nan) for one in known})
         for diagnosis in diagnoses.values()

@@ -22,7 +22,12 @@ from ..utils.stage import Stage
 
 
 OUTPUTS_FILE = "outputs.npy"
-TRAINING_COMPOSITES, SELECTION_COMPOSITES = 4, 4  # of each image
+SELECTION_COMPOSITES = 4  # of each image
+
+
+def training_composites(num_images: int) -> int:
+    """Number of composites of each training image: 4, and of fewer than 300 images up to 12, which gain more (docs/methods.md)."""
+    return min(12, max(4, 1200 // num_images))
 
 
 @dataclass(frozen=True, eq=False)

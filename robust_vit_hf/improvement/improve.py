@@ -43,7 +43,7 @@ from .candidates import (
     choose_cheapest,
     first_trainings,
 )
-from .composites import SELECTION_COMPOSITES, TRAINING_COMPOSITES, composite_outputs
+from .composites import SELECTION_COMPOSITES, composite_outputs, training_composites
 from .fit_layers import LayerSettings
 from .image_roles import ImageRoles, images_by_role
 from .new_layers import LAYER_FOLDER, NewLayers
@@ -254,7 +254,7 @@ def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
             times.append((time.perf_counter() - started) / len(pixels))
     passes = 2 * 15 * counts["report"] + (1 + SELECTION_COMPOSITES) * counts["selection"]
     if options.uses_layer:
-        passes += (1 + TRAINING_COMPOSITES) * counts["train"]
+        passes += (1 + training_composites(counts["train"])) * counts["train"]
     makes_masks = options.mask_method or "mask" not in roles.images["train"].rows.column_names
     masks = SECONDS_PER_MASK * sum(counts.values()) if makes_masks else 0.0
     full = passes + _training_passes(side, options, counts["selection"])

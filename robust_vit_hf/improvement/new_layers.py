@@ -16,7 +16,7 @@ from ..models.weight_mixture import INTERPOLATION_FILE
 from ..training.background_swap import BackgroundPool
 from ..utils.files import RUN_FILE, weights_written, write_json
 from .candidates import MIXTURES, Mixture, choose_cheapest
-from .composites import SELECTION_COMPOSITES, TRAINING_COMPOSITES, Composites, composite_outputs
+from .composites import SELECTION_COMPOSITES, Composites, composite_outputs, training_composites
 from .fit_layers import Layer, LayerSettings, new_layers, temperature_of
 
 
@@ -53,7 +53,8 @@ class NewLayers:
         """
         side, device = of_role["train"].sides["before"], of_role["train"].accelerator.device
         last = LastLayer(side.model.eval(), torch.zeros(1, 3, *input_size(side.processor), device=device))
-        parts = {"train": (TRAINING_COMPOSITES, pool), "selection": (SELECTION_COMPOSITES, None)}
+        (train,) = of_role["train"].sets.values()
+        parts = {"train": (training_composites(len(train.dataset)), pool), "selection": (SELECTION_COMPOSITES, None)}
         features = {
             role: composite_outputs(
                 side,

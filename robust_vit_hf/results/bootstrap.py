@@ -2,8 +2,9 @@
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import special  # not `stats`, which takes as long to import as the rest of this package
@@ -14,6 +15,7 @@ from .run_results import Run, SetResult
 NUM_RESAMPLES = 10_000
 NUM_RESAMPLED_MEANS = 2000  # fewer, as they are drawn for many columns
 CONFIDENCE = 0.95
+K = TypeVar("K", bound=Hashable)  # names of statistics
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class Resamples:
     outcomes: np.ndarray | None = None  # `(N,)` float, what the statistic is a mean of, if it is one
 
     @classmethod
-    def means(cls, columns: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, "Resamples"]:
+    def means(cls, columns: Mapping[K, np.ndarray], seed: int = 0) -> dict[K, "Resamples"]:
         """Means of columns `(N,)` float over images, which are drawn once for all columns, the same ones with the same
         seed and N. An image has no value where it is NaN; columns without values are left out."""
         known = {name: column for name, column in columns.items() if not np.isnan(column).all()}
@@ -236,7 +238,7 @@ class Resamples:
         return kind(float(value), float(low), float(high))
 
 
-def simultaneous(drawn: Mapping[str, Resamples]) -> dict[str, Difference]:
+def simultaneous(drawn: Mapping[K, Resamples]) -> dict[K, Difference]:
     """Intervals of statistics of the same draws that hold for all of them together with 95 % confidence: each is as many standard
     errors wide as the furthest of all is from its value in 95 % of the draws. Of N images without any difference, the rule of three
     counts them, see [`Resamples.interval`].

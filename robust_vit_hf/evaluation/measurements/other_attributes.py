@@ -54,14 +54,14 @@ class Attributes(Measurement):
 
         def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
             """Values `(B, 2 · n + 1)`: predictions and margins of n images, and the share of the object."""
-            images, usable, row = [batch["pixel_values"]], [None], batch["row"].cpu().numpy()
+            images, usable, row = [batch["pixel_values"]], [], batch["row"].cpu().numpy()
             for kind in KINDS:
                 donor, mask = batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"]
                 usable += len(self.names) * [batch[f"has_{kind}"].bool() & has_both(mask)]
                 images += [edited(name, images[0], batch["mask"], donor, mask, *levels) for name in self.names]
             logits = [forward_logits(side.model, one).float() for one in images]
             best = [top_classes(of_image.nan_to_num(), rows.class_subset)[:, 0] for of_image in logits]
-            best[1:] = [one.masked_fill(~known, -1) for one, known in zip(best[1:], usable[1:], strict=True)]
+            best[1:] = [one.masked_fill(~known, -1) for one, known in zip(best[1:], usable, strict=True)]
             own, other = (torch.from_numpy(of[row])[:, None].to(logits[0].device) for of in (labels, donor_class))
             margins = [(one.gather(1, own) - one.gather(1, other))[:, 0] for one in logits]
             values = [*best, *margins, batch["mask"].mean(dim=(1, 2, 3))]
