@@ -181,6 +181,26 @@ MUTATIONS = [
     Mutation("training/trainer.py", "round(args.head_epochs * self._steps_per_epoch)", "round(args.head_epochs) * self._steps_per_epoch", "methods trainer"),
     Mutation("masks/prompts.py", "if name in label_of_wnid() else name", "if name.startswith('n0') else name", "prompts"),
     Mutation("app/gallery.py", "if name in EVALUATION_SETS:", "if name in ():", "app"),
+    Mutation("improvement/composites.py", "hits.sum(axis=1) / known.sum(axis=1)", "np.where(known.any(axis=1), hits.sum(axis=1) / known.shape[1], np.nan)", "fit_layers"),
+    Mutation("improvement/composites.py", "labels, values[done:], count", "labels, values, count", "fit_layers"),
+    Mutation("improvement/fit_layers.py", "(1 - SHARE) * entropies[0] + SHARE * entropies[1]", "SHARE * entropies[0] + (1 - SHARE) * entropies[1]", "fit_layers"),
+    Mutation("improvement/new_layers.py", "layer.bias / temperature", "layer.bias", "fit_layers"),
+    Mutation("improvement/verdict.py", '"helped" if loss.low > bound', '"helped" if loss.mean > bound', "improve"),
+    Mutation("improvement/verdict.py", "in changes.items() if found.high < 0", "in changes.items() if found.mean < 0", "improve"),
+    Mutation("models/last_layer.py", " / max(1, len(given))", "", "last_layer"),
+    Mutation("data/attributes.py", '(is_background(mask) & ~_regions(mask)["border"])', "is_background(mask)", "attributes"),
+    Mutation("data/attributes.py", "(white - black).view(3, 1, 1)", "white.view(3, 1, 1)", "attributes"),
+    Mutation("data/transforms.py", '{"height": height, "width": width}', '{"height": width, "width": height}', "geometry"),
+    Mutation("data/geometry.py", "if both and processor.rescale_factor == 1 / 255:", "if both:", "geometry"),
+    Mutation("evaluation/measurements/other_attributes.py", "has_both(mask)]", 'has_both(batch["mask"])]', "diagnose_attributes"),
+    Mutation("diagnosis/attribute_verdict.py", "max(gap.mean, SMALL)) ** 2", "max(gap.mean, SMALL))", "attribute_verdict"),
+    Mutation("diagnosis/attribute_verdict.py", ' and of["gap"].high >= SMALL', "", "attribute_verdict"),
+    Mutation("diagnosis/export_images.py", "table.iloc[row]", "table.iloc[len(samples)]", "export_images"),
+    Mutation("diagnosis/diagnose.py", "[*diagnoses.values()][-1], may_be_shown", "[*diagnoses.values()][0], may_be_shown", "diagnose_attributes"),
+    Mutation("diagnosis/verdict.py", "(counts / len(labels)).tolist()", "np.full(len(classes), 1 / len(classes)).tolist()", "diagnosis"),
+    Mutation("diagnosis/verdict.py", "replace(ratio, outcomes=None)", "ratio", "diagnosis"),
+    Mutation("results/bootstrap.py", " * sum(other.seed == gain.seed for other in of_set)", "", "report"),
+    Mutation("hub/eval_results.py", "        path.unlink()", "        pass", "eval_results"),
 ]
 # fmt: on
 
@@ -229,7 +249,7 @@ def outcome(mutation: Mutation, places: "SimpleQueue[Path]") -> Literal["caught"
     tree = places.get()
     path = tree / "robust_vit_hf" / mutation.file
     text = path.read_text()
-    tests = [str(next(Path("tests").rglob(f"test_{name}.py"))) for name in mutation.tests.split()]
+    tests = [str(path) for name in mutation.tests.split() for path in Path("tests").rglob(f"test_{name}.py")]
     chosen = ["-m", "not release", *tests]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *chosen]
     try:

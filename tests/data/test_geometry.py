@@ -32,6 +32,7 @@ OTHERS = {
         size={"height": 64, "width": 96}, keep_aspect_ratio=True
     ),
     "ConvNeXt, crop_pct": lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.8),
+    "oblong": lambda: transformers.ViTImageProcessor(size={"height": 64, "width": 96}),
     "no crop": lambda: transformers.ViTImageProcessor(size={"shortest_edge": 64}),
     **{
         f"timm, {mode}": lambda mode=mode, share=share: transformers.TimmWrapperImageProcessor(
