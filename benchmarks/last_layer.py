@@ -222,10 +222,9 @@ def main() -> None:
             found = Features(session, folder / "features", seed)
         results["rules"][str(seed)] = rules(found)
         results["variants"] |= {str(seed): dict(variants(found))} if seed in SEEDS_OF_VARIANTS else {}
-        for part in ("rules", "variants"):
-            print(
-                seed, *(f"{name}: {values}" for name, values in results[part][str(seed)].items()), sep="\n", flush=True
-            )
+        print(
+            seed, *(f"{name}: {values}" for name, values in results["rules"][str(seed)].items()), sep="\n", flush=True
+        )
         write_json(file, results | environment())
 
 
