@@ -69,15 +69,18 @@ def mean_change(places: Sequence[dict], place: str) -> str:
 
 
 def all_sets() -> Table:
-    """Each set and effort: top-1 before and its change, and the calibration error at home before and after."""
+    """Each set and effort: top-1 before and its change, and the calibration errors before and after."""
     rows = []
     for name, efforts in read_json(HERE / "improve.json")["sets"].items():
         for effort, found in efforts.items():
             places, (chosen,) = found["places"], found["chosen"] or [["–", ""]]
             cells = [f"{100 * places[place]['before']:.1f} {mean_change([places], place)}" for place in PLACES]
-            calibration = " → ".join(f"{100 * places['home'][key]:.1f}" for key in ("ece_before", "ece_after"))
-            rows.append([name, effort, *cells, calibration, ", ".join(filter(None, chosen)), found["outcome"]])
-    return Table("", ["set", "effort", *PLACES.values(), "ECE at home", "chosen, share", "outcome"], rows)
+            calibration = [
+                " → ".join(f"{100 * places[place][key]:.1f}" for key in ("ece_before", "ece_after"))
+                for place in ("home", "new")
+            ]
+            rows.append([name, effort, *cells, *calibration, ", ".join(filter(None, chosen)), found["outcome"]])
+    return Table("", ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, share", "outcome"], rows)
 
 
 def foretold() -> Table:
