@@ -201,6 +201,7 @@ MUTATIONS = [
     Mutation("diagnosis/verdict.py", "replace(ratio, outcomes=None)", "ratio", "diagnosis"),
     Mutation("results/bootstrap.py", " * sum(other.seed == gain.seed for other in of_set)", "", "report"),
     Mutation("hub/eval_results.py", "        path.unlink()", "        pass", "eval_results"),
+    Mutation("data/geometry.py", "values[inside] * (side - 1) + 0.5", "values[inside] * side + 0.5", "geometry"),
 ]
 # fmt: on
 

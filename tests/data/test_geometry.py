@@ -9,7 +9,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from robust_vit_hf import eval_transform
-from robust_vit_hf.data.geometry import input_size, normalization
+from robust_vit_hf.data.geometry import input_size, measured_place, normalization
 from robust_vit_hf.relevance.overlay import denormalize
 
 
@@ -92,3 +92,9 @@ def test_training_normalises_as_the_processor_does(settings):
     image = np.random.default_rng(0).integers(0, 256, (3, 24, 24), dtype=np.uint8)
     expected = processor(torch.from_numpy(image), return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(normalization(processor)(torch.from_numpy(image)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_measured_place_of_pixels():
+    """Of a squash to 64 × 64, which goes from edge to edge."""
+    (across, left), (down, top) = measured_place(made("timm, squash"), (40, 30))
+    assert (across, down) == pytest.approx((64 / 40, 64 / 30), rel=0.01) and abs(left) < 0.2 and abs(top) < 0.2

@@ -79,11 +79,14 @@ def test_what_another_attribute_explains_is_not_named(gaps, named):
 
 def test_without_an_effect():
     assert diagnosis(400).sentence.startswith("No sign in these images")
-    few = diagnosis(40, border=0.1)
+    few = diagnosis(20, border=0.1)
     assert few.sentence.startswith("Too few images to tell") and "the border or frame" in few.sentence
-    # As wide as is unresolved: twice as narrow needs four times the images.
-    gap = few.measures["border"]["gap"]
-    assert few.needed("border") == 100 * np.ceil(40 * ((gap.mean - gap.low) / gap.mean) ** 2 / 100)
+    # As wide as is unresolved: twice as narrow needs four times the images. Of a gap below 5 points, one of 5 counts.
+    whole, rng = diagnosis(300), np.random.default_rng(0)
+    wrong = {f"border_{kind}": np.where(rng.random(300) < 0.3, 9, whole.columns["label"]) for kind in ("same", "rand")}
+    noisy = AttributeDiagnosis(whole.columns | wrong, whole.names)
+    gap = noisy.measures["border"]["gap"]
+    assert gap.mean < 0.05 and noisy.needed("border") == 100 * np.ceil(3 * ((gap.mean - gap.low) / 0.05) ** 2) == 600
 
 
 def test_false_alarms_are_rare():
