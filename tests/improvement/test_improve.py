@@ -313,7 +313,7 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     """Images that are left out, and classes that got worse; also in a card that is made again. Of a mixture."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-2])
     options = with_masks(inputs, tmp_path, {"dot": 0 * OBJECT, ".": OBJECT})
-    options += ["--max_steps", 1, "--learning_rates", 0.1, "--method", "robustvit"]
+    options += ["--max_steps", 1, "--train_batch_size", 8, "--learning_rates", 0.1, "--method", "robustvit"]
     succeed("improve", *options)
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["training"]["share of the finetuned weights"] == f"{MIXTURES[-2]:g}"
