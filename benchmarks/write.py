@@ -98,19 +98,21 @@ def all_sets() -> Table:
     return Table("", ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, share", "outcome"], rows)
 
 
-def foretold() -> Table:
+def foretold() -> str:
     """`mixed_rand` of the report images, which foretells top-1 on random backgrounds, beside it, before and after."""
-    rows = []
+    rows, differences = [], []
     for name, efforts in read_json(HERE / "improve.json")["sets"].items():
         (found, *_) = efforts.values()
         for side, one in found["mixed_rand"].items():
             mixed, top1 = Interval(*(one[key] for key in ("mean", "low", "high"))), found["places"]["random"][side]
             of_top1 = 1.96 * math.sqrt(top1 * (1 - top1) / TEST_IMAGES)
             margin, off = math.hypot((mixed.high - mixed.low) / 2, of_top1), mixed.mean - top1
-            rows.append(
-                [name, side, str(mixed), f"{100 * top1:.1f}", str(Difference(off, off - margin, off + margin))]
-            )
-    return Table("", ["set", "model", "`mixed_rand`", "random backgrounds", "difference"], rows)
+            differences.append(Difference(off, off - margin, off + margin))
+            rows.append([name, side, str(mixed), f"{100 * top1:.1f}", str(differences[-1])])
+    held = sum(one.low <= 0 <= one.high for one in differences)
+    least, most = (100 * bound(one.mean for one in differences) for bound in (min, max))
+    table = Table("", ["set", "model", "`mixed_rand`", "random backgrounds", "difference"], rows).markdown()
+    return f"{table}\n\n{held} of {len(differences)} intervals hold 0; differences are from {least:+.1f} to {most:+.1f} points."
 
 
 def half_of_the_classes() -> Table:
@@ -156,7 +158,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "what improve gains": lambda: summary().markdown(),
     "shown and others": shown_and_others,
     "all sets": lambda: all_sets().markdown(),
-    "foretold": lambda: foretold().markdown(),
+    "foretold": foretold,
     "half of the classes": lambda: half_of_the_classes().markdown(),
     "other layers": lambda: variants().markdown(),
 }
