@@ -1,7 +1,7 @@
 """What composing costs: `diagnose` beside the forward passes that it needs, on tensors that are there.
 
     python benchmarks/backgrounds.py --output_dir runs/benchmarks
-    python benchmarks/backgrounds.py --output_dir runs/benchmarks/cnn --model runs/improve/cnn-0/model
+    python benchmarks/backgrounds.py --output_dir runs/benchmarks/cnn --model runs/improve/cnn-0/model  # a CNN: backgrounds_cnn.json
 
 Both run in turn within one process, so that what else the machine does hits both; the ratio is a median over the rounds. `diagnose`
 reads and composes the images of emoji-shift `val` in seven conditions, without relevance maps.
