@@ -287,7 +287,7 @@ ALL_BUT_A_CORNER[0, 0] = 0  # which is cropped
     [
         (
             {"circle": OBJECT, ".": 0 * OBJECT},
-            "All 4 images are of one class",
+            "only images of `circle` are left",
         ),
         ({".": ALL_BUT_A_CORNER}, "could be put on the background of another class"),
     ],
