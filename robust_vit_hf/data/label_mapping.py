@@ -19,8 +19,9 @@ logger = logging.get_logger(__name__)
 
 
 def classes_of_model(config: PreTrainedConfig) -> list[str]:
-    """Class names of a model in the order of its logits."""
-    return [config.id2label[index] for index in range(config.num_labels)]
+    """Class names of a model in the order of its logits, `LABEL_n` if it has none, as a new PVT."""
+    indices = range(config.num_labels)
+    return [config.id2label[index] if config.id2label else f"LABEL_{index}" for index in indices]
 
 
 def class_index(name: str, model_names: Sequence[str]) -> int:
