@@ -70,7 +70,7 @@ def shown_and_others() -> str:
         return mean_over(gains, [*found])
 
     return (
-        f"Two images of half of the classes are enough: on new backgrounds these classes gain {gain('background_new, shown')} points and "
+        f"Two images, with true masks, of half of the classes are enough: on new backgrounds these classes gain {gain('background_new, shown')} points and "
         f"those that were not shown {gain('background_new, others')}, over {len(found)} models, at {gain('val')} at home "
         "([how](docs/methods.md#a-new-last-layer-without-training))."
     )
