@@ -154,7 +154,16 @@ def variants() -> Table:
     return Table("", ["layers", *heads], rows)
 
 
+def shortcuts() -> str:
+    """What was planted, and how often it was named."""
+    from shortcuts import matrix, summary  # beside this script; needs what trains its models
+
+    results = read_json(HERE / "shortcuts.json")["models"]
+    return f"{matrix(results).markdown()}\n\n{summary(results)}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "shortcuts": shortcuts,
     "what improve gains": lambda: summary().markdown(),
     "shown and others": shown_and_others,
     "all sets": lambda: all_sets().markdown(),

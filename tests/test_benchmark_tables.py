@@ -14,7 +14,8 @@ SLOW = "docs/methods.md"  # which reads the results of the experiment
 @pytest.mark.parametrize(
     "path", [pytest.param(path, marks=pytest.mark.slow if path == SLOW else ()) for path in write["TEXTS"]]
 )
-def test_tables_are_those_of_the_results(path):
+def test_tables_are_those_of_the_results(path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     text = (ROOT / path).read_text()
     assert text == write["text"](path), "run `python benchmarks/write.py`"
     assert text.count("<!-- table: ") == len(write["BLOCK"].findall(text)) > 0
