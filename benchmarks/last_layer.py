@@ -1,4 +1,4 @@
-"""What a new last layer gains where half of the classes are shown, and what limits it.
+"""Gains of new last layers if half of the classes are shown, and of layers that are made otherwise.
 
     python benchmarks/last_layer.py --models runs/improve --output_dir runs/last-layer --bf16
 
@@ -11,7 +11,7 @@ benchmarks/improve.py makes; that of seed 0 is bundled. Writes last_layer.json: 
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement import fit_layers
 from robust_vit_hf.improvement.candidates import MIXTURES, Mixture, choose_cheapest
 from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, Composites, composite_outputs
 from robust_vit_hf.improvement.fit_layers import Layer, LayerSettings, fit_layer, map_out_background, new_layers
@@ -149,7 +148,7 @@ def of_kind(layers: Layers, kind: str) -> Layers:
 
 
 def rules(found: Features) -> dict[str, dict]:
-    """What the rule chooses among all layers of `improve`, and among those of one kind."""
+    """Top-1 of the layer that the rule chooses among all layers of `improve`, and among those of one kind."""
     layers = dict(new_layers(found.own, found.train, found.last.has_bias))
     kinds = {"map": "map", "fit to the output": "output", "fit to the label": "label"}
     results = {"before": found.top1(found.own), "all": found.of_rule(layers)}
@@ -172,17 +171,6 @@ def variants(found: Features) -> Iterator[tuple[str, dict]]:
     yield "without mixtures", found.of_rule(made(found.train), (1.0,))
     yield "map, then fit to the output", found.of_rule(dict(map_then_fit(found)))
     yield "mean of the maps", found.of_rule(mean_layer(of_kind(made(found.train), "map")))
-    for share in (0.5, 0.9):
-        with_share = share_of_composites(share, lambda: made(found.train))
-        yield f"composites have {share:g} of the weight", found.of_rule(with_share)
-
-
-def share_of_composites(share: float, make: Callable[[], Layers]) -> Layers:
-    kept, fit_layers.SHARE = fit_layers.SHARE, share
-    try:
-        return make()
-    finally:
-        fit_layers.SHARE = kept
 
 
 def map_then_fit(found: Features) -> Iterator[tuple[LayerSettings, Layer]]:
