@@ -39,7 +39,13 @@ METHODS = {
     "bce": "the relevance loss, cross-entropy",
     "robustvit": "the relevance loss, squared error (the paper's)",
 }
-MEASURES = ("val", "background_new", "background_new, shown", "background_new, others", "background_random")
+MEASURES = {  # of benchmarks/last_layer.py, and their heads
+    "val": "`val`",
+    "background_new": "`background_new`",
+    "background_new, shown": "of shown classes",
+    "background_new, others": "of the others",
+    "background_random": "`background_random`",
+}
 
 
 def summary() -> Table:
@@ -61,17 +67,20 @@ def summary() -> Table:
     return Table("", ["model and images", "models", "new, before", *heads], rows)
 
 
-def shown_and_others() -> str:
-    """What a new layer gains where half of the classes are shown, in a sentence."""
+def gain_of_layers(rule: str, measure: str) -> Difference:
+    """Mean change of top-1 over the models of benchmarks/last_layer.json by the layers that a rule chose."""
     found = read_json(HERE / "last_layer.json")["rules"]
+    return mean_over([(of[rule][measure] - of["before"][measure]) / 100 for of in found.values()], [*found])
 
-    def gain(measure: str) -> Difference:
-        gains = [(of["all"][measure] - of["before"][measure]) / 100 for of in found.values()]
-        return mean_over(gains, [*found])
 
+def shown_and_others() -> str:
+    """Gains of a new layer for shown and other classes, in a sentence."""
+    shown, others, home = (
+        gain_of_layers("all", name) for name in ("background_new, shown", "background_new, others", "val")
+    )
     return (
-        f"Two images, with true masks, of half of the classes are enough: on new backgrounds these classes gain {gain('background_new, shown')} points and "
-        f"those that were not shown {gain('background_new, others')}, over {len(found)} models, at {gain('val')} at home "
+        f"Two images, with true masks, of half of the classes are enough: on new backgrounds these classes gain {shown} points and "
+        f"those that were not shown {others}, over {shown.seeds} models, at {home} at home "
         "([how](docs/methods.md#a-new-last-layer-without-training))."
     )
 
@@ -117,11 +126,10 @@ def foretold() -> str:
 
 def half_of_the_classes() -> Table:
     """New layers beside trainings on the same images, by the classes that were shown and the others."""
-    rules, rows = read_json(HERE / "last_layer.json")["rules"], []
+    rows = []
     for name, label in RULES.items():
-        gains = [[found[name][of] - found["before"][of] for of in MEASURES] for found in rules.values()]
-        changes = (mean_over([value / 100 for value in values], [*rules]) for values in zip(*gains, strict=True))
-        rows.append([label, str(len(rules)), *map(str, changes)])
+        gains = [gain_of_layers(name, measure) for measure in MEASURES]
+        rows.append([label, str(gains[0].seeds), *map(str, gains)])
     write = runpy.run_path(str(ROOT / "docs" / "experiment" / "write.py"))
     results = write["load"]()
     mixed, tested = choose_mixtures(results), write["_tested"](results)
@@ -133,8 +141,7 @@ def half_of_the_classes() -> Table:
         ]
         changes = [change(runs, [one], shown=shown) if one in runs[0].sets else "–" for one, shown in sets]
         rows.append([f"{label}{share}", str(len({run.seed for run in runs})), *map(str, changes)])
-    heads = ["`val`", "`background_new`", "of shown classes", "of the others", "`background_random`"]
-    return Table("", ["", "models", *heads], rows)
+    return Table("", ["", "models", *MEASURES.values()], rows)
 
 
 def variants() -> Table:
@@ -150,12 +157,11 @@ def variants() -> Table:
         ]
         means = (sum(values) / len(values) for values in zip(*gains, strict=True))
         rows.append([name.replace("1 composites", "1 composite"), *(f"{mean:+.1f}" for mean in means)])
-    heads = ["`val`", "`background_new`", "of shown classes", "of the others", "`background_random`"]
-    return Table("", ["layers", *heads], rows)
+    return Table("", ["layers", *MEASURES.values()], rows)
 
 
 def shortcuts() -> str:
-    """What was planted, and how often it was named."""
+    """Counts of the attributes that were named, by the attribute that was planted."""
     from shortcuts import matrix, summary  # beside this script; needs what trains its models
 
     results = read_json(HERE / "shortcuts.json")["models"]
