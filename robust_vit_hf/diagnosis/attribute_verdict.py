@@ -75,10 +75,9 @@ class AttributeDiagnosis:
             name for name, of in measures if of["shift"].low > 0 and of["gap"].mean > 0 and of["gap"].high >= SMALL
         ]
         resolved = sorted(resolved, key=lambda name: -self.measures[name]["shift"].mean)
+        carried = [(part, whole) for part in resolved for whole in resolved if whole in ATTRIBUTES[part].carries]
         explained = set()
-        for part, whole in (
-            (part, whole) for part in resolved for whole in resolved if whole in ATTRIBUTES[part].carries
-        ):
+        for part, whole in carried:
             excess = self._drawn[whole, "shift"] - self._drawn[part, "shift"]
             explained.add(part if excess.interval(Difference).low > 0 else whole)
         return [name for name in resolved if name not in explained] or resolved[:1]

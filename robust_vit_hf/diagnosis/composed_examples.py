@@ -120,10 +120,8 @@ def _examples(
 ) -> list[Composed]:
     """Images by condition as examples, with the predictions of each side in its columns."""
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
-    names, first = (
-        dict(enumerate(class_names)),
-        next(iter(columns.values())),
-    )  # without -1, where there is no such image
+    names = dict(enumerate(class_names))  # without -1, where there is no such image
+    first = next(iter(columns.values()))
     return [
         Composed(
             names[first["label"][row]],
