@@ -86,7 +86,9 @@ def fit_layer(start: Layer, features: Composites, targets: np.ndarray, penalty: 
 
     def loss(change: np.ndarray) -> tuple[float, np.ndarray]:
         """Loss and gradient of a change `(C, D + 1)` of weights and bias."""
-        log_probabilities = torch.log_softmax(first + x @ torch.from_numpy(change).float().view(first.shape[1], -1).T, 1)
+        log_probabilities = torch.log_softmax(
+            first + x @ torch.from_numpy(change).float().view(first.shape[1], -1).T, 1
+        )
         value = -(targets * log_probabilities).sum(dtype=torch.float64).item() + penalty / 2 * (change**2).sum()
         gradient = (weights * log_probabilities.exp() - targets).T @ x
         return value, gradient.flatten().double().numpy() + penalty * change
