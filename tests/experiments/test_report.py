@@ -294,6 +294,9 @@ def test_gain_and_price_by_rate_and_share(results):
         ":" not in [line.get_linestyle() for line in lines]
         and lines[0].get_xydata().tolist() == through_rates.tolist()
     )
+    timed = [replace(ours[0], seed=str(seed), seconds=of) for seed, of in enumerate((10.0, 20.0, 90.0, None))]
+    (point,) = prices(timed, timed, "imagenet-a", "imagenet-1k")["robustvit"]
+    assert (point.seconds, point.seeds) == (20.0, 4)  # the median, of those that were not resumed
     models = {(run.model, run.learning_rate): run for run in results.runs if run.method == "robustvit"}
     of_models = [models["ViT-B", 1e-6], models["DeiT-B", 1e-5]]  # each model has its own rate
     found = prices(results.runs, of_models, "imagenet-a", "imagenet-1k")
