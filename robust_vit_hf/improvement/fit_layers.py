@@ -13,6 +13,7 @@ from .composites import Composites
 
 SHARE = 0.75  # of the weight of all images that composites have in a fit
 MAX_ITERATIONS = 200  # of L-BFGS; it converges in fewer
+TINY = 1e-12  # variance and norm of features that are the same for all images
 MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-6, 1e-5, 1e-4)
 
 
@@ -59,7 +60,7 @@ def map_out_background(layer: Layer, features: Composites, penalty: float, centr
     mixed = (features.mixed[known] - mean).astype(float)
     original = np.repeat(features.original - mean, known.sum(axis=1), axis=0)
     covariance = mixed.T @ mixed / len(mixed)
-    ridge = penalty * np.trace(covariance) / len(mean) * np.eye(len(mean))
+    ridge = penalty * max(np.trace(covariance) / len(mean), TINY) * np.eye(len(mean))
     matrix = np.linalg.solve(covariance + ridge, mixed.T @ original / len(mixed) + ridge).T
     return Layer(layer.weight @ matrix, layer.bias + layer.weight @ (mean - matrix @ mean))
 
@@ -78,7 +79,7 @@ def fit_layer(start: Layer, features: Composites, targets: np.ndarray, penalty: 
     inputs = np.concatenate([features.original, features.mixed[known]]).astype(float)
     targets = np.concatenate([targets, np.repeat(targets, known.sum(axis=1), axis=0)])
     weights = np.repeat([(1 - SHARE) / len(known), SHARE / known.sum()], [len(known), known.sum()])
-    first, scale = start.logits(inputs), np.sqrt((inputs**2).sum(axis=1).mean())
+    first, scale = start.logits(inputs), max(np.sqrt((inputs**2).sum(axis=1).mean()), TINY)
     inputs = np.concatenate([inputs / scale, np.ones((len(inputs), 1))], axis=1)
 
     def loss(change: np.ndarray) -> tuple[float, np.ndarray]:
