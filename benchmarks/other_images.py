@@ -1,10 +1,10 @@
-"""What `improve` gains on objects that are pasted in other ways than by composing, on photographs that nothing saw.
+"""What models gain on objects that are pasted in other ways than by composing, on photographs that nothing saw.
 
     python benchmarks/other_images.py --output_dir runs/other-images --bf16 \\
         --pairs runs/improve/example/model runs/improve/example/full runs/improve/cnn-0/model runs/improve/cnn-0/full
 
-`--pairs` has models of emoji-shift before and after, as benchmarks/improve.py leaves them. All are measured on the same drawings, of a seed
-of their own, each on one crop of one photograph, at one place, and pasted in four ways:
+`--pairs` has models of emoji-shift before and after, as benchmarks/improve.py leaves them, or trained, in folders named by set and effort or
+method. All are measured on the same drawings, of a seed of their own, each on one crop of one photograph, at one place, pasted in four ways:
 
 - `plain`: as the images of emoji-shift, in the same sizes;
 - `lit`: in the light of the crop (grey world: its mean colour is that of the light), with a soft edge, and a soft shadow on the ground;
@@ -12,7 +12,7 @@ of their own, each on one crop of one photograph, at one place, and pasted in fo
 - `scaled`: half as large.
 
 The photographs are those of desktop_photographs.py, which are downloaded and unpacked beside the results. Writes contact sheets and
-other_images.json: licences, and how many objects are right on each photograph, by set, effort, way and side. It goes on after a kill.
+other_images.json: licences, and how many objects are right on each photograph, by set, effort or method, way and side. It goes on after a kill.
 """
 
 import argparse
@@ -130,8 +130,8 @@ def make_sets(photographs: list[Picture], places: np.ndarray, folder: Path) -> d
 
 def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: Path, bf16: bool) -> dict:
     """How many objects are right on each photograph, by way and side. A model that was kept is the one before."""
-    outcome = read_json(after / VERDICT_FILE)["outcome"]
-    pair = PairOptions(model=str(before), compare=str(before if outcome == "kept" else after))
+    kept = (read_json(after / VERDICT_FILE) or {}).get("outcome") == "kept"
+    pair = PairOptions(model=str(before), compare=str(before if kept else after))
     stage = Stage(folder / after.parent.name / after.name, {"command": "other_images"})
     with open_session(pair, "model", stage, bf16=bf16, shared=folder / "before") as session:
         found = measure_accuracy(session.with_sets(sets), Accuracy(relevance=False))
