@@ -26,8 +26,8 @@ SELECTION_COMPOSITES = 4  # of each image
 
 
 def training_composites(num_images: int) -> int:
-    """Number of composites of each training image: 4, and of fewer than 300 images up to 12, which gain more (docs/methods.md)."""
-    return min(12, max(4, 1200 // num_images))
+    """Number of composites of each training image: 1,200 of all images, but at least 2 and at most 12 of one (docs/methods.md)."""
+    return min(12, max(2, 1200 // num_images))
 
 
 @dataclass(frozen=True, eq=False)

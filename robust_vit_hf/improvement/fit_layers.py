@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
@@ -15,6 +16,7 @@ from .composites import Composites
 SHARE = 0.75  # of the weight of all images that composites have in a fit
 MAX_ITERATIONS = 200  # of L-BFGS; it converges in fewer
 BLOCK = 2000  # images whose features are in memory at once, in fp64
+TINY = 1e-12  # variance and norm of features that are the same for all images
 MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-6, 1e-5, 1e-4)
 
 
@@ -63,7 +65,7 @@ def map_out_background(layer: Layer, features: Composites, penalty: float, centr
         original = np.repeat(features.original[images] - mean, known.sum(axis=1), axis=0)
         count, covariance, product = count + len(mixed), covariance + mixed.T @ mixed, product + mixed.T @ original
     covariance /= count
-    ridge = penalty * np.trace(covariance) / len(mean) * np.eye(len(mean))
+    ridge = penalty * max(np.trace(covariance) / len(mean), TINY) * np.eye(len(mean))
     matrix = np.linalg.solve(covariance + ridge, product / count + ridge).T
     return Layer(layer.weight @ matrix, layer.bias + layer.weight @ (mean - matrix @ mean))
 
@@ -81,28 +83,30 @@ def fit_layer(start: Layer, features: Composites, targets: np.ndarray, penalty: 
     blocks = [*_blocks(features)]
     shares = (1 - SHARE) / len(features.original), SHARE / sum(known.sum() for _, known in blocks)
     norms = [(_rows(features, *block) ** 2).sum(axis=1) for block in blocks]
-    scale = np.sqrt(np.concatenate(norms).mean())
+    scale = max(np.sqrt(np.concatenate(norms).mean()), TINY)
 
     # A single block is made once; several, which together would take memory for all images, anew for each step.
     @lru_cache(maxsize=1)
-    def made(number: int) -> tuple[np.ndarray, ...]:
-        """First logits, inputs `(R, D + 1)`, targets and weights of a block."""
+    def made(number: int) -> list[torch.Tensor]:
+        """First logits, inputs `(R, D + 1)`, weighted targets, and weights `(R, 1)` of a block."""
         images, known = blocks[number]
         rows, counts = _rows(features, images, known), known.sum(axis=1)
-        wanted = np.concatenate([targets[images], np.repeat(targets[images], counts, axis=0)])
+        weights = np.repeat(shares, [len(counts), counts.sum()])[:, None]
+        wanted = weights * np.concatenate([targets[images], np.repeat(targets[images], counts, axis=0)])
         inputs = np.concatenate([rows / scale, np.ones((len(rows), 1))], axis=1)
-        return start.logits(rows), inputs, wanted, np.repeat(shares, [len(counts), counts.sum()])
+        # fp32 takes half the time; the minimum moves by less than the solver's tolerance.
+        return [torch.from_numpy(of).float() for of in (start.logits(rows), inputs, wanted, weights)]
 
     def loss(change: np.ndarray) -> tuple[float, np.ndarray]:
         """Loss and gradient of a change `(C, D + 1)` of weights and bias."""
-        change = change.reshape(len(start.bias), -1)
         value, gradient = penalty / 2 * (change**2).sum(), penalty * change
+        change = torch.from_numpy(change).float().view(len(start.bias), -1)
         for number in range(len(blocks)):
-            first, inputs, wanted, weights = made(number)
-            logits = first + inputs @ change.T
-            value -= weights @ (wanted * log_softmax(logits, axis=1)).sum(axis=1)
-            gradient += (weights[:, None] * (softmax(logits, axis=1) - wanted)).T @ inputs
-        return value, gradient.ravel()
+            first, x, wanted, weights = made(number)
+            log_probabilities = torch.log_softmax(first + x @ change.T, 1)
+            value -= (wanted * log_probabilities).sum(dtype=torch.float64).item()
+            gradient += ((weights * log_probabilities.exp() - wanted).T @ x).flatten().double().numpy()
+        return value, gradient
 
     begin = np.zeros(start.bias.size * (start.weight.shape[1] + 1))
     found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS})

@@ -48,6 +48,9 @@ def test_colours_are_those_of_the_background_of_the_donor():
     found = given("colours", image, mask, cast, donor_mask)
     inner = (slice(None), slice(None), slice(14, 18), slice(14, 34))
     assert found[inner].mean(dim=(0, 2, 3)).tolist() == pytest.approx([0.75, 0.5, 0.25], abs=0.04)
+    for contrast, gain in ((0.0, 1 / 4), (9.0, 4.0)):  # at most that much less, and more
+        found = given("colours", image, mask, 0.5 + contrast * (donor - 0.5), donor_mask)
+        assert (found[inner].std() / image[inner].std()).item() == pytest.approx(gain, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)

@@ -16,8 +16,11 @@ def test_donors_are_of_the_class_or_of_another():
         assert same[index] != index and classes[same[index]] == label
         assert classes[other[index]] != label
     classes = [7] * 2000 + [3] * 5 + [9] * 100
-    drawn = Counter(classes[donor] for donor in draw_donors(classes)[1][:2000])
+    others = draw_donors(classes)[1][:2000]
+    drawn = Counter(classes[donor] for donor in others)
     assert drawn.keys() == {3, 9} and abs(drawn[3] - 1000) < 100  # classes, not images, are drawn evenly
+    of_three = Counter(others.tolist())
+    assert all(abs(of_three[image] - 200) < 50 for image in range(2000, 2005))  # and the images of one
 
 
 def test_every_other_image_of_the_class_is_drawn():

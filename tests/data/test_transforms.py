@@ -87,19 +87,20 @@ def test_training_crops_and_flips():
         assert mask.sum().item() == pytest.approx(60 * 256 / 300 * 40 * 256 / 200, rel=0.01)
 
 
-def test_every_offset_of_a_training_crop_is_drawn():
+@pytest.mark.parametrize(("width", "squashed"), [(28, 32), (56, 64)])
+def test_every_offset_of_a_training_crop_is_drawn(width, squashed):
     """From the first to the last, in each direction: the colours of a pixel say its row and its column."""
-    places = np.zeros((32, 32, 3), dtype=np.uint8)
-    places[..., 0], places[..., 1] = np.mgrid[:32, :32]
-    rows = {"image": [Image.fromarray(places)], "mask": [Image.new("L", (32, 32), 255)], "row_index": [0]}
-    processor, offsets = make_image_processor("paper", 28), []  # squashed to 32 pixels, as the image is already
-    for seed in range(60):
+    places = np.zeros((32, squashed, 3), dtype=np.uint8)
+    places[..., 0], places[..., 1] = np.mgrid[:32, :squashed]
+    rows = {"image": [Image.fromarray(places)], "mask": [Image.new("L", (squashed, 32), 255)], "row_index": [0]}
+    processor, offsets = make_image_processor("paper", (28, width)), []  # squashed to what the image is already
+    for seed in range(80):
         crop = train_transform(processor, lambda row, seed=seed: (seed, row))(rows)["pixel_values"][0]
         crop = (255 * (crop + 1) / 2).round()
-        assert crop.shape == (3, 28, 28)
+        assert crop.shape == (3, 28, width)
         offsets.append((int(crop[0].min()), int(crop[1].min())))
     tops, lefts = zip(*offsets, strict=True)
-    assert {*tops} == {*lefts} == {0, 1, 2, 3, 4}
+    assert {*tops} == {*range(32 - 28 + 1)} and {*lefts} == {*range(squashed - width + 1)}
 
 
 @pytest.mark.parametrize("make", [train_transform, eval_transform])

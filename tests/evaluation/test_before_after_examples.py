@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from robust_vit_hf import relevance_map
 from robust_vit_hf.evaluation import before_after_figure
-from robust_vit_hf.evaluation.before_after_examples import KINDS, Example, draw, rows_of_kind
+from robust_vit_hf.evaluation.before_after_examples import KINDS, Example, draw, explain, rows_of_kind
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.measurements.base import Measured
 from robust_vit_hf.evaluation.results_json import write_finetuning_results
@@ -68,6 +70,19 @@ def test_a_draw_begins_with_the_shorter_one_and_takes_sets_in_turn():
     drawn = draw(rows, 40, seed=3)
     orders = [[row for name, row in drawn if name == of] for of in rows]
     assert sorted(orders[0]) == sorted(orders[1]) == [*range(20)] and orders[0] != orders[1]
+
+
+def test_shares_of_the_relevance_by_hand():
+    """On the background of all relevance, and in the object of its pixels, for the predicted class."""
+    session = session_of({"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(4))})
+    (example,), rows = explain([("noise", 2)], session, measure_accuracy(session, Accuracy())), session.sets["noise"]
+    for side, of in session.sides.items():
+        row = rows.dataset.with_transform(rows.transform(of.processor))[2]
+        output = relevance_map(of.model, row["pixel_values"][None])
+        inside, whole = (output.relevance[0] * row["mask"]).sum().item(), output.relevance.sum().item()
+        assert example.background[side] == pytest.approx(1 - inside / whole, rel=1e-4)
+        assert example.coverage[side] == pytest.approx(inside / row["mask"].sum().item(), rel=1e-4)
+        assert example.confidence[side] == pytest.approx(output.logits.softmax(dim=1).max().item(), rel=1e-4)
 
 
 def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):

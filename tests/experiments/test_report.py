@@ -294,6 +294,9 @@ def test_gain_and_price_by_rate_and_share(results):
         ":" not in [line.get_linestyle() for line in lines]
         and lines[0].get_xydata().tolist() == through_rates.tolist()
     )
+    timed = [replace(ours[0], seed=str(seed), seconds=of) for seed, of in enumerate((10.0, 20.0, 90.0, None))]
+    (point,) = prices(timed, timed, "imagenet-a", "imagenet-1k")["robustvit"]
+    assert (point.seconds, point.seeds) == (20.0, 4)  # the median, of those that were not resumed
     models = {(run.model, run.learning_rate): run for run in results.runs if run.method == "robustvit"}
     of_models = [models["ViT-B", 1e-6], models["DeiT-B", 1e-5]]  # each model has its own rate
     found = prices(results.runs, of_models, "imagenet-a", "imagenet-1k")
@@ -373,7 +376,7 @@ def test_what_a_file_of_results_keeps_of_a_set(results, tmp_path):
     """Whether its images have one class, and how many classes were ranked."""
     run = results.runs[0]
     one = run.sets["imagenet-a"]
-    sides = {name: replace(side, num_ranked=2) for name, side in one.sides.items()}
+    sides = one.sides | {"after": replace(one.sides["after"], num_ranked=2)}  # of a set, the fewer count
     changed = replace(run, sets=run.sets | {"imagenet-a": replace(one, sides=sides, by_class=False)})
     write_results(tmp_path / "r.parquet", replace(results, runs=[changed]))
     (again,) = read_results(tmp_path / "r.parquet").runs

@@ -16,7 +16,7 @@ from robust_vit_hf.improvement.candidates import (
 )
 from robust_vit_hf.improvement.fit_layers import LayerSettings
 from robust_vit_hf.improvement.options import ImproveOptions
-from robust_vit_hf.results.choice import choose, rank
+from robust_vit_hf.results.choice import choose, may_be_lost, rank
 
 
 def measured(top1: float, home: float, variant="swap", rate=1e-5, steps=80, alpha=1.0, count=100) -> Mixture:
@@ -42,6 +42,7 @@ def test_the_bound_is_rounded_up_to_whole_images():
     assert rank([before, one], before, max_loss=1.0)[0] is one
     assert rank([before, two], before, max_loss=1.0)[0] is before
     assert rank([before, one], before, max_loss=0.0)[0] is before
+    assert [may_be_lost(BEFORE, float(points)) for points in range(100)] == [(points, 100) for points in range(100)]
 
 
 def test_equals_are_ordered_by_fall_rate_and_share():

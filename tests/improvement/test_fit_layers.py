@@ -91,8 +91,8 @@ def test_blocks_of_images_give_the_same_layers(monkeypatch):
     monkeypatch.setattr(fit_layers, "BLOCK", 17)
     parts = map_out_background(layer(), found, 0.7), fit_layer(layer(), found, targets, 0.03)
     for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_allclose(one.weight, other.weight, rtol=1e-6)
-        np.testing.assert_allclose(one.bias, other.bias, rtol=1e-6)
+        np.testing.assert_allclose(one.weight, other.weight, atol=1e-4)
+        np.testing.assert_allclose(one.bias, other.bias, atol=1e-4)
 
 
 def test_the_fit_minimises_its_objective():
@@ -119,6 +119,18 @@ def test_the_fit_minimises_its_objective():
     expected = minimum([weight, bias], loss)
     np.testing.assert_allclose(new.weight, expected[0], atol=2e-3)
     np.testing.assert_allclose(new.bias, expected[1], atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_features_that_are_the_same_for_all_images_leave_the_layer(value):
+    found = Composites(np.full((4, SIZE), value), np.full((4, 2, SIZE), value), np.array([0, 1, 1, 1]))
+    own = layer()
+    new = map_out_background(own, found, 1.0, centred=value != 0)
+    np.testing.assert_allclose(new.weight, own.weight)
+    np.testing.assert_allclose(new.bias, own.bias)
+    fitted = fit_layer(own, found, np.eye(CLASSES)[found.labels], 1e-4)
+    probabilities = np.exp(fitted.logits(found.original[0])) / np.exp(fitted.logits(found.original[0])).sum()
+    np.testing.assert_allclose(probabilities, [0.25, 0.75, 0, 0, 0], atol=0.02)
 
 
 def test_outcomes_count_composites_with_a_donor():

@@ -65,11 +65,19 @@ def test_numbers_of_numpy_and_a_second_check(tmp_path):
     assert control_of(config).seed == 3 and config.do_eval and not control_of(config).do_eval
 
 
-def test_the_control_has_no_swap(tmp_path):
-    config = RobustViTConfig(str(tmp_path), background_swap=0.5, backgrounds="pictures", confidence_target="original")
-    control = control_of(config)
-    assert (control.method, control.background_swap, control.backgrounds) == ("finetune", 0, None)
-    assert control.confidence_target == "label"
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"confidence_target": "original", "confidence_weight": 0.3, "second_order": True, "start_layer": 1},
+        {"method": "swap", "head_epochs": 1.0, "head_learning_rate": 0.1},
+    ],
+)
+def test_the_control_is_cross_entropy_alone(options, tmp_path):
+    """Of the options of any method, none is left: it is what `finetune` is by default."""
+    shared = {"background_swap": 0.5, "backgrounds": "pictures", "confidence_temperature": 0.55}
+    control = control_of(RobustViTConfig(str(tmp_path), learning_rate=0.1, **shared, **options))
+    assert control.describe() == RobustViTConfig(str(tmp_path), method="finetune", learning_rate=0.1).describe()
+    assert control.backgrounds is None and control.confidence_target == "label"
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
