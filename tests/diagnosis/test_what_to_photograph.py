@@ -41,6 +41,8 @@ def test_a_sentence_says_what_to_photograph():
     ]
     assert pairs["at_least"].tolist() == pytest.approx([0.428, 0.0], abs=1e-3)  # of binom.test(9, 12) in R
     assert advice(pairs, diagnoses) == ["Photograph `cow` on what `boat` stands on: 9 of 12 are taken for `boat`."]
+    mended = {**diagnoses, "after": Diagnosis(columns() | {"mixed_rand": columns()["label"]}, NAMES)}
+    assert advice(pair_table(mended, {}), mended) == []  # it is for the last model
     (matrix,) = matrices(pairs)
     assert matrix.head == ["class", "boat", "cat", "cow"]
     assert matrix.rows == [["boat", "–", "0 of 12", "–"], ["cat", "–", "–", "–"], ["cow", "9 of 12", "–", "–"]]
