@@ -1,5 +1,6 @@
 """Whether a model decides by the background: measures, verdict and tables from predictions on other backgrounds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +17,12 @@ from ..results.markdown_latex import Table
 
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
+# Standard deviation of `mixed_rand` minus top-1 on really random backgrounds, beyond that of the samples (docs/your-photographs.md).
+FORETELLING = 0.05
 # Names of the measures in tables. Differences have a sign.
 MEASURES = {
     **{name: f"top-1 `{name}`" for name in CONDITIONS},
+    "foretold": "top-1 on random backgrounds, foretold by `mixed_rand`",
     "composing": "price of composing: `original` − `mixed_same`",
     "bg_gap": "BG-Gap: `mixed_same` − `mixed_rand`",
     "object_focus": "Object Focus: 1 − BG-Gap / `original`",
@@ -86,7 +90,11 @@ class Diagnosis:
         found = Resamples.means(self.values)
         if {"bg_gap", "original"} <= found.keys() and found["original"].values[0] > 0:
             found["object_focus"] = Resamples.of(object_focus, found["original"], found["bg_gap"])
-        return {name: one.interval(Difference if name in DIFFERENCES else Interval) for name, one in found.items()}
+        measures = {name: one.interval(Difference if name in DIFFERENCES else Interval) for name, one in found.items()}
+        if mixed := measures.get("mixed_rand"):
+            low, high = (math.hypot(end - mixed.mean, 1.96 * FORETELLING) for end in (mixed.low, mixed.high))
+            measures["foretold"] = Interval(mixed.mean, max(0.0, mixed.mean - low), min(1.0, mixed.mean + high))
+        return measures
 
     @property
     def num_mixed(self) -> int:

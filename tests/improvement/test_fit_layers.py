@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.numpy import load_file
 
 from robust_vit_hf.evaluation.sets import EvaluationSet
@@ -110,6 +111,18 @@ def test_the_fit_minimises_its_objective():
     np.testing.assert_allclose(new.bias, expected[1], atol=2e-3)
 
 
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_features_that_are_the_same_for_all_images_leave_the_layer(value):
+    found = Composites(np.full((4, SIZE), value), np.full((4, 2, SIZE), value), np.array([0, 1, 1, 1]))
+    own = layer()
+    new = map_out_background(own, found, 1.0, centred=value != 0)
+    np.testing.assert_allclose(new.weight, own.weight)
+    np.testing.assert_allclose(new.bias, own.bias)
+    fitted = fit_layer(own, found, np.eye(CLASSES)[found.labels], 1e-4)
+    probabilities = np.exp(fitted.logits(found.original[0])) / np.exp(fitted.logits(found.original[0])).sum()
+    np.testing.assert_allclose(probabilities, [0.25, 0.75, 0, 0, 0], atol=0.02)
+
+
 def test_outcomes_count_composites_with_a_donor():
     original = np.array([[0, 1], [1, 0]], np.float32)
     mixed = np.array([[[0, 1], [1, 0], [np.nan] * 2], [[np.nan] * 2] * 3], np.float32)
@@ -149,6 +162,14 @@ def test_features_go_on_after_the_images_that_are_complete(tmp_path):
     again = composite_outputs(*given)
     for found, wanted in zip((again.original, again.mixed), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_images_without_any_composite_are_refused():
+    """Nothing could be fitted, and all layers would be NaN."""
+    rows = masked_dataset(8).map(lambda row: {"mask": Image.fromarray(np.full((40, 40), 255, np.uint8))})
+    session = session_of({"before": tiny_vit()}, {"train": EvaluationSet.of(rows)})
+    with pytest.raises(ValueError, match="No object of the 8 train images"):
+        composite_outputs(session.sides["before"], session, 2, (4, 0))
 
 
 def test_the_temperature_divides_the_whole_layer(tmp_path):
