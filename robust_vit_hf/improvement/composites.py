@@ -74,8 +74,11 @@ def composite_outputs(
         layer: the last layer of the side, for its features instead of its logits.
         folder: of a stage that keeps them, and goes on after a kill; by default nothing is kept.
         pool: pictures as backgrounds, instead of those of images of other classes.
+
+    Raises:
+        ValueError: there are no composites.
     """
-    (rows,) = session.sets.values()
+    ((name, rows),) = session.sets.items()
     labels = np.array([accepted[0] for accepted in rows.accepted])
     size = session.classes if layer is None else layer.weight[0]
     values = np.full((len(labels), 1 + count * (1 + len(attributes)), len(size)), np.nan, np.float32)
@@ -91,6 +94,11 @@ def composite_outputs(
         _compute(side, session, labels, values[done:], count, passes, layer, pool, seed, done, attributes)
     if folder is not None:
         stage.finish({}, [OUTPUTS_FILE])
+    if np.isnan(values[:, 1:]).all():
+        raise ValueError(
+            f"No object of the {len(labels)} {name} images could be put on another background: every object fills the image, or lies "
+            "outside of what the model sees. Give more images, or other masks."
+        )
     return Composites(values[:, 0], values[:, 1:], labels)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.numpy import load_file
 
 from robust_vit_hf.evaluation.sets import EvaluationSet
@@ -172,6 +173,14 @@ def test_features_go_on_after_the_images_that_are_complete(tmp_path):
     again = composite_outputs(*given)
     for found, wanted in zip((again.original, again.mixed), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_images_without_any_composite_are_refused():
+    """Nothing could be fitted, and all layers would be NaN."""
+    rows = masked_dataset(8).map(lambda row: {"mask": Image.fromarray(np.full((40, 40), 255, np.uint8))})
+    session = session_of({"before": tiny_vit()}, {"train": EvaluationSet.of(rows)})
+    with pytest.raises(ValueError, match="No object of the 8 train images"):
+        composite_outputs(session.sides["before"], session, 2, (4, 0))
 
 
 def test_the_temperature_divides_the_whole_layer(tmp_path):
