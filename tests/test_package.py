@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -134,6 +135,15 @@ def test_each_extra_brings_what_it_is_for(extra, wheel, tmp_path):
     commands = fresh_environment(tmp_path / "venv", wheel, extra)
     names = ", ".join(EXTRAS[extra])
     run(commands / "python", "-c", f"import {names}, robust_vit_hf.cli.main", folder=tmp_path)
+
+
+def test_a_job_takes_no_value_of_an_option_for_an_id(tmp_path):
+    """Before it creates a repository."""
+    words = "--effort", "full", "user/mine", "user/photographs", "user/better"
+    job = subprocess.run(
+        [sys.executable, ROOT / "trainer" / "improve_job.py", *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert job.returncode == 2 and "the three ids first" in job.stderr
 
 
 @pytest.mark.slow

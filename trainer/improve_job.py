@@ -27,6 +27,8 @@ def run(arguments: list[str]) -> int:
         "--output_dir", type=Path, default=Path("improved"), help="folder that resumes an interrupted job"
     )
     given, options = parser.parse_known_args(arguments)
+    if any(word.startswith("-") for word in arguments[:3]):  # whose value would be taken for an id
+        parser.error("give the three ids first, and options after them")
     repo_id = create_repo(given.push_to, private=given.private)  # before hours of work: the token may not write
     sources = ["--model", given.model, "--dataset", given.dataset, "--output_dir", str(given.output_dir)]
     if status := main(["improve", *sources, *options]):

@@ -203,6 +203,8 @@ def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: boo
     lengths = {name: len(splits[name]) if name in splits else 0 for name in loaders}
     parts = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
     rows = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
+    if not any(map(len, rows)):
+        raise ValueError(f"`{spec}` is none of {lengths} images of `{source}`: give a larger part.")
     return _stream_if(datasets.concatenate_datasets(rows), streaming)
 
 

@@ -122,7 +122,8 @@ def _check_linear(processor: BaseImageProcessor) -> None:
     (black, white), grey = pixel_levels(processor), _flat(processor, 51, (64, 64))
     grey = grey[:, grey.shape[1] // 2, grey.shape[2] // 2]
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8))
-    same = torch.equal(_processed(processor, noise), _processed(processor, noise))
+    first = _processed(processor, noise)
+    same = all(torch.equal(first, _processed(processor, noise)) for _ in range(10))  # a random flip is often the same
     if not same or not torch.allclose(grey - black, 0.2 * (white - black), atol=1e-3) or torch.equal(black, white):
         why = "changes the contrast of each image" if same else "is random"
         raise ValueError(

@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 
 from .find_images import find_splits, split_names
+from .label_mapping import nfc
 
 
 def training_shares(path: str, split: str, column: str = "group") -> dict[str, float] | None:
@@ -30,7 +31,8 @@ def groups_of(dataset: datasets.Dataset, name: str = "images", column: str = "gr
     if column not in dataset.column_names:
         return None
     values, names = dataset.with_format(None)[column][:], getattr(dataset.features[column], "names", None)
-    missing = [row for row, value in enumerate(values) if value is None or (names and value == -1)]
+    none = (None, "", -1) if names else (None, "")  # CSV has no other word for none than empty text
+    missing = [row for row, value in enumerate(values) if value in none or value != value]
     if missing:
         raise ValueError(f"`{name}`: row {missing[0]} has no `{column}`: give every image one, or remove the column.")
-    return np.array([names[value] if names else str(value) for value in values], dtype=object)
+    return np.array([names[value] if names else nfc(str(value)) for value in values], dtype=object)

@@ -4,7 +4,7 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import zip_longest
 from typing import Any
 
@@ -58,6 +58,11 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         tuple(nfc(str(name)).removeprefix("LABEL_") for name in of or ()) for of in (names, model_names)
     )
     if not names:
+        moved = [(label, name) for label, name in enumerate(model_names) if unnamed([name]) and int(name) != label]
+        if moved:  # as of folders sorted as text: 0, 1, 10, 2, …
+            logger.warning(
+                f"Labels of `{source}` are places of the model's classes: {moved[0][0]} is `{moved[0][1]}`."
+            )
         return None
     if are_of_imagenet(model_names) and label_of_wnid().keys() >= {*names}:
         model_names = wnids()
@@ -124,7 +129,11 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
 
 def check_class_names(classes: Sequence[str]) -> list[str]:
     """Names, two or more and different, of the classes of a new head, without space around them."""
-    names = [name.strip() for name in classes]
+    if isinstance(classes, (str, Mapping, Set)):
+        raise ValueError(
+            f"Expected a list of the names of classes in the order of the logits, but got a {type(classes).__name__}."
+        )
+    names = [str(name).strip() for name in classes]
     repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
     if len(names) < 2 or repeated:
         raise ValueError(

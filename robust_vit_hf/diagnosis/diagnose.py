@@ -179,6 +179,10 @@ def diagnose(
         options: others of [`DiagnoseOptions`].
     """
     if isinstance(model, str | Path):
+        if any(one is not None for one in (processor, classes, transform)):
+            raise ValueError(
+                f"`{model}` has its own: leave out `processor`, `classes` and `transform`, or give the model as an object."
+            )
         return run_diagnosis(DiagnoseOptions(model=str(model), dataset=dataset, **options))
     with left_as_it_is(model):
         given = Side.of_object(model, processor, classes, transform)
@@ -245,6 +249,8 @@ def _check_slices(images: Images, options: DiagnoseOptions) -> dict[str, dict[st
     known = images.rows.column_names
     if missing := [column for column in options.slices if column not in known]:
         raise ValueError(f"`{options.dataset}` has no column `{missing[0]}` for --slices: it has {', '.join(known)}.")
+    for column in options.slices:
+        groups_of(images.rows, options.split, column)  # refuses images without a value before masks are made
     return {column: training_shares(options.dataset, options.split, column) for column in options.slices}
 
 

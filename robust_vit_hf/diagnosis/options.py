@@ -8,7 +8,7 @@ from ..evaluation.options import PRESET, BatchOptions, PairOptions, PrecisionOpt
 from ..masks.options import MASK_METHODS, MASK_MODEL
 from ..models.image_processors import Preset
 from ..utils.files import check_output_dir
-from ..utils.options import COUNT, option, output_dir
+from ..utils.options import Range, option, output_dir
 
 
 @dataclass(kw_only=True)
@@ -23,7 +23,7 @@ class OwnImagesOptions(BatchOptions):
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, MASK_MODEL)
-    num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", COUNT)
+    num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", Range(2))
     attributes: list[str] = option(
         [],
         "what else may decide: background, border, corners, colours, sharpness, place, or `all`. Images are given each of these of "

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import datasets
 import numpy as np
+from transformers.utils import logging
 
 from ..data.groups import groups_of
 from ..results.bootstrap import Difference, Resamples
@@ -14,6 +15,8 @@ from ..results.metrics.robust_accuracy import ranks
 from ..results.run_results import SetResult, SideResult
 from .verdict import Diagnosis
 
+
+logger = logging.get_logger(__name__)
 
 LEAST = 20  # images of a slice
 
@@ -58,6 +61,8 @@ def slice_tables(
         if kept.any():
             tables.append(top1_table(name, diagnoses, groups, weights.get(name), kept))
             tables.append(_gaps(name, diagnoses, groups, names[counts >= LEAST]))
+        elif name in columns:
+            logger.warning(f"No value of `{name}` has {LEAST} images: the largest slice has {counts.max()}.")
     return tables
 
 

@@ -59,15 +59,17 @@ class Side:
         """Side of a model given in Python: one of transformers with its `processor`, or any function with the `classes` of its
         logits and a `transform`, see [`OwnClassifier`]."""
         if hasattr(model, "config"):
-            if processor is None:
-                raise ValueError("A model given as an object needs its image processor: give `processor=…`.")
+            if processor is None or classes is not None or transform is not None:
+                raise ValueError(
+                    "A model given as an object needs its image processor: give `processor=…`, and neither `classes` nor `transform`."
+                )
             check_single_label(model)
             name = model.config._name_or_path or type(unwrap_pretrained(model)).__name__
             return cls.of(model, squashing(processor), name)
-        if classes is None or transform is None:
+        if classes is None or transform is None or processor is not None:
             raise ValueError(
                 "A function of images needs `classes`, the names in the order of its logits, and `transform`, from a PIL image to "
-                "a tensor (3, H, W): give both."
+                "a tensor (3, H, W): give both, and no `processor`."
             )
         name = getattr(model, "__name__", type(model).__name__)
         return cls.of(OwnClassifier(model, classes, transform), OwnProcessor(transform), name)

@@ -61,7 +61,7 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
             raise
         train, validation = map(train.select, held_out(labels_of(train.rows), options.seed))
         notes.append(
-            f"`{public_name(options.mask_folder or options.dataset)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
+            f"`{public_name(train.source)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
             f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
         )
     check_one_numbering(session.classes, {of.split: of.rows for of in (train, validation)})

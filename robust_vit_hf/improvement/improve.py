@@ -76,15 +76,29 @@ def improve(
     """
     options["output_dir"] = output_dir  # which the options turn into a path
     if isinstance(model, str | Path):
+        if processor is not None:
+            raise ValueError(f"`{model}` has its own: leave out `processor`, or give the model as an object.")
         return run_improvement(ImproveOptions(model=str(model), dataset=dataset, **options))
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`. `diagnose` takes any "
             "function."
         )
+    _check_can_be_loaded(model)
     with left_as_it_is(model):
         given = Side.of_object(model, processor)
         return run_improvement(ImproveOptions(model=given.source, dataset=dataset, **options), given)
+
+
+def _check_can_be_loaded(model: PreTrainedModel) -> None:
+    with torch.device("meta"):
+        of_class = type(model)._from_config(model.config).state_dict()
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    if differing := own.items() ^ {name: value.shape for name, value in of_class.items()}.items():
+        raise ValueError(
+            f"What is saved of this `{type(model).__name__}` could not be loaded: {len(differing)} weights, such as `{min(differing)[0]}`, "
+            "are not those that its class makes of its configuration. Write a class for it, or leave its layers as they were."
+        )
 
 
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:

@@ -52,7 +52,7 @@ class NewLayers:
             NoLastLayer: the model has no last linear layer.
         """
         side, device = of_role["train"].sides["before"], of_role["train"].accelerator.device
-        last = LastLayer(side.model.eval(), torch.zeros(1, 3, *input_size(side.processor), device=device))
+        last = LastLayer(side.model.eval(), torch.ones(1, 3, *input_size(side.processor), device=device))
         (train,) = of_role["train"].sets.values()
         parts = {"train": (training_composites(len(train.dataset)), pool), "selection": (SELECTION_COMPOSITES, None)}
         features = {

@@ -1,7 +1,8 @@
 """The last linear layer of a classifier: its inputs, the features of an image, and its replacement by another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -23,18 +24,15 @@ class LastLayer:
     def __init__(self, model: nn.Module, pixel_values: torch.Tensor):
         self.model, self.pretrained = ImageModel(model), ImageModel(model).pretrained
         self.zero_shot = isinstance(self.pretrained, CLIPZeroShotForImageClassification)
-        wanted = self.pretrained.config.num_labels
-        linear = [
-            one for one in self.pretrained.modules() if isinstance(one, nn.Linear) and one.out_features == wanted
-        ]
-        self.layers = [self.pretrained.visual_projection] if self.zero_shot else linear
-        with torch.no_grad():
-            if self.layers:
-                logits, features = self.outputs(pixel_values)
-        if not self.layers or not torch.allclose(
-            features @ self.weight.T + self.bias, logits.float(), atol=1e-3, rtol=1e-3
-        ):
-            raise NoLastLayer(f"The logits of `{self.model.name}` are not those of a linear layer of the model.")
+        modules, wanted = self.pretrained.modules(), self.pretrained.config.num_labels
+        single = [[one] for one in modules if isinstance(one, nn.Linear) and one.out_features == wanted]
+        # Others, such as an encoder's or an adapter's, may have as many outputs.
+        choices = [*reversed(single), *(first + second for first, second in pairwise(single))]
+        for layers in [[self.pretrained.visual_projection]] if self.zero_shot else choices:
+            self.layers = layers
+            if self._give_logits(pixel_values):
+                return
+        raise NoLastLayer(f"The logits of `{self.model.name}` are not those of a linear layer of the model.")
 
     def of(self, copy: nn.Module) -> "LastLayer":
         """The last layer of a copy of the model."""
@@ -65,7 +63,18 @@ class LastLayer:
         """Logits `(B, C)` of images `(B, 3, H, W)`, and features `(B, D)`, fp32."""
         with self._inputs() as found:
             logits = self.model.logits(pixel_values)
-        return logits, torch.cat([one.float().flatten(1) for one in found], dim=1)
+        return logits, _joined(found)
+
+    @torch.no_grad()
+    def _give_logits(self, pixel_values: torch.Tensor) -> bool:
+        """Whether the logits are those of the layers, in the precision of the model."""
+        with self._inputs() as found:
+            logits = self.model.logits(pixel_values)
+        if sum(one.numel() for one in found) != len(logits) * self.weight.shape[1]:  # others, or called for tokens
+            return False
+        bound = max(1e-3, 4 * torch.finfo(logits.dtype).eps)
+        own = _joined(found) @ self.weight.T + self.bias
+        return torch.allclose(own, logits.float(), atol=bound, rtol=bound)
 
     @contextmanager
     def _inputs(self) -> Iterator[list[torch.Tensor]]:
@@ -91,3 +100,7 @@ class LastLayer:
             layer.weight.copy_(len(self.layers) * part)
             if layer.bias is not None:
                 layer.bias.copy_(bias)
+
+
+def _joined(features: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([one.float().flatten(1) for one in features], dim=1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -32,20 +33,22 @@ class OwnClassifier(PreTrainedModel):
         picture = Image.merge(
             "RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256))]
         )
-        device = next((parameter.device for parameter in self.parameters()), None)
+        device, pixels = next((parameter.device for parameter in self.parameters()), None), transform(picture)
+        if not isinstance(pixels, torch.Tensor) or pixels.ndim != 3 or len(pixels) != 3:
+            raise ValueError(f"`transform` gave {_described(pixels)}; expected a tensor (3, H, W).")
         with torch.no_grad():
-            probe = self(transform(picture)[None].to(device)).logits
-        if probe.shape != (1, len(classes)):
-            raise ValueError(
-                f"`predict` gave an output of shape {tuple(probe.shape)} for one image; expected logits (1, {len(classes)}), one for "
-                "each of `classes`."
-            )
+            probe = self(pixels[None].to(device)).logits
         self.probe = nn.Parameter(probe.float(), requires_grad=False)
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> ImageClassifierOutput:
         """Logits `(B, C)` of images `(B, 3, H, W)`."""
         given = pixel_values if isinstance(self.predict, nn.Module) else pixel_values.cpu()
-        return ImageClassifierOutput(logits=torch.as_tensor(self.predict(given)).to(pixel_values.device))
+        output, wanted = self.predict(given), (len(given), self.config.num_labels)
+        if np.shape(output) != wanted:
+            raise ValueError(
+                f"`predict` gave {_described(output)} for {len(given)} images; expected logits {wanted}, one for each of `classes`."
+            )
+        return ImageClassifierOutput(logits=torch.as_tensor(output).to(pixel_values.device))
 
 
 class OwnProcessor(BaseImageProcessor):
@@ -66,3 +69,7 @@ class OwnProcessor(BaseImageProcessor):
     def to_dict(self) -> dict[str, Any]:
         """Settings as JSON values: the transform is a function, whose text may not tell it from another."""
         return {"image_processor_type": type(self).__name__}
+
+
+def _described(found: Any) -> str:
+    return f"a {type(found).__name__} of shape {tuple(np.shape(found))}"

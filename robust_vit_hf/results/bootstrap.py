@@ -245,6 +245,8 @@ def simultaneous(drawn: Mapping[K, Resamples]) -> dict[K, Difference]:
 
     Source: https://doi.org/10.1017/CBO9780511802843 (Davison and Hinkley, section 4.2.4)
     """
+    if not drawn:
+        return {}
     values = np.stack([one.values for one in drawn.values()])
     errors = np.nanstd(values[:, 1:], axis=1)
     varied = errors > 0

@@ -84,6 +84,8 @@ def test_splits_number_their_classes(tmp_path):
     assert accepted == [[0], [1], [1]]
     with pytest.raises(ValueError, match=r"aligned.*dog"):
         load_masked_dataset(str(tmp_path / "data"), "train[:1]+validation[1:]")
+    with pytest.raises(ValueError, match=r"`train\[:1%\]` is none of .*3"):
+        load_masked_dataset(str(tmp_path / "data"), "train[:1%]")
 
 
 @pytest.mark.parametrize("names", [["dog", "cat"], None])

@@ -98,3 +98,21 @@ def test_the_measured_place_of_pixels():
     """Of a squash to 64 × 64, which goes from edge to edge."""
     (across, left), (down, top) = measured_place(made("timm, squash"), (40, 30))
     assert (across, down) == pytest.approx((64 / 40, 64 / 30), rel=0.01) and abs(left) < 0.2 and abs(top) < 0.2
+
+
+class SometimesFlipped(transformers.ViTImageProcessor):
+    """In one of six calls, the fifth first."""
+
+    calls = 0
+
+    def preprocess(self, images, **kwargs):
+        self.calls += 1
+        found = super().preprocess(images, **kwargs)
+        if self.calls % 6 == 5:
+            found["pixel_values"] = found["pixel_values"].flip(-1)
+        return found
+
+
+def test_a_transform_that_is_random_now_and_then_is_refused():
+    with pytest.raises(ValueError, match="is random"):
+        measured_place(SometimesFlipped(size={"height": 64, "width": 64}), (40, 30))

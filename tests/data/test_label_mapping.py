@@ -144,6 +144,14 @@ def test_rows_without_a_label_stay_without_one():
     assert align_labels(rows, "dcba", "photos")["label"] == [3, -1, None, 0]
 
 
+@pytest.mark.parametrize("names, warned", [(["0", "1", "10", "2"], "2 is `10`"), ("0123", ""), ("abcd", "")])
+def test_whole_numbers_are_places_of_the_classes(names, warned, caplog):
+    """Of folders whose names are numbers, sorted as text, they are not the names."""
+    rows = masked_dataset(4).cast_column("label", datasets.Value("int64"))
+    assert align_labels(rows, names, "photos")["label"] == [0, 1, 2, 3]
+    assert warned in caplog.text and bool(caplog.text) == bool(warned)
+
+
 def test_align_keeps_images():
     rows = masked_dataset(4)
     aligned = align_labels(rows, "dcba", "photos")

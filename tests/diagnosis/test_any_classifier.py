@@ -113,3 +113,37 @@ def test_a_module_is_left_in_training(photographs, tmp_path):
 
     diagnose(module, photographs, classes=NAMES, transform=transform, output_dir=tmp_path)
     assert all(one.training for one in module.modules()) and layers[0].num_batches_tracked == 0
+
+
+def _pixels(image):
+    return torch.tensor(np.array(image.resize((32, 32))) / 255).permute(2, 0, 1).float()
+
+
+def _logits(images):
+    return images.mean(dim=(2, 3)) @ torch.ones(3, 4)
+
+
+GIVEN = {"classes": NAMES, "transform": _pixels}
+
+
+@pytest.mark.parametrize(
+    "model, given, error",
+    [
+        (
+            lambda images: {"logits": _logits(images)},
+            GIVEN,
+            r"a dict of shape \(\) for 1 images; expected logits \(1, 4\)",
+        ),
+        (lambda images: _logits(images)[:1], GIVEN, r"shape \(1, 4\) for 24 images"),
+        (_logits, GIVEN | {"transform": lambda image: _pixels(image).numpy()}, r"a ndarray of shape \(3, 32, 32\)"),
+        (_logits, GIVEN | {"transform": lambda image: _pixels(image).permute(1, 2, 0)}, r"shape \(32, 32, 3\)"),
+        (_logits, GIVEN | {"classes": dict(enumerate(NAMES))}, "a list of the names.*got a dict"),
+        (_logits, GIVEN | {"classes": {*NAMES}}, "got a set"),
+        (_logits, GIVEN | {"processor": ConvNextImageProcessor()}, "no `processor`"),
+        ("resnet", {"processor": ConvNextImageProcessor()}, "leave out `processor`"),
+        ("resnet", {"transform": _pixels}, "leave out `processor`, `classes` and `transform`"),
+    ],
+)
+def test_what_is_given_is_not_taken(model, given, error, photographs, tmp_path):
+    with pytest.raises(ValueError, match=error):
+        diagnose(model, photographs, output_dir=tmp_path, **given)

@@ -53,6 +53,15 @@ def test_images_without_a_donor_do_not_count():
     assert not np.isnan(values["gap"][~unknown]).any()
 
 
+def test_no_image_with_a_donor_of_its_class():
+    """As where each class has one image."""
+    columns = diagnosis().columns
+    columns = columns | {f"{name}_same": np.full(200, -1) for name in ATTRIBUTES}
+    found = AttributeDiagnosis(columns, tuple(ATTRIBUTES))
+    assert found.named == [] and found.sentence == "No image could be given an attribute of another."
+    assert attributes_table(found, "before").rows == [] and found.record()["measures"] == {}
+
+
 def test_the_frame_is_named():
     found = diagnosis(border=0.6)
     assert found.named == ["border"]

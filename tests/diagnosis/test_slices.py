@@ -43,6 +43,21 @@ def test_each_value_and_pair_has_its_top1_and_gap():
     assert gaps_of_both.rows[2][2].startswith("+100.0")
 
 
+def test_values_are_read_as_names(caplog):
+    """An accent of one character or two is one name; empty text of a CSV is none."""
+    rows = datasets.Dataset.from_dict(
+        {"site": 20 * ["caf\u00e9", "cafe\u0301"], "camera": [str(one) for one in range(40)]}
+    )
+    found = {"before": diagnosis(np.ones(40, bool), np.ones(40, bool))}
+    top1, _ = slice_tables(rows, ["site"], found, {})
+    assert top1.rows[0][:2] == ["caf\u00e9", "40"]
+    assert slice_tables(rows, ["camera"], found, {}) == [] and "No value of `camera` has 20 images" in caplog.text
+    for missing in ("", float("nan")):
+        rows = datasets.Dataset.from_dict({"site": [*39 * [type(missing)(1)], missing]})
+        with pytest.raises(ValueError, match="row 39 has no `site`"):
+            slice_tables(rows, ["site"], found, {})
+
+
 def test_the_command_reads_columns_of_the_images(tmp_path):
     rows = [row | {"camera": "old" if number % 8 < 4 else "new"} for number, row in enumerate(masked_rows(48))]
     features = datasets.Features({**FEATURES, "camera": datasets.Value("string")})

@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from robust_vit_hf import improve, load_model
+from robust_vit_hf import improve, load_model, make_image_processor
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.model_digest import weights_digest
 
 from ..diagnosis.test_any_classifier import of_timm, resnet
 from ..helpers.commands import call, succeed
-from ..helpers.tiny import masked_folder
+from ..helpers.tiny import masked_folder, tiny_vit
 from .test_improve import CLASSES, OBJECT, with_masks, write_photographs
 
 
@@ -117,3 +117,16 @@ def test_backgrounds_are_for_the_swap(tmp_path):
     assert ImproveOptions(**options, method="swap", train_batch_size=1).backgrounds == "pictures"
     with pytest.raises(ValueError, match="leave out --method"):
         ImproveOptions(**options, method="finetune")
+
+
+def test_a_model_that_could_not_be_loaded_again_is_refused_first(tmp_path):
+    for change in (
+        torch.nn.Linear(24, 4, bias=False),
+        torch.nn.Linear(24, 5),
+        torch.nn.Sequential(torch.nn.Linear(24, 4)),
+    ):
+        model = tiny_vit()
+        model.classifier = change
+        with pytest.raises(ValueError, match=r"could not be loaded.*`classifier"):
+            improve(model, "photographs", tmp_path / "out", processor=make_image_processor("paper", 32))
+    assert not (tmp_path / "out").exists()

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.numpy import load_file
 
 from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.improvement import fit_layers
 from robust_vit_hf.improvement.composites import OUTPUTS_FILE, Composites, composite_outputs
 from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background, temperature_of
 from robust_vit_hf.improvement.new_layers import NewLayers
@@ -84,6 +86,16 @@ def test_the_map_takes_the_background_out():
     np.testing.assert_allclose(strong.weight, own.weight, atol=1e-6)
 
 
+def test_blocks_of_images_give_the_same_layers(monkeypatch):
+    found, targets = features(), np.eye(CLASSES)[features().labels]
+    whole = map_out_background(layer(), found, 0.7), fit_layer(layer(), found, targets, 0.03)
+    monkeypatch.setattr(fit_layers, "BLOCK", 17)
+    parts = map_out_background(layer(), found, 0.7), fit_layer(layer(), found, targets, 0.03)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one.weight, other.weight, atol=1e-4)
+        np.testing.assert_allclose(one.bias, other.bias, atol=1e-4)
+
+
 def test_the_fit_minimises_its_objective():
     found, own = features(), layer()
     rng = np.random.default_rng(2)
@@ -108,6 +120,18 @@ def test_the_fit_minimises_its_objective():
     expected = minimum([weight, bias], loss)
     np.testing.assert_allclose(new.weight, expected[0], atol=2e-3)
     np.testing.assert_allclose(new.bias, expected[1], atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_features_that_are_the_same_for_all_images_leave_the_layer(value):
+    found = Composites(np.full((4, SIZE), value), np.full((4, 2, SIZE), value), np.array([0, 1, 1, 1]))
+    own = layer()
+    new = map_out_background(own, found, 1.0, centred=value != 0)
+    np.testing.assert_allclose(new.weight, own.weight)
+    np.testing.assert_allclose(new.bias, own.bias)
+    fitted = fit_layer(own, found, np.eye(CLASSES)[found.labels], 1e-4)
+    probabilities = np.exp(fitted.logits(found.original[0])) / np.exp(fitted.logits(found.original[0])).sum()
+    np.testing.assert_allclose(probabilities, [0.25, 0.75, 0, 0, 0], atol=0.02)
 
 
 def test_outcomes_count_composites_with_a_donor():
@@ -149,6 +173,14 @@ def test_features_go_on_after_the_images_that_are_complete(tmp_path):
     again = composite_outputs(*given)
     for found, wanted in zip((again.original, again.mixed), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_images_without_any_composite_are_refused():
+    """Nothing could be fitted, and all layers would be NaN."""
+    rows = masked_dataset(8).map(lambda row: {"mask": Image.fromarray(np.full((40, 40), 255, np.uint8))})
+    session = session_of({"before": tiny_vit()}, {"train": EvaluationSet.of(rows)})
+    with pytest.raises(ValueError, match="No object of the 8 train images"):
+        composite_outputs(session.sides["before"], session, 2, (4, 0))
 
 
 def test_the_temperature_divides_the_whole_layer(tmp_path):

@@ -8,6 +8,7 @@ from robust_vit_hf.models.own_classifier import OwnClassifier
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.families import FAMILIES
+from ..helpers.tiny import tiny_vit
 
 
 def images():
@@ -33,6 +34,48 @@ def test_another_layer_in_place_of_the_models(name):
     torch.testing.assert_close(same, features)
     torch.testing.assert_close(again, features @ weight.T + bias, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(LastLayer(model, images()).weight, weight)
+
+
+def changed(change, **overrides):
+    model = tiny_vit(**overrides)
+    change(model)
+    return model
+
+
+class Twice(torch.nn.Module):
+    """Of which the logits are the mean over an image and a darker one."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features):
+        return (self.layer(features) + self.layer(0.9 * features)) / 2
+
+
+OTHERS = {
+    "as many classes as hidden units": lambda: tiny_vit(hidden_size=4, num_attention_heads=2, intermediate_size=4),
+    "a layer that is not used": lambda: changed(lambda model: setattr(model, "auxiliary", torch.nn.Linear(24, 4))),
+    "bfloat16": lambda: tiny_vit().to(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@torch.no_grad()
+def test_the_layer_is_found_among_others(name):
+    model = OTHERS[name]()
+    given = images().to(model.dtype)
+    layer = LastLayer(model, given)
+    assert torch.equal(layer.weight, model.classifier.weight.float())
+    features = model.vit(given).last_hidden_state[:, 0]
+    torch.testing.assert_close(layer.outputs(given)[1], features.float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("of", [Twice, lambda layer: torch.nn.Sequential(layer, torch.nn.ReLU())])
+def test_a_layer_whose_outputs_are_not_the_logits(of):
+    model = changed(lambda model: setattr(model, "classifier", of(model.classifier)))
+    with pytest.raises(NoLastLayer, match="ViTForImageClassification"):
+        LastLayer(model, images())
 
 
 def test_models_without_one():

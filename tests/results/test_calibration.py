@@ -7,6 +7,8 @@ import pytest
 import sklearn.metrics
 import torch
 
+from robust_vit_hf.results.metrics.calibration import Calibration
+
 from ..helpers.metrics import in_batches, load, noise, softmax, within
 
 
@@ -111,3 +113,9 @@ def test_calibration_at_the_extremes():
 def test_calibration_refuses(settings, predictions, reference, message):
     with pytest.raises(ValueError, match=message):
         load("calibration", **settings).add_batch(predictions=predictions, references=[reference])
+
+
+@pytest.mark.parametrize("num_bins", [0, -1, 2.5])
+def test_a_number_of_bins_that_is_none(num_bins):
+    with pytest.raises(ValueError, match=f"num_bins is {num_bins}"):
+        Calibration(num_bins=num_bins)

@@ -32,6 +32,8 @@ class Calibration(StreamingMetric):
         super().__init__()
         self.from_logits = from_logits
         self.class_subset = None if class_subset is None else np.unique(to_numpy(class_subset))
+        if num_bins < 1 or num_bins != int(num_bins):
+            raise ValueError(f"num_bins is {num_bins}: expected a whole number, 1 or more")
         self.num_bins = num_bins
 
     def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
