@@ -27,7 +27,7 @@ from transformers import pipeline
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.explain_image import compare_maps, picture_of, read_image
 from robust_vit_hf.app.export import write_space
-from robust_vit_hf.app.gallery import measured_set, set_names
+from robust_vit_hf.app.gallery import MeasuredSet, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import (
@@ -45,9 +45,11 @@ from robust_vit_hf.app.server import own_names, running
 from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.results_json import TABLES_FILE
+from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
+from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.results.run_summary import MEAN_ROW
 from robust_vit_hf.utils.files import read_json, write_json
 
@@ -319,6 +321,15 @@ def test_gallery_of_an_evaluation(models, evaluated, client):
     assert images[0]["caption"] == f"{session.classes[labels[first]]}: {names[0]} → {names[1]}"
     images, text, page = client.predict("paper/validation", "all", 2, api_name="/gallery")
     assert len(images) == 40 - 24 and page == 2 and "Page 2 of 2" in text
+
+
+def test_the_most_changed_images_are_first():
+    """By the places that the label moved, and then by how many of the five best classes were replaced."""
+    after = np.array([[0, 1, 2, 3, 9], [1, 0, 2, 3, 4], [0, 1, 2, 8, 9], [1, 0, 2, 3, 9]])
+    sides = {"before": SideResult(np.zeros(4, int), predictions=np.arange(5)[None].repeat(4, 0))}
+    sides["after"] = SideResult(np.array([0, 1, 0, 1]), predictions=after)
+    measured = MeasuredSet(EvaluationSet(None), SetResult("a", sides, np.zeros(4, int)))
+    assert measured.order("all") == [3, 1, 2, 0] and measured.order("changed") == measured.order("broken") == [3, 1]
 
 
 def test_results_of_others_are_refused(models, evaluated, tmp_path):

@@ -10,11 +10,11 @@ from robust_vit_hf.data.attributes import ATTRIBUTES, chosen_attributes, edited
 SIDE = 48
 
 
-def scene(seed: int, top: int = 20, left: int = 20, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise in the middle grey with a white square as the object, and its mask, of one image."""
+def scene(seed: int, top: int = 20, left: int = 20, height: int = 8, width: int = 8) -> tuple[torch.Tensor, ...]:
+    """Noise in the middle grey with a white rectangle as the object, and its mask, of one image."""
     image = 0.4 + 0.2 * torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
     mask = torch.zeros(1, 1, SIDE, SIDE)
-    mask[..., top : top + side, left : left + side] = 1
+    mask[..., top : top + height, left : left + width] = 1
     return torch.where(mask > 0, 1.0, image), mask
 
 
@@ -72,12 +72,16 @@ def test_sharpness_is_that_of_the_donor():
     assert (blurred - soft).abs().mean() < 0.1 * (image - soft).abs().mean()
     sharpened = given("sharpness", gaussian_blur(image, [5, 5], [0.7, 0.7]), mask, donor, donor_mask)
     assert (sharpened - image).abs().mean() < (gaussian_blur(image, [5, 5], [0.7, 0.7]) - image).abs().mean()
+    noise = gaussian_blur(
+        image * (1 - mask) + 0.5 * mask, [19, 19], [3.0, 3.0]
+    )  # of which no more than four times is left
+    assert noise.std() < given("sharpness", noise, mask, donor, donor_mask).std() < 4 * noise.std()
 
 
 def test_objects_take_place_and_size_of_the_donors():
-    (image, mask), (donor, donor_mask) = scene(0, 20, 20, 8), scene(1, 6, 26, 16)
+    (image, mask), (donor, donor_mask) = scene(0), scene(1, 6, 30, 16, 8)
     found = given("place", image, mask, donor, donor_mask)
-    assert found[..., 7:21, 27:41].min() > 0.95  # white
+    assert found[..., 7:21, 27:41].min() > 0.95  # white, and as long as the longer side of the donor's
     assert found[..., 22:26, 22:24].max() < 0.75  # where the object was
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,11 +17,17 @@ def test_donors_are_of_the_class_or_of_another():
         assert same[index] != index and classes[same[index]] == label
         assert classes[other[index]] != label
     classes = [7] * 2000 + [3] * 5 + [9] * 100
-    others = draw_donors(classes)[1][:2000]
+    own, others = (donors[:2000] for donors in draw_donors(classes))
     drawn = Counter(classes[donor] for donor in others)
     assert drawn.keys() == {3, 9} and abs(drawn[3] - 1000) < 100  # classes, not images, are drawn evenly
     of_three = Counter(others.tolist())
     assert all(abs(of_three[image] - 200) < 50 for image in range(2000, 2005))  # and the images of one
+    of_nine, steps = (
+        others >= 2005,
+        (own - np.arange(2000)) % 2000,
+    )  # the three draws of an image do not tell each other
+    for one, other in ((steps, of_nine), (steps[of_nine], others[of_nine])):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.1
 
 
 def test_every_other_image_of_the_class_is_drawn():

@@ -41,6 +41,8 @@ def test_a_sentence_says_what_to_photograph():
     ]
     assert pairs["at_least"].tolist() == pytest.approx([0.428, 0.0], abs=1e-3)  # of binom.test(9, 12) in R
     assert advice(pairs, diagnoses) == ["Photograph `cow` on what `boat` stands on: 9 of 12 are taken for `boat`."]
+    mended = {**diagnoses, "after": Diagnosis(columns() | {"mixed_rand": columns()["label"]}, NAMES)}
+    assert advice(pair_table(mended, {}), mended) == []  # it is for the last model
     (matrix,) = matrices(pairs)
     assert matrix.head == ["class", "boat", "cat", "cow"]
     assert matrix.rows == [["boat", "–", "0 of 12", "–"], ["cat", "–", "–", "–"], ["cow", "9 of 12", "–", "–"]]
@@ -50,12 +52,14 @@ def test_a_named_attribute_has_pairs_too():
     own = columns()
     edited = {"border_same": own["label"], "border_rand": own["donor_class"]}
     edited |= {"border_same_margin": np.full(24, 3.0), "border_rand_margin": np.full(24, -3.0)}
-    diagnoses = {"before": Diagnosis(own | {"mixed_rand": own["label"]}, NAMES)}
+    diagnoses = {"before": Diagnosis(own, NAMES)}
     pairs = pair_table(diagnoses, {"before": AttributeDiagnosis(own | edited, ["border"])})
     assert set(pairs["attribute"]) == {WHOLE, "border"} and len(pairs) == 4
-    assert "Photograph `cow` with the border or frame of `boat`: 12 of 12 are taken for `boat`." in advice(
-        pairs, diagnoses
-    )
+    frames = [
+        f"Photograph `{one}` with the border or frame of `{of}`: 12 of 12 are taken for `{of}`."
+        for one, of in (("cow", "boat"), ("boat", "cat"))
+    ]
+    assert advice(pairs, diagnoses) == frames
     assert len(matrices(pairs)) == 2
 
 

@@ -297,6 +297,12 @@ def test_gain_and_price_by_rate_and_share(results):
     timed = [replace(ours[0], seed=str(seed), seconds=of) for seed, of in enumerate((10.0, 20.0, 90.0, None))]
     (point,) = prices(timed, timed, "imagenet-a", "imagenet-1k")["robustvit"]
     assert (point.seconds, point.seeds) == (20.0, 4)  # the median, of those that were not resumed
+    assert price_table({"robustvit": [point]}, {}, "INet-A", "INet val").rows[0][:4] == [
+        "robustvit",
+        "1e-06",
+        "4",
+        "20",
+    ]
     models = {(run.model, run.learning_rate): run for run in results.runs if run.method == "robustvit"}
     of_models = [models["ViT-B", 1e-6], models["DeiT-B", 1e-5]]  # each model has its own rate
     found = prices(results.runs, of_models, "imagenet-a", "imagenet-1k")
@@ -382,6 +388,8 @@ def test_what_a_file_of_results_keeps_of_a_set(results, tmp_path):
     (again,) = read_results(tmp_path / "r.parquet").runs
     assert [name for name, found in again.sets.items() if not found.by_class] == ["imagenet-a"]
     assert again.sets["imagenet-a"].accuracy("after", 5) is None and again.sets["imagenet-1k"].accuracy("after", 5)
+    ranks = [[of.sets[name].sides["after"].ranks.tolist() for name in run.sets] for of in (run, again)]
+    assert ranks[0] == ranks[1] and {rank for of_set in ranks[0] for rank in of_set} == {*range(6)}
 
 
 def test_later_sets_are_no_mean_without_a_shift(results):

@@ -29,7 +29,9 @@ RELEASED = sorted(path.parent for path in (ROOT / "model_cards").glob("*/run.jso
 def folder(tmp_path_factory) -> Path:
     """Output of a trainer that was asked for its card."""
     folder = tmp_path_factory.mktemp("cards") / "robustvit-tiny"
-    config = tiny_config(folder, eval_strategy="epoch", load_best_model_at_end=True, save_strategy="epoch")
+    settings = {"eval_strategy": "epoch", "load_best_model_at_end": True, "save_strategy": "epoch"}
+    settings |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    config = tiny_config(folder, **settings)
     trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(8), masked_dataset(4, seed=1))
     trainer.train()
     trainer.save_model()
@@ -37,7 +39,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def results() -> dict:
+def results(shifted: bool = False) -> dict:
     """`results.json` of one set of 4 images; before 3 are right, after 2."""
     ranks = {"before": [0, 0, 0, 5], "after": [0, 0, 5, 5]}
     scores = {
@@ -45,7 +47,7 @@ def results() -> dict:
         "after": {"top1": 0.5, "ece": 0.3, "mean_iou": 0.2},
     }
     sides = {side: SideResult(np.array(ranks[side]), scores[side] | {"nll": 2}, num_ranked=1) for side in ranks}
-    measured = SetResult("validation", sides, np.arange(4), source="user/masked")
+    measured = SetResult("validation", sides, np.arange(4), shifted, source="user/masked")
     return summarize(Run({"validation": measured}, frozenset([0, 1])))
 
 
@@ -70,6 +72,7 @@ def test_what_the_trainer_tells(folder):
         in card.content
     )
     assert "| learning rate | 0.001, × 0.85 every 2 epochs |" in card.content
+    assert "| batch | 8 images, on 1 process |" in card.content  # in two parts
     assert "shortest side 37 (bilinear), centre crop of 32×32, mean 0.5, 0.5, 0.5" in card.content
     assert "doi" not in card.content and "arxiv.org/abs/2206.01161" in card.content
     assert str(folder.parent) not in str(card) and "kWh" not in str(card)
@@ -120,6 +123,8 @@ def test_results(folder):
     assert "1 of 4 test images were classified correctly before and are not now." in worse
     assert "Top-1 of the classes not shown in training, mean of the sets: 50.0 before, 0.0 after (-50.0)." in worse
     assert "classes shown in training" not in worse
+    with_mean = make_card(run, results(shifted=True)).content  # a row of no further images
+    assert "| mean of the shifted sets |" in with_mean and "1 of 4 test images were classified" in with_mean
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
 
 

@@ -152,9 +152,9 @@ def test_a_resumed_run_swaps_as_one_that_was_not_interrupted(tmp_path):
 )
 @pytest.mark.parametrize("given", ["config", "model"])
 def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, given):
-    """Whatever an adapter trains, changes of the base, or was trained before."""
+    """Whatever an adapter trains, changes of the base, or was trained before; and without dropout, in whatever mode it was given."""
     rows = tensor_rows(8)
-    model, adapter = tiny_vit(), {}
+    model, adapter = tiny_vit(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3).train(), {}
     if adapted is not None:
         lora = LoraConfig(r=2, target_modules="all-linear", **adapted)
         if given == "config":
