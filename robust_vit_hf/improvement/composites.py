@@ -18,6 +18,7 @@ from ..evaluation.session import Session, Side
 from ..models.last_layer import LastLayer
 from ..relevance.relevance_map import forward_logits
 from ..training.background_swap import BackgroundPool
+from ..utils.files import atomic_file
 from ..utils.stage import Stage
 
 
@@ -87,7 +88,8 @@ def composite_outputs(
         stage = Stage(folder, session.inputs("before", rows) | inputs)
         stage.begin()
         if not (folder / OUTPUTS_FILE).is_file():
-            np.save(folder / OUTPUTS_FILE, values)
+            with atomic_file(folder / OUTPUTS_FILE) as partial, partial.open("wb") as file:
+                np.save(file, values)  # if it were cut off, `r+` would fill it with zeros
         values = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(values[:, 0, 0])).sum())
     if done < len(labels):
