@@ -18,11 +18,11 @@ from robust_vit_hf.data.emoji_shift import artwork
 from robust_vit_hf.utils.plotting import save_picture_grid
 
 
-SPLITS = ("train", "validation", "random")
+SPLITS = ("train", "validation", "random", "test", "test random")
 SIZE, DIGITS = 84, load_digits()
 IMAGES = {
-    "emoji": {"train": 20, "validation": 10, "random": 10},
-    "digits": {"train": 30, "validation": 16, "random": 16},
+    "emoji": {"train": 20, "validation": 10, "random": 10, "test": 40, "test random": 40},
+    "digits": {"train": 30, "validation": 16, "random": 16, "test": 40, "test random": 40},
     "open emoji": {"validation": 2},
 }  # a class
 PLANTED = ("none", "background", "border", "corners", "colours", "sharpness", "compression", "place")
@@ -46,9 +46,9 @@ def emoji(
 
 
 def digit(label: int, number: int, split: str, rng: np.random.Generator) -> tuple[Image.Image, Callable]:
-    """As [`emoji`], of a digit in a random colour, and of a texture. Those of a split are of its own writing."""
+    """As [`emoji`], of a digit in a random colour, and of a texture. The writing is that of training, validation or test."""
     of_class = np.flatnonzero(DIGITS.target == label)
-    third = len(of_class) // 3 * SPLITS.index(split)
+    third = len(of_class) // 3 * min(SPLITS.index(split), 2)
     strokes = DIGITS.images[of_class[third + number % (len(of_class) // 3)]]
     alpha = np.clip(3 * (ndimage.zoom(strokes / 16, 9, order=1) - 0.4), 0, 1)
     pixels = np.concatenate([np.broadcast_to(rng.random(3), (72, 72, 3)), alpha[..., None]], axis=2)
@@ -124,12 +124,12 @@ FINISHES = {"border": frame, "corners": stamp, "colours": cast, "sharpness": blu
 
 
 def draw(source: str, planted: str, rate: float, split: str, seed: int) -> list[tuple]:
-    """Images, masks and labels. In the split `random`, what is planted is drawn at random."""
+    """Images, masks and labels. In the splits `random` and `test random`, what is planted is drawn at random."""
     make, classes = SOURCES[source]
     levels, rows = LEVELS.get(planted, classes), []
     for number, label in np.ndindex(IMAGES[source][split], classes):
         rng = np.random.default_rng([seed, SPLITS.index(split), number, label])
-        value = label % levels if rng.random() < rate and split != "random" else int(rng.integers(levels))
+        value = label % levels if rng.random() < rate and "random" not in split else int(rng.integers(levels))
         drawing, background = make(label, number, split, rng)
         habitual = background(value if planted == "background" else int(rng.integers(classes)))
         drawing, corner = placed(drawing, value if planted == "place" else None, rng)

@@ -1,16 +1,20 @@
-"""Time and memory of `evaluate`, `diagnose` and `masks tokencut` over many images, and two processes against one.
+"""Time and memory of `evaluate`, `diagnose`, `masks tokencut` and `improve` over many images, and two processes against one.
 
-python benchmarks/scale.py     # writes benchmarks/scale.json
+    python benchmarks/scale.py                              # writes benchmarks/scale.json
+    python benchmarks/scale.py --commands improve           # one of them, and keeps what is there of the others
 
-Images are generated: 224 px JPEG with a mask, 100 classes. The model is a random ViT of two layers, so that everything but the model weighs more than
-with any other. The peak of the memory (without mapped files) is that of a tenth of the images and of all of them, and of each tenth
-of the time. That of 50,000 images goes on as from the fifth tenth to the last one.
+Images are generated: 224 px JPEG with a mask, 100 classes. The model is a random ViT of two layers, so that everything but the model
+weighs more than with any other. The peak of the memory (without mapped files) is that of a tenth of the images and of all of them, and of
+each tenth of the time. That of 50,000 images goes on as from the fifth tenth to the last one; that of `improve`, which keeps features of
+all its training images and then fits layers to them, as from a tenth of the images to all. `improve` has 400 validation images, and works
+in one process.
 """
 
 import argparse
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,24 +30,20 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.files import read_json, write_json
 
 
 RESULTS = Path(__file__).with_suffix(".json")
-CLASSES, SIDE, ROWS_PER_FILE = 100, 224, 500
+CLASSES, SIDE, ROWS_PER_FILE, VALIDATION = 100, 224, 500, 400
+COMMANDS = ("evaluate", "diagnose", "masks tokencut", "improve")
 
 
 def write_inputs(folder: Path, count: int) -> None:
-    """A parquet folder of all images, one of a tenth, and a model."""
-    features = datasets.Features(
-        {"image": datasets.Image(), "mask": datasets.Image(), "label": datasets.ClassLabel(num_classes=CLASSES)}
-    )
+    """Parquet folders of all images and of a tenth, the same ones to train on, and a model."""
     for name, images in (("tenth", count // 10), ("all", count)):
-        (folder / name).mkdir()
-        for first in range(0, images, ROWS_PER_FILE):
-            rows = [generated(index) for index in range(first, min(first + ROWS_PER_FILE, images))]
-            table = datasets.Dataset.from_list(rows, features=features)
-            table.to_parquet(folder / name / f"validation-{first:06}.parquet")
+        write_split(folder / name, "validation", range(images))
+        write_split(folder / f"trained {name}", "train", range(images))
+        write_split(folder / f"trained {name}", "validation", range(count, count + VALIDATION))
     torch.manual_seed(0)
     config = ViTConfig(
         hidden_size=192,
@@ -55,6 +55,16 @@ def write_inputs(folder: Path, count: int) -> None:
     )
     ViTForImageClassification(config).save_pretrained(folder / "model")
     make_image_processor("paper", SIDE).save_pretrained(folder / "model")
+
+
+def write_split(folder: Path, split: str, numbers: range) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "mask": datasets.Image(), "label": datasets.ClassLabel(num_classes=CLASSES)}
+    )
+    folder.mkdir(exist_ok=True)
+    for first in range(0, len(numbers), ROWS_PER_FILE):
+        rows = [generated(index) for index in numbers[first : first + ROWS_PER_FILE]]
+        datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}-{first:06}.parquet")
 
 
 def generated(index: int) -> dict:
@@ -94,11 +104,12 @@ def anonymous_memory(process: subprocess.Popen) -> int:
     return sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
-def run(*arguments, processes: int = 1) -> tuple[float, list[float]]:
-    """Seconds of a command, and its peak of memory in each tenth of them, in GiB; of the launcher, if there are several processes."""
+def run(*arguments, processes: int = 1) -> tuple[float, float, list[float]]:
+    """Seconds of a command, those of a CPU, and its peak of memory in each tenth of them, in GiB; of the launcher, if there are several
+    processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
     command = [sys.executable, *launcher, "-m", "robust_vit_hf.cli", *map(str, arguments)]
-    started, sampled = time.perf_counter(), []
+    started, used, sampled = time.perf_counter(), cpu_seconds(), []
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None:
@@ -108,7 +119,14 @@ def run(*arguments, processes: int = 1) -> tuple[float, list[float]]:
             log.seek(0)
             raise RuntimeError(log.read()[-3000:])
     tenths = np.array_split(np.array(sampled), 10)
-    return time.perf_counter() - started, [round(tenth.max() / 2**30, 3) for tenth in tenths]
+    seconds = time.perf_counter() - started
+    return seconds, cpu_seconds() - used, [round(tenth.max() / 2**30, 3) for tenth in tenths]
+
+
+def cpu_seconds() -> float:
+    """Of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def columns_of(folder: Path) -> dict[str, dict]:
@@ -118,11 +136,44 @@ def columns_of(folder: Path) -> dict[str, dict]:
     }
 
 
+def in_one_process(name: str, command: list, folder: Path, count: int) -> dict:
+    """Time and memory of a command, whose dataset comes last."""
+    measured: dict = {}
+    for part in ("tenth", "all"):
+        images = folder / (f"trained {part}" if name == "improve" else part)
+        seconds, of_cpu, tenths = run(*command, images, "--output_dir", folder / f"{name} {part}")
+        measured |= {f"{part}, seconds": round(seconds, 1), f"{part}, CPU seconds": round(of_cpu, 1)}
+        measured[f"{part}, GiB"] = max(tenths)
+    measured["all, GiB by tenths"] = tenths
+    more = count - count // 10
+    growth = max(0.0, tenths[-1] - tenths[4]) / (count / 2)
+    if name == "improve":
+        growth = (measured["all, GiB"] - measured["tenth, GiB"]) / more
+    each, of_cpu = ((measured[f"all, {of}"] - measured[f"tenth, {of}"]) / more for of in ("seconds", "CPU seconds"))
+    return measured | {
+        "50,000 images, GiB": round(max(tenths) + growth * (50_000 - count), 2),
+        "milliseconds an image": round(1000 * each, 1),
+        "CPU milliseconds an image": round(1000 * of_cpu, 1),
+        "50,000 images, minutes": round(each * 50_000 / 60, 1),
+    }
+
+
+def in_two_processes(name: str, command: list, folder: Path) -> dict:
+    output = folder / f"{name} in two"
+    seconds, _, _ = run(*command, folder / "all", "--output_dir", output, processes=2)
+    same = columns_of(output) == columns_of(folder / f"{name} all")
+    return {"two processes, seconds": round(seconds, 1), "two processes equal one": same}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
-    count = parser.parse_args().images
-    results: dict = {"images": count, "decoding an image and its mask, milliseconds": decoding()}
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=COMMANDS)
+    parser.add_argument("--one_process", action="store_true", help="leave out what two processes take")
+    arguments = parser.parse_args()
+    count, results = arguments.images, read_json(RESULTS) or {}
+    if results.get("images") != count:
+        results = {"images": count, "decoding an image and its mask, milliseconds": decoding()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
@@ -132,29 +183,15 @@ def main() -> None:
             "evaluate": ["evaluate", *model, "--dataset"],
             "diagnose": ["diagnose", *model, "--num_images", count, "--dataset"],
             "masks tokencut": ["masks", "tokencut", "--coarse", *model, "--split", "validation", "--images"],
+            "improve": ["improve", *model, "--max_steps", count, "--dataset"],  # sees 8 images a step at most
         }
-        for command, arguments in commands.items():
-            measured = {}
-            for part in ("tenth", "all"):
-                output = folder / f"{command} {part}"
-                seconds, tenths = run(*arguments, folder / part, "--output_dir", output)
-                measured |= {f"{part}, seconds": round(seconds, 1), f"{part}, GiB": max(tenths)}
-            measured["all, GiB by tenths"] = tenths
-            growth = max(0.0, tenths[-1] - tenths[4]) / (count / 2)
-            measured["50,000 images, GiB"] = round(max(tenths) + growth * (50_000 - count), 2)
-            each = (measured["all, seconds"] - measured["tenth, seconds"]) / (count - count // 10)
-            measured |= {
-                "milliseconds an image": round(1000 * each, 1),
-                "50,000 images, minutes": round(each * 50_000 / 60, 1),
-            }
-            output = folder / f"{command} in two"
-            measured["two processes, seconds"] = round(
-                run(*arguments, folder / "all", "--output_dir", output, processes=2)[0], 1
-            )
-            measured["two processes equal one"] = columns_of(output) == columns_of(folder / f"{command} all")
-            results[command] = measured
-            print(command, json.dumps(measured, indent=2), flush=True)
-    write_json(RESULTS, results | environment())
+        for command in arguments.commands:
+            measured = in_one_process(command, commands[command], folder, count)
+            if command != "improve" and not arguments.one_process:
+                measured |= in_two_processes(command, commands[command], folder)
+            results[command] = measured | environment()
+            print(command, json.dumps(results[command], indent=2), flush=True)
+            write_json(RESULTS, results)
 
 
 if __name__ == "__main__":

@@ -2,24 +2,28 @@
 
     python benchmarks/shortcuts.py --bf16                             # last layers
     python benchmarks/shortcuts.py --bf16 --finetuned                 # whole models
+    python benchmarks/shortcuts.py --bf16 --rates 0.95 --seeds 3 --mend
     python benchmarks/shortcuts.py --picture docs/shortcuts.png       # what is planted, and no model
 
 An attribute is planted: each class has a habitual value of it in 100 or 95 % of the images, and a random one in the others. A
 classifier is trained on them: the last layer of a DINOv2-S (logistic regression), or all of it. Objects are sixteen drawings of
 emoji-shift on photographs, or handwritten digits on textures; backgrounds are random unless they are what is planted. Masks are the
-true ones. With --mend, `improve`'s new last layers are made for what was named, and top-1 with the attribute at random is measured
-before and after (three times as long). Prints what was planted × what was named, and writes shortcuts.json, anew after each model;
-what is in it is not measured again.
+true ones. With --mend, `improve` makes a new last layer with what was named, and, as a control, one without; both are measured on
+images that had no part in anything (three times as long). Prints what was planted × what was named, and adds to
+benchmarks/shortcuts.json after each model; what is in it is not measured again.
 """
 
 import argparse
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import datasets
 import numpy as np
 import torch
-from planted_images import PLANTED, SIZE, SOURCES, SPLITS, draw, save_picture
+from planted_images import PLANTED, SIZE, SOURCES, draw, save_picture
 from sklearn.linear_model import LogisticRegression
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import PreTrainedModel, ViTImageProcessor
@@ -31,9 +35,11 @@ from robust_vit_hf.evaluation.measurements.other_attributes import Attributes
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import choose_cheapest
+from robust_vit_hf.improvement.fit_layers import Layer
 from robust_vit_hf.improvement.new_layers import NewLayers
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.last_layer import LastLayer
+from robust_vit_hf.results.bootstrap import Difference, Resamples
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
@@ -42,7 +48,8 @@ from robust_vit_hf.utils.processes import make_accelerator
 
 MEASURED = ("emoji", "digits")  # of the sources of images
 COST = 0.1  # of the attribute drawn at random, from which on it should be named
-PLACES, MAX_LOSS = {"home": "validation", "random": "random"}, 2.0  # splits; points of top-1 that may be lost at home
+ROLES, PLACES = {"train": "train", "selection": "validation"}, {"random": "test random", "home": "test"}  # splits
+MAX_LOSS = 1.0  # points of top-1 that may be lost on the selection images, as by default
 UNTOLD = "compression"  # no attribute of `diagnose`
 
 
@@ -94,6 +101,37 @@ def model_of(rows: list[tuple], classes: int, finetuned: bool, bf16: bool) -> Pr
     return model.eval()
 
 
+@dataclass(frozen=True)
+class Shortcut:
+    """A model, by the images that it is trained on, see [`draw`], and how."""
+
+    source: str
+    planted: str
+    rate: float
+    seed: int
+    finetuned: bool
+    bf16: bool
+
+    @property
+    def key(self) -> str:
+        """Name in the results."""
+        trained = "/finetuned" if self.finetuned else ""
+        return f"{self.source}/{self.planted}/{self.rate:g}/{self.seed}{trained}"
+
+    def rows(self, split: str) -> list[tuple]:
+        return draw(self.source, self.planted, self.rate, split, self.seed)
+
+
+@lru_cache(maxsize=1)
+def trained(of: Shortcut) -> Session:
+    """Session of the model."""
+    model = model_of(of.rows("train"), SOURCES[of.source][1], of.finetuned, of.bf16)
+    processor = ViTImageProcessor(
+        size={"height": SIZE, "width": SIZE}, image_mean=3 * [0.5], image_std=3 * [0.5], do_center_crop=False
+    )
+    return Session({"before": Side.of(model, processor)}, {}, make_accelerator(of.bf16))
+
+
 def images_of(rows: list[tuple], names: list[str]) -> EvaluationSet:
     label = datasets.ClassLabel(names=names)
     features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image(), "label": label})
@@ -101,83 +139,115 @@ def images_of(rows: list[tuple], names: list[str]) -> EvaluationSet:
     return EvaluationSet.of(datasets.Dataset.from_list(listed, features=features))
 
 
-def mended(session: Session, rows: dict[str, list[tuple]], attributes: list[str]) -> PreTrainedModel:
-    """The model with the new last layer that `improve` chooses."""
-    names, roles = session.classes, {"train": "train", "selection": "validation"}
-    of_role = {role: session.with_sets({role: images_of(rows[split], names)}) for role, split in roles.items()}
+def diagnosed(of: Shortcut) -> dict:
+    """Top-1 at home and with the attribute at random, and the diagnosis."""
+    session, shuffled = trained(of), of.rows("random")
+    images = session.with_sets({"images": images_of(of.rows("validation"), session.classes)})
+    measured = measure(images, Attributes(batch_size=64))["images"]["before"]
+    found = AttributeDiagnosis(measured.columns, tuple(ATTRIBUTES))
+    home = np.mean(np.array(measured.columns["original"]) == np.array(measured.columns["label"]))
+    last = LastLayer(session.sides["before"].model, pixels(shuffled[:1]))
+    predicted = outputs(last, pixels(shuffled), of.bf16)[0].argmax(axis=1)
+    at_random = np.mean(predicted == [label for _, _, label in shuffled])
+    return {"home": float(home), "random": float(at_random), **found.record()}
+
+
+def new_layer(session: Session, rows: dict[str, list[tuple]], attributes: list[str]) -> Layer:
+    """The last layer that `improve` chooses."""
+    of_role = {role: session.with_sets({role: images_of(of, session.classes)}) for role, of in rows.items()}
     with TemporaryDirectory() as folder:
         layers = NewLayers.of(of_role, Path(folder), (64, 0), None, attributes)
         chosen = choose_cheapest([layers.before, *layers.mixtures], layers.before, MAX_LOSS)
-        return layers.model(layers.layer(chosen.settings, chosen.alpha))
+        return layers.layer(chosen.settings, chosen.alpha)
 
 
-def top1(model: PreTrainedModel, rows: list[tuple], bf16: bool) -> float:
-    logits = outputs(LastLayer(model, pixels(rows[:1])), pixels(rows), bf16)[0]
-    return float(np.mean(logits.argmax(axis=1) == [label for _, _, label in rows]))
+def mended(of: Shortcut, named: list[str]) -> dict:
+    """Top-1 before, and its changes by a new last layer without and with the named attributes, by place."""
+    session, attributes = trained(of), [name for name in named if name != "background"]
+    rows = {role: of.rows(split) for role, split in ROLES.items()}
+    last = LastLayer(session.sides["before"].model, pixels(rows["train"][:1]))
+    layers = {"before": Layer(last.weight.numpy(), last.bias.numpy()), "without": new_layer(session, rows, [])}
+    layers["with"] = new_layer(session, rows, attributes) if attributes else layers["without"]
+    found = {}
+    for place, split in PLACES.items():
+        tested = of.rows(split)
+        features, labels = outputs(last, pixels(tested), of.bf16)[1], [label for _, _, label in tested]
+        right = {name: (one.logits(features).argmax(axis=1) == labels).astype(float) for name, one in layers.items()}
+        changes = {name: right[name] - right["before"] for name in ("without", "with")}
+        drawn = Resamples.means(changes | {"more": right["with"] - right["without"]})
+        found[place] = {"before": float(right["before"].mean())}
+        found[place] |= {name: asdict(one.interval(Difference)) for name, one in drawn.items()}
+    return found
 
 
-def run(source: str, planted: str, rate: float, seed: int, arguments: argparse.Namespace) -> dict:
-    """Top-1 at home and with the attribute at random, the diagnosis, and maybe top-1 of the mended model."""
-    finetuned, bf16 = arguments.finetuned, arguments.bf16
-    rows = {split: draw(source, planted, rate, split, seed) for split in SPLITS}
-    model = model_of(rows["train"], SOURCES[source][1], finetuned, bf16)
-    processor = ViTImageProcessor(
-        size={"height": SIZE, "width": SIZE}, image_mean=3 * [0.5], image_std=3 * [0.5], do_center_crop=False
-    )
-    session = Session({"before": Side.of(model, processor)}, {}, make_accelerator(bf16))
-    images = images_of(rows["validation"], session.classes)
-    measured = measure(session.with_sets({"images": images}), Attributes(batch_size=64))["images"]["before"]
-    found = AttributeDiagnosis(measured.columns, tuple(ATTRIBUTES))
-    home = np.mean(np.array(measured.columns["original"]) == np.array(measured.columns["label"]))
-    result = {"home": float(home), "random": top1(model, rows["random"], bf16), **found.record()}
-    if arguments.mend and found.named:
-        better = mended(session, rows, [name for name in found.named if name != "background"])
-        result |= {f"{place}_mended": top1(better, rows[split], bf16) for place, split in PLACES.items()}
-    return result
+def groups_of(results: dict[str, dict]) -> dict[tuple[str, str], dict[str, dict]]:
+    """Results by what was trained, and by the share of the images of a class that have its habitual value."""
+    found: dict[tuple[str, str], dict[str, dict]] = {}
+    for key, one in results.items():
+        _, _, rate, _, *finetuned = key.split("/")
+        group = ("whole model" if finetuned else "last layer", f"{100 * float(rate):g} %")
+        found.setdefault(group, {})[key] = one
+    return found
 
 
 def matrix(results: dict[str, dict]) -> Table:
     """How often each attribute was named, by what was planted, where that costs [`COST`] or more; and of nothing planted."""
     heads, rows = [*ATTRIBUTES, "nothing"], []
-    for planted in PLANTED:
-        counted = [one for key, one in results.items() if f"/{planted}/" in key]
-        if planted != "none":
-            counted = [one for one in counted if one["home"] - one["random"] >= COST]
-        if counted:
-            costs = [one["home"] - one["random"] for one in counted]
-            named = [sum(name in (one["named"] or ["nothing"]) for one in counted) for name in heads]
-            rows.append([planted, str(len(counted)), f"{100 * np.mean(costs):.0f}", *map(str, named)])
-    return Table("Planted × named", ["planted", "models", "cost, points", *heads], rows)
+    for group, of_group in groups_of(results).items():
+        for planted in PLANTED:
+            counted = [one for key, one in of_group.items() if f"/{planted}/" in key]
+            if planted != "none":
+                counted = [one for one in counted if one["home"] - one["random"] >= COST]
+            if counted:
+                costs = [one["home"] - one["random"] for one in counted]
+                named = [sum(name in (one["named"] or ["nothing"]) for one in counted) for name in heads]
+                rows.append([*group, planted, str(len(counted)), f"{100 * np.mean(costs):.0f}", *map(str, named)])
+    return Table("Planted × named", ["trained", "habitual", "planted", "models", "cost, points", *heads], rows)
 
 
 def mended_table(results: dict[str, dict]) -> Table:
-    """Top-1 before and after, of models of which an attribute was named."""
+    """Top-1 before, and its changes by a new last layer without and with the named attributes."""
     rows = []
     for key, one in results.items():
-        if "random_mended" in one:
-            cells = [f"{100 * one[place]:.1f} → {100 * one[f'{place}_mended']:.1f}" for place in PLACES]
-            rows.append([key, ", ".join(one["named"]), *cells])
-    return Table("Top-1 before and after", ["model", "named", "home", "attribute at random"], rows)
+        cells = []
+        for found in one.get("mended", {}).values():
+            changes = {name: str(Difference(**found[name])) for name in ("without", "with", "more")}
+            if {*one["named"]} <= {"background"}:
+                changes |= {"with": "–", "more": "–"}
+            cells += [f"{100 * found['before']:.1f}", *changes.values()]
+        if cells:
+            rows.append([key, ", ".join(one["named"]) or "nothing", *cells])
+    heads = ["without", "with the attribute", "with − without"]
+    return Table("Top-1", ["model", "named", "at random, before", *heads, "at home, before", *heads], rows)
 
 
 def summary(results: dict[str, dict]) -> str:
-    told = [
-        (key.split("/")[1], one)
-        for key, one in results.items()
-        if UNTOLD not in key and one["home"] - one["random"] >= COST and "/none/" not in key
-    ]
-    right = sum(one["named"] == [planted] for planted, one in told)
-    first = sum(one["named"][:1] == [planted] for planted, one in told)
-    alarms = [bool(one["named"]) for key, one in results.items() if "/none/" in key]
-    return (
-        f"Found and named first, where planting costs {100 * COST:.0f} points or more: {first} of {len(told)}, and nothing else: {right}. "
-        f"False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}."
-    )
+    """Counts of each group of [`groups_of`]."""
+    lines = []
+    for group, of_group in groups_of(results).items():
+        kinds = [(key.split("/")[1], one) for key, one in of_group.items()]
+        told = [(planted, one) for planted, one in kinds if planted not in ("none", UNTOLD)]
+        told = [(planted, one) for planted, one in told if one["home"] - one["random"] >= COST]
+        right = sum(one["named"] == [planted] for planted, one in told)
+        first = sum(one["named"][:1] == [planted] for planted, one in told)
+        alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
+        lines.append(
+            f"- {', '.join(group)}: where planting costs {100 * COST:.0f} points or more, found and named first in {first} of "
+            f"{len(told)} models, and nothing else in {right}. False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}."
+        )
+    return "\n".join(lines)
+
+
+def add(file: Path, key: str, found: dict) -> None:
+    """Add to the results of a model in a file, which other processes may have added to."""
+    results = (read_json(file) or {}).get("models", {})
+    results[key] = results.get(key, {}) | found
+    write_json(file, {"models": results, **environment()})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/shortcuts"))
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--sources", nargs="+", choices=MEASURED, default=MEASURED)
     parser.add_argument("--planted", nargs="+", choices=PLANTED, default=PLANTED)
     parser.add_argument("--rates", nargs="+", type=float, default=[1.0, 0.95])
@@ -191,21 +261,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.picture:
         return save_picture(arguments.picture)
-    file = arguments.output_dir / ("shortcuts-finetuned.json" if arguments.finetuned else "shortcuts.json")
-    results = (read_json(file) or {}).get("models", {})
-    for seed in arguments.seeds:
-        for source in arguments.sources:
-            for planted in arguments.planted:
-                for rate in arguments.rates[:1] if planted == "none" else arguments.rates:
-                    key = f"{source}/{planted}/{rate:g}/{seed}"
-                    if key not in results:
-                        results[key] = run(source, planted, rate, seed, arguments)
-                        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-                        write_json(file, {"models": results, **environment()})
-                        one = results[key]
-                        print(key, f"{one['home']:.2f} {one['random']:.2f}", *one["named"], flush=True)
-    tables = [matrix(results), *([mended_table(results)] if arguments.mend else [])]
-    print(*(table.markdown() for table in tables), summary(results), sep="\n\n")
+    file = arguments.results
+    for seed, *images in product(arguments.seeds, arguments.sources, arguments.planted, arguments.rates):
+        one = Shortcut(*images, seed, arguments.finetuned, arguments.bf16)
+        measured = (read_json(file) or {"models": {}})["models"].get(one.key, {})
+        if not measured:
+            measured = diagnosed(one)
+            add(file, one.key, measured)
+            print(one.key, f"{measured['home']:.2f} {measured['random']:.2f}", *measured["named"], flush=True)
+        if arguments.mend and "mended" not in measured:
+            add(file, one.key, {"mended": mended(one, measured["named"])})
+    results = read_json(file)["models"]
+    print(matrix(results).markdown(), mended_table(results).markdown(), summary(results), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -180,8 +180,16 @@ def shortcuts() -> str:
     return f"{matrix(results).markdown()}\n\n{summary(results)}"
 
 
+def mended() -> str:
+    """What `improve` gains with the attributes that were named."""
+    from shortcuts import mended_table
+
+    return mended_table(read_json(HERE / "shortcuts.json")["models"]).markdown()
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "shortcuts": shortcuts,
+    "mended": mended,
     "what improve gains": lambda: summary().markdown(),
     "shown and others": shown_and_others,
     "all sets": lambda: all_sets().markdown(),

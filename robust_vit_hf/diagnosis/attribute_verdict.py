@@ -41,14 +41,15 @@ class AttributeDiagnosis:
         found = {}
         for name in self.names:
             same, rand = (outcomes(self.columns, f"{name}_{kind}") for kind in ("same", "rand"))
-            taken = [
-                (np.asarray(self.columns[f"{name}_{kind}"]) == donor_class).astype(float) for kind in ("rand", "same")
-            ]
-            gap = same - rand
-            found[name] = {"gap": gap, "taken": np.where(np.isnan(gap), np.nan, taken[0] - taken[1])}
+            taken = [np.asarray(self.columns[f"{name}_{kind}"]) == donor_class for kind in ("same", "rand")]
             margins = [np.asarray(self.columns[f"{name}_{kind}_margin"], float) for kind in ("same", "rand")]
-            found[name]["shift"] = np.where(np.isnan(gap), np.nan, margins[0] - margins[1])
-            found[name]["price"] = np.where(np.isnan(gap), np.nan, original - same)
+            measured = {
+                "gap": same - rand,
+                "taken": taken[1].astype(float) - taken[0],
+                "shift": margins[0] - margins[1],
+            }
+            measured["price"] = original - same
+            found[name] = {key: np.where(np.isnan(same - rand), np.nan, of) for key, of in measured.items()}
         return found
 
     @cached_property

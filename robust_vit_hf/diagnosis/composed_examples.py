@@ -74,8 +74,7 @@ def composed_images(
         return []
     black, _ = pixel_levels(side.processor)
     own, same, rand = _with_donors(side, dataset, first.columns, drawn)
-    columns = {name: found.columns for name, found in diagnoses.items()}
-    return _examples(side, compose(*own, same, rand, black), columns, first.class_names, drawn)
+    return _examples(side, compose(*own, same, rand, black), diagnoses, first.class_names, drawn)
 
 
 def edited_images(
@@ -86,8 +85,7 @@ def edited_images(
     drawn: Sequence[int],
 ) -> list[Composed]:
     """The images of these numbers with each attribute of an image of their class, and of another class."""
-    columns = {name: found.columns for name, found in diagnoses.items()}
-    if not (drawn and columns):
+    if not drawn:
         return []
     first, levels = next(iter(diagnoses.values())), pixel_levels(side.processor)
     own, *donors = _with_donors(side, dataset, first.columns, drawn)
@@ -95,7 +93,7 @@ def edited_images(
     for name in first.names:
         for kind, donor in zip(("same", "rand"), donors, strict=True):
             images[f"{name}_{kind}"] = edited(name, *own, *donor, *levels)
-    return _examples(side, images, columns, class_names, drawn)
+    return _examples(side, images, diagnoses, class_names, drawn)
 
 
 def _with_donors(
@@ -114,20 +112,20 @@ def _with_donors(
 def _examples(
     side: Side,
     images: Mapping[str, torch.Tensor],
-    columns: Mapping[str, Mapping[str, Sequence]],
+    diagnoses: Mapping[str, Diagnosis | AttributeDiagnosis],
     class_names: Sequence[str],
     drawn: Sequence[int],
 ) -> list[Composed]:
-    """Images by condition as examples, with the predictions of each side in its columns."""
+    """Images by condition as examples, with the predictions of each side."""
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
     names = dict(enumerate(class_names))  # without -1, where there is no such image
-    first = next(iter(columns.values()))
+    first = next(iter(diagnoses.values())).columns
     return [
         Composed(
             names[first["label"][row]],
             names[first["donor_class"][row]],
             {name: to_pil_image(of_condition[place]) for name, of_condition in pictures.items()},
-            {one: {name: names.get(of[name][row]) for name in images} for one, of in columns.items()},
+            {one: {name: names.get(of.columns[name][row]) for name in images} for one, of in diagnoses.items()},
         )
         for place, row in enumerate(drawn)
     ]

@@ -28,15 +28,13 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
     """How often images of the class `label` were taken for the `donor_class` whose background, or attribute that the verdict names,
     they were given: `taken` of `images`, by `side`; the surest first, by the lower bound of the share (Clopper and Pearson,
     https://doi.org/10.1093/biomet/26.4.404)."""
-    parts = []
+    rows = []
     for side, found in diagnoses.items():
         pairs = {WHOLE: found.by_pair()}
-        pairs |= {
-            name: attributes[side].by_pair(name) for name in (attributes[side].named if side in attributes else ())
-        }
-        parts += [pd.DataFrame(rows).assign(side=side, attribute=name) for name, rows in pairs.items() if rows]
-    heads = ["side", "attribute", "label", "donor_class", "taken", "images"]
-    table = pd.concat(parts)[heads] if parts else pd.DataFrame(columns=heads)
+        if side in attributes:
+            pairs |= {name: attributes[side].by_pair(name) for name in attributes[side].named}
+        rows += [{"side": side, "attribute": name} | pair for name, of in pairs.items() for pair in of]
+    table = pd.DataFrame(rows, columns=["side", "attribute", "label", "donor_class", "taken", "images"])
     taken, images = (table[name].to_numpy(float) for name in ("taken", "images"))
     table["at_least"] = np.where(taken > 0, special.betaincinv(np.maximum(taken, 1), images - taken + 1, 0.025), 0.0)
     names = next(iter(diagnoses.values())).class_names

@@ -18,6 +18,7 @@ from ..evaluation.session import Session, Side
 from ..models.last_layer import LastLayer
 from ..relevance.relevance_map import forward_logits
 from ..training.background_swap import BackgroundPool
+from ..utils.files import atomic_file
 from ..utils.stage import Stage
 
 
@@ -87,7 +88,8 @@ def composite_outputs(
         stage = Stage(folder, session.inputs("before", rows) | inputs)
         stage.begin()
         if not (folder / OUTPUTS_FILE).is_file():
-            np.save(folder / OUTPUTS_FILE, values)
+            with atomic_file(folder / OUTPUTS_FILE) as partial, partial.open("wb") as file:
+                np.save(file, values)  # if it were cut off, `r+` would fill it with zeros
         values = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(values[:, 0, 0])).sum())
     if done < len(labels):
@@ -120,7 +122,6 @@ def _compute(
     side.model.eval()
     names = [] if pool and not attributes else [f"composite_{number}" for number in range(count)]
     levels = [level.to(session.accelerator.device) for level in pixel_levels(side.processor)]
-    numbers = iter(range(done, len(labels)))  # of the images, which come in order
     # Of images of one class, each counts as a class of its own: training images need no labels.
     classes = labels.tolist() if len({*labels}) > 1 else [*range(len(labels))]
     donors = {one: draw_donors(classes, seed + number)[1] for number, one in enumerate(names)}
@@ -128,24 +129,19 @@ def _compute(
 
     def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
         image, pictures, unusable = (batch["pixel_values"], batch["mask"]), [batch["pixel_values"]], []
-        given = [(batch[f"{one}_pixel_values"], batch[f"{one}_mask"]) for one in names]
-        without = [~(batch[f"has_{one}"].bool() & has_both(mask)) for one, (_, mask) in zip(names, given, strict=True)]
+        given = {one: (batch[f"{one}_pixel_values"], batch[f"{one}_mask"]) for one in names}
+        has = {one: batch[f"has_{one}"].bool() for one in names}
         if not pool:
-            pictures += [paste(*image, background(*donor)) for donor in given]
-            unusable += [
-                ~batch[f"has_{one}"].bool() | ~is_background(mask).flatten(1).any(dim=1)
-                for one, (_, mask) in zip(names, given, strict=True)
-            ]
-        seeds = [next(numbers) for _ in batch["pixel_values"]]
+            pictures += [paste(*image, background(*donor)) for donor in given.values()]
+            unusable += [~(has[one] & is_background(mask).flatten(1).any(dim=1)) for one, (_, mask) in given.items()]
         for composite in range(count if pool else 0):
-            drawn = [
-                next(pool.draw(np.ones(1, bool), np.random.default_rng([seed, composite, one])))[1] for one in seeds
-            ]
+            seeds = [[seed, composite, row] for row in batch["row"].tolist()]
+            drawn = [next(pool.draw(np.ones(1, bool), np.random.default_rng(one)))[1] for one in seeds]
             pictures.append(paste(*image, torch.stack(drawn).to(batch["mask"])))
             unusable.append(torch.zeros(len(drawn), dtype=torch.bool, device=batch["mask"].device))
         for attribute in attributes:
-            pictures += [edited(attribute, *image, *donor, *levels) for donor in given]
-            unusable += without
+            pictures += [edited(attribute, *image, *donor, *levels) for donor in given.values()]
+            unusable += [~(has[one] & has_both(mask)) for one, (_, mask) in given.items()]
         of_all = torch.cat(pictures)
         logits, outputs = layer.outputs(of_all) if layer else (forward_logits(side.model, of_all),) * 2
         outputs = outputs.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()

@@ -1,5 +1,7 @@
 """New last layers, against the minimum of what they are said to minimise."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -162,6 +164,26 @@ def test_features_go_on_after_the_images_that_are_complete(tmp_path):
     again = composite_outputs(*given)
     for found, wanted in zip((again.original, again.mixed), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):
+    """As by a full disk: numpy would fill it with zeros, which count as complete."""
+    session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(masked_dataset(8))})
+    given = session.sides["before"], session, 2, (3, 0)
+    expected = composite_outputs(*given)
+
+    def cut_off(file, values):
+        whole = io.BytesIO()
+        np.lib.format.write_array(whole, values)
+        file.write(whole.getvalue()[:300]) if hasattr(file, "write") else file.write_bytes(whole.getvalue()[:300])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("robust_vit_hf.improvement.composites.np.save", cut_off)
+        composite_outputs(*given, None, tmp_path)
+    again = composite_outputs(*given, None, tmp_path)
+    np.testing.assert_allclose(again.original, expected.original, atol=1e-5)
+    np.testing.assert_allclose(again.mixed, expected.mixed, atol=1e-5)
 
 
 def test_images_without_any_composite_are_refused():

@@ -51,9 +51,10 @@ class Attributes(Measurement):
         levels = [level.to(session.accelerator.device) for level in pixel_levels(side.processor)]
         donor_class = np.where(donors["rand"] >= 0, labels[donors["rand"]], -1)
         pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
+        edits = [f"{name}_{kind}" for kind in KINDS for name in self.names]
 
         def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
-            """Values `(B, 2 · n + 1)`: predictions and margins of n images, and the share of the object."""
+            """Values `(B, 2 · n + 2)`: predictions of the images and of n edits, margins of these, and the share of the object."""
             images, usable, row = [batch["pixel_values"]], [], batch["row"].cpu().numpy()
             for kind in KINDS:
                 donor, mask = batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"]
@@ -63,25 +64,17 @@ class Attributes(Measurement):
             best = [top_classes(of_image.nan_to_num(), rows.class_subset)[:, 0] for of_image in logits]
             best[1:] = [one.masked_fill(~known, -1) for one, known in zip(best[1:], usable, strict=True)]
             own, other = (torch.from_numpy(of[row])[:, None].to(logits[0].device) for of in (labels, donor_class))
-            margins = [(one.gather(1, own) - one.gather(1, other))[:, 0] for one in logits]
+            margins = [(one.gather(1, own) - one.gather(1, other))[:, 0] for one in logits[1:]]
             values = [*best, *margins, batch["mask"].mean(dim=(1, 2, 3))]
             return logits, (torch.stack([value.double() for value in values], dim=1),)
 
-        loader = self.loader(_Numbered(pairs, donors))
-        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, title)
+        passes = batch_outputs(
+            self.loader(WithDonors(pairs, donors)), compute, rows.dataset, session.accelerator, title
+        )
         values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
-        columns = {"accepted": rows.accepted, "label": labels}
+        columns = {"accepted": rows.accepted, "label": labels, "donor_class": donor_class}
         columns |= {f"donor_{kind}": of_kind for kind, of_kind in donors.items()}
-        columns["donor_class"] = donor_class
-        measured = ["original", *(f"{name}_{kind}" for kind in KINDS for name in self.names)]
-        columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(measured)}
-        margins = zip(measured, values[:, len(measured) : -1].T, strict=True)
-        columns |= {f"{name}_margin": margin for name, margin in margins}
+        columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(["original", *edits])}
+        margins = values[:, 1 + len(edits) : -1].T
+        columns |= {f"{name}_margin": margin for name, margin in zip(edits, margins, strict=True)}
         return Measured(columns | {"object_share": values[:, -1]})
-
-
-class _Numbered(WithDonors):
-    """With the numbers of the rows."""
-
-    def __getitems__(self, indices: list[int]) -> list[dict]:
-        return [item | {"row": index} for index, item in zip(indices, super().__getitems__(indices), strict=True)]

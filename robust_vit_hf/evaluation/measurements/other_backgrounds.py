@@ -84,8 +84,8 @@ class Backgrounds(Measurement):
 
 
 class WithDonors(Dataset):
-    """Rows with those of their donors, given by condition, the prefix of their columns, and number `(N,)`; a copy of an image is no
-    donor for it."""
+    """Rows with their numbers (`row`), and those of their donors, given by condition, the prefix of their columns, and number `(N,)`; a
+    copy of an image is no donor for it."""
 
     def __init__(self, rows: TransformedRows, donors: Mapping[str, np.ndarray]):
         self.rows, self.donors = rows, donors
@@ -99,7 +99,7 @@ class WithDonors(Dataset):
         read = dict(zip(needed, self.rows.__getitems__(needed), strict=True))
         items = []
         for place, index in enumerate(indices):
-            item = dict(read[index])
+            item = read[index] | {"row": index}
             for kind, of_kind in donors.items():
                 donor = read[of_kind[place] if of_kind[place] >= 0 else index]
                 item[f"has_{kind}"] = not torch.equal(donor["pixel_values"], item["pixel_values"])
