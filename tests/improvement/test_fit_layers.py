@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement import fit_layers
 from robust_vit_hf.improvement.composites import OUTPUTS_FILE, Composites, composite_outputs
 from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background, temperature_of
 from robust_vit_hf.improvement.new_layers import NewLayers
@@ -86,16 +85,6 @@ def test_the_map_takes_the_background_out():
     assert after < 0.35 * before
     strong = map_out_background(own, seen, 1e9)
     np.testing.assert_allclose(strong.weight, own.weight, atol=1e-6)
-
-
-def test_blocks_of_images_give_the_same_layers(monkeypatch):
-    found, targets = features(), np.eye(CLASSES)[features().labels]
-    whole = map_out_background(layer(), found, 0.7), fit_layer(layer(), found, targets, 0.03)
-    monkeypatch.setattr(fit_layers, "BLOCK", 17)
-    parts = map_out_background(layer(), found, 0.7), fit_layer(layer(), found, targets, 0.03)
-    for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_allclose(one.weight, other.weight, atol=1e-4)
-        np.testing.assert_allclose(one.bias, other.bias, atol=1e-4)
 
 
 def test_the_fit_minimises_its_objective():
