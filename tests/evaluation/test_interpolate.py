@@ -18,7 +18,6 @@ from transformers import (
 from robust_vit_hf import eval_transform, make_image_processor
 from robust_vit_hf.data.emoji_shift.compose_images import IMAGE_SIZE as EMOJI_IMAGE_SIZE
 from robust_vit_hf.data.emoji_shift.compose_images import SHIFTED, load_evaluation_sets
-from robust_vit_hf.evaluation.interpolate import sweep_table
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 from robust_vit_hf.models.weight_mixture import interpolate
@@ -155,12 +154,6 @@ def test_sweep_over_emoji_shift(tmp_path):
     resumed = sweep_of(output)["alphas"]
     assert list(resumed) == ["0.0", "0.5", "1.0"]
     assert {alpha: resumed[alpha] for alpha in sweep["alphas"]} == sweep["alphas"]
-
-
-def test_the_table_ends_with_the_mean_of_the_shifted_sets():
-    row = {"top1": {"val": 0.9, "a": 0.2, "b": 0.4}, "mean_in_distribution": 0.9, "mean_shifted": 0.3}
-    table = sweep_table({"in_distribution": ["val"], "shifted": ["b", "a"], "alphas": {0.5: row}})
-    assert table.rows == [["0.5", "90.0", "40.0", "20.0", "30.0"]]
 
 
 def test_sweep_over_sets_of_the_paper(models, tmp_path):

@@ -31,9 +31,8 @@ RELEASED = sorted(path.parent for path in (ROOT / "model_cards").glob("*/run.jso
 def folder(tmp_path_factory) -> Path:
     """Output of a trainer that was asked for its card."""
     folder = tmp_path_factory.mktemp("cards") / "robustvit-tiny"
-    settings = {"eval_strategy": "epoch", "load_best_model_at_end": True, "save_strategy": "epoch"}
-    settings |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    config = tiny_config(folder, **settings)
+    parts = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    config = tiny_config(folder, eval_strategy="epoch", load_best_model_at_end=True, save_strategy="epoch", **parts)
     trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(8), masked_dataset(4, seed=1))
     trainer.train()
     trainer.save_model()

@@ -1,7 +1,9 @@
 """New last layers, against the minimum of what they are said to minimise."""
 
 import io
+from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_ou
 from robust_vit_hf.improvement.new_layers import NewLayers
 
 from ..helpers.sessions import session_of
-from ..helpers.tiny import masked_dataset, tiny_vit
+from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, tiny_vit
 
 
 CLASSES, SIZE, IMAGES, EACH = 5, 12, 40, 3
@@ -164,6 +166,21 @@ def test_features_go_on_after_the_images_that_are_complete(tmp_path):
     again = composite_outputs(*given)
     for found, wanted in zip((again.original, again.mixed), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_images_without_object_or_background_have_no_composites():
+    """As where the object lies outside of what the model sees: it would be the background of another class with this label."""
+    shapes = {1: np.zeros((40, 40), np.uint8), 2: np.full((40, 40), 255, np.uint8)}
+    rows = [
+        row | {"mask": Image.fromarray(shapes[number]) if number in shapes else row["mask"]}
+        for number, row in enumerate(masked_rows(12))
+    ]
+    rows = EvaluationSet.of(datasets.Dataset.from_list(rows, features=FEATURES))
+    session = session_of({"before": tiny_vit()}, {"noise": rows})
+    pool = SimpleNamespace(draw=lambda *_: iter([(None, torch.zeros(3, 32, 32))]))
+    for given in (None, pool):
+        known = ~np.isnan(composite_outputs(session.sides["before"], session, 3, (4, 0), pool=given).mixed).any(axis=2)
+        assert not known[1:3].any() and known[3:].any(axis=1).all()
 
 
 def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):
