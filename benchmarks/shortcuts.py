@@ -233,8 +233,10 @@ def summary(results: dict[str, dict]) -> str:
         alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
         lines.append(
             f"- {', '.join(group)}: where planting costs {100 * COST:.0f} points or more, found and named first in {first} of "
-            f"{len(told)} models, and nothing else in {right}. False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}."
+            f"{len(told)} models, and nothing else in {right}."
         )
+        if alarms:
+            lines[-1] += f" False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}."
     return "\n".join(lines)
 
 
