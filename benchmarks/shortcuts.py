@@ -187,7 +187,7 @@ def groups_of(results: dict[str, dict]) -> dict[tuple[str, str], dict[str, dict]
         _, _, rate, _, *finetuned = key.split("/")
         group = ("whole model" if finetuned else "last layer", f"{100 * float(rate):g} %")
         found.setdefault(group, {})[key] = one
-    return found
+    return dict(sorted(found.items()))
 
 
 def matrix(results: dict[str, dict]) -> Table:
@@ -233,8 +233,10 @@ def summary(results: dict[str, dict]) -> str:
         alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
         lines.append(
             f"- {', '.join(group)}: where planting costs {100 * COST:.0f} points or more, found and named first in {first} of "
-            f"{len(told)} models, and nothing else in {right}. False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}."
+            f"{len(told)} models, and nothing else in {right}."
         )
+        if alarms:
+            lines[-1] += f" False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}."
     return "\n".join(lines)
 
 

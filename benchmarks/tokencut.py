@@ -36,12 +36,12 @@ from PIL import Image
 from scipy import ndimage
 from transformers import ViTImageProcessor
 
-from robust_vit_hf.data.contact_sheet import save_contact_sheet
 from robust_vit_hf.data.emoji_shift.compose_images import load_split
 from robust_vit_hf.masks.tokencut import TokenCut, coarse_masks, cut_eigenvectors, patch_keys, refine_mask
 from robust_vit_hf.models.emoji_shift_model import load_backbone, load_biased_model
 from robust_vit_hf.relevance.architectures import ImageModel
 from robust_vit_hf.utils.files import write_atomically
+from robust_vit_hf.utils.plotting import save_picture_grid
 
 
 OUTPUT = Path(__file__).with_name("tokencut.json")
@@ -163,11 +163,11 @@ def figure() -> None:
     rows = [row for row in load_split("train", 100) if row["openly_licensed"]][:12]
     images = [row["image"].convert("RGB") for row in rows]
     results = TokenCut(load_backbone().eval(), min_side=224)(images, rows)
-    examples = [
-        (image, result.mask, result.rejected or result.note or "")
-        for image, result in zip(images, results, strict=True)
-    ]
-    save_contact_sheet(examples, FIGURE)
+    pictures = []
+    for image, result in zip(images, results, strict=True):
+        mask = Image.new("L", image.size) if result.mask is None else result.mask.convert("L")
+        pictures += [(result.rejected or result.note or "", np.asarray(image)), ("", np.asarray(mask.convert("RGB")))]
+    save_picture_grid([pictures[first : first + 6] for first in range(0, len(pictures), 6)], FIGURE)
 
 
 def main() -> None:

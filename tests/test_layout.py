@@ -4,6 +4,8 @@ import ast
 from collections import defaultdict
 from graphlib import TopologicalSorter
 
+import pytest
+
 from .helpers.tiny import ROOT
 
 
@@ -56,6 +58,14 @@ def test_the_map_of_the_package_is_made_of_its_docstrings():
     from .helpers.design import PAGE, page
 
     assert PAGE.read_text() == page()
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "docs", "eval", "trainer"])
+def test_scripts_import_what_there_is(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("robust_vit_hf"):
+                exec(compile(ast.Module([node], []), path.name, "exec"), {})
 
 
 def test_no_circle_of_modules():

@@ -59,7 +59,7 @@ class Side:
         """Side of a model given in Python: one of transformers with its `processor`, or any function with the `classes` of its
         logits and a `transform`, see [`OwnClassifier`]."""
         if hasattr(model, "config"):
-            if processor is None or classes is not None or transform is not None:
+            if not hasattr(processor, "to_json_string") or classes is not None or transform is not None:
                 raise ValueError(
                     "A model given as an object needs its image processor: give `processor=…`, and neither `classes` nor `transform`."
                 )

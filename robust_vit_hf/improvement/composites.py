@@ -18,6 +18,7 @@ from ..evaluation.session import Session, Side
 from ..models.last_layer import LastLayer
 from ..relevance.relevance_map import forward_logits
 from ..training.background_swap import BackgroundPool
+from ..utils.files import atomic_file
 from ..utils.stage import Stage
 
 
@@ -37,7 +38,7 @@ class Composites:
     Args:
         original: `(N, D)` fp32, of the images as they are.
         mixed: `(N, K, D)` fp32, of their objects on the backgrounds of images of other classes, and of the images with attributes of
-            these; NaN where the donor has no background.
+            these; NaN where the donor has no background, or the image no object or no background.
         labels: `(N,)` int64.
     """
 
@@ -87,14 +88,15 @@ def composite_outputs(
         stage = Stage(folder, session.inputs("before", rows) | inputs)
         stage.begin()
         if not (folder / OUTPUTS_FILE).is_file():
-            np.save(folder / OUTPUTS_FILE, values)
+            with atomic_file(folder / OUTPUTS_FILE) as partial, partial.open("wb") as file:
+                np.save(file, values)  # if it were cut off, `r+` would fill it with zeros
         values = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(values[:, 0, 0])).sum())
     if done < len(labels):
         _compute(side, session, labels, values[done:], count, passes, layer, pool, seed, done, attributes)
     if folder is not None:
         stage.finish({}, [OUTPUTS_FILE])
-    if np.isnan(values[:, 1:]).all():
+    if np.isnan(values[:, 1:, 0]).all():
         raise ValueError(
             f"No object of the {len(labels)} {name} images could be put on another background: every object fills the image, or lies "
             "outside of what the model sees. Give more images, or other masks."
@@ -143,8 +145,12 @@ def _compute(
         of_all = torch.cat(pictures)
         logits, outputs = layer.outputs(of_all) if layer else (forward_logits(side.model, of_all),) * 2
         outputs = outputs.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()
+        share = batch["mask"].mean(dim=(1, 2, 3))
+        whole = (share == 0) | (
+            share == 1
+        )  # without object it would be a background alone; without background, itself
         for number, of_composite in enumerate(unusable, 1):
-            outputs[of_composite, number] = torch.nan
+            outputs[of_composite | whole, number] = torch.nan
         return list(logits.chunk(len(pictures))), (outputs,)
 
     rest = Subset(WithDonors(images, donors), range(done, len(labels)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,6 @@ from .composites import Composites
 
 SHARE = 0.75  # of the weight of all images that composites have in a fit
 MAX_ITERATIONS = 200  # of L-BFGS; it converges in fewer
-BLOCK = 2000  # images whose features are in memory at once, in fp64
 TINY = 1e-12  # variance and norm of features that are the same for all images
 MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-6, 1e-5, 1e-4)
 
@@ -59,14 +57,12 @@ def map_out_background(layer: Layer, features: Composites, penalty: float, centr
     with the mean μ of the images' features, or 0 if not `centred`, for a layer without bias; and the mean variance s of a component
     of a composite's features. It is ridge regression towards the identity, solved at once."""
     mean = features.original.mean(axis=0) * centred
-    count, (covariance, product) = 0, np.zeros((2, len(mean), len(mean)))
-    for images, known in _blocks(features):
-        mixed = (features.mixed[images][known] - mean).astype(float)
-        original = np.repeat(features.original[images] - mean, known.sum(axis=1), axis=0)
-        count, covariance, product = count + len(mixed), covariance + mixed.T @ mixed, product + mixed.T @ original
-    covariance /= count
+    known = ~np.isnan(features.mixed[..., 0])
+    mixed = (features.mixed[known] - mean).astype(float)
+    original = np.repeat(features.original - mean, known.sum(axis=1), axis=0)
+    covariance = mixed.T @ mixed / len(mixed)
     ridge = penalty * max(np.trace(covariance) / len(mean), TINY) * np.eye(len(mean))
-    matrix = np.linalg.solve(covariance + ridge, product / count + ridge).T
+    matrix = np.linalg.solve(covariance + ridge, mixed.T @ original / len(mixed) + ridge).T
     return Layer(layer.weight @ matrix, layer.bias + layer.weight @ (mean - matrix @ mean))
 
 
@@ -80,51 +76,28 @@ def fit_layer(start: Layer, features: Composites, targets: np.ndarray, penalty: 
     Args:
         targets: `(N, C)` probabilities of an image and of all its composites.
     """
-    blocks = [*_blocks(features)]
-    shares = (1 - SHARE) / len(features.original), SHARE / sum(known.sum() for _, known in blocks)
-    norms = [(_rows(features, *block) ** 2).sum(axis=1) for block in blocks]
-    scale = max(np.sqrt(np.concatenate(norms).mean()), TINY)
-
-    # A single block is made once; several, which together would take memory for all images, anew for each step.
-    @lru_cache(maxsize=1)
-    def made(number: int) -> list[torch.Tensor]:
-        """First logits, inputs `(R, D + 1)`, weighted targets, and weights `(R, 1)` of a block."""
-        images, known = blocks[number]
-        rows, counts = _rows(features, images, known), known.sum(axis=1)
-        weights = np.repeat(shares, [len(counts), counts.sum()])[:, None]
-        wanted = weights * np.concatenate([targets[images], np.repeat(targets[images], counts, axis=0)])
-        inputs = np.concatenate([rows / scale, np.ones((len(rows), 1))], axis=1)
-        # fp32 takes half the time; the minimum moves by less than the solver's tolerance.
-        return [torch.from_numpy(of).float() for of in (start.logits(rows), inputs, wanted, weights)]
+    known = ~np.isnan(features.mixed[..., 0])
+    inputs = np.concatenate([features.original, features.mixed[known]]).astype(float)
+    weights = np.repeat([(1 - SHARE) / len(known), SHARE / known.sum()], [len(known), known.sum()])[:, None]
+    targets = weights * np.concatenate([targets, np.repeat(targets, known.sum(axis=1), axis=0)])
+    first, scale = start.logits(inputs), max(np.sqrt((inputs**2).sum(axis=1).mean()), TINY)
+    inputs = np.concatenate([inputs / scale, np.ones((len(inputs), 1))], axis=1)
+    # fp32 takes half the time; the minimum moves by less than the solver's tolerance.
+    x, first, targets, weights = (torch.from_numpy(of).float() for of in (inputs, first, targets, weights))
 
     def loss(change: np.ndarray) -> tuple[float, np.ndarray]:
         """Loss and gradient of a change `(C, D + 1)` of weights and bias."""
-        value, gradient = penalty / 2 * (change**2).sum(), penalty * change
-        change = torch.from_numpy(change).float().view(len(start.bias), -1)
-        for number in range(len(blocks)):
-            first, x, wanted, weights = made(number)
-            log_probabilities = torch.log_softmax(first + x @ change.T, 1)
-            value -= (wanted * log_probabilities).sum(dtype=torch.float64).item()
-            gradient += ((weights * log_probabilities.exp() - wanted).T @ x).flatten().double().numpy()
-        return value, gradient
+        log_probabilities = torch.log_softmax(
+            first + x @ torch.from_numpy(change).float().view(first.shape[1], -1).T, 1
+        )
+        value = -(targets * log_probabilities).sum(dtype=torch.float64).item() + penalty / 2 * (change**2).sum()
+        gradient = (weights * log_probabilities.exp() - targets).T @ x
+        return value, gradient.flatten().double().numpy() + penalty * change
 
-    begin = np.zeros(start.bias.size * (start.weight.shape[1] + 1))
+    begin = np.zeros(start.bias.size * inputs.shape[1])
     found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS})
     change = found.x.reshape(len(start.bias), -1)
     return Layer(start.weight + change[:, :-1] / scale, start.bias + change[:, -1])
-
-
-def _blocks(features: Composites) -> Iterator[tuple[slice, np.ndarray]]:
-    """[`BLOCK`] images at a time, with their known composites, bool `(B, K)`."""
-    known = ~np.isnan(features.mixed[..., 0])
-    for first in range(0, len(known), BLOCK):
-        images = slice(first, first + BLOCK)
-        yield images, known[images]
-
-
-def _rows(features: Composites, images: slice, known: np.ndarray) -> np.ndarray:
-    """Features of images and then of their known composites, fp64."""
-    return np.concatenate([features.original[images], features.mixed[images][known]]).astype(float)
 
 
 def temperature_of(layer: Layer, outputs: Composites) -> float:

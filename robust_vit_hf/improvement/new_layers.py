@@ -55,19 +55,10 @@ class NewLayers:
         last = LastLayer(side.model.eval(), torch.ones(1, 3, *input_size(side.processor), device=device))
         (train,) = of_role["train"].sets.values()
         parts = {"train": (training_composites(len(train.dataset)), pool), "selection": (SELECTION_COMPOSITES, None)}
-        features = {
-            role: composite_outputs(
-                side,
-                of_role[role],
-                count,
-                passes,
-                last,
-                folder / FEATURES_FOLDER / role,
-                pictures,
-                attributes=attributes,
-            )
-            for role, (count, pictures) in parts.items()
-        }
+        features = {}
+        for role, (count, pictures) in parts.items():
+            given = side, of_role[role], count, passes, last, folder / FEATURES_FOLDER / role, pictures
+            features[role] = composite_outputs(*given, attributes=attributes)
         own = Layer(*(values.cpu().double().numpy() for values in (last.weight, last.bias)))
         layers = dict(new_layers(own, features["train"], last.has_bias))
         before = Mixture.of(features["selection"], own)

@@ -138,6 +138,6 @@ def measure_outcome(
 def worse_classes(report: SetResult, names: Sequence[str]) -> list[str]:
     """The classes whose top-1 certainly fell, with the change of each."""
     labels, gains = report.classes[report.usable], report.gains().astype(float)
-    of_classes = {name: np.where(labels == label, gains, np.nan) for label, name in enumerate(names)}
+    of_classes = {label: np.where(labels == label, gains, np.nan) for label in range(len(names))}  # names may repeat
     changes = {name: found.interval(Difference) for name, found in Resamples.means(of_classes).items()}
-    return [f"{name} {found}" for name, found in changes.items() if found.high < 0]
+    return [f"{names[label]} {found}" for label, found in changes.items() if found.high < 0]

@@ -1,6 +1,6 @@
 """The last linear layer of a classifier: its inputs, the features of an image, and its replacement by another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -63,7 +63,7 @@ class LastLayer:
         """Logits `(B, C)` of images `(B, 3, H, W)`, and features `(B, D)`, fp32."""
         with self._inputs() as found:
             logits = self.model.logits(pixel_values)
-        return logits, _joined(found)
+        return logits, torch.cat([one.float().flatten(1) for one in found], dim=1)
 
     @torch.no_grad()
     def _give_logits(self, pixel_values: torch.Tensor) -> bool:
@@ -72,9 +72,8 @@ class LastLayer:
             logits = self.model.logits(pixel_values)
         if sum(one.numel() for one in found) != len(logits) * self.weight.shape[1]:  # others, or called for tokens
             return False
-        bound = max(1e-3, 4 * torch.finfo(logits.dtype).eps)
-        own = _joined(found) @ self.weight.T + self.bias
-        return torch.allclose(own, logits.float(), atol=bound, rtol=bound)
+        own, bound = self.outputs(pixel_values)[1] @ self.weight.T + self.bias, 4 * torch.finfo(logits.dtype).eps
+        return torch.allclose(own, logits.float(), atol=max(1e-3, bound), rtol=max(1e-3, bound))
 
     @contextmanager
     def _inputs(self) -> Iterator[list[torch.Tensor]]:
@@ -100,7 +99,3 @@ class LastLayer:
             layer.weight.copy_(len(self.layers) * part)
             if layer.bias is not None:
                 layer.bias.copy_(bias)
-
-
-def _joined(features: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([one.float().flatten(1) for one in features], dim=1)

@@ -8,7 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
+from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.known_sets import PAPER_SETS
+from robust_vit_hf.data.transforms import segmentation_transform
+from robust_vit_hf.evaluation import segment
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.utils.files import read_json
 from robust_vit_hf.utils.stage import Stage
@@ -16,6 +19,7 @@ from robust_vit_hf.utils.stage import Stage
 from ..helpers import layouts
 from ..helpers.commands import call, kill_when, launch, launch_two, succeed
 from ..helpers.layouts import miniatures
+from ..helpers.sessions import session_of
 from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, TENCH, masked_dataset, save_pretrained, tiny_vit
 
 
@@ -191,6 +195,17 @@ def test_segmentation(segmentation, models):
         inside += ((relevance > relevance.mean()) == squashed[0, 0].bool()).sum().item()
         total += relevance.numel()
     assert scores["before"]["gae"]["pixel_accuracy"] == pytest.approx(inside / total, abs=0.02)  # pixels are rounded
+
+
+def test_the_figure_shows_evenly_spaced_images_that_may_be_shown(monkeypatch):
+    rows = masked_dataset(20).add_column("openly_licensed", [index % 5 > 0 for index in range(20)])
+    masks = segmentation_transform(make_image_processor("paper", IMAGE_SIZE))(rows[:])["mask"]
+    grids = []
+    monkeypatch.setattr(segment, "save_picture_grid", lambda grid, path: grids.append(grid))
+    segment.write_attribution_figure(session_of({"before": tiny_vit()}, {}), rows, ["rollout"], Path("unused"))
+    assert [[name for name, _ in line] for line in grids[0]] == 8 * [["image", "mask", "rollout"]]
+    for line, index in zip(grids[0], (1, 3, 6, 8, 11, 13, 16, 18), strict=True):
+        assert (line[1][1] == masks[index].permute(1, 2, 0).numpy()).all()
 
 
 @pytest.mark.release

@@ -115,11 +115,14 @@ def test_masks_are_resized_without_antialiasing(make):
     assert any(torch.allclose(mask, one, atol=1e-5) for crop in crops for one in (crop, crop.flip(2)))
 
 
-def test_masks_of_the_segmentation_test_are_the_nearest_pixels():
+@pytest.mark.parametrize("size", [(32, 32), (32, 64)])
+def test_masks_of_the_segmentation_test_are_the_nearest_pixels(size):
     """Those under the centre of each new pixel; at 50 / 32, those under its corner are others."""
     rows = noise_row()
-    found = segmentation_transform(make_image_processor("paper", 32))(rows)["mask"][0]
-    lines, columns = (((np.arange(32) + 0.5) * side / 32).astype(int) for side in (40, 50))
+    found = segmentation_transform(make_image_processor("paper", size))(rows)["mask"][0]
+    lines, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, (40, 50), strict=True)
+    )
     assert (255 * found[0].numpy() == np.asarray(rows["mask"][0])[np.ix_(lines, columns)]).all()
 
 

@@ -18,7 +18,7 @@ from transformers import (
 from robust_vit_hf import diagnose
 from robust_vit_hf.models.loading import load_model
 
-from ..helpers.tiny import masked_dataset
+from ..helpers.tiny import masked_dataset, tiny_vit
 
 
 NAMES = list("abcd")
@@ -141,6 +141,8 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         (_logits, GIVEN | {"classes": {*NAMES}}, "got a set"),
         (_logits, GIVEN | {"processor": ConvNextImageProcessor()}, "no `processor`"),
         ("resnet", {"processor": ConvNextImageProcessor()}, "leave out `processor`"),
+        (tiny_vit(), {"processor": "paper"}, "needs its image processor"),
+        (tiny_vit(), {"processor": ConvNextImageProcessor(), "classes": NAMES}, "neither `classes` nor"),
         ("resnet", {"transform": _pixels}, "leave out `processor`, `classes` and `transform`"),
     ],
 )

@@ -1,6 +1,7 @@
 """`robust-vit sis`: every figure of the table, from the saved subsets and the masks."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from robust_vit_hf import make_image_processor, sufficient_input_subsets
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.evaluation.sis import _evenly_spaced
 
 from ..helpers.commands import call, files_below, succeed
 from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
@@ -79,6 +82,12 @@ def test_measures_of_a_subset(folders, tmp_path, datasets_cache):
     with torch.no_grad():
         probability = model((pixel_values * neighbourhood)[None]).logits.softmax(dim=1)[0, row["label"][0]]
     assert measured["revealed"].item() == pytest.approx(probability.item(), rel=1e-4)
+
+
+def test_images_are_evenly_spaced_among_those_with_a_label():
+    labels = EvaluationSet(masked_dataset(9), [[], *([label] for label in range(8))])
+    chosen = [_evenly_spaced("a", labels, SimpleNamespace(classes=[], num_images=count)).accepted for count in (3, 9)]
+    assert chosen == [[[0], [2], [5]], [[label] for label in range(8)]]
 
 
 def test_a_mask_of_another_size_is_refused(folders, tmp_path, datasets_cache):

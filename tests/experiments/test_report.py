@@ -471,6 +471,13 @@ def test_the_original_is_that_of_all_seeds(results):
     tops = [run.sets["imagenet-1k"].accuracy("before") for run in seeds]
     rows = {row[1]: row for row in accuracy_tables(Results(seeds))["table_1"].rows}
     assert rows["Original"][3].startswith(f"{100 * np.mean(tops):.1f}±") and tops[0] != tops[1]
+    sides = {
+        name: replace(side, num_ranked=1) for name, side in result.sides.items()
+    }  # as of objects that were cut out
+    best_alone = replace(first, method="cut out", sets={"imagenet-1k": replace(result, sides=sides)})
+    for runs in ([first, best_alone], [best_alone, first]):
+        rows = {row[1]: row for row in accuracy_tables(Results(runs))["table_1"].rows}
+        assert "–" not in rows["Original"][3] and "–" in rows["cut out"][3]
 
 
 def test_top_five_is_unknown_where_a_run_has_no_ranks(results):

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ViTImageProcessor
 
-from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf import RobustViTTrainer, make_image_processor
+from robust_vit_hf.data.geometry import input_size
 from robust_vit_hf.hub.model_card import make_card, write_card
+from robust_vit_hf.hub.run_metadata import describe_model
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 from robust_vit_hf.results.run_summary import summarize
@@ -29,9 +31,8 @@ RELEASED = sorted(path.parent for path in (ROOT / "model_cards").glob("*/run.jso
 def folder(tmp_path_factory) -> Path:
     """Output of a trainer that was asked for its card."""
     folder = tmp_path_factory.mktemp("cards") / "robustvit-tiny"
-    settings = {"eval_strategy": "epoch", "load_best_model_at_end": True, "save_strategy": "epoch"}
-    settings |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    config = tiny_config(folder, **settings)
+    parts = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    config = tiny_config(folder, eval_strategy="epoch", load_best_model_at_end=True, save_strategy="epoch", **parts)
     trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(8), masked_dataset(4, seed=1))
     trainer.train()
     trainer.save_model()
@@ -76,6 +77,19 @@ def test_what_the_trainer_tells(folder):
     assert "shortest side 37 (bilinear), centre crop of 32×32, mean 0.5, 0.5, 0.5" in card.content
     assert "doi" not in card.content and "arxiv.org/abs/2206.01161" in card.content
     assert str(folder.parent) not in str(card) and "kWh" not in str(card)
+
+
+@pytest.mark.parametrize(
+    ("processor", "text"),
+    [
+        (make_image_processor("paper", (32, 64)), "37×73 (bilinear), centre crop of 32×64, mean 0.5, 0.5, 0.5"),
+        (ViTImageProcessor(rescale_factor=1 / 127.5, do_normalize=False), "values from 0 to 2, not normalised"),
+        (ViTImageProcessor(do_rescale=False, resample=3), "224×224 (bicubic), values from 0 to 255, mean"),
+    ],
+)
+def test_what_images_are_given(processor, text, tmp_path):
+    described = describe_model(tiny_vit(), processor, {"folder": tmp_path}, None)
+    assert text in described["preprocessing"] and described["image_size"] == [*input_size(processor)]
 
 
 def test_nothing_measured(folder):

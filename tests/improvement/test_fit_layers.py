@@ -1,5 +1,9 @@
 """New last layers, against the minimum of what they are said to minimise."""
 
+import io
+from types import SimpleNamespace
+
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -8,13 +12,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement import fit_layers
 from robust_vit_hf.improvement.composites import OUTPUTS_FILE, Composites, composite_outputs
 from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background, temperature_of
 from robust_vit_hf.improvement.new_layers import NewLayers
 
 from ..helpers.sessions import session_of
-from ..helpers.tiny import masked_dataset, tiny_vit
+from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, tiny_vit
 
 
 CLASSES, SIZE, IMAGES, EACH = 5, 12, 40, 3
@@ -84,16 +87,6 @@ def test_the_map_takes_the_background_out():
     assert after < 0.35 * before
     strong = map_out_background(own, seen, 1e9)
     np.testing.assert_allclose(strong.weight, own.weight, atol=1e-6)
-
-
-def test_blocks_of_images_give_the_same_layers(monkeypatch):
-    found, targets = features(), np.eye(CLASSES)[features().labels]
-    whole = map_out_background(layer(), found, 0.7), fit_layer(layer(), found, targets, 0.03)
-    monkeypatch.setattr(fit_layers, "BLOCK", 17)
-    parts = map_out_background(layer(), found, 0.7), fit_layer(layer(), found, targets, 0.03)
-    for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_allclose(one.weight, other.weight, atol=1e-4)
-        np.testing.assert_allclose(one.bias, other.bias, atol=1e-4)
 
 
 def test_the_fit_minimises_its_objective():
@@ -173,6 +166,41 @@ def test_features_go_on_after_the_images_that_are_complete(tmp_path):
     again = composite_outputs(*given)
     for found, wanted in zip((again.original, again.mixed), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_images_without_object_or_background_have_no_composites():
+    """As where the object lies outside of what the model sees: it would be the background of another class with this label."""
+    shapes = {1: np.zeros((40, 40), np.uint8), 2: np.full((40, 40), 255, np.uint8)}
+    rows = [
+        row | {"mask": Image.fromarray(shapes[number]) if number in shapes else row["mask"]}
+        for number, row in enumerate(masked_rows(12))
+    ]
+    rows = EvaluationSet.of(datasets.Dataset.from_list(rows, features=FEATURES))
+    session = session_of({"before": tiny_vit()}, {"noise": rows})
+    pool = SimpleNamespace(draw=lambda *_: iter([(None, torch.zeros(3, 32, 32))]))
+    for given in (None, pool):
+        known = ~np.isnan(composite_outputs(session.sides["before"], session, 3, (4, 0), pool=given).mixed).any(axis=2)
+        assert not known[1:3].any() and known[3:].any(axis=1).all()
+
+
+def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):
+    """As by a full disk: numpy would fill it with zeros, which count as complete."""
+    session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(masked_dataset(8))})
+    given = session.sides["before"], session, 2, (3, 0)
+    expected = composite_outputs(*given)
+
+    def cut_off(file, values):
+        whole = io.BytesIO()
+        np.lib.format.write_array(whole, values)
+        file.write(whole.getvalue()[:300]) if hasattr(file, "write") else file.write_bytes(whole.getvalue()[:300])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("robust_vit_hf.improvement.composites.np.save", cut_off)
+        composite_outputs(*given, None, tmp_path)
+    again = composite_outputs(*given, None, tmp_path)
+    np.testing.assert_allclose(again.original, expected.original, atol=1e-5)
+    np.testing.assert_allclose(again.mixed, expected.mixed, atol=1e-5)
 
 
 def test_images_without_any_composite_are_refused():

@@ -196,6 +196,13 @@ def test_image_size_scales_the_processor(family, tmp_path):
     assert list(processor.image_mean) == list(PROCESSORS[family].image_mean)
 
 
+def test_a_tall_crop_is_scaled_by_its_shorter_side(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    crop = {"do_center_crop": True, "crop_size": {"height": 48, "width": 32}}
+    ViTImageProcessor(size={"shortest_edge": 36}, **crop).save_pretrained(tmp_path)
+    assert load_processor(str(tmp_path), "model", tiny_vit(), 64).size["shortest_edge"] == 72
+
+
 def test_presets_are_known_by_their_settings():
     for preset in ("paper", "native"):
         assert preset_of(make_image_processor(preset, 48, ViTImageProcessor(**STATISTICS))) == preset

@@ -74,6 +74,8 @@ def test_many_groups():
 def test_a_group_of_one_image_changes_by_at_most_all():
     changed = Resamples(np.zeros(9), 1).interval(Difference)
     assert (changed.low, changed.high) == (-1, 1)
+    few, many = (Resamples(np.ones(9), count) for count in (10, 100))
+    assert [(one - few).interval(Difference).high for one in (few, many)] == [0.3, 0.3]  # the fewer images count
 
 
 @pytest.mark.parametrize(

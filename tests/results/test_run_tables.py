@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
+from matplotlib.container import ErrorbarContainer
 from PIL import Image
 
 from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, mean_gain
 from robust_vit_hf.results.markdown_latex import Table
-from robust_vit_hf.results.plots import class_figure, figure_bytes, run_figures, save_figure
+from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes, run_figures, save_figure
 from robust_vit_hf.results.published_tables import METHODS, accuracy_tables, class_group_tables
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
 from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows, summarize
@@ -221,6 +222,14 @@ def test_plots(tmp_path):
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 1
+
+
+def test_bars_have_the_interval_of_the_change_at_their_ends():
+    rows = set_rows(compared())
+    (drawn,) = (one for one in accuracy_figure(rows).axes[0].containers if isinstance(one, ErrorbarContainer))
+    for row, line in zip(rows, drawn.lines[2][0].get_segments(), strict=True):
+        ends = [100 * (row["top1_before"] + row[f"change_{end}"]) for end in ("low", "high")]
+        assert line[:, 1].tolist() == pytest.approx(ends, abs=1e-6) and ends[0] < 100 * row["top1_after"] < ends[1]
 
 
 def test_names_of_classes_do_not_break_a_figure():

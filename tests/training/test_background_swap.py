@@ -58,6 +58,8 @@ def test_fractional_masks_blend():
     swapped = swap_backgrounds(images, mask, 1.0, (0,))
     assert torch.equal(swapped[0, :, 4, 5:11], 0.25 * images[0, :, 4, 5:11] + 0.75 * 1.0)
     assert torch.equal(swapped[0, :, 5, 5:11], images[0, :, 5, 5:11])
+    soft = torch.cat([mask[:1].clamp(min=0.25), mask[1:]])  # which is nowhere the background alone
+    assert swap_backgrounds(images, soft, 1.0, (0,))[0, :, 0, 0].tolist() == [0.75] * 3
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
