@@ -72,16 +72,14 @@ def composite_outputs(
     seed: int = 0,
     attributes: Sequence[str] = (),
 ) -> Composites:
-    """Outputs of a side for the one set of a session, with `count` composites an image, and as many for each attribute.
+    """Outputs of a side for the one set of a session, with `count` composites an image, and as many for each attribute; a `ValueError`
+    if no image has one.
 
     Args:
         passes: batch size, and number of processes that read images.
         layer: the last layer of the side, for its features instead of its logits.
         folder: of a stage that keeps them, and goes on after a kill; by default nothing is kept.
         pool: pictures as backgrounds, instead of those of images of other classes.
-
-    Raises:
-        ValueError: there are no composites.
     """
     ((name, rows),) = session.sets.items()
     labels = np.array([accepted[0] for accepted in rows.accepted])

@@ -95,12 +95,12 @@ def improve(
 
 def _check_can_be_loaded(model: PreTrainedModel) -> None:
     with torch.device("meta"):
-        of_class = type(model)._from_config(model.config).state_dict()
-    own = {name: value.shape for name, value in model.state_dict().items()}
-    if differing := own.items() ^ {name: value.shape for name, value in of_class.items()}.items():
+        of_class = type(model)._from_config(model.config)
+    own, known = ({name: of.shape for name, of in one.state_dict().items()}.items() for one in (model, of_class))
+    if differing := sorted(own ^ known):
         raise ValueError(
-            f"What is saved of this `{type(model).__name__}` could not be loaded: {len(differing)} weights, such as `{min(differing)[0]}`, "
-            "are not those that its class makes of its configuration. Write a class for it, or leave its layers as they were."
+            f"What is saved of this `{type(model).__name__}` could not be loaded, since its class does not make the same layers of its "
+            f"configuration: see `{differing[0][0]}`. Write a class for it, or leave its layers as they were."
         )
 
 
