@@ -78,6 +78,15 @@ def summary() -> Table:
     return Table("", ["model and images", "models", "new, before", *heads], rows)
 
 
+def full_gained(names: Sequence[str]) -> float:
+    """Mean of what `full` gained beyond `minute` on new backgrounds, over sets, in points."""
+    sets = [
+        found for name, found in read_json(HERE / "improve.json")["sets"].items() if name in names and len(found) == 2
+    ]
+    gains = [found["full"]["places"]["new"]["change"] - found["minute"]["places"]["new"]["change"] for found in sets]
+    return 100 * sum(gains) / len(gains)
+
+
 def gain_of_layers(rule: str, measure: str) -> Difference:
     """Mean change of top-1 over the models of benchmarks/last_layer.json by the layers that a rule chose."""
     found = read_json(HERE / "last_layer.json")["rules"]

@@ -1,7 +1,7 @@
 """Outputs of a model for images and for their objects on other backgrounds: logits, or the features that its last layer reads."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,10 @@ class Composites:
     original: np.ndarray
     mixed: np.ndarray
     labels: np.ndarray
+
+    def mapped(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> "Composites":
+        """Logits, from features."""
+        return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
 
     def right(self, logits_of: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs) -> dict[str, np.ndarray]:
         """Whether each image is right as it is, `original` `(N,)`, and the share of its composites that are, `mixed_rand` `(N,)`, NaN
