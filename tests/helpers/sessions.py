@@ -22,9 +22,9 @@ def session_of(
     processor=None,
     accelerator=None,
 ) -> Session:
-    """Models by side on sets; what is measured is kept in `folder`, if there is one."""
+    """Models by side, in training mode, on sets; what is measured is kept in `folder`, if there is one."""
     processor = processor or make_image_processor("paper", IMAGE_SIZE)
-    sides = {name: Side.of(model, processor) for name, model in models.items()}
+    sides = {name: Side.of(model.train(), processor) for name, model in models.items()}
     return Session(sides, {}, accelerator or Accelerator(cpu=True), folder).with_sets(sets)
 
 
