@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parents[1] / "golden"
 IMAGE_SIZE = 32
 WIDE = (52, 40)  # width and height
+PRETRAINING = ViTImageProcessor(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 LABELS = (2, 0, 1, 3, 0, 2, 0, 1)  # of rows in turn: other numbers of each class, in no order
 TENCH, GOLDFISH, STINGRAY, TOILET_TISSUE = "n01440764", "n01443537", "n01498041", "n15075141"
@@ -105,8 +106,7 @@ def bright_square(folder: Path, side: int = 96) -> Path:
 def save_pretrained(model, folder: Path, preset: str = "native") -> Path:
     """Write a model with an image processor, as a finetuning does."""
     model.save_pretrained(folder)
-    pretraining = ViTImageProcessor(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
-    make_image_processor(preset, IMAGE_SIZE, pretraining).save_pretrained(folder)
+    make_image_processor(preset, IMAGE_SIZE, PRETRAINING).save_pretrained(folder)
     return folder
 
 
