@@ -170,7 +170,7 @@ def test_features_go_on_after_the_images_that_are_complete(tmp_path):
 
 def test_images_without_object_or_background_have_no_composites():
     """As where the object lies outside of what the model sees: it would be the background of another class with this label."""
-    shapes = {1: np.zeros((40, 40), np.uint8), 2: np.full((40, 52), 255, np.uint8)}
+    shapes = {1: np.zeros((40, 52), np.uint8), 2: np.full((40, 52), 255, np.uint8)}
     rows = [
         row | {"mask": Image.fromarray(shapes[number]) if number in shapes else row["mask"]}
         for number, row in enumerate(masked_rows(12))
