@@ -82,6 +82,13 @@ def test_original_top1_is_that_of_the_untouched_model(tmp_path):
         assert set(logged(trainer, f"{prefix}original_top1")) == {expected}
 
 
+def test_the_original_is_a_target_without_dropout(tmp_path):
+    """Before the first step its output is that of the model, in whatever mode it was given."""
+    rows, config = tensor_rows(8), tiny_config(tmp_path, confidence_target="original")
+    metrics = RobustViTTrainer(tiny_vit().train(), config, rows, rows).evaluate()
+    assert metrics["eval_confidence_loss"] == pytest.approx(0, abs=1e-6)
+
+
 def test_original_top1_is_measured_without_augmentation(tmp_path, processor):
     """With its own predictions as labels, of which the crops of the training change some."""
     dataset = masked_dataset(40)
