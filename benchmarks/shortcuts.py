@@ -187,7 +187,7 @@ def groups_of(results: dict[str, dict]) -> dict[tuple[str, str], dict[str, dict]
         _, _, rate, _, *finetuned = key.split("/")
         group = ("whole model" if finetuned else "last layer", f"{100 * float(rate):g} %")
         found.setdefault(group, {})[key] = one
-    return found
+    return dict(sorted(found.items()))
 
 
 def matrix(results: dict[str, dict]) -> Table:

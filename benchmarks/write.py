@@ -1,4 +1,4 @@
-"""Write the tables of benchmarks/improve.json and benchmarks/last_layer.json into README and docs.
+"""Write the tables of the results beside this script into README and docs.
 
     python benchmarks/write.py
 
@@ -11,9 +11,11 @@ import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from robust_vit_hf.diagnosis.verdict import FORETELLING
 from robust_vit_hf.experiments.choose_settings import choose_mixtures
-from robust_vit_hf.results.bootstrap import Difference, Interval, change, mean_over
+from robust_vit_hf.results.bootstrap import Difference, Gains, Interval, change, mean_gain, mean_over
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.utils.files import read_json
 
@@ -21,7 +23,7 @@ from robust_vit_hf.utils.files import read_json
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 TEST_IMAGES = 300  # of a set of benchmarks/improve.py
-TEXTS = ("README.md", "docs/your-photographs.md", "docs/methods.md")
+TEXTS = ("README.md", "docs/your-photographs.md", "docs/methods.md", "docs/experiment/README.md")
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end of table)", re.DOTALL)
 # Sets of benchmarks/improve.py with models of one kind.
 KINDS = {
@@ -30,6 +32,13 @@ KINDS = {
     "DINOv2-S, digits on textures": ("digits",),
 }
 PLACES = {"home": "at home", "random": "random", "new": "new"}
+WAYS = ("plain", "lit", "occluded", "scaled")  # of benchmarks/other_images.py, and the models that it compares
+AFTER = {
+    "minute": "`improve`",
+    "full": "`improve --effort full`",
+    "background-swap": "swap, 72 steps",
+    "robustvit": "squared error, 72 steps",
+}
 RULES = {
     "all": "new layer, as `improve --effort minute`",
     "map": "the map alone",
@@ -67,6 +76,15 @@ def summary() -> Table:
             rows.append(row)
     heads = [head for effort in efforts for head in (f"`{effort}`: new", "at home")]
     return Table("", ["model and images", "models", "new, before", *heads], rows)
+
+
+def full_gained(names: Sequence[str]) -> float:
+    """Mean of what `full` gained beyond `minute` on new backgrounds, over sets, in points."""
+    sets = [
+        found for name, found in read_json(HERE / "improve.json")["sets"].items() if name in names and len(found) == 2
+    ]
+    gains = [found["full"]["places"]["new"]["change"] - found["minute"]["places"]["new"]["change"] for found in sets]
+    return 100 * sum(gains) / len(gains)
 
 
 def gain_of_layers(rule: str, measure: str) -> Difference:
@@ -172,6 +190,52 @@ def variants() -> Table:
     return Table("", ["layers", *MEASURES.values()], rows)
 
 
+def other_images() -> str:
+    """Top-1 before and its change by how objects are pasted on other photographs, and which changes differ."""
+    results, rows, differing = read_json(HERE / "other_images.json"), [], []
+    for kind, names in KINDS.items():
+        for made, label in AFTER.items():
+            known = [results["sets"][name][made] for name in names if made in results["sets"].get(name, {})]
+            if known:
+                cells, differences = by_pasting(known, results["objects"])
+                rows.append([kind.partition(",")[0], label, str(len(known)), *cells])
+                differing += [f"{rows[-1][0]}, {label}, {one}" for one in differences]
+    table = Table("", ["model", "after", "models", *(f"`{way}`" for way in WAYS)], rows).markdown()
+    return f"{table}\n\nChanges less that of `plain`, where resolved: {'; '.join(differing)}. {swap_less_relevance()}"
+
+
+def by_pasting(known: Sequence[dict], objects: int) -> tuple[list[str], list[str]]:
+    """Top-1 of models before and its change by way; and changes less that of `plain`, where their intervals leave out 0."""
+    gains = {way: of_photographs(known, way, objects) for way in WAYS}
+    cells = [f"{100 * before.mean():.1f} {over_both(gain)}" for before, gain in gains.values()]
+    less = {way: over_both(gain - gains["plain"][1]) for way, (_, gain) in gains.items() if way != "plain"}
+    return cells, [f"`{way}` {one}" for way, one in less.items() if not one.low <= 0 <= one.high]
+
+
+def swap_less_relevance() -> str:
+    """By how much more swap gains than the paper's loss on these images, in a sentence."""
+    results = read_json(HERE / "other_images.json")
+    methods = ("background-swap", "robustvit")
+    known = [of for of in results["sets"].values() if of.keys() >= {*methods}]
+    texts = []
+    for way in WAYS:
+        swap, ours = (of_photographs([of[one] for of in known], way, results["objects"])[1] for one in methods)
+        texts.append(f"{over_both(swap - ours)} (`{way}`)")
+    return f"Swap gains {', '.join(texts)} points more than squared error."
+
+
+def of_photographs(known: Sequence[dict], way: str, objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """Top-1 before and its gain, `(models, photographs)`."""
+    before, after = (np.array([one[way][side] for one in known]) / objects for side in ("before", "after"))
+    return before, after - before
+
+
+def over_both(gains: np.ndarray) -> Difference:
+    """Mean of `(models, photographs)` with its interval over both; of one model, over photographs."""
+    photographs = np.arange(gains.shape[1])
+    return mean_gain({"all": [Gains(values, str(model), photographs) for model, values in enumerate(gains)]})
+
+
 def shortcuts() -> str:
     """Counts of the attributes that were named, by the attribute that was planted."""
     from shortcuts import matrix, summary  # beside this script; needs what trains its models
@@ -196,6 +260,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "foretold": foretold,
     "half of the classes": lambda: half_of_the_classes().markdown(),
     "other layers": lambda: variants().markdown(),
+    "other images": other_images,
 }
 
 

@@ -60,9 +60,7 @@ class Side:
         logits and a `transform`, see [`OwnClassifier`]."""
         if hasattr(model, "config"):
             if not hasattr(processor, "to_json_string") or classes is not None or transform is not None:
-                raise ValueError(
-                    "A model given as an object needs its image processor: give `processor=…`, and neither `classes` nor `transform`."
-                )
+                raise ValueError("The model needs its image processor (`processor=…`), not `classes` or `transform`.")
             check_single_label(model)
             name = model.config._name_or_path or type(unwrap_pretrained(model)).__name__
             return cls.of(model, squashing(processor), name)

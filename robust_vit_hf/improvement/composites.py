@@ -1,7 +1,7 @@
 """Outputs of a model for images and for their objects on other backgrounds: logits, or the features that its last layer reads."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,10 @@ class Composites:
     mixed: np.ndarray
     labels: np.ndarray
 
+    def mapped(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> "Composites":
+        """Logits, from features."""
+        return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
+
     def right(self, logits_of: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs) -> dict[str, np.ndarray]:
         """Whether each image is right as it is, `original` `(N,)`, and the share of its composites that are, `mixed_rand` `(N,)`, NaN
         where there are none; `logits_of` turns features into logits."""
@@ -68,16 +72,14 @@ def composite_outputs(
     seed: int = 0,
     attributes: Sequence[str] = (),
 ) -> Composites:
-    """Outputs of a side for the one set of a session, with `count` composites an image, and as many for each attribute.
+    """Outputs of a side for the one set of a session, with `count` composites an image, and as many for each attribute; a `ValueError`
+    if no image has one.
 
     Args:
         passes: batch size, and number of processes that read images.
         layer: the last layer of the side, for its features instead of its logits.
         folder: of a stage that keeps them, and goes on after a kill; by default nothing is kept.
         pool: pictures as backgrounds, instead of those of images of other classes.
-
-    Raises:
-        ValueError: there are no composites.
     """
     ((name, rows),) = session.sets.items()
     labels = np.array([accepted[0] for accepted in rows.accepted])

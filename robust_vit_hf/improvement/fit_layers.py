@@ -100,14 +100,14 @@ def fit_layer(start: Layer, features: Composites, targets: np.ndarray, penalty: 
     return Layer(start.weight + change[:, :-1] / scale, start.bias + change[:, -1])
 
 
-def temperature_of(layer: Layer, outputs: Composites) -> float:
-    """Temperature, by which logits are divided, of the least cross-entropy with the labels on images and their composites, which have
-    [`SHARE`] of the weight. Soft targets make a layer less sure than it is right; predictions do not depend on it.
+def temperature_of(outputs: Composites) -> float:
+    """Temperature, by which these logits are divided, of the least cross-entropy with the labels on images and their composites, which
+    have [`SHARE`] of the weight. Soft targets make a layer less sure than it is right; predictions do not depend on it.
 
     Source: https://huggingface.co/papers/1706.04599
     """
     known = ~np.isnan(outputs.mixed[..., 0])
-    logits = [layer.logits(outputs.original), layer.logits(outputs.mixed[known])]
+    logits = [outputs.original, outputs.mixed[known]]
     labels = [outputs.labels, np.broadcast_to(outputs.labels[:, None], known.shape)[known]]
 
     def loss(log_temperature: float) -> float:

@@ -95,7 +95,7 @@ class NewLayers:
         """Write a mixture as a model, with its record. Its temperature, fitted on the selection images, is within the layer."""
         layer = self.layer(settings, alpha)
         # Where the original is right on all, as on images that have its predictions for labels, nothing tells how sure to be.
-        temperature = 1.0 if self.before.original.all() else temperature_of(layer, self.selection)
+        temperature = 1.0 if self.before.original.all() else temperature_of(self.selection.mapped(layer.logits))
         model = self.model(Layer(layer.weight / temperature, layer.bias / temperature))
         with weights_written(folder):
             model.save_pretrained(folder)

@@ -9,11 +9,14 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
+from ..data.geometry import input_size
 from ..evaluation.image_passes import NonFiniteLogits
 from ..evaluation.session import Session, Side
+from ..models.last_layer import LastLayer, NoLastLayer
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
@@ -26,6 +29,7 @@ from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.stage import Stage
 from .candidates import FIRST_MIXTURES, MIXTURES, Mixture, TrainingSettings, finalists, first_trainings
 from .composites import SELECTION_COMPOSITES, composite_outputs
+from .fit_layers import temperature_of
 from .options import ImproveOptions
 
 
@@ -136,15 +140,31 @@ class Trials:
         trainer.save_model(_internal_call=True)
         trainer.create_model_card(**self.facts)
 
-    def write(self, settings: TrainingSettings, alpha: float, folder: Path) -> None:
-        """Write a mixture with its record to a folder."""
+    def write(self, settings: TrainingSettings, alpha: float, folder: Path, before: Mixture) -> None:
+        """Write a mixture with its record to a folder, with the temperature of a new layer, see [`NewLayers.write`], if it has one."""
         start = self.starts[settings.start]
         model = interpolate(start.model, self.trained(settings), alpha)
+        temperature = 1.0 if before.original.all() else self._cool(replace(start, model=model))
         with weights_written(folder):
             model.save_pretrained(folder)
         run = read_json(self.folder / settings.name / TRAINING_FOLDER / RUN_FILE)
         run |= {"weights": weights_digest(model), "model_name": folder.resolve().name}
         run["training"] |= {"share of the finetuned weights": f"{alpha:g}"}
+        run["training"]["temperature, fitted on the selection images"] = f"{temperature:.2f}"
         write_json(folder / RUN_FILE, run)
         mixture = {"alpha": alpha, "before": start.name, "after": settings.name}
         write_json(folder / INTERPOLATION_FILE, mixture)
+
+    def _cool(self, side: Side) -> float:
+        """Divide the last layer of a model by its temperature on the selection images; by 1 where there is no such layer."""
+        probe = torch.zeros(1, 3, *input_size(side.processor), device=self.session.accelerator.device)
+        try:
+            last = LastLayer(side.model.eval(), probe)
+        except NoLastLayer:
+            return 1.0
+        passes = self.options.batch_size, self.options.num_workers
+        temperature = temperature_of(
+            composite_outputs(side, self.session, SELECTION_COMPOSITES, passes, attributes=self.attributes)
+        )
+        last.replace(last.weight / temperature, last.bias / temperature)
+        return temperature

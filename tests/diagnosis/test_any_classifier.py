@@ -142,7 +142,7 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         (_logits, GIVEN | {"processor": ConvNextImageProcessor()}, "no `processor`"),
         ("resnet", {"processor": ConvNextImageProcessor()}, "leave out `processor`"),
         (tiny_vit(), {"processor": "paper"}, "needs its image processor"),
-        (tiny_vit(), {"processor": ConvNextImageProcessor(), "classes": NAMES}, "neither `classes` nor"),
+        (tiny_vit(), {"processor": ConvNextImageProcessor(), "classes": NAMES}, "not `classes` or"),
         ("resnet", {"transform": _pixels}, "leave out `processor`, `classes` and `transform`"),
     ],
 )

@@ -1,6 +1,7 @@
 """New last layers, against the minimum of what they are said to minimise."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
@@ -12,9 +13,19 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.composites import OUTPUTS_FILE, Composites, composite_outputs
+from robust_vit_hf.improvement.candidates import Mixture, TrainingSettings
+from robust_vit_hf.improvement.composites import (
+    OUTPUTS_FILE,
+    SELECTION_COMPOSITES,
+    Composites,
+    composite_outputs,
+)
 from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background, temperature_of
 from robust_vit_hf.improvement.new_layers import NewLayers
+from robust_vit_hf.improvement.train_candidates import TRAINING_FOLDER, Trials
+from robust_vit_hf.models.loading import load_model
+from robust_vit_hf.models.weight_mixture import interpolate
+from robust_vit_hf.utils.files import RUN_FILE, read_json, write_json
 
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, tiny_vit
@@ -143,8 +154,7 @@ def test_the_temperature_is_that_of_the_least_cross_entropy():
     logits = rng.normal(size=(4000, 4)) * 1.5
     labels = np.array([rng.choice(4, p=np.exp(row) / np.exp(row).sum()) for row in logits])
     sure = Composites(4 * logits, 4 * logits[:, None], labels)
-    own = Layer(np.eye(4), np.zeros(4))
-    assert temperature_of(own, sure) == pytest.approx(4, rel=0.1)
+    assert temperature_of(sure) == pytest.approx(4, rel=0.1)
     half = Composites(4 * logits, logits[:, None], labels)
     labels = torch.from_numpy(labels)
 
@@ -152,7 +162,7 @@ def test_the_temperature_is_that_of_the_least_cross_entropy():
         of_image, of_composite = (torch.from_numpy(times * logits) / temperature for times in (4, 1))
         return (1 - SHARE) * F.cross_entropy(of_image, labels) + SHARE * F.cross_entropy(of_composite, labels)
 
-    assert temperature_of(own, half) == pytest.approx(min(np.arange(1, 4, 0.01), key=loss), abs=0.02)
+    assert temperature_of(half) == pytest.approx(min(np.arange(1, 4, 0.01), key=loss), abs=0.02)
 
 
 def test_features_go_on_after_the_images_that_are_complete(tmp_path):
@@ -219,7 +229,28 @@ def test_the_temperature_divides_the_whole_layer(tmp_path):
     settings = layers.mixtures[0].settings
     layers.write(settings, 0.5, tmp_path / "model", {})
     mixture, written = layers.layer(settings, 0.5), load_file(tmp_path / "model" / "model.safetensors")
-    temperature = temperature_of(mixture, layers.selection)
+    temperature = temperature_of(layers.selection.mapped(mixture.logits))
     assert abs(temperature - 1) > 0.1
     np.testing.assert_allclose(temperature * written["classifier.weight"], mixture.weight, rtol=1e-4)
     np.testing.assert_allclose(temperature * written["classifier.bias"], mixture.bias, rtol=1e-4)
+
+
+def test_a_finetuned_mixture_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
+    """The temperature of its logits on the selection images divides the last layer; all other weights are those of the mixture."""
+    first, second = tiny_vit(), tiny_vit(seed=1)
+    session = session_of({"before": first}, {"noise": EvaluationSet.of(masked_dataset(16))})
+    settings, options = TrainingSettings("swap", 1e-3, 2), SimpleNamespace(batch_size=4, num_workers=0)
+    trials = Trials(tmp_path, session, {"original": session.sides["before"]}, None, options, {})
+    monkeypatch.setattr(Trials, "trained", lambda *_: second)
+    (tmp_path / settings.name / TRAINING_FOLDER).mkdir(parents=True)
+    write_json(tmp_path / settings.name / TRAINING_FOLDER / RUN_FILE, {"training": {}})
+    wrong = Mixture(np.zeros(16), np.zeros(16))
+    trials.write(settings, 0.5, tmp_path / "model", wrong)
+    side = replace(session.sides["before"], model=interpolate(first, second, 0.5))
+    temperature = temperature_of(composite_outputs(side, session, SELECTION_COMPOSITES, (4, 0)))
+    assert abs(temperature - 1) > 0.1
+    run, written = read_json(tmp_path / "model" / RUN_FILE), load_model(str(tmp_path / "model")).state_dict()
+    assert run["training"]["temperature, fitted on the selection images"] == f"{temperature:.2f}"
+    for name, values in side.model.state_dict().items():
+        scale = temperature if name.startswith("classifier") else 1
+        np.testing.assert_allclose(scale * written[name], values, rtol=1e-4, atol=1e-7)
