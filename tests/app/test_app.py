@@ -96,7 +96,7 @@ def client(address):
 @pytest.fixture
 def picture(tmp_path) -> Path:
     path = tmp_path / "picture.png"
-    masked_rows(1, size=512)[0]["image"].save(path)
+    masked_rows(1, size=(512, 512))[0]["image"].save(path)
     return path
 
 
@@ -125,7 +125,7 @@ def test_maps_are_those_of_the_pipeline(models, picture):
 
 
 def test_difference_and_mask(models):
-    image, mask = masked_rows(1, size=512)[0]["image"], masked_rows(1, size=512)[0]["mask"]
+    image, mask = masked_rows(1, size=(512, 512))[0]["image"], masked_rows(1, size=(512, 512))[0]["mask"]
     explained, difference = compare_maps(open_pair(*models, "paper"), image, 0, "gae", mask)
     assert all(0 < side.agreement[name] < 1 for name in ("mean_iou", "energy") for side in explained.values())
     same, none = compare_maps(open_pair(models[0], models[0], "paper"), image, 0, "gae")
@@ -140,7 +140,7 @@ def test_the_mask_of_another_image_is_not_used(models, picture):
 
 
 def test_the_difference_is_red_where_relevance_grew_and_blue_where_it_fell(models):
-    image = masked_rows(1, size=512)[0]["image"]
+    image = masked_rows(1, size=(512, 512))[0]["image"]
     explained, difference = compare_maps(open_pair(*models, "paper"), image, 0, "gae")
     # The grey image below the colours is the same in both maps, and in all channels of the difference.
     before, after = (np.asarray(explained[side].picture, int).sum(axis=2) for side in ("before", "after"))
@@ -196,7 +196,7 @@ def test_wrong_input_is_a_message_and_the_page_lives_on(client, picture, tmp_pat
 
 
 def test_transparent_and_turned_images(client, tmp_path):
-    image = masked_rows(1, size=64)[0]["image"].resize((64, 32))
+    image = masked_rows(1, size=(64, 64))[0]["image"].resize((64, 32))
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     image.save(tmp_path / "transparent.png")
     assert read_image(str(tmp_path / "transparent.png"))[1]

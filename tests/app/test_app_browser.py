@@ -98,7 +98,7 @@ def wait_for_other_maps(page: Page, earlier: list[str]) -> None:
 
 @pytest.mark.parametrize("page", SIZES.values(), ids=SIZES, indirect=True)
 def test_drop_an_image_choose_a_class_and_move_the_slider(page, tmp_path):
-    masked_rows(1, size=300)[0]["image"].save(tmp_path / "image.png")
+    masked_rows(1, size=(300, 300))[0]["image"].save(tmp_path / "image.png")
     drop(page, tmp_path / "image.png")
     wait_for_other_maps(page, [])
     expect(page.locator("#before")).to_contain_text("LABEL_")

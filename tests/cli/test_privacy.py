@@ -68,7 +68,7 @@ def test_images_with_masks(hub, machine):
     """Parquet is compressed, so its rows are searched."""
     photos = Path("../secret-project/photos/train")
     photos.mkdir(parents=True)
-    for index, row in enumerate(masked_rows(2, size=64)):
+    for index, row in enumerate(masked_rows(2, size=(64, 64))):
         row["image"].save(photos / f"{index}.png")
     boxes = [{"id": index, "image_id": index, "category_id": 1, "bbox": [8, 8, 30, 30]} for index in range(2)]
     pictures = [{"id": index, "file_name": f"{index}.png", "width": 64, "height": 64} for index in range(2)]

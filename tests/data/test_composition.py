@@ -75,12 +75,12 @@ def test_pixels_of_each_condition(batch):
 
 
 def test_the_blur_is_as_wide_as_documented():
-    """Of one bright pixel, a spot with a standard deviation of a fourteenth of the side."""
-    dot = torch.zeros(1, 3, 56, 56)
-    dot[..., 28, 28] = 1
-    spot = compose(dot, torch.zeros(1, 1, 56, 56), dot, dot, torch.zeros(3), ["blurred"])["blurred"][0, 0]
+    """Of one bright pixel, a spot with a standard deviation of a fourteenth of the shorter side."""
+    dot = torch.zeros(1, 3, 56, 70)
+    dot[..., 28, 35] = 1
+    spot = compose(dot, torch.zeros(1, 1, 56, 70), dot, dot, torch.zeros(3), ["blurred"])["blurred"][0, 0]
     for profile in (spot.sum(0), spot.sum(1)):
-        variance = (profile * (torch.arange(56) - 28) ** 2).sum() / profile.sum()
+        variance = (profile * (torch.arange(len(profile)) - len(profile) // 2) ** 2).sum() / profile.sum()
         assert variance.sqrt().item() == pytest.approx(56 / 14, rel=0.03)
 
 

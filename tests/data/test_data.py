@@ -13,7 +13,7 @@ from robust_vit_hf.data.split_writer import SplitWriter
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
-from ..helpers.tiny import FEATURES, masked_dataset, masked_rows
+from ..helpers.tiny import FEATURES, WIDE, masked_dataset, masked_rows
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -102,7 +102,7 @@ def with_row(**values) -> datasets.Dataset:
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"mask": Image.new("L", (20, 40))}, "image is 40×40 but mask is 20×40"),
+        ({"mask": Image.new("L", (20, 40))}, "image is 52×40 but mask is 20×40"),
         ({"image": None}, "image is missing"),
         ({"label": None}, "label is missing"),
     ],
@@ -119,7 +119,7 @@ def test_label_outside_the_classes():
 
 @pytest.mark.parametrize("value, word", [(0, "empty"), (255, "full")])
 def test_masks_that_say_nothing(value, word):
-    dataset = with_row(mask=Image.new("L", (40, 40), value))
+    dataset = with_row(mask=Image.new("L", WIDE, value))
     with pytest.raises(ValueError, match=rf"1 of 3 masks(.|\n)*row 2 .*mask is {word}(.|\n)*bad_masks='skip'"):
         check_rows(dataset, "train", 4, bad_masks="refuse")
     assert len(check_rows(dataset, "train", 4, bad_masks="skip")) == 2

@@ -224,7 +224,7 @@ def test_images_without_a_line(tmp_path, caplog):
     root = layouts.image_folder(tmp_path / "photos", masked_rows(4))
     metadata = root / "train" / "metadata.jsonl"
     metadata.write_text("\n".join(metadata.read_text().splitlines()[:3]))
-    assert both_ways(root)["label"] == [0, 1, 2]
+    assert both_ways(root)["label"] == [2, 0, 1]
     message = left_out(root, caplog)
     assert "2 images" in message and "`3.png`" in message
 

@@ -199,7 +199,7 @@ def test_describe_masks(tmp_path):
     rows.to_parquet(tmp_path / "rows.parquet")
     out = succeed("data", "describe", tmp_path / "rows.parquet")
     assert "rows: 10, 1 of them unusable" in out and "columns: file_name, image, mask, label" in out
-    assert "classes: 4, labels 0–3, 2–3 rows each" in out
+    assert "classes: 4, labels 0–3, 1–4 rows each" in out
     assert re.search(r"empty +1 █+", out) and re.search(r"10–20 +6 █{40}", out)  # 13 × 13 of 40 × 40 is 10.6 %
     assert re.search(r"90–100 +1 █", out) and re.search(r"full +1 █", out)
     assert "row 7: image is 40×40 but mask is 20×40" in out

@@ -18,7 +18,18 @@ from robust_vit_hf.data.stream import MaskedStream, stream_identity
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 
 from ..helpers.commands import call, kill_when, launch_two, succeed
-from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_rows, save_pretrained, tiny_config, tiny_vit
+from ..helpers.tiny import (
+    FEATURES,
+    IMAGE_SIZE,
+    LABELS,
+    STILL,
+    WIDE,
+    masked_dataset,
+    masked_rows,
+    save_pretrained,
+    tiny_config,
+    tiny_vit,
+)
 from ..training.test_resume import At
 
 
@@ -50,8 +61,8 @@ def labelled(labels: list[int]) -> datasets.Dataset:
 def with_bad_rows() -> datasets.Dataset:
     """Eight rows, of which 1, 3 and 5 cannot be used."""
     rows = masked_rows(8)
-    rows[1]["mask"] = Image.new("L", (40, 40))
-    rows[3]["mask"] = Image.new("L", (40, 41), 255)
+    rows[1]["mask"] = Image.new("L", WIDE)
+    rows[3]["mask"] = Image.new("L", (52, 41), 255)
     encoded = [FEATURES.encode_example(row) for row in rows]
     encoded[5]["image"] = {"bytes": b"no image", "path": "broken.png"}
     return datasets.Dataset.from_list(encoded, features=FEATURES)
@@ -80,7 +91,7 @@ def test_bad_rows_are_named_once_and_left_out(caplog):
     told = [record.getMessage() for record in caplog.records]
     expected = [
         "row 1 .*: mask is empty",
-        "row 3 .* is 40×40 but mask is 40×41",
+        "row 3 .* is 52×40 but mask is 52×41",
         r"row 5 \(broken.png\): image cannot",
     ]
     assert len(told) == 3
@@ -100,7 +111,7 @@ def test_labels_of_another_model_are_refused():
 
 
 def test_a_dataset_without_a_usable_row_ends():
-    rows = [row | {"mask": Image.new("L", (40, 40))} for row in masked_rows(3)]
+    rows = [row | {"mask": Image.new("L", WIDE)} for row in masked_rows(3)]
     with pytest.raises(ValueError, match=r"mask is empty. No row of the last 100 can be used"):
         numbers(stream_of(datasets.Dataset.from_list(rows, features=FEATURES)), 1)
     with pytest.raises(ValueError, match="The train dataset has no rows"):
@@ -111,7 +122,7 @@ def test_the_model_numbers_the_classes(tmp_path):
     model = tiny_vit()
     model.config.id2label = dict(enumerate("dcba"))
     trainer = make_trainer(tmp_path, masked_dataset(4).to_iterable_dataset(), model=model)
-    assert [row["labels"] for row in islice(trainer.train_dataset, 4)] == [3, 2, 1, 0]
+    assert [row["labels"] for row in islice(trainer.train_dataset, 4)] == [3 - label for label in LABELS[:4]]
 
 
 @pytest.mark.parametrize("num_shards", [1, 4])
@@ -211,7 +222,7 @@ def options(tmp_path) -> list:
     """Options of a streamed run, over four files with six images each, one of them bad."""
     for shard in range(4):
         rows = masked_rows(6, seed=shard)
-        rows[shard]["mask"] = Image.new("L", (40, 40))
+        rows[shard]["mask"] = Image.new("L", WIDE)
         shard_file = tmp_path / "data" / f"train-{shard:05d}-of-00004.parquet"
         datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(shard_file)
     masked_dataset(4, seed=9).to_parquet(tmp_path / "data" / "validation-00000.parquet")
@@ -265,7 +276,7 @@ def test_two_processes_train_as_one(tmp_path):
     """A file is shared row by row, so that the batches of both are that of one process."""
     masked_dataset(16).to_parquet(tmp_path / "data" / "train-00000.parquet")
     masked_dataset(4, seed=9).to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    save_pretrained(tiny_vit(), tmp_path / "model")
+    save_pretrained(tiny_vit(**STILL), tmp_path / "model")
     command = ["train", "--streaming", "--model", tmp_path / "model", "--dataset", tmp_path / "data", "--max_steps", 6]
     command += ["--report_to", "none", "--use_cpu", "True", "--learning_rate", 1e-3, "--save_strategy", "no"]
     command += ["--eval_strategy", "no", "--load_best_model_at_end", "False", "--per_device_train_batch_size"]

@@ -5,6 +5,7 @@ import pytest
 
 from robust_vit_hf.data.attributes import ATTRIBUTES
 from robust_vit_hf.diagnosis.attribute_verdict import AttributeDiagnosis, attributes_table
+from robust_vit_hf.results.bootstrap import Resamples, simultaneous
 
 
 def diagnosis(count: int = 200, price: float = 0.0, **gaps: float) -> AttributeDiagnosis:
@@ -41,6 +42,12 @@ def test_measures_are_means_over_the_images():
         0.3 + found["gap"].mean
     )  # the logit of the other class, and of the right one
     assert all(one.low < one.mean < one.high for one in found.values())
+
+
+def test_what_was_never_seen_is_rare_for_all_measures_together():
+    """Of three rates r, any unseen in N images with 5 % probability: 3 · (1 − r)^N = 0.05."""
+    for found in simultaneous(Resamples.means({name: np.zeros(200) for name in "abc"})).values():
+        assert (1 - found.high) ** 200 == pytest.approx(0.05 / 3, rel=0.05) and found.low == -found.high
 
 
 def test_images_without_a_donor_do_not_count():

@@ -35,7 +35,7 @@ from robust_vit_hf.utils.stage import Stage
 
 from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
 from ..helpers.sessions import session_of
-from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, WIDE, masked_dataset, masked_rows, save_pretrained, tiny_vit
 
 
 LETTERS = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
@@ -228,8 +228,8 @@ def test_a_comparison(model, photographs, tmp_path):
 
 def test_classes_without_a_usable_mask_are_named(model, tmp_path):
     rows = masked_rows(8)
-    for row in rows[1::4]:
-        row["mask"] = Image.new("L", (40, 40))
+    for row in rows:
+        row["mask"] = Image.new("L", WIDE) if row["label"] == 1 else row["mask"]
     datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "data" / "validation-00000.parquet")
     report = robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
     assert (report.images.rejected, report.images.lost) == (2, ("b",)) and "no image is left: b" in str(report)
@@ -238,9 +238,9 @@ def test_classes_without_a_usable_mask_are_named(model, tmp_path):
 def test_masks_of_one_class_alone_are_refused_by_the_names_of_the_others(model, tmp_path):
     rows = masked_rows(4)
     for row in rows[1:]:
-        row["mask"] = Image.new("L", (40, 40))
+        row["mask"] = Image.new("L", WIDE)
     datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    with pytest.raises(ValueError, match="only images of `a` are left: all masks of b, c, d were rejected"):
+    with pytest.raises(ValueError, match="only images of `c` are left: all masks of a, b, d were rejected"):
         robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
 
 

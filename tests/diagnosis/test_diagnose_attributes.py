@@ -22,7 +22,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers.commands import files_below
 from ..helpers.sessions import session_of
-from ..helpers.tiny import FEATURES, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import FEATURES, WIDE, masked_rows, save_pretrained, tiny_vit
 
 
 SIDE, COLOURS = 48, torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.9, 0.1]])
@@ -46,7 +46,7 @@ def by_the_frame(images: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("framed")
-    rows = [framed(row) for row in masked_rows(48, size=SIDE)]
+    rows = [framed(row) for row in masked_rows(48, size=(SIDE, SIDE))]
     datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(root / "validation-00000.parquet")
     return root
 
@@ -118,7 +118,7 @@ def test_the_images_that_are_taken_are_those_of_the_last_model(report, photograp
 
 def test_images_without_object_or_background_give_no_attributes():
     rows = masked_rows(12)
-    rows[2]["mask"], rows[5]["mask"] = Image.new("L", (40, 40), 0), Image.new("L", (40, 40), 255)
+    rows[2]["mask"], rows[5]["mask"] = Image.new("L", WIDE, 0), Image.new("L", WIDE, 255)
     images = EvaluationSet.of(datasets.Dataset.from_list(rows, features=FEATURES))
     session = session_of({"before": tiny_vit()}, {"few": images})
     columns = measure(session, Attributes(4, names=("border",)))["few"]["before"].columns

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robust_vit_hf.diagnosis.diagnose import DiagnosisReport
-from robust_vit_hf.diagnosis.verdict import Diagnosis, diagnosis_tables
+from robust_vit_hf.diagnosis.verdict import Diagnosis, diagnosis_tables, pairs_of
 from robust_vit_hf.masks.own_masks import MaskedImages
 from robust_vit_hf.results.bootstrap import Difference, Resamples
 from robust_vit_hf.results.html_page import write_page
@@ -231,3 +231,9 @@ def test_tables():
     compared = diagnosis_tables({"before": diagnosis(mixed_rand=0.5), "after": diagnosis(mixed_rand=0.9)})[0]
     assert compared.head == ["measure", "before", "after", "change"]
     assert {row[0]: row[3] for row in compared.rows}["top-1 `mixed_rand`"].startswith("+40.0 [")
+
+
+def test_of_pairs_taken_as_often_those_of_fewer_images_come_first():
+    columns = {"label": [0, 0, 0, 1, 2, 2, 2], "donor_class": [1, 1, 2, 0, 1, 1, 0]}
+    found = [[*pair.values()] for pair in pairs_of(columns, np.array([1, 0, 0, 1, 1, 1, np.nan]))]
+    assert found == [[2, 1, 2, 2], [1, 0, 1, 1], [0, 1, 1, 2], [0, 2, 0, 1]]

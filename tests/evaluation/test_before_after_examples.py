@@ -75,7 +75,10 @@ def test_a_draw_begins_with_the_shorter_one_and_takes_sets_in_turn():
 def test_shares_of_the_relevance_by_hand():
     """On the background of all relevance, and in the object of its pixels, for the predicted class."""
     session = session_of({"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(4))})
-    (example,), rows = explain([("noise", 2)], session, measure_accuracy(session, Accuracy())), session.sets["noise"]
+    results, rows = measure_accuracy(session, Accuracy()), session.sets["noise"]
+    for side in session.sides.values():
+        side.model.train()  # as where the results were kept, and nothing was measured
+    (example,) = explain([("noise", 2)], session, results)
     for side, of in session.sides.items():
         row = rows.dataset.with_transform(rows.transform(of.processor))[2]
         output = relevance_map(of.model, row["pixel_values"][None])

@@ -7,6 +7,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
@@ -14,6 +16,7 @@ from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_acc
 from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
 from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured, measure
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
+from robust_vit_hf.evaluation.measurements.other_attributes import Attributes
 from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.results_json import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
@@ -25,7 +28,7 @@ from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
 from ..helpers.sessions import evaluate_one, session_of
-from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, masked_dataset, tiny_vit
+from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, LABELS, STINGRAY, TENCH, masked_dataset, tiny_vit
 
 
 MAPS = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
@@ -42,7 +45,7 @@ def test_predictions_and_scores_by_hand():
     output, mask = outputs(model, dataset)
     images, result = evaluate_one(model, EvaluationSet.of(dataset), batch_size=2)
     assert result.predictions.tolist() == output.logits.argsort(dim=1, descending=True).tolist()
-    assert images.classes.tolist() == [index % 4 for index in range(9)]
+    assert images.classes.tolist() == [*LABELS, LABELS[0]]
     labels = torch.tensor(images.classes)
     assert result.scores["top1"] == (output.logits.argmax(1) == labels).double().mean().item()
     assert result.scores["nll"] == pytest.approx(torch.nn.functional.cross_entropy(output.logits, labels).item(), 1e-5)
@@ -105,12 +108,31 @@ def test_top_classes():
 
 def test_a_class_subset_ranks_its_classes_alone():
     model, dataset = tiny_vit(), masked_dataset(8).filter(lambda row: row["label"] in (1, 3))
-    _, result = evaluate_one(model, EvaluationSet(dataset.remove_columns("label"), [[1], [3]] * 2, (1, 3)))
+    _, result = evaluate_one(model, EvaluationSet(dataset.remove_columns("label"), [[1], [3], [1]], (1, 3)))
     assert set(result.predictions.flatten().tolist()) == {1, 3}
     output, _ = outputs(model, dataset)
     assert result.scores["nll"] == pytest.approx(
-        torch.nn.functional.cross_entropy(output.logits[:, [1, 3]], torch.tensor([0, 1] * 2)).item(), 1e-5
+        torch.nn.functional.cross_entropy(output.logits[:, [1, 3]], torch.tensor([0, 1, 0])).item(), 1e-5
     )
+
+
+@pytest.mark.parametrize("measurement", [Backgrounds(4), Attributes(4, names=("border",)), Sensitivity(4)], ids=repr)
+def test_predictions_under_changes_are_of_the_class_subset(measurement):
+    dataset = masked_dataset(8).filter(lambda row: row["label"] in (1, 3))
+    rows = replace(EvaluationSet.of(dataset), class_subset=(1, 3))
+    columns = measure(session_of({"before": tiny_vit()}, {"noise": rows}), measurement)["noise"]["before"].columns
+    others = {"accepted", "label", "donor_same", "donor_rand", "object_share", "relevance_on_object"}
+    for name in columns.keys() - others:
+        assert name.endswith("margin") or {*np.unique(columns[name])} <= {-1, 1, 3}, name
+
+
+def test_attribution_squashes_images_as_their_processor_resizes():
+    processor = ViTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, resample=Image.Resampling.NEAREST)
+    model, dataset, seen = tiny_vit(), masked_dataset(4), []
+    model.register_forward_pre_hook(lambda _, args, given: seen.append(given["pixel_values"]), with_kwargs=True)
+    session = session_of({"before": model}, {"noise": EvaluationSet.of(dataset)}, processor=processor)
+    measure(session, Attribution(4, methods=("rollout",)))
+    assert torch.equal(seen[0], processor(dataset[:]["image"], return_tensors="pt")["pixel_values"])
 
 
 def test_nan_logits_name_the_image():
@@ -154,7 +176,7 @@ def test_results_are_kept(tmp_path):
     loaded = Measured.load(Stage.of(folder))
     again = set_result("noise", session.sets["noise"], {"before": loaded})
     assert (again.sides["before"].predictions == result.sides["before"].predictions).all()
-    assert loaded.columns["accepted"] == [[index % 4] for index in range(6)]
+    assert loaded.columns["accepted"] == [[label] for label in LABELS[:6]]
     assert loaded.columns["file_name"] == list("abcdef")
     assert loaded.scores == result.sides["before"].scores
     assert loaded.scores["per_group_top1"].keys() == {"0.0", "90.0"}

@@ -92,11 +92,11 @@ def test_images_are_evenly_spaced_among_those_with_a_label():
 
 def test_a_mask_of_another_size_is_refused(folders, tmp_path, datasets_cache):
     rows = masked_rows(4)
-    rows[2]["mask"] = rows[2]["mask"].resize((40, 41))
+    rows[2]["mask"] = rows[2]["mask"].resize((52, 41))
     Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "images" / "validation-00000.parquet")
     completed = call(*command(folders, tmp_path / "out", "--dataset", tmp_path / "images"))
     assert completed.status == 1 and "Row 2 (in the table) cannot be used: " in completed.error
-    assert "image is 40×40 but mask is 40×41: expected equal sizes" in completed.error
+    assert "image is 52×40 but mask is 52×41: expected equal sizes" in completed.error
     assert not (tmp_path / "out" / "results.json").exists()
 
 

@@ -23,7 +23,7 @@ from transformers import CLIPConfig, CLIPModel, ViTForImageClassification
 from robust_vit_hf import make_image_processor
 
 from .families import FAMILIES
-from .tiny import IMAGE_SIZE, save_pretrained, tiny_vit
+from .tiny import IMAGE_SIZE, STILL, save_pretrained, tiny_vit
 
 
 NUM_IMAGES = 12  # validation images of the inputs, three of each class
@@ -49,7 +49,7 @@ def photograph(label: int, rng: np.random.Generator) -> tuple[Image.Image, Image
 
 def biased_model(images: Sequence[Image.Image], labels: Sequence[int], **names) -> ViTForImageClassification:
     """A model finetuned on images, of which it takes the colour of the background."""
-    model, processor = tiny_vit(**names).train(), make_image_processor("paper", IMAGE_SIZE)
+    model, processor = tiny_vit(**STILL, **names).train(), make_image_processor("paper", IMAGE_SIZE)
     pixels = processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(60):

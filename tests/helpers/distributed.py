@@ -13,7 +13,7 @@ from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_acc
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from .sessions import session_of
-from .tiny import IMAGE_SIZE, masked_dataset, tensor_rows, tiny_config, tiny_vit
+from .tiny import IMAGE_SIZE, STILL, masked_dataset, tensor_rows, tiny_config, tiny_vit
 
 
 # Methods beside the paper's, with terms of one size.
@@ -35,7 +35,7 @@ def run(folder: Path, batch_size: int) -> None:
         eval_strategy="epoch",
     )
     # 5 validation images: with two processes the last batch is filled up, and must not be counted twice.
-    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(16), tensor_rows(5, seed=1))
+    trainer = RobustViTTrainer(tiny_vit(**STILL), config, tensor_rows(16), tensor_rows(5, seed=1))
     trainer.train()
     trainer.save_model()
     sets = {"noise": EvaluationSet.of(masked_dataset(7, seed=2))}
@@ -54,7 +54,7 @@ def run(folder: Path, batch_size: int) -> None:
     losses = {}
     for name, options in METHODS.items():
         config = tiny_config(folder / name, method=name, per_device_train_batch_size=batch_size, **options)
-        trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(16))
+        trainer = RobustViTTrainer(tiny_vit(**STILL), config, tensor_rows(16))
         trainer.train()
         losses[name] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if trainer.accelerator.is_main_process:

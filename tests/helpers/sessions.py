@@ -12,7 +12,7 @@ from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import SetResult, SideResult
 
-from .tiny import IMAGE_SIZE
+from .tiny import IMAGE_SIZE, PRETRAINING
 
 
 def session_of(
@@ -22,9 +22,11 @@ def session_of(
     processor=None,
     accelerator=None,
 ) -> Session:
-    """Models by side on sets; what is measured is kept in `folder`, if there is one."""
-    processor = processor or make_image_processor("paper", IMAGE_SIZE)
-    sides = {name: Side.of(model, processor) for name, model in models.items()}
+    """Models by side, in training mode, on sets; what is measured is kept in `folder`, if there is one. By default, the model before has
+    the paper's processor, and others one with other statistics that gives wide images."""
+    paper, other = make_image_processor("paper", IMAGE_SIZE), make_image_processor("native", (32, 48), PRETRAINING)
+    given = {name: processor or (paper if name == "before" else other) for name in models}
+    sides = {name: Side.of(model.train(), given[name]) for name, model in models.items()}
     return Session(sides, {}, accelerator or Accelerator(cpu=True), folder).with_sets(sets)
 
 

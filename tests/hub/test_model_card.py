@@ -140,6 +140,8 @@ def test_results(folder):
     with_mean = make_card(run, results(shifted=True)).content  # a row of no further images
     assert "| mean of the shifted sets |" in with_mean and "1 of 4 test images were classified" in with_mean
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    row["top1_after"] = 1 / 3
+    assert make_card(run, measured).data.eval_results[0].metric_value == 0.3333
 
 
 def test_energy(folder, tmp_path):

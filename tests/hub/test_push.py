@@ -25,7 +25,7 @@ from ..conftest import HUB
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import Completed, call, kill_when, launch, succeed
 from ..helpers.hub import TOKENS
-from ..helpers.tiny import FEATURES, masked_dataset, masked_folder, masked_rows, tiny_config, tiny_vit
+from ..helpers.tiny import FEATURES, LABELS, WIDE, masked_dataset, masked_folder, masked_rows, tiny_config, tiny_vit
 
 
 NAME = "user/robustvit-tiny"
@@ -291,7 +291,7 @@ def test_images_with_masks(hub, tmp_path):
     assert completed.out.strip().startswith(f"{hub.url}/datasets/user/prepared/commit/")
     loaded = datasets.load_dataset("user/prepared", split="train")
     assert [(row["label"], row["image"].size, row["mask"].size) for row in loaded] == [
-        (index % 4, (40, 40), (40, 40)) for index in range(6)
+        (label, WIDE, WIDE) for label in LABELS[:6]
     ]
     assert len(load_masked_dataset("user/prepared", "train")) == 6
 

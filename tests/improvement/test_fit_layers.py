@@ -180,7 +180,7 @@ def test_features_go_on_after_the_images_that_are_complete(tmp_path):
 
 def test_images_without_object_or_background_have_no_composites():
     """As where the object lies outside of what the model sees: it would be the background of another class with this label."""
-    shapes = {1: np.zeros((40, 40), np.uint8), 2: np.full((40, 40), 255, np.uint8)}
+    shapes = {1: np.zeros((40, 52), np.uint8), 2: np.full((40, 52), 255, np.uint8)}
     rows = [
         row | {"mask": Image.fromarray(shapes[number]) if number in shapes else row["mask"]}
         for number, row in enumerate(masked_rows(12))
@@ -215,7 +215,7 @@ def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):
 
 def test_images_without_any_composite_are_refused():
     """Nothing could be fitted, and all layers would be NaN."""
-    rows = masked_dataset(8).map(lambda row: {"mask": Image.fromarray(np.full((40, 40), 255, np.uint8))})
+    rows = masked_dataset(8).map(lambda row: {"mask": Image.fromarray(np.full((40, 52), 255, np.uint8))})
     session = session_of({"before": tiny_vit()}, {"train": EvaluationSet.of(rows)})
     with pytest.raises(ValueError, match="No object of the 8 train images"):
         composite_outputs(session.sides["before"], session, 2, (4, 0))

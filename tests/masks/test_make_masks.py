@@ -242,11 +242,11 @@ def test_slices_are_named_after_their_split(tmp_path):
 
 def test_masks_of_nothing_or_nearly_all_are_rejected(tmp_path):
     """Whatever makes them: no object or no background is left. The card counts the reasons."""
-    images = datasets.Dataset.from_dict({"image": [layouts.picture(seed, (20, 20)) for seed in range(5)]})
+    images = datasets.Dataset.from_dict({"image": [layouts.picture(seed, (25, 16)) for seed in range(5)]})
     images.cast_column("image", datasets.Image()).to_parquet(tmp_path / "images" / "train.parquet")
 
     def masker(images, rows):
-        masks = [np.where(np.arange(400) < count, 255, 0).reshape(20, 20) for count in (400, 390, 0, 380, 1)]
+        masks = [np.where(np.arange(400) < count, 255, 0).reshape(16, 25) for count in (400, 390, 0, 380, 1)]
         return [MaskResult(Image.fromarray(mask.astype(np.uint8)), "a note") for mask in masks]
 
     assert masks_by(masker, tmp_path / "images", tmp_path / "masks") == {"train": (2, 3)}

@@ -10,7 +10,7 @@ from robust_vit_hf.relevance.linear_memory import POSITION_BIASES, RowProduct, h
 from robust_vit_hf.training.config import CHECKPOINTING
 
 from ..helpers.families import FAMILIES
-from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import STILL, tensor_rows, tiny_config, tiny_vit
 
 
 @pytest.fixture
@@ -97,11 +97,11 @@ def test_activation_checkpointing_needs_no_eager(tmp_path):
     trainers = []
     for name, checkpointing in (("plain", False), ("checkpointed", True)):
         config = tiny_config(tmp_path / name, **{CHECKPOINTING: checkpointing})
-        trainers.append(RobustViTTrainer(tiny_vit(), config, tensor_rows(8)))
+        trainers.append(RobustViTTrainer(tiny_vit(**STILL), config, tensor_rows(8)))
         trainers[-1].train()
     losses = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in trainers]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 2
-    model = tiny_vit().train()
+    model = tiny_vit(**STILL).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     relevance_map(model, images(), 1).relevance.mean().backward()
     assert model.vit.layers[0].attention.q_proj.weight.grad.abs().max() > 0

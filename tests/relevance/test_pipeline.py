@@ -92,7 +92,7 @@ def test_batches_and_files(model, processor, tmp_path):
             for name in ("relevance", "overlay"):
                 assert answer[name].size == picture.size
                 difference = np.abs(np.asarray(answer[name]).astype(int) - np.asarray(expected[name]).astype(int))
-                assert difference.max() <= 1
+                assert difference.max() <= 2  # the colours of an overlay change faster than its map
 
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 64), (300, 200)])

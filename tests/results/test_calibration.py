@@ -54,6 +54,16 @@ def test_calibration_against_a_slow_implementation(subset):
     assert metric.compute(predictions=softmax(logits), references=references) == pytest.approx(result)
 
 
+@pytest.mark.parametrize("tenths", range(2, 10))
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below(tenths):
+    """Whatever the rounding of its logarithm: there, a wrong image is set off by a right one."""
+    confidences = tenths / 10, tenths / 10 - 0.01
+    probabilities = [[of, *9 * [(1 - of) / 9]] for of in confidences]
+    metric = Calibration(from_logits=False, num_bins=10)
+    metric.update(probabilities, [1, 0])
+    assert metric.compute()["ece"] == pytest.approx(abs(1 - sum(confidences)) / 2)
+
+
 def test_calibration_against_scikit_learn():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(300, 10)), rng.integers(0, 10, 300)

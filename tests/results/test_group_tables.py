@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robust_vit_hf.evaluation.sets import own_set
-from robust_vit_hf.results.bootstrap import Difference, Resamples
+from robust_vit_hf.results.bootstrap import Difference, Resamples, mean_over
 from robust_vit_hf.results.group_tables import group_tables, worst_group_table
 from robust_vit_hf.results.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.results_parquet import read_results
@@ -214,3 +214,11 @@ def test_groups_of_a_diagnosis(tmp_path):
     birds(["x", None, "y", "y"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
     completed = call("diagnose", *options, tmp_path / "other")
     assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
+
+
+def test_runs_count_the_same_while_seeds_have_the_interval():
+    """Seeds of 0.15 and 0.6 have a standard error of 0.225; the quantile of Student's t is that of one degree of freedom."""
+    found = mean_over([0.1, 0.2, 0.6], ["0", "0", "1"])
+    assert found.mean == pytest.approx(0.3) and found.seeds == 2
+    margins = found.high - found.mean, found.mean - found.low
+    assert margins == pytest.approx(2 * (12.7062 * 0.225,), rel=1e-4)

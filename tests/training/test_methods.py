@@ -18,7 +18,7 @@ from robust_vit_hf.training.methods import load_method, method_names
 from robust_vit_hf.training.options import METHOD_OPTIONS
 
 from ..helpers import reference
-from ..helpers.tiny import ROOT, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import ROOT, STILL, tensor_rows, tiny_config, tiny_vit
 
 
 NAMES = ("cft", "cutmix", "energy", "finetune", "gradmask", "random_erasing", "robustvit", "rrr", "swap")
@@ -211,7 +211,7 @@ def test_precision_and_checkpointing(name, tmp_path):
         # AdamW would blow up gradients that are rounding alone to full steps.
         settings = EXACT[name] | {"second_order": False, "optim": "sgd", "learning_rate": 0.1}
         config = tiny_config(folder, method=name, **settings | options)
-        trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+        trainer = RobustViTTrainer(tiny_vit(**STILL), config, tensor_rows(8))
         trainer.train()
         return trainer.model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 

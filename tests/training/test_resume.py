@@ -173,22 +173,25 @@ def test_a_second_signal_acts_at_once_but_under_a_launcher(monkeypatch, launched
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_a_checkpoint(tmp_path, number):
+def test_a_signal_saves_a_checkpoint(begun, tmp_path, number):
+    """Late in an epoch, whose crops and dropout go on as if there had been no signal."""
     handlers = [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)]
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch"}
-    trainer = make_trainer(tmp_path, callbacks=[At(4, lambda: os.kill(os.getpid(), number))], **settings)
+    trainer = make_trainer(tmp_path, callbacks=[At(5, lambda: os.kill(os.getpid(), number))], **settings)
     with pytest.raises(
-        TrainingInterrupted, match=rf"{number.name} .*after step 4.*checkpoint-4`.*resume_from_check"
+        TrainingInterrupted, match=rf"{number.name} .*after step 5.*checkpoint-5`.*resume_from_check"
     ) as caught:
         trainer.train()
     assert caught.value.exit_status == 128 + number
     assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == handlers
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-5"]
     assert [log["step"] for log in trainer.state.log_history if "eval_loss" in log] == [3]  # none after the signal
 
     resumed = make_trainer(tmp_path, **settings)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 6 and len(resumed.state.log_history) > len(trainer.state.log_history)
+    weights = [load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (begun, tmp_path)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_a_signal_keeps_its_checkpoint_beside_the_best(tmp_path):

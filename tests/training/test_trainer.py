@@ -32,7 +32,7 @@ from robust_vit_hf.training.callbacks import SharedEpoch
 from robust_vit_hf.training.config import CHECKPOINTING
 
 from ..helpers.sessions import evaluate_one
-from ..helpers.tiny import masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import STILL, masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
 
 
 COMPONENTS = ("background_loss", "foreground_loss", "relevance_loss", "confidence_loss", "top1", "original_top1")
@@ -80,6 +80,13 @@ def test_original_top1_is_that_of_the_untouched_model(tmp_path):
         logits = tiny_vit()(torch.stack([row["pixel_values"] for row in some])).logits
         expected = (logits.argmax(1) == torch.tensor([row["labels"] for row in some])).double().mean().item()
         assert set(logged(trainer, f"{prefix}original_top1")) == {expected}
+
+
+def test_the_original_is_a_target_without_dropout(tmp_path):
+    """Before the first step its output is that of the model, in whatever mode it was given."""
+    rows, config = tensor_rows(8), tiny_config(tmp_path, confidence_target="original")
+    metrics = RobustViTTrainer(tiny_vit().train(), config, rows, rows).evaluate()
+    assert metrics["eval_confidence_loss"] == pytest.approx(0, abs=1e-6)
 
 
 def test_original_top1_is_measured_without_augmentation(tmp_path, processor):
@@ -156,7 +163,10 @@ def test_weight_decay_is_on_all_parameters(tmp_path):
 def test_crops_follow_from_seed_epoch_and_row(tmp_path):
     """And not from the workers, or the rows that are read beside one."""
     workers = [{}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}]
-    runs = [trained(tmp_path / str(n), masked_dataset(8), **settings) for n, settings in enumerate(workers)]
+    runs = [
+        trained(tmp_path / str(n), masked_dataset(8), tiny_vit(**STILL), **settings)
+        for n, settings in enumerate(workers)
+    ]
     assert_equal_weights(runs[0].model, runs[1].model, atol=0, rtol=0)
     (epoch,) = (callback for callback in runs[0].callback_handler.callbacks if isinstance(callback, SharedEpoch))
     dataset = runs[0].train_dataset
@@ -234,8 +244,10 @@ def test_tensorboard_has_scalars_and_the_strip(tmp_path):
 
 def test_gradient_accumulation(tmp_path):
     rows = tensor_rows(16)
-    whole = trained(tmp_path / "a", rows, per_device_train_batch_size=8)
-    parts = trained(tmp_path / "b", rows, per_device_train_batch_size=1, gradient_accumulation_steps=8)
+    whole = trained(tmp_path / "a", rows, tiny_vit(**STILL), per_device_train_batch_size=8)
+    parts = trained(
+        tmp_path / "b", rows, tiny_vit(**STILL), per_device_train_batch_size=1, gradient_accumulation_steps=8
+    )
     assert parts.state.global_step == whole.state.global_step == 4
     assert logged(parts, "loss") == pytest.approx(logged(whole, "loss"), rel=1e-4)
     assert logged(parts, "learning_rate") == logged(whole, "learning_rate")
@@ -245,8 +257,10 @@ def test_gradient_accumulation(tmp_path):
 def test_images_of_a_smaller_last_batch_count_as_much(tmp_path):
     """Three images, in batches of two and one, are a step of the mean over three."""
     rows = tensor_rows(3)
-    whole = trained(tmp_path / "a", rows, per_device_train_batch_size=3)
-    parts = trained(tmp_path / "b", rows, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    whole = trained(tmp_path / "a", rows, tiny_vit(**STILL), per_device_train_batch_size=3)
+    parts = trained(
+        tmp_path / "b", rows, tiny_vit(**STILL), per_device_train_batch_size=2, gradient_accumulation_steps=2
+    )
     assert parts.state.global_step == whole.state.global_step == 2
     assert logged(parts, "loss") == pytest.approx(logged(whole, "loss"), rel=1e-4)
     assert_equal_weights(parts.model, whole.model, atol=1e-5, rtol=1e-4)
@@ -254,8 +268,8 @@ def test_images_of_a_smaller_last_batch_count_as_much(tmp_path):
 
 @pytest.mark.parametrize("second_order", [False, True])
 def test_activation_checkpointing(second_order, tmp_path):
-    plain = trained(tmp_path / "a", second_order=second_order)
-    checkpointed = trained(tmp_path / "b", second_order=second_order, **{CHECKPOINTING: True})
+    plain = trained(tmp_path / "a", model=tiny_vit(**STILL), second_order=second_order)
+    checkpointed = trained(tmp_path / "b", model=tiny_vit(**STILL), second_order=second_order, **{CHECKPOINTING: True})
     assert VisionTransformer(checkpointed.model).is_checkpointing
     assert logged(checkpointed, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-6)
     assert_equal_weights(checkpointed.model, plain.model, atol=1e-6, rtol=1e-5)

@@ -63,7 +63,7 @@ def test_other_modes_are_those_of_pillow():
 
 
 def test_all_transforms_scale_16_bit(processor):
-    rows = {"mask": [masked_rows(1)[0]["mask"]]}
+    rows = {"mask": [masked_rows(1, size=(40, 40))[0]["mask"]]}
     for transform in (train_transform, eval_transform, segmentation_transform):
         pixels = []
         for image in (Image.fromarray(RAMP), Image.fromarray(GREY).convert("RGB")):
@@ -78,7 +78,7 @@ def test_unknown_range_is_refused_with_its_row(tmp_path, mode, kind):
     message = f"an image of mode {mode} holds 32-bit {kind}"
     with pytest.raises(ValueError, match=message):
         to_rgb(image)
-    rows = [masked_rows(1)[0] | {"image": encode_image(picture, f"{name}.tif", "TIFF")} for name, picture in
+    rows = [masked_rows(1, size=(40, 40))[0] | {"image": encode_image(picture, f"{name}.tif", "TIFF")} for name, picture in
             {"grey": Image.fromarray(RAMP), "bad": image}.items()]  # fmt: skip
     dataset = datasets.Dataset.from_list(rows, features=FEATURES)
     with pytest.raises(ValueError, match=rf"1 of 2 rows(.|\n)*row 1 \(bad.tif\): image cannot be decoded: {message}"):
