@@ -4,9 +4,9 @@
 
 `search.parquet` has the validation images of several weights of each method at one or two rates, `rates.parquet` those of several rates at
 the weight that was chosen. The others have test images: `results.parquet` of several rates of the README's methods, `others.parquet` of the
-chosen settings of the rest, and of higher rates of some; `steps.parquet` of the paper's weight in 600 steps. A block of text between `results: NAME` and `end of results` is made again; a
-test compares all blocks with the files. Pictures hold the points that they show as text, which a test compares too: pixels differ between
-releases of matplotlib.
+chosen settings of the rest, and of higher rates of some; `steps.parquet` of the paper's weight in 600 steps. A block of text between
+`results: NAME` and `end of results` is made again; a test compares all blocks with the files. Pictures hold the points that they show as
+text, which a test compares too: pixels differ between releases of matplotlib.
 """
 
 import io
