@@ -173,7 +173,7 @@ def test_native_images_have_the_range_of_the_pretraining(name):
     own = ViTImageProcessor.from_dict(PROCESSORS["DeiT"].to_dict() | RANGES[name])
     picture = Image.new("RGB", (40, 40), (0, 255, 51))
     found, expected = (
-        processor([picture], return_tensors="pt")["pixel_values"][0, :, 16, 16]
+        processor([picture], return_tensors="pt")["pixel_values"][0, :, 16, 16].float()
         for processor in (make_image_processor("native", IMAGE_SIZE, own), own)
     )
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
