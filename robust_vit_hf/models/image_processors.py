@@ -54,7 +54,8 @@ def make_image_processor(
 
 def _statistics(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation, of pixels in [0, 1], by which a processor normalises."""
-    if getattr(processor, "do_normalize", False) and getattr(processor, "rescale_factor", 1 / 255) == 1 / 255:
+    factor = getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 1
+    if getattr(processor, "do_normalize", False) and factor == 1 / 255:
         return list(processor.image_mean), list(processor.image_std)
     from ..data.geometry import pixel_levels
 

@@ -55,7 +55,7 @@ from robust_vit_hf.utils.files import read_json, write_json
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, python, succeed, wait_until
-from ..helpers.tiny import ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import PRETRAINING, ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
 PREDICTED = -1
@@ -525,9 +525,8 @@ def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_pat
     captions = [picture["caption"] for picture in pictures]
     assert len(captions) == 6
     row = eval_transform(session.sides["before"].processor)({"image": [image], "mask": [mask]})
-    other = (
-        torch.from_numpy(np.asarray(backgrounds[2].picture, np.float32)).movedim(2, 0) / 127.5 - 1
-    )  # as the processor
+    mean, std = (torch.tensor(of)[:, None, None] for of in (PRETRAINING.image_mean, PRETRAINING.image_std))
+    other = (torch.from_numpy(np.asarray(backgrounds[2].picture, np.float32)).movedim(2, 0) / 255 - mean) / std
     weight = row["mask"][0]
     composed = weight * row["pixel_values"][0] + (1 - weight) * other
     changed = {}

@@ -18,13 +18,14 @@ from transformers import (
 from robust_vit_hf import eval_transform, make_image_processor
 from robust_vit_hf.data.emoji_shift.compose_images import IMAGE_SIZE as EMOJI_IMAGE_SIZE
 from robust_vit_hf.data.emoji_shift.compose_images import SHIFTED, load_evaluation_sets
+from robust_vit_hf.evaluation.interpolate import sweep_table
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 from robust_vit_hf.models.weight_mixture import interpolate
 
 from ..helpers import layouts
 from ..helpers.commands import call, files_below, succeed
-from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, save_pretrained, tiny_vit
+from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, PRETRAINING, STINGRAY, TENCH, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +64,17 @@ def test_alpha_0_is_the_model_before_with_its_own_processor(models, tmp_path, ca
     processor = AutoImageProcessor.from_pretrained(before)
     processor.image_mean = [0.1, 0.2, 0.3]
     processor.save_pretrained(before)
-    for alpha, expected in ((0, [0.1, 0.2, 0.3]), (0.5, [0.5] * 3)):
+    for alpha, expected in ((0, [0.1, 0.2, 0.3]), (0.5, PRETRAINING.image_mean)):
         caplog.clear()
         succeed("interpolate", before, models[1], "--alpha", alpha, "--output_dir", tmp_path / str(alpha))
         assert ("differ in image_mean. " in caplog.text) == (alpha == 0.5)
         assert AutoImageProcessor.from_pretrained(tmp_path / str(alpha)).image_mean == tuple(expected)
+
+
+def test_the_last_column_is_the_mean_of_the_shifted_sets():
+    row = {"top1": {"a": 0.9, "b": 0.5, "c": 0.3}, "mean_in_distribution": 0.9, "mean_shifted": 0.4}
+    table = sweep_table({"in_distribution": ["a"], "shifted": ["b", "c"], "alphas": {0.5: row}})
+    assert table.rows == [["0.5", "90.0", "50.0", "30.0", "40.0"]]
 
 
 MISSING = ["no/such/model", "nor/this/one"]

@@ -386,6 +386,12 @@ def test_names_do_not_depend_on_the_place_of_imagenet(inputs, tmp_path):
     )
 
 
+def test_options_of_a_seed_override_those_of_a_variant(inputs, tmp_path):
+    variants, seeds = {"a": {"weight_decay": 0.1}}, {0: {"weight_decay": 0.2}, 1: {}}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, {}, variants=variants, seeds=seeds)
+    assert [point.options["weight_decay"] for point in read_grid(grid).points] == [0.2, 0.1]
+
+
 @pytest.mark.parametrize("options", [{"learning_rate": []}, {"push_to_hub": True}])
 def test_grids_without_runs_or_with_one_repository_are_refused(tmp_path, options):
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"options": options}))
@@ -404,7 +410,7 @@ def test_grids_of_the_paper(path, tmp_path):
     grid = read_grid(path, tmp_path)
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 9, "waterbirds": 99}
     numbers |= {"emoji-shift-search": 69, "emoji-shift-others-search": 46, "emoji-shift-rates": 104}
-    numbers |= {"emoji-shift-others": 96, "emoji-shift": 120}
+    numbers |= {"emoji-shift-others": 96, "emoji-shift": 120, "emoji-shift-steps": 3}
     assert len(grid.points) == numbers[path.stem]
     for point in grid.points:
         assert SweepRun(point, tmp_path).arguments[-1].learning_rate == point.options["learning_rate"]

@@ -491,6 +491,7 @@ def test_large_images_are_shrunk(monkeypatch, photographs):
     image = photographs[0][0].resize((400, 200))
     make = TokenCut(tiny_vit(), refine=False)
     assert make.grid(image) == (7, 14)
+    assert make.grid(Image.new("RGB", (384, 240))) == (7, 12)  # 8 × 13 of 7.9 × 12.6 would be more than 100
     (result,) = make([image], [{}])
     assert result.note == "features of the image shrunk to 112×56 pixels" and result.mask.size == (400, 200)
 

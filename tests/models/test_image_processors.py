@@ -167,6 +167,18 @@ def test_training_has_the_range_of_the_evaluation(name, family):
     torch.testing.assert_close(colours, torch.tensor([1, 0, 0.2]), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", RANGES)
+def test_native_images_have_the_range_of_the_pretraining(name):
+    """Each channel: black and white, and what lies between."""
+    own = ViTImageProcessor.from_dict(PROCESSORS["DeiT"].to_dict() | RANGES[name])
+    picture = Image.new("RGB", (40, 40), (0, 255, 51))
+    found, expected = (
+        processor([picture], return_tensors="pt")["pixel_values"][0, :, 16, 16].float()
+        for processor in (make_image_processor("native", IMAGE_SIZE, own), own)
+    )
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
 def test_training_has_the_interpolation_of_the_processor():
     """Of the whole image, squashed without a crop that could differ."""
     images_ = {"image": images()[:1], "mask": [Image.new("L", images()[0].size, 255)], "row_index": [0]}
