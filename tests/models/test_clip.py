@@ -176,7 +176,8 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     printed = succeed("improve", *options, tmp_path / "better", *settings)
     assert "| average, weighted by the training groups | 8 |" in printed
     better = load_model(str(tmp_path / "better"))
-    assert better.text_embeds.equal(model.text_embeds)
+    ratio = better.text_embeds / model.text_embeds  # the temperature of the model divides them
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-4, atol=0)
     assert not better.visual_projection.weight.equal(model.visual_projection.weight)
     card = (tmp_path / "better" / "README.md").read_text()
     assert "Groups of `report`" in card and "| average, weighted by the training groups | 8 |" in card
