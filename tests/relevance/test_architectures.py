@@ -143,11 +143,13 @@ def test_attribution_methods(family):
 def test_training(family, tmp_path, processor):
     """Every weight moves, the loss falls, and what is saved gives the same logits when it is loaded."""
     original, model = family.tiny(), family.tiny()
-    config = tiny_config(tmp_path, num_train_epochs=12, relevance_weight=1.0, confidence_weight=0.1)
+    config = tiny_config(
+        tmp_path, num_train_epochs=12, learning_rate=3e-3, relevance_weight=1.0, confidence_weight=0.1
+    )
     trainer = RobustViTTrainer(model, config, tensor_rows(8), processing_class=processor)
     trainer.train()
     losses = [entry["relevance_loss"] for entry in trainer.state.log_history if "relevance_loss" in entry]
-    assert losses[-1] < 0.9 * losses[0]
+    assert sum(losses[-2:]) < 0.95 * sum(losses[:2])  # of an epoch
     for (name, before), after in zip(original.named_parameters(), model.parameters(), strict=True):
         unread = name.endswith("mask_token") or name.startswith(UNREAD.get(family.name, "-"))  # of pretraining alone
         assert unread or not torch.equal(before, after), name
@@ -174,7 +176,7 @@ def test_lora(family, tmp_path, processor):
     frozen = {name: value.clone() for name, value in model.state_dict().items() if "lora_" not in name}
     trainer.train()
     losses = [entry["relevance_loss"] for entry in trainer.state.log_history if "relevance_loss" in entry]
-    assert losses[-1] < 0.9 * losses[0]
+    assert sum(losses[-2:]) < 0.95 * sum(losses[:2])  # of an epoch
     for name, value in model.state_dict().items():
         assert "lora_" in name or torch.equal(value, frozen[name]), name
     trainer.save_model()

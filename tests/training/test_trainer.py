@@ -272,7 +272,7 @@ def test_activation_checkpointing(second_order, tmp_path):
     checkpointed = trained(tmp_path / "b", model=tiny_vit(**STILL), second_order=second_order, **{CHECKPOINTING: True})
     assert VisionTransformer(checkpointed.model).is_checkpointing
     assert logged(checkpointed, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-6)
-    assert_equal_weights(checkpointed.model, plain.model, atol=1e-6, rtol=1e-5)
+    assert_equal_weights(checkpointed.model, plain.model, atol=1e-4, rtol=1e-4)
     assert checkpointed.model.config._attn_implementation == "sdpa"
 
 
