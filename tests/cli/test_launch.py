@@ -22,7 +22,7 @@ from robust_vit_hf.training.config import CHECKPOINTING
 from robust_vit_hf.training.sharding import prepare_sharding
 
 from ..helpers.commands import Completed, launch, python, wait_until
-from ..helpers.tiny import ROOT, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import ROOT, STILL, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 from ..training.test_trainer import assert_equal_weights
 
 
@@ -35,7 +35,7 @@ def options(tmp_path_factory) -> list:
     """Options of a training on files, whose global batches are whole: 16 images, of which a step takes 8."""
     folder = tmp_path_factory.mktemp("inputs")
     masked_folder(folder / "data", train=16)
-    save_pretrained(tiny_vit(), folder / "model")
+    save_pretrained(tiny_vit(**STILL), folder / "model")
     options = ["--model", folder / "model", "--dataset", folder / "data", "--report_to", "none"]
     # The confidence target keeps a second model beside the trained one.
     options += ["--use_cpu", "True", "--background_swap", 0.5, "--confidence_target", "original"]
