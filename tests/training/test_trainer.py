@@ -268,11 +268,13 @@ def test_images_of_a_smaller_last_batch_count_as_much(tmp_path):
 
 @pytest.mark.parametrize("second_order", [False, True])
 def test_activation_checkpointing(second_order, tmp_path):
-    plain = trained(tmp_path / "a", model=tiny_vit(**STILL), second_order=second_order)
-    checkpointed = trained(tmp_path / "b", model=tiny_vit(**STILL), second_order=second_order, **{CHECKPOINTING: True})
+    # AdamW would blow up gradients that are rounding alone to full steps.
+    settings = {"second_order": second_order, "optim": "sgd", "learning_rate": 0.1}
+    plain = trained(tmp_path / "a", model=tiny_vit(**STILL), **settings)
+    checkpointed = trained(tmp_path / "b", model=tiny_vit(**STILL), **settings, **{CHECKPOINTING: True})
     assert VisionTransformer(checkpointed.model).is_checkpointing
     assert logged(checkpointed, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-6)
-    assert_equal_weights(checkpointed.model, plain.model, atol=1e-4, rtol=1e-4)
+    assert_equal_weights(checkpointed.model, plain.model, atol=1e-6, rtol=1e-5)
     assert checkpointed.model.config._attn_implementation == "sdpa"
 
 
