@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robust_vit_hf.diagnosis.verdict import FORETELLING
+from robust_vit_hf.diagnosis import verdict
 from robust_vit_hf.experiments.choose_settings import choose_mixtures
 from robust_vit_hf.results.bootstrap import Difference, Gains, Interval, change, mean_gain, mean_over
 from robust_vit_hf.results.markdown_latex import Table
@@ -142,8 +142,7 @@ def foretold() -> str:
             margin = math.hypot((mixed.high - mixed.low) / 2, 1.96 * math.sqrt(top1 * (1 - top1) / TEST_IMAGES))
             differences.append(Difference(mixed.mean - top1, mixed.mean - top1 - margin, mixed.mean - top1 + margin))
             errors.append(margin / 1.96)
-            ends = (math.hypot(end - mixed.mean, 1.96 * FORETELLING) for end in (mixed.low, mixed.high))
-            held += -next(ends) <= top1 - mixed.mean <= next(ends)
+            held += verdict.foretold(mixed).low <= top1 <= verdict.foretold(mixed).high
             rows.append([name, label, str(mixed), f"{100 * top1:.1f}", str(differences[-1])])
     least, most = (100 * bound(one.mean for one in differences) for bound in (min, max))
     beyond = sum(one.mean**2 - error**2 for one, error in zip(differences, errors, strict=True)) / len(rows)

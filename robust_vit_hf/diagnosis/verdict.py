@@ -43,6 +43,13 @@ VERDICTS = {
 DIFFERENCES = ("composing", "bg_gap", "donor_excess", "only_bg_excess")
 
 
+def foretold(mixed_rand: Interval) -> Interval:
+    """Top-1 on really random backgrounds, with the interval of the sample widened by [`FORETELLING`]."""
+    mean = mixed_rand.mean
+    low, high = (math.hypot(end - mean, 1.96 * FORETELLING) for end in (mixed_rand.low, mixed_rand.high))
+    return Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """Measures of one model, from the rows of `evaluation.measurements.other_backgrounds.Backgrounds` by name: N images, in the
@@ -91,9 +98,8 @@ class Diagnosis:
         if {"bg_gap", "original"} <= found.keys() and found["original"].values[0] > 0:
             found["object_focus"] = Resamples.of(object_focus, found["original"], found["bg_gap"])
         measures = {name: one.interval(Difference if name in DIFFERENCES else Interval) for name, one in found.items()}
-        if mixed := measures.get("mixed_rand"):
-            low, high = (math.hypot(end - mixed.mean, 1.96 * FORETELLING) for end in (mixed.low, mixed.high))
-            measures["foretold"] = Interval(mixed.mean, max(0.0, mixed.mean - low), min(1.0, mixed.mean + high))
+        if "mixed_rand" in measures:
+            measures["foretold"] = foretold(measures["mixed_rand"])
         return measures
 
     @property
