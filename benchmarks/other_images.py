@@ -104,7 +104,7 @@ WAYS: dict[str, tuple[Callable, float]] = {
 
 
 def compose(number: int, photograph: Picture, way: str) -> Picture:
-    """Image `number`. What is drawn for all ways is drawn first, so that they share it."""
+    """Image `number`, pasted in one way. All ways share the crops, the drawing and the random numbers that come first."""
     rng, (put, size) = np.random.default_rng([SEED, number]), WAYS[way]
     image, texture = crop(photograph, rng), crop(photograph, rng, foreground=True)
     drawing = draw_object(number % len(CLASS_NAMES), rng)

@@ -156,7 +156,7 @@ class Trials:
         write_json(folder / INTERPOLATION_FILE, mixture)
 
     def _cool(self, side: Side) -> float:
-        """Divide the last layer of a model by its temperature on the selection images; by 1 where there is no such layer."""
+        """Fit a temperature on the selection images, divide the last layer by it, and return it; 1 if the model has no last layer."""
         probe = torch.zeros(1, 3, *input_size(side.processor), device=self.session.accelerator.device)
         try:
             last = LastLayer(side.model.eval(), probe)
