@@ -118,7 +118,7 @@ def _examples(
 ) -> list[Composed]:
     """Images by condition as examples, with the predictions of each side."""
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
-    names = dict(enumerate(class_names))  # without -1, where there is no such image
+    names = dict(enumerate(class_names))  # not -1, the class of an image that could not be composed
     first = next(iter(diagnoses.values())).columns
     return [
         Composed(

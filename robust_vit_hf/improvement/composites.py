@@ -147,10 +147,9 @@ def _compute(
         of_all = torch.cat(pictures)
         logits, outputs = layer.outputs(of_all) if layer else (forward_logits(side.model, of_all),) * 2
         outputs = outputs.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()
+        # Without an object, a composite would be a background alone; without a background, the image itself.
         share = batch["mask"].mean(dim=(1, 2, 3))
-        whole = (share == 0) | (
-            share == 1
-        )  # without object it would be a background alone; without background, itself
+        whole = (share == 0) | (share == 1)
         for number, of_composite in enumerate(unusable, 1):
             outputs[of_composite | whole, number] = torch.nan
         return list(logits.chunk(len(pictures))), (outputs,)

@@ -99,8 +99,8 @@ def _check_can_be_loaded(model: PreTrainedModel) -> None:
     own, known = ({name: of.shape for name, of in one.state_dict().items()}.items() for one in (model, of_class))
     if differing := sorted(own ^ known):
         raise ValueError(
-            f"What is saved of this `{type(model).__name__}` could not be loaded, since its class does not make the same layers of its "
-            f"configuration: see `{differing[0][0]}`. Write a class for it, or leave its layers as they were."
+            f"A saved copy of this `{type(model).__name__}` could not be loaded: its class builds other layers from its configuration, "
+            f"see `{differing[0][0]}`. Write a class for it, or leave its layers as they were."
         )
 
 
