@@ -11,9 +11,9 @@ from .composites import Composites
 from .fit_layers import Layer, LayerSettings
 
 
-# Candidates beside each other, by name, unless a method is named. On photographs, swap with the original's output gained most
-# on backgrounds that nothing was trained on; whether the relevance loss adds to it depends on the images.
-SWAP = {"confidence_target": "original", "background_swap": 0.75}
+# On photographs, swap with the original's output gained most on backgrounds that nothing was trained on; whether the relevance loss
+# adds to it depends on the images. So rate and start are chosen by swap alone, and both are trained at these.
+SWAP: dict[str, Any] = {"confidence_target": "original", "background_swap": 0.75}
 VARIANTS: dict[str, dict[str, Any]] = {
     "swap": {**SWAP, "relevance_weight": 0.0},
     "swap and relevance": {**SWAP, "relevance_distance": "bce"},
@@ -69,32 +69,26 @@ class Mixture(choice.Candidate):
 
 
 def first_trainings(
-    method: str | None,
-    learning_rates: Sequence[float],
-    max_steps: int,
-    has_map: bool = True,
-    starts: Sequence[str] = ("original",),
+    method: str | None, learning_rates: Sequence[float], max_steps: int, starts: Sequence[str] = ("original",)
 ) -> list[TrainingSettings]:
-    """The short trainings: each variant at each rate, from each start; of a model without a relevance map, swap alone."""
-    variants = {name: options for name, options in VARIANTS.items() if has_map or options.get("relevance_weight") == 0}
-    variants = variants if method is None else {method: {"method": method}}
+    """The short trainings: swap, or a named method, at each rate, from each start."""
+    name, options = ("swap", VARIANTS["swap"]) if method is None else (method, {"method": method})
     steps = max(1, max_steps // FIRST_SHARE)
-    return [
-        TrainingSettings(name, rate, steps, options, start)
-        for start in starts
-        for name, options in variants.items()
-        for rate in learning_rates
-    ]
+    return [TrainingSettings(name, rate, steps, options, start) for start in starts for rate in learning_rates]
 
 
-def finalists(mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max_steps: int) -> list[TrainingSettings]:
-    """The trainings of all steps: the settings that the rule puts first, of each variant if there are several; none that was done."""
+def finalists(
+    mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max_steps: int, has_map: bool = True
+) -> list[TrainingSettings]:
+    """The trainings of all steps, none that was done: the settings that the rule puts first, and, of swap for a model with a relevance
+    map, these with the relevance loss; else those that it puts second."""
     order = [one.settings for one in rank(mixtures, before, max_loss)]
-    ranked = {settings.name: settings for settings in order if isinstance(settings, TrainingSettings)}
-    first_of_variant = {one.variant: one for one in reversed(ranked.values())}
-    firsts = [one for one in ranked.values() if one is first_of_variant[one.variant]]
-    others = [one for one in ranked.values() if one not in firsts]
-    return [replace(one, steps=max_steps) for one in (firsts + others)[:FINALISTS] if one.steps < max_steps]
+    ranked = list({one.name: one for one in order if isinstance(one, TrainingSettings)}.values())
+    last = [replace(one, steps=max_steps) for one in ranked[:FINALISTS]]
+    if last and has_map and last[0].variant == "swap":
+        with_map = "swap and relevance"
+        last[1:] = [replace(last[0], variant=with_map, options=VARIANTS[with_map])]
+    return [one for one in last if one not in ranked]
 
 
 def choose_cheapest(mixtures: Sequence[Mixture], before: Mixture, max_loss: float) -> Mixture:

@@ -291,8 +291,7 @@ def _training_passes(side: Side, options: ImproveOptions, selection: int) -> flo
     """Forward passes that take as long as the trainings: of a step those of the original and of the model, and a backward pass; for
     maps half of that again."""
     starts = ("original", "layer") if options.uses_layer else ("original",)
-    has_map = why_no_map(side.model) is None
-    first = first_trainings(options.method, options.learning_rates, options.max_steps, has_map, starts)
+    first = first_trainings(options.method, options.learning_rates, options.max_steps, starts)
     steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
     mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
     return 5 * steps * options.train_batch_size + (1 + SELECTION_COMPOSITES) * mixtures * selection

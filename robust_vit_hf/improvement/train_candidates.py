@@ -57,17 +57,18 @@ class Trials:
     attributes: Sequence[str] = ()  # of composites of the selection images
 
     def run_all(self, before: Mixture) -> Iterator[tuple[TrainingSettings, list[Mixture]]]:
-        """Train and measure each variant and rate for a third of the steps, then two for all. Candidates that diverged have no
+        """Train and measure each start and rate for a third of the steps, then two candidates for all. Those that diverged have no
         mixtures."""
         options, found = self.options, []
         has_map = why_no_map(self.starts["original"].model) is None
-        first = first_trainings(options.method, options.learning_rates, options.max_steps, has_map, [*self.starts])
+        first = first_trainings(options.method, options.learning_rates, options.max_steps, [*self.starts])
         for number, settings in enumerate(first, 1):
             tqdm.write(f"  {number} of {len(first)}: {settings}", file=sys.stderr)
             found.append(mixtures := self._run(settings))
             yield settings, mixtures
         known = [one for mixtures in found for one in mixtures]
-        for number, settings in enumerate(finalists(known, before, options.max_loss, options.max_steps), 1):
+        last = finalists(known, before, options.max_loss, options.max_steps, has_map)
+        for number, settings in enumerate(last, 1):
             tqdm.write(f"  finalist {number}: {settings}", file=sys.stderr)
             yield settings, self._run(settings)
 

@@ -81,16 +81,15 @@ def test_images_that_do_not_count_are_left_out():
     assert Mixture(values, one.original, one.settings, 1.0).top1() == 1.0
 
 
-def test_first_trainings_are_each_variant_at_each_rate():
-    first = first_trainings(None, [3e-6, 1e-5], max_steps=240)
-    assert [(one.variant, one.learning_rate, one.steps) for one in first] == [
-        (name, rate, 80) for name in VARIANTS for rate in (3e-6, 1e-5)
+def test_first_trainings_are_swap_at_each_rate_from_each_start():
+    first = first_trainings(None, [3e-6, 1e-5], max_steps=240, starts=["original", "layer"])
+    assert [(one.start, one.learning_rate, one.steps) for one in first] == [
+        (start, rate, 80) for start in ("original", "layer") for rate in (3e-6, 1e-5)
     ]
+    assert {(one.variant, one.options["relevance_weight"]) for one in first} == {("swap", 0.0)}
     (named,) = first_trainings("gradmask", [1e-6], max_steps=1)
     assert named.options == {"method": "gradmask"} and named.steps == 1
     assert len({one.name for one in first}) == len(first)
-    without_map = first_trainings(None, [3e-6, 1e-5], max_steps=240, has_map=False)
-    assert without_map == [one for one in first if one.variant == "swap"] and len(without_map) == 2
 
 
 def test_a_training_is_chosen_if_it_is_better_than_a_new_layer_without_doubt():
@@ -108,19 +107,25 @@ def test_the_cost_is_at_most_four_trainings():
     assert sum(one.steps for one in (*first, *last)) <= 4 * 240
 
 
-def test_finalists_are_the_best_of_each_variant():
-    candidates = [
-        measured(0.8, 0.95, "swap", 1e-5), measured(0.7, 0.95, "swap", 3e-6),
-        measured(0.5, 0.95, "swap and relevance", 3e-5), measured(0.6, 0.95, "swap and relevance", 3e-6), BEFORE,
-    ]  # fmt: skip
-    last = finalists(candidates, BEFORE, 1.0, 240)
-    assert [(one.variant, one.learning_rate, one.steps) for one in last] == [
-        ("swap", 1e-5, 240), ("swap and relevance", 3e-6, 240),
-    ]  # fmt: skip
-    only = finalists(candidates[:2], BEFORE, 1.0, 240)
-    assert [one.learning_rate for one in only] == [1e-5, 3e-6]
+def test_finalists_are_the_best_settings_without_and_with_the_relevance_loss():
+    better, worse = measured(0.8, 0.95, "swap", 1e-5), measured(0.7, 0.95, "swap", 3e-6)
+    without, with_map = finalists([worse, better, BEFORE], BEFORE, 1.0, 240)
+    assert without == replace(better.settings, steps=240)
+    assert with_map == replace(without, variant="swap and relevance", options=VARIANTS["swap and relevance"])
     assert finalists([BEFORE], BEFORE, 1.0, 240) == []
-    assert finalists(candidates, BEFORE, 1.0, candidates[0].settings.steps) == []  # these trainings were of all steps
+    # The first trainings were of all steps.
+    assert [one.variant for one in finalists([better], BEFORE, 1.0, better.settings.steps)] == ["swap and relevance"]
+
+
+@pytest.mark.parametrize("variant, has_map", [("swap", False), ("gradmask", True)])
+def test_finalists_without_the_relevance_loss_are_the_two_best(variant, has_map):
+    rates = {3e-6: 0.7, 1e-5: 0.8, 3e-5: 0.6}
+    candidates = [measured(right, 0.95, variant, rate) for rate, right in rates.items()]
+    last = finalists([*candidates, BEFORE], BEFORE, 1.0, 240, has_map)
+    assert [(one.variant, one.learning_rate, one.steps) for one in last] == [
+        (variant, 1e-5, 240), (variant, 3e-6, 240),
+    ]  # fmt: skip
+    assert finalists(candidates, BEFORE, 1.0, candidates[0].settings.steps, has_map) == []
 
 
 def test_each_learning_rate_has_a_name_of_its_own():
