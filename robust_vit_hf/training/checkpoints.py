@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..data.dataset_digest import dataset_identity
 from ..data.stream import MaskedStream, stream_identity
 from ..models.model_digest import model_digest
+from ..utils.files import write_json
 from ..utils.stage import STAGE_FILE, Stage
 
 
@@ -77,6 +78,12 @@ def identity_of(dataset: object) -> str | int | None:
     return len(dataset) if hasattr(dataset, "__len__") else None
 
 
+def begin_checkpoint(checkpoint: Path, inputs: dict) -> None:
+    """Mark a checkpoint as begun, whatever is in its folder, so that one that a kill left is not taken for one of another version."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    write_json(checkpoint / STAGE_FILE, {"inputs": inputs})
+
+
 def finish_checkpoint(checkpoint: Path, inputs: dict) -> None:
     """Mark a checkpoint as complete, with all its files."""
     Stage(checkpoint, inputs).finish({}, [path.name for path in checkpoint.iterdir() if path.is_file()])
@@ -116,7 +123,10 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
             raise ValueError(f"`{resume_from_checkpoint}` is not a checkpoint in the output_dir `{folder}`.")
         return resume_from_checkpoint
     last = last_checkpoint(output_dir)
-    if last is None and (not begun or any(folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}"))):
+    foreign = [
+        path for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}") if not (path.parent / STAGE_FILE).exists()
+    ]
+    if last is None and (foreign or not begun):
         raise ValueError(
             f"`{folder}` holds no run to resume, or its checkpoints are not complete, or of an earlier version: begin a new run "
             "in another --output_dir, without --resume_from_checkpoint."

@@ -42,7 +42,7 @@ from ..utils.lock import folder_lock
 from .adapters import add_adapter, base_digest
 from .background_swap import BackgroundPool, swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch, TrainingTime
-from .checkpoints import check_checkpoint, finish_checkpoint, last_checkpoint, run_inputs
+from .checkpoints import begin_checkpoint, check_checkpoint, finish_checkpoint, last_checkpoint, run_inputs
 from .config import RobustViTConfig
 from .interrupts import InterruptCallback, Interrupted, MissedEvaluation, TrainingInterrupted
 from .methods import load_method
@@ -476,14 +476,18 @@ class RobustViTTrainer(Trainer):
         """As in the Trainer, but earlier checkpoints are deleted when this one is complete."""
         args, folder = self.args, Path(self.args.output_dir)
         limit, args.save_total_limit = args.save_total_limit, None
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        is_stage = args.should_save and not args.save_only_model
+        if is_stage:
+            begin_checkpoint(checkpoint, self._inputs)
         try:
             with weights_written(folder):  # torch reports a full disk as an "unexpected pos"
                 super()._save_checkpoint(model, trial)
         finally:
             args.save_total_limit = limit
+        if is_stage:
+            finish_checkpoint(checkpoint, self._inputs)
         if args.should_save:
-            if not args.save_only_model:
-                finish_checkpoint(folder / f"checkpoint-{self.state.global_step}", self._inputs)
             rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
 
     # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
