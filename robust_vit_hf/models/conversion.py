@@ -12,7 +12,7 @@ from .loading import is_timm, load_model
 from .model_names import CONVERSION_FILE, find_model, resolve
 from .options import ConvertOptions
 from .timm_files import load_timm, save_timm, timm_files
-from .timm_weights import timm_to_hf
+from .timm_weights import hf_to_timm, timm_to_hf
 from .weight_checks import load_checked, reading
 
 
@@ -69,9 +69,10 @@ def convert_to_timm(source: str, output: Path, statistics: str | None = None) ->
     source = resolve(source)
     with atomic_folder(output) as folder:
         model = load_checked(AutoModelForImageClassification, source, dtype="auto")
+        weights = hf_to_timm(model)  # first, since it refuses other architectures, which may have no image size
         if statistics:
             processor = timm_processor(None, "native", model.config.image_size, statistics)
         else:
             processor = AutoImageProcessor.from_pretrained(source)
-        save_timm(model, processor, folder)
+        save_timm(model, weights, processor, folder)
     return model

@@ -16,7 +16,7 @@ from ..data.geometry import input_size
 from ..data.label_mapping import classes_of_model
 from ..utils.files import read_json
 from ..utils.public_names import is_hub_id
-from .timm_weights import SIZES, hf_to_timm
+from .timm_weights import SIZES
 from .weight_checks import reading
 
 
@@ -60,15 +60,14 @@ def timm_files(source: str | Path) -> tuple[Path, dict | None]:
     raise FileNotFoundError(f"`{source}` holds no {' and no '.join(f'`{name}`' for name in WEIGHT_FILES)}.")
 
 
-def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
-    """Write `model.safetensors` and `config.json`, with the settings of a processor, into an existing folder, from which
+def save_timm(model: PreTrainedModel, weights: dict, processor: BaseImageProcessor, folder: Path) -> None:
+    """Write the `weights` of [`hf_to_timm`] and `config.json`, with the settings of a processor, into an existing folder, from which
     `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model."""
     import timm
     from timm.models import save_for_hf
 
     config = model.config
     preprocessing = _preprocessing(processor, config)
-    weights = hf_to_timm(model)
     size = SIZES.get((config.hidden_size, config.num_hidden_layers, config.intermediate_size), ("base", None))[0]
     if isinstance(model, DeiTForImageClassificationWithTeacher):
         architecture = f"deit_{size if size in ('tiny', 'small') else 'base'}_distilled_patch16_224"

@@ -134,9 +134,10 @@ def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
 def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
     """Weights in timm's names, copied: the inverse of [`timm_to_hf`], bit for bit. Warns if timm's epsilon is another."""
     distilled, config = isinstance(model, DeiTForImageClassificationWithTeacher), model.config
-    if not (distilled or isinstance(model, ViTForImageClassification)) or config.hidden_act != "gelu":
+    activation = getattr(config, "hidden_act", None)
+    if not (distilled or isinstance(model, ViTForImageClassification)) or activation != "gelu":
         raise ValueError(
-            f"`{type(model).__name__}` with `hidden_act` {config.hidden_act} cannot be converted to timm: expected "
+            f"`{type(model).__name__}` with `hidden_act` {activation} cannot be converted to timm: expected "
             "`ViTForImageClassification` or `DeiTForImageClassificationWithTeacher` with `gelu`."
         )
     if config.layer_norm_eps != LAYER_NORM_EPS:

@@ -33,9 +33,10 @@ from robust_vit_hf.models.model_names import find_model
 from robust_vit_hf.models.timm_files import load_timm, save_timm
 from robust_vit_hf.models.timm_weights import hf_to_timm, timm_to_hf
 
+from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed
 from ..helpers.timm_models import HUB_CONFIG, assert_same_logits, assert_same_weights, images, saved_in, tiny
-from ..helpers.tiny import tiny_vit
+from ..helpers.tiny import save_pretrained, tiny_vit
 
 
 def convert(source, output, *options) -> str:
@@ -133,7 +134,7 @@ def test_timm_preprocesses_as_the_processor(options, crop_mode, tmp_path):
 def test_crop_that_floating_point_would_shrink(size, tmp_path):
     model = tiny_vit(image_size=size, patch_size=size)
     processor = make_image_processor("native", size, ViTImageProcessor())
-    save_timm(model, processor, tmp_path)
+    save_timm(model, hf_to_timm(model), processor, tmp_path)
     crop_pct = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]["crop_pct"]
     assert math.floor(size / crop_pct) == round(size * 248 / 224) == processor.size["shortest_edge"]
 
@@ -220,7 +221,9 @@ def test_truncated_file(name, part, tmp_path):
 def test_models_of_transformers_that_cannot_be_converted(tmp_path):
     ViTModel(tiny_vit().config, add_pooling_layer=False).save_pretrained(tmp_path / "backbone")
     tiny_vit(image_size=[32, 64]).save_pretrained(tmp_path / "wide")
-    for name, message in (("backbone", r"lacks \d+ weights"), ("wide", "square")):
+    save_pretrained(WITHOUT_MAP["ResNet"].tiny(), tmp_path / "cnn")
+    refused("ResNetForImageClassification", tmp_path / "cnn", tmp_path / "out", "--to", "timm")
+    for name, message in (("backbone", r"lacks \d+ weights"), ("wide", "square"), ("cnn", "ResNetFor")):
         refused(message, tmp_path / name, tmp_path / "out", "--to", "timm", "--statistics", "half")
     assert not (tmp_path / "out").exists()
 
