@@ -30,7 +30,7 @@ WRITES = "ROBUST_VIT_HF_WRITES_RECORDS"  # variable of the environment
 NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 # Times, versions, and digests, which differ between machines; and the contents of embedded files.
 VARYING = re.compile(
-    r"seconds|version|hardware|machine|energy|emission|digest|etag|sha256|stamp|_time|runtime|per_second|flos"
+    r"commit|seconds|version|hardware|machine|energy|emission|digest|etag|sha256|stamp|_time|runtime|per_second|flos"
 )
 HIDDEN = {
     r"'\w*(runtime|per_second)': '[^']*'": "",
