@@ -54,7 +54,7 @@ from robust_vit_hf.results.run_summary import MEAN_ROW
 from robust_vit_hf.utils.files import read_json, write_json
 
 from ..helpers.architectures import WITHOUT_MAP
-from ..helpers.commands import call, python, succeed, wait_until
+from ..helpers.commands import python, succeed, wait_until
 from ..helpers.tiny import PRETRAINING, ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
@@ -571,18 +571,6 @@ def test_a_space(tmp_path):
     assert not names & {"robust-vit-hf", "gradio", "pytest"}
     with pytest.raises(FileExistsError):
         write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--model", "vit-b", "--results", "x"], "--results needs --compare, the model after finetuning"),
-        (["--export", "x"], "--export needs --compare"),
-    ],
-)
-def test_wrong_arguments(arguments, message):
-    completed = call("app", *arguments)
-    assert completed.status == 2 and message in completed.error
 
 
 def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen:

@@ -39,29 +39,6 @@ def test_help_lists_the_commands(group):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ([], "the following arguments are required: COMMAND"),
-        (["trian"], "unknown command trian; did you mean train?"),
-        (["evaluate", "--image_per_set", "3"], "unknown option --image_per_set; did you mean --images_per_set?"),
-        (["push", "folder"], "the following arguments are required: repo_id"),
-        (
-            ["evaluate", "--images_per_set", "few"],
-            "Expected `images_per_set` to be a whole number, but got text.",
-        ),
-        (
-            ["data", "prepare", "imagenet-z", "--output_dir", "x"],
-            "Expected `set` to be one of imagenet-1k, imagenet-a",
-        ),
-    ],
-)
-def test_wrong_arguments_are_one_line(arguments, message):
-    completed = call(*arguments)
-    assert completed.status == 2 and message in completed.error
-    assert completed.err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
     "command",
     [
         "push x y --tokenTOKEN",

@@ -124,22 +124,6 @@ def test_killed_and_started_again(models, tmp_path):
     assert two == one | {"rows": close(one["rows"])}
 
 
-@pytest.mark.parametrize(
-    "options, status, message",
-    [
-        (["--sets", "imagenet-z"], 2, "Unknown set `imagenet-z`: expected emoji-shift, imagenet-1k"),
-        (["--sets", "SET", "SET"], 2, "A set is named twice: imagenet-a, imagenet-a"),
-        (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes that the model does not have"),
-        (["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"], 1, "class 4 is `4` before and `missing` after"),
-    ],
-)
-def test_refused(options, status, message, models, sets, tmp_path):
-    words = {"MODEL": models[0], "SMALL": save_pretrained(tiny_vit(), tmp_path / "small"), "SET": sets["imagenet-a"]}
-    completed = call("evaluate", *[words.get(option, option) for option in options], "--output_dir", tmp_path / "out")
-    assert completed.status == status and message in completed.error
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.slow
 def test_images_of_your_own_in_bf16(tmp_path):
     """Any data set with labels; with masks, relevance comes with it."""

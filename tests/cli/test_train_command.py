@@ -139,19 +139,6 @@ def test_killed_and_resumed_equals_uninterrupted(inputs, tmp_path):
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"dataset": "emoji-shift"}, "This model has other classes than emoji-shift: name its images with --dataset"),
-        ({"resume_from_checkpoint": "elsewhere/checkpoint-5"}, "is not a checkpoint in the output_dir"),
-        ({"image_size": 36}, "36×36 is not divisible by the patch size 8×8"),
-    ],
-)
-def test_refused(options, message, inputs, tmp_path):
-    assert message in call("train", write_recipe(tmp_path, inputs | options)).error
-    assert not (tmp_path / "run").exists()
-
-
 def test_from_a_hub(inputs, hub, tmp_path):
     """Model and dataset by id, over the real protocol."""
     hub.add("models", "user/tiny-vit", tmp_path / "model")

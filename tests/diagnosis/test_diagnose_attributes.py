@@ -70,23 +70,6 @@ def test_the_sentence_names_the_frame(report):
     assert found.measures["background"]["gap"].mean == 0 == found.measures["sharpness"]["gap"].mean
 
 
-def test_it_is_in_all_files(report):
-    results = json.loads((report.folder / "results.json").read_text())
-    found = results["attributes"]["before"]
-    assert found["named"] == ["border"] and found["measures"].keys() == ATTRIBUTES.keys()
-    assert found["measures"]["border"]["taken"]["mean"] == pytest.approx(1.0)
-    for name in ("tables.md", "report.html"):
-        assert found["sentence"] in (report.folder / name).read_text()
-    assert len(report.advice) == 3 and report.advice[0].startswith("Photograph `")
-    assert "with the border or frame of" in report.advice[0] and report.advice == results["advice"]
-    pairs = pd.read_csv(report.folder / "pairs.csv")
-    assert pairs[pairs["attribute"] == "border"]["taken"].sum() == 48
-    with Image.open(report.folder / "attributes.png") as strip:
-        assert strip.width > 1.5 * strip.height  # thirteen pictures of six images
-    taken = pd.read_csv(report.folder / "taken.csv")
-    assert len(taken) == 20 and (taken["before_mixed_rand"] == taken["donor_class"]).all()
-
-
 def test_the_strip_shows_the_frame(report):
     """In the colour of the class of the donor, with the predictions of the rows."""
     rows = pq.read_table(report.folder / "attributes" / "validation" / "before" / "rows.parquet").to_pydict()

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from transformers import pipeline
 
-from robust_vit_hf.data.composition import CONDITIONS, draw_donors
 from robust_vit_hf.diagnosis.export_images import image_table
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 
@@ -38,21 +37,6 @@ def exported(tmp_path_factory) -> Path:
     for _ in range(2):  # the second takes the place of the first
         succeed("diagnose", *models, "--dataset", root / "photographs", "--output_dir", root / "out")
     return root / "out"
-
-
-def test_csv(exported):
-    table = pd.read_csv(exported / "images.csv", keep_default_na=False)
-    labels = masked_dataset(16)["label"]
-    assert [*table["image"]] == [f"{row}.jpg" for row in range(16)]
-    assert [*table["label"]] == ["abcd"[label] for label in labels]
-    _, donors = draw_donors(labels)
-    assert [*table["donor_rand"]] == [f"{row}.jpg" for row in donors]
-    assert [*table["donor_class"]] == ["abcd"[labels[row]] for row in donors]
-    for side in ("before", "after"):
-        rows = pd.read_parquet(exported / "validation" / side / "rows.parquet")
-        for name in CONDITIONS:
-            assert [*table[f"{side}_{name}"]] == ["abcd"[best] for best in rows[name]]
-        np.testing.assert_allclose(table[f"{side}_relevance_on_object"], rows["relevance_on_object"])
 
 
 def test_csv_without_donors_maps_and_names():

@@ -3,14 +3,10 @@
 import datasets
 import numpy as np
 import pytest
-from torchvision.transforms.v2.functional import pil_to_tensor
 
-from robust_vit_hf import diagnose
 from robust_vit_hf.data.composition import CONDITIONS
 from robust_vit_hf.diagnosis.slices import slice_tables
 from robust_vit_hf.diagnosis.verdict import Diagnosis
-
-from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_rows, tiny_vit
 
 
 def diagnosis(right: np.ndarray, mixed: np.ndarray) -> Diagnosis:
@@ -56,29 +52,3 @@ def test_values_are_read_as_names(caplog):
         rows = datasets.Dataset.from_dict({"site": [*39 * [type(missing)(1)], missing]})
         with pytest.raises(ValueError, match="row 39 has no `site`"):
             slice_tables(rows, ["site"], found, {})
-
-
-def test_the_command_reads_columns_of_the_images(tmp_path):
-    rows = [row | {"camera": "old" if number % 8 < 4 else "new"} for number, row in enumerate(masked_rows(48))]
-    features = datasets.Features({**FEATURES, "camera": datasets.Value("string")})
-    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "own" / "validation-00000.parquet")
-
-    def run(folder: str, column: str):
-        given = {"classes": list("abcd"), "transform": _transform}
-        return diagnose(
-            _logits, str(tmp_path / "own"), output_dir=tmp_path / folder, slices=[column], num_images=48, **given
-        )
-
-    report = run("out", "camera")
-    assert [table.title.split(",")[0] for table in report.groups] == ["Groups of `camera`", "BG-Gap of `camera`"]
-    assert [row[:2] for row in report.groups[1].rows] == [["new", "24"], ["old", "24"]]
-    with pytest.raises(ValueError, match="light"):
-        run("other", "light")
-
-
-def _transform(image):
-    return pil_to_tensor(image.resize((IMAGE_SIZE, IMAGE_SIZE))) / 255
-
-
-def _logits(images):
-    return tiny_vit()(images).logits

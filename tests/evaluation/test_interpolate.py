@@ -88,22 +88,6 @@ def test_a_folder_with_something_in_it_is_refused_before_loading(tmp_path):
     assert files_below(tmp_path) == {"precious": b"precious"}
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ([], "give one of --alpha and --sweep"),
-        (["--alpha", "1.5"], "`alpha` from 0 to 1, but got 1.5"),
-        (["--sweep", "--shifted", "imagenet-a"], "or neither"),
-        (["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-a=x"], "A set is named twice"),
-    ],
-)
-def test_usage(options, message, tmp_path):
-    """Wrong arguments are refused before anything is loaded."""
-    completed = call("interpolate", *MISSING, *options, "--output_dir", tmp_path / "out")
-    assert completed.status == 2 and message in completed.error
-    assert not (tmp_path / "out").exists()
-
-
 @torch.no_grad()
 def top1(model: PreTrainedModel, sets: dict[str, EvaluationSet], processor) -> dict[str, float]:
     """Accuracies by hand, of all images at once."""

@@ -131,23 +131,6 @@ def test_named_classes_need_no_labels(folders, tmp_path):
     assert "| test, before | 2 |" in succeed(*command(folders, tmp_path / "out", *options))
 
 
-@pytest.mark.parametrize(
-    "options, status, message",
-    [
-        (["--images", "orange.png"], 1, "--classes"),
-        (["--images", "nowhere.png", "--classes", "0"], 1, "nowhere.png"),
-        (["--images", "orange.png", "--classes", "LABEL_9"], 1, "`LABEL_9` names 0 classes"),
-        (["--images", "orange.png", "--classes", "4"], 1, "or an index in 0–3"),
-        (["--threshold", "0"], 2, "`threshold` > 0 and ≤ 1, but got 0.0"),
-        (["--dataset", "images", "--split", "test"], 1, "test"),
-    ],
-)
-def test_wrong_arguments(folders, tmp_path, monkeypatch, datasets_cache, options, status, message):
-    monkeypatch.chdir(folders)
-    completed = call("sis", "--model", "before", "--output_dir", tmp_path, *options)
-    assert completed.status == status and message in completed.error, completed.err
-
-
 def test_finished_batches_are_not_computed_again(folders, tmp_path):
     options = ["--dataset", folders / "images", "--num_images", 3, "--batch_size", 1]
     succeed(*command(folders, tmp_path, *options))

@@ -1,7 +1,5 @@
 """`robust-vit figures`, and the examples that evaluations save: which images are shown, and why."""
 
-import io
-import json
 import re
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from pyarrow import parquet as pq
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.evaluation.before_after_examples import KINDS, Example
+from robust_vit_hf.evaluation.before_after_examples import Example
 from robust_vit_hf.evaluation.before_after_figure import before_after_figure
 
 from ..helpers.commands import succeed
@@ -61,16 +59,6 @@ def shown(folder: Path, number: int) -> list[int]:
     """Rows of the images of a figure, as its caption names them."""
     caption = re.search(rf"^\*\*Figure {number}\*\* .*", (folder / "captions.md").read_text(), re.MULTILINE).group()
     return [int(row) for row in re.search(r"Images: validation, rows ([\d, ]+)\.$", caption).group(1).split(", ")]
-
-
-def test_every_figure_as_png_and_pdf(figures):
-    numbers = (1, 2, 3, 6, 15)
-    names = {f"figure_{number}.{suffix}" for number in numbers for suffix in ("png", "pdf")} | {"captions.md"}
-    assert {path.name for path in figures.iterdir()} == names
-    for number in numbers:
-        assert (figures / f"figure_{number}.pdf").read_bytes().startswith(b"%PDF")
-        with Image.open(figures / f"figure_{number}.png") as picture:
-            assert np.asarray(picture.convert("L")).std() > 10 and picture.width > 300
 
 
 def test_the_images_follow_the_rules(figures, evaluation):
@@ -127,29 +115,3 @@ def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path
         assert (tmp_path / "0" / name).read_bytes() == (figures / name).read_bytes()
     assert (tmp_path / "0" / "captions.md").read_text() in (figures / "captions.md").read_text()
     assert shown(tmp_path / "1", 3) != shown(figures, 3)
-
-
-def test_target_and_classes(figures, evaluation, inputs, tmp_path):
-    options = ["--figures", 2, "--target", "true", "--classes", "LABEL_1", "3", "--num_examples", 2]
-    options += ["--output_dir", tmp_path]
-    succeed("figures", evaluation, *inputs, *options)
-    labels = columns_of(evaluation, "before")["label"][shown(tmp_path, 2)]
-    assert len(labels) <= 6 and {*labels} <= {1, 3}
-    assert "Classes: LABEL_1, LABEL_3. " in (tmp_path / "captions.md").read_text()
-    assert "Maps explain the true class." in (tmp_path / "captions.md").read_text()
-
-
-def test_the_examples_of_an_evaluation(evaluation):
-    before, after = (columns_of(evaluation, side) for side in ("before", "after"))
-    table = pq.read_table(evaluation / "paper" / "examples.parquet").to_pylist()
-    assert [row["kind"] for row in table] == sorted((row["kind"] for row in table), key=list(KINDS).index)
-    for row in table:
-        index = row["row"]
-        assert row["label"] == f"LABEL_{before['label'][index]}"
-        for side, columns in (("before", before), ("after", after)):
-            assert (row[f"{side}_true"] is None) == columns["right"][index]
-            assert 0 <= row[f"background_{side}"] <= 1
-            with Image.open(io.BytesIO(row[f"{side}_predicted"]["bytes"])) as picture:
-                assert picture.size == (32, 32)
-    names = json.loads((evaluation / "results.json").read_text())["class_names"]
-    assert list(names) == ["0", "1", "2", "3"]

@@ -27,7 +27,7 @@ from .tiny import DATA
 
 
 WRITES = "ROBUST_VIT_HF_WRITES_RECORDS"  # variable of the environment
-WITHOUT_OUTPUT = ("card", "describe")  # commands, which may change the folder that comes next
+WITHOUT_OUTPUT = ("app", "card", "describe", "push")  # commands, which may change the folder that comes next
 TEXTS = (".md", ".csv", ".tex", ".html", ".jsonl", ".yaml", ".txt", ".py")
 # Keys of what differs between machines, and texts.
 VARYING = re.compile(

@@ -3,25 +3,20 @@
 import csv
 import json
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from transformers import (
-    AutoModelForImageClassification,
-    PreTrainedModel,
-    ResNetConfig,
-    ResNetForImageClassification,
-)
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from robust_vit_hf import load_image_set, make_image_processor
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 
 from ..masks.test_grounded import make_models
 from . import layouts
+from .architectures import WITHOUT_MAP
 from .experiment import result_rows, write_rows
 from .families import FAMILIES
 from .tiny import GOLDFISH, PRETRAINING, STINGRAY, TENCH, TOILET_TISSUE
@@ -51,14 +46,12 @@ def write_inputs(root: Path) -> None:
     (root / "prompts.json").write_text(json.dumps({"dot": ["head", "tail"], "bar": ["dog"]}))
 
 
-def photograph(
-    label: int, habitual: int, rng: np.random.Generator, size: tuple[int, int]
-) -> tuple[Image.Image, Image.Image]:
-    """Object of the shape of a class on the background of another, and its mask."""
-    width, height = size
+def photograph(label: int, habitual: int, rng: np.random.Generator, number: int) -> tuple[Image.Image, Image.Image]:
+    """Object of the shape of a class on the background of another, and its mask, of a size in turn."""
+    width, height = SIZES[number % len(SIZES)]
     y, x = np.mgrid[:height, :width] + 0.5
     top, left = rng.uniform(0.35, 0.6) * height, rng.uniform(0.35, 0.6) * width
-    radius = rng.uniform(0.2, 0.3) * min(size)
+    radius = rng.uniform(0.2, 0.3) * min(width, height)
     down, right = np.abs(y - top) / radius, np.abs(x - left) / radius
     distance, is_cross = np.hypot(down, right), (np.maximum(down, right) < 1) & (np.minimum(down, right) < 0.3)
     ring = (distance < 1) & (distance > 0.45)
@@ -76,7 +69,7 @@ def write_photographs(root: Path) -> None:
         labels, lines, files = rng.permutation(np.repeat(np.arange(4), counts)).tolist(), [], []
         for number, label in enumerate(labels):
             habitual = label if rng.random() < 0.75 else int(rng.integers(4))
-            picture, mask = photograph(label, habitual, rng, SIZES[number % 5])
+            picture, mask = photograph(label, habitual, rng, number)
             picture = picture.convert({3: "L", 5: "RGBA"}.get(number, "RGB"))
             mask = Image.new("L", mask.size) if number == 6 else mask
             name, site = f"{NAMES[label]}/{number}.png", ("hill", "Hafen", "zoo")[number % 3]
@@ -113,19 +106,19 @@ def write_annotations(root: Path) -> None:
 
 def write_models(root: Path) -> None:
     """Classifiers that were fitted to backgrounds which are habitual to a different share of the images, and mask makers."""
-    dropout, vit, resnet = {"hidden_dropout_prob": 0.1}, FAMILIES["ViT"], ResNetForImageClassification
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4}
+    vit, dropout, cnn = FAMILIES["ViT"], {"hidden_dropout_prob": 0.1}, WITHOUT_MAP["ResNet"].tiny()
+    cnn.config.update(NAMED)
     kinds = {
         "vit": (vit.tiny(**NAMED, **dropout), 32, 0.9),
         "still": (vit.tiny(**NAMED), 32, 0.6),
         "dino": (FAMILIES["Dinov2WithRegisters"].tiny(**NAMED, **dropout), (32, 48), 0.3),
-        "cnn": (resnet(ResNetConfig(**sizes, **NAMED)), (40, 32), 0.8),
+        "cnn": (cnn, (40, 32), 0.8),
     }
     for seed, (name, (model, size, share)) in enumerate(kinds.items()):
         rng, labels, images = np.random.default_rng(seed), [number % 4 for number in range(40)], []
         for number, label in enumerate(labels):
             place = label if rng.random() < share else int(rng.integers(4))
-            images.append(photograph(label, place, rng, SIZES[number % 5])[0])
+            images.append(photograph(label, place, rng, number)[0])
         processor = make_image_processor("native", size, PRETRAINING)
         write_model(model, root / name, processor, seed, images, labels)
     detector, detector_processor, segmenter, segmenter_processor = make_models()
@@ -134,14 +127,7 @@ def write_models(root: Path) -> None:
     write_model(segmenter, root / "segmenter", segmenter_processor, 7)
 
 
-def write_model(
-    model: PreTrainedModel,
-    folder: Path,
-    processor,
-    seed: int,
-    images: Sequence[Image.Image] = (),
-    labels: Sequence[int] = (),
-) -> Path:
+def write_model(model: PreTrainedModel, folder: Path, processor, seed: int, images=(), labels=()) -> None:
     """Write a model with weights that depend on their names alone, and a head that is fitted to images, if there are any."""
     model.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
@@ -156,11 +142,10 @@ def write_model(
     processor.save_pretrained(folder)
     if images:
         fit_head(folder, processor, images, labels)
-    return folder
 
 
 @torch.no_grad()
-def fit_head(folder: Path, processor, images: Sequence[Image.Image], labels: Sequence[int]) -> None:
+def fit_head(folder: Path, processor, images: list[Image.Image], labels: list[int]) -> None:
     """Ridge regression of the last layer."""
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     head = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import scipy.stats
 from matplotlib.container import ErrorbarContainer
-from PIL import Image
 
 from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, mean_gain
 from robust_vit_hf.results.markdown_latex import Table
-from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes, run_figures, save_figure
+from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes
 from robust_vit_hf.results.published_tables import METHODS, accuracy_tables, class_group_tables
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
-from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows, summarize
+from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows
 from robust_vit_hf.results.run_tables import calibration_table, main_table
 from robust_vit_hf.results.segmentation_tables import attribution_table
 
@@ -209,19 +208,6 @@ def test_segmentation_table():
         ["gae, change", "+10.0", "+10.0", "+10.0"],
     ]
     assert table.rows[5] == ["legrad, original", *["–"] * 6]
-
-
-def test_plots(tmp_path):
-    run = compared()
-    run.sets["a"].factors["angle"] = np.array([0.0, 20, 40, 60])
-    for name, figure, *_ in run_figures(summarize(run), {0: "tench"}):
-        save_figure(figure, tmp_path, name)
-    names = {"accuracy", "classes_val", "classes_a", "curves_a"}  # no class of `b` changes
-    assert {path.stem for path in tmp_path.iterdir()} == names
-    for name in names:
-        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert np.asarray(picture.convert("L")).std() > 1
 
 
 def test_bars_have_the_interval_of_the_change_at_their_ends():
