@@ -67,7 +67,6 @@ def report(options: ReportOptions) -> str:
             tables = {"price": price_table(found, METHODS, title_of(shifted), title_of(home))} | tables
             figures["price"] = price_figure(found, METHODS, title_of(shifted), title_of(home))
     tables |= {"settings": settings}
-    folder.mkdir(parents=True, exist_ok=True)
     markdown = "\n".join(f"## {table.title}\n\n{table.markdown()}\n" for table in tables.values())
     write_atomically(folder / "report.md", markdown)
     write_atomically(folder / "report.tex", "\n".join(table.latex() for table in tables.values()))
