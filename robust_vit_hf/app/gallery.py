@@ -30,14 +30,11 @@ FILTERS = ("changed", "corrected", "broken", "all")
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """Images of a set with the results of both models."""
-
     rows: EvaluationSet
     result: SetResult
 
     @property
     def predictions(self) -> list[np.ndarray]:
-        """Predictions of the models before and after finetuning."""
         return [self.result.sides[side].predictions for side in ("before", "after")]
 
     def order(self, shown: str) -> list[int]:

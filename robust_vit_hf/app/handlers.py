@@ -58,7 +58,6 @@ class Handlers:
 
     @cached_property
     def backgrounds(self) -> list[Background]:
-        """Backgrounds to paste the object of an image on."""
         return other_backgrounds(self.session, self.diagnosed)
 
     @cached_property
@@ -107,7 +106,6 @@ class Handlers:
         page: float | None,
         progress=gr.Progress(track_tqdm=True),  # noqa: B008
     ) -> list[Any]:
-        """A page of the gallery of a set."""
         if not name:
             return [[], [], "", 1]
         measured = self.measured(name)

@@ -123,7 +123,6 @@ def other_backgrounds(session: Session, diagnosed: Diagnosed | None) -> list[Bac
 
 
 def find_mask(cut: TokenCut, image: Image.Image) -> Image.Image:
-    """Mask of the object of an RGB image."""
     small = image.copy()
     small.thumbnail((MAX_SIDE, MAX_SIDE))
     (result,) = cut([small], [{}])

@@ -19,8 +19,6 @@ Edit = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute of images."""
-
     text: str  # what a model decides by that uses it, after "Decides by"
     edit: Edit  # gives images the attribute of their donors
     # Attributes whose edits change this one too, as that of the background changes its colours: it explains their shift, unless

@@ -52,5 +52,4 @@ def _pictures(folder: Path) -> dict[str, Path]:
 
 
 def _stem(name: str) -> str:
-    """Name of a file without its suffix."""
     return nfc(PurePosixPath(name).with_suffix("").as_posix())

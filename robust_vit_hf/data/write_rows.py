@@ -20,7 +20,6 @@ DecodedRow = tuple[dict, Image.Image | None]
 
 
 def parts_of(rows: Iterator[dict]) -> Iterator[list[dict]]:
-    """Rows in parts of 32."""
     while part := list(islice(rows, ROWS_PER_PART)):
         yield part
 

@@ -154,7 +154,6 @@ def save_composed(examples: Sequence[Composed], path: Path) -> None:
 
 
 def load_composed(path: Path) -> list[Composed]:
-    """Read the images that [`save_composed`] wrote."""
     examples, decode = [], datasets.Image(mode="RGB").decode_example
     for row in pq.read_table(path).to_pylist():
         sides = [name.removesuffix("_original") for name in row if name.endswith("_original")]

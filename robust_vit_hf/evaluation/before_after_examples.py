@@ -177,7 +177,6 @@ def galleries(folder: Path) -> list[Gallery]:
 
 
 def _pictures(row: dict) -> tuple[str, list[Picture]]:
-    """Caption and pictures of a row of the file."""
     image = data_url("webp", row["image"]["bytes"])
     pictures = [Picture(row["label"], f"Image of the class {row['label']}.", image)]
     for side, target in product(("before", "after"), ("predicted", "true")):

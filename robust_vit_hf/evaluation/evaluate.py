@@ -75,7 +75,6 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
 
 
 def _write_pictures(session: Session, run: Run, summary: dict, options: EvaluateOptions) -> None:
-    """Write plots and, for two models, examples."""
     for name, figure, *_ in run_figures(summary, session.label_names):
         save_figure(figure, options.output_dir / "plots" / session.preset, name)
     if options.compare:
@@ -96,7 +95,6 @@ def _masked_sets(session: Session, wanted: list[str]) -> dict[str, EvaluationSet
 
 
 def _of_masks(name: str, session: Session, masked: Mapping[str, EvaluationSet], options: EvaluateOptions) -> Table:
-    """Table of an option that needs masks."""
     measurement, table = OF_MASKS[name]
     of_options = measurement(options.batch_size, options.num_workers)
     measured = measure(replace(session, sets=masked), of_options, f"{session.preset}-{name}")

@@ -92,8 +92,6 @@ def left_as_it_is(model: nn.Module | Callable) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Session:
-    """Shared state of a command's measurements."""
-
     sides: Mapping[str, Side]  # such as `before` and `after`, all with the same classes
     sets: Mapping[str, EvaluationSet]  # labels are class indices of the models
     accelerator: Accelerator
@@ -103,7 +101,6 @@ class Session:
 
     @property
     def classes(self) -> list[str]:
-        """Class names of the models."""
         return classes_of_model(unwrap_pretrained(next(iter(self.sides.values())).model).config)
 
     @property

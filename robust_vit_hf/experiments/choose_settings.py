@@ -112,8 +112,6 @@ def _choose_learning_rate(name: str, by_setting: BySetting, bound: float) -> tup
 
 @dataclass(frozen=True, eq=False)
 class _Setting(Candidate):
-    """A setting on the validation images of all seeds."""
-
     key: tuple[tuple, float]  # see [`BySetting`]
 
     @property

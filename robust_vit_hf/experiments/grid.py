@@ -50,8 +50,6 @@ class GridFile(Options):
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a grid."""
-
     name: str  # of its folder, which ends in a hash of `options`
     model: str  # as the grid names it; where the seeds name models, that of the recipe, or the bundled one
     variant: str

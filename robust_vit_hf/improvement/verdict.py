@@ -91,7 +91,6 @@ class Improvement:
         )
 
     def record(self) -> dict:
-        """Outcome, verdict and notes as JSON values."""
         return {"outcome": self.outcome, "verdict": self.verdict, "notes": self.notes}
 
     def __str__(self) -> str:

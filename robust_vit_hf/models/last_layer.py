@@ -41,7 +41,6 @@ class LastLayer:
         raise NoLastLayer(f"The logits of `{self.model.name}` are not those of a linear layer of the model.")
 
     def of(self, copy: nn.Module) -> "LastLayer":
-        """The last layer of a copy of the model."""
         found = object.__new__(LastLayer)
         found.model, found.pretrained, found.zero_shot = ImageModel(copy), ImageModel(copy).pretrained, self.zero_shot
         names = {id(module): name for name, module in self.pretrained.named_modules()}

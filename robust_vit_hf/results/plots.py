@@ -51,7 +51,6 @@ def figure_bytes(figure: Figure, suffix: str) -> bytes:
 
 
 def page_picture(figure: Figure, caption: str, alt: str, place: str = "") -> Picture:
-    """Convert a figure to a picture of a page."""
     return Picture(caption, alt, data_url("png", figure_bytes(figure, "png")), place)
 
 

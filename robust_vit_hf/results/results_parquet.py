@@ -68,7 +68,6 @@ def write_results(path: Path, results: ResultsFile) -> None:
 
 
 def _rows(run: str, side: str, result: SetResult) -> dict[str, np.ndarray]:
-    """Columns of the labelled images."""
     columns = {"run": run, "set": result.name, "side": side, "image": np.arange(len(result)), "class": result.classes}
     columns["rank"] = np.minimum(result.sides[side].ranks, TOP)
     columns["group"] = "" if result.groups is None else result.groups
@@ -84,7 +83,6 @@ def _facts(result: SetResult) -> dict:
 
 
 def read_results(path: Path) -> ResultsFile:
-    """Read a file written by [`write_results`]."""
     table = pq.read_table(path)
     facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}"))
     if facts.get("version") != VERSION:

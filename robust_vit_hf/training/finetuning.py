@@ -123,7 +123,6 @@ def _report(
 
 
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:
-    """Measure the accuracy of a model, as a side, on the sets of a session."""
     measured = Side.of(model, session.sides["before"].processor)
     return measure(replace(session, sides={side: measured}), Accuracy(relevance=relevance))
 

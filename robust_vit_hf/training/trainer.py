@@ -624,6 +624,5 @@ def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
 
 
 def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:
-    """Collate a batch, with the rows' `names` (text)."""
     names = [row.pop("name") for row in rows]
     return collator(rows) | {"names": names}

@@ -33,7 +33,6 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file in UTF-8."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -14,8 +14,6 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A folder of images of one class."""
-
     path: Path
     root: Path  # file names are relative to it
     label: int | list[int]  # 0–999, or a list of accepted labels

@@ -122,7 +122,6 @@ def _load(source: str, config: str | None, split: str, any_split: bool) -> tuple
 
 
 def _row_of(row: dict, name: str, image_column: str, label_column: str, labels: Mapping, source: str) -> dict:
-    """A row in the schema."""
     value = row[label_column]
     if value not in labels:  # an error, not a bad row: with another numbering, every label would be wrong
         raise ValueError(

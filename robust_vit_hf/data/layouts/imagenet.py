@@ -37,7 +37,6 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
 
 
 def flat_rows(shards: list[tuple[Path, int | None]]) -> Iterator[dict]:
-    """Rows of image files with labels from another file."""
     for path, label in shards:
         if label is None:
             yield {"file_name": path.name, "problem": f"`{path}`: the ground truth has no such image."}

@@ -234,7 +234,6 @@ def _of_maps(results: Results) -> list[Finding]:
 
 
 def findings_table(found: list[Finding]) -> Table:
-    """Table of the findings with measured values, in points."""
     rows = []
     for one, verdict in zip(found, verdicts(found), strict=True):
         seeds = "–" if one.value is None else str(one.value.seeds)
