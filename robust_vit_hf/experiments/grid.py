@@ -156,7 +156,5 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
 
 def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:
     if imagenet is None:
-        raise ValueError(
-            f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet (see docs/experiments.md)."
-        )
+        raise ValueError(f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet.")
     return str(imagenet / source.removeprefix(PREPARED))
