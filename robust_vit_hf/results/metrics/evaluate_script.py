@@ -62,6 +62,7 @@ class ScriptMetric(evaluate.Metric):
         super().add_batch(predictions=rows, references=usable, **groups)
 
     def add(self, *, prediction=None, reference=None, **groups):
+        """Add one image."""
         # evaluate.combine uses the plural names here, too.
         image = {"predictions": prediction, "references": reference, **groups}
         image["predictions"] = to_numpy(image["predictions"])
