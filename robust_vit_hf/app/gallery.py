@@ -107,8 +107,7 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
         return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
     except OtherInputs as error:
         raise ValueError(
-            f"The results `{name}` were not measured with these inputs, which differ in: {', '.join(error.differing)}. Start the page "
-            "with the --model, --compare, --dataset, --split and --sets that were evaluated."
+            f"`{name}` was evaluated with other {', '.join(error.differing)}: start the page with these."
         ) from error
 
 
