@@ -133,7 +133,6 @@ class SplitWriter:
             if rows or place == name:
                 path, extra = self.stage.folder / place, {"problem": datasets.Value("string")} if place != name else {}
                 schema = datasets.Features(self.features | extra).arrow_schema
-                path.parent.mkdir(exist_ok=True)
                 with atomic_file(path) as partial:
                     schema = schema.with_metadata(schema.metadata | metadata)
                     with parquet.ParquetWriter(partial, schema) as file:

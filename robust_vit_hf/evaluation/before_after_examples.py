@@ -160,7 +160,6 @@ def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None
                     if (picture := example.maps.get((side, target))) is not None:
                         row[f"{side}_{target}"] = to_webp(picture)
             rows.append(row)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
 

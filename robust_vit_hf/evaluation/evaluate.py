@@ -76,10 +76,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
 
 def _write_pictures(session: Session, run: Run, summary: dict, options: EvaluateOptions) -> None:
     """Write plots and, for two models, examples."""
-    plots = options.output_dir / "plots" / session.preset
-    plots.mkdir(parents=True, exist_ok=True)
     for name, figure, *_ in run_figures(summary, session.label_names):
-        save_figure(figure, plots, name)
+        save_figure(figure, options.output_dir / "plots" / session.preset, name)
     if options.compare:
         drawn = {kind: draw(rows_of_kind(kind, run.sets, session.sets), NUM_EXAMPLES, seed=0) for kind in KINDS}
         examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}

@@ -43,7 +43,7 @@ from .candidates import (
     choose_cheapest,
     first_trainings,
 )
-from .composites import SELECTION_COMPOSITES, composite_outputs, training_composites
+from .composites import NONE_COMPOSED, SELECTION_COMPOSITES, composite_outputs, training_composites
 from .fit_layers import LayerSettings
 from .image_roles import ImageRoles, images_by_role
 from .new_layers import LAYER_FOLDER, NewLayers
@@ -247,10 +247,7 @@ def _check_report(session: Session, backgrounds: Backgrounds, max_loss: float) -
     found = measure(session, backgrounds, PREDICTIONS_FOLDER)["report"]["before"]
     diagnosis = Diagnosis(found.columns, session.classes)
     if not diagnosis.num_mixed:
-        raise ValueError(
-            f"No object of the {len(session.sets['report'].dataset)} report images could be put on the background of another class: every "
-            "object fills the image, or lies outside of what the model sees. Give more images, or other masks."
-        )
+        raise ValueError(NONE_COMPOSED.format(len(session.sets["report"].dataset), "report"))
     tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
     count, needed = diagnosis.num_mixed, math.ceil(CHANGED * (1.96 / (max_loss / 100)) ** 2) if max_loss else math.inf
     if count < needed:

@@ -107,7 +107,6 @@ def measure_outcome(
 ) -> Improvement:
     """Diagnose the sides of the session on its only set, the report images, and write results, card and page."""
     folder, passes = options.output_dir, (options.batch_size, options.num_workers)
-    (folder / DIAGNOSIS_FOLDER).mkdir(exist_ok=True)
     diagnosis = measure_images(
         session, images, Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
     )

@@ -68,7 +68,6 @@ def load_backbone() -> Dinov2ForImageClassification:
         state_dict = {f"dinov2.{name}": tensor for name, tensor in backbone_state_dict(onnx_file).items()}
         state_dict["classifier.weight"] = torch.zeros(len(CLASS_NAMES), 2 * config.hidden_size)
         state_dict["classifier.bias"] = torch.zeros(len(CLASS_NAMES))
-        checkpoint.mkdir(parents=True, exist_ok=True)
         with atomic_file(checkpoint / "model.safetensors") as partial:
             save_file(state_dict, partial, metadata={"format": "pt"})
         config.save_pretrained(checkpoint)  # last, to mark the weights as complete

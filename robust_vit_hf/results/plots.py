@@ -34,7 +34,7 @@ def run_figures(summary: dict, class_names: dict[int, str]) -> Iterator[tuple[st
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write `<name>.png` and `<name>.pdf` to an existing folder; signs of `name` that separate folders become `_`."""
+    """Write `<name>.png` and `<name>.pdf` to a folder; signs of `name` that separate folders become `_`."""
     name = re.sub(r"[/\\\0]", "_", name)
     for suffix in ("png", "pdf"):
         with atomic_file(folder / f"{name}.{suffix}") as partial:

@@ -63,7 +63,6 @@ def write_results(path: Path, results: ResultsFile) -> None:
     columns = {name: [np.empty(0, dtype=object), *(part[name] for part in parts)] for name in SCHEMA.names}
     schema = SCHEMA.with_metadata({"robust-vit": json.dumps(metadata)})
     table = pa.table({name: np.concatenate(values) for name, values in columns.items()}, schema=schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
         pq.write_table(table, partial, compression="zstd")
 

@@ -12,7 +12,6 @@ from transformers.utils import logging
 from ..data.dataset_digest import dataset_identity
 from ..data.stream import MaskedStream, stream_identity
 from ..models.model_digest import model_digest
-from ..utils.files import write_json
 from ..utils.stage import STAGE_FILE, Stage
 
 
@@ -76,12 +75,6 @@ def identity_of(dataset: object) -> str | int | None:
     if isinstance(dataset, MaskedStream):
         return stream_identity(dataset.dataset)
     return len(dataset) if hasattr(dataset, "__len__") else None
-
-
-def begin_checkpoint(checkpoint: Path, inputs: dict) -> None:
-    """Mark a checkpoint as begun, whatever is in its folder, so that one that a kill left is not taken for one of another version."""
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    write_json(checkpoint / STAGE_FILE, {"inputs": inputs})
 
 
 def finish_checkpoint(checkpoint: Path, inputs: dict) -> None:

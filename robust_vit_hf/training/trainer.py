@@ -39,10 +39,11 @@ from ..results.metrics.robust_accuracy import RobustAccuracy
 from ..utils.files import RUN_FILE, weights_written, write_json
 from ..utils.finite import non_finite_weights
 from ..utils.lock import folder_lock
+from ..utils.stage import STAGE_FILE
 from .adapters import add_adapter, base_digest
 from .background_swap import BackgroundPool, swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch, TrainingTime
-from .checkpoints import begin_checkpoint, check_checkpoint, finish_checkpoint, last_checkpoint, run_inputs
+from .checkpoints import check_checkpoint, finish_checkpoint, last_checkpoint, run_inputs
 from .config import RobustViTConfig
 from .interrupts import InterruptCallback, Interrupted, MissedEvaluation, TrainingInterrupted
 from .methods import load_method
@@ -479,7 +480,8 @@ class RobustViTTrainer(Trainer):
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         is_stage = args.should_save and not args.save_only_model
         if is_stage:
-            begin_checkpoint(checkpoint, self._inputs)
+            # Whatever is in its folder, so that one that a kill left is not taken for one of another version.
+            write_json(checkpoint / STAGE_FILE, {"inputs": self._inputs})
         try:
             with weights_written(folder):  # torch reports a full disk as an "unexpected pos"
                 super()._save_checkpoint(model, trial)
@@ -543,10 +545,8 @@ class RobustViTTrainer(Trainer):
         given |= {"masks": masks, "revision": revision, "preset": preset}
         self._card_facts |= {name: value for name, value in given.items() if value is not None}
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / RUN_FILE, describe_run(self, self._card_facts))
-            write_card(folder)
+            write_json(Path(self.args.output_dir, RUN_FILE), describe_run(self, self._card_facts))
+            write_card(Path(self.args.output_dir))
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository before training. Arguments and errors are those of [`push_to_hub`]."""

@@ -17,9 +17,10 @@ RESULTS_FILE = "results.json"  # of a finetuning run or an evaluation, in its fo
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Temporary path that replaces `path` when the block ends without an exception, and is deleted otherwise."""
+    """Temporary path that replaces `path` when the block ends without an exception, and is deleted otherwise. Its folder is made."""
     # Several processes may write the same file, on machines that share it too. `datasets` would read it if it were not hidden.
     partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         partial.replace(path)

@@ -61,17 +61,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def upright_image(source: Image.Image | str) -> Image.Image:
+def upright_image(source: Image.Image | str | Path) -> Image.Image:
     """Load an image, a path or a URL as RGB, upright according to EXIF. transformers' `load_image` would turn 16-bit greyscale
-    white."""
+    white. Errors name the file."""
     if not isinstance(source, Image.Image):
         if str(source).startswith(("http://", "https://")):
             source = io.BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content)
         source = Image.open(source)
     try:
         return to_rgb(ImageOps.exif_transpose(source))
-    except ValueError as error:  # of one among many
-        raise ValueError(f"`{getattr(source, 'filename', '')}` cannot be read as an image: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:  # of one among many
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        raise kind(f"`{getattr(source, 'filename', '')}` cannot be read as an image: {error}") from error
 
 
 def to_webp(picture: Image.Image) -> dict:

@@ -152,7 +152,6 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int
     folder = cache_of((Path(__file__), Path(artwork.__file__), *artwork.artwork_files()))
     file = folder / f"{split}-{seed}-{hashlib.sha256(repr(indices).encode()).hexdigest()[:16]}.arrow"
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as partial, ArrowWriter(path=str(partial), features=FEATURES) as writer:
             for index in indices:
                 row = compose(split, index, seed)
