@@ -107,7 +107,7 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
         return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
     except OtherInputs as error:
         raise ValueError(
-            f"`{name}` was evaluated with other {', '.join(error.differing)}: start the page with these."
+            f"`{name}` was evaluated with another {', '.join(error.differing)}: start the page with that."
         ) from error
 
 
