@@ -19,7 +19,7 @@ import datasets
 import numpy as np
 import torch
 from own_images import texture
-from PIL import Image
+from PIL import Image, ImageFilter
 from torchvision.transforms.v2 import functional
 
 from robust_vit_hf.data.composition import background
@@ -31,7 +31,14 @@ from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import MIXTURES, Mixture, choose_cheapest
 from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, Composites, composite_outputs
-from robust_vit_hf.improvement.fit_layers import Layer, LayerSettings, fit_layer, map_out_background, new_layers
+from robust_vit_hf.improvement.fit_layers import (
+    MAP_PENALTIES,
+    Layer,
+    LayerSettings,
+    fit_layer,
+    map_out_background,
+    new_layers,
+)
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
 from robust_vit_hf.training.background_swap import BackgroundPool
@@ -73,6 +80,12 @@ def moved(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.map(move, features=rows.features)
 
 
+def softened(rows: datasets.Dataset) -> datasets.Dataset:
+    """Each image with a mask whose edges are blurred."""
+    blur = ImageFilter.GaussianBlur(2)
+    return rows.map(lambda row: {"mask": row["mask"].convert("L").filter(blur)}, features=rows.features)
+
+
 def write_recoloured(rows: datasets.Dataset, folder: Path) -> None:
     """The background of each image, with its object filled, its colours exchanged, and some inverted."""
     rng = np.random.default_rng(1)
@@ -109,6 +122,7 @@ class Features:
 
         self.train = of("train", splits["train"], COMPOSITES)
         self.moved = of("moved", moved(splits["train"]), COMPOSITES)
+        self.softened = of("softened", softened(splits["train"]), COMPOSITES // 2)
         self.on_pictures: dict[str, Composites] = {}
         for name, write in {"recoloured": write_recoloured, "textures": write_textures}.items():
             if not (folder / name).is_dir():
@@ -165,11 +179,16 @@ def variants(found: Features) -> Iterator[tuple[str, dict]]:
         yield f"{count} composites", found.of_rule(made(replace(found.train, mixed=found.train.mixed[:, :count])))
     both = np.concatenate([found.train.mixed[:, :6], found.moved.mixed[:, :6]], axis=1)
     yield "half of 12 composites moved, scaled, flipped", found.of_rule(made(replace(found.train, mixed=both)))
+    both = np.concatenate([found.train.mixed[:, :6], found.softened.mixed], axis=1)
+    yield "half of 12 composites with soft edges", found.of_rule(made(replace(found.train, mixed=both)))
     for name, others in found.on_pictures.items():
         both = np.concatenate([found.train.mixed[:, :6], others.mixed], axis=1)
         yield f"half of 12 composites on {name}", found.of_rule(made(replace(found.train, mixed=both)))
     yield "without mixtures", found.of_rule(made(found.train), (1.0,))
     yield "map, then fit to the output", found.of_rule(dict(map_then_fit(found)))
+    half = found.own.weight.shape[1] // 2
+    for name, part in {"CLS token": slice(half), "mean of the patches": slice(half, None)}.items():
+        yield f"map of the {name} alone", found.of_rule(dict(map_of_part(found, part)))
     yield "mean of the maps", found.of_rule(mean_layer(of_kind(made(found.train), "map")))
 
 
@@ -182,6 +201,16 @@ def map_then_fit(found: Features) -> Iterator[tuple[LayerSettings, Layer]]:
                 LayerSettings(f"map {penalty:g}, then output", distance),
                 fit_layer(start, found.train, outputs, distance),
             )
+
+
+def map_of_part(found: Features, part: slice) -> Iterator[tuple[LayerSettings, Layer]]:
+    """Maps of a part of the features, which leave the others as they are."""
+    features = replace(found.train, original=found.train.original[:, part], mixed=found.train.mixed[..., part])
+    own = Layer(found.own.weight[:, part], np.zeros_like(found.own.bias))
+    for penalty in MAP_PENALTIES:
+        mapped, weight = map_out_background(own, features, penalty, found.last.has_bias), found.own.weight.copy()
+        weight[:, part] = mapped.weight
+        yield LayerSettings("map", penalty), Layer(weight, found.own.bias + mapped.bias)
 
 
 def mean_layer(layers: Layers) -> Layers:

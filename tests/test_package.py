@@ -137,13 +137,19 @@ def test_each_extra_brings_what_it_is_for(extra, wheel, tmp_path):
     run(commands / "python", "-c", f"import {names}, robust_vit_hf.cli.main", folder=tmp_path)
 
 
-def test_a_job_takes_no_value_of_an_option_for_an_id(tmp_path):
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--effort", "full", "user/mine", "user/photographs", "user/better"], "the three ids first"),
+        (["user/mine", "user/photographs", "user/better", "--effort", "hour"], "`effort`"),
+    ],
+)
+def test_a_job_refuses_wrong_arguments(words, said, hub, tmp_path):
     """Before it creates a repository."""
-    words = "--effort", "full", "user/mine", "user/photographs", "user/better"
     job = subprocess.run(
         [sys.executable, ROOT / "trainer" / "improve_job.py", *words], cwd=tmp_path, capture_output=True, text=True
     )
-    assert job.returncode == 2 and "the three ids first" in job.stderr
+    assert job.returncode == 2 and said in job.stderr and ("models", "user/better") not in hub.repos
 
 
 @pytest.mark.slow

@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 from robust_vit_hf.cli.main import main
+from robust_vit_hf.cli.parser import parse
 from robust_vit_hf.hub.upload import create_repo
+from robust_vit_hf.improvement.options import ImproveOptions
 
 
 def run(arguments: list[str]) -> int:
@@ -29,9 +31,10 @@ def run(arguments: list[str]) -> int:
     given, options = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in arguments[:3]):  # whose value would be taken for an id
         parser.error("give the three ids first, and options after them")
+    command = ["--model", given.model, "--dataset", given.dataset, "--output_dir", str(given.output_dir), *options]
+    parse(ImproveOptions, "robust-vit improve", command)
     repo_id = create_repo(given.push_to, private=given.private)  # before hours of work: the token may not write
-    sources = ["--model", given.model, "--dataset", given.dataset, "--output_dir", str(given.output_dir)]
-    if status := main(["improve", *sources, *options]):
+    if status := main(["improve", *command]):
         return status
     if json.loads((given.output_dir / "verdict.json").read_text())["outcome"] == "kept":
         print(f"Nothing is pushed to {repo_id}: keep your model.")

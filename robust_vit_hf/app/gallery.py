@@ -30,14 +30,11 @@ FILTERS = ("changed", "corrected", "broken", "all")
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """Images of a set with the results of both models."""
-
     rows: EvaluationSet
     result: SetResult
 
     @property
     def predictions(self) -> list[np.ndarray]:
-        """Predictions of the models before and after finetuning."""
         return [self.result.sides[side].predictions for side in ("before", "after")]
 
     def order(self, shown: str) -> list[int]:
@@ -75,9 +72,7 @@ def set_names(options: AppOptions, session: Session) -> list[str]:
     )
     names = [f"{path.parent.name}/{path.name}" for path in found if is_measured(path)]
     if not names:
-        raise ValueError(
-            f"`{options.results}` has no results of two models: name the output of `robust-vit evaluate --compare`."
-        )
+        raise ValueError(f"`{options.results}` has no results of two models: see `robust-vit evaluate --compare`.")
     return names
 
 
@@ -112,8 +107,7 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
         return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
     except OtherInputs as error:
         raise ValueError(
-            f"The results `{name}` were not measured with these inputs, which differ in: {', '.join(error.differing)}. Start the page "
-            "with the --model, --compare, --dataset, --split and --sets that were evaluated."
+            f"`{name}` was evaluated with another {', '.join(error.differing)}: start the page with that."
         ) from error
 
 

@@ -10,13 +10,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image, ImageOps
 
-from ..evaluation.session import Session, load_sides
+from ..evaluation.session import Session, open_session
 from ..masks.choose_mask_maker import MaskSettings
 from ..masks.tokencut import TokenCut
-from ..models.image_processors import resolve_preset
 from ..relevance.architectures import why_no_map
+from ..results.markdown_latex import Table
 from ..utils.images import to_rgb
-from ..utils.processes import make_accelerator
 from .explain_image import Explanation, compare_maps, read_image
 from .gallery import FILTERS, IMAGES_OF_A_PAGE, measured_set
 from .options import AppOptions
@@ -59,7 +58,6 @@ class Handlers:
 
     @cached_property
     def backgrounds(self) -> list[Background]:
-        """Backgrounds to paste the object of an image on."""
         return other_backgrounds(self.session, self.diagnosed)
 
     @cached_property
@@ -108,7 +106,6 @@ class Handlers:
         page: float | None,
         progress=gr.Progress(track_tqdm=True),  # noqa: B008
     ) -> list[Any]:
-        """A page of the gallery of a set."""
         if not name:
             return [[], [], "", 1]
         measured = self.measured(name)
@@ -160,26 +157,20 @@ class Handlers:
 
 def open_models(options: AppOptions) -> Session:
     """The model of the page, or two, which must have the same classes, without sets and store."""
-    preset = resolve_preset(options.preset, options.model, options.compare)
-    accelerator = make_accelerator(bf16=False)
-    names = {"before": options.model} | ({} if options.compare is None else {"after": options.compare})
-    sides = load_sides(names, preset, accelerator)
-    for side in sides.values():
-        side.model.eval().requires_grad_(False)
-    return Session(sides, {}, accelerator, preset=preset)
+    with open_session(options, options.preset) as session:
+        for side in session.sides.values():
+            side.model.eval().requires_grad_(False)
+    return session
 
 
 def measures(explained: dict[str, Explanation], classes: list[str], mapped: bool = True) -> str:
     """Table of the explained classes and, of models with maps, the agreement with the mask."""
     scores = {"mean_iou": "mIoU with mask", "energy": "relevance on object"} if mapped else {}
-    heads = ["", "class", "probability", *scores.values()]
-    lines = [f"|{' | '.join(heads)} |", f"|---|---|---:|{'---:|' * len(scores)}"]
+    rows = []
     for side, of in explained.items():
-        found = (of.agreement.get(name) for name in scores)
-        agreement = ("–" if score is None else f"{score:.1%}" for score in found)
-        name = side if len(explained) > 1 else "model"
-        lines.append(f"| {' | '.join([name, classes[of.target], f'{of.score:.1%}', *agreement])} |")
-    return "\n".join(lines)
+        shown = ("–" if (score := of.agreement.get(name)) is None else f"{score:.1%}" for name in scores)
+        rows.append([side if len(explained) > 1 else "model", classes[of.target], f"{of.score:.1%}", *shown])
+    return Table("", ["", "class", "probability", *scores.values()], rows).markdown()
 
 
 def thumbnail(image: Image.Image) -> Image.Image:

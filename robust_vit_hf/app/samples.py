@@ -21,8 +21,6 @@ PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # from scikit-image
 
 @dataclass(frozen=True)
 class Sample:
-    """An RGB image with caption and, if known, mask."""
-
     image: Image.Image
     caption: str
     mask: Image.Image | None = None

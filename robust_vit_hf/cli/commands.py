@@ -19,7 +19,6 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """The command in one line."""
         text = " ".join(inspect.getdoc(load(self.options)).split())
         return self.title or re.split(r"(?<=\?) |[.:;] ", f"{text} ")[0]
 

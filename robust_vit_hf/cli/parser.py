@@ -72,9 +72,9 @@ def _add_option(group: argparse._ActionsContainer, option: Declared, undo: bool)
     if settings.get("nargs") == 0:
         group.add_argument(f"--{option.name}", action="store_const", const=True, help=settings["help"])
     elif metadata.get("positional"):
-        group.add_argument(option.name, type=_parse(option), **settings)
+        group.add_argument(option.name, type=option.parse, **settings)
     else:
-        group.add_argument(f"--{option.name}", type=_parse(option), required=default is MISSING, **settings)
+        group.add_argument(f"--{option.name}", type=option.parse, required=default is MISSING, **settings)
     if is_flag and default is True:
         text = f"undo --{option.name}"
         group.add_argument(f"--no_{option.name}", dest=option.name, action="store_const", const=False, help=text)
@@ -85,13 +85,3 @@ def _help(option: Declared) -> str:
     if default in (MISSING, None, "") or isinstance(default, (bool, list)) or "default" in text:
         return text
     return f"{text} (default: {default})"
-
-
-def _parse(option: Declared):
-    def parse(text: str) -> Any:
-        try:
-            return option.parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse

@@ -21,8 +21,6 @@ IMAGES_PER_SET = 300  # of a benchmark, by default
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A dataset with its evaluation sets."""
-
     class_names: tuple[str, ...]
     training_classes: frozenset[int]  # labels of the classes to finetune on by default
     shifted: tuple[str, ...]  # names of the shifted evaluation sets, over which results are averaged
@@ -35,7 +33,6 @@ class Benchmark:
 
 @cache
 def benchmarks() -> dict[str, Benchmark]:
-    """The benchmarks by name."""
     from .emoji_shift import compose_images as emoji_shift
 
     return {

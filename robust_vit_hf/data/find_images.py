@@ -54,7 +54,6 @@ class Images:
 
     @property
     def masks(self) -> str:
-        """Where the masks come from, for model cards."""
         return origin_of_masks(self.source)
 
     @property
@@ -71,7 +70,6 @@ class Images:
         return dataset_identity(self.rows)
 
     def select(self, indices: Collection[int]) -> "Images":
-        """Some of the images, in this order."""
         return replace(self, rows=self.rows.select(indices))
 
     def labelled(self) -> "Images":

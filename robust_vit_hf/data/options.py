@@ -10,8 +10,6 @@ from .known_sets import KNOWN_SETS, V2_VARIANTS
 
 @dataclass(kw_only=True)
 class WriterOptions(Options):
-    """Options for writing images as parquet."""
-
     output_dir: Path = output_dir()
     skip_bad: bool = option(False, "leave out rows that cannot be used, and list them")
     rows_per_shard: int = option(200, "images of a file, which are done again after a kill", COUNT)
@@ -36,7 +34,6 @@ class SetOptions(Options):
 
     @property
     def of_the_set(self) -> dict[str, Any]:
-        """The options that are given."""
         given = {name: getattr(self, name) for name in declared_options(SetOptions)}
         return {name: value for name, value in given.items() if value is not None}
 

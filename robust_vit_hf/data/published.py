@@ -9,16 +9,11 @@ BASE_MODELS = ("ViT-B", "AR-B", "DeiT-B")  # which Tables 10 and 11 and Figure 4
 
 
 @cache
-def published_models() -> dict[str, dict]:
+def published_models(kind: str = "models") -> dict[str, dict]:
     """Published values in per cent by the paper's name of the model (`ViT-B`), protocol, version (such as `original` and
-    `finetuned-one-run`), set and score. Pairs are mean and standard deviation. `published.json` names the sources."""
-    return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["models"]
-
-
-@cache
-def published_object_focus() -> dict[str, float]:
-    """Object Focus in per cent by the paper's name of the model, see `published.json`."""
-    return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["object_focus"]
+    `finetuned-one-run`), set and score. Pairs are mean and standard deviation. Of the kind `object_focus`, a value for each model.
+    `published.json` names the sources."""
+    return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))[kind]
 
 
 def published_cell(entry: dict | None, protocol: str, version: str, set_name: str, scores: tuple[str, ...]) -> str:

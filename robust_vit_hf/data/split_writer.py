@@ -56,9 +56,7 @@ class SplitWriter:
 
     def __post_init__(self):
         if not re.fullmatch(r"\w+(\.\w+)*", self.split):  # which `datasets` demands
-            raise ValueError(
-                f"`{self.split}` cannot name a split: give several one by one (`--split train validation`)."
-            )
+            raise ValueError(f"`{self.split}` names no split: give several one by one (`--split train validation`).")
         check_no_pattern(self.stage.folder)  # could not be loaded
         self.splits = (self.stage.result() or {"splits": {}})["splits"]  # that are complete
         self.is_complete = self.split in self.splits
@@ -133,7 +131,6 @@ class SplitWriter:
             if rows or place == name:
                 path, extra = self.stage.folder / place, {"problem": datasets.Value("string")} if place != name else {}
                 schema = datasets.Features(self.features | extra).arrow_schema
-                path.parent.mkdir(exist_ok=True)
                 with atomic_file(path) as partial:
                     schema = schema.with_metadata(schema.metadata | metadata)
                     with parquet.ParquetWriter(partial, schema) as file:

@@ -61,8 +61,6 @@ def train_transform(
 
 
 class _MaskProcessor(ViTImageProcessor):
-    """Image processor for masks, without antialiasing."""
-
     def resize(self, image, size, resample=None, **kwargs):
         return super().resize(image, size, PILImageResampling.BILINEAR, antialias=False)
 

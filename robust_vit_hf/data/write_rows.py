@@ -20,7 +20,6 @@ DecodedRow = tuple[dict, Image.Image | None]
 
 
 def parts_of(rows: Iterator[dict]) -> Iterator[list[dict]]:
-    """Rows in parts of 32."""
     while part := list(islice(rows, ROWS_PER_PART)):
         yield part
 
@@ -35,8 +34,7 @@ def write_rows(
 ) -> tuple[int, int] | None:
     """Write the rows of a [`Source`] that are not written yet, decoding every image once. `finish` returns the rows to
     write for each of the `parts`, one per source row. Launched processes share the parts; the files are the same as
-    with one process. Returns the numbers of rows and rejected rows; `None` where `writer` is, outside the main
-    process."""
+    with one process. Returns the numbers of rows and rejected rows; `None` where `writer` is."""
     state = PartialState()
     if writer is not None:
         rows = writer.unwritten(rows)

@@ -137,4 +137,4 @@ def attributes_table(found: AttributeDiagnosis, side: str) -> Table:
 
 
 def _shown(measure: str, found: Interval) -> str:
-    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if measure == "shift" else str(found)
+    return found.shown(1, 2) if measure == "shift" else str(found)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from ..data.transforms import eval_transform
 from ..evaluation.before_after_examples import may_be_shown
 from ..evaluation.image_passes import TransformedRows
 from ..evaluation.measurements.other_backgrounds import WithDonors
-from ..evaluation.session import Side
+from ..evaluation.session import Session
 from ..relevance.overlay import denormalize
 from ..utils.files import atomic_file
 from ..utils.images import to_webp
@@ -66,64 +67,35 @@ def drawn_rows(dataset: datasets.Dataset, diagnosis: Diagnosis) -> list[int]:
 
 
 def composed_images(
-    side: Side, dataset: datasets.Dataset, diagnoses: Mapping[str, Diagnosis], drawn: Sequence[int]
-) -> list[Composed]:
-    """The images of these numbers in all conditions, as the `side` sees them."""
-    first = next(iter(diagnoses.values()))
-    if not drawn:
-        return []
-    black, _ = pixel_levels(side.processor)
-    own, same, rand = _with_donors(side, dataset, first.columns, drawn)
-    return _examples(side, compose(*own, same, rand, black), diagnoses, first.class_names, drawn)
-
-
-def edited_images(
-    side: Side,
+    session: Session,
     dataset: datasets.Dataset,
-    diagnoses: Mapping[str, AttributeDiagnosis],
-    class_names: Sequence[str],
+    diagnoses: Mapping[str, Diagnosis] | Mapping[str, AttributeDiagnosis],
     drawn: Sequence[int],
 ) -> list[Composed]:
-    """The images of these numbers with each attribute of an image of their class, and of another class."""
+    """The images of these numbers as the first model sees them, with the predictions of each side: in all conditions or, by diagnoses of
+    attributes, with each attribute of an image of their class, and of another class."""
     if not drawn:
         return []
-    first, levels = next(iter(diagnoses.values())), pixel_levels(side.processor)
-    own, *donors = _with_donors(side, dataset, first.columns, drawn)
-    images = {"original": own[0]}
-    for name in first.names:
-        for kind, donor in zip(("same", "rand"), donors, strict=True):
-            images[f"{name}_{kind}"] = edited(name, *own, *donor, *levels)
-    return _examples(side, images, diagnoses, class_names, drawn)
-
-
-def _with_donors(
-    side: Side, dataset: datasets.Dataset, columns: Mapping[str, Sequence], drawn: Sequence[int]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Pixel values and masks of images, of their donors of the same class, and of those of another class."""
-    pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(side.processor))
-    donors = {kind: np.asarray(columns[f"donor_{kind}"]) for kind in ("same", "rand")}
-    items = WithDonors(pairs, donors).__getitems__([*drawn])
-    return [
+    first, processor = next(iter(diagnoses.values())), session.sides["before"].processor
+    pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(processor))
+    kinds = {kind: np.asarray(first.columns[f"donor_{kind}"]) for kind in ("same", "rand")}
+    items, levels = WithDonors(pairs, kinds).__getitems__([*drawn]), pixel_levels(processor)
+    own, *donors = (
         tuple(torch.stack([item[f"{prefix}{name}"] for item in items]) for name in ("pixel_values", "mask"))
         for prefix in ("", "same_", "rand_")
-    ]
-
-
-def _examples(
-    side: Side,
-    images: Mapping[str, torch.Tensor],
-    diagnoses: Mapping[str, Diagnosis | AttributeDiagnosis],
-    class_names: Sequence[str],
-    drawn: Sequence[int],
-) -> list[Composed]:
-    """Images by condition as examples, with the predictions of each side."""
-    pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
-    names = dict(enumerate(class_names))  # not -1, the class of an image that could not be composed
-    first = next(iter(diagnoses.values())).columns
+    )
+    if isinstance(first, Diagnosis):
+        images = compose(*own, *donors, levels[0])
+    else:
+        given = product(first.names, zip(kinds, donors, strict=True))
+        edits = {f"{name}_{kind}": edited(name, *own, *donor, *levels) for name, (kind, donor) in given}
+        images = {"original": own[0]} | edits
+    pictures = {name: denormalize(of_condition, processor) for name, of_condition in images.items()}
+    names = dict(enumerate(session.classes))  # not -1, the class of an image that could not be composed
     return [
         Composed(
-            names[first["label"][row]],
-            names[first["donor_class"][row]],
+            names[first.columns["label"][row]],
+            names[first.columns["donor_class"][row]],
             {name: to_pil_image(of_condition[place]) for name, of_condition in pictures.items()},
             {one: {name: names.get(of.columns[name][row]) for name in images} for one, of in diagnoses.items()},
         )
@@ -182,7 +154,6 @@ def save_composed(examples: Sequence[Composed], path: Path) -> None:
 
 
 def load_composed(path: Path) -> list[Composed]:
-    """Read the images that [`save_composed`] wrote."""
     examples, decode = [], datasets.Image(mode="RGB").decode_example
     for row in pq.read_table(path).to_pylist():
         sides = [name.removesuffix("_original") for name in row if name.endswith("_original")]

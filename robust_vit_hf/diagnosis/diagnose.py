@@ -43,7 +43,6 @@ from .composed_examples import (
     Composed,
     composed_images,
     drawn_rows,
-    edited_images,
     save_composed,
     strip_figure,
 )
@@ -263,9 +262,9 @@ def measure_images(
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
-    side, last, shown = session.sides["before"], [*diagnoses.values()][-1], may_be_shown(images.dataset)
+    last, shown = [*diagnoses.values()][-1], may_be_shown(images.dataset)
     drawn, taken = drawn_rows(images.dataset, diagnoses["before"]), [row for row in taken_rows(last) if shown[row]]
-    examples, most_taken = (composed_images(side, images.dataset, diagnoses, rows) for rows in (drawn, taken))
+    examples, most_taken = (composed_images(session, images.dataset, diagnoses, rows) for rows in (drawn, taken))
     tables = []
     groups = groups_of(images.dataset, name)
     if groups is not None:
@@ -293,9 +292,10 @@ def with_attributes(
     measured = measure_attributes(session, attributes)
     if report is None or not measured:
         return report
-    side, dataset = session.sides["before"], report.images.dataset
-    drawn = drawn_rows(dataset, report.diagnoses["before"])[:NUM_EXAMPLES]
-    return replace(report, attributes=measured, edited=edited_images(side, dataset, measured, session.classes, drawn))
+    drawn = drawn_rows(report.images.dataset, report.diagnoses["before"])[:NUM_EXAMPLES]
+    return replace(
+        report, attributes=measured, edited=composed_images(session, report.images.dataset, measured, drawn)
+    )
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:

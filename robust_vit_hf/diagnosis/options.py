@@ -13,8 +13,6 @@ from ..utils.options import Range, option, output_dir
 
 @dataclass(kw_only=True)
 class OwnImagesOptions(BatchOptions):
-    """Images of your own, their masks, and how the model sees them."""
-
     masks: str | None = option(
         None,
         "`tokencut` (no annotation; the default for images without masks), `grounded` or `sam3` (by the names of the classes) to "

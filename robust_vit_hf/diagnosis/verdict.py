@@ -217,7 +217,8 @@ def diagnosis_tables(
         ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))
         rows = []
         for label, of_class in ordered:
-            rows.append([names[label], str(of_class["images"]), *(_whole(of_class[name]) for name in OF_A_CLASS)])
+            shares = ("–" if of_class[name] is None else f"{100 * of_class[name]:.0f}" for name in OF_A_CLASS)
+            rows.append([names[label], str(of_class["images"]), *shares])
         title = f"Classes, {side}, in per cent: the most often taken for the class of their background first"
         tables.append(Table(title, ["class", "images", *(MEASURES[name] for name in OF_A_CLASS)], rows))
         pairs = []
@@ -235,15 +236,8 @@ def _shown(name: str, measures: Mapping[str, Interval]) -> str:
         return "–"
     if name.endswith("_chance"):
         return f"{100 * found.mean:.1f}"
-    if name != "relevance_on_object":
-        return str(found)
-    sign = "+" if isinstance(found, Difference) else ""
-    return f"{found.mean:{sign}.2f} [{found.low:{sign}.2f}, {found.high:{sign}.2f}]"
+    return found.shown(1, 2) if name == "relevance_on_object" else str(found)
 
 
 def _percent(found: Interval) -> str:
     return f"{100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
-
-
-def _whole(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f}"

@@ -160,7 +160,6 @@ def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None
                     if (picture := example.maps.get((side, target))) is not None:
                         row[f"{side}_{target}"] = to_webp(picture)
             rows.append(row)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
 
@@ -178,7 +177,6 @@ def galleries(folder: Path) -> list[Gallery]:
 
 
 def _pictures(row: dict) -> tuple[str, list[Picture]]:
-    """Caption and pictures of a row of the file."""
     image = data_url("webp", row["image"]["bytes"])
     pictures = [Picture(row["label"], f"Image of the class {row['label']}.", image)]
     for side, target in product(("before", "after"), ("predicted", "true")):

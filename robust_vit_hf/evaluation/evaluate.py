@@ -75,11 +75,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
 
 
 def _write_pictures(session: Session, run: Run, summary: dict, options: EvaluateOptions) -> None:
-    """Write plots and, for two models, examples."""
-    plots = options.output_dir / "plots" / session.preset
-    plots.mkdir(parents=True, exist_ok=True)
     for name, figure, *_ in run_figures(summary, session.label_names):
-        save_figure(figure, plots, name)
+        save_figure(figure, options.output_dir / "plots" / session.preset, name)
     if options.compare:
         drawn = {kind: draw(rows_of_kind(kind, run.sets, session.sets), NUM_EXAMPLES, seed=0) for kind in KINDS}
         examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
@@ -91,14 +88,12 @@ def _masked_sets(session: Session, wanted: list[str]) -> dict[str, EvaluationSet
     masked = with_objects(session.sets) if wanted else {}
     if wanted and not masked:
         raise ValueError(
-            f"--{' and --'.join(wanted)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "
-            "labels. `robust-vit masks` makes masks."
+            f"--{' and --'.join(wanted)}: none of {', '.join(session.sets)} has masks and labels. `robust-vit masks` makes masks."
         )
     return masked
 
 
 def _of_masks(name: str, session: Session, masked: Mapping[str, EvaluationSet], options: EvaluateOptions) -> Table:
-    """Table of an option that needs masks."""
     measurement, table = OF_MASKS[name]
     of_options = measurement(options.batch_size, options.num_workers)
     measured = measure(replace(session, sets=masked), of_options, f"{session.preset}-{name}")

@@ -51,23 +51,17 @@ class SetsOptions(PairOptions):
 
 @dataclass(kw_only=True)
 class ImagesOptions(Options):
-    """Number of images to measure."""
-
     images_per_set: int = option(IMAGES_PER_SET, f"images of each benchmark set (default: {IMAGES_PER_SET})", COUNT)
 
 
 @dataclass(kw_only=True)
 class BatchOptions(Options):
-    """A pass over images."""
-
     batch_size: int = option(32, "images that a process takes at once (default: 32)", COUNT)
     num_workers: int = option(0, "processes that read images, of each process", NOT_NEGATIVE)
 
 
 @dataclass(kw_only=True)
 class PrecisionOptions(Options):
-    """Precision of the models."""
-
     bf16: bool = option(False, "autocast to bfloat16")
 
 
@@ -137,9 +131,7 @@ class SegmentOptions(TableOptions, PairOptions):
             raise ValueError("give one set: --set or --dataset")
         self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
         if self.set[0] not in SEGMENTATION_SETS:
-            raise ValueError(
-                f"no set with masks: `{self.set[0]}`; expected {', '.join(SEGMENTATION_SETS)}, or --dataset for your own"
-            )
+            raise ValueError(f"no set with masks: `{self.set[0]}`; give {', '.join(SEGMENTATION_SETS)}, or --dataset")
 
 
 @dataclass(kw_only=True)

@@ -66,8 +66,7 @@ class Side:
             return cls.of(model, squashing(processor), name)
         if classes is None or transform is None or processor is not None:
             raise ValueError(
-                "A function of images needs `classes`, the names in the order of its logits, and `transform`, from a PIL image to "
-                "a tensor (3, H, W): give both, and no `processor`."
+                "A function of images needs `classes` in the order of its logits, a `transform` to a tensor (3, H, W), and no `processor`."
             )
         name = getattr(model, "__name__", type(model).__name__)
         return cls.of(OwnClassifier(model, classes, transform), OwnProcessor(transform), name)
@@ -92,8 +91,6 @@ def left_as_it_is(model: nn.Module | Callable) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Session:
-    """Shared state of a command's measurements."""
-
     sides: Mapping[str, Side]  # such as `before` and `after`, all with the same classes
     sets: Mapping[str, EvaluationSet]  # labels are class indices of the models
     accelerator: Accelerator
@@ -103,7 +100,6 @@ class Session:
 
     @property
     def classes(self) -> list[str]:
-        """Class names of the models."""
         return classes_of_model(unwrap_pretrained(next(iter(self.sides.values())).model).config)
 
     @property

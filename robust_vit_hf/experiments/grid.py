@@ -50,8 +50,6 @@ class GridFile(Options):
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a grid."""
-
     name: str  # of its folder, which ends in a hash of `options`
     model: str  # as the grid names it; where the seeds name models, that of the recipe, or the bundled one
     variant: str
@@ -158,7 +156,5 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
 
 def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:
     if imagenet is None:
-        raise ValueError(
-            f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet (see docs/experiments.md)."
-        )
+        raise ValueError(f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet.")
     return str(imagenet / source.removeprefix(PREPARED))

@@ -17,7 +17,6 @@ ORIGINALS, LOGS, GRID_FILE = "originals", "logs", "grid.json"  # in the folder o
 
 
 def share_folder(point: Path, share: float) -> Path:
-    """Folder of the results with a share of the finetuned weights."""
     return point / SHARES / str(float(share)).removesuffix(".0")
 
 

@@ -10,7 +10,7 @@ from ..results.html_page import PAGE_FILE, Section, class_changes_table, write_p
 from ..results.markdown_latex import Table
 from ..results.plots import class_figure, page_picture, save_figure
 from ..results.published_tables import METHODS
-from ..results.results_parquet import RESULTS_TABLE, ResultsFile, join, read_results, write_results
+from ..results.results_parquet import RESULTS_TABLE, join, read_results, write_results
 from ..results.run_results import OURS, Results
 from ..utils.files import RESULTS_FILE, write_atomically
 from .choose_settings import choose_mixtures, choose_settings
@@ -50,14 +50,14 @@ def report(options: ReportOptions) -> str:
     chosen, settings = choose_settings(read)
     results = Results(chosen, list(METHODS))
     tables, figures = {}, {}
+    names = read.class_names.get(results.models[0], {})
     if results.sets:  # otherwise the runs were only measured on their validation images
-        changes, names = first_class_changes(results), read.class_names.get(results.models[0], {})
         tables = paper_tables(results)
         if groups := worst_group_table(results):
             tables["groups"] = groups
         tables |= {"findings": findings_table(findings(results))}
         figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
-        for name, of_set in changes.items():
+        for name, of_set in first_class_changes(results).items():
             figures[f"{CLASSES}{name}"] = class_figure(of_set, names, title_of(name))
         if results.shifted and results.unshifted:
             shifted, home = results.shifted[0], results.unshifted[0]
@@ -67,7 +67,6 @@ def report(options: ReportOptions) -> str:
             tables = {"price": price_table(found, METHODS, title_of(shifted), title_of(home))} | tables
             figures["price"] = price_figure(found, METHODS, title_of(shifted), title_of(home))
     tables |= {"settings": settings}
-    folder.mkdir(parents=True, exist_ok=True)
     markdown = "\n".join(f"## {table.title}\n\n{table.markdown()}\n" for table in tables.values())
     write_atomically(folder / "report.md", markdown)
     write_atomically(folder / "report.tex", "\n".join(table.latex() for table in tables.values()))
@@ -75,18 +74,17 @@ def report(options: ReportOptions) -> str:
     for name, figure in figures.items():
         save_figure(figure, folder, name)
     if options.html:
-        _write_html(options, results, read, tables, figures)
+        _write_html(options, results, names, tables, figures)
     return f"\n{markdown}\nreport.md, report.tex, figures and the results: {folder}\n{page}".rstrip()
 
 
 def _write_html(
     options: ReportOptions,
     results: Results,
-    read: ResultsFile,
+    names: dict[int, str],
     tables: dict[str, Table],
     figures: dict[str, Figure],
 ) -> None:
-    names = read.class_names.get(results.models[0], {})
     first = next(iter(results.of(OURS)), results.runs[0])
     pictures = []
     for name, figure in figures.items():

@@ -80,7 +80,6 @@ def sweep(options: SweepOptions) -> str:
             "points": [run.point.name for run in runs],
         }
         if read_json(folder / GRID_FILE) != facts:
-            folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / GRID_FILE, facts)
         for run in pending:
             run.stage.begin()

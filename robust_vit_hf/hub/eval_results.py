@@ -26,7 +26,6 @@ def write_eval_results(folder: Path, measurements: Iterable[Mapping]) -> None:
     for part in measurements:
         if entries := public_results(part["protocol"], part["rows"], part.get("sources", {})):
             path = folder / EVAL_RESULTS_FILES.replace("*", part["protocol"])
-            path.parent.mkdir(exist_ok=True)
             write_atomically(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
 
 

@@ -24,6 +24,10 @@ from ..utils.stage import Stage
 
 OUTPUTS_FILE = "outputs.npy"
 SELECTION_COMPOSITES = 4  # of each image
+NONE_COMPOSED = (
+    "No object of the {} {} images could be put on another background: every object fills the image, or lies outside of what the model "
+    "sees. Give more images, or other masks."
+)
 
 
 def training_composites(num_images: int) -> int:
@@ -99,27 +103,12 @@ def composite_outputs(
     if folder is not None:
         stage.finish({}, [OUTPUTS_FILE])
     if np.isnan(values[:, 1:, 0]).all():
-        raise ValueError(
-            f"No object of the {len(labels)} {name} images could be put on another background: every object fills the image, or lies "
-            "outside of what the model sees. Give more images, or other masks."
-        )
+        raise ValueError(NONE_COMPOSED.format(len(labels), name))
     return Composites(values[:, 0], values[:, 1:], labels)
 
 
-def _compute(
-    side: Side,
-    session: Session,
-    labels: np.ndarray,
-    values: np.ndarray,
-    count: int,
-    passes: tuple[int, int],
-    layer: LastLayer | None,
-    pool: BackgroundPool | None,
-    seed: int,
-    done: int,
-    attributes: Sequence[str],
-) -> None:
-    """Fill `values` of the images from `done` on."""
+def _compute(side, session, labels, values, count, passes, layer, pool, seed, done, attributes) -> None:
+    """Fill `values` of the images from `done` on; other arguments are those of [`composite_outputs`]."""
     ((name, rows),) = session.sets.items()
     side.model.eval()
     names = [] if pool and not attributes else [f"composite_{number}" for number in range(count)]

@@ -43,7 +43,7 @@ from .candidates import (
     choose_cheapest,
     first_trainings,
 )
-from .composites import SELECTION_COMPOSITES, composite_outputs, training_composites
+from .composites import NONE_COMPOSED, SELECTION_COMPOSITES, composite_outputs, training_composites
 from .fit_layers import LayerSettings
 from .image_roles import ImageRoles, images_by_role
 from .new_layers import LAYER_FOLDER, NewLayers
@@ -84,8 +84,7 @@ def improve(
         return run_improvement(ImproveOptions(model=str(model), dataset=dataset, **options))
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
-            f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`. `diagnose` takes any "
-            "function."
+            f"A `{type(model).__name__}` cannot be trained: give a model of transformers and its `processor`. `diagnose` takes any function."
         )
     _check_can_be_loaded(model)
     with left_as_it_is(model):
@@ -117,10 +116,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
     pair = PairOptions(model=options.model)
     with open_session(pair, options.preset, whole, bf16=options.bf16, given=given) as session:
         if session.accelerator.num_processes > 1:
-            raise ValueError(
-                "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
-                "`robust-vit train` on several."
-            )
+            raise ValueError("`improve` works in one process: leave out `accelerate launch`.")
         side = session.sides["before"]
         if options.method is not None:
             check_has_map(side.model, options.method, load_method(options.method).DEFAULTS.get("relevance_weight"))
@@ -247,10 +243,7 @@ def _check_report(session: Session, backgrounds: Backgrounds, max_loss: float) -
     found = measure(session, backgrounds, PREDICTIONS_FOLDER)["report"]["before"]
     diagnosis = Diagnosis(found.columns, session.classes)
     if not diagnosis.num_mixed:
-        raise ValueError(
-            f"No object of the {len(session.sets['report'].dataset)} report images could be put on the background of another class: every "
-            "object fills the image, or lies outside of what the model sees. Give more images, or other masks."
-        )
+        raise ValueError(NONE_COMPOSED.format(len(session.sets["report"].dataset), "report"))
     tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
     count, needed = diagnosis.num_mixed, math.ceil(CHANGED * (1.96 / (max_loss / 100)) ** 2) if max_loss else math.inf
     if count < needed:

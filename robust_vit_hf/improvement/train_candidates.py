@@ -28,7 +28,7 @@ from ..training.trainer import RobustViTTrainer, TrainingDiverged
 from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.stage import Stage
 from .candidates import FIRST_MIXTURES, MIXTURES, Mixture, TrainingSettings, finalists, first_trainings
-from .composites import SELECTION_COMPOSITES, composite_outputs
+from .composites import SELECTION_COMPOSITES, Composites, composite_outputs
 from .fit_layers import temperature_of
 from .options import ImproveOptions
 
@@ -57,8 +57,7 @@ class Trials:
     attributes: Sequence[str] = ()  # of composites of the selection images
 
     def run_all(self, before: Mixture) -> Iterator[tuple[TrainingSettings, list[Mixture]]]:
-        """Train and measure each start and rate for a third of the steps, then two candidates for all. Those that diverged have no
-        mixtures."""
+        """Train and measure each start and rate for a third of the steps, then two candidates for all. Diverged ones have no mixtures."""
         options, found = self.options, []
         has_map = why_no_map(self.starts["original"].model) is None
         first = first_trainings(options.method, options.learning_rates, options.max_steps, [*self.starts])
@@ -91,11 +90,7 @@ class Trials:
         try:
             trained = self.trained(settings)
             for alpha in MIXTURES if settings.steps == options.max_steps else FIRST_MIXTURES:
-                mixed = replace(start, model=interpolate(start.model, trained, alpha))
-                passes = options.batch_size, options.num_workers
-                found = composite_outputs(
-                    mixed, self.session, SELECTION_COMPOSITES, passes, attributes=self.attributes
-                ).right()
+                found = self._outputs(replace(start, model=interpolate(start.model, trained, alpha))).right()
                 values[f"{alpha:g}"] = {name: right.tolist() for name, right in found.items()}
         except (TrainingDiverged, NonFiniteLogits) as error:
             tqdm.write(f"  {settings} is left out: {error}", file=sys.stderr)
@@ -163,9 +158,10 @@ class Trials:
             last = LastLayer(side.model.eval(), probe)
         except NoLastLayer:
             return 1.0
-        passes = self.options.batch_size, self.options.num_workers
-        temperature = temperature_of(
-            composite_outputs(side, self.session, SELECTION_COMPOSITES, passes, attributes=self.attributes)
-        )
+        temperature = temperature_of(self._outputs(side))
         last.replace(last.weight / temperature, last.bias / temperature)
         return temperature
+
+    def _outputs(self, side: Side) -> Composites:
+        passes = self.options.batch_size, self.options.num_workers
+        return composite_outputs(side, self.session, SELECTION_COMPOSITES, passes, attributes=self.attributes)

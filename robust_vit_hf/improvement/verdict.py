@@ -91,7 +91,6 @@ class Improvement:
         )
 
     def record(self) -> dict:
-        """Outcome, verdict and notes as JSON values."""
         return {"outcome": self.outcome, "verdict": self.verdict, "notes": self.notes}
 
     def __str__(self) -> str:
@@ -107,7 +106,6 @@ def measure_outcome(
 ) -> Improvement:
     """Diagnose the sides of the session on its only set, the report images, and write results, card and page."""
     folder, passes = options.output_dir, (options.batch_size, options.num_workers)
-    (folder / DIAGNOSIS_FOLDER).mkdir(exist_ok=True)
     diagnosis = measure_images(
         session, images, Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
     )

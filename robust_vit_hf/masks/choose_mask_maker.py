@@ -35,8 +35,6 @@ OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How masks are made."""
-
     method: str | None = None  # of `MASK_METHODS`; by default, TokenCut for images without masks
     # ViT whose features TokenCut cuts; by default, the first of [`DINOV2_SMALL`] that can be had, or else the classifier.
     mask_model: str | None = None

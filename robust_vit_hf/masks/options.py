@@ -18,8 +18,6 @@ MASK_MODEL = (
 
 @dataclass(kw_only=True)
 class MasksOptions(WriterOptions):
-    """The images, and the number of masks to make."""
-
     METHOD: ClassVar[str]
 
     images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")

@@ -33,7 +33,6 @@ class MaskedImages:
 
     @property
     def notes(self) -> list[str]:
-        """What is left out, in words."""
         notes = []
         if self.rejected:
             notes.append(

@@ -32,8 +32,7 @@ class PerClass:
                 yield row
 
     def parts(self, rows: Iterator[dict]) -> Iterator[list[dict]]:
-        """Parts of the rows, with at most as many rows of a class as it still needs. A part's masks are counted before
-        the next part."""
+        """Parts of the rows, with at most as many rows of a class as it still needs. A part's masks count before the next."""
         part, asked = [], Counter()
         for row in rows:
             label = row.get("label")

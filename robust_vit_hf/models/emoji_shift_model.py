@@ -28,9 +28,7 @@ def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
 
     content = Path(onnx_file).read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != ONNX_SHA256:
-        raise ValueError(
-            f"`{onnx_file}` has SHA-256 {digest}, expected {ONNX_SHA256}. Reinstall it: {INSTALL_BACKBONE}"
-        )
+        raise ValueError(f"`{onnx_file}` has SHA-256 {digest}, not {ONNX_SHA256}. Reinstall it: {INSTALL_BACKBONE}")
     graph = onnx.load_from_string(content).graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
 
@@ -68,7 +66,6 @@ def load_backbone() -> Dinov2ForImageClassification:
         state_dict = {f"dinov2.{name}": tensor for name, tensor in backbone_state_dict(onnx_file).items()}
         state_dict["classifier.weight"] = torch.zeros(len(CLASS_NAMES), 2 * config.hidden_size)
         state_dict["classifier.bias"] = torch.zeros(len(CLASS_NAMES))
-        checkpoint.mkdir(parents=True, exist_ok=True)
         with atomic_file(checkpoint / "model.safetensors") as partial:
             save_file(state_dict, partial, metadata={"format": "pt"})
         config.save_pretrained(checkpoint)  # last, to mark the weights as complete

@@ -30,12 +30,17 @@ class LastLayer:
         choices = [*reversed(single), *(first + second for first, second in pairwise(single))]
         for layers in [[self.pretrained.visual_projection]] if self.zero_shot else choices:
             self.layers = layers
-            if self._give_logits(pixel_values):
-                return
+            with torch.no_grad(), self._inputs() as found:
+                logits = self.model.logits(pixel_values)
+            if (
+                sum(one.numel() for one in found) == len(logits) * self.weight.shape[1]
+            ):  # not others, or called for tokens
+                own, bound = _beside(found) @ self.weight.T + self.bias, max(1e-3, 4 * torch.finfo(logits.dtype).eps)
+                if torch.allclose(own, logits.float(), atol=bound, rtol=bound):
+                    return
         raise NoLastLayer(f"The logits of `{self.model.name}` are not those of a linear layer of the model.")
 
     def of(self, copy: nn.Module) -> "LastLayer":
-        """The last layer of a copy of the model."""
         found = object.__new__(LastLayer)
         found.model, found.pretrained, found.zero_shot = ImageModel(copy), ImageModel(copy).pretrained, self.zero_shot
         names = {id(module): name for name, module in self.pretrained.named_modules()}
@@ -63,17 +68,7 @@ class LastLayer:
         """Logits `(B, C)` of images `(B, 3, H, W)`, and features `(B, D)`, fp32."""
         with self._inputs() as found:
             logits = self.model.logits(pixel_values)
-        return logits, torch.cat([one.float().flatten(1) for one in found], dim=1)
-
-    @torch.no_grad()
-    def _give_logits(self, pixel_values: torch.Tensor) -> bool:
-        """Whether the logits are those of the layers, in the precision of the model."""
-        with self._inputs() as found:
-            logits = self.model.logits(pixel_values)
-        if sum(one.numel() for one in found) != len(logits) * self.weight.shape[1]:  # others, or called for tokens
-            return False
-        own, bound = self.outputs(pixel_values)[1] @ self.weight.T + self.bias, 4 * torch.finfo(logits.dtype).eps
-        return torch.allclose(own, logits.float(), atol=max(1e-3, bound), rtol=max(1e-3, bound))
+        return logits, _beside(found)
 
     @contextmanager
     def _inputs(self) -> Iterator[list[torch.Tensor]]:
@@ -99,3 +94,7 @@ class LastLayer:
             layer.weight.copy_(len(self.layers) * part)
             if layer.bias is not None:
                 layer.bias.copy_(bias)
+
+
+def _beside(found: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([one.float().flatten(1) for one in found], dim=1)

@@ -53,7 +53,6 @@ class RelevanceMapPipeline(Pipeline):
     _load_tokenizer = False
 
     def __call__(self, images, **arguments):
-        """Explain one image, or several in a list."""
         return [] if isinstance(images, list) and not images else super().__call__(images, **arguments)
 
     def _sanitize_parameters(self, target=None, overlay=None):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..data.published import published_object_focus
+from ..data.published import published_models
 from .bootstrap import Difference, Interval, Resamples
 from .markdown_latex import Table
 from .number_formats import cells_of_sides, heads_of_sides
@@ -51,7 +51,7 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
 def reliance_tables(run: Run) -> list[Table]:
     """Table of the measures that a run has, if any, in per cent, with 95 % intervals of a bootstrap over images."""
     known, rows = {result.name for result in run.labelled}, []
-    published = published_object_focus().get(run.model)
+    published = published_models("object_focus").get(run.model)
     for measure, sets in MEASURES.items():
         if known.issuperset(sets):
             drawn = [_top1(run.sets[name]) for name in sets]

@@ -26,8 +26,14 @@ class Interval:
     low: float
     high: float
 
+    def shown(self, factor: float = 100, decimals: int = 1) -> str:
+        """In per cent or points by default; a difference with its sign."""
+        sign = "+" if isinstance(self, Difference) else ""
+        mean, low, high = (f"{factor * value:{sign}.{decimals}f}" for value in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]" if math.isfinite(self.low) else mean
+
     def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return self.shown()
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,6 @@ class Difference(Interval):
 
     seeds: int = 1
     freedom: float = math.inf  # degrees of freedom of Student's t
-
-    def __str__(self) -> str:
-        mean = f"{100 * self.mean:+.1f}"
-        return f"{mean} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if math.isfinite(self.low) else mean
 
     def level_above(self, bound: float) -> float:
         """Level of significance, of two sides, from which on the interval lies above a bound; 1 if the mean does not."""

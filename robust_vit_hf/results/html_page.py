@@ -66,7 +66,6 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
     template = environment.get_template("html_page_template.html")
     # The browser runs only this script and loads nothing: see the policy in the template.
     page = template.render(title=title, facts=facts, sections=sections, script=Markup(script), script_digest=digest)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
 
 

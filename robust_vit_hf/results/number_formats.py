@@ -21,10 +21,8 @@ def change(before: float | None, after: float | None) -> str:
 
 
 def change_with_interval(row: dict) -> str:
-    text = change(row["top1_before"], row["top1_after"])
-    if row["change_low"] is None:
-        return text
-    return f"{text} [{100 * row['change_low']:+.1f}, {100 * row['change_high']:+.1f}]"
+    before, after, low = row["top1_before"], row["top1_after"], row["change_low"]
+    return change(before, after) if low is None else str(Difference(after - before, low, row["change_high"]))
 
 
 def heads_of_sides(results: Sequence[SetResult]) -> list[str]:

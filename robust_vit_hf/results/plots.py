@@ -34,7 +34,7 @@ def run_figures(summary: dict, class_names: dict[int, str]) -> Iterator[tuple[st
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write `<name>.png` and `<name>.pdf` to an existing folder; signs of `name` that separate folders become `_`."""
+    """Write `<name>.png` and `<name>.pdf` to a folder; signs of `name` that separate folders become `_`."""
     name = re.sub(r"[/\\\0]", "_", name)
     for suffix in ("png", "pdf"):
         with atomic_file(folder / f"{name}.{suffix}") as partial:
@@ -51,7 +51,6 @@ def figure_bytes(figure: Figure, suffix: str) -> bytes:
 
 
 def page_picture(figure: Figure, caption: str, alt: str, place: str = "") -> Picture:
-    """Convert a figure to a picture of a page."""
     return Picture(caption, alt, data_url("png", figure_bytes(figure, "png")), place)
 
 

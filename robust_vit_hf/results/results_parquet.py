@@ -63,13 +63,11 @@ def write_results(path: Path, results: ResultsFile) -> None:
     columns = {name: [np.empty(0, dtype=object), *(part[name] for part in parts)] for name in SCHEMA.names}
     schema = SCHEMA.with_metadata({"robust-vit": json.dumps(metadata)})
     table = pa.table({name: np.concatenate(values) for name, values in columns.items()}, schema=schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 
 def _rows(run: str, side: str, result: SetResult) -> dict[str, np.ndarray]:
-    """Columns of the labelled images."""
     columns = {"run": run, "set": result.name, "side": side, "image": np.arange(len(result)), "class": result.classes}
     columns["rank"] = np.minimum(result.sides[side].ranks, TOP)
     columns["group"] = "" if result.groups is None else result.groups
@@ -85,7 +83,6 @@ def _facts(result: SetResult) -> dict:
 
 
 def read_results(path: Path) -> ResultsFile:
-    """Read a file written by [`write_results`]."""
     table = pq.read_table(path)
     facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}"))
     if facts.get("version") != VERSION:
@@ -117,9 +114,7 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
             if key not in runs or len(run.sets) > len(runs[key].sets):
                 runs[key] = run
     if twice := [name for name, count in Counter(run.name for run in runs.values()).items() if count > 1]:
-        raise ValueError(
-            f"Two runs are named `{twice[0]}`, and differ in their original model, method or settings: report them apart."
-        )
+        raise ValueError(f"Two runs `{twice[0]}` differ in original model, method or settings: report them apart.")
     return ResultsFile(list(runs.values()), names, *rules.pop())
 
 

@@ -117,7 +117,6 @@ class Results:
         self.unshifted = [name for name in self.sets if name not in (*self.shifted, *LATER_SETS)]
 
     def of(self, method: str, model: str | None = None) -> list[Run]:
-        """Runs of a method, for one model or all."""
         return [run for run in self.runs if run.method == method and model in (None, run.model)]
 
     def common(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:

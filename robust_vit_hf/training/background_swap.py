@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from ..data.composition import background, is_background, paste
 from ..data.transforms import Transform
-from ..utils.images import readable_suffixes, to_rgb
+from ..utils.images import readable_suffixes, upright_image
 
 
 class BackgroundPool:
@@ -24,28 +23,20 @@ class BackgroundPool:
             raise ValueError(f"There is no folder `{folder}` with pictures, for `backgrounds`.")
         self._transform = transform
         for path in tqdm(self.paths, desc="backgrounds", unit="image", leave=False):
-            _read(path)  # so that training does not fail on one hours later
+            upright_image(path)  # so that training does not fail on one hours later
 
     def draw(self, wanted: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the indices of the wanted places, each with a picture `(3, H, W)` drawn at random, half of them flipped. What
         is drawn for a place does not depend on whether others are wanted."""
         pictures, flips = rng.integers(len(self.paths), size=len(wanted)), rng.random(len(wanted)) < 0.5
         for index in np.flatnonzero(wanted).tolist():
-            (pixel_values,) = self._transform({"image": [_read(self.paths[pictures[index]])]})["pixel_values"]
+            (pixel_values,) = self._transform({"image": [upright_image(self.paths[pictures[index]])]})["pixel_values"]
             yield index, pixel_values.flip(-1) if flips[index] else pixel_values
 
     def identity(self) -> list[tuple[str, int, int]]:
         """Names, sizes and modification times of the files, as of images to train on."""
         stamps = ((path, path.stat()) for path in self.paths)
         return [(path.relative_to(self.folder).as_posix(), one.st_size, one.st_mtime_ns) for path, one in stamps]
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as opened:
-            return to_rgb(ImageOps.exif_transpose(opened))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"The background `{path}` cannot be read: {error}. Remove it.") from error
 
 
 def swap_backgrounds(

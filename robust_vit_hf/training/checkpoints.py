@@ -12,7 +12,6 @@ from transformers.utils import logging
 from ..data.dataset_digest import dataset_identity
 from ..data.stream import MaskedStream, stream_identity
 from ..models.model_digest import model_digest
-from ..utils.files import write_json
 from ..utils.stage import STAGE_FILE, Stage
 
 
@@ -78,12 +77,6 @@ def identity_of(dataset: object) -> str | int | None:
     return len(dataset) if hasattr(dataset, "__len__") else None
 
 
-def begin_checkpoint(checkpoint: Path, inputs: dict) -> None:
-    """Mark a checkpoint as begun, whatever is in its folder, so that one that a kill left is not taken for one of another version."""
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    write_json(checkpoint / STAGE_FILE, {"inputs": inputs})
-
-
 def finish_checkpoint(checkpoint: Path, inputs: dict) -> None:
     """Mark a checkpoint as complete, with all its files."""
     Stage(checkpoint, inputs).finish({}, [path.name for path in checkpoint.iterdir() if path.is_file()])
@@ -92,9 +85,7 @@ def finish_checkpoint(checkpoint: Path, inputs: dict) -> None:
 def check_checkpoint(checkpoint: Path, inputs: dict) -> None:
     """Refuse to resume from a checkpoint that is incomplete, or was made from other inputs, see [`OtherInputs`]."""
     if Stage(checkpoint, inputs).result() is None:
-        raise ValueError(
-            f"`{checkpoint}` lacks a file, or was saved with `save_only_model`: resume from a complete checkpoint."
-        )
+        raise ValueError(f"`{checkpoint}` lacks a file, or is of `save_only_model`: resume from a complete one.")
 
 
 def last_checkpoint(output_dir: str) -> str | None:

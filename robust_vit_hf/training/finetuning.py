@@ -55,14 +55,8 @@ def finetune(
         return _finetune(model_arguments, data_arguments, config, checkpoint, predictions, originals)
 
 
-def _finetune(
-    model_arguments: ModelArguments,
-    data_arguments: DataArguments,
-    config: RobustViTConfig,
-    checkpoint: str | None,
-    predictions: Path | None,
-    originals: Path | None,
-) -> str:
+def _finetune(model_arguments, data_arguments, config, checkpoint, predictions, originals) -> str:
+    """[`finetune`] from a checkpoint, if there is one."""
     started = time.time()
     set_seed(config.seed)
     if config.device.type == "cpu" and config.world_size == 1:
@@ -129,7 +123,6 @@ def _report(
 
 
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:
-    """Measure the accuracy of a model, as a side, on the sets of a session."""
     measured = Side.of(model, session.sides["before"].processor)
     return measure(replace(session, sides={side: measured}), Accuracy(relevance=relevance))
 

@@ -23,7 +23,6 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     @classmethod
     def after(cls, number: int, step: int, checkpoint: str | None) -> "TrainingInterrupted":
-        """Error for a signal after a step, with the last checkpoint."""
         how = "There is no checkpoint to resume from. Start it again."
         if checkpoint is not None:
             how = f"The last checkpoint is `{checkpoint}`. Resume with the same command and `--resume_from_checkpoint last`."

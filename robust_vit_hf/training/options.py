@@ -17,8 +17,6 @@ PAPER = "https://huggingface.co/papers/2206.01161"
 
 @dataclass
 class ModelArguments(Options):
-    """Options of the model."""
-
     GROUP = "options of the model"
 
     model: str = option(BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id or folder of an image classifier.")
@@ -36,8 +34,6 @@ class ModelArguments(Options):
 
 @dataclass
 class DataArguments(Options):
-    """Options of the data."""
-
     GROUP = "options of the data"
 
     dataset: str = option(

@@ -39,10 +39,11 @@ from ..results.metrics.robust_accuracy import RobustAccuracy
 from ..utils.files import RUN_FILE, weights_written, write_json
 from ..utils.finite import non_finite_weights
 from ..utils.lock import folder_lock
+from ..utils.stage import STAGE_FILE
 from .adapters import add_adapter, base_digest
 from .background_swap import BackgroundPool, swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch, TrainingTime
-from .checkpoints import begin_checkpoint, check_checkpoint, finish_checkpoint, last_checkpoint, run_inputs
+from .checkpoints import check_checkpoint, finish_checkpoint, last_checkpoint, run_inputs
 from .config import RobustViTConfig
 from .interrupts import InterruptCallback, Interrupted, MissedEvaluation, TrainingInterrupted
 from .methods import load_method
@@ -334,8 +335,7 @@ class RobustViTTrainer(Trainer):
         if failed:
             images = _name_images(inputs, bad.flatten().tolist(), dataset) if len(bad) else "images of another process"
             raise TrainingDiverged(
-                f"{when}: the {name} of {images} is NaN or infinite. Look at the image; if there are many, lower the learning rate, or "
-                "train in float32."
+                f"{when}: the {name} of {images} is NaN or infinite. Look at it, lower the learning rate, or train in float32."
             )
 
     # -- Schedule -----------------------------------------------------------------------------------------------------
@@ -463,8 +463,7 @@ class RobustViTTrainer(Trainer):
         are saved with their base's digest."""
         if bad := non_finite_weights(self.model):
             raise TrainingDiverged(
-                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
-                f"saved. Lower the learning rate, {self.args.learning_rate:g}."
+                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: lower the learning rate."
             )
         folder = Path(output_dir or self.args.output_dir)
         with nullcontext() if output_dir else weights_written(folder):  # of a checkpoint, see `_save_checkpoint`
@@ -479,7 +478,8 @@ class RobustViTTrainer(Trainer):
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         is_stage = args.should_save and not args.save_only_model
         if is_stage:
-            begin_checkpoint(checkpoint, self._inputs)
+            # Whatever is in its folder, so that one that a kill left is not taken for one of another version.
+            write_json(checkpoint / STAGE_FILE, {"inputs": self._inputs})
         try:
             with weights_written(folder):  # torch reports a full disk as an "unexpected pos"
                 super()._save_checkpoint(model, trial)
@@ -543,10 +543,8 @@ class RobustViTTrainer(Trainer):
         given |= {"masks": masks, "revision": revision, "preset": preset}
         self._card_facts |= {name: value for name, value in given.items() if value is not None}
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / RUN_FILE, describe_run(self, self._card_facts))
-            write_card(folder)
+            write_json(Path(self.args.output_dir, RUN_FILE), describe_run(self, self._card_facts))
+            write_card(Path(self.args.output_dir))
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository before training. Arguments and errors are those of [`push_to_hub`]."""
@@ -595,8 +593,7 @@ def _check_dtype(model: nn.Module) -> None:
     half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
     if half:
         raise ValueError(
-            f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
-            "it with `dtype=torch.float32`, and give `bf16=True` for speed."
+            f"The model's weights are {', '.join(map(str, half))}, which round small steps to zero: load it with `dtype=torch.float32`."
         )
 
 
@@ -624,6 +621,5 @@ def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
 
 
 def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:
-    """Collate a batch, with the rows' `names` (text)."""
     names = [row.pop("name") for row in rows]
     return collator(rows) | {"names": names}

@@ -17,9 +17,10 @@ RESULTS_FILE = "results.json"  # of a finetuning run or an evaluation, in its fo
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Temporary path that replaces `path` when the block ends without an exception, and is deleted otherwise."""
+    """Temporary path that replaces `path` when the block ends without an exception, and is deleted otherwise. Its folder is made."""
     # Several processes may write the same file, on machines that share it too. `datasets` would read it if it were not hidden.
     partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         partial.replace(path)
@@ -32,7 +33,6 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file in UTF-8."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -88,6 +88,4 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
     for source in images:
         folder = None if source is None else Path(source)
         if folder is not None and not folder.is_file() and output_dir.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(
-                f"`{output_dir}` is within `{source}`, whose files are read as images: choose another --output_dir."
-            )
+            raise ValueError(f"`{output_dir}` is within the images of `{source}`: choose another --output_dir.")

@@ -45,33 +45,30 @@ def to_rgb(image: Image.Image) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ValueError(
-            f"{image.width}×{image.height} pixels are more than Pillow's limit of {limit:,} (a decompression bomb?): shrink the "
-            "image, or raise `PIL.Image.MAX_IMAGE_PIXELS`"
+            f"{image.width}×{image.height} pixels are more than Pillow's limit of {limit:,}: shrink it, or raise `PIL.Image.MAX_IMAGE_PIXELS`"
         )
     image.load()
     if image.mode == "RGB":
         return image
     if image.mode in ("I", "F"):
-        raise ValueError(
-            f"an image of mode {image.mode} holds 32-bit {'integers' if image.mode == 'I' else 'floating-point numbers'}, whose "
-            "range is not known: save it with 8 bits a channel"
-        )
+        raise ValueError(f"an image of mode {image.mode} has 32 bits a channel, of no known range: save it with 8")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255
     return image.convert("RGB")
 
 
-def upright_image(source: Image.Image | str) -> Image.Image:
+def upright_image(source: Image.Image | str | Path) -> Image.Image:
     """Load an image, a path or a URL as RGB, upright according to EXIF. transformers' `load_image` would turn 16-bit greyscale
-    white."""
+    white. Errors name the file."""
     if not isinstance(source, Image.Image):
         if str(source).startswith(("http://", "https://")):
             source = io.BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content)
         source = Image.open(source)
     try:
         return to_rgb(ImageOps.exif_transpose(source))
-    except ValueError as error:  # of one among many
-        raise ValueError(f"`{getattr(source, 'filename', '')}` cannot be read as an image: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:  # of one among many
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        raise kind(f"`{getattr(source, 'filename', '')}` cannot be read as an image: {error}") from error
 
 
 def to_webp(picture: Image.Image) -> dict:

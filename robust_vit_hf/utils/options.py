@@ -66,7 +66,6 @@ def option(
 
 
 def output_dir(default: str | None = None) -> Any:
-    """Field for the output folder of a command."""
     if default is None:
         return option(text="folder to write")
     return option(Path(default), f"folder to write (default: {default})")
@@ -90,8 +89,6 @@ class Options:
 
 @dataclass(frozen=True)
 class Declared:
-    """Declaration of an option."""
-
     name: str
     annotation: Any
     field: Field
@@ -184,7 +181,6 @@ def parse_number(text: str, types: Set[type]) -> Any:
 
 
 def declared_options(options: type["Options"]) -> dict[str, Declared]:
-    """Options of a dataclass by name."""
     hints, found = get_type_hints(options), {}
     for each in fields(options):
         if each.init:
@@ -201,7 +197,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Error message for an unknown option or command."""
     return f"unknown {kind} {hide_tokens(name)}{did_you_mean(name, known) or '.'}"
 
 

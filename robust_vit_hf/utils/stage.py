@@ -72,7 +72,6 @@ class Stage:
     def begin(self) -> None:
         """Record the inputs, unless they are recorded, after [`check`]."""
         if not self.check():
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / STAGE_FILE, {"inputs": self.inputs})
 
     def finish(self, result: dict, files: Iterable[str] = ()) -> None:

@@ -128,7 +128,7 @@ def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
     [
         ("imagenet-a", ".", {"variant": "top-images"}, "`imagenet-a` takes no option"),
         ("hard-imagenet", ".", {"split": "test"}, "has the splits validation, train; got split=test"),
-        ("imagenet-a", ".", {}, "but found none"),
+        ("imagenet-a", ".", {}, "found none"),
     ],
 )
 def test_unknown_set_option_and_folder(name, source, options, message, tmp_path):

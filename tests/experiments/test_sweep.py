@@ -251,7 +251,7 @@ def test_another_rule_of_the_choice_for_the_same_runs(inputs, tmp_path, caplog):
     shutil.rmtree(lost)
     assert [run.name for run in collect([out]).runs] == [kept.name] and f"not complete: {lost.name}." in caplog.text
     (out / "grid.json").unlink()
-    assert "start the sweep again, which writes it" in call("report", out, "--output_dir", tmp_path / "report").error
+    assert "start the sweep again to write it" in call("report", out, "--output_dir", tmp_path / "report").error
 
 
 def test_unlabelled_images_in_a_sweep_with_mixtures(inputs, tmp_path):
@@ -410,7 +410,7 @@ def test_grids_of_the_paper(path, tmp_path):
     grid = read_grid(path, tmp_path)
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 9, "waterbirds": 99}
     numbers |= {"emoji-shift-search": 69, "emoji-shift-others-search": 46, "emoji-shift-rates": 104}
-    numbers |= {"emoji-shift-others": 96, "emoji-shift": 120, "emoji-shift-steps": 3}
+    numbers |= {"emoji-shift-others": 96, "emoji-shift": 120, "emoji-shift-steps": 3, "emoji-shift-fresh": 15}
     assert len(grid.points) == numbers[path.stem]
     for point in grid.points:
         assert SweepRun(point, tmp_path).arguments[-1].learning_rate == point.options["learning_rate"]

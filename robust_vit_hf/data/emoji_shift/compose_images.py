@@ -105,8 +105,7 @@ def _draw_background(spec: Split, label: int, rng: np.random.Generator) -> str:
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
     """Image number `index` of a split: a row with `image` (112×112 RGB), `mask` (112×112, 0 or 255), `label`,
-    `vendor`, `background` and `openly_licensed`. Labels cycle through the classes, so that every prefix of a split is
-    balanced."""
+    `vendor`, `background` and `openly_licensed`. Labels cycle through the classes: every prefix is balanced."""
     spec, rng = SPLITS[split], _generator(split, index, seed)
     label = index % len(CLASS_NAMES)
     scene = _draw_background(spec, label, rng)
@@ -152,7 +151,6 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int
     folder = cache_of((Path(__file__), Path(artwork.__file__), *artwork.artwork_files()))
     file = folder / f"{split}-{seed}-{hashlib.sha256(repr(indices).encode()).hexdigest()[:16]}.arrow"
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as partial, ArrowWriter(path=str(partial), features=FEATURES) as writer:
             for index in indices:
                 row = compose(split, index, seed)

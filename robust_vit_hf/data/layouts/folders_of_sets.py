@@ -14,8 +14,6 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A folder of images of one class."""
-
     path: Path
     root: Path  # file names are relative to it
     label: int | list[int]  # 0–999, or a list of accepted labels
@@ -48,9 +46,7 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
         level = [child for children in inside.values() for child in children]
     if len(parents) != 1:
         found = f"several, in {', '.join(f'`{parent}`' for parent in parents)}" if parents else "none"
-        raise ValueError(
-            f"Expected one place with folders named after classes of this set in `{root}`, but found {found}."
-        )
+        raise ValueError(f"Expected one place with folders named after this set's classes in `{root}`, found {found}.")
     return inside[parents[0]]
 
 

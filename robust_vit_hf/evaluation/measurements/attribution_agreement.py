@@ -18,8 +18,7 @@ from .base import Measured, Measurement
 @dataclass(frozen=True)
 class Attribution(Measurement):
     """Scores of [`RelevanceSegmentation`] by attribution method. As in Table 3 of
-    https://huggingface.co/papers/2206.01161, images are squashed to the processor's size, and maps explain the
-    predicted class."""
+    https://huggingface.co/papers/2206.01161, images are squashed to the processor's size, and the prediction explained."""
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

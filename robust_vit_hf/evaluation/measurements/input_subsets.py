@@ -97,7 +97,6 @@ def _part(folder: Path, number: int) -> Path:
 
 
 def _columns_of(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Columns of the rows of a batch, see [`Subsets`]."""
     columns = {"found": batch["found"], "size": batch["subset"].float().mean(dim=(1, 2, 3))}
     columns |= {"confidence": batch["confidence"], "revealed": batch["revealed"]}
     columns |= {"all_masked": batch["margins"][:, -1].sigmoid()}

@@ -58,7 +58,6 @@ def make_figures(options: FigureOptions) -> str:
         shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{session.preset}`."
         if kept is not None:
             shown += f" Classes: {', '.join(names[label] for label in sorted(kept))}."
-        folder.mkdir(parents=True, exist_ok=True)
         for number, figure in made.items():
             if figure is not None:
                 save_figure(figure.figure, folder, f"figure_{number}")

@@ -86,8 +86,7 @@ class Finding:
         """The value in points; with two decimals if one would hide on which side of 0 the interval ends."""
         if self.value is None:
             return "–"
-        mean, low, high = (100 * value for value in (self.value.mean, self.value.low, self.value.high))
-        return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if min(abs(low), abs(high)) < 0.05 else str(self.value)
+        return self.value.shown(decimals=2 if min(abs(self.value.low), abs(self.value.high)) < 0.0005 else 1)
 
     @property
     def levels(self) -> dict[str, float]:
@@ -235,7 +234,6 @@ def _of_maps(results: Results) -> list[Finding]:
 
 
 def findings_table(found: list[Finding]) -> Table:
-    """Table of the findings with measured values, in points."""
     rows = []
     for one, verdict in zip(found, verdicts(found), strict=True):
         seeds = "–" if one.value is None else str(one.value.seeds)

@@ -15,8 +15,6 @@ from . import load_method, method_names
 
 
 class Penalty(NamedTuple):
-    """Penalty of each image of a batch."""
-
     loss: torch.Tensor | float  # (B,), weighted; or 0
     components: dict[str, torch.Tensor]  # (B,) by name, for logs
     logits: torch.Tensor  # (B, C), from the same forward pass
