@@ -42,6 +42,7 @@ def write_inputs(root: Path) -> None:
     (root / "grid.yaml").write_text(json.dumps(grid | {"mixtures": [0.3, 0.7]}))
     (root / "paper").mkdir()
     write_rows(root / "paper" / "results.parquet", result_rows())
+    layouts.save(Image.new("RGB", (90_000, 1)), root / "narrow.png")
     (root / "classes.txt").write_text("house\nbird\n\nfish tank\n")
     (root / "prompts.json").write_text(json.dumps({"dot": ["head", "tail"], "bar": ["dog"]}))
 
