@@ -33,13 +33,19 @@ class AppOptions(PairOptions):
     results: Path | None = option(None, "output of `robust-vit evaluate` (default: sets of the bundled benchmark)")
     dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
     sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
-    diagnose: Path | None = option(None, "output of `diagnose` or `improve` to click through", metavar="FOLDER")
+    diagnose: Path | None = option(
+        None, "output of `robust-vit diagnose` or `improve`, to click through its images", metavar="FOLDER"
+    )
     mask_model: str | None = option(None, MASK_MODEL)
     preset: Preset | None = option(None, PRESET)
     host: str = option("127.0.0.1", "address to listen on (default: 127.0.0.1)")
-    allowed_hosts: list[str] = option([], "further names, as of a proxy, without port; `*` for all", metavar="NAME")
+    allowed_hosts: list[str] = option(
+        [], "further names of the page, such as that of a proxy, without a port; `*` for all", metavar="NAME"
+    )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
-    export: Path | None = option(None, "write a Space with the pictures of --diagnose, do not serve", metavar="FOLDER")
+    export: Path | None = option(
+        None, "write a Space of the page, with the pictures of --diagnose, and do not serve it", metavar="FOLDER"
+    )
 
     def __post_init__(self):
         super().__post_init__()

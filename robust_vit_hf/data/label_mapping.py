@@ -60,7 +60,9 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
     if not names:
         moved = [(label, name) for label, name in enumerate(model_names) if unnamed([name]) and int(name) != label]
         if moved:  # as of folders sorted as text: 0, 1, 10, 2, …
-            logger.warning(f"Labels of `{source}` are places of model classes: {moved[0][0]} is `{moved[0][1]}`.")
+            logger.warning(
+                f"Labels of `{source}` are places of the model's classes: {moved[0][0]} is `{moved[0][1]}`."
+            )
         return None
     if are_of_imagenet(model_names) and label_of_wnid().keys() >= {*names}:
         model_names = wnids()

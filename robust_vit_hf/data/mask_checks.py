@@ -30,7 +30,9 @@ def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
     if mask.mode not in ("1", "L", "P"):
         return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
     if mask.mode == "P" and mask.getpalette()[:3] != [0, 0, 0]:
-        return "colour 0 of the mask's palette, the background, is not black: save the mask with one channel (L)"
+        return (
+            "colour 0 of the mask's palette, which is the background, is not black: save the mask with one channel (L)"
+        )
     counts = mask.histogram()
     counts[0] = 0
     foreground = [value for value, count in enumerate(counts) if count]
@@ -39,11 +41,13 @@ def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
     half = sum(counts) / 2
     median = next(value for value, reached in enumerate(accumulate(counts)) if reached >= half)
     if 1 < median < 128 or (median == 1 and foreground != [1]):
-        return f"the usual value of the mask's foreground is {median}, expected 1 or 255 (class ids are no mask)"
+        return f"the usual value of the mask's foreground is {median}, expected 1 or 255 (class ids are not a mask)"
     # Class ids: few values without white, or with 255 (`ignore`) and a common value that is nearly black.
     few = 0 < len(foreground) <= 4 and foreground != [1]
     if few and (foreground[-1] < 250 or max(counts[1:32]) > half * 2 / 5 or max(counts[32:250]) > half):
-        return f"the mask has the values {', '.join(map(str, foreground))}, expected 1 or 255 (class ids are no mask)"
+        return (
+            f"the mask has the values {', '.join(map(str, foreground))}, expected 1 or 255 (class ids are not a mask)"
+        )
     return None
 
 

@@ -48,7 +48,9 @@ class PrepareOptions(WriterOptions, SetOptions):
     """
 
     set: str = option(text="name of the set", choices=KNOWN_SETS, positional=True)
-    sources: list[str] = option([], "official folder, archives or Hub id; by default that on the Hub", positional=True)
+    sources: list[str] = option(
+        [], "folder of the official layout, archives, or Hub id; by default the set's on the Hub", positional=True
+    )
 
 
 @dataclass(kw_only=True)

@@ -65,7 +65,9 @@ class Side:
             name = model.config._name_or_path or type(unwrap_pretrained(model)).__name__
             return cls.of(model, squashing(processor), name)
         if classes is None or transform is None or processor is not None:
-            raise ValueError("Functions need `classes` in logit order, a `transform` to (3, H, W), no `processor`.")
+            raise ValueError(
+                "A function of images needs `classes` in the order of its logits, a `transform` to a tensor (3, H, W), and no `processor`."
+            )
         name = getattr(model, "__name__", type(model).__name__)
         return cls.of(OwnClassifier(model, classes, transform), OwnProcessor(transform), name)
 

@@ -42,7 +42,9 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except (httpx.LocalProtocolError, UnicodeEncodeError):
-        raise PermissionError(f"The token for `{repo_id}` has bad characters: log in with `hf auth login`.") from None
+        raise PermissionError(
+            f"The token for `{repo_id}` has invalid characters, such as a space or a line break: log in with `hf auth login`."
+        ) from None
     except httpx.TransportError as error:
         raise ConnectionError(f"The Hub cannot be reached for `{repo_id}`: {error}. Push again later.") from None
 
@@ -62,7 +64,9 @@ def create_repo(
 def check_adapter_base(base: str | None) -> None:
     """Refuse an adapter whose base is a local folder, or unknown, so that others cannot load it."""
     if base not in MODELS and not is_hub_id(base or ""):
-        raise ValueError(f"The adapter's base is `{base}`, which nobody else has: merge it (`--merge_lora`).")
+        raise ValueError(
+            f"The adapter's base is `{base}`, which nobody else has: finetune a model of the Hub, or merge it (`--merge_lora`)."
+        )
 
 
 def model_files(folder: Path) -> list[str]:

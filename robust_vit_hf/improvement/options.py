@@ -27,7 +27,9 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     """
 
     model: str = option(text="name, folder or Hub id of the model")
-    dataset: str = option(text="labelled images: class folders, parquet, Hub id, …; masks are made if there are none")
+    dataset: str = option(
+        text="labelled images: class folders, parquet, Hub id, …; masks are made where there are none"
+    )
     train_split: str = option("train", "split to train on")
     eval_split: str = option(
         "validation",
@@ -38,7 +40,9 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         "`minute` (the default): a new last layer alone, from features that are computed once; `full`: finetuning too, from your model and "
         "from the one with the new layer, which takes many minutes",
     )
-    method: str | None = option(None, "for --effort full: this method instead of the swap", choices=method_names)
+    method: str | None = option(
+        None, "for --effort full: train this method with its defaults instead of background swap", choices=method_names
+    )
     backgrounds: str | None = option(
         None,
         "folder of pictures without objects of the classes, as backgrounds of the swap; by default those of your images",
@@ -72,4 +76,6 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         if self.backgrounds is not None and not swaps:
             raise ValueError("--backgrounds are those of the swap: leave out --method")
         if self.train_batch_size == 1 and swaps and self.backgrounds is None:
-            raise ValueError("--train_batch_size 1 has no other image for the swap: give 2 or more, or --backgrounds.")
+            raise ValueError(
+                "--train_batch_size 1: the swap takes the background of another image of the batch. Give 2 or more, or --backgrounds."
+            )

@@ -86,7 +86,9 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
             with state.main_process_first():  # it unpacks and caches
                 rows, columns, total = _open_images(options, split)
             if options.per_class is not None and "int" not in str(getattr(columns.get("label"), "dtype", "")):
-                raise ValueError(f"--per_class needs a column `label` of integers, not {columns.get('label')}.")
+                raise ValueError(
+                    f"--per_class needs a column `label` of integers, as of class folders, and not {columns.get('label')}."
+                )
             masker = make_masker(options, columns)
             name = "+".join(split_names(split))  # slices are named after their split
             if counted := write_split(options, name, rows, columns, masker, title, total):

@@ -58,7 +58,9 @@ class GroundedOptions(MasksOptions):
 
     detector: str = option("IDEA-Research/grounding-dino-tiny", "Grounding DINO: Hub id or folder")
     segmenter: str = option("facebook/sam-vit-base", "SAM: Hub id or folder")
-    prompts: Path | None = option(None, "JSON: classes, by name or wnid, to names, as of parts; by default their own")
+    prompts: Path | None = option(
+        None, "JSON: classes, by name or wnid, to lists of names, such as of parts; by default their own"
+    )
     box_threshold: float = option(0.3, "least score of a box", SHARE)
 
 
@@ -73,7 +75,9 @@ class Sam3Options(MasksOptions):
     METHOD = "sam3"
 
     model: str = option("facebook/sam3", "SAM 3, or SAM 3 with a light text encoder: Hub id or folder")
-    prompts: Path | None = option(None, "JSON: classes, by name or wnid, to names tried in order; default: their own")
+    prompts: Path | None = option(
+        None, "JSON: classes, by name or wnid, to lists of names, tried in this order; by default their own"
+    )
     threshold: float = option(0.5, "least score of an instance", SHARE)
 
 

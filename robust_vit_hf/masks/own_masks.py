@@ -35,7 +35,9 @@ class MaskedImages:
     def notes(self) -> list[str]:
         notes = []
         if self.rejected:
-            notes.append(f"{self.rejected} images are left out: unreadable, or their masks rejected, empty or full.")
+            notes.append(
+                f"{self.rejected} images are left out: they cannot be read, or their masks were rejected, empty or full."
+            )
         if self.lost:
             notes.append(f"Of these classes, no image is left: {', '.join(self.lost)}.")
         return notes

@@ -18,7 +18,9 @@ class ConvertOptions(Options):
     robust-vit convert openai/clip-vit-base-patch16 --classes classes.txt --output_dir models/clip
     """
 
-    source: str = option(text="file of weights, checkpoint, folder, Hub id, or model of the paper", positional=True)
+    source: str = option(
+        text="file of weights, checkpoint, folder, Hub id, or name of a model of the paper", positional=True
+    )
     output_dir: Path = output_dir()
     to: Literal["hf", "timm"] = option("hf", "format to write")
     image_size: int | None = option(None, "another side of the images: interpolate position embeddings", COUNT)

@@ -64,7 +64,9 @@ def warn_of_other_images(before: BaseImageProcessor, after: BaseImageProcessor) 
     """Warn if two models were not given the same images, so that their weights may not fit each other."""
     first, second = before.to_dict(), after.to_dict()
     if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
-        logger.warning(f"The image processors differ in {', '.join(differing)}: mixtures take the one after.")
+        logger.warning(
+            f"The image processors before and after differ in {', '.join(differing)}. Mixtures get the images of the one after."
+        )
 
 
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:

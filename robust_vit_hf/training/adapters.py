@@ -26,7 +26,9 @@ def add_adapter(model: nn.Module, config: Any, base: str | None) -> nn.Module:
     adapted = get_peft_model(model, config)
     for name, module in adapted.named_modules():
         if getattr(module, "q_bias", None) is not None and hasattr(getattr(module, "qkv", None), "base_layer"):
-            raise ValueError(f"An adapter of `{name}.qkv` has no effect in timm: finetune all weights.")
+            raise ValueError(
+                f"An adapter of `{name}.qkv` has no effect, since timm reads its weight past the adapter: finetune all weights instead."
+            )
     if base is not None:
         # The saved adapter names its base; PEFT would name the cache folder. Folders are named by absolute path, which
         # cannot be mistaken for a Hub id and is never uploaded.

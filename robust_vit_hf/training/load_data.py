@@ -33,7 +33,9 @@ def load_data(
     if source in benchmarks():
         options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
     elif unread := [name for name in DRAWN_FROM_BENCHMARKS if arguments.is_given(name)]:
-        logger.warning(f"`{unread[0]}` is of benchmarks: all of `{arguments.train_split}` of `{source}` is used.")
+        logger.warning(
+            f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
+        )
     train = find_images(source, arguments.train_split, streaming=arguments.streaming, **options).rows
     if "mask" not in (train.column_names or ["mask"]):
         name = source.rstrip("/") if Path(source).exists() else source.rpartition("/")[2]

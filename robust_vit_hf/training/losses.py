@@ -67,7 +67,9 @@ class RelevanceLoss(nn.Module):
     def per_image(self, relevance: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Components `(B,)`: `background_loss` and `foreground_loss`, and `relevance_loss`, their weighted sum."""
         if relevance.shape != mask.shape:
-            raise ValueError(f"Not of one shape: `relevance` {tuple(relevance.shape)} and `mask` {tuple(mask.shape)}.")
+            raise ValueError(
+                f"Expected `relevance` and `mask` of one shape (B, 1, H, W), but got {tuple(relevance.shape)} and {tuple(mask.shape)}."
+            )
         mask = mask.to(relevance.dtype)
         background = background_of(mask, self.mask_edges)
         background_loss = self._distance(relevance * background, torch.zeros_like(mask), background)

@@ -103,7 +103,9 @@ class FinetuningArguments(Options):
     head_learning_rate: float | None = option(None, "Of the `head_epochs`; `learning_rate` by default.", NOT_NEGATIVE)
 
     # Data and logging
-    background_swap: float | None = option(None, "Probability that an image gets the background of another.", SHARE)
+    background_swap: float | None = option(
+        None, "Probability that a training image gets the background of another of its batch.", SHARE
+    )
     backgrounds: str | None = option(None, "Folder of pictures to swap in, without objects of the classes.")
     bad_masks: Literal["skip", "refuse"] = option("skip", "Images with an empty or full mask, bad rows of a stream.")
     relevance_strip_steps: int = option(100, "Steps between two strips in TensorBoard; 0: none.", NOT_NEGATIVE)

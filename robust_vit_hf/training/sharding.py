@@ -19,7 +19,9 @@ def prepare_sharding(
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
-            raise ValueError("accelerate would take DDP here, not FSDP: give another config file, see docs/launch.md.")
+            raise ValueError(
+                "FSDP was asked for, but accelerate would take DDP here: launch with another config file, see docs/launch.md."
+            )
         return
     problems = {
         "FSDP1 is not supported: set `fsdp_version: 2`": plugin.fsdp_version != 2,

@@ -223,7 +223,9 @@ class RobustViTTrainer(Trainer):
             "`dataloader_drop_last`, which leaves no batch": args.dataloader_drop_last and 0 < images < at_once,
         }
         for option in [option for option, is_unmet in unmet.items() if is_unmet]:
-            raise ValueError(f"Batches of {batch_size} of {images} images do not fit {option}: change the batch size.")
+            raise ValueError(
+                f"Batches of {batch_size} of {images} images do not fit {option}: give another `per_device_train_batch_size`."
+            )
 
     def get_train_dataloader(self) -> DataLoader:
         self._check_batches()  # again with the batch size that `auto_find_batch_size` found

@@ -235,7 +235,7 @@ def test_folders_that_are_not_to_be_pushed(files, pushed, tmp_path):
 @pytest.mark.parametrize("token", ["hf_secret\n", "hf_secrét"])
 def test_invalid_token(token):
     """It stands in no error, and in none that the error comes from."""
-    with pytest.raises(PermissionError, match="The token for `user/model` has bad characters") as refused:
+    with pytest.raises(PermissionError, match="The token for `user/model` has invalid characters") as refused:
         create_repo("user/model", token=token)
     assert "hf_secr" not in "".join(traceback.format_exception(refused.value))
 

@@ -23,6 +23,8 @@ def open_counteranimal(root: Path, part: str) -> Source:
         # "common" is not a part of "counter", nor the reverse: a folder belongs to one part.
         chosen = [path for path in subfolders(folder) if part in path.name.lower() and other not in path.name.lower()]
         if not named or not chosen:
-            raise ValueError(f"`{folder}`: expected classes as `9 ostrich`, with folders whose names hold `{part}`.")
+            raise ValueError(
+                f"`{folder}`: expected a class of ImageNet, as in `9 ostrich`, and in it a folder whose name holds `{part}` alone."
+            )
         shards += [ClassFolder(path, root, int(named[1])) for path in chosen]
     return Source(class_folder_rows, shards)

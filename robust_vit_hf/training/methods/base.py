@@ -43,7 +43,9 @@ class Method:
                 "`confidence_target` to `original` or `label`."
             )
         if args.head_epochs and args.relevance_weight:
-            raise ValueError("`head_epochs` freezes what `relevance_weight` trains: set one of them to 0.")
+            raise ValueError(
+                "`head_epochs` freezes the layers whose attention the relevance loss trains: leave it 0, or set `relevance_weight=0`."
+            )
 
     def penalty(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
