@@ -21,7 +21,8 @@ ASKED = "give a transform of your own that takes an image and is the same each t
 
 
 def has_plain_geometry(processor: BaseImageProcessor) -> bool:
-    """Whether a processor does by its settings what a `ViTImageProcessor` does with the same: resize, crop and normalise alone."""
+    """Whether a processor does by its settings what a `ViTImageProcessor` does with the same: resize, centre crop, rescaling and
+    normalisation, and nothing else."""
     if not all(hasattr(processor, name) for name in SETTINGS):
         return False
     plain = ViTImageProcessor(**{name: getattr(processor, name) for name in SETTINGS})

@@ -65,7 +65,8 @@ def setting_of(run: Run) -> tuple:
 
 
 def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], BySetting]:
-    """Runs by model and method. Refuses two of a setting and seed, which differ in what is not compared, such as the precision."""
+    """Runs by model and method. Refuses two of a setting and seed, which differ in options that are not compared, such as the
+    number format."""
     groups: dict[tuple[str, str], BySetting] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         seeds = groups[run.model, run.method][setting_of(run), run.share]

@@ -52,7 +52,8 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 def create_repo(
     repo_id: str, *, repo_type: str = "model", private: bool | None = None, token: str | None = None
 ) -> str:
-    """Create a repository if it does not exist, and return its id with the owner. See [`push_folder`]."""
+    """Create a repository if it does not exist, and return its id with the owner. Arguments are those of
+    [`push_folder`]."""
     api = HfApi(token=token)
     with hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id

@@ -203,7 +203,8 @@ class TokenCut:
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | torch.device = "cpu", **arguments) -> Self:
-        """Load the model and its image processor from a Hub id or folder, or a bundled backbone. Arguments are those of the class."""
+        """Load the model and its image processor from a Hub id or folder, or the backbone of a bundled model. Further arguments are
+        those of the class."""
         if (backbone := backbone_of(name)) is not None:
             return cls(backbone.to(device), **arguments)
         with reading(name):

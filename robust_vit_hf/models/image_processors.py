@@ -185,7 +185,8 @@ def resolve_preset(
     preset: Preset | None, model: str, compare: str | None = None, *, paper_model: str | None = None
 ) -> Preset:
     """The preset of a command: the given one; else that of the finetuning run in the folder or Hub repository of
-    `compare`, or of `model`; else `paper` for a registered model, also under the paper's name for it (`paper_model`), and else `model`."""
+    `compare`, or of `model`; else `paper` for a registered model, also under the paper's name for it (`paper_model`), and `model`
+    for any other."""
     if preset is not None:
         return preset
     registered = {name: find_model(name) for name in (compare, model) if name}
