@@ -107,7 +107,8 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
         return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
     except OtherInputs as error:
         raise ValueError(
-            f"`{name}` was evaluated with another {', '.join(error.differing)}: start the page with that."
+            f"The results `{name}` were not measured with these inputs, which differ in: {', '.join(error.differing)}. Start the page "
+            "with the --model, --compare, --dataset, --split and --sets that were evaluated."
         ) from error
 
 

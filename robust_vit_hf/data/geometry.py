@@ -150,5 +150,6 @@ def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> N
         longest = round(shortest * max(image.size) / min(image.size))
         if shortest * longest > Image.MAX_IMAGE_PIXELS:
             raise ValueError(
-                f"An image of {image.width}×{image.height} pixels would be resized to {shortest}×{longest:,}: crop it."
+                f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
+                f"{longest:,} pixels at the other: crop it."
             )

@@ -85,7 +85,8 @@ def _open_table(name: str, place: str, options: dict) -> Source:
     if made is None:
         if alien := options.keys() - {"split", "labels", "mappings", "cropped"}:
             raise ValueError(
-                f"`{place}` is a table of one {' and '.join(sorted(alien))}: leave it out, or give the archive."
+                f"`{place}` is a table, which has one {' and '.join(sorted(alien))}: leave it out, or give the official folder or "
+                "archive."
             )
         if place in known.hub and known.hub_row:
             row_of = _layout(known.hub_row)

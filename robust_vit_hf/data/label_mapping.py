@@ -96,7 +96,8 @@ def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -
     index, of_splits = next((index, of_splits) for index, of_splits in classes if len({*of_splits}) > 1)
     shown = ", ".join(f"`{name}` in `{split}`" for name, split in zip(of_splits, names, strict=True))
     raise ValueError(
-        f"The model has no class names, and class {index} is {shown}: give all splits the same classes, or the model their names."
+        f"The model has numbers instead of names of classes, and class {index} is {shown}: give all splits the same classes, or the model "
+        "their names (`id2label` in its `config.json`)."
     )
 
 

@@ -265,7 +265,8 @@ def _named_apart(found: list[Found]) -> list[Run]:
         identity = json.dumps([key, qualifier, run.learning_rate, run.tuned, run.share, each.seed], sort_keys=True)
         if identity in runs:
             raise ValueError(
-                f"`{runs[identity].name}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report one."
+                f"`{runs[identity].name}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
+                "one of them."
             )
         recorded = json.dumps(each.settings, sort_keys=True)
         method = f"{run.method}{qualifier}"

@@ -66,7 +66,8 @@ def check_adapter_base(base: str | None) -> None:
     """Refuse an adapter whose base is a local folder, or unknown, so that others cannot load it."""
     if base not in MODELS and not is_hub_id(base or ""):
         raise ValueError(
-            f"The adapter's base is `{base}`, which nobody else has: finetune a model of the Hub, or merge it (`--merge_lora`)."
+            f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
+            "adapter (`--merge_lora`, `model.merge_and_unload()`)."
         )
 
 

@@ -82,7 +82,8 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
     for first, second in APART:
         if shared := len(pixels[first] & pixels[second]):
             raise ValueError(
-                f"Splits overlap: {shared} images of `{second}` are in `{first}` too: see --train_split, --eval_split and --backgrounds."
+                f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
+                "--eval_split and --backgrounds."
             )
     return ImageRoles(images, pool, pictures, notes, weights)
 

@@ -92,7 +92,8 @@ def timm_processor(
     mode = settings.get("crop_mode") or "center"
     if not states_preprocessing(config) or mode not in ("center", "squash"):
         raise ValueError(
-            f"timm's configuration does not state {', '.join(TIMM_SETTINGS)} and a known `crop_mode`: give `--preset paper` or `native`."
+            f"timm's configuration of the model does not state {', '.join(TIMM_SETTINGS)} and a `crop_mode` that is known: give "
+            "`--preset paper` or `native`."
         )
     side = math.floor(image_size / settings["crop_pct"])
     return ViTImageProcessor(
@@ -142,7 +143,8 @@ def load_processor(
             return load_processor(base, preset, model, image_size)
         if preset != "paper":
             raise OSError(
-                f"`{name}` has no image processor, which the preset `{preset}` takes: save one beside the weights, or give `--preset paper`."
+                f"`{name}` has no image processor, which the preset `{preset}` takes: save one beside the weights, "
+                "`processor.save_pretrained(folder)`, or give `--preset paper`."
             ) from error
         saved = None  # the paper's preset depends only on the size
     saved = squashing(saved)
@@ -172,7 +174,8 @@ def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcesso
 
     if not has_plain_geometry(processor):
         raise ValueError(
-            f"The image processor {type(processor).__name__} cannot be scaled: leave out `image_size`, or give the preset `paper` or `native`."
+            f"The image processor, a {type(processor).__name__}, cannot be scaled to images of another size: leave out `image_size`, or "
+            "give the preset `paper` or `native`."
         )
     height, width = input_size(processor)
     square = {"height": image_size, "width": image_size}

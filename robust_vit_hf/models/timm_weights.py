@@ -65,7 +65,10 @@ def timm_to_hf(
     patch_size, side = options["patch_size"], options["image_size"]
     names = _names(options["num_hidden_layers"], distilled, options["qkv_bias"])
     if options["num_attention_heads"] is None and num_heads is None:
-        raise ValueError("The weights do not show the number of heads: give `num_heads` (`--num_heads`).")
+        raise ValueError(
+            "The weights do not show the number of heads, and are not of a tiny, small, base, large or huge ViT or DeiT: give "
+            "`num_heads` (`--num_heads`)."
+        )
     options |= {"num_attention_heads": num_heads or options["num_attention_heads"], "image_size": image_size or side}
     tensors = dict(state_dict)
     if options["image_size"] != side:
@@ -131,7 +134,8 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
     distilled, config = isinstance(model, DeiTForImageClassificationWithTeacher), model.config
     if not (distilled or isinstance(model, ViTForImageClassification)) or config.hidden_act != "gelu":
         raise ValueError(
-            f"`{type(model).__name__}` with `hidden_act` {config.hidden_act} cannot be converted to timm: expected a ViT or DeiT with `gelu`."
+            f"`{type(model).__name__}` with `hidden_act` {config.hidden_act} cannot be converted to timm: expected "
+            "`ViTForImageClassification` or `DeiTForImageClassificationWithTeacher` with `gelu`."
         )
     if config.layer_norm_eps != LAYER_NORM_EPS:
         logger.warning(f"`layer_norm_eps` is {config.layer_norm_eps}, in timm {LAYER_NORM_EPS}: logits will differ.")

@@ -39,7 +39,8 @@ def load_checked(
     if mismatched := sorted(loading["mismatched_keys"]):
         key, found, wanted = mismatched[0]
         raise ValueError(
-            f"{len(mismatched)} weights of `{name}` have other shapes than its `config.json`, such as `{key}`: {tuple(found)}, expected {tuple(wanted)}."
+            f"{len(mismatched)} weights of `{name}` do not have the shapes of its `config.json`, such as `{key}`: {tuple(found)}, "
+            f"expected {tuple(wanted)}."
         )
     spared = set() if optional is None else {*optional(model)}
     if missing := sorted(key for key in loading["missing_keys"] if key.rpartition(".")[0] not in spared):

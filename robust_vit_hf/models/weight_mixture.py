@@ -66,7 +66,8 @@ def warn_of_other_images(before: BaseImageProcessor, after: BaseImageProcessor) 
     first, second = before.to_dict(), after.to_dict()
     if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
         logger.warning(
-            f"The image processors before and after differ in {', '.join(differing)}. Mixtures get the images of the one after."
+            f"The image processors before and after differ in {', '.join(differing)}. Mixtures get the images of the one after: compare "
+            "them with a model that gets these images too."
         )
 
 

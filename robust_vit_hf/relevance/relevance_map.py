@@ -193,6 +193,7 @@ def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> to
     known = integers and classes.shape in ((), (batch_size,)) and 0 <= classes.min() and classes.max() < num_classes
     if not known:
         raise ValueError(
-            f"Expected `target` to be an integer, or integers of shape ({batch_size},), from 0 to {num_classes - 1}, but got {target}."
+            f"Expected `target` to be an integer, or integers of shape ({batch_size},), from 0 to {num_classes - 1}, the classes of "
+            f"the model, but got {target}."
         )
     return logits.gather(1, classes.long().expand(batch_size).unsqueeze(1))

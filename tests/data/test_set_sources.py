@@ -60,7 +60,7 @@ def test_variant_deep_inside(tmp_path):
     with pytest.raises(ValueError, match="is another variant of ImageNet-V2 than `matched-frequency`"):
         load_image_set("imagenet-v2", tmp_path)
     layouts.webdataset(tmp_path / "wds", [("a", layouts.picture(0), 5)])
-    with pytest.raises(ValueError, match="is a table of one variant"):
+    with pytest.raises(ValueError, match="which has one variant"):
         load_image_set("imagenet-v2", tmp_path / "wds", variant="top-images")
 
 

@@ -288,7 +288,7 @@ def test_groups_are_kept(tmp_path):
         (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be JSON"),
         (
             ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
-            "--per_class needs a column `label` of integers, as of class folders, and not None",
+            "--per_class counts the masks of each class, but the images have labels of type None",
         ),
     ],
 )
