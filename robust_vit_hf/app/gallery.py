@@ -72,7 +72,9 @@ def set_names(options: AppOptions, session: Session) -> list[str]:
     )
     names = [f"{path.parent.name}/{path.name}" for path in found if is_measured(path)]
     if not names:
-        raise ValueError(f"`{options.results}` has no results of two models: see `robust-vit evaluate --compare`.")
+        raise ValueError(
+            f"`{options.results}` has no results of two models: name the output of `robust-vit evaluate --compare`."
+        )
     return names
 
 

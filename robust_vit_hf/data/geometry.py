@@ -126,7 +126,9 @@ def _check_linear(processor: BaseImageProcessor) -> None:
     same = all(torch.equal(first, _processed(processor, noise)) for _ in range(10))  # a random flip is often the same
     if not same or not torch.allclose(grey - black, 0.2 * (white - black), atol=1e-3) or torch.equal(black, white):
         why = "changes the contrast of each image" if same else "is random"
-        raise ValueError(f"The image processor {type(processor).__name__} {why}, which no mask can follow: {ASKED}.")
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, {why}, so that a mask cannot follow its image: {ASKED}."
+        )
 
 
 def _flat(processor: BaseImageProcessor, level: int, size: tuple[int, int]) -> torch.Tensor:
@@ -136,7 +138,9 @@ def _flat(processor: BaseImageProcessor, level: int, size: tuple[int, int]) -> t
 def _processed(processor: BaseImageProcessor, image: Image.Image) -> torch.Tensor:
     values = processor([image], return_tensors="pt").get("pixel_values")
     if values is None or values[0].ndim != 3:
-        raise ValueError(f"The image processor {type(processor).__name__} gives no `pixel_values` (3, H, W): {ASKED}.")
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, does not give images as `pixel_values` (3, H, W): {ASKED}."
+        )
     return values[0].float()
 
 

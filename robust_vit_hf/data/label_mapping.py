@@ -130,7 +130,9 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
 def check_class_names(classes: Sequence[str]) -> list[str]:
     """Names, two or more and different, of the classes of a new head, without space around them."""
     if isinstance(classes, (str, Mapping, Set)):
-        raise ValueError(f"Expected a list of class names in the order of logits, but got a {type(classes).__name__}.")
+        raise ValueError(
+            f"Expected a list of the names of classes in the order of the logits, but got a {type(classes).__name__}."
+        )
     names = [str(name).strip() for name in classes]
     repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
     if len(names) < 2 or repeated:

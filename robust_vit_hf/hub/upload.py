@@ -58,7 +58,9 @@ def create_repo(
     with hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
         if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-            raise ValueError(f"`{repo_id}` is public, so nothing was uploaded. Make it private, or take another name.")
+            raise ValueError(
+                f"`{repo_id}` exists and is public, so nothing was uploaded. Make it private on the Hub, or take another name."
+            )
     return repo_id
 
 

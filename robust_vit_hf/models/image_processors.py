@@ -86,7 +86,9 @@ def timm_processor(
         return make_image_processor("paper", image_size)
     if preset == "native":
         if statistics is None and not {"mean", "std"} <= settings.keys():
-            raise ValueError("Nothing states the pretraining's statistics: give `--statistics imagenet` or `half`.")
+            raise ValueError(
+                "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
+            )
         mean, std = STATISTICS[statistics] if statistics else (settings["mean"], settings["std"])
         return make_image_processor("native", image_size, ViTImageProcessor(image_mean=mean, image_std=std))
     mode = settings.get("crop_mode") or "center"

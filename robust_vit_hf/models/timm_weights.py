@@ -94,7 +94,9 @@ def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> d
     settings = {name: config[name] for name in ("global_pool",) if name in config} | (config.get("model_args") or {})
     for name, value in settings.items():
         if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
-            raise OtherArchitecture(f"timm's configuration sets `{name}` to `{value}`, as no plain ViT or DeiT does.")
+            raise OtherArchitecture(
+                f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT."
+            )
     blocks = [int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)]
     depth = max(blocks, default=0) + 1
     qkv_bias = any(name.endswith(".attn.qkv.bias") for name in state_dict)
@@ -138,7 +140,9 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
             "`ViTForImageClassification` or `DeiTForImageClassificationWithTeacher` with `gelu`."
         )
     if config.layer_norm_eps != LAYER_NORM_EPS:
-        logger.warning(f"`layer_norm_eps` is {config.layer_norm_eps}, in timm {LAYER_NORM_EPS}: logits will differ.")
+        logger.warning(
+            f"`layer_norm_eps` is {config.layer_norm_eps} and in timm {LAYER_NORM_EPS}: logits will differ slightly."
+        )
     parameters = model.state_dict()
     names = _names(config.num_hidden_layers, distilled, config.qkv_bias)
     _check_names(parameters.keys(), {part for parts in names.values() for part in parts})

@@ -50,5 +50,7 @@ def load_checked(
             "`robust-vit convert … --classes FILE`."
         )
     if layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
-        raise ValueError(f"`{name}` has {len(layers)} weights beyond its `config.json`, such as `{layers[0]}`.")
+        raise ValueError(
+            f"`{name}` holds {len(layers)} weights of layers that its `config.json` does not have, such as `{layers[0]}`."
+        )
     return model

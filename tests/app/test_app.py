@@ -491,9 +491,9 @@ def test_images_of_a_diagnosis(models, diagnosed, of_diagnosis):
 
 
 def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
-    with pytest.raises(ValueError, match="is a diagnosis of other models"):
+    with pytest.raises(ValueError, match="is of other models"):
         read_diagnosis(diagnosed, open_pair(models[1], models[0], "paper"))
-    with pytest.raises(ValueError, match="is a diagnosis of other models"):
+    with pytest.raises(ValueError, match="is of other models"):
         read_diagnosis(diagnosed, open_pair(models[0], None, "paper"))
     with pytest.raises(ValueError, match=r"has no diagnosis with `examples.parquet`: expected the --output_dir"):
         read_diagnosis(tmp_path, open_pair(*models, "paper"))
