@@ -136,8 +136,15 @@ def relevance_map(
     return make_output(relevance, logits, check_finite)
 
 
-def _relevance(vit, pixel_values, target, create_graph, start_layer, normalize) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps `(B, 1, H, W)` and logits `(B, C)`, of arguments as in [`relevance_map`]."""
+def _relevance(
+    vit: VisionTransformer,
+    pixel_values: torch.Tensor,
+    target: torch.Tensor | int | None,
+    create_graph: bool,
+    start_layer: int,
+    normalize: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps `(B, 1, H, W)` and logits `(B, C)`."""
     wants_graph, grid = torch.is_grad_enabled(), vit.patch_grid(pixel_values)
     linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
     explicit = vit.attention in ("eager", EXPLICIT_ATTENTION)
