@@ -72,7 +72,9 @@ def set_names(options: AppOptions, session: Session) -> list[str]:
     )
     names = [f"{path.parent.name}/{path.name}" for path in found if is_measured(path)]
     if not names:
-        raise ValueError(f"`{options.results}` has no results of two models: see `robust-vit evaluate --compare`.")
+        raise ValueError(
+            f"`{options.results}` has no results of two models: name the output of `robust-vit evaluate --compare`."
+        )
     return names
 
 
@@ -107,7 +109,8 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
         return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
     except OtherInputs as error:
         raise ValueError(
-            f"`{name}` was evaluated with another {', '.join(error.differing)}: start the page with that."
+            f"The results `{name}` were not measured with these inputs, which differ in: {', '.join(error.differing)}. Start the page "
+            "with the --model, --compare, --dataset, --split and --sets that were evaluated."
         ) from error
 
 

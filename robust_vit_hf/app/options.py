@@ -26,7 +26,8 @@ class AppOptions(PairOptions):
       robust-vit app --model my-vit --compare runs/better --dataset photos --diagnose runs/better
       robust-vit app --model OWNER/BEFORE --compare OWNER/AFTER --export space
 
-    Without --compare and without a finetuning in runs/, the bundled model is finetuned once, in about a minute, and kept in the cache.
+    Without --compare and without a finetuning in runs/, the bundled model is finetuned once, in about a minute, and kept in the cache
+    of `datasets`.
     """
 
     compare: str | None = option(None, "the model after finetuning; a model of your own is shown alone without it")

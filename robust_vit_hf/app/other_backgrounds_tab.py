@@ -62,7 +62,9 @@ def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
     results = read_json(place / RESULTS_FILE)
     models = {side: one.weights for side, one in session.sides.items()}
     if not results["weights"].items() <= models.items():
-        raise ValueError(f"`{folder}` is a diagnosis of other models: start the page with its --model and --compare.")
+        raise ValueError(
+            f"The diagnosis in `{folder}` is of other models: start the page with the --model and --compare that were diagnosed."
+        )
     found, several = results["diagnosis"], len(results["diagnosis"]) > 1
     lines = [f"{side.capitalize()}: {of['sentence']}" if several else of["sentence"] for side, of in found.items()]
     lines += [of["sentence"] for of in results.get("attributes", {}).values()] + results.get("advice", [])
@@ -145,7 +147,9 @@ def pasted_pictures(
         row = eval_transform(of.processor)({"image": [image], "mask": [mask]})
         pixel_values, weight = row["pixel_values"][0][None], row["mask"][0][None]
         if not weight.any():
-            raise ValueError("The object that was found lies outside what the models see: crop the image around it.")
+            raise ValueError(
+                "The object that TokenCut found lies outside of the crop that the models see: crop the image around the object."
+            )
         size = pixel_values.shape[:1:-1]  # of a picture: width and height
         normalize = normalization(of.processor)
         others = torch.stack([normalize(pil_to_tensor(one.picture.resize(size))) for one in backgrounds])

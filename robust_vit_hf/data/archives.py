@@ -62,7 +62,9 @@ def check_tar_end(archive: Path) -> None:
         stream.seek(max(0, archive.stat().st_size - 1024))
         end = stream.read()
     if len(end) < 1024 or end.strip(b"\0"):
-        raise ValueError(f"`{archive}` ({archive.stat().st_size:,} bytes) is truncated: download it again.")
+        raise ValueError(
+            f"`{archive}` is truncated: it has no end-of-archive mark ({archive.stat().st_size:,} bytes). Download it again."
+        )
 
 
 def _unpack_tar(archive: Path, folder: Path) -> None:

@@ -91,7 +91,8 @@ def edited(
     black: torch.Tensor,
     white: torch.Tensor,
 ) -> torch.Tensor:
-    """Images `(B, 3, H, W)` with an attribute of their donors, both normalised as the model expects; black and white are `(3,)`."""
+    """Images `(B, 3, H, W)` with an attribute of their donors, both normalised as the model expects, by the pixel values `(3,)` of
+    black and white."""
     black, contrast = black.view(3, 1, 1), (white - black).view(3, 1, 1)
     image, given = ((one - black) / contrast for one in (pixel_values, donor))
     return black + contrast * ATTRIBUTES[name].edit(image, mask, given, donor_mask)
@@ -154,7 +155,8 @@ def _steepness(grey: torch.Tensor) -> torch.Tensor:
 
 
 def _box(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centres `(B, 2)`, x and y, and longer sides `(B,)` of the boxes around objects, from -1 to 1; those of the image without one."""
+    """Centres `(B, 2)`, x and y, and longer sides `(B,)` of the boxes around objects, from -1 to 1; those of the image without
+    object."""
     centres, sides = [], []
     for axis, side in ((2, mask.shape[3]), (3, mask.shape[2])):
         inside = (mask > 0.5).any(dim=axis)[:, 0]

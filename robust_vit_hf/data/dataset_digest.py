@@ -34,7 +34,8 @@ def dataset_identity(dataset: datasets.Dataset) -> str:
 
 
 def row_digest(row: dict) -> str:
-    """16 hexadecimal digits that change with any value of an undecoded row. Images: see [`dataset_identity`]."""
+    """16 hexadecimal digits that change with any value of an undecoded row. Images are identified as by
+    [`dataset_identity`]."""
     values = {}
     for name, value in row.items():
         if isinstance(value, dict) and value.keys() == {"bytes", "path"}:

@@ -6,7 +6,8 @@ import numpy as np
 
 def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datasets.Dataset:
     """At most `count` labelled images, as many of each class as possible, drawn by the seed, in their order. If `count`
-    is less than two of each class, as many classes are drawn as may have two, to give each other their backgrounds."""
+    is less than two of each class, as many classes are drawn as may have two, so that they can give each other their
+    backgrounds."""
     labels = np.array([-1 if label is None else label for label in dataset.with_format(None)["label"]])
     classes = np.unique(labels[labels >= 0])
     if count < 2 * len(classes):
@@ -17,7 +18,8 @@ def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datas
 
 
 def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Place `(N,)` of each image in its class's random order by the seed, from 0, by its label `(N,)`."""
+    """Place `(N,)` of each image in a random order of its class, from 0, by its label `(N,)`. Orders depend on the seed and
+    the class."""
     turn = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -21,7 +21,8 @@ ASKED = "give a transform of your own that takes an image and is the same each t
 
 
 def has_plain_geometry(processor: BaseImageProcessor) -> bool:
-    """Whether a processor does by its settings what a `ViTImageProcessor` does with the same: resize, crop and normalise alone."""
+    """Whether a processor does by its settings what a `ViTImageProcessor` does with the same: resize, centre crop, rescaling and
+    normalisation, and nothing else."""
     if not all(hasattr(processor, name) for name in SETTINGS):
         return False
     plain = ViTImageProcessor(**{name: getattr(processor, name) for name in SETTINGS})
@@ -125,7 +126,9 @@ def _check_linear(processor: BaseImageProcessor) -> None:
     same = all(torch.equal(first, _processed(processor, noise)) for _ in range(10))  # a random flip is often the same
     if not same or not torch.allclose(grey - black, 0.2 * (white - black), atol=1e-3) or torch.equal(black, white):
         why = "changes the contrast of each image" if same else "is random"
-        raise ValueError(f"The image processor {type(processor).__name__} {why}, which no mask can follow: {ASKED}.")
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, {why}, so that a mask cannot follow its image: {ASKED}."
+        )
 
 
 def _flat(processor: BaseImageProcessor, level: int, size: tuple[int, int]) -> torch.Tensor:
@@ -135,7 +138,9 @@ def _flat(processor: BaseImageProcessor, level: int, size: tuple[int, int]) -> t
 def _processed(processor: BaseImageProcessor, image: Image.Image) -> torch.Tensor:
     values = processor([image], return_tensors="pt").get("pixel_values")
     if values is None or values[0].ndim != 3:
-        raise ValueError(f"The image processor {type(processor).__name__} gives no `pixel_values` (3, H, W): {ASKED}.")
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, does not give images as `pixel_values` (3, H, W): {ASKED}."
+        )
     return values[0].float()
 
 
@@ -149,5 +154,6 @@ def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> N
         longest = round(shortest * max(image.size) / min(image.size))
         if shortest * longest > Image.MAX_IMAGE_PIXELS:
             raise ValueError(
-                f"An image of {image.width}×{image.height} pixels would be resized to {shortest}×{longest:,}: crop it."
+                f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
+                f"{longest:,} pixels at the other: crop it."
             )

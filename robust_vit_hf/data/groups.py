@@ -26,7 +26,8 @@ def group_shares(dataset: datasets.Dataset, name: str, column: str = "group") ->
 
 
 def groups_of(dataset: datasets.Dataset, name: str = "images", column: str = "group") -> np.ndarray | None:
-    """Names `(N,)` of the groups of the images, from a column; `None` without it. `name` is that in errors."""
+    """Names `(N,)` of the groups of the images, from a column; `None` without it. `name` is that of the images in
+    errors."""
     if column not in dataset.column_names:
         return None
     values, names = dataset.with_format(None)[column][:], getattr(dataset.features[column], "names", None)

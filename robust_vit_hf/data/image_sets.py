@@ -85,7 +85,8 @@ def _open_table(name: str, place: str, options: dict) -> Source:
     if made is None:
         if alien := options.keys() - {"split", "labels", "mappings", "cropped"}:
             raise ValueError(
-                f"`{place}` is a table of one {' and '.join(sorted(alien))}: leave it out, or give the archive."
+                f"`{place}` is a table, which has one {' and '.join(sorted(alien))}: leave it out, or give the official folder or "
+                "archive."
             )
         if place in known.hub and known.hub_row:
             row_of = _layout(known.hub_row)
@@ -106,7 +107,9 @@ def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
     """Labels 0–999 of the numbers in the set's own tables."""
     if "mappings" in known.options:
         if "mappings" not in options:
-            raise ValueError("Tables of ObjectNet number its folders: give the folder of mapping files as `mappings`.")
+            raise ValueError(
+                "Tables of ObjectNet number its folders: give the folder of its mapping files with `mappings`."
+            )
         accepted = read_mappings(Path(options["mappings"]))
         return [accepted[folder] for folder in sorted(accepted)]
     return subset(known.class_subset) if known.class_subset else range(len(wnids()))
@@ -122,7 +125,9 @@ def prepared_set(source: str) -> tuple[str | None, dict]:
             logger.warning(f"`{source}` is taken as it is, since its {STAGE_FILE} could not be read: {error}")
         except EntryNotFoundError:
             if file_exists(source, "made_by.json", repo_type="dataset"):
-                raise ValueError(f"`{source}` was prepared by an older version: prepare and push it again.") from None
+                raise ValueError(
+                    f"`{source}` was prepared by an earlier version: prepare and push it again."
+                ) from None
         except RepositoryNotFoundError:  # also gated: loading the set says so
             pass
     inputs = made_from(folder)
@@ -164,7 +169,9 @@ def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path
     on the Hub."""
     known, paths = KNOWN_SETS[name], [Path(source) for source in sources]
     if not (sources or known.hub or known.hub_files):
-        raise FileNotFoundError(f"`{name}` is not on the Hub: get it from {known.origin}, and give folder or archive.")
+        raise FileNotFoundError(
+            f"`{name}` is not on the Hub: get it from {known.origin}, and give the folder or archive."
+        )
     place = str(next(iter([*sources, *known.hub_files, *known.hub])))
     if place in known.hub_files and not (sources and Path(place).exists()):
         patterns = [file.format(**{"variant": V2_VARIANTS[0]} | options) for file in known.hub_files[place]]

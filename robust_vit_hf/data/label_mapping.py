@@ -96,7 +96,8 @@ def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -
     index, of_splits = next((index, of_splits) for index, of_splits in classes if len({*of_splits}) > 1)
     shown = ", ".join(f"`{name}` in `{split}`" for name, split in zip(of_splits, names, strict=True))
     raise ValueError(
-        f"The model has no class names, and class {index} is {shown}: give all splits the same classes, or the model their names."
+        f"The model has numbers instead of names of classes, and class {index} is {shown}: give all splits the same classes, or the model "
+        "their names (`id2label` in its `config.json`)."
     )
 
 
@@ -129,7 +130,9 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
 def check_class_names(classes: Sequence[str]) -> list[str]:
     """Names, two or more and different, of the classes of a new head, without space around them."""
     if isinstance(classes, (str, Mapping, Set)):
-        raise ValueError(f"Expected a list of class names in the order of logits, but got a {type(classes).__name__}.")
+        raise ValueError(
+            f"Expected a list of the names of classes in the order of the logits, but got a {type(classes).__name__}."
+        )
     names = [str(name).strip() for name in classes]
     repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
     if len(names) < 2 or repeated:

@@ -17,7 +17,9 @@ def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> data
     """Add masks from pictures named as the `file_name` of images, with another suffix maybe, in a folder or its `<split>/`.
     Images without one are left out with a warning."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"`{folder}` is no folder of masks: give one, or tokencut, grounded, sam3 or auto.")
+        raise FileNotFoundError(
+            f"There is no folder of masks `{folder}`: expected one, or tokencut, grounded, sam3 or auto to make them."
+        )
     if "file_name" not in dataset.column_names:
         raise ValueError(f"The masks of `{folder}` are found by a column `file_name`, which the images do not have.")
     found = _pictures(folder / split if (folder / split).is_dir() else folder)

@@ -21,7 +21,9 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
     """Check that a dataset or stream has `image` and the columns of `needs`, and their types. A mask that is there must be an
     image. `name` is that of the dataset in errors."""
     if dataset.features is None:
-        raise ValueError(f"The {name} stream has no `features`: give them with `dataset.cast(datasets.Features(…))`.")
+        raise ValueError(
+            f"The {name} dataset is a stream without `features`: give them with `dataset.cast(datasets.Features(…))`."
+        )
     if missing := [column for column in ("image", *needs) if column not in dataset.column_names]:
         raise ValueError(
             f"The {name} dataset has no column `{missing[0]}`; it has {', '.join(dataset.column_names)}. Rename one with "
@@ -32,7 +34,9 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
         feature = dataset.features[column]
         is_int = "int" in str(getattr(feature, "dtype", ""))
         if not (is_int if column == "label" else isinstance(feature, datasets.Image)):
-            raise ValueError(f"`{column}` of the {name} dataset is {feature}, not {types[column]}: see `cast_column`.")
+            raise ValueError(
+                f"Column `{column}` of the {name} dataset is {feature}, expected {types[column]}: see `dataset.cast_column`."
+            )
 
 
 def check_rows(

@@ -16,7 +16,8 @@ from .mask_checks import mask_problem
 
 def features_of(name: str, options: dict) -> datasets.Features:
     """Columns of a set with the given options: `image`, `mask` (one channel, 0 or 255), `label`, `file_name` and the set's own
-    factors. Labels of ImageNet are 0–999, and the `ClassLabel` names wnids. Where an image has several, `label` lists all."""
+    factors. Labels of ImageNet are 0–999, and the `ClassLabel` names wnids. Where an image has several, `label` is the list of
+    all that are accepted."""
     known = KNOWN_SETS[name]
     columns = {"image": datasets.Image()}
     if known.masks or "segmentations" in options:

@@ -34,7 +34,8 @@ def write_rows(
 ) -> tuple[int, int] | None:
     """Write the rows of a [`Source`] that are not written yet, decoding every image once. `finish` returns the rows to
     write for each of the `parts`, one per source row. Launched processes share the parts; the files are the same as
-    with one process. Returns the numbers of rows and rejected rows; `None` where `writer` is."""
+    with one process. Returns the numbers of rows and rejected rows; `None` where `writer` is, outside the main
+    process."""
     state = PartialState()
     if writer is not None:
         rows = writer.unwritten(rows)

@@ -88,7 +88,8 @@ def _masked_sets(session: Session, wanted: list[str]) -> dict[str, EvaluationSet
     masked = with_objects(session.sets) if wanted else {}
     if wanted and not masked:
         raise ValueError(
-            f"--{' and --'.join(wanted)}: none of {', '.join(session.sets)} has masks and labels. `robust-vit masks` makes masks."
+            f"--{' and --'.join(wanted)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "
+            "labels. `robust-vit masks` makes masks."
         )
     return masked
 

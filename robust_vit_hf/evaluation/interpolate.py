@@ -26,7 +26,8 @@ ROLES = ("in_distribution", "shifted")  # of the sets of a sweep
 
 def interpolate_models(options: MixtureOptions) -> str:
     """Write the mixture for one alpha, or measure mixtures for several and write `sweep.json`, `sweep.png` and
-    `sweep.pdf`. All mixtures use the preprocessing of the model after finetuning. Those in the output folder are reused."""
+    `sweep.pdf`. All mixtures use the preprocessing of the model after finetuning. Mixtures already in the output folder
+    are reused and stay in the table."""
     if options.alpha is not None:
         write_mixture(options.before, options.after, options.alpha, options.output_dir)
         return f"{options.output_dir}: {1 - options.alpha:g} · {options.before} + {options.alpha:g} · {options.after}"

@@ -131,7 +131,9 @@ class SegmentOptions(TableOptions, PairOptions):
             raise ValueError("give one set: --set or --dataset")
         self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
         if self.set[0] not in SEGMENTATION_SETS:
-            raise ValueError(f"no set with masks: `{self.set[0]}`; give {', '.join(SEGMENTATION_SETS)}, or --dataset")
+            raise ValueError(
+                f"no set with masks: `{self.set[0]}`; expected {', '.join(SEGMENTATION_SETS)}, or --dataset for your own"
+            )
 
 
 @dataclass(kw_only=True)

@@ -24,7 +24,8 @@ def write_run_page(folder: Path, path: Path) -> None:
         parts = [("Results", results, folder)]
     if not all("tables" in part for _, part, _ in parts) or not parts:
         raise ValueError(
-            f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate` of this version."
+            f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate`, or of an earlier version: name the "
+            "--output_dir of one of them."
         )
     sections = []
     for title, part, place in parts:

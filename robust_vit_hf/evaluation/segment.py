@@ -32,7 +32,8 @@ NUM_EXAMPLES = 8
 
 def segment(options: SegmentOptions) -> str:
     """Measure how well relevance maps cover the object, for one model or two (before and after finetuning). Writes
-    `results.json`, `tables.md`, `tables.tex` and `attribution.png` with maps of a few images. Results there are reused."""
+    `results.json`, `tables.md`, `tables.tex` and `attribution.png` with the maps of a few images. Results already in the
+    output folder are reused."""
     folder = options.output_dir
     stage = Stage(folder, {"command": "segment"})
     with open_session(options, options.preset, stage, bf16=options.bf16) as session:

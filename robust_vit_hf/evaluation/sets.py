@@ -68,7 +68,9 @@ class EvaluationSet:
         mapping = label_mapping(self.class_names, classes_of_model(config), name)
         count = max(self.num_classes or 0, 1 + max(max(labels) for labels in self.accepted if labels))
         if mapping is None and (count > config.num_labels or self.num_classes not in (None, config.num_labels)):
-            raise ValueError(f"`{name}` has {count} classes, the model {config.num_labels}: give one with as many.")
+            raise ValueError(
+                f"`{name}` has {count} classes, but the model has {config.num_labels}: give a model with a head for those."
+            )
         accepted, chosen = self.accepted, self.class_subset
         if mapping is not None:
             accepted = [[mapping[label] for label in labels] for labels in self.accepted]

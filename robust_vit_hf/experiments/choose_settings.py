@@ -65,7 +65,8 @@ def setting_of(run: Run) -> tuple:
 
 
 def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], BySetting]:
-    """Runs by model and method. Refuses two of a setting and seed, which differ in what is not compared, such as the precision."""
+    """Runs by model and method. Refuses two of a setting and seed, which differ in options that are not compared, such as the
+    number format."""
     groups: dict[tuple[str, str], BySetting] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         seeds = groups[run.model, run.method][setting_of(run), run.share]
@@ -97,7 +98,8 @@ def _choose_learning_rate(name: str, by_setting: BySetting, bound: float) -> tup
     if len(rates) > 1 and (len(budgets) > 1 or len(falls) < len(rates)):
         what = "seeds or epochs" if len(budgets) > 1 else "validation images, some of which have no labels"
         raise ValueError(
-            f"{name}: its learning rates {', '.join(f'{rate:g}' for rate in rates)} differ in their {what}: complete the sweep, or leave some out."
+            f"{name}: its learning rates {', '.join(f'{rate:g}' for rate in rates)} differ in their {what}. "
+            "Complete the sweep, or leave rates out, before one is chosen."
         )
     within = [rate for rate, fall in falls.items() if fall <= bound + TOLERANCE]
     best = max(within) if within else min(falls, key=falls.get) if falls else next(iter(rates))
@@ -140,7 +142,8 @@ def _measured(name: str, by_setting: BySetting) -> tuple[list[_Setting], Candida
     shared = sorted(set.intersection(*map(set, by_setting.values())))
     if not shared or len({run.epochs for runs in by_setting.values() for run in runs.values()}) > 1:
         raise ValueError(
-            f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs: complete the sweep, or leave some out."
+            f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs. Complete the sweep, or leave "
+            "settings out, before one is chosen."
         )
     compared = {key: [runs[seed] for seed in shared] for key, runs in by_setting.items()}
     settings = [_Setting(*_values(runs, "after"), key) for key, runs in compared.items()]

@@ -83,7 +83,9 @@ def _complete_points(folder: Path) -> tuple[list[Path], dict]:
     points = [folder] if is_point else sorted(run.parent for run in folder.glob(f"*/{RUN}"))
     file = (folder.parent if is_point else folder) / GRID_FILE
     if (grid := read_json(file)) is None and points:
-        raise FileNotFoundError(f"There is no `{file}`, the rule of the choice: start the sweep again to write it.")
+        raise FileNotFoundError(
+            f"There is no `{file}`, the rule of the choice: start the sweep again, which writes it."
+        )
     complete = [point for point in points if _is_measured(point, grid)]
     names = dict.fromkeys([*(point.name for point in points), *([] if is_point or not grid else grid["points"])])
     if left_out := [name for name in names if name not in {point.name for point in complete}]:
@@ -265,7 +267,8 @@ def _named_apart(found: list[Found]) -> list[Run]:
         identity = json.dumps([key, qualifier, run.learning_rate, run.tuned, run.share, each.seed], sort_keys=True)
         if identity in runs:
             raise ValueError(
-                f"`{runs[identity].name}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report one."
+                f"`{runs[identity].name}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
+                "one of them."
             )
         recorded = json.dumps(each.settings, sort_keys=True)
         method = f"{run.method}{qualifier}"

@@ -51,7 +51,8 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     for (model, method), of_method in points.items():
         if missing := settings[model, method] - of_method.keys():
             raise ValueError(
-                f"{model}, {method}: the chosen setting, {min(missing)}, was not measured on `{shifted}` and `{home}`: run it too."
+                f"{model}, {method}: the chosen setting, {min(missing)}, was not measured on `{shifted}` and `{home}`, while "
+                "others were: run it too."
             )
         of_name = found[f"{model}, {method}" if several else method] = []
         for setting, same in sorted(of_method.items()):

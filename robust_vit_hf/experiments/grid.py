@@ -156,5 +156,7 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
 
 def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:
     if imagenet is None:
-        raise ValueError(f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet.")
+        raise ValueError(
+            f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet (see docs/experiments.md)."
+        )
     return str(imagenet / source.removeprefix(PREPARED))

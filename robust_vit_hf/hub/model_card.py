@@ -136,7 +136,8 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
         if evaluation["weights"][side] != digest:
             option = {"before": "--model", "after": f"--compare {folder}"}[side]
             raise ValueError(
-                f"`{evaluation_folder}` measured other weights than those {side} the finetuning: run `robust-vit evaluate` with {option}."
+                f"`{evaluation_folder}` measured other weights than those {side} the finetuning of `{folder}`: run "
+                f"`robust-vit evaluate` again, see {option}."
             )
     for picture in FIGURES[EVALUATION_FILE]:
         (folder / picture).unlink(missing_ok=True)

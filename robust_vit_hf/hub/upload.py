@@ -52,12 +52,15 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 def create_repo(
     repo_id: str, *, repo_type: str = "model", private: bool | None = None, token: str | None = None
 ) -> str:
-    """Create a repository if it does not exist, and return its id with the owner. See [`push_folder`]."""
+    """Create a repository if it does not exist, and return its id with the owner. Arguments are those of
+    [`push_folder`]."""
     api = HfApi(token=token)
     with hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
         if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-            raise ValueError(f"`{repo_id}` is public, so nothing was uploaded. Make it private, or take another name.")
+            raise ValueError(
+                f"`{repo_id}` exists and is public, so nothing was uploaded. Make it private on the Hub, or take another name."
+            )
     return repo_id
 
 
@@ -65,7 +68,8 @@ def check_adapter_base(base: str | None) -> None:
     """Refuse an adapter whose base is a local folder, or unknown, so that others cannot load it."""
     if base not in MODELS and not is_hub_id(base or ""):
         raise ValueError(
-            f"The adapter's base is `{base}`, which nobody else has: finetune a model of the Hub, or merge it (`--merge_lora`)."
+            f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
+            "adapter (`--merge_lora`, `model.merge_and_unload()`)."
         )
 
 

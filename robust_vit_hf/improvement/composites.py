@@ -107,8 +107,20 @@ def composite_outputs(
     return Composites(values[:, 0], values[:, 1:], labels)
 
 
-def _compute(side, session, labels, values, count, passes, layer, pool, seed, done, attributes) -> None:
-    """Fill `values` of the images from `done` on; other arguments are those of [`composite_outputs`]."""
+def _compute(
+    side: Side,
+    session: Session,
+    labels: np.ndarray,
+    values: np.ndarray,
+    count: int,
+    passes: tuple[int, int],
+    layer: LastLayer | None,
+    pool: BackgroundPool | None,
+    seed: int,
+    done: int,
+    attributes: Sequence[str],
+) -> None:
+    """Fill `values` of the images from `done` on."""
     ((name, rows),) = session.sets.items()
     side.model.eval()
     names = [] if pool and not attributes else [f"composite_{number}" for number in range(count)]

@@ -66,7 +66,9 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
         )
     check_one_numbering(session.classes, {of.split: of.rows for of in (train, validation)})
     if shared := train.mask_files & validation.mask_files:
-        raise ValueError(f"Splits overlap: `{min(shared)}` is a mask of both. Put masks into folders named as splits.")
+        raise ValueError(
+            f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
+        )
     groups_of(validation.rows, options.eval_split)
     weights = group_shares(train.rows, options.train_split)
     count = options.max_steps * options.train_batch_size
@@ -82,7 +84,8 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
     for first, second in APART:
         if shared := len(pixels[first] & pixels[second]):
             raise ValueError(
-                f"Splits overlap: {shared} images of `{second}` are in `{first}` too: see --train_split, --eval_split and --backgrounds."
+                f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
+                "--eval_split and --backgrounds."
             )
     return ImageRoles(images, pool, pictures, notes, weights)
 

@@ -84,7 +84,8 @@ def improve(
         return run_improvement(ImproveOptions(model=str(model), dataset=dataset, **options))
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
-            f"A `{type(model).__name__}` cannot be trained: give a model of transformers and its `processor`. `diagnose` takes any function."
+            f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`. `diagnose` takes any "
+            "function."
         )
     _check_can_be_loaded(model)
     with left_as_it_is(model):
@@ -116,7 +117,10 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
     pair = PairOptions(model=options.model)
     with open_session(pair, options.preset, whole, bf16=options.bf16, given=given) as session:
         if session.accelerator.num_processes > 1:
-            raise ValueError("`improve` works in one process: leave out `accelerate launch`.")
+            raise ValueError(
+                "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
+                "`robust-vit train` on several."
+            )
         side = session.sides["before"]
         if options.method is not None:
             check_has_map(side.model, options.method, load_method(options.method).DEFAULTS.get("relevance_weight"))

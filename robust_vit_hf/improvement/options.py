@@ -23,7 +23,8 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     model by background swap, without and with the loss on the relevance map. Of these, and of mixtures with the weights before, those are
     kept whose top-1 on the images as they are falls by at most --max_loss points; the one is chosen that is right on the most objects on
     the backgrounds of other classes, or, among those within one standard error of it, on the most images as they are. The output folder
-    is a model, with its card and report.html; or it says that nothing helped. Started again, the command skips what is complete.
+    is a model, with its card and report.html; or it says that nothing helped. What is complete is skipped when the command is started
+    again.
     """
 
     model: str = option(text="name, folder or Hub id of the model")

@@ -57,7 +57,8 @@ class Trials:
     attributes: Sequence[str] = ()  # of composites of the selection images
 
     def run_all(self, before: Mixture) -> Iterator[tuple[TrainingSettings, list[Mixture]]]:
-        """Train and measure each start and rate for a third of the steps, then two candidates for all. Diverged ones have no mixtures."""
+        """Train and measure each start and rate for a third of the steps, then two candidates for all. Those that diverged have no
+        mixtures."""
         options, found = self.options, []
         has_map = why_no_map(self.starts["original"].model) is None
         first = first_trainings(options.method, options.learning_rates, options.max_steps, [*self.starts])

@@ -37,7 +37,9 @@ class CocoAnnotations:
         if len(self.by_name) < len(content["images"]):
             raise ValueError(f"`{path}` has a `file_name` twice: expected an image once.")
         if category is not None and category not in self.category_names.values():
-            raise ValueError(f"`{path}` has no category `{category}`, but {', '.join(self.category_names.values())}.")
+            raise ValueError(
+                f"`{path}` has no category `{category}`; it has {', '.join(self.category_names.values())}."
+            )
         self.sought = "annotation" if category is None else f"annotation of `{category}`"
         self.by_end = defaultdict(set)  # names in the file, by all ends of their paths
         for name in self.by_name:

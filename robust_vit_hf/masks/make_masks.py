@@ -79,7 +79,10 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
     # The first process compares finished rows with the source, and writes the last slice, while the others wait.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
     if options.per_class is not None and state.num_processes > 1:
-        raise ValueError("--per_class counts masks in one process: leave out `accelerate launch`.")
+        raise ValueError(
+            "--per_class decides by the masks of a class whether it needs another image, so it works in one process: "
+            "leave out `accelerate launch`."
+        )
     title, lines = f"{Path(options.images).name}, masks by {options.METHOD}", []
     with Stage(options.output_dir, {}).lock() if state.is_main_process else nullcontext():
         for split in options.split or ["train" if options.set is None else KNOWN_SETS[options.set].splits[0]]:
@@ -87,7 +90,8 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
                 rows, columns, total = _open_images(options, split)
             if options.per_class is not None and "int" not in str(getattr(columns.get("label"), "dtype", "")):
                 raise ValueError(
-                    f"--per_class needs a column `label` of integers, as of class folders, and not {columns.get('label')}."
+                    f"--per_class counts the masks of each class, but the images have labels of type {columns.get('label')}: "
+                    "give images with a column `label` of integers, such as folders of classes, or leave it out."
                 )
             masker = make_masker(options, columns)
             name = "+".join(split_names(split))  # slices are named after their split

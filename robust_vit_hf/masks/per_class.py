@@ -32,7 +32,8 @@ class PerClass:
                 yield row
 
     def parts(self, rows: Iterator[dict]) -> Iterator[list[dict]]:
-        """Parts of the rows, with at most as many rows of a class as it still needs. A part's masks count before the next."""
+        """Parts of the rows, with at most as many rows of a class as it still needs. A part's masks are counted before
+        the next part."""
         part, asked = [], Counter()
         for row in rows:
             label = row.get("label")

@@ -28,7 +28,9 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Prom
         return {label: [text] for label, text in enumerate(texts)}.get
     given = _read_prompts(prompts)
     if unknown := given.keys() - {*texts, *names, *label.names}:
-        raise ValueError(f"`{prompts}` names `{min(unknown)}`, no class of the images: they have `{names[0]}`, …")
+        raise ValueError(
+            f"`{prompts}` names `{min(unknown)}`, which is no class of the images: they have `{names[0]}` and so on."
+        )
     forms = zip(names, label.names, texts, strict=True)
     lists = [next((given[form] for form in of_label if form in given), [of_label[-1]]) for of_label in forms]
     return dict(enumerate(lists)).get
@@ -44,7 +46,9 @@ def _read_prompts(path: Path) -> dict[str, list[str]]:
         for names in given.values()
     )
     if not is_valid:
-        raise ValueError(f'`{path}` must be JSON: classes and lists of names, such as {{"tench": ["head", "fins"]}}.')
+        raise ValueError(
+            f'`{path}` must be a JSON object of classes and lists of names, such as {{"tench": ["head", "fins"]}}.'
+        )
     return given
 
 
@@ -53,5 +57,7 @@ def names_to_find(row: dict, prompts: Prompts) -> list[str]:
     label = row.get("label")
     names = None if label is None else prompts(label)
     if not names:
-        raise ValueError(f"There is no prompt for the label {label!r}: name the classes, or add it to the prompts.")
+        raise ValueError(
+            f"There is no prompt for the label {label!r}: give images with named classes, or add it to the prompts."
+        )
     return list(names)

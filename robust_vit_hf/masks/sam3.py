@@ -48,7 +48,8 @@ class ConceptSegmentation:
         return {"model": self.model}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make masks of RGB images of any sizes, in order, one by one, by the `label` of their rows. Labels are checked first."""
+        """Make masks of RGB images of any sizes, in order, one by one, by the `label` of their rows. All labels are checked
+        before the first image."""
         wanted = [concepts(names_to_find(row, self.prompts)) for row in rows]
         return [self._mask(image, tried) for image, tried in zip(images, wanted, strict=True)]
 

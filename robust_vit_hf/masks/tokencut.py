@@ -203,7 +203,8 @@ class TokenCut:
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | torch.device = "cpu", **arguments) -> Self:
-        """Load the model and its image processor from a Hub id or folder, or a bundled backbone. Arguments are those of the class."""
+        """Load the model and its image processor from a Hub id or folder, or the backbone of a bundled model. Further arguments are
+        those of the class."""
         if (backbone := backbone_of(name)) is not None:
             return cls(backbone.to(device), **arguments)
         with reading(name):
@@ -211,7 +212,8 @@ class TokenCut:
             processor = AutoImageProcessor.from_pretrained(name)
         if layers := sorted(key for key in loading["missing_keys"] if re.search(r"\blayers?\.\d+\.", key)):
             raise ValueError(
-                f"`{name}` lacks {len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`: expected transformers' names."
+                f"`{name}` lacks {len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`: "
+                "expected a ViT whose weights have the names of transformers."
             )
         # Weights after the keys, such as a pooler's: random ones would change the digest each time.
         with torch.no_grad():

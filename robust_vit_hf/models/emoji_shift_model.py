@@ -28,7 +28,9 @@ def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
 
     content = Path(onnx_file).read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != ONNX_SHA256:
-        raise ValueError(f"`{onnx_file}` has SHA-256 {digest}, not {ONNX_SHA256}. Reinstall it: {INSTALL_BACKBONE}")
+        raise ValueError(
+            f"`{onnx_file}` has SHA-256 {digest}, expected {ONNX_SHA256}. Reinstall it: {INSTALL_BACKBONE}"
+        )
     graph = onnx.load_from_string(content).graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
 

@@ -86,13 +86,16 @@ def timm_processor(
         return make_image_processor("paper", image_size)
     if preset == "native":
         if statistics is None and not {"mean", "std"} <= settings.keys():
-            raise ValueError("Nothing states the pretraining's statistics: give `--statistics imagenet` or `half`.")
+            raise ValueError(
+                "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
+            )
         mean, std = STATISTICS[statistics] if statistics else (settings["mean"], settings["std"])
         return make_image_processor("native", image_size, ViTImageProcessor(image_mean=mean, image_std=std))
     mode = settings.get("crop_mode") or "center"
     if not states_preprocessing(config) or mode not in ("center", "squash"):
         raise ValueError(
-            f"timm's configuration does not state {', '.join(TIMM_SETTINGS)} and a known `crop_mode`: give `--preset paper` or `native`."
+            f"timm's configuration of the model does not state {', '.join(TIMM_SETTINGS)} and a `crop_mode` that is known: give "
+            "`--preset paper` or `native`."
         )
     side = math.floor(image_size / settings["crop_pct"])
     return ViTImageProcessor(
@@ -142,7 +145,8 @@ def load_processor(
             return load_processor(base, preset, model, image_size)
         if preset != "paper":
             raise OSError(
-                f"`{name}` has no image processor, which the preset `{preset}` takes: save one beside the weights, or give `--preset paper`."
+                f"`{name}` has no image processor, which the preset `{preset}` takes: save one beside the weights, "
+                "`processor.save_pretrained(folder)`, or give `--preset paper`."
             ) from error
         saved = None  # the paper's preset depends only on the size
     saved = squashing(saved)
@@ -172,7 +176,8 @@ def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcesso
 
     if not has_plain_geometry(processor):
         raise ValueError(
-            f"The image processor {type(processor).__name__} cannot be scaled: leave out `image_size`, or give the preset `paper` or `native`."
+            f"The image processor, a {type(processor).__name__}, cannot be scaled to images of another size: leave out `image_size`, or "
+            "give the preset `paper` or `native`."
         )
     height, width = input_size(processor)
     square = {"height": image_size, "width": image_size}
@@ -185,7 +190,8 @@ def resolve_preset(
     preset: Preset | None, model: str, compare: str | None = None, *, paper_model: str | None = None
 ) -> Preset:
     """The preset of a command: the given one; else that of the finetuning run in the folder or Hub repository of
-    `compare`, or of `model`; else `paper` for a registered model, also under the paper's name for it (`paper_model`), and else `model`."""
+    `compare`, or of `model`; else `paper` for a registered model, also under the paper's name for it (`paper_model`), and `model`
+    for any other."""
     if preset is not None:
         return preset
     registered = {name: find_model(name) for name in (compare, model) if name}

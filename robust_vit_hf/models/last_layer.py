@@ -32,12 +32,11 @@ class LastLayer:
             self.layers = layers
             with torch.no_grad(), self._inputs() as found:
                 logits = self.model.logits(pixel_values)
-            if (
-                sum(one.numel() for one in found) == len(logits) * self.weight.shape[1]
-            ):  # not others, or called for tokens
-                own, bound = _beside(found) @ self.weight.T + self.bias, max(1e-3, 4 * torch.finfo(logits.dtype).eps)
-                if torch.allclose(own, logits.float(), atol=bound, rtol=bound):
-                    return
+            if sum(one.numel() for one in found) != len(logits) * self.weight.shape[1]:
+                continue  # others, or called for tokens
+            own, bound = _beside(found) @ self.weight.T + self.bias, max(1e-3, 4 * torch.finfo(logits.dtype).eps)
+            if torch.allclose(own, logits.float(), atol=bound, rtol=bound):
+                return
         raise NoLastLayer(f"The logits of `{self.model.name}` are not those of a linear layer of the model.")
 
     def of(self, copy: nn.Module) -> "LastLayer":

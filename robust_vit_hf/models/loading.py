@@ -63,7 +63,8 @@ def check_single_label(model: nn.Module) -> nn.Module:
     config = unwrap_pretrained(model).config
     if config.problem_type in ("multi_label_classification", "regression") or config.num_labels < 2:
         raise ValueError(
-            f"The model has {config.num_labels} output(s) for `{config.problem_type or 'regression'}`, not of two or more classes that exclude each other."
+            f"The model has {config.num_labels} output(s) for `{config.problem_type or 'regression'}`: expected a classifier of two or "
+            "more classes, of which each image has one."
         )
     return model
 
@@ -126,7 +127,8 @@ def head_names(model: PreTrainedModel) -> list[str]:
     heads = {name: one.in_features for name, one in linear.items() if one.out_features == model.config.num_labels}
     if len({*heads.values()}) != 1:
         raise ValueError(
-            f"`{type(model).__name__}` has {len(heads)} linear layers with {model.config.num_labels} outputs: expected its head alone, to replace it."
+            f"`{type(model).__name__}` has {len(heads)} linear layers with {model.config.num_labels} outputs, as many as it has classes: "
+            "expected those of its head alone, to replace them."
         )
     return list(heads)
 
@@ -153,7 +155,8 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
         adapted = PeftModel.from_pretrained(base, name)
     if differing := sorted(found ^ get_peft_model_state_dict(adapted).keys()):
         raise ValueError(
-            f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights differ, such as `{differing[0]}`."
+            f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights are missing or unexpected, such as "
+            f"`{differing[0]}`."
         )
     return adapted.merge_and_unload().float().requires_grad_(True).eval()
 

@@ -65,7 +65,10 @@ def timm_to_hf(
     patch_size, side = options["patch_size"], options["image_size"]
     names = _names(options["num_hidden_layers"], distilled, options["qkv_bias"])
     if options["num_attention_heads"] is None and num_heads is None:
-        raise ValueError("The weights do not show the number of heads: give `num_heads` (`--num_heads`).")
+        raise ValueError(
+            "The weights do not show the number of heads, and are not of a tiny, small, base, large or huge ViT or DeiT: give "
+            "`num_heads` (`--num_heads`)."
+        )
     options |= {"num_attention_heads": num_heads or options["num_attention_heads"], "image_size": image_size or side}
     tensors = dict(state_dict)
     if options["image_size"] != side:
@@ -91,7 +94,9 @@ def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> d
     settings = {name: config[name] for name in ("global_pool",) if name in config} | (config.get("model_args") or {})
     for name, value in settings.items():
         if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
-            raise OtherArchitecture(f"timm's configuration sets `{name}` to `{value}`, as no plain ViT or DeiT does.")
+            raise OtherArchitecture(
+                f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT."
+            )
     blocks = [int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)]
     depth = max(blocks, default=0) + 1
     qkv_bias = any(name.endswith(".attn.qkv.bias") for name in state_dict)
@@ -132,10 +137,13 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
     activation = getattr(config, "hidden_act", None)
     if not (distilled or isinstance(model, ViTForImageClassification)) or activation != "gelu":
         raise ValueError(
-            f"`{type(model).__name__}` with `hidden_act` {activation} cannot be converted to timm: expected a ViT or DeiT with `gelu`."
+            f"`{type(model).__name__}` with `hidden_act` {activation} cannot be converted to timm: expected "
+            "`ViTForImageClassification` or `DeiTForImageClassificationWithTeacher` with `gelu`."
         )
     if config.layer_norm_eps != LAYER_NORM_EPS:
-        logger.warning(f"`layer_norm_eps` is {config.layer_norm_eps}, in timm {LAYER_NORM_EPS}: logits will differ.")
+        logger.warning(
+            f"`layer_norm_eps` is {config.layer_norm_eps} and in timm {LAYER_NORM_EPS}: logits will differ slightly."
+        )
     parameters = model.state_dict()
     names = _names(config.num_hidden_layers, distilled, config.qkv_bias)
     _check_names(parameters.keys(), {part for parts in names.values() for part in parts})

@@ -39,7 +39,8 @@ def load_checked(
     if mismatched := sorted(loading["mismatched_keys"]):
         key, found, wanted = mismatched[0]
         raise ValueError(
-            f"{len(mismatched)} weights of `{name}` have other shapes than its `config.json`, such as `{key}`: {tuple(found)}, expected {tuple(wanted)}."
+            f"{len(mismatched)} weights of `{name}` do not have the shapes of its `config.json`, such as `{key}`: {tuple(found)}, "
+            f"expected {tuple(wanted)}."
         )
     spared = set() if optional is None else {*optional(model)}
     if missing := sorted(key for key in loading["missing_keys"] if key.rpartition(".")[0] not in spared):
@@ -49,5 +50,7 @@ def load_checked(
             "`robust-vit convert … --classes FILE`."
         )
     if layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
-        raise ValueError(f"`{name}` has {len(layers)} weights beyond its `config.json`, such as `{layers[0]}`.")
+        raise ValueError(
+            f"`{name}` holds {len(layers)} weights of layers that its `config.json` does not have, such as `{layers[0]}`."
+        )
     return model

@@ -25,7 +25,8 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
 
     The result is a copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers, running
     statistics included, computed in fp32, or in fp64 for those in fp64. Integers, such as counts of batches, are those of `after`,
-    or of `before` for 0. The weights are those of `before` for 0 and of `after` for 1, bit by bit. Models must fit, see [`check_alike`].
+    or of `before` for 0. The weights are those of `before` for 0 and of `after` for 1, bit by bit. Models that do not fit are refused, see
+    [`check_alike`].
 
     Source: https://huggingface.co/papers/2109.01903
     """
@@ -65,7 +66,8 @@ def warn_of_other_images(before: BaseImageProcessor, after: BaseImageProcessor) 
     first, second = before.to_dict(), after.to_dict()
     if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
         logger.warning(
-            f"The image processors before and after differ in {', '.join(differing)}. Mixtures get the images of the one after."
+            f"The image processors before and after differ in {', '.join(differing)}. Mixtures get the images of the one after: compare "
+            "them with a model that gets these images too."
         )
 
 

@@ -103,7 +103,8 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
             model.attention = implementation
             if model.attention not in ("eager", implementation):
                 raise ValueError(
-                    f'`{type(pretrained).__name__}` cannot switch from `{own}`: load it with `from_pretrained(..., attn_implementation="eager")`.'
+                    f"`{type(pretrained).__name__}` cannot switch from `{own}` to an attention that holds its "
+                    'probabilities. Load it with `from_pretrained(..., attn_implementation="eager")`.'
                 )
         _switched[pretrained] = count + 1, own
     try:

@@ -14,7 +14,8 @@ def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> to
 
 
 def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "inferno") -> torch.Tensor:
-    """Overlay relevance maps `(B, 1, H, W)` on greyscale versions of images `(B, 3, H, W)`, both in [0, 1]."""
+    """Overlay relevance maps `(B, 1, H, W)` on greyscale versions of images `(B, 3, H, W)`, both in [0, 1], using a
+    Matplotlib colour map."""
     from matplotlib import colormaps
 
     coloured = torch.from_numpy(colormaps[colours](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
@@ -22,7 +23,8 @@ def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "infer
 
 
 def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
-    """Map `(H, W)` in [0, 1] of a model's input, as greyscale picture over the whole image, of this size: 0 outside the crop."""
+    """Map `(H, W)` in [0, 1] of a model's input, as greyscale picture over the whole image, of this width and height: 0 outside
+    the processor's crop."""
     picture = Image.fromarray((255 * relevance.clamp(0, 1)).round().byte().cpu().numpy())
     if not has_plain_geometry(processor):
         (across, left), (down, top) = measured_place(processor, size)

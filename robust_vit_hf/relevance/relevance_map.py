@@ -136,8 +136,15 @@ def relevance_map(
     return make_output(relevance, logits, check_finite)
 
 
-def _relevance(vit, pixel_values, target, create_graph, start_layer, normalize) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps `(B, 1, H, W)` and logits `(B, C)`, of arguments as in [`relevance_map`]."""
+def _relevance(
+    vit: VisionTransformer,
+    pixel_values: torch.Tensor,
+    target: torch.Tensor | int | None,
+    create_graph: bool,
+    start_layer: int,
+    normalize: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps `(B, 1, H, W)` and logits `(B, C)`."""
     wants_graph, grid = torch.is_grad_enabled(), vit.patch_grid(pixel_values)
     linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
     explicit = vit.attention in ("eager", EXPLICIT_ATTENTION)
@@ -193,6 +200,7 @@ def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> to
     known = integers and classes.shape in ((), (batch_size,)) and 0 <= classes.min() and classes.max() < num_classes
     if not known:
         raise ValueError(
-            f"Expected `target` to be an integer, or integers of shape ({batch_size},), from 0 to {num_classes - 1}, but got {target}."
+            f"Expected `target` to be an integer, or integers of shape ({batch_size},), from 0 to {num_classes - 1}, the classes of "
+            f"the model, but got {target}."
         )
     return logits.gather(1, classes.long().expand(batch_size).unsqueeze(1))

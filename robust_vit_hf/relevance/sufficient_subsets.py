@@ -89,7 +89,8 @@ def sufficient_input_subsets(
 
 
 def margin(logits: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
-    """Margin `(B,)` of a class, at least fp32: its logit minus the logsumexp of the others. Its sigmoid is the probability."""
+    """Margin `(B,)` of a class, at least fp32: its logit minus the logsumexp of the others. Its sigmoid is the probability of the
+    class."""
     logits = at_least_float32(logits)
     chosen = target_logits(logits, target)[:, 0]
     target = torch.as_tensor(target, device=logits.device).long().expand(len(logits))
@@ -124,6 +125,7 @@ def backward_selection(
 
 
 def last_sufficient_step(scores: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Index `(B,)` of the last step whose score reaches a threshold, or -1, from scores `(B, S + 1)` after 0–S steps."""
+    """Index `(B,)` of the last step whose score reaches a threshold, or -1, from scores `(B, S + 1)` after 0 to S
+    steps."""
     numbers = torch.arange(scores.shape[1], device=scores.device)
     return torch.where(scores >= threshold, numbers, -1).amax(dim=1)

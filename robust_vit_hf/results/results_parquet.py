@@ -114,7 +114,9 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
             if key not in runs or len(run.sets) > len(runs[key].sets):
                 runs[key] = run
     if twice := [name for name, count in Counter(run.name for run in runs.values()).items() if count > 1]:
-        raise ValueError(f"Two runs `{twice[0]}` differ in original model, method or settings: report them apart.")
+        raise ValueError(
+            f"Two runs are named `{twice[0]}`, and differ in their original model, method or settings: report them apart."
+        )
     return ResultsFile(list(runs.values()), names, *rules.pop())
 
 

@@ -85,7 +85,9 @@ def finish_checkpoint(checkpoint: Path, inputs: dict) -> None:
 def check_checkpoint(checkpoint: Path, inputs: dict) -> None:
     """Refuse to resume from a checkpoint that is incomplete, or was made from other inputs, see [`OtherInputs`]."""
     if Stage(checkpoint, inputs).result() is None:
-        raise ValueError(f"`{checkpoint}` lacks a file, or is of `save_only_model`: resume from a complete one.")
+        raise ValueError(
+            f"`{checkpoint}` lacks a file, or was saved with `save_only_model`: resume from a complete checkpoint."
+        )
 
 
 def last_checkpoint(output_dir: str) -> str | None:

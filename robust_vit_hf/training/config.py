@@ -46,7 +46,9 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         if self.device.type == "cpu":  # the default would warn that there is no accelerator
             self.dataloader_pin_memory = False
         if "tensorboard" in self.report_to and find_spec("tensorboard") is None:
-            raise ModuleNotFoundError("`report_to` names TensorBoard: give `none`, or install it", name="tensorboard")
+            raise ModuleNotFoundError(
+                "`report_to` names TensorBoard, which is not installed: give `none`, or install it", name="tensorboard"
+            )
         if getattr(self, CHECKPOINTING):
             options = dict(getattr(self, f"{CHECKPOINTING}_kwargs") or {})
             setattr(self, f"{CHECKPOINTING}_kwargs", {"use_reentrant": False} | options)

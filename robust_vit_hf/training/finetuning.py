@@ -55,8 +55,14 @@ def finetune(
         return _finetune(model_arguments, data_arguments, config, checkpoint, predictions, originals)
 
 
-def _finetune(model_arguments, data_arguments, config, checkpoint, predictions, originals) -> str:
-    """[`finetune`] from a checkpoint, if there is one."""
+def _finetune(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    config: RobustViTConfig,
+    checkpoint: str | None,
+    predictions: Path | None,
+    originals: Path | None,
+) -> str:
     started = time.time()
     set_seed(config.seed)
     if config.device.type == "cpu" and config.world_size == 1:

@@ -28,7 +28,8 @@ def prepare_datasets(
     mapped to the model's classes, and transformed for training (`augment`) or evaluation."""
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
-            f"Expected `eval_dataset` to be one table, but got a {type(evaluation).__name__}. Call `measure_accuracy` for several sets."
+            f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "
+            "Call `measure_accuracy` for several sets."
         )
     check_one_numbering(classes_of_model(config), {"train": train, "eval": evaluation})
     given = {"train": (train, augment), "eval": (evaluation, transform)}

@@ -20,7 +20,8 @@ def prepare_sharding(
     if plugin is None:
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise ValueError(
-                "FSDP was asked for, but accelerate would take DDP here: launch with another config file, see docs/launch.md."
+                "FSDP was asked for, but accelerate shards on several GPUs alone, and would take DDP here: launch with "
+                "another config file, see docs/launch.md."
             )
         return
     problems = {

@@ -335,7 +335,8 @@ class RobustViTTrainer(Trainer):
         if failed:
             images = _name_images(inputs, bad.flatten().tolist(), dataset) if len(bad) else "images of another process"
             raise TrainingDiverged(
-                f"{when}: the {name} of {images} is NaN or infinite. Look at it, lower the learning rate, or train in float32."
+                f"{when}: the {name} of {images} is NaN or infinite. Look at the image; if there are many, lower the learning rate, or "
+                "train in float32."
             )
 
     # -- Schedule -----------------------------------------------------------------------------------------------------
@@ -463,7 +464,8 @@ class RobustViTTrainer(Trainer):
         are saved with their base's digest."""
         if bad := non_finite_weights(self.model):
             raise TrainingDiverged(
-                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: lower the learning rate."
+                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
+                f"saved. Lower the learning rate, {self.args.learning_rate:g}."
             )
         folder = Path(output_dir or self.args.output_dir)
         with nullcontext() if output_dir else weights_written(folder):  # of a checkpoint, see `_save_checkpoint`
@@ -593,7 +595,8 @@ def _check_dtype(model: nn.Module) -> None:
     half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
     if half:
         raise ValueError(
-            f"The model's weights are {', '.join(map(str, half))}, which round small steps to zero: load it with `dtype=torch.float32`."
+            f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
+            "it with `dtype=torch.float32`, and give `bf16=True` for speed."
         )
 
 

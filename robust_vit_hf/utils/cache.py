@@ -11,7 +11,8 @@ def check_no_pattern(path: Path) -> None:
     """Refuse an existing path that `datasets` would read as a glob pattern."""
     if path.exists() and (found := sorted(set("*?[") & set(str(path.resolve())))):
         raise ValueError(
-            f"`{path.resolve()}` has {' and '.join(f'`{sign}`' for sign in found)} in its name, a pattern for `datasets`: rename it."
+            f"`{path.resolve()}` has {' and '.join(f'`{character}`' for character in found)} in its name, which `datasets` reads "
+            "as a pattern: rename the file or folder."
         )
 
 

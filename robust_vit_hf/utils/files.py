@@ -88,4 +88,6 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
     for source in images:
         folder = None if source is None else Path(source)
         if folder is not None and not folder.is_file() and output_dir.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"`{output_dir}` is within the images of `{source}`: choose another --output_dir.")
+            raise ValueError(
+                f"`{output_dir}` is within `{source}`, whose files are read as images: choose another --output_dir."
+            )

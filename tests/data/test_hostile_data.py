@@ -21,12 +21,12 @@ def test_names_that_are_patterns(tmp_path, name):
     """`datasets` would find no file, or for `a?b` those of `a*b` as well."""
     folder = masked_folder(tmp_path / name, 2, 2)
     for path in (folder, folder / "train-00000.parquet"):
-        with pytest.raises(ValueError, match=r"has `.` in its name, a pattern for `datasets`: rename"):
+        with pytest.raises(ValueError, match=r"has `.` in its name, which `datasets` reads as a pattern: rename"):
             load_masked_dataset(str(path), "train")
-    with pytest.raises(ValueError, match="a pattern for"):
+    with pytest.raises(ValueError, match="reads as a pattern"):
         load_image_set("imagenet-s919", folder)
     classes = layouts.class_folders(tmp_path / "set", {TENCH: 1})
-    with pytest.raises(ValueError, match="a pattern for"):
+    with pytest.raises(ValueError, match="reads as a pattern"):
         prepare("imagenet-sketch", [str(classes)], tmp_path / name / "out")
     classes = classes.rename(tmp_path / name / "set")
     photos = layouts.image_folder(tmp_path / name / "photos", masked_rows(2))

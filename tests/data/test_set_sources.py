@@ -41,7 +41,7 @@ def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
 def test_training_images_are_no_validation_images(tmp_path):
     layouts.class_folders(tmp_path / "train", {TENCH: 1})
     for source in (tmp_path, tmp_path / "train"):
-        with pytest.raises(ValueError, match="holds ImageNet's training images"):
+        with pytest.raises(ValueError, match="holds the training images of ImageNet"):
             load_image_set("imagenet-1k", source)
     layouts.class_folders(tmp_path / "val", {GOLDFISH: 1})
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [1]
@@ -60,7 +60,7 @@ def test_variant_deep_inside(tmp_path):
     with pytest.raises(ValueError, match="is another variant of ImageNet-V2 than `matched-frequency`"):
         load_image_set("imagenet-v2", tmp_path)
     layouts.webdataset(tmp_path / "wds", [("a", layouts.picture(0), 5)])
-    with pytest.raises(ValueError, match="is a table of one variant"):
+    with pytest.raises(ValueError, match="which has one variant"):
         load_image_set("imagenet-v2", tmp_path / "wds", variant="top-images")
 
 

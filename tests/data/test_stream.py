@@ -160,7 +160,7 @@ def test_rows_of_a_function(tmp_path):
     for row, expected in zip(islice(stream_of(turned), 8), islice(stream_of(stored), 8), strict=True):
         assert torch.equal(row["pixel_values"], expected["pixel_values"])
     assert stream_identity(turned) == stream_identity(turned)
-    with pytest.raises(ValueError, match=r"train stream has no `features`.*dataset.cast"):
+    with pytest.raises(ValueError, match=r"train dataset is a stream without `features`.*dataset.cast"):
         make_trainer(tmp_path, dataset.to_iterable_dataset().map(lambda row: row))
 
 

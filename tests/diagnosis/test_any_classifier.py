@@ -137,7 +137,7 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         (lambda images: _logits(images)[:1], GIVEN, r"shape \(1, 4\) for 24 images"),
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).numpy()}, r"a ndarray of shape \(3, 32, 32\)"),
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).permute(1, 2, 0)}, r"shape \(32, 32, 3\)"),
-        (_logits, GIVEN | {"classes": dict(enumerate(NAMES))}, "a list of class names.*got a dict"),
+        (_logits, GIVEN | {"classes": dict(enumerate(NAMES))}, "a list of the names.*got a dict"),
         (_logits, GIVEN | {"classes": {*NAMES}}, "got a set"),
         (_logits, GIVEN | {"processor": ConvNextImageProcessor()}, "no `processor`"),
         ("resnet", {"processor": ConvNextImageProcessor()}, "leave out `processor`"),

@@ -151,9 +151,9 @@ def test_nan_logits_name_the_image():
 
 def test_a_model_of_other_classes_is_refused():
     model, rows = tiny_vit(), EvaluationSet.of(masked_dataset(4), num_classes=10)
-    with pytest.raises(ValueError, match="`noise` has 10 classes, the model 4"):
+    with pytest.raises(ValueError, match="`noise` has 10 classes, but the model has 4"):
         evaluate_one(model, rows)
-    with pytest.raises(ValueError, match="`noise` has 8 classes, the model 4"):
+    with pytest.raises(ValueError, match="`noise` has 8 classes, but the model has 4"):
         evaluate_one(model, EvaluationSet(rows.dataset, [[7]] * 4))
     with pytest.raises(ValueError, match="`noise` has no usable image: of 4, none has a label"):
         evaluate_one(model, EvaluationSet(rows.dataset, [[]] * 4))

@@ -434,7 +434,9 @@ def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     alike = [
         replace(results, runs=[replace(run, original=digest) for run in results.runs]) for digest in ("0123", "4567")
     ]
-    with pytest.raises(ValueError, match=rf"Two runs `{results.runs[0].name}`, and differ in their original"):
+    with pytest.raises(
+        ValueError, match=rf"Two runs are named `{results.runs[0].name}`, and differ in their original"
+    ):
         join(alike)
 
 

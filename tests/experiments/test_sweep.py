@@ -251,7 +251,7 @@ def test_another_rule_of_the_choice_for_the_same_runs(inputs, tmp_path, caplog):
     shutil.rmtree(lost)
     assert [run.name for run in collect([out]).runs] == [kept.name] and f"not complete: {lost.name}." in caplog.text
     (out / "grid.json").unlink()
-    assert "start the sweep again to write it" in call("report", out, "--output_dir", tmp_path / "report").error
+    assert "start the sweep again, which writes it" in call("report", out, "--output_dir", tmp_path / "report").error
 
 
 def test_unlabelled_images_in_a_sweep_with_mixtures(inputs, tmp_path):

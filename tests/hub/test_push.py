@@ -215,9 +215,9 @@ def test_private_is_never_public(hub, pushed, tmp_path):
     folder, _ = pushed
     hub.repos["models", "user/public"] = {"notes.txt": b"public"}
     refused = call("push", folder / "run", "user/public", "--private")
-    assert "is public, so nothing was uploaded" in refused.error
+    assert "exists and is public, so nothing was uploaded" in refused.error
     refused = train(tmp_path, "--push_to_hub", "--hub_model_id", "user/public", "--hub_private_repo", "true")
-    assert "is public" in refused.error
+    assert "exists and is public" in refused.error
     assert list(hub.repos["models", "user/public"]) == ["notes.txt"]
 
 

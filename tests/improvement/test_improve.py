@@ -306,7 +306,7 @@ def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
     for split in ("train", "validation"):
         shutil.copytree(tmp_path / "masks" / split, both, dirs_exist_ok=True)
     error = call("improve", *options[:-1], both).error
-    assert "is a mask of both" in error
+    assert "is the mask of images of both" in error
 
 
 def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):

@@ -285,10 +285,10 @@ def test_groups_are_kept(tmp_path):
     "options, message",
     [
         (["grounded", "--images", "UNNAMED"], "labels of type Value.*expected a `ClassLabel` with names"),
-        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be JSON"),
+        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object"),
         (
             ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
-            "--per_class needs a column `label` of integers, as of class folders, and not None",
+            "--per_class counts the masks of each class, but the images have labels of type None",
         ),
     ],
 )

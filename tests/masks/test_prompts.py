@@ -27,7 +27,7 @@ def test_prompts_of_other_encodings(tmp_path):
     prompts = prompts_of_labels(features, tmp_path / "parts.json")
     assert [prompts(label) for label in range(2)] == [["tatze"], ["head"]]
     (tmp_path / "parts.json").write_text(content, encoding="utf-16")
-    with pytest.raises(ValueError, match=r"parts.json` must be JSON"):
+    with pytest.raises(ValueError, match=r"parts.json` must be a JSON object"):
         prompts_of_labels(features, tmp_path / "parts.json")
 
 
@@ -38,7 +38,7 @@ def test_prompts_are_checked_first(tmp_path, found):
     (tmp_path / "parts.json").write_text(json.dumps({"a": ["a"], "d": found}))
     options = ("--prompts", tmp_path / "parts.json", "--output_dir", tmp_path / "out")
     refused = call("masks", "sam3", "--images", tmp_path / "images.parquet", *options)
-    assert "parts.json` must be JSON: classes and lists of names" in refused.error
+    assert "parts.json` must be a JSON object of classes and lists of names" in refused.error
     assert not (tmp_path / "out").exists()
 
 

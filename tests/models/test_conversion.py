@@ -242,7 +242,7 @@ def test_presets(tmp_path):
     assert [*native.image_mean, *native.image_std] == [0.485, 0.456, 0.406, 0.229, 0.224, 0.225]
 
     arguments = [str(source / "model.safetensors"), str(tmp_path / "file"), "--preset", "native"]
-    refused(r"Nothing states the pretraining's statistics.*`--statistics imagenet` or `half`", *arguments)
+    refused(r"Nothing states mean and standard deviation.*`--statistics imagenet` or `half`", *arguments)
     convert(*arguments, "--statistics", "half")
     assert AutoImageProcessor.from_pretrained(tmp_path / "file").image_std == (0.5, 0.5, 0.5)
 

@@ -252,7 +252,7 @@ def damaged(folder, fault: str):
         ("cut off", "cannot be loaded. SafetensorError"),
         ("no head", "lacks 2 weights of a `ViTForImageClassification`, such as `classifier.bias`"),
         ("other head", r"2 weights of .* `classifier.bias`: \(7,\), expected \(4,\)"),
-        ("fewer layers", "has 16 weights beyond"),
+        ("fewer layers", "holds 16 weights of layers"),
         ("no JSON", "config.json` is not valid JSON"),
     ],
 )

@@ -203,4 +203,4 @@ def test_another_epsilon_gets_a_warning(caplog):
     hf_to_timm(tiny_vit(layer_norm_eps=1e-6))
     assert not caplog.text
     hf_to_timm(tiny_vit(layer_norm_eps=1e-12))
-    assert "`layer_norm_eps` is 1e-12, in timm 1e-06" in caplog.text
+    assert "`layer_norm_eps` is 1e-12 and in timm 1e-06" in caplog.text

@@ -87,7 +87,7 @@ def test_accepted_ids_as_an_array_with_padding():
     array = torch.tensor([[4, 1], [5, -1], [-1, -1]])
     assert load("robust_accuracy").compute(predictions=[1, 2, 3], references=array) == lists
     assert lists["top1"] == 0.5 and lists["per_class_top1"] == {4: 1.0, 5: 0.0} and lists["num_excluded"] == 1
-    with pytest.raises(ValueError, match="zero usable images: of 2"):
+    with pytest.raises(ValueError, match="zero usable images: 2 were added"):
         load("robust_accuracy").compute(predictions=[1, 2], references=[[], []])
 
 

@@ -72,10 +72,10 @@ def test_all_transforms_scale_16_bit(processor):
         assert torch.equal(*pixels) and pixels[0].std() > 0.1
 
 
-@pytest.mark.parametrize("mode", ["F", "I"])
-def test_unknown_range_is_refused_with_its_row(tmp_path, mode):
+@pytest.mark.parametrize("mode, kind", [("F", "floating-point numbers"), ("I", "integers")])
+def test_unknown_range_is_refused_with_its_row(tmp_path, mode, kind):
     image = Image.new(mode, (40, 40), 1)
-    message = f"an image of mode {mode} has 32 bits a channel"
+    message = f"an image of mode {mode} holds 32-bit {kind}"
     with pytest.raises(ValueError, match=message):
         to_rgb(image)
     rows = [masked_rows(1, size=(40, 40))[0] | {"image": encode_image(picture, f"{name}.tif", "TIFF")} for name, picture in

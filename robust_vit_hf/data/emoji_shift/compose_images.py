@@ -105,7 +105,8 @@ def _draw_background(spec: Split, label: int, rng: np.random.Generator) -> str:
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
     """Image number `index` of a split: a row with `image` (112×112 RGB), `mask` (112×112, 0 or 255), `label`,
-    `vendor`, `background` and `openly_licensed`. Labels cycle through the classes: every prefix is balanced."""
+    `vendor`, `background` and `openly_licensed`. Labels cycle through the classes, so that every prefix of a split is
+    balanced."""
     spec, rng = SPLITS[split], _generator(split, index, seed)
     label = index % len(CLASS_NAMES)
     scene = _draw_background(spec, label, rng)

@@ -46,7 +46,9 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
         level = [child for children in inside.values() for child in children]
     if len(parents) != 1:
         found = f"several, in {', '.join(f'`{parent}`' for parent in parents)}" if parents else "none"
-        raise ValueError(f"Expected one place with folders named after this set's classes in `{root}`, found {found}.")
+        raise ValueError(
+            f"Expected one place with folders named after classes of this set in `{root}`, but found {found}."
+        )
     return inside[parents[0]]
 
 

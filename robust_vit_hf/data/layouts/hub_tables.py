@@ -124,7 +124,9 @@ def _load(source: str, config: str | None, split: str, any_split: bool) -> tuple
 def _row_of(row: dict, name: str, image_column: str, label_column: str, labels: Mapping, source: str) -> dict:
     value = row[label_column]
     if value not in labels:  # an error, not a bad row: with another numbering, every label would be wrong
-        raise ValueError(f"`{source}`, `{name}`: label {value} is outside of this set's {len(labels)} classes.")
+        raise ValueError(
+            f"`{source}`, `{name}`: label {value} is outside the numbering of this set, of {len(labels)} classes."
+        )
     return {"image": row[image_column], "label": labels[value], "file_name": name}
 
 

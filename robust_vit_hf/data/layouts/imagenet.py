@@ -27,7 +27,9 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
     if any(re.fullmatch(r"n\d{8}", child.name) for child in subfolders(folder)) or not files:
         source = open_wnids(folder)
         if source.shards[0].path.parent.name == "train":
-            raise ValueError(f"`{root}` holds ImageNet's training images, expected `val` or the validation archive.")
+            raise ValueError(
+                f"`{root}` holds the training images of ImageNet, expected `val` or the validation archive."
+            )
     else:
         truth = _flat_labels(root)
         source = Source(flat_rows, [(path, truth.get(path.stem)) for path in files], change_times([folder]))

@@ -32,7 +32,9 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
     cuts the red border of 2 pixels: the paper keeps it, the protocol `native` cuts it."""
     found = [Path(mappings)] if mappings else [*root.parent.glob("mappings"), *places_below(root, "mappings")]
     if not found:
-        raise FileNotFoundError(f"No `mappings` of objectnet-1.0 is in or beside `{root}`: give it with --mappings.")
+        raise FileNotFoundError(
+            f"There is no folder `mappings` of objectnet-1.0.zip in or beside `{root}`: give it with --mappings."
+        )
     accepted = read_mappings(found[0])
     folders = [folder for folder in find_classes(root, accepted.__contains__) if folder.name in accepted]
     source = Source(class_folder_rows, [ClassFolder(folder, root, accepted[folder.name]) for folder in folders])
@@ -51,7 +53,9 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
         if object_name in accepted_names
     }
     if wrong := [name for names in accepted.values() for name in names if lines.count(name) != 1]:
-        raise ValueError(f"`{folder}` is not of objectnet-1.0: `{wrong[0]}` names {lines.count(wrong[0])} classes.")
+        raise ValueError(
+            f"`{folder}` is not of objectnet-1.0: `{wrong[0]}` is the name of {lines.count(wrong[0])} classes of ImageNet."
+        )
     return {directory: [label_of_name[name] for name in names] for directory, names in accepted.items()}
 
 

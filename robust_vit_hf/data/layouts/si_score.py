@@ -36,7 +36,9 @@ def open_si_score(root: Path, factor: str) -> Source:
         raise ValueError(f"`{parent}` is another set of SI-Score than that of {factor}.")
     metadata = next(filter(Path.is_file, (parent / METADATA_FILE, parent.parent / METADATA_FILE)), None)
     if metadata is None:
-        logger.warning(f"`{parent}` has no {METADATA_FILE} beside it: {', '.join(METADATA_COLUMNS)} are not known.")
+        logger.warning(
+            f"There is no {METADATA_FILE} beside the classes in `{parent}`: {', '.join(METADATA_COLUMNS)} are not known."
+        )
     rows = partial(factor_rows, metadata=metadata)
     return Source(rows, source.shards, None if metadata is None else metadata.stat().st_mtime_ns)
 

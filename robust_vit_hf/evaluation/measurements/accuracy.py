@@ -59,7 +59,9 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
             found[side] = Measured.load(stage, ignoring=["precision"])
             if found[side] is None:
                 raise ValueError(
-                    f"`{folder}` has no predictions of `{name}`, {side}, under `{session.preset}`: run `robust-vit evaluate` with --compare first."
+                    f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol "
+                    f"`{session.preset}`: run `robust-vit evaluate` with --compare, --protocols {session.preset} and "
+                    f"--output_dir {folder} first."
                 )
         results[name] = set_result(name, rows, found)
     return results

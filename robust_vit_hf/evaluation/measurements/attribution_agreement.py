@@ -18,7 +18,8 @@ from .base import Measured, Measurement
 @dataclass(frozen=True)
 class Attribution(Measurement):
     """Scores of [`RelevanceSegmentation`] by attribution method. As in Table 3 of
-    https://huggingface.co/papers/2206.01161, images are squashed to the processor's size, and the prediction explained."""
+    https://huggingface.co/papers/2206.01161, images are squashed to the processor's size, and maps explain the
+    predicted class."""
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

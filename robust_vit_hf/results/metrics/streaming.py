@@ -34,7 +34,9 @@ class StreamingMetric(ABC):
     def summarize(self, images: dict[str, np.ndarray]) -> dict:
         """[`scores`] of all images, of which at least one must count."""
         if not images["usable"].any():
-            raise ValueError(f"zero usable images: of {len(images['usable'])}, none has an accepted id or a mask")
+            raise ValueError(
+                f"zero usable images: {len(images['usable'])} were added, and none has an accepted id or a mask"
+            )
         return self.scores(images)
 
     def update(self, predictions, references, **columns) -> None:

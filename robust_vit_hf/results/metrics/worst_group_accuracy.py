@@ -28,7 +28,9 @@ class WorstGroupAccuracy(RobustAccuracy):
         super().__init__()
         self.group_weights = {str(name): value for name, value in (group_weights or {}).items()}
         if bad := [name for name, value in self.group_weights.items() if not 0 <= value < math.inf]:
-            raise ValueError(f"the weight of the group {bad[0]} is {self.group_weights[bad[0]]}: expected 0 or more")
+            raise ValueError(
+                f"the weight of the group {bad[0]} is {self.group_weights[bad[0]]}: expected a number from 0 on"
+            )
 
     def scores(self, images: dict[str, np.ndarray]) -> dict:
         """Scores of all images.
