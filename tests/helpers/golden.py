@@ -18,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.numpy import load_file
@@ -56,13 +57,14 @@ class Recorder:
         logger, handler, said = logging.getLogger("robust_vit_hf"), logging.Handler(), []
         handler.emit = lambda record: said.append(f"{record.levelname}: {record.getMessage()}")
         logger.addHandler(handler)
+        torch.manual_seed(0)
         with patch.object(Figure, "savefig", lambda *given, **options: self.figure(*given, **options)):
             done = call(*words, *(["--output_dir", name] if has_output else []))
         logger.removeHandler(handler)
         errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
         self.add(f"{name}: printed", "\n".join([f"status {done.status}", *said, *errors, done.out]))
         for path in sorted((self.root / (name if has_output else words[1])).rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not path.name.startswith(".") and "logs" not in path.parts:
                 self.add(str(path.relative_to(self.root)), "\n".join(lines_of(path)))
 
     def figure(self, figure: Figure, target: Any, **options: Any) -> None:
