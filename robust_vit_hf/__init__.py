@@ -19,9 +19,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 @when_imported("transformers.pipelines")
 def _register_pipeline(pipelines) -> None:
-    import_module(
-        f"{__name__}.relevance.pipeline"
-    )  # registers it; its import may trigger that of `transformers.pipelines`
+    # Registers it; its import may trigger that of `transformers.pipelines`.
+    import_module(f"{__name__}.relevance.pipeline")
 
 
 _AUTO = "transformers.models.auto.modeling_auto"

@@ -127,15 +127,10 @@ def strip_figure(examples: Sequence[Composed]) -> Figure:
                 text = plain(f"{side}: {predicted}" if len(sides) > 1 else predicted)
                 below = top + height + 0.03 + 0.12 * line
                 axis.text(middle, below, text, fontsize=7, color=colour, ha="center", va="top")
-            titles = [name if row == 0 else "", _of_donor(name, example.donor)]
+            donor = f"{'on' if name == 'mixed_rand' else 'of'} {example.donor}" if name.endswith("_rand") else ""
+            titles = [name if row == 0 else "", plain(donor)]
             axis.text(middle, top - 0.03, "\n".join(filter(None, titles)), fontsize=7, ha="center", va="bottom")
     return figure
-
-
-def _of_donor(condition: str, donor: str) -> str:
-    if condition == "mixed_rand":
-        return plain(f"on {donor}")
-    return plain(f"of {donor}" if condition.endswith("_rand") else "")
 
 
 def save_composed(examples: Sequence[Composed], path: Path) -> None:
