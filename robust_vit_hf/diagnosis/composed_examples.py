@@ -69,7 +69,7 @@ def drawn_rows(dataset: datasets.Dataset, diagnosis: Diagnosis) -> list[int]:
 def composed_images(
     session: Session,
     dataset: datasets.Dataset,
-    diagnoses: Mapping[str, Diagnosis] | Mapping[str, AttributeDiagnosis],
+    diagnoses: Mapping[str, Diagnosis | AttributeDiagnosis],
     drawn: Sequence[int],
 ) -> list[Composed]:
     """The images of these numbers as the first model sees them, with the predictions of each side: in all conditions or, by diagnoses of

@@ -66,7 +66,7 @@ def upright_image(source: Image.Image | str | Path) -> Image.Image:
     white. Errors name the file."""
     if not isinstance(source, Image.Image):
         if str(source).startswith(("http://", "https://")):
-            source = io.BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content)
+            source = io.BytesIO(get_session().get(str(source), follow_redirects=True).raise_for_status().content)
         source = Image.open(source)
     try:
         return to_rgb(ImageOps.exif_transpose(source))
