@@ -49,7 +49,9 @@ class Recorder:
     """Runs commands in the working directory, and keeps what they say and write as lines of text by file."""
 
     def __init__(self):
-        self.root, self.lines, self.figures = Path.cwd(), {}, 0
+        self.root, self.figures = Path.cwd(), 0
+        self.lines: dict[str, list[str]] = {}
+        self.parts: dict[str, list[list[str]]] = {}
 
     def run(self, name: str, words: list[str]) -> None:
         """Run a command with its output in the folder `name`, and record both."""
@@ -91,7 +93,10 @@ class Recorder:
         for pattern, shown in HIDDEN.items():
             text = re.sub(pattern, shown, text)
         name = re.sub(r"\b[0-9a-f]{8,}\b|tfevents.*", "#", name)
-        self.lines[name] = [line for line in text.splitlines() if line.strip()]
+        # Of files in folders named by digests, which order them by paths of the machine.
+        parts = self.parts.setdefault(name, [])
+        parts.append([line for line in text.splitlines() if line.strip()])
+        self.lines[name] = [line for part in sorted(parts) for line in part]
 
 
 def lines_of(path: Path) -> Iterator[str]:
