@@ -51,7 +51,7 @@ class Recorder:
     def __init__(self):
         self.root, self.figures = Path.cwd(), 0
         self.lines: dict[str, list[str]] = {}
-        self.parts: dict[str, list[list[str]]] = {}
+        self.files: dict[str, dict[str, list[str]]] = {}
 
     def run(self, name: str, words: list[str]) -> None:
         """Run a command with its output in the folder `name`, and record both."""
@@ -92,11 +92,12 @@ class Recorder:
         text = text.replace(str(self.root), "{root}")
         for pattern, shown in HIDDEN.items():
             text = re.sub(pattern, shown, text)
-        name = re.sub(r"\b[0-9a-f]{8,}\b|tfevents.*", "#", name)
-        # Of files in folders named by digests, which order them by paths of the machine.
-        parts = self.parts.setdefault(name, [])
-        parts.append([line for line in text.splitlines() if line.strip()])
-        self.lines[name] = [line for part in sorted(parts) for line in part]
+        lines = [line for line in text.splitlines() if line.strip()]
+        shown = re.sub(r"\b[0-9a-f]{8,}\b|tfevents.*", "#", name)
+        # Digests name folders, and hold paths of the machine: files of one name are in the order of their contents.
+        files = self.files.setdefault(shown, {})
+        files[name] = lines
+        self.lines[shown] = [line for of_file in sorted(files.values()) for line in of_file]
 
 
 def lines_of(path: Path) -> Iterator[str]:
