@@ -165,6 +165,10 @@ def inputs(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX512"),
+    reason="records are of AVX-512: other instructions round otherwise, and near ties of small models fall elsewhere",
+)
 @pytest.mark.parametrize("name", [*COMMANDS.sections(), *FUNCTIONS])
 def test_nothing_differs(name, inputs, monkeypatch):
     monkeypatch.chdir(inputs)
