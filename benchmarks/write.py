@@ -25,9 +25,12 @@ ROOT = HERE.parent
 TEST_IMAGES = 300  # of a set of benchmarks/improve.py
 TEXTS = ("README.md", "docs/your-photographs.md", "docs/methods.md", "docs/experiment/README.md")
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end of table)", re.DOTALL)
-# Sets of benchmarks/improve.py with models of one kind.
+FRESH = tuple(
+    f"fresh-{seed}" for seed in range(10, 15)
+)  # models of docs/experiment, which only benchmarks/other_images.py has
+# Sets of benchmarks/improve.py and other_images.py with models of one kind.
 KINDS = {
-    "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-3", "emoji-4", "emoji-5"),
+    "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-3", "emoji-4", "emoji-5", *FRESH),
     "EfficientNet-Lite0, emoji on photographs": ("cnn-0", "cnn-1", "cnn-2"),
     "DINOv2-S, digits on textures": ("digits",),
 }
@@ -99,8 +102,8 @@ def shown_and_others() -> str:
         gain_of_layers("all", name) for name in ("background_new, shown", "background_new, others", "val")
     )
     return (
-        f"Two images, with true masks, of half of the classes are enough: on new backgrounds these classes gain {shown} points and "
-        f"those that were not shown {others}, over {shown.seeds} models, at {home} at home "
+        f"Half of the classes are enough: with a new last layer from two images of each, with true masks, these classes gain {shown} points on "
+        f"new backgrounds and those that were not shown {others}, over {shown.seeds} DINOv2-S, at {home} at home "
         "([how](docs/methods.md#a-new-last-layer-without-training))."
     )
 

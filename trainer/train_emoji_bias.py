@@ -68,7 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, help="folder of the model, for seeds other than 0")
-    parser.add_argument("--from_scratch", action="store_true", help="train all weights of a small ViT, for seeds other than 0")
+    parser.add_argument(
+        "--from_scratch", action="store_true", help="train all weights of a small ViT, for seeds other than 0"
+    )
     arguments = parser.parse_args()
     if (arguments.output_dir is None) != (arguments.seed == 0):
         parser.error("seed 0 is the bundled bias; give the others an --output_dir")
@@ -94,7 +96,9 @@ def main() -> None:
             report_to="none",
             seed=arguments.seed,
         ),
-        train_dataset=load_split("bias", 2 * IMAGES if scratch else IMAGES, arguments.seed).with_transform(train_transform(processor)),
+        train_dataset=load_split("bias", 2 * IMAGES if scratch else IMAGES, arguments.seed).with_transform(
+            train_transform(processor)
+        ),
         eval_dataset={
             split: load_split(split, 288, SEED_OF_TESTS).with_transform(eval_transform(processor))
             for split in ("val", *SHIFTED)
