@@ -339,13 +339,20 @@ def premise_block(results: ResultsFile) -> str:
 
 def scratch_block(results: ResultsFile) -> str:
     """Maps of a model from scratch before and after, and the changes of its top-1, at the rates that the rule chooses."""
-    scores, places, rows = MAP_SCORES, (SHIFTED, "background_random", HOME), []
-    for run in choose_settings(read(SCRATCH))[0]:
-        maps = [" → ".join(percent(mean_score(run, side, score)) for side in ("before", "after")) for score in scores]
+    found, places, rows = read(SCRATCH), (SHIFTED, "background_random", HOME), []
+    for run in choose_settings(found)[0]:
+        maps = [" → ".join(percent(mean_score(run, side, of)) for side in ("before", "after")) for of in MAP_SCORES]
         rows.append(
             [LABELS[run.method], f"{run.learning_rate:g}", *maps, *(str(change([run], [of])) for of in places)]
         )
-    return Table("", ["method", "rate", *scores.values(), *places], rows).markdown()
+    table = Table("", ["method", "rate", *MAP_SCORES.values(), *places], rows).markdown()
+    first, most = found.runs[0], max(found.runs, key=lambda run: mean_score(run, "after", "mean_iou"))
+    before = ", ".join(f"{percent(first.sets[of].correct('before').mean())} on `{of}`" for of in places)
+    return (
+        f"Top-1 before: {before}.\n\n{table}\n\nOf all nine trainings, {LABELS[most.method]}, at {most.learning_rate:g} moves the maps most, to "
+        f"an mIoU of {percent(mean_score(most, 'after', 'mean_iou'))}, at {change([most], [SHIFTED])} on new backgrounds and "
+        f"{change([most], [HOME])} on `val`."
+    )
 
 
 def layers_block(results: ResultsFile) -> str:
