@@ -42,6 +42,12 @@ AFTER = {
     "background-swap": "swap, 72 steps",
     "robustvit": "squared error, 72 steps",
 }
+SHARES = {  # of benchmarks/layer_shares.py
+    "1": "of `improve --effort full`",
+    "0.5": "first layer: half of the change, and more in each",
+    "0": "first layer: the original's, and more of the change in each",
+    "all": "all layers: three quarters of the change",
+}
 RULES = {
     "all": "new layer, as `improve --effort minute`",
     "map": "the map alone",
@@ -192,6 +198,15 @@ def variants() -> Table:
     return Table("", ["layers", *MEASURES.values()], rows)
 
 
+def layer_shares() -> Table:
+    """Changes of top-1 by the models of `--effort full` if lower layers, or all, keep more of the original's weights."""
+    sets, rows = read_json(HERE / "layer_shares.json")["sets"].values(), []
+    for share, label in SHARES.items():
+        known = [found[share] for found in sets]
+        rows.append([label, str(len(known)), *(mean_change(known, place) for place in PLACES)])
+    return Table("", ["weights", "models", *PLACES.values()], rows)
+
+
 def other_images() -> str:
     """Top-1 before and its change by how objects are pasted on other photographs, and which changes differ."""
     results, rows, differing = read_json(HERE / "other_images.json"), [], []
@@ -262,6 +277,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "foretold": foretold,
     "half of the classes": lambda: half_of_the_classes().markdown(),
     "other layers": lambda: variants().markdown(),
+    "layer shares": lambda: layer_shares().markdown(),
     "other images": other_images,
 }
 
