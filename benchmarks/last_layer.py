@@ -81,9 +81,13 @@ def moved(rows: datasets.Dataset) -> datasets.Dataset:
 
 
 def softened(rows: datasets.Dataset) -> datasets.Dataset:
-    """Each image with a mask whose edges are blurred."""
+    """Each image with a mask whose outer edges are blurred. A mask's usual value must stay 255."""
     blur = ImageFilter.GaussianBlur(2)
-    return rows.map(lambda row: {"mask": row["mask"].convert("L").filter(blur)}, features=rows.features)
+
+    def soften(row: dict) -> dict:
+        return {"mask": row["mask"].convert("L").filter(blur).point(lambda level: 255 if level > 127 else level)}
+
+    return rows.map(soften, features=rows.features)
 
 
 def write_recoloured(rows: datasets.Dataset, folder: Path) -> None:
