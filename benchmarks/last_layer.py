@@ -19,7 +19,7 @@ import datasets
 import numpy as np
 import torch
 from own_images import texture
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 from torchvision.transforms.v2 import functional
 
 from robust_vit_hf.data.composition import background
@@ -81,13 +81,14 @@ def moved(rows: datasets.Dataset) -> datasets.Dataset:
 
 
 def softened(rows: datasets.Dataset) -> datasets.Dataset:
-    """Each image with a mask whose outer edges are blurred, by a pixel or two: the median of a mask must stay high."""
-    blur = ImageFilter.GaussianBlur(1.5)
+    """Each image with a mask that has a soft border around the object; narrow, since the median of a mask must be high."""
+    blur = ImageFilter.GaussianBlur(1)
 
-    def soften(level: int) -> int:
-        return 255 if level > 127 else level if level > 40 else 0
+    def soften(row: dict) -> dict:
+        border = row["mask"].filter(blur).point(lambda level: level if level > 60 else 0)
+        return {"mask": ImageChops.lighter(row["mask"], border)}
 
-    return rows.map(lambda row: {"mask": row["mask"].filter(blur).point(soften)}, features=rows.features)
+    return rows.map(soften, features=rows.features)
 
 
 def write_recoloured(rows: datasets.Dataset, folder: Path) -> None:
