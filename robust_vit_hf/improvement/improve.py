@@ -55,7 +55,7 @@ from .verdict import PREDICTIONS_FOLDER, Improvement, measure_outcome
 CHANGED = 0.04  # share of predictions at home that an improvement usually changes, of which half are for the better
 # Points of top-1 on new backgrounds that --effort full gained beyond the new layer alone, of models with and without a relevance map, on
 # the sets of benchmarks/improve.py that have both.
-FULL_GAINED = {True: 10, False: 33}
+FULL_GAINED = {True: 8, False: 24}
 SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores
 CANDIDATES_FOLDER, CANDIDATES_FILE, MASKS_FOLDER = "candidates", "candidates.md", "masks"
 # Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
