@@ -32,7 +32,7 @@ WITHOUT_OUTPUT = ("app", "card", "describe", "push")  # commands, which may chan
 TEXTS = (".md", ".csv", ".tex", ".html", ".jsonl", ".yaml", ".txt", ".py")
 # Keys of what differs between machines, and texts.
 VARYING = re.compile(
-    "commit|seconds|version|hardware|machine|energy|emission|digest|etag|sha256|stamp|_time|runtime|per_second|flos|target_modules"
+    "commit|seconds|version|hardware|machine|energy|emission|digest|etag|sha256|stamp|_time|runtime|per_second|flos|^target_modules"
 )
 HIDDEN = {
     r"'\w*(runtime|per_second)': '[^']*'": "",
