@@ -139,6 +139,9 @@ def measure_numbers(record: Recorder) -> None:
                 more = {} if isinstance(metric, Calibration) else named
                 metric.update(logits[part], [kept[row] for row in part], **more)
         record.add(f"metrics, {subset}", [metric.compute() for metric in metrics])
+    tied = WorstGroupAccuracy()
+    tied.update(np.array([0, 0, 1]), [0, 1, 2], groups=["much water", "sea", "land"])
+    record.add("tied groups", tied.compute())
     mask, _ = soft_masks()
     relevance, segmentation = torch.from_numpy(rng.random((3, 1, 24, 36))).float(), RelevanceSegmentation()
     segmentation.update(relevance, mask)

@@ -38,7 +38,7 @@ HIDDEN = {
     r"'\w*(runtime|per_second)': '[^']*'": "",
     r"127\.0\.0\.1:\d+": "host",
     r"data:[a-z/+-]+;base64,[A-Za-z0-9+/=]+": "data:",
-    r"\b[0-9a-f]{8,}\b": "#",
+    r"(?<!\.)\b[0-9a-f]{8,}\b": "#",
     r"\d{4}-\d\d-\d\d([T ][\d:.+Z]+)?": "date",
     r"\d+(\.\d+)? (seconds|minutes|s|min)\b": "time",
 }
