@@ -30,10 +30,6 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "OMP_NUM_THREADS": "1",
 }
-# Sums in the order of AVX2 on all processors that have it, so that figures and records are those of another machine.
-ARITHMETIC = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
-for _name, _value in ARITHMETIC.items():
-    os.environ.setdefault(_name, _value)
 
 import pytest
 
