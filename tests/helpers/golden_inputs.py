@@ -49,6 +49,9 @@ def write_inputs(root: Path) -> None:
         row | (rises if row["model"] == "DeiT-B" and row["learning_rate"] == 1e-5 else {}) for row in result_rows()
     ]
     write_rows(root / "paper" / "results.parquet", rows)
+    rows = load_masked_dataset(str(root / "masked"), "train")
+    rows = rows.map(lambda row: {name: row[name].copy() for name in ("image", "mask")})  # without the paths of files
+    rows.to_parquet(root / "rows" / "train-00000.parquet")
     rows = load_masked_dataset(str(root / "masked"), "validation")
     rows = rows.map(lambda row, number: {"label": -1 if number % 3 == 1 else row["label"]}, with_indices=True)
     rows.to_parquet(root / "partly" / "validation-00000.parquet")
