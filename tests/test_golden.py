@@ -35,6 +35,7 @@ from robust_vit_hf.results.metrics.calibration import Calibration
 from robust_vit_hf.results.metrics.relevance_segmentation import RelevanceSegmentation
 from robust_vit_hf.results.metrics.robust_accuracy import RobustAccuracy
 from robust_vit_hf.results.metrics.worst_group_accuracy import WorstGroupAccuracy
+from robust_vit_hf.results.noise_table import sensitivity_table
 from robust_vit_hf.training.methods import method_names
 from robust_vit_hf.utils.images import to_rgb
 
@@ -180,8 +181,11 @@ def measure_numbers(record: Recorder) -> None:
                 metric.update(logits[part], [kept[row] for row in part], **more)
         record.add(f"metrics, {subset}", [metric.compute() for metric in metrics])
     tied = WorstGroupAccuracy()
-    tied.update(np.array([0, 0, 1]), [0, 1, 2], groups=["much water", "sea", "land"])
+    tied.update(np.array([0, 0, 1]), [0, 1, 2], groups=["much water", "sea", "shore"])
     record.add("tied groups", tied.compute())
+    drawn = {region: rng.integers(0, 6, (40, 3)).tolist() for region in ("foreground", "background")}
+    noisy = drawn | {"accepted": references, "object_share": (np.arange(40) % 7 / 6).tolist()}
+    record.add("sensitivity", str(sensitivity_table({"set": {"before": noisy, "after": noisy | {"foreground": ids}}})))
     mask, _ = soft_masks()
     relevance, segmentation = torch.from_numpy(rng.random((3, 1, 24, 36))).float(), RelevanceSegmentation()
     segmentation.update(relevance, mask)

@@ -44,7 +44,7 @@ def write_inputs(root: Path) -> None:
     grid |= {"seeds": {"0": {"seed": 0}, "b": {"seed": 4}}, "choose_by": "mixed_rand", "validation_bound": 0.2}
     (root / "grid.yaml").write_text(json.dumps(grid | {"mixtures": [0.7, 0.3]}))
     (root / "paper").mkdir()
-    rises = {"validation_after": 0.9}  # by more than may be lost
+    rises = {"validation_after": 0.9, "training_classes": None}  # by more than may be lost
     rows = [
         row | (rises if row["model"] == "DeiT-B" and row["learning_rate"] == 1e-5 else {}) for row in result_rows()
     ]
@@ -97,7 +97,7 @@ def write_photographs(root: Path) -> None:
             layouts.save(picture, root / "masked" / split / f"{number}.png")
             layouts.save(mask, root / "masked" / split / f"{number}_mask.png")
             names = {"image_file_name": f"{number}.png", "mask_file_name": f"{number}_mask.png"}
-            files.append(json.dumps(names | {"label": NAMES[label]}))
+            files.append(json.dumps(names | {"label": NAMES[label], "group": site}))
             group, flash = f"{NAMES[label][0]} {site if number % 4 else 'x'}", "no" if number % 5 else "yes"
             lens = "own" if number % 4 else "lent"
             lines.append([name, NAMES[label], site, number % 2 + 1, group, flash, lens])
