@@ -70,7 +70,9 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
             labels = {int(label): label_name for label, label_name in saved.get("id2label", {}).items()}
             class_names.setdefault(first.model, labels)
     if len(rules) > 1:
-        raise ValueError(f"The sweeps have different `validation_bound` or `choose_by`, {rules}: report them apart.")
+        raise ValueError(
+            f"The sweeps have different `validation_bound` or `choose_by`, {sorted(rules)}: report them apart."
+        )
     runs = _named_apart([*found.values()])
     names = {run.model: class_names[each.model] for run, each in zip(runs, found.values(), strict=True)}
     return ResultsFile(runs, names, *rules.pop())

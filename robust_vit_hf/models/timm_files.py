@@ -2,8 +2,10 @@
 
 import argparse
 import math
+import struct
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub import snapshot_download
@@ -31,8 +33,11 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
             weights = load_file(path)
         else:
             # Checkpoints of timm and DeiT hold the command line as a Namespace.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            try:
+                with torch.serialization.safe_globals([argparse.Namespace]):
+                    weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            except (LookupError, TypeError, ValueError, struct.error) as error:  # of a file that is no pickle
+                raise UnpicklingError(str(error)) from error
     for key in ("model", "state_dict"):
         if isinstance(weights.get(key), dict):
             weights = weights[key]

@@ -101,7 +101,7 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
     method, settings and seed, the one on most sets is taken: a search measures only validation images."""
     rules = {(part.validation_bound, part.choose_by) for part in parts}
     if len(rules) > 1:
-        raise ValueError(f"The results were to be chosen by different rules, {rules}: report them apart.")
+        raise ValueError(f"The results were to be chosen by different rules, {sorted(rules)}: report them apart.")
     runs: dict[tuple, Run] = {}
     names = {}
     for part in parts:

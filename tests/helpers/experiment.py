@@ -67,7 +67,7 @@ def runs_of(rows: list[dict]) -> list[Run]:
             validation = (row["validation_before"], row["validation_after"])
             runs[row["run"]] = Run(
                 sets={},
-                training_classes=frozenset(row["training_classes"]),
+                training_classes=row["training_classes"] and frozenset(row["training_classes"]),
                 name=row["run"],
                 model=row["model"],
                 method=row["variant"],

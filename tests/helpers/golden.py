@@ -32,13 +32,13 @@ WITHOUT_OUTPUT = ("app", "card", "describe", "push")  # commands, which may chan
 TEXTS = (".md", ".csv", ".tex", ".html", ".jsonl", ".yaml", ".txt", ".py")
 # Keys of what differs between machines, and texts.
 VARYING = re.compile(
-    "commit|seconds|version|hardware|machine|energy|emission|digest|etag|sha256|stamp|_time|runtime|per_second|flos"
+    "commit|seconds|version|hardware|machine|energy|emission|digest|etag|sha256|stamp|_time|runtime|per_second|flos|^target_modules"
 )
 HIDDEN = {
     r"'\w*(runtime|per_second)': '[^']*'": "",
     r"127\.0\.0\.1:\d+": "host",
     r"data:[a-z/+-]+;base64,[A-Za-z0-9+/=]+": "data:",
-    r"\b[0-9a-f]{8,}\b": "#",
+    r"(?<!\.)\b[0-9a-f]{8,}\b": "#",
     r"\d{4}-\d\d-\d\d([T ][\d:.+Z]+)?": "date",
     r"\d+(\.\d+)? (seconds|minutes|s|min)\b": "time",
 }

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import zlib
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from robust_vit_hf import load_image_set, make_image_processor
+from robust_vit_hf import load_image_set, load_masked_dataset, make_image_processor
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 
 from ..masks.test_grounded import make_models
+from ..masks.test_sam3 import make_sam3
+from ..models.test_clip import make_clip
 from . import layouts
 from .architectures import WITHOUT_MAP
 from .experiment import result_rows, write_rows
@@ -39,12 +42,27 @@ def write_inputs(root: Path) -> None:
     options |= {"num_train_epochs": 1, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
     grid = {"options": options, "variants": {"swap": {"method": "swap", "learning_rate": [1e-3, 1e-2]}}}
     grid |= {"seeds": {"0": {"seed": 0}, "b": {"seed": 4}}, "choose_by": "mixed_rand", "validation_bound": 0.2}
-    (root / "grid.yaml").write_text(json.dumps(grid | {"mixtures": [0.3, 0.7]}))
+    (root / "grid.yaml").write_text(json.dumps(grid | {"mixtures": [0.7, 0.3]}))
     (root / "paper").mkdir()
-    write_rows(root / "paper" / "results.parquet", result_rows())
+    rises = {"validation_after": 0.9, "training_classes": None}  # by more than may be lost
+    rows = [
+        row | (rises if row["model"] == "DeiT-B" and row["learning_rate"] == 1e-5 else {}) for row in result_rows()
+    ]
+    write_rows(root / "paper" / "results.parquet", rows)
+    rows = load_masked_dataset(str(root / "masked"), "train")
+    rows = rows.map(lambda row: {name: row[name].copy() for name in ("image", "mask")})  # without the paths of files
+    rows.to_parquet(root / "rows" / "train-00000.parquet")
+    rows = load_masked_dataset(str(root / "masked"), "validation")
+    rows = rows.map(lambda row, number: {"label": -1 if number % 3 == 1 else row["label"]}, with_indices=True)
+    rows.to_parquet(root / "partly" / "validation-00000.parquet")
     layouts.save(Image.new("RGB", (90_000, 1)), root / "narrow.png")
     (root / "classes.txt").write_text("house\nbird\n\nfish tank\n")
     (root / "prompts.json").write_text(json.dumps({"dot": ["head", "tail"], "bar": ["dog"]}))
+    (root / "words.json").write_text(json.dumps({name: [word] for name, word in zip(NAMES, "abcd", strict=True)}))
+    recipe = options | {"method": "gradmask", "background_weight": 0.2, "head_epochs": 1, "head_learning_rate": 0.01}
+    (root / "recipe.yaml").write_text(json.dumps(recipe | {"learning_rate": 0.003, "max_steps": 3}))
+    (root / "classes_of_clip.txt").write_text("tench\ngold fish\nhouse\n")
+    write_bad_rows(root / "masked" / "validation", root / "bad" / "train")
 
 
 def photograph(label: int, habitual: int, rng: np.random.Generator, number: int) -> tuple[Image.Image, Image.Image]:
@@ -79,16 +97,27 @@ def write_photographs(root: Path) -> None:
             layouts.save(picture, root / "masked" / split / f"{number}.png")
             layouts.save(mask, root / "masked" / split / f"{number}_mask.png")
             names = {"image_file_name": f"{number}.png", "mask_file_name": f"{number}_mask.png"}
-            files.append(json.dumps(names | {"label": NAMES[label]}))
-            lines.append(
-                [name, NAMES[label], site, number % 2 + 1, f"{NAMES[label][0]} {site if number % 4 else 'x'}"]
-            )
+            files.append(json.dumps(names | {"label": NAMES[label], "group": site}))
+            group, flash = f"{NAMES[label][0]} {site if number % 4 else 'x'}", "no" if number % 5 else "yes"
+            lens = "own" if number % 4 else "lent"
+            lines.append([name, NAMES[label], site, number % 2 + 1, group, flash, lens])
         (root / "masked" / split / "metadata.jsonl").write_text("\n".join(files))
         with (root / "photographs" / split / "metadata.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["file_name", "label", "site", "camera", "group"], *lines])
+            csv.writer(file).writerows([["file_name", "label", "site", "camera", "group", "flash", "lens"], *lines])
     for number in range(5):
         pixels = np.linspace(rng.uniform(0, 200, 3), rng.uniform(50, 255, 3), 40 * 56).reshape(40, 56, 3)
         layouts.save(Image.fromarray(pixels.astype(np.uint8)), root / "pictures" / f"{number}.png")
+
+
+def write_bad_rows(rows: Path, root: Path) -> None:
+    """Images with masks of which some cannot be used: one is cut off, masks are missing, empty, full, or of another image's size."""
+    shutil.copytree(rows, root)
+    image, mask = root / "0.png", Image.open(root / "1_mask.png")
+    image.write_bytes(image.read_bytes()[:500])
+    mask.resize((31, 17)).save(root / "1_mask.png")
+    (root / "2_mask.png").unlink()
+    for number, grey in ((3, 0), (4, 255)):
+        Image.new("L", Image.open(root / f"{number}.png").size, grey).save(root / f"{number}_mask.png")
 
 
 def write_annotations(root: Path) -> None:
@@ -126,6 +155,8 @@ def write_models(root: Path) -> None:
     detector_processor.image_processor.size = {"shortest_edge": 128, "longest_edge": 192}
     write_model(detector, root / "detector", detector_processor, 6)
     write_model(segmenter, root / "segmenter", segmenter_processor, 7)
+    for name, (model, model_processor) in {"sam3": make_sam3(), "clip": make_clip()}.items():
+        write_model(model, root / name, model_processor, 8)
 
 
 def write_model(model: PreTrainedModel, folder: Path, processor, seed: int, images=(), labels=()) -> None:
@@ -177,6 +208,13 @@ def write_sets(root: Path) -> None:
     layouts.hard_imagenet(root / "hardImageNet", root / "imagenet-of-hard", names)
     layouts.waterbirds(root / "birds", [(0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2)])
     ids = {TENCH: 1, GOLDFISH: 2, STINGRAY: 7, TOILET_TISSUE: 919}
+    layouts.tar_of(root / "a", root / "a.tar")
+    shutil.make_archive(str(root / "r"), "zip", root, "r")
+    rng = np.random.default_rng(8)
+    drawn = [photograph(label, label, rng, label) for label in range(3)]
+    layouts.segmentation_mat(
+        root / "gt.mat", [tuple(np.asarray(part) // (1, 255)[part.mode == "L"] for part in pair) for pair in drawn]
+    )
     layouts.imagenet_s(root / "s", ids, {wnid: [f"{wnid}_{number}" for number in range(4)] for wnid in ids})
 
 

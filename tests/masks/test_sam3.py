@@ -21,9 +21,7 @@ from ..helpers.tiny import masked_dataset, masked_folder, save_pretrained, tiny_
 WORDS = ["<unk>", "<start>", "<end>", "tench", "shark", "great", "white", "object", "a", "b", "c", "d"]
 
 
-@pytest.fixture(scope="module")
-def sam3(tmp_path_factory):
-    """SAM 3 with random weights, as the Hub has it."""
+def make_sam3() -> tuple[Sam3Model, Sam3Processor]:
     torch.manual_seed(0)
     width = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
     backbone = width | {"num_hidden_layers": 2, "image_size": 56, "patch_size": 14, "pretrain_image_size": 56}
@@ -47,20 +45,26 @@ def sam3(tmp_path_factory):
         detr_decoder_config=width | {"num_layers": 1, "num_queries": 4},
         mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
     )
-    folder = tmp_path_factory.mktemp("sam3")
     model = Sam3Model(config).eval()
     with torch.no_grad():  # so large that the scores depend on the words
         for name, parameter in model.named_parameters():
             if "dot_product_scoring" in name or "text" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, unk_token="<unk>", bos_token="<start>", eos_token="<end>", pad_token="<end>"
     )
     processor = Sam3ImageProcessor(size={"height": 56, "width": 56}, mask_size={"height": 16, "width": 16})
-    Sam3Processor(processor, tokenizer).save_pretrained(folder)
+    return model, Sam3Processor(processor, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def sam3(tmp_path_factory):
+    """SAM 3 with random weights, as the Hub has it."""
+    folder = tmp_path_factory.mktemp("sam3")
+    for part in make_sam3():
+        part.save_pretrained(folder)
     return str(folder)
 
 

@@ -36,13 +36,8 @@ CLASSES = ["tench", "gold fish", "house"]
 WORDS = "<unk> <start> a b c d photo of this is . tench gold fish house drawing <end>".split()
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """CLIP with random weights, and a tokenizer of a few words, as the Hub has it."""
-    folder, sizes = (
-        tmp_path_factory.mktemp("clip"),
-        {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3},
-    )
+def make_clip() -> tuple[CLIPModel, CLIPProcessor]:
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
     sizes |= {"intermediate_size": 48, "initializer_range": 0.3}
     torch.manual_seed(0)
     config = CLIPConfig(
@@ -50,7 +45,7 @@ def clip(tmp_path_factory):
         vision_config=sizes | {"image_size": 32, "patch_size": 8},
         projection_dim=16,
     )
-    CLIPModel(config).eval().save_pretrained(folder)
+    model = CLIPModel(config).eval()
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing("$0 <end>", special_tokens=[("<end>", len(WORDS) - 1)])
@@ -58,7 +53,15 @@ def clip(tmp_path_factory):
         tokenizer_object=words, unk_token="<unk>", bos_token="<start>", eos_token="<end>", pad_token="<end>"
     )
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return model, CLIPProcessor(images, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """CLIP with random weights, and a tokenizer of a few words, as the Hub has it."""
+    folder = tmp_path_factory.mktemp("clip")
+    for part in make_clip():
+        part.save_pretrained(folder)
     return str(folder)
 
 
