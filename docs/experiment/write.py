@@ -172,7 +172,7 @@ def _with_photographs(run: Run) -> Run:
 
 def load() -> ResultsFile:
     """All results on test images beside this script."""
-    return join([read(MAIN), read(OTHERS)])
+    return join([read(OTHERS), read(MAIN)])
 
 
 def texts(results: ResultsFile) -> dict[Path, str]:
