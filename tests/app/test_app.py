@@ -301,7 +301,7 @@ def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
 # -- Gallery, run, examples --------------------------------------------------------------------------------------------
 
 
-def test_gallery_of_an_evaluation(models, evaluated, client):
+def test_gallery_of_an_evaluation(models, evaluated, client, monkeypatch):
     session = open_pair(*models, "paper")
     assert set_names(evaluated, session) == ["paper/validation"]
     measured = measured_set(evaluated, "paper/validation", session)
@@ -321,6 +321,9 @@ def test_gallery_of_an_evaluation(models, evaluated, client):
     assert images[0]["caption"] == f"{session.classes[labels[first]]}: {names[0]} → {names[1]}"
     images, text, page = client.predict("paper/validation", "all", 2, api_name="/gallery")
     assert len(images) == 40 - 24 and page == 2 and "Page 2 of 2" in text
+    monkeypatch.setattr("robust_vit_hf.app.handlers.IMAGES_OF_A_PAGE", 20)  # the last page is full
+    images, text, page = client.predict("paper/validation", "all", 3, api_name="/gallery")
+    assert len(images) == 20 and page == 2 and "Page 2 of 2" in text
 
 
 def test_the_most_changed_images_are_first():

@@ -107,6 +107,7 @@ def test_bad_recipes(text, message, tmp_path):
         ("--control false", "control", False),
         ("--no_load_best_model_at_end", "load_best_model_at_end", False),
         ("--learning_rate=1", "learning_rate", 1.0),
+        ("--run-name=vit-base=a", "run_name", "vit-base=a"),
         ("--eval_strategy no", "eval_strategy", "no"),
         ("--label_names a b", "label_names", ["a", "b"]),
         ('--lr_scheduler_kwargs {"a":1}', "lr_scheduler_kwargs", '{"a":1}'),

@@ -142,10 +142,11 @@ def test_numbers_of_classes_that_photographs_cannot_share(count):
 def test_sets_of_other_seeds_share_no_image():
     first, second = load_evaluation_sets(12), load_evaluation_sets(12, seed=1)
     assert list(first) == ["val", *SHIFTED] and SHIFTED[0] == "background_new"
+    first, second = (sets | load_finetuning_splits(1, seed) for seed, sets in enumerate((first, second)))
     for name, rows in first.items():
         pairs = zip(rows["image"], second[name]["image"], strict=True)
         assert all(one.tobytes() != other.tobytes() for one, other in pairs)
-        assert ("mask" in rows.column_names) == (name in MASKED)
+        assert ("mask" in rows.column_names) == (name in (*MASKED, "train", "validation"))
 
 
 def test_the_first_rows_of_every_split_are_known():

@@ -48,7 +48,10 @@ def test_values_are_read_as_names(caplog):
     top1, _ = slice_tables(rows, ["site"], found, {})
     assert top1.rows[0][:2] == ["caf\u00e9", "40"]
     assert slice_tables(rows, ["camera"], found, {}) == [] and "No value of `camera` has 20 images" in caplog.text
-    for missing in ("", float("nan")):
-        rows = datasets.Dataset.from_dict({"site": [*39 * [type(missing)(1)], missing]})
+    kinds = {"": datasets.Value("string"), float("nan"): datasets.Value("float64")}
+    kinds[-1] = datasets.ClassLabel(names=["hill", "zoo"])
+    for missing, kind in kinds.items():
+        values = {"site": [*39 * [type(missing)(1)], missing]}
+        rows = datasets.Dataset.from_dict(values, features=datasets.Features({"site": kind}))
         with pytest.raises(ValueError, match="row 39 has no `site`"):
             slice_tables(rows, ["site"], found, {})

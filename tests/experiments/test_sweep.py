@@ -147,12 +147,16 @@ def test_a_begun_run_is_resumed(inputs, tmp_path):
     for name in ("results.json", "run.json", "model.safetensors"):
         (folder / RUN / name).unlink()
     shutil.rmtree(folder / RUN / "checkpoint-4")
+    state = read_json(file := folder / RUN / "checkpoint-2" / "trainer_state.json")
+    state["stateful_callbacks"]["TrainingTime"]["attributes"]["seconds"] = 1000.0
+    write_json(file, state)
     assert "begun, to resume" in succeed("sweep", grid, "--output_dir", tmp_path / "out", "--dry_run")
     (folder / "error.json").write_text('{"error": "No space left on device"}')
     assert ": failed: No space left" in call("sweep", grid, "--output_dir", tmp_path / "out", "--dry_run").out
     succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
     assert not (folder / "error.json").exists()
     assert json.loads((folder / RUN / "run.json").read_text())["resumed"]
+    assert read_json(folder / STAGE_FILE)["result"]["seconds"] > 1000  # of all parts
     (unbroken,), (resumed,) = (collect([tmp_path / name]).runs for name in ("whole", "out"))
     assert unbroken.seconds > 0 and resumed.seconds is None  # the log has those of the last part
     assert table(tmp_path / "out", tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")

@@ -210,9 +210,11 @@ def test_a_model_of_timm_with_another_processor_than_its_own(hub, tmp_path):
     assert torch.equal(first, second)
 
 
-def test_private_is_never_public(hub, pushed, tmp_path):
-    """A public repository is refused where a private one is asked for, before anything is uploaded."""
+def test_private_is_never_public(hub, pushed, changed, tmp_path):
+    """A public repository is refused where a private one is asked for, before anything is uploaded; a new one is private."""
     folder, _ = pushed
+    succeed("push", changed, "user/new", "--private")
+    assert ("models", "user/new") in hub.private and "model.safetensors" in hub.repos["models", "user/new"]
     hub.repos["models", "user/public"] = {"notes.txt": b"public"}
     refused = call("push", folder / "run", "user/public", "--private")
     assert "exists and is public, so nothing was uploaded" in refused.error
