@@ -587,12 +587,12 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
 
     def process_of_a_run() -> int | None:
         for path in (path for path in points(out) if list((path / RUN).glob("checkpoint-*"))):
-            pid = json.loads((path / ".stage.lock").read_text() or '{"pid": 0}')["pid"]  # it may be of a killed sweep
-            command = Path(f"/proc/{pid}/cmdline")
+            held = re.match(r"process (\d+) ", (path / ".stage.lock").read_text())  # it may be of a killed sweep
+            command = Path(f"/proc/{held[1] if held else 0}/cmdline")
             if command.exists() and {"submitit.core._submit", str(out)} <= {
                 *re.split("\0|/logs", command.read_text())
             }:
-                return pid
+                return int(held[1])
 
     os.kill(wait_until(process_of_a_run, process), signal.SIGKILL)
     printed, _ = process.communicate()
