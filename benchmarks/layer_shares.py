@@ -4,7 +4,8 @@
 
 `--root` is the folder of benchmarks/improve.py, whose models and images are taken. The change of the weights of block l of L is multiplied by
 a + (1 − a) (l − 1) / (L − 1): by a in the first block and the embeddings, and by 1 in the last block and after it. a = 1 is the model itself.
-Nothing is chosen: all are measured at home and on new backgrounds. Adds to layer_shares.json beside this script.
+Beside it, `all` has a mixture of all weights, with three quarters of the change. Nothing is chosen: all are measured at home and on new
+backgrounds. Adds to layer_shares.json beside this script.
 """
 
 import argparse
@@ -19,18 +20,18 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 
 
-FIRST_SHARES = (0.0, 0.5, 1.0)
+FIRST_SHARES = (0.0, 0.5, 1.0, None)  # `None`: the same share, 0.75, of all weights
 
 
 @torch.no_grad()
-def write_mixture(before: Path, after: Path, first_share: float, folder: Path) -> None:
+def write_mixture(before: Path, after: Path, first_share: float | None, folder: Path) -> None:
     original, model = (AutoModelForImageClassification.from_pretrained(path) for path in (before, after))
     last = model.config.num_hidden_layers - 1
     originals = dict(original.named_parameters())
     for name, parameter in model.named_parameters():
         block = re.search(r"\.layers?\.(\d+)\.", name)
         depth = int(block[1]) / last if block else float("embeddings" not in name)
-        parameter.lerp_(originals[name], (1 - first_share) * (1 - depth))
+        parameter.lerp_(originals[name], 0.25 if first_share is None else (1 - first_share) * (1 - depth))
     model.save_pretrained(folder)
     for path in before.glob("preprocessor_config.json"):
         (folder / path.name).write_bytes(path.read_bytes())
@@ -47,14 +48,17 @@ def main() -> None:
     for name in arguments.sets:
         folder = arguments.root / name
         for share in FIRST_SHARES:
-            mixture = folder / f"shares-{share:g}"
+            key = "all" if share is None else f"{share:g}"
+            if key in results.get(name, {}):
+                continue
+            mixture = folder / f"shares-{key}"
             write_mixture(folder / "model", folder / "full", share, mixture)
             places = measured(
                 folder / "model", mixture, folder / "elsewhere", folder / f"measured-{mixture.name}", arguments.bf16
             )
-            results.setdefault(name, {})[f"{share:g}"] = {place: places[place] for place in PLACES}
+            results.setdefault(name, {})[key] = {place: places[place] for place in PLACES}
             write_json(file, {"sets": results, **environment()})
-            print(name, share, {place: round(100 * places[place]["change"], 1) for place in PLACES}, flush=True)
+            print(name, key, {place: round(100 * places[place]["change"], 1) for place in PLACES}, flush=True)
 
 
 if __name__ == "__main__":

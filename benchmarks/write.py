@@ -25,9 +25,12 @@ ROOT = HERE.parent
 TEST_IMAGES = 300  # of a set of benchmarks/improve.py
 TEXTS = ("README.md", "docs/your-photographs.md", "docs/methods.md", "docs/experiment/README.md")
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end of table)", re.DOTALL)
-# Sets of benchmarks/improve.py with models of one kind.
+FRESH = tuple(
+    f"fresh-{seed}" for seed in range(10, 15)
+)  # models of docs/experiment, which only benchmarks/other_images.py has
+# Sets of benchmarks/improve.py and other_images.py with models of one kind.
 KINDS = {
-    "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-3", "emoji-4", "emoji-5"),
+    "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-3", "emoji-4", "emoji-5", *FRESH),
     "EfficientNet-Lite0, emoji on photographs": ("cnn-0", "cnn-1", "cnn-2"),
     "DINOv2-S, digits on textures": ("digits",),
 }
@@ -38,6 +41,12 @@ AFTER = {
     "full": "`improve --effort full`",
     "background-swap": "swap, 72 steps",
     "robustvit": "squared error, 72 steps",
+}
+SHARES = {  # of benchmarks/layer_shares.py
+    "1": "of `improve --effort full`",
+    "0.5": "first layer: half of the change, and more in each",
+    "0": "first layer: the original's, and more of the change in each",
+    "all": "all layers: three quarters of the change",
 }
 RULES = {
     "all": "new layer, as `improve --effort minute`",
@@ -99,8 +108,8 @@ def shown_and_others() -> str:
         gain_of_layers("all", name) for name in ("background_new, shown", "background_new, others", "val")
     )
     return (
-        f"Two images, with true masks, of half of the classes are enough: on new backgrounds these classes gain {shown} points and "
-        f"those that were not shown {others}, over {shown.seeds} models, at {home} at home "
+        f"Half of the classes are enough: with a new last layer from two images of each, with true masks, these classes gain {shown} points on "
+        f"new backgrounds and those that were not shown {others}, over {shown.seeds} DINOv2-S, at {home} at home "
         "([how](docs/methods.md#a-new-last-layer-without-training))."
     )
 
@@ -189,6 +198,15 @@ def variants() -> Table:
     return Table("", ["layers", *MEASURES.values()], rows)
 
 
+def layer_shares() -> Table:
+    """Changes of top-1 by the models of `--effort full` if lower layers, or all, keep more of the original's weights."""
+    sets, rows = read_json(HERE / "layer_shares.json")["sets"].values(), []
+    for share, label in SHARES.items():
+        known = [found[share] for found in sets]
+        rows.append([label, str(len(known)), *(mean_change(known, place) for place in PLACES)])
+    return Table("", ["weights", "models", *PLACES.values()], rows)
+
+
 def other_images() -> str:
     """Top-1 before and its change by how objects are pasted on other photographs, and which changes differ."""
     results, rows, differing = read_json(HERE / "other_images.json"), [], []
@@ -259,6 +277,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "foretold": foretold,
     "half of the classes": lambda: half_of_the_classes().markdown(),
     "other layers": lambda: variants().markdown(),
+    "layer shares": lambda: layer_shares().markdown(),
     "other images": other_images,
 }
 

@@ -154,7 +154,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
         )
         for role, weights in {"train": None, "selection": None, "report": roles.group_weights}.items()
     }
-    _check_report(of_role["report"], Backgrounds(*passes), options.max_loss)
+    _check_report_images(of_role["report"], Backgrounds(*passes), options.max_loss)
     stage.begin()
     attributes = _attributes(of_role["selection"], options, notes)
     layers = _new_layers(of_role, stage.folder, roles, options, notes, attributes)
@@ -241,7 +241,7 @@ def _named(chosen: Mixture) -> str:
     return f"{chosen.settings}, {chosen.alpha:g}"
 
 
-def _check_report(session: Session, backgrounds: Backgrounds, max_loss: float) -> None:
+def _check_report_images(session: Session, backgrounds: Backgrounds, max_loss: float) -> None:
     """Measure the original model on the report images, so that what is wrong with them, and whether they are too few to
     tell, is said before the training."""
     found = measure(session, backgrounds, PREDICTIONS_FOLDER)["report"]["before"]

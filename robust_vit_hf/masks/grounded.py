@@ -23,6 +23,7 @@ from transformers import (
 
 from ..models.weight_checks import reading
 from .mask_result import MaskResult
+from .options import GroundedOptions
 from .prompts import Prompts, names_to_find
 
 
@@ -42,7 +43,7 @@ class GroundedSegmentation:
     segmenter_processor: ProcessorMixin
     prompts: Prompts  # names of a label to look for: of the class, or of its parts
     _: KW_ONLY
-    box_threshold: float = 0.3  # minimum score of boxes, in [0, 1]
+    box_threshold: float = GroundedOptions.box_threshold  # minimum score of boxes, in [0, 1]
 
     @classmethod
     def from_pretrained(

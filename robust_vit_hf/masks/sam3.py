@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTe
 
 from ..models.weight_checks import reading
 from .mask_result import MaskResult
+from .options import Sam3Options
 from .prompts import Prompts, names_to_find
 
 
@@ -31,7 +32,9 @@ class ConceptSegmentation:
     processor: ProcessorMixin
     prompts: Prompts  # names of a label, see [`concepts`]
     _: KW_ONLY
-    threshold: float = 0.5  # least score of an instance, in [0, 1], which includes that the concept is present at all
+    threshold: float = (
+        Sam3Options.threshold
+    )  # least score of an instance, in [0, 1], which includes that the concept is present at all
 
     @classmethod
     def from_pretrained(cls, prompts: Prompts, model: str, device: str | torch.device = "cpu", **arguments) -> Self:

@@ -1,4 +1,4 @@
-"""Hyper-parameters of the finetuning, and of its control."""
+"""Checks of the options of the finetuning, and of its control. options.py has the options, methods/ the weights of each method."""
 
 import os
 from dataclasses import dataclass, fields, replace
