@@ -561,7 +561,7 @@ def test_where_no_object_is_found(of_diagnosis, tmp_path):
 # -- Export and command ------------------------------------------------------------------------------------------------
 
 
-def test_a_space(tmp_path):
+def test_a_space(hub, tmp_path):
     with pytest.raises(ValueError, match="cannot load a folder of this machine: push it first"):
         write_space(tmp_path / "space", "emoji-shift", str(tmp_path), "paper")
     write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
@@ -574,6 +574,9 @@ def test_a_space(tmp_path):
     assert not names & {"robust-vit-hf", "gradio", "pytest"}
     with pytest.raises(FileExistsError):
         write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
+    hub.repos["models", "user/after"] = {"run.json": b'{"preset": "native"}'}
+    write_space(tmp_path / "of-the-run", "emoji-shift", "user/after", None)
+    assert "preset='native'" in (tmp_path / "of-the-run" / "app.py").read_text()
 
 
 def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen:

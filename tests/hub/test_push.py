@@ -64,7 +64,7 @@ def pushed(hub, tmp_path_factory) -> tuple[Path, str]:
     """Folder of a finetuning that was pushed, by a process of its own, and its log."""
     folder = tmp_path_factory.mktemp("machine-of-a-user")
     options = ["--report_to", "tensorboard", "--push_to_hub", "--hub_model_id", NAME, "--hub_token", "hf_test"]
-    command = training(folder, *options)
+    command = training(folder, *options, "--hub_private_repo", "true")
     completed = launch("-m", "robust_vit_hf.cli", *command, HF_TOKEN="hf_expired")  # the option comes first
     assert completed.status == 0, completed.err[-3000:]
     return folder, completed.out + completed.err
@@ -152,7 +152,7 @@ def changed(pushed, tmp_path) -> Path:
 def test_what_is_pushed(hub, pushed):
     """One commit with weights, processor, card, table, figure and logs, and with no token and no path of the machine."""
     folder, log = pushed
-    assert hub.log("models", NAME) == ["End of training", "initial commit"]
+    assert hub.log("models", NAME) == ["End of training", "initial commit"] and ("models", NAME) in hub.private
     files = hub.repos["models", NAME]
     names = {name for name in files if not name.startswith("runs/")} - {".gitattributes"}
     expected = (

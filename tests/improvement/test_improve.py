@@ -29,6 +29,7 @@ from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 from robust_vit_hf.training.trainer import RobustViTTrainer
+from robust_vit_hf.utils.stage import Stage
 
 from ..diagnosis.test_diagnosis import diagnosis
 from ..helpers.attacks import COLOURS, biased_model
@@ -102,8 +103,10 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
 
 @pytest.fixture(scope="module")
 def of_a_minute(inputs, tmp_path_factory) -> Path:
-    """Without a training."""
+    """Without a training, in a folder where one was chosen before."""
     folder = tmp_path_factory.mktemp("improved") / "better"
+    Stage(folder, {"command": "improve"}).begin()
+    (folder / "interpolation.json").write_text("{}")
     options = options_of(inputs, folder)[:-1]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
@@ -116,6 +119,7 @@ def test_the_new_layer_is_all_that_changes(inputs, of_a_minute):
     before, after = (load_file(place / "model.safetensors") for place in (inputs / "model", of_a_minute))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert before.keys() == after.keys() and changed == {"classifier.weight", "classifier.bias"}
+    assert not (of_a_minute / "interpolation.json").exists()
     model = AutoModelForImageClassification.from_pretrained(of_a_minute)
     processor = AutoImageProcessor.from_pretrained(of_a_minute)
     rows = pq.read_table(of_a_minute / "predictions" / "report" / "after" / "rows.parquet").to_pydict()
