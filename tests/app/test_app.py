@@ -587,6 +587,7 @@ def start(command: list[str], folder: Path, environment: dict[str, str]) -> subp
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_the_command_serves_until_it_is_ended(models, picture, tmp_path, number):
     command = python("-m", "robust_vit_hf.cli", "app", "--model", models[0], "--compare", models[1])
+    signal.signal(number, signal.SIG_DFL)  # under `nohup`, processes ignore SIGHUP, and so do theirs
     process = start(command, ROOT, os.environ | {"TMPDIR": str(tmp_path)})
     address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]
     Client(address, verbose=False).predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
