@@ -137,7 +137,7 @@ class Features:
             features = folder / f"on-{name}"
             self.on_pictures[name] = composite_outputs(side, one, COMPOSITES // 2, PASSES, self.last, features, pool)
         self.selection = of("selection", splits["validation"], SELECTION_COMPOSITES)
-        self.tests = {name: of(name, load_split(name, TEST_IMAGES, seed), 1) for name in TESTS}
+        self.tests = {name: of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
 
     def of_rule(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> dict[str, float | str]:
         """Top-1 of what the rule of `improve` chooses, in per cent."""

@@ -102,7 +102,7 @@ def composite_outputs(
         _compute(side, session, labels, values[done:], count, passes, layer, pool, seed, done, attributes)
     if folder is not None:
         stage.finish({}, [OUTPUTS_FILE])
-    if np.isnan(values[:, 1:, 0]).all():
+    if count and np.isnan(values[:, 1:, 0]).all():
         raise ValueError(NONE_COMPOSED.format(len(labels), name))
     return Composites(values[:, 0], values[:, 1:], labels)
 
