@@ -10,6 +10,7 @@ backgrounds. Adds to layer_shares.json beside this script.
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,18 +21,24 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 
 
-FIRST_SHARES = (0.0, 0.5, 1.0, None)  # `None`: the same share, 0.75, of all weights
+# Shares of the change of the weights, by depth: 0 in the first block, 1 in the last.
+SHARES: dict[str, Callable[[float], float]] = {
+    "0": lambda depth: depth,
+    "0.5": lambda depth: 0.5 + 0.5 * depth,
+    "1": lambda depth: 1.0,
+    "all": lambda depth: 0.75,
+}
 
 
 @torch.no_grad()
-def write_mixture(before: Path, after: Path, first_share: float | None, folder: Path) -> None:
+def write_mixture(before: Path, after: Path, share: Callable[[float], float], folder: Path) -> None:
     original, model = (AutoModelForImageClassification.from_pretrained(path) for path in (before, after))
     last = model.config.num_hidden_layers - 1
     originals = dict(original.named_parameters())
     for name, parameter in model.named_parameters():
         block = re.search(r"\.layers?\.(\d+)\.", name)
         depth = int(block[1]) / last if block else float("embeddings" not in name)
-        parameter.lerp_(originals[name], 0.25 if first_share is None else (1 - first_share) * (1 - depth))
+        parameter.lerp_(originals[name], 1 - share(depth))
     model.save_pretrained(folder)
     for path in before.glob("preprocessor_config.json"):
         (folder / path.name).write_bytes(path.read_bytes())
@@ -47,8 +54,7 @@ def main() -> None:
     results = (read_json(file) or {}).get("sets", {})
     for name in arguments.sets:
         folder = arguments.root / name
-        for share in FIRST_SHARES:
-            key = "all" if share is None else f"{share:g}"
+        for key, share in SHARES.items():
             if key in results.get(name, {}):
                 continue
             mixture = folder / f"shares-{key}"
