@@ -72,10 +72,10 @@ def main() -> None:
         "--from_scratch", action="store_true", help="train all weights of a small ViT, for seeds other than 0"
     )
     arguments = parser.parse_args()
-    if (arguments.output_dir is None) != (arguments.seed == 0):
-        parser.error("seed 0 is the bundled bias; give the others an --output_dir")
-    torch.manual_seed(arguments.seed)
     scratch = arguments.from_scratch
+    if (arguments.output_dir is None) != (arguments.seed == 0) or (scratch and arguments.seed == 0):
+        parser.error("seed 0 is the bundled bias; give the others an --output_dir, also with --from_scratch")
+    torch.manual_seed(arguments.seed)
     model = small_vit() if scratch else get_peft_model(load_backbone(), ADAPTER)
     processor = make_image_processor("paper", IMAGE_SIZE)
     trainer = LabelTrainer(
