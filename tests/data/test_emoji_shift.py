@@ -124,7 +124,7 @@ def test_the_object_is_where_the_mask_is(split, monkeypatch):
 
 
 @pytest.mark.parametrize("class_seed", [0, 2])
-def test_shown_and_unseen_classes_share_every_photograph(class_seed, tmp_path, monkeypatch):
+def test_shown_and_unseen_classes_share_every_photograph(class_seed):
     shown = training_classes(class_seed)
     assert len(shown) == 48 and shown == training_classes(class_seed)
     assert [sum(label // 6 == scene for label in shown) for scene in range(16)] == [3] * 16
@@ -134,12 +134,16 @@ def test_shown_and_unseen_classes_share_every_photograph(class_seed, tmp_path, m
     assert sorted(splits["train"]["label"]) == sorted(shown * 3)
     assert sorted(splits["validation"]["label"]) == sorted([label for label in range(96) if label not in shown] * 4)
     assert shown != training_classes(class_seed + 1)
-    expected = load_finetuning_splits(1, class_seed, class_seed)
+
+
+def test_masks_by_tokencut_of_a_seed(tmp_path, monkeypatch):
+    seed = 2
+    expected = load_finetuning_splits(1, seed, seed)
     found = [SimpleNamespace(mask=mask) for mask in [None, *expected["train"]["mask"][1:]]]
     monkeypatch.setattr(emoji_tokencut, "load_finetuning_splits", partial(load_finetuning_splits, 1))
     monkeypatch.setattr(emoji_tokencut, "TokenCut", lambda model: lambda pictures, rows: found)
-    emoji_tokencut.main(tmp_path, [class_seed])
-    written = datasets.load_from_disk(tmp_path / str(class_seed))
+    emoji_tokencut.main(tmp_path, [seed])
+    written = datasets.load_from_disk(tmp_path / str(seed))
     for split, rows in expected.items():
         assert written[split]["label"][:] == rows["label"][:] and written[split]["image"][:] == rows["image"][:]
     assert [np.any(row["mask"]) for row in written["train"].select(range(2))] == [False, True]
