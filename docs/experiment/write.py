@@ -171,7 +171,7 @@ def _with_photographs(run: Run) -> Run:
 
 
 def load() -> ResultsFile:
-    """All results on test images beside this script."""
+    """Results on test images of the README's methods and of the others, on the earlier seeds."""
     return join([read(OTHERS), read(MAIN)])
 
 
@@ -349,7 +349,7 @@ def scratch_block(results: ResultsFile) -> str:
     first, most = found.runs[0], max(found.runs, key=lambda run: mean_score(run, "after", "mean_iou"))
     before = ", ".join(f"{percent(first.sets[of].correct('before').mean())} on `{of}`" for of in places)
     return (
-        f"Top-1 before: {before}.\n\n{table}\n\nOf all nine trainings, {LABELS[most.method]}, at {most.learning_rate:g} moves the maps most, to "
+        f"Top-1 before: {before}.\n\n{table}\n\nOf all {len(found.runs)} trainings, {LABELS[most.method]}, at {most.learning_rate:g} moves the maps most, to "
         f"an mIoU of {percent(mean_score(most, 'after', 'mean_iou'))}, at {change([most], [SHIFTED])} on new backgrounds and "
         f"{change([most], [HOME])} on `val`."
     )
@@ -489,8 +489,7 @@ def fresh_block(results: ResultsFile) -> str:
         ("swap on random textures less swap", "background-swap", "swap-textures"),
     ):
         cells = [versus(fresh.of(first), fresh.of(second), [name]) for name in FRESH_SETS]
-        known = earlier.of(first) and earlier.of(second)
-        rows.append([title, *cells, versus(earlier.of(first), earlier.of(second), [SHIFTED]) if known else "–"])
+        rows.append([title, *cells, versus(earlier.of(first), earlier.of(second), [SHIFTED]) or "–"])
     head = ["method", *map(title_of, FRESH_SETS), f"{title_of(SHIFTED)}, earlier seeds"]
     return Table("", head, [[str(cell) for cell in row] for row in rows]).markdown()
 
