@@ -25,9 +25,8 @@ ROOT = HERE.parent
 TEST_IMAGES = 300  # of a set of benchmarks/improve.py
 TEXTS = ("README.md", "docs/your-photographs.md", "docs/methods.md", "docs/experiment/README.md")
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end of table)", re.DOTALL)
-FRESH = tuple(
-    f"fresh-{seed}" for seed in range(10, 15)
-)  # models of docs/experiment, which only benchmarks/other_images.py has
+# Models of docs/experiment, which only benchmarks/other_images.py has.
+FRESH = tuple(f"fresh-{seed}" for seed in range(10, 15))
 # Sets of benchmarks/improve.py and other_images.py with models of one kind.
 KINDS = {
     "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-3", "emoji-4", "emoji-5", *FRESH),

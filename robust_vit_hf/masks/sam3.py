@@ -32,9 +32,8 @@ class ConceptSegmentation:
     processor: ProcessorMixin
     prompts: Prompts  # names of a label, see [`concepts`]
     _: KW_ONLY
-    threshold: float = (
-        Sam3Options.threshold
-    )  # least score of an instance, in [0, 1], which includes that the concept is present at all
+    # Least score of an instance, in [0, 1], which includes that the concept is present at all
+    threshold: float = Sam3Options.threshold
 
     @classmethod
     def from_pretrained(cls, prompts: Prompts, model: str, device: str | torch.device = "cpu", **arguments) -> Self:

@@ -32,11 +32,12 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
         if path.suffix == ".safetensors":
             weights = load_file(path)
         else:
-            # Checkpoints of timm and DeiT hold the command line as a Namespace.
             try:
+                # Checkpoints of timm and DeiT hold the command line as a Namespace.
                 with torch.serialization.safe_globals([argparse.Namespace]):
                     weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-            except (LookupError, TypeError, ValueError, struct.error) as error:  # of a file that is no pickle
+            except (LookupError, TypeError, ValueError, struct.error) as error:
+                # torch reads any file as a pickle, also a text.
                 raise UnpicklingError(str(error)) from error
     for key in ("model", "state_dict"):
         if isinstance(weights.get(key), dict):
