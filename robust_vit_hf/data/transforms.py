@@ -6,6 +6,7 @@ images). So edges have fractional values, and small objects are not blurred.
 """
 
 from collections.abc import Callable
+from functools import partial, wraps
 
 import numpy as np
 import torch
@@ -23,6 +24,32 @@ from .mask_checks import check_masks, mask_to_tensor
 Transform = Callable[[dict[str, list]], dict[str, list]]  # of a batch of rows
 
 
+def picklable(factory: Callable[..., Transform]) -> Callable[..., Transform]:
+    """Decorator of functions that make a transform: it is pickled as the arguments of its function, for data loader workers that start as
+    new processes, as on macOS and, from Python 3.14 on, on Linux."""
+
+    @wraps(factory)
+    def make(*args, **kwargs) -> Transform:
+        return _Made(factory(*args, **kwargs), partial(make, *args, **kwargs))
+
+    return make
+
+
+class _Made:
+    def __init__(self, transform: Transform, make: Callable[[], Transform]):
+        self.transform, self.make = transform, make
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        return self.transform(rows)
+
+    def __reduce__(self):
+        return self.make, ()
+
+    def __deepcopy__(self, memo: dict) -> "_Made":  # by `datasets`, for each new format
+        return self
+
+
+@picklable
 def train_transform(
     processor: BaseImageProcessor,
     seed_of_row: Callable[[int], tuple[int, ...]] | None = None,
@@ -65,6 +92,7 @@ class _MaskProcessor(ViTImageProcessor):
         return super().resize(image, size, PILImageResampling.BILINEAR, antialias=False)
 
 
+@picklable
 def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool = False) -> Transform:
     """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: images are processed by
     `processor`, and masks, if any, get the same geometry. First, a `border` of pixels is cut at each edge of images without masks,
@@ -103,6 +131,7 @@ def _plain(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callab
     return lambda images: list(processor(images, return_tensors="pt")["pixel_values"].float()), of_masks
 
 
+@picklable
 def segmentation_transform(processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR) -> Transform:
     """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image and mask
     (by nearest neighbour) are squashed to the size of the images that the processor gives, without cropping. `resample` is

@@ -9,7 +9,7 @@ from transformers.utils import logging
 from ..data.label_mapping import align_labels, check_one_numbering, class_names_of, classes_of_model, label_mapping
 from ..data.row_checks import check_columns, check_rows
 from ..data.stream import MaskedStream
-from ..data.transforms import Transform
+from ..data.transforms import Transform, picklable
 from .config import RobustViTConfig
 
 
@@ -58,6 +58,7 @@ def _prepare(
     return MaskedStream(dataset, transform, config.num_labels, mapping, args.bad_masks, args.seed, *process)
 
 
+@picklable
 def with_rows(transform: Transform) -> Transform:
     """Make a transform keep the row's number, to name images in errors."""
     return lambda rows: transform(rows) | {"row_index": rows["row_index"]}

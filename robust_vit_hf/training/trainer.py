@@ -138,7 +138,7 @@ class RobustViTTrainer(Trainer):
         _check_dtype(model)
         epoch = SharedEpoch()
         streamed = isinstance(train_dataset, datasets.IterableDataset)  # draws crops and flips by itself
-        seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
+        seed_of_row = None if streamed else partial(_seed_of_row, args.seed, epoch.number)
         augment = train_transform(processing_class, seed_of_row, squash_resample(processing_class))
         self._transform = eval_transform(processing_class)
         prepared = prepare_datasets(train_dataset, eval_dataset, augment, self._transform, config, args)
@@ -598,6 +598,10 @@ def _check_dtype(model: nn.Module) -> None:
             f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
             "it with `dtype=torch.float32`, and give `bf16=True` for speed."
         )
+
+
+def _seed_of_row(seed: int, epoch: torch.Tensor, row: int) -> tuple[int, int, int]:
+    return seed, int(epoch), row
 
 
 def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:

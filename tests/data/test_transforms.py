@@ -1,5 +1,7 @@
 """Preprocessing: what the model sees equals its saved processor, and image and mask move together."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,19 @@ def noise_row(width=50, height=40, seed=0):
 def presets():
     native = ViTImageProcessor(**IMAGENET_STATISTICS)
     return {"paper": make_image_processor("paper", 32), "native": make_image_processor("native", 32, native)}
+
+
+def test_transforms_are_sent_to_workers_that_start_as_new_processes():
+    processor = presets()["native"]
+    made = {"cut": eval_transform(processor, 2), "whole": eval_transform(processor, whole=True)}
+    made |= {"segmentation": segmentation_transform(processor, 3), "train": train_transform(processor, resample=3)}
+    for name, transform in made.items():
+        torch.manual_seed(0)
+        expected = transform(noise_row())
+        torch.manual_seed(0)
+        found = pickle.loads(pickle.dumps(transform))(noise_row())
+        for key in ("pixel_values", "mask"):
+            assert torch.equal(found[key][0], expected[key][0]), name
 
 
 def test_presets_at_224():

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 
 import datasets
 import numpy as np
@@ -172,6 +173,8 @@ def test_crops_follow_from_seed_epoch_and_row(tmp_path):
     dataset = runs[0].train_dataset
     images = torch.stack(dataset[:]["pixel_values"])
     assert epoch.number == 1 and torch.equal(dataset[3]["pixel_values"], images[3])
+    sent = pickle.loads(pickle.dumps(dataset))  # to workers that start as new processes
+    assert torch.equal(sent[3]["pixel_values"], images[3]) and sent[3]["row_index"] == 3
     epoch.number.zero_()
     assert not torch.equal(torch.stack(dataset[:]["pixel_values"]), images)
     end_workers(runs[1])
