@@ -6,7 +6,7 @@ import os
 import shlex
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -19,7 +19,6 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 import robust_vit_hf as package
-from robust_vit_hf.app.export import write_space
 from robust_vit_hf.app.gallery import FILTERS
 from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions
@@ -43,6 +42,8 @@ from .data.test_geometry import KEPT, OTHERS, made
 from .helpers.families import FAMILIES
 from .helpers.golden import Recorder, compare, moments
 from .helpers.golden_inputs import write_inputs, write_model
+from .helpers.golden_page import serve
+from .helpers.golden_scripts import push_folders, run_scripts
 from .helpers.tiny import DATA, tiny_config
 
 
@@ -85,7 +86,13 @@ def show_page(record: Recorder) -> None:
         shown["sample"] = page.explain("sample.png", -1, "rollout", seen)
         shown["conditions"] = [page.conditions(kind, 2, step) for kind in KINDS for step in (0, 1)]
         record.add(f"page of {name}", shown | {"backgrounds": page.on_backgrounds(picture)})
-    write_space(Path("space"), "vit-b", "augreg-b", "native", Path("page-pair"))
+    served = (
+        "--split train --results page-sets --diagnose page-pair --mask_model still --preset native --host localhost"
+    )
+    serve(record, "served pair", [*pair, *served.split(), "--allowed_hosts", "proxy.example", "192.168.1.5"])
+    serve(record, "served", ["--model", "cnn", "--port", "PORT"])
+    export = "--model vit-b --compare augreg-b --preset native --diagnose page-pair --export space"
+    record.run("exported", ["app", *export.split()])
     texts = {name: Path("space", name).read_text() for name in ("app.py", "requirements.txt")}
     record.add("space", texts | {"files": sorted(path.name for path in Path("space").glob("*/*"))})
     answer = pipeline("relevance-map", model="dino")
@@ -203,7 +210,16 @@ COMMANDS = configparser.ConfigParser(delimiters=":", interpolation=None)
 COMMANDS.optionxform = str
 COMMANDS.read(DATA / "commands.txt", encoding="utf-8")
 FUNCTIONS = {
-    of.__name__: of for of in (train_by_methods, show_page, diagnose_objects, process_images, measure_numbers)
+    of.__name__: of
+    for of in (
+        train_by_methods,
+        show_page,
+        diagnose_objects,
+        process_images,
+        measure_numbers,
+        push_folders,
+        run_scripts,
+    )
 }
 
 
@@ -222,6 +238,9 @@ def one_thread() -> None:
     """As tests/conftest.py has it."""
     torch.set_num_threads(1)
     torch.set_num_threads = lambda count: None
+    set_start_method(
+        "fork", force=True
+    )  # of loaders' workers, which would inherit that of this process and import all anew
     gc.freeze()
 
 

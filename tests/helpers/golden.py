@@ -8,7 +8,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from difflib import unified_diff
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +23,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from .commands import call
 from .tiny import DATA
@@ -37,6 +40,7 @@ VARYING = re.compile(
 HIDDEN = {
     r"'\w*(runtime|per_second)': '[^']*'": "",
     r"127\.0\.0\.1:\d+": "host",
+    r"localhost:\d+": "localhost",
     r"data:[a-z/+-]+;base64,[A-Za-z0-9+/=]+": "data:",
     r"(?<!\.)\b[0-9a-f]{8,}\b": "#",
     r"\d{4}-\d\d-\d\d([T ][\d:.+Z]+)?": "date",
@@ -52,6 +56,9 @@ class Recorder:
         self.root, self.figures = Path.cwd(), 0
         self.lines: dict[str, list[str]] = {}
         self.files: dict[str, dict[str, list[str]]] = {}
+        self.loaders: set[str] = (
+            set()
+        )  # batches and workers, which change no result; shown where workers are asked for
 
     def run(self, name: str, words: list[str]) -> None:
         """Run a command with its output in the folder `name`, and record both."""
@@ -60,14 +67,32 @@ class Recorder:
         handler.emit = lambda record: said.append(f"{record.levelname}: {record.getMessage()}")
         logger.addHandler(handler)
         torch.manual_seed(0)
-        with patch.object(Figure, "savefig", lambda *given, **options: self.figure(*given, **options)):
+        with self.drawing(), patch.object(DataLoader, "__init__", self.noting(DataLoader.__init__)):
             done = call(*words, *(["--output_dir", name] if has_output else []))
         logger.removeHandler(handler)
         errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
-        self.add(f"{name}: printed", "\n".join([f"status {done.status}", *said, *errors, done.out]))
-        for path in sorted((self.root / (name if has_output else words[1])).rglob("*")):
+        loaders, self.loaders = sorted(self.loaders) if "num_workers" in " ".join(words) else [], set()
+        self.add(f"{name}: printed", "\n".join([f"status {done.status}", *said, *errors, *loaders, done.out]))
+        self.add_files(self.root / (name if has_output else words[1]))
+
+    def add_files(self, folder: Path, name: str | None = None) -> None:
+        """Record the files of a folder, which is below the root if it is not named."""
+        for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.name.startswith(".") and "logs" not in path.parts:
-                self.add(str(path.relative_to(self.root)), "\n".join(lines_of(path)))
+                shown = f"{name}/{path.relative_to(folder)}" if name else str(path.relative_to(self.root))
+                self.add(shown, "\n".join(lines_of(path)))
+
+    def drawing(self) -> AbstractContextManager:
+        """Context in which figures are recorded instead of drawn."""
+        return patch.object(Figure, "savefig", lambda *given, **options: self.figure(*given, **options))
+
+    def noting(self, make: Callable) -> Callable:
+        def init(loader: DataLoader, dataset: Any, batch_size: int | None = 1, **options: Any) -> None:
+            if type(loader) is DataLoader and "batch_sampler" not in options:  # and not Accelerate's copy
+                self.loaders.add(f"loader: batches of {batch_size}, {options.get('num_workers', 0)} workers")
+            make(loader, dataset, batch_size, **options)
+
+        return init
 
     def figure(self, figure: Figure, target: Any, **options: Any) -> None:
         """Record what a figure shows, instead of drawing it, which depends on fonts and takes long."""
@@ -93,7 +118,7 @@ class Recorder:
         for pattern, shown in HIDDEN.items():
             text = re.sub(pattern, shown, text)
         lines = [line for line in text.splitlines() if line.strip()]
-        shown = re.sub(r"\b[0-9a-f]{8,}\b|tfevents.*", "#", name)
+        shown = re.sub(r"\b[0-9a-f]{8,}\b|tfevents.*|[A-Z][a-z]+\d\d_[\d-]+", "#", name)
         # Digests name folders, and hold paths of the machine: files of one name are in the order of their contents.
         files = self.files.setdefault(shown, {})
         files[name] = lines
@@ -110,9 +135,14 @@ def lines_of(path: Path) -> Iterator[str]:
         yield from flat({name: moments(values) for name, values in load_file(path).items()})
     elif path.suffix == ".npy":
         yield from flat(moments(np.load(path)))
+    elif "tfevents" in path.name:
+        log = EventAccumulator(str(path), size_guidance={"images": 0}).Reload()
+        yield from flat({name: [[one.step, one.value] for one in log.Scalars(name)] for name in log.Tags()["scalars"]})
+        for name in log.Tags()["images"]:
+            yield from flat({f"{name} {one.step}": {"bytes": one.encoded_image_string} for one in log.Images(name)})
     elif path.suffix in TEXTS:
         yield path.read_text(encoding="utf-8")
-    elif path.suffix in (".png", ".webp"):
+    elif path.suffix in (".png", ".webp", ".jpg"):
         yield from flat({"bytes": path.read_bytes()})
 
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from robust_vit_hf import load_image_set, load_masked_dataset, make_image_processor
+from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, compose
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 
 from ..masks.test_grounded import make_models
@@ -151,6 +152,10 @@ def write_models(root: Path) -> None:
             images.append(photograph(label, place, rng, number)[0])
         processor = make_image_processor("native", size, PRETRAINING)
         write_model(model, root / name, processor, seed, images, labels)
+    emoji = [compose("train", number)["image"] for number in range(96)]
+    of_emoji = vit.tiny(num_labels=96)
+    of_emoji.config.update({"id2label": dict(enumerate(CLASS_NAMES))})
+    write_model(of_emoji, root / "emoji", make_image_processor("native", 32, PRETRAINING), 9, emoji, [*range(96)])
     detector, detector_processor, segmenter, segmenter_processor = make_models()
     detector_processor.image_processor.size = {"shortest_edge": 128, "longest_edge": 192}
     write_model(detector, root / "detector", detector_processor, 6)
@@ -209,6 +214,9 @@ def write_sets(root: Path) -> None:
     layouts.waterbirds(root / "birds", [(0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2)])
     ids = {TENCH: 1, GOLDFISH: 2, STINGRAY: 7, TOILET_TISSUE: 919}
     layouts.tar_of(root / "a", root / "a.tar")
+    shutil.copytree(root / "a", root / "broken")
+    broken = min((root / "broken").rglob("*.[jJ]*"))
+    broken.write_bytes(broken.read_bytes()[:200])
     shutil.make_archive(str(root / "r"), "zip", root, "r")
     rng = np.random.default_rng(8)
     drawn = [photograph(label, label, rng, label) for label in range(3)]

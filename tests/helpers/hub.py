@@ -378,6 +378,11 @@ class Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{'datasets/' if kind == 'datasets' else ''}{repo}/commit/{commit.sha}"
         self.answer({"success": True, "commitOid": commit.sha, "commitUrl": url, "hookOutput": ""})
 
+    def commits(self, body, kind, repo, revision):
+        history = self.hub.history(*self.readable(kind, repo), revision)
+        facts = {"authors": [], "date": "2026-01-01T00:00:00.000Z", "message": ""}
+        self.answer([facts | {"id": one.sha, "title": one.message} for one in reversed(history)])
+
     _api = r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)"
     _page = r"/((?P<kind>datasets|spaces)/)?(?P<repo>[^/]+/[^/]+)"
     _at = r"(?P<revision>[^/]+)"
@@ -387,6 +392,7 @@ class Handler(BaseHTTPRequestHandler):
         ("POST", r"/api/validate-yaml", validate_yaml),
         ("GET", rf"{_api}(/revision/{_at})?", info),
         ("POST", rf"{_api}/branch/(?P<branch>[^/]+)", create_branch),
+        ("GET", rf"{_api}/commits/{_at}", commits),
         ("GET", rf"{_api}/tree/{_at}(/(?P<folder>.+))?", tree),
         ("POST", rf"{_api}/paths-info/{_at}", paths_info),
         ("POST", rf"{_api}/preupload/{_at}", preupload),
