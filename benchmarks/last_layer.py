@@ -135,9 +135,9 @@ class Features:
 
     def of_rule(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> dict[str, float | str]:
         """Top-1 of what the rule of `improve` chooses, in per cent."""
-        before = Mixture.of(self.selection, self.own)
+        before = Mixture.of(self.selection.mapped(self.own.logits))
         mixtures = [
-            Mixture.of(self.selection, self.own.mixed(layer, share), settings, share)
+            Mixture.of(self.selection.mapped(self.own.mixed(layer, share).logits), settings, share)
             for settings, layer in layers.items()
             for share in shares
         ]
@@ -149,7 +149,7 @@ class Features:
         """Top-1 on the tests, and of shown and other classes on new backgrounds, in per cent."""
         values = {}
         for name, found in self.tests.items():
-            right, shown = found.right(layer.logits)["original"], np.isin(found.labels, self.shown)
+            right, shown = found.mapped(layer.logits).right()["original"], np.isin(found.labels, self.shown)
             values[name] = 100 * right.mean()
             if name == "background_new":
                 values |= {f"{name}, shown": 100 * right[shown].mean(), f"{name}, others": 100 * right[~shown].mean()}

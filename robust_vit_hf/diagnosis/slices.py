@@ -44,14 +44,8 @@ def slice_tables(
     weights: Mapping[str, dict[str, float] | None],
 ) -> list[Table]:
     """Tables of the values of each column, and of each pair of columns, with [`LEAST`] images or more; `weights` are those of the
-    values in the average.
-
-    Raises:
-        ValueError: masks were made without a column, or an image has no value.
-    """
+    values in the average."""
     values, tables = {column: groups_of(dataset, "images", column) for column in columns}, []
-    if missing := [column for column in columns if values[column] is None]:
-        raise ValueError(f"The masks were made without the column `{missing[0]}`: delete their folder, and run again.")
     for first, second in combinations(columns, 2):
         pairs = zip(values[first], values[second], strict=True)
         values[f"{first} × {second}"] = np.array([f"{one}, {other}" for one, other in pairs], dtype=object)

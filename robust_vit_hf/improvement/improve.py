@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+import xxhash
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -18,7 +19,6 @@ from ..data.geometry import input_size
 from ..diagnosis.diagnose import measure_attributes
 from ..diagnosis.verdict import Diagnosis
 from ..evaluation.measurements.base import measure
-from ..evaluation.measurements.other_attributes import Attributes
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, left_as_it_is, load_sides, open_session
@@ -127,7 +127,9 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         roles = images_by_role(options, session)
         # All that the candidates and the model depend on, as JSON values.
         inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
-        inputs |= {"masks": options.mask_method, "model": side.digest, "pictures": roles.pictures}
+        inputs |= {"masks": options.mask_method, "model": side.digest}
+        pictures = roles.pool.paths if roles.pool else ()  # in the order in which the swap draws from them
+        inputs["pictures"] = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pictures]
         inputs |= {"mask_model": options.mask_model and public_name(options.mask_model)}  # masks record its digest
         inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
         inputs |= {"precision": session.accelerator.mixed_precision}
@@ -211,8 +213,7 @@ def _with_masks(session: Session, roles: ImageRoles, options: ImproveOptions) ->
 
 def _attributes(session: Session, options: ImproveOptions, notes: list[str]) -> list[str]:
     """Attributes that the original model decides by on the selection images, but for the background, which composites have anyway."""
-    names = chosen_attributes(options.attributes)
-    found = measure_attributes(session, Attributes(options.batch_size, options.num_workers, names))
+    found = measure_attributes(session, options)
     notes += [f"On the selection images: {one.sentence}" for one in found.values()]
     return [name for one in found.values() for name in one.named if name != "background"]
 
