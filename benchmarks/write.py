@@ -25,7 +25,7 @@ ROOT = HERE.parent
 TEST_IMAGES = 300  # of a set of benchmarks/improve.py
 TEXTS = (
     "README.md",
-    "docs/your-photographs.md",
+    "docs/measured.md",
     "docs/methods.md",
     "docs/experiment/README.md",
     "docs/experiment/checks.md",

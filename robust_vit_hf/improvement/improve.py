@@ -282,7 +282,7 @@ def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
     if options.effort == "full":
         return f"about {of_full} in all"
     more = FULL_GAINED[why_no_map(side.model) is None]
-    return f"about {minutes} in all; --effort full: {of_full}, and gained {more} points more on new backgrounds in docs/your-photographs.md"
+    return f"about {minutes} in all; --effort full: {of_full}, and gained {more} points more on new backgrounds in docs/measured.md"
 
 
 def _training_passes(side: Side, options: ImproveOptions, selection: int) -> float:

@@ -422,7 +422,7 @@ def test_grids_of_the_paper(path, tmp_path):
     run_by = (
         "docs/experiment/Makefile runs it"
         if path.stem.startswith("emoji-shift")
-        else f"sweep trainer/grids/{path.name} "
+        else f"sweep trainer/grids/{path.resolve().name} "
     )
     assert run_by in path.read_text()
 
