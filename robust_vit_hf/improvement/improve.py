@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.attributes import chosen_attributes
+from ..data.dataset_digest import dataset_identity
 from ..data.geometry import input_size
 from ..diagnosis.diagnose import measure_attributes
 from ..diagnosis.verdict import Diagnosis
@@ -131,7 +132,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         pictures = roles.pool.paths if roles.pool else ()  # in the order in which the swap draws from them
         inputs["pictures"] = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pictures]
         inputs |= {"mask_model": options.mask_model and public_name(options.mask_model)}  # masks record its digest
-        inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
+        inputs |= {"images": {role: dataset_identity(images.rows) for role, images in roles.images.items()}}
         inputs |= {"precision": session.accelerator.mixed_precision}
         if options.attributes:
             inputs["attributes"] = [*chosen_attributes(options.attributes)]
