@@ -146,7 +146,7 @@ def process_images(record: Recorder) -> None:
     image, donor = torch.from_numpy(rng.random((2, 3, 3, 24, 36))).float()
     mask, other = soft_masks()
     levels = [torch.tensor([-1.0, -0.5, 0]), torch.tensor([1.0, 1.5, 2])]
-    edits = {name: moments(edited(name, image, mask, donor, other, *levels)) for name in ATTRIBUTES}
+    edits = {name: moments(edited(name, (image, mask), (donor, other), levels)) for name in ATTRIBUTES}
     composed = compose(image, mask, (donor, other), (image.flip(0), mask.flip(0)), levels[0])
     record.add("edits", edits | {name: moments(of) for name, of in composed.items()})
     shown = [images[0].convert(mode) for mode in ("L", "LA", "RGBA", "P", "CMYK", "1", "YCbCr")]
