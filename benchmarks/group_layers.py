@@ -70,7 +70,7 @@ class Chosen(Candidate):
 
     @classmethod
     def of(cls, features: Composites, layer: Layer, settings: str = "none") -> "Chosen":
-        right = features.right(layer.logits)
+        right = features.mapped(layer.logits).right()
         return cls(right["mixed_rand"], right["original"], settings, layer)
 
 
@@ -191,7 +191,7 @@ def gains(found: Features, layer: Layer, seed: int) -> dict[str, Gains]:
     """Gains on the tests; images of new backgrounds are drawn with their photograph."""
     names, values = list(NEW_BACKGROUNDS), {}
     for name, test in found.tests.items():
-        after, before = (test.right(of.logits)["original"] for of in (layer, found.own))
+        after, before = (test.mapped(of.logits).right()["original"] for of in (layer, found.own))
         drawn, images = np.arange(len(after)), str(seed)
         if name == "background_new":
             drawn, images = np.array([names.index(background_of(name, row, seed)) for row in drawn]), ""

@@ -1,11 +1,11 @@
 """Gains of new last layers if half of the classes are shown, and of layers that are made otherwise.
 
-    python benchmarks/last_layer.py --models runs/improve --output_dir runs/last-layer --bf16
+    python benchmarks/last_layer.py --output_dir runs/last-layer --bf16
 
 For each of the five biased models of emoji-shift, the images of docs/experiment: two of each of 48 classes to train on, four of each of the
 others to choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each
-training image by its true mask; all layers are made from them. `--models` has the folders `emoji-1/model` and so on, which
-benchmarks/improve.py makes; that of seed 0 is bundled. Writes last_layer.json: top-1 in per cent, by seed.
+training image by its true mask; all layers are made from them. The models
+are in `runs/emoji-bias-1` and so on, as docs/experiment/Makefile trains them; that of seed 0 is bundled. Writes last_layer.json: top-1 in per cent, by seed.
 
 `rules` has what the rule of `improve` chooses among the layers of a kind; `variants` what changes if layers of all kinds are made otherwise.
 """
@@ -47,13 +47,7 @@ from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 
-MODELS = {
-    0: BUNDLED_MODEL,
-    1: "emoji-1",
-    2: "emoji-3",
-    3: "emoji-4",
-    4: "emoji-5",
-}  # by seed, as in trainer/grids/emoji-shift.yaml
+MODELS = [BUNDLED_MODEL, *(f"runs/emoji-bias-{seed}" for seed in (1, 3, 4, 5))]  # as in trainer/grids/emoji-shift.yaml
 SEEDS_OF_VARIANTS = (0, 1, 2)  # which take minutes each
 COMPOSITES = 12  # of a training image
 TESTS, TEST_IMAGES = ("val", "background_new", "background_random"), 300
@@ -141,9 +135,9 @@ class Features:
 
     def of_rule(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> dict[str, float | str]:
         """Top-1 of what the rule of `improve` chooses, in per cent."""
-        before = Mixture.of(self.selection, self.own)
+        before = Mixture.of(self.selection.mapped(self.own.logits))
         mixtures = [
-            Mixture.of(self.selection, self.own.mixed(layer, share), settings, share)
+            Mixture.of(self.selection.mapped(self.own.mixed(layer, share).logits), settings, share)
             for settings, layer in layers.items()
             for share in shares
         ]
@@ -155,7 +149,7 @@ class Features:
         """Top-1 on the tests, and of shown and other classes on new backgrounds, in per cent."""
         values = {}
         for name, found in self.tests.items():
-            right, shown = found.right(layer.logits)["original"], np.isin(found.labels, self.shown)
+            right, shown = found.mapped(layer.logits).right()["original"], np.isin(found.labels, self.shown)
             values[name] = 100 * right.mean()
             if name == "background_new":
                 values |= {f"{name}, shown": 100 * right[shown].mean(), f"{name}, others": 100 * right[~shown].mean()}
@@ -225,7 +219,6 @@ def mean_layer(layers: Layers) -> Layers:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
@@ -235,10 +228,9 @@ def main() -> None:
     for seed in arguments.seeds:
         if str(seed) in results["rules"]:
             continue
-        model = str(arguments.models / MODELS[seed] / "model") if seed else BUNDLED_MODEL
         folder = arguments.output_dir / str(seed)
         opened = open_session(
-            PairOptions(model=model), "paper", Stage(folder, {"command": "last layer"}), bf16=arguments.bf16
+            PairOptions(model=MODELS[seed]), "paper", Stage(folder, {"command": "last layer"}), bf16=arguments.bf16
         )
         with opened as session:
             found = Features(session, folder / "features", seed)

@@ -8,7 +8,7 @@ A block of text between `table: NAME` and `end of table` is made again; a test c
 import math
 import re
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,13 @@ from robust_vit_hf.utils.files import read_json
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 TEST_IMAGES = 300  # of a set of benchmarks/improve.py
-TEXTS = ("README.md", "docs/your-photographs.md", "docs/methods.md", "docs/experiment/README.md")
+TEXTS = (
+    "README.md",
+    "docs/measured.md",
+    "docs/methods.md",
+    "docs/experiment/README.md",
+    "docs/experiment/checks.md",
+)
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end of table)", re.DOTALL)
 # Models of docs/experiment, which only benchmarks/other_images.py has.
 FRESH = tuple(f"fresh-{seed}" for seed in range(10, 15))
@@ -107,8 +113,8 @@ def shown_and_others() -> str:
         gain_of_layers("all", name) for name in ("background_new, shown", "background_new, others", "val")
     )
     return (
-        f"Half of the classes are enough: with a new last layer from two images of each, with true masks, these classes gain {shown} points on "
-        f"new backgrounds and those that were not shown {others}, over {shown.seeds} DINOv2-S, at {home} at home "
+        f"Images of half of the classes are enough: a new last layer from two images of each, with true masks, gains {shown} points on new "
+        f"backgrounds for these classes and {others} for the other half, at {home} at home, over {shown.seeds} DINOv2-S "
         "([how](docs/methods.md#a-new-last-layer-without-training))."
     )
 
@@ -156,8 +162,9 @@ def foretold() -> str:
     beyond = sum(one.mean**2 - error**2 for one, error in zip(differences, errors, strict=True)) / len(rows)
     table = Table("", ["set", "model", "`mixed_rand`", "random backgrounds", "difference"], rows).markdown()
     return (
-        f"{table}\n\nDifferences are from {least:+.1f} to {most:+.1f} points. Beyond what the samples explain, they have a standard deviation of "
-        f"{100 * math.sqrt(max(0, beyond)):.1f} points. Top-1 on random backgrounds lies in the interval of the report for {held} of {len(rows)} models."
+        f"{table}\n\nDifferences range from {least:+.1f} to {most:+.1f} points. Their standard deviation is "
+        f"{100 * math.sqrt(max(0, beyond)):.1f} points beyond what the samples explain. Top-1 on random backgrounds lies in the report's interval for "
+        f"{held} of {len(rows)} models."
     )
 
 
@@ -207,25 +214,33 @@ def layer_shares() -> Table:
 
 
 def other_images() -> str:
-    """Top-1 before and its change by how objects are pasted on other photographs, and which changes differ."""
-    results, rows, differing = read_json(HERE / "other_images.json"), [], []
+    """Top-1 before and its change by how objects are pasted on other photographs."""
+    rows = []
+    for kind, made, gains in by_pasting():
+        cells = [f"{100 * before.mean():.1f} {over_both(gain)}" for before, gain in gains.values()]
+        rows.append([kind, made, str(len(gains["plain"][1])), *cells])
+    table = Table("", ["model", "after", "models", *(f"`{way}`" for way in WAYS)], rows).markdown()
+    return f"{table}\n\n{swap_less_relevance()}"
+
+
+def other_ways() -> Table:
+    """Changes of top-1 by another way of pasting, less those by `plain`."""
+    rows = []
+    for kind, made, gains in by_pasting():
+        less = [over_both(gain - gains["plain"][1]) for way, (_, gain) in gains.items() if way != "plain"]
+        rows.append([kind, made, *map(str, less)])
+    return Table("", ["model", "after", *(f"`{way}`" for way in WAYS[1:])], rows)
+
+
+def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """Kind of models, what made them better, and by way top-1 before and its gain, `(models, photographs)`."""
+    results = read_json(HERE / "other_images.json")
     for kind, names in KINDS.items():
         for made, label in AFTER.items():
             known = [results["sets"][name][made] for name in names if made in results["sets"].get(name, {})]
             if known:
-                cells, differences = by_pasting(known, results["objects"])
-                rows.append([kind.partition(",")[0], label, str(len(known)), *cells])
-                differing += [f"{rows[-1][0]}, {label}, {one}" for one in differences]
-    table = Table("", ["model", "after", "models", *(f"`{way}`" for way in WAYS)], rows).markdown()
-    return f"{table}\n\nChanges less that of `plain`, where resolved: {'; '.join(differing)}. {swap_less_relevance()}"
-
-
-def by_pasting(known: Sequence[dict], objects: int) -> tuple[list[str], list[str]]:
-    """Top-1 of models before and its change by way; and changes less that of `plain`, where their intervals leave out 0."""
-    gains = {way: of_photographs(known, way, objects) for way in WAYS}
-    cells = [f"{100 * before.mean():.1f} {over_both(gain)}" for before, gain in gains.values()]
-    less = {way: over_both(gain - gains["plain"][1]) for way, (_, gain) in gains.items() if way != "plain"}
-    return cells, [f"`{way}` {one}" for way, one in less.items() if not one.low <= 0 <= one.high]
+                gains = {way: of_photographs(known, way, results["objects"]) for way in WAYS}
+                yield kind.partition(",")[0], label, gains
 
 
 def swap_less_relevance() -> str:
@@ -237,7 +252,7 @@ def swap_less_relevance() -> str:
     for way in WAYS:
         swap, ours = (of_photographs([of[one] for of in known], way, results["objects"])[1] for one in methods)
         texts.append(f"{over_both(swap - ours)} (`{way}`)")
-    return f"Swap gains {', '.join(texts)} points more than squared error."
+    return f"Points that swap gains more than squared error: {', '.join(texts)}."
 
 
 def of_photographs(known: Sequence[dict], way: str, objects: int) -> tuple[np.ndarray, np.ndarray]:
@@ -278,6 +293,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "other layers": lambda: variants().markdown(),
     "layer shares": lambda: layer_shares().markdown(),
     "other images": other_images,
+    "other ways": lambda: other_ways().markdown(),
 }
 
 

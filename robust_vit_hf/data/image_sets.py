@@ -4,10 +4,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
@@ -69,13 +68,8 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
     path = find_source(name, sources, options)
     if path is None or numbered_tars(path) or has_parquet(path):
         return _open_table(name, str(path or next(iter(sources or known.hub))), options)
-    return replace(_layout(known.layout)(path, **known.part, **options), features=features_of(name, options))
-
-
-def _layout(name: str) -> Callable[..., Any]:
-    """A function of `data/layouts` by `module.function`."""
-    module, _, function = name.partition(".")
-    return getattr(import_module(f".layouts.{module}", __package__), function)
+    layout = resolve_name(f"{__package__}.layouts.{known.layout}")
+    return replace(layout(path, **known.part, **options), features=features_of(name, options))
 
 
 def _open_table(name: str, place: str, options: dict) -> Source:
@@ -89,7 +83,7 @@ def _open_table(name: str, place: str, options: dict) -> Source:
                 "archive."
             )
         if place in known.hub and known.hub_row:
-            row_of = _layout(known.hub_row)
+            row_of = resolve_name(f"{__package__}.layouts.{known.hub_row}")
         elif place in known.hub or (known.hub and numbered_tars(Path(place))):  # tars are those of the copies
             numbering = _numbering(known, options)
     config, split = known.hub.get(place, (None, known.splits[0]))

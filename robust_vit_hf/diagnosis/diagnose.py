@@ -47,7 +47,7 @@ from .composed_examples import (
     strip_figure,
 )
 from .export_images import FIFTYONE_FOLDER, IMAGES_FILE, export_fiftyone, image_table
-from .options import DiagnoseOptions
+from .options import DiagnoseOptions, OwnImagesOptions
 from .slices import slice_tables, top1_table
 from .verdict import Diagnosis, diagnosis_tables
 from .what_to_photograph import (
@@ -71,25 +71,25 @@ class DiagnosisReport:
 
     Args:
         diagnoses: by side, `before` and maybe `after`.
-        examples: images in all conditions, the first of which the strip shows.
-        beside: measures on ImageNet-9 by the head of their column; empty if not measured.
-        groups: table of the groups of the images as they are, if they have any.
-        without_map: sentences that say why relevance is left out.
         attributes: what else decides, by side; empty if not measured.
-        edited: some of the examples with the attributes of others; empty if not measured.
+        examples: images in all conditions, the first of which the strip shows.
         taken: images that the last model takes for the class of the background, see [`TAKEN_RULE`].
+        edited: some of the examples with the attributes of others; empty if not measured.
+        without_map: sentences that say why relevance is left out.
+        groups: table of the groups of the images as they are, if they have any.
+        beside: measures on ImageNet-9 by the head of their column; empty if not measured.
     """
 
     diagnoses: dict[str, Diagnosis]
+    attributes: dict[str, AttributeDiagnosis]
     examples: list[Composed]
+    taken: list[Composed]
+    edited: list[Composed]
     images: MaskedImages
     folder: Path
+    without_map: list[str]
+    groups: list[Table]
     beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    groups: list[Table] = field(default_factory=list)
-    without_map: list[str] = field(default_factory=list)
-    attributes: dict[str, AttributeDiagnosis] = field(default_factory=dict)
-    taken: list[Composed] = field(default_factory=list)
-    edited: list[Composed] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -201,7 +201,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
-    names = chosen_attributes(options.attributes)
+    chosen_attributes(options.attributes)  # refuses unknown ones before models are loaded
     with open_session(options, options.preset, stage, bf16=options.bf16, given=given) as session:
         with session.accelerator.main_process_first():
             found = load_images(options, session)
@@ -225,12 +225,9 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             images = masked_images(
                 found, found.name, session.classes, folder / MASKS_FOLDER, MaskSettings(*given), options.slices
             )
-        backgrounds = Backgrounds(options.batch_size, options.num_workers)
         rows = EvaluationSet.of(images.dataset, group_weights=weights)
         session = session.with_sets({found.name: rows})
-        report = measure_images(session, images, backgrounds, folder)
-        attributes = Attributes(options.batch_size, options.num_workers, names)
-        report = with_attributes(session, report, attributes)
+        report = measure_images(session, images, options, folder)
         if report is not None:
             slices = slice_tables(images.dataset, options.slices, report.diagnoses, of_slices)
             report = replace(report, beside=beside, groups=[*report.groups, *slices])
@@ -254,48 +251,35 @@ def _check_slices(images: Images, options: DiagnoseOptions) -> dict[str, dict[st
 
 
 def measure_images(
-    session: Session, images: MaskedImages, backgrounds: Backgrounds, folder: Path, *, within: str = ""
+    session: Session, images: MaskedImages, options: OwnImagesOptions, folder: Path, *, within: str = ""
 ) -> DiagnosisReport | None:
     """Measure the sides of a session on its only set, of these images, with predictions `within` its folder. Only the main process
     returns a report."""
-    ((name, measured),) = measure(session, backgrounds, within).items()
+    ((name, measured),) = measure(session, Backgrounds(options.batch_size, options.num_workers), within).items()
+    attributes = measure_attributes(session, options)
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
     last, shown = [*diagnoses.values()][-1], may_be_shown(images.dataset)
     drawn, taken = drawn_rows(images.dataset, diagnoses["before"]), [row for row in taken_rows(last) if shown[row]]
     examples, most_taken = (composed_images(session, images.dataset, diagnoses, rows) for rows in (drawn, taken))
-    tables = []
+    edited = composed_images(session, images.dataset, attributes, drawn[:NUM_EXAMPLES]) if attributes else []
     groups = groups_of(images.dataset, name)
-    if groups is not None:
-        tables.append(top1_table(name, diagnoses, groups, session.sets[name].group_weights))
-    return DiagnosisReport(
-        diagnoses, examples, images, folder, groups=tables, without_map=session.without_map, taken=most_taken
-    )
+    tables = [] if groups is None else [top1_table(name, diagnoses, groups, session.sets[name].group_weights)]
+    pictures = examples, most_taken, edited
+    return DiagnosisReport(diagnoses, attributes, *pictures, images, folder, session.without_map, tables)
 
 
-def measure_attributes(session: Session, attributes: Attributes) -> dict[str, AttributeDiagnosis]:
+def measure_attributes(session: Session, options: OwnImagesOptions) -> dict[str, AttributeDiagnosis]:
     """What else than the background decides, by side, on the only set of a session; empty without attributes, and outside the main
     process."""
-    if not attributes.names:
+    if not options.attributes:
         return {}
+    attributes = Attributes(options.batch_size, options.num_workers, chosen_attributes(options.attributes))
     (measured,) = measure(session, attributes, ATTRIBUTES_FOLDER).values()
     if not session.accelerator.is_main_process:
         return {}
     return {side: AttributeDiagnosis(found.columns, attributes.names) for side, found in measured.items()}
-
-
-def with_attributes(
-    session: Session, report: DiagnosisReport | None, attributes: Attributes
-) -> DiagnosisReport | None:
-    """The report of the only set of a session with the attributes, if any; `None` outside the main process."""
-    measured = measure_attributes(session, attributes)
-    if report is None or not measured:
-        return report
-    drawn = drawn_rows(report.images.dataset, report.diagnoses["before"])[:NUM_EXAMPLES]
-    return replace(
-        report, attributes=measured, edited=composed_images(session, report.images.dataset, measured, drawn)
-    )
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:

@@ -26,15 +26,14 @@ def top1_table(
     diagnoses: Mapping[str, Diagnosis],
     groups: np.ndarray,
     weights: dict[str, float] | None,
-    kept: np.ndarray | None = None,
+    kept: np.ndarray | bool = True,
 ) -> Table:
     """Top-1 of each group of the images as they are (of those `kept`, bool), of the worst, and on average, see [`groups_table`]."""
-    rows, sides = np.flatnonzero(np.ones(len(groups), bool) if kept is None else kept), {}
+    sides = {}
     for side, found in diagnoses.items():
-        best = np.array(found.columns["original"])[rows, None]
-        sides[side] = SideResult(ranks(best, [found.columns["accepted"][row] for row in rows.tolist()]))
-    labels = np.array(next(iter(diagnoses.values())).columns["label"])[rows]
-    return groups_table(SetResult(name, sides, labels, groups=groups[rows], group_weights=weights))
+        sides[side] = SideResult(ranks(np.array(found.columns["original"])[:, None], found.columns["accepted"]))
+    labels = np.where(kept, next(iter(diagnoses.values())).columns["label"], -1)  # of which none counts
+    return groups_table(SetResult(name, sides, labels, groups=groups, group_weights=weights))
 
 
 def slice_tables(
@@ -44,14 +43,8 @@ def slice_tables(
     weights: Mapping[str, dict[str, float] | None],
 ) -> list[Table]:
     """Tables of the values of each column, and of each pair of columns, with [`LEAST`] images or more; `weights` are those of the
-    values in the average.
-
-    Raises:
-        ValueError: masks were made without a column, or an image has no value.
-    """
+    values in the average."""
     values, tables = {column: groups_of(dataset, "images", column) for column in columns}, []
-    if missing := [column for column in columns if values[column] is None]:
-        raise ValueError(f"The masks were made without the column `{missing[0]}`: delete their folder, and run again.")
     for first, second in combinations(columns, 2):
         pairs = zip(values[first], values[second], strict=True)
         values[f"{first} × {second}"] = np.array([f"{one}, {other}" for one, other in pairs], dtype=object)

@@ -17,7 +17,7 @@ from ..results.markdown_latex import Table
 
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
-# Standard deviation of `mixed_rand` minus top-1 on really random backgrounds, beyond that of the samples (docs/your-photographs.md).
+# Standard deviation of `mixed_rand` minus top-1 on really random backgrounds, beyond that of the samples (docs/measured.md).
 FORETELLING = 0.06
 # Names of the measures in tables. Differences have a sign.
 MEASURES = {

@@ -8,7 +8,7 @@ from ..results import choice
 from ..results.choice import loses_too_much, may_be_lost, rank
 from ..results.markdown_latex import Table
 from .composites import Composites
-from .fit_layers import Layer, LayerSettings
+from .fit_layers import LayerSettings
 
 
 # On photographs, swap with the original's output gained most on backgrounds that nothing was trained on; whether the relevance loss
@@ -51,15 +51,8 @@ class Mixture(choice.Candidate):
     alpha: float = 0.0
 
     @classmethod
-    def of(
-        cls,
-        outputs: Composites,
-        layer: Layer | None = None,
-        settings: LayerSettings | None = None,
-        alpha: float = 0.0,
-    ) -> Self:
-        """Outcomes by the features of the original model and a layer, or by logits."""
-        return cls(**outputs.right(layer.logits) if layer else outputs.right(), settings=settings, alpha=alpha)
+    def of(cls, logits: Composites, settings: LayerSettings | None = None, alpha: float = 0.0) -> Self:
+        return cls(**logits.right(), settings=settings, alpha=alpha)
 
     @property
     def strength(self) -> tuple[float, ...]:

@@ -24,6 +24,7 @@ from ..utils.stage import Stage
 
 OUTPUTS_FILE = "outputs.npy"
 SELECTION_COMPOSITES = 4  # of each image
+SEED = 0  # of the donors
 NONE_COMPOSED = (
     "No object of the {} {} images could be put on another background: every object fills the image, or lies outside of what the model "
     "sees. Give more images, or other masks."
@@ -54,14 +55,14 @@ class Composites:
         """Logits, from features."""
         return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
 
-    def right(self, logits_of: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs) -> dict[str, np.ndarray]:
-        """Whether each image is right as it is, `original` `(N,)`, and the share of its composites that are, `mixed_rand` `(N,)`, NaN
-        where there are none; `logits_of` turns features into logits."""
+    def right(self) -> dict[str, np.ndarray]:
+        """By logits, whether each image is right as it is, `original` `(N,)`, and the share of its composites that are, `mixed_rand`
+        `(N,)`, NaN where there are none."""
         known = ~np.isnan(self.mixed[..., 0])
-        hits = (logits_of(self.mixed).argmax(axis=-1) == self.labels[:, None]) & known
+        hits = (self.mixed.argmax(axis=-1) == self.labels[:, None]) & known
         with np.errstate(invalid="ignore"):
             mixed_rand = hits.sum(axis=1) / known.sum(axis=1)
-        original = (logits_of(self.original).argmax(axis=-1) == self.labels).astype(float)
+        original = (self.original.argmax(axis=-1) == self.labels).astype(float)
         return {"original": original, "mixed_rand": mixed_rand}
 
 
@@ -73,7 +74,6 @@ def composite_outputs(
     layer: LastLayer | None = None,
     folder: Path | None = None,
     pool: BackgroundPool | None = None,
-    seed: int = 0,
     attributes: Sequence[str] = (),
 ) -> Composites:
     """Outputs of a side for the one set of a session, with `count` composites an image, and as many for each attribute; a `ValueError`
@@ -90,7 +90,7 @@ def composite_outputs(
     size = session.classes if layer is None else layer.weight[0]
     values = np.full((len(labels), 1 + count * (1 + len(attributes)), len(size)), np.nan, np.float32)
     if folder is not None:
-        inputs = {"composites": count, "seed": seed} | ({"attributes": [*attributes]} if attributes else {})
+        inputs = {"composites": count, "seed": SEED} | ({"attributes": [*attributes]} if attributes else {})
         stage = Stage(folder, session.inputs("before", rows) | inputs)
         stage.begin()
         if not (folder / OUTPUTS_FILE).is_file():
@@ -99,7 +99,7 @@ def composite_outputs(
         values = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(values[:, 0, 0])).sum())
     if done < len(labels):
-        _compute(side, session, labels, values[done:], count, passes, layer, pool, seed, done, attributes)
+        _compute(side, session, labels, values[done:], count, passes, layer, pool, done, attributes)
     if folder is not None:
         stage.finish({}, [OUTPUTS_FILE])
     if count and np.isnan(values[:, 1:, 0]).all():
@@ -116,7 +116,6 @@ def _compute(
     passes: tuple[int, int],
     layer: LastLayer | None,
     pool: BackgroundPool | None,
-    seed: int,
     done: int,
     attributes: Sequence[str],
 ) -> None:
@@ -127,7 +126,7 @@ def _compute(
     levels = [level.to(session.accelerator.device) for level in pixel_levels(side.processor)]
     # Of images of one class, each counts as a class of its own: training images need no labels.
     classes = labels.tolist() if len({*labels}) > 1 else [*range(len(labels))]
-    donors = {one: draw_donors(classes, seed + number)[1] for number, one in enumerate(names)}
+    donors = {one: draw_donors(classes, SEED + number)[1] for number, one in enumerate(names)}
     images = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
 
     def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
@@ -138,12 +137,12 @@ def _compute(
             pictures += [paste(*image, background(*donor)) for donor in given.values()]
             unusable += [~(has[one] & is_background(mask).flatten(1).any(dim=1)) for one, (_, mask) in given.items()]
         for composite in range(count if pool else 0):
-            seeds = [[seed, composite, row] for row in batch["row"].tolist()]
+            seeds = [[SEED, composite, row] for row in batch["row"].tolist()]
             drawn = [next(pool.draw(np.ones(1, bool), np.random.default_rng(one)))[1] for one in seeds]
             pictures.append(paste(*image, torch.stack(drawn).to(batch["mask"])))
             unusable.append(torch.zeros(len(drawn), dtype=torch.bool, device=batch["mask"].device))
         for attribute in attributes:
-            pictures += [edited(attribute, *image, *donor, *levels) for donor in given.values()]
+            pictures += [edited(attribute, image, donor, levels) for donor in given.values()]
             unusable += [~(has[one] & has_both(mask)) for one, (_, mask) in given.items()]
         of_all = torch.cat(pictures)
         logits, outputs = layer.outputs(of_all) if layer else (forward_logits(side.model, of_all),) * 2

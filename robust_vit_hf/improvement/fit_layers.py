@@ -41,11 +41,6 @@ class LayerSettings:
     variant: str
     penalty: float
 
-    @property
-    def name(self) -> str:
-        """Name in a path."""
-        return f"{self.variant.replace(' ', '-')}-{self.penalty:g}"
-
     def __str__(self) -> str:
         return f"{self.variant}, penalty {self.penalty:g}"
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import datasets
-import xxhash
 
 from ..data.composition import draw_donors
 from ..data.dataset_digest import pixels_of
@@ -32,13 +31,11 @@ class ImageRoles:
     Args:
         images: `train`, at most as many as a training sees; `selection` and `report`, one half each of the validation images.
         pool: the pictures of `backgrounds`, if given.
-        pictures: digests of these, in the order in which the swap draws from them.
         group_weights: shares of the groups of all images that can be trained on; `None` without groups.
     """
 
     images: dict[str, Images]
     pool: BackgroundPool | None
-    pictures: list[str]
     notes: list[str]
     group_weights: dict[str, float] | None
 
@@ -49,7 +46,6 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
     pool, notes = None, []
     if options.backgrounds is not None:
         pool = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor))
-    pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pool.paths] if pool else []
     train = _labelled(
         find_images(options.dataset, options.train_split, masks=options.mask_folder), options, session, notes
     )
@@ -77,9 +73,9 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
     for half, (role, count) in zip(halves(labels_of(validation.rows), options.seed), numbers.items(), strict=True):
         images[role] = replace(validation, rows=choose_images(validation.rows.select(half), count))
         draw_donors(labels_of(images[role].rows).tolist())  # refuses one class before masks, which take long, are made
-    given = datasets.Dataset.from_dict({"image": [str(path) for path in pool.paths] if pool else []})
     rows = {role: of_role.rows for role, of_role in images.items()}
-    rows["backgrounds"] = given.cast(datasets.Features({"image": datasets.Image()}))
+    pictures, features = [str(path) for path in pool.paths] if pool else [], {"image": datasets.Image()}
+    rows["backgrounds"] = datasets.Dataset.from_dict({"image": pictures}, datasets.Features(features))
     pixels = {role: pixels_of(of_role) for role, of_role in rows.items()}
     for first, second in APART:
         if shared := len(pixels[first] & pixels[second]):
@@ -87,7 +83,7 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
                 f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
                 "--eval_split and --backgrounds."
             )
-    return ImageRoles(images, pool, pictures, notes, weights)
+    return ImageRoles(images, pool, notes, weights)
 
 
 def _labelled(images: Images, options: ImproveOptions, session: Session, notes: list[str]) -> Images:

@@ -61,15 +61,14 @@ class NewLayers:
             features[role] = composite_outputs(*given, attributes=attributes)
         own = Layer(*(values.cpu().double().numpy() for values in (last.weight, last.bias)))
         layers = dict(new_layers(own, features["train"], last.has_bias))
-        before = Mixture.of(features["selection"], own)
+        selection = features["selection"]
+        before = Mixture.of(selection.mapped(own.logits))
         mixtures = [
-            Mixture.of(features["selection"], own.mixed(layer, alpha), settings, alpha)
+            Mixture.of(selection.mapped(own.mixed(layer, alpha).logits), settings, alpha)
             for settings, layer in layers.items()
             for alpha in MIXTURES
         ]
-        return cls(
-            side, of_role["train"], folder, last, {None: own, **layers}, before, mixtures, features["selection"]
-        )
+        return cls(side, of_role["train"], folder, last, {None: own, **layers}, before, mixtures, selection)
 
     def layer(self, settings: object, alpha: float) -> Layer:
         """The layer of a mixture; without settings, the original's."""

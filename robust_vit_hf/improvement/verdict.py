@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.attributes import chosen_attributes
-from ..diagnosis.diagnose import DiagnosisReport, measure_images, with_attributes, write_report
+from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
 from ..evaluation.before_after_examples import galleries
 from ..evaluation.before_after_figure import FIGURE_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
-from ..evaluation.measurements.other_attributes import Attributes
-from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.results_json import write_finetuning_results
 from ..evaluation.session import Session
 from ..hub.model_card import write_card
@@ -105,16 +102,17 @@ def measure_outcome(
     session: Session, images: MaskedImages, candidates: Table, notes: list[str], options: ImproveOptions
 ) -> Improvement:
     """Diagnose the sides of the session on its only set, the report images, and write results, card and page."""
-    folder, passes = options.output_dir, (options.batch_size, options.num_workers)
-    diagnosis = measure_images(
-        session, images, Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
-    )
-    diagnosis = with_attributes(session, diagnosis, Attributes(*passes, chosen_attributes(options.attributes)))
+    folder = options.output_dir
+    diagnosis = measure_images(session, images, options, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER)
     write_report(diagnosis, session, asdict(options))
     facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
-        run = Run(measure_accuracy(session, Accuracy(*passes), f"{PREDICTIONS_FOLDER}/accuracy"))
+        run = Run(
+            measure_accuracy(
+                session, Accuracy(options.batch_size, options.num_workers), f"{PREDICTIONS_FOLDER}/accuracy"
+            )
+        )
         write_finetuning_results(folder, run, session, asdict(options))
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 
 from ..data.known_sets import SYNTHETIC, title_of
-from ..data.published import BASE_MODELS, published_cell, published_models
+from ..data.published import BASE_MODELS, published_models
 from .bootstrap import change
 from .markdown_latex import Table
 from .metrics.robust_accuracy import TOP
@@ -100,9 +100,12 @@ def accuracy_table(
 def published_rows(
     lead: list[str], model: str | None, protocol: str, version: str, columns: Sequence[tuple[str, tuple[str, ...]]]
 ) -> list[list[str]]:
-    """The row of published values of a model, after the cells `lead`: by column, of a set and scores; none without values."""
-    entry = published_models().get(model)
-    texts = [published_cell(entry, protocol, version, *column) for column in columns]
+    """The row of published values of a model, such as `80.3±0.1 95.4±0.0`, after the cells `lead`: by column, of a set and scores; none
+    without values."""
+    known, texts = published_models().get(model, {}).get(protocol, {}).get(version, {}), []
+    for name, scores in columns:
+        values = [known[name][score] for score in scores if score in known.get(name, ())]
+        texts.append(" ".join(f"{v[0]:.1f}±{v[1]:.1f}" if isinstance(v, list) else f"{v:.1f}" for v in values))
     return [[*lead, *(text or "–" for text in texts)]] if any(texts) else []
 
 

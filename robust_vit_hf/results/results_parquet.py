@@ -83,7 +83,12 @@ def _facts(result: SetResult) -> dict:
 
 
 def read_results(path: Path) -> ResultsFile:
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(
+            f"`{path}` cannot be read as `{RESULTS_TABLE}` of a report ({type(error).__name__})."
+        ) from error
     facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}"))
     if facts.get("version") != VERSION:
         raise ValueError(

@@ -1,10 +1,10 @@
 """Summary of a run as JSON values: the change on each set with its interval, and changes by class and factor."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 
 from ..utils.public_names import public_settings
 from .background_reliance import reliance_tables
@@ -88,13 +88,9 @@ def class_groups(run: Run) -> list[dict]:
 def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
     """Change in top-1 of each class of a set, as a fraction, averaged over the runs that have images of it, from the most
     harmed to the most helped class (Figures 8 to 14 of https://huggingface.co/papers/2206.01161)."""
-    changes = defaultdict(list)
-    for result in (run.sets[name] for run in runs):
-        classes, gains = result.classes[result.usable], result.gains()
-        for label in np.unique(classes).tolist():
-            changes[label].append(gains[classes == label].mean())
-    means = {label: float(np.mean(of_runs)) for label, of_runs in changes.items()}
-    return dict(sorted(means.items(), key=lambda item: item[1]))
+    results = [run.sets[name] for run in runs]
+    means = [pd.Series(one.gains()).groupby(one.classes[one.usable]).mean() for one in results]
+    return pd.concat(means, axis=1).mean(axis=1).sort_values(kind="stable").to_dict()
 
 
 def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:

@@ -31,6 +31,11 @@ class ModelArguments(Options):
     lora_rank: int | None = option(None, "Finetune and save only a LoRA adapter of this rank on linear layers.", COUNT)
     merge_lora: bool = option(False, "Save the adapter of `lora_rank` merged into the weights.")
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.merge_lora and self.lora_rank is None:
+            raise ValueError("`merge_lora` needs the `lora_rank` of an adapter: give it, or leave `merge_lora` out.")
+
 
 @dataclass
 class DataArguments(Options):

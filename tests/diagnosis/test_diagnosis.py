@@ -155,7 +155,9 @@ def test_bad_compositions_and_wrong_models_are_warned_of():
 
 def test_a_page_warns(tmp_path):
     images = MaskedImages(datasets.Dataset.from_dict({}), "drawn by hand", rejected=200, lost=("<i>owl</i>",))
-    report = DiagnosisReport({"before": diagnosis(original=0.3, mixed_same=0.0)}, [], images, Path("out"))
+    report = DiagnosisReport(
+        {"before": diagnosis(original=0.3, mixed_same=0.0)}, {}, [], [], [], images, Path("out"), [], []
+    )
     write_page(tmp_path / "report.html", "A diagnosis", {}, [report.section()])
     page = (tmp_path / "report.html").read_text()
     composing, accuracy, *notes = report.warnings

@@ -1,7 +1,9 @@
 """The figures of the experiment in README and docs are those of its files of results."""
 
 import json
+import re
 import runpy
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -35,6 +37,15 @@ def test_pictures_show_the_points_of_the_results(path, results):
         assert image.text["points"] == write["points_of"](write["picture"](path, results)), (
             "run `python docs/experiment/write.py`"
         )
+
+
+def test_one_command_makes_all_results():
+    planned = ["make", "--dry-run", "--file", "docs/experiment/Makefile", "RUNS=nowhere"]
+    commands = subprocess.run(planned, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    grids = {path.name for path in (ROOT / "trainer" / "grids").glob("emoji-shift*.yaml")}
+    assert set(re.findall(r"sweep trainer/grids/(\S+)", commands)) == grids
+    reports = dict(re.findall(r"report (.+) --output_dir nowhere/report-(\S+)", commands))
+    assert {path.stem for path in (ROOT / "docs" / "experiment").glob("*.parquet")} == {*reports.values()}
 
 
 def test_the_intervals_cover_what_the_docs_say():

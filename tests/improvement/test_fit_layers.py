@@ -144,7 +144,7 @@ def test_outcomes_count_composites_with_a_donor():
     right = Composites(original, mixed, np.array([1, 1])).right()
     assert right["original"].tolist() == [1, 0]
     np.testing.assert_array_equal(right["mixed_rand"], [0.5, np.nan])
-    flipped = Composites(original, mixed, np.array([1, 1])).right(lambda outputs: outputs[..., ::-1])
+    flipped = Composites(original, mixed, np.array([1, 1])).mapped(lambda outputs: outputs[..., ::-1]).right()
     assert flipped["original"].tolist() == [0, 1] and flipped["mixed_rand"][0] == 0.5
 
 
