@@ -198,6 +198,40 @@ def run_under_slurm(script: str, nodes: int, folder: Path, *arguments) -> Comple
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.parametrize(
+    "script, expected",
+    [
+        ("one_node.sh", "several_gpus.yaml --num_processes 8"),
+        (
+            "several_nodes.sh",
+            "several_nodes.yaml --num_machines 3 --num_processes 24 --machine_rank 2 --main_process_ip first --main_process_port 20007",
+        ),
+    ],
+)
+def test_words_of_slurm_scripts(script, expected, tmp_path):
+    """`srun` starts what it is given, and accelerate prints its words."""
+    programs = {"srun": 'echo "$1 $2"; shift 2; exec "$@"', "scontrol": "printf 'first\nsecond\nthird\n'"}
+    programs["accelerate"] = "printf '%s\n' \"$@\""
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {
+        "NNODES": 3,
+        "NODEID": 2,
+        "GPUS_ON_NODE": 8,
+        "CPUS_PER_TASK": 64,
+        "JOB_NODELIST": "a,b,c",
+        "JOB_ID": 40007,
+    }
+    environment = {f"SLURM_{name}": str(value) for name, value in slurm.items()}
+    environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    command = ["bash", str(ROOT / "trainer" / "slurm" / script), "--model", "my model"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    config, *words = expected.split()
+    words = ["launch", "--config_file", f"trainer/accelerate_configs/{config}", *words, "trainer/train.py"]
+    assert done.stdout.splitlines() == ["--cpus-per-task 64", *words, "--model", "my model"], done.stderr
+
+
 @pytest.mark.release
 @pytest.mark.parametrize("script, nodes", [("one_node.sh", 1), ("several_nodes.sh", 2)])
 def test_slurm_scripts(options, tmp_path, script, nodes):

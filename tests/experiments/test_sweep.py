@@ -503,14 +503,23 @@ def slurm(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+def sbatch_lines(slurm: Path, grid: Path, out: Path, *options) -> set[str]:
+    """Options of the script that Slurm is given, but for paths."""
+    printed = succeed("sweep", grid, "--output_dir", out, "--cluster", "slurm", *options)
+    assert printed.startswith("4 runs are submitted as 12345.\n")
+    lines = (slurm / "given").read_text().splitlines()
+    return {line for line in lines if line.startswith("#SBATCH") and str(out) not in line}
+
+
 def test_slurm_is_given_an_array(slurm, inputs, tmp_path):
     grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS)
+    given = "array=0-3%1 gpus-per-node=1 job-name=robust-vit nodes=1 open-mode=append signal=USR2@90 time=4320 wckey=submitit"
+    usual = {f"#SBATCH --{one}" for one in given.split()}
+    assert sbatch_lines(slurm, grid, tmp_path / "first") == usual
     options = ["--jobs", 3, "--cluster_options", "slurm_partition=gpu", "timeout_min=60", "mem_gb=8"]
-    printed = succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "slurm", *options)
-    assert "4 runs are submitted as 12345." in printed
+    changed = {f"#SBATCH --{one}" for one in ("array=0-3%3", "partition=gpu", "time=60", "mem=8GB")}
+    assert sbatch_lines(slurm, grid, tmp_path / "out", *options) - usual == changed
     script = (slurm / "given").read_text()
-    for line in ("--array=0-3%3", "--partition=gpu", "--time=60", "--mem=8GB", "--gpus-per-node=1"):
-        assert f"#SBATCH {line}\n" in script
     assert "submitit.core._submit" in script
     jobs = sorted((tmp_path / "out" / "logs").glob("*/12345_*_submitted.pkl"))
     submitted = [pickle.loads(path.read_bytes()) for path in jobs]

@@ -187,6 +187,22 @@ def test_a_second_signal_acts_at_once_but_under_a_launcher(monkeypatch, launched
         signal.signal(signal.SIGINT, inherited)
 
 
+def test_a_signal_after_the_last_step_is_not_lost():
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), InterruptCallback():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+
+
+def test_a_signal_without_checkpoints(tmp_path):
+    stop = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(TrainingInterrupted, match=r"SIGTERM has .* after step 2\. There is no checkpoint"):
+        make_trainer(tmp_path, callbacks=[stop], save_strategy="no").train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_a_checkpoint(begun, tmp_path, number):
     """Late in an epoch, whose crops and dropout go on as if there had been no signal."""
