@@ -44,6 +44,7 @@ from .helpers.golden import Recorder, compare, moments
 from .helpers.golden_inputs import write_inputs, write_model
 from .helpers.golden_page import serve
 from .helpers.golden_scripts import push_folders, run_scripts
+from .helpers.metrics import OF_GROUPS, SCRIPTS, load
 from .helpers.tiny import DATA, tiny_config
 
 
@@ -78,11 +79,13 @@ def show_page(record: Recorder) -> None:
     for name, given in {"two": {"compare": "dino", "dataset": "photographs"} | results, "one": {}}.items():
         page = Handlers(AppOptions(model="vit", mask_model="still", **given))
         sets = [page.look("model/validation", shown, 1) for shown in FILTERS] if given else []
+        sets += [page.look("model/validation", "all", number) for number in (2, 99, None)] if given else []
         shown = {"samples": [[one.caption, one.image, one.mask] for one in page.samples], "sets": sets}
         [image, seen], first = page.choose_sample(SimpleNamespace(index=0)), SimpleNamespace(index=0)
         image.save("sample.png")
         shown["chosen"] = page.choose_image("model/validation", sets[0][1], first)[2] if given else ""
         shown["explained"] = [page.explain(picture, target, "gae", None) for target in (-1, 2)]
+        shown["nothing"] = [page.explain(None, 1, "gae", None), page.look(None, "all", 3), page.on_backgrounds(None)]
         shown["sample"] = page.explain("sample.png", -1, "rollout", seen)
         shown["conditions"] = [page.conditions(kind, 2, step) for kind in KINDS for step in (0, 1)]
         record.add(f"page of {name}", shown | {"backgrounds": page.on_backgrounds(picture)})
@@ -193,6 +196,13 @@ def measure_numbers(record: Recorder) -> None:
     drawn = {region: rng.integers(0, 6, (40, 3)).tolist() for region in ("foreground", "background")}
     noisy = drawn | {"accepted": references, "object_share": (np.arange(40) % 7 / 6).tolist()}
     record.add("sensitivity", str(sensitivity_table({"set": {"before": noisy, "after": noisy | {"foreground": ids}}})))
+    of_groups = {"groups": [("original", "mixed_same", "mixed_rand")[row % 3] for row in range(40)]}
+    for name in SCRIPTS:
+        metric = load(name, *(["groups"] if name in OF_GROUPS else []))
+        record.add(f"script, {name}", [str(metric.features), metric.citation, metric.info.reference_urls])
+        if name in OF_GROUPS:
+            metric.add_batch(predictions=logits, references=references, **of_groups)
+            record.add(f"groups, {name}", metric.compute())
     mask, _ = soft_masks()
     relevance, segmentation = torch.from_numpy(rng.random((3, 1, 24, 36))).float(), RelevanceSegmentation()
     segmentation.update(relevance, mask)

@@ -65,5 +65,5 @@ def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:
         if "mask" in row and image is not None and (problem := mask_problem(image, mask)):
             row, image = {"file_name": row["file_name"], "problem": f"`{row['file_name']}`: {problem}."}, None
         if "problem" in row and not skip_bad:
-            raise ValueError(f"{row['problem']} --skip_bad leaves such rows out, and lists them.")
+            raise ValueError(f"{row['problem'].rstrip('.')}. --skip_bad leaves such rows out, and lists them.")
         yield row, image
