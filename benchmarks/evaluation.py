@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
-from robust_vit_hf import relevance_map
-from robust_vit_hf.evaluation.measurements.accuracy import measure_batches
+from robust_vit_hf import make_image_processor, relevance_map
+from robust_vit_hf.evaluation.measurements.accuracy import Accuracy
+from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.utils.files import write_atomically
 
@@ -45,10 +46,16 @@ def measure(relevance: bool, num_batches: int, num_rounds: int) -> dict[str, flo
     count = BATCH_SIZE * num_batches
     pixel_values = torch.randn(count, 3, 224, 224)
     masks = torch.nn.functional.interpolate((torch.rand(count, 1, 7, 7) > 0.6).float(), 224)
-    rows = EvaluationSet(
-        datasets.Dataset.from_dict({"image": [None] * count}), [[index % 1000] for index in range(count)]
-    )
-    loader = DataLoader(TensorDataset(pixel_values, masks), BATCH_SIZE, collate_fn=collate)
+    files = datasets.Dataset.from_dict({"image": [None] * count, "mask": [None] * count})  # which are not read
+    rows = EvaluationSet(files, [[index % 1000] for index in range(count)])
+    side = Side.of(model, make_image_processor("paper"))
+    session = Session({"before": side}, {"memory": rows}, accelerator)
+
+    class InMemory(Accuracy):
+        def loader(self, images: object) -> DataLoader:
+            return DataLoader(TensorDataset(pixel_values, masks), BATCH_SIZE, collate_fn=collate)
+
+    evaluation = InMemory(relevance=relevance)
 
     def bare() -> None:
         for batch in pixel_values.split(BATCH_SIZE):
@@ -61,7 +68,7 @@ def measure(relevance: bool, num_batches: int, num_rounds: int) -> dict[str, flo
         output.logits.sum().item()  # what is queued on a GPU is done
 
     def ours() -> None:
-        measure_batches(model, loader, rows, accelerator, relevance=relevance, description="evaluation")
+        evaluation.measure(side, rows, session, "evaluation", None)
 
     seconds = {"bare": [], "evaluation": []}
     for timed in range(-1, num_rounds):

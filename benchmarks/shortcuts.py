@@ -232,8 +232,8 @@ def summary(results: dict[str, dict]) -> str:
         first = sum(one["named"][:1] == [planted] for planted, one in told)
         alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
         lines.append(
-            f"- {', '.join(group)}: where planting costs {100 * COST:.0f} points or more, found and named first in {first} of "
-            f"{len(told)} models, and nothing else in {right}."
+            f"- {', '.join(group)}: where planting costs {100 * COST:.0f} points or more, the planted attribute is named first in "
+            f"{first} of {len(told)} models, and alone in {right}."
         )
         if alarms:
             lines[-1] += f" False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}."

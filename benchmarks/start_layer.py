@@ -20,7 +20,7 @@ from robust_vit_hf import load_image_set, load_masked_dataset, load_model, relev
 from robust_vit_hf.data.benchmarks import benchmarks
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.image_passes import TransformedRows
-from robust_vit_hf.evaluation.named_sets import NamedSource
+from robust_vit_hf.evaluation.options import NamedSource
 from robust_vit_hf.models.image_processors import load_processor, resolve_preset, squash_resample
 from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.results.markdown_latex import Table

@@ -113,8 +113,8 @@ def shown_and_others() -> str:
         gain_of_layers("all", name) for name in ("background_new, shown", "background_new, others", "val")
     )
     return (
-        f"Half of the classes are enough: with a new last layer from two images of each, with true masks, these classes gain {shown} points on "
-        f"new backgrounds and those that were not shown {others}, over {shown.seeds} DINOv2-S, at {home} at home "
+        f"Images of half of the classes are enough: a new last layer from two images of each, with true masks, gains {shown} points on new "
+        f"backgrounds for these classes and {others} for the other half, at {home} at home, over {shown.seeds} DINOv2-S "
         "([how](docs/methods.md#a-new-last-layer-without-training))."
     )
 
@@ -162,8 +162,9 @@ def foretold() -> str:
     beyond = sum(one.mean**2 - error**2 for one, error in zip(differences, errors, strict=True)) / len(rows)
     table = Table("", ["set", "model", "`mixed_rand`", "random backgrounds", "difference"], rows).markdown()
     return (
-        f"{table}\n\nDifferences are from {least:+.1f} to {most:+.1f} points. Beyond what the samples explain, they have a standard deviation of "
-        f"{100 * math.sqrt(max(0, beyond)):.1f} points. Top-1 on random backgrounds lies in the interval of the report for {held} of {len(rows)} models."
+        f"{table}\n\nDifferences range from {least:+.1f} to {most:+.1f} points. Their standard deviation is "
+        f"{100 * math.sqrt(max(0, beyond)):.1f} points beyond what the samples explain. Top-1 on random backgrounds lies in the report's interval for "
+        f"{held} of {len(rows)} models."
     )
 
 
@@ -251,7 +252,7 @@ def swap_less_relevance() -> str:
     for way in WAYS:
         swap, ours = (of_photographs([of[one] for of in known], way, results["objects"])[1] for one in methods)
         texts.append(f"{over_both(swap - ours)} (`{way}`)")
-    return f"Swap gains {', '.join(texts)} points more than squared error."
+    return f"Points that swap gains more than squared error: {', '.join(texts)}."
 
 
 def of_photographs(known: Sequence[dict], way: str, objects: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,6 @@ from robust_vit_hf.data.attributes import ATTRIBUTES, edited
 from robust_vit_hf.data.composition import compose, draw_donors
 from robust_vit_hf.data.draw_images import choose_images, halves, held_out
 from robust_vit_hf.data.geometry import measured_place
-from robust_vit_hf.experiments.paper.ablations import ABLATIONS
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.relevance.overlay import place_in_image
 from robust_vit_hf.results.metrics.calibration import Calibration
@@ -40,6 +39,7 @@ from robust_vit_hf.training.methods import method_names
 from robust_vit_hf.utils.images import to_rgb
 
 from .data.test_geometry import KEPT, OTHERS, made
+from .helpers.ablations import ABLATIONS
 from .helpers.families import FAMILIES
 from .helpers.golden import Recorder, compare, moments
 from .helpers.golden_inputs import write_inputs, write_model
@@ -146,7 +146,7 @@ def process_images(record: Recorder) -> None:
     image, donor = torch.from_numpy(rng.random((2, 3, 3, 24, 36))).float()
     mask, other = soft_masks()
     levels = [torch.tensor([-1.0, -0.5, 0]), torch.tensor([1.0, 1.5, 2])]
-    edits = {name: moments(edited(name, image, mask, donor, other, *levels)) for name in ATTRIBUTES}
+    edits = {name: moments(edited(name, (image, mask), (donor, other), levels)) for name in ATTRIBUTES}
     composed = compose(image, mask, (donor, other), (image.flip(0), mask.flip(0)), levels[0])
     record.add("edits", edits | {name: moments(of) for name, of in composed.items()})
     shown = [images[0].convert(mode) for mode in ("L", "LA", "RGBA", "P", "CMYK", "1", "YCbCr")]

@@ -241,8 +241,9 @@ def short_block(results: ResultsFile) -> str:
         [change(fresh.of(one), [name]) for name in (SHIFTED, HOME)] for one in ("robustvit", "background-swap")
     )
     return (
-        f"On emoji-shift, with weights and rates that were chosen on other models, the paper's loss changes top-1 on new backgrounds by "
-        f"{loss[0]} points (at home {loss[1]}), and [background swap](docs/methods.md#background-swap) by {swap[0]} ({swap[1]}), over five models."
+        f"On emoji-shift, the paper's loss changes top-1 on new backgrounds by {loss[0]} points (at home {loss[1]}), and "
+        f"[background swap](docs/methods.md#background-swap) by {swap[0]} ({swap[1]}), over five models. Loss weights and "
+        "learning rates were chosen on other models."
     )
 
 
@@ -305,18 +306,18 @@ def found_block(results: ResultsFile) -> str:
     return "\n".join(
         [
             f"- **Swap gains more than the paper's loss**: on [five fresh models](checks.md#five-fresh-seeds), top-1 on new backgrounds changes by "
-            f"{gain('background-swap', of=fresh)} points with swap and by {gain('robustvit', of=fresh)} with squared error at 1000 times the paper's "
-            f"weight, at {gain('background-swap', HOME, fresh)} and {gain('robustvit', HOME, fresh)} on `val`; the difference is "
-            f"{less('robustvit', 'background-swap', fresh)}.",
-            f"- **Relevance adds nothing to swap that was resolved**: {less('background-swap', OF_RECIPE, fresh)} at the same rate, and {chosen} in a "
-            "mixture for which the rule chose another rate and share.",
-            f"- **A last layer trained to convergence** on composites of the same images changes top-1 on new backgrounds by {of_few[SHIFTED]} points, at "
-            f"{of_few[HOME]} on `val` ([one model](checks.md#the-last-layer)).",
-            f"- **At the paper's weight, 0.8, nothing was resolved** in 72 steps at 1e-6 ({gain(PAPER_WEIGHTS)}); [600 steps](checks.md#with-the-papers-weight) "
-            f"of one model gain {longer[1e-6]} at 1e-6 and {longer[2.5e-6]} at 2.5e-6, and an earlier version of this benchmark gained 11 points in "
-            "78 steps at 5e-6.",
-            f"- **What falls** is top-1 where the usual background tells the truth: on a new vendor's drawings it changes by {vendor} points with "
-            f"squared error and by {vendor_of_swap} with swap, on rotated ones by {rotation} and {rotation_of_swap}.",
+            f"{gain('background-swap', of=fresh)} points with swap (`val`: {gain('background-swap', HOME, fresh)}) and by "
+            f"{gain('robustvit', of=fresh)} with squared error at 1000 times the paper's weight (`val`: {gain('robustvit', HOME, fresh)}). The "
+            f"difference is {less('robustvit', 'background-swap', fresh)}.",
+            f"- **No gain of the relevance loss beside swap was resolved**: {less('background-swap', OF_RECIPE, fresh)} at the same rate, and "
+            f"{chosen} in a mixture, for which the rule chose another rate and share.",
+            f"- **A last layer trained to convergence** on composites of the same images changes top-1 on new backgrounds by {of_few[SHIFTED]} points "
+            f"(`val`: {of_few[HOME]}), on [one model](checks.md#the-last-layer).",
+            f"- **At the paper's weight, 0.8, no gain was resolved** in 72 steps at 1e-6 ({gain(PAPER_WEIGHTS)}). "
+            f"[600 steps](checks.md#with-the-papers-weight) of one model gain {longer[1e-6]} at 1e-6 and {longer[2.5e-6]} at 2.5e-6. An earlier version "
+            "of this benchmark gained 11 points in 78 steps at 5e-6.",
+            f"- **Top-1 falls where the usual background predicts the class**: on a new vendor's drawings it changes by {vendor} points with squared "
+            f"error and by {vendor_of_swap} with swap; on rotated ones, by {rotation} and {rotation_of_swap}.",
         ]
     )
 
@@ -345,7 +346,7 @@ def scratch_block(results: ResultsFile) -> str:
     first, most = found.runs[0], max(found.runs, key=lambda run: mean_score(run, "after", "mean_iou"))
     before = ", ".join(f"{percent(first.sets[of].correct('before').mean())} on `{of}`" for of in places)
     return (
-        f"Top-1 before: {before}.\n\n{table}\n\nOf all {len(found.runs)} trainings, {LABELS[most.method]}, at {most.learning_rate:g} moves the maps most, to "
+        f"Top-1 before: {before}.\n\n{table}\n\nOf all {len(found.runs)} trainings, that of *{LABELS[most.method]}* at {most.learning_rate:g} moves the maps most, to "
         f"an mIoU of {percent(mean_score(most, 'after', 'mean_iou'))}, at {change([most], [SHIFTED])} on new backgrounds and "
         f"{change([most], [HOME])} on `val`."
     )
@@ -364,8 +365,8 @@ def layers_block(results: ResultsFile) -> str:
         for runs in (_tested(results), choose_mixtures(results))
     )
     return (
-        f"{table.markdown()}\n\nSwap in all layers changes top-1 on new backgrounds of this model by {change(trained, [SHIFTED])} points, and its "
-        f"mixture by {change(mixed, [SHIFTED])}, on the images of one draw, with intervals over these."
+        f"{table.markdown()}\n\nFor comparison, swap in all layers changes top-1 of this model on new backgrounds by {change(trained, [SHIFTED])} "
+        f"points, and its mixture by {change(mixed, [SHIFTED])}, with the images of one draw and intervals over them."
     )
 
 
@@ -456,9 +457,9 @@ def paper_weight_block(results: ResultsFile) -> str:
     """Squared error at the paper's weight."""
     runs = Results(_tested(results)).of(PAPER_WEIGHTS)
     return (
-        f"Squared error at the paper's weight, 0.8, changes top-1 on new backgrounds by {change(runs, [SHIFTED])} and on `val` by "
-        f"{change(runs, [HOME])} points in these 72 steps at 1e-6, over three seeds. The rule took the lowest of its three rates, as "
-        "higher ones lose too much on the validation images."
+        f"In 72 steps at a rate of 1e-6, squared error at the paper's weight, 0.8, changes top-1 by {change(runs, [SHIFTED])} points on new backgrounds "
+        f"and by {change(runs, [HOME])} on `val`, over three seeds. The rule took the lowest of its three rates: the others lose too much on the "
+        "validation images."
     )
 
 

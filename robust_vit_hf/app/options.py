@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.named_sets import NamedSource, expand_sets
-from ..evaluation.options import PRESET, PairOptions
+from ..evaluation.options import PRESET, NamedSource, PairOptions, expand_sets
 from ..masks.options import MASK_MODEL
 from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL

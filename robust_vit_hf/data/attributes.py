@@ -15,6 +15,7 @@ REBLUR = 1.0  # pixels, standard deviation of the blur by which sharpness is mea
 LARGEST_GAIN = 4.0  # of contrasts and frequencies, so that little noise is not blown up
 # From images, masks, donors and their masks, `(B, 3 or 1, H, W)` in [0, 1], to the images with the donors' attribute.
 Edit = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Pair = Sequence[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,12 @@ ATTRIBUTES = {
 }
 
 
-def edited(
-    name: str,
-    pixel_values: torch.Tensor,
-    mask: torch.Tensor,
-    donor: torch.Tensor,
-    donor_mask: torch.Tensor,
-    black: torch.Tensor,
-    white: torch.Tensor,
-) -> torch.Tensor:
-    """Images `(B, 3, H, W)` with an attribute of their donors, both normalised as the model expects, by the pixel values `(3,)` of
-    black and white."""
-    black, contrast = black.view(3, 1, 1), (white - black).view(3, 1, 1)
-    image, given = ((one - black) / contrast for one in (pixel_values, donor))
-    return black + contrast * ATTRIBUTES[name].edit(image, mask, given, donor_mask)
+def edited(name: str, own: Pair, donor: Pair, levels: Pair) -> torch.Tensor:
+    """Images with an attribute of their donors, from images `(B, 3, H, W)`, normalised as the model expects, and masks `(B, 1, H, W)`
+    of both, by the pixel values `(3,)` of black and white."""
+    black, contrast = levels[0].view(3, 1, 1), (levels[1] - levels[0]).view(3, 1, 1)
+    image, given = ((one - black) / contrast for one, _ in (own, donor))
+    return black + contrast * ATTRIBUTES[name].edit(image, own[1], given, donor[1])
 
 
 def has_both(mask: torch.Tensor) -> torch.Tensor:

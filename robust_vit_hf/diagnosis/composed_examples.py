@@ -88,7 +88,7 @@ def composed_images(
         images = compose(*own, *donors, levels[0])
     else:
         given = product(first.names, zip(kinds, donors, strict=True))
-        edits = {f"{name}_{kind}": edited(name, *own, *donor, *levels) for name, (kind, donor) in given}
+        edits = {f"{name}_{kind}": edited(name, own, donor, levels) for name, (kind, donor) in given}
         images = {"original": own[0]} | edits
     pictures = {name: denormalize(of_condition, processor) for name, of_condition in images.items()}
     names = dict(enumerate(session.classes))  # not -1, the class of an image that could not be composed

@@ -26,15 +26,14 @@ def top1_table(
     diagnoses: Mapping[str, Diagnosis],
     groups: np.ndarray,
     weights: dict[str, float] | None,
-    kept: np.ndarray | None = None,
+    kept: np.ndarray | bool = True,
 ) -> Table:
     """Top-1 of each group of the images as they are (of those `kept`, bool), of the worst, and on average, see [`groups_table`]."""
-    rows, sides = np.flatnonzero(np.ones(len(groups), bool) if kept is None else kept), {}
+    sides = {}
     for side, found in diagnoses.items():
-        best = np.array(found.columns["original"])[rows, None]
-        sides[side] = SideResult(ranks(best, [found.columns["accepted"][row] for row in rows.tolist()]))
-    labels = np.array(next(iter(diagnoses.values())).columns["label"])[rows]
-    return groups_table(SetResult(name, sides, labels, groups=groups[rows], group_weights=weights))
+        sides[side] = SideResult(ranks(np.array(found.columns["original"])[:, None], found.columns["accepted"]))
+    labels = np.where(kept, next(iter(diagnoses.values())).columns["label"], -1)  # of which none counts
+    return groups_table(SetResult(name, sides, labels, groups=groups, group_weights=weights))
 
 
 def slice_tables(

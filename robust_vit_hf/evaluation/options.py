@@ -1,16 +1,16 @@
 """Options of the commands that measure models."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
 from ..data.benchmarks import BENCHMARK_NAMES, IMAGES_PER_SET
-from ..data.known_sets import FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
+from ..data.known_sets import EVALUATION_SETS, FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
 from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
-from .named_sets import NamedSource, expand_sets
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
@@ -19,6 +19,34 @@ OF_THE_MODEL = "by default that of the run that trained the models, or else `pap
 PRESET = f"preprocessing of the images, see `robust-vit train --help`; {OF_THE_MODEL}"
 SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"
+
+
+class NamedSource(NamedTuple):
+    """A set's name and source. The default source is its Hub dataset or the benchmark."""
+
+    name: str
+    source: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse `NAME` or `NAME=SOURCE`."""
+        name, _, source = text.partition("=")
+        return cls(name, source or None)
+
+
+def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
+    """The sets, known and different, with each family, such as `imagenet-9`, replaced by its sets from its source."""
+    sets = [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
+    names = [name for name, _ in sets]
+    if len(set(names)) < len(names):
+        raise ValueError(f"A set is named twice: {', '.join(names)}.")
+    if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *EVALUATION_SETS)]:
+        raise ValueError(
+            f"Unknown set `{unknown[0]}`: expected {', '.join((*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS))}. `robust-vit "
+            "segment` takes sets with masks. For images of your own, or with classes of their own, such as prepared waterbirds, give "
+            "--dataset and --split."
+        )
+    return sets
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from ..evaluation.named_sets import NamedSource, expand_sets
+from ..evaluation.options import NamedSource, expand_sets
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import json_digest
 from ..utils.options import SHARE, Options, declared_options, option

@@ -21,8 +21,7 @@ from transformers import PreTrainedConfig
 from ..data.benchmarks import benchmarks
 from ..data.row_checks import check_columns
 from ..evaluation.evaluate import evaluate
-from ..evaluation.named_sets import NamedSource
-from ..evaluation.options import EvaluateOptions
+from ..evaluation.options import EvaluateOptions, NamedSource
 from ..evaluation.sets import load_evaluation_sets
 from ..models.image_processors import Preset, is_of_paper, resolve_preset
 from ..models.loading import load_model

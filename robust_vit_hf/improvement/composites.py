@@ -142,7 +142,7 @@ def _compute(
             pictures.append(paste(*image, torch.stack(drawn).to(batch["mask"])))
             unusable.append(torch.zeros(len(drawn), dtype=torch.bool, device=batch["mask"].device))
         for attribute in attributes:
-            pictures += [edited(attribute, *image, *donor, *levels) for donor in given.values()]
+            pictures += [edited(attribute, image, donor, levels) for donor in given.values()]
             unusable += [~(has[one] & has_both(mask)) for one, (_, mask) in given.items()]
         of_all = torch.cat(pictures)
         logits, outputs = layer.outputs(of_all) if layer else (forward_logits(side.model, of_all),) * 2

@@ -73,9 +73,9 @@ def images_by_role(options: ImproveOptions, session: Session) -> ImageRoles:
     for half, (role, count) in zip(halves(labels_of(validation.rows), options.seed), numbers.items(), strict=True):
         images[role] = replace(validation, rows=choose_images(validation.rows.select(half), count))
         draw_donors(labels_of(images[role].rows).tolist())  # refuses one class before masks, which take long, are made
-    given = datasets.Dataset.from_dict({"image": [str(path) for path in pool.paths] if pool else []})
     rows = {role: of_role.rows for role, of_role in images.items()}
-    rows["backgrounds"] = given.cast(datasets.Features({"image": datasets.Image()}))
+    pictures, features = [str(path) for path in pool.paths] if pool else [], {"image": datasets.Image()}
+    rows["backgrounds"] = datasets.Dataset.from_dict({"image": pictures}, datasets.Features(features))
     pixels = {role: pixels_of(of_role) for role, of_role in rows.items()}
     for first, second in APART:
         if shared := len(pixels[first] & pixels[second]):

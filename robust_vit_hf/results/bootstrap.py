@@ -32,8 +32,7 @@ class Interval:
         mean, low, high = (f"{factor * value:{sign}.{decimals}f}" for value in (self.mean, self.low, self.high))
         return f"{mean} [{low}, {high}]" if math.isfinite(self.low) else mean
 
-    def __str__(self) -> str:
-        return self.shown()
+    __str__ = shown
 
 
 @dataclass(frozen=True)

@@ -391,7 +391,7 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
     measured = measured_set(AppOptions(), "val", session)
     assert len(measured.order("all")) == 10 and "mask" in measured.rows.dataset.column_names
     # Nothing is measured again.
-    monkeypatch.setattr("robust_vit_hf.evaluation.measurements.accuracy.measure_batches", None)
+    monkeypatch.setattr("robust_vit_hf.evaluation.measurements.accuracy.Accuracy.measure", None)
     again = measured_set(AppOptions(), "val", session)
     predictions, repeated = (of.result.sides["after"].predictions for of in (measured, again))
     assert (predictions == repeated).all()

@@ -58,7 +58,7 @@ def test_normalised_images_are_edited_as_their_pixels(name):
     (image, mask), (donor, donor_mask) = scene(0), scene(1)
     black, white = torch.tensor([-2.0, -1.0, 0.5]), torch.tensor([1.0, 3.0, 1.5])
     normalised, other = (black.view(3, 1, 1) + (white - black).view(3, 1, 1) * one for one in (image, 0.8 * donor))
-    found = edited(name, normalised, mask, other, donor_mask, black, white)
+    found = edited(name, (normalised, mask), (other, donor_mask), (black, white))
     pixels = given(name, image, mask, 0.8 * donor, donor_mask)
     torch.testing.assert_close(
         (found - black.view(3, 1, 1)) / (white - black).view(3, 1, 1), pixels, atol=1e-4, rtol=0

@@ -77,6 +77,6 @@ def test_features_are_those_of_the_edited_images(tmp_path: Path):
     batch = rows.with_transform(eval_transform(side.processor))[:]
     images, masks = (torch.stack(batch[name]) for name in ("pixel_values", "mask"))
     donors = torch.from_numpy(draw_donors(rows["label"], 1)[1])
-    images = edited("place", images, masks, images[donors], masks[donors], *pixel_levels(side.processor))
+    images = edited("place", (images, masks), (images[donors], masks[donors]), pixel_levels(side.processor))
     with torch.no_grad():
         assert np.allclose(found.mixed[:, 5], model(images).logits.numpy(), atol=1e-4)

@@ -11,13 +11,13 @@ from transformers import TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from robust_vit_hf import RobustViTTrainer, relevance_map
-from robust_vit_hf.experiments.paper.ablations import ABLATIONS
 from robust_vit_hf.training import methods
 from robust_vit_hf.training.config import CHECKPOINTING
 from robust_vit_hf.training.methods import load_method, method_names
 from robust_vit_hf.training.options import METHOD_OPTIONS
 
 from ..helpers import reference
+from ..helpers.ablations import ABLATIONS
 from ..helpers.tiny import ROOT, STILL, tensor_rows, tiny_config, tiny_vit
 
 

@@ -7,9 +7,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import nn
-from torch.utils.data import DataLoader
 
 from ...data.groups import groups_of
 from ...data.layouts.si_score import METADATA_COLUMNS
@@ -40,7 +37,42 @@ class Accuracy(Measurement):
         with_masks = self.relevance and "mask" in rows.dataset.column_names and why_no_map(side.model) is None
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
         loader = self.loader(TransformedRows(dataset, rows.transform(side.processor)))
-        return measure_batches(side.model, loader, rows, session.accelerator, relevance=with_masks, description=title)
+        main, labelled = session.accelerator.is_main_process, rows.accepted is not None
+        # Updated batch by batch, so that the logits and maps of a large set are never all in memory.
+        calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None
+        segmentation = RelevanceSegmentation() if main and with_masks else None
+        predictions = []
+
+        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+            if not with_masks:
+                return [forward_logits(side.model, batch["pixel_values"])], ()
+            output = relevance_map(side.model, batch["pixel_values"], check_finite=False)
+            return [output.logits], (output.relevance, batch["mask"])
+
+        for of_batch, (logits,), maps in batch_outputs(loader, compute, rows.dataset, session.accelerator, title):
+            predictions.append(top_classes(logits, rows.class_subset).cpu())
+            if calibration is not None:
+                calibration.update(logits, rows.accepted[of_batch])
+            if segmentation is not None:
+                segmentation.update(*maps)
+
+        columns = {"predictions": torch.cat(predictions).numpy(), "accepted": rows.accepted}
+        if "file_name" in rows.dataset.column_names:
+            columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
+        factors, groups = factors_of(rows.dataset), groups_of(rows.dataset, title.partition(",")[0])
+        columns |= {"group": None if groups is None else groups.tolist()}
+        result = Measured({name: values for name, values in columns.items() if values is not None})
+        result.columns |= {f"factor_{name}": values for name, values in factors.items()}
+        accuracy = RobustAccuracy() if main and labelled else None
+        if accuracy is not None:
+            if groups is None:
+                groups = [" ".join(map(str, values)) for values in zip(*factors.values(), strict=True)] or None
+            accuracy.update(columns["predictions"], rows.accepted, groups=groups)
+        for metric in filter(None, (calibration, segmentation, accuracy)):
+            result.scores |= metric.compute()
+        if main and rows.group_weights is not None:
+            result.scores["group_weights"] = rows.group_weights
+        return result
 
 
 def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> dict[str, SetResult]:
@@ -81,54 +113,6 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
         group_weights=rows.group_weights,
         by_class=rows.by_class,
     )
-
-
-def measure_batches(
-    model: nn.Module,
-    loader: DataLoader,
-    rows: EvaluationSet,
-    accelerator: Accelerator,
-    *,
-    relevance: bool,
-    description: str,
-) -> Measured:
-    """The pass of [`Accuracy`] over batches in the order of `rows`. Only the main process has scores."""
-    main, labelled = accelerator.is_main_process, rows.accepted is not None
-    # Updated batch by batch, so that the logits and maps of a large set are never all in memory.
-    calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None
-    segmentation = RelevanceSegmentation() if main and relevance else None
-    predictions = []
-
-    def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
-        if not relevance:
-            return [forward_logits(model, batch["pixel_values"])], ()
-        output = relevance_map(model, batch["pixel_values"], check_finite=False)
-        return [output.logits], (output.relevance, batch["mask"])
-
-    for of_batch, (logits,), maps in batch_outputs(loader, compute, rows.dataset, accelerator, description):
-        predictions.append(top_classes(logits, rows.class_subset).cpu())
-        if calibration is not None:
-            calibration.update(logits, rows.accepted[of_batch])
-        if segmentation is not None:
-            segmentation.update(*maps)
-
-    columns = {"predictions": torch.cat(predictions).numpy(), "accepted": rows.accepted}
-    if "file_name" in rows.dataset.column_names:
-        columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
-    factors, groups = factors_of(rows.dataset), groups_of(rows.dataset, description.partition(",")[0])
-    columns |= {"group": None if groups is None else groups.tolist()}
-    result = Measured({name: values for name, values in columns.items() if values is not None})
-    result.columns |= {f"factor_{name}": values for name, values in factors.items()}
-    accuracy = RobustAccuracy() if main and labelled else None
-    if accuracy is not None:
-        if groups is None:
-            groups = [" ".join(map(str, values)) for values in zip(*factors.values(), strict=True)] or None
-        accuracy.update(columns["predictions"], rows.accepted, groups=groups)
-    for metric in filter(None, (calibration, segmentation, accuracy)):
-        result.scores |= metric.compute()
-    if main and rows.group_weights is not None:
-        result.scores["group_weights"] = rows.group_weights
-    return result
 
 
 def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:

@@ -55,16 +55,17 @@ class Attributes(Measurement):
 
         def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
             """Values `(B, 2 · n + 2)`: predictions of the images and of n edits, margins of these, and the share of the object."""
-            images, usable, row = [batch["pixel_values"]], [], batch["row"].cpu().numpy()
+            own, usable, row = (batch["pixel_values"], batch["mask"]), [], batch["row"].cpu().numpy()
+            images = [own[0]]
             for kind in KINDS:
-                donor, mask = batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"]
-                usable += len(self.names) * [batch[f"has_{kind}"].bool() & has_both(mask)]
-                images += [edited(name, images[0], batch["mask"], donor, mask, *levels) for name in self.names]
+                donor = batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"]
+                usable += len(self.names) * [batch[f"has_{kind}"].bool() & has_both(donor[1])]
+                images += [edited(name, own, donor, levels) for name in self.names]
             logits = [forward_logits(side.model, one).float() for one in images]
             best = [top_classes(of_image.nan_to_num(), rows.class_subset)[:, 0] for of_image in logits]
             best[1:] = [one.masked_fill(~known, -1) for one, known in zip(best[1:], usable, strict=True)]
-            own, other = (torch.from_numpy(of[row])[:, None].to(logits[0].device) for of in (labels, donor_class))
-            margins = [(one.gather(1, own) - one.gather(1, other))[:, 0] for one in logits[1:]]
+            right, other = (torch.from_numpy(of[row])[:, None].to(logits[0].device) for of in (labels, donor_class))
+            margins = [(one.gather(1, right) - one.gather(1, other))[:, 0] for one in logits[1:]]
             values = [*best, *margins, batch["mask"].mean(dim=(1, 2, 3))]
             return logits, (torch.stack([value.double() for value in values], dim=1),)
 
