@@ -34,14 +34,14 @@ def with_true_masks(made: datasets.Dataset, name: str) -> datasets.Dataset:
     return made.map(lambda _, row: {"mask": masks[row]}, with_indices=True, features=made.features)
 
 
-def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict[str, float]]:
-    """Top-1 on the backgrounds of other classes by side and kind of masks."""
+def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict[str, dict[str, float]]]:
+    """Top-1 on the backgrounds of other classes and its standard error, by side and kind of masks."""
     folder, model = root / name, str(root / name.removesuffix("-100") / "model")
     better = folder / effort
     made = own_set(str(better / "masks" / "report"), "train")
     rows = {"made": made, "true": replace(made, dataset=with_true_masks(made.dataset, name))}
     pair = PairOptions(model=model, compare=str(better) if (better / "config.json").is_file() else None)
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     with open_session(
         pair, "model", Stage(folder / f"foretold-{effort}", {"command": "foretelling"}), bf16=bf16
     ) as of_pair:
@@ -49,7 +49,9 @@ def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict
             session = of_pair.with_sets({kind: images})
             for side, measured in session.sides.items():
                 outputs = composite_outputs(measured, session, SELECTION_COMPOSITES, PASSES)
-                found.setdefault(side, {})[kind] = float(np.nanmean(outputs.right()["mixed_rand"]))
+                right = outputs.right()["mixed_rand"]
+                right = right[~np.isnan(right)]
+                found.setdefault(side, {})[kind] = {"mean": right.mean(), "error": right.std() / len(right) ** 0.5}
     return found
 
 
