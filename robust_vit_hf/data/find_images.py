@@ -6,7 +6,7 @@ Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from transformers.utils import logging
 from ..utils.cache import cache_of, check_no_pattern
 from ..utils.public_names import is_hub_id
 from .benchmarks import benchmarks
-from .dataset_digest import dataset_identity
 from .label_mapping import class_names_of
 from .layouts.hub_tables import has_parquet
 from .layouts.own_image_folder import ImageFolder
@@ -53,21 +52,12 @@ class Images:
         return self.split.partition("[")[0]
 
     @property
-    def masks(self) -> str:
-        return origin_of_masks(self.source)
-
-    @property
     def mask_files(self) -> set[str]:
         """Paths of masks that are files of their own."""
         if "mask" not in self.rows.column_names:
             return set()
         masks = self.rows.select_columns("mask").cast_column("mask", datasets.Image(decode=False))["mask"]
         return {mask["path"] for mask in masks if mask and mask["bytes"] is None}
-
-    @cached_property
-    def digest(self) -> str:
-        """See [`dataset_identity`]."""
-        return dataset_identity(self.rows)
 
     def select(self, indices: Collection[int]) -> "Images":
         return replace(self, rows=self.rows.select(indices))

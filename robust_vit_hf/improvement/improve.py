@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.attributes import chosen_attributes
+from ..data.dataset_digest import dataset_identity
 from ..data.geometry import input_size
 from ..diagnosis.diagnose import measure_attributes
 from ..diagnosis.verdict import Diagnosis
@@ -131,7 +132,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         pictures = roles.pool.paths if roles.pool else ()  # in the order in which the swap draws from them
         inputs["pictures"] = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pictures]
         inputs |= {"mask_model": options.mask_model and public_name(options.mask_model)}  # masks record its digest
-        inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
+        inputs |= {"images": {role: dataset_identity(images.rows) for role, images in roles.images.items()}}
         inputs |= {"precision": session.accelerator.mixed_precision}
         if options.attributes:
             inputs["attributes"] = [*chosen_attributes(options.attributes)]
@@ -227,7 +228,7 @@ def _new_layers(
     attributes: list[str],
 ) -> NewLayers | None:
     """New last layers, unless a method is named, or the model has no such layer."""
-    if not options.uses_layer:
+    if options.method is not None:
         return None
     try:
         return NewLayers.of(of_role, folder, (options.batch_size, options.num_workers), roles.pool, attributes)
@@ -273,7 +274,7 @@ def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
             forward_logits(side.model, pixels).cpu()
             times.append((time.perf_counter() - started) / len(pixels))
     passes = 2 * 15 * counts["report"] + (1 + SELECTION_COMPOSITES) * counts["selection"]
-    if options.uses_layer:
+    if options.method is None:
         passes += (1 + training_composites(counts["train"])) * counts["train"]
     makes_masks = options.mask_method or "mask" not in roles.images["train"].rows.column_names
     masks = SECONDS_PER_MASK * sum(counts.values()) if makes_masks else 0.0
@@ -288,7 +289,7 @@ def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
 def _training_passes(side: Side, options: ImproveOptions, selection: int) -> float:
     """Forward passes that take as long as the trainings: of a step those of the original and of the model, and a backward pass; for
     maps half of that again."""
-    starts = ("original", "layer") if options.uses_layer else ("original",)
+    starts = ("original", "layer") if options.method is None else ("original",)
     first = first_trainings(options.method, options.learning_rates, options.max_steps, starts)
     steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
     mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)

@@ -63,11 +63,6 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
     output_dir: Path = output_dir()
 
-    @property
-    def uses_layer(self) -> bool:
-        """Whether new last layers are candidates."""
-        return self.method is None
-
     def __post_init__(self):
         super().__post_init__()
         if self.method is not None and self.effort == "minute":

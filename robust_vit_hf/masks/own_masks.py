@@ -12,7 +12,7 @@ import datasets
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..data.find_images import Images, find_images
+from ..data.find_images import Images, find_images, origin_of_masks
 from ..data.label_mapping import align_labels, class_names_of
 from ..data.row_checks import check_rows
 from ..data.schema import undecoded_rows
@@ -53,7 +53,7 @@ def masked_images(
 ) -> MaskedImages:
     """Images labelled with `classes` and masked: with masks that they have, or new ones, which are kept in `folder` with contact
     sheets and the `columns` of the images. Called again, finished masks are read. Launched processes share the work."""
-    origin = images.masks
+    origin = origin_of_masks(images.source)
     aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if settings.method is not None or "mask" not in images.rows.column_names:

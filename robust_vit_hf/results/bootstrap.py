@@ -42,19 +42,13 @@ class Difference(Interval):
     seeds: int = 1
     freedom: float = math.inf  # degrees of freedom of Student's t
 
-    def level_above(self, bound: float) -> float:
-        """Level of significance, of two sides, from which on the interval lies above a bound; 1 if the mean does not."""
-        return self._level(self.mean - bound, self.mean - self.low)
-
-    def level_below(self, bound: float) -> float:
-        """The same for below a bound."""
-        return self._level(bound - self.mean, self.high - self.mean)
-
-    def _level(self, distance: float, margin: float) -> float:
+    def level(self, bound: float, below: bool = False) -> float:
+        """Level of significance, of two sides, from which on the interval lies above a bound, or `below` it; 1 if the mean does not."""
+        sign, end = (-1, self.high) if below else (1, self.low)
+        distance, margin = sign * (self.mean - bound), sign * (self.mean - end)
         quantile = special.stdtrit(self.freedom, (1 + CONFIDENCE) / 2)
-        return (
-            float(2 * special.stdtr(self.freedom, -distance * quantile / max(margin, 1e-12))) if distance > 0 else 1.0
-        )
+        found = 2 * special.stdtr(self.freedom, -distance * quantile / max(margin, 1e-12))
+        return float(found) if distance > 0 else 1.0
 
 
 def change(

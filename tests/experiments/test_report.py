@@ -117,8 +117,8 @@ def test_the_interval_over_seeds_is_students():
     difference = mean_gain(gains)
     margin = 12.706 * 0.1  # Student's t with one degree of freedom; the deviation is 0.1 √2, of two seeds
     assert (difference.low, difference.high) == pytest.approx((0.15 - margin, 0.15 + margin), abs=1e-4)
-    assert difference.level_above(0) == pytest.approx(scipy.stats.ttest_1samp([0.05, 0.25], 0).pvalue)
-    assert difference.level_above(difference.low) == pytest.approx(0.05) and difference.level_below(0) == 1
+    assert difference.level(0) == pytest.approx(scipy.stats.ttest_1samp([0.05, 0.25], 0).pvalue)
+    assert difference.level(difference.low) == pytest.approx(0.05) and difference.level(0, below=True) == 1
 
 
 def test_what_seeds_share_widens_the_interval():

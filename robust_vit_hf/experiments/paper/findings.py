@@ -95,7 +95,7 @@ class Finding:
         with `KEEPS` above −`SIMILAR` or below, and with `NO_MORE` below `SIMILAR` or above."""
         if self.value is None or self.sign == UNTESTED:
             return {}
-        above, below = self.value.level_above, self.value.level_below
+        above, below = self.value.level, partial(self.value.level, below=True)
         agrees, disagrees = {
             RISES: (above(0), below(0)),
             FALLS: (below(0), above(0)),
