@@ -1,51 +1,75 @@
-"""Does `diagnose` foretell top-1 on really random backgrounds? `mixed_rand` of emoji-shift `val`, by true masks and by
-TokenCut's, beside top-1 of `background_random`, of which nothing is composed.
+"""Does `mixed_rand` foretell top-1 on really random backgrounds, by true masks and by those that `improve` made?
 
-    python benchmarks/foretelling.py --compare runs/emoji-shift --output_dir runs/foretelling --bf16
+    python benchmarks/foretelling.py --root runs/improve --bf16    # after benchmarks/improve.py, which leaves models and images there
+
+Of each set of emoji-shift, the report images, with four composites of each by either mask, by the model before and after each effort; and
+top-1 on 300 other images whose backgrounds are random, from improve.json. Adds to foretelling.json beside this script.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from robust_vit_hf import diagnose
-from robust_vit_hf.data.emoji_shift.compose_images import load_split
-from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+import datasets
+import numpy as np
+from improve import SETS, emoji_photographs, emoji_rows, share_of
+
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import open_session
-from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.results.markdown_latex import Table
-from robust_vit_hf.results.number_formats import percent
+from robust_vit_hf.evaluation.sets import own_set
+from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, composite_outputs
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 
-MODEL = "emoji-shift"
+PASSES = (16, 0)  # batch size, processes that read images
+RESULTS = Path(__file__).with_suffix(".json")
+
+
+def with_true_masks(made: datasets.Dataset, name: str) -> datasets.Dataset:
+    """The same images with the masks by which they were composed."""
+    true = emoji_rows("validation", SETS[name.removesuffix("-100")][2], share_of(name))
+    masks = true.select([int(Path(file).stem) for file in made["file_name"]])["mask"]
+    return made.map(lambda _, row: {"mask": masks[row]}, with_indices=True, features=made.features)
+
+
+def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict[str, dict[str, float]]]:
+    """Top-1 on the backgrounds of other classes and its standard error, by side and kind of masks."""
+    folder, model = root / name, str(root / name.removesuffix("-100") / "model")
+    better = folder / effort
+    made = own_set(str(better / "masks" / "report"), "train")
+    rows = {"made": made, "true": replace(made, dataset=with_true_masks(made.dataset, name))}
+    pair = PairOptions(model=model, compare=str(better) if (better / "config.json").is_file() else None)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    with open_session(
+        pair, "model", Stage(folder / f"foretold-{effort}", {"command": "foretelling"}), bf16=bf16
+    ) as of_pair:
+        for kind, images in rows.items():
+            session = of_pair.with_sets({kind: images})
+            for side, measured in session.sides.items():
+                outputs = composite_outputs(measured, session, SELECTION_COMPOSITES, PASSES)
+                right = outputs.right()["mixed_rand"]
+                right = right[~np.isnan(right)]
+                found.setdefault(side, {})[kind] = {"mean": right.mean(), "error": right.std() / len(right) ** 0.5}
+    return found
 
 
 def main() -> None:
+    names = [name + variant for variant in ("", "-100") for name, of in SETS.items() if of[0] is emoji_photographs]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compare", required=True, help="a finetuning of the bundled model")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=1500)
-    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", choices=names, default=names, metavar="SET")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
-    pair, found = PairOptions(model=MODEL, compare=arguments.compare), {}
-    with open_session(
-        pair, "paper", Stage(arguments.output_dir / "random", {"command": "foretelling"}), bf16=arguments.bf16
-    ) as session:
-        rows = EvaluationSet.of(load_split("background_random", arguments.images).remove_columns("mask"))
-        (random,) = measure_accuracy(session.with_sets({"background_random": rows}), Accuracy()).values()
-    found["random backgrounds"] = {side: result.scores["top1"] for side, result in random.sides.items()}
-    for name, masks in {"true masks": None, "masks by TokenCut": "tokencut"}.items():
-        report = diagnose(
-            MODEL, compare=arguments.compare, num_images=arguments.images, masks=masks, bf16=arguments.bf16,
-            output_dir=arguments.output_dir / name.replace(" ", "-"),
-        )  # fmt: skip
-        found[name] = {side: one.measures["mixed_rand"].mean for side, one in report.diagnoses.items()}
-    write_json(arguments.output_dir / "foretelling.json", {"images": arguments.images, "top1": found, **environment()})
-    table = [[name, *(percent(value) for value in of_sides.values())] for name, of_sides in found.items()]
-    print(Table("", ["top-1, %", "before", "after"], table).markdown())
+    results = (read_json(RESULTS) or {"sets": {}})["sets"]
+    for name in arguments.sets:
+        for effort in ("minute", "full"):
+            of_set = results.setdefault(name, {})
+            if effort not in of_set and (arguments.root / name / effort / "verdict.json").is_file():
+                of_set[effort] = mixed_rand(name, arguments.root, effort, arguments.bf16)
+                print(name, effort, of_set[effort], flush=True)
+                write_json(RESULTS, {"sets": results} | environment())
 
 
 if __name__ == "__main__":

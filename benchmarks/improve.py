@@ -43,25 +43,25 @@ IMAGES = {"train": 288, "validation": 288, "home": 300, "random": 300, "new": 30
 PLACES = ("home", "random", "new")
 
 
+def emoji_rows(name: str, seed: int, bias: float) -> datasets.Dataset:
+    """Images of `train`, `validation` or a place, with true masks. Those of the places have a seed of their own."""
+    split = {"validation": "val", "home": "val", "random": "background_random", "new": "background_new"}.get(
+        name, name
+    )
+    rows = load_split(split, 2 * IMAGES[name], seed + (100 if name in PLACES else 0))
+    if bias == 1 and name not in ("random", "new"):
+        habitual = zip(rows["label"], rows["background"], strict=True)
+        rows = rows.select(
+            [place for place, (label, scene) in enumerate(habitual) if CLASS_NAMES[label] in classes_before(scene)]
+        )
+    return rows.select(range(IMAGES[name]))
+
+
 def emoji_photographs(folder: Path, seed: int, bias: float) -> None:
-    """Class folders of JPEGs. The images of the test have a seed of their own."""
-    splits = {
-        "train": "train",
-        "validation": "val",
-        "home": "val",
-        "random": "background_random",
-        "new": "background_new",
-    }
-    for name, split in splits.items():
-        rows = load_split(split, 2 * IMAGES[name], seed + (100 if name in PLACES else 0))
-        if bias == 1 and name not in ("random", "new"):
-            habitual = zip(rows["label"], rows["background"], strict=True)
-            chosen = [
-                place for place, (label, scene) in enumerate(habitual) if CLASS_NAMES[label] in classes_before(scene)
-            ]
-            rows = rows.select(chosen)
+    """Class folders of JPEGs."""
+    for name in IMAGES:
         place = folder / ("elsewhere" if name in PLACES else "photographs") / name
-        write_folders(rows.select(range(IMAGES[name])), place)
+        write_folders(emoji_rows(name, seed, bias), place)
 
 
 def write_folders(rows: datasets.Dataset, folder: Path) -> None:
@@ -106,6 +106,11 @@ SETS |= {f"cnn-{seed}": (emoji_photographs, cnn, seed) for seed in range(3)}
 SETS |= {"digits": (digit_photographs, digits_model, 0)}
 
 
+def share_of(name: str) -> float:
+    """Share of the images of a set that have the habitual background of their class."""
+    return 1.0 if name.endswith("-100") else 0.97
+
+
 def make(name: str, root: Path) -> tuple[Path, Path]:
     """Folder of a set and its model, made if they are not there. Models are those of the set without `-100`, but of digits, whose
     model is trained on the photographs themselves."""
@@ -113,7 +118,7 @@ def make(name: str, root: Path) -> tuple[Path, Path]:
     folder, model = root / name, root / (name if make_model is digits_model else name.removesuffix("-100")) / "model"
     if not (folder / "elsewhere").is_dir():  # renamed last
         making = folder / "making"
-        photographs(making, seed, 1.0 if name.endswith("-100") else 0.97)
+        photographs(making, seed, share_of(name))
         for part in ("photographs", "elsewhere"):
             (making / part).rename(folder / part)
     if not (model / "config.json").is_file():

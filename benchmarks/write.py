@@ -142,10 +142,9 @@ def all_sets() -> Table:
 
 
 def foretold() -> str:
-    """`mixed_rand` of the report images, which foretells top-1 on random backgrounds, beside it, before and after; how far the two
-    differ beyond what the samples explain: the square root of the mean of difference² − its variance, at least 0; and how often top-1
+    """`mixed_rand` of the report images, which foretells top-1 on random backgrounds, beside it, before and after, and how often top-1
     lies in the interval that the report gives for it."""
-    rows, differences, errors, held = [], [], [], 0
+    rows, differences, held = [], [], 0
     for name, efforts in read_json(HERE / "improve.json")["sets"].items():
         first = next(iter(efforts))
         sides = [(first, "before", "before"), *((effort, "after", f"after `{effort}`") for effort in efforts)]
@@ -153,19 +152,51 @@ def foretold() -> str:
             found = efforts[effort]
             mixed = Interval(*(found["mixed_rand"][side][key] for key in ("mean", "low", "high")))
             top1 = found["places"]["random"][side]
-            margin = math.hypot((mixed.high - mixed.low) / 2, 1.96 * math.sqrt(top1 * (1 - top1) / TEST_IMAGES))
-            differences.append(Difference(mixed.mean - top1, mixed.mean - top1 - margin, mixed.mean - top1 + margin))
-            errors.append(margin / 1.96)
+            differences.append(beside_random(mixed.mean, (mixed.high - mixed.low) / 2 / 1.96, top1))
             held += verdict.foretold(mixed).low <= top1 <= verdict.foretold(mixed).high
             rows.append([name, label, str(mixed), f"{100 * top1:.1f}", str(differences[-1])])
     least, most = (100 * bound(one.mean for one in differences) for bound in (min, max))
-    beyond = sum(one.mean**2 - error**2 for one, error in zip(differences, errors, strict=True)) / len(rows)
     table = Table("", ["set", "model", "`mixed_rand`", "random backgrounds", "difference"], rows).markdown()
     return (
-        f"{table}\n\nDifferences range from {least:+.1f} to {most:+.1f} points. Their standard deviation is "
-        f"{100 * math.sqrt(max(0, beyond)):.1f} points beyond what the samples explain. Top-1 on random backgrounds lies in the report's interval for "
-        f"{held} of {len(rows)} models."
+        f"{table}\n\nDifferences range from {least:+.1f} to {most:+.1f} points. Their standard deviation is {beyond(differences):.1f} points beyond what "
+        f"the samples explain. Top-1 on random backgrounds lies in the report's interval for {held} of {len(rows)} models."
     )
+
+
+def foretold_by_masks() -> str:
+    """The same with true masks and with those that `improve` made, on the same images."""
+    results, rows = read_json(HERE / "improve.json")["sets"], []
+    differences: dict[str, list[Difference]] = {"made": [], "true": []}
+    for name, efforts in read_json(HERE / "foretelling.json")["sets"].items():
+        first = next(iter(efforts))
+        for effort, side in [(first, "before"), *((effort, "after") for effort in efforts)]:
+            if side in efforts[effort]:
+                top1 = results[name][effort]["places"]["random"][side]
+                for kind, of_kind in differences.items():
+                    of_kind.append(beside_random(*efforts[effort][side][kind].values(), top1))
+                label = side if side == "before" else f"after `{effort}`"
+                rows.append(
+                    [name, label, f"{100 * top1:.1f}", *(str(of_kind[-1]) for of_kind in differences.values())]
+                )
+    table = Table("", ["set", "model", "random backgrounds", "made masks", "true masks"], rows).markdown()
+    within = {kind: sum(abs(one.mean) <= 0.03 for one in of_kind) for kind, of_kind in differences.items()}
+    return (
+        f"{table}\n\nBeyond what the samples explain, the standard deviation is {beyond(differences['made']):.1f} points with made masks and "
+        f"{beyond(differences['true']):.1f} with true ones. Within 3 points are {within['made']} and {within['true']} of {len(rows)} models."
+    )
+
+
+def beside_random(mixed: float, error: float, top1: float) -> Difference:
+    """`mixed_rand` less top-1 on random backgrounds, with the interval of both samples."""
+    margin = 1.96 * math.hypot(error, math.sqrt(top1 * (1 - top1) / TEST_IMAGES))
+    return Difference(mixed - top1, mixed - top1 - margin, mixed - top1 + margin)
+
+
+def beyond(differences: Sequence[Difference]) -> float:
+    """Standard deviation beyond what the samples explain, in points: the square root of the mean of difference² − its variance, at
+    least 0."""
+    left = [one.mean**2 - ((one.high - one.low) / 2 / 1.96) ** 2 for one in differences]
+    return 100 * math.sqrt(max(0, sum(left) / len(left)))
 
 
 def half_of_the_classes() -> Table:
@@ -289,6 +320,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "shown and others": shown_and_others,
     "all sets": lambda: all_sets().markdown(),
     "foretold": foretold,
+    "foretold by masks": foretold_by_masks,
     "half of the classes": lambda: half_of_the_classes().markdown(),
     "other layers": lambda: variants().markdown(),
     "layer shares": lambda: layer_shares().markdown(),
