@@ -31,10 +31,7 @@ from robust_vit_hf.app.gallery import MeasuredSet, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import (
-    KINDS,
-    MARKS,
     PHOTOGRAPHS,
-    WITH_OBJECT,
     find_mask,
     other_backgrounds,
     read_diagnosis,
@@ -51,7 +48,7 @@ from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.results.run_summary import MEAN_ROW
-from robust_vit_hf.utils.files import read_json, write_json
+from robust_vit_hf.utils.files import write_json
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import python, succeed, wait_until
@@ -313,14 +310,6 @@ def test_gallery_of_an_evaluation(models, evaluated, client, monkeypatch):
     everything = measured.order("all")
     moved = [abs(before.ranks[i] - after.ranks[i]) for i in everything]
     assert sorted(everything) == list(range(40)) and moved == sorted(moved, reverse=True) and moved[0] > moved[-1]
-    images, text, _ = client.predict("paper/validation", "corrected", 1, api_name="/gallery")
-    assert len(images) == len(measured.order("corrected")[:24]) > 0
-    assert f"{len(measured.order('corrected'))} corrected, {len(measured.order('broken'))} broken" in text
-    first = measured.order("corrected")[0]
-    names = [session.classes[side.predictions[first, 0]] for side in (before, after)]
-    assert images[0]["caption"] == f"{session.classes[labels[first]]}: {names[0]} → {names[1]}"
-    images, text, page = client.predict("paper/validation", "all", 2, api_name="/gallery")
-    assert len(images) == 40 - 24 and page == 2 and "Page 2 of 2" in text
     monkeypatch.setattr("robust_vit_hf.app.handlers.IMAGES_OF_A_PAGE", 20)  # the last page is full
     images, text, page = client.predict("paper/validation", "all", 3, api_name="/gallery")
     assert len(images) == 20 and page == 2 and "Page 2 of 2" in text
@@ -416,18 +405,6 @@ def test_samples_of_the_user(models, tmp_path):
         own_samples(data, "validation", open_pair(other, None, "paper"))
 
 
-def test_one_model_alone(models, evaluated, picture):
-    with running(AppOptions(model=models[0], dataset=evaluated.dataset)) as address:
-        client = Client(address, verbose=False)
-        before, after, maps, difference, measures = client.predict(
-            handle_file(picture), PREDICTED, "gae", api_name="/explain"
-        )
-        config = get_session().get(f"{address}config").text
-    assert before["label"].startswith("LABEL_") and not after and difference is None
-    assert pixels(maps[0]).shape == pixels(maps[1]).shape and "| model |" in measures
-    assert "The gallery compares two models" in config and "chelsea" not in config
-
-
 def test_models_without_a_map(evaluated, picture, tmp_path):
     """The page says why it shows no maps, and shows the predictions that the models give."""
     for seed, side in enumerate(("before", "after")):
@@ -464,33 +441,6 @@ def diagnosed(models, evaluated, tmp_path_factory) -> Path:
 def of_diagnosis(models, diagnosed):
     with running(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed)) as address:
         yield Client(address, verbose=False)
-
-
-def test_images_of_a_diagnosis(models, diagnosed, of_diagnosis):
-    found = read_diagnosis(diagnosed, open_pair(*models, "paper"))
-    results = read_json(diagnosed / "results.json")["diagnosis"]
-    assert all(f"{side.capitalize()}: {results[side]['sentence']}" in found.text for side in ("before", "after"))
-    for number, example in enumerate(found.examples, 1):
-        predicted = example.predicted.values()
-        kinds = [
-            any(of_side["mixed_rand"] == example.donor for of_side in predicted),
-            any(of_side["mixed_rand"] != example.label for of_side in predicted),
-            all(of_side[name] == example.label for of_side in predicted for name in WITH_OBJECT),
-        ]
-        assert [number - 1 in found.order(kind) for kind in KINDS] == [True, *kinds]
-    first, last = found.examples[0], len(found.examples)
-    verdict, pictures, text, number = of_diagnosis.predict("all", 1, api_name="/conditions")
-    assert verdict == found.text and number == 1 and text == f"Image 1 of {last}: `{first.label}`"
-    captions = [picture["caption"] for picture in pictures]
-    assert len(captions) == 7 and any(f"mixed_rand: on {first.donor}" in caption for caption in captions)
-    for side in ("before", "after"):
-        best = first.predicted[side]["mixed_rand"]
-        kind = "right" if best == first.label else "taken" if best == first.donor else "other"
-        assert any(f"{MARKS[kind]} {side}: {best}" in caption for caption in captions)
-    assert of_diagnosis.predict("all", last + 1, api_name="/conditions")[3] == 1
-    handlers = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed))
-    assert handlers.conditions("all", 1, step=-1)[3] == last
-    assert handlers.conditions("all", 1, step=1)[3] == 2
 
 
 def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):

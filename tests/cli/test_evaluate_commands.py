@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.data.known_sets import PAPER_SETS
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation import segment
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
@@ -17,7 +16,7 @@ from robust_vit_hf.utils.files import read_json
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
-from ..helpers.commands import call, kill_when, launch, launch_two, succeed
+from ..helpers.commands import call, kill_when, launch_two, succeed
 from ..helpers.layouts import miniatures
 from ..helpers.sessions import session_of
 from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, TENCH, masked_dataset, save_pretrained, tiny_vit
@@ -66,31 +65,6 @@ def robustness(models, sets, tmp_path_factory) -> tuple[Path, str]:
     return root / "out", printed
 
 
-def test_every_set_of_the_paper(robustness):
-    output, printed = robustness
-    for protocol in ("paper", "native"):
-        measured = results_of(output, protocol)
-        assert [row["set"] for row in measured["rows"]] == list(PAPER_SETS)
-        for row in measured["rows"]:
-            # Of the four classes that the miniature of ObjectNet ranks, there are no best five.
-            names = ("top1", "nll") if (protocol, row["set"]) == ("native", "objectnet") else ("top1", "top5", "nll")
-            assert None not in [row[f"{name}_{side}"] for name in names for side in ("before", "after")]
-            change = row["top1_after"] - row["top1_before"]
-            assert row["change_low"] <= change <= row["change_high"]
-            assert row["corrected"] - row["broken"] == round(row["num_images"] * change)
-        groups = {(row["set"], row["classes"]): row["num_images"] for row in measured["class_groups"]}
-        assert groups["imagenet-1k", "training"] == 3 and groups["imagenet-1k", "other"] == 2  # 0 and 1
-        assert groups["si-score-size", "training"] == 4  # 105 and 909
-        assert measured["curves"]["si-score-rotation"]["angle"]["value"] == [161, 181, 201, 221, 241, 261]
-        for name in ("accuracy", "curves_si-score-location"):
-            for suffix in ("png", "pdf"):
-                assert (output / "plots" / protocol / f"{name}.{suffix}").stat().st_size > 5000
-    assert (output / "tables.md").read_text() in printed
-    assert "| ViT-B | Original, published | 81.5 96.0 | 16.0 37.0 |" in printed
-    latex = (output / "tables.tex").read_text()
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 12
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one(robustness, models, sets, tmp_path):
     output, _ = robustness
@@ -122,22 +96,6 @@ def test_killed_and_started_again(models, tmp_path):
     assert finished.stat().st_mtime_ns == written
     one, two = (results_of(folder, "paper") for folder in (complete, killed))
     assert two == one | {"rows": close(one["rows"])}
-
-
-@pytest.mark.slow
-def test_images_of_your_own_in_bf16(tmp_path):
-    """Any data set with labels; with masks, relevance comes with it."""
-    tiny_vit().save_pretrained(tmp_path / "model")
-    masked_dataset(8).to_parquet(tmp_path / "data.parquet")
-    options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data.parquet", "--split", "train"]
-    completed = launch(
-        "eval/evaluate_robustness.py", *options, "--bf16", "--protocols", "paper", "--output_dir", tmp_path / "out"
-    )
-    assert completed.status == 0, completed.err
-    (row,) = results_of(tmp_path / "out", "paper")["rows"]
-    assert row["set"] == "train" and row["num_images"] == 8 and row["mean_iou_before"] is not None
-    completed = call("evaluate", *options, "--output_dir", tmp_path / "own")
-    assert "has no image processor, which the preset `model` takes" in completed.error
 
 
 @pytest.fixture(scope="module")
@@ -202,25 +160,6 @@ def test_segmentation_in_two_processes(segmentation, tmp_path):
     for side, methods in one.items():
         for method, scores in methods.items():
             assert two[side][method] == pytest.approx(scores, abs=5e-3)  # pixels at the threshold fall on either side
-
-
-@pytest.mark.slow
-def test_segmentation_of_your_own_masks(models, tmp_path):
-    masked_dataset(4).to_parquet(tmp_path / "data.parquet")
-    options = ["--model", models[0], "--dataset", tmp_path / "data.parquet", "--split", "train"]
-    options += ["--output_dir", tmp_path / "out", "--methods", "rollout"]
-    completed = launch("eval/evaluate_segmentation.py", *options)
-    assert completed.status == 0, completed.err
-    assert "| rollout, original |" in completed.out
-    assert "which differ in: methods." in call("segment", *options, "gae").error
-
-
-def test_segmentation_of_the_bundled_benchmark(tmp_path):
-    succeed("segment", "--images_per_set", 2, "--methods", "rollout", "--output_dir", tmp_path)
-    scores = json.loads((tmp_path / "results.json").read_text())["scores"]
-    assert (
-        scores["emoji-shift"]["before"]["rollout"]["num_images"] == 4
-    )  # of `val` and `background_new`, which have masks
 
 
 @pytest.mark.parametrize("command", ["evaluate", "segment", "sis", "diagnose"])

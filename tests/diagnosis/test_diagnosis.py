@@ -13,8 +13,6 @@ from robust_vit_hf.masks.own_masks import MaskedImages
 from robust_vit_hf.results.bootstrap import Difference, Resamples
 from robust_vit_hf.results.html_page import write_page
 
-from ..helpers.metrics import load
-
 
 CLASSES = 4
 NAMES = ["cat", "dog", "fox", "hen", *(f"class {label}" for label in range(CLASSES, 1000))]
@@ -64,18 +62,6 @@ def test_measures_are_means_over_the_images():
     assert means["relevance_on_object"] == pytest.approx(3.0)
     for name, one in found.measures.items():
         assert one.low <= one.mean <= one.high, name
-
-
-def test_the_metric_gives_the_same_gap():
-    found = diagnosis(original=0.9, mixed_same=0.8, mixed_rand=0.5)
-    metric = load("background_gap", "groups")
-    for name in ("original", "mixed_same", "mixed_rand"):
-        columns = {"predictions": found.columns[name], "references": found.columns["label"]}
-        metric.add_batch(**columns, groups=[name] * len(found.columns["label"]))
-    scores = metric.compute()
-    assert scores["bg_gap"] == pytest.approx(found.measures["bg_gap"].mean)
-    assert scores["object_focus"] == pytest.approx(found.measures["object_focus"].mean)
-    assert scores["num_images"]["mixed_rand"] == 200
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,11 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
 
-from robust_vit_hf.data.split_writer import made_from
 from robust_vit_hf.masks.options import Sam3Options
 from robust_vit_hf.masks.sam3 import ConceptSegmentation, concepts
 
-from ..helpers.commands import call, succeed
-from ..helpers.tiny import masked_dataset, masked_folder, save_pretrained, tiny_vit
+from ..helpers.commands import succeed
+from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 
 
 WORDS = ["<unk>", "<start>", "<end>", "tench", "shark", "great", "white", "object", "a", "b", "c", "d"]
@@ -127,17 +126,6 @@ def test_nothing_is_found_for_the_first_concepts(sam3):
     )  # the first is enough
     nothing = found(["great white shark"], 1.0)
     assert nothing.mask is None and nothing.rejected == "nothing for 'great white shark', 'shark', 'object' above 1.0"
-
-
-def test_the_command_and_the_card(sam3, tmp_path):
-    data = masked_folder(tmp_path / "data", train=4, validation=4)
-    options = ["--model", sam3, "--images", data, "--skip_bad"]
-    succeed("masks", "sam3", *options, "--threshold", "0.01", "--output_dir", tmp_path / "masks")
-    made = made_from(tmp_path / "masks")
-    assert made["method"] == "sam3" and made["digests"]["model"]
-    assert "Foreground masks by SAM 3" in (tmp_path / "masks" / "README.md").read_text()
-    refused = call("masks", "sam3", *options, "--threshold", "1.0", "--output_dir", tmp_path / "strict")
-    assert "the split `train` has no rows, 4 were rejected: nothing for" in refused.error
 
 
 @pytest.mark.slow
