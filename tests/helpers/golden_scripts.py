@@ -100,8 +100,9 @@ def train_biases(record: Recorder, few) -> None:
     for words in ("", "--seed 4 --output_dir bias-4", "--seed 5 --output_dir bias-5 --from_scratch"):
         with patch.multiple(bias, **given), patch.object(sys, "argv", ["", *words.split()]):
             bias.main()
-    for folder in sorted(record.root.glob("bias-*")):
-        for path in sorted(folder.iterdir()):
-            text = path.suffix != ".safetensors" and path.read_text()
-            shapes = text or {key: [str(of.dtype), *of.shape] for key, of in load_file(path).items()}
-            record.add(f"{folder.name}/{path.name}", shapes)
+    for path in sorted(record.root.glob("bias-*/*")):
+        if path.suffix == ".safetensors":
+            found = {key: [str(of.dtype), *of.shape] for key, of in load_file(path).items()}
+        else:
+            found = json.loads(path.read_text())
+        record.add(f"{path.parent.name}/{path.name}", found)

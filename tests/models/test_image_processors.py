@@ -128,6 +128,12 @@ def test_patches_of_siglip_2_are_those_of_a_squashed_image(tmp_path):
     assert side.processor.to_dict() == processor.to_dict()
 
 
+def test_a_folder_without_a_processor(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="has no image processor, which the preset `model` takes"):
+        load_processor(str(tmp_path), "model", tiny_vit())
+
+
 @pytest.mark.parametrize("family", PROCESSORS)
 def test_masks_follow_the_images(family):
     processor = PROCESSORS[family]
