@@ -119,6 +119,21 @@ def test_values_of_options(option, name, value, monkeypatch):
     assert parse_arguments(option.split()) == {name: value}
 
 
+@pytest.mark.parametrize(
+    "given, recipe",
+    [
+        ("--model vit-b", "vit-b"),
+        ("--model vit-b --method gradmask", "gradmask-vit-b"),
+        ("--model vit-b --method rrr", "rrr-vit-b"),
+        ("--model emoji-shift --dataset emoji-shift", "emoji-shift"),
+        ("--model emoji-shift --dataset others", None),
+    ],
+)
+def test_the_recipe_is_that_of_model_images_and_method(given, recipe, monkeypatch):
+    monkeypatch.setattr("robust_vit_hf.cli.train.train_arguments", lambda recipe, **options: recipe and recipe.stem)
+    assert parse_arguments(given.split()) == recipe
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(inputs, tmp_path):
     """All in processes of their own, since weights depend on the number of threads in their last bit."""

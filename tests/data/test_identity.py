@@ -7,12 +7,13 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import AutoModelForImageClassification, ViTConfig
+from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTConfig
 
 from robust_vit_hf.data.dataset_digest import dataset_identity, pixels_of
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.model_digest import model_digest, weights_digest
 from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.utils.files import json_digest
 
 from ..helpers.commands import call, succeed
 from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, save_pretrained, tiny_vit
@@ -83,10 +84,19 @@ def test_a_model_is_identified_by_its_settings_too(setting):
     assert model_digest(tiny_vit(**setting)) != model_digest(tiny_vit())
 
 
-def test_a_model_is_identified_by_its_weights():
-    model = tiny_vit()
-    model.classifier.bias.data[2] += 1e-3
-    assert model_digest(model) != model_digest(tiny_vit())
+def test_a_model_is_identified_by_each_tensor_of_its_state():
+    """Statistics of batch norms too."""
+    config = ResNetConfig(num_channels=3, embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
+    model = ResNetForImageClassification(config)
+    known = [model_digest(model)]
+    for tensor in model.state_dict().values():
+        tensor.view(-1)[-1] += 1
+        known.append(model_digest(model))
+    assert len({*known}) == len(known) > 20
+
+
+def test_the_order_of_keys_changes_no_digest():
+    assert json_digest({"a": 1, "b": {"c": 2, "d": 3}}) == json_digest({"b": {"d": 3, "c": 2}, "a": 1})
 
 
 def test_names_paths_and_storage_do_not_identify_a_model(tmp_path):
