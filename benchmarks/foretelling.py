@@ -51,7 +51,10 @@ def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict
                 outputs = composite_outputs(measured, session, SELECTION_COMPOSITES, PASSES)
                 right = outputs.right()["mixed_rand"]
                 right = right[~np.isnan(right)]
-                found.setdefault(side, {})[kind] = {"mean": right.mean(), "error": right.std() / len(right) ** 0.5}
+                found.setdefault(side, {})[kind] = {
+                    "mean": float(right.mean()),
+                    "error": float(right.std()) / len(right) ** 0.5,
+                }
     return found
 
 
@@ -65,11 +68,12 @@ def main() -> None:
     results = (read_json(RESULTS) or {"sets": {}})["sets"]
     for name in arguments.sets:
         for effort in ("minute", "full"):
-            of_set = results.setdefault(name, {})
-            if effort not in of_set and (arguments.root / name / effort / "verdict.json").is_file():
-                of_set[effort] = mixed_rand(name, arguments.root, effort, arguments.bf16)
-                print(name, effort, of_set[effort], flush=True)
-                write_json(RESULTS, {"sets": results} | environment())
+            if effort in results.get(name, {}) or not (arguments.root / name / effort / "verdict.json").is_file():
+                continue
+            found = mixed_rand(name, arguments.root, effort, arguments.bf16)
+            results.setdefault(name, {})[effort] = found
+            print(name, effort, found, flush=True)
+            write_json(RESULTS, {"sets": results} | environment())
 
 
 if __name__ == "__main__":
