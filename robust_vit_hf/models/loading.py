@@ -110,7 +110,7 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
     config.id2label = dict(enumerate(check_class_names(classes)))
     config.label2id = {name: label for label, name in config.id2label.items()}
     if hasattr(config, "label_names"):  # of timm, by which these are loaded
-        config.label_names = list(classes)
+        config.label_names = list(config.label2id)
     model.num_labels = config.num_labels
     for name in heads:
         head = nn.Linear(model.get_submodule(name).in_features, config.num_labels)

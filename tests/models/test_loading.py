@@ -299,10 +299,12 @@ def test_features_of_timm_without_a_head(tmp_path):
     timm = model.timm_model
     timm.reset_classifier(0)
     del timm.pretrained_cfg["url"]
-    save_for_hf(timm, str(tmp_path), model_config={}, safe_serialization=True)
+    save_for_hf(timm, str(tmp_path), model_config={"label_names": ["a", "b"]}, safe_serialization=True)
     with pytest.raises(ValueError, match="no classifier head"):
         load_model(str(tmp_path))
-    loaded = load_model(str(tmp_path), classes=["x", "y", "z"]).eval()
+    loaded = load_model(str(tmp_path), classes=["x", " y", "z "]).eval()
     assert loaded(pixel_values=torch.randn(1, 3, 32, 32)).logits.tolist() == [[0, 0, 0]]
+    loaded.save_pretrained(tmp_path / "new")
+    assert load_model(str(tmp_path / "new")).config.id2label == {0: "x", 1: "y", 2: "z"}
     features = timm.eval().conv_stem.weight
     assert torch.equal(loaded.timm_model.conv_stem.weight, features)
