@@ -16,6 +16,7 @@ from ..data.known_sets import FAMILIES, PAPER_SETS, UNSHIFTED
 from ..evaluation.measurements.accuracy import side_results
 from ..evaluation.measurements.base import Measured
 from ..models.model_names import MODELS, find_model
+from ..results.cut_out_table import outcomes
 from ..results.metrics.robust_accuracy import TOP
 from ..results.results_parquet import ResultsFile
 from ..results.run_results import OURS, Run, SetResult, SideResult
@@ -180,11 +181,11 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
     for name, result in run.sets.items():
         measured = Measured.load(Stage.of(folder / name / "before"))
         if measured is not None:
-            right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
-            after = np.full(len(result), TOP)
-            after[result.usable] = np.where(right, 0, TOP)  # objects of labelled images alone are cut out
+            right, after, classes = outcomes(measured.columns, "only_fg"), np.full(len(result), TOP), result.classes.copy()
+            after[result.usable] = np.where(right == 1, 0, TOP)  # objects of labelled images alone are cut out
+            classes[result.usable] = np.where(np.isnan(right), -1, classes[result.usable])  # without object or background
             sides = {"before": result.sides["before"], "after": SideResult(after, num_ranked=1)}
-            sets[name] = replace(result, sides=sides)
+            sets[name] = replace(result, sides=sides, classes=classes)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     if not sets:
         return None
