@@ -25,6 +25,7 @@ ROOT = HERE.parent
 TEST_IMAGES = 300  # of a set of benchmarks/improve.py
 TEXTS = (
     "README.md",
+    "docs/your-photographs.md",
     "docs/measured.md",
     "docs/methods.md",
     "docs/experiment/README.md",
@@ -47,6 +48,7 @@ AFTER = {
     "background-swap": "swap, 72 steps",
     "robustvit": "squared error, 72 steps",
 }
+EXAMPLE_ROWS = ("top-1 `original`", "top-1 `mixed_rand`", "BG-Gap", "relevance on the object /")
 SHARES = {  # of benchmarks/layer_shares.py
     "1": "of `improve --effort full`",
     "0.5": "first layer: half of the change, and more in each",
@@ -313,7 +315,39 @@ def mended() -> str:
     return mended_table(read_json(HERE / "shortcuts.json")["models"]).markdown()
 
 
+def example_diagnosis() -> str:
+    """The verdict of `diagnose` on the example of docs/your-photographs.md."""
+    return f"> {read_json(HERE / 'example.json')['diagnosis']}"
+
+
+def example_improvement() -> str:
+    """The verdict of `improve` on the example, four rows of its table, and calibration."""
+    found = read_json(HERE / "example.json")["improve"]
+    table, errors = found["table"], [f"{100 * found['report'][f'ece_{side}']:.1f}" for side in ("before", "after")]
+    rows = [row for row in table["rows"] if row[0].startswith(EXAMPLE_ROWS)]
+    return (
+        f"> {found['verdict'].partition(chr(10))[0]}\n\n{Table('', table['head'], rows).markdown()}\n\n"
+        f"The expected calibration error on the images as they are changes from {errors[0]} to {errors[1]} %: the layer includes a temperature "
+        "fitted on the selection images."
+    )
+
+
+def example_elsewhere() -> str:
+    """What `improve` gains on other images of the example, in a sentence."""
+    found = read_json(HERE / "example.json")["elsewhere"]
+    before, after = found["top1_before"], found["top1_after"]
+    errors = [f"{100 * found[f'ece_{side}']:.1f}" for side in ("before", "after")]
+    return (
+        f"On {found['num_images']} other images, on four background photographs that nothing was trained on, top-1 rises from {100 * before:.1f} to "
+        f"{100 * after:.1f} %, by {Difference(after - before, found['change_low'], found['change_high'])}, and the calibration error changes "
+        f"from {errors[0]} to {errors[1]} %."
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "example diagnosis": example_diagnosis,
+    "example improvement": example_improvement,
+    "example elsewhere": example_elsewhere,
     "shortcuts": shortcuts,
     "mended": mended,
     "what improve gains": lambda: summary().markdown(),

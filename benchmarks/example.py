@@ -1,0 +1,35 @@
+"""Collect the figures of the example in docs/your-photographs.md from the folder that its commands write.
+
+    python benchmarks/example.py runs/own
+
+Writes benchmarks/example.json.
+"""
+
+import argparse
+from pathlib import Path
+
+from robust_vit_hf.utils.files import read_json, write_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    diagnosis, improved, elsewhere = (
+        read_json(folder / name / "results.json") for name in ("diagnosis", "better", "evaluation")
+    )
+    found = {
+        "diagnosis": diagnosis["diagnosis"]["before"]["sentence"],
+        "improve": {
+            "verdict": read_json(folder / "better" / "verdict.json")["verdict"],
+            "table": read_json(folder / "better" / "diagnosis" / "results.json")["tables"][0],
+            "report": improved["rows"][0],
+        },
+        "elsewhere": elsewhere["protocols"]["model"]["rows"][0],
+        **{key: elsewhere[key] for key in ("versions", "hardware", "commit")},
+    }
+    write_json(Path(__file__).with_suffix(".json"), found)
+
+
+if __name__ == "__main__":
+    main()
