@@ -8,7 +8,8 @@ A block of text between `table: NAME` and `end of table` is made again; a test c
 import math
 import re
 import runpy
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +88,14 @@ def summary() -> Table:
                 of_effort = [found[effort]["places"] for found in known if effort in found]
                 some = f" ({len(of_effort)} of {len(known)})" if 0 < len(of_effort) < len(known) else ""
                 row += [mean_change(of_effort, place) + some if of_effort else "–" for place in ("new", "home")]
-            rows.append(row)
+            rows.append([*row, " / ".join(f"{statistics.median(minutes(known, effort)):.0f}" for effort in efforts)])
     heads = [head for effort in efforts for head in (f"`{effort}`: new", "at home")]
-    return Table("", ["model and images", "models", "new, before", *heads], rows)
+    return Table("", ["model and images", "models", "new, before", *heads, "minutes"], rows)
+
+
+def minutes(sets: Collection[dict], effort: str) -> list[float]:
+    """Time of a run of an effort on each of the sets that have it."""
+    return [found[effort]["seconds"] / 60 for found in sets if effort in found]
 
 
 def full_gained(names: Sequence[str]) -> float:
@@ -126,10 +132,10 @@ def mean_change(places: Sequence[dict], place: str) -> str:
     return str(mean_over([found[place]["change"] for found in places], [*map(str, range(len(places)))]))
 
 
-def all_sets() -> Table:
-    """Each set and effort: top-1 before and its change, and the calibration errors before and after."""
-    rows = []
-    for name, efforts in read_json(HERE / "improve.json")["sets"].items():
+def all_sets() -> str:
+    """Each set and effort: top-1 before and its change, and the calibration errors before and after; and how long they took."""
+    sets, rows = read_json(HERE / "improve.json")["sets"], []
+    for name, efforts in sets.items():
         for effort, found in efforts.items():
             places, (chosen,) = found["places"], found["chosen"] or [["–", ""]]
             cells = [f"{100 * places[place]['before']:.1f} {mean_change([places], place)}" for place in PLACES]
@@ -138,7 +144,12 @@ def all_sets() -> Table:
                 for place in ("home", "new")
             ]
             rows.append([name, effort, *cells, *calibration, ", ".join(filter(None, chosen)), found["outcome"]])
-    return Table("", ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, share", "outcome"], rows)
+    head = ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, share", "outcome"]
+    quick, full = (minutes(sets.values(), effort) for effort in ("minute", "full"))
+    return (
+        f"{Table('', head, rows).markdown()}\n\nBeside other work, the median run of `minute` took {statistics.median(quick):.0f} minutes, and the longest "
+        f"{max(quick):.0f}; of `full`, {statistics.median(full):.0f} and {max(full):.0f}. All runs took {sum(quick + full) / 60:.1f} hours."
+    )
 
 
 def foretold() -> str:
@@ -318,7 +329,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "mended": mended,
     "what improve gains": lambda: summary().markdown(),
     "shown and others": shown_and_others,
-    "all sets": lambda: all_sets().markdown(),
+    "all sets": all_sets,
     "foretold": foretold,
     "foretold by masks": foretold_by_masks,
     "half of the classes": lambda: half_of_the_classes().markdown(),
