@@ -62,7 +62,7 @@ RULES = {
 METHODS = {
     "background-swap": "background swap, output of the original",
     "bce": "the relevance loss, cross-entropy",
-    "robustvit": "the relevance loss, squared error (the paper's)",
+    "robustvit": "the relevance loss, squared error (weight 800)",
 }
 MEASURES = {  # of benchmarks/last_layer.py, and their heads
     "val": "`val`",
@@ -176,9 +176,10 @@ def foretold() -> str:
 
 def foretold_by_masks() -> str:
     """The same with true masks and with those that `improve` made, on the same images."""
-    results, rows = read_json(HERE / "improve.json")["sets"], []
+    results, measured = (read_json(HERE / f"{name}.json")["sets"] for name in ("improve", "foretelling"))
+    rows = []
     differences: dict[str, list[Difference]] = {"made": [], "true": []}
-    for name, efforts in read_json(HERE / "foretelling.json")["sets"].items():
+    for name, efforts in measured.items():
         first = next(iter(efforts))
         for effort, side in [(first, "before"), *((effort, "after") for effort in efforts)]:
             if side in efforts[effort]:
@@ -193,7 +194,8 @@ def foretold_by_masks() -> str:
     within = {kind: sum(abs(one.mean) <= 0.03 for one in of_kind) for kind, of_kind in differences.items()}
     return (
         f"{table}\n\nBeyond what the samples explain, the standard deviation is {beyond(differences['made']):.1f} points with made masks and "
-        f"{beyond(differences['true']):.1f} with true ones. Within 3 points are {within['made']} and {within['true']} of {len(rows)} models."
+        f"{beyond(differences['true']):.1f} with true ones. Within 3 points are {within['made']} and {within['true']} of {len(rows)} models. "
+        f"Not in the table: {', '.join(name for name in results if name not in measured)}."
     )
 
 
@@ -230,7 +232,7 @@ def half_of_the_classes() -> Table:
     return Table("", ["", "models", *MEASURES.values()], rows)
 
 
-def variants() -> Table:
+def variants() -> str:
     """Layers that are made otherwise than by `improve`: change of top-1 from before."""
     found = read_json(HERE / "last_layer.json")
     of_seeds = {
@@ -243,7 +245,8 @@ def variants() -> Table:
         ]
         means = (sum(values) / len(values) for values in zip(*gains, strict=True))
         rows.append([name.replace("1 composites", "1 composite"), *(f"{mean:+.1f}" for mean in means)])
-    return Table("", ["layers", *MEASURES.values()], rows)
+    table = Table("", ["layers", *MEASURES.values()], rows).markdown()
+    return f"{table}\n\nMeans over {len(of_seeds)} of the models, without intervals."
 
 
 def layer_shares() -> Table:
@@ -286,7 +289,7 @@ def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndar
 
 
 def swap_less_relevance() -> str:
-    """By how much more swap gains than the paper's loss on these images, in a sentence."""
+    """By how much more swap gains than squared error on these images, in a sentence."""
     results = read_json(HERE / "other_images.json")
     methods = ("background-swap", "robustvit")
     known = [of for of in results["sets"].values() if of.keys() >= {*methods}]
@@ -333,7 +336,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "foretold": foretold,
     "foretold by masks": foretold_by_masks,
     "half of the classes": lambda: half_of_the_classes().markdown(),
-    "other layers": lambda: variants().markdown(),
+    "other layers": variants,
     "layer shares": lambda: layer_shares().markdown(),
     "other images": other_images,
     "other ways": lambda: other_ways().markdown(),
