@@ -1,6 +1,6 @@
 """Sufficient input subsets of the bundled model on emoji-shift: Figure 5 of the paper, and before against after finetuning.
 
-    python benchmarks/sis.py --compare runs/emoji-shift    # writes benchmarks/sis.json and docs/sis.png
+    python benchmarks/sis.py --compare runs/sis-model --images 4    # writes benchmarks/sis.json and docs/sis.png
 
 Figure: 4 images of the set `vendor`, whose artwork may be shown, each with 5 classes that are drawn at random, as in the paper:
 is there a subset of a probability of 0.9 or more for each? Summary, if a finetuned model is given: images of all seven sets with

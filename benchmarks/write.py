@@ -8,7 +8,8 @@ A block of text between `table: NAME` and `end of table` is made again; a test c
 import math
 import re
 import runpy
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ RULES = {
 METHODS = {
     "background-swap": "background swap, output of the original",
     "bce": "the relevance loss, cross-entropy",
-    "robustvit": "the relevance loss, squared error (the paper's)",
+    "robustvit": "the relevance loss, squared error (weight 800)",
 }
 MEASURES = {  # of benchmarks/last_layer.py, and their heads
     "val": "`val`",
@@ -89,9 +90,14 @@ def summary() -> Table:
                 of_effort = [found[effort]["places"] for found in known if effort in found]
                 some = f" ({len(of_effort)} of {len(known)})" if 0 < len(of_effort) < len(known) else ""
                 row += [mean_change(of_effort, place) + some if of_effort else "–" for place in ("new", "home")]
-            rows.append(row)
+            rows.append([*row, " / ".join(f"{statistics.median(minutes(known, effort)):.0f}" for effort in efforts)])
     heads = [head for effort in efforts for head in (f"`{effort}`: new", "at home")]
-    return Table("", ["model and images", "models", "new, before", *heads], rows)
+    return Table("", ["model and images", "models", "new, before", *heads, "minutes"], rows)
+
+
+def minutes(sets: Collection[dict], effort: str) -> list[float]:
+    """Time of a run of an effort on each of the sets that have it."""
+    return [found[effort]["seconds"] / 60 for found in sets if effort in found]
 
 
 def full_gained(names: Sequence[str]) -> float:
@@ -128,10 +134,10 @@ def mean_change(places: Sequence[dict], place: str) -> str:
     return str(mean_over([found[place]["change"] for found in places], [*map(str, range(len(places)))]))
 
 
-def all_sets() -> Table:
-    """Each set and effort: top-1 before and its change, and the calibration errors before and after."""
-    rows = []
-    for name, efforts in read_json(HERE / "improve.json")["sets"].items():
+def all_sets() -> str:
+    """Each set and effort: top-1 before and its change, and the calibration errors before and after; and how long they took."""
+    sets, rows = read_json(HERE / "improve.json")["sets"], []
+    for name, efforts in sets.items():
         for effort, found in efforts.items():
             places, (chosen,) = found["places"], found["chosen"] or [["–", ""]]
             cells = [f"{100 * places[place]['before']:.1f} {mean_change([places], place)}" for place in PLACES]
@@ -140,7 +146,12 @@ def all_sets() -> Table:
                 for place in ("home", "new")
             ]
             rows.append([name, effort, *cells, *calibration, ", ".join(filter(None, chosen)), found["outcome"]])
-    return Table("", ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, share", "outcome"], rows)
+    head = ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, share", "outcome"]
+    quick, full = (minutes(sets.values(), effort) for effort in ("minute", "full"))
+    return (
+        f"{Table('', head, rows).markdown()}\n\nBeside other work, the median run of `minute` took {statistics.median(quick):.0f} minutes, and the longest "
+        f"{max(quick):.0f}; of `full`, {statistics.median(full):.0f} and {max(full):.0f}. All runs took {sum(quick + full) / 60:.1f} hours."
+    )
 
 
 def foretold() -> str:
@@ -167,9 +178,10 @@ def foretold() -> str:
 
 def foretold_by_masks() -> str:
     """The same with true masks and with those that `improve` made, on the same images."""
-    results, rows = read_json(HERE / "improve.json")["sets"], []
+    results, measured = (read_json(HERE / f"{name}.json")["sets"] for name in ("improve", "foretelling"))
+    rows = []
     differences: dict[str, list[Difference]] = {"made": [], "true": []}
-    for name, efforts in read_json(HERE / "foretelling.json")["sets"].items():
+    for name, efforts in measured.items():
         first = next(iter(efforts))
         for effort, side in [(first, "before"), *((effort, "after") for effort in efforts)]:
             if side in efforts[effort]:
@@ -184,7 +196,8 @@ def foretold_by_masks() -> str:
     within = {kind: sum(abs(one.mean) <= 0.03 for one in of_kind) for kind, of_kind in differences.items()}
     return (
         f"{table}\n\nBeyond what the samples explain, the standard deviation is {beyond(differences['made']):.1f} points with made masks and "
-        f"{beyond(differences['true']):.1f} with true ones. Within 3 points are {within['made']} and {within['true']} of {len(rows)} models."
+        f"{beyond(differences['true']):.1f} with true ones. Within 3 points are {within['made']} and {within['true']} of {len(rows)} models. "
+        f"Not in the table: {', '.join(name for name in results if name not in measured)}."
     )
 
 
@@ -221,7 +234,7 @@ def half_of_the_classes() -> Table:
     return Table("", ["", "models", *MEASURES.values()], rows)
 
 
-def variants() -> Table:
+def variants() -> str:
     """Layers that are made otherwise than by `improve`: change of top-1 from before."""
     found = read_json(HERE / "last_layer.json")
     of_seeds = {
@@ -234,7 +247,8 @@ def variants() -> Table:
         ]
         means = (sum(values) / len(values) for values in zip(*gains, strict=True))
         rows.append([name.replace("1 composites", "1 composite"), *(f"{mean:+.1f}" for mean in means)])
-    return Table("", ["layers", *MEASURES.values()], rows)
+    table = Table("", ["layers", *MEASURES.values()], rows).markdown()
+    return f"{table}\n\nMeans over {len(of_seeds)} of the models, without intervals."
 
 
 def layer_shares() -> Table:
@@ -277,7 +291,7 @@ def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndar
 
 
 def swap_less_relevance() -> str:
-    """By how much more swap gains than the paper's loss on these images, in a sentence."""
+    """By how much more swap gains than squared error on these images, in a sentence."""
     results = read_json(HERE / "other_images.json")
     methods = ("background-swap", "robustvit")
     known = [of for of in results["sets"].values() if of.keys() >= {*methods}]
@@ -352,11 +366,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "mended": mended,
     "what improve gains": lambda: summary().markdown(),
     "shown and others": shown_and_others,
-    "all sets": lambda: all_sets().markdown(),
+    "all sets": all_sets,
     "foretold": foretold,
     "foretold by masks": foretold_by_masks,
     "half of the classes": lambda: half_of_the_classes().markdown(),
-    "other layers": lambda: variants().markdown(),
+    "other layers": variants,
     "layer shares": lambda: layer_shares().markdown(),
     "other images": other_images,
     "other ways": lambda: other_ways().markdown(),

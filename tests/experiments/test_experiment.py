@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -40,12 +41,26 @@ def test_pictures_show_the_points_of_the_results(path, results):
 
 
 def test_one_command_makes_all_results():
-    planned = ["make", "--dry-run", "--file", "docs/experiment/Makefile", "RUNS=nowhere"]
+    planned = ["make", "--dry-run", "--always-make", "--file", "docs/experiment/Makefile", "RUNS=nowhere"]
     commands = subprocess.run(planned, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     grids = {path.name for path in (ROOT / "trainer" / "grids").glob("emoji-shift*.yaml")}
     assert set(re.findall(r"sweep trainer/grids/(\S+)", commands)) == grids
     reports = dict(re.findall(r"report (.+) --output_dir nowhere/report-(\S+)", commands))
     assert {path.stem for path in (ROOT / "docs" / "experiment").glob("*.parquet")} == {*reports.values()}
+    assert "python benchmarks/improve.py --output_dir runs/improve --efforts minute full --bf16\n" in commands
+    assert {"runs/improve/improve.json", "runs/other-images/other_images.json"} < {
+        *re.findall(r"cp (\S+) benchmarks/", commands)
+    }
+    pairs = [Path(path) for path in re.search(r"other_images\.py .*\\\n\s*--pairs (.+)", commands)[1].split()]
+    measured = json.loads((ROOT / "benchmarks" / "other_images.json").read_text())["sets"]
+    assert sorted((path.parent.name, path.name) for path in pairs[1::2]) == sorted(
+        (name, made) for name, of_set in measured.items() for made in of_set
+    )
+    assert pairs[::2] == [path.parent / "model" for path in pairs[1::2]]
+    documented = re.findall(
+        r"`((?:robust-vit train|python).*runs/sis-model.*)`", (ROOT / "docs" / "sis.md").read_text()
+    )
+    assert len(documented) == 2 and all(f"bin/{command}" in commands for command in documented)
 
 
 def test_the_intervals_cover_what_the_docs_say():
