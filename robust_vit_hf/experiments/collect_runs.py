@@ -181,9 +181,9 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
     for name, result in run.sets.items():
         measured = Measured.load(Stage.of(folder / name / "before"))
         if measured is not None:
-            right, after, classes = outcomes(measured.columns, "only_fg"), np.full(len(result), TOP), result.classes.copy()
-            after[result.usable] = np.where(right == 1, 0, TOP)  # objects of labelled images alone are cut out
-            classes[result.usable] = np.where(np.isnan(right), -1, classes[result.usable])  # without object or background
+            right = np.full(len(result), np.nan)
+            right[result.usable] = outcomes(measured.columns, "only_fg")  # labelled objects alone are cut out
+            after, classes = np.where(right == 1, 0, TOP), np.where(np.isnan(right), -1, result.classes)
             sides = {"before": result.sides["before"], "after": SideResult(after, num_ranked=1)}
             sets[name] = replace(result, sides=sides, classes=classes)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
