@@ -9,7 +9,7 @@ import math
 import re
 import runpy
 import statistics
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,14 +90,9 @@ def summary() -> Table:
                 of_effort = [found[effort]["places"] for found in known if effort in found]
                 some = f" ({len(of_effort)} of {len(known)})" if 0 < len(of_effort) < len(known) else ""
                 row += [mean_change(of_effort, place) + some if of_effort else "–" for place in ("new", "home")]
-            rows.append([*row, " / ".join(f"{statistics.median(minutes(known, effort)):.0f}" for effort in efforts)])
+            rows.append(row)
     heads = [head for effort in efforts for head in (f"`{effort}`: new", "at home")]
-    return Table("", ["model and images", "models", "new, before", *heads, "minutes"], rows)
-
-
-def minutes(sets: Collection[dict], effort: str) -> list[float]:
-    """Time of a run of an effort on each of the sets that have it."""
-    return [found[effort]["seconds"] / 60 for found in sets if effort in found]
+    return Table("", ["model and images", "models", "new, before", *heads], rows)
 
 
 def full_gained(names: Sequence[str]) -> float:
@@ -147,7 +142,9 @@ def all_sets() -> str:
             ]
             rows.append([name, effort, *cells, *calibration, ", ".join(filter(None, chosen)), found["outcome"]])
     head = ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, share", "outcome"]
-    quick, full = (minutes(sets.values(), effort) for effort in ("minute", "full"))
+    quick, full = (
+        [found[effort]["seconds"] / 60 for found in sets.values() if effort in found] for effort in ("minute", "full")
+    )
     return (
         f"{Table('', head, rows).markdown()}\n\nBeside other work, the median run of `minute` took {statistics.median(quick):.0f} minutes, and the longest "
         f"{max(quick):.0f}; of `full`, {statistics.median(full):.0f} and {max(full):.0f}. All runs took {sum(quick + full) / 60:.1f} hours."
