@@ -10,7 +10,9 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio
 import numpy as np
@@ -313,6 +315,12 @@ def test_gallery_of_an_evaluation(models, evaluated, client, monkeypatch):
     monkeypatch.setattr("robust_vit_hf.app.handlers.IMAGES_OF_A_PAGE", 20)  # the last page is full
     images, text, page = client.predict("paper/validation", "all", 3, api_name="/gallery")
     assert len(images) == 20 and page == 2 and "Page 2 of 2" in text
+    # As ObjectNet, whose border the models do not see.
+    framed = replace(measured, rows=replace(measured.rows, border=3))
+    handlers = Handlers(replace(evaluated, model=models[0], compare=models[1]))
+    monkeypatch.setattr(handlers, "measured", lambda name: framed)
+    image, whole = handlers.choose_image("", [4], SimpleNamespace(index=0))[0], measured.rows.dataset[4]["image"]
+    assert image.tobytes() == whole.crop((3, 3, whole.width - 3, whole.height - 3)).tobytes()
 
 
 def test_the_most_changed_images_are_first():
@@ -527,6 +535,10 @@ def test_a_space(hub, tmp_path):
     hub.repos["models", "user/after"] = {"run.json": b'{"preset": "native"}'}
     write_space(tmp_path / "of-the-run", "emoji-shift", "user/after", None)
     assert "preset='native'" in (tmp_path / "of-the-run" / "app.py").read_text()
+    hub.repos["models", "user/after"] = {"config.json": b"{}"}  # of no run
+    for number, (before, preset) in enumerate({"vit-b": "paper", "user/after": "model"}.items()):
+        write_space(tmp_path / str(number), before, "user/after", None)
+        assert f"preset='{preset}'" in (tmp_path / str(number) / "app.py").read_text()
 
 
 def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen:

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import load_model, make_image_processor
 from robust_vit_hf.cli.train import parse_arguments
-from robust_vit_hf.experiments.recipes import find_recipe, list_recipes
+from robust_vit_hf.experiments.recipes import find_recipe, list_recipes, read_recipe
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.markdown_latex import Table
 
@@ -132,6 +132,15 @@ def test_values_of_options(option, name, value, monkeypatch):
 def test_the_recipe_is_that_of_model_images_and_method(given, recipe, monkeypatch):
     monkeypatch.setattr("robust_vit_hf.cli.train.train_arguments", lambda recipe, **options: recipe and recipe.stem)
     assert parse_arguments(given.split()) == recipe
+
+
+def test_another_method_takes_nothing_of_the_recipes_own(tmp_path):
+    of_any = {"learning_rate": 1e-5, "num_train_epochs": 2}
+    own = {"method": "swap", "relevance_weight": 0.0, "background_swap": 0.5, "backgrounds": "pictures"}
+    own |= {"head_epochs": 1.0, "head_learning_rate": 0.1}
+    recipe = write_recipe(tmp_path, of_any | own)
+    assert read_recipe(recipe, "finetune") == of_any | {"method": "swap"}  # which the command line overrides
+    assert read_recipe(recipe, "swap") == of_any | own
 
 
 @pytest.mark.slow

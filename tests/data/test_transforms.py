@@ -86,6 +86,12 @@ def test_a_wide_crop_is_not_padded():
     assert batch["mask"][0].shape == (1, 32, 64) and batch["mask"][0].min() > 1 - 1e-6
 
 
+def test_a_whole_image_is_squashed_to_the_size_of_the_crop():
+    batch = eval_transform(make_image_processor("paper", (32, 64)), whole=True)(noise_row())
+    assert batch["pixel_values"][0].shape == (3, 32, 64) and batch["mask"][0].shape == (1, 32, 64)
+    assert batch["mask"][0].mean() == pytest.approx(15 * 22 / (50 * 40), rel=0.05)
+
+
 def test_training_crops_and_flips():
     transform = train_transform(make_image_processor("paper", 224))
     rows = noise_row(300, 200)

@@ -29,6 +29,7 @@ from robust_vit_hf.utils.stage import Stage
 from ..helpers import layouts
 from ..helpers.sessions import evaluate_one, session_of
 from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, LABELS, STINGRAY, TENCH, masked_dataset, tiny_vit
+from ..helpers.written import prepare
 
 
 MAPS = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
@@ -104,6 +105,14 @@ def test_top_classes():
     logits = torch.tensor([[1.0, 3, 3, 2, 0, 3, -1]])
     assert top_classes(logits, None).tolist() == [[1, 2, 5, 3, 0]]
     assert top_classes(logits, (0, 4, 5)).tolist() == [[5, 0, 4]]
+
+
+def test_all_that_results_depend_on_is_in_the_digest_of_a_set():
+    rows = EvaluationSet.of(masked_dataset(4))
+    others = [{"class_subset": (1, 3)}, {"border": 2}, {"whole": True}, {"accepted": [[0]] * 4}]
+    others += [{"dataset": rows.dataset.select([1, 0, 2, 3])}]
+    digests = [rows.digest, *(replace(rows, **change).digest for change in others)]
+    assert len({*digests}) == 6 and replace(rows, source="elsewhere").digest == rows.digest
 
 
 def test_a_class_subset_ranks_its_classes_alone():
@@ -206,6 +215,8 @@ def test_protocols_of_objectnet(tmp_path):
     cropped = native.dataset[0]["image"].crop((2, 2, 32, 26))
     assert torch.equal(cut, eval_transform(processor)({"image": [cropped]})["pixel_values"][0])
     assert not torch.equal(framed, cut)
+    prepare("objectnet", [str(root)], tmp_path / "cropped", cropped=True)
+    assert load_evaluation_set("objectnet", str(tmp_path / "cropped"), "native").border == 0  # not cut twice
 
 
 def test_protocols_of_the_other_sets(tmp_path):

@@ -141,4 +141,5 @@ def test_finished_batches_are_not_computed_again(folders, tmp_path):
     written = (folder / "00001.safetensors").stat().st_mtime_ns
     succeed(*command(folders, tmp_path, *options))
     assert files_below(tmp_path) == kept and (folder / "00001.safetensors").stat().st_mtime_ns == written
-    assert "differ in: threshold" in call(*command(folders, tmp_path, *options, "--threshold", 0.6)).error
+    for option, value in (("threshold", 0.6), ("batch_size", 2)):
+        assert f"differ in: {option}" in call(*command(folders, tmp_path, *options, f"--{option}", value)).error

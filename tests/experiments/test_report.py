@@ -422,7 +422,8 @@ def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     assert [run.name for run in join([results, search]).runs] == [run.name for run in results.runs]
     longer = replace(results, runs=[replace(run, name=f"{run.name}, longer", epochs=60.0) for run in results.runs])
     other = replace(results, runs=[replace(results.runs[0], name="other", settings='{"background_swap": 0.5}')])
-    assert len(join([results, longer, other]).runs) == 2 * len(results.runs) + 1
+    mixed = replace(results, runs=[replace(run, name=f"{run.name}, share 0.5", share=0.5) for run in results.runs])
+    assert len(join([results, longer, other, mixed]).runs) == 3 * len(results.runs) + 1
     with pytest.raises(ValueError, match="were to be chosen by different rules"):
         join([results, replace(results, validation_bound=0.5)])
     of_both = [

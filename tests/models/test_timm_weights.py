@@ -105,6 +105,14 @@ def test_the_epsilon_of_the_norms():
         assert (converted(images(32)).logits - model(images(32))).abs().max() > 1e-2
 
 
+def test_heads_of_a_usual_size_are_those_of_the_configuration():
+    weights = timm_model("vit_tiny_patch16_224", num_classes=5).state_dict()
+    heads = [
+        timm_to_hf(weights, config).config.num_attention_heads for config in ({}, {"model_args": {"num_heads": 6}})
+    ]
+    assert heads == [3, 6]
+
+
 def test_weights_are_copied():
     weights = tiny().state_dict()
     converted = timm_to_hf(weights)

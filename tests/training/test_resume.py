@@ -234,6 +234,7 @@ def test_a_signal_keeps_its_checkpoint_beside_the_best(tmp_path):
         trainer.train()
     assert (tmp_path / "checkpoint-11" / "trainer_state.json").is_file()
     assert trainer.state.best_global_step < 11 and trainer.args.save_total_limit == 1
+    assert (tmp_path / f"checkpoint-{trainer.state.best_global_step}" / "trainer_state.json").is_file()
 
 
 def test_a_signal_during_validation_does_not_wait_for_its_end(tmp_path):
