@@ -307,11 +307,11 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     for name, table in csv.items():
         write_atomically(folder / name, table.to_csv(index=False))
     if report.examples:
-        with atomic_file(folder / STRIP_FILE) as partial:
-            report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
-    if report.edited:
-        strip_figure(report.edited).savefig(folder / ATTRIBUTES_FILE, dpi=120)
+    for name, shown in {STRIP_FILE: report.examples[:NUM_EXAMPLES], ATTRIBUTES_FILE: report.edited}.items():
+        if shown:
+            with atomic_file(folder / name) as partial:
+                strip_figure(shown).savefig(partial, dpi=120, format="png")
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {
