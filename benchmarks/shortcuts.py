@@ -4,6 +4,7 @@
     python benchmarks/shortcuts.py --bf16 --finetuned                 # whole models
     python benchmarks/shortcuts.py --bf16 --rates 0.95 --seeds 3 --mend
     python benchmarks/shortcuts.py --picture docs/shortcuts.png       # what is planted, and no model
+    python benchmarks/shortcuts.py --bf16 --planted border --rates 0.95 --export runs/framed  # a model and its images
 
 An attribute is planted: each class has a habitual value of it in 100 or 95 % of the images, and a random one in the others. A
 classifier is trained on them: the last layer of a DINOv2-S (logistic regression), or all of it. Objects are sixteen drawings of
@@ -24,6 +25,7 @@ import datasets
 import numpy as np
 import torch
 from planted_images import PLANTED, SIZE, SOURCES, draw, save_picture
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import PreTrainedModel, ViTImageProcessor
@@ -132,11 +134,15 @@ def trained(of: Shortcut) -> Session:
     return Session({"before": Side.of(model, processor)}, {}, make_accelerator(of.bf16))
 
 
-def images_of(rows: list[tuple], names: list[str]) -> EvaluationSet:
+def dataset_of(rows: list[tuple], names: list[str]) -> datasets.Dataset:
     label = datasets.ClassLabel(names=names)
     features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image(), "label": label})
     listed = [dict(zip(features, row, strict=True)) for row in rows]
-    return EvaluationSet.of(datasets.Dataset.from_list(listed, features=features))
+    return datasets.Dataset.from_list(listed, features=features)
+
+
+def images_of(rows: list[tuple], names: list[str]) -> EvaluationSet:
+    return EvaluationSet.of(dataset_of(rows, names))
 
 
 def diagnosed(of: Shortcut) -> dict:
@@ -178,6 +184,16 @@ def mended(of: Shortcut, named: list[str]) -> dict:
         found[place] = {"before": float(right["before"].mean())}
         found[place] |= {name: asdict(one.interval(Difference)) for name, one in drawn.items()}
     return found
+
+
+def export(of: Shortcut, folder: Path) -> None:
+    """Write a model, and its images with masks, for `robust-vit diagnose` and `improve`."""
+    session = trained(of)
+    for part in (session.sides["before"].model, session.sides["before"].processor):
+        part.save_pretrained(folder / "model")
+    for split in ROLES.values():
+        rows = dataset_of(of.rows(split), session.classes)
+        rows.to_parquet(folder / "photographs" / f"{split}-00000.parquet")
 
 
 def groups_of(results: dict[str, dict]) -> dict[tuple[str, str], dict[str, dict]]:
@@ -222,22 +238,38 @@ def mended_table(results: dict[str, dict]) -> Table:
 
 
 def summary(results: dict[str, dict]) -> str:
-    """Counts of each group of [`groups_of`]."""
-    lines = []
-    for group, of_group in groups_of(results).items():
-        kinds = [(key.split("/")[1], one) for key, one in of_group.items()]
-        told = [(planted, one) for planted, one in kinds if planted not in ("none", UNTOLD)]
-        told = [(planted, one) for planted, one in told if one["home"] - one["random"] >= COST]
-        right = sum(one["named"] == [planted] for planted, one in told)
-        first = sum(one["named"][:1] == [planted] for planted, one in told)
-        alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
-        lines.append(
-            f"- {', '.join(group)}: where planting costs {100 * COST:.0f} points or more, the planted attribute is named first in "
-            f"{first} of {len(told)} models, and alone in {right}."
-        )
-        if alarms:
-            lines[-1] += f" False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}."
-    return "\n".join(lines)
+    """Counts of each group of [`groups_of`], and of all."""
+    lines = [f"- {', '.join(group)}. {counts(of_group)}" for group, of_group in groups_of(results).items()]
+    return "\n".join([*lines, f"- All. {all_counts(results)}"])
+
+
+def counts(results: dict[str, dict]) -> str:
+    """How often what was planted is named, and how often something where nothing was."""
+    kinds = [(key.split("/")[1], one) for key, one in results.items()]
+    costly = [(of, one["named"]) for of, one in kinds if of != "none" and one["home"] - one["random"] >= COST]
+    told = [(planted, names) for planted, names in costly if planted != UNTOLD]
+    first = sum(names[:1] == [planted] for planted, names in told)
+    alone = sum(names == [planted] for planted, names in told)
+    alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
+    text = (
+        f"Where planting costs {100 * COST:.0f} points or more, the planted attribute is named first in {first} of {len(told)} models, and "
+        f"alone in {alone}; with {UNTOLD}, which has no name, first in {first} of {len(costly)}."
+    )
+    return f"{text} False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}." if alarms else text
+
+
+def all_counts(results: dict[str, dict]) -> str:
+    """[`counts`], what the false alarms show, and how many names stand on an unresolved gap."""
+    kinds, text = [(key.split("/")[1], one) for key, one in results.items()], counts(results)
+    alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
+    if alarms:
+        most = binomtest(sum(alarms), len(alarms), alternative="less").proportion_ci().high
+        text += f" This shows at most {100 * most:.0f} % (95 %, if the models were independent)."
+    right = [name == of for of, one in kinds for name in one["named"] if one["measures"][name]["gap"]["low"] <= 0]
+    count = sum(len(one["named"]) for _, one in kinds)
+    return (
+        f"{text} Of {count} names in all models, {len(right)} have an unresolved gap, of which {sum(right)} are right."
+    )
 
 
 def add(file: Path, key: str, found: dict) -> None:
@@ -260,12 +292,19 @@ def main() -> None:
     parser.add_argument(
         "--picture", type=Path, help="draw the attributes of other images to this file, and measure nothing"
     )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        help="write the first of the models, and its images, to this folder, and measure nothing",
+    )
     arguments = parser.parse_args()
     if arguments.picture:
         return save_picture(arguments.picture)
     file = arguments.results
     for seed, *images in product(arguments.seeds, arguments.sources, arguments.planted, arguments.rates):
         one = Shortcut(*images, seed, arguments.finetuned, arguments.bf16)
+        if arguments.export:
+            return export(one, arguments.export)
         measured = (read_json(file) or {"models": {}})["models"].get(one.key, {})
         if not measured:
             measured = diagnosed(one)

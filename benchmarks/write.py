@@ -28,6 +28,7 @@ TEXTS = (
     "README.md",
     "docs/your-photographs.md",
     "docs/measured.md",
+    "docs/your-photographs.md",
     "docs/methods.md",
     "docs/experiment/README.md",
     "docs/experiment/checks.md",
@@ -319,6 +320,18 @@ def shortcuts() -> str:
     return f"{matrix(results).markdown()}\n\n{summary(results)}"
 
 
+def attributes_named() -> str:
+    """How often what was planted is named, over all models."""
+    from shortcuts import all_counts
+
+    return all_counts(read_json(HERE / "shortcuts.json")["models"])
+
+
+def verdict_of_a_frame() -> str:
+    """What `diagnose` says of the model of `shortcuts.py --planted border --rates 0.95 --export`."""
+    return "> " + read_json(HERE / "shortcuts.json")["models"]["emoji/border/0.95/3"]["sentence"]
+
+
 def mended() -> str:
     """What `improve` gains with the attributes that were named."""
     from shortcuts import mended_table
@@ -361,6 +374,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "example elsewhere": example_elsewhere,
     "shortcuts": shortcuts,
     "mended": mended,
+    "attributes named": attributes_named,
+    "verdict of a frame": verdict_of_a_frame,
     "what improve gains": lambda: summary().markdown(),
     "shown and others": shown_and_others,
     "all sets": all_sets,

@@ -95,9 +95,12 @@ class Page:
         self.indices, self.images = gr.State([]), gr.Gallery(elem_id="images", **GRID)
 
     def add_backgrounds(self) -> None:
-        verdict, conditions, place, number = self.handlers.conditions(KINDS[0], 1)
+        diagnosed, (verdict, conditions, place, number) = (
+            self.handlers.diagnosed,
+            self.handlers.conditions(KINDS[0], 1),
+        )
         self.verdict = gr.Markdown(verdict, elem_id="verdict")
-        with gr.Column(visible=self.handlers.options.diagnose is not None):
+        with gr.Column(visible=diagnosed is not None):
             with gr.Row():
                 self.kind = gr.Radio(
                     list(KINDS), value=KINDS[0], label="Images", elem_id="kind", scale=3, min_width=280
@@ -109,6 +112,9 @@ class Page:
             self.of_conditions = gr.Markdown(place, elem_id="which")
             self.conditions = gr.Gallery(conditions, elem_id="conditions", **PICTURES)
             gr.Markdown(MARKS)
+            for table in diagnosed.tables if diagnosed else ():
+                with gr.Accordion(table.title, open=False):
+                    gr.Markdown(table.markdown(), elem_classes="tables")
         gr.Markdown("### An image of your own\nIts object is found by TokenCut and pasted on five other backgrounds.")
         with gr.Row():
             self.object = uploaded("object")

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
@@ -16,11 +17,13 @@ from ..data.emoji_shift.compose_images import classes_before
 from ..data.geometry import normalization
 from ..data.transforms import eval_transform
 from ..diagnosis.composed_examples import Composed, load_composed
+from ..diagnosis.what_to_photograph import PAIRS_FILE, TAKEN_FILE, TAKEN_RULE, matrices
 from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.session import Session
 from ..masks.tokencut import TokenCut
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
+from ..results.markdown_latex import Table
 from ..utils.files import RESULTS_FILE, read_json
 from .explain_image import picture_of
 
@@ -31,16 +34,19 @@ MARKS = {"right": "✓", "taken": "●", "other": "✗"}  # of predictions, see 
 KINDS = ("all", "taken for the class of the background", "wrong on another background", "right everywhere")
 WITH_OBJECT = tuple(name for name in CONDITIONS if name not in ("no_fg", "only_bg"))
 NUM_BACKGROUNDS = 5
+TEXTS = ["image", "label", "donor_class"]  # columns, even if a class is called `1` or `NA`
 PHOTOGRAPHS = ("grass", "brick", "china", "coins", "hubble")  # backgrounds without images of the models' classes
 MAX_SIDE = 384  # of images to find a mask in, for an answer in seconds, since time grows with its sixth power
 
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """Result of `robust-vit diagnose`: the verdict of each model with its warnings, and images in all conditions."""
+    """Result of `robust-vit diagnose`: the verdict of each model with its warnings, images in all conditions, and tables of what was
+    taken for what."""
 
     text: str
     examples: list[Composed]
+    tables: list[Table]
 
     def order(self, shown: str) -> list[int]:
         """Indices of the examples of one of [`KINDS`]."""
@@ -65,11 +71,24 @@ def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
         raise ValueError(
             f"The diagnosis in `{folder}` is of other models: start the page with the --model and --compare that were diagnosed."
         )
-    found, several = results["diagnosis"], len(results["diagnosis"]) > 1
-    lines = [f"{side.capitalize()}: {of['sentence']}" if several else of["sentence"] for side, of in found.items()]
-    lines += [of["sentence"] for of in results.get("attributes", {}).values()] + results.get("advice", [])
+    found = results["diagnosis"]
+    said = [*found.items(), *results.get("attributes", {}).items()]
+    lines = [f"{side.capitalize()}: {of['sentence']}" if len(found) > 1 else of["sentence"] for side, of in said]
+    lines += results.get("advice", [])
     lines += dict.fromkeys(warning for of in found.values() for warning in of["warnings"])
-    return Diagnosed("\n\n".join(lines), load_composed(place / EXAMPLES_FILE))
+    return Diagnosed("\n\n".join(lines), load_composed(place / EXAMPLES_FILE), _what_was_taken(place))
+
+
+def _what_was_taken(folder: Path) -> list[Table]:
+    """The images that follow the background of another class, and the matrices of classes; none in a Space, which has no such files."""
+    if not (folder / PAIRS_FILE).is_file():
+        return []
+    pairs, taken = (
+        pd.read_csv(folder / name, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
+        for name in (PAIRS_FILE, TAKEN_FILE)
+    )
+    images = Table(TAKEN_RULE, ["image", "class", "taken for"], taken[TEXTS].to_numpy().tolist())
+    return [table for table in (images, *matrices(pairs)) if table.rows]
 
 
 def diagnosis_folder(folder: Path) -> Path:

@@ -33,7 +33,7 @@ def inside(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_m
 
 
 def border(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """The outer ring: frames, scan borders, padding."""
+    """The outer ring: scan borders, padding, and frames, which can decide alone (https://huggingface.co/papers/1812.04599)."""
     return _with_region(image, mask, donor, donor_mask, _regions(image)["border"])
 
 
@@ -64,7 +64,8 @@ def sharpness(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, dono
 
 
 def place(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """Place and scale of the object: those of the box around the donor's object."""
+    """Place and scale of the object, which change predictions (https://huggingface.co/papers/2007.08558): those of the box around the
+    donor's object."""
     (own, own_side), (given, given_side) = _box(mask), _box(donor_mask)
     factor = own_side / given_side
     turn = torch.eye(2, device=image.device) * factor[:, None, None]

@@ -7,29 +7,34 @@ from .find_images import find_splits, split_names
 from .label_mapping import nfc
 
 
-def training_shares(path: str, split: str, column: str = "group") -> dict[str, float] | None:
+def training_shares(path: str, split: str, *columns: str) -> dict[str, float] | None:
     """Shares of the groups of the split `train` of your own images, see [`group_shares`]; `None` if `split` is of it, or if there is
     none."""
     splits = find_splits(path)
     if "train" in split_names(split) or "train" not in splits:
         return None
-    return group_shares(splits["train"](False), "train", column)
+    return group_shares(splits["train"](False), "train", *columns)
 
 
-def group_shares(dataset: datasets.Dataset, name: str, column: str = "group") -> dict[str, float] | None:
+def group_shares(dataset: datasets.Dataset, name: str, *columns: str) -> dict[str, float] | None:
     """Share of each group of the images by its name, see [`groups_of`]; `None` without groups."""
-    groups = groups_of(dataset, name, column)
+    groups = groups_of(dataset, name, *columns)
     if groups is None:
         return None
     names, counts = np.unique(groups, return_counts=True)
     return dict(zip(names.tolist(), (counts / counts.sum()).tolist(), strict=True))
 
 
-def groups_of(dataset: datasets.Dataset, name: str = "images", column: str = "group") -> np.ndarray | None:
-    """Names `(N,)` of the groups of the images, from a column; `None` without it. `name` is that of the images in
-    errors."""
+def groups_of(
+    dataset: datasets.Dataset, name: str = "images", column: str = "group", *others: str
+) -> np.ndarray | None:
+    """Names `(N,)` of the groups of the images, from a column, or from several, joined by commas; `None` without one of them. `name` is
+    that of the images in errors."""
     if column not in dataset.column_names:
         return None
+    if others:
+        of_others = groups_of(dataset, name, *others)
+        return None if of_others is None else groups_of(dataset, name, column) + ", " + of_others
     values, names = dataset.with_format(None)[column][:], getattr(dataset.features[column], "names", None)
     none = (None, "", -1) if names else (None, "")  # CSV has no other word for none than empty text
     missing = [row for row, value in enumerate(values) if value in none or value != value]

@@ -85,7 +85,7 @@ class AttributeDiagnosis:
 
     @property
     def sentence(self) -> str:
-        """The attributes that the model decides by, with what this is based on."""
+        """The attributes that the model decides by, or may, where a gap is unresolved, with what this is based on."""
         if not self.measures:
             return "No image could be given an attribute of another."
         if not self.named:
@@ -93,12 +93,13 @@ class AttributeDiagnosis:
         found = []
         for name in self.named:
             gap, shift = self.measures[name]["gap"], _shown("shift", self.measures[name]["shift"])
+            how = "Decides" if gap.low >= LARGE else "Decides partly" if gap.low > 0 else "May decide"
+            unresolved = "" if gap.low > 0 else " (unresolved)"
             found.append(
-                f"{ATTRIBUTES[name].text}: that of another class instead of its own costs {gap} points of top-1, and shifts the logits by "
-                f"{shift} towards that class"
+                f"{how} by {ATTRIBUTES[name].text}: that of another class instead of its own costs {gap} points of top-1{unresolved}, and "
+                f"shifts the logits by {shift} towards that class."
             )
-        how = "Decides" if self.measures[self.named[0]]["gap"].low >= LARGE else "Decides partly"
-        return f"{how} by {'; and by '.join(found)}."
+        return " ".join(found)
 
     def _unnamed(self) -> str:
         highest = max(of["gap"].high for of in self.measures.values())

@@ -48,7 +48,7 @@ from .composed_examples import (
 )
 from .export_images import FIFTYONE_FOLDER, IMAGES_FILE, export_fiftyone, image_table
 from .options import DiagnoseOptions, OwnImagesOptions
-from .slices import slice_tables, top1_table
+from .slices import slice_tables, sliced, top1_table
 from .verdict import Diagnosis, diagnosis_tables
 from .what_to_photograph import (
     PAIRS_FILE,
@@ -241,13 +241,13 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
 
 
 def _check_slices(images: Images, options: DiagnoseOptions) -> dict[str, dict[str, float] | None]:
-    """Shares of the values of `slices` among the training images; refuses columns that the images lack before masks are made."""
+    """Shares of the values of `slices`, and of their pairs, among the training images; refuses columns that the images lack before masks are made."""
     known = images.rows.column_names
     if missing := [column for column in options.slices if column not in known]:
         raise ValueError(f"`{options.dataset}` has no column `{missing[0]}` for --slices: it has {', '.join(known)}.")
     for column in options.slices:
         groups_of(images.rows, options.split, column)  # refuses images without a value before masks are made
-    return {column: training_shares(options.dataset, options.split, column) for column in options.slices}
+    return {name: training_shares(options.dataset, options.split, *of) for name, of in sliced(options.slices).items()}
 
 
 def measure_images(
@@ -307,11 +307,11 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     for name, table in csv.items():
         write_atomically(folder / name, table.to_csv(index=False))
     if report.examples:
-        with atomic_file(folder / STRIP_FILE) as partial:
-            report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
-    if report.edited:
-        strip_figure(report.edited).savefig(folder / ATTRIBUTES_FILE, dpi=120)
+    for name, shown in {STRIP_FILE: report.examples[:NUM_EXAMPLES], ATTRIBUTES_FILE: report.edited}.items():
+        if shown:
+            with atomic_file(folder / name) as partial:
+                strip_figure(shown).savefig(partial, dpi=120, format="png")
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {

@@ -25,7 +25,8 @@ class OwnImagesOptions(BatchOptions):
     attributes: list[str] = option(
         [],
         "what else may decide: background, border, corners, colours, sharpness, place, or `all`. Images are given each of these of "
-        "other images of their class and of other classes, in two passes an attribute",
+        "other images of their class and of other classes, in two passes an attribute. `improve` makes new layers with what is named; the "
+        "finetuning of --effort full does not use it",
         metavar="NAME",
     )
     preset: Preset | None = option(None, PRESET)

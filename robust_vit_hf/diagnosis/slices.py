@@ -36,6 +36,11 @@ def top1_table(
     return groups_table(SetResult(name, sides, labels, groups=groups, group_weights=weights))
 
 
+def sliced(columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Each column, and each pair of columns, by the name of its table."""
+    return {" × ".join(of): of for count in (1, 2) for of in combinations(columns, count)}
+
+
 def slice_tables(
     dataset: datasets.Dataset,
     columns: Sequence[str],
@@ -43,16 +48,16 @@ def slice_tables(
     weights: Mapping[str, dict[str, float] | None],
 ) -> list[Table]:
     """Tables of the values of each column, and of each pair of columns, with [`LEAST`] images or more; `weights` are those of the
-    values in the average."""
-    values, tables = {column: groups_of(dataset, "images", column) for column in columns}, []
-    for first, second in combinations(columns, 2):
-        pairs = zip(values[first], values[second], strict=True)
-        values[f"{first} × {second}"] = np.array([f"{one}, {other}" for one, other in pairs], dtype=object)
-    for name, groups in values.items():
+    values in the average, by the names of [`sliced`]."""
+    tables = []
+    for name, of in sliced(columns).items():
+        groups = groups_of(dataset, "images", *of)
         names, numbers, counts = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
         kept = counts[numbers] >= LEAST
         if kept.any():
-            tables.append(top1_table(name, diagnoses, groups, weights.get(name), kept))
+            few = {*names[counts < LEAST]}  # which the table would call missing
+            shares = {one: share for one, share in (weights.get(name) or {}).items() if one not in few}
+            tables.append(top1_table(name, diagnoses, groups, shares, kept))
             tables.append(_gaps(name, diagnoses, groups, names[counts >= LEAST]))
         elif name in columns:
             logger.warning(f"No value of `{name}` has {LEAST} images: the largest slice has {counts.max()}.")

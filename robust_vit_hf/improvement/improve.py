@@ -216,7 +216,10 @@ def _attributes(session: Session, options: ImproveOptions, notes: list[str]) -> 
     """Attributes that the original model decides by on the selection images, but for the background, which composites have anyway."""
     found = measure_attributes(session, options)
     notes += [f"On the selection images: {one.sentence}" for one in found.values()]
-    return [name for one in found.values() for name in one.named if name != "background"]
+    named = [name for one in found.values() for name in one.named if name != "background"]
+    if named and options.effort == "full":
+        notes.append(f"New layers and the choice use {', '.join(named)} of other images; finetuning does not.")
+    return named
 
 
 def _new_layers(

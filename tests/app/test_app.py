@@ -1,6 +1,7 @@
 """The page of `robust-vit app`, as programs call it and as a browser shows it."""
 
 import asyncio
+import csv
 import os
 import re
 import shutil
@@ -460,6 +461,22 @@ def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
         read_diagnosis(tmp_path, open_pair(*models, "paper"))
     shutil.copytree(diagnosed, tmp_path / "improved" / "diagnosis")
     assert len(read_diagnosis(tmp_path / "improved", open_pair(*models, "paper")).examples) == 24
+
+
+def test_what_was_taken_is_shown(models, diagnosed, of_diagnosis, tmp_path):
+    folder, session = tmp_path / "copy", open_pair(*models, None)
+    shutil.copytree(diagnosed, folder)
+    matrices = read_diagnosis(folder, session).tables  # no image of random models follows the background surely
+    after = next(table for table in matrices if table.title.endswith(", after"))
+    cells = {(row[0], donor): cell for row in after.rows for donor, cell in zip(after.head, row, strict=True)}
+    with (folder / "pairs.csv").open() as file:
+        pairs = [row for row in csv.DictReader(file) if row["side"] == "after"]
+    assert len(matrices) == 2 and pairs
+    assert all(cells[row["label"], row["donor_class"]] == f"{row['taken']} of {row['images']}" for row in pairs)
+    shown = [one["props"].get("value") for one in of_diagnosis.config["components"] if one["type"] == "markdown"]
+    assert {table.markdown() for table in matrices} <= {*shown}
+    (folder / "taken.csv").write_text("image,label,before_original,donor_class\n0007,NA,1,1\n")
+    assert read_diagnosis(folder, session).tables[0].rows == [["0007", "NA", "1"]]
 
 
 def test_an_oblong_image_on_other_backgrounds(tmp_path):

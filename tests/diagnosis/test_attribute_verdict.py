@@ -75,6 +75,23 @@ def test_the_frame_is_named():
     assert found.sentence.startswith("Decides by the border or frame: ") and "+60.0 [" in found.sentence
     assert attributes_table(found, "before").rows[0][0] == "the border or frame"
     assert diagnosis(border=0.2).sentence.startswith("Decides partly by the border or frame: ")
+    both = diagnosis(2000, border=0.5, place=0.2).sentence
+    assert both.startswith("Decides by the border or frame: ") and " Decides partly by the place " in both
+
+
+def test_an_unresolved_cost_is_called_so():
+    """Logits that certainly follow the frame, and top-1 that may."""
+    whole, rng = diagnosis(), np.random.default_rng(0)
+    for_wrong = {kind: np.where(rng.random(200) < share, 9, 0) for kind, share in (("same", 0.3), ("rand", 0.35))}
+    columns = {f"border_{kind}": whole.columns["label"] + wrong for kind, wrong in for_wrong.items()}
+    columns["border_rand_margin"] = whole.columns["border_same_margin"] - 1
+    found = AttributeDiagnosis(whole.columns | columns, whole.names)
+    gap = found.measures["border"]["gap"]
+    assert gap.low < 0 < gap.mean and found.named == ["border"]
+    assert found.sentence == (
+        f"May decide by the border or frame: that of another class instead of its own costs {gap} points of top-1 (unresolved), and shifts "
+        "the logits by +1.00 [+0.97, +1.00] towards that class."
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,17 +25,20 @@ def test_each_value_and_pair_has_its_top1_and_gap():
     right, mixed = camera != "old", camera == "new"
     rows = datasets.Dataset.from_dict({"camera": camera.tolist(), "site": site.tolist()})
     found = {"before": diagnosis(right | (site == "farm"), mixed)}
-    tables = slice_tables(rows, ["camera", "site"], found, {"camera": {"old": 0.9, "new": 0.1}})
+    shares = {"old, farm": 0.6, "old, harbour": 0.3, "new, farm": 0.05, "new, harbour": 0.05}
+    weights = {"camera": {"old": 0.45, "new": 0.05, "toy": 0.5}, "camera × site": shares | {"old, hill": 0.1}}
+    tables = slice_tables(rows, ["camera", "site"], found, weights)
     camera, gaps, site, _, both, gaps_of_both = tables
     assert [(row[0], row[1], row[2].split()[0]) for row in camera.rows[:3]] == [  # without `toy`, of 10 images
         ("new", "40", "100.0"),
         ("old", "40", "50.0"),
         ("worst group", "–", "50.0"),
     ]
-    assert camera.rows[3][2].startswith("55.0")  # weighted as in training
+    assert camera.rows[3][2].startswith("55.0") and "Without" not in camera.title  # weighted as in training
     assert [(row[0], row[2].split()[0]) for row in gaps.rows] == [("new", "+0.0"), ("old", "+50.0")]
     assert [row[1] for row in site.rows[:2]] == ["45", "45"]
     assert [row[0] for row in both.rows[:4]] == ["new, farm", "new, harbour", "old, farm", "old, harbour"]
+    assert both.rows[5][2].startswith("70.0") and both.title.endswith("that have no images here: old, hill")
     assert gaps_of_both.rows[2][2].startswith("+100.0")
 
 

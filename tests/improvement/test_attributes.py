@@ -41,7 +41,8 @@ def framed(count: int, seed: int) -> datasets.Dataset:
 
 
 @pytest.fixture(scope="module")
-def improvement(tmp_path_factory):
+def given(tmp_path_factory):
+    """Arguments of `improve`."""
     root = tmp_path_factory.mktemp("framed")
     for split, count in (("train", 160), ("validation", 200)):
         framed(count, len(split)).to_parquet(root / "photographs" / f"{split}-00000.parquet")
@@ -54,9 +55,19 @@ def improvement(tmp_path_factory):
         features = layer.outputs(pixel_values)[1].numpy()
     fitted = LogisticRegression(max_iter=500).fit(features, rows["label"])
     layer.replace(*(torch.from_numpy(one).float() for one in (fitted.coef_, fitted.intercept_)))
-    return improve(
-        model, str(root / "photographs"), root / "better", processor=processor, attributes=["border"], max_loss=10
-    )
+    options = {
+        "processor": processor,
+        "attributes": ["border"],
+        "max_loss": 10,
+        "max_steps": 1,
+        "learning_rates": [1e-5],
+    }
+    return {"model": model, "dataset": str(root / "photographs"), "output_dir": root / "better", **options}
+
+
+@pytest.fixture(scope="module")
+def improvement(given):
+    return improve(**given)
 
 
 def test_the_frame_is_named_and_mended(improvement):
@@ -64,6 +75,11 @@ def test_the_frame_is_named_and_mended(improvement):
     assert any("Decides by the border or frame" in note for note in improvement.notes)
     assert before.low > 0.1 and after.mean < before.mean - 0.1
     assert [table.rows[0][0] for table in improvement.diagnosis.attribute_tables] == 2 * ["the border or frame"]
+
+
+def test_finetuning_is_said_not_to_use_the_frame(improvement, given):
+    note = "New layers and the choice use border of other images; finetuning does not."
+    assert note not in str(improvement) and note in str(improve(**given, effort="full"))
 
 
 def test_features_are_those_of_the_edited_images(tmp_path: Path):
