@@ -285,6 +285,11 @@ def test_gain_and_price_by_rate_and_share(results):
     points = [(100 * point.home.mean, 100 * point.gain.mean) for point in found]
     assert through_rates.tolist() == [list(points[1]), list(points[3])]
     assert through_mixtures.tolist() == [[0, 0], list(points[0]), list(points[1])]  # and not those of the other rate
+    uneven = Difference(0.1, 0.08, 0.17)  # as of one seed
+    bars = price_figure({"": [replace(found[1], gain=uneven, home=uneven)]}, {}, "", "").axes[0].collections
+    ends = sorted(np.ptp(bar.get_segments()[0], axis=0).tolist() for bar in bars)
+    assert ends == [pytest.approx([0, 9]), pytest.approx([9, 0])]
+    assert all(bar.get_segments()[0].max() == pytest.approx(17) for bar in bars)
     of_chosen = price_figure(of_both, {}, "INet-A", "INet val").axes[0].lines[1].get_xydata()
     assert of_chosen.tolist() == [[0, 0], list(points[2]), list(points[3])]
     of_one_seed = [run for run in halves if run.seed == ours[0].seed]  # a mean over others than the chosen setting's

@@ -237,6 +237,10 @@ def test_settings_are_chosen_on_validation_images_and_mixtures_measured(inputs, 
     assert "1 of 8 runs are left" in succeed("sweep", grid, "--output_dir", out, "--dry_run")
     names = {run.name.partition(",")[0] for run in collect([out]).runs if run.method != "cut_out"}
     assert names == {point.name for point in points(out)} - {unfinished.name}
+    measured = (unfinished / "shares" / "1" / "validation" / "after" / "rows.parquet").stat().st_mtime_ns
+    shutil.rmtree(unfinished / "run")  # what was measured of its model goes with it
+    assert "All 8 runs are complete." in succeed("sweep", grid, "--output_dir", out, "--cluster", "debug")
+    assert (unfinished / "shares" / "1" / "validation" / "after" / "rows.parquet").stat().st_mtime_ns > measured
 
 
 def test_another_rule_of_the_choice_for_the_same_runs(inputs, tmp_path, caplog):
