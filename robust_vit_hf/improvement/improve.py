@@ -170,9 +170,11 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
     facts["preset"] = session.preset
     if options.effort == "full":
-        starts = {"original": side} | ({"layer": layers.saved_start(options.max_loss)} if layers else {})
+        starts, rows = {"original": side}, {}
+        if layers and (start := layers.saved_start(options.max_loss)):
+            starts["layer"], rows = start
         trials = Trials(
-            stage.folder, of_role["selection"], starts, masked["train"].dataset, options, facts, attributes
+            stage.folder, of_role["selection"], starts, masked["train"].dataset, options, facts, rows, attributes
         )
         for settings, found in trials.run_all(before):
             mixtures += found
