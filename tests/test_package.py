@@ -17,6 +17,7 @@ from robust_vit_hf.cli.main import EXTRAS
 from .helpers.attacks import biased_model
 from .helpers.commands import files_below
 from .helpers.environments import fresh_environment, run
+from .helpers.golden_scripts import script
 from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
@@ -150,6 +151,24 @@ def test_a_job_refuses_wrong_arguments(words, said, hub, tmp_path):
         [sys.executable, ROOT / "trainer" / "improve_job.py", *words], cwd=tmp_path, capture_output=True, text=True
     )
     assert job.returncode == 2 and said in job.stderr and ("models", "user/better") not in hub.repos
+
+
+@pytest.mark.parametrize(
+    "outcome, more",
+    {"kept": None, "worse": None, "costly": ["--revision", "costly"], "too few": [], "helped": []}.items(),
+)
+def test_a_job_pushes_by_the_outcome(outcome, more, tmp_path, monkeypatch, capsys):
+    job, commands = script("improve_job"), []
+    monkeypatch.setattr(job, "create_repo", lambda repo_id, **_: repo_id)
+    monkeypatch.setattr(job, "main", lambda words: commands.append(words) or 0)
+    (tmp_path / "verdict.json").write_text(json.dumps({"outcome": outcome}))
+    assert job.run(["user/mine", "user/photographs", "user/better", "--output_dir", str(tmp_path)]) == 0
+    improve, *pushes = commands
+    assert improve[0] == "improve"
+    push = ["push", str(tmp_path), "user/better", "--commit_message", "Improve user/mine"]
+    assert pushes == ([] if more is None else [push + more])
+    said = {"costly": "user/better: pushed to the branch `costly`", "kept": "Nothing is", "worse": "Nothing is"}
+    assert capsys.readouterr().out.startswith(said.get(outcome, ""))
 
 
 @pytest.mark.slow

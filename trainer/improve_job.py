@@ -19,7 +19,7 @@ from robust_vit_hf.improvement.options import ImproveOptions
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status, as of the commands. Nothing is pushed if no candidate was better."""
+    """Exit status, as of the commands. A model is not pushed if it is not better, and to a branch if it costs too much."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="Hub id of an image classifier")
     parser.add_argument("dataset", help="Hub id of labelled images")
@@ -36,10 +36,15 @@ def run(arguments: list[str]) -> int:
     repo_id = create_repo(given.push_to, private=given.private)  # before hours of work: the token may not write
     if status := main(["improve", *command]):
         return status
-    if json.loads((given.output_dir / "verdict.json").read_text())["outcome"] == "kept":
+    outcome = json.loads((given.output_dir / "verdict.json").read_text())["outcome"]
+    if outcome in ("kept", "worse"):
         print(f"Nothing is pushed to {repo_id}: keep your model.")
         return 0
-    return main(["push", str(given.output_dir), repo_id, "--commit_message", f"Improve {given.model}"])
+    push = ["push", str(given.output_dir), repo_id, "--commit_message", f"Improve {given.model}"]
+    if outcome == "costly":
+        print(f"{repo_id}: pushed to the branch `costly`, since it loses more than --max_loss. `main` stays as it is.")
+        push += ["--revision", "costly"]
+    return main(push)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ from .fit_layers import LayerSettings
 
 # On photographs, swap with the original's output gained most on backgrounds that nothing was trained on; whether the relevance loss
 # adds to it depends on the images. So rate and start are chosen by swap alone, and both are trained at these.
-SWAP: dict[str, Any] = {"confidence_target": "original", "background_swap": 0.75}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "swap": {**SWAP, "relevance_weight": 0.0},
-    "swap and relevance": {**SWAP, "relevance_distance": "bce"},
+    "swap": {"method": "swap", "confidence_weight": 0.2},  # as beside the relevance loss
+    "swap and relevance": {"confidence_target": "original", "background_swap": 0.75, "relevance_distance": "bce"},
 }
 # Shares of the finetuned weights that are measured, of the short trainings and of those of all steps.
 FIRST_MIXTURES, MIXTURES = (0.5, 1.0), (0.25, 0.5, 0.75, 1.0)

@@ -32,7 +32,7 @@ NONE_COMPOSED = (
 
 
 def training_composites(num_images: int) -> int:
-    """Number of composites of each training image: 1,200 of all images, but at least 2 and at most 12 of one (docs/methods.md)."""
+    """Number of composites of each training image: 1,200 by the number of images, but at least 2 and at most 12 (docs/methods.md)."""
     return min(12, max(2, 1200 // num_images))
 
 

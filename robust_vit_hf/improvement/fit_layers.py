@@ -36,7 +36,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """How a layer is made: by the map of the features, by a fit, or by a fit that begins at the map."""
+    """How a layer is made: by the map of the features, or by a fit to the output or the label, named by `variant`."""
 
     variant: str
     penalty: float

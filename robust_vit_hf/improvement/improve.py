@@ -170,9 +170,11 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
     facts["preset"] = session.preset
     if options.effort == "full":
-        starts = {"original": side} | ({"layer": layers.saved_start(options.max_loss)} if layers else {})
+        starts, rows = {"original": side}, {}
+        if layers and (start := layers.saved_start(options.max_loss)):
+            starts["layer"], rows = start
         trials = Trials(
-            stage.folder, of_role["selection"], starts, masked["train"].dataset, options, facts, attributes
+            stage.folder, of_role["selection"], starts, masked["train"].dataset, options, facts, rows, attributes
         )
         for settings, found in trials.run_all(before):
             mixtures += found
@@ -230,9 +232,7 @@ def _new_layers(
     notes: list[str],
     attributes: list[str],
 ) -> NewLayers | None:
-    """New last layers, unless a method is named, or the model has no such layer."""
-    if options.method is not None:
-        return None
+    """New last layers; `None` if the model has no last layer, and is finetuned alone."""
     try:
         return NewLayers.of(of_role, folder, (options.batch_size, options.num_workers), roles.pool, attributes)
     except NoLastLayer as error:
@@ -277,23 +277,25 @@ def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
             forward_logits(side.model, pixels).cpu()
             times.append((time.perf_counter() - started) / len(pixels))
     passes = 2 * 15 * counts["report"] + (1 + SELECTION_COMPOSITES) * counts["selection"]
-    if options.method is None:
-        passes += (1 + training_composites(counts["train"])) * counts["train"]
+    passes += (1 + training_composites(counts["train"])) * counts["train"]
     makes_masks = options.mask_method or "mask" not in roles.images["train"].rows.column_names
     masks = SECONDS_PER_MASK * sum(counts.values()) if makes_masks else 0.0
     full = passes + _training_passes(side, options, counts["selection"])
     minutes, of_full = (f"{max(1, (min(times) * each + masks) / 60):.0f} minutes" for each in (passes, full))
+    own, other, compared = minutes, f"full: {of_full}", "more"
     if options.effort == "full":
-        return f"about {of_full} in all"
-    more = FULL_GAINED[why_no_map(side.model) is None]
-    return f"about {minutes} in all; --effort full: {of_full}, and gained {more} points more on new backgrounds in docs/measured.md"
+        own, other, compared = of_full, f"minute: {minutes}", "less"
+    text = f"about {own} in all; --effort {other}"
+    if options.method is not None:  # of which nothing was measured
+        return text
+    gained = FULL_GAINED[why_no_map(side.model) is None]
+    return f"{text}, and gained {gained} points {compared} on new backgrounds in docs/measured.md"
 
 
 def _training_passes(side: Side, options: ImproveOptions, selection: int) -> float:
     """Forward passes that take as long as the trainings: of a step those of the original and of the model, and a backward pass; for
     maps half of that again."""
-    starts = ("original", "layer") if options.method is None else ("original",)
-    first = first_trainings(options.method, options.learning_rates, options.max_steps, starts)
+    first = first_trainings(options.method, options.learning_rates, options.max_steps, ("original", "layer"))
     steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
     mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
     return 5 * steps * options.train_batch_size + (1 + SELECTION_COMPOSITES) * mixtures * selection

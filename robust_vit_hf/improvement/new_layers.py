@@ -81,14 +81,17 @@ class NewLayers:
         self.last.of(model).replace(weight, bias)
         return model
 
-    def saved_start(self, max_loss: float) -> Side:
-        """The original model with the layer that the rule chooses, saved to be finetuned from."""
+    def saved_start(self, max_loss: float) -> tuple[Side, dict[str, str]] | None:
+        """The original model with the new layer that the rule chooses, saved to be finetuned from, and how the layer was made; `None` if
+        the rule chooses none."""
         chosen = choose_cheapest([self.before, *self.mixtures], self.before, max_loss)
+        if chosen.settings is None:
+            return None
         model = self.model(self.layer(chosen.settings, chosen.alpha))
         folder = self.folder / LAYER_FOLDER
         model.save_pretrained(folder)
         self.side.processor.save_pretrained(folder)
-        return Side.of(model, self.side.processor, str(folder))
+        return Side.of(model, self.side.processor, str(folder)), _described(chosen.settings, chosen.alpha)
 
     def write(self, settings: LayerSettings, alpha: float, folder: Path, facts: dict) -> None:
         """Write a mixture as a model, with its record. Its temperature, fitted on the selection images, is within the layer."""
@@ -102,6 +105,11 @@ class NewLayers:
         (rows,) = self.session.sets.values()
         run = describe_model(model, self.side.processor, facts | {"folder": folder}, rows.dataset)
         run["seconds"] = None  # nothing was trained
-        run["training"] = {"last layer": str(settings), "share of the new layer": f"{alpha:g}"}
+        run["training"] = _described(settings, alpha)
         run["training"]["temperature, fitted on the selection images"] = f"{temperature:.2f}"
         write_json(folder / RUN_FILE, run)
+
+
+def _described(settings: object, alpha: float) -> dict[str, str]:
+    """Rows of the card."""
+    return {"last layer": str(settings), "share of the new layer": f"{alpha:g}"}

@@ -42,7 +42,10 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         "from the one with the new layer, which takes many minutes",
     )
     method: str | None = option(
-        None, "for --effort full: train this method with its defaults instead of background swap", choices=method_names
+        None,
+        "for --effort full: train this method with its defaults, from the same models, instead of background swap; new last layers stay "
+        "candidates",
+        choices=method_names,
     )
     backgrounds: str | None = option(
         None,

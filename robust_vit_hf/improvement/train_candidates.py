@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Trials:
         starts: models to finetune, by name: their folder, Hub id or name, and the model itself.
         train: images to train on, with masks and labels of the model.
         facts: for the run's record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
+        layer: how the last layer of the start `layer` was made, for the card.
     """
 
     folder: Path
@@ -54,13 +55,14 @@ class Trials:
     train: datasets.Dataset
     options: ImproveOptions
     facts: dict[str, str]
+    layer: dict[str, str] = field(default_factory=dict)
     attributes: Sequence[str] = ()  # of composites of the selection images
 
     def run_all(self, before: Mixture) -> Iterator[tuple[TrainingSettings, list[Mixture]]]:
         """Train and measure each start and rate for a third of the steps, then two candidates for all. Those that diverged have no
         mixtures."""
         options, found = self.options, []
-        has_map = why_no_map(self.starts["original"].model) is None
+        has_map = options.method is None and why_no_map(self.starts["original"].model) is None
         first = first_trainings(options.method, options.learning_rates, options.max_steps, [*self.starts])
         for number, settings in enumerate(first, 1):
             tqdm.write(f"  {number} of {len(first)}: {settings}", file=sys.stderr)
@@ -146,6 +148,7 @@ class Trials:
             model.save_pretrained(folder)
         run = read_json(self.folder / settings.name / TRAINING_FOLDER / RUN_FILE)
         run |= {"weights": weights_digest(model), "model_name": folder.resolve().name}
+        run["training"] |= self.layer if settings.start == "layer" else {}
         run["training"] |= {"share of the finetuned weights": f"{alpha:g}"}
         run["training"]["temperature, fitted on the selection images"] = f"{temperature:.2f}"
         write_json(folder / RUN_FILE, run)

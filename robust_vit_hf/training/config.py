@@ -124,7 +124,10 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         if schedule == "constant":
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
-        for name in METHOD_OPTIONS:
+        names = [*METHOD_OPTIONS]
+        if self.relevance_weight == 0:  # the other options of the relevance loss have no effect
+            names = ["relevance_weight", "confidence_weight", "confidence_target"]
+        for name in names:
             if (value := getattr(self, name)) is not None and value is not False:
                 described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
         if self.head_epochs:

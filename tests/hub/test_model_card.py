@@ -107,9 +107,13 @@ def test_nothing_measured(folder):
     ("method", "swap", "told"),
     [
         ("robustvit", "0", "by the method of\n[Optimizing"),
-        ("robustvit", "0.75", "images swapped, which is not of the paper. The relevance loss is that of\n[Optimizing"),
-        ("finetune", "0.75", "swapped, without the relevance loss of\n[Optimizing"),
-        ("swap", "0.75", "swapped, without the relevance loss of\n[Optimizing"),
+        ("robustvit", "0.75", "2006.09994). The swap is not of the paper; the relevance loss is that of\n[Optimizing"),
+        (
+            "finetune",
+            "0.75",
+            "swapped as in\n[mixed-rand](https://huggingface.co/papers/2006.09994), without the relevance loss of\n[Optimizing",
+        ),
+        ("swap", "0.75", "2006.09994), without the relevance loss of\n[Optimizing"),
         ("finetune", "0", "for comparison with the method of\n[Optimizing"),
     ],
 )

@@ -43,8 +43,9 @@ def inputs(tmp_path_factory):
     return root
 
 
-def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path):
+def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypatch):
     """By swap alone, whose candidates keep the statistics of the batch norms. The object stays as it is."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-1])
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--method", "swap"]
     masks, folders = tmp_path / "masks", [tmp_path / name for name in ("out", "object")]
     succeed("improve", *options)
@@ -61,9 +62,7 @@ def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path):
     assert before_and_after[0]["original"].mean > 0.8
     assert before_and_after[1]["mixed_rand"].mean > before_and_after[0]["mixed_rand"].mean
     tables = [(folder / "candidates.md").read_text() for folder in folders]
-    assert tables[0] == tables[1] and tables[0].count("| swap, learning rate") == 2 * len(FIRST_MIXTURES) + 2 * len(
-        MIXTURES
-    )
+    assert tables[0] == tables[1] and tables[0].count("| swap") == 4 * len(FIRST_MIXTURES) + 2 * len(MIXTURES)
     assert "relevance" not in tables[0] and tables[0].count("| chosen |") == 1
     models = [load_model(str(folder)) for folder in folders]
     assert weights_digest(models[0]) == weights_digest(models[1]) != before

@@ -86,7 +86,7 @@ def test_first_trainings_are_swap_at_each_rate_from_each_start():
     assert [(one.start, one.learning_rate, one.steps) for one in first] == [
         (start, rate, 80) for start in ("original", "layer") for rate in (3e-6, 1e-5)
     ]
-    assert {(one.variant, one.options["relevance_weight"]) for one in first} == {("swap", 0.0)}
+    assert {(one.variant, one.options["method"]) for one in first} == {("swap", "swap")}
     (named,) = first_trainings("gradmask", [1e-6], max_steps=1)
     assert named.options == {"method": "gradmask"} and named.steps == 1
     assert len({one.name for one in first}) == len(first)

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
 from robust_vit_hf.improvement.fit_layers import MAP_PENALTIES
 from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement, worse_classes
+from robust_vit_hf.models.last_layer import NoLastLayer
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.results.run_results import SetResult, SideResult
@@ -87,7 +89,7 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     model = AutoModelForImageClassification.from_pretrained(folder)
     run = json.loads((folder / "run.json").read_text())
     assert weights_digest(model) == run["weights"] and run["preset"] == "model"
-    assert run["training"].get("seed") == str(SEED) or "last layer" in run["training"]
+    assert run["training"].get("seed") == str(SEED) or "method" not in run["training"]
     saved, own = (AutoImageProcessor.from_pretrained(place).to_dict() for place in (folder, inputs / "model"))
     assert saved == own
     results = json.loads((folder / "results.json").read_text())
@@ -261,7 +263,7 @@ def test_photographs_and_paths_stay_here(inputs, improved):
     names = {*filter_repo_objects(files_below(folder), allow_patterns=model_files(folder))}
     files = {name: content for name, content in files_below(folder).items() if name in names}
     expected = {"README.md", "candidates.md", "config.json", "model.safetensors", "results.json"}
-    expected |= {"interpolation.json"} if "last layer" not in files["run.json"].decode() else set()
+    expected |= {"interpolation.json"} if "method" in json.loads(files["run.json"])["training"] else set()
     expected |= {"preprocessor_config.json", "run.json", "tables.md", "verdict.json"}
     assert {*files} == expected
     assert not [name for name, content in files.items() if str(inputs).encode() in content]
@@ -321,6 +323,10 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     succeed("improve", *options)
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["training"]["share of the finetuned weights"] == f"{MIXTURES[-2]:g}"
+    start = json.loads((tmp_path / "out" / "interpolation.json").read_text())["before"]
+    assert ("last layer" in run["training"]) is (start == "layer") and run["training"]["method"] == "robustvit"
+    candidates = (tmp_path / "out" / "candidates.md").read_text()
+    assert all(f"| {name}, " in candidates for name in ("map", "robustvit", "robustvit from the new layer"))
     assert run["weights"] == weights_digest(AutoModelForImageClassification.from_pretrained(tmp_path / "out"))
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
     for told in ("`selection`: 4 images are left out", "Classes that certainly got worse", "4 images are left out"):
@@ -330,6 +336,24 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
     for note in notes:
         assert f"\n\n{note}\n" in card and html.unescape(page).count(f"<p>{note}</p>") == 1
+
+
+def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monkeypatch):
+    def none(*_):
+        raise NoLastLayer("The logits are not those of a linear layer.")
+
+    for module in ("new_layers", "train_candidates"):
+        monkeypatch.setattr(f"robust_vit_hf.improvement.{module}.LastLayer", none)
+    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 1]
+    refused, done = call("improve", *options, "--effort", "minute"), call("improve", *options)
+    assert "linear layer. Give --effort full, which finetunes the model." in refused.error and done.status == 0
+    for result, other, compared in ((refused, "full", "more"), (done, "minute", "less")):  # as both efforts say first
+        text = rf"minutes in all; --effort {other}: \d+ minutes, and gained 8 points {compared} on new backgrounds"
+        assert re.search(text, result.err)
+    notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
+    assert "The logits are not those of a linear layer. So it was finetuned alone." in notes
+    candidates = (tmp_path / "out" / "candidates.md").read_text()
+    assert "| swap and relevance, " in candidates and "layer" not in candidates
 
 
 def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
@@ -427,8 +451,9 @@ def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
+def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path, monkeypatch):
     """A model that nothing improves: it says so, writes no weights, and ends well."""
+    monkeypatch.setattr("robust_vit_hf.improvement.new_layers.new_layers", lambda *_: [])
     result = robust_vit_hf.improve(
         inputs / "model",
         inputs / "photos",
