@@ -176,7 +176,7 @@ def test_lora(family, tmp_path, processor):
     frozen = {name: value.clone() for name, value in model.state_dict().items() if "lora_" not in name}
     trainer.train()
     losses = [entry["relevance_loss"] for entry in trainer.state.log_history if "relevance_loss" in entry]
-    assert losses[-1] < 0.9 * losses[0]
+    assert sum(losses[-2:]) < 0.9 * sum(losses[:2])  # of both batches
     for name, value in model.state_dict().items():
         assert "lora_" in name or torch.equal(value, frozen[name]), name
     trainer.save_model()
