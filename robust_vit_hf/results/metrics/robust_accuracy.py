@@ -152,7 +152,7 @@ def top_classes(
     return best
 
 
-def ranks(predictions: np.ndarray, accepted: list[list[int]]) -> np.ndarray:
+def ranks(predictions: np.ndarray, accepted: Sequence[Sequence[int]]) -> np.ndarray:
     """Rank `(N,)`, int64, from 0, of the first accepted id in predictions `(N, k)`, best first; 5 if none is."""
     found = [
         next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP)
