@@ -128,7 +128,7 @@ class Diagnosis:
 
     @property
     def sentence(self) -> str:
-        """The verdict with what it is based on."""
+        """The verdict with what it is based on, and the top-1 that it foretells."""
         if not self.num_mixed:
             return f"{VERDICTS['too few']}: none of {len(self.columns['label'])} images could be composed with another background."
         if self.verdict == "too few" and self._unrecognised:
@@ -145,7 +145,7 @@ class Diagnosis:
         )
         if gap := self.measures.get("bg_gap"):
             text += f"; the background of another class instead of its own costs {gap} points of top-1"
-        return f"{text}."
+        return f"{text}. On random backgrounds, expect a top-1 of {_percent(self.measures['foretold'])}."
 
     @property
     def warnings(self) -> list[str]:

@@ -117,6 +117,7 @@ def test_the_sentence_names_the_evidence():
         "Decides by the background: of 400 objects on the background of another class, 60 % ["
     )
     assert "were taken for that class (chance 23 %)" in found.sentence
+    assert found.sentence.endswith("points of top-1. On random backgrounds, expect a top-1 of 30 % [17, 43].")
 
 
 def test_images_without_donor_or_object_do_not_count():
