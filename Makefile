@@ -33,7 +33,7 @@ test: $(VENV)/.installed  ## Run the tests, but for those of test-slow and test-
 test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, the wheel, and others of 5 seconds and more
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow
 
-test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out: further kills and launches, the paper's tables, the notebook
+test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out: further kills and launches, the paper's tables
 	$(BIN)/python -m pytest -n auto --dist loadfile -m release
 
 # The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.

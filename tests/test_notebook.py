@@ -26,7 +26,7 @@ def execute(path: Path, folder: Path, settings: str | None = None) -> nbformat.N
     return notebook
 
 
-@pytest.mark.release
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, tmp_path):
     committed = nbformat.read(path, as_version=4)
