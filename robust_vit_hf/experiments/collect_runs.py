@@ -16,7 +16,6 @@ from ..data.known_sets import FAMILIES, PAPER_SETS, UNSHIFTED
 from ..evaluation.measurements.accuracy import side_results
 from ..evaluation.measurements.base import Measured
 from ..models.model_names import MODELS, find_model
-from ..results.cut_out_table import outcomes
 from ..results.metrics.robust_accuracy import TOP
 from ..results.results_parquet import ResultsFile
 from ..results.run_results import OURS, Run, SetResult, SideResult
@@ -181,11 +180,12 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
     for name, result in run.sets.items():
         measured = Measured.load(Stage.of(folder / name / "before"))
         if measured is not None:
-            right = np.full(len(result), np.nan)
-            right[result.usable] = outcomes(measured.columns, "only_fg")  # labelled objects alone are cut out
-            after, classes = np.where(right == 1, 0, TOP), np.where(np.isnan(right), -1, result.classes)
+            found = zip(measured.columns["only_fg"], measured.columns["accepted"], strict=True)
+            after = np.full(len(result), TOP)
+            # Objects of labelled images alone are cut out.
+            after[result.usable] = [0 if predicted in accepted else TOP for predicted, accepted in found]
             sides = {"before": result.sides["before"], "after": SideResult(after, num_ranked=1)}
-            sets[name] = replace(result, sides=sides, classes=classes)
+            sets[name] = replace(result, sides=sides)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     if not sets:
         return None
