@@ -26,7 +26,6 @@ ROOT = HERE.parent
 TEST_IMAGES = 300  # of a set of benchmarks/improve.py
 TEXTS = (
     "README.md",
-    "docs/your-photographs.md",
     "docs/measured.md",
     "docs/your-photographs.md",
     "docs/methods.md",

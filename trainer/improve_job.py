@@ -19,7 +19,7 @@ from robust_vit_hf.improvement.options import ImproveOptions
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status, as of the commands. A model is not pushed if it is not better, and to a branch if it costs too much."""
+    """Exit status, as of the commands. Nothing is pushed if the outcome is `kept` or `worse`; a `costly` model goes to a branch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="Hub id of an image classifier")
     parser.add_argument("dataset", help="Hub id of labelled images")
@@ -42,7 +42,9 @@ def run(arguments: list[str]) -> int:
         return 0
     push = ["push", str(given.output_dir), repo_id, "--commit_message", f"Improve {given.model}"]
     if outcome == "costly":
-        print(f"{repo_id}: pushed to the branch `costly`, since it loses more than --max_loss. `main` stays as it is.")
+        print(
+            f"{repo_id}: the model goes to the branch `costly`, since it loses more than --max_loss. `main` stays as it is."
+        )
         push += ["--revision", "costly"]
     return main(push)
 

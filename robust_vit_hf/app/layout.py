@@ -95,10 +95,8 @@ class Page:
         self.indices, self.images = gr.State([]), gr.Gallery(elem_id="images", **GRID)
 
     def add_backgrounds(self) -> None:
-        diagnosed, (verdict, conditions, place, number) = (
-            self.handlers.diagnosed,
-            self.handlers.conditions(KINDS[0], 1),
-        )
+        diagnosed = self.handlers.diagnosed
+        verdict, conditions, place, number = self.handlers.conditions(KINDS[0], 1)
         self.verdict = gr.Markdown(verdict, elem_id="verdict")
         with gr.Column(visible=diagnosed is not None):
             with gr.Row():

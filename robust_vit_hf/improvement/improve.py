@@ -161,6 +161,8 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     stage.begin()
     attributes = _attributes(of_role["selection"], options, notes)
     layers = _new_layers(of_role, stage.folder, roles, options, notes, attributes)
+    if attributes and options.effort == "full":
+        notes.append("The finetuning does not use the attributes that were named.")
     if layers is None:
         selection = of_role["selection"]
         before = Mixture.of(composite_outputs(side, selection, SELECTION_COMPOSITES, passes, attributes=attributes))
@@ -218,10 +220,7 @@ def _attributes(session: Session, options: ImproveOptions, notes: list[str]) -> 
     """Attributes that the original model decides by on the selection images, but for the background, which composites have anyway."""
     found = measure_attributes(session, options)
     notes += [f"On the selection images: {one.sentence}" for one in found.values()]
-    named = [name for one in found.values() for name in one.named if name != "background"]
-    if named and options.effort == "full":
-        notes.append(f"New layers and the choice use {', '.join(named)} of other images; finetuning does not.")
-    return named
+    return [name for one in found.values() for name in one.named if name != "background"]
 
 
 def _new_layers(

@@ -124,10 +124,9 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         if schedule == "constant":
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
-        names = [*METHOD_OPTIONS]
-        if self.relevance_weight == 0:  # the other options of the relevance loss have no effect
-            names = ["relevance_weight", "confidence_weight", "confidence_target"]
-        for name in names:
+        # Without relevance loss, its other options have no effect.
+        without = ("relevance_weight", "confidence_weight", "confidence_target")
+        for name in without if self.relevance_weight == 0 else METHOD_OPTIONS:
             if (value := getattr(self, name)) is not None and value is not False:
                 described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
         if self.head_epochs:

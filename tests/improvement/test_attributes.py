@@ -78,7 +78,7 @@ def test_the_frame_is_named_and_mended(improvement):
 
 
 def test_finetuning_is_said_not_to_use_the_frame(improvement, given):
-    note = "New layers and the choice use border of other images; finetuning does not."
+    note = "The finetuning does not use the attributes that were named."
     assert note not in str(improvement) and note in str(improve(**given, effort="full"))
 
 
