@@ -210,7 +210,8 @@ def run_under_slurm(script: str, nodes: int, folder: Path, *arguments) -> Comple
 )
 def test_words_of_slurm_scripts(script, expected, tmp_path):
     """`srun` starts what it is given, and accelerate prints its words."""
-    programs = {"srun": 'echo "$1 $2"; shift 2; exec "$@"', "scontrol": "printf 'first\nsecond\nthird\n'"}
+    programs = {"srun": 'echo "$1 $2"; shift 2; exec "$@"'}
+    programs["scontrol"] = "echo first; seq 20000"  # more than a pipe holds
     programs["accelerate"] = "printf '%s\n' \"$@\""
     for name, text in programs.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")

@@ -11,7 +11,8 @@
 #SBATCH --output=%x-%j.out
 set -euo pipefail
 
-first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first_node=${nodes%%$'\n'*}
 # Two jobs that share a node need two ports.
 port=$((20000 + SLURM_JOB_ID % 20000))
 
