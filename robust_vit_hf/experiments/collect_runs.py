@@ -16,7 +16,7 @@ from ..data.known_sets import FAMILIES, PAPER_SETS, UNSHIFTED
 from ..evaluation.measurements.accuracy import side_results
 from ..evaluation.measurements.base import Measured
 from ..models.model_names import MODELS, find_model
-from ..results.metrics.robust_accuracy import TOP
+from ..results.metrics.robust_accuracy import TOP, ranks
 from ..results.results_parquet import ResultsFile
 from ..results.run_results import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
@@ -180,10 +180,8 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
     for name, result in run.sets.items():
         measured = Measured.load(Stage.of(folder / name / "before"))
         if measured is not None:
-            found = zip(measured.columns["only_fg"], measured.columns["accepted"], strict=True)
-            after = np.full(len(result), TOP)
-            # Objects of labelled images alone are cut out.
-            after[result.usable] = [0 if predicted in accepted else TOP for predicted, accepted in found]
+            after, best = np.full(len(result), TOP), np.array(measured.columns["only_fg"])[:, None]
+            after[result.usable] = ranks(best, measured.columns["accepted"])  # of labelled images alone
             sides = {"before": result.sides["before"], "after": SideResult(after, num_ranked=1)}
             sets[name] = replace(result, sides=sides)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
