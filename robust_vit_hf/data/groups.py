@@ -7,13 +7,16 @@ from .find_images import find_splits, split_names
 from .label_mapping import nfc
 
 
-def training_shares(path: str, split: str, *columns: str) -> dict[str, float] | None:
-    """Shares of the groups of the split `train` of your own images, see [`group_shares`]; `None` if `split` is of it, or if there is
-    none."""
+def training_rows(path: str, split: str) -> datasets.Dataset | None:
+    """The split `train` of your own images; `None` if `split` is of it, or if there is none."""
     splits = find_splits(path)
-    if "train" in split_names(split) or "train" not in splits:
-        return None
-    return group_shares(splits["train"](False), "train", *columns)
+    return None if "train" in split_names(split) or "train" not in splits else splits["train"](False)
+
+
+def training_shares(path: str, split: str) -> dict[str, float] | None:
+    """Shares of the groups of [`training_rows`], see [`group_shares`]; `None` without these."""
+    train = training_rows(path, split)
+    return None if train is None else group_shares(train, "train")
 
 
 def group_shares(dataset: datasets.Dataset, name: str, *columns: str) -> dict[str, float] | None:

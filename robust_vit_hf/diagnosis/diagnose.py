@@ -18,7 +18,7 @@ from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
 from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
-from ..data.groups import groups_of, training_shares
+from ..data.groups import group_shares, groups_of, training_rows, training_shares
 from ..evaluation.before_after_examples import EXAMPLES_FILE, may_be_shown
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
@@ -241,13 +241,19 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
 
 
 def _check_slices(images: Images, options: DiagnoseOptions) -> dict[str, dict[str, float] | None]:
-    """Shares of the values of `slices`, and of their pairs, among the training images; refuses columns that the images lack before masks are made."""
+    """Shares of the values of `slices`, and of their pairs, among the training images, if there are any; refuses columns that the images
+    lack before masks are made."""
     known = images.rows.column_names
     if missing := [column for column in options.slices if column not in known]:
         raise ValueError(f"`{options.dataset}` has no column `{missing[0]}` for --slices: it has {', '.join(known)}.")
     for column in options.slices:
         groups_of(images.rows, options.split, column)  # refuses images without a value before masks are made
-    return {name: training_shares(options.dataset, options.split, *of) for name, of in sliced(options.slices).items()}
+    train = training_rows(options.dataset, options.split) if options.slices else None
+    return (
+        {}
+        if train is None
+        else {name: group_shares(train, "train", *of) for name, of in sliced(options.slices).items()}
+    )
 
 
 def measure_images(
@@ -307,11 +313,12 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     for name, table in csv.items():
         write_atomically(folder / name, table.to_csv(index=False))
     if report.examples:
+        with atomic_file(folder / STRIP_FILE) as partial:
+            report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
-    for name, shown in {STRIP_FILE: report.examples[:NUM_EXAMPLES], ATTRIBUTES_FILE: report.edited}.items():
-        if shown:
-            with atomic_file(folder / name) as partial:
-                strip_figure(shown).savefig(partial, dpi=120, format="png")
+    if report.edited:
+        with atomic_file(folder / ATTRIBUTES_FILE) as partial:
+            strip_figure(report.edited).savefig(partial, dpi=120, format="png")
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {
