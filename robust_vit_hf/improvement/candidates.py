@@ -70,14 +70,14 @@ def first_trainings(
 
 
 def finalists(
-    mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max_steps: int, has_map: bool = True
+    mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max_steps: int, with_relevance: bool = True
 ) -> list[TrainingSettings]:
-    """The trainings of all steps, none that was done: the settings that the rule puts first, and, of swap for a model with a relevance
-    map, these with the relevance loss; else those that it puts second."""
+    """The trainings of all steps, none that was done: the settings that the rule puts first, and, of swap `with_relevance`, these with
+    the relevance loss; else those that it puts second."""
     order = [one.settings for one in rank(mixtures, before, max_loss)]
     ranked = list({one.name: one for one in order if isinstance(one, TrainingSettings)}.values())
     last = [replace(one, steps=max_steps) for one in ranked[:FINALISTS]]
-    if last and has_map and last[0].variant == "swap":
+    if last and with_relevance and last[0].variant == "swap":
         with_map = "swap and relevance"
         last[1:] = [replace(last[0], variant=with_map, options=VARIANTS[with_map])]
     return [one for one in last if one not in ranked]

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Trials:
         starts: models to finetune, by name: their folder, Hub id or name, and the model itself.
         train: images to train on, with masks and labels of the model.
         facts: for the run's record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
-        layer: how the last layer of the start `layer` was made, for the card.
+        layer: how the last layer of the start `layer` was made, for the card; empty without this start.
     """
 
     folder: Path
@@ -55,21 +55,21 @@ class Trials:
     train: datasets.Dataset
     options: ImproveOptions
     facts: dict[str, str]
-    layer: dict[str, str] = field(default_factory=dict)
+    layer: dict[str, str]
     attributes: Sequence[str] = ()  # of composites of the selection images
 
     def run_all(self, before: Mixture) -> Iterator[tuple[TrainingSettings, list[Mixture]]]:
         """Train and measure each start and rate for a third of the steps, then two candidates for all. Those that diverged have no
         mixtures."""
         options, found = self.options, []
-        has_map = options.method is None and why_no_map(self.starts["original"].model) is None
+        with_relevance = options.method is None and why_no_map(self.starts["original"].model) is None
         first = first_trainings(options.method, options.learning_rates, options.max_steps, [*self.starts])
         for number, settings in enumerate(first, 1):
             tqdm.write(f"  {number} of {len(first)}: {settings}", file=sys.stderr)
             found.append(mixtures := self._run(settings))
             yield settings, mixtures
         known = [one for mixtures in found for one in mixtures]
-        last = finalists(known, before, options.max_loss, options.max_steps, has_map)
+        last = finalists(known, before, options.max_loss, options.max_steps, with_relevance)
         for number, settings in enumerate(last, 1):
             tqdm.write(f"  finalist {number}: {settings}", file=sys.stderr)
             yield settings, self._run(settings)

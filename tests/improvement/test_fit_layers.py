@@ -240,7 +240,7 @@ def test_a_finetuned_mixture_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
     first, second = tiny_vit(), tiny_vit(seed=1)
     session = session_of({"before": first}, {"noise": EvaluationSet.of(masked_dataset(16))})
     settings, options = TrainingSettings("swap", 1e-3, 2), SimpleNamespace(batch_size=4, num_workers=0)
-    trials = Trials(tmp_path, session, {"original": session.sides["before"]}, None, options, {})
+    trials = Trials(tmp_path, session, {"original": session.sides["before"]}, None, options, {}, {})
     monkeypatch.setattr(Trials, "trained", lambda *_: second)
     (tmp_path / settings.name / TRAINING_FOLDER).mkdir(parents=True)
     write_json(tmp_path / settings.name / TRAINING_FOLDER / RUN_FILE, {"training": {}})
