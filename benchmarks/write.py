@@ -346,12 +346,12 @@ def example_diagnosis() -> str:
 def example_improvement() -> str:
     """The verdict of `improve` on the example, four rows of its table, and calibration."""
     found = read_json(HERE / "example.json")["improve"]
-    table, errors = found["table"], [f"{100 * found['report'][f'ece_{side}']:.1f}" for side in ("before", "after")]
+    table, sentence = found["table"], found["verdict"].splitlines()[0]
     rows = [row for row in table["rows"] if row[0].startswith(EXAMPLE_ROWS)]
     return (
-        f"> {found['verdict'].partition(chr(10))[0]}\n\n{Table('', table['head'], rows).markdown()}\n\n"
-        f"The expected calibration error on the images as they are changes from {errors[0]} to {errors[1]} %: the layer includes a temperature "
-        "fitted on the selection images."
+        f"> {sentence}\n\n{Table('', table['head'], rows).markdown()}\n\n"
+        f"The expected calibration error on the images as they are {calibration(found['report'])}: the layer includes a temperature fitted on "
+        "the selection images."
     )
 
 
@@ -359,12 +359,16 @@ def example_elsewhere() -> str:
     """What `improve` gains on other images of the example, in a sentence."""
     found = read_json(HERE / "example.json")["elsewhere"]
     before, after = found["top1_before"], found["top1_after"]
-    errors = [f"{100 * found[f'ece_{side}']:.1f}" for side in ("before", "after")]
     return (
         f"On {found['num_images']} other images, on four background photographs that nothing was trained on, top-1 rises from {100 * before:.1f} to "
-        f"{100 * after:.1f} %, by {Difference(after - before, found['change_low'], found['change_high'])}, and the calibration error changes "
-        f"from {errors[0]} to {errors[1]} %."
+        f"{100 * after:.1f} %, by {Difference(after - before, found['change_low'], found['change_high'])}, and the calibration error "
+        f"{calibration(found)}."
     )
+
+
+def calibration(row: dict) -> str:
+    """How the expected calibration error changes, by a row of results."""
+    return f"changes from {100 * row['ece_before']:.1f} to {100 * row['ece_after']:.1f} %"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
