@@ -2,12 +2,13 @@
 
     python benchmarks/last_layer.py --output_dir runs/last-layer --bf16
 
-For each of the five biased models of emoji-shift, the images of docs/experiment: two of each of 48 classes to train on, four of each of the
-others to choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each
-training image by its true mask; all layers are made from them. The models
-are in `runs/emoji-bias-1` and so on, as docs/experiment/Makefile trains them; that of seed 0 is bundled. Writes last_layer.json: top-1 in per cent, by seed.
+For biased models of emoji-shift, the images of docs/experiment: two of each of 48 classes to train on, four of each of the others to choose
+on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each training image by
+its true mask; all layers are made from them. The models are in `runs/emoji-bias-1` and so on, as docs/experiment/Makefile trains them; that
+of seed 0 is bundled. Writes last_layer.json: top-1 in per cent, by seed.
 
-`rules` has what the rule of `improve` chooses among the layers of a kind; `variants` what changes if layers of all kinds are made otherwise.
+`rules` has what the rule of `improve` chooses among the layers of a kind, on five models that nothing was chosen on; `variants`, on three
+others, what changes if layers of all kinds are made otherwise.
 """
 
 import argparse
@@ -47,8 +48,9 @@ from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 
-MODELS = [BUNDLED_MODEL, *(f"runs/emoji-bias-{seed}" for seed in (1, 3, 4, 5))]  # as in trainer/grids/emoji-shift.yaml
-SEEDS_OF_VARIANTS = (0, 1, 2)  # which take minutes each
+# By seed of their images, as in trainer/grids/emoji-shift.yaml and emoji-shift-rates.yaml
+FRESH = {seed: f"runs/emoji-bias-{seed}" for seed in range(10, 15)}
+EARLIER = {0: BUNDLED_MODEL, 1: "runs/emoji-bias-1", 2: "runs/emoji-bias-3"}
 COMPOSITES = 12  # of a training image
 TESTS, TEST_IMAGES = ("val", "background_new", "background_random"), 300
 MAX_LOSS = 1.0  # as of `improve`
@@ -109,29 +111,19 @@ class Features:
     """Features of a model for the images of a seed."""
 
     def __init__(self, session: Session, folder: Path, seed: int):
-        side = session.sides["before"]
-        self.last = LastLayer(side.model.eval(), torch.zeros(1, 3, *input_size(side.processor)))
+        self.session, self.folder, self.side = session, folder, session.sides["before"]
+        self.last = LastLayer(self.side.model.eval(), torch.zeros(1, 3, *input_size(self.side.processor)))
         self.own = Layer(*(values.double().numpy() for values in (self.last.weight, self.last.bias)))
         self.shown = training_classes(seed)
         splits = load_finetuning_splits(2, seed, seed)
+        self.images = splits["train"]
+        self.train = self.of("train", self.images, COMPOSITES)
+        self.selection = self.of("selection", splits["validation"], SELECTION_COMPOSITES)
+        self.tests = {name: self.of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
 
-        def of(name: str, rows: datasets.Dataset, count: int) -> Composites:
-            one = session.with_sets({name: EvaluationSet.of(rows)})
-            return composite_outputs(side, one, count, PASSES, self.last, folder / name)
-
-        self.train = of("train", splits["train"], COMPOSITES)
-        self.moved = of("moved", moved(splits["train"]), COMPOSITES)
-        self.softened = of("softened", softened(splits["train"]), COMPOSITES // 2)
-        self.on_pictures: dict[str, Composites] = {}
-        for name, write in {"recoloured": write_recoloured, "textures": write_textures}.items():
-            if not (folder / name).is_dir():
-                write(splits["train"], folder / name)
-            pool = BackgroundPool(str(folder / name), eval_transform(side.processor))
-            one = session.with_sets({name: EvaluationSet.of(splits["train"])})
-            features = folder / f"on-{name}"
-            self.on_pictures[name] = composite_outputs(side, one, COMPOSITES // 2, PASSES, self.last, features, pool)
-        self.selection = of("selection", splits["validation"], SELECTION_COMPOSITES)
-        self.tests = {name: of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
+    def of(self, name: str, rows: datasets.Dataset, count: int, pool: BackgroundPool | None = None) -> Composites:
+        one = self.session.with_sets({name: EvaluationSet.of(rows)})
+        return composite_outputs(self.side, one, count, PASSES, self.last, self.folder / name, pool)
 
     def of_rule(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> dict[str, float | str]:
         """Top-1 of what the rule of `improve` chooses, in per cent."""
@@ -174,19 +166,28 @@ def variants(found: Features) -> Iterator[tuple[str, dict]]:
     def made(features: Composites) -> Layers:
         return dict(new_layers(found.own, features, found.last.has_bias))
 
+    yield "before", found.top1(found.own)
+    yield "as `improve`", found.of_rule(made(found.train))
     for count in (1, 2, 4, 8):
         yield f"{count} composites", found.of_rule(made(replace(found.train, mixed=found.train.mixed[:, :count])))
-    both = np.concatenate([found.train.mixed[:, :6], found.moved.mixed[:, :6]], axis=1)
+    half = COMPOSITES // 2
+    others = found.of("moved", moved(found.images), COMPOSITES).mixed[:, :half]
+    both = np.concatenate([found.train.mixed[:, :half], others], axis=1)
     yield "half of 12 composites moved, scaled, flipped", found.of_rule(made(replace(found.train, mixed=both)))
-    both = np.concatenate([found.train.mixed[:, :6], found.softened.mixed], axis=1)
+    others = found.of("softened", softened(found.images), half).mixed
+    both = np.concatenate([found.train.mixed[:, :half], others], axis=1)
     yield "half of 12 composites with soft edges", found.of_rule(made(replace(found.train, mixed=both)))
-    for name, others in found.on_pictures.items():
-        both = np.concatenate([found.train.mixed[:, :6], others.mixed], axis=1)
+    for name, write in {"recoloured": write_recoloured, "textures": write_textures}.items():
+        if not (pictures := found.folder / name).is_dir():
+            write(found.images, pictures)
+        pool = BackgroundPool(str(pictures), eval_transform(found.side.processor))
+        others = found.of(f"on-{name}", found.images, half, pool).mixed
+        both = np.concatenate([found.train.mixed[:, :half], others], axis=1)
         yield f"half of 12 composites on {name}", found.of_rule(made(replace(found.train, mixed=both)))
     yield "without mixtures", found.of_rule(made(found.train), (1.0,))
     yield "map, then fit to the output", found.of_rule(dict(map_then_fit(found)))
-    half = found.own.weight.shape[1] // 2
-    for name, part in {"CLS token": slice(half), "mean of the patches": slice(half, None)}.items():
+    width = found.own.weight.shape[1] // 2
+    for name, part in {"CLS token": slice(width), "mean of the patches": slice(width, None)}.items():
         yield f"map of the {name} alone", found.of_rule(dict(map_of_part(found, part)))
     yield "mean of the maps", found.of_rule(mean_layer(of_kind(made(found.train), "map")))
 
@@ -220,26 +221,22 @@ def mean_layer(layers: Layers) -> Layers:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
     file = arguments.output_dir / "last_layer.json"
     results = read_json(file) or {"rules": {}, "variants": {}}
-    for seed in arguments.seeds:
-        if str(seed) in results["rules"]:
-            continue
-        folder = arguments.output_dir / str(seed)
-        opened = open_session(
-            PairOptions(model=MODELS[seed]), "paper", Stage(folder, {"command": "last layer"}), bf16=arguments.bf16
-        )
-        with opened as session:
-            found = Features(session, folder / "features", seed)
-        results["rules"][str(seed)] = rules(found)
-        results["variants"] |= {str(seed): dict(variants(found))} if seed in SEEDS_OF_VARIANTS else {}
-        print(
-            seed, *(f"{name}: {values}" for name, values in results["rules"][str(seed)].items()), sep="\n", flush=True
-        )
-        write_json(file, results | environment())
+    for (part, measure), models in {("rules", rules): FRESH, ("variants", variants): EARLIER}.items():
+        for seed, model in models.items():
+            if str(seed) in results[part]:
+                continue
+            folder = arguments.output_dir / str(seed)
+            stage = Stage(folder, {"command": "last layer"})
+            with open_session(PairOptions(model=model), "paper", stage, bf16=arguments.bf16) as session:
+                results[part][str(seed)] = dict(measure(Features(session, folder / "features", seed)))
+            print(
+                seed, *(f"{name}: {values}" for name, values in results[part][str(seed)].items()), sep="\n", flush=True
+            )
+            write_json(file, results | environment())
 
 
 if __name__ == "__main__":

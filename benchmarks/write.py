@@ -7,7 +7,6 @@ A block of text between `table: NAME` and `end of table` is made again; a test c
 
 import math
 import re
-import runpy
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from robust_vit_hf.diagnosis import verdict
-from robust_vit_hf.experiments.choose_settings import choose_mixtures
 from robust_vit_hf.results.bootstrap import Difference, Gains, Interval, change, mean_gain, mean_over
 from robust_vit_hf.results.markdown_latex import Table
+from robust_vit_hf.results.results_parquet import read_results
+from robust_vit_hf.results.run_results import Results
 from robust_vit_hf.utils.files import read_json
 
 
@@ -33,7 +33,7 @@ TEXTS = (
     "docs/experiment/checks.md",
 )
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end of table)", re.DOTALL)
-# Models of docs/experiment, which only benchmarks/other_images.py has.
+# Models of docs/experiment
 FRESH = tuple(f"fresh-{seed}" for seed in range(10, 15))
 # Sets of benchmarks/improve.py and other_images.py with models of one kind.
 KINDS = {
@@ -217,31 +217,20 @@ def half_of_the_classes() -> Table:
     for name, label in RULES.items():
         gains = [gain_of_layers(name, measure) for measure in MEASURES]
         rows.append([label, str(gains[0].seeds), *map(str, gains)])
-    write = runpy.run_path(str(ROOT / "docs" / "experiment" / "write.py"))
-    results = write["load"]()
-    mixed, tested = choose_mixtures(results), write["_tested"](results)
+    tested = Results(read_results(ROOT / "docs" / "experiment" / "results.parquet").runs)
     for name, label in METHODS.items():
-        runs = [run for run in mixed if run.method == name] or [run for run in tested if run.method == name]
-        share = f", mixture of {runs[0].share:g}" if runs[0].share < 1 else ""
-        sets = [
-            (of.partition(", ")[0], {"shown": True, "others": False}.get(of.partition(", ")[2])) for of in MEASURES
-        ]
-        changes = [change(runs, [one], shown=shown) if one in runs[0].sets else "–" for one, shown in sets]
-        rows.append([f"{label}{share}", str(len({run.seed for run in runs})), *map(str, changes)])
+        parts = [of.partition(", ") for of in MEASURES]
+        shown = {"": None, "shown": True, "others": False}
+        changes = [change(tested.of(name), [one], shown=shown[classes]) for one, _, classes in parts]
+        rows.append([label, str(changes[0].seeds), *map(str, changes)])
     return Table("", ["", "models", *MEASURES.values()], rows)
 
 
 def variants() -> str:
     """Layers that are made otherwise than by `improve`: change of top-1 from before."""
-    found = read_json(HERE / "last_layer.json")
-    of_seeds = {
-        seed: {"as `improve`": found["rules"][seed]["all"], **made} for seed, made in found["variants"].items()
-    }
-    rows = []
-    for name in next(iter(of_seeds.values())):
-        gains = [
-            [made[name][of] - found["rules"][seed]["before"][of] for of in MEASURES] for seed, made in of_seeds.items()
-        ]
+    of_seeds, rows = read_json(HERE / "last_layer.json")["variants"].values(), []
+    for name in [name for name in next(iter(of_seeds)) if name != "before"]:
+        gains = [[made[name][of] - made["before"][of] for of in MEASURES] for made in of_seeds]
         means = (sum(values) / len(values) for values in zip(*gains, strict=True))
         rows.append([name.replace("1 composites", "1 composite"), *(f"{mean:+.1f}" for mean in means)])
     table = Table("", ["layers", *MEASURES.values()], rows).markdown()
