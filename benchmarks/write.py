@@ -5,6 +5,7 @@
 A block of text between `table: NAME` and `end of table` is made again; a test compares all blocks with the files.
 """
 
+import json
 import math
 import re
 import statistics
@@ -29,6 +30,10 @@ TEXTS = (
     "docs/measured.md",
     "docs/your-photographs.md",
     "docs/methods.md",
+    "docs/masks.md",
+    "docs/sis.md",
+    "docs/performance.md",
+    "docs/reliability.md",
     "docs/experiment/README.md",
     "docs/experiment/checks.md",
 )
@@ -95,6 +100,21 @@ def summary() -> Table:
     return Table("", ["model and images", "models", "new, before", *heads], rows)
 
 
+def summary_and_time() -> str:
+    """The same, and the median time of a run."""
+    quick, full = minutes()
+    return (
+        f"{summary().markdown()}\n\nBeside other work, the median run of `minute`, the default effort, took {statistics.median(quick):.0f} minutes, and "
+        f"of `full` {statistics.median(full):.0f}. [All sets](docs/measured.md#what-improve-gains)."
+    )
+
+
+def minutes() -> list[list[float]]:
+    """Times of all runs of `minute` and of `full`."""
+    sets = read_json(HERE / "improve.json")["sets"].values()
+    return [[found[effort]["seconds"] / 60 for found in sets if effort in found] for effort in ("minute", "full")]
+
+
 def full_gained(names: Sequence[str]) -> float:
     """Mean of what `full` gained beyond `minute` on new backgrounds, over sets, in points."""
     sets = [
@@ -142,9 +162,7 @@ def all_sets() -> str:
             ]
             rows.append([name, effort, *cells, *calibration, ", ".join(filter(None, chosen)), found["outcome"]])
     head = ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, share", "outcome"]
-    quick, full = (
-        [found[effort]["seconds"] / 60 for found in sets.values() if effort in found] for effort in ("minute", "full")
-    )
+    quick, full = minutes()
     return (
         f"{Table('', head, rows).markdown()}\n\nBeside other work, the median run of `minute` took {statistics.median(quick):.0f} minutes, and the longest "
         f"{max(quick):.0f}; of `full`, {statistics.median(full):.0f} and {max(full):.0f}. All runs took {sum(quick + full) / 60:.1f} hours."
@@ -360,6 +378,16 @@ def calibration(row: dict) -> str:
     return f"changes from {100 * row['ece_before']:.1f} to {100 * row['ece_after']:.1f} %"
 
 
+def swaps() -> str:
+    """Changes by the plain swap, and by variants of it minus these."""
+    found = {(of["variant"], of["learning rate"]): of for of in json.loads((HERE / "stronger_swap.json").read_text())}
+    columns = [(measure, rate) for measure in ("mixed_rand", "original") for rate in (1e-6, 2.5e-6)]
+    rows = [["as it is, from before", *(found["as it is", rate][measure] for measure, rate in columns)]]
+    for name in dict.fromkeys(name for name, _ in found if name != "as it is"):
+        rows.append([name, *(found[name, rate][f"{measure}, to as it is"] for measure, rate in columns)])
+    return Table("", ["", *(f"`{measure}`, {rate:.2g}" for measure, rate in columns)], rows).markdown()
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "example diagnosis": example_diagnosis,
     "example improvement": example_improvement,
@@ -368,7 +396,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "mended": mended,
     "attributes named": attributes_named,
     "verdict of a frame": verdict_of_a_frame,
-    "what improve gains": lambda: summary().markdown(),
+    "what improve gains": summary_and_time,
     "shown and others": shown_and_others,
     "all sets": all_sets,
     "foretold": foretold,
@@ -378,6 +406,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "layer shares": lambda: layer_shares().markdown(),
     "other images": other_images,
     "other ways": lambda: other_ways().markdown(),
+    "swaps": swaps,
+    **runpy.run_path(str(HERE / "other_tables.py"))["BLOCKS"],
 }
 
 

@@ -1,5 +1,6 @@
 """The tables of `improve` and of new layers in README and docs are those of the results of benchmarks."""
 
+import re
 import runpy
 
 import numpy as np
@@ -23,6 +24,15 @@ def test_tables_are_those_of_the_results(path, monkeypatch):
     text = (ROOT / path).read_text()
     assert text == write["text"](path), "run `python benchmarks/write.py`"
     assert text.count("<!-- table: ") == len(write["BLOCK"].findall(text)) > 0
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_nothing_measured_is_written_by_hand(path):
+    """Columns of numbers, which are aligned to the right, and intervals stand in blocks."""
+    by_hand = re.sub(r"<!-- (table|results): .*?<!-- end|```.*?```", "", path.read_text(), flags=re.DOTALL)
+    assert not re.findall(r"(?<!:)---:|.*\d \[[-+−]?\d.*", by_hand)
 
 
 def test_a_mean_over_models_has_the_interval_of_student():
