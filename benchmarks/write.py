@@ -8,6 +8,7 @@ A block of text between `table: NAME` and `end of table` is made again; a test c
 import json
 import math
 import re
+import runpy
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
