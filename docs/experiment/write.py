@@ -68,8 +68,6 @@ LABELS = {
     "relevance-and-swap": "swap and cross-entropy of the map",
     "finetune": "label (the control)",
     "original-target": "output of the original alone",
-    "energy": "energy loss",
-    "cft": "CFT, mean over regions",
     "unsupervised-masks": "squared error, TokenCut's masks",
     "without-background": "squared error without the background loss",
     "without-foreground": "squared error without the foreground loss",

@@ -96,7 +96,7 @@ def test_results_are_of_known_commits(results):
         assert re.fullmatch("[0-9a-f]{40}", commit)
 
 
-@pytest.mark.parametrize("file, least", [("SEARCH", 5), ("RATES", 11)])
+@pytest.mark.parametrize("file, least", [("SEARCH", 4), ("RATES", 9)])
 def test_the_tested_settings_are_those_that_were_chosen(file, least, results):
     """Weights, and the learning rates that are chosen at these weights; on other models than those of the tests."""
     found = write["read"](write[file])
