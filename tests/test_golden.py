@@ -41,6 +41,7 @@ from .data.test_geometry import KEPT, OTHERS, made
 from .helpers.ablations import ABLATIONS
 from .helpers.families import FAMILIES
 from .helpers.golden import Recorder, compare, moments
+from .helpers.golden_figures import draw_figures
 from .helpers.golden_inputs import write_inputs, write_model
 from .helpers.golden_page import serve
 from .helpers.golden_scripts import push_folders, run_scripts
@@ -227,6 +228,7 @@ FUNCTIONS = {
         diagnose_objects,
         process_images,
         measure_numbers,
+        draw_figures,
         push_folders,
         run_scripts,
     )

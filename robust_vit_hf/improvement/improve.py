@@ -255,9 +255,10 @@ def _check_report_images(session: Session, backgrounds: Backgrounds, max_loss: f
     tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
     count, needed = diagnosis.num_mixed, math.ceil(CHANGED * (1.96 / (max_loss / 100)) ** 2) if max_loss else math.inf
     if count < needed:
+        bound = f", and to within --max_loss {max_loss:g} it takes about {needed:,}" if max_loss else ""
         tqdm.write(
-            f"  {count} report images will tell a change at home to within {196 * math.sqrt(CHANGED / count):.1f} points, and to within "
-            f"--max_loss {max_loss:g} it takes about {needed:,}: give more validation images, or expect that the cost stays unresolved.",
+            f"  {count} report images will tell a change at home to within {196 * math.sqrt(CHANGED / count):.1f} points{bound}: give more "
+            "validation images, or expect that the cost stays unresolved.",
             file=sys.stderr,
         )
 

@@ -30,7 +30,7 @@ from transformers import pipeline
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.explain_image import compare_maps, picture_of, read_image
 from robust_vit_hf.app.export import write_space
-from robust_vit_hf.app.gallery import MeasuredSet, measured_set, set_names
+from robust_vit_hf.app.gallery import MeasuredSet, _images, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import (
@@ -44,6 +44,7 @@ from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import own_names, running
 from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.evaluation.options import NamedSource
 from robust_vit_hf.evaluation.results_json import TABLES_FILE
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.masks.choose_mask_maker import MaskSettings
@@ -133,10 +134,21 @@ def test_difference_and_mask(models):
     assert np.asarray(difference, int).std() > np.asarray(none, int).std()
 
 
-def test_the_mask_of_another_image_is_not_used(models, picture):
+def test_the_mask_of_another_image_is_not_used(models, picture, tmp_path, monkeypatch):
     shown = {"digest": "of another", "mask": Image.new("L", (512, 512), 255)}
     handlers = Handlers(AppOptions(model=models[0], compare=models[1]))
     assert "| – | – |" in handlers.explain(str(picture), PREDICTED, "gae", shown)[-1]
+    warnings = []  # of colours that nobody sees
+    monkeypatch.setattr("robust_vit_hf.app.handlers.gr.Warning", warnings.append)
+    Image.open(picture).convert("RGBA").save(tmp_path / "transparent.png")
+    for path, count in ((picture, 0), (tmp_path / "transparent.png", 1)):
+        handlers.explain(str(path), PREDICTED, "gae", None)
+        assert len(warnings) == count
+
+
+def test_repeated_names_of_classes_are_told_apart():
+    of_page = SimpleNamespace(session=SimpleNamespace(classes=["crane", "owl", "crane"]))
+    assert Handlers.class_names.func(of_page) == ["crane (0)", "owl", "crane (2)"]
 
 
 def test_the_difference_is_red_where_relevance_grew_and_blue_where_it_fell(models):
@@ -344,6 +356,14 @@ def test_results_of_others_are_refused(models, evaluated, tmp_path):
         measured_set(AppOptions(results=evaluated.results), "paper/validation", session)
     with pytest.raises(ValueError, match="has no results of two models"):
         set_names(AppOptions(results=tmp_path), session)
+
+
+def test_images_of_a_set_are_those_of_its_source(models, monkeypatch):
+    monkeypatch.setattr("robust_vit_hf.app.gallery.load_evaluation_set", lambda *given: given)
+    options = AppOptions(results="out", sets=[NamedSource("imagenet-a", "folder"), NamedSource("imagenet-r")])
+    session = open_pair(*models, "native")
+    found = [_images(options, name, session, 9) for name in ("imagenet-a", "imagenet-r")]
+    assert found == [("imagenet-a", "folder", "native"), ("imagenet-r", None, "native")]
 
 
 def test_samples():

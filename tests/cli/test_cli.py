@@ -28,6 +28,8 @@ def test_help(command):
     assert completed.status == 0 and completed.out.startswith(f"usage: robust-vit {command} [")
     assert f"robust-vit {command}" in completed.out.partition("\n\n")[2]  # an example
     assert callable(load(LEAVES[command].options)) and callable(load(LEAVES[command].function))
+    if command == "evaluate":
+        assert "split of --dataset (default: validation)" in " ".join(completed.out.split())
 
 
 @pytest.mark.parametrize("group", ["", *GROUPS])
@@ -104,6 +106,11 @@ def test_errors_of_the_program_and_of_signals(monkeypatch):
     error = TrainingInterrupted("stopped", 143)
     completed = call("push", "a", "b")
     assert completed.status == 143 and completed.err == "error: stopped\n"
+    worker = (
+        'Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "a.py"'
+    )
+    error = ValueError(f"{worker}\nValueError: Two rows:\n  1\n  2")
+    assert call("push", "a", "b").err == "error: Two rows: 1; 2\n"
 
 
 def test_options_in_python():

@@ -217,6 +217,7 @@ def test_another_method_leaves_out_the_options_of_the_recipe(named, capsys):
     """The rest of the recipe stays; what the command line gives is still checked."""
     *_, config = parse_arguments([*named, "--method", "gradmask"])
     assert (config.relevance_distance, config.background_weight, config.learning_rate) == (None, 50.0, 1e-6)
+    assert not config.background_swap  # that of the recipe is beside its method
     *_, same = parse_arguments([*named, "--method", "robustvit"])
     assert same.relevance_distance == "bce"
     with pytest.raises(SystemExit):

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,17 @@ from .test_diagnosis import NAMES, diagnosis
 
 
 HIDDEN = (0, 5)  # images that must not be shown
+LARGE = (150, 90)  # size of the last one, and in the folder, where the longest side is of 100 pixels
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     """Folder of a diagnosis of two models of four classes, on oblong photographs, with the first model beside it."""
     root = tmp_path_factory.mktemp("exported")
-    rows = masked_dataset(16).map(lambda row: {name: row[name].resize((60, 40)) for name in ("image", "mask")})
+    sizes = [(60, 40)] * 15 + [LARGE]
+    rows = masked_dataset(16).map(
+        lambda row, number: {name: row[name].resize(sizes[number]) for name in ("image", "mask")}, with_indices=True
+    )
     rows = rows.add_column("file_name", [f"{row}.jpg" for row in range(16)])
     rows = rows.add_column("openly_licensed", [row not in HIDDEN for row in range(16)])
     (root / "photographs").mkdir()
@@ -34,8 +39,9 @@ def exported(tmp_path_factory) -> Path:
     for name, seed in (("before", 0), ("after", 1)):
         save_pretrained(tiny_vit(seed, **letters), root / name, "paper")
     models = ["--model", root / "before", "--compare", root / "after", "--export", "fiftyone"]
-    for _ in range(2):  # the second takes the place of the first
-        succeed("diagnose", *models, "--dataset", root / "photographs", "--output_dir", root / "out")
+    with patch("robust_vit_hf.diagnosis.export_images.LONGEST_SIDE", 100):
+        for _ in range(2):  # the second takes the place of the first
+            succeed("diagnose", *models, "--dataset", root / "photographs", "--output_dir", root / "out")
     return root / "out"
 
 
@@ -68,10 +74,13 @@ def test_fiftyone(exported):
             Image.open(folder / sample["filepath"]) as picture,
             Image.open(folder / sample["mask"]["mask_path"]) as mask,
         ):
-            assert picture.size == mask.size == (60, 40) and {*np.unique(mask)} == {0, 255}
+            size = (100, 60) if row["image"] == "15.jpg" else (60, 40)
+            assert picture.size == mask.size == size and {*np.unique(mask)} == {0, 255}
             for side, pipe in explain.items():
                 found = sample[f"{side}_relevance"]
                 assert found["_cls"] == "Heatmap" and found["map_path"].startswith(f"fields/{side}_relevance/")
                 with Image.open(folder / found["map_path"]) as heatmap:
+                    assert heatmap.size == size
                     expected = np.asarray(pipe(picture.convert("RGB"))["relevance"], float)
-                    np.testing.assert_allclose(np.asarray(heatmap, float), expected, atol=1)
+                    if size == (60, 40):  # the map of the large one is of all of its pixels
+                        np.testing.assert_allclose(np.asarray(heatmap, float), expected, atol=1)

@@ -75,6 +75,18 @@ def test_images_that_are_taken_are_shown():
     assert [one.caption for one in shown] == ["cow", "on another cow’s", "on boat’s"]
 
 
+def test_of_many_classes_the_first_are_shown():
+    """Of 24, of which each is taken for the next: the matrix would be too wide, and the sentences too many."""
+    label = np.repeat(np.arange(24), 12)
+    own = {name: np.resize(of, len(label)) for name, of in columns().items() if name != "accepted"}
+    own |= dict.fromkeys(CONDITIONS, label) | {"mixed_rand": (label + 1) % 24, "donor_class": (label + 1) % 24}
+    own |= {"label": label, "accepted": [[int(one)] for one in label]}
+    diagnoses = {"before": Diagnosis(own, [str(one) for one in range(24)])}
+    pairs = pair_table(diagnoses, {})
+    assert len(pairs) == 24 and len(advice(pairs, diagnoses)) == 3 and matrices(pairs) == []
+    assert len(taken_rows(diagnoses["before"])) == 20
+
+
 def test_nothing_to_photograph():
     alone = columns() | {"mixed_rand": np.full(24, -1)}
     diagnoses = {"before": Diagnosis(alone, NAMES)}

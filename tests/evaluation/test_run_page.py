@@ -45,6 +45,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
 def test_one_file_that_names_no_other_equal_to_the_byte(pages, tmp_path):
     succeed("report", pages["sources"]["run"], "--html", "--output_dir", tmp_path)
     assert (tmp_path / "report.html").read_text() == pages["run"].read_text()
+    assert "<dt>model</dt><dd>model</dd>\n<dt>data</dt><dd>own</dd>" in pages["run"].read_text()
     for name in pages["sources"]:
         text = pages[name].read_text()
         for address in re.findall(r'(?:src|href)="([^"]*)"', text):

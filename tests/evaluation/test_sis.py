@@ -110,6 +110,20 @@ def test_any_image_and_class(folders, tmp_path):
     assert first.sum() < 1 and first[0] != first[1]
 
 
+def test_two_sets(folders, tmp_path, monkeypatch):
+    """The means of all of their pairs, and four images in all in the figure."""
+    shown = []
+    monkeypatch.setattr("robust_vit_hf.evaluation.sis.save_picture_grid", lambda rows, _: shown.extend(rows))
+    options = ["--dataset", folders / "images", "--num_images", 3, "--classes", 0]
+    succeed(*command(folders, tmp_path, *options, "--images", *2 * [folders / "orange.png"]))
+    scores = json.loads((tmp_path / "results.json").read_text())["scores"]
+    for side in ("before", "after"):
+        parts = [scores[name][side] for name in ("validation", "images")]
+        assert [part["pairs"] for part in (*parts, scores["all"][side])] == [3, 2, 5]
+        assert scores["all"][side]["found"] == pytest.approx((3 * parts[0]["found"] + 2 * parts[1]["found"]) / 5)
+    assert [row[0][0].partition("\n")[0] for row in shown] == 3 * ["validation"] + ["images"]
+
+
 def test_models_that_see_images_of_other_sizes(folders, tmp_path):
     save_pretrained(tiny_vit(image_size=48), tmp_path / "large")
     make_image_processor("paper", 48).save_pretrained(tmp_path / "large")

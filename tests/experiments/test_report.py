@@ -156,6 +156,9 @@ def test_agreement_of_all_images_and_runs_has_a_width():
     assert (difference.mean, difference.low, difference.high) == (0.0, -0.1, 0.1)
     both = {name: [replace(of, seed=seed) for of in of_set for seed in "01"] for name, of_set in gains.items()}
     assert mean_gain(both).high == 0.1
+    for sign, ends in ((1, (0.9, 1.0)), (-1, (-1.0, -0.9))):  # no change is more than that of all images
+        certain = mean_gain({"a": [Gains(np.full(30, sign), "0", np.arange(30))]})
+        assert (certain.low, certain.high) == pytest.approx(ends, abs=1e-12)
 
 
 def test_runs_are_paired_by_model_and_seed(results):
@@ -165,6 +168,11 @@ def test_runs_are_paired_by_model_and_seed(results):
     assert against.mean == pytest.approx(change(other, ["imagenet-a"]).mean - change(ours, ["imagenet-a"]).mean)
     assert versus(ours, [], ["imagenet-a"]) is None
     assert versus(ours[:1], other[1:2], ["imagenet-a"]) is None  # of another seed
+    one = other[0].sets["imagenet-a"]
+    for changed in ({"images": "0123"}, {"classes": one.classes[::-1]}):
+        moved = [replace(run, sets=run.sets | {"imagenet-a": replace(one, **changed)}) for run in other]
+        with pytest.raises(ValueError, match="on other images of `imagenet-a` each"):
+            versus(ours, moved, ["imagenet-a"])
 
 
 def verdicts_of(runs):

@@ -16,10 +16,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.experiments import measure_mixtures
 from robust_vit_hf.experiments.choose_settings import choose_settings, setting_of
 from robust_vit_hf.experiments.collect_runs import _seconds, collect
 from robust_vit_hf.experiments.grid import read_grid
 from robust_vit_hf.experiments.point_folder import ORIGINALS, PREDICTIONS, ROBUSTNESS, RUN, is_measured
+from robust_vit_hf.experiments.recipes import train_arguments
 from robust_vit_hf.experiments.sweep import SweepRun, _run_here, protocol_of
 from robust_vit_hf.results.results_parquet import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
@@ -88,6 +91,9 @@ def test_each_point_is_a_run(swept):
         assert training["relevance_distance"] == ("bce" if "bce" in path.name else "mse")
         assert not list((path / RUN).glob("checkpoint-*"))  # which hold the optimizer
     assert len(list((out / "originals").iterdir())) == 1  # the original model is measured once
+    for run in collect([out]).runs:
+        assert (run.train_images, run.epochs) == (16, 1) and run.original == Stage.of(out / run.name).inputs["model"]
+        assert run.commit == read_json(out / run.name / RUN / "results.json").get("commit")
 
 
 def test_a_dry_run_lists_and_estimates(swept, inputs, tmp_path):
@@ -186,6 +192,12 @@ def test_learning_rates_of_a_variant_are_crossed(inputs, tmp_path):
     ]  # fmt: skip
 
 
+def test_a_long_name_of_a_run_is_cut_off(inputs, tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants={400 * "a": {}, f"{400 * 'a'}b": {"seed": 1}})
+    first, second = (point.name for point in read_grid(grid).points)
+    assert len(first) == len(second) == 90 + 1 + 16 and first != second  # for the names of files end at 255 bytes
+
+
 def test_weights_of_a_variant_are_chosen_where_the_rule_says_so(inputs, tmp_path):
     variants = {"a": {"relevance_weight": [0.1, 1], "learning_rate": [1e-3, 1e-4]}, "b": {"dataset": "images/{seed}"}}
     seeds = {"x": {"seed": 1, "model": "first"}, "y": {"seed": 2, "model": "second"}}
@@ -279,6 +291,20 @@ def test_unlabelled_images_in_a_sweep_with_mixtures(inputs, tmp_path):
     cut_out = runs["cut_out", 1.0].sets["test"]
     assert len(cut_out) == 6 and cut_out.usable.sum() == 4 and not cut_out.correct("after")[[1, 4]].any()
     assert runs["cut_out", 1.0].epochs is None  # one for all lengths of a training
+    (point,) = points(tmp_path / "out")
+    assert len({*Stage.of(point).inputs["datasets"]}) == 3  # digests: the images that are measured count too
+
+
+def test_mixtures_are_measured_on_the_first_shifted_set_alone(inputs, tmp_path, monkeypatch):
+    """And on the sets without a shift, and all weights on the validation images alone."""
+    rows, measured = EvaluationSet.of(masked_dataset(4)), []
+    sets = {"a": rows, "b": replace(rows, shifted=True), "c": replace(rows, shifted=True)}
+    monkeypatch.setattr(measure_mixtures, "load_data", lambda *_: (None, masked_dataset(4), sets))
+    monkeypatch.setattr(measure_mixtures, "measure", lambda session, *_, **__: measured.append([*session.sets]))
+    model, folder = str(inputs / "model"), tmp_path / "out"
+    options = train_arguments(model=model, dataset=str(inputs / "data"), output_dir=model, use_cpu=True)
+    measure_mixtures.measure_shares(*options, folder, tmp_path / ORIGINALS, [1.0, 0.5])
+    assert measured == [["a", "b"], ["validation"], ["a", "b"], ["validation"]]
 
 
 def test_seconds_are_those_of_the_training_alone():
@@ -338,6 +364,9 @@ def test_a_set_of_one_model_is_left_out_and_named(swept, tmp_path, caplog):
         for side in sides:
             shutil.copytree(point / PREDICTIONS / "validation" / side, sets / name / side)
     assert "ImageNet-A" not in table(point, tmp_path / "report")
+    shutil.copytree(sets / "imagenet-v2", sets / "imagenet-9-original")  # whose images have several classes
+    (run,) = collect([point]).runs
+    assert {name: of.by_class for name, of in run.sets.items()} == {"imagenet-v2": True, "imagenet-9-original": False}
     assert f"`{sets / 'imagenet-a'}` is left out" in caplog.text and "`after`" in caplog.text
 
 
@@ -464,10 +493,15 @@ def test_baselines_of_the_paper(name, tmp_path):
         ("variants: {a: {learning_rat: 1}}", "variants: a: unknown option learning_rat"),
         ("seeds: {1: {seed: 1}, 01: {seed: 2}}", "`01` is given a second time"),
         ("variants: {a: {}, b: {confidence_temperature: 1.0}}", "it has the same settings as `"),
+        ("variants: {a: {}, b: {class_seed: 1}}", "it has the same settings as `"),  # which only benchmarks read
         ("variants: {a: {}}\nsets: [imagenet-a]", "needs `imagenet/imagenet-a`"),
         ("variants: {a: {}, b: {dataset: nowhere}}", "b-11111111: "),
         (
             'variants: {a: {learning_rate: [1.0e-3, 1.0e-2], logging_strategy: "no"}}',
+            "learning rates are chosen on validation images, which are not measured",
+        ),
+        (
+            'variants: {a: {learning_rate: [1.0e-3, 1.0e-2], eval_strategy: "no"}}',
             "learning rates are chosen on validation images, which are not measured",
         ),
     ],

@@ -144,6 +144,11 @@ def test_results(folder):
     with_mean = make_card(run, results(shifted=True)).content  # a row of no further images
     assert "| mean of the shifted sets |" in with_mean and "1 of 4 test images were classified" in with_mean
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    tagged = run | {"data": run["data"] | {"dataset_tags": ["x/y"], "dataset_args": ["all"]}}
+    elsewhere = measured | {"sources": {"validation": "other/images"}}
+    for given, arguments in ((measured, {"args": ["all"]}), (elsewhere, None)):  # of the images that were trained on
+        data = make_card(tagged, given).data
+        assert data.datasets == ["x/y"] and {str(r.dataset_args) for r in data.eval_results} == {str(arguments)}
     row["top1_after"] = 1 / 3
     assert make_card(run, measured).data.eval_results[0].metric_value == 0.3333
 

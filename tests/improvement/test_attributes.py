@@ -1,6 +1,7 @@
 """`improve --attributes`: a model that decides by the frame, from images to a better model."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -16,6 +17,7 @@ from robust_vit_hf.data.geometry import pixel_levels
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.composites import composite_outputs
+from robust_vit_hf.improvement.improve import _attributes
 from robust_vit_hf.models.last_layer import LastLayer
 
 from ..helpers.sessions import session_of
@@ -80,6 +82,13 @@ def test_the_frame_is_named_and_mended(improvement):
 def test_finetuning_is_said_not_to_use_the_frame(improvement, given):
     note = "The finetuning does not use the attributes that were named."
     assert note not in str(improvement) and note in str(improve(**given, effort="full"))
+
+
+def test_the_background_is_in_all_composites(monkeypatch):
+    """So that it is no attribute of theirs."""
+    found, notes = SimpleNamespace(named=["background", "border"], sentence="Decides by both."), []
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.measure_attributes", lambda *_: {"before": found})
+    assert _attributes(None, None, notes) == ["border"] and notes == ["On the selection images: Decides by both."]
 
 
 def test_features_are_those_of_the_edited_images(tmp_path: Path):

@@ -67,6 +67,9 @@ def test_among_those_within_one_standard_error_the_mildest_is_chosen():
     costly = measured(0.9, 0.8)
     assert choose([BEFORE, costly, worse], BEFORE, max_loss=1.0) is worse
     assert choose([BEFORE], BEFORE, max_loss=1.0) is BEFORE
+    # Of two images, one is a standard error of the sample, which is larger than that of all by the root of two.
+    before, best, milder = (measured(*of, count=2) for of in ((0.0, 1.0), (1.0, 0.5), (0.5, 1.0)))
+    assert choose([before, best, milder], before, max_loss=1.0) is milder
 
 
 def test_the_original_wins_where_nothing_is_better():

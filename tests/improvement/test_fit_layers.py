@@ -19,6 +19,7 @@ from robust_vit_hf.improvement.composites import (
     SELECTION_COMPOSITES,
     Composites,
     composite_outputs,
+    training_composites,
 )
 from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background, temperature_of
 from robust_vit_hf.improvement.new_layers import NewLayers
@@ -165,6 +166,10 @@ def test_the_temperature_is_that_of_the_least_cross_entropy():
     assert temperature_of(half) == pytest.approx(min(np.arange(1, 4, 0.01), key=loss), abs=0.02)
 
 
+def test_few_training_images_have_more_composites():
+    assert [training_composites(count) for count in (10, 200, 5000)] == [12, 6, 2]
+
+
 def test_features_go_on_after_the_images_that_are_complete(tmp_path):
     session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(masked_dataset(8))})
     given = session.sides["before"], session, 2, (3, 0), None, tmp_path
@@ -233,6 +238,10 @@ def test_the_temperature_divides_the_whole_layer(tmp_path):
     assert abs(temperature - 1) > 0.1
     np.testing.assert_allclose(temperature * written["classifier.weight"], mixture.weight, rtol=1e-4)
     np.testing.assert_allclose(temperature * written["classifier.bias"], mixture.bias, rtol=1e-4)
+    # Where the original is right on all images, they do not tell how sure it may be.
+    replace(layers, before=Mixture(np.ones(16), np.ones(16))).write(settings, 0.5, tmp_path / "model", {})
+    written = load_file(tmp_path / "model" / "model.safetensors")
+    np.testing.assert_allclose(written["classifier.bias"], mixture.bias, rtol=1e-4)
 
 
 def test_a_finetuned_mixture_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
@@ -245,6 +254,9 @@ def test_a_finetuned_mixture_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
     (tmp_path / settings.name / TRAINING_FOLDER).mkdir(parents=True)
     write_json(tmp_path / settings.name / TRAINING_FOLDER / RUN_FILE, {"training": {}})
     wrong = Mixture(np.zeros(16), np.zeros(16))
+    trials.write(settings, 0.5, tmp_path / "model", Mixture(np.ones(16), np.ones(16)))
+    of_right = read_json(tmp_path / "model" / RUN_FILE)["training"]
+    assert of_right["temperature, fitted on the selection images"] == "1.00"
     trials.write(settings, 0.5, tmp_path / "model", wrong)
     side = replace(session.sides["before"], model=interpolate(first, second, 0.5))
     temperature = temperature_of(composite_outputs(side, session, SELECTION_COMPOSITES, (4, 0)))

@@ -20,10 +20,16 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import robust_vit_hf
+from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.data.draw_images import halves, held_out
+from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
+from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
 from robust_vit_hf.improvement.fit_layers import MAP_PENALTIES
+from robust_vit_hf.improvement.image_roles import images_by_role
+from robust_vit_hf.improvement.improve import _check_report_images, _estimate
+from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement, worse_classes
 from robust_vit_hf.models.last_layer import NoLastLayer
 from robust_vit_hf.models.model_digest import weights_digest
@@ -36,6 +42,7 @@ from robust_vit_hf.utils.stage import Stage
 from ..diagnosis.test_diagnosis import diagnosis
 from ..helpers.attacks import COLOURS, biased_model
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
+from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 
 
@@ -356,6 +363,44 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     assert "| swap and relevance, " in candidates and "layer" not in candidates
 
 
+@pytest.mark.parametrize("effort, own, other", [("minute", 1052, "full: 34332"), ("full", 34332, "minute: 1052")])
+def test_the_estimate_is_of_all_passes(effort, own, other, monkeypatch):
+    """Of an image, and of a mask, a minute each."""
+    clock = SimpleNamespace(perf_counter=iter(range(0, 10**6, 8 * 60)).__next__)
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.time", clock)
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.SECONDS_PER_MASK", 60)
+    sizes = {"train": 24, "selection": 16, "report": 20}
+    roles = SimpleNamespace(images={role: SimpleNamespace(rows=masked_dataset(size)) for role, size in sizes.items()})
+    options = ImproveOptions(model="m", dataset="d", output_dir="o", masks="tokencut", effort=effort)
+    session = session_of({"before": tiny_vit()}, {})
+    # Two models in 15 conditions; composites of selection and training images, 4 and 12 each. Trainings of 4 · 80 and 2 · 240
+    # steps of 8 images, each as long as 5 passes, of which 4 · 2 and 2 · 4 mixtures are measured.
+    composed = 2 * 15 * 20 + 5 * 16 + 13 * 24 + sum(sizes.values())
+    assert composed == 1052 and composed + 5 * 800 * 8 + 5 * 16 * 16 == 34332
+    text = _estimate(session.sides["before"], roles, options)
+    assert text.startswith(f"about {own} minutes in all; --effort {other} minutes, and gained 8 points ")
+
+
+def test_too_few_report_images_are_said_to_be_few(capsys):
+    session = session_of({"before": tiny_vit()}, {"report": EvaluationSet.of(masked_dataset(16))})
+    few = "16 report images will tell a change at home to within 9.8 points"  # 1.96 · √(0.04 / 16)
+    needed = ", and to within --max_loss 5 it takes about 62: give more"  # 0.04 · (1.96 / 0.05)²
+    for max_loss, text in ((10, ""), (5, few + needed), (0, f"{few}: give more")):  # no number resolves a bound of 0
+        _check_report_images(session, Backgrounds(8, relevance=False), max_loss)
+        said = capsys.readouterr().err
+        assert "your model: " in said and ("will tell" in said) is bool(text) and text in said
+
+
+@pytest.mark.parametrize("split", ["photos", "photos/train"], ids=["two splits", "held out"])
+def test_the_seed_draws_the_images_of_each_role(split, inputs):
+    session, drawn = session_of({"before": tiny_vit(**NAMES)}, {}), []
+    for seed in (0, 0, 1):
+        options = {"dataset": str(inputs / split), "max_steps": 2, "train_batch_size": 4, "num_images": 2}
+        roles = images_by_role(ImproveOptions(model="m", output_dir="o", seed=seed, **options), session)
+        drawn.append({role: dataset_identity(of.rows) for role, of in roles.images.items()})
+    assert drawn[0] == drawn[1] and all(drawn[0][role] != drawn[2][role] for role in drawn[0])
+
+
 def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
     """Not those of the four that one step sees."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-1])
@@ -441,13 +486,17 @@ def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monk
 
 
 def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
-    def stopped(*_, **__):
+    seen = []
+
+    def stopped(trainer, **_):
+        seen.append(trainer.args)
         raise TrainingInterrupted("SIGTERM has stopped the training after step 2. Resume with an option.", 143)
 
     monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", stopped)
-    result = call("improve", *with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 3)
+    result = call("improve", *with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 3, "--bf16")
     assert result.status == 143 and "Resume with an option" not in result.err
     assert "after step 2 of swap, learning rate 0.0003, 1 steps. Start the same command again" in result.err
+    assert seen[0].bf16 and (seen[0].seed, seen[0].per_device_train_batch_size) == (SEED, 4)
 
 
 @pytest.mark.slow

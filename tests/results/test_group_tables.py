@@ -37,10 +37,14 @@ def test_the_worst_group_and_the_weighted_average():
 
 
 def test_groups_of_the_training_without_images_are_named():
-    groups, weights = np.repeat(np.array(["a", "b"], dtype=object), 100), dict.fromkeys("edcba", 1.0)
+    groups, weights = np.repeat(np.array(["a", "b"], dtype=object), 100), dict.fromkeys("fedcba", 1.0)
     birds = result("test", groups=groups, weights=weights, before=0.5, after=1.0)
     (table,) = group_tables(run_of(birds))
-    assert table.title.endswith("Without 3 groups of the training that have no images here: c, d, e")
+    assert table.title.endswith("Without 4 groups of the training that have no images here: c, d, e, …")
+    birds.group_weights.pop("f")
+    assert group_tables(run_of(birds))[0].title.endswith(
+        "Without 3 groups of the training that have no images here: c, d, e"
+    )
     assert (
         worst_group_table(Results([run_of(birds)])).rows[0][-1]
         == "as in training, without 3 groups that have no images"

@@ -133,8 +133,10 @@ def test_class_changes_are_sorted():
 
 
 def test_curves():
-    factors = {"angle": np.array([0.0, 0, 20, 20]), "area": np.array([0.2] * 4)}
-    assert curves(result([True, False, False, True], [True, True, False, True], factors=factors)) == {
+    factors = {"angle": np.array([0.0, 0, 20, 20, 20, 40]), "area": np.array([0.2] * 6)}
+    sides = [[True, False, False, True, True, True], [True, True, False, True, True, True]]
+    labels = [0, 0, 0, 0, -1, -1]  # the last two do not count
+    assert curves(result(*sides, labels=labels, factors=factors)) == {
         "angle": {"value": [0, 20], "num_images": [2, 2], "before": [0.5, 0.5], "after": [1, 0.5]},
     }
 
