@@ -224,19 +224,18 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
     file = arguments.output_dir / "last_layer.json"
-    results = read_json(file) or {"rules": {}, "variants": {}}
+    results = read_json(file) or {}
     for (part, measure), models in {("rules", rules): FRESH, ("variants", variants): EARLIER}.items():
+        found = results.get(part, {}).get("models", {})
         for seed, model in models.items():
-            if str(seed) in results[part]:
+            if str(seed) in found:
                 continue
             folder = arguments.output_dir / str(seed)
             stage = Stage(folder, {"command": "last layer"})
             with open_session(PairOptions(model=model), "paper", stage, bf16=arguments.bf16) as session:
-                results[part][str(seed)] = dict(measure(Features(session, folder / "features", seed)))
-            print(
-                seed, *(f"{name}: {values}" for name, values in results[part][str(seed)].items()), sep="\n", flush=True
-            )
-            write_json(file, results | environment())
+                found[str(seed)] = dict(measure(Features(session, folder / "features", seed)))
+            print(seed, *(f"{name}: {values}" for name, values in found[str(seed)].items()), sep="\n", flush=True)
+            write_json(file, results := results | {part: {"models": found, **environment()}})
 
 
 if __name__ == "__main__":

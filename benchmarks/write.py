@@ -127,7 +127,7 @@ def full_gained(names: Sequence[str]) -> float:
 
 def gain_of_layers(rule: str, measure: str) -> Difference:
     """Mean change of top-1 over the models of benchmarks/last_layer.json by the layers that a rule chose."""
-    found = read_json(HERE / "last_layer.json")["rules"]
+    found = read_json(HERE / "last_layer.json")["rules"]["models"]
     return mean_over([(of[rule][measure] - of["before"][measure]) / 100 for of in found.values()], [*found])
 
 
@@ -247,7 +247,7 @@ def half_of_the_classes() -> Table:
 
 def variants() -> str:
     """Layers that are made otherwise than by `improve`: change of top-1 from before."""
-    of_seeds, rows = read_json(HERE / "last_layer.json")["variants"].values(), []
+    of_seeds, rows = read_json(HERE / "last_layer.json")["variants"]["models"].values(), []
     for name in [name for name in next(iter(of_seeds)) if name != "before"]:
         gains = [[made[name][of] - made["before"][of] for of in MEASURES] for made in of_seeds]
         means = (sum(values) / len(values) for values in zip(*gains, strict=True))

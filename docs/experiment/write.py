@@ -201,7 +201,7 @@ def price_block(results: ResultsFile) -> str:
 
 def found_block(results: ResultsFile) -> str:
     """What was found, in five sentences."""
-    layers = json.loads(LAYERS.read_text())["rules"].values()
+    layers = json.loads(LAYERS.read_text())["rules"]["models"].values()
     shifted, home = ([of["fit to the output"][name] - of["before"][name] for of in layers] for name in (SHIFTED, HOME))
     of_layer, of_layer_at_home = (mean_over(np.divide(of, 100), [*map(str, range(len(of)))]) for of in (shifted, home))
     longer = sorted((run for run in read(STEPS).runs if run.learning_rate == 2.5e-6), key=lambda run: run.seed)
