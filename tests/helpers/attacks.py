@@ -325,6 +325,7 @@ MASKS = [
     Attack("a mask that is cut off", lambda of: _cut(of.mask()), "mask cannot be decoded"),
     Attack("an image without a mask", lambda of: of.mask().unlink(), images=11, told="1 of 12 images have no mask"),
     Attack("masks of one class", lambda of: [shutil.rmtree(of.mask(name)) for name in "bcd"], "one class"),
+    Attack("a mask whose suffix is in capitals", lambda of: of.mask().rename(of.mask("a/0.PNG"))),
     Attack("a mask without an image", lambda of: shutil.copy(of.mask(), of.mask("a/99.png"))),
     Attack("two masks of an image", lambda of: Image.open(of.mask()).save(of.mask("a/0.bmp")), "masks of one image"),
     Attack(
