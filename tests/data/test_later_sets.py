@@ -118,7 +118,13 @@ def test_hard_imagenet_joins_masks_with_images(tmp_path):
     for folder, options in ((root, {}), (tmp_path / "imagenet", {"imagenet": str(tmp_path / "imagenet")})):
         with pytest.raises(ValueError, match=r"hardImageNet.zip.* --imagenet"):
             load_image_set("hard-imagenet", folder, **options)
-    (tmp_path / "imagenet" / "val" / TENCH / "ILSVRC2012_val_00000007.JPEG").unlink()
+    image = tmp_path / "imagenet" / "val" / TENCH / "ILSVRC2012_val_00000007.JPEG"
+    for name in (f"validation/{TENCH}/{TENCH}_{image.name}", f"ILSVRC/Data/CLS-LOC/val/{image.name}", image.name):
+        (tmp_path / "imagenet" / name).parent.mkdir(parents=True, exist_ok=True)
+        image = image.rename(tmp_path / "imagenet" / name)
+        found = load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True)
+        assert labels_and_names(found)[0] == (0, f"{TENCH}/ILSVRC2012_val_00000007.JPEG")
+    image.unlink()
     with pytest.raises(ValueError, match=rf"its image {TENCH}/ILSVRC2012_val_00000007.JPEG is not in"):
         list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
 

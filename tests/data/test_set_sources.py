@@ -124,6 +124,13 @@ def test_redrawn_mask_is_read_again(tmp_path):
     assert (before > 0).sum() == 144 and (after > 0).sum() == 1
 
 
+def test_an_added_image_is_read(tmp_path):
+    for count in (1, 2):
+        layouts.save(layouts.picture(count), tmp_path / TENCH / f"{count}.jpg")
+        later(tmp_path / TENCH)
+        assert len(load_image_set("imagenet-sketch", tmp_path)) == count
+
+
 def test_edited_metadata_are_read_again(tmp_path):
     layouts.si_score(tmp_path, {"koala": 1})
     for streaming in (False, True):

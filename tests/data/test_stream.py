@@ -126,6 +126,12 @@ def test_the_model_numbers_the_classes(tmp_path):
     assert [row["labels"] for row in islice(trainer.train_dataset, 4)] == [3 - label for label in LABELS[:4]]
 
 
+@pytest.mark.parametrize("strategy, told", [("steps", False), ("epoch", True)])
+def test_the_one_epoch_is_told_where_it_matters(tmp_path, strategy, told, caplog):
+    make_trainer(tmp_path, save_strategy=strategy)
+    assert ("`max_steps` count as one epoch" in caplog.text) is told
+
+
 @pytest.mark.parametrize("num_shards", [1, 4])
 def test_processes_share_the_rows(num_shards):
     dataset = labelled([0, 1, 2, 3] * 2)
@@ -213,6 +219,9 @@ def test_identity():
     others = [other.to_iterable_dataset() for other in others]
     others += [dataset.to_iterable_dataset(2), dataset.to_iterable_dataset().shuffle(1)]
     assert len({identity, *map(stream_identity, others)}) == 6
+    ends = [dataset.select(99 * [0] + end).to_iterable_dataset() for end in ([0, 0], [0, 1], [1, 0])]
+    first, second, third = map(stream_identity, ends)
+    assert first == second != third  # by the first 100 rows
 
 
 # -- The command ------------------------------------------------------------------------------------------------------
