@@ -7,6 +7,7 @@ import pytest
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.data.known_sets import KNOWN_SETS
 from robust_vit_hf.data.layouts.objectnet import BORDER
 from robust_vit_hf.evaluation.sets import load_evaluation_set
 
@@ -155,6 +156,33 @@ def test_pushed_set_is_known_by_its_settings(hub, tmp_path):
     prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "framed")
     hub.add("datasets", "me/framed", tmp_path / "framed")
     assert load_evaluation_set("objectnet", "me/framed", "native").border == BORDER
+    hub.repos["datasets", "me/old"] = {"made_by.json": b"{}"}
+    with pytest.raises(ValueError, match="`me/old` was prepared by an earlier version"):
+        load_image_set("objectnet", "me/old")
+
+
+TARS = ["timm/imagenet-1k-wds", *(f"clip-benchmark/wds_imagenet{of}" for of in ("1k", "-a", "-r", "_sketch", "v2"))]
+
+
+@pytest.mark.parametrize("copy", TARS)
+def test_tars_of_the_hub(copy, hub, tmp_path):
+    """Those to evaluate on, and not to train on."""
+    files = hub.repos.setdefault(("datasets", copy), {})
+    for number, folder in enumerate(("train", "validation" if copy == TARS[0] else "test")):
+        files[f"{folder}/0.tar"] = (wds(tmp_path / folder, [number]) / "0.tar").read_bytes()
+    (name,) = (name for name, known in KNOWN_SETS.items() if copy in known.hub)
+    rows = load_image_set(name, copy, streaming=True)
+    assert [row["label"] for row in rows] == [{"imagenet-a": 11, "imagenet-r": 2}.get(name, 1)]
+
+
+def test_imagenet_v2_from_the_hub(hub, tmp_path):
+    """One variant is downloaded, by default the paper's."""
+    for variant, label in (("matched-frequency", 3), ("top-images", 5)):
+        folder = layouts.class_folders(tmp_path / f"imagenetv2-{variant}-format-val", {str(label): 1})
+        archive = layouts.tar_of(folder, tmp_path / f"imagenetv2-{variant}.tar.gz")
+        hub.repos.setdefault(("datasets", "vaishaal/ImageNetV2"), {})[archive.name] = archive.read_bytes()
+    assert load_image_set("imagenet-v2")["label"] == [3]
+    assert load_image_set("imagenet-v2", variant="top-images")["label"] == [5]
 
 
 def test_pushed_split_and_variant(hub, tmp_path):
@@ -172,11 +200,11 @@ def test_pushed_split_and_variant(hub, tmp_path):
         load_image_set("waterbirds", "me/birds")
 
 
-def test_imagenet_r_by_wnid_without_labels(hub):
+def test_imagenet_r_by_wnid(hub):
     card = b"---\nconfigs:\n- config_name: test\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
     hub.repos["datasets", "axiong/imagenet-r"] = {"README.md": card}
-    features = {"wnid": datasets.Value("string"), "class_name": datasets.Value("string")}
-    columns = {"wnid": [TOILET_TISSUE], "class_name": ["toilet tissue"], "image_names": [None]}
+    features = {"wnid": datasets.Value("string"), "label": datasets.Value("int64")}  # in an unknown numbering
+    columns = {"wnid": [TOILET_TISSUE], "label": [3], "image_names": [None]}
     add_parquet(hub, "axiong/imagenet-r", "data/test-00000-of-00001.parquet", features, **columns)
     assert labels_and_names(both_ways("imagenet-r")) == [(999, "0-0")]
 

@@ -42,6 +42,7 @@ def test_the_same_rows_have_the_same_identity(tmp_path):
     assert dataset_identity(datasets.concatenate_datasets(halves)) == known
     rows.to_parquet(tmp_path / "rows.parquet")
     assert dataset_identity(datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"))) == known
+    assert dataset_identity(rows.cast_column("label", datasets.ClassLabel(names=list("abce")))) != known
     assert dataset_identity(rows.select([3, 2, 1, 0])) != known
     assert dataset_identity(rows.select(range(3))) != known
 

@@ -72,6 +72,9 @@ def test_slices_rejected_rows_and_card(tmp_path, no_contact_sheets):
     assert "| train | 3 | 4 |" in card and "| … is torn cut at … | 1 |" in card
     before = files_below(tmp_path)
     assert writer_of(tmp_path).finish() == (3, 4) and files_below(tmp_path) == before
+    (tmp_path / "train-000000003-000000006.parquet").unlink()
+    assert writer_of(tmp_path).position == 3  # what follows is written again
+    assert {path.name[-11:] for path in tmp_path.rglob("*.parquet")} == {"003.parquet"}
 
 
 def test_a_stop_between_the_rejected_and_the_kept_rows_of_a_slice(tmp_path, monkeypatch, no_contact_sheets):
