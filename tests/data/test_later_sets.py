@@ -39,8 +39,12 @@ def test_imagenet_9(tmp_path):
         rows = both_ways("imagenet-9-mixed_rand", source)
         assert [row["label"] for row in rows] == [CLASSES[DOG]] * 2 + [CLASSES[VEHICLE]]
         assert "mask" not in rows[0] and rows[0]["file_name"].endswith("val/00_dog/00_dog_0.JPEG")
-    rows = both_ways("imagenet-9-original", root)
-    assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
+    (root / "unpacked").mkdir()
+    for source in (root, root / "original", root):
+        rows = both_ways("imagenet-9-original", source)
+        assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
+        if source != root:
+            (root / "fg_mask").rename(root / "unpacked" / "fg_mask")  # of another archive
 
 
 def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):

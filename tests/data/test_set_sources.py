@@ -47,11 +47,12 @@ def test_training_images_are_no_validation_images(tmp_path):
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [1]
 
 
-def test_training_tars_are_left_out(tmp_path):
+@pytest.mark.parametrize("place", ["test", "val", "validation"])
+def test_training_tars_are_left_out(tmp_path, place):
     layouts.webdataset(tmp_path / "train", [("a", layouts.picture(0), 5)])
     with pytest.raises(ValueError, match="found none"):
         load_image_set("imagenet-1k", tmp_path)
-    layouts.webdataset(tmp_path / "test", [("b", layouts.picture(1), 7)])
+    layouts.webdataset(tmp_path / place, [("b", layouts.picture(1), 7)])
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [7]
 
 

@@ -78,11 +78,9 @@ def test_numbers_of_numpy_and_a_second_check(tmp_path):
 def test_the_control_is_cross_entropy_alone(options, tmp_path):
     """Of the options of any method, none is left: it is what `finetune` is by default."""
     shared = {"background_swap": 0.5, "backgrounds": "pictures", "confidence_temperature": 0.55}
-    shared |= {"report_to": "tensorboard", "push_to_hub": True}
     control = control_of(RobustViTConfig(str(tmp_path), learning_rate=0.1, **shared, **options))
     assert control.describe() == RobustViTConfig(str(tmp_path), method="finetune", learning_rate=0.1).describe()
     assert control.backgrounds is None and control.confidence_target == "label"
-    assert (control.report_to, control.save_strategy, control.push_to_hub) == ([], "no", False)
 
 
 def test_options_of_the_relevance_loss_are_not_described_without_it(tmp_path):

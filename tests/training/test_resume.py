@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from robust_vit_hf import RobustViTTrainer, make_image_processor
 from robust_vit_hf.training import callbacks
 from robust_vit_hf.training.adapters import add_lora
-from robust_vit_hf.training.checkpoints import find_checkpoint, finish_checkpoint
+from robust_vit_hf.training.checkpoints import find_checkpoint, finish_checkpoint, identity_of
 from robust_vit_hf.training.interrupts import InterruptCallback, TrainingInterrupted
 from robust_vit_hf.utils.lock import folder_lock
 from robust_vit_hf.utils.stage import STAGE_FILE, OtherInputs
@@ -29,6 +29,7 @@ from ..helpers.tiny import (
     masked_dataset,
     masked_folder,
     save_pretrained,
+    tensor_rows,
     tiny_config,
     tiny_vit,
 )
@@ -89,6 +90,10 @@ def test_another_run_is_refused_by_name(begun, change, named):
     assert refused.value.differing == [named]
 
 
+def test_other_datasets_are_told_by_their_length():
+    assert [identity_of(rows) for rows in (tensor_rows(3), tensor_rows(4), iter("abc"))] == [3, 4, None]
+
+
 def test_logging_and_epochs_may_change(begun, tmp_path):
     settings = {"num_train_epochs": 3, "logging_steps": 2, "save_total_limit": 3}
     trainer = make_trainer(tmp_path, **settings, eval_strategy="steps", eval_steps=1, save_steps=2)
@@ -109,6 +114,7 @@ def test_an_adapter_is_recognised(tmp_path):
     modules = json.loads(trainer._inputs["adapter"])["target_modules"]
     assert len(modules) > 5 and modules == sorted(modules)
     trainer.train()
+    assert (tmp_path / "checkpoint-3" / "base_model.json").is_file()  # as beside every adapter
     with pytest.raises(OtherInputs, match="adapter"):
         make_trainer(tmp_path, model=add_lora(tiny_vit(), 3, "tiny")).train(resume_from_checkpoint=True)
     make_trainer(tmp_path, model=add_lora(tiny_vit(), 2, "tiny")).train(resume_from_checkpoint=True)
