@@ -1,18 +1,10 @@
-"""Threads, and signals that end a command, as the shell left them."""
+"""Signals that end a command, as the shell left them."""
 
-import os
 import signal
 
 import pytest
-import torch
 
-from robust_vit_hf.utils.processes import end_by_signals, use_all_cores
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity")
-def test_as_many_threads_as_the_process_has_cores():
-    use_all_cores()
-    torch.set_num_threads.assert_called_with(len(os.sched_getaffinity(0)))
+from robust_vit_hf.utils.processes import end_by_signals
 
 
 @pytest.mark.parametrize(

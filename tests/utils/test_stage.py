@@ -37,17 +37,6 @@ def test_a_stage_is_complete_when_it_is_finished(tmp_path):
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_folder_is_free_again_if_a_stage_failed_before_its_first_file(finished, tmp_path):
-    stage = Stage(tmp_path, INPUTS)
-    with pytest.raises(KeyError), stage.lock():
-        stage.begin()
-        if finished:
-            stage.finish({"top1": 0.5})
-        raise KeyError
-    assert (tmp_path / STAGE_FILE).is_file() is finished
-
-
-@pytest.mark.parametrize("finished", [False, True])
 def test_other_inputs_are_refused_and_named(tmp_path, finished):
     stage = Stage(tmp_path, INPUTS)
     stage.begin()
