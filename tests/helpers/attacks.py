@@ -278,6 +278,7 @@ IMAGES = [
         "metadata without a label in one line",
         lambda of: of.metadata("file_name,label\n" + LINES.replace("a/0.png,a", "a/0.png,")),
         images=11,
+        told=" 1 of 12 images of `validation` have no label",
     ),
     Attack("metadata of a file twice", lambda of: of.metadata("file_name,label\n" + 2 * "a/0.png,a\n"), "2 images"),
     Attack("the label 0.5", lambda of: of.metadata("file_name,label\na/0.png,0.5\nb/1.png,1.5\n"), "label"),
