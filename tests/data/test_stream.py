@@ -126,12 +126,6 @@ def test_the_model_numbers_the_classes(tmp_path):
     assert [row["labels"] for row in islice(trainer.train_dataset, 4)] == [3 - label for label in LABELS[:4]]
 
 
-@pytest.mark.parametrize("strategy, told", [("steps", False), ("epoch", True)])
-def test_the_one_epoch_is_told_where_it_matters(tmp_path, strategy, told, caplog):
-    make_trainer(tmp_path, save_strategy=strategy)
-    assert ("`max_steps` count as one epoch" in caplog.text) is told
-
-
 @pytest.mark.parametrize("num_shards", [1, 4])
 def test_processes_share_the_rows(num_shards):
     dataset = labelled([0, 1, 2, 3] * 2)
