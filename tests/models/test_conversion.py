@@ -53,7 +53,6 @@ def test_timm_to_hf_to_timm(name, dtype, tmp_path):
     model = tiny(name=name)
     source = saved_in(tmp_path / "source", model, dtype=dtype)
     convert(source, tmp_path / "hf")
-    assert json.loads((tmp_path / "hf" / "conversion.json").read_text()) == {"source": "source"}  # without the path
     convert(tmp_path / "hf", tmp_path / "new" / "timm", "--to", "timm")
     back = tmp_path / "new" / "timm"
     assert_same_weights(load_file(back / "model.safetensors"), load_file(source / "model.safetensors"))

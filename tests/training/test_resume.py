@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from robust_vit_hf import RobustViTTrainer, make_image_processor
+from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.training import callbacks
 from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.training.checkpoints import find_checkpoint, finish_checkpoint, identity_of
@@ -22,17 +22,7 @@ from robust_vit_hf.utils.lock import folder_lock
 from robust_vit_hf.utils.stage import STAGE_FILE, OtherInputs
 
 from ..helpers.commands import call, python, succeed, wait_until
-from ..helpers.tiny import (
-    IMAGE_SIZE,
-    PRETRAINING,
-    ROOT,
-    masked_dataset,
-    masked_folder,
-    save_pretrained,
-    tensor_rows,
-    tiny_config,
-    tiny_vit,
-)
+from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
@@ -53,12 +43,10 @@ class At(TrainerCallback):
             self.function()
 
 
-def make_trainer(
-    folder, rows=None, model=None, callbacks=None, eval_rows=None, processor=None, **settings
-) -> RobustViTTrainer:
-    rows, eval_rows = rows or masked_dataset(12), eval_rows or masked_dataset(4, seed=1)
-    config = tiny_config(folder, **{"per_device_train_batch_size": 4} | SAVING | settings)
-    return RobustViTTrainer(model or tiny_vit(), config, rows, eval_rows, processor, callbacks=callbacks)
+def make_trainer(folder, rows=None, model=None, callbacks=None, **settings) -> RobustViTTrainer:
+    rows = masked_dataset(12) if rows is None else rows
+    config = tiny_config(folder, per_device_train_batch_size=4, **SAVING | settings)
+    return RobustViTTrainer(model or tiny_vit(), config, rows, masked_dataset(4, seed=1), callbacks=callbacks)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +66,6 @@ def begun(tmp_path_factory) -> Path:
         ({"model": tiny_vit(seed=1)}, "model"),
         ({"model": tiny_vit(num_attention_heads=4)}, "model"),
         ({"rows": masked_dataset(12, seed=3)}, "train dataset"),
-        ({"eval_rows": masked_dataset(4, seed=3)}, "validation dataset"),
-        ({"processor": make_image_processor("native", IMAGE_SIZE, PRETRAINING)}, "image processor"),
-        ({"per_device_train_batch_size": 2}, "settings.batch size of all processes"),
-        *(({name: 0.5}, f"settings.{name}") for name in ("weight_decay", "lr_decay_rate", "max_grad_norm")),
     ],
 )
 def test_another_run_is_refused_by_name(begun, change, named):
