@@ -104,7 +104,8 @@ def test_bad_recipes(text, message, tmp_path):
 @pytest.mark.parametrize(
     "option, name, value",
     [
-        ("--control false", "control", False),
+        *((f"--control {word}", "control", True) for word in ("yes", "True", "t", "y", "1")),
+        *((f"--control {word}", "control", False) for word in ("no", "false", "F", "n", "0")),
         ("--no_load_best_model_at_end", "load_best_model_at_end", False),
         ("--learning_rate=1", "learning_rate", 1.0),
         ("--run-name=vit-base=a", "run_name", "vit-base=a"),
@@ -171,6 +172,18 @@ def test_from_a_hub(inputs, hub, tmp_path):
     succeed("train", write_recipe(tmp_path, inputs | {"model": "user/tiny-vit", "dataset": "user/masked"}))
     card = (tmp_path / "run" / "README.md").read_text()
     assert "base_model: user/tiny-vit\n" in card and "datasets:\n- user/masked\n" in card
+
+
+def test_code_that_comes_with_the_weights_is_run_if_it_is_asked_for(inputs, tmp_path):
+    code = "from transformers import ViTForImageClassification\n\n\nclass Own(ViTForImageClassification):\n    pass\n"
+    (tmp_path / "model" / "own.py").write_text(code)
+    config = tmp_path / "model" / "config.json"
+    named = {"auto_map": {"AutoModelForImageClassification": "own.Own"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | named))
+    recipe = write_recipe(tmp_path, inputs | {"max_steps": 1, "method": "finetune"})
+    for name, asked in (("ViTForImageClassification", []), ("Own", ["--trust_remote_code"])):
+        succeed("train", recipe, *asked, "--output_dir", tmp_path / name)
+        assert json.loads((tmp_path / name / "config.json").read_text())["architectures"] == [name]
 
 
 # -- Recipes ----------------------------------------------------------------------------------------------------------

@@ -115,6 +115,8 @@ def test_row_that_cannot_be_used(values, message):
 def test_label_outside_the_classes():
     with pytest.raises(ValueError, match=r"row 3 .*label 3 is outside the model's classes 0–2"):
         check_rows(masked_dataset(4), "train", num_labels=3)
+    with pytest.raises(ValueError, match=r"13 of 13 rows(.|\n)*row 9 .*\n  … and 3 more\."):
+        check_rows(masked_dataset(4).select(13 * [3]), "train", num_labels=3)
 
 
 @pytest.mark.parametrize("value, word", [(0, "empty"), (255, "full")])

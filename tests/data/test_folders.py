@@ -127,6 +127,7 @@ def test_class_names_are_no_splits(tmp_path):
 def test_a_root_without_splits_is_train(tmp_path):
     root = layouts.class_folders(tmp_path / "set", {"bullet_train": 2, "test tube": 1})
     assert names_of_rows(both_ways(root)) == ["bullet_train", "bullet_train", "test tube"]
+    assert load_masked_dataset(str(root), "train", streaming=True).num_shards == 3  # which workers share
     with pytest.raises(ValueError, match='Unknown split "test"'):
         load_masked_dataset(str(root), "test", streaming=True)
 
@@ -165,9 +166,11 @@ def test_one_image_nested_deeper_keeps_the_labels(tmp_path, caplog):
 
 
 def test_images_beside_the_splits(tmp_path, caplog):
-    root = tree(tmp_path / "set", "train/cat/0.png", "extra/cat/1.png")
+    root = tree(tmp_path / "set", "train/cat/0.png", "extra/cat/1.png", "validation/cat/2.png")
     message = left_out(root, caplog)
     assert "1 image" in message and "`extra/cat/1.png`" in message
+    caplog.clear()
+    assert len(load_masked_dataset(str(root), "validation")) == 1 and not caplog.text  # told once
 
 
 def without_heif(monkeypatch):
@@ -204,7 +207,9 @@ def test_heic_is_counted_and_named(tmp_path, caplog, monkeypatch):
     root = tree(tmp_path / "set", "cat/0.png", "dog/1.png")
     for number in range(7):
         (root / "dog" / f"{number}.HEIC").write_bytes(b"heic")
-    (root / "dog" / "notes.txt").write_text("no image")
+    for name in ("notes.txt", "film.mpg", "features.h5"):  # of the last two, Pillow knows the names alone
+        (root / "dog" / name).write_text("no image")
+    assert len(load_masked_dataset(str(root), "train")) == 2
     message = left_out(root, caplog)
     assert "7 images" in message and "`dog/0.HEIC`" in message and "pip install pillow-heif" in message
     assert "notes.txt" not in message and "`dog/6.HEIC`" not in message
@@ -253,6 +258,10 @@ def test_names_as_labels_and_a_table(tmp_path):
     (root / "metadata.jsonl").unlink()
     (root / "metadata.csv").write_text("file_name,label\n1.png,3\n0.png,2\n")
     assert both_ways(root)["label"] == [3, 2]
+    (root / "metadata.csv").unlink()
+    columns = {"file_name": ["1.png", "0.png"], "label": [4, 5]}
+    datasets.Dataset.from_dict(columns).to_parquet(root / "metadata.parquet")
+    assert both_ways(root)["label"] == [4, 5]
 
 
 @pytest.mark.parametrize(

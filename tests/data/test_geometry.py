@@ -98,6 +98,7 @@ def test_the_measured_place_of_pixels():
     """Of a squash to 64 × 64, which goes from edge to edge."""
     (across, left), (down, top) = measured_place(made("timm, squash"), (40, 30))
     assert (across, down) == pytest.approx((64 / 40, 64 / 30), rel=0.01) and abs(left) < 0.2 and abs(top) < 0.2
+    assert measured_place(made("timm, squash"), (1, 30))[0] == (64, 0)
 
 
 class SometimesFlipped(transformers.ViTImageProcessor):
@@ -116,3 +117,14 @@ class SometimesFlipped(transformers.ViTImageProcessor):
 def test_a_transform_that_is_random_now_and_then_is_refused():
     with pytest.raises(ValueError, match="is random"):
         measured_place(SometimesFlipped(size={"height": 64, "width": 64}), (40, 30))
+
+
+class Cubed(transformers.ViTImageProcessor):
+    def preprocess(self, images, **kwargs):
+        found = super().preprocess(images, **kwargs)
+        return found | {"pixel_values": found["pixel_values"] ** 3}
+
+
+def test_a_transform_that_is_not_linear_is_refused():
+    with pytest.raises(ValueError, match="changes the contrast of each image"):
+        eval_transform(Cubed(size={"height": 64, "width": 64}))

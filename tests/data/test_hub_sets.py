@@ -1,12 +1,14 @@
 """Sets as others publish them: webdataset tars with numberings of their own, and the Hub, spoken to over loopback."""
 
 import io
+import os
 
 import datasets
 import pytest
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.data.known_sets import KNOWN_SETS
 from robust_vit_hf.data.layouts.objectnet import BORDER
 from robust_vit_hf.evaluation.sets import load_evaluation_set
 
@@ -116,8 +118,10 @@ def test_numbers_without_names_are_refused(tmp_path, name):
 @pytest.mark.parametrize("name", ["imagenet-1k", "imagenet-a"])
 def test_all_names_of_imagenet_beside_file_names(tmp_path, name):
     names = [f"{english}, also {index}" for index, english in enumerate(class_names())]
-    table_with_file_names(tmp_path, datasets.ClassLabel(names=names), [6, 11])
-    assert [row["label"] for row in both_ways(name, tmp_path)] == [6, 11]
+    for second, labels in enumerate(([6, 11], [11, 6])):
+        path = table_with_file_names(tmp_path, datasets.ClassLabel(names=names), labels)
+        os.utime(path, (second, second))
+        assert [row["label"] for row in both_ways(name, tmp_path)] == labels
     table_with_file_names(tmp_path, datasets.ClassLabel(names=sorted(names)), [6, 11])
     with pytest.raises(ValueError, match="cannot be told"):
         load_image_set(name, tmp_path)
@@ -155,6 +159,33 @@ def test_pushed_set_is_known_by_its_settings(hub, tmp_path):
     prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "framed")
     hub.add("datasets", "me/framed", tmp_path / "framed")
     assert load_evaluation_set("objectnet", "me/framed", "native").border == BORDER
+    hub.repos["datasets", "me/old"] = {"made_by.json": b"{}"}
+    with pytest.raises(ValueError, match="`me/old` was prepared by an earlier version"):
+        load_image_set("objectnet", "me/old")
+
+
+TARS = ["timm/imagenet-1k-wds", *(f"clip-benchmark/wds_imagenet{of}" for of in ("1k", "-a", "-r", "_sketch", "v2"))]
+
+
+@pytest.mark.parametrize("copy", TARS)
+def test_tars_of_the_hub(copy, hub, tmp_path):
+    """Those to evaluate on, and not to train on."""
+    files = hub.repos.setdefault(("datasets", copy), {})
+    for number, folder in enumerate(("train", "validation" if copy == TARS[0] else "test")):
+        files[f"{folder}/0.tar"] = (wds(tmp_path / folder, [number]) / "0.tar").read_bytes()
+    (name,) = (name for name, known in KNOWN_SETS.items() if copy in known.hub)
+    rows = load_image_set(name, copy, streaming=True)
+    assert [row["label"] for row in rows] == [{"imagenet-a": 11, "imagenet-r": 2}.get(name, 1)]
+
+
+def test_imagenet_v2_from_the_hub(hub, tmp_path):
+    """One variant is downloaded, by default the paper's."""
+    for variant, label in (("matched-frequency", 3), ("top-images", 5)):
+        folder = layouts.class_folders(tmp_path / f"imagenetv2-{variant}-format-val", {str(label): 1})
+        archive = layouts.tar_of(folder, tmp_path / f"imagenetv2-{variant}.tar.gz")
+        hub.repos.setdefault(("datasets", "vaishaal/ImageNetV2"), {})[archive.name] = archive.read_bytes()
+    assert load_image_set("imagenet-v2")["label"] == [3]
+    assert load_image_set("imagenet-v2", variant="top-images")["label"] == [5]
 
 
 def test_pushed_split_and_variant(hub, tmp_path):
@@ -172,13 +203,14 @@ def test_pushed_split_and_variant(hub, tmp_path):
         load_image_set("waterbirds", "me/birds")
 
 
-def test_imagenet_r_by_wnid_without_labels(hub):
+def test_imagenet_r_by_wnid(hub):
     card = b"---\nconfigs:\n- config_name: test\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
     hub.repos["datasets", "axiong/imagenet-r"] = {"README.md": card}
-    features = {"wnid": datasets.Value("string"), "class_name": datasets.Value("string")}
-    columns = {"wnid": [TOILET_TISSUE], "class_name": ["toilet tissue"], "image_names": [None]}
-    add_parquet(hub, "axiong/imagenet-r", "data/test-00000-of-00001.parquet", features, **columns)
-    assert labels_and_names(both_ways("imagenet-r")) == [(999, "0-0")]
+    features = {"wnid": datasets.Value("string"), "label": datasets.Value("int64")}  # in an unknown numbering
+    for wnid, label in ((TOILET_TISSUE, 999), (STINGRAY, 6)):  # of another commit
+        columns = {"wnid": [wnid], "label": [3], "image_names": [None]}
+        add_parquet(hub, "axiong/imagenet-r", "data/test-00000-of-00001.parquet", features, **columns)
+        assert labels_and_names(both_ways("imagenet-r")) == [(label, "0-0")]
 
 
 def test_imagenet_1k_with_english_names_and_file_names_for_real(hub):

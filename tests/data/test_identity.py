@@ -16,6 +16,7 @@ from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.utils.files import json_digest
 
 from ..helpers.commands import call, succeed
+from ..helpers.families import FAMILIES
 from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, save_pretrained, tiny_vit
 
 
@@ -41,6 +42,7 @@ def test_the_same_rows_have_the_same_identity(tmp_path):
     assert dataset_identity(datasets.concatenate_datasets(halves)) == known
     rows.to_parquet(tmp_path / "rows.parquet")
     assert dataset_identity(datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"))) == known
+    assert dataset_identity(rows.cast_column("label", datasets.ClassLabel(names=list("abce")))) != known
     assert dataset_identity(rows.select([3, 2, 1, 0])) != known
     assert dataset_identity(rows.select(range(3))) != known
 
@@ -54,6 +56,9 @@ def test_files_are_identified_by_size_and_time(tmp_path):
     assert dataset_identity(rows) == known
     status = Path(files[1]).stat()
     os.utime(files[1], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert dataset_identity(rows) != known
+    Path(files[1]).write_bytes(Path(files[1]).read_bytes() + b"more")
+    os.utime(files[1], ns=(status.st_atime_ns, status.st_mtime_ns))
     assert dataset_identity(rows) != known
 
 
@@ -107,6 +112,16 @@ def test_names_paths_and_storage_do_not_identify_a_model(tmp_path):
         loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "saved", attn_implementation=attention)
         loaded.config.use_cache = False  # as the Trainer sets it
         assert model_digest(loaded) == model_digest(model) == known
+    model.__class__ = type("OtherForImageClassification", (type(model),), {})  # which may compute something else
+    assert model_digest(model) != known
+
+
+def test_a_model_is_identified_by_the_settings_of_its_image_encoder():
+    models = [FAMILIES["CLIP"].tiny() for _ in range(3)]
+    models[1].config.vision_config.initializer_range = 0.5  # computes nothing
+    models[2].config.vision_config.num_attention_heads = 4
+    first, same, other = map(model_digest, models)
+    assert first == same != other
 
 
 def test_an_option_of_a_later_version_leaves_a_model_what_it_is():
@@ -148,3 +163,5 @@ def test_copies_have_the_same_pixels(tmp_path):
     assert of(str(tmp_path / "turned.png"), str(tmp_path / "png.png")) == {digest}
     assert of({"bytes": (tmp_path / "png.png").read_bytes(), "path": None}) == {digest}
     assert digest not in of(str(tmp_path / "changed.png")) and of() == set()
+    high, wide = (Image.new("RGB", size) for size in ((6, 4), (4, 6)))  # the same bytes of pixels
+    assert len(of(high, wide)) == 2

@@ -24,27 +24,37 @@ def test_class_lists():
     assert class_names()[0] == "tench"
 
 
-def test_validation_in_wnid_folders(tmp_path):
-    root = layouts.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
+@pytest.mark.parametrize("suffix", [".JPEG", ".jpg", ".png", ".webp", ".bmp"])
+def test_validation_in_wnid_folders(tmp_path, suffix):
+    root = layouts.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, suffix)
     expected = [
-        (0, f"{TENCH}/{TENCH}_0.JPEG"),
-        (0, f"{TENCH}/{TENCH}_1.JPEG"),
-        (999, f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG"),
+        (0, f"{TENCH}/{TENCH}_0{suffix}"),
+        (0, f"{TENCH}/{TENCH}_1{suffix}"),
+        (999, f"{TOILET_TISSUE}/{TOILET_TISSUE}_0{suffix}"),
     ]
     for source in (tmp_path, root):
         assert labels_and_names(both_ways("imagenet-1k", source)) == expected
 
 
-def test_flat_validation_with_kaggle_solution(tmp_path):
-    layouts.flat_validation(tmp_path / "ILSVRC/Data/CLS-LOC/val", 3)
+@pytest.mark.parametrize(
+    "folder, given",
+    [
+        *((name, ".") for name in ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val")),
+        *((name, ".") for name in ("ILSVRC2012_img_val", ".")),
+        ("ILSVRC/Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC"),
+    ],
+)
+def test_flat_validation_with_kaggle_solution(tmp_path, folder, given):
+    layouts.flat_validation(tmp_path / folder, 3)
     layouts.kaggle_solution(tmp_path / "LOC_val_solution.csv", [TOILET_TISSUE, TENCH, GOLDFISH])
-    assert [row["label"] for row in both_ways("imagenet-1k", tmp_path)] == [999, 0, 1]
+    assert [row["label"] for row in both_ways("imagenet-1k", tmp_path / given)] == [999, 0, 1]
 
 
-def test_flat_validation_with_devkit_whose_ids_are_no_labels(tmp_path):
+@pytest.mark.parametrize("folder", ["ILSVRC2012_devkit_t12", "."])
+def test_flat_validation_with_devkit_whose_ids_are_no_labels(tmp_path, folder):
     layouts.flat_validation(tmp_path / "val", 3)
     ids = {TOILET_TISSUE: 1, GOLDFISH: 2, TENCH: 449}
-    layouts.devkit(tmp_path / "ILSVRC2012_devkit_t12", ids, [TENCH, TOILET_TISSUE, GOLDFISH])
+    layouts.devkit(tmp_path / folder, ids, [TENCH, TOILET_TISSUE, GOLDFISH])
     assert [row["label"] for row in both_ways("imagenet-1k", tmp_path)] == [0, 999, 1]
 
 
@@ -121,6 +131,13 @@ def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
     assert [row["label"] for row in both_ways("imagenet-v2", tmp_path, variant="threshold0.7")] == [7]
     with pytest.raises(ValueError, match=r"another variant of ImageNet-V2 than `top-images`"):
         load_image_set("imagenet-v2", tmp_path, variant="top-images")
+
+
+def test_two_places_of_classes_are_refused(tmp_path):
+    for place in "ab":
+        layouts.class_folders(tmp_path / place, {TENCH: 1})
+    with pytest.raises(ValueError, match=r"found several, in `.*a`, `.*b`"):
+        load_image_set("imagenet-sketch", tmp_path)
 
 
 @pytest.mark.parametrize(

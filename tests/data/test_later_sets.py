@@ -39,8 +39,12 @@ def test_imagenet_9(tmp_path):
         rows = both_ways("imagenet-9-mixed_rand", source)
         assert [row["label"] for row in rows] == [CLASSES[DOG]] * 2 + [CLASSES[VEHICLE]]
         assert "mask" not in rows[0] and rows[0]["file_name"].endswith("val/00_dog/00_dog_0.JPEG")
-    rows = both_ways("imagenet-9-original", root)
-    assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
+    (root / "unpacked").mkdir()
+    for source in (root, root / "original", root):
+        rows = both_ways("imagenet-9-original", source)
+        assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
+        if source != root:
+            (root / "fg_mask").rename(root / "unpacked" / "fg_mask")  # of another archive
 
 
 def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
@@ -118,7 +122,13 @@ def test_hard_imagenet_joins_masks_with_images(tmp_path):
     for folder, options in ((root, {}), (tmp_path / "imagenet", {"imagenet": str(tmp_path / "imagenet")})):
         with pytest.raises(ValueError, match=r"hardImageNet.zip.* --imagenet"):
             load_image_set("hard-imagenet", folder, **options)
-    (tmp_path / "imagenet" / "val" / TENCH / "ILSVRC2012_val_00000007.JPEG").unlink()
+    image = tmp_path / "imagenet" / "val" / TENCH / "ILSVRC2012_val_00000007.JPEG"
+    for name in (f"validation/{TENCH}/{TENCH}_{image.name}", f"ILSVRC/Data/CLS-LOC/val/{image.name}", image.name):
+        (tmp_path / "imagenet" / name).parent.mkdir(parents=True, exist_ok=True)
+        image = image.rename(tmp_path / "imagenet" / name)
+        found = load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True)
+        assert labels_and_names(found)[0] == (0, f"{TENCH}/ILSVRC2012_val_00000007.JPEG")
+    image.unlink()
     with pytest.raises(ValueError, match=rf"its image {TENCH}/ILSVRC2012_val_00000007.JPEG is not in"):
         list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
 

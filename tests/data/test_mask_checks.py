@@ -49,6 +49,8 @@ GOOD_MASKS = {
     "colours of VOC": with_palette((0, 0, 0), (128, 0, 0)),
     "soft edges": mask_of(255, 254, 128, 200, 1, 64),
     "a small box, halved": mask_of(255, 255, 255, 128, 128),
+    "nearly white": mask_of(250, 250, 128),
+    "five values, of which some are dark": mask_of(10, 10, 10, 20, 253, 254, *[255] * 5),
 }
 BAD_MASKS = {
     "VOC": (mask_of(15, 15, 15), "usual value of the mask's foreground is 15, expected 1 or 255"),
@@ -57,7 +59,7 @@ BAD_MASKS = {
         mask_of(131, 131, 180, 190, 200),
         "has the values 131, 180, 190, 200, expected 1 or 255",
     ),
-    "a class id and ignore": (mask_of(15, 15, 255, 255, 255), "has the values 15, 255, expected 1 or 255"),
+    "a class id and ignore": (mask_of(31, 31, 255, 255, 255), "has the values 31, 255, expected 1 or 255"),
     "ones among 255": (mask_of(1, 255, 255), "mixes the values 1 and 255"),
     "RGB": (mask_of(255).convert("RGB"), "mask has mode RGB, expected one channel"),
     "16 bits": (mask_of(255).convert("I;16"), "mask has mode I;16, expected one channel"),

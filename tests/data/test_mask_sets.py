@@ -77,13 +77,14 @@ def test_imagenet_s_merged_folder_takes_labels_from_file_names(tmp_path):
     ]
 
 
-def test_imagenet_s_takes_images_from_imagenet(tmp_path):
+@pytest.mark.parametrize("place", ["train", "ILSVRC/Data/CLS-LOC/train", "."])
+def test_imagenet_s_takes_images_from_imagenet(tmp_path, place):
     names = {TOILET_TISSUE: [f"{PAPER_TOWEL}_5"]}
     layouts.imagenet_s(tmp_path / "s", {TOILET_TISSUE: 919}, names, with_images=False)
     with pytest.raises(ValueError, match=rf"{PAPER_TOWEL}_5.JPEG is not in .*--imagenet"):
         load_image_set("imagenet-s919", tmp_path / "s")
     image = layouts.picture(5)
-    layouts.save(image, tmp_path / "imagenet" / "train" / PAPER_TOWEL / f"{PAPER_TOWEL}_5.JPEG")
+    layouts.save(image, tmp_path / "imagenet" / place / PAPER_TOWEL / f"{PAPER_TOWEL}_5.JPEG")
     rows = list(load_image_set("imagenet-s919", tmp_path / "s", imagenet=str(tmp_path / "imagenet")))
     assert [row["label"] for row in rows] == [700] and rows[0]["image"].size == image.size
 

@@ -1,7 +1,9 @@
 """From archives to parquet: the command, what a kill leaves, bad rows and archives, and the description of a set."""
 
 import io
+import os
 import re
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -67,6 +69,7 @@ def test_skip_bad_counts_and_lists(tmp_path):
     assert datasets.load_dataset(str(output), split="test")["label"] == [0, 0, 1]
     rejected = datasets.load_dataset(str(output), "rejected", split="test")
     assert rejected["file_name"] == [f"{TENCH}/{TENCH}_1.jpg"] and "cannot be decoded" in rejected["problem"][0]
+    assert succeed("data", "describe", output).startswith("split: test\nrows: 3, 0 of them")  # it has no other split
 
 
 @pytest.mark.slow
@@ -132,6 +135,20 @@ def test_archive_that_leads_outside(tmp_path, archive, members, refused):
     assert {found.name for found in tmp_path.iterdir()} == {archive, "inside"}
 
 
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".TAR.XZ", ".Zip"])
+def test_kinds_of_archives(tmp_path, suffix):
+    """Files have the times of what was packed, as changes of them are known by these."""
+    folder = layouts.class_folders(tmp_path / "set", {TENCH: 1})
+    for path in folder.rglob("*.jpg"):
+        os.utime(path, (10**9, 10**9))
+    kind = {".tar": "tar", ".TAR.XZ": "xztar", ".tar.bz2": "bztar", ".Zip": "zip"}.get(suffix, "gztar")
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path, "set"))
+    archive = archive.rename(tmp_path / f"packed{suffix}")
+    (cache_of([archive]) / "packed.partial" / "left").mkdir(parents=True)  # by a kill
+    assert load_image_set("imagenet-sketch", archive)["label"] == [0]
+    assert [path.stat().st_mtime for path in unpacked([archive]).rglob("*.jpg")] == [10**9]
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
 @pytest.mark.parametrize("kept", [0.3, 0.999])
 def test_truncated_tar(tmp_path, suffix, kept):
@@ -183,6 +200,10 @@ def test_one_of_two_unpacks(tmp_path, datasets_cache, monkeypatch):
     with ThreadPoolExecutor(2) as threads:
         one, other = threads.map(unpacked, [[archive], [archive]])
     assert one == other and len(list(one.rglob("*.jpg"))) == 40
+    status = archive.stat()
+    archive.write_bytes(archive.read_bytes() + b"\0")
+    os.utime(archive, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert cache_of([archive]) != one  # another archive, though of the same time
 
 
 # -- Description ------------------------------------------------------------------------------------------------------

@@ -47,11 +47,12 @@ def test_training_images_are_no_validation_images(tmp_path):
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [1]
 
 
-def test_training_tars_are_left_out(tmp_path):
+@pytest.mark.parametrize("place", ["test", "val", "validation"])
+def test_training_tars_are_left_out(tmp_path, place):
     layouts.webdataset(tmp_path / "train", [("a", layouts.picture(0), 5)])
     with pytest.raises(ValueError, match="found none"):
         load_image_set("imagenet-1k", tmp_path)
-    layouts.webdataset(tmp_path / "test", [("b", layouts.picture(1), 7)])
+    layouts.webdataset(tmp_path / place, [("b", layouts.picture(1), 7)])
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [7]
 
 
@@ -122,6 +123,41 @@ def test_redrawn_mask_is_read_again(tmp_path):
     later(path)
     after = np.asarray(load_image_set("imagenet-s919", tmp_path)[0]["mask"])
     assert (before > 0).sum() == 144 and (after > 0).sum() == 1
+
+
+@pytest.mark.parametrize(
+    "name, file, options",
+    [
+        ("imagenet-9-original", "fg_mask/**/*.npy", {}),
+        ("hard-imagenet", "val/*.png", {"imagenet": "."}),
+        ("waterbirds", "segmentations/**/*.png", {"segmentations": "segmentations"}),
+        ("imagenet-segmentation", "gtsegs_ijcv.mat", {}),
+    ],
+)
+def test_other_redrawn_masks_are_read_again(tmp_path, monkeypatch, name, file, options):
+    monkeypatch.chdir(tmp_path)
+    image, mask = np.asarray(layouts.picture(0)), np.zeros((24, 30), np.uint8)
+    layouts.imagenet_9(tmp_path, {"00_dog": 1}, ("original",))
+    layouts.hard_imagenet(tmp_path, tmp_path, {TENCH: ["ILSVRC2012_val_00000007"]})
+    layouts.waterbirds(tmp_path, [(0, 0, 0)])
+    layouts.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", [(image, mask)])
+    before = load_image_set(name, ".", **options)[0]["mask"].tobytes()
+    (path,) = tmp_path.glob(file)
+    if path.suffix == ".npy":
+        np.save(path, np.load(path) == 0)
+    elif path.suffix == ".mat":
+        layouts.segmentation_mat(path, [(image, 1 - mask)])
+    else:
+        Image.open(path).convert("L").point(lambda level: 255 * (level < 128)).save(path)
+    later(path)
+    assert load_image_set(name, ".", **options)[0]["mask"].tobytes() != before
+
+
+def test_an_added_image_is_read(tmp_path):
+    for count in (1, 2):
+        layouts.save(layouts.picture(count), tmp_path / TENCH / f"{count}.jpg")
+        later(tmp_path / TENCH)
+        assert len(load_image_set("imagenet-sketch", tmp_path)) == count
 
 
 def test_edited_metadata_are_read_again(tmp_path):

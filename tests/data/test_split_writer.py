@@ -58,7 +58,7 @@ def photos(root: Path, rows: list[dict]) -> Path:
 
 def test_slices_rejected_rows_and_card(tmp_path, no_contact_sheets):
     writer = writer_of(tmp_path, rows_per_file=3)
-    writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "`b` is torn at 7"}], ["1", "2"])
+    writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "`b` is torn|cut at 7"}], ["1", "2"])
     writer.write([{"file_name": "c"}], ["3"])
     writer.write([{"file_name": name, "problem": f"`{name}` is torn at {name}"} for name in "def"], list("456"))
     writer.write([{"file_name": "g"}], ["7"])
@@ -69,9 +69,12 @@ def test_slices_rejected_rows_and_card(tmp_path, no_contact_sheets):
     assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["file_name"] == list("bdef")
     assert [(first, end) for first, end, _ in writer.slices] == [(0, 3), (3, 6), (6, 7)]
     card = (tmp_path / "README.md").read_text()
-    assert "| train | 3 | 4 |" in card and "| … is torn at … | 1 |" in card
+    assert "| train | 3 | 4 |" in card and "| … is torn cut at … | 1 |" in card
     before = files_below(tmp_path)
     assert writer_of(tmp_path).finish() == (3, 4) and files_below(tmp_path) == before
+    (tmp_path / "train-000000003-000000006.parquet").unlink()
+    assert writer_of(tmp_path).position == 3  # what follows is written again
+    assert {path.name[-11:] for path in tmp_path.rglob("*.parquet")} == {"003.parquet"}
 
 
 def test_a_stop_between_the_rejected_and_the_kept_rows_of_a_slice(tmp_path, monkeypatch, no_contact_sheets):

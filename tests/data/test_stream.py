@@ -213,6 +213,9 @@ def test_identity():
     others = [other.to_iterable_dataset() for other in others]
     others += [dataset.to_iterable_dataset(2), dataset.to_iterable_dataset().shuffle(1)]
     assert len({identity, *map(stream_identity, others)}) == 6
+    ends = [dataset.select(99 * [0] + end).to_iterable_dataset() for end in ([0, 0], [0, 1], [1, 0])]
+    first, second, third = map(stream_identity, ends)
+    assert first == second != third  # by the first 100 rows
 
 
 # -- The command ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
+from robust_vit_hf.data.geometry import check_resized
 from robust_vit_hf.data.mask_checks import mask_to_tensor
 from robust_vit_hf.data.transforms import segmentation_transform
 
@@ -160,3 +161,5 @@ def test_an_image_that_a_resize_would_not_fit_into_memory_is_refused():
     with pytest.raises(ValueError, match="An image of 20000×1 pixels would be resized to a shortest edge of 256"):
         transform({"image": [Image.new("RGB", (20000, 1))]})
     assert transform({"image": [Image.new("RGB", (40, 1))]})["pixel_values"][0].shape == (3, 224, 224)
+    bounded = ViTImageProcessor(size={"shortest_edge": 256, "longest_edge": 512}, do_center_crop=False)
+    check_resized([Image.new("RGB", (20000, 1))], bounded)

@@ -278,6 +278,7 @@ IMAGES = [
         "metadata without a label in one line",
         lambda of: of.metadata("file_name,label\n" + LINES.replace("a/0.png,a", "a/0.png,")),
         images=11,
+        told=" 1 of 12 images of `validation` have no label",
     ),
     Attack("metadata of a file twice", lambda of: of.metadata("file_name,label\n" + 2 * "a/0.png,a\n"), "2 images"),
     Attack("the label 0.5", lambda of: of.metadata("file_name,label\na/0.png,0.5\nb/1.png,1.5\n"), "label"),
@@ -325,6 +326,7 @@ MASKS = [
     Attack("a mask that is cut off", lambda of: _cut(of.mask()), "mask cannot be decoded"),
     Attack("an image without a mask", lambda of: of.mask().unlink(), images=11, told="1 of 12 images have no mask"),
     Attack("masks of one class", lambda of: [shutil.rmtree(of.mask(name)) for name in "bcd"], "one class"),
+    Attack("a mask whose suffix is in capitals", lambda of: of.mask().rename(of.mask("a/0.PNG"))),
     Attack("a mask without an image", lambda of: shutil.copy(of.mask(), of.mask("a/99.png"))),
     Attack("two masks of an image", lambda of: Image.open(of.mask()).save(of.mask("a/0.bmp")), "masks of one image"),
     Attack(

@@ -9,6 +9,9 @@ from pycocotools import mask as run_lengths
 
 from robust_vit_hf.masks.coco import CocoAnnotations
 
+from ..helpers import layouts
+from ..helpers.commands import call
+
 
 WIDTH, HEIGHT = 30, 20
 POLYGON = [2, 3, 12, 3, 12, 9, 2, 9]
@@ -131,6 +134,10 @@ def test_an_entry_is_of_one_image(tmp_path):
     rows = [{"file_name": f"{name}/000.jpg"} for name in ("cat", "dog")]
     with pytest.raises(ValueError, match=r"cat/000\.jpg` and `dog/000\.jpg` would both have"):
         [*CocoAnnotations(write(tmp_path, named("000.jpg"))).claimed(rows)]
+    for row in rows:
+        layouts.save(Image.new("RGB", (WIDTH, HEIGHT)), tmp_path / "photos" / row["file_name"])
+    options = ("--annotations", tmp_path / "annotations.json", "--output_dir", tmp_path / "out")
+    assert "would both have" in call("masks", "coco", "--images", tmp_path / "photos", *options).error
     maker = CocoAnnotations(write(tmp_path, named("cat/000.jpg", "dog/000.jpg")))
     assert [*maker.claimed(rows)] == rows
 

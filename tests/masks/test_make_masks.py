@@ -222,6 +222,9 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
         rows = load_masked_dataset(str(tmp_path / name), "train")
         assert [row["mask"].size for row in rows] == [(70, 50)] * len(rows) and len(rows) > 0
         assert all(row["note"] for row in rows)
+    (tmp_path / "parts.json").write_text(json.dumps({"tench": ["head"]}))
+    refused = call(*command("grounded", tmp_path / "images", tmp_path / "parts", *models, *options))
+    assert "differ in: prompts" in refused.error
     segmenter.mask_decoder.iou_token.weight.data += 1
     segmenter.save_pretrained(tmp_path / "sam")
     refused = call(*command("grounded", tmp_path / "images", tmp_path / "names", *models, "0.995"))
@@ -267,9 +270,11 @@ def test_groups_are_kept(tmp_path):
         rejected = ["bad", *[None] * (len(images) - 1)]
         return [MaskResult(half_mask(image), None, why) for image, why in zip(images, rejected, strict=True)]
 
-    birds = layouts.waterbirds(tmp_path, [(0, 1, 0), (1, 1, 0), (1, 0, 0)])
+    birds = layouts.waterbirds(tmp_path, [(0, 1, 0), (1, 1, 0), (1, 0, 0), (0, 0, 2), (1, 1, 2)])
     masks_by(masker, birds, tmp_path / "birds", set="waterbirds")
+    assert masks_by(masker, birds, tmp_path / "test", set="waterbirds", split=["test"]) == {"test": (1, 1)}
     dataset = masked_dataset(3).add_column("group", ["x", "y", "z"])
+    dataset = dataset.add_column("openly_licensed", [True, False, True])
     dataset.to_parquet(tmp_path / "images" / "train.parquet")
     masks_by(masker, tmp_path / "images", tmp_path / "own")
     for name, features, groups in (
@@ -279,6 +284,7 @@ def test_groups_are_kept(tmp_path):
         kept = load_masked_dataset(str(tmp_path / name), "train")
         assert kept.features["group"] == features["group"] and kept["group"] == groups[1:]
         assert datasets.load_dataset(str(tmp_path / name), "rejected", split="train")["group"] == groups[:1]
+    assert kept["openly_licensed"] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -290,6 +296,7 @@ def test_groups_are_kept(tmp_path):
             ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
             "--per_class counts the masks of each class, but the images have labels of type None",
         ),
+        (["coco", "--annotations", "PROMPTS", "--images", "FOLDER"], "is within"),
     ],
 )
 def test_what_is_refused(tmp_path, options, message):
@@ -299,7 +306,7 @@ def test_what_is_refused(tmp_path, options, message):
     (tmp_path / "prompts.json").write_text("[]")
     dataset.remove_columns("label").to_parquet(tmp_path / "unlabeled.parquet")
     places = {"IMAGES": "named.parquet", "UNNAMED": "unnamed.parquet", "PROMPTS": "prompts.json"}
-    places["UNLABELED"] = "unlabeled.parquet"
+    places |= {"UNLABELED": "unlabeled.parquet", "FOLDER": "."}
     options = [str(tmp_path / places[option]) if option in places else option for option in options]
     refused = call("masks", *options, "--output_dir", tmp_path / "out")
     assert refused.status == 1 and re.search(f"^error: .*{message}", refused.error)

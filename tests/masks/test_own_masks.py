@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -27,7 +28,7 @@ from robust_vit_hf.data.find_images import Images, find_images
 from robust_vit_hf.data.split_writer import made_from
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.masks import tokencut
-from robust_vit_hf.masks.choose_mask_maker import OF_THE_CLASSIFIER, MaskSettings
+from robust_vit_hf.masks.choose_mask_maker import OF_THE_CLASSIFIER, MaskSettings, choose_mask_maker
 from robust_vit_hf.masks.own_masks import masked_images
 from robust_vit_hf.masks.tokencut import TokenCut, backbone_of, cut_eigenvectors
 from robust_vit_hf.models import emoji_shift_model
@@ -106,6 +107,9 @@ def test_a_classifier_without_patches_is_refused_where_neither_can_be_had(no_bac
 def test_a_named_model_that_cannot_be_loaded_is_not_replaced(hub):
     with pytest.raises(OSError, match="owner/none"):
         MaskSettings(None, "owner/none", *classifier()).tokencut()
+    for name, model in (("sam3", "facebook/sam3"), ("grounded", "IDEA-Research/grounding-dino-tiny")):
+        with pytest.raises(OSError, match=f"`{model}` cannot be loaded"):
+            choose_mask_maker(MaskSettings(name, None, *classifier()), ("cat", "dog"))
 
 
 def square_images(folder: Path) -> Images:
@@ -122,8 +126,11 @@ def square_images(folder: Path) -> Images:
 def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
     mask_model = str(save_pretrained(tiny_vit(seed=7), tmp_path / "vit", "paper"))
     images = square_images(tmp_path / "photos")
-    made = masked_images(images, "photos", list("abcd"), tmp_path / "masks", MaskSettings("tokencut", mask_model))
-    assert made.masks == "made by tokencut" and len(made.dataset) + made.rejected == 8
+    torn = FEATURES.encode_example(masked_rows(1)[0]) | {"image": {"bytes": b"torn", "path": None}}  # is left out
+    rows = datasets.concatenate_datasets([images.rows, datasets.Dataset.from_list([torn], features=FEATURES)])
+    given = replace(images, rows=rows)
+    made = masked_images(given, "photos", list("abcd"), tmp_path / "masks", MaskSettings("tokencut", mask_model))
+    assert made.masks == "made by tokencut" and len(made.dataset) + made.rejected == 9
     recorded = made_from(tmp_path / "masks")
     cut = TokenCut.from_pretrained(mask_model, min_side=224)
     assert recorded["model"] == "vit" and recorded["digests"] == {"model": digest_of(cut)}

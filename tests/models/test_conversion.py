@@ -241,6 +241,8 @@ def test_presets(tmp_path):
     assert native.size["shortest_edge"] == 248 and native.crop_size["height"] == 224
     assert [*native.image_mean, *native.image_std] == [0.485, 0.456, 0.406, 0.229, 0.224, 0.225]
 
+    unused = ("--preset", "paper", "--statistics", "half")
+    refused("--statistics has no effect with --to hf", source, tmp_path / "file", *unused)
     arguments = [str(source / "model.safetensors"), str(tmp_path / "file"), "--preset", "native"]
     refused(r"Nothing states mean and standard deviation.*`--statistics imagenet` or `half`", *arguments)
     convert(*arguments, "--statistics", "half")

@@ -350,8 +350,9 @@ def test_each_model_has_its_own_processor_under_each_protocol(tmp_path):
                 assert of.sides[side].processor.to_dict() == expected.to_dict()
 
 
-def test_a_trainer_takes_the_processor_of_its_model(tmp_path):
+def test_a_trainer_takes_the_processor_of_its_model(tmp_path, monkeypatch):
     """By name and in memory. What is trained on and what is measured on have one range."""
+    monkeypatch.chdir(tmp_path)
     processor = ViTImageProcessor(size=CROP, do_normalize=False)
     name = saved("ViT", tmp_path / "model", processor)
     for model in (name, load_model(name)):
@@ -360,6 +361,8 @@ def test_a_trainer_takes_the_processor_of_its_model(tmp_path):
         for rows in (trainer.train_dataset, trainer.eval_dataset):
             pixel_values = torch.stack([row["pixel_values"] for row in rows])
             assert 0 <= pixel_values.min() < 0.1 and 0.9 < pixel_values.max() <= 1
+    named = RobustViTTrainer(name, train_dataset=masked_dataset(4), eval_dataset=masked_dataset(4))
+    assert named.args.output_dir == "model-robustvit" and named.args.learning_rate == 3e-6
     in_memory = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path / "run"), tensor_rows(4)).processing_class
     assert in_memory.to_dict() == make_image_processor("paper", IMAGE_SIZE).to_dict()
 
@@ -418,5 +421,6 @@ def test_a_conversion_keeps_what_timm_states(tmp_path):
 def test_an_adapter_has_the_processor_of_its_base(tmp_path):
     base = save_pretrained(tiny_vit(), tmp_path / "base")
     add_lora(tiny_vit(), 2, str(base)).save_pretrained(tmp_path / "adapter")
-    found = load_processor(str(tmp_path / "adapter"), "model", load_model(str(tmp_path / "adapter")))
-    assert found.to_dict() == AutoImageProcessor.from_pretrained(base).to_dict()
+    adapter = str(tmp_path / "adapter")
+    found, larger = (load_processor(adapter, "model", load_model(adapter), size) for size in (None, 64))
+    assert found.to_dict() == AutoImageProcessor.from_pretrained(base).to_dict() and input_size(larger) == (64, 64)

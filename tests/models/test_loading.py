@@ -157,15 +157,19 @@ def saved_adapter(tmp_path, config: LoraConfig) -> str:
     ],
     ids=["weights", "heads"],
 )
-def test_an_adapter_knows_its_base(config, changed, tmp_path):
+def test_an_adapter_knows_its_base(config, changed, hub, tmp_path):
+    """Also one of the Hub."""
     adapter = saved_adapter(tmp_path, LoraConfig(r=2, **config))
+    hub.add("models", "user/adapter", tmp_path / "adapter")
     query = load_model(adapter).vit.layers[0].attention.q_proj.weight
     assert not torch.equal(query, tiny_vit().vit.layers[0].attention.q_proj.weight)
+    assert torch.equal(load_model("user/adapter").vit.layers[0].attention.q_proj.weight, query)
     tiny_vit(**changed).save_pretrained(tmp_path / "base")
-    with pytest.raises(
-        ValueError, match=r"was trained over another `.*base`: its digest was \w{16}, and is \w{16} now"
-    ):
-        load_model(adapter)
+    for name in (adapter, "user/adapter"):
+        with pytest.raises(
+            ValueError, match=r"was trained over another `.*base`: its digest was \w{16}, and is \w{16} now"
+        ):
+            load_model(name)
     (tmp_path / "adapter" / "base_model.json").unlink()  # such as one that PEFT has saved
     load_model(adapter)
 
@@ -242,6 +246,10 @@ def damaged(folder, fault: str):
         save_file(load_file(file) | heads, file, metadata={"format": "pt"})
     elif fault == "fewer layers":
         config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 1}))
+    elif fault == "several labels":
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"problem_type": "multi_label_classification"}))
+    elif fault == "one value":
+        tiny_vit(num_labels=1).save_pretrained(folder)
     elif fault == "no JSON":
         config.write_text('{"hidden')
 
@@ -253,6 +261,8 @@ def damaged(folder, fault: str):
         ("no head", "lacks 2 weights of a `ViTForImageClassification`, such as `classifier.bias`"),
         ("other head", r"2 weights of .* `classifier.bias`: \(7,\), expected \(4,\)"),
         ("fewer layers", "holds 16 weights of layers"),
+        ("several labels", r"has 4 output\(s\) for `multi_label_classification`: expected a classifier"),
+        ("one value", r"has 1 output\(s\) for `regression`"),
         ("no JSON", "config.json` is not valid JSON"),
     ],
 )

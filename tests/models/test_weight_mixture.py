@@ -74,6 +74,7 @@ def dinov2() -> PreTrainedModel:
         (lambda: tiny_vit(num_labels=5), "`num_labels` is 4 before and 5 after"),
         (lambda: tiny_vit(num_attention_heads=4), "`num_attention_heads`"),
         (lambda: tiny_vit(layer_norm_eps=1e-6), "`layer_norm_eps`"),
+        (lambda: tiny_vit(hidden_act="relu"), "`hidden_act` is gelu before and relu after"),
         (lambda: tiny_vit(id2label=dict(enumerate("abcd"))), r"`id2label\[0\]` is LABEL_0 before and a after"),
         (lambda: tiny_vit(num_hidden_layers=3), r"`vit\S+` is missing before"),
         (lambda: tiny_vit(intermediate_size=40), r"\(48, 24\) \S+ before and \(40, 24\) \S+ after"),

@@ -1,5 +1,7 @@
 """`pipeline("relevance-map")` on files and images, and where its maps lie in them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -75,8 +77,8 @@ def test_arguments_of_the_pipeline_itself(model, processor):
     assert answer["label"] == "c" and "overlay" not in answer
 
 
-def test_batches_and_files(model, processor, tmp_path):
-    """A list in batches gives what each image gives alone, and paths what images give."""
+def test_batches_and_files(model, processor, hub, tmp_path):
+    """A list in batches gives what each image gives alone, and paths and URLs what images give."""
     explain = pipeline("relevance-map", model=model, image_processor=processor)
     pictures = [*images(3), masked_rows(4, seed=1)[3]["image"]]  # of different sizes
     paths = []
@@ -84,6 +86,8 @@ def test_batches_and_files(model, processor, tmp_path):
         paths.append(str(tmp_path / f"{index}.png"))
         picture.save(paths[-1])
     alone = [explain(picture, overlay=True) for picture in pictures]
+    hub.repos["models", "user/pictures"] = {path[-5:]: Path(path).read_bytes() for path in paths}
+    paths[1] = f"{hub.url}/user/pictures/resolve/main/1.png"
     for answers in (explain(paths, overlay=True), explain(pictures, overlay=True, batch_size=3)):
         for answer, expected, picture in zip(answers, alone, pictures, strict=True):
             assert answer["label"] == expected["label"] and answer["score"] == pytest.approx(
@@ -132,7 +136,7 @@ def test_no_images(model, processor):
     assert pipeline("relevance-map", model=model, image_processor=processor)([]) == []
 
 
-def test_refused(model, processor):
+def test_refused(model, processor, monkeypatch):
     explain = pipeline("relevance-map", model=model, image_processor=processor)
     with pytest.raises(ValueError, match="`a` names 2 classes of the model"):
         explain(images(1)[0], target="a")
@@ -140,6 +144,9 @@ def test_refused(model, processor):
         explain(images(1)[0], top_k=2)
     with pytest.raises(ValueError, match="Expected `target`"):
         explain(images(1)[0], target=4)
+    with monkeypatch.context() as patched, pytest.raises(ValueError, match="400×1 pixels would be resized"):
+        patched.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+        explain(Image.new("RGB", (400, 1)))
     convolutional = ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2))
     explain = pipeline("relevance-map", model=convolutional, image_processor=processor)
     with pytest.raises(ValueError, match="one attention over one patch grid"):

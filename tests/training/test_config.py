@@ -21,6 +21,9 @@ def test_defaults_are_those_of_the_paper(tmp_path):
     assert config.load_best_model_at_end and config.metric_for_best_model == "loss" and not config.greater_is_better
     assert not config.second_order
     assert config.needs_labels
+    assert config.describe()["learning rate"] == "3e-06, × 0.85 every 2 epochs"
+    other = RobustViTConfig(str(tmp_path), eval_strategy="no", lr_scheduler_type="cosine")
+    assert not other.load_best_model_at_end and other.describe()["learning rate"] == "3e-06, cosine"
 
 
 @pytest.mark.parametrize(

@@ -81,19 +81,24 @@ def test_a_method_is_added_by_adding_a_file(tmp_path, monkeypatch):
 # -- Values ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("released", [False, True])
-def test_input_gradients_against_a_slow_reference(released, tmp_path):
+@pytest.mark.parametrize(
+    "released, edge, target", [(False, 0.25, "label"), (True, 0.25, "label"), (False, 0.75, "prediction")]
+)
+def test_input_gradients_against_a_slow_reference(released, edge, target, tmp_path):
     """Each class and image by itself: the scale of RRR is that of a sum over classes, channels and pixels."""
     model, (pixel_values, mask, targets) = tiny_vit().double(), batch()
     mask[:, :, 0] = 0.25
+    options = {"released_gradients": released, "mask_edges": "fractional" if edge == 0.25 else "complement"}
     found = {
-        name: losses(name, tmp_path, model, pixel_values, mask, targets, released_gradients=released)[0]
-        for name in ("gradmask", "rrr")
+        name: losses(name, tmp_path, model, pixel_values, mask, targets, **options | more)[0]
+        for name, more in {"gradmask": {"relevance_target": target}, "rrr": {}}.items()
     }
+    mask[:, :, 0] = edge  # of the background
     for index in range(len(mask)):
         pixels = pixel_values[index : index + 1].clone().requires_grad_()
         logits = model(pixels).logits[0]
-        (of_label,) = torch.autograd.grad(logits[targets["label"][index]], pixels, retain_graph=True)
+        explained = targets["label"][index] if target == "label" else logits.argmax()
+        (of_label,) = torch.autograd.grad(logits[explained], pixels, retain_graph=True)
         of_classes = 0
         for log_probability in torch.log(torch.exp(logits) / torch.exp(logits).sum()):
             of_classes = of_classes + torch.autograd.grad(log_probability, pixels, retain_graph=True)[0]
@@ -234,12 +239,13 @@ def test_precision_and_checkpointing(name, tmp_path):
 def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
     model, (pixel_values, mask, targets) = tiny_vit().double().train(), batch(4)
     torch.manual_seed(3)
-    values, _ = losses("cutmix", tmp_path, model, pixel_values, mask, targets)
+    options = {"confidence_temperature": 0.5, "confidence_weight": 0.3}
+    values, _ = losses("cutmix", tmp_path, model, pixel_values, mask, targets, **options)
     torch.manual_seed(3)
     mixed, shares = v2.CutMix(num_classes=4)(pixel_values, targets["label"])
     assert not torch.equal(mixed, pixel_values) and ((shares > 0).sum(dim=1) > 1).any()
-    expected = -(shares * model(mixed).logits.float().log_softmax(dim=1)).sum(dim=1)
-    torch.testing.assert_close(values["loss"].float(), expected.float())
+    expected = -(shares * (model(mixed).logits.float() / 0.5).log_softmax(dim=1)).sum(dim=1)
+    torch.testing.assert_close(values["loss"].float(), 0.3 * expected.float())
     plain, _ = losses("cutmix", tmp_path, model.eval(), pixel_values, mask, targets)
     torch.testing.assert_close(
         plain["loss"], losses("finetune", tmp_path, model, pixel_values, mask, targets)[0]["loss"]

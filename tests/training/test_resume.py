@@ -16,13 +16,13 @@ from transformers import TrainerCallback
 from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.training import callbacks
 from robust_vit_hf.training.adapters import add_lora
-from robust_vit_hf.training.checkpoints import find_checkpoint, finish_checkpoint
+from robust_vit_hf.training.checkpoints import find_checkpoint, finish_checkpoint, identity_of
 from robust_vit_hf.training.interrupts import InterruptCallback, TrainingInterrupted
 from robust_vit_hf.utils.lock import folder_lock
 from robust_vit_hf.utils.stage import STAGE_FILE, OtherInputs
 
 from ..helpers.commands import call, python, succeed, wait_until
-from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
+from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
@@ -74,6 +74,10 @@ def test_another_run_is_refused_by_name(begun, change, named):
     assert refused.value.differing == [named]
 
 
+def test_other_datasets_are_told_by_their_length():
+    assert [identity_of(rows) for rows in (tensor_rows(3), tensor_rows(4), iter("abc"))] == [3, 4, None]
+
+
 def test_logging_and_epochs_may_change(begun, tmp_path):
     settings = {"num_train_epochs": 3, "logging_steps": 2, "save_total_limit": 3}
     trainer = make_trainer(tmp_path, **settings, eval_strategy="steps", eval_steps=1, save_steps=2)
@@ -94,6 +98,7 @@ def test_an_adapter_is_recognised(tmp_path):
     modules = json.loads(trainer._inputs["adapter"])["target_modules"]
     assert len(modules) > 5 and modules == sorted(modules)
     trainer.train()
+    assert (tmp_path / "checkpoint-3" / "base_model.json").is_file()  # as beside every adapter
     with pytest.raises(OtherInputs, match="adapter"):
         make_trainer(tmp_path, model=add_lora(tiny_vit(), 3, "tiny")).train(resume_from_checkpoint=True)
     make_trainer(tmp_path, model=add_lora(tiny_vit(), 2, "tiny")).train(resume_from_checkpoint=True)
@@ -129,7 +134,11 @@ def test_a_checkpoint_that_lacks_a_file_does_not_count(begun, tmp_path, name):
     (tmp_path / "checkpoint-4" / name).unlink()
     with pytest.raises(ValueError, match="lacks a file"):
         make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-5 (copy)")
     assert find_checkpoint(str(tmp_path), "last", begun=True) == str(tmp_path / "checkpoint-3")
+    last = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-10")  # by its number
+    assert find_checkpoint(str(tmp_path), "last", begun=True) == str(last)
+    shutil.rmtree(last)
     make_trainer(tmp_path).train(resume_from_checkpoint=True)
     weights = [load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (begun, tmp_path)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

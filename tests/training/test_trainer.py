@@ -124,9 +124,13 @@ def test_evaluation_counts_every_image_once(tmp_path):
     """Five images in batches of two: the mean over the images, not over the batches."""
     rows, model = tensor_rows(5), tiny_vit()
     trainer = RobustViTTrainer(
-        copy.deepcopy(model), tiny_config(tmp_path, per_device_eval_batch_size=2), eval_dataset=rows
+        copy.deepcopy(model),
+        tiny_config(tmp_path, per_device_eval_batch_size=2),
+        eval_dataset=rows,
+        compute_metrics=lambda given: {"wrong": (given.predictions.argmax(1) != given.label_ids).mean()},
     )
     metrics = trainer.evaluate()
+    assert metrics["eval_wrong"] == pytest.approx(1 - metrics["eval_top1"])
     pixel_values, mask, labels = (torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0])
     output = relevance_map(model, pixel_values, labels)
     expected = RelevanceLoss()(output.relevance, mask) | ConfidenceLoss()(output.logits)
@@ -152,6 +156,11 @@ def test_the_steps_of_an_epoch_count_the_last_batch(tmp_path, images, drop_last,
     rates = logged(trained(tmp_path, tensor_rows(images), **settings), "learning_rate")
     epochs = [1e-4, 1e-4, 0.85e-4]
     assert rates == pytest.approx([rate for rate in epochs for _ in range(steps_per_epoch)])
+
+
+def test_another_scheduler_is_that_of_the_trainer(tmp_path):
+    rates = logged(trained(tmp_path, lr_scheduler_type="linear", learning_rate=1e-4), "learning_rate")
+    assert rates == pytest.approx([1e-4, 0.5e-4])
 
 
 def test_weight_decay_is_on_all_parameters(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from robust_vit_hf.utils.files import atomic_file, atomic_folder
+from robust_vit_hf.utils.files import atomic_file, atomic_folder, read_json
 
 
 def test_two_writers_of_one_file(tmp_path):
@@ -26,6 +26,16 @@ def test_a_full_disk_names_the_file(tmp_path):
         with pytest.raises(OSError, match=expected), atomic_file(tmp_path / "results.json"):
             raise OSError(told)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text, message", [('{"a": ', "is not valid JSON, or cut off"), ("[1]", "holds no JSON object")]
+)
+def test_a_file_without_a_json_object_is_refused(text, message, tmp_path):
+    assert read_json(tmp_path / "run.json") is None
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=f"run.json` {message}"):
+        read_json(tmp_path / "run.json")
 
 
 def test_a_folder_behind_a_link(tmp_path):

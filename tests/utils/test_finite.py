@@ -37,6 +37,20 @@ def test_a_nan_image_is_named_and_nothing_is_saved(tmp_path):
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
+def test_an_image_of_a_stream_is_named(tmp_path):
+    trainer = make_trainer(tmp_path, masked_dataset(4).to_iterable_dataset(), max_steps=1)
+    stream, seen = trainer.train_dataset, []
+    transform = stream.transform
+
+    def spoiled(rows):
+        seen.append(transform(rows))
+        return seen[-1] | {"pixel_values": [seen[-1]["pixel_values"][0] * (math.nan if len(seen) == 3 else 1)]}
+
+    stream.transform = spoiled
+    with pytest.raises(ValueError, match=r"Step 1: the loss of train dataset, row 2 \(image in the table\) is NaN"):
+        trainer.train()
+
+
 def test_rows_without_an_index_are_named_by_their_place(tmp_path):
     rows = tensor_rows(4)
     rows[1]["pixel_values"] = rows[1]["pixel_values"] * math.inf
