@@ -23,7 +23,7 @@ from robust_vit_hf.experiments.collect_runs import _seconds, collect
 from robust_vit_hf.experiments.grid import read_grid
 from robust_vit_hf.experiments.point_folder import ORIGINALS, PREDICTIONS, ROBUSTNESS, RUN, is_measured
 from robust_vit_hf.experiments.recipes import train_arguments
-from robust_vit_hf.experiments.sweep import SweepRun, _run_here, protocol_of
+from robust_vit_hf.experiments.sweep import SweepRun, _checked_runs, _run_here, protocol_of
 from robust_vit_hf.results.results_parquet import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetuning import finetune
@@ -348,12 +348,17 @@ def test_validation_images_of_another_size_and_without_background(inputs, tmp_pa
     assert not run.composed["mixed_rand"].usable[2]
 
 
-def test_a_set_is_measured_when_both_models_are(swept, tmp_path):
-    _, out, _ = swept
-    folder = points(shutil.copytree(out, tmp_path / "out"))[0]
+def test_a_run_is_complete_when_both_models_are_measured_on_its_sets(swept, tmp_path):
+    grid, out, _ = swept
+    run = _checked_runs(read_grid(grid), shutil.copytree(out, tmp_path / "out"))[0]
+    assert run.is_complete()
+    run.sets = [("imagenet-a", "sets/imagenet-a")]
+    folder = run.folder / ROBUSTNESS / protocol_of(run.point) / "imagenet-a"
     for side, complete in (("before", False), ("after", True)):
-        shutil.copytree(folder / PREDICTIONS / "validation" / side, folder / "imagenet-a" / side)
-        assert is_measured(folder / "imagenet-a") == complete
+        assert not run.is_complete() and run.unmeasured() == run.sets
+        shutil.copytree(run.folder / PREDICTIONS / "validation" / side, folder / side)
+        assert is_measured(folder) == complete
+    assert run.is_complete() and not run.unmeasured()
 
 
 def test_a_set_of_one_model_is_left_out_and_named(swept, tmp_path, caplog):
