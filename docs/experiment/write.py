@@ -13,7 +13,6 @@ import io
 import json
 import re
 import runpy
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -154,7 +153,7 @@ def runs_block(results: ResultsFile) -> str:
         seeds = ", ".join(sorted({run.seed for run in runs}, key=int))
         images = "test and validation" if any(run.sets for run in runs) else "validation"
         counts = (len(runs), len({run.method for run in runs}), f"{sum(run.seconds for run in runs) / 3600:.1f}")
-        commits = ", ".join(f"{commit[:8]}" for commit in Counter(run.commit for run in runs))
+        commits = ", ".join(sorted({run.commit[:8] for run in runs}))
         rows.append([f"`{path.name}`", images, seeds, *map(str, counts), commits])
     return Table("", ["file", "images", "seeds", "trainings", "methods", "hours", "commit"], rows).markdown()
 
