@@ -137,7 +137,7 @@ def shown_and_others() -> str:
         gain_of_layers("all", name) for name in ("background_new, shown", "background_new, others", "val")
     )
     return (
-        f"Images of half of the classes are enough: a new last layer from two images of each, with true masks, gains {shown} points on new "
+        f"Images of half of the classes help the others too, if less: a new last layer from two images of each, with true masks, gains {shown} points on new "
         f"backgrounds for these classes and {others} for the other half, at {home} at home, over {shown.seeds} DINOv2-S "
         "([how](docs/methods.md#a-new-last-layer-without-training))."
     )
@@ -253,7 +253,9 @@ def variants() -> str:
         means = (sum(values) / len(values) for values in zip(*gains, strict=True))
         rows.append([name.replace("1 composites", "1 composite"), *(f"{mean:+.1f}" for mean in means)])
     table = Table("", ["layers", *MEASURES.values()], rows).markdown()
-    return f"{table}\n\nMeans over {len(of_seeds)} of the models, without intervals."
+    return (
+        f"{table}\n\nMeans over these {len(of_seeds)} models, without intervals: no comparison with the table above."
+    )
 
 
 def layer_shares() -> Table:
