@@ -274,7 +274,8 @@ def other_images() -> str:
         cells = [f"{100 * before.mean():.1f} {over_both(gain)}" for before, gain in gains.values()]
         rows.append([kind, made, str(len(gains["plain"][1])), *cells])
     table = Table("", ["model", "after", "models", *(f"`{way}`" for way in WAYS)], rows).markdown()
-    return f"{table}\n\n{swap_less_relevance()}"
+    more = ", ".join(f"{swap_less_relevance(way)} (`{way}`)" for way in WAYS)
+    return f"{table}\n\nPoints that swap gains more than squared error: {more}."
 
 
 def other_ways() -> Table:
@@ -297,16 +298,13 @@ def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndar
                 yield kind.partition(",")[0], label, gains
 
 
-def swap_less_relevance() -> str:
-    """By how much more swap gains than squared error on these images, in a sentence."""
+def swap_less_relevance(way: str) -> Difference:
+    """By how much more swap gains than squared error on these images."""
     results = read_json(HERE / "other_images.json")
     methods = ("background-swap", "robustvit")
     known = [of for of in results["sets"].values() if of.keys() >= {*methods}]
-    texts = []
-    for way in WAYS:
-        swap, ours = (of_photographs([of[one] for of in known], way, results["objects"])[1] for one in methods)
-        texts.append(f"{over_both(swap - ours)} (`{way}`)")
-    return f"Points that swap gains more than squared error: {', '.join(texts)}."
+    swap, ours = (of_photographs([of[one] for of in known], way, results["objects"])[1] for one in methods)
+    return over_both(swap - ours)
 
 
 def of_photographs(known: Sequence[dict], way: str, objects: int) -> tuple[np.ndarray, np.ndarray]:
