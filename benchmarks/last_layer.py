@@ -7,8 +7,8 @@ on, and tests whose classes are those shown and the others, apart. Features are 
 its true mask; all layers are made from them. The models are in `runs/emoji-bias-1` and so on, as docs/experiment/Makefile trains them; that
 of seed 0 is bundled. Writes last_layer.json: top-1 in per cent, by seed.
 
-`rules` has what the rule of `improve` chooses among the layers of a kind, on five models that nothing was chosen on; `variants`, on three
-others, what changes if layers of all kinds are made otherwise.
+`rules` has what the rule of `improve` chooses among the layers of a kind, on the five models of the experiment's tests, and their own
+selection images; `variants`, on three of its searches, what changes if layers of all kinds are made otherwise.
 """
 
 import argparse
@@ -163,27 +163,28 @@ def rules(found: Features) -> dict[str, dict]:
 def variants(found: Features) -> Iterator[tuple[str, dict]]:
     """Layers made otherwise, each chosen from by the rule."""
 
+    half = COMPOSITES // 2
+
     def made(features: Composites) -> Layers:
         return dict(new_layers(found.own, features, found.last.has_bias))
+
+    def beside(others: Composites) -> dict:
+        """Half of the composites as they are, and half made otherwise."""
+        mixed = np.concatenate([found.train.mixed[:, :half], others.mixed[:, :half]], axis=1)
+        return found.of_rule(made(replace(found.train, mixed=mixed)))
 
     yield "before", found.top1(found.own)
     yield "as `improve`", found.of_rule(made(found.train))
     for count in (1, 2, 4, 8):
         yield f"{count} composites", found.of_rule(made(replace(found.train, mixed=found.train.mixed[:, :count])))
-    half = COMPOSITES // 2
-    others = found.of("moved", moved(found.images), COMPOSITES).mixed[:, :half]
-    both = np.concatenate([found.train.mixed[:, :half], others], axis=1)
-    yield "half of 12 composites moved, scaled, flipped", found.of_rule(made(replace(found.train, mixed=both)))
-    others = found.of("softened", softened(found.images), half).mixed
-    both = np.concatenate([found.train.mixed[:, :half], others], axis=1)
-    yield "half of 12 composites with soft edges", found.of_rule(made(replace(found.train, mixed=both)))
+    others = found.of("moved", moved(found.images), COMPOSITES)
+    yield "half of 12 composites moved, scaled, flipped", beside(others)
+    yield "half of 12 composites with soft edges", beside(found.of("softened", softened(found.images), half))
     for name, write in {"recoloured": write_recoloured, "textures": write_textures}.items():
         if not (pictures := found.folder / name).is_dir():
             write(found.images, pictures)
         pool = BackgroundPool(str(pictures), eval_transform(found.side.processor))
-        others = found.of(f"on-{name}", found.images, half, pool).mixed
-        both = np.concatenate([found.train.mixed[:, :half], others], axis=1)
-        yield f"half of 12 composites on {name}", found.of_rule(made(replace(found.train, mixed=both)))
+        yield f"half of 12 composites on {name}", beside(found.of(f"on-{name}", found.images, half, pool))
     yield "without mixtures", found.of_rule(made(found.train), (1.0,))
     yield "map, then fit to the output", found.of_rule(dict(map_then_fit(found)))
     width = found.own.weight.shape[1] // 2
