@@ -249,11 +249,9 @@ def _check_slices(images: Images, options: DiagnoseOptions) -> dict[str, dict[st
     for column in options.slices:
         groups_of(images.rows, options.split, column)  # refuses images without a value before masks are made
     train = training_rows(options.dataset, options.split) if options.slices else None
-    return (
-        {}
-        if train is None
-        else {name: group_shares(train, "train", *of) for name, of in sliced(options.slices).items()}
-    )
+    if train is None:
+        return {}
+    return {name: group_shares(train, "train", *of) for name, of in sliced(options.slices).items()}
 
 
 def measure_images(
