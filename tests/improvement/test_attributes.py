@@ -85,7 +85,7 @@ def test_finetuning_is_said_not_to_use_the_frame(improvement, given):
 
 
 def test_the_background_is_in_all_composites(monkeypatch):
-    """So that it is no attribute of theirs."""
+    """`improve` adds only attributes that composites lack."""
     found, notes = SimpleNamespace(named=["background", "border"], sentence="Decides by both."), []
     monkeypatch.setattr("robust_vit_hf.improvement.improve.measure_attributes", lambda *_: {"before": found})
     assert _attributes(None, None, notes) == ["border"] and notes == ["On the selection images: Decides by both."]

@@ -238,7 +238,7 @@ def test_the_temperature_divides_the_whole_layer(tmp_path):
     assert abs(temperature - 1) > 0.1
     np.testing.assert_allclose(temperature * written["classifier.weight"], mixture.weight, rtol=1e-4)
     np.testing.assert_allclose(temperature * written["classifier.bias"], mixture.bias, rtol=1e-4)
-    # Where the original is right on all images, they do not tell how sure it may be.
+    # No temperature is fitted on selection images that the original all predicts right.
     replace(layers, before=Mixture(np.ones(16), np.ones(16))).write(settings, 0.5, tmp_path / "model", {})
     written = load_file(tmp_path / "model" / "model.safetensors")
     np.testing.assert_allclose(written["classifier.bias"], mixture.bias, rtol=1e-4)
