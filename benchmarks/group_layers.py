@@ -2,8 +2,8 @@
 
     python benchmarks/group_layers.py --output_dir runs/group-layers --bf16    # half an hour on one core
 
-For five draws of classes and images, as in docs/experiment, but of the bundled model alone: its other models are trained. Layers begin at the
-model's and are fitted by L-BFGS on features that are computed once, from
+For the five models of the tests of docs/experiment, `runs/emoji-bias-10` and so on, as docs/experiment/Makefile trains them, and their images.
+Layers begin at the model's and are fitted by L-BFGS on features that are computed once, from
 
 - the two images of each of 48 classes that docs/experiment trains on, and six composites of each by its true mask;
 - two of each of all 96 classes, and as many composites; or
@@ -43,7 +43,6 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, Composites, composite_outputs
 from robust_vit_hf.improvement.fit_layers import Layer, fit_layer
 from robust_vit_hf.models.last_layer import LastLayer
-from robust_vit_hf.models.model_names import BUNDLED_MODEL
 from robust_vit_hf.results.bootstrap import Gains, mean_gain
 from robust_vit_hf.results.choice import Candidate, choose
 from robust_vit_hf.utils.environment import environment
@@ -51,7 +50,7 @@ from robust_vit_hf.utils.files import write_json
 from robust_vit_hf.utils.stage import Stage
 
 
-SEEDS, COMPOSITES, MAX_LOSS = range(5), 6, 2.0
+SEEDS, COMPOSITES, MAX_LOSS = range(10, 15), 6, 2.0
 VALIDATION, EACH, COMPOSED = 4, 10, 2  # images of each class
 PENALTIES, SHARES = (1e-6, 1e-5, 1e-4, 1e-3), (0.25, 0.5, 0.75, 1.0)
 SHARPNESS = 20.0  # of the smooth maximum over groups
@@ -75,7 +74,7 @@ class Chosen(Candidate):
 
 
 class Features:
-    """Features of the model for the images of a seed."""
+    """Features of a model for the images of a seed."""
 
     def __init__(self, session: Session, folder: Path, seed: int):
         side = session.sides["before"]
@@ -207,8 +206,8 @@ def main() -> None:
     settings, measured = {}, {}
     for seed in SEEDS:
         folder = arguments.output_dir / str(seed)
-        opened = open_session(PairOptions(model=BUNDLED_MODEL), "paper", Stage(folder, {}), bf16=arguments.bf16)
-        with opened as session:
+        model = PairOptions(model=f"runs/emoji-bias-{seed}")
+        with open_session(model, "paper", Stage(folder, {}), bf16=arguments.bf16) as session:
             found = Features(session, folder / "features", seed)
         for method, one in chosen_layers(found).items():
             settings.setdefault(method, []).append(one.settings)

@@ -2,13 +2,11 @@
 
     python benchmarks/last_layer.py --output_dir runs/last-layer --bf16
 
-For biased models of emoji-shift, the images of docs/experiment: two of each of 48 classes to train on, four of each of the others to choose
-on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each training image by
-its true mask; all layers are made from them. The models are in `runs/emoji-bias-1` and so on, as docs/experiment/Makefile trains them; that
-of seed 0 is bundled. Writes last_layer.json: top-1 in per cent, by seed.
-
-`rules` has what the rule of `improve` chooses among the layers of a kind, on the five models of the experiment's tests, and their own
-selection images; `variants`, on three of its searches, what changes if layers of all kinds are made otherwise.
+For the five models of the tests of docs/experiment, and their images: two of each of 48 classes to train on, four of each of the others to
+choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each training
+image by its true mask; all layers are made from them. The models are in `runs/emoji-bias-10` and so on, as docs/experiment/Makefile trains
+them. The rule of `improve` chooses among the layers of a kind on the model's own selection images. Writes last_layer.json: top-1 in per
+cent, by seed; and beside the features, a model with the layer that is fitted to the original's output, from which LP-FT begins.
 """
 
 import argparse
@@ -41,16 +39,13 @@ from robust_vit_hf.improvement.fit_layers import (
     new_layers,
 )
 from robust_vit_hf.models.last_layer import LastLayer
-from robust_vit_hf.models.model_names import BUNDLED_MODEL
 from robust_vit_hf.training.background_swap import BackgroundPool
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 
-# By seed of their images, as in trainer/grids/emoji-shift.yaml and emoji-shift-rates.yaml
-FRESH = {seed: f"runs/emoji-bias-{seed}" for seed in range(10, 15)}
-EARLIER = {0: BUNDLED_MODEL, 1: "runs/emoji-bias-1", 2: "runs/emoji-bias-3"}
+SEEDS = range(10, 15)  # of images and models, as in trainer/grids/emoji-shift.yaml
 COMPOSITES = 12  # of a training image
 TESTS, TEST_IMAGES = ("val", "background_new", "background_random"), 300
 MAX_LOSS = 1.0  # as of `improve`
@@ -125,17 +120,28 @@ class Features:
         one = self.session.with_sets({name: EvaluationSet.of(rows)})
         return composite_outputs(self.side, one, count, PASSES, self.last, self.folder / name, pool)
 
-    def of_rule(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> dict[str, float | str]:
-        """Top-1 of what the rule of `improve` chooses, in per cent."""
+    def chosen(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> tuple[Layer, str]:
+        """What the rule of `improve` chooses, and its settings."""
         before = Mixture.of(self.selection.mapped(self.own.logits))
         mixtures = [
             Mixture.of(self.selection.mapped(self.own.mixed(layer, share).logits), settings, share)
             for settings, layer in layers.items()
             for share in shares
         ]
-        chosen = choose_cheapest([before, *mixtures], before, MAX_LOSS)
-        layer = self.own if chosen.settings is None else self.own.mixed(layers[chosen.settings], chosen.alpha)
-        return self.top1(layer) | {"chosen": f"{chosen.settings}, {chosen.alpha:g}"}
+        found = choose_cheapest([before, *mixtures], before, MAX_LOSS)
+        layer = self.own if found.settings is None else self.own.mixed(layers[found.settings], found.alpha)
+        return layer, f"{found.settings}, {found.alpha:g}"
+
+    def of_rule(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> dict[str, float | str]:
+        """Top-1 of what the rule chooses, in per cent."""
+        layer, settings = self.chosen(layers, shares)
+        return self.top1(layer) | {"chosen": settings}
+
+    def save(self, layer: Layer) -> None:
+        """Write the model with another last layer."""
+        self.last.replace(*(torch.from_numpy(values).float() for values in (layer.weight, layer.bias)))
+        self.side.model.save_pretrained(self.folder.with_name("fitted"))
+        self.side.processor.save_pretrained(self.folder.with_name("fitted"))
 
     def top1(self, layer: Layer) -> dict[str, float]:
         """Top-1 on the tests, and of shown and other classes on new backgrounds, in per cent."""
@@ -152,16 +158,8 @@ def of_kind(layers: Layers, kind: str) -> Layers:
     return {settings: layer for settings, layer in layers.items() if settings.variant.endswith(kind)}
 
 
-def rules(found: Features) -> dict[str, dict]:
-    """Top-1 of the layer that the rule chooses among all layers of `improve`, and among those of one kind."""
-    layers = dict(new_layers(found.own, found.train, found.last.has_bias))
-    kinds = {"map": "map", "fit to the output": "output", "fit to the label": "label"}
-    results = {"before": found.top1(found.own), "all": found.of_rule(layers)}
-    return results | {name: found.of_rule(of_kind(layers, end)) for name, end in kinds.items()}
-
-
-def variants(found: Features) -> Iterator[tuple[str, dict]]:
-    """Layers made otherwise, each chosen from by the rule."""
+def variants(found: Features, own: Layers) -> Iterator[tuple[str, dict]]:
+    """Layers of `improve`, those of a kind, and layers made otherwise, each chosen from by the rule."""
 
     half = COMPOSITES // 2
 
@@ -170,27 +168,28 @@ def variants(found: Features) -> Iterator[tuple[str, dict]]:
 
     def beside(others: Composites) -> dict:
         """Half of the composites as they are, and half made otherwise."""
-        mixed = np.concatenate([found.train.mixed[:, :half], others.mixed[:, :half]], axis=1)
+        mixed = np.concatenate([found.train.mixed[:, :half], others.mixed], axis=1)
         return found.of_rule(made(replace(found.train, mixed=mixed)))
 
     yield "before", found.top1(found.own)
-    yield "as `improve`", found.of_rule(made(found.train))
+    yield "as `improve`", found.of_rule(own)
+    yield "map", found.of_rule(of_kind(own, "map"))
+    yield "fit to the output", found.of_rule(of_kind(own, "output"))
     for count in (1, 2, 4, 8):
         yield f"{count} composites", found.of_rule(made(replace(found.train, mixed=found.train.mixed[:, :count])))
-    others = found.of("moved", moved(found.images), COMPOSITES)
-    yield "half of 12 composites moved, scaled, flipped", beside(others)
+    yield "half of 12 composites moved, scaled, flipped", beside(found.of("moved", moved(found.images), half))
     yield "half of 12 composites with soft edges", beside(found.of("softened", softened(found.images), half))
     for name, write in {"recoloured": write_recoloured, "textures": write_textures}.items():
         if not (pictures := found.folder / name).is_dir():
             write(found.images, pictures)
         pool = BackgroundPool(str(pictures), eval_transform(found.side.processor))
         yield f"half of 12 composites on {name}", beside(found.of(f"on-{name}", found.images, half, pool))
-    yield "without mixtures", found.of_rule(made(found.train), (1.0,))
+    yield "without mixtures", found.of_rule(own, (1.0,))
     yield "map, then fit to the output", found.of_rule(dict(map_then_fit(found)))
     width = found.own.weight.shape[1] // 2
     for name, part in {"CLS token": slice(width), "mean of the patches": slice(width, None)}.items():
         yield f"map of the {name} alone", found.of_rule(dict(map_of_part(found, part)))
-    yield "mean of the maps", found.of_rule(mean_layer(of_kind(made(found.train), "map")))
+    yield "mean of the maps", found.of_rule(mean_layer(of_kind(own, "map")))
 
 
 def map_then_fit(found: Features) -> Iterator[tuple[LayerSettings, Layer]]:
@@ -225,18 +224,17 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
     file = arguments.output_dir / "last_layer.json"
-    results = read_json(file) or {}
-    for (part, measure), models in {("rules", rules): FRESH, ("variants", variants): EARLIER}.items():
-        found = results.get(part, {}).get("models", {})
-        for seed, model in models.items():
-            if str(seed) in found:
-                continue
-            folder = arguments.output_dir / str(seed)
-            stage = Stage(folder, {"command": "last layer"})
-            with open_session(PairOptions(model=model), "paper", stage, bf16=arguments.bf16) as session:
-                found[str(seed)] = dict(measure(Features(session, folder / "features", seed)))
-            print(seed, *(f"{name}: {values}" for name, values in found[str(seed)].items()), sep="\n", flush=True)
-            write_json(file, results := results | {part: {"models": found, **environment()}})
+    results = (read_json(file) or {}).get("models", {})
+    for seed in (seed for seed in SEEDS if str(seed) not in results):
+        folder = arguments.output_dir / str(seed)
+        model, stage = PairOptions(model=f"runs/emoji-bias-{seed}"), Stage(folder, {"command": "last layer"})
+        with open_session(model, "paper", stage, bf16=arguments.bf16) as session:
+            found = Features(session, folder / "features", seed)
+            layers = dict(new_layers(found.own, found.train, found.last.has_bias))
+            results[str(seed)] = dict(variants(found, layers))
+            found.save(found.chosen(of_kind(layers, "output"))[0])
+        print(seed, *(f"{name}: {values}" for name, values in results[str(seed)].items()), sep="\n", flush=True)
+        write_json(file, {"models": results, **environment()})
 
 
 if __name__ == "__main__":
