@@ -117,7 +117,7 @@ def layers(found: Features) -> Iterator[tuple[str, str, Layer]]:
         yield "composites, output of the original", text, fit_layer(own, few, outputs, penalty)
         for classes, features in {"": few, ", 2 images of all classes": found.all}.items():
             targets = np.eye(len(own.bias))[features.labels]
-            yield f"composites, label (of LP-FT){classes}", text, fit_layer(own, features, targets, penalty)
+            yield f"composites, label{classes}", text, fit_layer(own, features, targets, penalty)
             yield f"composites, GroupDRO{classes}", text, worst_fitted(own, features, penalty)
         of_all = ", 10 images of all classes"
         yield f"label{of_all}", text, fit_many(weighted(np.ones(len(many.labels))))
