@@ -63,7 +63,7 @@ SHARES = {  # of benchmarks/layer_shares.py
     "all": "all layers: three quarters of the change",
 }
 RULES = {
-    "all": "new layer, as `improve --effort minute`",
+    "as `improve`": "new layer, as `improve --effort minute`",
     "map": "the map alone",
     "fit to the output": "fits to the output alone",
 }
@@ -125,16 +125,16 @@ def full_gained(names: Sequence[str]) -> float:
     return 100 * sum(gains) / len(gains)
 
 
-def gain_of_layers(rule: str, measure: str) -> Difference:
-    """Mean change of top-1 over the models of benchmarks/last_layer.json by the layers that a rule chose."""
-    found = read_json(HERE / "last_layer.json")["rules"]["models"]
-    return mean_over([(of[rule][measure] - of["before"][measure]) / 100 for of in found.values()], [*found])
+def gain_of_layers(layers: str, measure: str, beside: str = "before") -> Difference:
+    """Mean difference of top-1 over the models of benchmarks/last_layer.json between two kinds of layers."""
+    found = read_json(HERE / "last_layer.json")["models"]
+    return mean_over([(of[layers][measure] - of[beside][measure]) / 100 for of in found.values()], [*found])
 
 
 def shown_and_others() -> str:
     """Gains of a new layer for shown and other classes, in a sentence."""
     shown, others, home = (
-        gain_of_layers("all", name) for name in ("background_new, shown", "background_new, others", "val")
+        gain_of_layers("as `improve`", name) for name in ("background_new, shown", "background_new, others", "val")
     )
     return (
         f"Images of half of the classes help the others too, if less: a new last layer from two images of each, with true masks, gains {shown} points on new "
@@ -246,16 +246,13 @@ def half_of_the_classes() -> Table:
 
 
 def variants() -> str:
-    """Layers that are made otherwise than by `improve`: change of top-1 from before."""
-    of_seeds, rows = read_json(HERE / "last_layer.json")["variants"]["models"].values(), []
-    for name in [name for name in next(iter(of_seeds)) if name != "before"]:
-        gains = [[made[name][of] - made["before"][of] for of in MEASURES] for made in of_seeds]
-        means = (sum(values) / len(values) for values in zip(*gains, strict=True))
-        rows.append([name.replace("1 composites", "1 composite"), *(f"{mean:+.1f}" for mean in means)])
-    table = Table("", ["layers", *MEASURES.values()], rows).markdown()
-    return (
-        f"{table}\n\nMeans over these {len(of_seeds)} models, without intervals: no comparison with the table above."
-    )
+    """Layers that are made otherwise than by `improve`: difference of top-1 from its layers."""
+    rows, own = [], "as `improve`"
+    for name in next(iter(read_json(HERE / "last_layer.json")["models"].values())):
+        if name not in ("before", *RULES):
+            gains = [str(gain_of_layers(name, measure, own)) for measure in MEASURES]
+            rows.append([name.replace("1 composites", "1 composite"), *gains])
+    return Table("", ["layers", *MEASURES.values()], rows).markdown()
 
 
 def layer_shares() -> Table:
