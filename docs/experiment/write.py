@@ -218,6 +218,7 @@ def found_block(results: ResultsFile) -> str:
     )
     more = np.subtract(shifted, [swapped[seed] for seed in layers])
     of_layer, of_layer_at_home, less_swap = (mean_over(of, [*layers]) for of in (shifted, home, more))
+    from_layer = change(choose_settings(read(LP_FT))[0], [SHIFTED])
     longer = _by_rate(STEPS)
     rate, highest = choose_settings(read(STEPS))[0][0].learning_rate, max(longer)
     of_rate, of_highest = (f"{longer[of][SHIFTED]} points (`val`: {longer[of][HOME]})" for of in (rate, highest))
@@ -235,7 +236,7 @@ def found_block(results: ResultsFile) -> str:
             f"- **A last layer alone gains more** if it is fitted to the original's output, to convergence, on composites of the same images, [in "
             f"seconds](../methods.md#a-new-last-layer-without-training): {of_layer} points (`val`: {of_layer_at_home}), {less_swap} more than swap, "
             "with intervals over models alone. Its penalty and share were chosen on validation images of the same model, swap's settings on those of "
-            "others.",
+            f"others. [Swap from this layer](checks.md#the-last-layer) (LP-FT) gains {from_layer} beyond it.",
             f"- **At the paper's weight, 0.8, no gain was resolved** in 72 steps at 1e-6: {_gain(results, PAPER_WEIGHTS)}. "
             f"[600 steps](checks.md#with-the-papers-weight) change it by {of_rate} at the rate that the rule chose, {rate:g}, and by {of_highest} "
             f"at the highest of three, {highest:g}. An earlier version of this benchmark, with models that relied on the background more, gained 11 points in 78 steps at 5e-6.",
