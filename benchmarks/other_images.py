@@ -135,10 +135,11 @@ def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: 
     stage = Stage(folder / after.parent.name / after.name, {"command": "other_images"})
     with open_session(pair, "model", stage, bf16=bf16, shared=folder / "before") as session:
         found = measure_accuracy(session.with_sets(sets), Accuracy(relevance=False))
-    return {
+    counts = {
         way: {side: np.bincount(places, result.correct(side)).astype(int).tolist() for side in result.sides}
         for way, result in found.items()
     }
+    return counts | {"commit": environment()["commit"]}
 
 
 def main() -> None:

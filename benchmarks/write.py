@@ -54,6 +54,8 @@ AFTER = {
     "full": "`improve --effort full`",
     "background-swap": "swap, 72 steps",
     "robustvit": "squared error, 72 steps",
+    "layer": "a last layer, fitted to the output",
+    "lp-ft": "this layer, and swap, 72 steps",
 }
 EXAMPLE_ROWS = ("top-1 `original`", "top-1 `mixed_rand`", "BG-Gap", "relevance on the object /")
 SHARES = {  # of benchmarks/layer_shares.py
@@ -271,8 +273,14 @@ def other_images() -> str:
         cells = [f"{100 * before.mean():.1f} {over_both(gain)}" for before, gain in gains.values()]
         rows.append([kind, made, str(len(gains["plain"][1])), *cells])
     table = Table("", ["model", "after", "models", *(f"`{way}`" for way in WAYS)], rows).markdown()
-    more = ", ".join(f"{swap_less_relevance(way)} (`{way}`)" for way in WAYS)
-    return f"{table}\n\nPoints that swap gains more than squared error: {more}."
+    less_loss, less_swap, less_layer = (
+        ", ".join(f"{less(*methods, way)} (`{way}`)" for way in WAYS)
+        for methods in (("robustvit", "background-swap"), ("background-swap", "layer"), ("layer", "lp-ft"))
+    )
+    return (
+        f"{table}\n\nPoints that swap gains more than squared error: {less_loss}; that the layer gains more than swap: {less_swap}; and that swap from "
+        f"this layer gains beyond it: {less_layer}."
+    )
 
 
 def other_ways() -> Table:
@@ -295,13 +303,14 @@ def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndar
                 yield kind.partition(",")[0], label, gains
 
 
-def swap_less_relevance(way: str) -> Difference:
-    """By how much more swap gains than squared error on these images."""
+def less(one: str, other: str, way: str) -> Difference:
+    """The gain of the second method on these images less that of the first."""
     results = read_json(HERE / "other_images.json")
-    methods = ("background-swap", "robustvit")
-    known = [of for of in results["sets"].values() if of.keys() >= {*methods}]
-    swap, ours = (of_photographs([of[one] for of in known], way, results["objects"])[1] for one in methods)
-    return over_both(swap - ours)
+    known = [of for of in results["sets"].values() if of.keys() >= {one, other}]
+    first, second = (
+        of_photographs([of[method] for of in known], way, results["objects"])[1] for method in (one, other)
+    )
+    return over_both(second - first)
 
 
 def of_photographs(known: Sequence[dict], way: str, objects: int) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ from robust_vit_hf.results.number_formats import percent
 from robust_vit_hf.results.plots import figure_bytes
 from robust_vit_hf.results.published_tables import METHODS
 from robust_vit_hf.results.results_parquet import ResultsFile, read_results
-from robust_vit_hf.results.run_results import OURS, Results, Run
+from robust_vit_hf.results.run_results import OURS, Results, Run, SetResult
 from robust_vit_hf.training.options import METHOD_OPTIONS
 
 
@@ -46,7 +46,7 @@ FILES = SEARCH, RATES, TESTED, TEXTURES, STEPS, LP_FT, SCRATCH = [
     HERE / f"{name}.parquet" for name in ("search", "rates", "results", "textures", "steps", "lp-ft", "scratch")
 ]
 ROOT = HERE.parents[1]
-SIS, LAYERS, OF_GROUPS = (ROOT / "benchmarks" / f"{name}.json" for name in ("sis", "last_layer", "group_layers"))
+SIS, OF_GROUPS = (ROOT / "benchmarks" / f"{name}.json" for name in ("sis", "group_layers"))
 TEXTS = (
     "README.md",
     "docs/experiment/README.md",
@@ -210,15 +210,10 @@ def price_block(results: ResultsFile) -> str:
 
 def found_block(results: ResultsFile) -> str:
     """What was found, in five sentences."""
-    layers = json.loads(LAYERS.read_text())["models"]
-    swapped = {run.seed: run.sets[SHIFTED].gains().mean() for run in Results(results.runs).of("background-swap")}
-    shifted, home = (
-        [(of["fit to the output"][name] - of["before"][name]) / 100 for of in layers.values()]
-        for name in (SHIFTED, HOME)
-    )
-    more = np.subtract(shifted, [swapped[seed] for seed in layers])
-    of_layer, of_layer_at_home, less_swap = (mean_over(of, [*layers]) for of in (shifted, home, more))
-    from_layer = change(choose_settings(read(LP_FT))[0], [SHIFTED])
+    finetuned = choose_settings(read(LP_FT))[0]
+    layers = _from_originals(results, finetuned, "before")
+    of_layer, at_home, from_layer = change(layers, [SHIFTED]), change(layers, [HOME]), change(finetuned, [SHIFTED])
+    less_swap = versus(Results(results.runs).of("background-swap"), layers, [SHIFTED])
     longer = _by_rate(STEPS)
     rate, highest = choose_settings(read(STEPS))[0][0].learning_rate, max(longer)
     of_rate, of_highest = (f"{longer[of][SHIFTED]} points (`val`: {longer[of][HOME]})" for of in (rate, highest))
@@ -229,13 +224,13 @@ def found_block(results: ResultsFile) -> str:
             f"- **Swap gains more than the paper's loss**: top-1 on new backgrounds changes by {_gain(results, 'background-swap')} points with swap "
             f"(`val`: {_gain(results, 'background-swap', HOME)}) and by {_gain(results, OURS)} with squared error at 1000 times the paper's "
             f"weight (`val`: {_gain(results, OURS, HOME)}). The difference is {_less(results, OURS, 'background-swap')}, and on "
-            f"[forty other photographs](#photographs) {pasting()['swap_less_relevance']('plain')}.",
+            f"[forty other photographs](#photographs) {pasting()['less'](OURS, 'background-swap', 'plain')}.",
             "- **No gain of the relevance loss beside swap was resolved** at the weight that the rule chose, 0.08, where it hardly counts: "
             f"{_less(results, 'background-swap', OF_RECIPE)}. Higher weights gained no more on validation images at this rate "
             "([choices](settings.md#choices)).",
             f"- **A last layer alone gains more** if it is fitted to the original's output, to convergence, on composites of the same images, [in "
-            f"seconds](../methods.md#a-new-last-layer-without-training): {of_layer} points (`val`: {of_layer_at_home}), {less_swap} more than swap, "
-            "with intervals over models alone. Its penalty and share were chosen on validation images of the same model, swap's settings on those of "
+            f"seconds](../methods.md#a-new-last-layer-without-training): {of_layer} points (`val`: {at_home}), {less_swap} more than swap. Its "
+            "penalty and share were chosen on validation images of the same model, swap's settings on those of "
             f"others. [Swap from this layer](checks.md#the-last-layer) (LP-FT) gains {from_layer} beyond it.",
             f"- **At the paper's weight, 0.8, no gain was resolved** in 72 steps at 1e-6: {_gain(results, PAPER_WEIGHTS)}. "
             f"[600 steps](checks.md#with-the-papers-weight) change it by {of_rate} at the rate that the rule chose, {rate:g}, and by {of_highest} "
@@ -363,20 +358,23 @@ def paper_steps_block(results: ResultsFile) -> str:
 
 def lp_ft_block(results: ResultsFile) -> str:
     """Swap from a fitted last layer, by learning rate, and its gain with that of the layer."""
-    originals = {run.seed: run for run in Results(results.runs).of(OURS)}
-    runs = []
-    for run in choose_settings(read(LP_FT))[0]:
-        of_original = originals[run.seed].sets
-        sets = {
-            name: replace(of, sides=of.sides | {"before": of_original[name].sides["before"]})
-            for name, of in run.sets.items()
-        }
-        runs.append(replace(run, sets=sets))
+    runs = _from_originals(results, choose_settings(read(LP_FT))[0], "after")
     new, random, home = (change(runs, [name]) for name in (SHIFTED, RANDOM, HOME))
     return (
         f"{_rates_table(LP_FT)}\n\nWith the layer's own gain, at the rate that the rule chose: {new} points on `{SHIFTED}`, {random} on "
         f"`{RANDOM}`, {home} on `{HOME}`."
     )
+
+
+def _from_originals(results: ResultsFile, runs: Sequence[Run], side: str) -> list[Run]:
+    """A side of these runs beside the original models of their seeds."""
+    originals = {run.seed: run.sets for run in Results(results.runs).of(OURS)}
+
+    def beside(run: Run, name: str, found: SetResult) -> SetResult:
+        sides = {"before": originals[run.seed][name].sides["before"], "after": found.sides[side]}
+        return replace(found, sides=sides)
+
+    return [replace(run, sets={name: beside(run, name, found) for name, found in run.sets.items()}) for run in runs]
 
 
 def _rates_table(path: Path) -> str:
