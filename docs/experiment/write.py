@@ -213,7 +213,8 @@ def found_block(results: ResultsFile) -> str:
     finetuned = choose_settings(read(LP_FT))[0]
     layers = _from_originals(results, finetuned, "before")
     of_layer, at_home, from_layer = change(layers, [SHIFTED]), change(layers, [HOME]), change(finetuned, [SHIFTED])
-    less_swap = versus(Results(results.runs).of("background-swap"), layers, [SHIFTED])
+    swapped = Results(results.runs).of("background-swap")
+    less_swap, less_swap_at_random = (versus(swapped, layers, [name]) for name in (SHIFTED, RANDOM))
     longer = _by_rate(STEPS)
     rate, highest = choose_settings(read(STEPS))[0][0].learning_rate, max(longer)
     of_rate, of_highest = (f"{longer[of][SHIFTED]} points (`val`: {longer[of][HOME]})" for of in (rate, highest))
@@ -229,9 +230,10 @@ def found_block(results: ResultsFile) -> str:
             f"{_less(results, 'background-swap', OF_RECIPE)}. Higher weights gained no more on validation images at this rate "
             "([choices](settings.md#choices)).",
             f"- **A last layer alone gains more** if it is fitted to the original's output, to convergence, on composites of the same images, [in "
-            f"seconds](../methods.md#a-new-last-layer-without-training): {of_layer} points (`val`: {at_home}), {less_swap} more than swap. Its "
-            "penalty and share were chosen on validation images of the same model, swap's settings on those of "
-            f"others. [Swap from this layer](checks.md#the-last-layer) (LP-FT) gains {from_layer} beyond it.",
+            f"seconds](../methods.md#a-new-last-layer-without-training): {of_layer} points (`val`: {at_home}). The difference from "
+            f"swap is {less_swap}, on random backgrounds {less_swap_at_random}, and on forty other photographs "
+            f"{pasting()['less']('background-swap', 'layer', 'plain')}. Its penalty and share were chosen on validation images of the same model, "
+            f"swap's settings on those of others. [Swap from this layer](checks.md#the-last-layer) (LP-FT) gains {from_layer} beyond it.",
             f"- **At the paper's weight, 0.8, no gain was resolved** in 72 steps at 1e-6: {_gain(results, PAPER_WEIGHTS)}. "
             f"[600 steps](checks.md#with-the-papers-weight) change it by {of_rate} at the rate that the rule chose, {rate:g}, and by {of_highest} "
             f"at the highest of three, {highest:g}. An earlier version of this benchmark, with models that relied on the background more, gained 11 points in 78 steps at 5e-6.",
