@@ -273,14 +273,14 @@ def other_images() -> str:
         cells = [f"{100 * before.mean():.1f} {over_both(gain)}" for before, gain in gains.values()]
         rows.append([kind, made, str(len(gains["plain"][1])), *cells])
     table = Table("", ["model", "after", "models", *(f"`{way}`" for way in WAYS)], rows).markdown()
-    less_loss, less_swap, less_layer = (
-        ", ".join(f"{less(*methods, way)} (`{way}`)" for way in WAYS)
-        for methods in (("robustvit", "background-swap"), ("background-swap", "layer"), ("layer", "lp-ft"))
-    )
-    return (
-        f"{table}\n\nPoints that swap gains more than squared error: {less_loss}; that the layer gains more than swap: {less_swap}; and that swap from "
-        f"this layer gains beyond it: {less_layer}."
-    )
+    pairs = {
+        "swap": ("squared error", "robustvit", "background-swap"),
+        "a fitted last layer": ("swap", "background-swap", "layer"),
+        "this layer, and swap": ("the layer alone", "layer", "lp-ft"),
+    }
+    more = [[of, than, *(str(less(*both, way)) for way in WAYS)] for of, (than, *both) in pairs.items()]
+    beside = Table("", ["gains more", "than", *(f"`{way}`" for way in WAYS)], more).markdown()
+    return f"{table}\n\nDifferences between them, in points:\n\n{beside}"
 
 
 def other_ways() -> Table:
