@@ -120,6 +120,10 @@ class Features:
         one = self.session.with_sets({name: EvaluationSet.of(rows)})
         return composite_outputs(self.side, one, count, PASSES, self.last, self.folder / name, pool)
 
+    def layers(self, features: Composites) -> Layers:
+        """The new layers of `improve`, by their settings."""
+        return dict(new_layers(self.own, features, self.last.has_bias))
+
     def chosen(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> tuple[Layer, str]:
         """What the rule of `improve` chooses, and its settings."""
         before = Mixture.of(self.selection.mapped(self.own.logits))
@@ -163,20 +167,20 @@ def variants(found: Features, own: Layers) -> Iterator[tuple[str, dict]]:
 
     half = COMPOSITES // 2
 
-    def made(features: Composites) -> Layers:
-        return dict(new_layers(found.own, features, found.last.has_bias))
-
     def beside(others: Composites) -> dict:
         """Half of the composites as they are, and half made otherwise."""
         mixed = np.concatenate([found.train.mixed[:, :half], others.mixed], axis=1)
-        return found.of_rule(made(replace(found.train, mixed=mixed)))
+        return found.of_rule(found.layers(replace(found.train, mixed=mixed)))
 
     yield "before", found.top1(found.own)
     yield "as `improve`", found.of_rule(own)
     yield "map", found.of_rule(of_kind(own, "map"))
     yield "fit to the output", found.of_rule(of_kind(own, "output"))
     for count in (1, 2, 4, 8):
-        yield f"{count} composites", found.of_rule(made(replace(found.train, mixed=found.train.mixed[:, :count])))
+        yield (
+            f"{count} composites",
+            found.of_rule(found.layers(replace(found.train, mixed=found.train.mixed[:, :count]))),
+        )
     yield "half of 12 composites moved, scaled, flipped", beside(found.of("moved", moved(found.images), half))
     yield "half of 12 composites with soft edges", beside(found.of("softened", softened(found.images), half))
     for name, write in {"recoloured": write_recoloured, "textures": write_textures}.items():
@@ -230,7 +234,7 @@ def main() -> None:
         model, stage = PairOptions(model=f"runs/emoji-bias-{seed}"), Stage(folder, {"command": "last layer"})
         with open_session(model, "paper", stage, bf16=arguments.bf16) as session:
             found = Features(session, folder / "features", seed)
-            layers = dict(new_layers(found.own, found.train, found.last.has_bias))
+            layers = found.layers(found.train)
             results[str(seed)] = dict(variants(found, layers))
             found.save(found.chosen(of_kind(layers, "output"))[0])
         print(seed, *(f"{name}: {values}" for name, values in results[str(seed)].items()), sep="\n", flush=True)

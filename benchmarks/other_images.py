@@ -129,7 +129,7 @@ def make_sets(photographs: list[Picture], places: np.ndarray, folder: Path) -> d
 
 
 def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: Path, bf16: bool) -> dict:
-    """How many objects are right on each photograph, by way and side. A model that was kept is the one before."""
+    """How many objects are right on each photograph, by way and side, and the commit. A model that was kept is the one before."""
     kept = (read_json(after / VERDICT_FILE) or {}).get("outcome") == "kept"
     pair = PairOptions(model=str(before), compare=str(before if kept else after))
     stage = Stage(folder / after.parent.name / after.name, {"command": "other_images"})

@@ -278,8 +278,8 @@ def other_images() -> str:
         "a fitted last layer": ("swap", "background-swap", "layer"),
         "this layer, and swap": ("the layer alone", "layer", "lp-ft"),
     }
-    more = [[of, than, *(str(less(*both, way)) for way in WAYS)] for of, (than, *both) in pairs.items()]
-    beside = Table("", ["gains more", "than", *(f"`{way}`" for way in WAYS)], more).markdown()
+    more = [[of, than, *(str(difference(*both, way)) for way in WAYS)] for of, (than, *both) in pairs.items()]
+    beside = Table("", ["gain of", "less that of", *(f"`{way}`" for way in WAYS)], more).markdown()
     return f"{table}\n\nDifferences between them, in points:\n\n{beside}"
 
 
@@ -303,7 +303,7 @@ def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndar
                 yield kind.partition(",")[0], label, gains
 
 
-def less(one: str, other: str, way: str) -> Difference:
+def difference(one: str, other: str, way: str) -> Difference:
     """The gain of the second method on these images less that of the first."""
     results = read_json(HERE / "other_images.json")
     known = [of for of in results["sets"].values() if of.keys() >= {one, other}]
