@@ -378,12 +378,12 @@ def _from_originals(results: ResultsFile, runs: Sequence[Run], side: str) -> lis
 
 def _rates_table(path: Path) -> str:
     """Changes of top-1 by the only method of a file, by learning rate, and what the rule says of each."""
-    verdicts = [row[-1] for row in choose_settings(read(path))[1].rows]
+    found, verdicts = _by_rate(path), [row[-1] for row in choose_settings(read(path))[1].rows]
     rows = [
         [f"{rate:g}", *map(str, gains.values()), verdict]
-        for (rate, gains), verdict in zip(_by_rate(path).items(), verdicts, strict=True)
+        for (rate, gains), verdict in zip(found.items(), verdicts, strict=True)
     ]
-    return Table("", ["learning rate", *gains, ""], rows).markdown()
+    return Table("", ["learning rate", *next(iter(found.values())), ""], rows).markdown()
 
 
 def _by_rate(path: Path) -> dict[float, dict[str, Difference]]:
