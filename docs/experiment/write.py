@@ -190,7 +190,7 @@ def short_block(results: ResultsFile) -> str:
     return (
         f"On emoji-shift, the paper's loss at {chosen / weight:.0f} times its weight changes top-1 on new backgrounds by {loss[0]} points (at home "
         f"{loss[1]}), and [background swap](docs/methods.md#background-swap) by {swap[0]} ({swap[1]}), over five models; loss weights and "
-        f"learning rates were chosen on others. At the paper's weight, {weight:g}, no gain was resolved in 72 steps, {of_paper[0]}, or in 600, {longer}. "
+        f"learning rates were chosen on others. At the paper's weight, {weight:g}, no gain on them was resolved in 72 steps, {of_paper[0]}, or in 600, {longer}. "
         "[How it was measured, and the paper's claims one by one](docs/experiment/README.md)."
     )
 
@@ -240,7 +240,7 @@ def found_block(results: ResultsFile) -> str:
             f"{pasting()['difference']('background-swap', 'layer', 'plain')} on the forty photographs, and unresolved on the four: {less_swap}. [Swap "
             f"from this layer](checks.md#the-last-layer) (LP-FT) gains {from_layer} beyond it. Settings of both were chosen on validation images of the "
             "same models, swap's on those of others.",
-            f"- **At the paper's weight, 0.8, no gain was resolved** in 72 steps at 1e-6: {_gain(results, PAPER_WEIGHTS)}. "
+            f"- **At the paper's weight, 0.8, no gain on new backgrounds was resolved** in 72 steps at 1e-6: {_gain(results, PAPER_WEIGHTS)}. "
             f"[600 steps](checks.md#with-the-papers-weight) change top-1 on new backgrounds by {of_rate} at the rate that the rule chose on validation "
             f"images of these models, {rate:g}; at the highest of three, {highest:g}, by {of_highest}. An earlier version of this benchmark, with models that relied on the background more, gained 11 points in 78 steps at 5e-6.",
             f"- **Top-1 falls on a new vendor's drawings** with their usual background, a right cue: it changes by {vendor} points with "
