@@ -453,7 +453,7 @@ def test_grids_of_the_paper(path, tmp_path):
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 9, "waterbirds": 99}
     numbers |= {"emoji-shift-search": 69, "emoji-shift-others-search": 8, "emoji-shift-rates": 120}
     numbers |= {"emoji-shift-others-rates": 24, "emoji-shift-others": 35, "emoji-shift": 40}
-    numbers |= {"emoji-shift-steps": 6, "emoji-shift-textures": 5, "emoji-shift-scratch": 9}
+    numbers |= {"emoji-shift-steps": 15, "emoji-shift-textures": 5, "emoji-shift-lp-ft": 15, "emoji-shift-scratch": 9}
     assert len(grid.points) == numbers[path.stem]
     for point in grid.points:
         assert SweepRun(point, tmp_path).arguments[-1].learning_rate == point.options["learning_rate"]
