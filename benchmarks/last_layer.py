@@ -125,7 +125,7 @@ class Features:
         return dict(new_layers(self.own, features, self.last.has_bias))
 
     def chosen(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> tuple[Layer, str]:
-        """What the rule of `improve` chooses, and its settings."""
+        """The mixture with the model's layer that the rule of `improve` chooses, and its settings."""
         before = Mixture.of(self.selection.mapped(self.own.logits))
         mixtures = [
             Mixture.of(self.selection.mapped(self.own.mixed(layer, share).logits), settings, share)
@@ -177,10 +177,8 @@ def variants(found: Features, own: Layers) -> Iterator[tuple[str, dict]]:
     yield "map", found.of_rule(of_kind(own, "map"))
     yield "fit to the output", found.of_rule(of_kind(own, "output"))
     for count in (1, 2, 4, 8):
-        yield (
-            f"{count} composites",
-            found.of_rule(found.layers(replace(found.train, mixed=found.train.mixed[:, :count]))),
-        )
+        fewer = replace(found.train, mixed=found.train.mixed[:, :count])
+        yield f"{count} composites", found.of_rule(found.layers(fewer))
     yield "half of 12 composites moved, scaled, flipped", beside(found.of("moved", moved(found.images), half))
     yield "half of 12 composites with soft edges", beside(found.of("softened", softened(found.images), half))
     for name, write in {"recoloured": write_recoloured, "textures": write_textures}.items():

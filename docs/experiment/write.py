@@ -3,8 +3,8 @@
     python docs/experiment/write.py
 
 `search.parquet` has the validation images of several weights of each method at one or two rates, `rates.parquet` those of several rates at
-the weight that was chosen. The others have test images: `results.parquet` of all methods at the chosen settings, on seeds that nothing was
-chosen on; of these seeds, `textures.parquet` of swap onto random textures, `steps.parquet` of the paper's weight in 600 steps, and
+the weight that was chosen. The others have test images: `results.parquet` of all methods at the chosen settings, on seeds that none of them
+was chosen on; of these seeds, `textures.parquet` of swap onto random textures, `steps.parquet` of the paper's weight in 600 steps, and
 `lp-ft.parquet` of swap from fitted last layers; `scratch.parquet` of a ViT trained from scratch. A block of text between `results: NAME`
 and `end of results` is made again; a test compares all blocks with the files. The picture holds the points that it shows as text, which a
 test compares too: pixels differ between releases of matplotlib.
@@ -242,9 +242,11 @@ def found_block(results: ResultsFile) -> str:
             "same models, swap's on those of others.",
             f"- **At the paper's weight, 0.8, no gain on new backgrounds was resolved** in 72 steps at 1e-6: {_gain(results, PAPER_WEIGHTS)}. "
             f"[600 steps](checks.md#with-the-papers-weight) change top-1 on new backgrounds by {of_rate} at the rate that the rule chose on validation "
-            f"images of these models, {rate:g}; at the highest of three, {highest:g}, by {of_highest}. An earlier version of this benchmark, with models that relied on the background more, gained 11 points in 78 steps at 5e-6.",
+            f"images of these models, {rate:g}; at the highest of three, {highest:g}, by {of_highest}. An earlier version of this benchmark, with "
+            "models that relied on the background more, gained 11 points in 78 steps at 5e-6.",
             f"- **Top-1 falls on a new vendor's drawings** with their usual background, a right cue: it changes by {vendor} points with "
-            f"squared error, by {vendor_of_swap} with swap and by {vendor_of_lp_ft} with LP-FT. On rotated ones, no fall is resolved: {rotation} and {rotation_of_swap}. With Holm's correction, neither fall is resolved for squared error.",
+            f"squared error, by {vendor_of_swap} with swap and by {vendor_of_lp_ft} with LP-FT. On rotated ones, no fall is "
+            f"resolved: {rotation} and {rotation_of_swap}. With Holm's correction, neither fall is resolved for squared error.",
         ]
     )
 
