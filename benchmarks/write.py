@@ -54,8 +54,8 @@ AFTER = {
     "full": "`improve --effort full`",
     "background-swap": "swap, 72 steps",
     "robustvit": "squared error, 72 steps",
-    "layer": "a last layer, fitted to the output",
-    "lp-ft": "this layer, and swap, 72 steps",
+    "layer": "last layer, fitted to the output",
+    "lp-ft": "swap from this layer, 72 steps",
 }
 EXAMPLE_ROWS = ("top-1 `original`", "top-1 `mixed_rand`", "BG-Gap", "relevance on the object /")
 SHARES = {  # of benchmarks/layer_shares.py
@@ -273,12 +273,8 @@ def other_images() -> str:
         cells = [f"{100 * before.mean():.1f} {over_both(gain)}" for before, gain in gains.values()]
         rows.append([kind, made, str(len(gains["plain"][1])), *cells])
     table = Table("", ["model", "after", "models", *(f"`{way}`" for way in WAYS)], rows).markdown()
-    pairs = {
-        "swap": ("squared error", "robustvit", "background-swap"),
-        "a fitted last layer": ("swap", "background-swap", "layer"),
-        "this layer, and swap": ("the layer alone", "layer", "lp-ft"),
-    }
-    more = [[of, than, *(str(difference(*both, way)) for way in WAYS)] for of, (than, *both) in pairs.items()]
+    pairs = [("robustvit", "background-swap"), ("background-swap", "layer"), ("layer", "lp-ft")]
+    more = [[AFTER[of], AFTER[one], *(str(difference(one, of, way)) for way in WAYS)] for one, of in pairs]
     beside = Table("", ["gain of", "less that of", *(f"`{way}`" for way in WAYS)], more).markdown()
     return f"{table}\n\nDifferences between them, in points:\n\n{beside}"
 
