@@ -10,6 +10,7 @@ import math
 import re
 import runpy
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -93,22 +94,26 @@ def summary() -> Table:
             if not known:
                 continue
             before = sum(100 * next(iter(found.values()))["places"]["new"]["before"] for found in known) / len(known)
-            row = [kind + (", 100 %" if variant else ""), str(len(known)), f"{before:.1f}"]
+            row, took = [kind + (", 100 %" if variant else ""), str(len(known)), f"{before:.1f}"], []
             for effort in efforts:
                 of_effort = [found[effort]["places"] for found in known if effort in found]
                 some = f" ({len(of_effort)} of {len(known)})" if 0 < len(of_effort) < len(known) else ""
                 row += [mean_change(of_effort, place) + some if of_effort else "–" for place in ("new", "home")]
-            rows.append(row)
+                took.append(statistics.median([found[effort]["seconds"] / 60 for found in known if effort in found]))
+            rows.append([*row, ", ".join(f"{time:.0f}" for time in took)])
     heads = [head for effort in efforts for head in (f"`{effort}`: new", "at home")]
-    return Table("", ["model and images", "models", "new, before", *heads], rows)
+    return Table("", ["model and images", "models", "new, before", *heads, "minutes"], rows)
 
 
-def summary_and_time() -> str:
-    """The same, and the median time of a run."""
-    quick, full = minutes()
+def summary_and_verdicts() -> str:
+    """The same, and how often `improve` said that it helped."""
+    outcomes = Counter(
+        run["outcome"] for of_set in read_json(HERE / "improve.json")["sets"].values() for run in of_set.values()
+    )
     return (
-        f"{summary().markdown()}\n\nBeside other work, the median run of `minute`, the default effort, took {statistics.median(quick):.0f} minutes, and "
-        f"of `full` {statistics.median(full):.0f}. [All sets](docs/measured.md#what-improve-gains)."
+        f"{summary().markdown()}\n\nMinutes are medians of both efforts, beside other work. Of these {outcomes.total()} runs, `improve` called "
+        f"{outcomes['helped']} helpful and {outcomes['costly']} too costly; in {outcomes['unresolved']}, the images that it keeps for its report were too few to tell the "
+        "price at home. [All sets](docs/measured.md#what-improve-gains)."
     )
 
 
@@ -166,8 +171,13 @@ def all_sets() -> str:
             rows.append([name, effort, *cells, *calibration, ", ".join(filter(None, chosen)), found["outcome"]])
     head = ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, share", "outcome"]
     quick, full = minutes()
+    runs = [run for of_set in sets.values() for run in of_set.values()]
+    falls = [run for run in runs if run["places"]["home"]["high"] < 0]
+    least, most = (-100 * bound(run["places"]["home"]["change"] for run in falls) for bound in (max, min))
+    costly = sum(run["outcome"] == "costly" for run in falls)
     return (
-        f"{Table('', head, rows).markdown()}\n\nBeside other work, the median run of `minute` took {statistics.median(quick):.0f} minutes, and the longest "
+        f"{Table('', head, rows).markdown()}\n\nTop-1 at home falls in {len(falls)} of {len(runs)} runs by its whole interval, by {least:.1f} to {most:.1f} "
+        f"points; {costly} of these was called costly. Beside other work, the median run of `minute` took {statistics.median(quick):.0f} minutes, and the longest "
         f"{max(quick):.0f}; of `full`, {statistics.median(full):.0f} and {max(full):.0f}. All runs took {sum(quick + full) / 60:.1f} hours."
     )
 
@@ -190,7 +200,8 @@ def foretold() -> str:
     table = Table("", ["set", "model", "`mixed_rand`", "random backgrounds", "difference"], rows).markdown()
     return (
         f"{table}\n\nDifferences range from {least:+.1f} to {most:+.1f} points. Their standard deviation is {beyond(differences):.1f} points beyond what "
-        f"the samples explain. Top-1 on random backgrounds lies in the report's interval for {held} of {len(rows)} models."
+        f"the samples explain. Top-1 on random backgrounds lies in the report's interval for {held} of these {len(rows)} models, from which its width was "
+        "made."
     )
 
 
@@ -212,9 +223,11 @@ def foretold_by_masks() -> str:
                 )
     table = Table("", ["set", "model", "random backgrounds", "made masks", "true masks"], rows).markdown()
     within = {kind: sum(abs(one.mean) <= 0.03 for one in of_kind) for kind, of_kind in differences.items()}
+    by_chance = sum(math.erf(0.03 * 1.96 * 2 / (one.high - one.low) / math.sqrt(2)) for one in differences["made"])
     return (
         f"{table}\n\nBeyond what the samples explain, the standard deviation is {beyond(differences['made']):.1f} points with made masks and "
-        f"{beyond(differences['true']):.1f} with true ones. Within 3 points are {within['made']} and {within['true']} of {len(rows)} models. "
+        f"{beyond(differences['true']):.1f} with true ones. Within 3 points are {within['made']} and {within['true']} of {len(rows)} models, of which {by_chance:.0f} would be "
+        "if nothing but the samples made a difference. "
         f"Not in the table: {', '.join(name for name in results if name not in measured)}."
     )
 
@@ -399,7 +412,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "mended": mended,
     "attributes named": attributes_named,
     "verdict of a frame": verdict_of_a_frame,
-    "what improve gains": summary_and_time,
+    "what improve gains": summary_and_verdicts,
     "shown and others": shown_and_others,
     "all sets": all_sets,
     "foretold": foretold,
