@@ -4,7 +4,8 @@
 
 Writes `benchmarks/coverage.json`: for each kind of data, the share of trials whose interval holds the gain, and half its mean width, in
 points. Each seed has 300 images, of which 10 % are corrected or broken. Seeds differ in their gain by a standard deviation of 0, 1 or 2
-points. Their images are of their own, the same, or composed with the same photographs, whose gains differ by 4 points as well.
+points. Their images are of their own, the same, or composed with the same photographs, whose gains differ by 4 points as well, or by 8,
+with 30 % corrected or broken, as those of swap do.
 """
 
 from functools import partial
@@ -17,7 +18,7 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
 
-TRIALS, IMAGES, CHANGED, OF_PHOTOGRAPHS = 4000, 300, 0.1, 0.04
+TRIALS, IMAGES, CHANGED = 4000, 300, 0.1
 ROWS = np.arange(IMAGES)
 
 
@@ -26,6 +27,7 @@ def main() -> None:
         "images of each seed": of_own_images,
         "the same images": of_same_images,
         "4 photographs": partial(of_photographs, photographs=4),
+        "4 photographs that differ more": partial(of_photographs, photographs=4, apart=0.08, changed=0.3),
         "20 photographs": partial(of_photographs, photographs=20),
     }
     found = [
@@ -60,17 +62,19 @@ def of_same_images(rng: np.random.Generator, of_seeds: np.ndarray) -> list[Gains
     return [Gains(outcomes(places[seed], gain), str(seed), ROWS) for seed, gain in enumerate(of_seeds)]
 
 
-def of_photographs(rng: np.random.Generator, of_seeds: np.ndarray, photographs: int) -> list[Gains]:
-    drawn, of_drawn = ROWS % photographs, rng.normal(0, OF_PHOTOGRAPHS, photographs)
+def of_photographs(
+    rng: np.random.Generator, of_seeds: np.ndarray, photographs: int, apart: float = 0.04, changed: float = CHANGED
+) -> list[Gains]:
+    drawn, of_drawn = ROWS % photographs, rng.normal(0, apart, photographs)
     return [
-        Gains(outcomes(rng.random(IMAGES), gain + of_drawn[drawn]), str(seed), drawn)
+        Gains(outcomes(rng.random(IMAGES), gain + of_drawn[drawn], changed), str(seed), drawn)
         for seed, gain in enumerate(of_seeds)
     ]
 
 
-def outcomes(places: np.ndarray, gain: float | np.ndarray) -> np.ndarray:
+def outcomes(places: np.ndarray, gain: float | np.ndarray, changed: float = CHANGED) -> np.ndarray:
     """Corrected images (1), broken ones (-1) and others (0) by places in [0, 1], with this difference of their rates."""
-    corrected, broken = (np.clip((CHANGED + sign * gain) / 2, 0, 1) for sign in (1, -1))
+    corrected, broken = (np.clip((changed + sign * gain) / 2, 0, 1) for sign in (1, -1))
     return (places < corrected).astype(int) - (places >= 1 - broken)
 
 

@@ -27,7 +27,7 @@ def test_tables_are_those_of_the_results(path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_nothing_measured_is_written_by_hand(path):
     """Columns of numbers, which are aligned to the right, and intervals stand in blocks."""
