@@ -11,8 +11,9 @@ method. All are measured on the same drawings, of a seed of their own, each on o
 - `occluded`: a quarter to a half of it behind what is at the lower edge of the same photograph, with a ragged border;
 - `scaled`: half as large.
 
-The photographs are those of desktop_photographs.py, which are downloaded and unpacked beside the results. Writes contact sheets and
-other_images.json: licences, and how many objects are right on each photograph, by set, effort or method, way and side. It goes on after a kill.
+The photographs are those of desktop_photographs.py, which are downloaded and unpacked in the folder, beside contact sheets. Adds to
+other_images.json beside this script: licences, and how many objects are right on each photograph, by set, effort or method, way and side.
+It goes on after a kill.
 """
 
 import argparse
@@ -154,7 +155,7 @@ def main() -> None:
     places = np.random.default_rng(SEED).permutation(arguments.objects * len(photographs)) % len(photographs)
     sets = make_sets([image for image, _ in photographs.values()], places, folder)
     facts = {"photographs": {name: known for name, (_, known) in photographs.items()}, "objects": arguments.objects}
-    file = folder / "other_images.json"
+    file = Path(__file__).with_suffix(".json")
     results = (read_json(file) or {}).get("sets", {})
     for before, after in zip(arguments.pairs[::2], arguments.pairs[1::2], strict=True):
         found = measured(before, after, sets, places, folder / "measured", arguments.bf16)

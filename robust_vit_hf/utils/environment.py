@@ -21,13 +21,18 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
-    """Commit of this package's checkout, with `-dirty` if files differ from it; `None` for an installed package."""
+    """Commit of this package's checkout, with `-dirty` if code or settings differ from it, since results that are written between two
+    trainings change neither; `None` for an installed package."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commands = ["rev-parse", "HEAD"], ["diff", "--name-only", "HEAD", "--", "*.py", "*.yaml"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit, edited = (
+            subprocess.run(["git", "-C", checkout, *of], capture_output=True, text=True, check=True).stdout.strip()
+            for of in commands
+        )
+        return f"{commit}-dirty" if edited else commit
     except (OSError, subprocess.CalledProcessError):  # without git, or in another user's checkout
         return None
 

@@ -41,7 +41,7 @@ def test_the_picture_shows_the_points_of_the_results(results):
 
 def test_one_command_makes_all_results():
     planned = ["make", "--dry-run", "--always-make", "--file", "docs/experiment/Makefile", "RUNS=nowhere"]
-    planned += ["all", "photographs"]
+    planned += ["all", "improve"]
     commands = subprocess.run(planned, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     grids = {path.name for path in (ROOT / "trainer" / "grids").glob("emoji-shift*.yaml")}
     assert set(re.findall(r"sweep trainer/grids/(\S+)", commands)) == grids
@@ -49,10 +49,8 @@ def test_one_command_makes_all_results():
     kept = {path.stem for path in (ROOT / "docs" / "experiment").glob("*.parquet")}
     assert kept == {*reports.values(), write["EARLIER"].stem}
     assert "python benchmarks/improve.py --output_dir runs/improve --efforts minute full --bf16\n" in commands
-    assert {"runs/improve/improve.json", "runs/other-images/other_images.json"} < {
-        *re.findall(r"cp (\S+) benchmarks/", commands)
-    }
-    pairs = [Path(path) for path in re.search(r"other_images\.py .*\\\n\s*--pairs (.+)", commands)[1].split()]
+    assert "runs/improve/improve.json" in re.findall(r"cp (\S+) benchmarks/", commands)
+    pairs = [Path(path) for of in re.findall(r"other_images\.py .* --pairs (.+)", commands) for path in of.split()]
     measured = json.loads((ROOT / "benchmarks" / "other_images.json").read_text())["sets"]
     assert sorted((path.parent.name, path.name) for path in pairs[1::2]) == sorted(
         (name, made) for name, of_set in measured.items() for made in of_set
