@@ -52,10 +52,13 @@ from robust_vit_hf.utils.stage import Stage
 
 SEEDS, COMPOSITES, MAX_LOSS = range(10, 15), 6, 2.0
 VALIDATION, EACH, COMPOSED = 4, 10, 2  # images of each class
-PENALTIES, SHARES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), (0.25, 0.5, 0.75, 1.0)
+PENALTIES, SHARES = (1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4), (0.25, 0.5, 0.75, 1.0)
 SHARPNESS = 20.0  # of the smooth maximum over groups
 UNSURE = (1.0, 4.0, 16.0)  # AFR's exponents
-CONVERGED = {"gtol": 1e-7, "ftol": 0, "maxiter": 2000, "maxfun": 4000}  # no slope of the loss is higher
+SOLVER, FLAT = (
+    {"gtol": 1e-9, "ftol": 0, "maxiter": 2000, "maxfun": 4000},
+    1e-7,
+)  # the highest slope of a converged loss
 TESTS, TEST_IMAGES = ("background_new", "val", "background_random"), 300
 PASSES = (32, 0)
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]  # of the losses of images: a value, and its gradient
@@ -171,8 +174,8 @@ def fitted(start: Layer, features: np.ndarray, labels: np.ndarray, objective: Ob
         return value + penalty / 2 * (change**2).sum(), gradient.ravel()
 
     begin = np.zeros(start.bias.size * inputs.shape[1])
-    found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=CONVERGED)
-    if not found.success:
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=SOLVER)
+    if np.abs(found.jac).max() > FLAT:
         raise RuntimeError(f"The fit with penalty {penalty:g} did not converge: {found.message}")
     change = found.x.reshape(len(start.bias), -1)
     return Layer(start.weight + change[:, :-1] / scale, start.bias + change[:, -1])
