@@ -48,7 +48,9 @@ FILES = SEARCH, RATES, TESTED, TEXTURES, STEPS, LP_FT, SCRATCH = [
     HERE / f"{name}.parquet" for name in ("search", "rates", "results", "textures", "steps", "lp-ft", "scratch")
 ]
 EARLIER, ROOT = HERE / "earlier.parquet", HERE.parents[1]
-SIS, OF_GROUPS = (ROOT / "benchmarks" / f"{name}.json" for name in ("sis", "group_layers"))
+COVERAGE, OF_GROUPS, OF_LAYERS, OTHER_IMAGES, SIS = (
+    ROOT / "benchmarks" / f"{name}.json" for name in ("coverage", "group_layers", "last_layer", "other_images", "sis")
+)
 TEXTS = (
     "README.md",
     "docs/experiment/README.md",
@@ -163,9 +165,18 @@ def runs_block(results: ResultsFile) -> str:
         seeds = ", ".join(sorted({run.seed for run in runs}, key=int))
         images = "test and validation" if any(run.sets for run in runs) else "validation"
         counts = (len(runs), len({run.method for run in runs}), f"{sum(run.seconds for run in runs) / 3600:.1f}")
-        commits = ", ".join(sorted({run.commit[:8] for run in runs}))
+        commits = ", ".join(sorted({_short(run.commit) for run in runs}))
         rows.append([f"`{path.name}`", images, seeds, *map(str, counts), commits])
-    return Table("", ["file", "images", "seeds", "trainings", "methods", "hours", "commit"], rows).markdown()
+    head = ["file", "images", "seeds", "trainings", "methods", "hours", "commit"]
+    measured = {path.stem: {json.loads(path.read_text())["commit"]} for path in (COVERAGE, OF_GROUPS, OF_LAYERS, SIS)}
+    pasted = json.loads(OTHER_IMAGES.read_text())["sets"]
+    measured[OTHER_IMAGES.stem] = {of["commit"] for name in pasted if "fresh" in name for of in pasted[name].values()}
+    others = ", ".join(f"`{name}.json` is of {', '.join(sorted(map(_short, of)))}" for name, of in measured.items())
+    return f"{Table('', head, rows).markdown()}\n\nIn `benchmarks`, {others}."
+
+
+def _short(commit: str) -> str:
+    return commit[:8] + "-dirty" * commit.endswith("-dirty")
 
 
 def settings_block() -> str:
