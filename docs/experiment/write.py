@@ -80,8 +80,6 @@ LABELS = {
     "fewer-classes": "squared error, 32 classes",
     "robustvit-beyond": "squared error: beyond the grid",
     "relevance-and-swap-beyond": "swap and cross-entropy of the map: beyond the grid",
-    "layer": "last layer, fitted to the output",
-    "lp-ft": "swap from this layer (LP-FT)",
 }
 OF_A_METHOD = (*METHOD_OPTIONS, "background_swap", "learning_rate", "num_train_epochs")
 OF_RECIPE = "relevance-and-swap"  # the variant of the bundled recipe
@@ -327,14 +325,16 @@ def _gains_by_photograph(runs: Sequence[Run]) -> list[str]:
 
 def sets_block(results: ResultsFile) -> str:
     """Top-1 on each set before, and its changes by the methods of the page."""
-    fitted = {"layer": _fitted(results, "before"), "lp-ft": _fitted(results, "after")}
-    return _sets_table({method: Results(results.runs).of(method) for method in SHOWN} | fitted)
+    fitted = {
+        pasting()["AFTER"][name]: _fitted(results, side) for name, side in (("layer", "before"), ("lp-ft", "after"))
+    }
+    return _sets_table({LABELS[method]: Results(results.runs).of(method) for method in SHOWN} | fitted)
 
 
 def earlier_block() -> str:
     """The same of the models by which the project was developed."""
     known = Results(read(EARLIER).runs)
-    return _sets_table({method: known.of(method) for method in SHOWN if method in known.methods})
+    return _sets_table({LABELS[method]: known.of(method) for method in SHOWN if method in known.methods})
 
 
 def _sets_table(methods: dict[str, Sequence[Run]]) -> str:
@@ -344,7 +344,7 @@ def _sets_table(methods: dict[str, Sequence[Run]]) -> str:
         of_set = [run.sets[name] for run in first]
         before = [float(of.correct("before")[of.usable].mean()) for of in of_set]
         rows[0].append(f"{percent(float(np.mean(before)))} ({percent(min(before))}–{percent(max(before))})")
-    rows += [[LABELS[method], *(str(change(runs, [name])) for name in names)] for method, runs in methods.items()]
+    rows += [[label, *(str(change(runs, [name])) for name in names)] for label, runs in methods.items()]
     return Table("", ["method", *map(title_of, names)], rows).markdown()
 
 
