@@ -96,11 +96,12 @@ def summary() -> Table:
             before = sum(100 * next(iter(found.values()))["places"]["new"]["before"] for found in known) / len(known)
             row, took = [kind + (", 100 %" if variant else ""), str(len(known)), f"{before:.1f}"], []
             for effort in efforts:
-                of_effort = [found[effort]["places"] for found in known if effort in found]
+                runs = [found[effort] for found in known if effort in found]
+                of_effort = [run["places"] for run in runs]
                 some = f" ({len(of_effort)} of {len(known)})" if 0 < len(of_effort) < len(known) else ""
                 row += [mean_change(of_effort, place) + some if of_effort else "–" for place in ("new", "home")]
-                took.append(statistics.median([found[effort]["seconds"] / 60 for found in known if effort in found]))
-            rows.append([*row, ", ".join(f"{time:.0f}" for time in took)])
+                took.append(f"{statistics.median(run['seconds'] / 60 for run in runs):.0f}" if runs else "–")
+            rows.append([*row, ", ".join(took)])
     heads = [head for effort in efforts for head in (f"`{effort}`: new", "at home")]
     return Table("", ["model and images", "models", "new, before", *heads, "minutes"], rows)
 
