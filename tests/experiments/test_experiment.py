@@ -69,12 +69,13 @@ def test_the_intervals_cover_what_the_docs_say():
 
 
 def test_words_about_differences_are_those_of_the_intervals(results):
-    """What the page calls more, unresolved or a fall, whose words `write.py` does not choose by the intervals."""
+    """`write.py` writes "more", "unresolved" and "falls" whatever it measures. The intervals must agree."""
     new, on_forty, by_rate = write["SHIFTED"], write["pasting"]()["difference"], write["_by_rate"](write["STEPS"])
     layers, lp_ft = (write["_fitted"](results, side) for side in ("before", "after"))
     swapped, paper = (write["Results"](results.runs).of(name) for name in ("background-swap", write["PAPER_WEIGHTS"]))
     change, versus, less = write["change"], write["versus"], write["_less"]
     gains = [less(results, write["OURS"], "background-swap"), change(layers, [new]), by_rate[4e-7][write["RANDOM"]]]
+    gains += [on_forty(write["OURS"], "background-swap", "plain"), on_forty("background-swap", "layer", "plain")]
     falls = [change(runs, ["vendor"]) for runs in (write["Results"](results.runs).of(write["OURS"]), swapped, lp_ft)]
     earlier = write["Results"](write["read"](write["EARLIER"]).runs)
     falls += [change(earlier.of(name), ["rotation"]) for name in ("robustvit", "bce", "background-swap")]
@@ -86,8 +87,6 @@ def test_words_about_differences_are_those_of_the_intervals(results):
     unresolved += [of[new] for of in by_rate.values()]
     assert all(gain.low > 0 for gain in gains) and all(fall.high < 0 for fall in falls)
     assert all(one.low < 0 < one.high for one in unresolved)
-    forty = [on_forty(*pair, "plain") for pair in ((write["OURS"], "background-swap"), ("background-swap", "layer"))]
-    assert all(float(re.search(r"\[(\S+),", str(one))[1]) > 0 for one in forty)
 
 
 def test_every_block_is_shown_and_known():
