@@ -55,10 +55,8 @@ VALIDATION, EACH, COMPOSED = 4, 10, 2  # images of each class
 PENALTIES, SHARES = (1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4), (0.25, 0.5, 0.75, 1.0)
 SHARPNESS = 20.0  # of the smooth maximum over groups
 UNSURE = (1.0, 4.0, 16.0)  # AFR's exponents
-SOLVER, FLAT = (
-    {"gtol": 1e-9, "ftol": 0, "maxiter": 2000, "maxfun": 4000},
-    1e-7,
-)  # the highest slope of a converged loss
+SOLVER = {"gtol": 1e-9, "ftol": 0, "maxiter": 2000, "maxfun": 4000}
+FLAT = 1e-7  # the highest slope of a converged loss
 TESTS, TEST_IMAGES = ("background_new", "val", "background_random"), 300
 PASSES = (32, 0)
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]  # of the losses of images: a value, and its gradient

@@ -227,8 +227,8 @@ def foretold_by_masks() -> str:
     by_chance = sum(math.erf(0.03 * 1.96 * 2 / (one.high - one.low) / math.sqrt(2)) for one in differences["made"])
     return (
         f"{table}\n\nBeyond what the samples explain, the standard deviation is {beyond(differences['made']):.1f} points with made masks and "
-        f"{beyond(differences['true']):.1f} with true ones. Within 3 points are {within['made']} and {within['true']} of {len(rows)} models, of which {by_chance:.0f} would be "
-        "if nothing but the samples made a difference. "
+        f"{beyond(differences['true']):.1f} with true ones. Within 3 points are {within['made']} and {within['true']} of {len(rows)} models; if only the "
+        f"samples differed, {by_chance:.0f} would be. "
         f"Not in the table: {', '.join(name for name in results if name not in measured)}."
     )
 

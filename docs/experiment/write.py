@@ -223,7 +223,7 @@ def price_block(results: ResultsFile) -> str:
 
 
 def found_block(results: ResultsFile) -> str:
-    """What was found, in five points."""
+    """Five findings, each with its intervals."""
     layers, lp_ft = _fitted(results, "before"), _fitted(results, "after")
     beyond_the_layer, longer = (choose_settings(read(path))[0] for path in (LP_FT, STEPS))
     less_swap = versus(Results(results.runs).of("background-swap"), layers, [SHIFTED])
