@@ -25,12 +25,8 @@ def _register_pipeline(pipelines) -> None:
 
 _AUTO = "transformers.models.auto.modeling_auto"
 _CLASSIFIERS = {  # modules of transformers' configurations without a classifier, and the classifiers of this package
-    "transformers.models.clip.configuration_clip": ("CLIPVisionConfig", "clip", "CLIPZeroShotForImageClassification"),
-    "transformers.models.dinov3_vit.configuration_dinov3_vit": (
-        "DINOv3ViTConfig",
-        "dinov3",
-        "DINOv3ViTForImageClassification",
-    ),
+    "transformers.models.clip.configuration_clip": ("CLIPVisionConfig", "CLIPZeroShotForImageClassification"),
+    "transformers.models.dinov3_vit.configuration_dinov3_vit": ("DINOv3ViTConfig", "DINOv3ViTForImageClassification"),
 }
 
 
@@ -38,10 +34,10 @@ def _register_classifiers(_) -> None:
     """Register the classifiers of what is loaded. A module that imports another may be half loaded when that is complete: its turn
     comes when it is complete itself."""
     mapping = getattr(sys.modules.get(_AUTO), "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", None)
-    for place, (name, module, classifier) in _CLASSIFIERS.items():
+    for place, (name, classifier) in _CLASSIFIERS.items():
         if mapping is not None and (configuration := getattr(sys.modules.get(place), name, None)):
             # Imported on use. `register` refuses classes for transformers' own configurations, in some releases silently.
-            mapping._extra_content[configuration] = lazy_import(f"{__name__}.models.{module}", classifier)
+            mapping._extra_content[configuration] = lazy_import(f"{__name__}.models.added_classifiers", classifier)
 
 
 for _module in (_AUTO, *_CLASSIFIERS):

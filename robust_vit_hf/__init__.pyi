@@ -5,15 +5,13 @@ from .data.transforms import eval_transform as eval_transform
 from .data.transforms import train_transform as train_transform
 from .diagnosis.diagnose import diagnose as diagnose
 from .improvement.improve import improve as improve
-from .models.clip import CLIPZeroShotForImageClassification as CLIPZeroShotForImageClassification
-from .models.dinov3 import DINOv3ViTForImageClassification as DINOv3ViTForImageClassification
+from .models.added_classifiers import CLIPZeroShotForImageClassification as CLIPZeroShotForImageClassification
+from .models.added_classifiers import DINOv3ViTForImageClassification as DINOv3ViTForImageClassification
 from .models.image_processors import make_image_processor as make_image_processor
 from .models.loading import load_model as load_model
 from .relevance.pipeline import RelevanceMapPipeline as RelevanceMapPipeline
 from .relevance.relevance_map import RelevanceOutput as RelevanceOutput
 from .relevance.relevance_map import relevance_map as relevance_map
-from .relevance.sufficient_subsets import SufficientSubsets as SufficientSubsets
-from .relevance.sufficient_subsets import sufficient_input_subsets as sufficient_input_subsets
 from .training.config import RobustViTConfig as RobustViTConfig
 from .training.losses import ConfidenceLoss as ConfidenceLoss
 from .training.losses import RelevanceLoss as RelevanceLoss

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from robust_vit_hf.improvement.improve import FULL_GAINED
-from robust_vit_hf.results.bootstrap import Gains, mean_gain
+from robust_vit_hf.results.intervals import Gains, mean_gain
 
 from .helpers.tiny import ROOT
 

@@ -80,7 +80,6 @@ def test_public_names():
         "RelevanceOutput",
         "RobustViTConfig",
         "RobustViTTrainer",
-        "SufficientSubsets",
         "diagnose",
         "eval_transform",
         "improve",
@@ -89,7 +88,6 @@ def test_public_names():
         "load_model",
         "make_image_processor",
         "relevance_map",
-        "sufficient_input_subsets",
         "train_transform",
     ]
     for name in robust_vit_hf.__all__:

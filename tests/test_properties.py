@@ -25,7 +25,7 @@ from robust_vit_hf import (
     relevance_map,
     train_transform,
 )
-from robust_vit_hf.data.row_checks import check_columns, check_rows
+from robust_vit_hf.data.schema import check_columns, check_rows
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.relevance import linear_memory
 from robust_vit_hf.training.methods import load_method, method_names

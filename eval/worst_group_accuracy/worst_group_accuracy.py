@@ -1,8 +1,8 @@
 """Top-1 of the worst group, as a metric of `evaluate`; its card is `README.md`."""
 
 # Modules, not classes: `evaluate` takes the first subclass of `Metric` that it finds in the names of a script.
-from robust_vit_hf.results.metrics import evaluate_script
-from robust_vit_hf.results.metrics import worst_group_accuracy as computation
+from robust_vit_hf.metrics import base as evaluate_script
+from robust_vit_hf.metrics import worst_group_accuracy as computation
 
 
 class WorstGroupAccuracy(evaluate_script.ScriptMetric):

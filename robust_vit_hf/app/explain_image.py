@@ -9,11 +9,11 @@ from torchvision.transforms.v2 import functional
 
 from ..data.transforms import eval_transform
 from ..evaluation.session import Session
+from ..metrics.relevance_segmentation import RelevanceSegmentation
+from ..metrics.robust_accuracy import TOP
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import overlay, place_in_image
 from ..relevance.relevance_map import forward_logits
-from ..results.metrics.relevance_segmentation import RelevanceSegmentation
-from ..results.metrics.robust_accuracy import TOP
 from ..utils.images import to_rgb
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import gradio
 from packaging.requirements import Requirement
 
-from ..evaluation.before_after_examples import EXAMPLES_FILE
+from ..evaluation.examples import EXAMPLES_FILE
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.image_processors import Preset, resolve_preset
 from ..models.model_names import BUNDLED_MODEL, MODELS, resolve
 from ..utils.files import RESULTS_FILE, atomic_folder
-from ..utils.public_names import is_hub_id
+from ..utils.privacy import is_hub_id
 from .other_backgrounds_tab import diagnosis_folder
 
 

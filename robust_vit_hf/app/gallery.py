@@ -11,11 +11,11 @@ import numpy as np
 
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.known_sets import EVALUATION_SETS
-from ..evaluation.before_after_examples import is_of_kind
+from ..evaluation.examples import is_of_kind
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
+from ..evaluation.measurements.base import is_measured
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
-from ..experiments.point_folder import is_measured
 from ..models.image_processors import Preset
 from ..results.run_results import SetResult
 from ..utils.files import json_digest

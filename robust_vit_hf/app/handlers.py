@@ -11,10 +11,10 @@ import gradio as gr
 from PIL import Image, ImageOps
 
 from ..evaluation.session import Session, open_session
-from ..masks.choose_mask_maker import MaskSettings
+from ..masks.own_masks import MaskSettings
 from ..masks.tokencut import TokenCut
 from ..relevance.architectures import why_no_map
-from ..results.markdown_latex import Table
+from ..results.tables import Table
 from ..utils.images import to_rgb
 from .explain_image import Explanation, compare_maps, read_image
 from .gallery import FILTERS, IMAGES_OF_A_PAGE, measured_set

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from ..evaluation.before_after_figure import FIGURE_FILE
-from ..evaluation.results_json import TABLES_FILE
+from ..evaluation.examples import FIGURE_FILE
+from ..evaluation.results_files import TABLES_FILE
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
-from ..utils.public_names import public_name
+from ..utils.privacy import public_name
 from .gallery import FILTERS, how_to_fill, set_names
 from .handlers import PREDICTED, Handlers, thumbnail
 from .options import LOOPBACK, AppOptions

@@ -10,20 +10,20 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
+from ..data import emoji_shift as artwork
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
 from ..data.composition import CONDITIONS, paste
-from ..data.emoji_shift import artwork
-from ..data.emoji_shift.compose_images import classes_before
+from ..data.emoji_shift import classes_before
 from ..data.geometry import normalization
 from ..data.transforms import eval_transform
 from ..diagnosis.composed_examples import Composed, load_composed
 from ..diagnosis.what_to_photograph import PAIRS_FILE, TAKEN_FILE, TAKEN_RULE, matrices
-from ..evaluation.before_after_examples import EXAMPLES_FILE
+from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.session import Session
 from ..masks.tokencut import TokenCut
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
-from ..results.markdown_latex import Table
+from ..results.tables import Table
 from ..utils.files import RESULTS_FILE, read_json
 from .explain_image import picture_of
 

@@ -1,19 +1,42 @@
-"""Sample images: of the user, or from installed packages."""
+"""Samples of the page: finetunings to show, and images of the user or of installed packages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 from PIL import Image
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
 from ..data.draw_images import choose_images
-from ..data.emoji_shift.artwork import background
-from ..data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
+from ..data.emoji_shift import CLASS_NAMES, SHIFTED, background, compose
 from ..data.find_images import find_images
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
+from ..models import emoji_shift_model as model
+from ..models.model_names import BUNDLED_MODEL, registered_of
+from ..training.finetuning import finetune
+from ..training.recipes import list_recipes, train_arguments
+from ..utils.files import RUN_FILE, atomic_folder, cache_of, read_json
 from ..utils.images import to_rgb
+
+
+def newest_run(folder: Path) -> Path | None:
+    """Newest complete finetuning run of the bundled model in a folder."""
+    runs = [file for file in folder.glob(f"*/{RUN_FILE}") if registered_of(read_json(file)) == BUNDLED_MODEL]
+    newest = max(runs, key=lambda file: file.stat().st_mtime, default=None)
+    return newest and newest.parent
+
+
+def cached_run(**options) -> Path:
+    """Folder of the bundled model, finetuned by its recipe at the first call, with `options` of `robust-vit train`."""
+    recipe = list_recipes()[BUNDLED_MODEL]
+    folder = cache_of((recipe, Path(model.__file__))) / "finetuned"
+    if not (folder / RUN_FILE).is_file():
+        shown = {"control": False, "images_per_set": 50, "report_to": "none", "save_strategy": "no"}
+        with atomic_folder(folder) as partial:
+            finetune(*train_arguments(recipe, output_dir=str(partial), **shown | options))
+    return folder
 
 
 PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # from scikit-image, of ImageNet classes

@@ -16,7 +16,7 @@ def show(options: AppOptions) -> str:
         write_space(options.export, options.model, options.compare, options.preset, options.diagnose)
         return f"{options.export}: upload it with `hf upload --repo-type space OWNER/NAME {options.export} .`"
 
-    from ..app.runs import cached_run, newest_run
+    from ..app.samples import cached_run, newest_run
     from ..app.server import running
     from ..utils.processes import end_by_signals, use_all_cores
 

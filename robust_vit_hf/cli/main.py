@@ -4,12 +4,13 @@ import logging
 import os
 import sys
 import warnings
+from pkgutil import resolve_name
 
 from .. import __version__
-from ..utils.install import install_command
+from ..utils.environment import install_command
 from ..utils.options import unknown
-from ..utils.public_names import hide_tokens
-from .commands import COMMANDS, Command, Group, load
+from ..utils.privacy import hide_tokens
+from .commands import COMMANDS, Command, Group
 from .parser import Parser, parse
 
 
@@ -25,8 +26,12 @@ EXTRAS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-vit") -> int:
     """Run a command, by default that of the process.
+
+    Args:
+        root: the commands.
+        prog: how the program is called, for its help.
 
     Returns:
         Exit status: 0, 1 for an expected error, which is one line on stderr, 2 for wrong arguments, 130 for an
@@ -44,10 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         for category in (FutureWarning, DeprecationWarning):
             warnings.simplefilter("ignore", category)
     try:
-        command, prog, rest = find(argv)
-        options = load(command.options)
+        command, prog, rest = find(argv, root, prog)
+        options = resolve_name(command.options)
         options = parse(options, prog, rest) if isinstance(options, type) else options(rest)
-        if text := load(command.function)(options):
+        if text := resolve_name(command.function)(options):
             print(text, flush=True)
     except SystemExit as exit:
         return int(exit.code or 0)
@@ -69,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def find(argv: list[str], root: Group = ROOT, prog: str = "robust-vit") -> tuple[Command, str, list[str]]:
+def find(argv: list[str], root: Group, prog: str) -> tuple[Command, str, list[str]]:
     """The command named by the arguments, its program name for the help, and the remaining arguments."""
     if argv and (command := root.commands.get(argv[0])):
         name = f"{prog} {argv[0]}"

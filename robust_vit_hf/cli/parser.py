@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any, NoReturn
 
 from ..utils.options import Declared, Options, declared_options, unknown
-from ..utils.public_names import hide_tokens
+from ..utils.privacy import hide_tokens
 
 
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:

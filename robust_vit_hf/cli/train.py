@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..experiments.recipes import find_recipe, list_recipes, train_arguments, train_options
+from ..training.recipes import find_recipe, list_recipes, train_arguments, train_options
 from .parser import Parser
 
 
@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str]) -> tuple:
 
 def train(arguments: tuple) -> str:
     """Finetune, and return the table and the output path; an empty string outside the main process."""
-    from ..evaluation.before_after_figure import FIGURE_FILE
+    from ..evaluation.examples import FIGURE_FILE
     from ..training.finetuning import finetune
 
     table = finetune(*arguments)

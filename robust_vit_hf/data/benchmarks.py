@@ -33,7 +33,7 @@ class Benchmark:
 
 @cache
 def benchmarks() -> dict[str, Benchmark]:
-    from .emoji_shift import compose_images as emoji_shift
+    from . import emoji_shift
 
     return {
         BUNDLED_BENCHMARK: Benchmark(

@@ -12,11 +12,10 @@ from .find_images import find_images, find_splits
 from .image_sets import open_source
 from .imagenet_classes import wnids
 from .label_mapping import class_names_of
-from .mask_checks import mask_problem, mask_to_tensor
+from .mask_files import mask_problem, mask_to_tensor
 from .options import DescribeOptions
-from .row_checks import label_problem
-from .schema import decode, undecoded_rows
-from .write_rows import parts_of
+from .schema import decode, label_problem, undecoded_rows
+from .write_dataset import parts_of
 
 
 NUM_SHOWN = 10  # problems and names

@@ -15,16 +15,15 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from transformers.utils import logging
 
-from ..utils.cache import cache_of, check_no_pattern
-from ..utils.public_names import is_hub_id
+from ..utils.files import cache_of, check_no_pattern
+from ..utils.privacy import is_hub_id
 from .benchmarks import benchmarks
 from .label_mapping import class_names_of
-from .layouts.hub_tables import has_parquet
-from .layouts.own_image_folder import ImageFolder
-from .layouts.parquet_files import class_names_of_file, class_names_of_files
+from .layouts.folders import ImageFolder
+from .layouts.tables import class_names_of_file, class_names_of_files, has_parquet
 from .mask_files import with_mask_files
-from .row_checks import check_columns
-from .split_writer import made_from
+from .schema import check_columns
+from .write_dataset import made_from
 
 
 logger = logging.get_logger(__name__)

@@ -14,16 +14,16 @@ from huggingface_hub import file_exists, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging
 
-from ..utils.public_names import is_hub_id
+from ..utils.privacy import is_hub_id
 from ..utils.stage import STAGE_FILE
 from .archives import is_archive, unpacked
 from .imagenet_classes import subset, wnids
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
-from .layouts.hub_tables import has_parquet, numbered_tars, open_table
 from .layouts.imagenet import with_real_labels
-from .layouts.objectnet import read_mappings, without_border
+from .layouts.shifted_sets import read_mappings, without_border
+from .layouts.tables import has_parquet, numbered_tars, open_table
 from .schema import Source, features_of
-from .split_writer import made_from
+from .write_dataset import made_from
 
 
 logger = logging.get_logger(__name__)

@@ -6,7 +6,7 @@ English names are not unique: two classes are called "crane", and two "maillot".
 from collections.abc import Sequence
 from functools import cache
 
-from ..utils.install import install_command, package_file
+from ..utils.environment import install_command, package_file
 
 
 @cache

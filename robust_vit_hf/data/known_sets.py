@@ -73,7 +73,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "imagenet-a": KnownSet(
         "https://github.com/hendrycks/natural-adv-examples",
-        "folders_of_sets.open_wnids",
+        "folders.open_wnids",
         part={"class_subset": "imagenet-a"},
         title="INet-A",
         hub={"barkermrl/imagenet-a": (None, "train"), "clip-benchmark/wds_imagenet-a": (None, "test")},
@@ -81,7 +81,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "imagenet-r": KnownSet(
         "https://github.com/hendrycks/imagenet-r",
-        "folders_of_sets.open_wnids",
+        "folders.open_wnids",
         part={"class_subset": "imagenet-r"},
         title="INet-R",
         hub={"axiong/imagenet-r": ("test", "test"), "clip-benchmark/wds_imagenet-r": (None, "test")},
@@ -89,13 +89,13 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "imagenet-sketch": KnownSet(
         "https://github.com/HaohanWang/ImageNet-Sketch",
-        "folders_of_sets.open_wnids",
+        "folders.open_wnids",
         title="Sketch",
         hub={"clip-benchmark/wds_imagenet_sketch": (None, "test")},
     ),
     "imagenet-v2": KnownSet(
         "https://github.com/modestyachts/ImageNetV2",
-        "imagenet_v2.open_v2",
+        "shifted_sets.open_v2",
         title="INet-v2",
         shifted=False,
         options=("variant",),
@@ -104,7 +104,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "objectnet": KnownSet(
         "https://objectnet.dev",
-        "objectnet.open_objectnet",
+        "shifted_sets.open_objectnet",
         title="ObjNet",
         labels="several",
         options=("mappings", "cropped"),
@@ -115,7 +115,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"si-score-{factor}": KnownSet(
             "https://github.com/google-research/si-score",
-            "si_score.open_si_score",
+            "shifted_sets.open_si_score",
             part={"factor": factor},
             title=f"SI-{factor}",
             synthetic=True,
@@ -125,14 +125,14 @@ KNOWN_SETS: dict[str, KnownSet] = {
     },
     "imagenet-segmentation": KnownSet(
         "https://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
-        "imagenet_segmentation.open_segmentation",
+        "imagenet_masks.open_segmentation",
         evaluated=False,
         labels="none",
         masks=True,
     ),
     "imagenet-s919": KnownSet(
         "https://github.com/LUSSeg/ImageNet-S",
-        "imagenet_s.open_imagenet_s",
+        "imagenet_masks.open_imagenet_s",
         evaluated=False,
         masks=True,
         options=("imagenet",),
@@ -140,7 +140,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "paper-split": KnownSet(
         "https://github.com/LUSSeg/ImageNet-S",
-        "imagenet_s.open_paper_split",
+        "imagenet_masks.open_paper_split",
         evaluated=False,
         masks=True,
         options=("imagenet", "split", "class_seed", "num_classes", "samples_per_class"),
@@ -149,7 +149,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"imagenet-9-{variation}": KnownSet(
             "https://github.com/MadryLab/backgrounds_challenge",
-            "imagenet_9.open_imagenet_9",
+            "background_sets.open_imagenet_9",
             part={"variation": variation},
             family="imagenet-9",
             labels="several",
@@ -162,7 +162,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"imagenet-d-{factor}": KnownSet(
             "https://huggingface.co/datasets/zcs15/ImageNet-D",
-            "imagenet_d.open_imagenet_d",
+            "shifted_sets.open_imagenet_d",
             part={"factor": factor},
             family="imagenet-d",
             labels="several",
@@ -173,7 +173,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"counteranimal-{part}": KnownSet(
             "https://counteranimal.github.io",
-            "counteranimal.open_counteranimal",
+            "background_sets.open_counteranimal",
             part={"part": part},
             family="counteranimal",
         )
@@ -181,21 +181,21 @@ KNOWN_SETS: dict[str, KnownSet] = {
     },
     "hard-imagenet": KnownSet(
         "https://github.com/mmoayeri/HardImageNet",
-        "hard_imagenet.open_hard_imagenet",
+        "imagenet_masks.open_hard_imagenet",
         masks=True,
         options=("imagenet", "split"),
         splits=("validation", "train"),
     ),
     "waterbirds": KnownSet(
         "https://github.com/kohpangwei/group_DRO",
-        "waterbirds.open_waterbirds",
+        "background_sets.open_waterbirds",
         evaluated=False,
         class_names=WATERBIRDS_CLASSES,
         factors={"group": [f"{bird} on {place}" for bird in WATERBIRDS_CLASSES for place in WATERBIRDS_PLACES]},
         options=("split", "segmentations"),
         splits=("train", "validation", "test"),
         hub={"grodino/waterbirds": (None, "train")},
-        hub_row="waterbirds.row_of_hub",
+        hub_row="background_sets.row_of_hub",
     ),
 }
 # In the order of the tables.

@@ -5,8 +5,7 @@ from pathlib import Path
 from ..utils.stage import Stage
 from .image_sets import find_set, open_source
 from .options import PrepareOptions
-from .split_writer import SplitWriter
-from .write_rows import write_rows
+from .write_dataset import SplitWriter, write_rows
 
 
 def prepare(options: PrepareOptions) -> str:

@@ -15,9 +15,8 @@ from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
 from .dataset_digest import row_digest
-from .mask_checks import extent_without_edges
-from .row_checks import label_problem, name_of
-from .schema import decode_pictures
+from .mask_files import extent_without_edges
+from .schema import decode_pictures, label_problem, name_of
 
 
 logger = logging.get_logger(__name__)

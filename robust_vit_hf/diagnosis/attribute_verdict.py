@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from ..data.attributes import ATTRIBUTES
-from ..results.bootstrap import Difference, Interval, Resamples, simultaneous
-from ..results.cut_out_table import outcomes
-from ..results.markdown_latex import Table
+from ..results.intervals import Difference, Interval, Resamples, simultaneous
+from ..results.set_tables import outcomes
+from ..results.tables import Table
 from .verdict import LARGE, SMALL, pairs_of
 
 

@@ -19,8 +19,8 @@ from ..data.attributes import edited
 from ..data.composition import CONDITIONS, compose
 from ..data.geometry import pixel_levels
 from ..data.transforms import eval_transform
-from ..evaluation.before_after_examples import may_be_shown
-from ..evaluation.image_passes import TransformedRows
+from ..evaluation.examples import may_be_shown
+from ..evaluation.measurements.base import TransformedRows
 from ..evaluation.measurements.other_backgrounds import WithDonors
 from ..evaluation.session import Session
 from ..relevance.overlay import denormalize

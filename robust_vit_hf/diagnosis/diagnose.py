@@ -19,21 +19,20 @@ from ..data.composition import draw_donors
 from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
 from ..data.groups import group_shares, groups_of, training_rows, training_shares
-from ..evaluation.before_after_examples import EXAMPLES_FILE, may_be_shown
+from ..evaluation.examples import EXAMPLES_FILE, may_be_shown
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_attributes import Attributes
 from ..evaluation.measurements.other_backgrounds import Backgrounds
-from ..evaluation.results_json import write_results_json
+from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session, Side, left_as_it_is, open_session
 from ..evaluation.sets import EvaluationSet, load_evaluation_sets
-from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
-from ..masks.own_masks import MaskedImages, masked_images
-from ..results.background_reliance import OF_CONDITIONS, imagenet_9_measures
-from ..results.bootstrap import Interval
+from ..masks.own_masks import MaskedImages, MaskSettings, masked_images, one_mask_maker
 from ..results.html_page import PAGE_FILE, Section, write_page
-from ..results.markdown_latex import Table
+from ..results.intervals import Interval
 from ..results.plots import page_picture
+from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
+from ..results.tables import Table
 from ..utils.files import atomic_file, write_atomically
 from ..utils.stage import Stage
 from .attribute_verdict import AttributeDiagnosis, attributes_table

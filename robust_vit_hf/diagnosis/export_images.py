@@ -13,9 +13,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
 from ..data.composition import CONDITIONS
-from ..data.mask_checks import mask_to_tensor
+from ..data.mask_files import mask_to_tensor
 from ..data.transforms import eval_transform
-from ..evaluation.before_after_examples import may_be_shown
+from ..evaluation.examples import may_be_shown
 from ..evaluation.session import Session, Side
 from ..relevance.architectures import why_no_map
 from ..relevance.overlay import place_in_image

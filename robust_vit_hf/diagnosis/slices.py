@@ -8,11 +8,11 @@ import numpy as np
 from transformers.utils import logging
 
 from ..data.groups import groups_of
-from ..results.bootstrap import Difference, Resamples
-from ..results.group_tables import groups_table
-from ..results.markdown_latex import Table
-from ..results.metrics.robust_accuracy import ranks
+from ..metrics.robust_accuracy import ranks
+from ..results.intervals import Difference, Resamples
 from ..results.run_results import SetResult, SideResult
+from ..results.set_tables import groups_table
+from ..results.tables import Table
 from .verdict import Diagnosis
 
 

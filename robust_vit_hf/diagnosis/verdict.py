@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ..data.composition import CONDITIONS
-from ..results.background_reliance import object_focus
-from ..results.bootstrap import Difference, Interval, Resamples
-from ..results.cut_out_table import outcomes
-from ..results.markdown_latex import Table
+from ..results.intervals import Difference, Interval, Resamples
+from ..results.set_tables import object_focus, outcomes
+from ..results.tables import Table
 
 
 # Bounds of the verdict, as fractions of the images.

@@ -8,7 +8,7 @@ from scipy import special
 
 from ..data.attributes import ATTRIBUTES
 from ..results.html_page import Gallery, Picture, data_url
-from ..results.markdown_latex import Table
+from ..results.tables import Table
 from ..utils.images import to_webp
 from .attribute_verdict import AttributeDiagnosis
 from .composed_examples import Composed

@@ -9,22 +9,21 @@ from ..data.benchmarks import benchmarks
 from ..data.find_images import find_images
 from ..data.label_mapping import align_labels
 from ..models.image_processors import Preset, is_of_paper, resolve_preset
-from ..results.cut_out_table import cut_out_table
-from ..results.markdown_latex import Table
-from ..results.noise_table import sensitivity_table
 from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run
-from ..results.run_summary import summarize
 from ..results.run_tables import tables_of
+from ..results.set_tables import cut_out_table, sensitivity_table
+from ..results.summary import summarize
+from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json
 from ..utils.stage import Stage
-from .before_after_examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
+from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
 from .measurements.accuracy import Accuracy, measure_accuracy
 from .measurements.base import Measurement, measure
 from .measurements.noise_sensitivity import Sensitivity
 from .measurements.other_backgrounds import Backgrounds
 from .options import EvaluateOptions
-from .results_json import write_results_json
+from .results_files import write_results_json
 from .session import Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
 
@@ -62,7 +61,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
             if not session.accelerator.is_main_process:
                 continue
             run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
-            tables = [*tables_of(run, session.preset), *of_masks]
+            tables = [*tables_of(run), *of_masks]
             summary, notes = summarize(run), session.without_map
             protocols[session.preset] = summary | {"tables": [asdict(table) for table in tables], "notes": notes}
             parts += [f"# Protocol `{session.preset}`", *notes, *tables]
@@ -70,6 +69,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         if not parts:
             return ""
         facts = {"paper_model": paper_model, "protocols": protocols}
+        facts["training_classes"] = None if classes is None else sorted(classes)
         markdown = write_results_json(sessions[-1], folder, asdict(options), facts, parts)
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 

@@ -7,10 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import find_benchmark
-from ..models.weight_mixture import check_alike, interpolate, warn_of_other_images, write_mixture
-from ..results.markdown_latex import Table
-from ..results.number_formats import percent
+from ..models.interpolation import check_alike, interpolate, warn_of_other_images, write_mixture
 from ..results.plots import COLOURS, save_figure
+from ..results.tables import Table, percent
 from ..utils.files import write_json
 from ..utils.stage import Stage
 from .measurements.accuracy import Accuracy, measure_accuracy

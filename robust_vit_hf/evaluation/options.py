@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from ..data.benchmarks import BENCHMARK_NAMES, IMAGES_PER_SET
 from ..data.known_sets import EVALUATION_SETS, FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
 from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
-from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
+from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_dir
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
@@ -165,55 +165,13 @@ class SegmentOptions(TableOptions, PairOptions):
 
 
 @dataclass(kw_only=True)
-class SubsetOptions(SetsOptions, PrecisionOptions):
-    """Find few pixels of an image that are enough for a confident prediction of a class: of the label or of any other. These
-    sufficient input subsets (SIS) are the paper's Figure 5. For any image classifier.
+class PageOptions(Options):
+    """Write the results of one run as report.html, a file that loads nothing: tables, plots, and relevance maps before and after.
 
-      robust-vit sis --compare runs/emoji-shift                          the bundled model and sets, before and after finetuning
-      robust-vit sis --images dog.jpg --classes dog bicycle              any image and any class
-      robust-vit sis --model vit-b --sets imagenet-1k=sets/imagenet-1k --classes 368 792 --output_dir runs/vit-b-sis
-
-    Pixels are masked by their gradients, in steps of two passes. Batches that are finished are not computed again: an interrupted run
-    resumes when it is started again.
+    robust-vit page runs/emoji-shift --output_dir runs/page
     """
 
-    images: list[Path] = option([], "image files", metavar="FILE")
-    classes: list[str] = option([], "names or ids of classes (default: the label of each image)", metavar="CLASS")
-    num_images: int = option(20, "images of each set, evenly spaced over it (default: 20)", COUNT)
-    preset: Preset | None = option(None, PRESET)
-    threshold: float = option(0.9, "probability that a subset must reach (default: 0.9)", Range(0, 1, above=True))
-    pixels_per_step: int = option(100, "pixels that a step masks in each image (default: 100)", COUNT)
-    batch_size: int = option(8, "pairs of an image and a class at once (default: 8)", COUNT)
-    output_dir: Path = output_dir("runs/sis")
-
-    def __post_init__(self):
-        if self.sets is None and self.images:
-            self.sets = []
-        super().__post_init__()
-
-
-@dataclass(kw_only=True)
-class FigureOptions(SetsOptions, ImagesOptions):
-    """Make the paper's Figures 1, 2, 3, 6 and 15, for any pair of models and any set: images with their relevance maps before and
-    after, as PNG and PDF, and captions with the rule by which the images are selected.
-
-      robust-vit evaluate --compare runs/emoji-shift --output_dir runs/robustness
-      robust-vit figures runs/robustness --compare runs/emoji-shift --output_dir runs/figures
-      robust-vit figures runs/vit-b-robustness --model vit-b --compare runs/vit-b --output_dir runs/vit-b-figures \\
-          --sets imagenet-a=sets/imagenet-a imagenet-v2=sets/imagenet-v2 --figures 15
-
-    Models, sets, --dataset and --images_per_set are those of the evaluation, by whose predictions the images are selected. Figure 1 takes
-    images with masks.
-    """
-
-    evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)
-    compare: str = option(text="the model after finetuning")
-    protocol: Preset | None = option(None, "see `robust-vit evaluate --help`; by default the evaluation's first one")
-    figures: list[Literal[1, 2, 3, 6, 15]] = option([1, 2, 3, 6, 15], "numbers (default: all)")
-    target: Literal["predicted", "true"] = option("predicted", "class that the maps explain, but for Figure 1")
-    classes: list[str] | None = option(None, "names or labels of the classes to show (default: all)", metavar="CLASS")
-    num_examples: int = option(4, "images of a group (default: 4)", COUNT)
-    seed: int = option(0, "of the draw (default: 0)", NOT_NEGATIVE)
+    source: Path = option(text="output folder of `robust-vit train`, `improve` or `evaluate`", positional=True)
     output_dir: Path = output_dir()
 
 

@@ -14,14 +14,14 @@ from ..data.transforms import segmentation_transform
 from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import denormalize, overlay
-from ..results.segmentation_tables import attribution_table
+from ..results.set_tables import attribution_table
 from ..utils.plotting import save_picture_grid
 from ..utils.stage import Stage
-from .before_after_examples import may_be_shown
+from .examples import may_be_shown
 from .measurements.attribution_agreement import Attribution
 from .measurements.base import measure
 from .options import SegmentOptions
-from .results_json import write_results_json
+from .results_files import write_results_json
 from .session import Session, open_session
 from .sets import EvaluationSet
 
@@ -46,9 +46,9 @@ def segment(options: SegmentOptions) -> str:
             return ""
         scores = {side: result.scores for side, result in measured.items()}
         paper_model = options.paper_model or session.paper_model
-        table = attribution_table(scores, name, len(rows), paper_model if session.preset == "paper" else None)
+        table = attribution_table(scores, name, len(rows))
         settings = asdict(options) | {"preset": session.preset}
-        facts = {"paper_model": paper_model, "scores": {name: scores}}
+        facts = {"paper_model": paper_model, "scores": {name: scores}, "num_images": len(rows)}
         markdown = write_results_json(session, folder, settings, facts, [table])
         write_attribution_figure(session, rows, options.methods, folder / FIGURE_FILE)
     return f"\n{markdown}\nresults.json, tables and {FIGURE_FILE}: {folder}"

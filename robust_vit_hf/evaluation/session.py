@@ -20,8 +20,8 @@ from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
 from ..models.own_classifier import OwnClassifier, OwnProcessor
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained, why_no_map
+from ..utils.privacy import public_name
 from ..utils.processes import make_accelerator
-from ..utils.public_names import public_name
 from ..utils.stage import Stage
 from .options import PairOptions, TableOptions
 from .sets import EvaluationSet

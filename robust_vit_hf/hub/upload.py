@@ -11,13 +11,13 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HTTPError
 
-from ..data.contact_sheet import CONTACT_SHEET
-from ..data.split_writer import made_from
+from ..data.dataset_card import CONTACT_SHEET
+from ..data.write_dataset import made_from
+from ..models.interpolation import INTERPOLATION_FILE
 from ..models.loading import BASE_FILE
 from ..models.model_names import CONVERSION_FILE, MODELS
-from ..models.weight_mixture import INTERPOLATION_FILE
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
-from ..utils.public_names import is_hub_id
+from ..utils.privacy import is_hub_id
 from ..utils.stage import STAGE_FILE
 from .eval_results import EVAL_RESULTS_FILES
 from .model_card import CARD_FILE, EVALUATION_FILE, write_card

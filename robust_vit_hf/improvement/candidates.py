@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from ..results import choice
 from ..results.choice import loses_too_much, may_be_lost, rank
-from ..results.markdown_latex import Table
+from ..results.tables import Table
 from .composites import Composites
 from .fit_layers import LayerSettings
 

@@ -12,7 +12,7 @@ from transformers import default_data_collator
 from ..data.attributes import edited, has_both
 from ..data.composition import background, draw_donors, is_background, paste
 from ..data.geometry import pixel_levels
-from ..evaluation.image_passes import TransformedRows, batch_outputs
+from ..evaluation.measurements.base import TransformedRows, batch_outputs
 from ..evaluation.measurements.other_backgrounds import WithDonors
 from ..evaluation.session import Session, Side
 from ..models.last_layer import LastLayer

@@ -15,7 +15,7 @@ from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..training.background_swap import BackgroundPool
-from ..utils.public_names import public_name
+from ..utils.privacy import public_name
 from .options import ImproveOptions
 
 

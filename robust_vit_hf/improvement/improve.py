@@ -24,8 +24,7 @@ from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, left_as_it_is, load_sides, open_session
 from ..evaluation.sets import EvaluationSet
-from ..masks.choose_mask_maker import MaskSettings, one_mask_maker
-from ..masks.own_masks import MaskedImages, masked_images
+from ..masks.own_masks import MaskedImages, MaskSettings, masked_images, one_mask_maker
 from ..models.last_layer import NoLastLayer
 from ..models.model_names import resolve
 from ..relevance.architectures import why_no_map
@@ -33,7 +32,7 @@ from ..relevance.relevance_map import forward_logits
 from ..training.methods import load_method
 from ..training.methods.base import check_has_map
 from ..utils.files import RUN_FILE, write_atomically
-from ..utils.public_names import public_name
+from ..utils.privacy import public_name
 from ..utils.stage import Stage
 from .candidates import (
     FINALISTS,

@@ -10,9 +10,9 @@ import torch
 
 from ..data.geometry import input_size
 from ..evaluation.session import Session, Side
-from ..hub.run_metadata import describe_model
+from ..hub.model_card import describe_model
+from ..models.interpolation import INTERPOLATION_FILE
 from ..models.last_layer import LastLayer
-from ..models.weight_mixture import INTERPOLATION_FILE
 from ..training.background_swap import BackgroundPool
 from ..utils.files import RUN_FILE, weights_written, write_json
 from .candidates import MIXTURES, Mixture, choose_cheapest

@@ -14,16 +14,16 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from ..data.geometry import input_size
-from ..evaluation.image_passes import NonFiniteLogits
+from ..evaluation.measurements.base import NonFiniteLogits
 from ..evaluation.session import Session, Side
+from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.last_layer import LastLayer, NoLastLayer
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
-from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.architectures import why_no_map
+from ..training.callbacks import TrainingInterrupted
 from ..training.checkpoints import last_checkpoint
 from ..training.config import RobustViTConfig
-from ..training.interrupts import TrainingInterrupted
 from ..training.trainer import RobustViTTrainer, TrainingDiverged
 from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.stage import Stage

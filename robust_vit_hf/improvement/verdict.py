@@ -8,20 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
-from ..evaluation.before_after_examples import galleries
-from ..evaluation.before_after_figure import FIGURE_FILE
+from ..evaluation.examples import FIGURE_FILE, galleries
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
-from ..evaluation.results_json import write_finetuning_results
+from ..evaluation.results_files import write_finetuning_results
 from ..evaluation.session import Session
 from ..hub.model_card import write_card
 from ..masks.own_masks import MaskedImages
-from ..results.bootstrap import Difference, Interval, Resamples
 from ..results.html_page import PAGE_FILE, Section, write_page
-from ..results.markdown_latex import Table
+from ..results.intervals import Difference, Interval, Resamples
 from ..results.run_results import Run, SetResult
 from ..results.run_tables import tables_of
+from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json, write_json
-from ..utils.public_names import public_name
+from ..utils.privacy import public_name
 from .options import ImproveOptions
 
 

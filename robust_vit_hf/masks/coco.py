@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
 
-from .mask_result import MaskResult
+from .tokencut import MaskResult
 
 
 class CocoAnnotations:

@@ -12,9 +12,9 @@ from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
 from ..models.weight_checks import reading
-from .mask_result import MaskResult
+from .grounded import Prompts, names_to_find
 from .options import Sam3Options
-from .prompts import Prompts, names_to_find
+from .tokencut import MaskResult
 
 
 def concepts(names: Sequence[str]) -> list[str]:

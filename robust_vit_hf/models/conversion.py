@@ -6,13 +6,12 @@ from pathlib import Path
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
-from ..utils.public_names import public_name
+from ..utils.privacy import public_name
 from .image_processors import Preset, load_processor, resolve_preset, states_preprocessing, timm_processor
 from .loading import is_timm, load_model
 from .model_names import CONVERSION_FILE, find_model, resolve
 from .options import ConvertOptions
-from .timm_files import load_timm, save_timm, timm_files
-from .timm_weights import hf_to_timm, timm_to_hf
+from .timm_format import hf_to_timm, load_timm, save_timm, timm_files, timm_to_hf
 from .weight_checks import load_checked, reading
 
 

@@ -10,9 +10,9 @@ from huggingface_hub.constants import HF_HOME
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2ForImageClassification
 
-from ..data.emoji_shift.compose_images import CLASS_NAMES
+from ..data.emoji_shift import CLASS_NAMES
+from ..utils.environment import package_file
 from ..utils.files import atomic_file
-from ..utils.install import package_file
 
 
 ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from PIL.Image import Resampling
 
 from ..utils.files import RUN_FILE, read_json
-from ..utils.public_names import is_hub_id
+from ..utils.privacy import is_hub_id
 from .model_names import BUNDLED_MODEL, MODELS, find_model, registered_of, resolve
 
 
@@ -124,7 +124,7 @@ def load_processor(
 
     from ..data.geometry import input_size
     from .loading import is_timm
-    from .timm_files import timm_files
+    from .timm_format import timm_files
 
     if name in MODELS and MODELS[name].load is not None:
         size = image_size or MODELS[name].image_size

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..relevance.architectures import ImageModel
-from .clip import CLIPZeroShotForImageClassification
+from .added_classifiers import CLIPZeroShotForImageClassification
 
 
 class NoLastLayer(ValueError):

@@ -14,11 +14,10 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from ..data.label_mapping import check_class_names
 from ..relevance.architectures import UNRECORDED_ATTENTION, unwrap_pretrained
 from ..utils.files import read_json
-from .clip import TEMPLATES, load_zero_shot
+from .added_classifiers import TEMPLATES, load_zero_shot
 from .model_digest import model_digest
 from .model_names import MODELS, resolve
-from .timm_files import load_timm
-from .timm_weights import OtherArchitecture, timm_to_hf
+from .timm_format import OtherArchitecture, load_timm, timm_to_hf
 from .weight_checks import load_checked, reading
 
 

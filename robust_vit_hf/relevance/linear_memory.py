@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..utils.precision import at_least_float32
+from ..utils.numerics import at_least_float32
 from .architectures import VisionTransformer
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 

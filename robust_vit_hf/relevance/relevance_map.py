@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.utils import ModelOutput
 
-from ..utils import finite
-from ..utils.precision import at_least_float32
+from ..utils import numerics as finite
+from ..utils.numerics import at_least_float32
 from .architectures import ImageModel, VisionTransformer
 from .attention import (
     EXPLICIT_ATTENTION,

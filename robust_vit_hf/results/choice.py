@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .bootstrap import Difference, Interval, Resamples
+from .intervals import Difference, Interval, Resamples
 
 
 @dataclass(frozen=True, eq=False)

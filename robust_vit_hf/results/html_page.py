@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ..utils.files import write_atomically
-from .markdown_latex import Table
+from .tables import Table
 
 
 PAGE_FILE = "report.html"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ..utils.files import atomic_file
 from ..utils.plotting import plain
 from .html_page import Picture, data_url
-from .run_summary import sides_of
+from .summary import sides_of
 
 
 COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
@@ -18,7 +18,7 @@ NUM_CLASSES = 50  # most helped and most harmed classes in a plot, as in the pap
 
 
 def run_figures(summary: dict, class_names: dict[int, str]) -> Iterator[tuple[str, Figure, str, str]]:
-    """Figures of a run from [`~robust_vit_hf.results.run_summary.summarize`], each with its name, caption and
+    """Figures of a run from [`~robust_vit_hf.results.summary.summarize`], each with its name, caption and
     alternative text: `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes) and
     `curves_<set>` (top-1 over the factors of a set). Those without data are left out."""
     if any(row["top1_before"] is not None for row in summary["rows"]):

@@ -1,15 +1,13 @@
 """The table of results: a row for each run, set, side and image. Tables, plots, model cards, the page and the app are
 made from it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from ..data.known_sets import LATER_SETS
-from ..data.published import published_models
-from .metrics.robust_accuracy import TOP
+from ..metrics.robust_accuracy import TOP
 
 
 OURS = "robustvit"  # the method of the paper
@@ -98,31 +96,3 @@ class Run:
     @property
     def labelled(self) -> list[SetResult]:
         return [result for result in self.sets.values() if result.classes is not None]
-
-
-class Results:
-    """Runs by model, method and seed, at most one of each. Methods that are not named follow in the tables."""
-
-    def __init__(self, runs: Sequence[Run], methods: Sequence[str] = ()):
-        self.runs, published = list(runs), list(published_models())
-        self.models = list(dict.fromkeys(run.model for run in runs))
-        self.models.sort(key=lambda model: published.index(model) if model in published else len(published))
-        found = dict.fromkeys(run.method for run in runs)
-        self.methods = sorted(found, key=lambda name: methods.index(name) if name in methods else len(methods))
-        sets: dict[str, SetResult] = {}
-        for run in sorted(self.runs, key=lambda run: -len(run.sets)):  # others may have a part in another order
-            sets |= {name: result for name, result in run.sets.items() if name not in sets}
-        self.sets = list(sets)
-        self.shifted = [name for name in self.sets if sets[name].shifted]
-        self.unshifted = [name for name in self.sets if name not in (*self.shifted, *LATER_SETS)]
-
-    def of(self, method: str, model: str | None = None) -> list[Run]:
-        return [run for run in self.runs if run.method == method and model in (None, run.model)]
-
-    def common(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-        """The given sets on which all runs were measured."""
-        return [name for name in names if runs and all(name in run.sets for run in runs)]
-
-    def common_by_class(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-        """Those of [`common`] whose images have one class each."""
-        return [name for name in self.common(runs, names) if all(run.sets[name].by_class for run in runs)]

@@ -1,28 +1,21 @@
 """Tables of one run: accuracy, relevance and calibration of each set."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from ..data.known_sets import PAPER_SETS
-from .background_reliance import reliance_tables
-from .group_tables import group_tables
-from .markdown_latex import Table
-from .number_formats import change, change_with_interval, number, percent
-from .published_tables import accuracy_tables, class_group_tables
-from .run_results import Results, Run
-from .run_summary import set_rows, sides_of
+from ..metrics.robust_accuracy import TOP
+from .run_results import SIDES, Run
+from .set_tables import group_tables, reliance_tables
+from .summary import class_groups, set_rows, sides_of
+from .tables import Table, change, change_with_interval, number, percent
 
 
-def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
-    """All tables of a run: each set, reliance on the background, calibration, and, of a protocol, those of the paper."""
+def tables_of(run: Run) -> list[Table]:
+    """All tables of a run: each set, reliance on the background, calibration, and training classes beside others."""
     rows = set_rows(run)
     tables = [main_table(rows), *reliance_tables(run), *group_tables(run)]
-    of_paper = {name: result for name, result in run.sets.items() if name in PAPER_SETS}
-    if protocol is not None and of_paper:
-        tables += accuracy_tables(Results([replace(run, sets=of_paper)]), protocol).values()
     tables.append(calibration_table(rows))
-    if run.training_classes:
-        tables += class_group_tables(Results([run]), protocol or "paper").values()
+    if groups := class_groups(run):
+        tables.append(class_group_table(groups))
     return tables
 
 
@@ -65,3 +58,14 @@ def _without_empty_columns(title: str, cells: dict[str, list[str]]) -> Table:
     # Column names may end in spaces to distinguish equal headings.
     cells = {name: column for name, column in cells.items() if set(column) != {"–"}}
     return Table(title, [name.strip() for name in cells], [list(row) for row in zip(*cells.values(), strict=True)])
+
+
+def class_group_table(rows: list[dict]) -> Table:
+    """Top-1 and top-5 on the classes that were trained on and on the others, from [`class_groups`], without empty columns."""
+    columns = {"set": [row["set"] for row in rows], "classes": [row["classes"] for row in rows]}
+    columns["images"] = [str(row["num_images"]) for row in rows]
+    for k in (1, TOP):
+        for side in SIDES:
+            columns[f"top-{k} {side}"] = [percent(row.get(f"top{k}_{side}")) for row in rows]
+        columns[f"change of top-{k}"] = [change(row.get(f"top{k}_before"), row.get(f"top{k}_after")) for row in rows]
+    return _without_empty_columns("Training classes and others, in per cent", columns)

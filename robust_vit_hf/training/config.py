@@ -12,7 +12,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SchedulerType
 
-from ..utils.public_names import public_settings
+from ..utils.privacy import public_settings
 from .methods import load_method
 from .options import METHOD_OPTIONS, FinetuningArguments
 

@@ -14,15 +14,15 @@ from transformers import set_seed
 from ..data.find_images import origin_of_masks
 from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.measurements.base import Measured, measure
-from ..evaluation.results_json import TABLES_FILE, write_finetuning_results
+from ..evaluation.results_files import TABLES_FILE, write_finetuning_results
 from ..evaluation.session import Session, Side
 from ..hub.upload import check_adapter_base
 from ..models.image_processors import load_processor, resolve_preset
 from ..models.loading import load_model
 from ..models.model_names import resolve
 from ..results.run_results import Run
-from ..utils.lock import folder_lock
 from ..utils.processes import use_all_cores
+from ..utils.stage import folder_lock
 from .adapters import add_lora
 from .checkpoints import find_checkpoint
 from .config import RobustViTConfig, control_of

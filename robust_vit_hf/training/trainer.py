@@ -22,33 +22,37 @@ from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy, rotate_checkpoints
 
-from ..data.row_checks import name_of
-from ..data.schema import undecoded
+from ..data.schema import name_of, undecoded
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform
-from ..hub.model_card import write_card
-from ..hub.run_metadata import describe_run
+from ..hub.model_card import describe_run, write_card
 from ..hub.upload import create_repo, push_folder
+from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.image_processors import load_processor, make_image_processor, resolve_preset, squash_resample
 from ..models.loading import BASE_FILE, load_model
 from ..relevance.architectures import ImageModel, VisionTransformer, why_no_map
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
-from ..results.metrics.robust_accuracy import RobustAccuracy
 from ..utils.files import RUN_FILE, weights_written, write_json
-from ..utils.finite import non_finite_weights
-from ..utils.lock import folder_lock
-from ..utils.stage import STAGE_FILE
+from ..utils.numerics import non_finite_weights
+from ..utils.stage import STAGE_FILE, folder_lock
 from .adapters import add_adapter, base_digest
 from .background_swap import BackgroundPool, swap_backgrounds
-from .callbacks import RelevanceTensorBoardCallback, SharedEpoch, TrainingTime
+from .callbacks import (
+    InterruptCallback,
+    Interrupted,
+    MissedEvaluation,
+    RelevanceTensorBoardCallback,
+    SharedEpoch,
+    TrainingInterrupted,
+    TrainingTime,
+)
 from .checkpoints import check_checkpoint, finish_checkpoint, last_checkpoint, run_inputs
 from .config import RobustViTConfig
-from .interrupts import InterruptCallback, Interrupted, MissedEvaluation, TrainingInterrupted
+from .load_data import prepare_datasets, with_rows
 from .methods import load_method
 from .methods.base import check_has_map
-from .prepared_datasets import prepare_datasets, with_rows
 from .sharding import prepare_sharding
 
 

@@ -1,8 +1,9 @@
-"""Versions and hardware used for a result."""
+"""Versions, hardware and installation: what a result was made with, and how extras are installed."""
 
 import platform
 import subprocess
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -38,3 +39,16 @@ def _commit() -> str | None:
 
 
 COMMIT = _commit()  # of the code that is loaded, whatever happens to the checkout later
+
+
+def install_command(extra: str) -> str:
+    """Command that installs an extra such as `"data"` from a checkout, since no package index has it."""
+    return f"pip install -e '.[{extra}]'"
+
+
+def package_file(package: str, *parts: str, install: str) -> Path:
+    """Data file of a package, without importing it, which may take seconds. Errors suggest the command `install`."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"Files of the package `{package}` are needed. Install it: {install}")
+    return Path(spec.submodule_search_locations[0], *parts)

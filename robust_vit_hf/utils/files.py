@@ -1,13 +1,14 @@
-"""Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON files and digests."""
+"""Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON files, digests and cache folders."""
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
+import datasets
 from safetensors import SafetensorError
 
 
@@ -91,3 +92,19 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
             raise ValueError(
                 f"`{output_dir}` is within `{source}`, whose files are read as images: choose another --output_dir."
             )
+
+
+def check_no_pattern(path: Path) -> None:
+    """Refuse an existing path that `datasets` would read as a glob pattern."""
+    if path.exists() and (found := sorted(set("*?[") & set(str(path.resolve())))):
+        raise ValueError(
+            f"`{path.resolve()}` has {' and '.join(f'`{character}`' for character in found)} in its name, which `datasets` reads "
+            "as a pattern: rename the file or folder."
+        )
+
+
+def cache_of(files: Iterable[Path]) -> Path:
+    """Folder within `HF_DATASETS_CACHE` for results computed from files, keyed by their paths, sizes and times."""
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(repr(stamps).encode()).hexdigest()
+    return Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", digest)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from .public_names import hide_tokens
+from .privacy import hide_tokens
 
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number"}

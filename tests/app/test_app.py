@@ -39,19 +39,18 @@ from robust_vit_hf.app.other_backgrounds_tab import (
     other_backgrounds,
     read_diagnosis,
 )
-from robust_vit_hf.app.runs import cached_run, newest_run
-from robust_vit_hf.app.samples import load_samples, own_samples
+from robust_vit_hf.app.samples import cached_run, load_samples, newest_run, own_samples
 from robust_vit_hf.app.server import own_names, running
-from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, SHIFTED, compose
+from robust_vit_hf.data.emoji_shift import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.options import NamedSource
-from robust_vit_hf.evaluation.results_json import TABLES_FILE
+from robust_vit_hf.evaluation.results_files import TABLES_FILE
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.masks.choose_mask_maker import MaskSettings
+from robust_vit_hf.masks.own_masks import MaskSettings
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.results.run_results import SetResult, SideResult
-from robust_vit_hf.results.run_summary import MEAN_ROW
+from robust_vit_hf.results.summary import MEAN_ROW
 from robust_vit_hf.utils.files import write_json
 
 from ..helpers.architectures import WITHOUT_MAP
@@ -395,12 +394,12 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("robust_vit_hf.app.runs.finetune", interrupted)
+        patched.setattr("robust_vit_hf.app.samples.finetune", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cached_run()
     assert not list(datasets_cache.rglob("finetuned"))
     folder = cached_run(max_steps=1, images_per_set=4)
-    monkeypatch.setattr("robust_vit_hf.app.runs.finetune", interrupted)
+    monkeypatch.setattr("robust_vit_hf.app.samples.finetune", interrupted)
     assert cached_run() == folder
     assert (folder / "before_after.png").is_file()
     assert f"| {MEAN_ROW} |" in (folder / TABLES_FILE).read_text()  # on the tab "Run"

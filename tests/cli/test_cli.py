@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from experiments.paper.options import FigureOptions
 from robust_vit_hf.cli.commands import COMMANDS, Group, load
 from robust_vit_hf.cli.main import main
-from robust_vit_hf.evaluation.options import EvaluateOptions, FigureOptions, NamedSource
-from robust_vit_hf.training.interrupts import TrainingInterrupted
+from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
+from robust_vit_hf.training.callbacks import TrainingInterrupted
 
 from ..helpers.commands import call, launch
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit

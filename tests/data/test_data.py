@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
-from robust_vit_hf.data.row_checks import check_columns, check_rows
-from robust_vit_hf.data.split_writer import SplitWriter
+from robust_vit_hf.data.schema import check_columns, check_rows
+from robust_vit_hf.data.write_dataset import SplitWriter
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts

@@ -15,24 +15,22 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.data.emoji_shift import compose_images as images
-from robust_vit_hf.data.emoji_shift.artwork import (
-    BACKGROUNDS,
-    CLASSES,
-    NEW_BACKGROUNDS,
-    TRAINING_VENDORS,
-    UNSEEN_VENDOR,
-    emoji,
-)
-from robust_vit_hf.data.emoji_shift.compose_images import (
+from robust_vit_hf.data import emoji_shift as images
+from robust_vit_hf.data.emoji_shift import (
     BACKGROUND_NAMES,
+    BACKGROUNDS,
     CLASS_NAMES,
+    CLASSES,
     IMAGE_SIZE,
     MASKED,
+    NEW_BACKGROUNDS,
     SHIFTED,
     SPLITS,
+    TRAINING_VENDORS,
+    UNSEEN_VENDOR,
     background_of,
     compose,
+    emoji,
     load_evaluation_sets,
     load_finetuning_splits,
     load_split,
@@ -46,7 +44,7 @@ from robust_vit_hf.models.emoji_shift_model import (
     load_backbone,
     load_biased_model,
 )
-from robust_vit_hf.utils.install import package_file
+from robust_vit_hf.utils.environment import package_file
 from trainer import emoji_tokencut
 
 from ..helpers.sessions import session_of

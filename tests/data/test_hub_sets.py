@@ -9,7 +9,7 @@ import pytest
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
 from robust_vit_hf.data.known_sets import KNOWN_SETS
-from robust_vit_hf.data.layouts.objectnet import BORDER
+from robust_vit_hf.data.layouts.shifted_sets import BORDER
 from robust_vit_hf.evaluation.sets import load_evaluation_set
 
 from ..helpers import layouts

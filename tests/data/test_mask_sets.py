@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import wnids
-from robust_vit_hf.data.layouts.imagenet_s import MERGED
-from robust_vit_hf.data.row_checks import check_columns, check_rows
+from robust_vit_hf.data.layouts.imagenet_masks import MERGED
+from robust_vit_hf.data.schema import check_columns, check_rows
 
 from ..helpers import layouts
 from ..helpers.tiny import TENCH, TOILET_TISSUE

@@ -17,7 +17,7 @@ from PIL import Image
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.archives import unpack, unpacked
 from robust_vit_hf.data.schema import features_of
-from robust_vit_hf.utils.cache import cache_of
+from robust_vit_hf.utils.files import cache_of
 
 from ..helpers import layouts
 from ..helpers.commands import files_below, kill_when, launch, succeed

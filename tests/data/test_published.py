@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from experiments.paper.published import published_models
 from robust_vit_hf.data.known_sets import PAPER_SETS
-from robust_vit_hf.data.published import published_models
 from robust_vit_hf.models.model_names import MODELS, find_model
 
 

@@ -11,10 +11,11 @@ import pytest
 from pyarrow import parquet
 
 from robust_vit_hf import load_image_set, load_masked_dataset
-from robust_vit_hf.data import split_writer, write_rows
-from robust_vit_hf.data.contact_sheet import sample_rows
-from robust_vit_hf.data.split_writer import SplitWriter
-from robust_vit_hf.masks.mask_result import MaskResult
+from robust_vit_hf.data import write_dataset as split_writer
+from robust_vit_hf.data import write_dataset as write_rows
+from robust_vit_hf.data.dataset_card import sample_rows
+from robust_vit_hf.data.write_dataset import SplitWriter
+from robust_vit_hf.masks.tokencut import MaskResult
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts

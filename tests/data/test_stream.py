@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor, train_transform
 from robust_vit_hf.data.stream import MaskedStream, stream_identity
-from robust_vit_hf.training.interrupts import TrainingInterrupted
+from robust_vit_hf.training.callbacks import TrainingInterrupted
 
 from ..helpers.commands import call, kill_when, launch_two, succeed
 from ..helpers.tiny import (

@@ -5,7 +5,7 @@ import pytest
 
 from robust_vit_hf.data.attributes import ATTRIBUTES
 from robust_vit_hf.diagnosis.attribute_verdict import AttributeDiagnosis, attributes_table
-from robust_vit_hf.results.bootstrap import Resamples, simultaneous
+from robust_vit_hf.results.intervals import Resamples, simultaneous
 
 
 def diagnosis(count: int = 200, price: float = 0.0, **gaps: float) -> AttributeDiagnosis:

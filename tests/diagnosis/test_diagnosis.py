@@ -10,8 +10,8 @@ import pytest
 from robust_vit_hf.diagnosis.diagnose import DiagnosisReport
 from robust_vit_hf.diagnosis.verdict import Diagnosis, diagnosis_tables, pairs_of
 from robust_vit_hf.masks.own_masks import MaskedImages
-from robust_vit_hf.results.bootstrap import Difference, Resamples
 from robust_vit_hf.results.html_page import write_page
+from robust_vit_hf.results.intervals import Difference, Resamples
 
 
 CLASSES = 4

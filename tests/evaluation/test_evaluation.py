@@ -18,12 +18,12 @@ from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured, meas
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.measurements.other_attributes import Attributes
 from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
-from robust_vit_hf.evaluation.results_json import write_finetuning_results
+from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
-from robust_vit_hf.results.metrics.robust_accuracy import top_classes
+from robust_vit_hf.metrics.robust_accuracy import top_classes
 from robust_vit_hf.results.run_results import Run
-from robust_vit_hf.results.run_summary import set_rows
 from robust_vit_hf.results.run_tables import main_table
+from robust_vit_hf.results.summary import set_rows
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts

@@ -16,12 +16,12 @@ from transformers import (
 )
 
 from robust_vit_hf import eval_transform, make_image_processor
-from robust_vit_hf.data.emoji_shift.compose_images import IMAGE_SIZE as EMOJI_IMAGE_SIZE
-from robust_vit_hf.data.emoji_shift.compose_images import SHIFTED, load_evaluation_sets
+from robust_vit_hf.data.emoji_shift import IMAGE_SIZE as EMOJI_IMAGE_SIZE
+from robust_vit_hf.data.emoji_shift import SHIFTED, load_evaluation_sets
 from robust_vit_hf.evaluation.interpolate import sweep_table
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
-from robust_vit_hf.models.weight_mixture import interpolate
+from robust_vit_hf.models.interpolation import interpolate
 
 from ..helpers import layouts
 from ..helpers.commands import call, files_below, succeed

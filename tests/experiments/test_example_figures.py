@@ -11,8 +11,7 @@ from pyarrow import parquet as pq
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.evaluation.before_after_examples import Example
-from robust_vit_hf.evaluation.before_after_figure import before_after_figure
+from robust_vit_hf.evaluation.examples import Example, before_after_figure
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit

@@ -12,11 +12,7 @@ import yaml
 from PIL import Image
 from pyarrow import parquet as pq
 
-from robust_vit_hf.data.known_sets import PAPER_SETS, UNSHIFTED, title_of
-from robust_vit_hf.data.published import published_models
-from robust_vit_hf.experiments.choose_settings import choose_mixtures, choose_settings
-from robust_vit_hf.experiments.gain_and_price import price_figure, price_table, prices
-from robust_vit_hf.experiments.paper.findings import (
+from experiments.paper.findings import (
     ALIKE,
     METHOD_CLAIMS,
     NO_MORE,
@@ -30,11 +26,15 @@ from robust_vit_hf.experiments.paper.findings import (
     findings_table,
     verdicts,
 )
-from robust_vit_hf.experiments.paper.paper_plots import size_figure
+from experiments.paper.paper_plots import size_figure
+from experiments.paper.published import published_models
+from experiments.paper.published_tables import accuracy_tables
+from experiments.sweeps.choose_settings import choose_mixtures, choose_settings
+from experiments.sweeps.gain_and_price import price_figure, price_table, prices
+from experiments.sweeps.results_parquet import join, read_results, write_results
+from robust_vit_hf.data.known_sets import PAPER_SETS, UNSHIFTED, title_of
 from robust_vit_hf.models.model_names import MODELS
-from robust_vit_hf.results.bootstrap import Gains, change, mean_gain, versus
-from robust_vit_hf.results.published_tables import accuracy_tables
-from robust_vit_hf.results.results_parquet import join, read_results, write_results
+from robust_vit_hf.results.intervals import Gains, change, mean_gain, versus
 from robust_vit_hf.results.run_results import OURS, Results, SetResult, SideResult
 
 from ..helpers.commands import call, files_below, succeed

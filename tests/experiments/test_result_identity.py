@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from transformers import ViTForImageClassification
 
-from robust_vit_hf.experiments.collect_runs import collect
-from robust_vit_hf.experiments.point_folder import PREDICTIONS, RUN
-from robust_vit_hf.results.bootstrap import change
+from experiments.sweeps.collect_runs import collect
+from experiments.sweeps.point_folder import PREDICTIONS, RUN
+from robust_vit_hf.results.intervals import change
 from robust_vit_hf.results.run_results import Run
-from robust_vit_hf.utils.lock import folder_lock
+from robust_vit_hf.utils.stage import folder_lock
 
 from ..helpers.commands import call, launch, succeed
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit

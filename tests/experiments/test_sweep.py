@@ -16,20 +16,19 @@ import pytest
 import yaml
 from PIL import Image
 
+from experiments.sweeps import measure_mixtures
+from experiments.sweeps.choose_settings import choose_settings, setting_of
+from experiments.sweeps.collect_runs import _seconds, collect
+from experiments.sweeps.grid import read_grid
+from experiments.sweeps.point_folder import ORIGINALS, PREDICTIONS, ROBUSTNESS, RUN, is_measured
+from experiments.sweeps.results_parquet import read_results
+from experiments.sweeps.sweep import SweepRun, _checked_runs, _run_here, protocol_of
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.experiments import measure_mixtures
-from robust_vit_hf.experiments.choose_settings import choose_settings, setting_of
-from robust_vit_hf.experiments.collect_runs import _seconds, collect
-from robust_vit_hf.experiments.grid import read_grid
-from robust_vit_hf.experiments.point_folder import ORIGINALS, PREDICTIONS, ROBUSTNESS, RUN, is_measured
-from robust_vit_hf.experiments.recipes import train_arguments
-from robust_vit_hf.experiments.sweep import SweepRun, _checked_runs, _run_here, protocol_of
-from robust_vit_hf.results.results_parquet import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetuning import finetune
+from robust_vit_hf.training.recipes import train_arguments
 from robust_vit_hf.utils.files import read_json, write_json
-from robust_vit_hf.utils.lock import lock_file
-from robust_vit_hf.utils.stage import STAGE_FILE, Stage
+from robust_vit_hf.utils.stage import STAGE_FILE, Stage, lock_file
 
 from ..helpers.commands import call, kill_when, launch, python, succeed, wait_until
 from ..helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit

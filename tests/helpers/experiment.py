@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robust_vit_hf.results.results_parquet import ResultsFile, write_results
+from experiments.sweeps.results_parquet import ResultsFile, write_results
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 
 

@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from robust_vit_hf import DINOv3ViTForImageClassification
-from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification
+from robust_vit_hf.models.added_classifiers import CLIPZeroShotForImageClassification
 
 
 SIZES = {

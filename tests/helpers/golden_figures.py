@@ -11,14 +11,13 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
+from experiments.paper.paper_plots import class_group_figure, size_figure
+from experiments.sweeps.gain_and_price import price_figure, prices
 from robust_vit_hf.data.composition import CONDITIONS
 from robust_vit_hf.diagnosis.composed_examples import Composed, strip_figure
 from robust_vit_hf.diagnosis.what_to_photograph import taken_gallery
-from robust_vit_hf.evaluation.before_after_examples import EXAMPLES_FILE, Example, galleries, save_examples
-from robust_vit_hf.evaluation.before_after_figure import before_after_figure
+from robust_vit_hf.evaluation.examples import EXAMPLES_FILE, Example, before_after_figure, galleries, save_examples
 from robust_vit_hf.evaluation.interpolate import sweep_figure
-from robust_vit_hf.experiments.gain_and_price import price_figure, prices
-from robust_vit_hf.experiments.paper.paper_plots import class_group_figure, size_figure
 from robust_vit_hf.results.plots import accuracy_figure, class_figure, curve_figure
 from robust_vit_hf.results.run_results import Results
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from robust_vit_hf import load_image_set, load_masked_dataset, make_image_processor
-from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, compose
+from robust_vit_hf.data.emoji_shift import CLASS_NAMES, compose
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 
 from ..masks.test_grounded import make_models

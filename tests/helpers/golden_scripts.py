@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from transformers import TrainingArguments
 
 from robust_vit_hf import load_model
-from robust_vit_hf.data.emoji_shift.compose_images import load_split
+from robust_vit_hf.data.emoji_shift import load_split
 
 from .families import FAMILIES
 from .golden import Recorder

@@ -14,11 +14,10 @@ from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
 from robust_vit_hf.data.geometry import input_size
-from robust_vit_hf.hub.model_card import make_card, write_card
-from robust_vit_hf.hub.run_metadata import describe_model
+from robust_vit_hf.hub.model_card import describe_model, make_card, write_card
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
-from robust_vit_hf.results.run_summary import summarize
+from robust_vit_hf.results.summary import summarize
 
 from ..helpers.commands import call, launch, succeed
 from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit

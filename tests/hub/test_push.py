@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import RobustViTTrainer, load_masked_dataset, load_model
-from robust_vit_hf.data.split_writer import SplitWriter
+from robust_vit_hf.data.write_dataset import SplitWriter
 from robust_vit_hf.hub.upload import create_repo, repo_type_of
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.utils.stage import Stage

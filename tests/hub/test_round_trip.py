@@ -5,7 +5,7 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from robust_vit_hf.data.emoji_shift.compose_images import SHIFTED
+from robust_vit_hf.data.emoji_shift import SHIFTED
 
 from ..helpers.commands import launch, succeed
 
@@ -14,7 +14,7 @@ NAME = "user/robustvit-emoji-shift"
 LOAD = f"""
 import json, torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-from robust_vit_hf.data.emoji_shift.compose_images import load_evaluation_sets
+from robust_vit_hf.data.emoji_shift import load_evaluation_sets
 
 model = AutoModelForImageClassification.from_pretrained("{NAME}").eval()
 processor = AutoImageProcessor.from_pretrained("{NAME}")

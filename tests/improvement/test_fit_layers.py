@@ -24,8 +24,8 @@ from robust_vit_hf.improvement.composites import (
 from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background, temperature_of
 from robust_vit_hf.improvement.new_layers import NewLayers
 from robust_vit_hf.improvement.train_candidates import TRAINING_FOLDER, Trials
+from robust_vit_hf.models.interpolation import interpolate
 from robust_vit_hf.models.loading import load_model
-from robust_vit_hf.models.weight_mixture import interpolate
 from robust_vit_hf.utils.files import RUN_FILE, read_json, write_json
 
 from ..helpers.sessions import session_of

@@ -33,9 +33,9 @@ from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement, worse_classes
 from robust_vit_hf.models.last_layer import NoLastLayer
 from robust_vit_hf.models.model_digest import weights_digest
-from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.results.run_results import SetResult, SideResult
-from robust_vit_hf.training.interrupts import TrainingInterrupted
+from robust_vit_hf.results.tables import Table
+from robust_vit_hf.training.callbacks import TrainingInterrupted
 from robust_vit_hf.training.trainer import RobustViTTrainer
 from robust_vit_hf.utils.stage import Stage
 

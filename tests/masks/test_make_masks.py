@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 from robust_vit_hf import load_image_set, load_masked_dataset
-from robust_vit_hf.data.emoji_shift.compose_images import load_split
+from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.schema import encode_image
-from robust_vit_hf.masks.mask_result import MaskResult
+from robust_vit_hf.masks.tokencut import MaskResult
 
 from ..helpers import layouts
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed

@@ -25,15 +25,14 @@ from transformers import (
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.find_images import Images, find_images
-from robust_vit_hf.data.split_writer import made_from
+from robust_vit_hf.data.write_dataset import made_from
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.masks import tokencut
-from robust_vit_hf.masks.choose_mask_maker import OF_THE_CLASSIFIER, MaskSettings, choose_mask_maker
-from robust_vit_hf.masks.own_masks import masked_images
+from robust_vit_hf.masks.own_masks import OF_THE_CLASSIFIER, MaskSettings, choose_mask_maker, masked_images
 from robust_vit_hf.masks.tokencut import TokenCut, backbone_of, cut_eigenvectors
 from robust_vit_hf.models import emoji_shift_model
 from robust_vit_hf.models.model_digest import model_digest
-from robust_vit_hf.utils import install
+from robust_vit_hf.utils import environment as install
 
 from ..helpers.commands import call, succeed
 from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_rows, save_pretrained, tiny_vit

@@ -20,11 +20,11 @@ from transformers import (
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from robust_vit_hf.data.emoji_shift.compose_images import load_split
+from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.masks import tokencut
-from robust_vit_hf.masks.bilateral import bilateral_solver
 from robust_vit_hf.masks.tokencut import (
     TokenCut,
+    bilateral_solver,
     coarse_masks,
     cut_eigenvectors,
     key_projection,

@@ -24,9 +24,9 @@ from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, re
 from robust_vit_hf.app.explain_image import compare_maps
 from robust_vit_hf.app.handlers import open_models
 from robust_vit_hf.app.options import AppOptions
-from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification, load_zero_shot
+from robust_vit_hf.models.added_classifiers import CLIPZeroShotForImageClassification, load_zero_shot
 from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
-from robust_vit_hf.models.weight_mixture import interpolate
+from robust_vit_hf.models.interpolation import interpolate
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit

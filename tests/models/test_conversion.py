@@ -30,8 +30,7 @@ from transformers import (
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.models.model_names import find_model
-from robust_vit_hf.models.timm_files import load_timm, save_timm
-from robust_vit_hf.models.timm_weights import hf_to_timm, timm_to_hf
+from robust_vit_hf.models.timm_format import hf_to_timm, load_timm, save_timm, timm_to_hf
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed

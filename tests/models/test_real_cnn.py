@@ -5,10 +5,10 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
+from trainer.export_cnn import ARCHITECTURE, biased_cnn, load_efficientnet, processor_of
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TimmWrapperImageProcessor
 
-from robust_vit_hf.data.emoji_shift.compose_images import CLASS_NAMES, load_split
-from trainer.export_cnn import ARCHITECTURE, biased_cnn, load_efficientnet, processor_of
+from robust_vit_hf.data.emoji_shift import CLASS_NAMES, load_split
 
 
 @pytest.fixture(scope="module")

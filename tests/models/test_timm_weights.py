@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from robust_vit_hf.data.imagenet_classes import class_names
-from robust_vit_hf.models.timm_weights import hf_to_timm, timm_to_hf
+from robust_vit_hf.models.timm_format import hf_to_timm, timm_to_hf
 
 from ..helpers.timm_models import HUB_CONFIG, assert_same_logits, assert_same_weights, images, timm_model, tiny
 from ..helpers.tiny import tiny_vit

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2ForImageClassification, PreTrainedModel
 
-from robust_vit_hf.models.weight_mixture import interpolate
+from robust_vit_hf.models.interpolation import interpolate
 
 from ..helpers.tiny import tiny_vit
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, relevance_map
-from robust_vit_hf.models.timm_weights import timm_to_hf
+from robust_vit_hf.models.timm_format import timm_to_hf
 from robust_vit_hf.training.methods import load_method
 
 from ..helpers.tiny import tiny_config

@@ -10,13 +10,9 @@ from PIL import Image
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
-from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
+from robust_vit_hf.data.layouts.background_sets import CLASSES
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.results.background_reliance import (
-    imagenet_9_measures,
-    object_focus,
-    reliance_tables,
-)
+from robust_vit_hf.results.set_tables import imagenet_9_measures, object_focus, reliance_tables
 
 from ..helpers import layouts
 from ..helpers.commands import succeed

@@ -7,7 +7,7 @@ import pytest
 import sklearn.metrics
 import torch
 
-from robust_vit_hf.results.metrics.calibration import Calibration
+from robust_vit_hf.metrics.calibration import Calibration
 
 from ..helpers.metrics import in_batches, load, noise, softmax, within
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from robust_vit_hf.results.cut_out_table import cut_out_table
+from robust_vit_hf.results.set_tables import cut_out_table
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit

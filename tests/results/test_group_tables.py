@@ -8,12 +8,12 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from experiments.sweeps.results_parquet import read_results
 from robust_vit_hf.evaluation.sets import own_set
-from robust_vit_hf.results.bootstrap import Difference, Resamples, mean_over
-from robust_vit_hf.results.group_tables import group_tables, worst_group_table
-from robust_vit_hf.results.metrics.worst_group_accuracy import WorstGroupAccuracy
-from robust_vit_hf.results.results_parquet import read_results
+from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
+from robust_vit_hf.results.intervals import Difference, Resamples, mean_over
 from robust_vit_hf.results.run_results import Results
+from robust_vit_hf.results.set_tables import group_tables, worst_group_table
 
 from ..helpers.commands import call, succeed
 from ..helpers.metrics import load
@@ -70,7 +70,7 @@ def test_many_groups():
     assert table.rows[0][2].startswith("50.0 [") and table.rows[0][3] == "100.0 [0.0, 100.0]"
     assert table.rows[1][3] == "100.0 [100.0, 100.0]" and len(table.head) == len(table.rows[0])
     assert [row[0] for row in expected.rows] == ["a", "b", "c", "worst group", "average over the groups"]
-    with patch("robust_vit_hf.results.group_tables.MANY_GROUPS", 2):
+    with patch("robust_vit_hf.results.set_tables.MANY_GROUPS", 2):
         (within,) = group_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
     assert [row[2:] for row in within.rows] == [row[2:] for row in expected.rows[-2:]]
 

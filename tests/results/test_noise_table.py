@@ -6,7 +6,7 @@ import torch
 
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.results.noise_table import relative_foreground_sensitivity, sensitivity_table
+from robust_vit_hf.results.set_tables import relative_foreground_sensitivity, sensitivity_table
 
 from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, tiny_vit

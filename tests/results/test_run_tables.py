@@ -7,14 +7,14 @@ import pytest
 import scipy.stats
 from matplotlib.container import ErrorbarContainer
 
-from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, mean_gain
-from robust_vit_hf.results.markdown_latex import Table
+from experiments.paper.published_tables import METHODS, accuracy_tables, class_group_tables
+from robust_vit_hf.results.intervals import NUM_RESAMPLES, Gains, mean_gain
 from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes
-from robust_vit_hf.results.published_tables import METHODS, accuracy_tables, class_group_tables
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
-from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows
 from robust_vit_hf.results.run_tables import calibration_table, main_table
-from robust_vit_hf.results.segmentation_tables import attribution_table
+from robust_vit_hf.results.set_tables import attribution_table
+from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
+from robust_vit_hf.results.tables import Table
 
 
 MAPS = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")

@@ -7,7 +7,7 @@ import pytest
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.training.interrupts import InterruptCallback
+from robust_vit_hf.training.callbacks import InterruptCallback
 
 from ..evaluation.test_evaluation import MAPS
 from ..helpers.commands import launch_two

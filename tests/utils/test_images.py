@@ -10,11 +10,9 @@ from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf import eval_transform, train_transform
-from robust_vit_hf.data.row_checks import check_rows
-from robust_vit_hf.data.schema import encode_image
+from robust_vit_hf.data.schema import check_rows, encode_image
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.masks.mask_result import MaskResult
-from robust_vit_hf.masks.tokencut import TokenCut
+from robust_vit_hf.masks.tokencut import MaskResult, TokenCut
 from robust_vit_hf.utils.images import to_rgb
 
 from ..helpers.tiny import FEATURES, masked_rows, tiny_vit

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from robust_vit_hf.utils.public_names import is_hub_id, public_name, public_settings
+from robust_vit_hf.utils.privacy import is_hub_id, public_name, public_settings
 
 
 def test_names(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..imagenet_classes import label_of_wnid, timm_list
 from ..schema import Source
-from .folders_of_sets import change_times, image_files, open_wnids, subfolders
+from .folders import change_times, image_files, open_wnids, subfolders
 
 
 VALIDATION_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", ".")

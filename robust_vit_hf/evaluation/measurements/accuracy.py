@@ -9,18 +9,17 @@ import numpy as np
 import torch
 
 from ...data.groups import groups_of
-from ...data.layouts.si_score import METADATA_COLUMNS
+from ...data.layouts.shifted_sets import METADATA_COLUMNS
+from ...metrics.calibration import Calibration
+from ...metrics.relevance_segmentation import RelevanceSegmentation
+from ...metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ...relevance.architectures import why_no_map
 from ...relevance.relevance_map import forward_logits, relevance_map
-from ...results.metrics.calibration import Calibration
-from ...results.metrics.relevance_segmentation import RelevanceSegmentation
-from ...results.metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ...results.run_results import SetResult, SideResult
 from ...utils.stage import Stage
-from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from .base import Measured, Measurement, measure
+from .base import Measured, Measurement, TransformedRows, batch_outputs, measure
 
 
 @dataclass(frozen=True)

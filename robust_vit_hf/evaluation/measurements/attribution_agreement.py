@@ -6,13 +6,12 @@ from pathlib import Path
 import torch
 
 from ...data.transforms import segmentation_transform
+from ...metrics.relevance_segmentation import RelevanceSegmentation
 from ...models.image_processors import squash_resample
 from ...relevance.attribution import ATTRIBUTION_METHODS
-from ...results.metrics.relevance_segmentation import RelevanceSegmentation
-from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from .base import Measured, Measurement
+from .base import Measured, Measurement, TransformedRows, batch_outputs
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ import torch
 from torch.utils.data import Dataset
 
 from ...data.geometry import pixel_levels
+from ...metrics.robust_accuracy import top_classes
 from ...relevance.relevance_map import forward_logits
-from ...results.metrics.robust_accuracy import top_classes
-from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from .base import Measured, Measurement
+from .base import Measured, Measurement, TransformedRows, batch_outputs
 
 
 REGIONS = ("foreground", "background")

@@ -11,12 +11,11 @@ import torch
 from ...data.attributes import ATTRIBUTES, edited, has_both
 from ...data.composition import draw_donors
 from ...data.geometry import pixel_levels
+from ...metrics.robust_accuracy import top_classes
 from ...relevance.relevance_map import forward_logits
-from ...results.metrics.robust_accuracy import top_classes
-from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from .base import Measured, Measurement
+from .base import Measured, Measurement, TransformedRows, batch_outputs
 from .other_backgrounds import WithDonors
 
 

@@ -10,13 +10,12 @@ from torch.utils.data import Dataset
 
 from ...data.composition import CONDITIONS, compose, draw_donors, is_background
 from ...data.geometry import pixel_levels
+from ...metrics.robust_accuracy import top_classes
 from ...relevance.architectures import why_no_map
 from ...relevance.relevance_map import forward_logits, relevance_map
-from ...results.metrics.robust_accuracy import top_classes
-from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from .base import Measured, Measurement
+from .base import Measured, Measurement, TransformedRows, batch_outputs
 
 
 @dataclass(frozen=True)

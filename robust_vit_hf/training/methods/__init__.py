@@ -1,7 +1,6 @@
-"""Finetuning methods, one module for each value of `--method`. See `docs/methods.md` for adding one."""
+"""Finetuning methods by the value of `--method`. See `docs/methods.md` for adding one."""
 
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 
@@ -9,16 +8,26 @@ if TYPE_CHECKING:
     from .base import Method
 
 
+# Where each class is: names are listed without the slow import of torch.
+METHODS = {
+    "cft": "relevance.ConceptGuidedFineTuning",
+    "cutmix": "images.CutMix",
+    "energy": "relevance.Energy",
+    "finetune": "images.Finetune",
+    "gradmask": "gradients.GradMask",
+    "random_erasing": "images.RandomErasing",
+    "robustvit": "relevance.RobustViT",
+    "rrr": "gradients.RightForTheRightReasons",
+    "swap": "images.Swap",
+}
+
+
 def method_names() -> list[str]:
-    """Names of the modules in this folder, without the slow import."""
-    return [module.name for module in iter_modules(__path__) if module.name != "base"]
+    """Names of the methods, ascending."""
+    return [*METHODS]
 
 
 def load_method(name: str) -> type["Method"]:
-    """Load the method defined in a module of this folder, its only subclass of [`Method`]."""
-    from .base import Method
-
-    module = import_module(f".{name}", __name__)
-    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
-    (method,) = (value for value in own if isinstance(value, type) and issubclass(value, Method))
-    return method
+    """Class of a method."""
+    module, _, method = METHODS[name].partition(".")
+    return getattr(import_module(f".{module}", __name__), method)

@@ -1,0 +1,81 @@
+"""Does `mixed_rand` foretell top-1 on really random backgrounds, by true masks and by those that `improve` made?
+
+    python benchmarks/foretelling.py --root runs/improve --bf16    # after benchmarks/improve.py, which leaves models and images there
+
+Of each set of emoji-shift, the report images, with four composites of each by either mask, by the model before and after each effort; and
+top-1 on 300 other images whose backgrounds are random, from improve.json. Adds to foretelling.json beside this script.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from robust_vit_hf.evaluation.options import PairOptions
+from robust_vit_hf.evaluation.session import open_session
+from robust_vit_hf.evaluation.sets import own_set
+from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, composite_outputs
+from robust_vit_hf.utils.environment import environment
+from robust_vit_hf.utils.files import read_json, write_json
+from robust_vit_hf.utils.stage import Stage
+
+from .improve import SETS, emoji_photographs, emoji_rows, share_of
+
+
+PASSES = (16, 0)  # batch size, processes that read images
+RESULTS = Path(__file__).with_suffix(".json")
+
+
+def with_true_masks(made: datasets.Dataset, name: str) -> datasets.Dataset:
+    """The same images with the masks by which they were composed."""
+    true = emoji_rows("validation", SETS[name.removesuffix("-100")][2], share_of(name))
+    masks = true.select([int(Path(file).stem) for file in made["file_name"]])["mask"]
+    return made.map(lambda _, row: {"mask": masks[row]}, with_indices=True, features=made.features)
+
+
+def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict[str, dict[str, float]]]:
+    """Top-1 on the backgrounds of other classes and its standard error, by side and kind of masks."""
+    folder, model = root / name, str(root / name.removesuffix("-100") / "model")
+    better = folder / effort
+    made = own_set(str(better / "masks" / "report"), "train")
+    rows = {"made": made, "true": replace(made, dataset=with_true_masks(made.dataset, name))}
+    pair = PairOptions(model=model, compare=str(better) if (better / "config.json").is_file() else None)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    with open_session(
+        pair, "model", Stage(folder / f"foretold-{effort}", {"command": "foretelling"}), bf16=bf16
+    ) as of_pair:
+        for kind, images in rows.items():
+            session = of_pair.with_sets({kind: images})
+            for side, measured in session.sides.items():
+                outputs = composite_outputs(measured, session, SELECTION_COMPOSITES, PASSES)
+                right = outputs.right()["mixed_rand"]
+                right = right[~np.isnan(right)]
+                found.setdefault(side, {})[kind] = {
+                    "mean": float(right.mean()),
+                    "error": float(right.std()) / len(right) ** 0.5,
+                }
+    return found
+
+
+def main() -> None:
+    names = [name + variant for variant in ("", "-100") for name, of in SETS.items() if of[0] is emoji_photographs]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", choices=names, default=names, metavar="SET")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    arguments = parser.parse_args()
+    results = (read_json(RESULTS) or {"sets": {}})["sets"]
+    for name in arguments.sets:
+        for effort in ("minute", "full"):
+            if effort in results.get(name, {}) or not (arguments.root / name / effort / "verdict.json").is_file():
+                continue
+            found = mixed_rand(name, arguments.root, effort, arguments.bf16)
+            results.setdefault(name, {})[effort] = found
+            print(name, effort, found, flush=True)
+            write_json(RESULTS, {"sets": results} | environment())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Would the tests notice? Small faults are put into the code one by one, and the tests of the part are run.
+
+    python benchmarks/mutations.py --jobs 2                # an hour on two cores; writes benchmarks/mutations.json
+    python benchmarks/mutations.py --only sweep.py
+
+A fault is caught if a test fails, or if the tests do not end; the latter are counted apart. Without faults all must pass: run `make test
+test-slow` before. All runs in worktrees of the last commit, which it deletes. Faults that no test catches are printed: they need a test, or are equivalent.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple
+
+from tqdm import tqdm
+
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "mutations.json"
+LIMIT = 900  # seconds of the tests of a fault
+
+
+class Mutation(NamedTuple):
+    """A fault: text of a file, which is there once, what stands in its place, and files of tests."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+# fmt: off
+MUTATIONS = [
+    Mutation("metrics/base.py", 'self.num_images += len(batch["usable"])', 'self.num_images = len(batch["usable"])', "metrics robust_accuracy"),
+    Mutation("metrics/base.py", "if value != -1]", "if value != 0]", "metrics robust_accuracy"),
+    Mutation("metrics/base.py", "values.itemsize == 2", "values.itemsize == 1", "metrics robust_accuracy calibration"),
+    Mutation("metrics/base.py", "None if num_classes is None else range(num_classes)", "None", "metrics robust_accuracy"),
+    Mutation("metrics/base.py", "any(value in possible for value in ids)", "all(value in possible for value in ids)", "metrics robust_accuracy"),
+    Mutation("metrics/base.py", "{first_image + row}", "{row}", "metrics robust_accuracy"),
+    Mutation("results/choice.py", "math.ceil(max_loss / 100 * count - 1e-9)", "math.floor(max_loss / 100 * count + 1e-9)", "candidates experiment"),
+    Mutation("results/choice.py", "round(one.fall(before) * count) > bound", "round(one.fall(before) * count) >= bound", "candidates experiment"),
+    Mutation("results/choice.py", "fall if exceeds else -top1, fall, *one.strength", "fall if exceeds else -top1, *one.strength", "candidates experiment"),
+    Mutation("results/choice.py", "known.mean() >= -error - 1e-12", "known.mean() >= -2 * error", "candidates experiment"),
+    Mutation("results/choice.py", "min(allowed, key=lambda one: one.fall(before), default=best)", "best", "candidates experiment"),
+    Mutation("experiments/sweeps/choose_settings.py", "best = max(within) if within", "best = min(within) if within", "report sweep experiment"),
+    Mutation("experiments/sweeps/choose_settings.py", "TOLERANCE = 1e-9", "TOLERANCE = -1e-9", "report sweep experiment"),
+    Mutation("experiments/sweeps/choose_settings.py", "groups = _by_method(run for run in results.runs if run.share == 1)", "groups = _by_method(results.runs)", "report sweep experiment"),
+    Mutation("experiments/sweeps/choose_settings.py", "chosen += [run for run in best.values() if run.share < 1]", "chosen += best.values()", "report sweep experiment"),
+    Mutation("experiments/sweeps/choose_settings.py", "set.intersection(*map(set, by_setting.values()))", "set.union(*map(set, by_setting.values()))", "report sweep experiment"),
+    Mutation("experiments/sweeps/choose_settings.py", "value in (min(of), max(of))", "value == max(of)", "report sweep experiment"),
+    Mutation("experiments/sweeps/choose_settings.py", "np.where(result.usable, result.correct(side), np.nan)", "result.correct(side).astype(float)", "report sweep experiment"),
+    Mutation("experiments/sweeps/sweep.py", "if read_json(folder / GRID_FILE) != facts:", "if read_json(folder / GRID_FILE) is None:", "sweep"),
+    Mutation("experiments/sweeps/sweep.py", "len(working) < jobs", "len(working) <= jobs", "sweep"),
+    Mutation("experiments/sweeps/sweep.py", "len(seconds) / jobs / 60", "len(seconds) / 60", "sweep"),
+    Mutation("experiments/sweeps/sweep.py", '(self.folder / ERROR_FILE).unlink(missing_ok=True)  # from', '(self.folder / "none").unlink(missing_ok=True)  # from', "sweep"),
+    Mutation("experiments/sweeps/sweep.py", 'return "paper" if is_of_paper(model) else resolve_preset(preset, model)', "return resolve_preset(preset, model)", "sweep report image_processors"),
+    Mutation("experiments/sweeps/grid.py", 'options[name].rstrip("/") or "/"', "options[name]", "sweep"),
+    Mutation("experiments/sweeps/sweep.py", '"begun, to resume" if', '"to run" if', "sweep"),
+    Mutation("results/run_results.py", "self.sides[side].ranks < k", "self.sides[side].ranks <= k", "report robust_accuracy experiment"),
+    Mutation("results/run_results.py", "else self.classes >= 0", "else self.classes > 0", "report robust_accuracy experiment evaluation"),
+    Mutation("results/run_results.py", '(self.correct("after", k).astype(np.int64) - self.correct("before", k))', '(self.correct("before", k).astype(np.int64) - self.correct("after", k))', "report experiment"),
+    Mutation("results/run_results.py", "self.sides[side].num_ranked < k", "self.sides[side].num_ranked <= k", "report robust_accuracy experiment evaluation"),
+    Mutation("results/intervals.py", "3 / self.count, self.outcomes", "1 / self.count, self.outcomes", "diagnosis background_reliance group_tables report"),
+    Mutation("results/intervals.py", "(differs and known.max() <= 0)", "(differs and known.max() < 0)", "diagnosis"),
+    Mutation("results/intervals.py", "if math.isclose(low, high, abs_tol=1e-9):  # as in", "if low > high:  # as in", "report"),
+    Mutation("results/intervals.py", ".var(ddof=1)) / len(seeds)", ".var()) / len(seeds)", "report experiment"),
+    Mutation("results/intervals.py", "* len(seeds) / (len(seeds) - 1)", "", "report experiment"),
+    Mutation("results/intervals.py", "covariance * (covariance + of_each) / others", "0", "report experiment"),
+    Mutation("experiments/paper/findings.py", "(1 - CONFIDENCE) / (len(tested) - rank)", "1 - CONFIDENCE", "report"),
+    Mutation("results/intervals.py", "rng = np.random.default_rng(zlib.crc32(name.encode()))", "rng = np.random.default_rng()", "report experiment"),
+    Mutation("results/intervals.py", "np.std(by_seed, ddof=1)", "np.std(by_seed)", "report experiment"),
+    Mutation("results/set_tables.py", "top1.min(axis=1)", "top1.mean(axis=1)", "group_tables"),
+    Mutation("results/set_tables.py", "np.array(groups.weights) / np.sum(groups.weights)", "np.array(groups.weights)", "group_tables"),
+    Mutation("results/set_tables.py", "np.where(whole > 0, 1 - gap / whole, np.nan)", "1 - gap / whole", "background_reliance diagnosis attacks"),
+    Mutation("diagnosis/verdict.py", "if any(one.low >= LARGE for one in found):", "if any(one.mean >= LARGE for one in found):", "diagnosis"),
+    Mutation("diagnosis/verdict.py", "len(found) == 2 and all(one.high < SMALL", "all(one.high < SMALL", "diagnosis diagnose attacks"),
+    Mutation("diagnosis/verdict.py", "(mixed != labels)) / (len(classes) - 1)", "(mixed != labels)) / len(classes)", "diagnosis"),
+    Mutation("results/set_tables.py", "(ids >= 0) & (share > 0) & (share < 1)", "(ids >= 0) & (share > 0)", "diagnosis"),
+    Mutation("diagnosis/verdict.py", "price.low > 0.1", "price.low > 0.5", "diagnosis"),
+    Mutation("experiments/paper/findings.py", "RISES: (above(0), below(0))", "RISES: (above(-0.01), below(0))", "report paper experiment"),
+    Mutation("experiments/paper/findings.py", "np.hypot(other.mean - other.low, one.high - one.mean)", "other.mean - other.low", "report paper experiment"),
+    Mutation("experiments/sweeps/gain_and_price.py", "if point.seeds >= best.seeds]", "]", "report experiment"),
+    Mutation("experiments/sweeps/gain_and_price.py", "key=lambda item: -item[1].gain.mean", "key=lambda item: item[1].gain.mean", "report experiment"),
+    Mutation("data/composition.py", "BLUR = 1 / 14", "BLUR = 1 / 7", "composition diagnose"),
+    Mutation("data/composition.py", "step = 1 + int(first * (len(siblings) - 1))", "step = int(first * len(siblings))", "composition diagnose"),
+    Mutation("data/composition.py", "(places[label] + 1 + int(second", "(places[label] + int(second", "composition diagnose"),
+    Mutation("data/composition.py", "coarse = fill(mean, (weight > 0).to(known.dtype))", "coarse = fill(mean, (weight == 1).to(known.dtype))", "composition background_swap"),
+    Mutation("data/composition.py", "F.max_pool2d(mask, 3, stride=1, padding=1) == 0", "mask == 0", "composition background_swap diagnose"),
+    Mutation("evaluation/measurements/other_backgrounds.py", "best = best.masked_fill(~usable, -1)", "pass", "diagnose composition diagnosis attacks"),
+    Mutation("evaluation/measurements/other_backgrounds.py", "np.where(other >= 0, labels[other], -1)", "labels[same]", "diagnose"),
+    Mutation("evaluation/measurements/noise_sensitivity.py", 'else 1 - batch["mask"]', 'else batch["mask"]', "noise_table"),
+    Mutation("evaluation/measurements/noise_sensitivity.py", "self.sigma * (white - black)", "self.sigma", "noise_table"),
+    Mutation("evaluation/measurements/noise_sensitivity.py", "default_rng((self.seed, index))", "default_rng((self.seed, 0))", "noise_table"),
+    Mutation("utils/stage.py", 'if differing := [name for name in differing if name.partition(".")[0] not in {*ignoring}]:', "if False:", "stage measurement result_identity diagnose"),
+    Mutation("data/find_images.py", 'Path(masks), split.partition("[")[0])', "Path(masks), split)", "diagnose"),
+    Mutation("masks/own_masks.py", 'left = {*rows.with_format(None)["label"]}', 'left = {*aligned.with_format(None)["label"]}', "diagnose"),
+    Mutation("masks/own_masks.py", "len(needed) - len(rows), lost)", "len(aligned) - len(rows), lost)", "diagnose"),
+    Mutation("data/draw_images.py", "[: max(2, count // 2)]", "[: count // 2]", "diagnose"),
+    Mutation("diagnosis/composed_examples.py", " & may_be_shown(dataset)", "", "diagnose"),
+    Mutation("diagnosis/composed_examples.py", 'condition.endswith("_rand") and predicted == self.donor', "predicted == self.donor", "diagnose"),
+    Mutation("diagnosis/slices.py", 'np.array(found.columns["original"])', 'np.array(found.columns["mixed_rand"])', "group_tables"),
+    Mutation("improvement/verdict.py", "if gain.high < 0:", "if gain.high <= 0:", "improve"),
+    Mutation("improvement/verdict.py", "if gain.low <= 0:", "if gain.mean <= 0:", "improve candidates"),
+    Mutation("improvement/verdict.py", '"costly" if loss.high < bound', '"costly" if loss.mean < bound', "improve candidates"),
+    Mutation("data/draw_images.py", "begins = {label: place % 2 for place", "begins = {label: 0 for place", "improve"),
+    Mutation("data/draw_images.py", ", np.flatnonzero(turn % 3 == 2)", ", np.flatnonzero(turn % 3 == 1)", "improve"),
+    Mutation("improvement/candidates.py", "replace(one, steps=max_steps)", "one", "improve candidates"),
+    Mutation("improvement/candidates.py", "(1.0, self.settings.learning_rate, self.alpha)", "(1.0, self.alpha)", "candidates"),
+    Mutation("models/added_classifiers.py", "self.logit_scale.exp() * embeds", "self.logit_scale * embeds", "clip"),
+    Mutation("models/added_classifiers.py", "return F.normalize(embeds.mean(dim=0), dim=-1)", "return embeds.mean(dim=0)", "clip"),
+    Mutation("models/added_classifiers.py", 'self.register_buffer("text_embeds", embeds)', "self.text_embeds = nn.Parameter(embeds)", "clip"),
+    Mutation("data/layouts/imagenet_9_classes.json", "170, 173,", "170, 171, 173,", "later_sets"),
+    Mutation("data/layouts/background_sets.py", "np.squeeze(np.load(path)) > 0", "np.squeeze(np.load(path)) > 1", "later_sets"),
+    Mutation("data/layouts/background_sets.py", "for part in (parent, parent.parent)}", "for part in (parent,)}", "later_sets"),
+    Mutation("data/layouts/background_sets.py", '"group": 2 * label + place}\n        try', '"group": 2 * place + label}\n        try', "later_sets"),
+    Mutation("data/layouts/background_sets.py", 'return {"image": row["image"], "label": label, "file_name": name, "group": 2 * label + place}', 'return {"image": row["image"], "label": label, "file_name": name, "group": 2 * place + label}', "later_sets"),
+    Mutation("data/layouts/background_sets.py", '"validation": "1", "test": "2"', '"validation": "2", "test": "1"', "later_sets"),
+    Mutation("data/mask_files.py", "if share > FULL else None", "if share > 2 else None", "sam3 mask_checks make_masks grounded"),
+    Mutation("masks/sam3.py", 'found["masks"].bool().any(dim=0)', 'found["masks"].bool()[0]', "sam3"),
+    Mutation("masks/coco.py", "if entry in owners:", "if False:", "coco"),
+    Mutation("masks/make_masks.py", "self.number <= self.kept[label] + asked[label]", "self.number < self.kept[label] + asked[label]", "make_masks"),
+    Mutation("training/background_swap.py", "for other in givers if other != index]", "for other in givers]", "background_swap"),
+    Mutation("training/background_swap.py", "rng.random(len(wanted)) < 0.5", "rng.random(len(wanted)) < 0", "background_swap"),
+    Mutation("training/callbacks.py", "ReduceOp.MAX", "ReduceOp.MIN", "distributed"),
+    Mutation("training/callbacks.py", '"eval_loss" in entry and entry["step"] == step for', '"eval_loss" in entry for', "resume"),
+    Mutation("training/callbacks.py", "planned.should_training_stop or abs(state.epoch", "abs(state.epoch", "resume"),
+    Mutation("training/trainer.py", "self.state.global_step >= self.state.max_steps", "self.state.global_step > self.state.max_steps", "resume"),
+    Mutation("training/trainer.py", "limit, args.save_total_limit = args.save_total_limit, None", "limit = args.save_total_limit", "resume"),
+    Mutation("data/stream.py", "if index < 0 and get_worker_info() is None:", "if index < 0:", "stream"),
+    Mutation("data/stream.py", "(self.seed, epoch, int(digest, 16))", "(self.seed, int(digest, 16))", "stream"),
+    Mutation("app/server.py", "[*LOOPBACK, options.host, *options.allowed_hosts]", '["*"]', "app"),
+    Mutation("app/handlers.py", ' and shown["digest"] == digest_of(image) else None', " else None", "app"),
+    Mutation("app/samples.py", 'next(row for row in rows if row["openly_licensed"])', "next(rows)", "app"),
+    Mutation("relevance/linear_memory.py", "contribution.clamp_(min=0).mul_(attention)", "contribution.mul_(attention)", "linear_memory relevance"),
+    Mutation("relevance/linear_memory.py", "key_gradient[images] +=", "key_gradient[images] =", "linear_memory relevance"),
+    Mutation("relevance/relevance_map.py", "attentions = attentions[start_layer:]", "attentions = attentions[start_layer + 1 :] or attentions[-1:]", "relevance"),
+    Mutation("utils/images.py", "to_rgb(ImageOps.exif_transpose(source))", "to_rgb(source)", "pipeline"),
+    Mutation("experiments/paper/sufficient_subsets.py", "scores >= threshold", "scores > threshold", "sis"),
+    Mutation("training/losses.py", "1 - mask, mask) if edges", "1 - mask, 1 - mask) if edges", "losses parity"),
+    Mutation("training/losses.py", "at_least_float32(target) / self.temperature", "at_least_float32(target)", "losses parity"),
+    Mutation("training/losses.py", "region.sum(dim=(1, 2, 3)).clamp(min=1)", "region.sum(dim=(1, 2, 3))", "losses methods"),
+    Mutation("training/config.py", "background_swap=0.0,\n        backgrounds=None,", "backgrounds=None,", "config train_command"),
+    Mutation("experiments/sweeps/collect_runs.py", 'weights=measured["after"]', 'weights=measured["before"]', "group_tables report sweep"),
+    Mutation("experiments/sweeps/collect_runs.py", 'counts = (predicted["before"] >= 0)', 'counts = (predicted["before"] > 0)', "sweep"),
+    Mutation("experiments/sweeps/collect_runs.py", "sum(entry.get(\"eval_runtime\", 0) for entry in history)", "0", "report sweep experiment"),
+    Mutation("experiments/sweeps/results_parquet.py", "len(run.sets) > len(runs[key].sets)", "len(run.sets) < len(runs[key].sets)", "report experiment"),
+    Mutation("experiments/sweeps/results_parquet.py", '("shifted", "images", "group_weights"', '("images", "group_weights"', "report experiment"),
+    Mutation("data/label_mapping.py", "len(names) == len(model_names) and unnamed(names)", "len(names) <= len(model_names) and unnamed(names)", "label_mapping"),
+    Mutation("data/label_mapping.py", "if model_names.count(name) == 1}", "}", "label_mapping"),
+    Mutation("data/label_mapping.py", "label if label in (None, -1) else", "label if label is None else", "label_mapping folders data"),
+    Mutation("models/interpolation.py", "after if alpha else before", "after", "interpolate"),
+    Mutation("utils/privacy.py", 'and not Path(name).exists()', "", "privacy"),
+    Mutation("utils/stage.py", 'path.write_text("")  # do not', "pass  # do not", "resume push trainer"),
+    Mutation("utils/options.py", 'f"; did you mean {close[0]}?" if close else ""', '""', "cli methods config"),
+    Mutation("cli/main.py", 'getattr(interrupt, "exit_status", 130)', "130", "cli"),
+    Mutation("cli/parser.py", '"nargs": "?" if undo else 0', '"nargs": "?"', "cli"),
+    Mutation("cli/parser.py", 'r"^--[^=]+"', 'r"^--.+"', "cli"),
+    Mutation("hub/upload.py", "if private and not api.repo_info", "if False and not api.repo_info", "push hub"),
+    Mutation("hub/model_card.py", "(folder / picture).unlink(missing_ok=True)", "pass", "model_card"),
+    Mutation("training/trainer.py", "if dataloader.dataset is self.eval_dataset:", "if True:", "model_card"),
+    Mutation("data/emoji_shift.py", "list(SPLITS).index(split), index]", "0, index]", "emoji_shift"),
+    Mutation("data/emoji_shift.py", "[class_seed, len(SPLITS)]", "[0, len(SPLITS)]", "emoji_shift"),
+    Mutation("results/run_results.py", "(*self.shifted, *LATER_SETS)", "self.shifted", "report"),
+    Mutation("results/summary.py", "gains[classes == label].mean()", "gains.mean()", "evaluation"),
+    Mutation("experiments/sweeps/results_parquet.py", '"group_weights", "by_class")  # stored', '"group_weights")  # stored', "report"),
+    Mutation("experiments/sweeps/results_parquet.py", 'facts.get("num_ranked", TOP)', "TOP", "report"),
+    Mutation("experiments/sweeps/collect_runs.py", "(share > 0) & (share < 1)", "(share > 0)", "sweep"),
+    Mutation("experiments/sweeps/collect_runs.py", 'None if trained["resumed"] else ', "", "sweep"),
+    Mutation("experiments/sweeps/measure_mixtures.py", 'replace(side, processor=sides["after"].processor)', "side", "sweep"),
+    Mutation("experiments/sweeps/choose_settings.py", "seeds.setdefault(run.seed, run)) is not run", "seeds.setdefault(run.name, run)) is not run", "report"),
+    Mutation("evaluation/segment.py", ' if "mask" in rows.column_names', "", "evaluate_commands"),
+    Mutation("improvement/train_candidates.py", "if values is None:", "if True:", "improve"),
+    Mutation("training/losses.py", "torch.where(prediction.isnan(), prediction, values)", "values", "losses"),
+    Mutation("training/trainer.py", "batch_size, at_once = self._train_batch_size,", "batch_size, at_once = self.args.train_batch_size,", "methods"),
+    Mutation("training/trainer.py", "round(args.head_epochs * self._steps_per_epoch)", "round(args.head_epochs) * self._steps_per_epoch", "methods trainer"),
+    Mutation("masks/grounded.py", "if name in label_of_wnid() else name", "if name.startswith('n0') else name", "prompts"),
+    Mutation("app/gallery.py", "if name in EVALUATION_SETS:", "if name in ():", "app"),
+    Mutation("improvement/composites.py", "hits.sum(axis=1) / known.sum(axis=1)", "np.where(known.any(axis=1), hits.sum(axis=1) / known.shape[1], np.nan)", "fit_layers"),
+    Mutation("improvement/composites.py", "labels, values[done:], count", "labels, values, count", "fit_layers"),
+    Mutation("improvement/fit_layers.py", "(1 - SHARE) * entropies[0] + SHARE * entropies[1]", "SHARE * entropies[0] + (1 - SHARE) * entropies[1]", "fit_layers"),
+    Mutation("improvement/new_layers.py", "layer.bias / temperature", "layer.bias", "fit_layers"),
+    Mutation("improvement/verdict.py", '"helped" if loss.low > bound', '"helped" if loss.mean > bound', "improve"),
+    Mutation("improvement/verdict.py", "in changes.items() if found.high < 0", "in changes.items() if found.mean < 0", "improve"),
+    Mutation("models/last_layer.py", " / max(1, len(given))", "", "last_layer"),
+    Mutation("data/attributes.py", '(is_background(mask) & ~_regions(mask)["border"])', "is_background(mask)", "attributes"),
+    Mutation("data/attributes.py", "(white - black).view(3, 1, 1)", "white.view(3, 1, 1)", "attributes"),
+    Mutation("data/transforms.py", '{"height": height, "width": width}', '{"height": width, "width": height}', "geometry"),
+    Mutation("data/geometry.py", "if both and processor.rescale_factor == 1 / 255:", "if both:", "geometry"),
+    Mutation("evaluation/measurements/other_attributes.py", "has_both(mask)]", 'has_both(batch["mask"])]', "diagnose_attributes"),
+    Mutation("diagnosis/attribute_verdict.py", "max(gap.mean, SMALL)) ** 2", "max(gap.mean, SMALL))", "attribute_verdict"),
+    Mutation("diagnosis/attribute_verdict.py", ' and of["gap"].high >= SMALL', "", "attribute_verdict"),
+    Mutation("diagnosis/export_images.py", "table.iloc[row]", "table.iloc[len(samples)]", "export_images"),
+    Mutation("diagnosis/diagnose.py", "[*diagnoses.values()][-1], may_be_shown", "[*diagnoses.values()][0], may_be_shown", "diagnose_attributes"),
+    Mutation("diagnosis/verdict.py", "(counts / len(labels)).tolist()", "np.full(len(classes), 1 / len(classes)).tolist()", "diagnosis"),
+    Mutation("diagnosis/verdict.py", "replace(ratio, outcomes=None)", "ratio", "diagnosis"),
+    Mutation("results/intervals.py", " * sum(other.seed == gain.seed for other in of_set)", "", "report"),
+    Mutation("hub/eval_results.py", "        path.unlink()", "        pass", "eval_results"),
+    Mutation("data/geometry.py", "values[inside] * (side - 1) + 0.5", "values[inside] * side + 0.5", "geometry"),
+]
+# fmt: on
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=1, help="faults at once, each in a process of one thread")
+    parser.add_argument("--only", default="", help="part of a file's name")
+    options = parser.parse_args()
+    chosen = [mutation for mutation in MUTATIONS if options.only in mutation.file]
+    for mutation in chosen:
+        count = (ROOT / "robust_vit_hf" / mutation.file).read_text().count(mutation.old)
+        if count != 1:
+            raise ValueError(f"`{mutation.file}` has `{mutation.old}` {count} times, expected once.")
+    head = git("rev-parse", "HEAD")
+    with TemporaryDirectory() as folder:
+        places: SimpleQueue[Path] = SimpleQueue()
+        trees = [Path(folder) / str(number) for number in range(options.jobs)]
+        for tree in trees:
+            git("worktree", "add", "--detach", str(tree), head)
+            places.put(tree)
+        try:
+            with ThreadPoolExecutor(options.jobs) as pool:
+                found = list(
+                    tqdm(pool.map(lambda one: outcome(one, places), chosen), total=len(chosen), desc="faults")
+                )
+        finally:
+            for tree in trees:
+                git("worktree", "remove", "--force", str(tree))
+    named = {
+        kind: [one._asdict() for one, got in zip(chosen, found, strict=True) if got == kind]
+        for kind in ("missed", "endless")
+    }
+    for kind, faults in named.items():
+        for fault in faults:
+            print(f"{kind}: {fault['file']}: {fault['old']} -> {fault['new']}")
+    print(
+        f"{len(chosen) - len(named['missed'])} of {len(chosen)} faults are caught, {len(named['endless'])} of them by the time limit"
+    )
+    if not options.only:
+        RESULTS.write_text(json.dumps({"commit": head, "faults": len(chosen), **named}, indent=2) + "\n")
+
+
+def outcome(mutation: Mutation, places: "SimpleQueue[Path]") -> Literal["caught", "missed", "endless"]:
+    """Put in a fault, run its tests, and take it out again."""
+    tree = places.get()
+    path = tree / "robust_vit_hf" / mutation.file
+    text = path.read_text()
+    tests = [str(path) for name in mutation.tests.split() for path in Path("tests").rglob(f"test_{name}.py")]
+    chosen = ["-m", "not release", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *chosen]
+    try:
+        path.write_text(text.replace(mutation.old, mutation.new))
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return "endless"
+    finally:
+        path.write_text(text)
+        places.put(tree)
+    if done.returncode not in (0, 1, 2):  # 2: an error in the collection, as of a file that cannot be imported
+        raise RuntimeError(f"{mutation}: {done.stdout.decode()[-2000:]}")
+    found: Literal["caught", "missed"] = "caught" if done.returncode else "missed"
+    tqdm.write(f"{found}: {mutation.file}: {mutation.new}")
+    return found
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

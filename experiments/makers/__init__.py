@@ -1,0 +1,1 @@
+"""Models, masks, images and pictures that experiments and documents need."""

@@ -1,0 +1,79 @@
+"""Draw objects of emoji-shift on five other backgrounds, with the predictions of two models: the picture of the README.
+
+    python trainer/draw_backgrounds.py emoji-shift runs/own/better docs/five_backgrounds.png
+
+Objects and backgrounds are drawn at random from 300 images of `val`, with openly licensed artwork alone: the first draw in which both models
+are right as often as on the report images of `improve` (`mixed_rand` in `runs/own/better/diagnosis/results.json`).
+"""
+
+import itertools
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from robust_vit_hf.data.composition import background, paste
+from robust_vit_hf.data.emoji_shift import load_split
+from robust_vit_hf.data.label_mapping import classes_of_model
+from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.evaluation.examples import may_be_shown
+from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.models.loading import load_model
+from robust_vit_hf.relevance.overlay import denormalize
+from robust_vit_hf.utils.files import read_json
+from robust_vit_hf.utils.plotting import PICTURE_AXES
+
+
+OBJECTS, BACKGROUNDS = 3, 5
+
+
+def main(before: str, after: str, path: Path) -> None:
+    rows = load_split("val", 300)
+    rows = rows.select(np.flatnonzero(may_be_shown(rows)))
+    models = {"before": load_model(before).eval(), "after": load_model(after).eval()}
+    processor = load_processor(before, "paper", models["before"])
+    rows = rows.with_transform(eval_transform(processor))
+    measured = read_json(Path(after, "diagnosis", "results.json"))["diagnosis"]
+    wanted = [round(OBJECTS * BACKGROUNDS * measured[side]["measures"]["mixed_rand"]["mean"]) for side in models]
+    for seed in itertools.count():
+        drawn = np.random.default_rng(seed).permutation(len(rows))[: OBJECTS * (BACKGROUNDS + 1)]
+        pictures, labels = on_backgrounds(rows, drawn.reshape(OBJECTS, -1))
+        with torch.no_grad():
+            best = {
+                side: model(pictures.flatten(0, 1)).logits.argmax(dim=1).unflatten(0, (OBJECTS, -1))
+                for side, model in models.items()
+            }
+        if [int((found[:, 1:] == labels).sum()) for found in best.values()] == wanted:
+            break
+    figure = Figure((1.5 * (BACKGROUNDS + 1), 2.05 * OBJECTS), layout="constrained")
+    axes = figure.subplots(OBJECTS, BACKGROUNDS + 1, subplot_kw=PICTURE_AXES)
+    names = classes_of_model(models["before"].config)
+    for row, column in np.ndindex(axes.shape):
+        axis = axes[row, column]
+        axis.imshow(denormalize(pictures[row, column : column + 1], processor)[0].permute(1, 2, 0).numpy())
+        for line, (side, found) in enumerate(best.items()):
+            predicted = int(found[row, column])
+            axis.text(
+                0.5, -0.04 - 0.13 * line, f"{side}: {names[predicted]}", transform=axis.transAxes, ha="center", va="top",
+                fontsize=8, color="#1a7f37" if predicted == labels[row] else "#b3261e",
+            )  # fmt: skip
+        axis.set_title("the image" if column == 0 else "", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def on_backgrounds(rows: datasets.Dataset, drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images `(O, 1 + B, 3, H, W)`: the first of each row, and its object on the backgrounds of the others; and labels `(O, 1)`."""
+    pictures, labels = [], []
+    for indices in drawn.tolist():
+        batch = rows[indices]
+        images, masks = torch.stack(batch["pixel_values"]), torch.stack(batch["mask"])
+        pictures.append(torch.cat([images[:1], paste(images[:1], masks[:1], background(images[1:], masks[1:]))]))
+        labels.append(batch["labels"][:1])
+    return torch.stack(pictures), torch.tensor(labels)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

@@ -1,0 +1,1 @@
+"""Sweeps: trainings of a grid, the choice of their settings, and their report."""

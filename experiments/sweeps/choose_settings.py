@@ -1,0 +1,172 @@
+"""Choice of each method's settings, using only validation images."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robust_vit_hf.results.choice import Candidate, choose, loses_too_much
+from robust_vit_hf.results.run_results import Run
+from robust_vit_hf.results.tables import Table, percent
+
+from .point_folder import CUT_OUT
+from .results_parquet import MEASUREMENT_OPTIONS, ResultsFile
+
+
+BySetting = dict[tuple[tuple, float], dict[str, Run]]  # runs by seed, by setting and share of the finetuned weights
+TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
+
+
+def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
+    """The chosen runs of each model and method by the rule of the file, see [`~experiments.sweeps.grid.GridFile`], and a table of
+    all settings. Only runs with all of the finetuned weights are chosen from."""
+    groups = _by_method(run for run in results.runs if run.share == 1)
+    rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
+    chosen, rows = [], []
+    for (model, method), by_setting in groups.items():
+        if method == CUT_OUT:  # nothing was trained
+            chosen += [run for runs in by_setting.values() for run in runs.values()]
+            continue
+        ordered = {setting: by_setting[setting] for setting in sorted(by_setting)}
+        of_method, described = rule(f"{model}, {method}", ordered, results.validation_bound)
+        chosen += by_setting[of_method].values()
+        rows += [[model, method, *row] for row in described]
+    bound = f"{100 * results.validation_bound:g}"
+    if results.choose_by == "mixed_rand":
+        title = (
+            "Settings: top-1 on the validation images with the backgrounds of others, before and after, and its fall on these "
+            f"images as they are, of which the rule allows {bound} points"
+        )
+        head = ["model", "method", "learning rate", "weights", "seeds", "before", "after", "fall", ""]
+        return chosen, Table(title, head, rows)
+    title = f"Learning rates: fall of top-1 on the validation images of unseen classes, of which the rule allows {bound} points"
+    return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
+
+
+def choose_mixtures(results: ResultsFile) -> list[Run]:
+    """Choose by the same rule among settings whose mixtures with the original model were measured, at every share of the weights
+    (WiSE-FT, https://huggingface.co/papers/2109.01903). None of a method for which all of the weights are chosen."""
+    chosen = []
+    trained = _by_method(run for run in results.runs if run.method != CUT_OUT)
+    for (model, method), by_setting in trained.items():
+        mixed = {setting for setting, share in by_setting if share < 1}
+        if compared := {key: runs for key, runs in by_setting.items() if key[0] in mixed}:
+            settings, before = _measured(f"{model}, {method}", compared)
+            best = compared[choose(settings, before, 100 * results.validation_bound).key]
+            chosen += [run for run in best.values() if run.share < 1]
+    return chosen
+
+
+def setting_of(run: Run) -> tuple:
+    """Learning rate of a run, and its other chosen options by name."""
+    return (run.learning_rate, *sorted(run.tuned.items()))
+
+
+def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], BySetting]:
+    """Runs by model and method. Refuses two of a setting and seed, which differ in options that are not compared, such as the
+    number format."""
+    groups: dict[tuple[str, str], BySetting] = defaultdict(lambda: defaultdict(dict))
+    for run in runs:
+        seeds = groups[run.model, run.method][setting_of(run), run.share]
+        if (first := seeds.setdefault(run.seed, run)) is not run:
+            one, other = (
+                json.loads(each.settings or "{}")
+                | {"num_train_epochs": each.epochs, "the original model": each.original}
+                for each in (first, run)
+            )
+            options = {*one, *other} - {*MEASUREMENT_OPTIONS}
+            differing = sorted(option for option in options if one.get(option) != other.get(option))
+            raise ValueError(
+                f"{run.model}, {run.method}: `{first.name}` and `{run.name}` have the same setting and seed, and differ in "
+                f"{', '.join(differing) or 'their images'}: report them apart."
+            )
+    return groups
+
+
+def _choose_learning_rate(name: str, by_setting: BySetting, bound: float) -> tuple[tuple, list[list[str]]]:
+    """The paper's rule: the highest learning rate at which validation top-1, on classes that are not trained on, drops by
+    at most a bound, averaged over seeds. If there is none, the rate with the smallest drop is chosen and marked. A
+    single rate is always chosen (https://huggingface.co/papers/2206.01161, section 4)."""
+    rates = {setting[0]: [*runs.values()] for (setting, _), runs in by_setting.items()}
+    budgets = {frozenset((run.seed, run.epochs) for run in runs) for runs in rates.values()}
+    falls = {}
+    for rate, runs in rates.items():
+        if all(run.validation for run in runs):
+            falls[rate] = sum(run.validation[0] - run.validation[1] for run in runs) / len(runs)
+    if len(rates) > 1 and (len(budgets) > 1 or len(falls) < len(rates)):
+        what = "seeds or epochs" if len(budgets) > 1 else "validation images, some of which have no labels"
+        raise ValueError(
+            f"{name}: its learning rates {', '.join(f'{rate:g}' for rate in rates)} differ in their {what}. "
+            "Complete the sweep, or leave rates out, before one is chosen."
+        )
+    within = [rate for rate, fall in falls.items() if fall <= bound + TOLERANCE]
+    best = max(within) if within else min(falls, key=falls.get) if falls else next(iter(rates))
+    rows = []
+    for rate, runs in rates.items():
+        verdict = "" if rate != best else "chosen" if rate in within or rate not in falls else "beyond the bound"
+        rows.append([f"{rate:g}", str(len(runs)), percent(falls.get(rate)), verdict])
+    return ((best,), 1.0), rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting(Candidate):
+    key: tuple[tuple, float]  # see [`BySetting`]
+
+    @property
+    def strength(self) -> tuple[float, ...]:
+        (rate, *tuned), share = self.key
+        return (rate, *(value for _, value in tuned), share)
+
+
+def _choose_by_mixed_rand(name: str, by_setting: BySetting, bound: float) -> tuple[tuple, list[list[str]]]:
+    """The rule of `robust-vit improve`, see [`choose`]."""
+    settings, before = _measured(name, by_setting)
+    best = choose(settings, before, 100 * bound)
+    rows = []
+    for one in settings:
+        (rate, *weights), _ = one.key
+        tuned = ", ".join(f"{option.removesuffix('_weight').replace('_', ' ')} {value:g}" for option, value in weights)
+        verdict = ""
+        if one is best:
+            falls = loses_too_much(one, before, 100 * bound)
+            verdict = "beyond the bound" if falls else f"chosen{_edges(best, settings)}"
+        values = (before.top1(), one.top1(), one.fall(before))
+        rows.append([f"{rate:g}", tuned or "–", str(len(by_setting[one.key])), *map(percent, values), verdict])
+    return best.key, rows
+
+
+def _measured(name: str, by_setting: BySetting) -> tuple[list[_Setting], Candidate]:
+    """Settings, and the original model, on the validation images of the seeds that all settings have."""
+    shared = sorted(set.intersection(*map(set, by_setting.values())))
+    if not shared or len({run.epochs for runs in by_setting.values() for run in runs.values()}) > 1:
+        raise ValueError(
+            f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs. Complete the sweep, or leave "
+            "settings out, before one is chosen."
+        )
+    compared = {key: [runs[seed] for seed in shared] for key, runs in by_setting.items()}
+    settings = [_Setting(*_values(runs, "after"), key) for key, runs in compared.items()]
+    return settings, Candidate(*_values(next(iter(compared.values())), "before"))
+
+
+def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each validation image is right on another background and as it is; NaN where it does not count."""
+    of_condition = []
+    for condition in ("mixed_rand", "original"):
+        results = [run.composed[condition] for run in runs]
+        values = [np.where(result.usable, result.correct(side), np.nan) for result in results]
+        of_condition.append(np.concatenate(values))
+    return of_condition[0], of_condition[1]
+
+
+def _edges(best: _Setting, settings: list[_Setting]) -> str:
+    """What of the chosen setting is the highest or lowest of several in the grid."""
+    columns: dict[str, set] = defaultdict(set)
+    for (rate, *tuned), _ in (one.key for one in settings):
+        for option, value in (("learning rate", rate), *tuned):
+            columns[option].add(value)
+    (rate, *tuned), _ = best.key
+    own = {option: (value, columns[option]) for option, value in (("learning rate", rate), *tuned)}
+    at_edge = [option for option, (value, of) in own.items() if len(of) > 1 and value in (min(of), max(of))]
+    return f", at the edge of: {', '.join(at_edge)}" if at_edge else ""

@@ -1,0 +1,259 @@
+"""Folders of images: your own, `<split>/<class>/<image>`, and those of sets, one per class or a single one."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import datasets
+import pyarrow as pa
+from datasets.data_files import SPLIT_KEYWORDS
+from pyarrow import csv, json, parquet
+
+from ...utils.images import is_picture, readable_suffixes
+from ..imagenet_classes import subset, wnids
+from ..label_mapping import nfc
+from ..schema import Source
+
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    path: Path
+    root: Path  # file names are relative to it
+    label: int | list[int]  # 0–999, or a list of accepted labels
+
+
+def class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
+    """Rows of image folders, sorted by name. Other files, such as stray CSVs, are ignored."""
+    for shard in shards:
+        for path in image_files(shard.path):
+            image, file_name = {"bytes": None, "path": str(path)}, path.relative_to(shard.root).as_posix()
+            yield {"image": image, "label": shard.label, "file_name": file_name}
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files of a folder, sorted by name, without hidden files of macOS (`._x.jpg`)."""
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
+    """Class folders, sorted by name, in `root` or up to three levels below. If `is_class` accepts one folder's name,
+    all its siblings are returned."""
+    level, parents = [root], []
+    for _ in range(4):
+        inside = {folder: subfolders(folder) for folder in level}
+        parents = [folder for folder, children in inside.items() if any(is_class(child.name) for child in children)]
+        if parents:
+            break
+        level = [child for children in inside.values() for child in children]
+    if len(parents) != 1:
+        found = f"several, in {', '.join(f'`{parent}`' for parent in parents)}" if parents else "none"
+        raise ValueError(
+            f"Expected one place with folders named after classes of this set in `{root}`, but found {found}."
+        )
+    return inside[parents[0]]
+
+
+def open_class_folders(root: Path, labels: Mapping[str, int | list[int]], place: Path | None = None) -> Source:
+    """Source of folders in `place` named after classes, by the label 0–999 of each, or all that are accepted. Names of files
+    are relative to `root`."""
+    folders = find_classes(place or root, labels.__contains__)
+    if alien := [folder for folder in folders if folder.name not in labels]:
+        raise ValueError(f"`{alien[0]}` is named after no class of this set: remove the folder, or correct its name.")
+    return Source(class_folder_rows, [ClassFolder(folder, root, labels[folder.name]) for folder in folders])
+
+
+def places_below(root: Path, name: str) -> list[Path]:
+    """Paths of a name in `root` or up to two levels below, the highest first: an archive is unpacked to a folder of its name, and
+    often holds another. Hidden folders and `__MACOSX` are not searched, as in [`subfolders`]."""
+    found = [path for above in ("", "*/", "*/*/") for path in sorted(root.glob(above + name))]
+    return [path for path in found if not any(part.startswith((".", "__")) for part in path.relative_to(root).parts)]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Subfolders, sorted by name, without hidden ones and `__MACOSX`."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def path_within(root: Path, metadata: str, base: str, value: object) -> str:
+    """Name relative to the root of a file that metadata in the folder `base` names, and which must be within that folder."""
+    name = os.path.normpath(str(value).replace("\\", "/"))
+    if os.path.isabs(name) or name.split("/")[0] == "..":
+        raise ValueError(f"`{root}`: `{metadata}` names `{value}`, which must be a relative path within its folder.")
+    return f"{base}/{name}" if base else name
+
+
+def open_wnids(root: Path, class_subset: str | None = None) -> Source:
+    """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders.
+    `class_subset` names the set's classes, see [`subset`]; all by default."""
+    classes = range(len(wnids())) if class_subset is None else subset(class_subset)
+    return open_class_folders(root, {wnids()[label]: label for label in classes})
+
+
+def change_times(paths: Iterable[Path]) -> list[int]:
+    """Times of the last changes of files, for [`Source`]."""
+    return [path.stat().st_mtime_ns for path in paths]
+
+
+SPLITS = {str(split): names for split, names in SPLIT_KEYWORDS.items()}  # names of folders, in lower case
+METADATA = {"metadata.jsonl": json.read_json, "metadata.csv": csv.read_csv, "metadata.parquet": parquet.read_table}
+# Suffixes of images that Pillow may not read here.
+PICTURES = {".avif", ".avifs", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
+PICTURES |= {".heic", ".heif", ".hif"}
+UNREADABLE = "that need to be converted to PNG or, if they are HEIC, `pip install pillow-heif`"
+NUM_NAMES = 3  # of files left out, shown for each reason
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images and metadata files below a folder, by names relative to it."""
+
+    root: Path
+    images: list[str]
+    metadata: list[str]
+
+    @classmethod
+    def find(cls, root: Path) -> "ImageFolder | None":
+        """List a folder of images; `None` if it has none, or holds tables."""
+        suffixes, images, metadata = readable_suffixes() | PICTURES, [], []
+        for name in _files_below(root):
+            path = PurePosixPath(name)
+            if path.name in METADATA:
+                metadata.append(name)
+            elif path.suffix.lower() in suffixes or (not path.suffix and is_picture(root / name)):
+                images.append(name)
+            elif path.suffix.lower() in (".parquet", ".arrow"):
+                return None
+        return cls(root, images, metadata) if images else None
+
+    @cached_property
+    def folders(self) -> dict[str, str]:
+        """Folder of each split, such as `train/`, or empty for the root."""
+        below = dict.fromkeys(name.partition("/")[0] for name in [*self.images, *self.metadata] if "/" in name)
+        are_classes = not self.metadata and all(name.count("/") == 1 for name in self.images)
+        if are_classes and not all(map(_split_of, below)):
+            return {"train": ""}  # of the class folders, one has the name of a split, such as `train`
+        folders: dict[str, str] = {}
+        for folder in below:
+            split = _split_of(folder)
+            if split in folders:
+                raise ValueError(
+                    f"`{self.root}` has two folders of the split `{split}`, `{folders[split][:-1]}` and `{folder}`: make them one."
+                )
+            if split is not None:
+                folders[split] = f"{folder}/"
+        return {split: folders[split] for split in SPLITS if split in folders} or {"train": ""}
+
+    def read(self, split: str) -> tuple[datasets.Dataset, str | None]:
+        """Rows of a split, and what is left out, in words: the rows that metadata names in order, or else the images of class
+        folders. They have `image`, `label` where it is known, `file_name`, relative to the folder of the split, and the other
+        columns of the metadata. Classes are those of the split, sorted by name."""
+        folder, left_out = self.folders[split], defaultdict(list)
+        images = [name for name in self.images if name.startswith(folder)]
+        metadata = [name for name in self.metadata if name.startswith(folder)]
+        metadata = metadata or [name for name in self.metadata if "/" not in name]
+        rows = self._named_by(metadata) if metadata else self._of_classes(images, folder, left_out)
+        kept, unreadable = [], PICTURES - readable_suffixes()
+        for files, values in rows:
+            if files["image"].startswith(folder):
+                file_name = files["image"].removeprefix(folder)
+                if PurePosixPath(file_name).suffix.lower() in unreadable:
+                    left_out[UNREADABLE].append(file_name)
+                else:
+                    kept.append((files, values | {"file_name": file_name}))
+        named = {name for files, _ in rows for name in files.values()}
+        if metadata:
+            unnamed = [name.removeprefix(folder) for name in images if name not in named]
+            left_out["without a line of metadata"] = unnamed
+        if split == next(iter(self.folders)):  # once for all splits
+            beside = [name for name in self.images if not name.startswith((*self.folders.values(),))]
+            left_out["outside the folders of splits"] = [name for name in beside if name not in named]
+        told = _told(left_out)
+        if not kept:
+            raise ValueError(
+                f"`{self.root / folder}` has no image that can be used. Left out are {told or 'none'}. Expected "
+                f"`{folder}<class>/<image>`, such as `{folder}cat/0.jpg`, or a line of metadata for each."
+            )
+        return self._table(kept), told
+
+    def _of_classes(self, images: list[str], folder: str, left_out: dict[str, list[str]]) -> list[tuple[dict, dict]]:
+        """Files and values of the images of class folders, or of a folder without any. Adds what is left out, by reason."""
+        parts = {name: name.removeprefix(folder).split("/") for name in images}
+        depths, rows = {*map(len, parts.values())}, []
+        depth = 1 if 1 in depths and 2 not in depths else 2
+        for name, place in parts.items():
+            if len(place) == depth:
+                rows.append(({"image": name}, {"label": place[0]} if depth == 2 else {}))
+            else:
+                reason = "in no class folder" if len(place) < depth else "deeper than class folders"
+                left_out[reason].append("/".join(place))
+        return rows
+
+    def _named_by(self, metadata: list[str]) -> list[tuple[dict, dict]]:
+        """Files and other values of the lines of metadata files."""
+        rows = []
+        for place in metadata:
+            try:
+                lines = METADATA[PurePosixPath(place).name](self.root / place).to_pylist()
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"`{self.root / place}` is not valid: {error}") from error
+            base = place.rpartition("/")[0]
+            for line in lines:
+                named = {column: line[key] for key in line if (column := _picture_of(key))}
+                values = {key: value for key, value in line.items() if not _picture_of(key)}
+                if not named.get("image"):
+                    raise ValueError(f"`{self.root / place}` has a line without `file_name` or `image_file_name`.")
+                files = {
+                    key: path_within(self.root, place, base, name) if name else None for key, name in named.items()
+                }
+                rows.append((files, values))
+        return rows
+
+    def _table(self, rows: list[tuple[dict, dict]]) -> datasets.Dataset:
+        """Rows in memory, which read an image when they are asked for it."""
+        pictures, others = ({name: None for row in rows for name in row[part]} for part in (0, 1))
+        columns = {name: [values.get(name) for _, values in rows] for name in others}
+        types: dict = dict.fromkeys(pictures, datasets.Image())
+        if any(isinstance(label, str) for label in columns.get("label", [])):
+            columns["label"] = [label and nfc(label) for label in columns["label"]]
+            names = sorted({*columns["label"]} - {None, ""})  # CSV has no other word for none
+            columns["label"] = [names.index(label) if label else None for label in columns["label"]]
+            types["label"] = datasets.ClassLabel(names=names)
+        features = datasets.Features.from_arrow_schema(pa.table(columns).schema) | types
+        files = {name: [named.get(name) and str(self.root / named[name]) for named, _ in rows] for name in pictures}
+        values = columns | files  # a column of the name of pictures gives way to them
+        return datasets.Dataset.from_dict(values, datasets.Features({name: features[name] for name in values}))
+
+
+def _split_of(folder: str) -> str | None:
+    return next((split for split, names in SPLITS.items() if folder.lower() in names), None)
+
+
+def _picture_of(key: str) -> str | None:
+    """Column of the pictures that a key of metadata names; `None` if it names none."""
+    return "image" if key == "file_name" else key.removesuffix("_file_name") if key.endswith("_file_name") else None
+
+
+def _files_below(root: Path) -> Iterator[str]:
+    """Names of files, relative to the root, folder by folder in order, without hidden ones and `__MACOSX`."""
+    for place, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        base = Path(place).relative_to(root)
+        yield from ((base / name).as_posix() for name in sorted(files) if not name.startswith("."))
+
+
+def _told(left_out: dict[str, list[str]]) -> str | None:
+    """Number, reasons and first names of images that are left out."""
+    count, parts = sum(map(len, left_out.values())), []
+    for reason, names in left_out.items():
+        if names:
+            shown = ", ".join(f"`{name}`" for name in names[:NUM_NAMES])
+            parts.append(f"{len(names):,} {reason} ({shown}{', …' if len(names) > NUM_NAMES else ''})")
+    return f"{count:,} image{'s' if count > 1 else ''}: {', '.join(parts)}" if count else None

@@ -1,1 +1,0 @@
-"""Grids of runs, sweeps over them, and reports of the results."""

@@ -1,1 +1,0 @@
-"""What reproduces the paper and nothing else: findings, tables and figures, ablations."""

@@ -1,0 +1,131 @@
+"""Relevance maps against foreground masks: the paper's segmentation test, pointing game, energy inside, AUC."""
+
+import math
+
+import numpy as np
+
+from .base import StreamingMetric, place_of, to_numpy
+
+
+class RelevanceSegmentation(StreamingMetric):
+    """Agreement of relevance maps with foreground masks. Each pair of map and mask is reduced to eight numbers.
+
+    Example:
+        >>> segmentation = RelevanceSegmentation()
+        >>> segmentation.update([[[1.0, 0.8], [0.2, 0.0]]], [[[1, 0], [0, 0]]])
+        >>> scores = segmentation.compute()
+        >>> scores["pixel_accuracy"], scores["pointing_game"], scores["energy"]
+        (0.75, 1.0, 0.5)
+
+    Source: Table 3 of https://huggingface.co/papers/2206.01161
+    """
+
+    columns = dict.fromkeys(("foreground", "predicted", "intersection", "pixels"), "int64") | dict.fromkeys(
+        ("ap", "pointing_game", "energy", "auc"), "float64"
+    )
+
+    def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
+        """Numbers of pixels (`foreground` of the mask, `predicted` of the thresholded map, their `intersection`,
+        `pixels`), `ap`, `pointing_game`, `energy` and `auc` (NaN if undefined), and `usable` (always true).
+
+        Args:
+            predictions: relevance maps `(N, H, W)` or `(N, 1, H, W)`, finite numbers of any range and sign; or a list
+                of maps of different sizes. Each map is scaled to [0, 1] by its minimum and maximum.
+            references: masks of the same sizes in [0, 1], foreground from 0.5.
+
+        Raises:
+            ValueError: maps or masks with NaN or infinity (names the row), or inputs of different lengths.
+            IndexError: maps and masks of different sizes.
+        """
+        # One transfer if the batch is on another device.
+        predictions, references = (to_numpy(x) if hasattr(x, "shape") else x for x in (predictions, references))
+        rows = [
+            _numbers(to_numpy(relevance), to_numpy(mask), place_of(first_image, row))
+            for row, (relevance, mask) in enumerate(zip(predictions, references, strict=True))
+        ]
+        images = {name: np.array([row[name] for row in rows], dtype) for name, dtype in self.columns.items()}
+        return images | {"usable": np.ones(len(rows), dtype=bool)}
+
+    def scores(self, images: dict[str, np.ndarray]) -> dict:
+        """Scores of all images, in [0, 1].
+
+        Returns:
+            `pixel_accuracy`: accuracy over all pixels of the set, with maps thresholded at their mean. `mean_iou`: IoU
+            over all pixels of the set, averaged over background and foreground (without a class that never occurs).
+            `mean_ap`: mean over images of the average precision of the scores (1 − map, map) of all pixels for the
+            classes (background, foreground), both in one ranking. `pointing_game`: share of the images with foreground
+            whose maximum lies on it. `energy`: mean over these images of the share of the map's sum on the foreground.
+            `auc`: mean over the images with both classes of the ROC AUC of the map for the mask. `num_images`,
+            `num_empty_masks`, `num_full_masks`. Scores without images are `None`. Constant maps scale to 0; their
+            maxima and energy are spread over all pixels.
+        """
+        intersection, predicted, foreground, pixels = (
+            int(images[name].sum()) for name in ("intersection", "predicted", "foreground", "pixels")
+        )
+        union = predicted + foreground - intersection
+        background_intersection, background_union = pixels - union, pixels - intersection
+        pairs = [(background_intersection, background_union), (intersection, union)]
+        ious = [both / either for both, either in pairs if either]
+        return {
+            "pixel_accuracy": (background_intersection + intersection) / pixels,
+            "mean_iou": sum(ious) / len(ious),
+            "mean_ap": _mean(images["ap"]),
+            **{name: _mean(images[name]) for name in ("pointing_game", "energy", "auc")},
+            "num_images": len(images["pixels"]),
+            "num_empty_masks": int((images["foreground"] == 0).sum()),
+            "num_full_masks": int((images["foreground"] == images["pixels"]).sum()),
+        }
+
+
+def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
+    """AP over the scores (1 - map, map) of all pixels: positive for a pixel's own class, negative for the other.
+    Values ascend in [0, 1], and are equal if they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same float."""
+    one = 2.0**40
+    # A pixel scores s for its own class and 1 - s for the other: negatives mirror positives, and one sorted array
+    # gives the ranks of both.
+    positive = np.concatenate([np.rint(one * foreground), one - np.rint(one * background[::-1])])
+    positive.sort()
+    positives_above = len(positive) - np.searchsorted(positive, positive, side="left")
+    negatives_above = np.searchsorted(positive, (one - positive)[::-1], side="right")[::-1]
+    return float(np.mean(positives_above / (positives_above + negatives_above)))
+
+
+def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, float]:
+    """The `columns` of an image; `where` is its name in errors."""
+    if not (np.isfinite(relevance).all() and np.isfinite(mask).all()):
+        raise ValueError(
+            f"{where} has a map or mask with NaN or infinity: look at the image and at the model, or compute relevance in float32"
+        )
+    mask = mask.reshape(mask.shape[-2:]) >= 0.5
+    # One memory layout, since it affects the last bit of means.
+    relevance = relevance.reshape(relevance.shape[-2:]).astype(np.float64, order="C")
+    low, high = relevance.min(), relevance.max()
+    flat = low == high
+    relevance = np.zeros_like(relevance) if flat else (relevance - low) / (high - low)
+    predicted = relevance > relevance.mean()
+    foreground, background = np.sort(relevance[mask]), np.sort(relevance[~mask])
+    maximum, mass = relevance.max(), foreground.sum()
+    numbers = {
+        "foreground": len(foreground),
+        "predicted": int(predicted.sum()),
+        "intersection": int(predicted[mask].sum()),
+        "pixels": mask.size,
+        "ap": average_precision(foreground, background),
+        "pointing_game": math.nan,
+        "energy": math.nan,
+        "auc": math.nan,
+    }
+    if len(foreground):
+        numbers["pointing_game"] = float((foreground == maximum).sum() / (relevance == maximum).sum())
+        numbers["energy"] = float(len(foreground) / mask.size if flat else mass / (mass + background.sum()))
+        if len(background):
+            # Probability that a foreground pixel exceeds a background pixel; ties count half.
+            below, up_to = (np.searchsorted(background, foreground, side=side) for side in ("left", "right"))
+            numbers["auc"] = float((below + up_to).sum() / (2 * len(foreground) * len(background)))
+    return numbers
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Mean of the values that are not NaN, in any order, or `None` if there are none."""
+    known = values[~np.isnan(values)]
+    return math.fsum(known) / len(known) if len(known) else None

@@ -1,0 +1,161 @@
+"""Top-1 and top-5 accuracy over images, classes and groups, with class subsets and several accepted ids."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .base import StreamingMetric, place_of, to_accepted_ids, to_numpy
+
+
+TOP = 5
+
+
+class RobustAccuracy(StreamingMetric):
+    """Streaming accuracy. Logits are reduced to the rank of the correct class.
+
+    Args:
+        class_subset: ids of the classes to which logits are restricted; all by default.
+
+    Example:
+        >>> accuracy = RobustAccuracy(class_subset=[0, 2])
+        >>> accuracy.update([[4.0, 9.0, 0.0], [1.0, 9.0, 2.0]], [0, [2, 1]])
+        >>> accuracy.compute()["top1"]
+        1.0
+    """
+
+    columns = dict.fromkeys(("rank", "num_ranked", "class_id"), "int64")
+    needs_groups = False
+
+    def __init__(self, class_subset: Sequence[int] | None = None):
+        super().__init__()
+        self.class_subset = None if class_subset is None else np.unique(to_numpy(class_subset))
+
+    def reduce(self, predictions, references, first_image: int = 0, groups=None) -> dict[str, np.ndarray]:
+        """`rank` of the first accepted id among the top five (5 if none is accepted), `num_ranked` (5 for logits),
+        `class_id` (the first accepted id, or -1), `usable`, and `group` if there are groups.
+
+        Args:
+            predictions: one of
+                - logits or probabilities `(N, C)`, floating point. Among equal logits, the lower id ranks first.
+                - ids `(N, k)`, integers, best first. With fewer than five, there is no top-5.
+                - ids `(N,)`, integers, of the predicted classes.
+            references: `(N,)`, each an id, or a list of accepted ids. Images with an empty list are excluded and
+                counted. An array `(N, m)` holds such lists, padded with -1.
+            groups: `(N,)`, strings or numbers.
+
+        Raises:
+            ValueError: NaN logits, or ids that do not exist, are not in the subset or come twice (names the row).
+        """
+        values = predictions if isinstance(predictions, torch.Tensor) else to_numpy(predictions)
+        if values.ndim and not len(values):
+            values = np.empty((0, 1), dtype=int)
+        is_float, is_integer = (kind in str(values.dtype) for kind in ("float", "int"))
+        if not ((is_float and values.ndim == 2) or (is_integer and values.ndim in (1, 2))):
+            raise ValueError(
+                f"predictions are {values.dtype} of shape {tuple(values.shape)}: expected logits (N, C) in floating point, or integer "
+                "ids (N, k) or (N,). The label names of a pipeline need a label_mapping"
+            )
+        num_classes = values.shape[1] if is_float else None
+        accepted = to_accepted_ids(references, first_image, num_classes, self.class_subset)
+        if is_float:
+            ids = top_classes(values, self.class_subset, first_image=first_image).cpu().numpy()
+        else:
+            ids = to_numpy(values)
+            ids = (ids if ids.ndim == 2 else ids[:, None])[:, :TOP]
+            self._check_ids(ids, first_image)
+        images = {
+            "rank": ranks(ids, accepted),
+            "num_ranked": np.full(len(ids), TOP if is_float else ids.shape[1]),
+            "class_id": np.array([labels[0] if labels else -1 for labels in accepted], dtype=np.int64),
+            "usable": np.array([bool(labels) for labels in accepted], dtype=bool),
+        }
+        if groups is None:
+            return images
+        # One by one: in an array with 2.5, the group 1 would become 1.0.
+        names = []
+        for row, (group, _) in enumerate(zip(groups, accepted, strict=True)):
+            if (value := to_numpy(group).item()) is None or value != value:
+                raise ValueError(f"the group of {place_of(first_image, row)} is {value}: expected a name")
+            names.append(str(value))
+        return images | {"group": np.array(names, dtype=object)}
+
+    def scores(self, images: dict[str, np.ndarray]) -> dict:
+        """Scores of all images.
+
+        Returns:
+            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending),
+            and the same for top-5; `mean_per_group_top1`, `per_group_top1`, … if there are groups; `num_images`
+            (usable) and `num_excluded`.
+
+        Raises:
+            ValueError: no image has an accepted id.
+        """
+        usable = images["usable"]
+        if self.needs_groups and "group" not in images:
+            raise ValueError("images have no groups: load the configuration 'groups', and give each one in groups")
+        keys = {"class": images["class_id"][usable]}
+        if "group" in images:
+            keys["group"] = images["group"][usable].astype(str)
+        results: dict = {}
+        for k in (1, TOP) if images["num_ranked"][usable].min() >= TOP else (1,):
+            correct = images["rank"][usable] < k
+            results[f"top{k}"] = float(correct.mean())
+            for name, values in keys.items():
+                unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+                means = (np.bincount(inverse, weights=correct) / counts).tolist()
+                results[f"mean_per_{name}_top{k}"] = sum(means) / len(means)
+                results[f"per_{name}_top{k}"] = dict(zip(unique.tolist(), means, strict=True))
+        return results | {"num_images": int(usable.sum()), "num_excluded": int((~usable).sum())}
+
+    def _check_ids(self, ids: np.ndarray, first_image: int) -> None:
+        """Refuse ids that are not a ranking of classes, such as integer logits."""
+        ascending = np.sort(ids, axis=1)
+        bad = (ids < 0).any(axis=1) | (ascending[:, 1:] == ascending[:, :-1]).any(axis=1)
+        if self.class_subset is not None:
+            bad |= ~np.isin(ids, self.class_subset).all(axis=1)
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids of the best classes, "
+                "of class_subset if there is one. Logits are given in floating point"
+            )
+
+
+def top_classes(
+    logits: torch.Tensor | np.ndarray, class_subset: Sequence[int] | np.ndarray | None = None, *, first_image: int = 0
+) -> torch.Tensor:
+    """Ids `(N, 5)` int64, or `(N, C)` for fewer classes, of the five highest logits `(N, C)`, highest first; among
+    equals, the lower id first. `class_subset` are ascending ids of the classes to which logits are restricted, all by
+    default; `first_image` is the number of the first image in the whole set, for errors. Refuses NaN, and -inf for
+    every class."""
+    logits = torch.as_tensor(logits).detach()
+    ids = torch.arange(logits.shape[1]) if class_subset is None else torch.as_tensor(np.asarray(class_subset))
+    ids = ids.to(logits.device)
+    # A copy in which -inf marks classes already taken, so logits themselves must be higher.
+    scores = (logits if class_subset is None else logits[:, ids]).clamp(min=torch.finfo(logits.dtype).min)
+    if not len(scores):
+        return ids[:TOP].repeat(0, 1)
+    # Five times `argmax` is faster than sorting, and takes the first among equals.
+    best = []
+    for _ in range(min(TOP, len(ids))):
+        best.append(scores.argmax(dim=1, keepdim=True))
+        scores.scatter_(1, best[-1], -torch.inf)
+    best = ids[torch.cat(best, dim=1)]
+    first = logits.gather(1, best[:, :1]).squeeze(1)
+    bad = logits.isnan().any(dim=1) | (first == -torch.inf)
+    if bad.any():
+        raise ValueError(
+            f"the logits of {place_of(first_image, int(bad.int().argmax()))} are NaN, or -inf for every class, which cannot be ranked: "
+            "look at the image and at the model, or evaluate in float32"
+        )
+    return best
+
+
+def ranks(predictions: np.ndarray, accepted: Sequence[Sequence[int]]) -> np.ndarray:
+    """Rank `(N,)`, int64, from 0, of the first accepted id in predictions `(N, k)`, best first; 5 if none is."""
+    found = [
+        next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP)
+        for best, labels in zip(predictions.tolist(), accepted, strict=True)
+    ]
+    return np.array(found, dtype=np.int64)

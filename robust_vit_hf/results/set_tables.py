@@ -1,0 +1,242 @@
+"""Tables of a set beyond top-1: groups, background reliance, noise, objects cut out, and relevance maps against masks."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .intervals import NUM_RESAMPLED_MEANS, Difference, Interval, Resamples
+from .run_results import Run, SetResult
+from .tables import Table, cells_of_sides, change, heads_of_sides, percent
+
+
+MANY_GROUPS = 100  # a table has no rows of more
+
+
+def group_tables(run: Run) -> list[Table]:
+    """[`groups_table`] of each set of a run that has groups."""
+    return [groups_table(result) for result in run.labelled if result.groups is not None]
+
+
+class Groups(NamedTuple):
+    """The G groups of the N usable images of a set."""
+
+    names: list[str]  # ascending
+    numbers: np.ndarray  # `(N,)` int, group of each image
+    counts: np.ndarray
+    weights: list[float]  # in the average: those of training if they are known, or else equal ones
+    weighted: bool  # whether they are those of training
+    missing: list[str]  # groups of the training that have no images here, and count in no number
+
+    @classmethod
+    def of(cls, result: SetResult) -> "Groups":
+        names, numbers, counts = np.unique(result.groups[result.usable], return_inverse=True, return_counts=True)
+        weights = result.group_weights
+        weighted = weights is not None and set(names) <= weights.keys()
+        used = [weights[name] if weighted else 1.0 for name in names]
+        return cls(names.tolist(), numbers, counts, used, weighted, sorted({*(weights or ())} - {*names}))
+
+
+def groups_table(result: SetResult) -> Table:
+    """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known. Of more
+    than 100 groups, there are no rows of each. Images are drawn within each group, so that no draw misses a small one."""
+    groups = Groups.of(result)
+    drawn, rows = _drawn_within(result, groups), []
+    few = len(groups.names) <= MANY_GROUPS
+    for place, name in enumerate(groups.names if few else ()):
+        of_group = {side: Resamples(top1[:, place], groups.counts[place]) for side, top1 in drawn.items()}
+        rows.append([str(name), str(groups.counts[place]), *cells_of_sides(of_group)])
+    worst = {side: Resamples(top1.min(axis=1), groups.counts.min()) for side, top1 in drawn.items()}
+    rows.append(["worst group" if few else f"worst of {len(groups.names):,} groups", "–", *cells_of_sides(worst)])
+    count, shares = groups.counts.sum(), np.array(groups.weights) / np.sum(groups.weights)
+    average = {side: Resamples(top1 @ shares, count) for side, top1 in drawn.items()}
+    text = "average, weighted by the training groups" if groups.weighted else "average over the groups"
+    rows.append([text, str(count), *cells_of_sides(average)])
+    title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
+    if missing := groups.missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        title += f". Without {len(missing)} groups of the training that have no images here: {shown}"
+    return Table(title, ["group", "images", *heads_of_sides([result])], rows)
+
+
+def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
+    """Top-1 `(1 + R, G)` of each group by side: first measured, then with the images drawn within each group. Images with the same
+    outcome on all sides are exchangeable, so one multinomial draw for each group replaces a draw of its images."""
+    sides = [side for side in ("before", "after") if side in result.sides]
+    outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
+    kinds = 2 ** len(sides)
+    found = np.bincount(kinds * groups.numbers + outcomes, minlength=kinds * len(groups.names)).reshape(-1, kinds)
+    rng, shares = np.random.default_rng(zlib.crc32(result.name.encode())), found / groups.counts[:, None]
+    right = np.array([[kind >> bit & 1 for bit in range(len(sides))] for kind in range(kinds)])
+    size, steps = (100, len(groups.names)), range(0, NUM_RESAMPLED_MEANS, 100)  # all draws at once would take memory
+    drawn = (rng.multinomial(groups.counts, shares, size) @ right for _ in steps)
+    counts = np.concatenate([found[None] @ right, *drawn])
+    return {side: counts[..., bit] / groups.counts for bit, side in enumerate(sides)}
+
+
+def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """1 − BG-Gap / top-1 on images as they are, arrays of one shape; NaN where no image is right as it is."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(whole > 0, 1 - gap / whole, np.nan)
+
+
+_MIXED = ("imagenet-9-mixed_same", "imagenet-9-mixed_rand")
+# Sets of each measure by its title: the difference of two, or the Object Focus of images as they are and of two.
+# Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet; 2403.11497
+MEASURES = {
+    "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`": _MIXED,
+    "ImageNet-9: Object Focus, 1 − BG-Gap / `original`": ("imagenet-9-original", *_MIXED),
+    "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet": ("imagenet-1k", *_MIXED),
+    "CounterAnimal: common − counter": ("counteranimal-common", "counteranimal-counter"),
+}
+# Variations of ImageNet-9 by the condition of `robust-vit diagnose` that they show.
+OF_CONDITIONS = {name: name for name in ("original", "mixed_same", "mixed_rand", "only_fg", "no_fg")}
+OF_CONDITIONS["only_bg"] = "only_bg_t"
+
+
+def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str, Interval]]:
+    """The measures of [`~robust_vit_hf.diagnosis.verdict.MEASURES`] that ImageNet-9 has, by side, with 95 % intervals
+    of a bootstrap over images. Images of different variations are drawn independently."""
+    drawn = {condition: _top1(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
+    found: dict[str, dict[str, Interval]] = {}
+    for side in drawn["original"]:
+        top1 = {condition: of_sides[side] for condition, of_sides in drawn.items()}
+        gap = top1["mixed_same"] - top1["mixed_rand"]
+        found[side] = {name: of_condition.interval() for name, of_condition in top1.items()}
+        found[side]["composing"] = (top1["original"] - top1["mixed_same"]).interval(Difference)
+        found[side]["bg_gap"] = gap.interval(Difference)
+        if top1["original"].values[0] > 0:
+            found[side]["object_focus"] = Resamples.of(object_focus, top1["original"], gap).interval()
+    return found
+
+
+def reliance_tables(run: Run) -> list[Table]:
+    """Table of the measures that a run has, if any, in per cent, with 95 % intervals of a bootstrap over images."""
+    known, rows = {result.name for result in run.labelled}, []
+    for measure, sets in MEASURES.items():
+        if known.issuperset(sets):
+            drawn = [_top1(run.sets[name]) for name in sets]
+            gaps = {side: drawn[-2][side] - drawn[-1][side] for side in drawn[0]}
+            values, kind = gaps, Difference
+            if len(sets) == 3:
+                values = {side: Resamples.of(object_focus, drawn[0][side], gap) for side, gap in gaps.items()}
+                kind = Interval
+            rows.append([measure, *cells_of_sides(values, kind)])
+    title = "Reliance on the background, in per cent [95 % interval]"
+    return [Table(title, ["measure", *heads_of_sides(run.labelled)], rows)] if rows else []
+
+
+def _top1(result: SetResult) -> dict[str, Resamples]:
+    """Top-1 of each side, paired by image."""
+    sides = [side for side in ("before", "after") if side in result.sides]
+    columns: dict[str, np.ndarray] = {side: np.where(result.usable, result.correct(side), np.nan) for side in sides}
+    return Resamples.means(columns, seed=zlib.crc32(result.name.encode()))
+
+
+def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_background: np.ndarray) -> np.ndarray:
+    """RFS, from −1 to 1: (b − f) / (2 · min(ā, 1 − ā)), with top-1 f and b, fractions of any shape, with noise on the
+    object and on the background, and ā their mean; 0 where ā is 0 or 1. Above 0, the object counts more.
+
+    Source: https://huggingface.co/papers/2201.10766, section 4
+    """
+    mean = (np.asarray(noisy_foreground) + np.asarray(noisy_background)) / 2
+    room = 2 * np.minimum(mean, 1 - mean)
+    known = room > 1e-12
+    return np.where(known, (noisy_background - noisy_foreground) / np.where(known, room, 1), 0.0)
+
+
+def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
+    """Table of [`~robust_vit_hf.evaluation.measurements.noise_sensitivity.Sensitivity`] by set and side. Top-1 is the
+    mean over classes and draws of the noise, of labelled images with object and background in the crop."""
+    compared = any("after" in sides for sides in measured.values())
+    rows = []
+    for name, sides in measured.items():
+        count = int(_counts(next(iter(sides.values()))).sum())
+        if not count:
+            rows.append([name, "0", *(3 * len(sides) + compared) * "–"])
+            continue
+        regions = ("foreground", "background")
+        drawn = [[_noisy_top1(columns, region, name) for columns in sides.values()] for region in regions]
+        found = [Resamples.of(relative_foreground_sensitivity, *pair) for pair in zip(*drawn, strict=True)]
+        accuracies = [f"{100 * top1.values[0]:.1f}" for of_region in drawn for top1 in of_region]
+        cells = [str(of_side.interval(least=-1.0)) for of_side in found]
+        if compared:
+            cells.append(str((found[1] - found[0]).interval(Difference)))
+        rows.append([name, str(count), *accuracies, *cells])
+    sides_of = ["before", "after"] if compared else [""]
+    texts = ("top-1, noise on the object", "on the background", "RFS")
+    heads = [f"{text}, {side}" if side else text for text in texts for side in sides_of]
+    title = "Relative foreground sensitivity, in per cent [95 % interval]: above 0, noise on the object costs more"
+    return Table(title, ["set", "images", *heads, *(["change"] if compared else [])], rows)
+
+
+def _counts(columns: Mapping[str, Sequence]) -> np.ndarray:
+    """`(N,)` bool: labelled images with an object and a background."""
+    share = np.asarray(columns["object_share"])
+    return (share > 0) & (share < 1) & np.array([len(labels) > 0 for labels in columns["accepted"]])
+
+
+def _noisy_top1(columns: Mapping[str, Sequence], region: str, name: str) -> Resamples:
+    """Top-1 with noise on a region, mean over classes."""
+    accepted, counts = columns["accepted"], _counts(columns)
+    classes = np.where(counts, [labels[0] if len(labels) else -1 for labels in accepted], -1)
+    pairs = zip(columns[region], accepted, strict=True)
+    right = [np.mean([int(best) in labels for best in of_draws]) for of_draws, labels in pairs]
+    of_class = {str(label): np.where(classes == label, right, np.nan) for label in np.unique(classes[counts])}
+    means = Resamples.means(of_class, zlib.crc32(name.encode())).values()
+    return Resamples(np.nanmean([mean.values for mean in means], axis=0), int(counts.sum()))
+
+
+def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
+    """Table of the columns of [`~robust_vit_hf.evaluation.measurements.other_backgrounds.Backgrounds`] by set and side, in the conditions
+    `original` and `only_fg`, with intervals of a bootstrap over images; "–" where no image counts, see [`outcomes`]."""
+    rows = []
+    for name, sides in measured.items():
+        for side, columns in sides.items():
+            of_conditions = {condition: outcomes(columns, condition) for condition in ("original", "only_fg")}
+            drawn = Resamples.means(of_conditions, zlib.crc32(name.encode()))
+            if not drawn:
+                rows.append([name, side, "0", *3 * "–"])
+                continue
+            whole, alone = drawn.values()
+            cells = [whole.interval(), alone.interval(), (alone - whole).interval(Difference)]
+            rows.append([name, side, str(whole.count), *map(str, cells)])
+    title = "Top-1 with the background and without it (the object on black), in per cent [95 % interval]"
+    return Table(title, ["set", "model", "images", "as they are", "object alone", "change"], rows)
+
+
+def outcomes(columns: Mapping[str, Sequence], condition: str) -> np.ndarray:
+    """`(N,)` float: whether predictions in a condition are right; NaN where not measured, or without object or
+    background."""
+    ids, share = (np.asarray(columns[name]) for name in (condition, "object_share"))
+    right = [int(best) in accepted for best, accepted in zip(ids, columns["accepted"], strict=True)]
+    return np.where((ids >= 0) & (share > 0) & (share < 1), right, np.nan)
+
+
+SEGMENTATION = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_iou": "mIoU",
+    "mean_ap": "mAP",
+    "pointing_game": "pointing game",
+    "energy": "energy",
+    "auc": "AUC",
+}
+
+
+def attribution_table(scores: Mapping[str, Mapping[str, Mapping]], set_name: str, num_images: int) -> Table:
+    """Agreement of relevance maps with the masks of a set, in per cent, as in the paper's Table 3.
+
+    Args:
+        scores: fractions by side, attribution method and name, see [`SEGMENTATION`].
+    """
+    cells = []
+    for method in scores["before"]:
+        for side, version in {"before": "original", "after": "finetuned"}.items():
+            if side in scores:
+                cells.append([f"{method}, {version}", *(percent(scores[side][method][name]) for name in SEGMENTATION)])
+        if "after" in scores:
+            before, after = scores["before"][method], scores["after"][method]
+            cells.append([f"{method}, change", *(change(before[name], after[name]) for name in SEGMENTATION)])
+    title = f"Relevance maps and masks of {set_name}, {num_images} images, in per cent"
+    return Table(title, ["method, model", *SEGMENTATION.values()], cells)

@@ -1,0 +1,104 @@
+"""Summary of a run as JSON values: the change on each set with its interval, and changes by class and factor."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from ..metrics.robust_accuracy import TOP
+from ..utils.privacy import public_settings
+from .intervals import change
+from .run_results import SIDES, Run, SetResult
+from .set_tables import group_tables, reliance_tables
+
+
+MEAN_ROW = "mean of the shifted sets"
+# Scores other than top-1 and top-5: fractions, except NLL (nats) and Brier score (0–2).
+SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_per_class_top1", "mean_per_group_top1")
+
+
+def summarize(run: Run) -> dict:
+    """JSON values: rows of [`set_rows`], sources, [`reliance_tables`] and [`group_tables`], and changes by group, class and factor."""
+    compared = [result for result in run.labelled if "after" in result.sides and result.by_class]
+    return {
+        "rows": set_rows(run),
+        "sources": public_settings({name: result.source for name, result in run.sets.items()}),
+        "reliance": [asdict(table) for table in [*reliance_tables(run), *group_tables(run)]],
+        "class_groups": class_groups(run),
+        "class_changes": {result.name: class_changes([run], result.name) for result in compared},
+        "curves": {result.name: found for result in run.labelled if (found := curves(result))},
+    }
+
+
+def sides_of(rows: list[dict]) -> list[str]:
+    """The [`SIDES`] with top-1 in rows of [`set_rows`] or [`class_groups`]."""
+    return [side for side in SIDES if any(row.get(f"top1_{side}") is not None for row in rows)]
+
+
+def set_rows(run: Run) -> list[dict]:
+    """A row for each set, and one for the mean over shifted sets: `set`, `num_images` (labelled), `top1_before`,
+    `top1_after`, `top1_control`, and likewise the other scores, as fractions; `change_low` and `change_high`, the 95 %
+    confidence interval of the change in top-1; `corrected` and `broken`, numbers of images. `None` if not measured."""
+    rows = []
+    for result in run.sets.values():
+        row: dict = {"set": result.name, "num_images": int(result.usable.sum()) or len(result)}
+        for score in ("top1", f"top{TOP}", *SCORES):
+            for side in SIDES:
+                known = result.sides.get(side)
+                row[f"{score}_{side}"] = None if known is None else known.scores.get(score)
+        row |= dict.fromkeys(("change_low", "change_high", "corrected", "broken"))
+        if "after" in result.sides and result.classes is not None:
+            gains = result.gains()
+            row |= _interval(run, [result.name])
+            row |= {"corrected": int((gains > 0).sum()), "broken": int((gains < 0).sum())}
+        rows.append(row)
+    shifted = [row for row in rows if run.sets[row["set"]].shifted]
+    if shifted:
+        mean: dict = {"set": MEAN_ROW}
+        for key in list(rows[0])[1:]:
+            values = [row[key] for row in shifted]
+            counted = key in ("num_images", "corrected", "broken")
+            mean[key] = None if None in values else sum(values) if counted else sum(values) / len(values)
+        if mean["change_low"] is not None:
+            mean |= _interval(run, [row["set"] for row in shifted])
+        rows.append(mean)
+    return rows
+
+
+def _interval(run: Run, names: Sequence[str]) -> dict[str, float]:
+    difference = change([run], names)
+    return {"change_low": difference.low, "change_high": difference.high}
+
+
+def class_groups(run: Run) -> list[dict]:
+    """Rows of top-1 and top-5 on the `training` and the `other` classes of each set, `None` without images of them."""
+    rows = []
+    by_class = [result for result in run.labelled if result.by_class and run.training_classes is not None]
+    for result in by_class:
+        shown = result.in_classes(run.training_classes)
+        for classes, chosen in (("training", shown), ("other", ~shown)):
+            row = {"set": result.name, "classes": classes, "num_images": int((chosen & result.usable).sum())}
+            row |= {f"top{k}_{side}": result.accuracy(side, k, chosen) for k in (1, TOP) for side in result.sides}
+            rows.append(row)
+    return rows
+
+
+def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
+    """Change in top-1 of each class of a set, as a fraction, averaged over the runs that have images of it, from the most
+    harmed to the most helped class (Figures 8 to 14 of https://huggingface.co/papers/2206.01161)."""
+    results = [run.sets[name] for run in runs]
+    means = [pd.Series(one.gains()).groupby(one.classes[one.usable]).mean() for one in results]
+    return pd.concat(means, axis=1).mean(axis=1).sort_values(kind="stable").to_dict()
+
+
+def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
+    """Top-1 over each factor that varies: `value`, ascending, `num_images`, `before`, `after`, lists of equal length."""
+    found = {}
+    for factor, values in result.factors.items():
+        steps, counts = np.unique(values[result.usable], return_counts=True)
+        if len(np.unique(values)) > 1:
+            found[factor] = {"value": steps.tolist(), "num_images": counts.tolist()}
+            for side in result.sides:
+                found[factor][side] = [result.accuracy(side, chosen=values == step) for step in steps]
+    return found

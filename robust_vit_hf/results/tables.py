@@ -1,0 +1,75 @@
+"""Tables as Markdown and LaTeX, and how numbers are written in them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .intervals import Difference, Interval, Resamples
+from .run_results import SetResult
+
+
+@dataclass
+class Table:
+    """Table of strings. The first column names the rows."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """The table as Markdown, without its title."""
+        head, *rows = ("| " + " | ".join(map(_cell, row)) + " |" for row in (self.head, *self.rows))
+        return "\n".join([head, "|---|" + "---:|" * (len(self.head) - 1), *rows])
+
+    def latex(self) -> str:
+        """The table as LaTeX (booktabs), with the title as caption."""
+        import pandas as pd
+
+        alignment = "l" + "r" * (len(self.head) - 1)
+        head, *rows = ([" ".join(cell.split()) for cell in row] for row in (self.head, *self.rows))
+        table = pd.DataFrame(rows, columns=head)
+        return table.to_latex(index=False, escape=True, caption=_latex(self.title), column_format=alignment)
+
+
+def _cell(text: str) -> str:
+    """Text of a cell in Markdown, whatever a class or set is called."""
+    text = re.sub(r"([\\|])", r"\\\1", text)
+    return " ".join(text.replace("<", "&lt;").split())
+
+
+def _latex(text: str) -> str:
+    """Text in LaTeX, as pandas has it in cells."""
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return re.sub(r"[\\~^&%$#_{}]", lambda sign: signs.get(sign[0], f"\\{sign[0]}"), " ".join(text.split()))
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    return "–" if before is None or after is None else f"{100 * (after - before):+.1f}"
+
+
+def change_with_interval(row: dict) -> str:
+    before, after, low = row["top1_before"], row["top1_after"], row["change_low"]
+    return change(before, after) if low is None else str(Difference(after - before, low, row["change_high"]))
+
+
+def heads_of_sides(results: Sequence[SetResult]) -> list[str]:
+    """Heads of the columns of [`cells_of_sides`]."""
+    return ["before", "after", "change"] if all("after" in result.sides for result in results) else ["value"]
+
+
+def cells_of_sides(values: Mapping[str, Resamples], kind: type[Interval] = Interval) -> list[str]:
+    """Cells of a row: the value of each side, and the change; "–" where no image is right, by whose share is divided."""
+    pairs = [(of_side, kind) for of_side in values.values()]
+    if len(values) == 2:
+        pairs.append((values["after"] - values["before"], Difference))
+    return ["–" if np.isnan(one.values[0]) else str(one.interval(of)) for one, of in pairs]
