@@ -12,7 +12,7 @@ from robust_vit_hf.results.intervals import Gains, mean_gain
 from .helpers.tiny import ROOT
 
 
-write = runpy.run_path(str(ROOT / "benchmarks" / "write.py"))
+write = runpy.run_module("experiments.write_tables")
 SLOW = "docs/methods.md"  # which reads the results of the experiment
 
 
@@ -20,9 +20,8 @@ SLOW = "docs/methods.md"  # which reads the results of the experiment
     "path", [pytest.param(path, marks=pytest.mark.slow if path == SLOW else ()) for path in write["TEXTS"]]
 )
 def test_tables_are_those_of_the_results(path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     text = (ROOT / path).read_text()
-    assert text == write["text"](path), "run `python benchmarks/write.py`"
+    assert text == write["text"](path), "run `python -m experiments write_tables`"
     assert text.count("<!-- table: ") == len(write["BLOCK"].findall(text)) > 0
 
 

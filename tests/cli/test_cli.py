@@ -4,11 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 from experiments.paper.options import FigureOptions
-from robust_vit_hf.cli.commands import COMMANDS, Group, load
+from robust_vit_hf.cli.commands import COMMANDS, Group
 from robust_vit_hf.cli.main import main
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
 from robust_vit_hf.training.callbacks import TrainingInterrupted
@@ -28,7 +29,7 @@ def test_help(command):
     completed = call(*command.split(), "--help")
     assert completed.status == 0 and completed.out.startswith(f"usage: robust-vit {command} [")
     assert f"robust-vit {command}" in completed.out.partition("\n\n")[2]  # an example
-    assert callable(load(LEAVES[command].options)) and callable(load(LEAVES[command].function))
+    assert callable(resolve_name(LEAVES[command].options)) and callable(resolve_name(LEAVES[command].function))
     if command == "evaluate":
         assert "split of --dataset (default: validation)" in " ".join(completed.out.split())
 

@@ -14,6 +14,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
+from experiments.makers import emoji_tokencut
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data import emoji_shift as images
 from robust_vit_hf.data.emoji_shift import (
@@ -45,7 +46,6 @@ from robust_vit_hf.models.emoji_shift_model import (
     load_biased_model,
 )
 from robust_vit_hf.utils.environment import package_file
-from trainer import emoji_tokencut
 
 from ..helpers.sessions import session_of
 

@@ -13,7 +13,7 @@ from PIL import Image
 from ..helpers.tiny import ROOT
 
 
-write = runpy.run_path(str(ROOT / "docs" / "experiment" / "write.py"))
+write = runpy.run_module("experiments.write_pages")
 SHOWN = {found[2]: found for file in write["TEXTS"] for found in write["BLOCK"].finditer((ROOT / file).read_text())}
 SLOW = ("differences", "findings", "price")  # the picture shows the prices too
 
@@ -29,29 +29,29 @@ def results():
 def test_texts_are_those_of_the_results(name, results):
     found = SHOWN[name]
     made = f"{found[1]}{write['BLOCKS'][name](results)}\n{found[3]}"
-    assert found[0] == made, "run `python docs/experiment/write.py`"
+    assert found[0] == made, "run `python -m experiments write_pages`"
 
 
 def test_the_picture_shows_the_points_of_the_results(results):
     with Image.open(write["PICTURE"]) as image:
         assert image.text["points"] == write["points_of"](write["picture"](results)), (
-            "run `python docs/experiment/write.py`"
+            "run `python -m experiments write_pages`"
         )
 
 
 def test_one_command_makes_all_results():
-    planned = ["make", "--dry-run", "--always-make", "--file", "docs/experiment/Makefile", "RUNS=nowhere"]
+    planned = ["make", "--dry-run", "--always-make", "--file", "experiments/Makefile", "RUNS=nowhere"]
     planned += ["all", "improve"]
     commands = subprocess.run(planned, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     grids = {path.name for path in (ROOT / "trainer" / "grids").glob("emoji-shift*.yaml")}
     assert set(re.findall(r"sweep trainer/grids/(\S+)", commands)) == grids
     reports = dict(re.findall(r"report (.+) --output_dir nowhere/report-(\S+)", commands))
-    kept = {path.stem for path in (ROOT / "docs" / "experiment").glob("*.parquet")}
+    kept = {path.stem for path in (ROOT / "experiments" / "results").glob("*.parquet")}
     assert kept == {*reports.values(), write["EARLIER"].stem}
     assert "python benchmarks/improve.py --output_dir runs/improve --efforts minute full --bf16\n" in commands
     assert "runs/improve/improve.json" in re.findall(r"cp (\S+) benchmarks/", commands)
     pairs = [Path(path) for of in re.findall(r"other_images\.py .* --pairs (.+)", commands) for path in of.split()]
-    measured = json.loads((ROOT / "benchmarks" / "other_images.json").read_text())["sets"]
+    measured = json.loads((ROOT / "experiments" / "benchmarks" / "other_images.json").read_text())["sets"]
     assert sorted((path.parent.name, path.name) for path in pairs[1::2]) == sorted(
         (name, made) for name, of_set in measured.items() for made in of_set
     )
@@ -63,7 +63,7 @@ def test_one_command_makes_all_results():
 
 
 def test_the_intervals_cover_what_the_docs_say():
-    found = json.loads((ROOT / "benchmarks" / "coverage.json").read_text())["found"]
+    found = json.loads((ROOT / "experiments" / "benchmarks" / "coverage.json").read_text())["found"]
     covered = [of["coverage"] for of in found]
     assert len(covered) == 30 and 0.93 <= min(covered) and max(covered) <= 0.97
 

@@ -2,10 +2,11 @@
 
 import re
 import shlex
+from pkgutil import resolve_name
 
 import pytest
 
-from robust_vit_hf.cli.commands import COMMANDS, load
+from robust_vit_hf.cli.commands import COMMANDS
 from robust_vit_hf.cli.main import find
 from robust_vit_hf.cli.parser import parse
 from robust_vit_hf.cli.train import parse_arguments
@@ -33,4 +34,4 @@ def test_the_options_of_a_command_exist(command, in_root):
         parse_arguments([*arguments, "--use_cpu"])
         return
     command, prog, rest = find([name, *arguments])
-    parse(load(command.options), prog, rest)
+    parse(resolve_name(command.options), prog, rest)

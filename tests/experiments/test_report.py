@@ -31,11 +31,12 @@ from experiments.paper.published import published_models
 from experiments.paper.published_tables import accuracy_tables
 from experiments.sweeps.choose_settings import choose_mixtures, choose_settings
 from experiments.sweeps.gain_and_price import price_figure, price_table, prices
+from experiments.sweeps.results import Results
 from experiments.sweeps.results_parquet import join, read_results, write_results
 from robust_vit_hf.data.known_sets import PAPER_SETS, UNSHIFTED, title_of
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.intervals import Gains, change, mean_gain, versus
-from robust_vit_hf.results.run_results import OURS, Results, SetResult, SideResult
+from robust_vit_hf.results.run_results import OURS, SetResult, SideResult
 
 from ..helpers.commands import call, files_below, succeed
 from ..helpers.experiment import MASKED, result_rows, write_rows

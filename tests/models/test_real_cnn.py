@@ -5,9 +5,9 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
-from trainer.export_cnn import ARCHITECTURE, biased_cnn, load_efficientnet, processor_of
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TimmWrapperImageProcessor
 
+from experiments.makers.export_cnn import ARCHITECTURE, biased_cnn, load_efficientnet, processor_of
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, load_split
 
 

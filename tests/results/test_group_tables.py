@@ -8,12 +8,12 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from experiments.sweeps.results import Results, worst_group_table
 from experiments.sweeps.results_parquet import read_results
 from robust_vit_hf.evaluation.sets import own_set
 from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.intervals import Difference, Resamples, mean_over
-from robust_vit_hf.results.run_results import Results
-from robust_vit_hf.results.set_tables import group_tables, worst_group_table
+from robust_vit_hf.results.set_tables import group_tables
 
 from ..helpers.commands import call, succeed
 from ..helpers.metrics import load

@@ -8,9 +8,10 @@ import scipy.stats
 from matplotlib.container import ErrorbarContainer
 
 from experiments.paper.published_tables import METHODS, accuracy_tables, class_group_tables
+from experiments.sweeps.results import Results
 from robust_vit_hf.results.intervals import NUM_RESAMPLES, Gains, mean_gain
 from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes
-from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
+from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 from robust_vit_hf.results.run_tables import calibration_table, main_table
 from robust_vit_hf.results.set_tables import attribution_table
 from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
