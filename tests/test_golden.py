@@ -91,11 +91,11 @@ def show_page(record: Recorder) -> None:
         shown["conditions"] = [page.conditions(kind, 2, step) for kind in KINDS for step in (0, 1)]
         record.add(f"page of {name}", shown | {"backgrounds": page.on_backgrounds(picture)})
     served = (
-        "--split train --results page-sets --diagnose page-pair --mask_model still --preset native --host localhost"
+        "--split train --results page-sets --diagnose page-pair --mask_model still --protocol native --host localhost"
     )
     serve(record, "served pair", [*pair, *served.split(), "--allowed_hosts", "proxy.example", "192.168.1.5"])
     serve(record, "served", ["--model", "cnn", "--port", "PORT"])
-    export = "--model vit-b --compare augreg-b --preset native --diagnose page-pair --export space"
+    export = "--model vit-b --compare augreg-b --protocol native --diagnose page-pair --export space"
     record.run("exported", ["app", *export.split()])
     texts = {name: Path("space", name).read_text() for name in ("app.py", "requirements.txt")}
     record.add("space", texts | {"files": sorted(path.name for path in Path("space").glob("*/*"))})
@@ -113,9 +113,9 @@ def diagnose_objects(record: Recorder) -> None:
     module.load_state_dict(
         {name: torch.arange(of.numel()).cos().view_as(of) for name, of in module.state_dict().items()}
     )
-    given = {"classes": [*model.config.id2label.values()], "slices": ["lens"], "preset": None}
+    given = {"classes": [*model.config.id2label.values()], "slices": ["lens"], "protocol": None}
     given["transform"] = lambda image: processor([image], return_tensors="pt")["pixel_values"][0]
-    own = {"processor": processor, "compare": "still", "preset": "model"}
+    own = {"processor": processor, "compare": "still", "protocol": "model"}
     models = {
         "object": (model, own),
         "function": (lambda images: 3 * images.flatten(1)[:, :4], given),
@@ -133,7 +133,7 @@ def process_images(record: Recorder) -> None:
         [Image.open(f"masked/validation/{number}{kind}.png") for number in range(5)] for kind in ("", "_mask")
     )
     saved = AutoImageProcessor.from_pretrained("vit")
-    own = {(preset, size): (preset, size, saved) for preset in ("paper", "native") for size in (40, (32, 48))}
+    own = {(protocol, size): (protocol, size, saved) for protocol in ("paper", "native") for size in (40, (32, 48))}
     processors = {str(name): package.make_image_processor(*of) for name, of in own.items()}
     names = [*OTHERS, "CLIPImageProcessor", "LevitImageProcessor", "BeitImageProcessor"]
     processors |= {name: made(name) for name in names if name not in KEPT}

@@ -59,7 +59,7 @@ MUTATIONS = [
     Mutation("experiments/sweeps/sweep.py", "len(working) < jobs", "len(working) <= jobs", "sweep"),
     Mutation("experiments/sweeps/sweep.py", "len(seconds) / jobs / 60", "len(seconds) / 60", "sweep"),
     Mutation("experiments/sweeps/sweep.py", '(self.folder / ERROR_FILE).unlink(missing_ok=True)  # from', '(self.folder / "none").unlink(missing_ok=True)  # from', "sweep"),
-    Mutation("experiments/sweeps/sweep.py", 'return "paper" if is_of_paper(model) else resolve_preset(preset, model)', "return resolve_preset(preset, model)", "sweep report image_processors"),
+    Mutation("experiments/sweeps/sweep.py", 'return "paper" if is_of_paper(model) else resolve_protocol(protocol, model)', "return resolve_protocol(protocol, model)", "sweep report image_processors"),
     Mutation("experiments/sweeps/grid.py", 'options[name].rstrip("/") or "/"', "options[name]", "sweep"),
     Mutation("experiments/sweeps/sweep.py", '"begun, to resume" if', '"to run" if', "sweep"),
     Mutation("results/run_results.py", "self.sides[side].ranks < k", "self.sides[side].ranks <= k", "report robust_accuracy experiment"),

@@ -22,7 +22,7 @@ from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurements.base import TransformedRows
 from robust_vit_hf.evaluation.options import NamedSource
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
-from robust_vit_hf.models.image_processors import load_processor, resolve_preset, squash_resample
+from robust_vit_hf.models.image_processors import load_processor, resolve_protocol, squash_resample
 from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.results.tables import Table
 
@@ -37,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(arguments.model).eval().to(device)
-    processor = load_processor(arguments.model, resolve_preset(None, arguments.model), model)
+    processor = load_processor(arguments.model, resolve_protocol(None, arguments.model), model)
     if arguments.dataset:
         rows = load_masked_dataset(arguments.dataset, arguments.split)
     elif arguments.set:

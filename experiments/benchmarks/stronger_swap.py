@@ -35,7 +35,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 AS_IT_IS = "as it is"
 GRID = {
     "options": {
-        "dataset": "emoji-shift", "preset": "paper", "samples_per_class": 2, "num_train_epochs": 6, "per_device_train_batch_size": 8,
+        "dataset": "emoji-shift", "protocol": "paper", "samples_per_class": 2, "num_train_epochs": 6, "per_device_train_batch_size": 8,
         "load_best_model_at_end": False, "benchmark_sets": False, "control": False, "eval_strategy": "no", "logging_strategy": "no",
         "save_strategy": "no", "report_to": "none", "use_cpu": True, "bf16": True,
     },

@@ -45,7 +45,7 @@ def make_figures(options: FigureOptions) -> str:
     evaluated = (read_json(options.evaluation / RESULTS_FILE) or {}).get("protocols")
     with open_session(options, options.protocol or next(iter(evaluated or ()), None)) as session:
         session.check_maps()
-        session = session.with_sets(load_sets(options, session.preset, options.images_per_set))
+        session = session.with_sets(load_sets(options, session.protocol, options.images_per_set))
         results = saved_accuracy(session, options.evaluation)
         names = session.label_names
         kept = None
@@ -55,7 +55,7 @@ def make_figures(options: FigureOptions) -> str:
         figures = {1: maker.figure_1, 2: maker.figure_2, 3: maker.figure_3, 15: maker.figure_15}
         figures[6] = partial(maker.figure_3, start=options.num_examples)
         made = {number: figures[number]() for number in sorted(options.figures)}
-        shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{session.preset}`."
+        shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{session.protocol}`."
         if kept is not None:
             shown += f" Classes: {', '.join(names[label] for label in sorted(kept))}."
         for number, figure in made.items():

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from robust_vit_hf.evaluation.options import PRESET, ImagesOptions, PrecisionOptions, SetsOptions
-from robust_vit_hf.models.image_processors import Preset
+from robust_vit_hf.evaluation.options import PROTOCOL, ImagesOptions, PrecisionOptions, SetsOptions
+from robust_vit_hf.models.image_processors import Protocol
 from robust_vit_hf.utils.options import COUNT, NOT_NEGATIVE, Options, Range, option, output_dir
 
 
@@ -25,7 +25,7 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
     images: list[Path] = option([], "image files", metavar="FILE")
     classes: list[str] = option([], "names or ids of classes (default: the label of each image)", metavar="CLASS")
     num_images: int = option(20, "images of each set, evenly spaced over it (default: 20)", COUNT)
-    preset: Preset | None = option(None, PRESET)
+    protocol: Protocol | None = option(None, PROTOCOL)
     threshold: float = option(0.9, "probability that a subset must reach (default: 0.9)", Range(0, 1, above=True))
     pixels_per_step: int = option(100, "pixels that a step masks in each image (default: 100)", COUNT)
     batch_size: int = option(8, "pairs of an image and a class at once (default: 8)", COUNT)
@@ -53,7 +53,7 @@ class FigureOptions(SetsOptions, ImagesOptions):
 
     evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)
     compare: str = option(text="the model after finetuning")
-    protocol: Preset | None = option(None, "see `robust-vit evaluate --help`; by default the evaluation's first one")
+    protocol: Protocol | None = option(None, "see `robust-vit evaluate --help`; by default the evaluation's first one")
     figures: list[Literal[1, 2, 3, 6, 15]] = option([1, 2, 3, 6, 15], "numbers (default: all)")
     target: Literal["predicted", "true"] = option("predicted", "class that the maps explain, but for Figure 1")
     classes: list[str] | None = option(None, "names or labels of the classes to show (default: all)", metavar="CLASS")

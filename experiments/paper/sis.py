@@ -15,7 +15,7 @@ from robust_vit_hf.evaluation.measurements.base import Measured, measure
 from robust_vit_hf.evaluation.results_files import write_results_json
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_sets
-from robust_vit_hf.models.image_processors import Preset
+from robust_vit_hf.models.image_processors import Protocol
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.results.tables import Table, percent
 from robust_vit_hf.utils.plotting import save_picture_grid
@@ -34,9 +34,9 @@ def find_subsets(options: SubsetOptions) -> str:
     folder are reused."""
     folder = options.output_dir
     stage = Stage(folder, {"command": "sis"})
-    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
+    with open_session(options, options.protocol, stage, bf16=options.bf16) as session:
         targets = tuple(class_index(name, session.classes) for name in options.classes)
-        session = session.with_sets(_load_sets(options, session.preset))
+        session = session.with_sets(_load_sets(options, session.protocol))
         chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
         session = replace(session, sets=chosen)
         step = options.pixels_per_step
@@ -47,7 +47,7 @@ def find_subsets(options: SubsetOptions) -> str:
             parts = {side: [of[side].columns for of in measured.values()] for side in session.sides}
             scores["all"] = {side: summarize(concatenate(of_side)) for side, of_side in parts.items()}
         table = subsets_table(scores, options.threshold)
-        settings = asdict(options) | {"preset": session.preset}
+        settings = asdict(options) | {"protocol": session.protocol}
         markdown = write_results_json(session, folder, settings, {"scores": scores}, [table])
         examples: list[list[tuple[str, np.ndarray]]] = []
         for name, rows in session.sets.items():
@@ -59,9 +59,9 @@ def find_subsets(options: SubsetOptions) -> str:
     return f"\n{markdown}\nresults.json, tables, sis.png and the subsets of each batch: {folder}"
 
 
-def _load_sets(options: SubsetOptions, preset: Preset) -> dict[str, EvaluationSet]:
+def _load_sets(options: SubsetOptions, protocol: Protocol) -> dict[str, EvaluationSet]:
     """Load the named sets, your own dataset under the name of its split, and image files as `images`."""
-    loaded, own = load_evaluation_sets(options.sets, preset, IMAGES_PER_SET), {}
+    loaded, own = load_evaluation_sets(options.sets, protocol, IMAGES_PER_SET), {}
     if options.dataset is not None:
         images = find_images(options.dataset, options.split, () if options.classes else ("label",))
         rows = images.rows

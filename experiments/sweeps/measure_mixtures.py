@@ -9,7 +9,7 @@ from robust_vit_hf.evaluation.measurements.base import measure
 from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.session import Session, Side, load_sides
 from robust_vit_hf.evaluation.sets import EvaluationSet, with_objects
-from robust_vit_hf.models.image_processors import resolve_preset
+from robust_vit_hf.models.image_processors import resolve_protocol
 from robust_vit_hf.models.interpolation import interpolate
 from robust_vit_hf.training.config import RobustViTConfig
 from robust_vit_hf.training.load_data import load_data
@@ -34,11 +34,11 @@ def measure_shares(
     mixtures with the original's weights, and those also on the unshifted and the first shifted set, without relevance maps.
     With mixtures, also measure the original model on the objects of these sets, cut out by their masks, of labelled images alone.
     """
-    preset, accelerator = resolve_preset(model.preset, model.model), make_accelerator(config.bf16)
-    sides = load_sides({"before": model.model, "after": config.output_dir}, preset, accelerator)
+    protocol, accelerator = resolve_protocol(model.protocol, model.model), make_accelerator(config.bf16)
+    sides = load_sides({"before": model.model, "after": config.output_dir}, protocol, accelerator)
     # Both see the images as the training did, whose size may be another than that of the original model.
     sides = {name: replace(side, processor=sides["after"].processor) for name, side in sides.items()}
-    session = Session(sides, {}, accelerator, shared=originals, preset=preset)
+    session = Session(sides, {}, accelerator, shared=originals, protocol=protocol)
     _, validation, sets = load_data(data, sides["before"].model.config, config.seed)
     chosen = session.with_sets({VALIDATION: EvaluationSet.of(validation, source=data.dataset)})
     batch_size, workers = config.per_device_eval_batch_size, config.dataloader_num_workers

@@ -24,7 +24,7 @@ from robust_vit_hf.evaluation.evaluate import evaluate
 from robust_vit_hf.evaluation.measurements.base import is_measured
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
 from robust_vit_hf.evaluation.sets import load_evaluation_sets
-from robust_vit_hf.models.image_processors import Preset, is_of_paper, resolve_preset
+from robust_vit_hf.models.image_processors import Protocol, is_of_paper, resolve_protocol
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.models.model_digest import model_digest
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
@@ -209,14 +209,14 @@ class SweepRun:
             shutil.rmtree(checkpoint)
 
 
-def protocol_of(point: Point) -> Preset:
-    """`paper` for a registered model, beside which the report shows published figures, or the preset of the training."""
-    return _protocol(point.options.get("model", BUNDLED_MODEL), point.options.get("preset"))
+def protocol_of(point: Point) -> Protocol:
+    """`paper` for a registered model, beside which the report shows published figures, or the protocol of the training."""
+    return _protocol(point.options.get("model", BUNDLED_MODEL), point.options.get("protocol"))
 
 
 @cache
-def _protocol(model: str, preset: Preset | None) -> Preset:
-    return "paper" if is_of_paper(model) else resolve_preset(preset, model)
+def _protocol(model: str, protocol: Protocol | None) -> Protocol:
+    return "paper" if is_of_paper(model) else resolve_protocol(protocol, model)
 
 
 def describe(runs: Sequence[SweepRun], jobs: int) -> str:

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 from ..evaluation.examples import EXAMPLES_FILE
 from ..models.emoji_shift_model import INSTALL_BACKBONE
-from ..models.image_processors import Preset, resolve_preset
+from ..models.image_processors import Protocol, resolve_protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS, resolve
 from ..utils.files import RESULTS_FILE, atomic_folder
 from ..utils.privacy import is_hub_id
@@ -20,7 +20,9 @@ PACKAGE = Path(__file__).parents[1]
 TEMPLATES = Path(__file__).with_name("space")
 
 
-def write_space(folder: Path, before: str, after: str, preset: Preset | None, diagnose: Path | None = None) -> None:
+def write_space(
+    folder: Path, before: str, after: str, protocol: Protocol | None, diagnose: Path | None = None
+) -> None:
     """Write a Space of Hub ids or registered models to a new or empty folder, with this package, which no index has."""
     for name in (before, after):
         if name not in MODELS and not is_hub_id(name):
@@ -28,10 +30,10 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
                 f"`{name}` is not a Hub id, and a Space cannot load a folder of this machine: push it first, `robust-vit push "
                 f"{name} OWNER/NAME`, and give that id."
             )
-    preset = resolve_preset(preset, before, after)
+    protocol = resolve_protocol(protocol, before, after)
     ids = [name for name in map(resolve, (before, after)) if name not in MODELS]
     with atomic_folder(folder) as space:
-        facts = {"before": before, "after": after, "preset": preset, "diagnose": ""}
+        facts = {"before": before, "after": after, "protocol": protocol, "diagnose": ""}
         facts |= {"models": "\n".join(f"- {name}" for name in ids), "sdk_version": gradio.__version__}
         if diagnose is not None:
             place = diagnosis_folder(diagnose)

@@ -16,7 +16,7 @@ from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved
 from ..evaluation.measurements.base import is_measured
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
-from ..models.image_processors import Preset
+from ..models.image_processors import Protocol
 from ..results.run_results import SetResult
 from ..utils.files import json_digest
 from ..utils.stage import STAGE_FILE, OtherInputs, Stage
@@ -67,7 +67,7 @@ def set_names(options: AppOptions, session: Session) -> list[str]:
         return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]
     found = sorted(
         path.parent.parent
-        for protocol in get_args(Preset)  # and not folders of other measurements, such as `paper-cut_out`
+        for protocol in get_args(Protocol)  # and not folders of other measurements, such as `paper-cut_out`
         for path in options.results.glob(f"{protocol}/*/after/{STAGE_FILE}")
     )
     names = [f"{path.parent.name}/{path.name}" for path in found if is_measured(path)]
@@ -101,8 +101,8 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
         session = replace(session, folder=cache / json_digest(inputs), shared=cache / "originals")
         return MeasuredSet(rows, measure_accuracy(session, accuracy)[name])
     protocol, _, set_name = name.partition("/")
-    if protocol != session.preset:
-        session = session.under(cast(Preset, protocol))
+    if protocol != session.protocol:
+        session = session.under(cast(Protocol, protocol))
     count = Stage.of(options.results / name / "before").inputs.get("images", IMAGES_PER_SET)
     session = session.with_sets({set_name: _images(options, set_name, session, count)})
     try:
@@ -120,7 +120,7 @@ def _images(options: AppOptions, name: str, session: Session, count: int) -> Eva
     if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):
         return benchmark_sets(benchmark, count)[name]
     if name in EVALUATION_SETS:
-        return load_evaluation_set(name, dict(options.sets).get(name), session.preset)
+        return load_evaluation_set(name, dict(options.sets).get(name), session.protocol)
     if options.dataset is not None and name == options.split:
         return own_set(options.dataset, name)
     raise ValueError(f"The results are of your own images `{name}`: name them with `--dataset … --split {name}`.")

@@ -157,7 +157,7 @@ class Handlers:
 
 def open_models(options: AppOptions) -> Session:
     """The model of the page, or two, which must have the same classes, without sets and store."""
-    with open_session(options, options.preset) as session:
+    with open_session(options, options.protocol) as session:
         for side in session.sides.values():
             side.model.eval().requires_grad_(False)
     return session

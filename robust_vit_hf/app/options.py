@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.options import PRESET, NamedSource, PairOptions, expand_sets
+from ..evaluation.options import PROTOCOL, NamedSource, PairOptions, expand_sets
 from ..masks.options import MASK_MODEL
-from ..models.image_processors import Preset
+from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.options import Range, option
 
@@ -37,7 +37,7 @@ class AppOptions(PairOptions):
         None, "output of `robust-vit diagnose` or `improve`, to click through its images", metavar="FOLDER"
     )
     mask_model: str | None = option(None, MASK_MODEL)
-    preset: Preset | None = option(None, PRESET)
+    protocol: Protocol | None = option(None, PROTOCOL)
     host: str = option("127.0.0.1", "address to listen on (default: 127.0.0.1)")
     allowed_hosts: list[str] = option(
         [], "further names of the page, such as that of a proxy, without a port; `*` for all", metavar="NAME"

@@ -13,7 +13,7 @@ def show(options: AppOptions) -> str:
     if options.export is not None:
         from ..app.export import write_space
 
-        write_space(options.export, options.model, options.compare, options.preset, options.diagnose)
+        write_space(options.export, options.model, options.compare, options.protocol, options.diagnose)
         return f"{options.export}: upload it with `hf upload --repo-type space OWNER/NAME {options.export} .`"
 
     from ..app.samples import cached_run, newest_run

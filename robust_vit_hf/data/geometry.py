@@ -17,7 +17,7 @@ from transformers import BaseImageProcessor, ViTImageProcessor
 
 SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
 SETTINGS += ("do_normalize", "image_mean", "image_std")
-ASKED = "give a transform of your own that takes an image and is the same each time (`transform`), or a preset (`paper`, `native`)"
+ASKED = "give a transform of your own that takes an image and is the same each time (`transform`), or a protocol (`paper`, `native`)"
 
 
 def has_plain_geometry(processor: BaseImageProcessor) -> bool:
@@ -45,7 +45,7 @@ def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
     if len(sizes) > 1:
         raise ValueError(
             f"The image processor, a {type(processor).__name__}, gives images of several sizes: expected one, so that an object fits "
-            "the background of another image. Give the preset `paper` or `native`, or set `do_center_crop` and `crop_size`."
+            "the background of another image. Give the protocol `paper` or `native`, or set `do_center_crop` and `crop_size`."
         )
     return sizes.pop()
 

@@ -201,7 +201,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
     """
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
     chosen_attributes(options.attributes)  # refuses unknown ones before models are loaded
-    with open_session(options, options.preset, stage, bf16=options.bf16, given=given) as session:
+    with open_session(options, options.protocol, stage, bf16=options.bf16, given=given) as session:
         with session.accelerator.main_process_first():
             found = load_images(options, session)
             grouped = groups_of(found.rows, found.name) is not None and options.dataset is not None
@@ -213,7 +213,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         if options.imagenet_9 is not None:
             named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
             with session.accelerator.main_process_first():
-                sets = load_evaluation_sets(named, session.preset, 1)
+                sets = load_evaluation_sets(named, session.protocol, 1)
             accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
             of_sides = imagenet_9_measures(measure_accuracy(session.with_sets(sets), accuracy, "imagenet-9"))
             several = len(of_sides) > 1
@@ -334,4 +334,4 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         facts["attributes"] = {side: found.record() for side, found in report.attributes.items()}
     facts["advice"] = report.advice
     parts: list[str | Table] = [report.verdict, *report.advice, *report.warnings, *report.tables]
-    write_results_json(session, folder, settings | {"preset": session.preset}, facts, parts)
+    write_results_json(session, folder, settings | {"protocol": session.protocol}, facts, parts)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..evaluation.options import PRESET, BatchOptions, PairOptions, PrecisionOptions
+from ..evaluation.options import PROTOCOL, BatchOptions, PairOptions, PrecisionOptions
 from ..masks.options import MASK_METHODS, MASK_MODEL
-from ..models.image_processors import Preset
+from ..models.image_processors import Protocol
 from ..utils.files import check_output_dir
 from ..utils.options import Range, option, output_dir
 
@@ -29,7 +29,7 @@ class OwnImagesOptions(BatchOptions):
         "finetuning of --effort full does not use it",
         metavar="NAME",
     )
-    preset: Preset | None = option(None, PRESET)
+    protocol: Protocol | None = option(None, PROTOCOL)
 
     def __post_init__(self):
         super().__post_init__()

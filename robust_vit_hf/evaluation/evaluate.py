@@ -8,7 +8,7 @@ from pathlib import Path
 from ..data.benchmarks import benchmarks
 from ..data.find_images import find_images
 from ..data.label_mapping import align_labels
-from ..models.image_processors import Preset, is_of_paper, resolve_preset
+from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run
 from ..results.run_tables import tables_of
@@ -46,25 +46,25 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         sessions = []
         with opened.accelerator.main_process_first():
             for protocol in options.protocols:
-                session = opened if protocol == opened.preset else opened.under(protocol)
+                session = opened if protocol == opened.protocol else opened.under(protocol)
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
         wanted = [name for name in OF_MASKS if getattr(options, name)]
-        masked = {session.preset: _masked_sets(session, wanted) for session in sessions}
+        masked = {session.protocol: _masked_sets(session, wanted) for session in sessions}
         paper_model = options.paper_model or opened.paper_model
         classes = _training_classes(options, sessions[0]) if options.compare else None
         protocols: dict[str, dict] = {}
         parts: list[str | Table] = []
         accuracy = Accuracy(options.batch_size, options.num_workers)
         for session in sessions:
-            sets = measure_accuracy(session, accuracy, session.preset)
-            of_masks = [_of_masks(name, session, masked[session.preset], options) for name in wanted]
+            sets = measure_accuracy(session, accuracy, session.protocol)
+            of_masks = [_of_masks(name, session, masked[session.protocol], options) for name in wanted]
             if not session.accelerator.is_main_process:
                 continue
             run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
             tables = [*tables_of(run), *of_masks]
             summary, notes = summarize(run), session.without_map
-            protocols[session.preset] = summary | {"tables": [asdict(table) for table in tables], "notes": notes}
-            parts += [f"# Protocol `{session.preset}`", *notes, *tables]
+            protocols[session.protocol] = summary | {"tables": [asdict(table) for table in tables], "notes": notes}
+            parts += [f"# Protocol `{session.protocol}`", *notes, *tables]
             _write_pictures(session, run, summary, options)
         if not parts:
             return ""
@@ -76,11 +76,11 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
 
 def _write_pictures(session: Session, run: Run, summary: dict, options: EvaluateOptions) -> None:
     for name, figure, *_ in run_figures(summary, session.label_names):
-        save_figure(figure, options.output_dir / "plots" / session.preset, name)
+        save_figure(figure, options.output_dir / "plots" / session.protocol, name)
     if options.compare:
         drawn = {kind: draw(rows_of_kind(kind, run.sets, session.sets), NUM_EXAMPLES, seed=0) for kind in KINDS}
         examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
-        save_examples(examples, options.output_dir / session.preset / EXAMPLES_FILE)
+        save_examples(examples, options.output_dir / session.protocol / EXAMPLES_FILE)
 
 
 def _masked_sets(session: Session, wanted: list[str]) -> dict[str, EvaluationSet]:
@@ -97,17 +97,17 @@ def _masked_sets(session: Session, wanted: list[str]) -> dict[str, EvaluationSet
 def _of_masks(name: str, session: Session, masked: Mapping[str, EvaluationSet], options: EvaluateOptions) -> Table:
     measurement, table = OF_MASKS[name]
     of_options = measurement(options.batch_size, options.num_workers)
-    measured = measure(replace(session, sets=masked), of_options, f"{session.preset}-{name}")
+    measured = measure(replace(session, sets=masked), of_options, f"{session.protocol}-{name}")
     return table({of: {side: one.columns for side, one in sides.items()} for of, sides in measured.items()})
 
 
-def _protocols(options: EvaluateOptions) -> list[Preset]:
+def _protocols(options: EvaluateOptions) -> list[Protocol]:
     """The given protocols; else `paper` and `native` for the registered models, and one for all others."""
     if options.protocols:
         return options.protocols
-    preset = resolve_preset(None, options.model, options.compare, paper_model=options.paper_model)
+    protocol = resolve_protocol(None, options.model, options.compare, paper_model=options.paper_model)
     registered = options.paper_model or is_of_paper(options.model)
-    return ["paper", "native"] if registered and preset != "model" else [preset]
+    return ["paper", "native"] if registered and protocol != "model" else [protocol]
 
 
 def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:

@@ -37,7 +37,12 @@ def interpolate_models(options: MixtureOptions) -> str:
         warn_of_other_images(before.processor, after.processor)
         sides = {"before": replace(before, processor=after.processor), "after": after}
         session = replace(session, sides=sides, folder=folder).with_sets(_load_sets(options, session))
-        inputs = {"command": "interpolate", "before": before.digest, "after": after.digest, "protocol": session.preset}
+        inputs = {
+            "command": "interpolate",
+            "before": before.digest,
+            "after": after.digest,
+            "protocol": session.protocol,
+        }
         rows = {name: session.inputs("after", of) | {"shifted": of.shifted} for name, of in session.sets.items()}
         with Stage(folder, inputs | {"sets": rows}).work(session.accelerator.is_main_process):
             earlier = {float(path.name.removeprefix(SIDE)) for path in (folder / MIXTURES).glob(f"*/{SIDE}*")}
@@ -60,7 +65,7 @@ def _load_sets(options: MixtureOptions, session: Session) -> dict[str, Evaluatio
         return benchmark_sets(benchmark, options.images_per_set)
     sets = {}
     for is_shifted, named in ((False, options.in_distribution), (True, options.shifted)):
-        found = load_evaluation_sets(named, session.preset, options.images_per_set)
+        found = load_evaluation_sets(named, session.protocol, options.images_per_set)
         sets |= {name: replace(rows, shifted=is_shifted) for name, rows in found.items()}
     return sets
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from ..data.benchmarks import BENCHMARK_NAMES, IMAGES_PER_SET
 from ..data.known_sets import EVALUATION_SETS, FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
-from ..models.image_processors import Preset
+from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_dir
@@ -16,7 +16,7 @@ from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
 OF_A_SWEEP = f"sets for --sweep, {SOURCES}; by default those of the benchmark with the classes of the models"
 OF_THE_MODEL = "by default that of the run that trained the models, or else `paper` for the registered models and `model` for all others"
-PRESET = f"preprocessing of the images, see `robust-vit train --help`; {OF_THE_MODEL}"
+PROTOCOL = f"preprocessing of the images, see `robust-vit train --help`; {OF_THE_MODEL}"
 SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"
 
@@ -119,7 +119,7 @@ class EvaluateOptions(TableOptions, SetsOptions):
     measured again: an interrupted run resumes when it is started again.
     """
 
-    protocols: list[Preset] | None = option(
+    protocols: list[Protocol] | None = option(
         None,
         "see above; by default `paper` and `native` for the registered models, and for all others the one that the run of "
         "--compare or --model was trained with, or else `model`",
@@ -150,7 +150,7 @@ class SegmentOptions(TableOptions, PairOptions):
         metavar=NAMED,
     )
     methods: list[str] = option(list(ATTRIBUTION_METHOD_NAMES), "all by default", choices=ATTRIBUTION_METHOD_NAMES)
-    preset: Preset | None = option(None, PRESET)
+    protocol: Protocol | None = option(None, PROTOCOL)
     output_dir: Path = output_dir("runs/segmentation")
 
     def __post_init__(self):
@@ -197,7 +197,7 @@ class MixtureOptions(BatchOptions, ImagesOptions):
     )
     in_distribution: list[NamedSource] | None = option(None, f"in-distribution {OF_A_SWEEP}", metavar=NAMED)
     shifted: list[NamedSource] | None = option(None, f"shifted {OF_A_SWEEP}", metavar=NAMED)
-    protocol: Preset | None = option(None, f"for --sweep: see `robust-vit evaluate --help`; {OF_THE_MODEL}")
+    protocol: Protocol | None = option(None, f"for --sweep: see `robust-vit evaluate --help`; {OF_THE_MODEL}")
     output_dir: Path = output_dir()
 
     def __post_init__(self):

@@ -36,7 +36,7 @@ def segment(options: SegmentOptions) -> str:
     output folder are reused."""
     folder = options.output_dir
     stage = Stage(folder, {"command": "segment"})
-    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
+    with open_session(options, options.protocol, stage, bf16=options.bf16) as session:
         session.check_maps()
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)
@@ -47,7 +47,7 @@ def segment(options: SegmentOptions) -> str:
         scores = {side: result.scores for side, result in measured.items()}
         paper_model = options.paper_model or session.paper_model
         table = attribution_table(scores, name, len(rows))
-        settings = asdict(options) | {"preset": session.preset}
+        settings = asdict(options) | {"protocol": session.protocol}
         facts = {"paper_model": paper_model, "scores": {name: scores}, "num_images": len(rows)}
         markdown = write_results_json(session, folder, settings, facts, [table])
         write_attribution_figure(session, rows, options.methods, folder / FIGURE_FILE)

@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor
 from ..data.imagenet_classes import class_names
 from ..data.known_sets import EVALUATION_SETS
 from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
-from ..models.image_processors import Preset, load_processor, resolve_preset, squashing
+from ..models.image_processors import Protocol, load_processor, resolve_protocol, squashing
 from ..models.loading import check_single_label, load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
@@ -97,7 +97,7 @@ class Session:
     accelerator: Accelerator
     folder: Path | None = None  # where results are saved, and read if they are there; `None` to save nothing
     shared: Path | None = None  # second folder, with results of original models on many sets, also read and written
-    preset: Preset = "paper"  # preprocessing of the sides and protocol of the sets
+    protocol: Protocol = "paper"  # preprocessing of the sides and protocol of the sets
 
     @property
     def classes(self) -> list[str]:
@@ -129,12 +129,12 @@ class Session:
         registered = find_model(self.sides["before"].source)
         return MODELS[registered].paper_name if registered else None
 
-    def under(self, preset: Preset) -> "Session":
-        """Copy of the session with another preset and without sets."""
+    def under(self, protocol: Protocol) -> "Session":
+        """Copy of the session with another protocol and without sets."""
         sides = {}
         for name, side in self.sides.items():
-            sides[name] = replace(side, processor=load_processor(side.source, preset, side.model))
-        return replace(self, sides=sides, sets={}, preset=preset)
+            sides[name] = replace(side, processor=load_processor(side.source, protocol, side.model))
+        return replace(self, sides=sides, sets={}, protocol=protocol)
 
     def with_sets(self, sets: Mapping[str, EvaluationSet]) -> "Session":
         """Copy of the session with these sets, with labels mapped to the models' classes."""
@@ -156,26 +156,28 @@ class Session:
 @contextmanager
 def open_session(
     options: PairOptions,
-    preset: Preset | None,
+    protocol: Protocol | None,
     stage: Stage | None = None,
     *,
     bf16: bool = False,
     shared: Path | None = None,
     given: Side | None = None,
 ) -> Iterator[Session]:
-    """Context manager of a session with the models of the options, or one `given` in Python, under a preset (`None` for that of
-    [`resolve_preset`]). Of a stage, the folder is locked against other processes; without one, nothing is saved."""
+    """Context manager of a session with the models of the options, or one `given` in Python, under a protocol (`None` for that of
+    [`resolve_protocol`]). Of a stage, the folder is locked against other processes; without one, nothing is saved."""
     paper_model = options.paper_model if isinstance(options, TableOptions) else None
-    preset = "model" if given else resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
+    protocol = (
+        "model" if given else resolve_protocol(protocol, options.model, options.compare, paper_model=paper_model)
+    )
     accelerator = make_accelerator(bf16)
     names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
     with stage.work(accelerator.is_main_process) if stage else nullcontext():
-        sides = load_sides(names, preset, accelerator, given)
-        yield Session(sides, {}, accelerator, stage.folder if stage else None, shared, preset)
+        sides = load_sides(names, protocol, accelerator, given)
+        yield Session(sides, {}, accelerator, stage.folder if stage else None, shared, protocol)
 
 
 def load_sides(
-    names: Mapping[str, str], preset: Preset, accelerator: Accelerator, given: Side | None = None
+    names: Mapping[str, str], protocol: Protocol, accelerator: Accelerator, given: Side | None = None
 ) -> dict[str, Side]:
     """Load models of the same classes with their processors by side; `before` may be `given`."""
     sides = {}
@@ -184,7 +186,7 @@ def load_sides(
             sides[side] = given
         else:
             model = load_model(name)
-            sides[side] = Side.of(model, load_processor(name, preset, model), name)
+            sides[side] = Side.of(model, load_processor(name, protocol, model), name)
         sides[side].model.to(accelerator.device)
     first, *others = (classes_of_model(unwrap_pretrained(side.model).config) for side in sides.values())
     for classes in others:

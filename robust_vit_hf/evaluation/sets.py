@@ -17,7 +17,7 @@ from ..data.imagenet_classes import subset, wnids
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
 from ..data.label_mapping import class_names_of, classes_of_model, label_mapping
 from ..data.transforms import eval_transform
-from ..models.image_processors import Preset
+from ..models.image_processors import Protocol
 from .options import SetsOptions
 
 
@@ -90,7 +90,7 @@ def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
 
 
 def load_evaluation_sets(
-    named: Sequence[tuple[str, str | None]], protocol: Preset, images_per_set: int
+    named: Sequence[tuple[str, str | None]], protocol: Protocol, images_per_set: int
 ) -> dict[str, EvaluationSet]:
     """Load all sets of benchmarks, and image sets from their sources, in the order of the paper's tables."""
     order, sets = [*benchmarks(), *EVALUATION_SETS], {}
@@ -102,7 +102,7 @@ def load_evaluation_sets(
     return sets
 
 
-def load_sets(options: SetsOptions, protocol: Preset, images_per_set: int) -> dict[str, EvaluationSet]:
+def load_sets(options: SetsOptions, protocol: Protocol, images_per_set: int) -> dict[str, EvaluationSet]:
     """Load the sets named by options, and your own images by split."""
     loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
     if options.dataset is not None:
@@ -129,7 +129,7 @@ def own_set(path: str, split: str) -> EvaluationSet:
     return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
 
 
-def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> EvaluationSet:
+def load_evaluation_set(name: str, source: str | None, protocol: Protocol) -> EvaluationSet:
     """Load a set with the classes of ImageNet under a protocol, from a source as for [`load_image_set`]. Images of
     ImageNet-9 are seen whole, as in its code, and all labels that it accepts count under each protocol."""
     known, native = KNOWN_SETS[name], protocol != "paper"

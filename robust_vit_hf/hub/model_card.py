@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..data.geometry import has_plain_geometry, input_size
 from ..data.known_sets import PAPER_SETS
-from ..models.image_processors import preset_of
+from ..models.image_processors import protocol_of
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
 from ..models.model_names import MODELS, find_model, registered_of
@@ -77,7 +77,7 @@ def describe_model(
         "num_classes": config.num_labels,
         "image_size": [*image_size],
         "forward_arguments": known.forward_arguments(image_size),
-        "preset": facts.get("preset") or preset_of(processor),
+        "protocol": facts.get("protocol") or protocol_of(processor),
         "preprocessing": _preprocessing(processor),
         "data": _data(train, validation, facts, config.id2label),
         "training": {},
@@ -252,7 +252,7 @@ def make_card(
 def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> list[dict]:
     if evaluation is not None:
         return [part | {"protocol": name} for name, part in evaluation["protocols"].items()]
-    return [] if results is None else [results | {"protocol": run["preset"]}]
+    return [] if results is None else [results | {"protocol": run["protocol"]}]
 
 
 def write_card(folder: Path) -> None:

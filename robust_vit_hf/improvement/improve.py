@@ -115,7 +115,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
     folder = options.output_dir
     whole = Stage(folder, {"command": "improve"})
     pair = PairOptions(model=options.model)
-    with open_session(pair, options.preset, whole, bf16=options.bf16, given=given) as session:
+    with open_session(pair, options.protocol, whole, bf16=options.bf16, given=given) as session:
         if session.accelerator.num_processes > 1:
             raise ValueError(
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
@@ -169,7 +169,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
         before = layers.before
     mixtures = [before, *(layers.mixtures if layers else ())]
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
-    facts["preset"] = session.preset
+    facts["protocol"] = session.protocol
     if options.effort == "full":
         starts, rows = {"original": side}, {}
         if layers and (start := layers.saved_start(options.max_loss)):
@@ -193,7 +193,7 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
             else:
                 trials.write(chosen.settings, chosen.alpha, folder, before)
         side.processor.save_pretrained(folder)
-        sides = load_sides({"after": str(folder)}, session.preset, session.accelerator)
+        sides = load_sides({"after": str(folder)}, session.protocol, session.accelerator)
         session = replace(session, sides={**session.sides, **sides})
     _say(4, f"Diagnosis on {len(masked['report'].dataset)} report images")
     improvement = measure_outcome(session, masked["report"], table, notes, options)

@@ -7,7 +7,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.privacy import public_name
-from .image_processors import Preset, load_processor, resolve_preset, states_preprocessing, timm_processor
+from .image_processors import Protocol, load_processor, resolve_protocol, states_preprocessing, timm_processor
 from .loading import is_timm, load_model
 from .model_names import CONVERSION_FILE, find_model, resolve
 from .options import ConvertOptions
@@ -19,7 +19,7 @@ def convert(options: ConvertOptions) -> str:
     """Convert weights, see [`convert_to_timm`], [`convert_to_transformers`] and [`write_with_classes`], and say what was written."""
     output = options.output_dir
     if options.classes is not None:
-        model = write_with_classes(options.source, output, options.classes, options.templates, options.preset)
+        model = write_with_classes(options.source, output, options.classes, options.templates, options.protocol)
     elif options.to == "timm":
         model = convert_to_timm(options.source, output, options.statistics)
     else:
@@ -28,9 +28,9 @@ def convert(options: ConvertOptions) -> str:
 
 
 def write_with_classes(
-    source: str, output: Path, classes: Path, templates: Sequence[str] | None = None, preset: Preset | None = None
+    source: str, output: Path, classes: Path, templates: Sequence[str] | None = None, protocol: Protocol | None = None
 ) -> PreTrainedModel:
-    """Write a model folder with a head for the classes that a file names on its lines, see [`load_model`]. The preset is by default
+    """Write a model folder with a head for the classes that a file names on its lines, see [`load_model`]. The protocol is by default
     that of [`convert_to_transformers`], and of its training for a run."""
     try:
         names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -38,35 +38,35 @@ def write_with_classes(
         raise ValueError(f"`{classes}` is no text in UTF-8 with the name of a class on each line: {error}") from error
     with atomic_folder(output) as folder:
         model = load_model(source, classes=names, templates=templates)
-        if preset is None:
+        if protocol is None:
             hub_id = resolve(source)
             bare = is_timm(hub_id) and not states_preprocessing(timm_files(hub_id)[1])
-            preset = "paper" if bare else resolve_preset(None, source)
+            protocol = "paper" if bare else resolve_protocol(None, source)
         model.save_pretrained(folder)
-        load_processor(source, preset, model).save_pretrained(folder)
+        load_processor(source, protocol, model).save_pretrained(folder)
     return model
 
 
 def convert_to_transformers(options: ConvertOptions) -> PreTrainedModel:
-    """Write a model folder of transformers atomically, with the image processor of a preset and `conversion.json`,
-    which names the source. The preset is by default `paper` for a registered model and for weights without timm's preprocessing, and
+    """Write a model folder of transformers atomically, with the image processor of a protocol and `conversion.json`,
+    which names the source. The protocol is by default `paper` for a registered model and for weights without timm's preprocessing, and
     `model`, the one of timm's configuration, for all others."""
     source = resolve(options.source)
-    preset: Preset | None = options.preset
+    protocol: Protocol | None = options.protocol
     with atomic_folder(options.output_dir) as folder:
         weights, config = load_timm(source)
-        if preset is None:
-            preset = "model" if states_preprocessing(config) and find_model(source) is None else "paper"
+        if protocol is None:
+            protocol = "model" if states_preprocessing(config) and find_model(source) is None else "paper"
         with reading(source):
             model = timm_to_hf(weights, config, image_size=options.image_size, num_heads=options.num_heads)
         model.save_pretrained(folder)
-        timm_processor(config, preset, model.config.image_size, options.statistics).save_pretrained(folder)
+        timm_processor(config, protocol, model.config.image_size, options.statistics).save_pretrained(folder)
         write_json(folder / CONVERSION_FILE, {"source": public_name(source)})
     return model
 
 
 def convert_to_timm(source: str, output: Path, statistics: str | None = None) -> PreTrainedModel:
-    """Write a model folder of timm atomically, with the preprocessing of the source's image processor, or of the native preset with
+    """Write a model folder of timm atomically, with the preprocessing of the source's image processor, or of the native protocol with
     these `statistics`."""
     source = resolve(source)
     with atomic_folder(output) as folder:

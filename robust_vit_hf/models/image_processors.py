@@ -1,4 +1,4 @@
-"""Image processors: the presets of preprocessing (the paper's, the pretraining's, and the model's own), and the choice of one."""
+"""Image processors: the protocols of preprocessing (the paper's, the pretraining's, and the model's own), and the choice of one."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:  # names are read without importing transformers
 
 
 # `paper` and `native`: see `make_image_processor`. `model`: the processor saved with the model, unchanged.
-Preset = Literal["paper", "native", "model"]
+Protocol = Literal["paper", "native", "model"]
 TIMM_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluation transform
 STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
 
 def make_image_processor(
-    preset: Preset, image_size: int | tuple[int, int] = 224, native_processor: BaseImageProcessor | None = None
+    protocol: Protocol, image_size: int | tuple[int, int] = 224, native_processor: BaseImageProcessor | None = None
 ) -> ViTImageProcessor:
-    """Image processor of a preset. It is saved with the finetuned model.
+    """Image processor of a protocol. It is saved with the finetuned model.
 
     Args:
-        preset: `"paper"`: shortest side to 256 (bilinear), centre crop of 224, mean and standard deviation 0.5 for
+        protocol: `"paper"`: shortest side to 256 (bilinear), centre crop of 224, mean and standard deviation 0.5 for
             every model, DeiT included, as in the released code. `"native"`: shortest side to 248 (bicubic), crop of
             224, and the statistics of the pretraining, as timm evaluates these models.
         image_size: side of the crop in pixels, or `(height, width)`. The resize scales with it. If the sides differ,
             images are squashed to their aspect ratio, as in training.
-        native_processor: processor of the pretrained model, with the statistics of the native preset.
+        native_processor: processor of the pretrained model, with the statistics of the native protocol.
     """
     from transformers import ViTImageProcessor
 
-    factor, resample = {"paper": (256 / 224, Resampling.BILINEAR), "native": (248 / 224, Resampling.BICUBIC)}[preset]
-    mean, std = ([0.5] * 3, [0.5] * 3) if preset == "paper" else _statistics(native_processor)
+    factor, resample = {"paper": (256 / 224, Resampling.BILINEAR), "native": (248 / 224, Resampling.BICUBIC)}[protocol]
+    mean, std = ([0.5] * 3, [0.5] * 3) if protocol == "paper" else _statistics(native_processor)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     resized = {"height": round(height * factor), "width": round(width * factor)}
     return ViTImageProcessor(
@@ -74,17 +74,17 @@ def states_preprocessing(config: dict | None) -> bool:
 
 
 def timm_processor(
-    config: dict | None, preset: Preset, image_size: int, statistics: str | None = None
+    config: dict | None, protocol: Protocol, image_size: int, statistics: str | None = None
 ) -> ViTImageProcessor:
-    """Image processor for weights of timm, see [`make_image_processor`]. That of the preset `model` is timm's evaluation transform:
+    """Image processor for weights of timm, see [`make_image_processor`]. That of the protocol `model` is timm's evaluation transform:
     resize to floor(`image_size` / `crop_pct`), then crop. `config` is timm's `config.json`, whose statistics another key of [`STATISTICS`]
-    replaces for the native preset."""
+    replaces for the native protocol."""
     from transformers import ViTImageProcessor
 
     settings = _settings(config)
-    if preset == "paper":
+    if protocol == "paper":
         return make_image_processor("paper", image_size)
-    if preset == "native":
+    if protocol == "native":
         if statistics is None and not {"mean", "std"} <= settings.keys():
             raise ValueError(
                 "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
@@ -95,7 +95,7 @@ def timm_processor(
     if not states_preprocessing(config) or mode not in ("center", "squash"):
         raise ValueError(
             f"timm's configuration of the model does not state {', '.join(TIMM_SETTINGS)} and a `crop_mode` that is known: give "
-            "`--preset paper` or `native`."
+            "`--protocol paper` or `native`."
         )
     side = math.floor(image_size / settings["crop_pct"])
     return ViTImageProcessor(
@@ -109,13 +109,13 @@ def timm_processor(
 
 
 def load_processor(
-    name: str, preset: Preset, model: PreTrainedModel, image_size: int | None = None
+    name: str, protocol: Protocol, model: PreTrainedModel, image_size: int | None = None
 ) -> BaseImageProcessor:
-    """Image processor of a model under a preset, see [`make_image_processor`].
+    """Image processor of a model under a protocol, see [`make_image_processor`].
 
     Args:
         name: name, Hub id or folder that the model was loaded from. The processor of a bundled model is the paper's.
-        preset: with `"model"`, the processor that is saved with the model, or the one of timm's configuration.
+        protocol: with `"model"`, the processor that is saved with the model, or the one of timm's configuration.
         image_size: side of the images in pixels, to which size and crop are scaled; by default that of processor or model.
     """
     from transformers import AutoImageProcessor
@@ -129,10 +129,10 @@ def load_processor(
     if name in MODELS and MODELS[name].load is not None:
         size = image_size or MODELS[name].image_size
         paper = make_image_processor("paper", size)
-        return paper if preset == "model" else make_image_processor(preset, size, paper)
+        return paper if protocol == "model" else make_image_processor(protocol, size, paper)
     source = resolve(name)
     if is_timm(source) and model.config.model_type != "timm_wrapper":
-        return timm_processor(timm_files(source)[1], preset, image_size or model.config.image_size)
+        return timm_processor(timm_files(source)[1], protocol, image_size or model.config.image_size)
     if Path(source).is_dir():
         read_json(Path(source, IMAGE_PROCESSOR_NAME))  # transformers calls a damaged file missing
     # In folders, transformers prefers timm's `config.json`.
@@ -142,20 +142,20 @@ def load_processor(
     except OSError as error:
         if adapter := find_adapter_config_file(source):  # saved without one: that of its base
             base = read_json(Path(adapter))["base_model_name_or_path"]
-            return load_processor(base, preset, model, image_size)
-        if preset != "paper":
+            return load_processor(base, protocol, model, image_size)
+        if protocol != "paper":
             raise OSError(
-                f"`{name}` has no image processor, which the preset `{preset}` takes: save one beside the weights, "
-                "`processor.save_pretrained(folder)`, or give `--preset paper`."
+                f"`{name}` has no image processor, which the protocol `{protocol}` takes: save one beside the weights, "
+                "`processor.save_pretrained(folder)`, or give `--protocol paper`."
             ) from error
-        saved = None  # the paper's preset depends only on the size
+        saved = None  # the paper's protocol depends only on the size
     saved = squashing(saved)
-    if preset == "model":
+    if protocol == "model":
         return saved if image_size is None else _scaled(saved, image_size)
     if image_size is None:
         crops = getattr(saved, "do_center_crop", False) or not hasattr(model.config, "image_size")
         image_size = input_size(saved) if crops else model.config.image_size
-    return make_image_processor(preset, image_size, saved)
+    return make_image_processor(protocol, image_size, saved)
 
 
 def squashing(processor: BaseImageProcessor | None) -> BaseImageProcessor | None:
@@ -177,7 +177,7 @@ def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcesso
     if not has_plain_geometry(processor):
         raise ValueError(
             f"The image processor, a {type(processor).__name__}, cannot be scaled to images of another size: leave out `image_size`, or "
-            "give the preset `paper` or `native`."
+            "give the protocol `paper` or `native`."
         )
     height, width = input_size(processor)
     square = {"height": image_size, "width": image_size}
@@ -186,18 +186,18 @@ def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcesso
     return type(processor).from_dict(processor.to_dict() | {"size": size, "crop_size": square})
 
 
-def resolve_preset(
-    preset: Preset | None, model: str, compare: str | None = None, *, paper_model: str | None = None
-) -> Preset:
-    """The preset of a command: the given one; else that of the finetuning run in the folder or Hub repository of
+def resolve_protocol(
+    protocol: Protocol | None, model: str, compare: str | None = None, *, paper_model: str | None = None
+) -> Protocol:
+    """The protocol of a command: the given one; else that of the finetuning run in the folder or Hub repository of
     `compare`, or of `model`; else `paper` for a registered model, also under the paper's name for it (`paper_model`), and `model`
     for any other."""
-    if preset is not None:
-        return preset
+    if protocol is not None:
+        return protocol
     registered = {name: find_model(name) for name in (compare, model) if name}
     for name, known in registered.items():
-        if not known and (recorded := _run_record(name).get("preset")):
-            return recorded if recorded in get_args(Preset) else "model"
+        if not known and (recorded := _run_record(name).get("protocol")):
+            return recorded if recorded in get_args(Protocol) else "model"
     return "paper" if paper_model or registered[model] else "model"
 
 
@@ -223,23 +223,23 @@ def _run_record(name: str) -> dict:
     return read_json(file) or {}
 
 
-def preset_of(processor: BaseImageProcessor) -> Preset:
-    """The preset with the settings of an image processor; `model` if it has those of no other."""
+def protocol_of(processor: BaseImageProcessor) -> Protocol:
+    """The protocol with the settings of an image processor; `model` if it has those of no other."""
     from ..data.geometry import SETTINGS, input_size
 
-    for preset in ("paper", "native"):
+    for protocol in ("paper", "native"):
         try:
-            made = make_image_processor(preset, input_size(processor), processor)
+            made = make_image_processor(protocol, input_size(processor), processor)
         except (ValueError, TypeError, AttributeError):  # images of several sizes, or no statistics
             continue
         # Processors of transformers leave switches as `None`.
         if all((getattr(processor, name, None) or False) == (getattr(made, name) or False) for name in SETTINGS):
-            return preset
+            return protocol
     return "model"
 
 
 def squash_resample(processor: BaseImageProcessor) -> int:
-    """Interpolation of images that are squashed, in training and segmentation: bilinear under the presets `paper` and
+    """Interpolation of images that are squashed, in training and segmentation: bilinear under the protocols `paper` and
     `native`, as in the released code, and otherwise the processor's own."""
     own = getattr(processor, "resample", Resampling.BILINEAR)
-    return own if preset_of(processor) == "model" else Resampling.BILINEAR
+    return own if protocol_of(processor) == "model" else Resampling.BILINEAR

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..utils.options import COUNT, Options, option, output_dir
-from .image_processors import Preset
+from .image_processors import Protocol
 
 
 @dataclass(kw_only=True)
@@ -34,20 +34,22 @@ class ConvertOptions(Options):
     templates: list[str] | None = option(
         None, "texts for the classes of CLIP, with {} for the name (default: 'a photo of a {}.')", metavar="TEXT"
     )
-    preset: Preset | None = option(
+    protocol: Protocol | None = option(
         None,
         "image processor to save: `model`, that of timm's configuration, by default; `paper` for the registered models, and where "
         "the source has no such configuration",
     )
-    statistics: Literal["imagenet", "half"] | None = option(None, "mean and standard deviation of the native preset")
+    statistics: Literal["imagenet", "half"] | None = option(None, "mean and standard deviation of the native protocol")
 
     def __post_init__(self):
         super().__post_init__()
-        kind, used = f"--to {self.to}", {"image_size", "num_heads", "preset"} if self.to == "hf" else {"statistics"}
+        kind, used = f"--to {self.to}", {"image_size", "num_heads", "protocol"} if self.to == "hf" else {"statistics"}
         if self.classes:
-            kind, used = "--classes", {"classes", "templates", "preset"}
-        elif self.preset == "native":
+            kind, used = "--classes", {"classes", "templates", "protocol"}
+        elif self.protocol == "native":
             used |= {"statistics"}
-        names = ("image_size", "num_heads", "classes", "templates", "preset", "statistics")
+        names = ("image_size", "num_heads", "classes", "templates", "protocol", "statistics")
         if unused := [f"--{name}" for name in names if getattr(self, name) and name not in used]:
-            raise ValueError(f"{', '.join(unused)} has no effect with {kind}; --statistics goes with --preset native")
+            raise ValueError(
+                f"{', '.join(unused)} has no effect with {kind}; --statistics goes with --protocol native"
+            )

@@ -312,7 +312,7 @@ def _preprocessing(processor: BaseImageProcessor, config: PreTrainedConfig) -> d
     if not switches or not square or config.image_size not in (image_size, [image_size] * 2) or resized < image_size:
         raise ValueError(
             f"The image processor has the size {size} and the model takes images of {config.image_size} px. timm always resizes to the "
-            "same or a larger square, crops, rescales and normalises: give `--statistics imagenet` or `half` for the native preset."
+            "same or a larger square, crops, rescales and normalises: give `--statistics imagenet` or `half` for the native protocol."
         )
     crop_pct = image_size / resized
     if math.floor(image_size / crop_pct) != resized:

@@ -17,7 +17,7 @@ from ..evaluation.measurements.base import Measured, measure
 from ..evaluation.results_files import TABLES_FILE, write_finetuning_results
 from ..evaluation.session import Session, Side
 from ..hub.upload import check_adapter_base
-from ..models.image_processors import load_processor, resolve_preset
+from ..models.image_processors import load_processor, resolve_protocol
 from ..models.loading import load_model
 from ..models.model_names import resolve
 from ..results.run_results import Run
@@ -71,9 +71,9 @@ def _finetune(
     name, rank, merge = model_arguments.model, model_arguments.lora_rank, model_arguments.merge_lora
     if config.push_to_hub and rank is not None and not merge:
         check_adapter_base(name)  # rather than after the training
-    preset = resolve_preset(model_arguments.preset, name)
+    protocol = resolve_protocol(model_arguments.protocol, name)
     original = load_model(name, model_arguments.trust_remote_code)  # stays as it is
-    processor = load_processor(name, preset, original, model_arguments.image_size)
+    processor = load_processor(name, protocol, original, model_arguments.image_size)
     check_has_map(original, config.method, config.relevance_weight)  # before data is read
     train, validation, sets = load_data(data_arguments, original.config, config.seed, config.eval_strategy != "no")
 
@@ -85,7 +85,7 @@ def _finetune(
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
     sides = {"before": Side.of(original.to(config.device), processor, name)}
-    session = Session(sides, {}, trainer.accelerator, predictions, originals, preset).with_sets(sets)
+    session = Session(sides, {}, trainer.accelerator, predictions, originals, protocol).with_sets(sets)
     # If results may be cached, so that training does not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
@@ -104,7 +104,7 @@ def _finetune(
         results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
 
     settings = {
-        "model": asdict(model_arguments) | {"preset": preset},
+        "model": asdict(model_arguments) | {"protocol": protocol},
         "data": asdict(data_arguments),
         "training": config.to_sanitized_dict(),
         "seconds": round(trainer.time.earlier + time.time() - started, 1),
@@ -139,7 +139,7 @@ def _publish(trainer: RobustViTTrainer, session: Session, dataset: str) -> None:
         finetuned_from=resolve(session.sides["before"].source),
         dataset=dataset,
         masks=origin_of_masks(dataset),
-        preset=session.preset,
+        protocol=session.protocol,
     )
     if trainer.args.push_to_hub:
         folder = trainer.args.output_dir

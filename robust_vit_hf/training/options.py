@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
-from ..models.image_processors import Preset
+from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option
 from .methods import method_names
@@ -20,7 +20,7 @@ class ModelArguments(Options):
     GROUP = "options of the model"
 
     model: str = option(BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id or folder of an image classifier.")
-    preset: Preset | None = option(
+    protocol: Protocol | None = option(
         None,
         "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear), `native` (the model's own "
         "statistics, 248 bicubic) or `model` (the image processor saved with the model, unchanged). By default that of the run "

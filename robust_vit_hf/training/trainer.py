@@ -28,7 +28,7 @@ from ..data.transforms import eval_transform, train_transform
 from ..hub.model_card import describe_run, write_card
 from ..hub.upload import create_repo, push_folder
 from ..metrics.robust_accuracy import RobustAccuracy
-from ..models.image_processors import load_processor, make_image_processor, resolve_preset, squash_resample
+from ..models.image_processors import load_processor, make_image_processor, resolve_protocol, squash_resample
 from ..models.loading import BASE_FILE, load_model
 from ..relevance.architectures import ImageModel, VisionTransformer, why_no_map
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
@@ -82,7 +82,7 @@ class RobustViTTrainer(Trainer):
             one epoch over any number of passes. A dataset that yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)`
             in [0, 1] and `labels` is used unchanged.
         processing_class: image processor that crops, or resizes to one size; saved with the model. By default that of
-            the preset of [`resolve_preset`]: the one saved with the model, but the `paper` preset for the registered
+            the protocol of [`resolve_protocol`]: the one saved with the model, but the `paper` protocol for the registered
             models and for a plain ViT in memory whose source has none. See [`make_image_processor`].
         peft_config: adapter to finetune instead of the weights.
         kwargs: `data_collator`, `compute_metrics`, `callbacks`, `optimizers` and the others of [`~transformers.Trainer`].
@@ -128,7 +128,7 @@ class RobustViTTrainer(Trainer):
         name = model if isinstance(model, str) else None
         if name is not None:
             model = load_model(name)
-            processing_class = processing_class or load_processor(name, resolve_preset(None, name), model)
+            processing_class = processing_class or load_processor(name, resolve_protocol(None, name), model)
         known = ImageModel(model)
         config = known.pretrained.config
         if args is None:
@@ -533,7 +533,7 @@ class RobustViTTrainer(Trainer):
         return self._validated.get(self.state.global_step)
 
     def create_model_card(
-        self, *args, masks: str | None = None, revision: str | None = None, preset: str | None = None, **kwargs
+        self, *args, masks: str | None = None, revision: str | None = None, protocol: str | None = None, **kwargs
     ) -> None:
         """Write `run.json`, and from it and the results `README.md`, to the `output_dir`. Arguments of earlier calls
         are kept unless given again.
@@ -542,11 +542,11 @@ class RobustViTTrainer(Trainer):
             license: license of the weights; by default that of a registered model, otherwise none.
             finetuned_from, dataset: Hub id, folder or name of the original model, by default its source, and of the images.
             masks: description of the masks' origin.
-            preset: preset of the image processor, which later commands take; by default the one with its settings.
+            protocol: protocol of the image processor, which later commands take; by default the one with its settings.
             others: as in `Trainer.create_model_card`, and `revision`, the branch on the Hub.
         """
         given = inspect.signature(super().create_model_card).bind(*args, **kwargs).arguments
-        given |= {"masks": masks, "revision": revision, "preset": preset}
+        given |= {"masks": masks, "revision": revision, "protocol": protocol}
         self._card_facts |= {name: value for name, value in given.items() if value is not None}
         if self.is_world_process_zero():
             write_json(Path(self.args.output_dir, RUN_FILE), describe_run(self, self._card_facts))
@@ -611,7 +611,7 @@ def _seed_of_row(seed: int, epoch: torch.Tensor, row: int) -> tuple[int, int, in
 def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
     """Image processor of a model in memory: of its source if that has one, else the paper's."""
     source = model.config._name_or_path
-    if source and resolve_preset(None, source) == "model":
+    if source and resolve_protocol(None, source) == "model":
         with suppress(OSError):
             return load_processor(source, "model", model)
     config = ImageModel(model).vision_config

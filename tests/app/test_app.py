@@ -100,9 +100,9 @@ def picture(tmp_path) -> Path:
     return path
 
 
-def open_pair(before: str, after: str | None, preset: str | None):
+def open_pair(before: str, after: str | None, protocol: str | None):
     """Session of the page with these models."""
-    return open_models(AppOptions(model=before, compare=after, preset=preset))
+    return open_models(AppOptions(model=before, compare=after, protocol=protocol))
 
 
 def pixels(path: str) -> np.ndarray:
@@ -568,13 +568,13 @@ def test_a_space(hub, tmp_path):
     assert not names & {"robust-vit-hf", "gradio", "pytest"}
     with pytest.raises(FileExistsError):
         write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
-    hub.repos["models", "user/after"] = {"run.json": b'{"preset": "native"}'}
+    hub.repos["models", "user/after"] = {"run.json": b'{"protocol": "native"}'}
     write_space(tmp_path / "of-the-run", "emoji-shift", "user/after", None)
-    assert "preset='native'" in (tmp_path / "of-the-run" / "app.py").read_text()
+    assert "protocol='native'" in (tmp_path / "of-the-run" / "app.py").read_text()
     hub.repos["models", "user/after"] = {"config.json": b"{}"}  # of no run
-    for number, (before, preset) in enumerate({"vit-b": "paper", "user/after": "model"}.items()):
+    for number, (before, protocol) in enumerate({"vit-b": "paper", "user/after": "model"}.items()):
         write_space(tmp_path / str(number), before, "user/after", None)
-        assert f"preset='{preset}'" in (tmp_path / str(number) / "app.py").read_text()
+        assert f"protocol='{protocol}'" in (tmp_path / str(number) / "app.py").read_text()
 
 
 def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen:

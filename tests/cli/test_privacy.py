@@ -34,7 +34,7 @@ def assert_nothing_in(files: dict[str, bytes], words: list[bytes]) -> None:
 
 def test_a_finetuned_model(hub, machine):
     """Trained from relative paths, evaluated, described and pushed twice."""
-    options = "--num_train_epochs 1 --use_cpu --preset paper --report_to tensorboard --learning_rate 0.01"
+    options = "--num_train_epochs 1 --use_cpu --protocol paper --report_to tensorboard --learning_rate 0.01"
     options += " --relevance_strip_steps 1"
     places = "--model ../secret-project/model --dataset ../secret-project/data --output_dir ../secret-runs/run"
     succeed("train", *options.split(), *places.split(), "--push_to_hub", "--hub_model_id", "user/x")
@@ -55,7 +55,9 @@ def test_a_finetuned_model(hub, machine):
 
 def test_an_adapter_of_a_folder(hub, machine, monkeypatch):
     """It names its base by a path, so it is refused, wherever the push is started."""
-    options = "--num_train_epochs 1 --use_cpu --preset paper --report_to none --lora_rank 2 --model secret-base/model"
+    options = (
+        "--num_train_epochs 1 --use_cpu --protocol paper --report_to none --lora_rank 2 --model secret-base/model"
+    )
     Path("secret-base").symlink_to("../secret-project")
     succeed("train", *options.split(), "--dataset", "../secret-project/data", "--output_dir", "../run")
     assert Path(PeftConfig.from_pretrained("../run").base_model_name_or_path).is_absolute()

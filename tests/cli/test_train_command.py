@@ -195,14 +195,14 @@ def test_recipes(name):
     text = list_recipes()[name].read_text()
     values = yaml.safe_load(text)
     model, data, config = parse_arguments(["--config", name])
-    assert model.model == values["model"] and model.preset == values["preset"]
+    assert model.model == values["model"] and model.protocol == values["protocol"]
     assert (config.method, name) in {
         ("robustvit", model.model),
         (values.get("method"), f"{config.method}-{model.model}"),
     }
     for option in ("learning_rate", "confidence_weight", "background_weight"):
         assert getattr(config, option) == float(values.get(option, getattr(config, option)))
-    assert make_image_processor(values["preset"], IMAGE_SIZE)
+    assert make_image_processor(values["protocol"], IMAGE_SIZE)
     assert ("robust-vit train\n" if name == "emoji-shift" else f"robust-vit train --model {model.model} ") in text
     temperatures = {"deit-b": 0.65, "deit-s": 0.55}
     assert config.confidence_temperature == temperatures.get(name, 1.0)
@@ -247,7 +247,7 @@ def test_the_link_in_the_checkout_shows_the_recipes():
     [("name", "deit-s", 1e-6, 0.55), ("id", "augreg-s", 2e-6, 1.0), ("conversion", "deit-s", 1e-6, 0.55)],
 )
 def test_a_model_of_the_paper_brings_its_recipe(how, name, learning_rate, temperature, hub, tmp_path):
-    """Learning rate, temperature and preset are those of the recipe, however the model is named."""
+    """Learning rate, temperature and protocol are those of the recipe, however the model is named."""
     hub_id = MODELS[name].hub_ids[0]
     of_timm, config = tiny(num_classes=4), HUB_CONFIG | {"num_classes": 4}
     if name.startswith("augreg"):
@@ -267,7 +267,7 @@ def test_a_model_of_the_paper_brings_its_recipe(how, name, learning_rate, temper
     settings = json.loads((tmp_path / "run" / "results.json").read_text())["settings"]
     assert settings["training"]["learning_rate"] == learning_rate
     assert settings["training"]["confidence_temperature"] == temperature
-    assert settings["model"]["preset"] == "paper"
+    assert settings["model"]["protocol"] == "paper"
     card = (tmp_path / "run" / "README.md").read_text()
     assert "license: apache-2.0\n" in card
     if how != "conversion":

@@ -68,7 +68,7 @@ def test_object_and_mask_are_taken_to_the_same_place(name, whole):
     processor = made(name)
     if name.removesuffix("Pil") in REFUSED + KEPT:
         kept = (
-            "gives images of several sizes.*preset `paper` or `native`"
+            "gives images of several sizes.*protocol `paper` or `native`"
             if name.removesuffix("Pil") in KEPT
             else "does not give images as"
         )

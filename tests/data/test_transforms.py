@@ -25,13 +25,13 @@ def noise_row(width=50, height=40, seed=0):
     return {"image": [image], "mask": [Image.fromarray(mask)], "label": [3]}
 
 
-def presets():
+def protocols():
     native = ViTImageProcessor(**IMAGENET_STATISTICS)
     return {"paper": make_image_processor("paper", 32), "native": make_image_processor("native", 32, native)}
 
 
 def test_transforms_are_sent_to_workers_that_start_as_new_processes():
-    processor = presets()["native"]
+    processor = protocols()["native"]
     made = {"cut": eval_transform(processor, 2), "whole": eval_transform(processor, whole=True)}
     made |= {"segmentation": segmentation_transform(processor, 3), "train": train_transform(processor, resample=3)}
     for name, transform in made.items():
@@ -54,9 +54,9 @@ def test_presets_at_224():
     assert list(native.image_std) == IMAGENET_STATISTICS["image_std"]
 
 
-@pytest.mark.parametrize("preset", ["paper", "native"])
-def test_evaluation_equals_the_saved_processor(preset, tmp_path):
-    processor = presets()[preset]
+@pytest.mark.parametrize("protocol", ["paper", "native"])
+def test_evaluation_equals_the_saved_processor(protocol, tmp_path):
+    processor = protocols()[protocol]
     processor.save_pretrained(tmp_path)
     rows = noise_row()
     batch = eval_transform(processor)(rows)

@@ -29,7 +29,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     pair = ["--model", root / "before", "--compare", root / "after", "--dataset", root / "data"]
     succeed("evaluate", *pair, "--protocols", "paper", "--output_dir", root / "evaluation")
     masked_folder(root / "own")
-    options = "--num_train_epochs 1 --use_cpu --report_to none --learning_rate 0.01 --preset paper".split()
+    options = "--num_train_epochs 1 --use_cpu --report_to none --learning_rate 0.01 --protocol paper".split()
     tiny_vit().save_pretrained(root / "model")
     succeed("train", "--model", root / "model", "--dataset", root / "own", "--output_dir", root / "run", *options)
     sources = {

@@ -103,10 +103,10 @@ def bright_square(folder: Path, side: int = 96) -> Path:
     return folder / "square.png"
 
 
-def save_pretrained(model, folder: Path, preset: str = "native") -> Path:
+def save_pretrained(model, folder: Path, protocol: str = "native") -> Path:
     """Write a model with an image processor, as a finetuning does."""
     model.save_pretrained(folder)
-    make_image_processor(preset, IMAGE_SIZE, PRETRAINING).save_pretrained(folder)
+    make_image_processor(protocol, IMAGE_SIZE, PRETRAINING).save_pretrained(folder)
     return folder
 
 

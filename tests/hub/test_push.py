@@ -50,7 +50,7 @@ def training(folder: Path, *options) -> list:
     """Command of a run of seconds from files in `folder`, into `folder/run`."""
     tiny_vit().save_pretrained(folder / "model")
     masked_folder(folder / "data")
-    settings = "--learning_rate 0.01 --num_train_epochs 1 --use_cpu --preset paper --report_to none".split()
+    settings = "--learning_rate 0.01 --num_train_epochs 1 --use_cpu --protocol paper --report_to none".split()
     places = ["--model", folder / "model", "--dataset", folder / "data", "--output_dir", folder / "run"]
     return ["train", *settings, *places, *options]
 
@@ -196,7 +196,7 @@ def test_a_model_of_timm_with_another_processor_than_its_own(hub, tmp_path):
     """From its folder as from the Hub: transformers prefers timm's own in folders."""
     WITHOUT_MAP["EfficientNet (timm)"].tiny().save_pretrained(tmp_path / "model")
     masked_folder(tmp_path / "data")
-    settings = "--method swap --num_train_epochs 1 --use_cpu --preset paper --image_size 32 --report_to none".split()
+    settings = "--method swap --num_train_epochs 1 --use_cpu --protocol paper --image_size 32 --report_to none".split()
     places = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "run"]
     succeed("train", *settings, *places)
     succeed("push", tmp_path / "run", "user/efficientnet")

@@ -95,7 +95,7 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     assert verdict["verdict"] in printed and verdict["outcome"] in OUTCOMES
     model = AutoModelForImageClassification.from_pretrained(folder)
     run = json.loads((folder / "run.json").read_text())
-    assert weights_digest(model) == run["weights"] and run["preset"] == "model"
+    assert weights_digest(model) == run["weights"] and run["protocol"] == "model"
     assert run["training"].get("seed") == str(SEED) or "method" not in run["training"]
     saved, own = (AutoImageProcessor.from_pretrained(place).to_dict() for place in (folder, inputs / "model"))
     assert saved == own

@@ -235,14 +235,14 @@ def test_presets(tmp_path):
     convert(source, tmp_path / "paper")
     paper = AutoImageProcessor.from_pretrained(tmp_path / "paper")
     assert paper.size["shortest_edge"] == round(32 * 256 / 224) and list(paper.image_mean) == [0.5] * 3
-    convert(source, tmp_path / "native", "--preset", "native", "--image_size", "224")
+    convert(source, tmp_path / "native", "--protocol", "native", "--image_size", "224")
     native = AutoImageProcessor.from_pretrained(tmp_path / "native")
     assert native.size["shortest_edge"] == 248 and native.crop_size["height"] == 224
     assert [*native.image_mean, *native.image_std] == [0.485, 0.456, 0.406, 0.229, 0.224, 0.225]
 
-    unused = ("--preset", "paper", "--statistics", "half")
+    unused = ("--protocol", "paper", "--statistics", "half")
     refused("--statistics has no effect with --to hf", source, tmp_path / "file", *unused)
-    arguments = [str(source / "model.safetensors"), str(tmp_path / "file"), "--preset", "native"]
+    arguments = [str(source / "model.safetensors"), str(tmp_path / "file"), "--protocol", "native"]
     refused(r"Nothing states mean and standard deviation.*`--statistics imagenet` or `half`", *arguments)
     convert(*arguments, "--statistics", "half")
     assert AutoImageProcessor.from_pretrained(tmp_path / "file").image_std == (0.5, 0.5, 0.5)
@@ -275,7 +275,7 @@ def test_models_on_the_hub(hub, tmp_path):
     hub.repos["models", name]["README.md"] = b"# model"
     pickled = {name: content for name, content in hub.repos["models", name].items() if name != "model.safetensors"}
     hub.repos["models", "someone/pickled"] = pickled
-    convert(name, tmp_path / "hf", "--preset", "native")
+    convert(name, tmp_path / "hf", "--protocol", "native")
     cache = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     assert {path.name for path in cache.glob("snapshots/*/*")} == {"config.json", "model.safetensors"}
     converted = AutoModelForImageClassification.from_pretrained(tmp_path / "hf")

@@ -1,4 +1,4 @@
-"""The preset `model`: the image processor saved with a model, exactly, in evaluation and training."""
+"""The protocol `model`: the image processor saved with a model, exactly, in evaluation and training."""
 
 import json
 
@@ -27,8 +27,8 @@ from robust_vit_hf.evaluation.segment import segment
 from robust_vit_hf.evaluation.session import Side
 from robust_vit_hf.models.image_processors import (
     load_processor,
-    preset_of,
-    resolve_preset,
+    protocol_of,
+    resolve_protocol,
     squash_resample,
     timm_processor,
 )
@@ -96,7 +96,7 @@ def saved(family: str, folder, processor=None):
 def test_predictions_are_those_of_the_pipeline(family, tmp_path):
     name = saved(family, tmp_path)
     model = load_model(name)
-    assert resolve_preset(None, name) == "model"
+    assert resolve_protocol(None, name) == "model"
     processor = load_processor(name, "model", model)
     assert type(processor) is type(PROCESSORS[family])
     assert processor.to_dict() == PROCESSORS[family].to_dict()
@@ -130,7 +130,7 @@ def test_patches_of_siglip_2_are_those_of_a_squashed_image(tmp_path):
 
 def test_a_folder_without_a_processor(tmp_path):
     tiny_vit().save_pretrained(tmp_path)
-    with pytest.raises(OSError, match="has no image processor, which the preset `model` takes"):
+    with pytest.raises(OSError, match="has no image processor, which the protocol `model` takes"):
         load_processor(str(tmp_path), "model", tiny_vit())
 
 
@@ -201,8 +201,8 @@ def test_training_has_the_interpolation_of_the_processor():
         assert any(torch.allclose(crop, window, atol=1e-6) for window in both)
         found[resample] = crop
     assert not torch.allclose(*found.values(), atol=0.1)
-    for preset in ("paper", "native"):  # as released
-        assert squash_resample(make_image_processor(preset, 32, ViTImageProcessor())) == Image.Resampling.BILINEAR
+    for protocol in ("paper", "native"):  # as released
+        assert squash_resample(make_image_processor(protocol, 32, ViTImageProcessor())) == Image.Resampling.BILINEAR
 
 
 @pytest.mark.parametrize("family", PROCESSORS)
@@ -222,22 +222,22 @@ def test_a_tall_crop_is_scaled_by_its_shorter_side(tmp_path):
 
 
 def test_presets_are_known_by_their_settings():
-    for preset in ("paper", "native"):
-        assert preset_of(make_image_processor(preset, 48, ViTImageProcessor(**STATISTICS))) == preset
+    for protocol in ("paper", "native"):
+        assert protocol_of(make_image_processor(protocol, 48, ViTImageProcessor(**STATISTICS))) == protocol
     for processor in PROCESSORS.values():
-        assert preset_of(processor) == "model"
+        assert protocol_of(processor) == "model"
     paper = make_image_processor("paper", 48)
     for setting in ({"do_normalize": False}, {"rescale_factor": 1 / 127.5}, {"do_resize": False}):
-        assert preset_of(ViTImageProcessor.from_dict(paper.to_dict() | setting)) == "model"
+        assert protocol_of(ViTImageProcessor.from_dict(paper.to_dict() | setting)) == "model"
 
 
 def test_a_model_without_a_processor(tmp_path):
     tiny_vit().save_pretrained(tmp_path)
-    with pytest.raises(OSError, match=r"no image processor.*`--preset paper`"):
+    with pytest.raises(OSError, match=r"no image processor.*`--protocol paper`"):
         load_processor(str(tmp_path), "model", tiny_vit())
     assert load_processor(str(tmp_path), "paper", tiny_vit()).crop_size["height"] == IMAGE_SIZE
     failed = call("evaluate", "--model", tmp_path, "--dataset", masked_folder(tmp_path / "data"))
-    assert "give `--preset paper`" in failed.error
+    assert "give `--protocol paper`" in failed.error
 
 
 @pytest.mark.parametrize(
@@ -273,11 +273,11 @@ def test_timm_states_its_own_preprocessing(mode):
         {key: value for key, value in stated.items() if key != "crop_pct"},
         stated | {"crop_mode": "border"},
     ):
-        with pytest.raises(ValueError, match="--preset paper"):
+        with pytest.raises(ValueError, match="--protocol paper"):
             timm_processor(other, "model", 224)
 
 
-def test_the_papers_preset_needs_no_statistics_of_timm(tmp_path):
+def test_the_papers_protocol_needs_no_statistics_of_timm(tmp_path):
     """It has its own. `native` takes those of the model, and says what lacks."""
     config = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "pretrained_cfg": {"input_size": [3, 32, 32]}}
     folder = str(saved_in(tmp_path / "timm", tiny(), config))
@@ -290,48 +290,48 @@ def test_the_papers_preset_needs_no_statistics_of_timm(tmp_path):
 def test_the_rule_of_the_default(tmp_path):
     own = str(save_pretrained(tiny_vit(), tmp_path / "own"))
     run = save_pretrained(tiny_vit(), tmp_path / "run")
-    assert resolve_preset(None, "vit-b") == resolve_preset(None, "emoji-shift") == "paper"
-    assert resolve_preset(None, "facebook/deit-base-patch16-224", own) == "paper"
-    assert resolve_preset(None, own) == resolve_preset(None, own, str(run)) == "model"
-    assert resolve_preset(None, own, paper_model="ViT-B") == "paper"
-    first = save_pretrained(tiny_vit(), tmp_path / "first")  # itself finetuned, under another preset than the run
-    (first / "run.json").write_text(json.dumps({"preset": "native"}))
+    assert resolve_protocol(None, "vit-b") == resolve_protocol(None, "emoji-shift") == "paper"
+    assert resolve_protocol(None, "facebook/deit-base-patch16-224", own) == "paper"
+    assert resolve_protocol(None, own) == resolve_protocol(None, own, str(run)) == "model"
+    assert resolve_protocol(None, own, paper_model="ViT-B") == "paper"
+    first = save_pretrained(tiny_vit(), tmp_path / "first")  # itself finetuned, under another protocol than the run
+    (first / "run.json").write_text(json.dumps({"protocol": "native"}))
     for recorded, expected in (("native", "native"), ("paper", "paper"), ("model", "model"), ("own", "model")):
-        (run / "run.json").write_text(json.dumps({"preset": recorded}))
-        assert resolve_preset(None, own, str(run)) == resolve_preset(None, str(run)) == expected
-        assert resolve_preset(None, str(first), str(run)) == expected
-        assert resolve_preset("paper", own, str(run)) == "paper"
-    assert resolve_preset(None, "vit-b", str(run)) == "model"
+        (run / "run.json").write_text(json.dumps({"protocol": recorded}))
+        assert resolve_protocol(None, own, str(run)) == resolve_protocol(None, str(run)) == expected
+        assert resolve_protocol(None, str(first), str(run)) == expected
+        assert resolve_protocol("paper", own, str(run)) == "paper"
+    assert resolve_protocol(None, "vit-b", str(run)) == "model"
 
 
 def test_the_record_of_a_run_on_the_hub(hub, tmp_path):
     run = save_pretrained(tiny_vit(), tmp_path / "run")
     hub.add("models", "user/own", run)
-    (run / "run.json").write_text(json.dumps({"preset": "native", "finetuned_from": "a/b", "base_model": "a/b"}))
+    (run / "run.json").write_text(json.dumps({"protocol": "native", "finetuned_from": "a/b", "base_model": "a/b"}))
     hub.add("models", "user/run", run)
-    assert resolve_preset(None, "user/own") == "model"
-    assert resolve_preset(None, "user/own", "user/run") == resolve_preset(None, "user/run") == "native"
+    assert resolve_protocol(None, "user/own") == "model"
+    assert resolve_protocol(None, "user/own", "user/run") == resolve_protocol(None, "user/run") == "native"
 
 
 def test_protocols_of_a_finetuned_model(tmp_path):
     for record, expected in (
-        ({"base_model": "google/vit-base-patch16-224", "preset": "paper"}, ["paper", "native"]),
-        ({"base_model": "google/vit-base-patch16-224", "preset": "model"}, ["model"]),
+        ({"base_model": "google/vit-base-patch16-224", "protocol": "paper"}, ["paper", "native"]),
+        ({"base_model": "google/vit-base-patch16-224", "protocol": "model"}, ["model"]),
         (
             {
                 "base_model": "facebook/dinov2-small",
                 "finetuned_from": "emoji-shift",
                 "registered": None,
-                "preset": "paper",
+                "protocol": "paper",
             },
             ["paper"],
         ),
         (
-            {"base_model": "facebook/dinov2-small", "finetuned_from": "emoji-shift", "preset": "paper"},
+            {"base_model": "facebook/dinov2-small", "finetuned_from": "emoji-shift", "protocol": "paper"},
             ["paper", "native"],
         ),
-        ({"base_model": "someone/else", "preset": "paper"}, ["paper"]),
-        ({"base_model": None, "preset": "model"}, ["model"]),
+        ({"base_model": "someone/else", "protocol": "paper"}, ["paper"]),
+        ({"base_model": None, "protocol": "model"}, ["model"]),
     ):
         (tmp_path / "run.json").write_text(json.dumps(record))
         assert _protocols(EvaluateOptions(model=str(tmp_path))) == expected
@@ -343,10 +343,10 @@ def test_each_model_has_its_own_processor_under_each_protocol(tmp_path):
     names = {side: saved(family, tmp_path / side) for side, family in {"before": "DeiT", "after": "ViT"}.items()}
     first, second = ("model", "paper"), ("paper", "model")
     for opened, then in (first, second):
-        session = open_models(AppOptions(model=names["before"], compare=names["after"], preset=opened))
+        session = open_models(AppOptions(model=names["before"], compare=names["after"], protocol=opened))
         for of in (session, session.under(then)):
             for side, name in names.items():
-                expected = load_processor(name, of.preset, session.sides[side].model)
+                expected = load_processor(name, of.protocol, session.sides[side].model)
                 assert of.sides[side].processor.to_dict() == expected.to_dict()
 
 
@@ -377,7 +377,7 @@ def test_a_run_keeps_what_it_was_trained_with(tmp_path):
     )  # fmt: skip
     assert AutoImageProcessor.from_pretrained(run).to_dict() == processor.to_dict()
     record, trained = (json.loads((run / file).read_text()) for file in ("run.json", "results.json"))
-    assert record["preset"] == trained["settings"]["model"]["preset"] == "model"
+    assert record["protocol"] == trained["settings"]["model"]["protocol"] == "model"
     assert "values from 0 to 2" in record["preprocessing"]
     classify = pipeline_of("image-classification", model=name, top_k=1)
     rows = masked_dataset(8, seed=1)
@@ -392,14 +392,14 @@ def test_a_run_keeps_what_it_was_trained_with(tmp_path):
     assert list(found["protocols"]) == ["model"] == found["settings"]["protocols"]
     assert found["protocols"]["model"]["rows"][0]["top1_after"] == pytest.approx(np.mean(right))
     segment(SegmentOptions(**options, methods=["gae"], output_dir=tmp_path / "segmentation"))
-    assert json.loads((tmp_path / "segmentation" / "results.json").read_text())["settings"]["preset"] == "model"
+    assert json.loads((tmp_path / "segmentation" / "results.json").read_text())["settings"]["protocol"] == "model"
 
 
 def test_a_conversion_keeps_what_timm_states(tmp_path):
     """But a registered model, and weights that state nothing, get the paper's."""
     stated = HUB_CONFIG["pretrained_cfg"] | {"crop_pct": 0.9, "interpolation": "bicubic"}
     paper = stated | {"tag": "augreg_in21k_ft_in1k"}
-    for name, config, preset in (
+    for name, config, protocol in (
         ("own", HUB_CONFIG | {"pretrained_cfg": stated}, "model"),
         ("bare", HUB_CONFIG, "paper"),
         (
@@ -412,9 +412,9 @@ def test_a_conversion_keeps_what_timm_states(tmp_path):
         source, converted = saved_in(tmp_path / name, model, config), tmp_path / f"{name}-converted"
         succeed("convert", source, "--output_dir", converted)
         processor = load_processor(str(converted), "model", load_model(str(converted)))
-        assert processor.size["shortest_edge"] == (35 if preset == "model" else 37)
-        assert list(processor.image_mean) == (stated["mean"] if preset == "model" else [0.5] * 3)
-        if preset == "model":
+        assert processor.size["shortest_edge"] == (35 if protocol == "model" else 37)
+        assert list(processor.image_mean) == (stated["mean"] if protocol == "model" else [0.5] * 3)
+        if protocol == "model":
             assert processor.to_dict() == load_processor(str(source), "model", load_model(str(source))).to_dict()
 
 

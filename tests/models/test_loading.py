@@ -43,7 +43,7 @@ def test_the_registered_models_are_those_of_the_published_figures():
 
 
 def test_by_name(hub, tmp_path):
-    """Each name gives the model at its place on the Hub: timm's are converted, and both presets have their statistics."""
+    """Each name gives the model at its place on the Hub: timm's are converted, and both protocols have their statistics."""
     deit = make_image_processor("native", IMAGE_SIZE, make_image_processor("paper", IMAGE_SIZE))
     deit.image_mean = [0.1, 0.2, 0.3]
     for index, name in enumerate(PAPER_NAMES):
@@ -61,7 +61,7 @@ def test_by_name(hub, tmp_path):
         model = load_model(name)
         assert type(model).__name__ == "ViTForImageClassification" and model.dtype == torch.float32
         torch.testing.assert_close(model.classifier.weight, head.weight)
-        means = [list(load_processor(name, preset, model).image_mean) for preset in ("paper", "native")]
+        means = [list(load_processor(name, protocol, model).image_mean) for protocol in ("paper", "native")]
         assert means == [[0.5] * 3, list(native)], name
 
 

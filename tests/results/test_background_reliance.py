@@ -133,7 +133,7 @@ def test_diagnose_beside_imagenet_9(model, imagenet_9, tmp_path):
         "label", datasets.ClassLabel(names=["n01440764", "n01443537", "n01498041", "n15075141"])
     )
     data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    options = ["--model", model, "--dataset", tmp_path / "data", "--imagenet_9", root, "--preset", "paper"]
+    options = ["--model", model, "--dataset", tmp_path / "data", "--imagenet_9", root, "--protocol", "paper"]
     printed = succeed("diagnose", *options, "--output_dir", tmp_path / "out")
     lines = (line.rstrip(" |").split(" | ") for line in printed.splitlines() if line.startswith("| "))
     rows = {name[2:]: cells for name, *cells in lines}

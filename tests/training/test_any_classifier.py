@@ -148,7 +148,7 @@ def test_training_from_a_folder_to_a_folder(folders, tmp_path, name):
 
 def test_the_processor_of_a_training_is_that_of_its_folder(folders, tmp_path):
     """Also for timm, whose preprocessing transformers reads from `config.json`."""
-    options = ["--dataset", folders / "photos", "--max_steps", 1, "--method", "swap", "--preset", "paper"]
+    options = ["--dataset", folders / "photos", "--max_steps", 1, "--method", "swap", "--protocol", "paper"]
     succeed("train", "--model", folders / "timm", "--output_dir", tmp_path, *options)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     assert isinstance(processor, ViTImageProcessor) and list(processor.image_mean) == [0.5] * 3

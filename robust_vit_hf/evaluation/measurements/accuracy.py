@@ -86,12 +86,12 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
     for name, rows in session.sets.items():
         found = {}
         for side in session.sides:
-            stage = Stage(folder / session.preset / name / side, session.inputs(side, rows) | accuracy.inputs())
+            stage = Stage(folder / session.protocol / name / side, session.inputs(side, rows) | accuracy.inputs())
             found[side] = Measured.load(stage, ignoring=["precision"])
             if found[side] is None:
                 raise ValueError(
                     f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol "
-                    f"`{session.preset}`: run `robust-vit evaluate` with --compare, --protocols {session.preset} and "
+                    f"`{session.protocol}`: run `robust-vit evaluate` with --compare, --protocols {session.protocol} and "
                     f"--output_dir {folder} first."
                 )
         results[name] = set_result(name, rows, found)
