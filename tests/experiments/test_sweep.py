@@ -378,7 +378,7 @@ def test_models_of_the_paper_are_measured_as_in_the_paper(inputs, tmp_path):
     """Their published figures are of its preprocessing."""
     cases = [("vit-b", "native", "paper"), ("vit-b", "model", "paper"), (str(inputs / "model"), "native", "native")]
     for model, given, protocol in cases:
-        grid = write_grid(tmp_path / "grid.yaml", inputs, {"model": model, "protocol": protocol}, seeds={0: {}})
+        grid = write_grid(tmp_path / "grid.yaml", inputs, {"model": model, "protocol": given}, seeds={0: {}})
         assert [protocol_of(point) for point in read_grid(grid).points] == [protocol]
 
 
