@@ -77,14 +77,20 @@ class Options:
 
     GROUP: ClassVar[str | None] = None  # title of the class's options in the help
 
+    def __new__(cls, *values, **options):
+        self, positional = super().__new__(cls), [own.name for own in fields(cls) if not own.kw_only]
+        self._given = {*positional[: len(values)], *options}
+        return self
+
     def __post_init__(self):
         for name, declared in declared_options(type(self)).items():
             setattr(self, name, declared.converted(getattr(self, name)))
             declared.check(getattr(self, name))
 
     def is_given(self, name: str) -> bool:
-        """Whether an option differs from its default."""
-        return getattr(self, name) != declared_options(type(self))[name].default
+        """Whether an option was given, on the command line, in a recipe or in Python, even with its default value. In copies of
+        `dataclasses.replace`, all are."""
+        return name in self._given
 
 
 @dataclass(frozen=True)
@@ -133,34 +139,33 @@ class Declared:
         return value
 
     def check(self, value: Any) -> None:
-        """Refuse a value of a wrong type or range. Errors quote only numbers, since other values may be tokens."""
+        """Raise an error for a value of a wrong type or range. Errors quote only numbers, since other values may be tokens."""
         # As by a variable of the shell that is not set, or a list of Python that has nothing to try.
         has_default = isinstance(self.default, list) and self.default
-        if value == "" != self.default or (isinstance(value, list) and not value and has_default):
-            raise ValueError(f"Expected `{self.name}` not to be empty.")
-        self._check_one(value, self.types)
-        several = self.element is not None and isinstance(value, (list, tuple))
-        for each in value if several else [value]:
-            if several:
-                self._check_one(each, types_of(self.element))
-            if self.choices and each is not None and each not in self.choices:
+        is_empty = value == "" != self.default or (isinstance(value, list) and not value and has_default)
+        problem = "not to be empty." if is_empty else self._problem(value, self.types)
+        is_list = self.element is not None and isinstance(value, (list, tuple))
+        for element in value if is_list else [value]:
+            problem = problem or (self._problem(element, types_of(self.element)) if is_list else None)
+            if problem is None and self.choices and element is not None and element not in self.choices:
                 known = [str(choice) for choice in self.choices]
-                hint = did_you_mean(str(each), known)
-                raise ValueError(f"Expected `{self.name}` to be one of {', '.join(known)}{hint or '.'}")
+                problem = f"to be one of {', '.join(known)}{did_you_mean(str(element), known) or '.'}"
+        if problem is not None:
+            raise ValueError(f"Expected `{self.name}` {problem}")
 
-    def _check_one(self, value: Any, types: set[type]) -> None:
-        if not _fits(value, types):
-            named = [text for kind, text in NAMES.items() if kind in types]
-            expected = " or ".join(named or [f"a {kind.__name__}" for kind in types - {NoneType}])
-            quotes = ": put text in quotes" if isinstance(value, bool) and str in types else ""
-            got = "nothing (null)" if value is None else NAMES.get(type(value), f"a {type(value).__name__}")
-            raise ValueError(f"Expected `{self.name}` to be {expected}, but got {got}{quotes}.")
+    def _problem(self, value: Any, types: set[type]) -> str | None:
+        """What a value is expected to be instead; `None` if its type and range are right."""
         allowed = self.field.metadata.get("range") or Range()
-        if isinstance(value, Real) and value not in allowed:
-            raise ValueError(f"Expected `{self.name}` {allowed}, but got {value}.")
+        if _fits(value, types):
+            return f"{allowed}, but got {value}." if isinstance(value, Real) and value not in allowed else None
+        named = [text for kind, text in NAMES.items() if kind in types]
+        expected = " or ".join(named or [f"a {kind.__name__}" for kind in types - {NoneType}])
+        quotes = ": put text in quotes" if isinstance(value, bool) and str in types else ""
+        got = "nothing (null)" if value is None else NAMES.get(type(value), f"a {type(value).__name__}")
+        return f"to be {expected}, but got {got}{quotes}."
 
     def parse(self, text: str) -> Any:
-        """Parse text as a value, or an element of a list. What cannot be parsed is returned for [`check`] to refuse."""
+        """Parse text as a value, or an element of a list. What cannot be parsed is returned, for [`check`] to reject."""
         types = self.types if self.element is None else types_of(self.element)
         parse = next((kind.parse for kind in types if hasattr(kind, "parse")), None)
         if parse is not None:
@@ -181,13 +186,14 @@ def parse_number(text: str, types: Set[type]) -> Any:
 
 
 def declared_options(options: type["Options"]) -> dict[str, Declared]:
-    hints, found = get_type_hints(options), {}
-    for each in fields(options):
-        if each.init:
-            owner = next(base for base in options.__mro__ if each.name in get_annotations(base))
+    """The options that a dataclass takes, by name, in the order of its arguments."""
+    hints, declared = get_type_hints(options), {}
+    for own in fields(options):
+        if own.init:
+            owner = next(base for base in options.__mro__ if own.name in get_annotations(base))
             group = vars(owner if issubclass(owner, Options) else options).get("GROUP")
-            found[each.name] = Declared(each.name, hints[each.name], each, group)
-    return found
+            declared[own.name] = Declared(own.name, hints[own.name], own, group)
+    return declared
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
