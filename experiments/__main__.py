@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run an experiment by its name; returns the exit status."""
     argv, known = list(sys.argv[1:] if argv is None else argv), scripts()
     if argv and argv[0] in known:
+        from robust_vit_hf.utils.processes import begin_command  # which imports torch
+
+        begin_command()
         sys.argv = [f"{PROGRAM} {argv[0]}", *argv[1:]]
         runpy.run_module(known[argv[0]].module, run_name="__main__", alter_sys=False)
         return 0

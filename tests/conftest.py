@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from unittest.mock import patch
 
 
 # Before anything reads it. The workers of xdist inherit HF_HOME, in which the bundled backbone is written once. Caches and what libraries
@@ -59,14 +58,6 @@ def pytest_collection_finish(session):
     loaded they take longer than the tiny trainings."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Commands would take every core, for which the workers of xdist contend; and sums depend on the number of threads."""
-    torch.set_num_threads(1)
-    with patch.object(torch, "set_num_threads"):
-        yield
 
 
 @pytest.fixture

@@ -249,7 +249,6 @@ def worker():
 def one_thread() -> None:
     """As tests/conftest.py has it."""
     torch.set_num_threads(1)
-    torch.set_num_threads = lambda count: None
     set_start_method(
         "fork", force=True
     )  # of loaders' workers, which would inherit that of this process and import all anew

@@ -19,7 +19,6 @@ from robust_vit_hf import ConfidenceLoss, RelevanceLoss, relevance_map
 from robust_vit_hf.relevance import linear_memory
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
-from robust_vit_hf.utils.processes import use_all_cores
 
 from .step import DEVICE, MODELS, measure, peak_memory_elsewhere, spread
 
@@ -85,8 +84,6 @@ def main() -> None:
     parser.add_argument("--plot", action="store_true", help="draw the figure again from the results that there are")
     arguments = parser.parse_args()
     if not arguments.plot:
-        if DEVICE == "cpu":
-            use_all_cores()
         rows = []
         for size in SIZES:
             times = measure(make_steps(size), arguments.rounds)

@@ -34,7 +34,7 @@ from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.verdict import VERDICT_FILE
-from robust_vit_hf.utils.environment import COMMIT, environment
+from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.plotting import save_picture_grid
 from robust_vit_hf.utils.stage import Stage
@@ -141,7 +141,7 @@ def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: 
         way: {side: np.bincount(places, result.correct(side)).astype(int).tolist() for side in result.sides}
         for way, result in found.items()
     }
-    return counts | {"commit": COMMIT}
+    return counts | {"commit": environment()["commit"]}
 
 
 def main() -> None:

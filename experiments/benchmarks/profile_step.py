@@ -14,7 +14,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
-from robust_vit_hf.utils.processes import use_all_cores
 
 from .step import DEVICE, STEPS, make_inputs
 
@@ -24,8 +23,6 @@ ROUNDS = 5
 
 
 def main() -> None:
-    if DEVICE == "cpu":
-        use_all_cores()
     model, inputs = make_inputs("DeiT-S")
     steps = {
         name: STEPS[kind](model, inputs) for name, kind in {"ours": "robustvit", "plain": "cross-entropy"}.items()

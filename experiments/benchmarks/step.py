@@ -48,7 +48,6 @@ from robust_vit_hf.relevance.relevance_map import average_heads, min_max, upsamp
 from robust_vit_hf.training.methods import method_names
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_atomically
-from robust_vit_hf.utils.processes import use_all_cores
 
 
 OUTPUT = Path(__file__).with_name("step.json")
@@ -153,7 +152,6 @@ def resident(field: str) -> float:
 def peak_memory(make_step, *arguments) -> float:
     """Peak memory in GiB of two steps in this fresh process, the weights included and the libraries left out."""
     if DEVICE == "cpu":
-        use_all_cores()
         libraries = resident("VmRSS")
     model, step = make_step(*arguments)
     if DEVICE == "cpu":
@@ -204,8 +202,6 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    if DEVICE == "cpu":
-        use_all_cores()
     results = json.loads(OUTPUT.read_text()) if OUTPUT.is_file() else {}
     for name in arguments.models:
         memory = {kind: peak_memory_elsewhere(make_step, name, kind) for kind in STEPS}

@@ -27,7 +27,6 @@ from robust_vit_hf.data.emoji_shift import CLASS_NAMES, load_split
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
-from robust_vit_hf.utils.processes import use_all_cores
 
 
 OUTPUT = Path(__file__).with_name("subsets.json")
@@ -42,7 +41,6 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/sis-benchmark"))
     arguments = parser.parse_args()
-    use_all_cores()
 
     rows = load_split("vendor", 100).select([10, 35, 60, 85])
     others = sorted(set(range(len(CLASS_NAMES))) - set(rows["label"]))

@@ -36,7 +36,7 @@ from robust_vit_hf.training.load_data import DRAWN_FROM_BENCHMARKS, load_data
 from robust_vit_hf.training.options import DataArguments, ModelArguments
 from robust_vit_hf.training.recipes import train_arguments
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
-from robust_vit_hf.utils.processes import end_by_signals
+from robust_vit_hf.utils.processes import begin_command, end_by_signals
 from robust_vit_hf.utils.stage import Stage, lock_file
 
 from .grid import Grid, Point, read_grid
@@ -147,6 +147,7 @@ class SweepRun:
         one_gpu = os.environ.get("CUDA_VISIBLE_DEVICES") == "0"  # and no `gpus_per_node` of the user's
         if self.gpu is not None and one_gpu and os.environ.get("SUBMITIT_EXECUTOR") == "local":
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
+        begin_command()
         with self.stage.lock(wait=True):
             try:
                 self._run()

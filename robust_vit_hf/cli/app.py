@@ -18,10 +18,9 @@ def show(options: AppOptions) -> str:
 
     from ..app.samples import cached_run, newest_run
     from ..app.server import running
-    from ..utils.processes import end_by_signals, use_all_cores
+    from ..utils.processes import end_by_signals
 
     end_by_signals()  # so that the page's files are deleted
-    use_all_cores()
     if options.compare is None and options.model == BUNDLED_MODEL:
         after = newest_run(Path("runs"))
         if after is None:

@@ -14,7 +14,7 @@ from .commands import COMMANDS, Command, Group
 from .parser import Parser, parse
 
 
-ROOT = Group("Finetune the relevance maps of vision transformers, so that they decide by the object", COMMANDS)
+ROOT = Group("Measure and reduce how much image classifiers decide by the background", COMMANDS)
 # Extras of this package and the modules they install.
 EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard"),
@@ -52,7 +52,11 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
         command, prog, rest = find(argv, root, prog)
         options = resolve_name(command.options)
         options = parse(options, prog, rest) if isinstance(options, type) else options(rest)
-        if text := resolve_name(command.function)(options):
+        function = resolve_name(command.function)
+        from ..utils.processes import begin_command, leave  # which imports torch
+
+        begin_command()
+        if text := function(options):
             print(text, flush=True)
     except SystemExit as exit:
         return int(exit.code or 0)
@@ -67,10 +71,7 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
             print(note)
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
-    if "accelerate" in sys.modules:
-        from ..utils.processes import leave
-
-        leave()
+    leave()
     return 0
 
 

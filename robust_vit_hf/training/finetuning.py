@@ -21,7 +21,6 @@ from ..models.image_processors import load_processor, resolve_protocol
 from ..models.loading import load_model
 from ..models.model_names import resolve
 from ..results.run_results import Run
-from ..utils.processes import use_all_cores
 from ..utils.stage import folder_lock
 from .adapters import add_lora
 from .checkpoints import find_checkpoint
@@ -65,8 +64,6 @@ def _finetune(
 ) -> str:
     started = time.time()
     set_seed(config.seed)
-    if config.device.type == "cpu" and config.world_size == 1:
-        use_all_cores()
 
     name, rank, merge = model_arguments.model, model_arguments.lora_rank, model_arguments.merge_lora
     if config.push_to_hub and rank is not None and not merge:

@@ -2,43 +2,42 @@
 
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 
 def environment() -> dict:
-    """`versions` of Python and packages, `hardware`, and the `commit` of this code, as JSON values."""
+    """`versions` of Python and packages, `hardware`, and in a command the `commit` of this code, as JSON values."""
+    import torch
+
     names = ("robust-vit-hf", "torch", "transformers", "datasets", "accelerate")
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
         "hardware": f"{device}, {threads} CPU thread{'s' if threads > 1 else ''}",
-        "commit": COMMIT,
+        "commit": loaded_commit() if loaded_commit.cache_info().currsize else None,
     }
 
 
-def _commit() -> str | None:
+@cache
+def loaded_commit() -> str | None:
     """Commit of this package's checkout, with `-dirty` if code or settings differ from it, since results that are written between two
-    trainings change neither; `None` for an installed package."""
+    trainings change neither; `None` for an installed package. A command asks for it as it begins, so that it is that of the code that
+    is loaded, whatever happens to the checkout later. From Python nothing does, since it starts git."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
-    commands = ["rev-parse", "HEAD"], ["diff", "--name-only", "HEAD", "--", "*.py", "*.yaml"]
     try:
         commit, edited = (
-            subprocess.run(["git", "-C", checkout, *of], capture_output=True, text=True, check=True).stdout.strip()
-            for of in commands
+            subprocess.run(["git", "-C", checkout, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["diff", "--name-only", "HEAD", "--", "*.py", "*.yaml"])
         )
         return f"{commit}-dirty" if edited else commit
     except (OSError, subprocess.CalledProcessError):  # without git, or in another user's checkout
         return None
-
-
-COMMIT = _commit()  # of the code that is loaded, whatever happens to the checkout later
 
 
 def install_command(extra: str) -> str:

@@ -1,4 +1,4 @@
-"""Processes and threads of a launched command."""
+"""Processes of a launched command: how it begins, is interrupted and ends. Calls from Python change nothing of their process."""
 
 import ctypes
 import os
@@ -10,37 +10,36 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
+from .environment import loaded_commit
+
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
-def make_accelerator(bf16: bool) -> Accelerator:
-    """Accelerator of an evaluation command with bfloat16 autocast or fp32, regardless of `accelerate config`."""
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if bf16 else "no",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
-    )
-    if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
-        use_all_cores()
+def begin_command() -> None:
+    """Set up the process of a command: results name the commit of its code, and a process that computes alone on a CPU keeps freed
+    memory. torch's threads stay as it sets them, by `OMP_NUM_THREADS` or to all cores that the process may use."""
+    loaded_commit()
+    if not torch.cuda.is_available() and os.environ.get("WORLD_SIZE", "1") == "1":
         keep_freed_memory()
-    return accelerator
-
-
-def use_all_cores() -> None:
-    """Let torch use all cores available to the process (containers and `taskset` may restrict them). `accelerate
-    launch` gives a process only one thread unless `--num_cpu_threads_per_process` is set."""
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
-    torch.set_num_threads(len(usable))
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep up to 2 GiB of freed memory for the next tensors. By default it returns large ones to the system at once, and
-    page faults of new ones take two thirds of the forward pass of a CNN on a CPU (`benchmarks/freed_memory.py`)."""
+    """Let glibc keep up to 2 GiB of freed memory for the next tensors. By default it returns large ones to the system at once, and page
+    faults of new ones take two thirds of the forward pass of a CNN on a CPU (`python -m experiments freed_memory`)."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def make_accelerator(bf16: bool) -> Accelerator:
+    """Accelerator of an evaluation with bfloat16 autocast or fp32, regardless of `accelerate config`."""
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if bf16 else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
+    )
 
 
 def end_by_signals() -> None:

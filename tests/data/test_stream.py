@@ -263,12 +263,8 @@ def test_command(tmp_path, options):
 def test_a_killed_command_goes_on_with_the_same_images(tmp_path, options):
     """Two workers read ahead of the step at which it is killed."""
     options += ["--dataloader_num_workers", 2, "--save_total_limit", 20, "--output_dir"]
-    # In one thread, as this process: sums depend on the number.
-    one_thread = (
-        "import sys, torch; torch.set_num_threads = print; from robust_vit_hf.cli.main import main; main(sys.argv[1:])"
-    )
     state = tmp_path / "killed" / "checkpoint-5" / "trainer_state.json"
-    kill_when(state.is_file, "-c", one_thread, *options, tmp_path / "killed")
+    kill_when(state.is_file, "-m", "robust_vit_hf.cli", *options, tmp_path / "killed")
     assert not (tmp_path / "killed" / "results.json").exists()
     succeed(*options, tmp_path / "killed", "--resume_from_checkpoint", "last")
     succeed(*options, tmp_path / "whole")

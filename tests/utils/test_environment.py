@@ -23,6 +23,6 @@ def test_results_do_not_make_code_dirty_and_edits_do(tmp_path):
     git("add", ".")
     git("commit", "--message", "Begin")
     results.write_text("2")
-    assert runpy.run_path(str(code))["COMMIT"] == git("rev-parse", "HEAD")
+    assert runpy.run_path(str(code))["loaded_commit"]() == git("rev-parse", "HEAD")
     code.write_text(code.read_text() + "\n")
-    assert runpy.run_path(str(code))["COMMIT"] == git("rev-parse", "HEAD") + "-dirty"
+    assert runpy.run_path(str(code))["loaded_commit"]() == git("rev-parse", "HEAD") + "-dirty"

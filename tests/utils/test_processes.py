@@ -1,10 +1,71 @@
-"""Signals that end a command, as the shell left them."""
+"""What a command changes in its process, and calls from Python do not; and signals that end it, as the shell left them."""
 
+import json
 import signal
 
 import pytest
 
 from robust_vit_hf.utils.processes import end_by_signals
+
+from ..helpers.commands import launch
+from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    save_pretrained(tiny_vit(), folder / "model")
+    masked_folder(folder / "data", 8, 8)
+    return folder
+
+
+# Prints which of the changes of a process were asked for.
+REPORT = """
+import subprocess, sys
+from types import SimpleNamespace
+import torch
+from robust_vit_hf.utils import processes
+changes = set()
+libc = SimpleNamespace(mallopt=lambda *_: changes.add("allocator"))
+processes.ctypes = SimpleNamespace(CDLL=lambda _: libc)
+run = subprocess.run
+subprocess.run = lambda command, **options: changes.add(command[0]) or run(command, **options)
+"""
+
+
+def test_a_command_sets_up_its_process(inputs, tmp_path):
+    """Results name the commit, freed memory is kept, and torch has the threads of `OMP_NUM_THREADS`, so that commands side by side do not
+    contend for the cores."""
+    arguments = ["--model", inputs / "model", "--dataset", inputs / "data", "--output_dir", tmp_path / "out"]
+    code = "from robust_vit_hf.cli.main import main\nassert main(sys.argv[1:]) == 0\nprint(*sorted(changes), sep=',')"
+    completed = launch("-c", REPORT + code, "diagnose", *arguments, OMP_NUM_THREADS="1")
+    assert completed.status == 0, completed.err
+    assert completed.out.splitlines()[-1] == "allocator,git"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["commit"] and results["hardware"].endswith(" 1 CPU thread")
+
+
+@pytest.mark.slow
+def test_calls_from_python_leave_the_process_as_it_is(inputs, tmp_path):
+    code = """
+torch.set_num_threads(3)
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+import robust_vit_hf
+model, data, folder = sys.argv[1:]
+given = AutoModelForImageClassification.from_pretrained(model), data
+processor = AutoImageProcessor.from_pretrained(model)
+robust_vit_hf.diagnose(*given, processor=processor, output_dir=f"{folder}/diagnosis")
+robust_vit_hf.improve(*given, f"{folder}/better", processor=processor, max_steps=1)
+rows = robust_vit_hf.load_masked_dataset(data, "train").with_transform(robust_vit_hf.train_transform(processor))
+config = robust_vit_hf.RobustViTConfig(f"{folder}/run", max_steps=1, eval_strategy="no", report_to="none")
+trainer = robust_vit_hf.RobustViTTrainer(given[0], config, rows, processing_class=processor)
+trainer.train()
+trainer.save_model()
+trainer.create_model_card()
+assert not changes and torch.get_num_threads() == 3, (changes, torch.get_num_threads())
+"""
+    completed = launch("-c", REPORT + code, inputs / "model", inputs / "data", tmp_path)
+    assert completed.status == 0, completed.err
 
 
 @pytest.mark.parametrize(
@@ -17,11 +78,11 @@ from robust_vit_hf.utils.processes import end_by_signals
     ],
 )
 def test_which_signals_end_a_command(kind, before, after):
-    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         signal.signal(kind, before)
         end_by_signals()
         assert signal.getsignal(kind) is after
     finally:
-        for one, handler in handlers.items():
-            signal.signal(one, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
