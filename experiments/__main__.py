@@ -12,11 +12,11 @@ from robust_vit_hf.cli.main import main as run_command
 
 PROGRAM = "python -m experiments"
 COMMANDS = {
-    "sweep": Command("experiments.sweeps.options.SweepOptions", "experiments.sweeps.sweep.sweep"),
-    "report": Command("experiments.sweeps.options.ReportOptions", "experiments.sweeps.report.report"),
-    "published": Command("experiments.paper.options.PublishedOptions", "experiments.paper.one_run.published"),
-    "figures": Command("experiments.paper.options.FigureOptions", "experiments.paper.example_figures.make_figures"),
-    "sis": Command("experiments.paper.options.SubsetOptions", "experiments.paper.sis.find_subsets"),
+    "sweep": Command("experiments.sweeps.options:SweepOptions", "experiments.sweeps.sweep:sweep"),
+    "report": Command("experiments.sweeps.options:ReportOptions", "experiments.sweeps.report:report"),
+    "published": Command("experiments.paper.options:PublishedOptions", "experiments.paper.one_run:published"),
+    "figures": Command("experiments.paper.options:FigureOptions", "experiments.paper.example_figures:make_figures"),
+    "sis": Command("experiments.paper.options:SubsetOptions", "experiments.paper.sis:find_subsets"),
 }
 
 

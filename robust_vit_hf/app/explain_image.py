@@ -12,7 +12,7 @@ from ..evaluation.session import Session
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import TOP
 from ..relevance.attribution import ATTRIBUTION_METHODS
-from ..relevance.overlay import overlay, place_in_image
+from ..relevance.overlay import overlay, overlay_change, place_in_image
 from ..relevance.relevance_map import forward_logits
 from ..utils.images import to_rgb
 
@@ -80,5 +80,4 @@ def compare_maps(
         explanations[side] = Explanation(top, explained, probabilities[explained].item(), picture, agreement)
     if "after" not in placed:
         return explanations, None
-    change = (placed["after"] - placed["before"] + 1) / 2
-    return explanations, functional.to_pil_image(overlay(pixels, change, "berlin")[0])
+    return explanations, functional.to_pil_image(overlay_change(pixels, placed["before"], placed["after"])[0])

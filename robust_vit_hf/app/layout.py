@@ -9,7 +9,7 @@ import gradio as gr
 
 from ..evaluation.examples import FIGURE_FILE
 from ..evaluation.results_files import TABLES_FILE
-from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
+from ..relevance import ATTRIBUTION_METHOD_NAMES
 from ..utils.privacy import public_name
 from .gallery import FILTERS, how_to_fill, set_names
 from .handlers import PREDICTED, Handlers, thumbnail

@@ -1,19 +1,45 @@
-"""The server of the page: offline, on loopback by default, with files of visitors that are deleted after half an hour, and when it ends."""
+"""`robust-vit app`: the server of the page, offline and on loopback by default. Files of visitors are deleted after half an hour, and when
+it ends."""
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..models.model_names import BUNDLED_MODEL
+from ..utils.processes import end_by_signals
 from .options import LOOPBACK, AppOptions
+from .samples import cached_run, newest_run
 
 
 # Seconds between two looks for old uploads and pictures of visitors, and seconds after which they are deleted.
 KEPT = (60, 1800)
+
+
+def serve(options: AppOptions) -> str:
+    """Print the page's address and serve it until a signal, or export it as a Space and return instructions."""
+    if options.export is not None:
+        from .export import write_space
+
+        write_space(options.export, options.model, options.compare, options.protocol, options.diagnose)
+        return f"{options.export}: upload it with `hf upload --repo-type space OWNER/NAME {options.export} .`"
+    end_by_signals()  # so that the page's files are deleted
+    if options.compare is None and options.model == BUNDLED_MODEL:
+        after = newest_run(Path("runs"))
+        if after is None:
+            print("Without a finetuning in runs/, a cached one is shown, made once in about a minute.", flush=True)
+            after = cached_run()
+        options = replace(options, compare=str(after))
+    with running(options) as address:
+        print(f"The page is at {address} (Ctrl+C ends it).", flush=True)
+        signal.pause()
+    return ""
 
 
 def own_names(app, names: Sequence[str]):
@@ -44,11 +70,8 @@ def own_names(app, names: Sequence[str]):
 @contextmanager
 def running(options: AppOptions) -> Iterator[str]:
     """Context in which the page is served; its value is the address of the page."""
-    try:
-        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        socket.create_server((options.host.strip("[]"), 0), family=family).close()
-    except OSError as error:
-        raise OSError(f"`--host {options.host}` is no address of this machine: {error.strerror}.") from error
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    socket.create_server((options.host.strip("[]"), 0), family=family).close()  # Gradio's error would be about ports
     with tempfile.TemporaryDirectory(prefix="robust-vit-app-") as folder:
         # Keep all uploads and pictures there, and Gradio from calling its own servers.
         os.environ |= {

@@ -9,7 +9,7 @@ from ..data.benchmarks import BENCHMARK_NAMES, IMAGES_PER_SET
 from ..data.known_sets import EVALUATION_SETS, FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS
-from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
+from ..relevance import ATTRIBUTION_METHOD_NAMES
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_dir
 
 

@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from . import ATTRIBUTION_METHOD_NAMES
 from .architectures import VisionTransformer
 from .attention import EXPLICIT_ATTENTION, hooks_of_this_thread, record_attentions, switched_attention
-from .method_names import ATTRIBUTION_METHOD_NAMES
 from .relevance_map import RelevanceOutput, make_output, map_of_tokens, min_max, relevance_map, target_logits
 
 

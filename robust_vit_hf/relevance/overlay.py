@@ -14,12 +14,25 @@ def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> to
 
 
 def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "inferno") -> torch.Tensor:
-    """Overlay relevance maps `(B, 1, H, W)` on greyscale versions of images `(B, 3, H, W)`, both in [0, 1], using a
-    Matplotlib colour map."""
+    """Overlay maps on greyscale versions of images.
+
+    Args:
+        images: `(B, 3, H, W)`, in [0, 1], on the CPU.
+        relevance: `(B, 1, H, W)`, in [0, 1], on the CPU.
+        colours: name of a colour map of Matplotlib.
+
+    Returns:
+        Pictures `(B, 3, H, W)`, in [0, 1].
+    """
     from matplotlib import colormaps
 
     coloured = torch.from_numpy(colormaps[colours](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
     return 0.35 * images.mean(dim=1, keepdim=True) + 0.65 * coloured
+
+
+def overlay_change(images: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Overlay the difference of two maps as [`overlay`] does: red where relevance was gained, and blue where it was lost."""
+    return overlay(images, (after - before + 1) / 2, "berlin")
 
 
 def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
