@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from ..data.imagenet_classes import class_names, label_of_wnid
-from ..models.weight_checks import reading
+from ..utils.files import weights_read
 from .options import GroundedOptions
 from .tokencut import MaskResult
 
@@ -106,10 +106,10 @@ class GroundedSegmentation:
         cls, prompts: Prompts, detector: str, segmenter: str, device: str | torch.device = "cpu", **arguments
     ) -> Self:
         """Load both models from Hub ids or folders. Further arguments are those of the class."""
-        with reading(detector):
+        with weights_read(detector):
             finder = AutoModelForZeroShotObjectDetection.from_pretrained(detector).eval().to(device)
             finder_processor = AutoProcessor.from_pretrained(detector)
-        with reading(segmenter):
+        with weights_read(segmenter):
             sam = AutoModelForMaskGeneration.from_pretrained(segmenter).eval().to(device)
             return cls(finder, finder_processor, sam, AutoProcessor.from_pretrained(segmenter), prompts, **arguments)
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
-from ..models.weight_checks import reading
+from ..utils.files import weights_read
 from .grounded import Prompts, names_to_find
 from .options import Sam3Options
 from .tokencut import MaskResult
@@ -38,7 +38,7 @@ class ConceptSegmentation:
     @classmethod
     def from_pretrained(cls, prompts: Prompts, model: str, device: str | torch.device = "cpu", **arguments) -> Self:
         """Load the model from a Hub id or folder. Further arguments are those of the class."""
-        with reading(model):
+        with weights_read(model):
             light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
             loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
             # Some checkpoints name the processor for videos, which takes no text.

@@ -27,9 +27,9 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..data.geometry import normalization
 from ..models.model_names import MODELS
-from ..models.weight_checks import reading
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
+from ..utils.files import weights_read
 
 
 @dataclass
@@ -267,7 +267,7 @@ class TokenCut:
         those of the class."""
         if (backbone := backbone_of(name)) is not None:
             return cls(backbone.to(device), **arguments)
-        with reading(name):
+        with weights_read(name):
             model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
             processor = AutoImageProcessor.from_pretrained(name)
         if layers := sorted(key for key in loading["missing_keys"] if re.search(r"\blayers?\.\d+\.", key)):

@@ -5,14 +5,13 @@ from pathlib import Path
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
-from ..utils.files import atomic_folder, write_json
+from ..utils.files import atomic_folder, weights_read, write_json
 from ..utils.privacy import public_name
 from .image_processors import Protocol, load_processor, resolve_protocol, states_preprocessing, timm_processor
-from .loading import is_timm, load_model
+from .loading import is_timm, load_checked, load_model
 from .model_names import CONVERSION_FILE, find_model, resolve
 from .options import ConvertOptions
 from .timm_format import hf_to_timm, load_timm, save_timm, timm_files, timm_to_hf
-from .weight_checks import load_checked, reading
 
 
 def convert(options: ConvertOptions) -> str:
@@ -57,7 +56,7 @@ def convert_to_transformers(options: ConvertOptions) -> PreTrainedModel:
         weights, config = load_timm(source)
         if protocol is None:
             protocol = "model" if states_preprocessing(config) and find_model(source) is None else "paper"
-        with reading(source):
+        with weights_read(source):
             model = timm_to_hf(weights, config, image_size=options.image_size, num_heads=options.num_heads)
         model.save_pretrained(folder)
         timm_processor(config, protocol, model.config.image_size, options.statistics).save_pretrained(folder)

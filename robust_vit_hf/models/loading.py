@@ -1,27 +1,38 @@
 """Loading of models by name, Hub id or folder: with their own head or a new one, and with adapters over the base they were trained on."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification, CLIPConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    PreTrainedModel,
+)
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.label_mapping import check_class_names
 from ..relevance.architectures import UNRECORDED_ATTENTION, unwrap_pretrained
-from ..utils.files import read_json
-from .added_classifiers import TEMPLATES, load_zero_shot
+from ..utils.files import read_json, weights_read
+from .added_classifiers import CLIPZeroShotForImageClassification
 from .model_digest import model_digest
 from .model_names import MODELS, resolve
 from .timm_format import OtherArchitecture, load_timm, timm_to_hf
-from .weight_checks import load_checked, reading
 
 
 BASE_FILE = "base_model.json"  # beside an adapter: the digest of its base
+TEMPLATES = ("a photo of a {}.",)
 
 
 def load_model(
@@ -57,6 +68,44 @@ def load_model(
     return with_new_head(_load(name, trust_remote_code, with_head=False), classes)
 
 
+def load_zero_shot(
+    name: str, classes: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> CLIPZeroShotForImageClassification:
+    """Zero-shot classifier of CLIP, in fp32.
+
+    Args:
+        name: Hub id or folder of a CLIP with its tokenizer.
+        classes: names of the classes as they stand in a text.
+        templates: texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP.
+    """
+    classes, templates = check_class_names(classes), list(templates)
+    if not templates or any("{}" not in template for template in templates):
+        raise ValueError(f"Expected templates with `{{}}` for the name of the class, but got {templates}.")
+    clip, tokenizer = load_checked(CLIPModel, name, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(name)
+    names = {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}
+    settings = clip.config.vision_config.to_dict() | {"projection_dim": clip.config.projection_dim}
+    config = CLIPVisionConfig.from_dict(settings | names)
+    config.templates = templates  # kept with the model
+    model = CLIPZeroShotForImageClassification._from_config(config).eval()
+    model.vision_model.load_state_dict(clip.vision_model.state_dict())
+    model.visual_projection.load_state_dict(clip.visual_projection.state_dict())
+    with torch.no_grad():
+        for embedding, label in zip(model.text_embeds, classes, strict=True):
+            texts = [template.replace("{}", label) for template in templates]
+            output = clip.get_text_features(**tokenizer(texts, padding=True, return_tensors="pt"))
+            embeds = output if isinstance(output, torch.Tensor) else output.pooler_output
+            embedding.copy_(F.normalize(F.normalize(embeds, dim=-1).mean(dim=0), dim=-1))
+        model.logit_scale.copy_(clip.logit_scale)
+    distances = torch.cdist(model.text_embeds, model.text_embeds, compute_mode="donot_use_mm_for_euclid_dist")
+    if len(equal := (distances < 1e-4).triu(1).nonzero()):  # between which no image could decide
+        first, second = (classes[index] for index in equal[0])
+        raise ValueError(
+            f"`{name}` has the same embedding for `{first}` and `{second}`: CLIP reads no capitals, so give names that differ in more; "
+            "or the model's tokenizer files are missing, from which transformers makes an empty tokenizer: put them there."
+        )
+    return model
+
+
 def check_single_label(model: nn.Module) -> nn.Module:
     """The model, if its logits are those of classes that exclude each other."""
     config = unwrap_pretrained(model).config
@@ -79,13 +128,13 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
         return MODELS[name].load()
     name = resolve(name)
     if is_timm(name):
-        with reading(name), suppress(OtherArchitecture):  # which transformers runs through timm
+        with weights_read(name), suppress(OtherArchitecture):  # which transformers runs through timm
             return timm_to_hf(*load_timm(name)).float().eval()
-    with reading(name):
+    with weights_read(name):
         adapter = find_adapter_config_file(name)
     if adapter is not None:
         return load_adapted(name, trust_remote_code)
-    with reading(name):
+    with weights_read(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     if timm_arguments := getattr(config, "model_args", None):
         timm_arguments.pop("num_classes", None)  # which transformers would give twice
@@ -100,6 +149,37 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
     model = load_checked(AutoModelForImageClassification, name, **options)
     if type(model).__name__ in UNRECORDED_ATTENTION:  # their attention implementation cannot be switched later
         model = load_checked(AutoModelForImageClassification, name, attn_implementation="eager", **options)
+    return model
+
+
+def load_checked(
+    model_class: Any, name: str, optional: Callable[[PreTrainedModel], list[str]] | None = None, **options
+) -> PreTrainedModel:
+    """Load a model, and raise an error for missing weights, weights of other shapes, and layers that the configuration does not have.
+
+    Args:
+        model_class: class with `from_pretrained`, which gets `name` and the `options`.
+        optional: names the modules of the model whose weights may be missing.
+    """
+    with weights_read(name):
+        model, loading = model_class.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    problem, spared = None, set()
+    if optional is not None and not loading["mismatched_keys"]:
+        spared = {*optional(model)}
+    if mismatched := sorted(loading["mismatched_keys"]):
+        key, shape, expected = mismatched[0]
+        problem = f"holds {len(mismatched)} weights of other shapes than its `config.json` says, such as `{key}`: {tuple(shape)}, expected {tuple(expected)}."
+    elif missing := sorted(key for key in loading["missing_keys"] if key.rpartition(".")[0] not in spared):
+        problem = (
+            f"lacks {len(missing)} weights of a `{type(model).__name__}`, such as `{missing[0]}`. Expected a model with a trained head; "
+            "for CLIP, and for a new head to train, name the classes: `load_model(…, classes=[…])`, or `robust-vit convert … --classes FILE`."
+        )
+    elif layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
+        problem = f"holds {len(layers)} weights of layers that its `config.json` does not have, such as `{layers[0]}`."
+    if problem is not None:
+        raise ValueError(f"`{name}` {problem}")
     return model
 
 
@@ -149,7 +229,7 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
         raise ValueError(f"The adapter `{name}` does not name its base in `adapter_config.json`: write it there.")
     base = load_model(base_name, trust_remote_code)
     _check_base(name, base_name, base)
-    with reading(name):
+    with weights_read(name):
         found = load_peft_weights(name, device="cpu").keys()
         adapted = PeftModel.from_pretrained(base, name)
     if differing := sorted(found ^ get_peft_model_state_dict(adapted).keys()):

@@ -29,9 +29,8 @@ from transformers.utils import logging
 from ..data.geometry import input_size
 from ..data.imagenet_classes import class_names, wnids
 from ..data.label_mapping import classes_of_model
-from ..utils.files import read_json
+from ..utils.files import read_json, weights_read
 from ..utils.privacy import is_hub_id
-from .weight_checks import reading
 
 
 logger = logging.get_logger(__name__)
@@ -222,7 +221,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
     """Weights in timm's names, also of a training checkpoint, and timm's `config.json`, if any. No pickled code is run."""
     path, config = timm_files(source)
-    with reading(path):
+    with weights_read(path):
         if path.suffix == ".safetensors":
             weights = load_file(path)
         else:

@@ -1,10 +1,12 @@
-"""Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON files, digests and cache folders."""
+"""Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON, files of weights, and cache folders."""
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
@@ -51,13 +53,26 @@ def read_json(path: Path) -> dict | None:
     """Read a JSON object from a file; `None` if it does not exist."""
     if not path.is_file():
         return None
+    with suppress(ValueError):
+        if isinstance(value := json.loads(path.read_text(encoding="utf-8")), dict):
+            return value
+    raise ValueError(f"`{path}` is not a JSON object, or is cut off. Delete it, or restore it.")
+
+
+@contextmanager
+def weights_read(source: str | Path) -> Iterator[None]:
+    """Context manager of a read of weights, so that errors name their source, and do not advise to run code in it."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{path}` is not valid JSON, or cut off: {error}. Delete it, or restore it.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"`{path}` holds no JSON object. Delete it, or restore it.")
-    return found
+        yield
+    except UnpicklingError as error:  # torch suggests `weights_only=False`
+        raise ValueError(
+            f"`{source}` is not loaded: its pickle holds more than tensors and plain values, or is cut off. Nothing in it was run: "
+            "save the `state_dict()` alone, preferably as safetensors."
+        ) from error
+    except (OSError, SafetensorError, EOFError, RuntimeError) as error:
+        is_of_files = isinstance(error, OSError)
+        reason = str(error) if is_of_files else f"{type(error).__name__}: {error}"
+        raise (OSError if is_of_files else ValueError)(f"`{source}` cannot be loaded. {reason}") from error
 
 
 @contextmanager
@@ -85,7 +100,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_output_dir(output_dir: Path, *images: str | None) -> None:
-    """Refuse an output folder among images or masks, in folders or other sources whose name a folder would take."""
+    """Raise an error for an output folder within folders of images or masks, which may also be other sources, or `None`."""
     for source in images:
         folder = None if source is None else Path(source)
         if folder is not None and not folder.is_file() and output_dir.resolve().is_relative_to(folder.resolve()):
@@ -95,11 +110,10 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
 
 
 def check_no_pattern(path: Path) -> None:
-    """Refuse an existing path that `datasets` would read as a glob pattern."""
-    if path.exists() and (found := sorted(set("*?[") & set(str(path.resolve())))):
+    """Raise an error for an existing path that `datasets` would read as a glob pattern."""
+    if path.exists() and (sign := re.search(r"[*?[]", str(path.resolve()))):
         raise ValueError(
-            f"`{path.resolve()}` has {' and '.join(f'`{character}`' for character in found)} in its name, which `datasets` reads "
-            "as a pattern: rename the file or folder."
+            f"`{path.resolve()}` has `{sign[0]}` in its name, which `datasets` reads as a pattern: rename the file or folder."
         )
 
 

@@ -24,9 +24,10 @@ from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, re
 from robust_vit_hf.app.explain_image import compare_maps
 from robust_vit_hf.app.handlers import open_models
 from robust_vit_hf.app.options import AppOptions
-from robust_vit_hf.models.added_classifiers import CLIPZeroShotForImageClassification, load_zero_shot
+from robust_vit_hf.models.added_classifiers import CLIPZeroShotForImageClassification
 from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
 from robust_vit_hf.models.interpolation import interpolate
+from robust_vit_hf.models.loading import load_zero_shot
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit
@@ -152,7 +153,7 @@ def classifier(clip, tmp_path_factory):
 
 
 def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monkeypatch):
-    """With groups, weighted by those of training; of the candidates the last is taken, so that there is a model with a card."""
+    """With groups, weighted by those of training; of the trainings from the model itself the last is taken, so that there is a model with a card."""
     for split, groups in {"train": "xxxy" * 2, "validation": "xyxyyxxy" * 2}.items():
         rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
         rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
@@ -163,7 +164,7 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     pixel_values = processor([one.convert("RGB") for one in rows["image"]], return_tensors="pt")["pixel_values"]
     assert row["top1_before"] == (model(pixel_values).logits.argmax(1) == torch.tensor(rows["label"])).float().mean()
     assert row["mean_iou_before"] > 0
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-1])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-2])
     settings = [
         "--max_steps",
         2,

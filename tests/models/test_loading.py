@@ -263,7 +263,7 @@ def damaged(folder, fault: str):
         ("fewer layers", "holds 16 weights of layers"),
         ("several labels", r"has 4 output\(s\) for `multi_label_classification`: expected a classifier"),
         ("one value", r"has 1 output\(s\) for `regression`"),
-        ("no JSON", "config.json` is not valid JSON"),
+        ("no JSON", "config.json` is not a JSON object"),
     ],
 )
 def test_a_damaged_model(fault, message, tmp_path):

@@ -28,14 +28,12 @@ def test_a_full_disk_names_the_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "text, message", [('{"a": ', "is not valid JSON, or cut off"), ("[1]", "holds no JSON object")]
-)
-def test_a_file_without_a_json_object_is_refused(text, message, tmp_path):
+def test_a_file_without_a_json_object(tmp_path):
     assert read_json(tmp_path / "run.json") is None
-    (tmp_path / "run.json").write_text(text)
-    with pytest.raises(ValueError, match=f"run.json` {message}"):
-        read_json(tmp_path / "run.json")
+    for text in ('{"a": ', "[1]"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ValueError, match="run.json` is not a JSON object, or is cut off"):
+            read_json(tmp_path / "run.json")
 
 
 def test_a_folder_behind_a_link(tmp_path):

@@ -57,7 +57,7 @@ def test_files_without_a_record_are_refused(tmp_path):
     with pytest.raises(ValueError, match="earlier version"):
         Stage(tmp_path, INPUTS).begin()
     (tmp_path / STAGE_FILE).write_text('{"inputs": ')
-    with pytest.raises(ValueError, match="not valid JSON"):
+    with pytest.raises(ValueError, match="is not a JSON object"):
         Stage(tmp_path, INPUTS).result()
 
 
