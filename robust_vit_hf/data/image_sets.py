@@ -1,4 +1,4 @@
-"""The loader of the known sets, from their official layouts, prepared folders and the Hub."""
+"""The known sets, from their official layouts, prepared folders and the Hub: how they are loaded, and `robust-vit data prepare`."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +10,21 @@ from pkgutil import resolve_name
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub import file_exists, hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging
 
 from ..utils.privacy import is_hub_id
-from ..utils.stage import STAGE_FILE
+from ..utils.stage import STAGE_FILE, Stage
 from .archives import is_archive, unpacked
 from .imagenet_classes import subset, wnids
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
 from .layouts.imagenet import with_real_labels
 from .layouts.shifted_sets import read_mappings, without_border
 from .layouts.tables import has_parquet, numbered_tars, open_table
+from .options import PrepareOptions
 from .schema import Source, features_of
-from .write_dataset import made_from
+from .write_dataset import SplitWriter, made_from, write_rows
 
 
 logger = logging.get_logger(__name__)
@@ -32,7 +33,7 @@ logger = logging.get_logger(__name__)
 def load_image_set(
     name: str, source: str | Path | None = None, *, streaming: bool = False, **options
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Load a set, with the columns of [`features_of`].
+    """Load a set.
 
     Args:
         name: one of `KNOWN_SETS`.
@@ -42,12 +43,16 @@ def load_image_set(
             is not an image folder) are first written to the cache of `datasets`.
         options: options of the set, as of `robust-vit data prepare`, such as `labels="real"`.
 
+    Returns:
+        Rows with the columns of [`features_of`].
+
     Raises:
-        ValueError: unknown set or option, or another layout; while rows are read: a row is unusable.
+        KeyError: unknown set.
+        ValueError: unknown option, or another layout; while rows are read: a row is unusable.
         FileNotFoundError: the source does not exist, or is on the Hub and not accessible.
     """
     opened = open_source(name, [] if source is None else [source], options)
-    rows = partial(usable_rows, rows=opened.rows)
+    rows = partial(_usable_rows, rows=opened.rows)
     shards = {"shards": opened.shards}
     if streaming:
         return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs=shards)
@@ -61,15 +66,80 @@ def load_image_set(
         raise error.__cause__ from None
 
 
+def _usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
+    for row in rows(shards):
+        if "problem" in row:
+            raise ValueError(row["problem"])
+        yield row
+
+
+def prepare(options: PrepareOptions) -> str:
+    """Write a set as parquet, every image checked, with a card and contact sheets; all of its splits, if it has several. Call it again
+    to resume an interrupted run. Returns what was written."""
+    name, of_the_set = options.set, options.of_the_set
+    known = find_set(name, of_the_set)
+    several = len(known.splits) > 1 and options.split is None
+    splits = [of_the_set | {"split": split} for split in known.splits] if several else [of_the_set]
+    # Splits are loaded together, and must have the same options; their images may come from several folders.
+    public = {
+        key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
+        for key, value in of_the_set.items()
+        if key not in ("split", "imagenet")
+    }
+    stage, lines = Stage(options.output_dir, {"command": "data prepare", "set": name, "options": public}), []
+    with stage.lock():
+        for chosen in splits:
+            source = open_source(name, options.sources, chosen)
+            writer = SplitWriter(
+                stage,
+                chosen.get("split", known.splits[0]),
+                source.features,
+                title=name,
+                text=f"Prepared from the set of {known.origin}, whose terms hold for these images too.",
+                rows_per_file=options.rows_per_shard,
+            )
+            kept, rejected = write_rows(writer, source.rows(source.shards), options.skip_bad)
+            lines.append(f"{writer.split}: {kept:,} rows, {rejected:,} rejected")
+    return "\n".join([*lines, f"{options.output_dir}: parquet, README.md and contact sheets"])
+
+
 def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Source:
     """The undecoded rows of a set, and its columns, of one folder, file or Hub id, or archives; by default of the set's Hub
     dataset. Options and errors are those of [`load_image_set`]."""
     known = find_set(name, options)
-    path = find_source(name, sources, options)
+    path = _find_source(name, sources, options)
     if path is None or numbered_tars(path) or has_parquet(path):
         return _open_table(name, str(path or next(iter(sources or known.hub))), options)
     layout = resolve_name(f"{__package__}.layouts.{known.layout}")
     return replace(layout(path, **known.part, **options), features=features_of(name, options))
+
+
+def find_set(name: str, options: dict) -> KnownSet:
+    """A set by name, which takes these options."""
+    known = KNOWN_SETS[name]
+    if not options.keys() <= {*known.options} or options.get("split", known.splits[0]) not in known.splits:
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        takes = f"takes {', '.join(known.options) or 'no option'}, and has the splits {', '.join(known.splits)}"
+        raise ValueError(f"`{name}` {takes}; got {given}.")
+    return known
+
+
+def _find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path | None:
+    """Path of a set: the given one, or the folder with the unpacked given or downloaded archives. `None` for a table
+    on the Hub."""
+    known, paths = KNOWN_SETS[name], [Path(source) for source in sources]
+    if not (sources or known.hub or known.hub_files):
+        raise FileNotFoundError(f"`{name}` is not on the Hub: give its folder or archive, from {known.origin}.")
+    place = str(next(iter([*sources, *known.hub_files, *known.hub])))
+    if place in known.hub_files and not (sources and Path(place).exists()):
+        patterns = [file.format(**{"variant": V2_VARIANTS[0]} | options) for file in known.hub_files[place]]
+        folder = Path(snapshot_download(place, repo_type="dataset", allow_patterns=patterns))
+        paths = [folder / file for file in patterns if is_archive(folder / file)] or [folder]
+    if paths and all(map(is_archive, paths)):
+        return unpacked(paths)
+    if len(paths) > 1:
+        raise ValueError(f"`{name}`: give one folder, or archives alone; got {', '.join(map(str, paths))}.")
+    return None if not paths or is_hub_id(str(paths[0])) else paths[0].absolute()
 
 
 def _open_table(name: str, place: str, options: dict) -> Source:
@@ -77,36 +147,45 @@ def _open_table(name: str, place: str, options: dict) -> Source:
     known, made = KNOWN_SETS[name], _made_as(name, place, options)
     numbering = row_of = None
     if made is None:
-        if alien := options.keys() - {"split", "labels", "mappings", "cropped"}:
+        if alien := sorted(options.keys() - {"split", "labels", "mappings", "cropped"}):
             raise ValueError(
-                f"`{place}` is a table, which has one {' and '.join(sorted(alien))}: leave it out, or give the official folder or "
-                "archive."
+                f"`{place}` is a table, which has one {' and '.join(alien)}: leave it out, or give the archive."
             )
         if place in known.hub and known.hub_row:
             row_of = resolve_name(f"{__package__}.layouts.{known.hub_row}")
         elif place in known.hub or (known.hub and numbered_tars(Path(place))):  # tars are those of the copies
             numbering = _numbering(known, options)
     config, split = known.hub.get(place, (None, known.splits[0]))
-    features = features_of(name, {} if made is None else made)
-    split = options.get("split", split)
-    opened = open_table(place, config, split, features, numbering, row_of, any_split=len(known.splits) == 1)
+    features, any_split = features_of(name, made or {}), len(known.splits) == 1
+    opened = open_table(place, config, options.get("split", split), features, numbering, row_of, any_split)
     if made is None and options.get("labels") == "real":
-        opened, features = with_real_labels(opened), features_of(name, options)
+        opened, features = opened.changed(with_real_labels), features_of(name, options)
     if options.get("cropped") and not (made or {}).get("cropped"):
-        opened = without_border(opened)
+        opened = opened.changed(without_border)
     return replace(opened, features=features)
 
 
 def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
-    """Labels 0–999 of the numbers in the set's own tables."""
+    """Labels 0–999 of the numbers in the set's own tables. Those of ObjectNet number its folders; none without its mappings."""
     if "mappings" in known.options:
-        if "mappings" not in options:
-            raise ValueError(
-                "Tables of ObjectNet number its folders: give the folder of its mapping files with `mappings`."
-            )
-        accepted = read_mappings(Path(options["mappings"]))
+        accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
         return [accepted[folder] for folder in sorted(accepted)]
     return subset(known.class_subset) if known.class_subset else range(len(wnids()))
+
+
+def _made_as(name: str, source: str, options: dict) -> dict | None:
+    """Options of a prepared source, which must be those asked for; `None` if it is not prepared."""
+    prepared, made = prepared_set(source)
+    if prepared is None:
+        return None
+    asked = {key: value for key, value in options.items() if key not in ("split", "imagenet")}
+    # An uncropped set can still be cropped; `cropped=False` only rejects a cropped one.
+    compared = [{key: value for key, value in given.items() if key != "cropped"} for given in (asked, made)]
+    recropped = made.get("cropped") and options.get("cropped") is False
+    if prepared != name or recropped or (compared[0] and compared[0] != compared[1]):
+        was, wanted = f"`{prepared}` with {made or 'no options'}", f"`{name}` with {asked or 'none'}"
+        raise ValueError(f"`{source}` was prepared as {was}, not as {wanted}: prepare it again into another folder.")
+    return made
 
 
 def prepared_set(source: str) -> tuple[str | None, dict]:
@@ -117,70 +196,7 @@ def prepared_set(source: str) -> tuple[str | None, dict]:
             folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
         except LocalEntryNotFoundError as error:  # offline, or a failed request
             logger.warning(f"`{source}` is taken as it is, since its {STAGE_FILE} could not be read: {error}")
-        except EntryNotFoundError:
-            if file_exists(source, "made_by.json", repo_type="dataset"):
-                raise ValueError(
-                    f"`{source}` was prepared by an earlier version: prepare and push it again."
-                ) from None
-        except RepositoryNotFoundError:  # also gated: loading the set says so
+        except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
             pass
     inputs = made_from(folder)
     return (inputs["set"], inputs["options"]) if "options" in inputs else (None, {})
-
-
-def _made_as(name: str, source: str, options: dict) -> dict | None:
-    """Options of a prepared source, which must be those asked for; `None` if it is not prepared."""
-    prepared, made = prepared_set(source)
-    if prepared is None:
-        return None
-    asked = {key: value for key, value in options.items() if key not in ("split", "imagenet")}
-    # An uncropped set can still be cropped; `cropped=False` only refuses a cropped one.
-    compared = [{key: value for key, value in given.items() if key != "cropped"} for given in (asked, made)]
-    recropped = made.get("cropped") and options.get("cropped") is False
-    if prepared != name or recropped or (compared[0] and compared[0] != compared[1]):
-        raise ValueError(
-            f"`{source}` was prepared as `{prepared}` with {made or 'no options'}, not as `{name}` with {asked or 'none'}: prepare it "
-            "again into another folder."
-        )
-    return made
-
-
-def find_set(name: str, options: dict) -> KnownSet:
-    """A set by name, which takes these options."""
-    if name not in KNOWN_SETS:
-        raise ValueError(f"There is no set `{name}`; expected one of {', '.join(KNOWN_SETS)}.")
-    known = KNOWN_SETS[name]
-    if not options.keys() <= {*known.options} or options.get("split", known.splits[0]) not in known.splits:
-        raise ValueError(
-            f"`{name}` takes {', '.join(known.options) or 'no option'}, and has the splits {', '.join(known.splits)}; got "
-            f"{', '.join(f'{key}={value}' for key, value in options.items())}."
-        )
-    return known
-
-
-def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path | None:
-    """Path of a set: the given one, or the folder with the unpacked given or downloaded archives. `None` for a table
-    on the Hub."""
-    known, paths = KNOWN_SETS[name], [Path(source) for source in sources]
-    if not (sources or known.hub or known.hub_files):
-        raise FileNotFoundError(
-            f"`{name}` is not on the Hub: get it from {known.origin}, and give the folder or archive."
-        )
-    place = str(next(iter([*sources, *known.hub_files, *known.hub])))
-    if place in known.hub_files and not (sources and Path(place).exists()):
-        patterns = [file.format(**{"variant": V2_VARIANTS[0]} | options) for file in known.hub_files[place]]
-        folder = Path(snapshot_download(place, repo_type="dataset", allow_patterns=patterns))
-        paths = [folder / file for file in patterns if is_archive(folder / file)] or [folder]
-    if paths and all(map(is_archive, paths)):
-        return unpacked(paths)
-    if len(paths) > 1:
-        raise ValueError(f"`{name}`: give one folder, or archives alone; got {', '.join(map(str, paths))}.")
-    return None if not paths or is_hub_id(str(paths[0])) else paths[0]
-
-
-def usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
-    """Rows; raises a `ValueError` at the first unusable one."""
-    for row in rows(shards):
-        if "problem" in row:
-            raise ValueError(row["problem"])
-        yield row

@@ -125,14 +125,14 @@ KNOWN_SETS: dict[str, KnownSet] = {
     },
     "imagenet-segmentation": KnownSet(
         "https://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
-        "imagenet_masks.open_segmentation",
+        "imagenet.open_segmentation",
         evaluated=False,
         labels="none",
         masks=True,
     ),
     "imagenet-s919": KnownSet(
         "https://github.com/LUSSeg/ImageNet-S",
-        "imagenet_masks.open_imagenet_s",
+        "imagenet.open_imagenet_s",
         evaluated=False,
         masks=True,
         options=("imagenet",),
@@ -140,7 +140,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "paper-split": KnownSet(
         "https://github.com/LUSSeg/ImageNet-S",
-        "imagenet_masks.open_paper_split",
+        "imagenet.open_paper_split",
         evaluated=False,
         masks=True,
         options=("imagenet", "split", "class_seed", "num_classes", "samples_per_class"),
@@ -149,7 +149,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"imagenet-9-{variation}": KnownSet(
             "https://github.com/MadryLab/backgrounds_challenge",
-            "background_sets.open_imagenet_9",
+            "shifted_sets.open_imagenet_9",
             part={"variation": variation},
             family="imagenet-9",
             labels="several",
@@ -173,7 +173,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"counteranimal-{part}": KnownSet(
             "https://counteranimal.github.io",
-            "background_sets.open_counteranimal",
+            "shifted_sets.open_counteranimal",
             part={"part": part},
             family="counteranimal",
         )
@@ -181,21 +181,21 @@ KNOWN_SETS: dict[str, KnownSet] = {
     },
     "hard-imagenet": KnownSet(
         "https://github.com/mmoayeri/HardImageNet",
-        "imagenet_masks.open_hard_imagenet",
+        "imagenet.open_hard_imagenet",
         masks=True,
         options=("imagenet", "split"),
         splits=("validation", "train"),
     ),
     "waterbirds": KnownSet(
         "https://github.com/kohpangwei/group_DRO",
-        "background_sets.open_waterbirds",
+        "shifted_sets.open_waterbirds",
         evaluated=False,
         class_names=WATERBIRDS_CLASSES,
         factors={"group": [f"{bird} on {place}" for bird in WATERBIRDS_CLASSES for place in WATERBIRDS_PLACES]},
         options=("split", "segmentations"),
         splits=("train", "validation", "test"),
         hub={"grodino/waterbirds": (None, "train")},
-        hub_row="background_sets.row_of_hub",
+        hub_row="shifted_sets.row_of_hub",
     ),
 }
 # In the order of the tables.

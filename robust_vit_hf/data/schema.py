@@ -1,13 +1,14 @@
-"""Schema of the sets: columns and rows, their checks, and their decoding."""
+"""Schema of images: columns and rows of the sets, decoding of rows, and the checks of columns and rows before training."""
 
 import io
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
@@ -15,6 +16,11 @@ from ..utils.images import to_rgb
 from .imagenet_classes import wnids
 from .known_sets import KNOWN_SETS
 from .mask_files import extent_without_edges, mask_problem
+
+
+logger = logging.get_logger(__name__)
+
+NUM_SHOWN = 10  # rows that an error names
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
@@ -44,6 +50,32 @@ class Source:
     shards: list  # small picklable parts of the set in a fixed order, to be shared by workers
     state: object = None  # changes with the rows, in addition to the modification time of the `path` of each shard
     features: datasets.Features | None = None  # columns of the rows, which [`open_source`] adds
+
+    def changed(self, change: Callable[[dict], dict | None], files: Iterable[Path] = ()) -> "Source":
+        """Source whose usable rows are changed by a picklable function, which reads the files; without the rows for which it gives
+        `None`."""
+        times = [path.stat().st_mtime_ns for path in files if path.is_file()]
+        return replace(self, rows=partial(_changed, rows=self.rows, change=change), state=(self.state, times))
+
+
+def _changed(
+    shards: list, rows: Callable[[list], Iterator[dict]], change: Callable[[dict], dict | None]
+) -> Iterator[dict]:
+    changed = (row if "problem" in row else change(row) for row in rows(shards))
+    return (row for row in changed if row is not None)
+
+
+def with_mask(row: dict, read: Callable[[Path], Image.Image]) -> dict:
+    """The row with the mask that `read` gives for the file `mask` of the row, with one channel, 0 or 255. It is of the stored pixels,
+    and turned as decoding turns the image."""
+    path = row["mask"]
+    try:
+        mask = read(path)
+        with Image.open(row["image"]["path"]) as image:
+            mask.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return row | {"mask": encode_image(ImageOps.exif_transpose(mask), f"{path.stem}.bmp")}
+    except (EOFError, OSError, TypeError, ValueError) as error:
+        return {"file_name": row["file_name"], "problem": f"`{path}` cannot be read as a mask: {error}"}
 
 
 def encode_image(image: Image.Image, name: str | None = None, file_format: str = "BMP", **settings) -> dict:
@@ -110,64 +142,59 @@ def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
         yield {"file_name": Path(path).name if path else f"row {index}"} | row
 
 
-logger = logging.get_logger(__name__)
-
-NUM_SHOWN = 10  # rows that an error names
-REMEDY = "In an image folder, a `metadata.jsonl` gives labels and masks: a line each with `image_file_name`, `mask_file_name`, `label`."
-
-
 def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "mask")) -> None:
     """Check that a dataset or stream has `image` and the columns of `needs`, and their types. A mask that is there must be an
     image. `name` is that of the dataset in errors."""
     if dataset.features is None:
-        raise ValueError(
-            f"The {name} dataset is a stream without `features`: give them with `dataset.cast(datasets.Features(…))`."
-        )
+        raise ValueError(f"The {name} dataset is a stream without `features`: give them with `dataset.cast`.")
     if missing := [column for column in ("image", *needs) if column not in dataset.column_names]:
         raise ValueError(
-            f"The {name} dataset has no column `{missing[0]}`; it has {', '.join(dataset.column_names)}. Rename one with "
-            f"`dataset.rename_column`. {REMEDY}"
+            f"The {name} dataset has no column `{missing[0]}`; it has {', '.join(dataset.column_names)}. Rename one, or list labels and "
+            "masks of an image folder in a `metadata.jsonl`, a line each with `image_file_name`, `mask_file_name` and `label`."
         )
-    types = {"image": "datasets.Image()", "mask": "datasets.Image()", "label": "integers or a `datasets.ClassLabel`"}
     for column in dict.fromkeys(("image", *needs, *({"mask"} & {*dataset.column_names}))):
-        feature = dataset.features[column]
+        feature, expected = dataset.features[column], "integers" if column == "label" else "datasets.Image()"
         is_int = "int" in str(getattr(feature, "dtype", ""))
         if not (is_int if column == "label" else isinstance(feature, datasets.Image)):
             raise ValueError(
-                f"Column `{column}` of the {name} dataset is {feature}, expected {types[column]}: see `dataset.cast_column`."
+                f"Column `{column}` of the {name} dataset is {feature}, expected {expected}: see `dataset.cast_column`."
             )
 
 
 def check_rows(
     dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
 ) -> datasets.Dataset:
-    """Decode and check every row once, so that training does not fail on it hours later. Rows whose mask is empty or full are
-    left out, or refused by `bad_masks`. Errors name the dataset, rows and files."""
+    """Decode and check every row once, so that training does not fail on it hours later.
+
+    Args:
+        dataset: rows with `image`, `mask` and, maybe, `label`, an index of the model's classes, of which there are `num_labels`.
+        name: name of the dataset in errors, which name rows and files too.
+        bad_masks: whether rows whose mask is empty or full are left out, or an error.
+    """
     kept, problems, uninformative = [], [], []
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
     for index, row in enumerate(rows):
         pictures, problem = decode_pictures(row, dataset.features)
         problem = problem or label_problem(row.get("label", 0), num_labels)
-        if problem is None and not (extent := extent_without_edges(pictures["mask"])):
-            kept.append(index)
-        elif problem is None:
+        if problem is not None:
+            problems.append(f"{name_of(row, index)}: {problem}")
+        elif extent := extent_without_edges(pictures["mask"]):
             uninformative.append(f"{name_of(row, index)}: mask is {extent}")
         else:
-            problems.append(f"{name_of(row, index)}: {problem}")
-    found = f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full"
+            kept.append(index)
     if problems:
         raise ValueError(
             f"{len(problems)} of {len(dataset)} rows of the {name} dataset cannot be used:\n{_head(problems)}.\n"
-            "Repair them, or leave them out with `dataset.filter` or `dataset.select`."
+            "Repair them, or leave them out with `dataset.select`."
         )
-    if uninformative and (bad_masks == "refuse" or not kept):
+    if not uninformative:
+        return dataset
+    told = f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full"
+    if bad_masks == "refuse" or not kept:
         or_skip = ", or leave these rows out with `bad_masks='skip'`" if kept else ""
-        raise ValueError(f"{found}:\n{_head(uninformative)}.\nRepair them{or_skip}.")
-    if not kept:
-        raise ValueError(f"The {name} dataset has no rows.")
-    if uninformative:
-        logger.warning(f"{found}; their rows are left out:\n{_head(uninformative)}")
-    return dataset.select(kept) if uninformative else dataset
+        raise ValueError(f"{told}:\n{_head(uninformative)}.\nRepair them{or_skip}.")
+    logger.warning(f"{told}; their rows are left out:\n{_head(uninformative)}")
+    return dataset.select(kept)
 
 
 def name_of(row: dict, index: int) -> str:

@@ -40,17 +40,17 @@ def test_objectnet_name_of_two_classes(tmp_path):
     root = layouts.objectnet(tmp_path)
     path = root / "mappings" / "objectnet_to_imagenet_1k.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"Axe": "crane"}))
-    with pytest.raises(ValueError, match="`crane` is the name of 2 classes"):
+    with pytest.raises(ValueError, match="`crane` names 2 classes"):
         load_image_set("objectnet", root)
     path.write_text(json.dumps({"Axe": "hatchet"}))
-    with pytest.raises(ValueError, match="`hatchet` is the name of 0 classes"):
+    with pytest.raises(ValueError, match="`hatchet` names 0 classes"):
         read_mappings(root / "mappings")
 
 
 def test_objectnet_without_mappings(tmp_path):
     root = layouts.objectnet(tmp_path / "objectnet-1.0")
     (root / "mappings").rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"no folder `mappings`.*--mappings"):
+    with pytest.raises(FileNotFoundError, match=r"objectnet-1.0/mappings/folder_to_objectnet_label.json"):
         load_image_set("objectnet", root)
     assert len(load_image_set("objectnet", root, mappings=str(tmp_path / "elsewhere"))) == 2
     (tmp_path / "elsewhere" / "imagenet_to_label_2012_v2").unlink()

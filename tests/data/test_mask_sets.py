@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import wnids
-from robust_vit_hf.data.layouts.imagenet_masks import MERGED
+from robust_vit_hf.data.layouts.imagenet import MERGED
 from robust_vit_hf.data.schema import check_columns, check_rows
 
 from ..helpers import layouts
@@ -92,8 +92,8 @@ def test_imagenet_s_takes_images_from_imagenet(tmp_path, place):
 @pytest.mark.parametrize(
     "ids, message",
     [
-        ([7, 8], r"the mask has the classes \[7, 8\], expected one"),
-        ([1000], r"the mask has the classes \[\], expected one"),
+        ([7, 8], r"it has the classes \[7, 8\], expected one"),
+        ([1000], r"it has the classes \[\], expected one"),
     ],
 )
 def test_imagenet_s_masks_with_several_classes_or_none(tmp_path, ids, message):
@@ -101,7 +101,7 @@ def test_imagenet_s_masks_with_several_classes_or_none(tmp_path, ids, message):
     values = np.zeros((24, 30), dtype=np.int32)
     values[3:6, : len(ids)] = ids
     layouts.coded_mask(values).save(tmp_path / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png")
-    with pytest.raises(ValueError, match=rf"{TENCH}_1.png`: {message}"):
+    with pytest.raises(ValueError, match=rf"{TENCH}_1.png` cannot be read as a mask: {message}"):
         load_image_set("imagenet-s919", tmp_path)
 
 

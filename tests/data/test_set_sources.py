@@ -41,7 +41,7 @@ def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
 def test_training_images_are_no_validation_images(tmp_path):
     layouts.class_folders(tmp_path / "train", {TENCH: 1})
     for source in (tmp_path, tmp_path / "train"):
-        with pytest.raises(ValueError, match="holds the training images of ImageNet"):
+        with pytest.raises(ValueError, match="train` holds `training images` of this set"):
             load_image_set("imagenet-1k", source)
     layouts.class_folders(tmp_path / "val", {GOLDFISH: 1})
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [1]
@@ -58,7 +58,7 @@ def test_training_tars_are_left_out(tmp_path, place):
 
 def test_variant_deep_inside(tmp_path):
     layouts.class_folders(tmp_path / "data" / "imagenetv2-top-images-format-val", {"5": 1})
-    with pytest.raises(ValueError, match="is another variant of ImageNet-V2 than `matched-frequency`"):
+    with pytest.raises(ValueError, match="holds `top-images` of this set, not `matched-frequency`"):
         load_image_set("imagenet-v2", tmp_path)
     layouts.webdataset(tmp_path / "wds", [("a", layouts.picture(0), 5)])
     with pytest.raises(ValueError, match="which has one variant"):
@@ -68,7 +68,7 @@ def test_variant_deep_inside(tmp_path):
 def test_other_factor_of_si_score(tmp_path):
     layouts.si_score(tmp_path / "rotation", {"koala": 1})
     for source in (tmp_path, tmp_path / "rotation"):
-        with pytest.raises(ValueError, match="rotation` is another set of SI-Score than that of size"):
+        with pytest.raises(ValueError, match="rotation` holds `rotation` of this set, not `size`"):
             load_image_set("si-score-size", source)
 
 

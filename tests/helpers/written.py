@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from robust_vit_hf.data.image_sets import prepare as prepare_set
 from robust_vit_hf.data.options import PrepareOptions
-from robust_vit_hf.data.prepare import prepare as prepare_set
 from robust_vit_hf.masks.make_masks import prepare_masks
 from robust_vit_hf.masks.options import CocoOptions
 

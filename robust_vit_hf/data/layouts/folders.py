@@ -2,10 +2,12 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import datasets
 import pyarrow as pa
@@ -18,91 +20,9 @@ from ..label_mapping import nfc
 from ..schema import Source
 
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-
-
-@dataclass(frozen=True)
-class ClassFolder:
-    path: Path
-    root: Path  # file names are relative to it
-    label: int | list[int]  # 0–999, or a list of accepted labels
-
-
-def class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
-    """Rows of image folders, sorted by name. Other files, such as stray CSVs, are ignored."""
-    for shard in shards:
-        for path in image_files(shard.path):
-            image, file_name = {"bytes": None, "path": str(path)}, path.relative_to(shard.root).as_posix()
-            yield {"image": image, "label": shard.label, "file_name": file_name}
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Image files of a folder, sorted by name, without hidden files of macOS (`._x.jpg`)."""
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-
-
-def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
-    """Class folders, sorted by name, in `root` or up to three levels below. If `is_class` accepts one folder's name,
-    all its siblings are returned."""
-    level, parents = [root], []
-    for _ in range(4):
-        inside = {folder: subfolders(folder) for folder in level}
-        parents = [folder for folder, children in inside.items() if any(is_class(child.name) for child in children)]
-        if parents:
-            break
-        level = [child for children in inside.values() for child in children]
-    if len(parents) != 1:
-        found = f"several, in {', '.join(f'`{parent}`' for parent in parents)}" if parents else "none"
-        raise ValueError(
-            f"Expected one place with folders named after classes of this set in `{root}`, but found {found}."
-        )
-    return inside[parents[0]]
-
-
-def open_class_folders(root: Path, labels: Mapping[str, int | list[int]], place: Path | None = None) -> Source:
-    """Source of folders in `place` named after classes, by the label 0–999 of each, or all that are accepted. Names of files
-    are relative to `root`."""
-    folders = find_classes(place or root, labels.__contains__)
-    if alien := [folder for folder in folders if folder.name not in labels]:
-        raise ValueError(f"`{alien[0]}` is named after no class of this set: remove the folder, or correct its name.")
-    return Source(class_folder_rows, [ClassFolder(folder, root, labels[folder.name]) for folder in folders])
-
-
-def places_below(root: Path, name: str) -> list[Path]:
-    """Paths of a name in `root` or up to two levels below, the highest first: an archive is unpacked to a folder of its name, and
-    often holds another. Hidden folders and `__MACOSX` are not searched, as in [`subfolders`]."""
-    found = [path for above in ("", "*/", "*/*/") for path in sorted(root.glob(above + name))]
-    return [path for path in found if not any(part.startswith((".", "__")) for part in path.relative_to(root).parts)]
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Subfolders, sorted by name, without hidden ones and `__MACOSX`."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-
-
-def path_within(root: Path, metadata: str, base: str, value: object) -> str:
-    """Name relative to the root of a file that metadata in the folder `base` names, and which must be within that folder."""
-    name = os.path.normpath(str(value).replace("\\", "/"))
-    if os.path.isabs(name) or name.split("/")[0] == "..":
-        raise ValueError(f"`{root}`: `{metadata}` names `{value}`, which must be a relative path within its folder.")
-    return f"{base}/{name}" if base else name
-
-
-def open_wnids(root: Path, class_subset: str | None = None) -> Source:
-    """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders.
-    `class_subset` names the set's classes, see [`subset`]; all by default."""
-    classes = range(len(wnids())) if class_subset is None else subset(class_subset)
-    return open_class_folders(root, {wnids()[label]: label for label in classes})
-
-
-def change_times(paths: Iterable[Path]) -> list[int]:
-    """Times of the last changes of files, for [`Source`]."""
-    return [path.stat().st_mtime_ns for path in paths]
-
-
-SPLITS = {str(split): names for split, names in SPLIT_KEYWORDS.items()}  # names of folders, in lower case
+Label = int | list[int]  # 0–999, or a list of all that are accepted
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}  # of images of sets
+SPLITS = {str(split): names for split, names in SPLIT_KEYWORDS.items()}  # names of folders, in lower case, by split
 METADATA = {"metadata.jsonl": json.read_json, "metadata.csv": csv.read_csv, "metadata.parquet": parquet.read_table}
 # Suffixes of images that Pillow may not read here.
 PICTURES = {".avif", ".avifs", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
@@ -144,9 +64,8 @@ class ImageFolder:
         for folder in below:
             split = _split_of(folder)
             if split in folders:
-                raise ValueError(
-                    f"`{self.root}` has two folders of the split `{split}`, `{folders[split][:-1]}` and `{folder}`: make them one."
-                )
+                both = f"`{folders[split][:-1]}` and `{folder}`"
+                raise ValueError(f"`{self.root}` has two folders of the split `{split}`, {both}: make them one.")
             if split is not None:
                 folders[split] = f"{folder}/"
         return {split: folders[split] for split in SPLITS if split in folders} or {"train": ""}
@@ -159,7 +78,7 @@ class ImageFolder:
         images = [name for name in self.images if name.startswith(folder)]
         metadata = [name for name in self.metadata if name.startswith(folder)]
         metadata = metadata or [name for name in self.metadata if "/" not in name]
-        rows = self._named_by(metadata) if metadata else self._of_classes(images, folder, left_out)
+        rows = self._rows_of_metadata(metadata) if metadata else self._rows_of_classes(images, folder, left_out)
         kept, unreadable = [], PICTURES - readable_suffixes()
         for files, values in rows:
             if files["image"].startswith(folder):
@@ -168,22 +87,25 @@ class ImageFolder:
                     left_out[UNREADABLE].append(file_name)
                 else:
                     kept.append((files, values | {"file_name": file_name}))
-        named = {name for files, _ in rows for name in files.values()}
+        listed = {name for files, _ in rows for name in files.values()}
         if metadata:
-            unnamed = [name.removeprefix(folder) for name in images if name not in named]
-            left_out["without a line of metadata"] = unnamed
+            left_out["without a line of metadata"] = [
+                name.removeprefix(folder) for name in images if name not in listed
+            ]
         if split == next(iter(self.folders)):  # once for all splits
             beside = [name for name in self.images if not name.startswith((*self.folders.values(),))]
-            left_out["outside the folders of splits"] = [name for name in beside if name not in named]
-        told = _told(left_out)
+            left_out["outside the folders of splits"] = [name for name in beside if name not in listed]
+        summary = _summary(left_out)
         if not kept:
+            expected = f"`{folder}<class>/<image>`, or a line of metadata for each"
             raise ValueError(
-                f"`{self.root / folder}` has no image that can be used. Left out are {told or 'none'}. Expected "
-                f"`{folder}<class>/<image>`, such as `{folder}cat/0.jpg`, or a line of metadata for each."
+                f"`{self.root / folder}` has no usable image, and {summary or 'no others'}. Expected {expected}."
             )
-        return self._table(kept), told
+        return self._table(kept), summary
 
-    def _of_classes(self, images: list[str], folder: str, left_out: dict[str, list[str]]) -> list[tuple[dict, dict]]:
+    def _rows_of_classes(
+        self, images: list[str], folder: str, left_out: dict[str, list[str]]
+    ) -> list[tuple[dict, dict]]:
         """Files and values of the images of class folders, or of a folder without any. Adds what is left out, by reason."""
         parts = {name: name.removeprefix(folder).split("/") for name in images}
         depths, rows = {*map(len, parts.values())}, []
@@ -196,22 +118,23 @@ class ImageFolder:
                 left_out[reason].append("/".join(place))
         return rows
 
-    def _named_by(self, metadata: list[str]) -> list[tuple[dict, dict]]:
+    def _rows_of_metadata(self, metadata: list[str]) -> list[tuple[dict, dict]]:
         """Files and other values of the lines of metadata files."""
         rows = []
-        for place in metadata:
+        for table in metadata:
             try:
-                lines = METADATA[PurePosixPath(place).name](self.root / place).to_pylist()
+                lines = METADATA[PurePosixPath(table).name](self.root / table).to_pylist()
             except pa.ArrowInvalid as error:
-                raise ValueError(f"`{self.root / place}` is not valid: {error}") from error
-            base = place.rpartition("/")[0]
+                raise ValueError(f"`{self.root / table}` is not valid: {error}") from error
+            base = table.rpartition("/")[0]
             for line in lines:
-                named = {column: line[key] for key in line if (column := _picture_of(key))}
+                names = {column: line[key] for key in line if (column := _picture_of(key))}
                 values = {key: value for key, value in line.items() if not _picture_of(key)}
-                if not named.get("image"):
-                    raise ValueError(f"`{self.root / place}` has a line without `file_name` or `image_file_name`.")
+                if not names.get("image"):
+                    raise ValueError(f"`{self.root / table}` has a line without `file_name` or `image_file_name`.")
                 files = {
-                    key: path_within(self.root, place, base, name) if name else None for key, name in named.items()
+                    column: path_within(self.root, table, base, name) if name else None
+                    for column, name in names.items()
                 }
                 rows.append((files, values))
         return rows
@@ -227,9 +150,10 @@ class ImageFolder:
             columns["label"] = [names.index(label) if label else None for label in columns["label"]]
             types["label"] = datasets.ClassLabel(names=names)
         features = datasets.Features.from_arrow_schema(pa.table(columns).schema) | types
-        files = {name: [named.get(name) and str(self.root / named[name]) for named, _ in rows] for name in pictures}
-        values = columns | files  # a column of the name of pictures gives way to them
-        return datasets.Dataset.from_dict(values, datasets.Features({name: features[name] for name in values}))
+        # A column of metadata that has the name of pictures gives way to them.
+        for name in pictures:
+            columns[name] = [files.get(name) and str(self.root / files[name]) for files, _ in rows]
+        return datasets.Dataset.from_dict(columns, datasets.Features({name: features[name] for name in columns}))
 
 
 def _split_of(folder: str) -> str | None:
@@ -249,11 +173,108 @@ def _files_below(root: Path) -> Iterator[str]:
         yield from ((base / name).as_posix() for name in sorted(files) if not name.startswith("."))
 
 
-def _told(left_out: dict[str, list[str]]) -> str | None:
-    """Number, reasons and first names of images that are left out."""
+def _summary(left_out: dict[str, list[str]]) -> str | None:
+    """Number, reasons and first names of images that are left out; `None` if there are none."""
     count, parts = sum(map(len, left_out.values())), []
     for reason, names in left_out.items():
         if names:
             shown = ", ".join(f"`{name}`" for name in names[:NUM_NAMES])
             parts.append(f"{len(names):,} {reason} ({shown}{', …' if len(names) > NUM_NAMES else ''})")
     return f"{count:,} image{'s' if count > 1 else ''}: {', '.join(parts)}" if count else None
+
+
+def open_wnids(root: Path, class_subset: str | None = None) -> Source:
+    """Source of folders named by wnid: ImageNet-A, -R and -Sketch. `class_subset` names the set's classes, see [`subset`]; all by
+    default."""
+    classes = range(len(wnids())) if class_subset is None else subset(class_subset)
+    return open_class_folders(root, {wnids()[label]: label for label in classes})
+
+
+def open_class_folders(
+    root: Path, labels: Mapping[str, Label], part: str = "", parts: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> Source:
+    """Source of folders named after classes.
+
+    Args:
+        root: folder that has them, or up to three levels above. Names of files are relative to it.
+        labels: label of each class by its name.
+        part: part of the set that is asked for, if it has several.
+        parts: patterns of the names of the folder that holds a part, by part. A folder of another part than `part` is rejected.
+    """
+    folders = find_classes(root, labels.__contains__, parts.get(part, ()))
+    if others := [name for name in parts if name != part and _is_within(folders[0], parts[name])]:
+        raise ValueError(f"`{folders[0].parent}` holds `{others[0]}` of this set, not `{part}`.")
+    if alien := [folder for folder in folders if folder.name not in labels]:
+        raise ValueError(f"`{alien[0]}` is named after no class of this set: remove the folder, or correct its name.")
+    return class_folders(root, {folder: labels[folder.name] for folder in folders})
+
+
+def find_classes(root: Path, is_class: Callable[[str], bool], names: Sequence[str] = ()) -> list[Path]:
+    """Class folders, sorted by name, in `root` or up to three levels below. If `is_class` accepts one folder's name, all its siblings
+    are returned. Of several places, that within a folder is taken whose name matches one of the patterns `names`."""
+    level, parents = [root], []
+    for _ in range(4):
+        inside = {folder: subfolders(folder) for folder in level}
+        parents = [folder for folder, children in inside.items() if any(is_class(child.name) for child in children)]
+        if parents:
+            break
+        level = [child for children in inside.values() for child in children]
+    parents = [parent for parent in parents if _is_within(inside[parent][0], names)] or parents
+    if len(parents) != 1:
+        places = f"several, in {', '.join(f'`{parent}`' for parent in parents)}" if parents else "none"
+        raise ValueError(f"Expected one place with folders of classes of this set in `{root}`, but found {places}.")
+    return inside[parents[0]]
+
+
+def _is_within(folder: Path, names: Sequence[str]) -> bool:
+    """Whether one of the two folders above has a name that matches one of the patterns."""
+    return any(fnmatch(above, name) for above in folder.absolute().parts[-3:-1] for name in names)
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    path: Path
+    root: Path  # file names are relative to it
+    label: Label
+
+
+def class_folders(root: Path, labels: Mapping[Path, Label]) -> Source:
+    """Source of the images in folders of one class each."""
+    return Source(_class_folder_rows, [ClassFolder(folder, root, label) for folder, label in labels.items()])
+
+
+def _class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
+    for shard in shards:
+        for path in image_files(shard.path):
+            yield file_row(path, path.relative_to(shard.root).as_posix(), label=shard.label)
+
+
+def file_row(path: Path, name: str, **columns) -> dict:
+    """Row of an image file, with an undecoded image."""
+    return {"image": {"bytes": None, "path": str(path)}, **columns, "file_name": name}
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files of a folder, sorted by name, without hidden files of macOS (`._x.jpg`) and other files, such as stray CSVs."""
+    files = sorted(folder.iterdir())
+    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Subfolders, sorted by name, without hidden ones and `__MACOSX`."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def places_below(root: Path, name: str) -> list[Path]:
+    """Paths of a name in `root` or up to two levels below, the highest first: an archive is unpacked to a folder of its name, and
+    often holds another. Hidden folders and `__MACOSX` are not searched, as in [`subfolders`]."""
+    paths = [path for above in ("", "*/", "*/*/") for path in sorted(root.glob(above + name))]
+    return [path for path in paths if not any(part.startswith((".", "__")) for part in path.relative_to(root).parts)]
+
+
+def path_within(root: Path, metadata: str, base: str, value: object) -> str:
+    """Name relative to the root of a file that metadata in the folder `base` names, and which must be within that folder."""
+    name = os.path.normpath(str(value).replace("\\", "/"))
+    if os.path.isabs(name) or name.split("/")[0] == "..":
+        raise ValueError(f"`{root}`: `{metadata}` names `{value}`, which must be a relative path within its folder.")
+    return f"{base}/{name}" if base else name

@@ -1,4 +1,4 @@
-"""Tables of images on the Hub or in folders: prepared sets, copies with other columns, and parquet files."""
+"""Tables of images on the Hub or in folders: prepared sets, copies with other columns, webdataset tars, and class names of parquet files."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,6 @@ from ..archives import check_tar_end
 from ..imagenet_classes import are_named_as_imagenet, label_of_wnid
 from ..label_mapping import class_names_of
 from ..schema import Source
-from .folders import change_times
 from .imagenet import VALIDATION_NAME
 
 
@@ -33,6 +32,9 @@ def open_table(
     """A set on the Hub or in a folder of parquet files or tars. Rows are streamed.
 
     Args:
+        source: Hub id, or folder.
+        config: configuration of the Hub dataset.
+        split: split of the table.
         features: columns of the result. A table that has all of them, with the same labels, is used unchanged.
         numbering: labels 0–999 of the numbers in the table, if they are known. Otherwise wnids or names tell its classes.
         row_of: a row of the result, from a row of the table and its `name`; by default, columns are found by their names.
@@ -46,8 +48,38 @@ def open_table(
         image_column, label_column, labels = _columns(dataset, features, numbering, source)
         required = (image_column, label_column)
         row_of = partial(_row_of, image_column=image_column, label_column=label_column, labels=labels, source=source)
-    rows = partial(column_rows, dataset=dataset.decode(False), row_of=row_of, required=required, source=source)
+    rows = partial(_rows, dataset=dataset.decode(False), row_of=row_of, required=required, source=source)
     return Source(rows, list(range(dataset.num_shards)), state)
+
+
+def _load(source: str, config: str | None, split: str, any_split: bool) -> tuple[datasets.IterableDataset, object]:
+    """The streamed table, and a state that changes when it does."""
+    folder = Path(source)
+    check_no_pattern(folder)
+    if not folder.is_dir():
+        return datasets.load_dataset(source, config, split=split, streaming=True), HfApi().dataset_info(source).sha
+    if has_parquet(folder):
+        files, splits = sorted(folder.rglob("*.parquet")), datasets.get_dataset_split_names(source)
+        split = splits[0] if any_split and len(splits) == 1 else split
+        rows = datasets.load_dataset(source, split=split, streaming=True)
+    else:
+        files = numbered_tars(folder)
+        for tar in files:
+            check_tar_end(tar)
+        data_files = {split: [*map(str, files)]}
+        rows = datasets.load_dataset("webdataset", data_files=data_files, split=split, streaming=True)
+    return rows, [(path, path.stat().st_mtime_ns) for path in files]
+
+
+def has_parquet(folder: Path) -> bool:
+    """Whether a folder holds parquet shards, directly or in `data`."""
+    return any(True for place in (folder, folder / "data") for _ in place.glob("*.parquet"))
+
+
+def numbered_tars(folder: Path) -> list[Path]:
+    """Webdataset shards of evaluation images in a folder. Tars of official archives are not numbered."""
+    tars = [path for place in (".", "validation", "val", "test") for path in sorted((folder / place).glob("*.tar"))]
+    return [path for path in tars if "train" not in path.name and re.fullmatch(r"(.*[-_])?\d+\.tar", path.name)]
 
 
 def _columns(
@@ -68,25 +100,13 @@ def _columns(
     several = isinstance(features.get("label"), datasets.List) and not isinstance(next(iter(labels.values()), 0), list)
     if image is None or not labels or several or features.keys() != {"image", "label", "file_name"}:
         raise ValueError(
-            f"`{source}` has the columns {', '.join(dataset.column_names)}, from which the classes of this set cannot be told: give "
-            "a folder of `robust-vit data prepare`, the official archive or, for a set whose images have one class of ImageNet, a "
-            "column `image` and a column `wnid`."
+            f"`{source}` has the columns {', '.join(dataset.column_names)}, from which the classes of this set cannot be told. Give "
+            "a prepared folder or the official archive, the `mappings` of ObjectNet, or columns `image` and `wnid`."
         )
     return image, label, labels
 
 
-def has_parquet(folder: Path) -> bool:
-    """Whether a folder holds parquet shards, directly or in `data`."""
-    return any(True for place in (folder, folder / "data") for _ in place.glob("*.parquet"))
-
-
-def numbered_tars(folder: Path) -> list[Path]:
-    """Webdataset shards of evaluation images in a folder. Tars of official archives are not numbered."""
-    tars = [path for place in (".", "validation", "val", "test") for path in sorted((folder / place).glob("*.tar"))]
-    return [path for path in tars if "train" not in path.name and re.fullmatch(r"(.*[-_])?\d+\.tar", path.name)]
-
-
-def column_rows(
+def _rows(
     shards: list[int],
     dataset: datasets.IterableDataset,
     row_of: Callable[..., dict] | None,
@@ -105,25 +125,6 @@ def column_rows(
                 yield {"file_name": name, "problem": problem}
             else:
                 yield row if row_of is None else row_of(row, name=name)
-
-
-def _load(source: str, config: str | None, split: str, any_split: bool) -> tuple[datasets.IterableDataset, object]:
-    """The streamed table, and a state that changes when it does."""
-    folder = Path(source)
-    check_no_pattern(folder)
-    if not folder.is_dir():
-        return datasets.load_dataset(source, config, split=split, streaming=True), HfApi().dataset_info(source).sha
-    if has_parquet(folder):
-        files, splits = sorted(folder.rglob("*.parquet")), datasets.get_dataset_split_names(source)
-        split = splits[0] if any_split and len(splits) == 1 else split
-        rows = datasets.load_dataset(source, split=split, streaming=True)
-    else:
-        files = numbered_tars(folder)
-        for tar in files:
-            check_tar_end(tar)
-        data_files = {split: list(map(str, files))}
-        rows = datasets.load_dataset("webdataset", data_files=data_files, split=split, streaming=True)
-    return rows, list(zip(files, change_times(files), strict=True))
 
 
 def _row_of(row: dict, name: str, image_column: str, label_column: str, labels: Mapping, source: str) -> dict:
@@ -151,8 +152,7 @@ def class_names_of_files(files: Sequence[str], declared: tuple[str, ...] | None)
         names = [known or declared for known in pool.map(class_names_of_file, files)]
     if others := [file for file, known in zip(files, names, strict=True) if known != names[0]]:
         raise ValueError(
-            f"`{files[0]}` and `{others[0]}` are of one split, and number their classes differently: write both with the same "
-            'names, `dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
+            f"`{files[0]}` and `{others[0]}` are of one split, and number their classes differently: write both with one `ClassLabel`."
         )
     return names[0]
 
