@@ -1,24 +1,31 @@
-"""Writing of datasets as parquet: rows are decoded and checked once, in a file for each slice of source rows, and resumed."""
+"""Writing of datasets as parquet, with a card and contact sheets: rows are decoded and checked once, in a file for each slice of source
+rows, and resumed."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
+from textwrap import fill
 
 import datasets
+import numpy as np
 import pyarrow as pa
+import pyarrow.dataset
 import xxhash
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from huggingface_hub import DatasetCardData
 from PIL import Image
 from pyarrow import parquet
 from tqdm.auto import tqdm
 
-from ..utils.files import atomic_file, check_no_pattern, read_json
+from ..utils.files import atomic_file, check_no_pattern, read_json, write_atomically
+from ..utils.images import to_rgb
+from ..utils.plotting import save_picture_grid
 from ..utils.stage import STAGE_FILE, Stage
-from .dataset_card import CARD_FILE, REJECTED_FOLDER, save_contact_sheets, write_card
 from .dataset_digest import row_digest
 from .mask_files import mask_problem
 from .schema import decode
@@ -26,19 +33,22 @@ from .schema import decode
 
 MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows
 DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadata of its files
+ROWS_PER_PART = 32  # which one process decodes and finishes together
+CARD_FILE, REJECTED_FOLDER, CONTACT_SHEET = "README.md", "rejected", "contact_sheet"
+TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
+NUM_COLUMNS = 6  # of a contact sheet: two images with masks, or six without
+DecodedRow = tuple[dict, Image.Image | None]
 
 
 def made_from(folder: Path) -> dict:
-    """Inputs recorded by [`SplitWriter`] in a folder, such as the `method` of masks or the name of a `set`; empty for others."""
+    """Inputs recorded by [`SplitWriter`] in a folder, such as the `method` of masks or the name of a `set`; empty for others. An
+    incomplete folder, or one of an earlier version, is rejected."""
     record = read_json(folder / STAGE_FILE) or {}
-    if not record and (folder / "made_by.json").is_file():
-        raise ValueError(f"`{folder}` was prepared by an earlier version: prepare it again, into another folder.")
     inputs = record.get("inputs", {})
-    if inputs.get("command") not in ("data prepare", "masks"):  # which write splits
-        return {}
-    if "result" not in record:
-        raise ValueError(f"`{folder}` is not complete: run `robust-vit {inputs['command']}` again.")
-    return inputs
+    of_splits = inputs.get("command") in ("data prepare", "masks")
+    if (of_splits and "result" not in record) or (folder / "made_by.json").is_file():
+        raise ValueError(f"`{folder}` is not complete, or of an earlier version: run the command again that made it.")
+    return inputs if of_splits else {}
 
 
 @dataclass(eq=False)
@@ -48,16 +58,25 @@ class SplitWriter:
 
     Rows are added in source order. Those of a slice are written at once to files whose names are the range of source
     rows; a reopened writer goes on after the last slice. Rows with a `problem` go to the configuration `rejected`.
+
+    Args:
+        stage: stage of the folder, with all inputs that the rows depend on.
+        split: name of the split.
+        features: columns of the rows that are kept.
+        title: title of the dataset card.
+        text: its first paragraph.
+        rows_per_file: number of source rows of a slice, unless these exceed 64 MiB.
+        selection: rule by which the source rows of this split are selected.
     """
 
     stage: Stage
     split: str
     features: datasets.Features
     _: KW_ONLY
-    title: str  # of the dataset card
-    text: str  # its first paragraph
-    rows_per_file: int = 200  # source rows of a slice, unless these exceed 64 MiB
-    selection: object = None  # rule by which the source rows of this split are selected
+    title: str
+    text: str
+    rows_per_file: int = 200
+    selection: object = None
 
     def __post_init__(self):
         if not re.fullmatch(r"\w+(\.\w+)*", self.split):  # which `datasets` demands
@@ -103,9 +122,8 @@ class SplitWriter:
         if change is None and self.is_complete and next(rows, None) is not None:
             change = "it has more rows"
         if change is not None:
-            raise ValueError(
-                f"`{self.stage.folder}`: the source of `{self.split}` has changed: {change}. Delete the folder, or choose another."
-            )
+            where = f"`{self.stage.folder}`: the source of `{self.split}`"
+            raise ValueError(f"{where} has changed: {change}. Delete the folder, or choose another.")
         return rows
 
     def written(self, columns: list[str], rejected: bool = False) -> list[dict]:
@@ -130,19 +148,12 @@ class SplitWriter:
         first = self.position
         name = f"{self.split}-{first:09d}-{first + len(self._rows):09d}.parquet"
         metadata = {DIGEST_KEY: self._digest(self._digests).encode()}
-        parts = {
-            f"{REJECTED_FOLDER}/{name}": [row for row in self._rows if "problem" in row],
-            name: [row for row in self._rows if "problem" not in row],  # last
-        }
-        for place, rows in parts.items():
-            if rows or place == name:
-                path, extra = self.stage.folder / place, {"problem": datasets.Value("string")} if place != name else {}
-                schema = datasets.Features(self.features | extra).arrow_schema
-                with atomic_file(path) as partial:
-                    schema = schema.with_metadata(schema.metadata | metadata)
-                    with parquet.ParquetWriter(partial, schema) as file:
-                        if rows:  # `load_dataset` refuses empty row groups
-                            file.write_table(pa.Table.from_pylist(rows, schema), row_group_size=32)
+        rejected = [row for row in self._rows if "problem" in row]
+        if rejected:  # first
+            with_problem = datasets.Features(self.features | {"problem": datasets.Value("string")})
+            _write_file(self.stage.folder / REJECTED_FOLDER / name, rejected, with_problem, metadata)
+        kept = [row for row in self._rows if "problem" not in row]
+        _write_file(self.stage.folder / name, kept, self.features, metadata)
         self._rows, self._digests = [], []
 
     def finish(self) -> tuple[int, int]:
@@ -161,23 +172,38 @@ class SplitWriter:
             raise ValueError(f"`{folder}`: the split `{self.split}` has no rows, {counts[1]:,} were rejected: {first}")
         if not self.is_complete:
             splits = self.splits | {self.split: counts}
-            write_card(folder, self.title, self.text, self.features, splits)
+            self._write_card(splits)
             save_contact_sheets(folder, self.split)
             self.stage.finish({"splits": splits}, [CARD_FILE])
         return counts[0], counts[1]
+
+    def _write_card(self, splits: dict[str, list[int]]) -> None:
+        """Write the card of the folder, with the numbers of rows and rejected rows of each complete split."""
+        configurations = []
+        for index, (name, place) in enumerate((("default", ""), ("rejected", f"{REJECTED_FOLDER}/"))):
+            files = [{"split": split, "path": f"{place}{split}-*"} for split in splits if splits[split][index]]
+            configurations += [{"config_name": name, "data_files": files}] if files else []
+        card = TEMPLATE.read_text(encoding="utf-8").format(
+            metadata=DatasetCardData(configs=configurations, tags=["robust-vit"]).to_yaml(),
+            title=self.title,
+            text=self.text,
+            columns=", ".join(f"`{column}`" for column in self.features if column != "image"),
+            table="\n".join(f"| {split} | {kept} | {rejected} |" for split, (kept, rejected) in splits.items()),
+            reasons=_reasons(self.stage.folder / REJECTED_FOLDER),
+        )
+        write_atomically(self.stage.folder / CARD_FILE, card)
 
     def _digest(self, digests: Iterable[str]) -> str:
         """Digest of source rows, their columns and selection."""
         return xxhash.xxh3_128_hexdigest("".join([repr((self.features, self.selection)), *digests]).encode())
 
 
-ROWS_PER_PART = 32
-DecodedRow = tuple[dict, Image.Image | None]
-
-
-def parts_of(rows: Iterator[dict]) -> Iterator[list[dict]]:
-    while part := list(islice(rows, ROWS_PER_PART)):
-        yield part
+def _write_file(path: Path, rows: list[dict], features: datasets.Features, metadata: dict) -> None:
+    schema = features.arrow_schema
+    schema = schema.with_metadata(schema.metadata | metadata)
+    with atomic_file(path) as partial, parquet.ParquetWriter(partial, schema) as file:
+        if rows:  # `load_dataset` refuses empty row groups
+            file.write_table(pa.Table.from_pylist(rows, schema), row_group_size=32)
 
 
 def write_rows(
@@ -186,12 +212,22 @@ def write_rows(
     skip_bad: bool,
     finish: Callable[[Iterator[DecodedRow]], list[dict]] = lambda decoded: [row for row, _ in decoded],
     total: int | None = None,
-    parts: Callable[[Iterator[dict]], Iterator[list[dict]]] = parts_of,
+    parts: Callable[[Iterator[dict]], Iterator[list[dict]]] | None = None,
 ) -> tuple[int, int] | None:
-    """Write the rows of a [`Source`] that are not written yet, decoding every image once. `finish` returns the rows to
-    write for each of the `parts`, one per source row. Launched processes share the parts; the files are the same as
-    with one process. Returns the numbers of rows and rejected rows; `None` where `writer` is, outside the main
-    process."""
+    """Write the rows of a [`Source`] that are not written yet, decoding every image once. Launched processes share the parts; the files
+    are the same as with one process.
+
+    Args:
+        writer: writer of the split; `None` outside the main process.
+        rows: all source rows, in order, with undecoded images.
+        skip_bad: whether rows that cannot be used are rejected, and not an error.
+        finish: gives the rows to write of a part, one for each of its decoded rows.
+        total: number of rows, if known, for the progress bar.
+        parts: cuts the rows into parts; by default [`parts_of`].
+
+    Returns:
+        The numbers of rows and rejected rows; `None` where `writer` is.
+    """
     state = PartialState()
     if writer is not None:
         rows = writer.unwritten(rows)
@@ -203,7 +239,7 @@ def write_rows(
         ThreadPoolExecutor() as pool,
         tqdm(desc=title, unit="image", total=total, initial=position, disable=writer is None) as progress,
     ):
-        shared = parts(rows)
+        shared = (parts or parts_of)(rows)
         while window := list(islice(shared, state.num_processes)):
             finished = []
             if state.process_index < len(window):
@@ -216,6 +252,11 @@ def write_rows(
     return None if writer is None else writer.finish()
 
 
+def parts_of(rows: Iterator[dict]) -> Iterator[list[dict]]:
+    while part := list(islice(rows, ROWS_PER_PART)):
+        yield part
+
+
 def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:
     for row, image, mask in rows:
         if "mask" in row and image is not None and (problem := mask_problem(image, mask)):
@@ -223,3 +264,47 @@ def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:
         if "problem" in row and not skip_bad:
             raise ValueError(f"{row['problem'].rstrip('.')}. --skip_bad leaves such rows out, and lists them.")
         yield row, image
+
+
+def _reasons(folder: Path) -> str:
+    """Table of the reasons of rejected rows, without names and numbers, the twenty most frequent; empty without any."""
+    counts: Counter[str] = Counter()
+    for path in folder.glob("*.parquet"):
+        problems = parquet.read_table(path, columns=["problem"])["problem"].to_pylist()
+        counts.update(re.sub(r"`[^`]*`|'[^']*'|\d[\d.,]*", "…", problem) for problem in problems)
+    rows = [f"| {reason.replace('|', ' ')} | {count} |" for reason, count in counts.most_common(20)]
+    return "\n".join(["", "| reason of the rejection | rows |", "|---|---:|", *rows, ""]) if rows else ""
+
+
+def save_contact_sheets(folder: Path, split: str) -> None:
+    """Write `contact_sheet_<split>.png` and `contact_sheet_<split>_rejected.png`, with at most 24 evenly spaced
+    rows of a split that [`SplitWriter`] wrote to the folder."""
+    for place, name in ((folder, split), (folder / REJECTED_FOLDER, f"{split}_rejected")):
+        rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), 24)
+        pictures = [picture for row in rows if row["image"] for picture in _captioned(row)]
+        lines = [pictures[first : first + NUM_COLUMNS] for first in range(0, len(pictures), NUM_COLUMNS)]
+        if lines:
+            save_picture_grid(lines, folder / f"{CONTACT_SHEET}_{name}.png")
+
+
+def sample_rows(files: list[Path], count: int) -> list[dict]:
+    """At most `count` evenly spaced rows."""
+    if not files:
+        return []
+    rows = pyarrow.dataset.dataset(files)
+    total = rows.count_rows()
+    return rows.take(sorted({index * total // count for index in range(count)})).to_pylist()
+
+
+def _captioned(row: dict) -> list[tuple[str, np.ndarray]]:
+    """The image of a row and, if it has a mask, mask and image with the background painted over. The first has a caption."""
+    decode = datasets.Image().decode_example
+    pictures = [to_rgb(decode(row["image"]))]
+    if row.get("mask"):
+        foreground = Image.fromarray(255 * (np.asarray(decode(row["mask"])) > 0).astype(np.uint8))  # palettes: indices
+        paint = Image.new("RGB", foreground.size, (255, 0, 255))
+        pictures += [foreground.convert("RGB"), Image.composite(pictures[0], paint, foreground)]
+    for picture in pictures:
+        picture.thumbnail((360, 360))
+    captions = [fill(row.get("problem") or row["file_name"], 26, max_lines=3), "", ""]
+    return [(caption, np.asarray(picture)) for caption, picture in zip(captions, pictures, strict=False)]
