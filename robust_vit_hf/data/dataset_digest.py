@@ -36,24 +36,23 @@ def dataset_identity(dataset: datasets.Dataset) -> str:
 def row_digest(row: dict) -> str:
     """16 hexadecimal digits that change with any value of an undecoded row. Images are identified as by
     [`dataset_identity`]."""
-    values = {}
+    row = dict(row)
     for name, value in row.items():
         if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
             content, path = value["bytes"], value["path"]
-            value = xxhash.xxh3_64_hexdigest(content) if content is not None else path and _stamp(path)
-        values[name] = value
-    return xxhash.xxh3_64_hexdigest(repr(values).encode())
+            row[name] = xxhash.xxh3_64_hexdigest(content) if content is not None else path and _stamp(path)
+    return xxhash.xxh3_64_hexdigest(repr(row).encode())
 
 
 def pixels_of(dataset: datasets.Dataset) -> set[str]:
     """Digests of the pixels of images, which copies share whatever their names and formats. Those that cannot be read are left out,
     which the check of the rows reports."""
-    found, feature = set(), datasets.Image()
+    digests, feature = set(), datasets.Image()
     for row in undecoded(dataset.select_columns(["image"])):
         with suppress(Exception):  # codecs raise any type
             picture = to_rgb(feature.decode_example(row["image"]))
-            found.add(xxhash.xxh3_128_hexdigest(repr(picture.size).encode() + picture.tobytes()))
-    return found
+            digests.add(xxhash.xxh3_128_hexdigest(repr(picture.size).encode() + picture.tobytes()))
+    return digests
 
 
 def _stamp(path: str) -> tuple:

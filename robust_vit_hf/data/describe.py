@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -42,27 +43,25 @@ def describe(options: DescribeOptions) -> str:
 def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
     """Summarise all rows of a [`Source`] as text: rows, columns, image sizes, rows per class, histogram of mask coverage, first
     problems. `num_labels` is the number of classes, if known."""
-    columns, problems, labels, sizes, coverage = {}, [], [], [], Counter()
-    count = 0
-    with ThreadPoolExecutor() as pool, tqdm(desc="reading", unit="row", leave=False) as progress:
-        for part in parts_of(iter(rows)):
-            for row, image, mask in pool.map(decode, part):
-                if "problem" not in row:
-                    columns |= dict.fromkeys(row)
-                    labels += [row["label"]] if "label" in row else []
-                    sizes += [image.size] if image is not None else []
-                if problem := row.get("problem") or _problem_of(row, image, mask, num_labels):
-                    problems.append(problem)
-                elif mask is not None:
-                    share = 100 * (mask_to_tensor(mask).numpy() > 0).mean()
-                    coverage[BINS[0 if share == 0 else int(share // 10) + 1]] += 1
-            count += len(part)
-            progress.update(len(part))
+    columns, problems, labels, sizes, coverage, count = {}, [], [], [], Counter(), 0
+    with ThreadPoolExecutor() as pool:
+        parts = (pool.map(decode, part) for part in parts_of(iter(rows)))
+        for row, image, mask in tqdm(chain.from_iterable(parts), desc="reading", unit="row", leave=False):
+            count += 1
+            if "problem" not in row:
+                columns |= dict.fromkeys(row)
+                labels += [row["label"]] if "label" in row else []
+                sizes += [image.size] if image is not None else []
+            if problem := row.get("problem") or _problem_of(row, image, mask, num_labels):
+                problems.append(problem)
+            elif mask is not None:
+                share = 100 * (mask_to_tensor(mask).numpy() > 0).mean()
+                coverage[BINS[0 if share == 0 else int(share // 10) + 1]] += 1
     lines = [f"rows: {count:,}, {len(problems):,} of them unusable", f"columns: {', '.join(columns)}"]
     if sizes:
         sides = zip(zip(*sizes, strict=True), ("wide", "high"), strict=True)
-        told = (f"{min(px)}–{max(px)} px {side} (median {np.median(px):.0f})" for px, side in sides)
-        lines.append(f"images: {', '.join(told)}")
+        extents = (f"{min(px)}–{max(px)} px {side} (median {np.median(px):.0f})" for px, side in sides)
+        lines.append(f"images: {', '.join(extents)}")
     lines += [_classes(labels)] if labels else []
     if coverage:
         lines.append("mask coverage (foreground in per cent of the image):")
@@ -87,8 +86,8 @@ def _problem_of(row: dict, image: Image.Image | None, mask: Image.Image | None, 
 def _classes(labels: list) -> str:
     """Number of classes and of their rows."""
     several = sum(isinstance(label, list) and len(label) > 1 for label in labels)
-    each = Counter(one for label in labels for one in (label if isinstance(label, list) else [label]))
-    integers, counts = [label for label in each if isinstance(label, int)], list(each.values())
-    parts = [f"classes: {len(each)}", f"labels {min(integers)}–{max(integers)}" if integers else ""]
+    rows = Counter(chain.from_iterable(label if isinstance(label, list) else [label] for label in labels))
+    integers, counts = [label for label in rows if isinstance(label, int)], [*rows.values()]
+    parts = [f"classes: {len(rows)}", *([f"labels {min(integers)}–{max(integers)}"] if integers else [])]
     parts.append(f"{min(counts)}–{max(counts)} rows each (median {np.median(counts):.0f})")
-    return ", ".join(filter(None, parts)) + (f"; {several:,} rows accept several labels" if several else "")
+    return ", ".join(parts) + (f"; {several:,} rows accept several labels" if several else "")

@@ -55,7 +55,7 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
     has no names, or one of the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are
     names of the classes of ImageNet-1k."""
     names, model_names = (
-        tuple(nfc(str(name)).removeprefix("LABEL_") for name in of or ()) for of in (names, model_names)
+        tuple(nfc(str(name)).removeprefix("LABEL_") for name in given or ()) for given in (names, model_names)
     )
     if not names:
         moved = [(label, name) for label, name in enumerate(model_names) if unnamed([name]) and int(name) != label]
@@ -73,11 +73,11 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         if unnamed(model_names) or names == tuple(map(str, range(len(names)))):
             return None
     if unknown := [name for name in names if places.get(name) is None]:
+        lack = "has more than once" if unknown[0] in model_names else "does not have"
         raise ValueError(
-            f"`{source}` has {len(unknown)} {'class' if len(unknown) == 1 else 'classes'} that the model "
-            f"{'has more than once' if unknown[0] in model_names else 'does not have'}, such as `{unknown[0]}`; the model has "
-            f"{len(model_names)} classes: {', '.join(model_names[:4])}{', …' if len(model_names) > 4 else ''}. Give a model with a "
-            "head for these classes, or rename them."
+            f"`{source}` has {len(unknown)} class{'es' * (len(unknown) > 1)} that the model {lack}, such as `{unknown[0]}`; the model has "
+            f"{len(model_names)} classes: {', '.join(model_names[:4])}{', …' * (len(model_names) > 4)}. Give a model with a head for "
+            "these classes, or rename them."
         )
     mapping = {label: places[name] for label, name in enumerate(names)}
     if any(label != place for label, place in mapping.items()):
@@ -89,16 +89,20 @@ def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -
     """Check that all splits with names of classes have the same ones where the model has none: it would take the classes of each split
     in their order, see [`label_mapping`]."""
     names = {split: class_names_of(getattr(rows, "features", None) or {}) for split, rows in splits.items()}
-    names = {split: of for split, of in names.items() if of and not unnamed(of)}
+    names = {split: classes for split, classes in names.items() if classes and not unnamed(classes)}
     if not unnamed(model_names) or are_of_imagenet(model_names) or len({*names.values()}) < 2:
         return
-    classes = enumerate(zip_longest(*names.values(), fillvalue="missing"))
-    index, of_splits = next((index, of_splits) for index, of_splits in classes if len({*of_splits}) > 1)
-    shown = ", ".join(f"`{name}` in `{split}`" for name, split in zip(of_splits, names, strict=True))
+    index, differing = _first_difference(*names.values())
+    shown = ", ".join(f"`{name}` in `{split}`" for name, split in zip(differing, names, strict=True))
     raise ValueError(
         f"The model has numbers instead of names of classes, and class {index} is {shown}: give all splits the same classes, or the model "
         "their names (`id2label` in its `config.json`)."
     )
+
+
+def _first_difference(*classes: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """Index and names of the first class that is not the same in all lists of names."""
+    return next(pair for pair in enumerate(zip_longest(*classes, fillvalue="missing")) if len({*pair[1]}) > 1)
 
 
 def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: str) -> datasets.Dataset:
@@ -122,24 +126,23 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
     first, second = ([str(name).removeprefix("LABEL_") for name in names] for names in (before, after))
     comparable = sorted(first) == sorted(second) or not (unnamed(before) or unnamed(after))
     if len(first) != len(second) or (comparable and first != second):
-        pairs = enumerate(zip_longest(first, second, fillvalue="missing"))
-        index, (one, other) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
-        raise ValueError(f"The models cannot be compared: class {index} is `{one}` before and `{other}` after.")
+        index, names = _first_difference(first, second)
+        raise ValueError(
+            f"The models cannot be compared: class {index} is `{names[0]}` before and `{names[1]}` after."
+        )
 
 
 def check_class_names(classes: Sequence[str]) -> list[str]:
-    """Names, two or more and different, of the classes of a new head, without space around them."""
-    if isinstance(classes, (str, Mapping, Set)):
-        raise ValueError(
-            f"Expected a list of the names of classes in the order of the logits, but got a {type(classes).__name__}."
-        )
-    names = [str(name).strip() for name in classes]
+    """Names, two or more and different, of the classes of a new head, without space around them, from a list in the order of logits."""
+    names = [] if isinstance(classes, (str, Mapping, Set)) else [str(name).strip() for name in classes]
     repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
     if len(names) < 2 or repeated:
-        raise ValueError(
-            f"Expected two or more classes with different names, such as `crane bird` and `construction crane`, but got {len(names)}"
-            f"{f', of which {repeated[0]!r} is empty or not the only one' if repeated else ''}."
+        got = (
+            f"{repeated[0]!r}, which is empty or not the only one"
+            if repeated
+            else f"a {type(classes).__name__} of {len(classes)}"
         )
+        raise ValueError(f"Expected a list of the names of two or more different classes, but got {got}.")
     return names
 
 

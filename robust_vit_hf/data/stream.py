@@ -32,14 +32,23 @@ class MaskedStream(torch.utils.data.IterableDataset):
 
     Processes and data loader workers share the rows. A row's augmentation depends only on `seed`, the pass and the
     row, so that resuming and the number of processes and workers do not change images. 100 consecutive unusable rows are
-    refused, and so is a label that is no class of the model.
+    an error, and so is a label that is no class of the model.
+
+    Args:
+        dataset: stream with the columns of `check_columns`.
+        transform: [`train_transform`] of an image processor.
+        num_labels: number of the model's classes.
+        mapping: class of the model for each label, see [`label_mapping`].
+        bad_masks: whether rows with an unusable image or mask, or an empty or full mask, are left out, or an error.
+        seed: seed of crops and flips.
+        rank: number of this process among the `num_processes`.
     """
 
-    dataset: datasets.IterableDataset  # with the columns of `check_columns`
-    transform: Callable[[dict[str, list]], dict[str, list]]  # [`train_transform`] of an image processor
+    dataset: datasets.IterableDataset
+    transform: Callable[[dict[str, list]], dict[str, list]]
     num_labels: int
-    mapping: dict[int, int] | None  # class of the model for each label, see [`label_mapping`]
-    bad_masks: Literal["skip", "refuse"]  # rows with an unusable image or mask, or an empty or full mask
+    mapping: dict[int, int] | None
+    bad_masks: Literal["skip", "refuse"]
     seed: int
     rank: int = 0
     num_processes: int = 1
@@ -58,17 +67,17 @@ class MaskedStream(torch.utils.data.IterableDataset):
                 pictures, problem = decode_pictures(row, features)
                 if problem is None and (extent := extent_without_edges(pictures["mask"])):
                     problem = f"mask is {extent}"
-                if problem is not None:
-                    num_bad += 1
-                    if self.bad_masks == "refuse" or num_bad == MAX_BAD_ROWS:
-                        advice = "Repair it, or leave such rows out with `bad_masks='skip'`."
-                        last = f"No row of the last {num_bad} can be used: see `robust-vit data describe`."
-                        raise ValueError(f"{where}: {problem}. {advice if self.bad_masks == 'refuse' else last}")
-                    if epoch == 0:
-                        logger.warning(f"{where}: {problem}. The row is left out.")
+                if problem is None:
+                    num_bad = 0
+                    yield self._transformed(row | pictures, epoch, row_digest(row), where)
                     continue
-                num_bad = 0
-                yield self._transformed(row | pictures, epoch, row_digest(row), where)
+                num_bad += 1
+                if self.bad_masks == "refuse" or num_bad == MAX_BAD_ROWS:
+                    advice = "Repair it, or leave such rows out with `bad_masks='skip'`."
+                    last = f"No row of the last {num_bad} can be used: see `robust-vit data describe`."
+                    raise ValueError(f"{where}: {problem}. {advice if self.bad_masks == 'refuse' else last}")
+                if epoch == 0:
+                    logger.warning(f"{where}: {problem}. The row is left out.")
             if index < 0 and get_worker_info() is None:
                 raise ValueError("The train dataset has no rows, or fewer than processes.")
             if index < 0:

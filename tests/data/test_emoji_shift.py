@@ -110,9 +110,7 @@ def test_every_shift_is_what_it_says():
 
 @pytest.mark.parametrize("split", ["location", "rotation", "size"])
 def test_the_object_is_where_the_mask_is(split, monkeypatch):
-    monkeypatch.setattr(
-        images.artwork, "emoji", lambda class_name, vendor: Image.new("RGBA", (72, 72), (255, 0, 255, 255))
-    )
+    monkeypatch.setattr(images, "emoji", lambda class_name, vendor: Image.new("RGBA", (72, 72), (255, 0, 255, 255)))
     for index in range(10):
         row = compose(split, index)
         drawn = (np.asarray(row["image"]) == (255, 0, 255)).all(axis=-1)
@@ -140,7 +138,7 @@ def test_masks_by_tokencut_of_a_seed(tmp_path, monkeypatch):
     found = [SimpleNamespace(mask=mask) for mask in [None, *expected["train"]["mask"][1:]]]
     monkeypatch.setattr(emoji_tokencut, "load_finetuning_splits", partial(load_finetuning_splits, 1))
     monkeypatch.setattr(emoji_tokencut, "TokenCut", lambda model: lambda pictures, rows: found)
-    emoji_tokencut.main(tmp_path, [seed])
+    emoji_tokencut.make_datasets(tmp_path, [seed])
     written = datasets.load_from_disk(tmp_path / str(seed))
     for split, rows in expected.items():
         assert written[split]["label"][:] == rows["label"][:] and written[split]["image"][:] == rows["image"][:]

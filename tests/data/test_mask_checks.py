@@ -62,7 +62,7 @@ BAD_MASKS = {
     "ones among 255": (mask_of(1, 255, 255), "mixes the values 1 and 255"),
     "RGB": (mask_of(255).convert("RGB"), "mask has mode RGB, expected one channel"),
     "16 bits": (mask_of(255).convert("I;16"), "mask has mode I;16, expected one channel"),
-    "an inverted palette": (with_palette((255,) * 3, (0,) * 3), "palette, which is the background, is not black"),
+    "an inverted palette": (with_palette((255,) * 3, (0,) * 3), "palette, the background, is not black"),
     "other size": (Image.new("L", (8, 4), 255), "image is 8×8 but mask is 8×4: expected equal sizes"),
     "none": (None, "mask is missing"),
 }

@@ -426,7 +426,7 @@ def _thesis(of: Inputs) -> None:
 WITHIN = "is within"
 OPTIONS = [
     Attack("one image to measure", _options("--num_images", "1"), "`num_images` ≥ 2"),
-    Attack("masks that are not there", _options("--masks", "nowhere"), "There is no folder of masks `nowhere`"),
+    Attack("masks that are not there", _options("--masks", "nowhere"), "`nowhere` has a mask for none of"),
     Attack("a shell's variable that is not set", _options("--masks", ""), "Expected `masks` not to be empty."),
     Attack("a comparison with a model of other classes", _another_model, "cannot be compared"),
     Attack("an output folder that is a file", lambda of: of.out.write_text("x"), "{root}/out"),
