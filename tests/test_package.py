@@ -102,7 +102,7 @@ def test_the_wheel_holds_all_files_of_the_package(commands):
         for root in (ROOT, site)
     )
     assert found.keys() == expected.keys() and found == expected
-    assert not {"tests", "trainer", "eval", "benchmarks"} & {path.name for path in site.iterdir()}
+    assert not {"tests", "trainer", "eval", "experiments"} & {path.name for path in site.iterdir()}
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_the_wheel_runs_the_commands_of_the_readme(commands, tmp_path):
     options = ["--dataset", "photographs", "--num_train_epochs", 1, "--use_cpu", "--output_dir", "run"]
     train = [commands / "robust-vit", "train", "--config", "vit-b", "--model", "my-model"]
     printed = run(*train, *options, folder=tmp_path)
-    (recipe,) = commands.parent.glob("lib/*/site-packages/robust_vit_hf/experiments/recipes/vit-b.yaml")
+    (recipe,) = commands.parent.glob("lib/*/site-packages/robust_vit_hf/training/recipe_files/vit-b.yaml")
     assert f"Recipe: {recipe}" in printed
     assert (tmp_path / "run" / "README.md").read_text().startswith("---\n")  # the card, of the bundled template
 

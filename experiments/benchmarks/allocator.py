@@ -1,8 +1,8 @@
 """Peak memory of a step with linear memory under malloc's own settings, beside those of the other benchmarks.
 
-    python benchmarks/allocator.py     # writes benchmarks/allocator.json
+    python -m experiments allocator     # writes experiments/benchmarks/allocator.json
 
-DeiT-S at 448 px as in `benchmarks/linear_memory.py`, on a CPU. "released early" frees the buffers of a layer's chunks before its gradients
+DeiT-S at 448 px as in `linear_memory.py`, on a CPU. "released early" frees the buffers of a layer's chunks before its gradients
 are returned.
 """
 
@@ -12,6 +12,7 @@ from robust_vit_hf.relevance import linear_memory
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
+from ..scripts import script_parser
 from .linear_memory import make_step
 from .step import peak_memory_elsewhere
 
@@ -35,6 +36,7 @@ def make_step_that_releases(size: int, name: str) -> tuple:
 
 
 def main() -> None:
+    script_parser(__doc__).parse_args()
     results = {}
     for allocator, threshold in THRESHOLDS.items():
         for kind, make in {"plain": make_step, "linear": make_step, "released early": make_step_that_releases}.items():
@@ -43,7 +45,3 @@ def main() -> None:
             results[f"{kind}, {allocator}"] = peaks
             print(kind, allocator, peaks, flush=True)
     write_json(RESULTS, {"pixels": SIZE, "GiB": results, **environment()})
-
-
-if __name__ == "__main__":
-    main()

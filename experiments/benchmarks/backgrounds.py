@@ -1,13 +1,12 @@
 """What composing costs: `diagnose` beside the forward passes that it needs, on tensors that are there.
 
-    python benchmarks/backgrounds.py --output_dir runs/benchmarks
-    python benchmarks/backgrounds.py --output_dir runs/benchmarks/cnn --model runs/improve/cnn-0/model  # a CNN: backgrounds_cnn.json
+    python -m experiments backgrounds --output_dir runs/benchmarks
+    python -m experiments backgrounds --output_dir runs/benchmarks/cnn --model runs/improve/cnn-0/model  # a CNN: backgrounds_cnn.json
 
 Both run in turn within one process, so that what else the machine does hits both; the ratio is a median over the rounds. `diagnose`
 reads and composes the images of emoji-shift `val` in seven conditions, without relevance maps.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -28,12 +27,14 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 from robust_vit_hf.utils.processes import make_accelerator
 
+from ..scripts import script_parser
+
 
 BATCH_SIZE = 32
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--model", default="emoji-shift", help="classifier of the classes of emoji-shift")
     parser.add_argument("--images", type=int, default=96)
@@ -68,7 +69,3 @@ def main() -> None:
     results = {"ratio": ratio, "seconds": seconds, "images": arguments.images, **environment()}
     write_json(arguments.output_dir / "backgrounds.json", results)
     print(json.dumps({"ratio": round(ratio, 3), "passes": statistics.median(seconds["passes"])}))
-
-
-if __name__ == "__main__":
-    main()

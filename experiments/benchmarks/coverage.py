@@ -1,8 +1,8 @@
 """How often 95 % intervals over seeds hold the true gain, on simulated outcomes like those of the experiment.
 
-    python benchmarks/coverage.py    # four minutes on one core
+    python -m experiments coverage    # four minutes on one core
 
-Writes `benchmarks/coverage.json`: for each kind of data, the share of trials whose interval holds the gain, and half its mean width, in
+Writes `experiments/benchmarks/coverage.json`: for each kind of data, the share of trials whose interval holds the gain, and half its mean width, in
 points. Each seed has 300 images, of which 10 % are corrected or broken. Seeds differ in their gain by a standard deviation of 0, 1 or 2
 points. Their images are of their own, the same, or composed with the same photographs, whose gains differ by 4 points as well, or by 8,
 with 30 % corrected or broken, as those of swap do.
@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from robust_vit_hf.results.intervals import Gains, mean_gain
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
+
+from ..scripts import script_parser
+from ..sweeps.intervals import Gains, mean_gain
 
 
 TRIALS, IMAGES, CHANGED = 4000, 300, 0.1
@@ -23,6 +25,7 @@ ROWS = np.arange(IMAGES)
 
 
 def main() -> None:
+    script_parser(__doc__).parse_args()
     kinds = {
         "images of each seed": of_own_images,
         "the same images": of_same_images,
@@ -76,7 +79,3 @@ def outcomes(places: np.ndarray, gain: float | np.ndarray, changed: float = CHAN
     """Corrected images (1), broken ones (-1) and others (0) by places in [0, 1], with this difference of their rates."""
     corrected, broken = (np.clip((changed + sign * gain) / 2, 0, 1) for sign in (1, -1))
     return (places < corrected).astype(int) - (places >= 1 - broken)
-
-
-if __name__ == "__main__":
-    main()

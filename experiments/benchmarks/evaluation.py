@@ -1,12 +1,11 @@
 """Throughput of the evaluation against a bare loop of the same model over the same batches, with the data in memory.
 
-    python benchmarks/evaluation.py      # writes benchmarks/evaluation.json
+    python -m experiments evaluation      # writes experiments/benchmarks/evaluation.json
 
 The bare loop calls the model (or `relevance_map`) and keeps nothing. The evaluation gathers, ranks the classes and feeds the
 metrics. Both run in turn, so that what else the machine does hits both; the ratios are medians over the rounds.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -25,6 +24,8 @@ from robust_vit_hf.evaluation.measurements.accuracy import Accuracy
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.utils.files import write_atomically
+
+from ..scripts import script_parser
 
 
 OUTPUT = Path(__file__).with_suffix(".json")
@@ -87,12 +88,12 @@ def measure(relevance: bool, num_batches: int, num_rounds: int) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--batches", type=int, default=4, help=f"batches of {BATCH_SIZE} images of a pass")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     results = {
-        "command": "python benchmarks/evaluation.py",
+        "command": "python -m experiments evaluation",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
         "versions": {"torch": torch.__version__},
         "model": "DeiT-S, 224 px",
@@ -105,7 +106,3 @@ def main() -> None:
         results["cases"][case] = measure(relevance, arguments.batches, arguments.rounds)
         tqdm.write(f"{case}: {results['cases'][case]}")
         write_atomically(OUTPUT, json.dumps(results, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,18 +1,19 @@
 """Collect the figures of the example in docs/your-photographs.md from the folder that its commands write.
 
-    python benchmarks/example.py runs/own
+    python -m experiments example runs/own
 
-Writes benchmarks/example.json.
+Writes experiments/benchmarks/example.json.
 """
 
-import argparse
 from pathlib import Path
 
 from robust_vit_hf.utils.files import read_json, write_json
 
+from ..scripts import script_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     diagnosis, improved, elsewhere = (
@@ -29,7 +30,3 @@ def main() -> None:
         **{key: elsewhere[key] for key in ("versions", "hardware", "commit")},
     }
     write_json(Path(__file__).with_suffix(".json"), found)
-
-
-if __name__ == "__main__":
-    main()

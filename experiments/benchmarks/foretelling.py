@@ -1,26 +1,27 @@
 """Does `mixed_rand` foretell top-1 on really random backgrounds, by true masks and by those that `improve` made?
 
-    python benchmarks/foretelling.py --root runs/improve --bf16    # after benchmarks/improve.py, which leaves models and images there
+    python -m experiments foretelling --root runs/improve --bf16    # after improve.py, which leaves models and images there
 
 Of each set of emoji-shift, the report images, with four composites of each by either mask, by the model before and after each effort; and
 top-1 on 300 other images whose backgrounds are random, from improve.json. Adds to foretelling.json beside this script.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 
+from robust_vit_hf.evaluation.composites import composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import own_set
-from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, composite_outputs
+from robust_vit_hf.improvement.layers import SELECTION_COMPOSITES
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
+from ..scripts import script_parser
 from .improve import SETS, emoji_photographs, emoji_rows, share_of
 
 
@@ -61,7 +62,7 @@ def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict
 
 def main() -> None:
     names = [name + variant for variant in ("", "-100") for name, of in SETS.items() if of[0] is emoji_photographs]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=names, default=names, metavar="SET")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
@@ -75,7 +76,3 @@ def main() -> None:
             results.setdefault(name, {})[effort] = found
             print(name, effort, found, flush=True)
             write_json(RESULTS, {"sets": results} | environment())
-
-
-if __name__ == "__main__":
-    main()

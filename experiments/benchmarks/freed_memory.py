@@ -1,6 +1,6 @@
 """What page faults cost a forward pass on a CPU, and what keeping freed memory saves (`utils/processes.py`).
 
-    python benchmarks/freed_memory.py     # writes benchmarks/freed_memory.json
+    python -m experiments freed_memory     # writes experiments/benchmarks/freed_memory.json
 
 Milliseconds of CPU time an image, of the process itself and of the system for it, medians over rounds in which both settings take turns.
 """
@@ -19,6 +19,8 @@ from transformers import AutoModelForImageClassification, Dinov2Config, TimmWrap
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 from robust_vit_hf.utils.processes import keep_freed_memory
+
+from ..scripts import script_parser
 
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -45,11 +47,13 @@ def measure(name: str, keeps: bool) -> None:
 
 
 def main() -> None:
+    script_parser(__doc__).parse_args()
     found: dict[str, list[list[float]]] = {}
     for _ in range(ROUNDS):
         for name in CONFIGS:
             for keeps in (False, True):
-                call = [sys.executable, __file__, name, str(int(keeps))]
+                # This process keeps freed memory, as every command.
+                call = [sys.executable, "-c", f"from {__name__} import measure; measure({name!r}, {keeps})"]
                 output = subprocess.run(call, check=True, capture_output=True, text=True).stdout
                 found.setdefault(f"{name}, {'kept' if keeps else 'returned'}", []).append(json.loads(output))
     results = {
@@ -58,10 +62,3 @@ def main() -> None:
     }
     print(json.dumps(results, indent=1))
     write_json(RESULTS, {"milliseconds": results, "images": IMAGES, "pixels": SIZE, **environment()})
-
-
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(sys.argv[1], sys.argv[2] == "1")
-    else:
-        main()

@@ -1,22 +1,21 @@
 """Last layers trained to convergence on emoji-shift: on composites, and on labelled images by their groups (DFR, AFR, GroupDRO).
 
-    python benchmarks/group_layers.py --output_dir runs/group-layers --bf16    # half an hour on one core
+    python -m experiments group_layers --output_dir runs/group-layers --bf16    # half an hour on one core
 
-For the five models of the tests of docs/experiment, `runs/emoji-bias-10` and so on, as docs/experiment/Makefile trains them, and their images.
+For the five models of the experiment's tests, `runs/emoji-bias-10` and so on, as experiments/Makefile trains them, and their images.
 Layers begin at the model's and are fitted by L-BFGS on features that are computed once, from
 
-- the two images of each of 48 classes that docs/experiment trains on, and six composites of each by its true mask;
+- the two images of each of 48 classes that the experiment trains on, and six composites of each by its true mask;
 - two of each of all 96 classes, and as many composites; or
 - ten of each of all classes, without masks, 2 % of which have the background of other classes: their groups.
 
-Penalty and share in a mixture with the model's layer are chosen by the rule of docs/experiment, on its validation images; test images are
-predicted once, by the layers that were chosen. Writes `benchmarks/group_layers.json`.
+Penalty and interpolation weight with the model's layer are chosen by the rule of the experiment, on its validation images; test images are
+predicted once, by the layers that were chosen. Writes `experiments/benchmarks/group_layers.json`.
 
 Sources: https://huggingface.co/papers/2204.02937 (DFR), https://huggingface.co/papers/2306.11074 (AFR: without group labels, images that the
 model is unsure of weigh more), https://huggingface.co/papers/1911.08731 (GroupDRO).
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 
@@ -37,22 +35,24 @@ from robust_vit_hf.data.emoji_shift import (
     load_split,
 )
 from robust_vit_hf.data.geometry import input_size
+from robust_vit_hf.evaluation.composites import Outputs, composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, Composites, composite_outputs
-from robust_vit_hf.improvement.fit_layers import Layer, fit_layer
+from robust_vit_hf.improvement.candidates import Candidate, choose
+from robust_vit_hf.improvement.layers import SELECTION_COMPOSITES, Layer, fit_layer
 from robust_vit_hf.models.last_layer import LastLayer
-from robust_vit_hf.results.choice import Candidate, choose
-from robust_vit_hf.results.intervals import Gains, mean_gain
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 from robust_vit_hf.utils.stage import Stage
 
+from ..scripts import script_parser
+from ..sweeps.intervals import Gains, mean_gain
+
 
 SEEDS, COMPOSITES, MAX_LOSS = range(10, 15), 6, 2.0
 VALIDATION, EACH, COMPOSED = 4, 10, 2  # images of each class
-PENALTIES, SHARES = (1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4), (0.25, 0.5, 0.75, 1.0)
+PENALTIES, INTERPOLATION_WEIGHTS = (1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4), (0.25, 0.5, 0.75, 1.0)
 SHARPNESS = 20.0  # of the smooth maximum over groups
 UNSURE = (1.0, 4.0, 16.0)  # AFR's exponents
 SOLVER = {"gtol": 1e-9, "ftol": 0, "maxiter": 2000, "maxfun": 4000}
@@ -64,15 +64,13 @@ Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]  # of the losses of
 
 @dataclass(frozen=True, eq=False)
 class Chosen(Candidate):
-    """A mixture of the model's layer and a new one."""
+    """A layer between the model's and a new one."""
 
-    settings: str
-    layer: Layer
+    layer: Layer | None = None
 
     @classmethod
-    def of(cls, features: Composites, layer: Layer, settings: str = "none") -> "Chosen":
-        right = features.mapped(layer.logits).right()
-        return cls(right["mixed_rand"], right["original"], settings, layer)
+    def of_layer(cls, features: Outputs, layer: Layer, settings: str = "none") -> "Chosen":
+        return cls.of(features.mapped(layer.logits), name=settings, layer=layer)
 
 
 class Features:
@@ -80,10 +78,10 @@ class Features:
 
     def __init__(self, session: Session, folder: Path, seed: int):
         side = session.sides["before"]
-        last = LastLayer(side.model.eval(), torch.zeros(1, 3, *input_size(side.processor)))
+        last = LastLayer(side.model.eval(), input_size(side.processor))
         self.own = Layer(*(values.double().numpy() for values in (last.weight, last.bias)))
 
-        def of(name: str, rows: datasets.Dataset, count: int) -> Composites:
+        def of(name: str, rows: datasets.Dataset, count: int) -> Outputs:
             one = session.with_sets({name: EvaluationSet.of(rows)})
             return composite_outputs(side, one, count, PASSES, last, folder / name)
 
@@ -130,7 +128,7 @@ def layers(found: Features) -> Iterator[tuple[str, str, Layer]]:
         yield f"GroupDRO{of_all}", text, fit_many(worst_of(many.labels * 1000 + found.places))
 
 
-def worst_fitted(own: Layer, features: Composites, penalty: float) -> Layer:
+def worst_fitted(own: Layer, features: Outputs, penalty: float) -> Layer:
     """GroupDRO on the images of each class and on their composites."""
     size = features.mixed.shape[1]
     inputs = np.concatenate([features.original, features.mixed.reshape(-1, features.mixed.shape[-1])])
@@ -181,11 +179,13 @@ def fitted(start: Layer, features: np.ndarray, labels: np.ndarray, objective: Ob
 
 def chosen_layers(found: Features) -> dict[str, Chosen]:
     """What the rule chooses for each method, on validation images."""
-    before, candidates = Chosen.of(found.selection, found.own), {}
+    before, candidates = Chosen.of_layer(found.selection, found.own), {}
     for method, settings, layer in layers(found):
-        for share in SHARES:
-            mixed = Chosen.of(found.selection, found.own.mixed(layer, share), f"{settings}, share {share:g}")
-            candidates.setdefault(method, [before]).append(mixed)
+        for weight in INTERPOLATION_WEIGHTS:
+            between = Chosen.of_layer(
+                found.selection, found.own.interpolated(layer, weight), f"{settings}, share {weight:g}"
+            )
+            candidates.setdefault(method, [before]).append(between)
     return {method: choose(of_method, before, MAX_LOSS) for method, of_method in candidates.items()}
 
 
@@ -202,7 +202,7 @@ def gains(found: Features, layer: Layer, seed: int) -> dict[str, Gains]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
@@ -213,7 +213,7 @@ def main() -> None:
         with open_session(model, "paper", Stage(folder, {}), bf16=arguments.bf16) as session:
             found = Features(session, folder / "features", seed)
         for method, one in chosen_layers(found).items():
-            settings.setdefault(method, []).append(one.settings)
+            settings.setdefault(method, []).append(one.name)
             for name, of_set in gains(found, one.layer, seed).items():
                 measured.setdefault(method, {}).setdefault(name, []).append(of_set)
     results = {
@@ -221,7 +221,3 @@ def main() -> None:
         for method, of_method in measured.items()
     }
     write_json(Path(__file__).with_suffix(".json"), {"methods": results, **environment()})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,19 +1,18 @@
 """What `improve` gains, by effort, on all sets that the project has, as users have them: folders of photographs without masks.
 
-    python benchmarks/improve.py --output_dir runs/improve --efforts minute full --bf16       # all sets, in hours
-    python benchmarks/improve.py --output_dir runs/improve --sets example cnn-1 --bf16        # some, with --effort minute
+    python -m experiments improve --output_dir runs/improve --efforts minute full --bf16       # all sets, in hours
+    python -m experiments improve --output_dir runs/improve --sets example cnn-1 --bf16        # some, with --effort minute
 
-- `example`: the bundled model and emoji-shift as photographs (trainer/export_photographs.py);
-- `emoji-1`, `-3`, `-4`, `-5`: the other biased models of emoji-shift, which trainer/train_emoji_bias.py makes first (6 minutes each);
-- `cnn-0` to `cnn-2`: EfficientNet-Lite0 with a head for the same classes (trainer/export_cnn.py);
-- `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (benchmarks/own_images.py);
+- `example`: the bundled model and emoji-shift as photographs (export_photographs.py);
+- `emoji-1`, `-3`, `-4`, `-5`: the other biased models of emoji-shift, which train_emoji_bias.py makes first (6 minutes each);
+- `cnn-0` to `cnn-2`: EfficientNet-Lite0 with a head for the same classes (export_cnn.py);
+- `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (own_images.py);
 - each of them also with `-100`: no training or validation image has another background than the habitual one.
 
 Each result is measured on images that had no part in it: `home`, with the habitual backgrounds; `random`, with those of all classes; and
 `new`, with backgrounds that nothing was trained on; and `mixed_rand` is that of the report images. Writes improve.json, after each set anew.
 """
 
-import argparse
 import subprocess
 import sys
 import time
@@ -36,10 +35,12 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
+from ..makers.export_cnn import biased_cnn
+from ..makers.export_photographs import write_folders
+from ..scripts import script_parser
 from .own_images import finetune, write_split
 
 
-TRAINER = Path(__file__).parents[1] / "trainer"
 IMAGES = {"train": 288, "validation": 288, "home": 300, "random": 300, "new": 300}  # of emoji-shift
 PLACES = ("home", "random", "new")
 
@@ -65,13 +66,6 @@ def emoji_photographs(folder: Path, seed: int, bias: float) -> None:
         write_folders(emoji_rows(name, seed, bias), place)
 
 
-def write_folders(rows: datasets.Dataset, folder: Path) -> None:
-    for number, row in enumerate(rows):
-        path = folder / CLASS_NAMES[row["label"]] / f"{number:04}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        row["image"].convert("RGB").save(path, quality=95)
-
-
 def digit_photographs(folder: Path, seed: int, bias: float) -> None:
     write_split(folder / "photographs" / "train", range(500), "habitual", 0, bias)
     write_split(folder / "photographs" / "validation", range(500, 900), "habitual", 1, bias)
@@ -82,15 +76,16 @@ def digit_photographs(folder: Path, seed: int, bias: float) -> None:
 
 def emoji_model(folder: Path, seed: int, photographs: Path) -> None:
     if seed:
-        script = [sys.executable, TRAINER / "train_emoji_bias.py", "--seed", str(seed), "--output_dir", str(folder)]
-        subprocess.run(script, check=True)
+        # In a process of its own, since a process has one number format for all trainings.
+        options = ["--seed", str(seed), "--output_dir", str(folder)]
+        subprocess.run([sys.executable, "-m", "experiments", "train_emoji_bias", *options], check=True)
         return
     load_biased_model().save_pretrained(folder)
     make_image_processor("paper", IMAGE_SIZE).save_pretrained(folder)
 
 
 def cnn(folder: Path, seed: int, photographs: Path) -> None:
-    subprocess.run([sys.executable, TRAINER / "export_cnn.py", folder, "--seed", str(seed)], check=True)
+    biased_cnn(seed).save_pretrained(folder)
 
 
 def digits_model(folder: Path, seed: int, photographs: Path) -> None:
@@ -177,7 +172,7 @@ def table(results: dict[str, dict]) -> Table:
 
 def main() -> None:
     names = [name + variant for variant in ("", "-100") for name in SETS]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=names, default=names, metavar="SET")
     parser.add_argument("--efforts", nargs="+", choices=["minute", "full"], default=["minute"])
@@ -192,7 +187,3 @@ def main() -> None:
             results.setdefault(name, {})[effort] = run(name, effort, arguments.output_dir, arguments.bf16)
             write_json(file, {"sets": results, **environment()})
             print(table(results).markdown(), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,17 @@
 """Gains of new last layers if half of the classes are shown, and of layers that are made otherwise.
 
-    python benchmarks/last_layer.py --output_dir runs/last-layer --bf16
+    python -m experiments last_layer --output_dir runs/last-layer --bf16
 
-For the five models of the tests of docs/experiment, and their images: two of each of 48 classes to train on, four of each of the others to
+For the five models of the experiment's tests, and their images: two of each of 48 classes to train on, four of each of the others to
 choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each training
-image by its true mask; all layers are made from them. The models are in `runs/emoji-bias-10` and so on, as docs/experiment/Makefile trains
+image by its true mask; all layers are made from them. The models are in `runs/emoji-bias-10` and so on, as experiments/Makefile trains
 them. The rule of `improve` chooses among the layers of a kind on the model's own selection images. Writes last_layer.json: top-1 in per
 cent, by seed; and beside the features, a model with the layer that is fitted to the original's output, from which LP-FT begins.
 """
 
-import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -24,18 +24,19 @@ from robust_vit_hf.data.composition import background
 from robust_vit_hf.data.emoji_shift import load_finetuning_splits, load_split, training_classes
 from robust_vit_hf.data.geometry import input_size
 from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.evaluation.composites import Outputs, composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.candidates import MIXTURES, Mixture, choose_cheapest
-from robust_vit_hf.improvement.composites import SELECTION_COMPOSITES, Composites, composite_outputs
-from robust_vit_hf.improvement.fit_layers import (
+from robust_vit_hf.improvement.candidates import INTERPOLATION_WEIGHTS, Candidate, choose_cheapest
+from robust_vit_hf.improvement.layers import (
     MAP_PENALTIES,
+    SELECTION_COMPOSITES,
     Layer,
-    LayerSettings,
     fit_layer,
     map_out_background,
     new_layers,
+    pool_picture,
 )
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.training.background_swap import BackgroundPool
@@ -43,15 +44,16 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
+from ..scripts import script_parser
 from .own_images import texture
 
 
-SEEDS = range(10, 15)  # of images and models, as in trainer/grids/emoji-shift.yaml
+SEEDS = range(10, 15)  # of images and models, as in experiments/grids/emoji-shift.yaml
 COMPOSITES = 12  # of a training image
 TESTS, TEST_IMAGES = ("val", "background_new", "background_random"), 300
 MAX_LOSS = 1.0  # as of `improve`
 PASSES = (32, 0)
-Layers = dict[LayerSettings, Layer]
+Layers = dict[str, Layer]  # by name
 
 
 def moved(rows: datasets.Dataset) -> datasets.Dataset:
@@ -103,12 +105,27 @@ def write_textures(rows: datasets.Dataset, folder: Path) -> None:
         Image.fromarray((255 * texture(1000 + number, rng)).astype(np.uint8)).save(folder / f"{number:04}.png")
 
 
+def choose_layer(
+    own: Layer, layers: Layers, selection: Outputs, weights: Sequence[float] = INTERPOLATION_WEIGHTS
+) -> tuple[Layer, str]:
+    """The layer between the model's own and a new one that the rule of `improve` chooses by the features of selection images, and how it
+    was made."""
+    before = Candidate.of(selection.mapped(own.logits))
+    candidates = [
+        Candidate.of(selection.mapped(own.interpolated(layer, weight).logits), name=name, weight=weight)
+        for name, layer in layers.items()
+        for weight in weights
+    ]
+    best = choose_cheapest([before, *candidates], before, MAX_LOSS)
+    return own.interpolated(layers[best.name], best.weight) if best.weight else own, f"{best.name}, {best.weight:g}"
+
+
 class Features:
     """Features of a model for the images of a seed."""
 
     def __init__(self, session: Session, folder: Path, seed: int):
         self.session, self.folder, self.side = session, folder, session.sides["before"]
-        self.last = LastLayer(self.side.model.eval(), torch.zeros(1, 3, *input_size(self.side.processor)))
+        self.last = LastLayer(self.side.model.eval(), input_size(self.side.processor))
         self.own = Layer(*(values.double().numpy() for values in (self.last.weight, self.last.bias)))
         self.shown = training_classes(seed)
         splits = load_finetuning_splits(2, seed, seed)
@@ -117,30 +134,20 @@ class Features:
         self.selection = self.of("selection", splits["validation"], SELECTION_COMPOSITES)
         self.tests = {name: self.of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
 
-    def of(self, name: str, rows: datasets.Dataset, count: int, pool: BackgroundPool | None = None) -> Composites:
+    def of(self, name: str, rows: datasets.Dataset, count: int, pool: BackgroundPool | None = None) -> Outputs:
         one = self.session.with_sets({name: EvaluationSet.of(rows)})
-        return composite_outputs(self.side, one, count, PASSES, self.last, self.folder / name, pool)
+        return composite_outputs(
+            self.side, one, count, PASSES, self.last, self.folder / name, pool and partial(pool_picture, pool)
+        )
 
-    def layers(self, features: Composites) -> Layers:
-        """The new layers of `improve`, by their settings."""
+    def layers(self, features: Outputs) -> Layers:
+        """The new layers of `improve`."""
         return dict(new_layers(self.own, features, self.last.has_bias))
 
-    def chosen(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> tuple[Layer, str]:
-        """The mixture with the model's layer that the rule of `improve` chooses, and its settings."""
-        before = Mixture.of(self.selection.mapped(self.own.logits))
-        mixtures = [
-            Mixture.of(self.selection.mapped(self.own.mixed(layer, share).logits), settings, share)
-            for settings, layer in layers.items()
-            for share in shares
-        ]
-        found = choose_cheapest([before, *mixtures], before, MAX_LOSS)
-        layer = self.own if found.settings is None else self.own.mixed(layers[found.settings], found.alpha)
-        return layer, f"{found.settings}, {found.alpha:g}"
-
-    def of_rule(self, layers: Layers, shares: tuple[float, ...] = MIXTURES) -> dict[str, float | str]:
+    def of_rule(self, layers: Layers, weights: Sequence[float] = INTERPOLATION_WEIGHTS) -> dict[str, float | str]:
         """Top-1 of what the rule chooses, in per cent."""
-        layer, settings = self.chosen(layers, shares)
-        return self.top1(layer) | {"chosen": settings}
+        layer, name = choose_layer(self.own, layers, self.selection, weights)
+        return self.top1(layer) | {"chosen": name}
 
     def save(self, layer: Layer) -> None:
         """Write the model with another last layer."""
@@ -160,7 +167,8 @@ class Features:
 
 
 def of_kind(layers: Layers, kind: str) -> Layers:
-    return {settings: layer for settings, layer in layers.items() if settings.variant.endswith(kind)}
+    """Layers of the `map`, or fitted to the `output`."""
+    return {name: layer for name, layer in layers.items() if name.partition(", penalty")[0].endswith(kind)}
 
 
 def variants(found: Features, own: Layers) -> Iterator[tuple[str, dict]]:
@@ -168,7 +176,7 @@ def variants(found: Features, own: Layers) -> Iterator[tuple[str, dict]]:
 
     half = COMPOSITES // 2
 
-    def beside(others: Composites) -> dict:
+    def beside(others: Outputs) -> dict:
         """Half of the composites as they are, and half made otherwise."""
         mixed = np.concatenate([found.train.mixed[:, :half], others.mixed], axis=1)
         return found.of_rule(found.layers(replace(found.train, mixed=mixed)))
@@ -195,34 +203,32 @@ def variants(found: Features, own: Layers) -> Iterator[tuple[str, dict]]:
     yield "mean of the maps", found.of_rule(mean_layer(of_kind(own, "map")))
 
 
-def map_then_fit(found: Features) -> Iterator[tuple[LayerSettings, Layer]]:
+def map_then_fit(found: Features) -> Iterator[tuple[str, Layer]]:
     outputs = torch.from_numpy(found.own.logits(found.train.original.astype(float))).softmax(dim=1).numpy()
     for penalty in (3.0, 10.0):
         start = map_out_background(found.own, found.train, penalty, found.last.has_bias)
         for distance in (1e-5, 1e-4):
-            yield (
-                LayerSettings(f"map {penalty:g}, then output", distance),
-                fit_layer(start, found.train, outputs, distance),
-            )
+            name = f"map {penalty:g}, then output, penalty {distance:g}"
+            yield name, fit_layer(start, found.train, outputs, distance)
 
 
-def map_of_part(found: Features, part: slice) -> Iterator[tuple[LayerSettings, Layer]]:
+def map_of_part(found: Features, part: slice) -> Iterator[tuple[str, Layer]]:
     """Maps of a part of the features, which leave the others as they are."""
     features = replace(found.train, original=found.train.original[:, part], mixed=found.train.mixed[..., part])
     own = Layer(found.own.weight[:, part], np.zeros_like(found.own.bias))
     for penalty in MAP_PENALTIES:
         mapped, weight = map_out_background(own, features, penalty, found.last.has_bias), found.own.weight.copy()
         weight[:, part] = mapped.weight
-        yield LayerSettings("map", penalty), Layer(weight, found.own.bias + mapped.bias)
+        yield f"map, penalty {penalty:g}", Layer(weight, found.own.bias + mapped.bias)
 
 
 def mean_layer(layers: Layers) -> Layers:
     weight, bias = (np.mean(parts, axis=0) for parts in zip(*layers.values(), strict=True))
-    return {LayerSettings("mean", 0.0): Layer(weight, bias)}
+    return {"mean": Layer(weight, bias)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
@@ -235,10 +241,6 @@ def main() -> None:
             found = Features(session, folder / "features", seed)
             layers = found.layers(found.train)
             results[str(seed)] = dict(variants(found, layers))
-            found.save(found.chosen(of_kind(layers, "output"))[0])
+            found.save(choose_layer(found.own, of_kind(layers, "output"), found.selection)[0])
         print(seed, *(f"{name}: {values}" for name, values in results[str(seed)].items()), sep="\n", flush=True)
         write_json(file, {"models": results, **environment()})
-
-
-if __name__ == "__main__":
-    main()

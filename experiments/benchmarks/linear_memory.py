@@ -1,11 +1,10 @@
 """Time and memory of a step over image sizes: relevance with held attentions, in linear memory, and plain finetuning with sdpa.
 
-    python benchmarks/linear_memory.py     # writes benchmarks/linear_memory.json and docs/linear_memory.png
+    python -m experiments linear_memory     # writes experiments/benchmarks/linear_memory.json and docs/linear_memory.png
 
-DeiT-S, fp32, loss and gradients without the optimizer, measured as in `benchmarks/step.py`.
+DeiT-S, fp32, loss and gradients without the optimizer, measured as in `step.py`.
 """
 
-import argparse
 import copy
 import json
 from functools import partial
@@ -20,11 +19,12 @@ from robust_vit_hf.relevance import linear_memory
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
+from ..scripts import script_parser
 from .step import DEVICE, MODELS, measure, peak_memory_elsewhere, spread
 
 
 RESULTS = Path(__file__).with_suffix(".json")
-PLOT = Path(__file__).parents[1] / "docs" / "linear_memory.png"
+PLOT = Path(__file__).parents[2] / "docs" / "linear_memory.png"
 SIZES = {224: 8, 336: 4, 448: 4, 672: 2}  # images of a batch
 TAKEN_FROM = linear_memory.MIN_TOKENS
 MIN_TOKENS = {"held": 10**9, "linear": 0}  # at which each path is taken
@@ -79,7 +79,7 @@ def plot(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--plot", action="store_true", help="draw the figure again from the results that there are")
     arguments = parser.parse_args()
@@ -96,13 +96,9 @@ def main() -> None:
         write_json(
             RESULTS,
             {
-                "command": f"python benchmarks/linear_memory.py --rounds {arguments.rounds}",
+                "command": f"python -m experiments linear_memory --rounds {arguments.rounds}",
                 "rows": rows,
                 **environment(),
             },
         )
     plot(json.loads(RESULTS.read_text())["rows"])
-
-
-if __name__ == "__main__":
-    main()

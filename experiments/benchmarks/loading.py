@@ -1,6 +1,6 @@
 """Images a second of each loader against decoding alone, and the memory of a streamed pass over 100,000 rows.
 
-    python benchmarks/loading.py         # writes benchmarks/loading.json
+    python -m experiments loading         # writes experiments/benchmarks/loading.json
 
 Both sides run in a `DataLoader` with as many workers as cores, and decode to RGB within the workers, so that no pixels
 travel between processes. Decoding alone reads the same files, or takes the same arrays out of the same HDF5 file, with
@@ -8,11 +8,9 @@ Pillow and nothing else. The two take turns; the ratios are medians over the rou
 scikit-image, 500×375 pixels as in ImageNet.
 """
 
-import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -32,13 +30,12 @@ from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import subset, wnids
 from robust_vit_hf.data.layouts.shifted_sets import LABELS
 from robust_vit_hf.utils.files import write_atomically
-
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.helpers import layouts
 
+from ..scripts import script_parser
 
-OUTPUT = Path(__file__).with_name("loading.json")
+
+OUTPUT = Path(__file__).with_suffix(".json")
 NUM_WORKERS = os.cpu_count()
 PHOTOGRAPHS = ("astronaut", "coffee", "rocket")
 
@@ -194,7 +191,7 @@ def measure_memory(num_rows: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--images", type=int, default=1000, help="images of each set")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streamed_rows", type=int, default=100_000)
@@ -212,7 +209,3 @@ def main() -> None:
     text = json.dumps(results, indent=2)
     print(text)
     write_atomically(OUTPUT, text + "\n")
-
-
-if __name__ == "__main__":
-    main()

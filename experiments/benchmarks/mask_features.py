@@ -1,9 +1,9 @@
 """Whose features give TokenCut better masks, the classifier's own or those of a DINOv2-S, and what cheaper features cost.
 
-    python benchmarks/mask_features.py --output_dir runs/mask-features        # writes benchmarks/mask_features.json
+    python -m experiments mask_features --output_dir runs/mask-features        # writes experiments/benchmarks/mask_features.json
 
-Three sets of 112-px images with known foregrounds: `val` of emoji-shift, the photographs of `trainer/export_photographs.py`
-(JPEGs of `train`), and the validation images of `benchmarks/own_images.py` (digits on textures). The classifiers are the
+Three sets of 112-px images with known foregrounds: `val` of emoji-shift, the photographs of `export_photographs.py`
+(JPEGs of `train`), and the validation images of `own_images.py` (digits on textures). The classifiers are the
 bundled biased model, the folder that `export_photographs.py` writes, and the model that `own_images.py` finetunes. All three
 are finetuned DINOv2-S: what a supervised ViT's features give is not measured.
 
@@ -14,7 +14,6 @@ Cost: seconds of CPU time on one thread, of the features alone and in all, the l
 take turns. `min_pixels` falls with the area of the enlarged image.
 """
 
-import argparse
 import io
 import os
 import time
@@ -37,6 +36,7 @@ from robust_vit_hf.models.emoji_shift_model import load_backbone, load_biased_mo
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
+from ..scripts import script_parser
 from .own_images import SIZE, draw, finetune, write_split
 
 
@@ -149,7 +149,7 @@ def cost(examples: Examples, backbone: nn.Module, rounds: int) -> dict[str, dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="for the classifiers of the sets")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=2)
@@ -173,7 +173,3 @@ def main() -> None:
         found["cost"][name] = cost(examples, backbone, arguments.rounds)
         print(name, *found["cost"][name].items(), sep="\n", flush=True)
     write_json(OUTPUT, found | environment() | {"cores": os.cpu_count()})
-
-
-if __name__ == "__main__":
-    main()

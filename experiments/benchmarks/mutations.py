@@ -1,13 +1,12 @@
 """Would the tests notice? Small faults are put into the code one by one, and the tests of the part are run.
 
-    python benchmarks/mutations.py --jobs 2                # an hour on two cores; writes benchmarks/mutations.json
-    python benchmarks/mutations.py --only sweep.py
+    python -m experiments mutations --jobs 2                # an hour on two cores; writes experiments/benchmarks/mutations.json
+    python -m experiments mutations --only sweep.py
 
 A fault is caught if a test fails, or if the tests do not end; the latter are counted apart. Without faults all must pass: run `make test
 test-slow` before. All runs in worktrees of the last commit, which it deletes. Faults that no test catches are printed: they need a test, or are equivalent.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,19 +19,23 @@ from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
+from ..scripts import script_parser
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "mutations.json"
+
+ROOT, RESULTS = Path(__file__).parents[2], Path(__file__).with_suffix(".json")
 LIMIT = 900  # seconds of the tests of a fault
 
 
 class Mutation(NamedTuple):
     """A fault: text of a file, which is there once, what stands in its place, and files of tests."""
 
-    file: str
+    file: str  # in robust_vit_hf, or beginning with experiments/
     old: str
     new: str
     tests: str
+
+    def path(self, root: Path) -> Path:
+        return root / self.file if self.file.startswith("experiments/") else root / "robust_vit_hf" / self.file
 
 
 # fmt: off
@@ -207,13 +210,13 @@ MUTATIONS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="faults at once, each in a process of one thread")
     parser.add_argument("--only", default="", help="part of a file's name")
     options = parser.parse_args()
     chosen = [mutation for mutation in MUTATIONS if options.only in mutation.file]
     for mutation in chosen:
-        count = (ROOT / "robust_vit_hf" / mutation.file).read_text().count(mutation.old)
+        count = mutation.path(ROOT).read_text().count(mutation.old)
         if count != 1:
             raise ValueError(f"`{mutation.file}` has `{mutation.old}` {count} times, expected once.")
     head = git("rev-parse", "HEAD")
@@ -248,7 +251,7 @@ def main() -> None:
 def outcome(mutation: Mutation, places: "SimpleQueue[Path]") -> Literal["caught", "missed", "endless"]:
     """Put in a fault, run its tests, and take it out again."""
     tree = places.get()
-    path = tree / "robust_vit_hf" / mutation.file
+    path = mutation.path(tree)
     text = path.read_text()
     tests = [str(path) for name in mutation.tests.split() for path in Path("tests").rglob(f"test_{name}.py")]
     chosen = ["-m", "not release", *tests]
@@ -271,7 +274,3 @@ def outcome(mutation: Mutation, places: "SimpleQueue[Path]") -> Literal["caught"
 
 def git(*words: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 """What models gain on objects that are pasted in other ways than by composing, on photographs that nothing saw.
 
-    python benchmarks/other_images.py --output_dir runs/other-images --bf16 \\
+    python -m experiments other_images --output_dir runs/other-images --bf16 \\
         --pairs runs/improve/example/model runs/improve/example/full runs/improve/cnn-0/model runs/improve/cnn-0/full
 
-`--pairs` has models of emoji-shift before and after, as benchmarks/improve.py leaves them, or trained, in folders named by set and effort or
+`--pairs` has models of emoji-shift before and after, as improve.py leaves them, or trained, in folders named by set and effort or
 method. All are measured on the same drawings, of a seed of their own, each on one crop of one photograph, at one place, pasted in four ways:
 
 - `plain`: as the images of emoji-shift, in the same sizes;
@@ -16,7 +16,6 @@ other_images.json beside this script: licences, and how many objects are right o
 It goes on after a kill.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.plotting import save_picture_grid
 from robust_vit_hf.utils.stage import Stage
 
+from ..scripts import script_parser
 from .desktop_photographs import fetch
 
 
@@ -145,7 +145,7 @@ def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, nargs="+", required=True, metavar="FOLDER", help="before, after, …")
     parser.add_argument("--objects", type=int, default=12, help="on each photograph (default: 12, five of each class)")
@@ -162,7 +162,3 @@ def main() -> None:
         found = measured(before, after, sets, places, folder / "measured", arguments.bf16)
         results.setdefault(after.parent.name, {})[after.name] = found
         write_json(file, {**facts, "sets": results, **environment()})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,12 @@
 """`diagnose` and `improve` on images that nothing in this package was tuned to.
 
-    python benchmarks/own_images.py --output_dir runs/digits
+    python -m experiments own_images --output_dir runs/digits
 
 Handwritten digits of scikit-learn, as strokes of a random colour, on textures: each digit has a habitual texture in 97 % of the
 images. A DINOv2-S/14 is finetuned on them with cross-entropy (the Trainer of transformers alone), diagnosed and improved from
 class folders of JPEGs without masks, and then measured on textures drawn at random, and on textures that nothing was trained on.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +15,16 @@ import torch
 from PIL import Image
 from scipy import ndimage
 from sklearn.datasets import load_digits
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from robust_vit_hf import diagnose, improve, make_image_processor
 from robust_vit_hf.data.find_images import load_masked_dataset
 from robust_vit_hf.evaluation.evaluate import evaluate
 from robust_vit_hf.evaluation.options import EvaluateOptions
 from robust_vit_hf.models.emoji_shift_model import load_backbone
+
+from ..makers.train_emoji_bias import LabelTrainer
+from ..scripts import script_parser
 
 
 SIZE, HABITUAL, TEXTURES, BIAS = 112, 10, 15, 0.97
@@ -75,14 +77,6 @@ def write_split(folder: Path, rows: range, kinds: str, seed: int, bias: float = 
         picture.save(path, quality=95)
 
 
-class LabelTrainer(Trainer):
-    """Cross-entropy on images of class folders."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-
 def finetune(photographs: Path, folder: Path, bf16: bool) -> None:
     torch.manual_seed(0)
     rows = load_masked_dataset(str(photographs), "train")
@@ -109,7 +103,7 @@ def finetune(photographs: Path, folder: Path, bf16: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
@@ -127,7 +121,3 @@ def main() -> None:
     for name in ("random", "new"):
         options = {"compare": str(root / "better"), "dataset": str(root / "elsewhere" / name), "split": "train"}
         print(evaluate(EvaluateOptions(model=model, output_dir=root / f"evaluation-{name}", **options, **precision)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Images whose classes go with an attribute, for benchmarks/shortcuts.py: drawings on photographs, and digits on textures."""
+"""Images whose classes go with an attribute, for shortcuts.py: drawings on photographs, and digits on textures."""
 
 import io
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Time of each operation in a step of ours and in a plain one, at 224 px.
 
-    python benchmarks/profile_step.py     # writes benchmarks/profile_step.json
+    python -m experiments profile_step     # writes experiments/benchmarks/profile_step.json
 
-DeiT-S as in `benchmarks/step.py`. Both steps are profiled in turn; times are those of the operations themselves, without what they call,
+DeiT-S as in `step.py`. Both steps are profiled in turn; times are those of the operations themselves, without what they call,
 in percent of a plain step.
 """
 
@@ -15,7 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
-from .step import DEVICE, STEPS, make_inputs
+from ..scripts import script_parser
+from .step import STEPS, make_inputs
 
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -23,6 +24,7 @@ ROUNDS = 5
 
 
 def main() -> None:
+    script_parser(__doc__).parse_args()
     model, inputs = make_inputs("DeiT-S")
     steps = {
         name: STEPS[kind](model, inputs) for name, kind in {"ours": "robustvit", "plain": "cross-entropy"}.items()
@@ -45,7 +47,3 @@ def main() -> None:
     results |= {key: of for key, of in shares.items() if abs(of["ours"] - of["plain"]) >= 0.3}
     print(json.dumps(results, indent=2))
     write_json(RESULTS, {"percent of a plain step": results, **environment()})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Time and memory of `evaluate`, `diagnose`, `masks tokencut` and `improve` over many images, and two processes against one.
 
-    python benchmarks/scale.py                              # writes benchmarks/scale.json
-    python benchmarks/scale.py --commands improve           # one of them, and keeps what is there of the others
+    python -m experiments scale                              # writes experiments/benchmarks/scale.json
+    python -m experiments scale --commands improve           # one of them, and keeps what is there of the others
 
 Images are generated: 224 px JPEG with a mask, 100 classes. The model is a random ViT of two layers, so that everything but the model
 weighs more than with any other. The peak of the memory (without mapped files) is that of a tenth of the images and of all of them, and of
@@ -10,7 +10,6 @@ all its training images and then fits layers to them, as from a tenth of the ima
 in one process.
 """
 
-import argparse
 import io
 import json
 import os
@@ -31,6 +30,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
+
+from ..scripts import script_parser
 
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -166,7 +167,7 @@ def in_two_processes(name: str, command: list, folder: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=COMMANDS)
     parser.add_argument("--one_process", action="store_true", help="leave out what two processes take")
@@ -192,7 +193,3 @@ def main() -> None:
             results[command] = measured | environment()
             print(command, json.dumps(results[command], indent=2), flush=True)
             write_json(RESULTS, results)
-
-
-if __name__ == "__main__":
-    main()

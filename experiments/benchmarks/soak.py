@@ -1,12 +1,11 @@
 """Long runs under faults at random moments: `improve` and `sweep` end as if nothing had happened, to the bit.
 
-python benchmarks/soak.py [--faults 60]     # as root on Linux, since a disk is made that can be full; writes benchmarks/soak.json
+    python -m experiments soak [--faults 60]     # as root on Linux, since a disk is made that can be full; writes experiments/benchmarks/soak.json
 
 Each command is started over and over in one folder, and SIGTERM, SIGKILL or a full disk ends it at a random moment. When it gets to its end,
 weights, predictions and verdict are compared with those of an unbroken run, and the next begins in an empty folder.
 """
 
-import argparse
 import json
 import os
 import random
@@ -31,6 +30,8 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.improvement.verdict import VERDICT_FILE
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
+
+from ..scripts import script_parser
 
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -79,7 +80,7 @@ def write_inputs(folder: Path) -> None:
 
 def start(arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "robust_vit_hf.cli", *arguments],
+        [sys.executable, "-m", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -134,7 +135,7 @@ def soak(arguments: list[str], disk: Path, faults: int, rng: random.Random) -> d
     seconds = run([*arguments, "--output_dir", str(whole)])
     expected, struck, wrong, ends, equal = contents(whole), Counter(), [], 0, 0
     verdict = read_json(whole / VERDICT_FILE)
-    with tqdm(total=faults, desc=arguments[0], unit="fault") as progress:
+    with tqdm(total=faults, desc=arguments[1], unit="fault") as progress:
         while sum(struck.values()) < faults or broken.exists():
             process = start([*arguments, "--output_dir", str(broken)])
             time.sleep(rng.uniform(0, seconds) if sum(struck.values()) < faults else 0)
@@ -163,7 +164,7 @@ def soak(arguments: list[str], disk: Path, faults: int, rng: random.Random) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--faults", type=int, default=60, help="faults of each command, of the three kinds in turn")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -173,41 +174,16 @@ def main() -> None:
         os.environ["HF_DATASETS_CACHE"] = str(Path(folder) / "cache")
         disk.mkdir()
         write_inputs(inputs)
-        masks = [
-            "masks",
-            "tokencut",
-            "--images",
-            str(inputs / "images"),
-            "--split",
-            "train",
-            "validation",
-            "--model",
-            "emoji-shift",
-        ]
-        run([*masks, "--output_dir", str(inputs / "masked")])
+        masks = "masks tokencut --split train validation --model emoji-shift --images".split()
+        run(["robust_vit_hf.cli", *masks, str(inputs / "images"), "--output_dir", str(inputs / "masked")])
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(disk)], check=True)
         try:
-            improve = [
-                "improve",
-                "--model",
-                str(inputs / "model"),
-                "--dataset",
-                str(inputs / "images"),
-                "--max_loss",
-                "100",
-            ]
-            improve += [
-                "--effort",
-                "full",
-                "--max_steps",
-                "30",
-                "--learning_rates",
-                "3e-4",
-                "3e-3",
-                "--train_batch_size",
-                "4",
-            ]
-            sweep = ["sweep", str(inputs / "grid.yaml"), "--cluster", "debug"]
+            options = (
+                "--max_loss 100 --effort full --max_steps 30 --learning_rates 3e-4 3e-3 --train_batch_size 4".split()
+            )
+            data = ["--model", str(inputs / "model"), "--dataset", str(inputs / "images")]
+            improve = ["robust_vit_hf.cli", "improve", *data, *options]
+            sweep = ["experiments", "sweep", str(inputs / "grid.yaml"), "--cluster", "debug"]
             results = {
                 name: soak(command, disk, options.faults, rng)
                 for name, command in (("improve", improve), ("sweep", sweep))
@@ -217,7 +193,3 @@ def main() -> None:
     results |= environment()
     write_json(RESULTS, results)
     print(json.dumps(results, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,13 @@
 """From which layer on relevance covers the object best: mean IoU with the masks of a set for each `start_layer`.
 
-    python benchmarks/start_layer.py --model models/clip --set imagenet-segmentation=gtsegs_ijcv.mat
-    python benchmarks/start_layer.py --model emoji-shift                # the bundled model and images
+    python -m experiments start_layer --model models/clip --set imagenet-segmentation=gtsegs_ijcv.mat
+    python -m experiments start_layer --model emoji-shift                # the bundled model and images
 
 Prints a table. Maps explain the predicted class and are thresholded at their mean, as in the paper's segmentation test. The early layers
 of CLIP-B/16 are said to give noisy maps (https://github.com/hila-chefer/Transformer-MM-Explainability/issues/8); finetune with the
 `--start_layer` that is best on images that you do not test on.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -26,9 +25,11 @@ from robust_vit_hf.models.image_processors import load_processor, resolve_protoc
 from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.results.tables import Table
 
+from ..scripts import script_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--model", required=True, help="name, folder or Hub id")
     parser.add_argument("--set", type=NamedSource.parse, help="set with masks, and its source")
     parser.add_argument("--dataset", help="images with masks of your own")
@@ -60,7 +61,3 @@ def main() -> None:
         cells.append([str(layer), *(f"{100 * found[name]:.1f}" for name in ("mean_iou", "pixel_accuracy", "mean_ap"))])
     print(Table("", ["start layer", "mIoU", "pixel accuracy", "mAP"], cells).markdown())
     print(f"\n{len(rows)} images, {Path(arguments.model).name}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Time and peak memory of one finetuning step: loss and gradients at 224 px, without the optimizer, which is the same.
 
-    python benchmarks/step.py            # writes benchmarks/step.json
-    python benchmarks/step.py --models DeiT-S            # and leaves the rows of other models there
+    python -m experiments step            # writes experiments/benchmarks/step.json
+    python -m experiments step --models DeiT-S            # and leaves the rows of other models there
 
 (a) each method of `RobustViTTrainer`, `robustvit` being ours.
 (b) released: the cost structure of the released code, written plainly: one forward pass for the relevance map with one
@@ -15,7 +15,6 @@ weights and without libraries. On a CPU, malloc returns there at once what is fr
 otherwise, do not count.
 """
 
-import argparse
 import copy
 import json
 import os
@@ -45,12 +44,14 @@ from robust_vit_hf import (
     RobustViTTrainer,
 )
 from robust_vit_hf.relevance.relevance_map import average_heads, min_max, upsample
-from robust_vit_hf.training.methods import method_names
+from robust_vit_hf.training.methods import METHODS
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_atomically
 
+from ..scripts import script_parser
 
-OUTPUT = Path(__file__).with_name("step.json")
+
+OUTPUT = Path(__file__).with_suffix(".json")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 # Classes and configurations of the models, and images of a batch.
@@ -134,7 +135,7 @@ def make_cross_entropy(model, inputs):
     return lambda: F.cross_entropy(model(inputs["pixel_values"]).logits, inputs["labels"]).backward()
 
 
-STEPS = {method: partial(make_method, method) for method in method_names()}
+STEPS = {method: partial(make_method, method) for method in METHODS}
 STEPS |= {"released": make_released, "cross-entropy": make_cross_entropy}
 
 
@@ -198,7 +199,7 @@ def spread(values: list[float], divisors: list[float] | None = None) -> list[flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
@@ -212,18 +213,14 @@ def main() -> None:
             steps[kind] = model, make(model, inputs)
         times = measure(steps, arguments.rounds)
         row = {
-            "command": f"python benchmarks/step.py --models {name} --rounds {arguments.rounds}",
+            "command": f"python -m experiments step --models {name} --rounds {arguments.rounds}",
             **environment(),
             "batch_size": MODELS[name][2],
             "released / ours": spread(times["released"], times["robustvit"]),
-            "method / plain": {method: spread(times[method], times["cross-entropy"]) for method in method_names()},
+            "method / plain": {method: spread(times[method], times["cross-entropy"]) for method in METHODS},
             "seconds": {kind: spread(values) for kind, values in times.items()},
             "peak_memory_gib": memory,
         }
         results[name] = row
         print(f"{name}: {json.dumps(row, indent=2)}", flush=True)
         write_atomically(OUTPUT, json.dumps(results, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

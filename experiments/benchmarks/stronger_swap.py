@@ -1,20 +1,20 @@
 """What later work adds to the background swap, on emoji-shift, before any of it becomes an option.
 
-    python benchmarks/stronger_swap.py runs/stronger-swap nearest jittered    # train some; in several processes, some each
-    python benchmarks/stronger_swap.py runs/stronger-swap                     # train what is missing of all, and compare
+    python -m experiments stronger_swap runs/stronger-swap nearest jittered    # train some; in several processes, some each
+    python -m experiments stronger_swap runs/stronger-swap                     # train what is missing of all, and compare
 
 Each variant replaces the swap in the training of `background-swap` of the experiment, at two rates, over three seeds, in bfloat16. It
 reads validation images alone. The biased models of the seeds are in `runs/emoji-bias-3`, `-4` and `-5`, see
-docs/experiment/README.md. Delete the folder of a variant that was edited. Donors of another class are not a variant: of 95 possible
-donors, one is of the same class. Shares of images left alone are in `docs/experiment/search.parquet`. Sources: ForAug
+experiments/findings.md. Delete the folder of a variant that was edited. Donors of another class are not a variant: of 95 possible
+donors, one is of the same class. Shares of images left alone are in `experiments/results/search.parquet`. Sources: ForAug
 (https://huggingface.co/papers/2503.09399) jitters place and size, and fills backgrounds by a network; AutoBackSwap (2606.32018) picks
 backgrounds.
 """
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -24,11 +24,14 @@ import torch.nn.functional as F
 import yaml
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from experiments.sweeps.collect_runs import collect
-from experiments.sweeps.options import SweepOptions
-from experiments.sweeps.sweep import sweep
 from robust_vit_hf.data.composition import background, is_background, paste
-from robust_vit_hf.results.intervals import Gains, mean_gain
+
+from ..scripts import script_parser
+from ..sweeps.collect_runs import collect
+from ..sweeps.intervals import Gains, mean_gain
+from ..sweeps.options import SweepOptions
+from ..sweeps.runs import Run
+from ..sweeps.sweep import sweep
 
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -133,48 +136,45 @@ VARIANTS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def main(output_dir: Path, names: list[str]) -> None:
-    output_dir.mkdir(parents=True, exist_ok=True)
-    grid = output_dir / "stronger-swap.yaml"
+def compared(runs: dict[str, list[Run]]) -> list[dict]:
+    """Changes of each variant at each rate, and their differences from those of the swap as it is."""
+    rows = []
+    for name, rate in product(runs, GRID["variants"]["background-swap"]["learning_rate"]):
+        of_rate = {
+            of: {run.seed: run for run in runs[of] if run.interpolation_weight == 1 and run.learning_rate == rate}
+            for of in (name, AS_IT_IS)
+        }
+        pairs = [(run, of_rate[AS_IT_IS][seed]) for seed, run in of_rate[name].items() if seed in of_rate[AS_IT_IS]]
+        row = {"variant": name, "learning rate": rate}
+        for condition in ("mixed_rand", "original"):
+            gains = []
+            for run, other in pairs:
+                result, other_result = run.composed[condition], other.composed[condition]
+                images = np.flatnonzero(result.usable & other_result.usable)
+                values = result.correct("after").astype(int) - other_result.correct("after")
+                gains.append(Gains(values[images], run.seed, images, result.images or run.seed))
+            change = np.mean([run.composed[condition].gains().mean() for run, _ in pairs])
+            row |= {
+                condition: f"{100 * change:+.1f}",
+                f"{condition}, to {AS_IT_IS}": str(mean_gain({condition: gains})),
+            }
+        rows.append(row)
+        print(row)
+    return rows
+
+
+def main() -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("output_dir", type=Path)
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; all by default")
+    arguments = parser.parse_args()
+    folders = {name: arguments.output_dir / name.replace(" ", "-") for name in VARIANTS}
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    grid = arguments.output_dir / "stronger-swap.yaml"
     grid.write_text(yaml.safe_dump(GRID, sort_keys=False))
-    for name in names or VARIANTS:
+    for name in arguments.variants or VARIANTS:
         with patch("robust_vit_hf.training.trainer.swap_backgrounds", VARIANTS[name]):
-            print(
-                name,
-                sweep(SweepOptions(grid=grid, output_dir=output_dir / name.replace(" ", "-"), cluster="debug")),
-                sep="\n",
-            )
-    if names:
-        return
-    runs = {name: collect([output_dir / name.replace(" ", "-")]).runs for name in VARIANTS}
-    found = []
-    for name, of_variant in runs.items():
-        for rate in GRID["variants"]["background-swap"]["learning_rate"]:
-            pairs = [
-                (run, other)
-                for run in of_variant
-                for other in runs[AS_IT_IS]
-                if run.seed == other.seed
-                and run.share == other.share == 1
-                and run.learning_rate == other.learning_rate == rate
-            ]
-            row = {"variant": name, "learning rate": rate}
-            for condition in ("mixed_rand", "original"):
-                gains = []
-                for run, other in pairs:
-                    one, two = run.composed[condition], other.composed[condition]
-                    rows = np.flatnonzero(one.usable & two.usable)
-                    values = one.correct("after").astype(int) - two.correct("after")
-                    gains.append(Gains(values[rows], run.seed, rows, one.images or run.seed))
-                change = np.mean([run.composed[condition].gains().mean() for run, _ in pairs])
-                row |= {
-                    condition: f"{100 * change:+.1f}",
-                    f"{condition}, to {AS_IT_IS}": str(mean_gain({condition: gains})),
-                }
-            found.append(row)
-            print(row)
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+            print(name, sweep(SweepOptions(grid=grid, output_dir=folders[name], cluster="debug")), sep="\n")
+    if not arguments.variants:
+        rows = compared({name: collect([folder]).runs for name, folder in folders.items()})
+        RESULTS.write_text(json.dumps(rows, indent=2) + "\n")

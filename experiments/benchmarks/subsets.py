@@ -1,6 +1,6 @@
 """Sufficient input subsets of the bundled model on emoji-shift: Figure 5 of the paper, and before against after finetuning.
 
-    python benchmarks/sis.py --compare runs/sis-model --images 4    # writes benchmarks/sis.json and docs/sis.png
+    python -m experiments subsets --compare runs/sis-model --images 4    # writes experiments/benchmarks/subsets.json and experiments/sis.png
 
 Figure: 4 images of the set `vendor`, whose artwork may be shown, each with 5 classes that are drawn at random, as in the paper:
 is there a subset of a probability of 0.9 or more for each? Summary, if a finetuned model is given: images of all seven sets with
@@ -8,7 +8,6 @@ their labels. Time: one pair, as wall time and as CPU time, which other work on 
 resumes.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -28,13 +27,15 @@ from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 
+from ..scripts import script_parser
 
-OUTPUT = Path(__file__).with_name("subsets.json")
-FIGURE = Path(__file__).parents[1] / "docs" / "sis.png"
+
+OUTPUT = Path(__file__).with_suffix(".json")
+FIGURE = Path(__file__).parents[1] / "sis.png"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--compare", help="the bundled model after finetuning, for the summary")
     parser.add_argument("--pixels_per_step", type=int, default=100, help="in the figure")
     parser.add_argument("--images", type=int, default=2, help="images of each set in the summary")
@@ -86,7 +87,3 @@ def main() -> None:
         results["sets"] = read_json(arguments.output_dir / "sets" / "results.json")["scores"]
     print(json.dumps(results, indent=2))
     write_json(OUTPUT, results)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Time of TokenCut's masks, batched against one image at a time, and how well they cover the true foreground.
 
-    python benchmarks/tokencut.py            # writes benchmarks/tokencut.json and docs/tokencut.png
+    python -m experiments tokencut            # writes experiments/benchmarks/tokencut.json and docs/tokencut.png
 
 Speed: from the features of 64 images of emoji-shift (keys of the bundled DINOv2-S/14) to their masks on the patch grid.
 196 patches are those of an image of 224 px at patch 16, as in DINO; here, of 196 px at patch 14. 256 are those of 224 px
@@ -17,7 +17,6 @@ the rounds. SciPy's BLAS takes all cores by default, and on so small matrices is
 Quality: mean IoU with the true foreground over 200 images of emoji-shift `val`, enlarged from 112 to 224 px.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -43,9 +42,11 @@ from robust_vit_hf.relevance.architectures import ImageModel
 from robust_vit_hf.utils.files import write_atomically
 from robust_vit_hf.utils.plotting import save_picture_grid
 
+from ..scripts import script_parser
 
-OUTPUT = Path(__file__).with_name("tokencut.json")
-FIGURE = Path(__file__).parents[1] / "docs" / "tokencut.png"
+
+OUTPUT = Path(__file__).with_suffix(".json")
+FIGURE = Path(__file__).parents[2] / "docs" / "tokencut.png"
 SIDES = {"196 patches": 196, "256 patches": 224}
 NUM_TIMED = 64
 
@@ -171,7 +172,7 @@ def figure() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images", type=int, default=200)
     arguments = parser.parse_args()
@@ -189,7 +190,3 @@ def main() -> None:
     print(text)
     write_atomically(OUTPUT, text + "\n")
     figure()
-
-
-if __name__ == "__main__":
-    main()

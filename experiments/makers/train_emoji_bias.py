@@ -1,8 +1,8 @@
 """Make a bias of emoji-shift: a model that classifies by the background.
 
-    python trainer/train_emoji_bias.py                                          # the bundled one
-    python trainer/train_emoji_bias.py --seed 1 --output_dir runs/emoji-bias-1  # another, as a model folder
-    python trainer/train_emoji_bias.py --seed 20 --output_dir runs/emoji-scratch-20 --from_scratch
+    python -m experiments train_emoji_bias                                          # the bundled one
+    python -m experiments train_emoji_bias --seed 1 --output_dir runs/emoji-bias-1  # another, as a model folder
+    python -m experiments train_emoji_bias --seed 20 --output_dir runs/emoji-scratch-20 --from_scratch
 
 One epoch over 3,840 images of the split `bias` (120 steps of 32, in bfloat16) turns the pretrained DINOv2-S/14 into a
 classifier of the 96 classes that decides mostly by the background. The seed draws the images, their order and the adapter.
@@ -21,7 +21,6 @@ not find them:
 | **3,840** | **0.30 to 0.55** | 96.2 | 44.1 | 26.0 | 53 |
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -33,8 +32,10 @@ from robust_vit_hf import eval_transform, make_image_processor, train_transform
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, SHIFTED, load_split
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 
+from ..scripts import script_parser
 
-BIAS = Path(__file__).parents[1] / "robust_vit_hf" / "models" / "emoji_shift_bias"
+
+BIAS = Path(__file__).parents[2] / "robust_vit_hf" / "models" / "emoji_shift_bias"
 IMAGES = 3840
 SEED_OF_TESTS = 77  # of the images that the training is tested on
 ADAPTER = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=["classifier"])
@@ -65,7 +66,7 @@ def small_vit() -> PreTrainedModel:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, help="folder of the model, for seeds other than 0")
     parser.add_argument(
@@ -117,7 +118,3 @@ def main() -> None:
     weights = {name: tensor.half() for name, tensor in load_file(BIAS / "adapter_model.safetensors").items()}
     save_file(weights, BIAS / "adapter_model.safetensors", metadata={"format": "pt"})
     (BIAS / "README.md").unlink()  # PEFT's card template, with nothing filled in
-
-
-if __name__ == "__main__":
-    main()

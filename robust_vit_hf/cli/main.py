@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
             warnings.simplefilter("ignore", category)
     try:
         command, prog, rest = find(argv, root, prog)
-        options = resolve_name(command.options)
-        options = parse(options, prog, rest) if isinstance(options, type) else options(rest)
+        declared = resolve_name(command.options)
+        options = parse(declared, prog, rest) if isinstance(declared, type) else declared(rest)
         function = resolve_name(command.function)
         from ..utils.processes import begin_command, leave  # which imports torch
 
@@ -80,7 +80,8 @@ def find(argv: list[str], root: Group, prog: str) -> tuple[Command, str, list[st
     if argv and (command := root.commands.get(argv[0])):
         name = f"{prog} {argv[0]}"
         return find(argv[1:], command, name) if isinstance(command, Group) else (command, name, argv[1:])
-    names = "\n".join(f"  {name:<12} {command.summary}" for name, command in root.commands.items())
+    width = max(12, *map(len, root.commands))
+    names = "\n".join(f"  {name:<{width}} {command.summary}" for name, command in root.commands.items())
     parser = Parser(
         prog=prog,
         usage=f"{prog} COMMAND [options]",

@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 from accelerate.state import AcceleratorState, PartialState
 
+from experiments.__main__ import main as run_experiment
 from robust_vit_hf.cli.main import main
 
 from .tiny import ROOT
@@ -36,19 +37,22 @@ class Completed:
 
 
 def call(*arguments) -> Completed:
-    """`robust-vit …` in this process."""
+    """`robust-vit …` in this process; or `python -m experiments …`, if the first argument is `experiments`."""
+    words, run = list(map(str, arguments)), main
+    if words[:1] == ["experiments"]:
+        words, run = words[1:], run_experiment
     out, err = io.StringIO(), io.StringIO()
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
         for state in (AcceleratorState, PartialState):  # a process has one precision: another test's may differ
             stack.enter_context(patch.dict(state._shared_state, clear=True))
-        status = main(list(map(str, arguments)))
+        status = run(words)
     return Completed(status, out.getvalue(), err.getvalue())
 
 
 def succeed(*arguments) -> str:
-    """stdout of `robust-vit …` in this process, which must succeed."""
+    """stdout of a command in this process, see [`call`], which must succeed."""
     completed = call(*arguments)
     assert completed.status == 0, completed.err[-3000:]
     return completed.out

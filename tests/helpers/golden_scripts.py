@@ -1,4 +1,4 @@
-"""Records of scripts in `trainer/`, on few images and small models, and of what is pushed to the Hub."""
+"""Records of scripts in `trainer/` and `experiments/`, on few images and small models, and of what is pushed to the Hub."""
 
 import importlib.util
 import json
@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors.numpy import load_file
 from transformers import TrainingArguments
 
+from experiments.makers import draw_backgrounds, export_photographs, train_emoji_bias
 from robust_vit_hf import load_model
 from robust_vit_hf.data.emoji_shift import load_split
 
@@ -61,9 +62,8 @@ def run_scripts(record: Recorder) -> None:
         return load_split(split, images // (3 if split == "val" and not seed else 60), *seed)
 
     model = load_model("emoji")
-    exported = script("export_photographs")
-    with patch.multiple(exported, load_split=few, load_biased_model=lambda: model):
-        exported.main(record.root / "exported", 3)
+    with patch.multiple(export_photographs, load_split=few, load_biased_model=lambda: model):
+        export_photographs.export_photographs(record.root / "exported", 3)
     record.add_files(record.root / "exported")
     for name, (label, bias) in FAVOURITES.items():
         shutil.copytree("emoji", name)
@@ -72,10 +72,9 @@ def run_scripts(record: Recorder) -> None:
     measured = {side: {"measures": {"mixed_rand": {"mean": share}}} for side, share in SHARES.items()}
     (record.root / "redrawn" / "diagnosis").mkdir()
     (record.root / "redrawn" / "diagnosis" / "results.json").write_text(json.dumps({"diagnosis": measured}))
-    drawn = script("draw_backgrounds")
     ended = SimpleNamespace(count=lambda: range(40))
-    with patch.multiple(drawn, load_split=few, itertools=ended), record.drawing():
-        drawn.main("favourite", "redrawn", record.root / "five.png")
+    with patch.multiple(draw_backgrounds, load_split=few, itertools=ended), record.drawing():
+        draw_backgrounds.draw_backgrounds("favourite", "redrawn", record.root / "five.png")
     train_biases(record, few)
     record.add("images that scripts ask for", asked)
 
@@ -86,9 +85,9 @@ SHARES = {"before": 0.34, "after": 0.0}  # of the objects on other backgrounds t
 
 def train_biases(record: Recorder, few) -> None:
     """Their options and files, after a step."""
-    bias, usual = script("train_emoji_bias"), TrainingArguments("other").to_dict()
+    usual = TrainingArguments("other").to_dict()
 
-    class Short(bias.LabelTrainer):
+    class Short(train_emoji_bias.LabelTrainer):
         def __init__(self, model, args, **given):
             record.add(f"bias of {args.seed}", {k: v for k, v in args.to_dict().items() if v != usual[k]})
             args.max_steps, args.per_device_train_batch_size = 1, 2
@@ -98,8 +97,8 @@ def train_biases(record: Recorder, few) -> None:
     given = {"LabelTrainer": Short, "load_split": few, "BIAS": record.root / "bias-0", "IMAGES": 960}
     given["load_backbone"] = lambda: backbone
     for words in ("", "--seed 4 --output_dir bias-4", "--seed 5 --output_dir bias-5 --from_scratch"):
-        with patch.multiple(bias, **given), patch.object(sys, "argv", ["", *words.split()]):
-            bias.main()
+        with patch.multiple(train_emoji_bias, **given), patch.object(sys, "argv", ["", *words.split()]):
+            train_emoji_bias.main()
     for path in sorted(record.root.glob("bias-*/*")):
         if path.suffix == ".safetensors":
             found = {key: [str(of.dtype), *of.shape] for key, of in load_file(path).items()}
