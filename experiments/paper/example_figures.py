@@ -16,10 +16,11 @@ from robust_vit_hf.evaluation.measurements.accuracy import saved_accuracy
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import load_sets
 from robust_vit_hf.results.plots import save_figure
-from robust_vit_hf.results.run_results import Run, SetResult
+from robust_vit_hf.results.run_results import SetResult
 from robust_vit_hf.results.summary import class_changes
 from robust_vit_hf.utils.files import RESULTS_FILE, read_json, write_atomically
 
+from ..sweeps.runs import Run
 from .options import FigureOptions
 
 

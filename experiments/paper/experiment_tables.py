@@ -5,13 +5,14 @@ Source: https://huggingface.co/papers/2206.01161
 
 import numpy as np
 
-from experiments.sweeps.results import Results
 from robust_vit_hf.metrics.robust_accuracy import TOP
-from robust_vit_hf.results.intervals import change, versus
-from robust_vit_hf.results.run_results import OURS, Run, SetResult
+from robust_vit_hf.results.run_results import SetResult
 from robust_vit_hf.results.set_tables import SEGMENTATION
 from robust_vit_hf.results.tables import Table
 
+from ..sweeps.intervals import change, versus
+from ..sweeps.results import Results
+from ..sweeps.runs import OURS, Run
 from .published_tables import (
     METHODS,
     VALIDATION,

@@ -10,25 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.sweeps.results import Results
 from robust_vit_hf.data.known_sets import PAPER_SETS, UNSHIFTED, title_of
-from robust_vit_hf.results.intervals import (
-    CONFIDENCE,
-    Difference,
-    Gains,
-    change,
-    gains_of,
-    mean_gain,
-    mean_over,
-    versus,
-)
-from robust_vit_hf.results.run_results import OURS, Run
+from robust_vit_hf.results.intervals import CONFIDENCE
 from robust_vit_hf.results.set_tables import SEGMENTATION
 from robust_vit_hf.results.tables import Table
 
+from ..sweeps.intervals import Difference, Gains, change, gains_of, mean_gain, mean_over, versus
+from ..sweeps.results import Results
+from ..sweeps.runs import OURS, Run
 from .experiment_tables import mean_score, sets_with_masks
-from .published import published_models
-from .published_tables import METHODS
+from .published_tables import METHODS, published_models
 
 
 SIMILAR = 0.02  # largest difference that counts as similar, as a fraction

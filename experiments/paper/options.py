@@ -1,4 +1,4 @@
-"""Options of the commands that make figures of the paper: `sis` and `figures`."""
+"""Options of the commands that make tables and figures of the paper: `report`, `sis`, `figures` and `published`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,32 @@ from robust_vit_hf.utils.options import COUNT, NOT_NEGATIVE, Options, Range, opt
 
 
 @dataclass(kw_only=True)
+class ReportOptions(Options):
+    """Make the paper's tables and figures from the runs of a sweep, and check its findings.
+
+      python -m experiments report runs/emoji-shift-grid --output_dir runs/report
+      python -m experiments report runs/emoji-shift-grid runs/emoji-shift-others --output_dir runs/report
+      python -m experiments report runs/report/results.parquet --output_dir runs/report
+
+    With --html, the report is also one HTML file for any browser, with sortable changes by class and a gallery of relevance maps.
+
+    Of several settings of a method, the one is shown that the rule of the grid chooses on the validation images (see
+    experiments/sweeps.md).
+    """
+
+    sources: list[Path] = option(text="folders of sweeps or of their runs, and files results.parquet", positional=True)
+    html: bool = option(False, "write report.html, one file that loads nothing")
+    output_dir: Path = output_dir()
+
+
+@dataclass(kw_only=True)
 class SubsetOptions(SetsOptions, PrecisionOptions):
     """Find few pixels of an image that are enough for a confident prediction of a class: of the label or of any other. These
     sufficient input subsets (SIS) are the paper's Figure 5. For any image classifier.
 
-      robust-vit sis --compare runs/emoji-shift                          the bundled model and sets, before and after finetuning
-      robust-vit sis --images dog.jpg --classes dog bicycle              any image and any class
-      robust-vit sis --model vit-b --sets imagenet-1k=sets/imagenet-1k --classes 368 792 --output_dir runs/vit-b-sis
+      python -m experiments sis --compare runs/emoji-shift                          the bundled model and sets, before and after finetuning
+      python -m experiments sis --images dog.jpg --classes dog bicycle              any image and any class
+      python -m experiments sis --model vit-b --sets imagenet-1k=sets/imagenet-1k --classes 368 792 --output_dir runs/vit-b-sis
 
     Pixels are masked by their gradients, in steps of two passes. Batches that are finished are not computed again: an interrupted run
     resumes when it is started again.
@@ -43,8 +62,8 @@ class FigureOptions(SetsOptions, ImagesOptions):
     after, as PNG and PDF, and captions with the rule by which the images are selected.
 
       robust-vit evaluate --compare runs/emoji-shift --output_dir runs/robustness
-      robust-vit figures runs/robustness --compare runs/emoji-shift --output_dir runs/figures
-      robust-vit figures runs/vit-b-robustness --model vit-b --compare runs/vit-b --output_dir runs/vit-b-figures \\
+      python -m experiments figures runs/robustness --compare runs/emoji-shift --output_dir runs/figures
+      python -m experiments figures runs/vit-b-robustness --model vit-b --compare runs/vit-b --output_dir runs/vit-b-figures \\
           --sets imagenet-a=sets/imagenet-a imagenet-v2=sets/imagenet-v2 --figures 15
 
     Models, sets, --dataset and --images_per_set are those of the evaluation, by whose predictions the images are selected. Figure 1 takes

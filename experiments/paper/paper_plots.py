@@ -9,13 +9,13 @@ from collections import Counter
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.sweeps.results import Results
 from robust_vit_hf.data.known_sets import title_of
-from robust_vit_hf.results.intervals import change
-from robust_vit_hf.results.run_results import OURS, Run
 from robust_vit_hf.results.summary import class_changes
 from robust_vit_hf.utils.plotting import plain
 
+from ..sweeps.intervals import change
+from ..sweeps.results import Results
+from ..sweeps.runs import OURS, Run
 from .published_tables import averaged_models, group_accuracy
 
 

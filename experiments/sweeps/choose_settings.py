@@ -1,4 +1,4 @@
-"""Choice of each method's settings, using only validation images."""
+"""What may be chosen of a method's settings, and the choice, using only validation images."""
 
 import json
 from collections import defaultdict
@@ -7,22 +7,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robust_vit_hf.results.choice import Candidate, choose, loses_too_much
-from robust_vit_hf.results.run_results import Run
+from robust_vit_hf.improvement.candidates import Candidate, choose, loses_too_much
 from robust_vit_hf.results.tables import Table, percent
 
 from .point_folder import CUT_OUT
 from .results_parquet import MEASUREMENT_OPTIONS, ResultsFile
+from .runs import Run
 
 
-BySetting = dict[tuple[tuple, float], dict[str, Run]]  # runs by seed, by setting and share of the finetuned weights
+# Options that are chosen for each variant of a grid on validation images, where the variant lists several values.
+TUNED_OPTIONS = (
+    "learning_rate",
+    "relevance_weight",
+    "confidence_weight",
+    "background_weight",
+    "foreground_weight",
+    "background_swap",
+)
+BySetting = dict[tuple[tuple, float], dict[str, Run]]  # runs by seed, by setting and interpolation weight
 TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
 
 
 def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     """The chosen runs of each model and method by the rule of the file, see [`~experiments.sweeps.grid.GridFile`], and a table of
-    all settings. Only runs with all of the finetuned weights are chosen from."""
-    groups = _by_method(run for run in results.runs if run.share == 1)
+    all settings. Only finetuned models are chosen from, and none between them and the original model."""
+    groups = _by_method(run for run in results.runs if run.interpolation_weight == 1)
     rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
     chosen, rows = [], []
     for (model, method), by_setting in groups.items():
@@ -45,17 +54,17 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
 
 
-def choose_mixtures(results: ResultsFile) -> list[Run]:
-    """Choose by the same rule among settings whose mixtures with the original model were measured, at every share of the weights
-    (WiSE-FT, https://huggingface.co/papers/2109.01903). None of a method for which all of the weights are chosen."""
+def choose_interpolated(results: ResultsFile) -> list[Run]:
+    """Choose by the same rule among settings of which models between the original and the finetuned one were measured, at every
+    interpolation weight (WiSE-FT, https://huggingface.co/papers/2109.01903). None of a method for which a finetuned model is chosen."""
     chosen = []
     trained = _by_method(run for run in results.runs if run.method != CUT_OUT)
     for (model, method), by_setting in trained.items():
-        mixed = {setting for setting, share in by_setting if share < 1}
-        if compared := {key: runs for key, runs in by_setting.items() if key[0] in mixed}:
+        interpolated = {setting for setting, weight in by_setting if weight < 1}
+        if compared := {key: runs for key, runs in by_setting.items() if key[0] in interpolated}:
             settings, before = _measured(f"{model}, {method}", compared)
             best = compared[choose(settings, before, 100 * results.validation_bound).key]
-            chosen += [run for run in best.values() if run.share < 1]
+            chosen += [run for run in best.values() if run.interpolation_weight < 1]
     return chosen
 
 
@@ -65,11 +74,11 @@ def setting_of(run: Run) -> tuple:
 
 
 def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], BySetting]:
-    """Runs by model and method. Refuses two of a setting and seed, which differ in options that are not compared, such as the
+    """Runs by model and method. Rejects two of a setting and seed, which differ in options that are not compared, such as the
     number format."""
     groups: dict[tuple[str, str], BySetting] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
-        seeds = groups[run.model, run.method][setting_of(run), run.share]
+        seeds = groups[run.model, run.method][setting_of(run), run.interpolation_weight]
         if (first := seeds.setdefault(run.seed, run)) is not run:
             one, other = (
                 json.loads(each.settings or "{}")
@@ -112,12 +121,12 @@ def _choose_learning_rate(name: str, by_setting: BySetting, bound: float) -> tup
 
 @dataclass(frozen=True, eq=False)
 class _Setting(Candidate):
-    key: tuple[tuple, float]  # see [`BySetting`]
+    key: tuple[tuple, float] = ((), 1.0)  # see [`BySetting`]
 
     @property
     def strength(self) -> tuple[float, ...]:
-        (rate, *tuned), share = self.key
-        return (rate, *(value for _, value in tuned), share)
+        (rate, *tuned), weight = self.key
+        return (rate, *(value for _, value in tuned), weight)
 
 
 def _choose_by_mixed_rand(name: str, by_setting: BySetting, bound: float) -> tuple[tuple, list[list[str]]]:
@@ -125,15 +134,15 @@ def _choose_by_mixed_rand(name: str, by_setting: BySetting, bound: float) -> tup
     settings, before = _measured(name, by_setting)
     best = choose(settings, before, 100 * bound)
     rows = []
-    for one in settings:
-        (rate, *weights), _ = one.key
+    for setting in settings:
+        (rate, *weights), _ = setting.key
         tuned = ", ".join(f"{option.removesuffix('_weight').replace('_', ' ')} {value:g}" for option, value in weights)
         verdict = ""
-        if one is best:
-            falls = loses_too_much(one, before, 100 * bound)
+        if setting is best:
+            falls = loses_too_much(setting, before, 100 * bound)
             verdict = "beyond the bound" if falls else f"chosen{_edges(best, settings)}"
-        values = (before.top1(), one.top1(), one.fall(before))
-        rows.append([f"{rate:g}", tuned or "–", str(len(by_setting[one.key])), *map(percent, values), verdict])
+        top1 = (before.top1(), setting.top1(), setting.fall(before))
+        rows.append([f"{rate:g}", tuned or "–", str(len(by_setting[setting.key])), *map(percent, top1), verdict])
     return best.key, rows
 
 
@@ -146,7 +155,7 @@ def _measured(name: str, by_setting: BySetting) -> tuple[list[_Setting], Candida
             "settings out, before one is chosen."
         )
     compared = {key: [runs[seed] for seed in shared] for key, runs in by_setting.items()}
-    settings = [_Setting(*_values(runs, "after"), key) for key, runs in compared.items()]
+    settings = [_Setting(*_values(runs, "after"), key=key) for key, runs in compared.items()]
     return settings, Candidate(*_values(next(iter(compared.values())), "before"))
 
 
@@ -163,7 +172,7 @@ def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:
 def _edges(best: _Setting, settings: list[_Setting]) -> str:
     """What of the chosen setting is the highest or lowest of several in the grid."""
     columns: dict[str, set] = defaultdict(set)
-    for (rate, *tuned), _ in (one.key for one in settings):
+    for (rate, *tuned), _ in (setting.key for setting in settings):
         for option, value in (("learning rate", rate), *tuned):
             columns[option].add(value)
     (rate, *tuned), _ = best.key

@@ -17,23 +17,24 @@ from robust_vit_hf.evaluation.measurements.accuracy import side_results
 from robust_vit_hf.evaluation.measurements.base import Measured, is_measured
 from robust_vit_hf.metrics.robust_accuracy import TOP, ranks
 from robust_vit_hf.models.model_names import MODELS, find_model
-from robust_vit_hf.results.run_results import OURS, Run, SetResult, SideResult
+from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 from robust_vit_hf.utils.stage import Stage
 
-from .measure_mixtures import COMPARED
+from .measure_interpolated import COMPARED
 from .point_folder import (
     CUT_OUT,
     GRID_FILE,
+    INTERPOLATED,
     PREDICTIONS,
     ROBUSTNESS,
     RUN,
     SETS,
-    SHARES,
     VALIDATION,
-    has_shares,
+    has_interpolated,
 )
 from .results_parquet import ResultsFile
+from .runs import OURS, Run
 
 
 logger = logging.get_logger(__name__)
@@ -43,7 +44,7 @@ SPLITS = ("train_split", "eval_split", "test_split")  # options that name the im
 
 
 @dataclass
-class Found:
+class CollectedRun:
     """A run with what identifies it beside its setting."""
 
     run: Run  # its labels of model and method are not yet unique
@@ -56,16 +57,16 @@ class Found:
 def collect(folders: Iterable[Path]) -> ResultsFile:
     """Collect the complete runs in folders of sweeps or single points. Runs of a model and method that differ in
     settings other than seed and learning rate count as different methods, named by the differing settings."""
-    found: dict[str, Found] = {}  # by name, since points share the original model
+    collected: dict[str, CollectedRun] = {}  # by name, since points share the original model
     rules, class_names = set(), {}
     for folder in folders:
         points, grid = _complete_points(folder)
         rules.add((grid["validation_bound"], grid["choose_by"]))
         for point in points:
-            first, *others = _found(point, grid)
-            found[point.name] = first
+            first, *others = _collected_runs(point, grid)
+            collected[point.name] = first
             for other in others:
-                found.setdefault(other.run.name, other)
+                collected.setdefault(other.run.name, other)
             saved = read_json(point / RUN / "config.json") or {}  # an adapter has no configuration
             labels = {int(label): label_name for label, label_name in saved.get("id2label", {}).items()}
             class_names.setdefault(first.model, labels)
@@ -73,8 +74,8 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
         raise ValueError(
             f"The sweeps have different `validation_bound` or `choose_by`, {sorted(rules)}: report them apart."
         )
-    runs = _named_apart([*found.values()])
-    names = {run.model: class_names[each.model] for run, each in zip(runs, found.values(), strict=True)}
+    runs = _named_apart([*collected.values()])
+    names = {run.model: class_names[known.model] for run, known in zip(runs, collected.values(), strict=True)}
     return ResultsFile(runs, names, *rules.pop())
 
 
@@ -84,33 +85,36 @@ def _complete_points(folder: Path) -> tuple[list[Path], dict]:
     is_point = (folder / RUN).is_dir()
     points = [folder] if is_point else sorted(run.parent for run in folder.glob(f"*/{RUN}"))
     file = (folder.parent if is_point else folder) / GRID_FILE
-    if (grid := read_json(file)) is None and points:
+    grid = read_json(file) or {}
+    if points and "interpolation_weights" not in grid:
         raise FileNotFoundError(
-            f"There is no `{file}`, the rule of the choice: start the sweep again, which writes it."
+            f"There is no `{file}` with the rule of the choice, or it is of an earlier version: start the sweep again, which writes it."
         )
     complete = [point for point in points if _is_measured(point, grid)]
-    names = dict.fromkeys([*(point.name for point in points), *([] if is_point or not grid else grid["points"])])
+    names = dict.fromkeys([*(point.name for point in points), *([] if is_point else grid.get("points", ()))])
     if left_out := [name for name in names if name not in {point.name for point in complete}]:
         logger.warning(f"{len(left_out)} runs of `{folder}` are left out, as not complete: {', '.join(left_out)}.")
     if not complete:
         raise FileNotFoundError(
-            f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep or a run in it, or give --html "
-            "for the output folder of one `robust-vit train` or `evaluate`. Runs of version 0.2 have to be made again."
+            f"`{folder}` holds no complete run of `python -m experiments sweep`: name the folder of a sweep or a run in it. Runs of "
+            "version 0.2 have to be made again. `robust-vit page` makes the page of one `robust-vit train` or `evaluate`."
         )
     return complete, grid
 
 
 def _is_measured(point: Path, grid: dict) -> bool:
-    """Whether a point has all that the rule of its grid needs; and, if it is still in the grid, the mixtures and sets."""
+    """Whether a point has all that the rule of its grid needs; and, if it is still in the grid, all of its
+    interpolation weights and sets."""
     if (recorded := Stage.of(point).result()) is None:
         return False
     is_current, folder = point.name in grid["points"], point / ROBUSTNESS / recorded["protocol"]
-    sets, shares = (grid["sets"], grid["shares"]) if is_current else ([], grid["shares"][:1])
-    return has_shares(point, shares) and all(is_measured(folder / name) for name in sets)
+    weights = grid["interpolation_weights"]
+    sets, weights = (grid["sets"], weights) if is_current else ([], weights[:1])
+    return has_interpolated(point, weights) and all(is_measured(folder / name) for name in sets)
 
 
-def _found(point: Path, grid: dict) -> list[Found]:
-    """The run of a point, its mixtures with the original model, and the original model on objects cut out, if measured."""
+def _collected_runs(point: Path, grid: dict) -> list[CollectedRun]:
+    """The run of a point; the models between it and the original model, and that on objects cut out, if measured."""
     recorded, results = Stage.of(point).result(), read_json(point / RUN / RESULTS_FILE)
     if grid["choose_by"] != "mixed_rand":  # by which other options than the learning rate are chosen; it may have been
         recorded["point"]["tuned"] = {}
@@ -127,14 +131,14 @@ def _found(point: Path, grid: dict) -> list[Found]:
     seed = {name: used.get(name) if name in SEEDS else options.get(name) for name in seeded}
     current = point.name in grid["points"]
     trained = _runs(point, recorded, results)
-    found = [Found(run, model, seed, settings, current) for run in trained]
+    collected = [CollectedRun(run, model, seed, settings, current) for run in trained]
     if cut_out := _cut_out(point / CUT_OUT, trained[0], model):
-        found.append(Found(cut_out, model, seed, {}, current))
-    return found
+        collected.append(CollectedRun(cut_out, model, seed, {}, current))
+    return collected
 
 
 def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
-    """A run with labels of its model and method that are not yet unique, and its mixtures with the original model."""
+    """A run, and the models between it and the original model, with labels of model and method that are not yet unique."""
     trained, state = read_json(point / RUN / RUN_FILE), read_json(point / RUN / TRAINER_STATE_NAME)
     of_grid, training, data = recorded["point"], results["settings"]["training"], trained["data"]
     registered = MODELS.get(find_model(of_grid["model"]))
@@ -160,19 +164,20 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
         commit=results.get("commit"),
         original=recorded["model"],
     )
-    mixtures = []
-    for folder in sorted((point / SHARES).glob("*"), key=lambda folder: -float(folder.name)):
-        share, composed = float(folder.name), _composed(folder / VALIDATION)
+    interpolated = []
+    for folder in sorted((point / INTERPOLATED).glob("*"), key=lambda folder: -float(folder.name)):
+        weight, composed = float(folder.name), _composed(folder / VALIDATION)
         if not composed:
             continue
         original = composed["original"]
         validation = (original.accuracy("before"), original.accuracy("after"))
-        if share == 1:
+        if weight == 1:
             run = replace(run, composed=composed, validation=run.validation or validation)
         else:
-            name, sets = f"{run.name}, share {share:g}", read_sets(folder / SETS, benchmark)
-            mixtures.append(replace(run, name=name, share=share, sets=sets, composed=composed, validation=validation))
-    return [run, *mixtures]
+            between = replace(run, name=f"{run.name}, interpolation weight {weight:g}", interpolation_weight=weight)
+            sets = read_sets(folder / SETS, benchmark)
+            interpolated.append(replace(between, sets=sets, composed=composed, validation=validation))
+    return [run, *interpolated]
 
 
 def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
@@ -205,13 +210,13 @@ def _composed(folder: Path) -> dict[str, SetResult]:
     if None in measured.values():
         return {}
     images = Stage.of(folder / "after").inputs["rows"]
-    classes, share = (np.array(measured["before"].columns[name]) for name in ("label", "object_share"))
+    classes, object_share = (np.array(measured["before"].columns[name]) for name in ("label", "object_share"))
     composed = {}
     for condition in COMPARED:
-        predicted = {side: np.array(found.columns[condition]) for side, found in measured.items()}
+        predicted = {side: np.array(of_side.columns[condition]) for side, of_side in measured.items()}
         # -1 where no other image has a background; an image without object or background is on none.
-        counts = (predicted["before"] >= 0) & (share > 0) & (share < 1)
-        sides = {side: SideResult(np.where(of_side == classes, 0, TOP)) for side, of_side in predicted.items()}
+        counts = (predicted["before"] >= 0) & (object_share > 0) & (object_share < 1)
+        sides = {side: SideResult(np.where(ids == classes, 0, TOP)) for side, ids in predicted.items()}
         composed[condition] = SetResult(condition, sides, np.where(counts, classes, -1), images=images)
     return composed
 
@@ -220,15 +225,18 @@ def _last(value: Any) -> str:
     return str(value).rstrip("/").rpartition("/")[2]
 
 
-def read_sets(folder: Path, benchmark: Benchmark | None) -> dict[str, SetResult]:
-    """Results of a run's labelled sets in a folder: of a benchmark, or the paper's sets."""
+def read_sets(
+    folder: Path, benchmark: Benchmark | None, sides: tuple[str, ...] = ("before", "after")
+) -> dict[str, SetResult]:
+    """Results of a run's labelled sets in a folder: of a benchmark, or the paper's sets. Sets without results of all sides are left
+    out, with a warning."""
     order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
     folders = {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
     sets = {}
     for name in sorted(folders, key=lambda name: order.index(name) if name in order else len(order)):
         shifted = name in benchmark.shifted if benchmark else name in PAPER_SETS and name not in UNSHIFTED
-        measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in ("before", "after")}
-        if missing := [side for side, found in measured.items() if found is None]:  # in a run that left its grid
+        measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in sides}
+        if missing := [side for side in sides if measured[side] is None]:  # in a run that left its grid
             logger.warning(f"`{folders[name]}` is left out, as not complete: `{missing[0]}` was not measured.")
             continue
         if (accepted := measured["before"].columns.get("accepted")) is None:
@@ -239,48 +247,49 @@ def read_sets(folder: Path, benchmark: Benchmark | None) -> dict[str, SetResult]
             side_results(measured, accepted),
             np.array([labels[0] if labels else -1 for labels in accepted]),
             shifted,
-            images=Stage.of(folders[name] / "after").inputs.get("rows"),
+            images=Stage.of(folders[name] / sides[-1]).inputs.get("rows"),
             groups=None if groups is None else np.array(groups, dtype=object),
             # Those of `before` may be of a run on other images, with which it is shared.
-            group_weights=measured["after"].scores.get("group_weights"),
+            group_weights=measured[sides[-1]].scores.get("group_weights"),
             by_class=name not in FAMILIES["imagenet-9"],
         )
     return sets
 
 
-def _named_apart(found: list[Found]) -> list[Run]:
-    """The runs with unique names for different models and methods. Refuses two of the same setting and seed."""
+def _named_apart(collected: list[CollectedRun]) -> list[Run]:
+    """The runs with unique names for different models and methods. Rejects two of the same setting and seed."""
     models: dict[str, set[str]] = defaultdict(set)  # digests by label
-    for each in found:
-        models[each.run.model].add(each.model)
-    for each in found:
-        if len(models[each.run.model]) > 1:
-            each.run = replace(each.run, model=f"{each.run.model} ({each.model[:8]})")
-    methods: dict[tuple[str, str], list[Found]] = defaultdict(list)
-    for each in found:
-        methods[each.run.model, each.run.method].append(each)
+    for known in collected:
+        models[known.run.model].add(known.model)
+    for known in collected:
+        if len(models[known.run.model]) > 1:
+            known.run = replace(known.run, model=f"{known.run.model} ({known.model[:8]})")
+    methods: dict[tuple[str, str], list[CollectedRun]] = defaultdict(list)
+    for known in collected:
+        methods[known.run.model, known.run.method].append(known)
     runs: dict[str, Run] = {}
-    for each in found:
-        run, key = each.run, (each.run.model, each.run.method)
+    for known in collected:
+        run, key = known.run, (known.run.model, known.run.method)
         current = [other.settings for other in methods[key] if other.current]
-        of_grid = current and all(settings == each.settings for settings in current)
-        qualifier = "" if of_grid else _what_differs([other.settings for other in methods[key]], each)
-        identity = json.dumps([key, qualifier, run.learning_rate, run.tuned, run.share, each.seed], sort_keys=True)
+        in_grid = current and all(settings == known.settings for settings in current)
+        qualifier = "" if in_grid else _what_differs([other.settings for other in methods[key]], known)
+        setting = (run.learning_rate, run.tuned, run.interpolation_weight)
+        identity = json.dumps([key, qualifier, *setting, known.seed], sort_keys=True)
         if identity in runs:
             raise ValueError(
                 f"`{runs[identity].name}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
                 "one of them."
             )
-        recorded = json.dumps(each.settings, sort_keys=True)
+        recorded = json.dumps(known.settings, sort_keys=True)
         method = f"{run.method}{qualifier}"
         runs[identity] = replace(run, method=method, qualifier=qualifier, settings=recorded)
     return list(runs.values())
 
 
-def _what_differs(others: list[dict], each: Found) -> str:
+def _what_differs(others: list[dict], known: CollectedRun) -> str:
     """Options that differ from other runs of the method. An option not given is named only for a run that left the grid."""
-    own, words = each.settings, []
+    own, words = known.settings, []
     for name in sorted({name for settings in others for name in settings}):
-        if any(settings.get(name) != own.get(name) for settings in others) and (name in own or not each.current):
+        if any(settings.get(name) != own.get(name) for settings in others) and (name in own or not known.current):
             words.append(f", {name} {own.get(name, 'default')}")
     return "".join(words)

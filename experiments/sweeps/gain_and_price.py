@@ -1,7 +1,7 @@
 """Gain of each method under a shift beside its loss without one, as a table and as curves.
 
 A method gains more with more steps of a higher rate, and costs more. A single point hides that: the curve goes through the
-learning rates of a method, and from the chosen one back to the original model through mixtures of their weights.
+learning rates of a method, and from the chosen one back to the original model through the models between them.
 """
 
 from collections import defaultdict
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from robust_vit_hf.results.intervals import Difference, change
-from robust_vit_hf.results.run_results import Run
 from robust_vit_hf.results.tables import Table
 from robust_vit_hf.utils.plotting import plain
 
 from .choose_settings import setting_of
+from .intervals import Difference, change
+from .runs import Run
 
 
 COLOURS = "#1f6fb2 #c77c11 #2e7d4f #b23a3a #7b4fa3 #7f8c8d #0f9aa8 #a3762b #d45a9a #333333".split()
@@ -29,7 +29,7 @@ class Price:
 
     learning_rate: float
     tuned: dict[str, float]
-    share: float  # of the finetuned weights
+    interpolation_weight: float  # 1 for the finetuned model
     chosen: bool  # by the rule on validation images
     gain: Difference  # change of top-1 on the shifted set
     home: Difference  # change of top-1 without a shift
@@ -38,16 +38,16 @@ class Price:
 
 
 def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) -> dict[str, list[Price]]:
-    """Points of each method, by learning rate, weights and share of the finetuned weights. Of several models, the name of a
+    """Points of each method, by learning rate, weights and interpolation weight. Of several models, the name of a
     method begins with the model's. Runs that were not measured on both sets, `shifted` and `home`, are left out."""
     several = len({run.model for run in chosen}) > 1
     settings: dict[tuple[str, str], set[tuple]] = defaultdict(set)
     points: dict[tuple[str, str], dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in chosen:
-        settings[run.model, run.method].add((setting_of(run), run.share))
+        settings[run.model, run.method].add((setting_of(run), run.interpolation_weight))
     for run in runs:
         if (run.model, run.method) in settings and {shifted, home} <= run.sets.keys():
-            points[run.model, run.method][setting_of(run), run.share].append(run)
+            points[run.model, run.method][setting_of(run), run.interpolation_weight].append(run)
     found: dict[str, list[Price]] = {}
     for (model, method), of_method in points.items():
         if missing := settings[model, method] - of_method.keys():
@@ -61,48 +61,53 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
             seconds = [run.seconds for run in same if run.seconds is not None]
             median = float(np.median(seconds)) if seconds else None
             changes, seeds = (change(same, [shifted]), change(same, [home])), len({run.seed for run in same})
-            of_name.append(Price(first.learning_rate, first.tuned, first.share, is_chosen, *changes, median, seeds))
+            of_name.append(
+                Price(first.learning_rate, first.tuned, first.interpolation_weight, is_chosen, *changes, median, seeds)
+            )
     return found
 
 
 def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Table:
-    """The chosen setting of each method, and its chosen mixture where that is another, the largest gain first."""
+    """The chosen setting of each method, and the chosen model between original and finetuned where it is another, the largest gain
+    first."""
     rows = []
     chosen = [(method, point) for method, points in found.items() for point in points if point.chosen]
     for method, point in sorted(chosen, key=lambda item: -item[1].gain.mean):
-        mixed = "" if point.share == 1 else f", mixture of {point.share:g}"
+        between = "" if point.interpolation_weight == 1 else f", interpolation weight {point.interpolation_weight:g}"
         seconds = "–" if point.seconds is None else f"{point.seconds:.0f}"
         cells = [f"{point.learning_rate:g}", str(point.seeds), seconds, str(point.gain), str(point.home)]
-        rows.append([_label(method, labels) + mixed, *cells])
+        rows.append([_label(method, labels) + between, *cells])
     title = "Gain and price of each method at its chosen setting: change of top-1 in points [95 % interval over seeds and images]"
     return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], rows)
 
 
 def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
-    """Gain over loss: a line through the learning rates of each method, a dotted one through the mixtures of a rate with the
-    original model, which is at the origin, and the chosen setting with its intervals. The dotted line is of the chosen mixture, with its
-    intervals too, or else of the chosen setting. A line has no points of fewer seeds than the chosen setting: their means would be of
+    """Gain over loss: a line through the learning rates of each method, a dotted one through the models between that of a
+    rate and the original model, which is at the origin, and the chosen setting with its intervals. The dotted line is of the chosen model
+    between them, with its intervals too, or else of the chosen setting. A line has no points of fewer seeds than the chosen setting: their means would be of
     other models and images."""
     figure = Figure((8.4, 4.6), layout="constrained")
     axis = figure.subplots()
     for place, (method, points) in enumerate(found.items()):
         colour, label = COLOURS[place % len(COLOURS)], plain(_label(method, labels))
-        best = next(point for point in points if point.chosen and point.share == 1)
+        best = next(point for point in points if point.chosen and point.interpolation_weight == 1)
         alike = [point for point in points if point.seeds >= best.seeds]
-        rates = [point for point in alike if point.share == 1 and point.tuned == best.tuned]
-        chosen = [best, *(point for point in alike if point.chosen and point.share < 1)]
+        rates = [point for point in alike if point.interpolation_weight == 1 and point.tuned == best.tuned]
+        chosen = [best, *(point for point in alike if point.chosen and point.interpolation_weight < 1)]
         last = chosen[-1]
-        mixed = [point for point in alike if (point.learning_rate, point.tuned) == (last.learning_rate, last.tuned)]
+        interpolated = [
+            point for point in alike if (point.learning_rate, point.tuned) == (last.learning_rate, last.tuned)
+        ]
         axis.plot(*_places(rates), color=colour, marker=".", linewidth=1.4, label=label)
-        if len(mixed) > 1:
-            x, y = _places(sorted(mixed, key=lambda point: point.share))
+        if len(interpolated) > 1:
+            x, y = _places(sorted(interpolated, key=lambda point: point.interpolation_weight))
             axis.plot([0.0, *x], [0.0, *y], color=colour, linestyle=":", linewidth=1.2, marker="x", markersize=4)
         for point in chosen:
             (x,), (y,) = _places([point])
             xerr, yerr = ([[of.mean - of.low], [of.high - of.mean]] for of in (point.home, point.gain))
             style: dict[str, Any] = {
                 "color": colour,
-                "marker": "o" if point.share == 1 else "D",
+                "marker": "o" if point.interpolation_weight == 1 else "D",
                 "markersize": 7,
                 "linewidth": 0.8,
             }

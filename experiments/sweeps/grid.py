@@ -13,17 +13,10 @@ from robust_vit_hf.training.recipes import check_option, find_recipe, read_recip
 from robust_vit_hf.utils.files import json_digest
 from robust_vit_hf.utils.options import SHARE, Options, declared_options, option
 
+from .choose_settings import TUNED_OPTIONS
+
 
 PREPARED = "imagenet/"  # prefix of folders within `--imagenet`
-# Options that are chosen for each variant on validation images, where the variant lists several values.
-TUNED = (
-    "learning_rate",
-    "relevance_weight",
-    "confidence_weight",
-    "background_weight",
-    "foreground_weight",
-    "background_swap",
-)
 PATHS = ("model", "dataset", "backgrounds")  # options that may end in a slash
 SEED_NAME = "{seed}"  # stands for the name of the seed in an option
 
@@ -45,7 +38,9 @@ class GridFile(Options):
     # After the "2-3%" of https://huggingface.co/papers/2206.01161, section 4
     validation_bound: float = option(0.02, "largest fall of top-1 on the validation images, as a fraction", SHARE)
     choose_by: Literal["learning_rate", "mixed_rand"] = option("learning_rate", "rule of the choice")
-    mixtures: list[float] = option([], "shares of the finetuned weights to measure too; needs `mixed_rand`", SHARE)
+    interpolation_weights: list[float] = option(
+        [], "of models between the original and the finetuned one, to measure too; needs `mixed_rand`", SHARE
+    )
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Point:
     variant: str
     seed: str  # name in the grid
     crossed: dict  # options that are compared, such as `samples_per_class`
-    tuned: dict  # options that are chosen, other than the learning rate, see `TUNED`
+    tuned: dict  # options that are chosen, other than the learning rate, see `TUNED_OPTIONS`
     options: dict  # all of `robust-vit train` set by recipe and grid, as JSON values
     seeded: list[str]  # names of the options set by the seed, in which repetitions of a run may differ
 
@@ -68,7 +63,9 @@ class Grid:
     sets: list[tuple[str, str]]  # names and folders of the paper's sets; if empty, the sets measured by `train` count
     validation_bound: float
     choose_by: str
-    shares: list[float]  # of the finetuned weights, 1 first, measured on validation images; empty for the paper's rule
+    interpolation_weights: list[
+        float
+    ]  # of models to measure on validation images, 1 first; empty for the paper's rule
 
 
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
@@ -76,9 +73,11 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     folder of prepared sets."""
     keys = GridFile(**read_yaml(path, declared_options(GridFile)))
     composed = keys.choose_by == "mixed_rand"
-    if keys.mixtures and not composed:
-        raise ValueError(f"`{path}`: `mixtures` need `choose_by: mixed_rand`: add that, or leave them out.")
-    points = [*_points(path, keys, TUNED if composed else ())]
+    if keys.interpolation_weights and not composed:
+        raise ValueError(
+            f"`{path}`: `interpolation_weights` need `choose_by: mixed_rand`: add that, or leave them out."
+        )
+    points = [*_points(path, keys, TUNED_OPTIONS if composed else ())]
     for options in (point.options for point in points):
         if str(options.get("dataset")).startswith(PREPARED):  # on which the names of points do not depend
             options["dataset"] = _in_folder(path, options["dataset"], imagenet)
@@ -88,7 +87,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         [(name, _in_folder(path, f"{PREPARED}{name}", imagenet)) for name in names],
         float(keys.validation_bound),
         keys.choose_by,
-        [1.0, *keys.mixtures] if composed else [],
+        [1.0, *keys.interpolation_weights] if composed else [],
     )
 
 
@@ -157,6 +156,6 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
 def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:
     if imagenet is None:
         raise ValueError(
-            f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet (see docs/experiments.md)."
+            f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet (see experiments/sweeps.md)."
         )
     return str(imagenet / source.removeprefix(PREPARED))

@@ -11,15 +11,16 @@ from robust_vit_hf.evaluation.measurements.base import is_measured
 
 # In the folder of a point: its `train` run, results on the paper's sets, predictions of the run, and the last error.
 RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "run", "robustness", "predictions", "error.json"
-SHARES, VALIDATION, SETS = "shares", "validation", "sets"  # results with a share of the finetuned weights
+# Results of the finetuned model, and of those between it and the original model, by interpolation weight.
+INTERPOLATED, VALIDATION, SETS = "interpolated", "validation", "sets"
 CUT_OUT = "cut_out"  # results of the original model on objects cut out
 ORIGINALS, LOGS, GRID_FILE = "originals", "logs", "grid.json"  # in the folder of the sweep
 
 
-def share_folder(point: Path, share: float) -> Path:
-    return point / SHARES / str(float(share)).removesuffix(".0")
+def interpolated_folder(point: Path, weight: float) -> Path:
+    return point / INTERPOLATED / str(float(weight)).removesuffix(".0")
 
 
-def has_shares(point: Path, shares: Iterable[float]) -> bool:
-    """Whether these shares of the finetuned weights were measured on the validation images, which are measured last."""
-    return all(is_measured(share_folder(point, share) / VALIDATION) for share in shares)
+def has_interpolated(point: Path, weights: Iterable[float]) -> bool:
+    """Whether the models of these interpolation weights were measured on the validation images, which are measured last."""
+    return all(is_measured(interpolated_folder(point, weight) / VALIDATION) for weight in weights)

@@ -5,23 +5,26 @@ from itertools import product
 
 import numpy as np
 
-from experiments.paper.published import published_models
 from robust_vit_hf.data.known_sets import LATER_SETS
-from robust_vit_hf.results.intervals import mean_over
-from robust_vit_hf.results.run_results import Run, SetResult
+from robust_vit_hf.models.model_names import MODELS
+from robust_vit_hf.results.run_results import SetResult
 from robust_vit_hf.results.set_tables import Groups
 from robust_vit_hf.results.tables import Table
 
+from .intervals import mean_over
+from .runs import Run
+
 
 class Results:
-    """Runs by model, method and seed, at most one of each. Methods that are not named follow in the tables."""
+    """Runs by model, method and seed, at most one of each. Models are in the order of the paper, methods in the given one; others
+    follow."""
 
     def __init__(self, runs: Sequence[Run], methods: Sequence[str] = ()):
-        self.runs, published = list(runs), list(published_models())
+        self.runs, of_paper = list(runs), [entry.paper_name for entry in MODELS.values()]
         self.models = list(dict.fromkeys(run.model for run in runs))
-        self.models.sort(key=lambda model: published.index(model) if model in published else len(published))
-        found = dict.fromkeys(run.method for run in runs)
-        self.methods = sorted(found, key=lambda name: methods.index(name) if name in methods else len(methods))
+        self.models.sort(key=lambda model: of_paper.index(model) if model in of_paper else len(of_paper))
+        self.methods = list(dict.fromkeys(run.method for run in runs))
+        self.methods.sort(key=lambda name: methods.index(name) if name in methods else len(methods))
         sets: dict[str, SetResult] = {}
         for run in sorted(self.runs, key=lambda run: -len(run.sets)):  # others may have a part in another order
             sets |= {name: result for name, result in run.sets.items() if name not in sets}

@@ -12,9 +12,11 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from robust_vit_hf.metrics.robust_accuracy import TOP
-from robust_vit_hf.results.run_results import Run, SetResult, SideResult
+from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.results.set_tables import SEGMENTATION
 from robust_vit_hf.utils.files import atomic_file
+
+from .runs import Run
 
 
 RESULTS_TABLE = "results.parquet"
@@ -93,7 +95,7 @@ def read_results(path: Path) -> ResultsFile:
     if facts.get("version") != VERSION:
         raise ValueError(
             f"`{path}` is of version {facts.get('version', 'none')}, and version {VERSION} is read here: make it again from "
-            "the folders of its sweep with `robust-vit report FOLDER --output_dir OTHER`."
+            "the folders of its sweep with `python -m experiments report FOLDER --output_dir OTHER`."
         )
     rows = dict(list(table.to_pandas().groupby(["run", "set", "side"], observed=True, sort=False)))
     runs = [_run(name, of_run, rows) for name, of_run in facts["runs"].items()]
@@ -114,7 +116,13 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
         for run in part.runs:
             settings = json.loads(run.settings or "{}")
             trained = {name: value for name, value in settings.items() if name not in MEASUREMENT_OPTIONS}
-            setting = (run.learning_rate, *sorted(run.tuned.items()), run.share, run.epochs, json.dumps(trained))
+            setting = (
+                run.learning_rate,
+                *sorted(run.tuned.items()),
+                run.interpolation_weight,
+                run.epochs,
+                json.dumps(trained),
+            )
             key = (run.model, run.original, run.method, run.seed, *setting)
             if key not in runs or len(run.sets) > len(runs[key].sets):
                 runs[key] = run
@@ -128,6 +136,8 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
 def _run(name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> Run:
     sets = {set_name: _set_result(name, set_name, of_set, rows) for set_name, of_set in facts["sets"].items()}
     composed = {name.removeprefix(COMPOSED): result for name, result in sets.items() if name.startswith(COMPOSED)}
+    if "share" in facts:  # the name of the interpolation weight in version 0.3
+        facts["interpolation_weight"] = facts.pop("share")
     changed = {
         "sets": {name: result for name, result in sets.items() if not name.startswith(COMPOSED)},
         "training_classes": None if facts["training_classes"] is None else frozenset(facts["training_classes"]),

@@ -40,18 +40,18 @@ from robust_vit_hf.utils.processes import begin_command, end_by_signals
 from robust_vit_hf.utils.stage import Stage, lock_file
 
 from .grid import Grid, Point, read_grid
-from .measure_mixtures import measure_shares
+from .measure_interpolated import measure_interpolated
 from .options import SweepOptions
 from .point_folder import (
     ERROR_FILE,
     GRID_FILE,
+    INTERPOLATED,
     LOGS,
     ORIGINALS,
     PREDICTIONS,
     ROBUSTNESS,
     RUN,
-    SHARES,
-    has_shares,
+    has_interpolated,
 )
 
 
@@ -75,7 +75,7 @@ def sweep(options: SweepOptions) -> str:
             "validation_bound": grid.validation_bound,
             "choose_by": grid.choose_by,
             "sets": [name for name, _ in grid.sets],
-            "shares": grid.shares,
+            "interpolation_weights": grid.interpolation_weights,
             "points": [run.point.name for run in runs],
         }
         if read_json(folder / GRID_FILE) != facts:
@@ -103,7 +103,7 @@ class SweepRun:
     point: Point
     root: Path  # folder of the sweep
     sets: Sequence[tuple[str, str]] = ()  # the paper's sets to measure, with their folders
-    shares: Sequence[float] = ()  # of the finetuned weights, to measure on the validation images
+    interpolation_weights: Sequence[float] = ()  # of models to measure on the validation images
     inputs: dict = field(default_factory=dict)  # digests of the original model and of the datasets
     gpu: str | None = None  # of a local job, which submitit would start on the first one
 
@@ -128,7 +128,7 @@ class SweepRun:
 
     def is_complete(self) -> bool:
         trained = self.stage.result() is not None
-        return trained and has_shares(self.folder, self.shares) and not self.unmeasured()
+        return trained and has_interpolated(self.folder, self.interpolation_weights) and not self.unmeasured()
 
     def is_running(self) -> bool:
         """Whether another process works in the folder. The lock is tried only if its file names a process: while it is tried,
@@ -178,8 +178,8 @@ class SweepRun:
             self._train(model, data, config)
         elif result["point"] != point:  # with another rule of the choice
             self.stage.finish(result | {"point": point}, self.stage.check()["files"])
-        if not has_shares(self.folder, self.shares):
-            measure_shares(model, data, config, self.folder, self.root / ORIGINALS, self.shares)
+        if not has_interpolated(self.folder, self.interpolation_weights):
+            measure_interpolated(model, data, config, self.folder, self.root / ORIGINALS, self.interpolation_weights)
         if sets := self.unmeasured():
             options = EvaluateOptions(
                 model=model.model,
@@ -194,7 +194,7 @@ class SweepRun:
 
     def _train(self, model: ModelArguments, data: DataArguments, config: RobustViTConfig) -> None:
         """Train, or resume the training, and finish the stage."""
-        for name in (PREDICTIONS, SHARES, ROBUSTNESS):  # of a lost training
+        for name in (PREDICTIONS, INTERPOLATED, ROBUSTNESS):  # of a lost training
             shutil.rmtree(self.folder / name, ignore_errors=True)
         config.resume_from_checkpoint = "last" if lock_file(self.folder / RUN, "train").exists() else None
         finetune(model, data, config, self.folder / PREDICTIONS, self.root / ORIGINALS)
@@ -252,7 +252,7 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
     datasets: dict[str, list] = {}
     runs, settings = [], []
     for point in grid.points:
-        run = SweepRun(point, root, grid.sets, grid.shares)
+        run = SweepRun(point, root, grid.sets, grid.interpolation_weights)
         try:
             model, data, config = run.arguments
             settings.append(_all_settings(model, data, config))
@@ -265,7 +265,7 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
             of_data = json.dumps([key, asdict(data), config.seed])
             if of_data not in datasets:
                 train, validation, measured = load_data(data, models[key][0], config.seed)
-                if grid.shares:
+                if grid.interpolation_weights:
                     check_columns(validation, "validation")  # as `choose_by: mixed_rand` needs them
                 tested = [] if data.test_split is None else [rows.dataset for rows in measured.values()]
                 datasets[of_data] = [identity_of(images) for images in (train, validation, *tested)]

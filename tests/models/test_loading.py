@@ -16,7 +16,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from experiments.paper.published import published_models
+from experiments.paper.published_tables import published_models
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import head_names

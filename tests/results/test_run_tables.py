@@ -1,18 +1,14 @@
 """Summaries, tables and plots of a run, by hand."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import scipy.stats
 from matplotlib.container import ErrorbarContainer
 
-from experiments.paper.published_tables import METHODS, accuracy_tables, class_group_tables
-from experiments.sweeps.results import Results
-from robust_vit_hf.results.intervals import NUM_RESAMPLES, Gains, mean_gain
+from robust_vit_hf.results.intervals import NUM_RESAMPLES, mean_change
 from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
-from robust_vit_hf.results.run_tables import calibration_table, main_table
+from robust_vit_hf.results.run_tables import calibration_table, class_group_table, main_table, tables_of
 from robust_vit_hf.results.set_tables import attribution_table
 from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
 from robust_vit_hf.results.tables import Table
@@ -40,7 +36,7 @@ def first(count: int, of: int = 4) -> list[bool]:
     return [index < count for index in range(of)]
 
 
-def compared(**options) -> Run:
+def compared() -> Run:
     val = result(first(4), first(3), first(4), name="val")
     for name, score in (("before", 0.5), ("after", 0.75)):
         val.sides[name].scores["mean_iou"] = score
@@ -48,7 +44,7 @@ def compared(**options) -> Run:
         result(first(1), first(3), first(1), name="a", shifted=True),
         result(first(2), first(2), first(1), name="b", shifted=True),
     ]
-    return Run({one.name: one for one in (val, *shifted)}, **options)
+    return Run({one.name: one for one in (val, *shifted)})
 
 
 def test_comparison_by_hand():
@@ -64,10 +60,10 @@ def test_comparison_by_hand():
     assert mean["mean_iou_before"] is None and rows["val"]["mean_iou_after"] == 0.75
 
 
-def test_the_interval_of_one_seed_against_scipy():
+def test_the_interval_of_a_change_against_scipy():
     rng = np.random.default_rng(0)
     before, after = rng.random(150) < 0.5, rng.random(150) < 0.6
-    difference = mean_gain({"a": [Gains(after.astype(int) - before, "0", np.arange(150))]})
+    difference = mean_change([result(before, after)])
     reference = scipy.stats.bootstrap(
         (before.astype(float), after.astype(float)),
         lambda x, y, axis: (y - x).mean(axis=axis),
@@ -106,6 +102,16 @@ def test_training_classes_and_the_others():
     training, other = class_groups(Run({"a": result(first(1))}, frozenset([0])))
     assert other["num_images"] == 0 and other["top1_before"] is None and training["top1_before"] == 0.25
     assert class_groups(Run({"a": both})) == []
+    *_, table = tables_of(Run({"a": both}, frozenset([0])))
+    assert table.title == "Training classes and others, in per cent" and table.rows == [
+        ["a", "training", "4", "25.0", "100.0", "+75.0", "100.0", "100.0", "+0.0"],
+        ["a", "other", "4", "100.0", "0.0", "-100.0", "100.0", "100.0", "+0.0"],
+    ]
+    assert table.head[3:6] == ["top-1 before", "top-1 after", "change of top-1"]
+    *_, table = tables_of(Run({"a": result(first(1))}, frozenset([0])))
+    assert table.head == ["set", "classes", "images", "top-1 before", "top-5 before"]
+    assert table.rows == [["a", "training", "4", "25.0", "100.0"], ["a", "other", "0", "–", "–"]]
+    assert "classes" not in tables_of(Run({"a": both}))[-1].head
 
 
 def test_images_without_a_label_are_in_no_group_of_classes():
@@ -114,11 +120,10 @@ def test_images_without_a_label_are_in_no_group_of_classes():
         name: SideResult(np.where(np.array(predicted) == labels, 0, 5), num_ranked=1)
         for name, predicted in (("before", [0, 1, 6, 6, 6]), ("after", [6, 1, 1, 6, 6]))
     }
-    run = Run({"a": SetResult("a", sides, labels)}, frozenset([0]), model="m")
-    shown = [(row["num_images"], row["top1_before"], row["top1_after"]) for row in class_groups(run)]
-    assert shown == [(1, 1, 0), (2, 0.5, 1)]
-    table = class_group_tables(Results([run]))["table_10"]
-    assert [row[-1] for row in table.rows] == ["100.0 –", "0.0 –", "50.0 –", "100.0 –", "-100.0 –", "+50.0 –"]
+    run = Run({"a": SetResult("a", sides, labels)}, frozenset([0]))
+    groups = [(row["num_images"], row["top1_before"], row["top1_after"]) for row in class_groups(run)]
+    assert groups == [(1, 1, 0), (2, 0.5, 1)]
+    assert [row[3:] for row in class_group_table(class_groups(run)).rows] == [["100.0", "0.0", "-100.0"], ["50.0", "100.0", "+50.0"]]
 
 
 def test_class_changes_are_sorted():
@@ -158,59 +163,28 @@ def test_main_table():
     assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 6
 
 
-def test_calibration_and_class_tables():
-    table = calibration_table(set_rows(compared()))
-    assert table.head[:4] == ["set", "top-5 before", "top-5 after", "top-5 control"]
-    groups = class_group_tables(Results([compared(training_classes=frozenset([0]), model="m")]))["table_10"]
-    assert groups.head == ["model", "train classes", "", "val", "a", "b"]
-    assert groups.rows[0] == ["m", "✓", "Original", "100.0 100.0", "25.0 100.0", "50.0 100.0"]
-    assert groups.rows[-2] == ["Avg. change", "✓", "", "-25.0 +0.0", "+50.0 +0.0", "+0.0 +0.0"]
-    assert class_group_tables(Results([compared()])) == {}
-    # Of the base models, whose changes are averaged, one was trained by another method alone.
-    runs = [compared(training_classes=frozenset([0]), model=name) for name in ("ViT-B", "DeiT-S")]
-    table = class_group_tables(Results([replace(runs[0], method="gradmask"), runs[1]]))["table_10"]
-    assert {row[0] for row in table.rows} == {"DeiT-S"} and table.latex()
+def test_calibration_table():
+    run = compared()
+    for name, ece in (("before", 0.125), ("after", 0.25)):
+        run.sets["a"].sides[name].scores["ece"] = ece
+    table = calibration_table(set_rows(run))
+    heads = ["set", *(f"{score} {side}" for score in ("top-5", "ECE") for side in ("before", "after", "control"))]
+    assert table.head == heads[:-1]  # without the column of a side on which nothing is known
+    assert table.rows[1] == ["a", "100.0", "100.0", "100.0", "12.5", "25.0"]
 
 
-def test_paper_tables_show_published_figures_beside_ours():
-    def tables(sides: list, model: str, protocol: str = "paper"):
-        names = ("imagenet-1k", "imagenet-a", "si-score-size")
-        sets = {name: result(*sides, name=name, shifted=name != "imagenet-1k") for name in names}
-        return accuracy_tables(Results([Run(sets, model=model)], list(METHODS)), protocol).values()
-
-    real, synthetic = tables([first(1), first(2)], "ViT-B")
-    assert real.head == ["model", "method", "INet val", "INet-A"]  # nothing is known of validation images
-    names = ["Original", "Original, published", "Ours", "Ours, published (3 seeds)", "Ours, published (1 run)"]
-    assert [row[1] for row in real.rows[:5]] == names
-    assert [row[3] for row in real.rows[:4]] == ["25.0 100.0", "16.0 37.0", "50.0 100.0", "23.6±0.7 47.1±0.8"]
-    assert real.rows[-2][:2] == ["Avg. change of top-1", "Ours"] and real.rows[-2][3].startswith("+25.0 [")
-    assert [row[-1] for row in synthetic.rows[1:4:2]] == ["55.6 76.2", "60.9±0.4 81.2±0.3"]
-    assert [row[-1] for table in (real, synthetic) for row in table.rows[4:5]] == ["24.1 48.0", "61.0 81.4"]
-    assert [(row[1], row[-1]) for row in synthetic.rows[5:7]] == [
-        ("GradMask, published", "57.0 77.5"),
-        ("RRR, published", "58.0 78.4"),
-    ]
-    assert "Tables 8 and 9 for three seeds" in real.title
-    native, _ = tables([first(1)], "ViT-B", "native")
-    assert [row[2:] for row in native.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
-    unknown, _ = tables([first(1)], "someone's")
-    assert len(unknown.rows) == 1 and "published" not in unknown.title
-
-
-def test_segmentation_table():
+def test_attribution_table():
     scores = {
         side: {"gae": dict.fromkeys(MAPS, value), "legrad": dict.fromkeys(MAPS, None)}
         for side, value in (("before", 0.5), ("after", 0.6))
     }
-    table = attribution_table(scores, "imagenet-segmentation", 4276, "ViT-B")
-    assert [row[:4] for row in table.rows[:5]] == [
-        ["gae, original", "50.0", "50.0", "50.0"],
-        ["gae, original, published", "76.3", "58.3", "85.3"],
-        ["gae, finetuned", "60.0", "60.0", "60.0"],
-        ["gae, finetuned, published", "82.1", "65.8", "87.5"],
-        ["gae, change", "+10.0", "+10.0", "+10.0"],
+    table = attribution_table(scores, "imagenet-segmentation", 4276)
+    assert table.rows[:3] == [
+        ["gae, original", *["50.0"] * 6],
+        ["gae, finetuned", *["60.0"] * 6],
+        ["gae, change", *["+10.0"] * 6],
     ]
-    assert table.rows[5] == ["legrad, original", *["–"] * 6]
+    assert table.rows[3] == ["legrad, original", *["–"] * 6] and "4276 images" in table.title
 
 
 def test_bars_have_the_interval_of_the_change_at_their_ends():

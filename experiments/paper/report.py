@@ -2,32 +2,32 @@
 
 from matplotlib.figure import Figure
 
-from experiments.sweeps.results import Results, worst_group_table
 from robust_vit_hf.data.known_sets import title_of
 from robust_vit_hf.evaluation.examples import galleries
 from robust_vit_hf.results.html_page import PAGE_FILE, Section, class_changes_table, write_page
 from robust_vit_hf.results.plots import class_figure, page_picture, save_figure
-from robust_vit_hf.results.run_results import OURS
 from robust_vit_hf.results.tables import Table
 from robust_vit_hf.utils.files import write_atomically
 
-from ..paper.experiment_tables import paper_tables
-from ..paper.findings import findings, findings_table
-from ..paper.paper_plots import class_group_figure, first_class_changes, size_figure
-from ..paper.published_tables import METHODS
-from .choose_settings import choose_mixtures, choose_settings
-from .collect_runs import collect
-from .gain_and_price import price_figure, price_table, prices
+from ..sweeps.choose_settings import choose_interpolated, choose_settings
+from ..sweeps.collect_runs import collect
+from ..sweeps.gain_and_price import price_figure, price_table, prices
+from ..sweeps.point_folder import RUN
+from ..sweeps.results import Results, worst_group_table
+from ..sweeps.results_parquet import RESULTS_TABLE, join, read_results, write_results
+from ..sweeps.runs import OURS
+from .experiment_tables import paper_tables
+from .findings import findings, findings_table
 from .options import ReportOptions
-from .point_folder import RUN
-from .results_parquet import RESULTS_TABLE, join, read_results, write_results
+from .paper_plots import class_group_figure, first_class_changes, size_figure
+from .published_tables import METHODS
 
 
 CLASSES = "figure_8_to_14_"  # begins the name of the figure of a set
 CAPTIONS = {
     "figure_4": "Figure 4: average change of the training classes and of the others, by set",
     "figure_7": "Figure 7: change of top-1 over the number of samples and of training classes",
-    "price": "Gain and price: learning rates (lines), mixtures with the original model (dotted), and the chosen settings",
+    "price": "Gain and price: learning rates (lines), interpolation with the original model (dotted), and the chosen settings",
 }
 
 
@@ -58,9 +58,9 @@ def report(options: ReportOptions) -> str:
             figures[f"{CLASSES}{name}"] = class_figure(of_set, names, title_of(name))
         if results.shifted and results.unshifted:
             shifted, home = results.shifted[0], results.unshifted[0]
-            # Mixtures are measured on the images of the training data, and not on the `sets` of a grid.
-            mixtures = [run for run in choose_mixtures(read) if {shifted, home} <= run.sets.keys()]
-            found = prices(read.runs, [*chosen, *mixtures], shifted, home)
+            # They are measured on the images of the training data, and not on the `sets` of a grid.
+            interpolated = [run for run in choose_interpolated(read) if {shifted, home} <= run.sets.keys()]
+            found = prices(read.runs, [*chosen, *interpolated], shifted, home)
             tables = {"price": price_table(found, METHODS, title_of(shifted), title_of(home))} | tables
             figures["price"] = price_figure(found, METHODS, title_of(shifted), title_of(home))
     tables |= {"settings": settings}

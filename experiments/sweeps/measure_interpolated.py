@@ -1,4 +1,4 @@
-"""Measurement of a run on its validation images, and of mixtures of its weights with the original model's."""
+"""Measurement of a run on its validation images, and of models between it and the original model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,23 +16,28 @@ from robust_vit_hf.training.load_data import load_data
 from robust_vit_hf.training.options import DataArguments, ModelArguments
 from robust_vit_hf.utils.processes import make_accelerator
 
-from .point_folder import CUT_OUT, SETS, VALIDATION, share_folder
+from .point_folder import CUT_OUT, SETS, VALIDATION, interpolated_folder
 
 
 COMPARED = ("original", "mixed_rand")
 
 
-def measure_shares(
+def measure_interpolated(
     model: ModelArguments,
     data: DataArguments,
     config: RobustViTConfig,
     point: Path,
     originals: Path,
-    shares: Sequence[float],
+    weights: Sequence[float],
 ) -> None:
-    """Measure a finetuned model on its validation images, as they are and on the backgrounds of other images; and so its
-    mixtures with the original's weights, and those also on the unshifted and the first shifted set, without relevance maps.
-    With mixtures, also measure the original model on the objects of these sets, cut out by their masks, of labelled images alone.
+    """Measure models on the validation images, as they are and on the backgrounds of other images: the finetuned model, and those
+    between it and the original model. The latter are also measured on the unshifted and the first shifted set, without relevance maps;
+    and the original model is then measured on the objects of these sets, cut out by their masks, of labelled images alone.
+
+    Args:
+        point: folder of the point, with the results.
+        originals: folder with results of original models, which the points of a sweep share.
+        weights: interpolation weights in [0, 1], of which 1 is the finetuned model.
     """
     protocol, accelerator = resolve_protocol(model.protocol, model.model), make_accelerator(config.bf16)
     sides = load_sides({"before": model.model, "after": config.output_dir}, protocol, accelerator)
@@ -43,17 +48,17 @@ def measure_shares(
     chosen = session.with_sets({VALIDATION: EvaluationSet.of(validation, source=data.dataset)})
     batch_size, workers = config.per_device_eval_batch_size, config.dataloader_num_workers
     first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
-    of_price = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
-    if len(shares) > 1:
-        of_original = replace(session, sides={"before": sides["before"]}, folder=point / CUT_OUT)
+    price_sets = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
+    if len(weights) > 1:
+        cut_out = replace(session, sides={"before": sides["before"]}, folder=point / CUT_OUT)
         alone = Backgrounds(batch_size, workers, ("only_fg",), relevance=False)
-        measure(of_original.with_sets(with_objects(of_price)), alone)
-    for share in shares:
-        folder, mixed = share_folder(point, share), sides
-        if share < 1:
-            model_of_share = interpolate(sides["before"].model, sides["after"].model, share)
-            mixed = sides | {"after": Side.of(model_of_share, sides["after"].processor)}
-            measured = replace(session, sides=mixed, folder=folder).with_sets(of_price)
+        measure(cut_out.with_sets(with_objects(price_sets)), alone)
+    for weight in weights:
+        folder, compared = interpolated_folder(point, weight), sides
+        if weight < 1:
+            between = interpolate(sides["before"].model, sides["after"].model, weight)
+            compared = sides | {"after": Side.of(between, sides["after"].processor)}
+            measured = replace(session, sides=compared, folder=folder).with_sets(price_sets)
             measure(measured, Accuracy(batch_size, workers, relevance=False), within=SETS)
         composed = Backgrounds(batch_size, workers, COMPARED, relevance=False)
-        measure(replace(chosen, sides=mixed, folder=folder), composed)
+        measure(replace(chosen, sides=compared, folder=folder), composed)

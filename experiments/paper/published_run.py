@@ -1,0 +1,67 @@
+"""The results of one run beside the published figures: `python -m experiments published`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from robust_vit_hf.data.known_sets import PAPER_SETS
+from robust_vit_hf.results.set_tables import MEASURES, SEGMENTATION, attribution_table, reliance_tables
+from robust_vit_hf.results.tables import Table
+from robust_vit_hf.utils.files import RESULTS_FILE, read_json
+
+from ..sweeps.collect_runs import read_sets
+from ..sweeps.results import Results
+from ..sweeps.runs import Run
+from .options import PublishedOptions
+from .published_tables import accuracy_tables, class_group_tables, published_models, published_rows
+
+
+def published(options: PublishedOptions) -> str:
+    """Tables of a run with the published figures of its model, as Markdown.
+
+    Raises:
+        ValueError: the folder is of another command, or the paper has no figures of the model.
+    """
+    folder, results = options.source, read_json(options.source / RESULTS_FILE) or {}
+    if (model := results.get("paper_model")) is None:
+        raise ValueError(
+            f"`{folder / RESULTS_FILE}` names no model of the paper: give an output folder of `robust-vit evaluate` or `segment`, of a "
+            "registered model or with --paper_model."
+        )
+    if "scores" in results:
+        tables = [segmentation_table(results, model)]
+    else:
+        tables = [table for protocol in results["protocols"] for table in evaluation_tables(folder, results, protocol)]
+    return "\n".join(f"{table.title}:\n\n{table.markdown()}\n" for table in tables)
+
+
+def evaluation_tables(folder: Path, results: dict, protocol: str) -> list[Table]:
+    """Tables 1, 2, 10 and 11, and Object Focus, of an evaluation under a protocol.
+
+    Args:
+        folder: output folder of `robust-vit evaluate`.
+        results: its `results.json`.
+    """
+    classes, model = results["training_classes"], results["paper_model"]
+    sets = read_sets(folder / protocol, None, tuple(results["weights"]))
+    run = Run(sets, None if classes is None else frozenset(classes), model=model)
+    in_paper = Results([replace(run, sets={name: of_set for name, of_set in sets.items() if name in PAPER_SETS})])
+    tables = [*accuracy_tables(in_paper, protocol).values(), *class_group_tables(in_paper, protocol).values()]
+    for table in reliance_tables(run):
+        known = published_models("object_focus").get(model)
+        shown = [known is not None and "imagenet-1k" in MEASURES[measure] for measure, *_ in table.rows]
+        rows = [[*row, f"{known:.1f}" if show else "–"] for row, show in zip(table.rows, shown, strict=True)]
+        tables.append(Table(table.title, [*table.head, "published, before"], rows))
+    return tables
+
+
+def segmentation_table(results: dict, model: str) -> Table:
+    """Table 3 from `results.json` of `robust-vit segment`, with the published rows of attention × gradient below those measured."""
+    ((name, scores),) = results["scores"].items()
+    table = attribution_table(scores, name, results["num_images"])
+    columns, rows = [(name, (score,)) for score in SEGMENTATION], []
+    for row in table.rows:
+        rows.append(row)
+        method, _, version = row[0].partition(", ")
+        if method == "gae":
+            rows += published_rows([f"{row[0]}, published"], model, "paper", version, columns)
+    return Table(f"Table 3: {table.title}", table.head, rows)
