@@ -1,0 +1,86 @@
+"""What models gain on the forty other photographs, by how objects are pasted on them (other_images.json)."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from robust_vit_hf.results.tables import Table
+
+from ..sweeps.intervals import Difference, Gains, mean_gain
+from .text_blocks import benchmark
+
+
+FRESH = tuple(f"fresh-{seed}" for seed in range(10, 15))  # sets of the models of the experiment
+# Sets of improve.py and other_images.py with models of one kind.
+KINDS = {
+    "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-3", "emoji-4", "emoji-5", *FRESH),
+    "EfficientNet-Lite0, emoji on photographs": ("cnn-0", "cnn-1", "cnn-2"),
+    "DINOv2-S, digits on textures": ("digits",),
+}
+WAYS = ("plain", "lit", "occluded", "scaled")
+AFTER = {  # what made the models better
+    "minute": "`improve`",
+    "full": "`improve --effort full`",
+    "background-swap": "swap, 72 steps",
+    "robustvit": "squared error, 72 steps",
+    "layer": "last layer, fitted to the output",
+    "lp-ft": "swap from this layer, 72 steps",
+}
+PAIRS = (("robustvit", "background-swap"), ("background-swap", "layer"), ("layer", "lp-ft"))  # compared in the page
+
+
+def other_images() -> str:
+    """Top-1 before and its change by way of pasting."""
+    rows = []
+    for kind, method, gains in by_pasting():
+        cells = [f"{100 * before.mean():.1f} {over_both(gain)}" for before, gain in gains.values()]
+        rows.append([kind, AFTER[method], str(len(gains["plain"][1])), *cells])
+    table = Table("", ["model", "after", "models", *(f"`{way}`" for way in WAYS)], rows).markdown()
+    differences = [
+        [AFTER[second], AFTER[first], *(str(difference(first, second, way)) for way in WAYS)]
+        for first, second in PAIRS
+    ]
+    beside = Table("", ["gain of", "less that of", *(f"`{way}`" for way in WAYS)], differences).markdown()
+    return f"{table}\n\nDifferences between them, in points:\n\n{beside}"
+
+
+def other_ways() -> str:
+    """Changes of top-1 by another way of pasting, less those by `plain`."""
+    rows = []
+    for kind, method, gains in by_pasting():
+        less = [over_both(gain - gains["plain"][1]) for way, (_, gain) in gains.items() if way != "plain"]
+        rows.append([kind, AFTER[method], *map(str, less)])
+    return Table("", ["model", "after", *(f"`{way}`" for way in WAYS[1:])], rows).markdown()
+
+
+def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """Kind of models, what made them better, see [`AFTER`], and by way top-1 before and its gain, `(models, photographs)`."""
+    results = benchmark("other_images")
+    for kind, names in KINDS.items():
+        for method in AFTER:
+            models = [results["sets"][name][method] for name in names if method in results["sets"].get(name, {})]
+            if models:
+                yield kind.partition(",")[0], method, {way: of_photographs(models, way) for way in WAYS}
+
+
+def difference(first: str, second: str, way: str) -> Difference:
+    """The gain of the second method on these photographs less that of the first, over the models that have both."""
+    models = [methods for methods in benchmark("other_images")["sets"].values() if methods.keys() >= {first, second}]
+    gains = [of_photographs([methods[method] for methods in models], way)[1] for method in (first, second)]
+    return over_both(gains[1] - gains[0])
+
+
+def of_photographs(models: Sequence[dict], way: str) -> tuple[np.ndarray, np.ndarray]:
+    """Top-1 before and its gain, `(models, photographs)`."""
+    objects = benchmark("other_images")["objects"]
+    before, after = (np.array([model[way][side] for model in models]) / objects for side in ("before", "after"))
+    return before, after - before
+
+
+def over_both(gains: np.ndarray) -> Difference:
+    """Mean of `(models, photographs)` with its interval over both; of one model, over photographs."""
+    photographs = np.arange(gains.shape[1])
+    return mean_gain({"all": [Gains(values, str(model), photographs) for model, values in enumerate(gains)]})
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"other images": other_images, "other ways": other_ways}

@@ -1,0 +1,114 @@
+"""Whether `diagnose` names the attribute that was planted, and what `improve` then gains (shortcuts.json)."""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import binomtest
+
+from robust_vit_hf.data.attributes import ATTRIBUTES
+from robust_vit_hf.results.tables import Table
+
+from ..benchmarks.planted_images import PLANTED
+from ..sweeps.intervals import Difference
+from .text_blocks import benchmark
+
+
+COST = 0.1  # of the attribute drawn at random, from which on it should be named
+UNTOLD = "compression"  # no attribute of `diagnose`
+
+
+def groups_of(results: dict[str, dict]) -> dict[tuple[str, str], dict[str, dict]]:
+    """Results by what was trained, and by the share of the images of a class that have its habitual value."""
+    found: dict[tuple[str, str], dict[str, dict]] = {}
+    for key, one in results.items():
+        _, _, rate, _, *finetuned = key.split("/")
+        group = ("whole model" if finetuned else "last layer", f"{100 * float(rate):g} %")
+        found.setdefault(group, {})[key] = one
+    return dict(sorted(found.items()))
+
+
+def matrix(results: dict[str, dict]) -> Table:
+    """How often each attribute was named, by what was planted, where that costs [`COST`] or more; and of nothing planted."""
+    heads, rows = [*ATTRIBUTES, "nothing"], []
+    for group, of_group in groups_of(results).items():
+        for planted in PLANTED:
+            counted = [one for key, one in of_group.items() if f"/{planted}/" in key]
+            if planted != "none":
+                counted = [one for one in counted if one["home"] - one["random"] >= COST]
+            if counted:
+                costs = [one["home"] - one["random"] for one in counted]
+                named = [sum(name in (one["named"] or ["nothing"]) for one in counted) for name in heads]
+                rows.append([*group, planted, str(len(counted)), f"{100 * np.mean(costs):.0f}", *map(str, named)])
+    return Table("Planted × named", ["trained", "habitual", "planted", "models", "cost, points", *heads], rows)
+
+
+def mended_table(results: dict[str, dict]) -> Table:
+    """Top-1 before, and its changes by a new last layer without and with the named attributes."""
+    rows = []
+    for key, one in results.items():
+        cells = []
+        for found in one.get("mended", {}).values():
+            changes = {name: str(Difference(**found[name])) for name in ("without", "with", "more")}
+            if {*one["named"]} <= {"background"}:
+                changes |= {"with": "–", "more": "–"}
+            cells += [f"{100 * found['before']:.1f}", *changes.values()]
+        if cells:
+            rows.append([key, ", ".join(one["named"]) or "nothing", *cells])
+    heads = ["without", "with the attribute", "with − without"]
+    return Table("Top-1", ["model", "named", "at random, before", *heads, "at home, before", *heads], rows)
+
+
+def summary(results: dict[str, dict]) -> str:
+    """Counts of each group of [`groups_of`], and of all."""
+    lines = [f"- {', '.join(group)}. {counts(of_group)}" for group, of_group in groups_of(results).items()]
+    return "\n".join([*lines, f"- All. {all_counts(results)}"])
+
+
+def counts(results: dict[str, dict]) -> str:
+    """How often what was planted is named, and how often something where nothing was."""
+    kinds = [(key.split("/")[1], one) for key, one in results.items()]
+    costly = [(of, one["named"]) for of, one in kinds if of != "none" and one["home"] - one["random"] >= COST]
+    told = [(planted, names) for planted, names in costly if planted != UNTOLD]
+    first = sum(names[:1] == [planted] for planted, names in told)
+    alone = sum(names == [planted] for planted, names in told)
+    alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
+    text = (
+        f"Where planting costs {100 * COST:.0f} points or more, the planted attribute is named first in {first} of {len(told)} models, and "
+        f"alone in {alone}; with {UNTOLD}, which has no name, first in {first} of {len(costly)}."
+    )
+    return f"{text} False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}." if alarms else text
+
+
+def all_counts(results: dict[str, dict]) -> str:
+    """[`counts`], what the false alarms show, and how many names stand on an unresolved gap."""
+    kinds, text = [(key.split("/")[1], one) for key, one in results.items()], counts(results)
+    alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
+    if alarms:
+        most = binomtest(sum(alarms), len(alarms), alternative="less").proportion_ci().high
+        text += (
+            f" So at most {100 * most:.0f} % of such models get a false alarm (95 %, if the models were independent)."
+        )
+    right = [name == of for of, one in kinds for name in one["named"] if one["measures"][name]["gap"]["low"] <= 0]
+    count = sum(len(one["named"]) for _, one in kinds)
+    return (
+        f"{text} Of {count} names in all models, {len(right)} have an unresolved gap, of which {sum(right)} are right."
+    )
+
+
+def shortcuts() -> str:
+    """Counts of the attributes that were named, by the attribute that was planted."""
+    models = benchmark("shortcuts")["models"]
+    return f"{matrix(models).markdown()}\n\n{summary(models)}"
+
+
+def verdict_of_a_frame() -> str:
+    """What `diagnose` says of the model of `shortcuts --planted border --rates 0.95 --export`."""
+    return "> " + benchmark("shortcuts")["models"]["emoji/border/0.95/3"]["sentence"]
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "shortcuts": shortcuts,
+    "attributes named": lambda: all_counts(benchmark("shortcuts")["models"]),
+    "verdict of a frame": verdict_of_a_frame,
+    "mended": lambda: mended_table(benchmark("shortcuts")["models"]).markdown(),
+}
