@@ -18,7 +18,7 @@ from .attention import EXPLICIT_ATTENTION, RecordedAttention
 # Attention elements per chunk. On two cores, a quarter of this is 7 % slower and twice this is no faster; other
 # devices need more, since each operation costs a launch.
 CPU_CHUNK, OTHER_CHUNK = 2**21, 2**25
-MIN_TOKENS = 400  # faster from this number on, see benchmarks/linear_memory.py
+MIN_TOKENS = 400  # faster from this number on, see experiments/benchmarks/linear_memory.py
 # Models with a bias on attention scores, whose gradient is not computed here.
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
 
