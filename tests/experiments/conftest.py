@@ -1,3 +1,32 @@
-"""Fixtures of sweeps, which several files use."""
+"""Inputs of sweeps, a complete sweep, and a file of results, which several files use."""
 
-from .test_sweep import inputs, swept  # noqa: F401
+from pathlib import Path
+
+import pytest
+
+from experiments.sweeps.results_parquet import ResultsFile, read_results
+
+from ..helpers.experiment import result_rows, write_rows
+from ..helpers.sweeps import SEEDS, VARIANTS, sweep, write_grid
+from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
+
+
+@pytest.fixture(scope="package")
+def inputs(tmp_path_factory) -> Path:
+    """A model and images with masks."""
+    root = tmp_path_factory.mktemp("inputs")
+    save_pretrained(tiny_vit(), root / "model")
+    return masked_folder(root / "data", train=16).parent
+
+
+@pytest.fixture(scope="package")
+def swept(inputs, tmp_path_factory) -> tuple[Path, Path, str]:
+    """Grid, output folder and output of a sweep of four runs."""
+    root = tmp_path_factory.mktemp("swept")
+    grid = write_grid(root / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS)
+    return grid, root / "out", sweep(grid, root / "out")
+
+
+@pytest.fixture
+def results(tmp_path) -> ResultsFile:
+    return read_results(write_rows(tmp_path / "results.parquet", result_rows()))

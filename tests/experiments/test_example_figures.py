@@ -1,4 +1,4 @@
-"""`robust-vit figures`, and the examples that evaluations save: which images are shown, and why."""
+"""`python -m experiments figures`, and the examples that evaluations save: which images are shown, and why."""
 
 import re
 from pathlib import Path
@@ -43,7 +43,7 @@ def evaluation(inputs, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def figures(evaluation, inputs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("figures")
-    printed = succeed("figures", evaluation, *inputs, "--output_dir", folder)
+    printed = succeed("experiments", "figures", evaluation, *inputs, "--output_dir", folder)
     assert (folder / "captions.md").read_text() in printed
     return folder
 
@@ -82,7 +82,7 @@ def test_the_images_follow_the_rules(figures, evaluation):
 def test_both_rows_of_figure_1_are_in_the_order_that_its_caption_says(evaluation, inputs, tmp_path):
     """First the largest share of the relevance outside the mask, and then the lowest mean relevance within it."""
     options = ["--figures", 1, "--num_examples", 6, "--output_dir", tmp_path]
-    succeed("figures", evaluation, *inputs, *options)
+    succeed("experiments", "figures", evaluation, *inputs, *options)
     model = ViTForImageClassification.from_pretrained(inputs[1])
     transform = eval_transform(make_image_processor("paper", IMAGE_SIZE))
     batch = masked_dataset(NUM_IMAGES).with_transform(transform)[shown(tmp_path, 1)]
@@ -109,7 +109,7 @@ def test_maps_of_one_model_are_shown_with_its_confidence():
 def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path):
     for seed in (0, 1):
         options = ["--figures", 3, "--seed", seed, "--output_dir", tmp_path / str(seed)]
-        succeed("figures", evaluation, *inputs, *options)
+        succeed("experiments", "figures", evaluation, *inputs, *options)
     for name in ("figure_3.png", "figure_3.pdf"):
         assert (tmp_path / "0" / name).read_bytes() == (figures / name).read_bytes()
     assert (tmp_path / "0" / "captions.md").read_text() in (figures / "captions.md").read_text()

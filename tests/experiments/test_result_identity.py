@@ -10,21 +10,14 @@ import pytest
 from transformers import ViTForImageClassification
 
 from experiments.sweeps.collect_runs import collect
+from experiments.sweeps.intervals import change
 from experiments.sweeps.point_folder import PREDICTIONS, RUN
-from robust_vit_hf.results.intervals import change
-from robust_vit_hf.results.run_results import Run
+from experiments.sweeps.runs import Run
 from robust_vit_hf.utils.stage import folder_lock
 
 from ..helpers.commands import call, launch, succeed
+from ..helpers.sweeps import ONE_SEED, points, sweep, table, write_grid
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
-from .test_sweep import points, table, write_grid
-
-
-ONE_SEED = {"seeds": {0: {"seed": 0}}, "variants": {"robustvit": {"learning_rate": 0.01}}}
-
-
-def sweep(grid: Path, out: Path) -> str:
-    return succeed("sweep", grid, "--output_dir", out, "--cluster", "debug")
 
 
 def runs_of(*folders: Path) -> dict[tuple, Run]:
@@ -60,7 +53,7 @@ def test_seeds_with_a_split_each_are_seeds_of_one_method(inputs, tmp_path):
 
 
 def report_error(tmp_path: Path, *sources: Path) -> str:
-    return call("report", *sources, "--output_dir", tmp_path / "report").error
+    return call("experiments", "report", *sources, "--output_dir", tmp_path / "report").error
 
 
 @pytest.mark.parametrize("changed", ["model", "dataset"])
@@ -74,7 +67,7 @@ def test_a_complete_run_of_a_changed_model_or_dataset_is_refused(changed, inputs
     else:
         shutil.rmtree(own / "data")
         masked_folder(own / "data", train=20)
-    error = call("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug").error
+    error = sweep(grid, tmp_path / "out", by=call).error
     assert f"differ in: {changed}" in error
 
 
@@ -99,7 +92,7 @@ def test_a_run_that_lost_predictions_is_not_complete(swept, tmp_path):
     lost = points(out)[0]
     kept = (lost / RUN / "model.safetensors").read_bytes()
     shutil.rmtree(lost / PREDICTIONS / "validation" / "after")
-    assert succeed("sweep", grid, "--output_dir", out, "--dry_run").count(": complete") == 3
+    assert sweep(grid, out, "--dry_run").count(": complete") == 3
     assert len(runs_of(out)) == 3
     assert "All 4 runs are complete." in sweep(grid, out)
     assert len(runs_of(out)) == 4 and (lost / RUN / "model.safetensors").read_bytes() == kept
@@ -110,15 +103,15 @@ def test_another_configuration_is_another_model(tmp_path):
     save_pretrained(tiny_vit(), tmp_path / "model")
     masked_folder(tmp_path / "data", train=8)
     options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir"]
-    commands = {"evaluate": ["--protocols", "paper"], "segment": ["--methods", "gae"], "sis": ["--num_images", 1]}
+    commands = {"evaluate": ["--protocols", "paper"], "segment": ["--methods", "gae"], "experiments sis": ["--num_images", 1]}
     for command, others in commands.items():
-        succeed(command, *options, tmp_path / command, *others)
+        succeed(*command.split(), *options, tmp_path / command, *others)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     for change_of in ({"num_attention_heads": 2 * config["num_attention_heads"]}, {"hidden_act": "relu"}):
         (tmp_path / "model" / "config.json").write_text(json.dumps(config | change_of))
         ViTForImageClassification.from_pretrained(tmp_path / "model")  # the weights fit
         for command, others in commands.items():
-            error = call(command, *options, tmp_path / command, *others).error
+            error = call(*command.split(), *options, tmp_path / command, *others).error
             assert "was made from other inputs, which differ in: model." in error
 
 

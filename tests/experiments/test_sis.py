@@ -1,4 +1,4 @@
-"""`robust-vit sis`: every figure of the table, from the saved subsets and the masks."""
+"""`python -m experiments sis`: every figure of the table, from the saved subsets and the masks."""
 
 import json
 from types import SimpleNamespace
@@ -31,7 +31,8 @@ def folders(tmp_path_factory):
 
 def command(folders, output, *options) -> list:
     models = ["--model", folders / "before", "--compare", folders / "after"]
-    return ["sis", *models, "--threshold", 0.5, "--pixels_per_step", 200, "--output_dir", output, *options]
+    settings = ["--threshold", 0.5, "--pixels_per_step", 200, "--output_dir", output]
+    return ["experiments", "sis", *models, *settings, *options]
 
 
 def test_command(folders, tmp_path, datasets_cache):
@@ -103,7 +104,8 @@ def test_a_mask_of_another_size_is_refused(folders, tmp_path, datasets_cache):
 
 def test_any_image_and_class(folders, tmp_path):
     options = ["--images", folders / "orange.png", "--classes", "LABEL_2", 0]
-    out = succeed("sis", "--model", folders / "after", *options, "--pixels_per_step", 300, "--output_dir", tmp_path)
+    options += ["--pixels_per_step", 300, "--output_dir", tmp_path]
+    out = succeed("experiments", "sis", "--model", folders / "after", *options)
     assert "| images, before | 2 |" in out
     measured = load_file(tmp_path / "images" / "before" / "00000.safetensors")
     assert "foreground" not in measured
@@ -129,8 +131,8 @@ def test_models_that_see_images_of_other_sizes(folders, tmp_path):
     save_pretrained(tiny_vit(image_size=48), tmp_path / "large")
     make_image_processor("paper", 48).save_pretrained(tmp_path / "large")
     options = ["--images", folders / "orange.png", "--classes", 0, "--pixels_per_step", 500]
-    out = tmp_path / "out"
-    succeed("sis", "--model", folders / "before", "--compare", tmp_path / "large", *options, "--output_dir", out)
+    out, pair = tmp_path / "out", ["--model", folders / "before", "--compare", tmp_path / "large"]
+    succeed("experiments", "sis", *pair, *options, "--output_dir", out)
     sizes = {
         side: load_file(out / "images" / side / "00000.safetensors")["subset"].shape[2:]
         for side in ("before", "after")

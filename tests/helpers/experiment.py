@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.sweeps.results_parquet import ResultsFile, write_results
-from robust_vit_hf.results.run_results import Run, SetResult, SideResult
+from experiments.sweeps.runs import Run
+from robust_vit_hf.results.run_results import SetResult, SideResult
 
 
 MODELS = ("ViT-B", "DeiT-B")
@@ -86,7 +87,7 @@ def runs_of(rows: list[dict]) -> list[Run]:
 
 
 def write_rows(path: Path, rows: list[dict], bound: float = 0.02) -> Path:
-    """Write rows as `robust-vit report` does."""
+    """Write rows as `python -m experiments report` does."""
     names = {label: f"class {label}" for label in range(8)}
     write_results(path, ResultsFile(runs_of(rows), dict.fromkeys(MODELS, names), bound))
     return path

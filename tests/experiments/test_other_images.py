@@ -1,10 +1,11 @@
-"""Objects that are pasted in other ways, and the licences of the photographs (benchmarks/other_images.py)."""
+"""Objects that are pasted in other ways, and the licences of the photographs (experiments/benchmarks/other_images.py)."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from .helpers.tiny import ROOT
+from experiments.benchmarks import other_images as images
+from experiments.benchmarks.desktop_photographs import licence
 
 
 COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -22,17 +23,7 @@ License: CC-BY-4.0
 """
 
 
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import desktop_photographs
-    import other_images
-
-    return desktop_photographs, other_images
-
-
-def test_the_last_paragraph_that_names_a_file_has_its_licence(scripts):
-    licence = scripts[0].licence
+def test_the_last_paragraph_that_names_a_file_has_its_licence():
     assert licence(COPYRIGHT, "mate/nature/Dune.jpg") == {
         "licence": "CC-BY-4.0",
         "holders": "2008, A Person 2009, Another",
@@ -43,8 +34,7 @@ def test_the_last_paragraph_that_names_a_file_has_its_licence(scripts):
 
 
 @pytest.mark.parametrize("number", [0, 41])
-def test_ways_share_the_crop_and_hide_a_part_of_the_object(number, scripts):
-    images = scripts[1]
+def test_ways_share_the_crop_and_hide_a_part_of_the_object(number):
     rng = np.random.default_rng(0)
     photograph = Image.fromarray(rng.integers(0, 256, (300, 480, 3), dtype=np.uint8))
     crop = np.asarray(images.crop(photograph, np.random.default_rng([images.SEED, number])))

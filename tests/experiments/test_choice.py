@@ -1,0 +1,141 @@
+"""The choice among settings on validation images, and runs that are joined for it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments.sweeps.choose_settings import choose_interpolated, choose_settings
+from experiments.sweeps.results_parquet import ResultsFile, join, read_results
+from robust_vit_hf.results.run_results import SetResult, SideResult
+
+from ..helpers.commands import call
+from ..helpers.experiment import result_rows, write_rows
+
+
+ROWS = result_rows()
+
+
+@pytest.mark.parametrize(
+    "before, after, bound, verdicts",
+    [
+        (0.75, {1e-6: 0.625, 1e-5: 0.5}, 0.25, {1e-6: "", 1e-5: "chosen"}),
+        (0.75, {1e-6: 0.625, 1e-5: 0.5}, 0.2, {1e-6: "chosen", 1e-5: ""}),
+        # As counts of images say: of 50 images one less is right, which as a difference of floats is more than 0.02.
+        (0.98, {1e-6: 0.98, 1e-5: 0.96}, 0.02, {1e-6: "", 1e-5: "chosen"}),
+        (0.8, {1e-6: 0.4, 1e-5: 0.6}, 0.02, {1e-6: "", 1e-5: "beyond the bound"}),  # the one with the least fall
+    ],
+)
+def test_the_highest_rate_whose_fall_is_at_most_the_bound_is_chosen(before, after, bound, verdicts, tmp_path):
+    rows = [row | {"validation_before": before, "validation_after": after[row["learning_rate"]]} for row in ROWS]
+    chosen, table = choose_settings(read_results(write_rows(tmp_path / "r.parquet", rows, bound=bound)))
+    assert {float(row[2]): row[-1] for row in table.rows if row[:2] == ["ViT-B", "robustvit"]} == verdicts
+    assert [verdicts[run.learning_rate] for run in chosen if run.method == "robustvit"] == 4 * [max(verdicts.values())]
+
+
+@pytest.mark.parametrize(
+    "row_change, message",
+    [
+        ({"epochs": 3.0}, "ViT-B, robustvit: its learning rates 1e-06, 1e-05 differ in their seeds or epochs"),
+        ({"validation_after": None}, "differ in their validation images, some of which have no labels"),
+    ],
+)
+def test_rates_with_other_budgets_are_refused(row_change, message, tmp_path):
+    rows = [row | (row_change if row["run"] == "ViT-B-robustvit-1e-05-1" else {}) for row in ROWS]
+    report = ["experiments", "report", write_rows(tmp_path / "r.parquet", rows), "--output_dir", tmp_path / "out"]
+    assert message in call(*report).error
+
+
+def validation(before: int, after: int, labelled: int = 100) -> SetResult:
+    """Of 100 validation images, the first so many are right."""
+    images = np.arange(100)
+    sides = {
+        "before": SideResult(np.where(images < before, 0, 5)),
+        "after": SideResult(np.where(images < after, 0, 5)),
+    }
+    return SetResult("validation", sides, np.where(images < labelled, 0, -1))
+
+
+def measured(run, weight, gained, lost):
+    """A run that corrects some of the validation images on other backgrounds and loses some as they are."""
+    composed = {"mixed_rand": validation(20, 20 + gained), "original": validation(90, 90 - lost)}
+    return replace(run, interpolation_weight=weight, composed=composed)
+
+
+def test_settings_are_compared_on_the_seeds_that_all_have(results):
+    """The lower rate corrects more images of the first seed, and none of the second, which the higher one lacks."""
+    runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
+    low = [measured(run, 1.0, 50 if run.seed == "0" else 0, 0) for run in runs if run.learning_rate == 1e-6]
+    high = [measured(run, 1.0, 30, 0) for run in runs if run.learning_rate == 1e-5 and run.seed == "0"]
+    assert len(low) == 2 and len(high) == 1
+    chosen, table = choose_settings(replace(results, runs=[*low, *high], choose_by="mixed_rand"))
+    assert chosen == low and [row[6] for row in table.rows] == ["70.0", "50.0"]
+
+
+def test_settings_are_paired_by_seed_in_any_order_of_the_runs(results):
+    """Of each seed, the higher rate corrects two images more and loses one: clearly better by the same images alone."""
+    runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
+    gained = {("0", 1e-6): 50, ("0", 1e-5): 52, ("1", 1e-6): 0, ("1", 1e-5): 2}
+    runs = [measured(run, 1.0, gained[run.seed, run.learning_rate], run.learning_rate == 1e-5) for run in runs]
+    for order in ((0, 1, 2, 3), (0, 1, 3, 2), (3, 0, 2, 1)):
+        chosen, _ = choose_settings(replace(results, runs=[runs[place] for place in order], choose_by="mixed_rand"))
+        assert {run.learning_rate for run in chosen} == {1e-5}
+
+
+def test_a_model_between_is_chosen_where_finetuned_ones_lose_too_much(results):
+    """Of 100 validation images, finetuned models correct 50 on other backgrounds and lose 10 as they are, those halfway 30 and none. A
+    setting without models between is not chosen from."""
+    runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
+    low, high = ([run for run in runs if run.learning_rate == rate] for rate in (1e-6, 1e-5))
+    finetuned, halves = ([measured(run, *of) for run in high] for of in ((1.0, 50, 10), (0.5, 30, 0)))
+    without = [measured(run, 1.0, 60, 0) for run in low]
+    both = replace(results, runs=[*finetuned, *halves, *without], choose_by="mixed_rand")
+    assert choose_interpolated(both) == halves
+    assert choose_settings(both)[0] == without
+    assert choose_interpolated(replace(both, runs=without)) == []
+    assert choose_interpolated(replace(both, validation_bound=0.1)) == []  # finetuned ones are chosen
+
+
+def test_validation_images_without_a_label_do_not_choose(results):
+    """50 of 100 have one. The model before corrects 20 of these on other backgrounds, the model after 40, and all as they are."""
+    composed = {"mixed_rand": validation(20, 40, 50), "original": validation(50, 50, 50)}
+    runs = [run for run in results.runs if (run.method, run.model) == ("bce", "ViT-B")]
+    runs = [replace(run, composed=composed) for run in runs]
+    _, table = choose_settings(replace(results, runs=runs, choose_by="mixed_rand"))
+    assert [row[5:8] for row in table.rows] == [["40.0", "80.0", "0.0"]]
+
+
+def changed(results: ResultsFile, suffix: str = "", **changes) -> ResultsFile:
+    """The same runs, with other names and values."""
+    return replace(results, runs=[replace(run, name=f"{run.name}{suffix}", **changes) for run in results.runs])
+
+
+def test_two_runs_of_a_setting_and_seed_are_rejected(results):
+    """As of files of two machines, whose numbers have different formats."""
+    same, first = "have the same setting and seed, and differ in", changed(results, original="0123")
+    for files, difference in [
+        (
+            (results, changed(results, ", again", settings='{"bf16": true}')),
+            f"-1e-06-0` and `.*-0, again` {same} bf16",
+        ),
+        ((results, changed(results, ", longer", epochs=60.0)), f"{same} num_train_epochs"),
+        ((first, changed(results, ", other", original="4567")), f"{same} the original model"),
+    ]:
+        with pytest.raises(ValueError, match=difference):
+            choose_settings(join(files))
+
+
+def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
+    search = changed(results, ", search", sets={})
+    search.runs[0] = replace(search.runs[0], settings='{"benchmark_sets": false}')
+    for files in ([search, results], [results, search]):
+        assert [run.name for run in join(files).runs] == [run.name for run in results.runs]
+    longer, halves = changed(results, ", longer", epochs=60.0), changed(results, ", half", interpolation_weight=0.5)
+    other = replace(results, runs=[replace(results.runs[0], name="other", settings='{"background_swap": 0.5}')])
+    assert len(join([results, longer, other, halves]).runs) == 3 * len(results.runs) + 1
+    with pytest.raises(ValueError, match="were to be chosen by different rules"):
+        join([results, replace(results, validation_bound=0.5)])
+    with pytest.raises(
+        ValueError, match=rf"Two runs are named `{results.runs[0].name}`, and differ in their original"
+    ):
+        join([changed(results, original=digest) for digest in ("0123", "4567")])

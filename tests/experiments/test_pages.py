@@ -1,0 +1,166 @@
+"""What README, docs and the pages of experiments say of results is what the files of results give."""
+
+import json
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.pages import experiment
+from experiments.pages import experiment_results as of_experiment
+from experiments.pages.experiment_results import HOME, LABELS, PAPER_WEIGHTS, RANDOM, SHIFTED, SWAP, runs_of, tested
+from experiments.pages.gains import full_gained, mean_change
+from experiments.pages.photographs import KINDS, difference, over_both
+from experiments.pages.text_blocks import BLOCK, RESULTS, benchmark, texts
+from experiments.pages.write_pages import BLOCKS, PICTURE, points_of
+from experiments.sweeps.choose_settings import choose_settings
+from experiments.sweeps.intervals import Gains, change, mean_gain, versus
+from experiments.sweeps.results import Results
+from experiments.sweeps.runs import OURS
+from robust_vit_hf.improvement.improve import FULL_GAINED
+
+from ..helpers.tiny import ROOT
+
+
+SHOWN = {block[2]: block for path in texts() for block in BLOCK.finditer(path.read_text())}
+SLOW = ("differences", "findings", "price", "half of the classes")  # the picture shows the prices too
+ANEW = "run `python -m experiments write_pages`"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SHOWN]
+)
+def test_texts_are_those_of_the_results(name):
+    block = SHOWN[name]
+    assert block[0] == f"{block[1]}{BLOCKS[name]()}\n{block[3]}", ANEW
+
+
+def test_every_block_is_shown_once():
+    assert SHOWN.keys() == BLOCKS.keys()
+    found = [BLOCK.findall(path.read_text()) for path in texts()]
+    assert sum(map(len, found)) == len(SHOWN)
+    for path, blocks in zip(texts(), found, strict=True):
+        text = path.read_text()
+        markers = [len(re.findall(rf"(?:<!--|#) {marker}", text)) for marker in ("results: ", "end of results")]
+        assert markers == [len(blocks)] * 2, path
+
+
+def test_the_picture_shows_the_points_of_the_results():
+    with Image.open(PICTURE) as image:
+        assert image.text["points"] == points_of(experiment.price_picture()), ANEW
+
+
+def test_another_result_changes_the_texts(monkeypatch):
+    """The tests above can fail: with the predictions of one run reversed, a block is another."""
+    results, before = tested(), experiment.sets_block()
+    first = next(run for run in results.runs if run.method in experiment.SHOWN)
+    sets = {
+        name: replace(of_set, sides={"before": of_set.sides["after"], "after": of_set.sides["before"]})
+        for name, of_set in first.sets.items()
+    }
+    others = [replace(run, sets=sets) if run is first else run for run in results.runs]
+    monkeypatch.setattr(of_experiment, "tested", lambda: replace(results, runs=others))
+    assert experiment.sets_block() != before
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "experiments").glob("*.md"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_nothing_measured_is_written_by_hand(path):
+    """Columns of numbers, which are aligned to the right, and intervals stand in blocks."""
+    by_hand = re.sub(r"<!-- results: .*?<!-- end|```.*?```", "", path.read_text(), flags=re.DOTALL)
+    assert not re.findall(r"(?<!:)---:|.*\d \[[-+−]?\d.*", by_hand)
+
+
+def test_one_command_makes_all_results():
+    planned = ["make", "--dry-run", "--always-make", "--file", "experiments/Makefile", "RUNS=nowhere"]
+    planned += ["all", "improve"]
+    commands = subprocess.run(planned, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    grids = {path.name for path in (ROOT / "experiments" / "grids").glob("emoji-shift*.yaml")}
+    assert set(re.findall(r"sweep experiments/grids/(\S+)", commands)) == grids
+    reports = dict(re.findall(r"report (.+) --output_dir nowhere/report-(\S+)", commands))
+    assert {path.stem for path in RESULTS.glob("*.parquet")} == {*reports.values(), of_experiment.EARLIER.stem}
+    assert "python -m experiments improve --output_dir runs/improve --efforts minute full --bf16\n" in commands
+    assert "runs/improve/improve.json" in re.findall(r"cp (\S+) experiments/benchmarks/", commands)
+    pairs = [Path(path) for of in re.findall(r"other_images .* --pairs (.+)", commands) for path in of.split()]
+    assert sorted((path.parent.name, path.name) for path in pairs[1::2]) == sorted(
+        (name, method) for name, methods in benchmark("other_images")["sets"].items() for method in methods
+    )
+    assert pairs[::2] == [path.parent / "model" for path in pairs[1::2]]
+    page = (ROOT / "experiments" / "sis.md").read_text()
+    documented = re.findall(r"`((?:robust-vit train|python).*runs/sis-model.*)`", page)
+    assert len(documented) == 2 and all(f"bin/{command}" in commands for command in documented)
+
+
+def test_the_intervals_cover_what_the_docs_say():
+    covered = [kind["coverage"] for kind in benchmark("coverage")["found"]]
+    assert len(covered) == 30 and 0.93 <= min(covered) and max(covered) <= 0.97
+
+
+def test_words_about_differences_are_those_of_the_intervals():
+    """The blocks say "more", "unresolved" and "falls" whatever is measured. The intervals must agree."""
+    by_rate = of_experiment.gains_by_rate(of_experiment.STEPS)
+    layers, lp_ft = (of_experiment.fitted(side) for side in ("before", "after"))
+    gains = [of_experiment.difference(OURS, SWAP), change(layers, [SHIFTED]), by_rate[4e-7][RANDOM]]
+    gains += [difference(OURS, SWAP, "plain"), difference(SWAP, "layer", "plain")]
+    falls = [change(runs, ["vendor"]) for runs in (runs_of(OURS), runs_of(SWAP), lp_ft)]
+    earlier = Results(of_experiment.read(of_experiment.EARLIER).runs)
+    falls += [change(earlier.of(name), ["rotation"]) for name in (OURS, "bce", SWAP)]
+    unresolved = [
+        of_experiment.difference(SWAP, "relevance-and-swap"),
+        versus(runs_of(SWAP), layers, [SHIFTED]),
+        of_experiment.gain(PAPER_WEIGHTS),
+        *(gains_of_rate[SHIFTED] for gains_of_rate in by_rate.values()),
+    ]
+    assert all(gain.low > 0 for gain in gains) and all(fall.high < 0 for fall in falls)
+    assert all(value.low < 0 < value.high for value in unresolved)
+
+
+def test_results_are_of_one_commit():
+    """All files are of the same code, without edits."""
+    (commit,) = {run.commit for path in of_experiment.FILES for run in of_experiment.read(path).runs}
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+
+
+@pytest.mark.parametrize("path, least", [(of_experiment.SEARCH, 4), (of_experiment.RATES, 9)])
+def test_the_tested_settings_are_those_that_were_chosen(path, least):
+    """Weights, and the learning rates that are chosen at these weights; on other models than those of the tests."""
+    searched, with_rate = of_experiment.read(path), path == of_experiment.RATES
+    expected = {
+        run.method: run.tuned | ({"learning_rate": run.learning_rate} if with_rate else {})
+        for run in choose_settings(searched)[0]
+    }
+    settings = {run.method: json.loads(run.settings) | {"learning_rate": run.learning_rate} for run in tested().runs}
+    assert len(expected.keys() & settings.keys()) > least
+    for method in expected.keys() & settings.keys():
+        assert settings[method].items() >= expected[method].items(), method
+    assert not {run.seed for run in searched.runs} & {run.seed for run in tested().runs}
+    assert not any(run.sets for run in searched.runs)
+    assert {run.method for run in tested().runs} <= LABELS.keys() and {HOME, SHIFTED} <= runs_of(OURS)[0].sets.keys()
+
+
+def test_a_mean_over_models_has_the_interval_of_student():
+    changes = [{"new": {"change": value}} for value in (0.1, 0.2, 0.3)]
+    assert mean_change(changes, "new") == "+20.0 [-4.8, +44.8]"  # 4.303 × 0.1 / √3
+    assert mean_change([{"new": {"change": 0.1, "low": 0.05, "high": 0.15}}], "new") == "+10.0 [+5.0, +15.0]"
+
+
+def test_improve_tells_what_the_other_effort_gained():
+    for has_map, more in FULL_GAINED.items():
+        names = [name for kind, sets in KINDS.items() if ("DINOv2" in kind) is has_map for name in sets]
+        assert round(full_gained(names)) == more
+
+
+def test_the_interval_over_photographs_is_that_over_images_with_as_many_on_each():
+    """Counts by photograph are all that is kept of other_images.py."""
+    outcomes = np.random.default_rng(0).integers(-1, 2, (3, 40, 12))  # by model, photograph and object
+    drawn = np.repeat(np.arange(40), 12)
+    of_images = [Gains(values.reshape(-1).astype(float), str(model), drawn) for model, values in enumerate(outcomes)]
+    gain, expected = over_both(outcomes.mean(axis=2)), mean_gain({"all": of_images})
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((expected.mean, expected.low, expected.high))
