@@ -27,6 +27,7 @@ from robust_vit_hf.data.attributes import ATTRIBUTES, edited
 from robust_vit_hf.data.composition import compose, draw_donors
 from robust_vit_hf.data.draw_images import choose_images, halves, held_out
 from robust_vit_hf.data.geometry import measured_place
+from robust_vit_hf.hub.model_card import describe_method
 from robust_vit_hf.metrics.calibration import Calibration
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
 from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy
@@ -34,7 +35,7 @@ from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.relevance.overlay import place_in_image
 from robust_vit_hf.results.set_tables import sensitivity_table
-from robust_vit_hf.training.methods import method_names
+from robust_vit_hf.training.methods import METHODS
 from robust_vit_hf.utils.images import to_rgb
 
 from .data.test_geometry import KEPT, OTHERS, made
@@ -51,7 +52,7 @@ from .helpers.tiny import DATA, tiny_config
 
 def train_by_methods(record: Recorder) -> None:
     """Steps of each method and ablation."""
-    options = ABLATIONS | {name: {"method": name} for name in method_names()} | {"start-layer": {"start_layer": 1}}
+    options = ABLATIONS | {name: {"method": name} for name in METHODS} | {"start-layer": {"start_layer": 1}}
     options["pool"] = {"background_swap": 0.6, "backgrounds": "pictures", "confidence_target": "label"}
     options["region"] = {"mean_over": "region", "mask_edges": "complement"}
     options["head"] = {"method": "finetune", "head_epochs": 0.5, "head_learning_rate": 0.05}
@@ -67,7 +68,7 @@ def train_by_methods(record: Recorder) -> None:
         trainer.train()
         state = trainer.model.state_dict()
         weights = {key: moments(value.numpy()) for key, value in state.items() if value.ndim > 1}
-        record.add(name, {"log": trainer.state.log_history, "method": trainer.describe_method(), "weights": weights})
+        record.add(name, {"log": trainer.state.log_history, "method": describe_method(trainer), "weights": weights})
 
 
 def show_page(record: Recorder) -> None:

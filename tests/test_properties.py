@@ -28,7 +28,7 @@ from robust_vit_hf import (
 from robust_vit_hf.data.schema import check_columns, check_rows
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.relevance import linear_memory
-from robust_vit_hf.training.methods import load_method, method_names
+from robust_vit_hf.training.methods import METHODS, load_method
 
 from .helpers import reference
 from .helpers.families import FAMILIES, Family, resolution
@@ -248,7 +248,7 @@ def test_losses_are_finite_and_equal_the_reference(relevance, mask, logits, dist
 
 
 @given(
-    st.sampled_from(method_names()),
+    st.sampled_from([*METHODS]),
     grey(IMAGE_SIZE, IMAGE_SIZE),
     st.sampled_from([0.0, 1.0]),
     st.booleans(),

@@ -1,4 +1,4 @@
-"""Model card: metadata of a run, the facts of its card, and the rendered README.md."""
+"""Model card: the facts of a run, which `run.json` keeps, and the `README.md` that is made from them and the results."""
 
 import csv
 import shutil
@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..data.geometry import has_plain_geometry, input_size
 from ..data.known_sets import PAPER_SETS
+from ..data.stream import MaskedStream
 from ..models.image_processors import protocol_of
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
@@ -26,6 +27,29 @@ from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, w
 from ..utils.privacy import is_hub_id, public_name
 from .eval_results import write_eval_results
 from .options import CardOptions
+
+
+logger = logging.get_logger(__name__)
+
+EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
+# Pictures by results file; the template has their captions.
+FIGURES = {
+    RESULTS_FILE: ["before_after.png"],
+    EVALUATION_FILE: ["accuracy_paper.png", "accuracy_native.png", "accuracy_model.png"],
+}
+TEMPLATE = Path(__file__).parent / "model_card_template.md"
+# Scores that may get worse: name, whether higher is better, and format.
+SCORES = {
+    "top1": ("Top-1, per cent", True, percent),
+    "top5": ("Top-5, per cent", True, percent),
+    "ece": ("Expected calibration error, per cent", False, percent),
+    "nll": ("Negative log-likelihood, nats", False, number),
+    "brier": ("Brier score", False, number),
+    "mean_iou": ("Mean IoU of relevance map and mask, per cent", True, percent),
+    "pixel_accuracy": ("Pixel accuracy of the relevance map, per cent", True, percent),
+    "mean_ap": ("Average precision of the relevance map, per cent", True, percent),
+}
+TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability", "arxiv:2206.01161")
 
 
 def describe_run(trainer: Trainer, facts: dict) -> dict:
@@ -122,6 +146,18 @@ def _in_words(metrics: dict[str, float]) -> str:
     return ", ".join(parts)
 
 
+def describe_method(trainer: Trainer) -> dict[str, str]:
+    """Rows of the card about losses, schedule and adapter."""
+    rows, adapter = trainer.args.describe(), trainer._adapter
+    if isinstance(trainer.train_dataset, MaskedStream) and trainer.args.lr_scheduler_type == "constant":
+        rows["learning rate"] = f"{trainer.args.learning_rate:g}, constant"  # a stream is one epoch
+    if adapter is not None:
+        rank = f" of rank {adapter.r}" if getattr(adapter, "r", None) else ""
+        merged = "" if hasattr(trainer.model, "peft_config") else ", merged"
+        rows["adapter"] = f"{adapter.peft_type.value}{rank}{merged}"
+    return rows
+
+
 def _hyperparameters(trainer: Trainer) -> dict[str, str]:
     args = trainer.args
     warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} %"
@@ -136,7 +172,7 @@ def _hyperparameters(trainer: Trainer) -> dict[str, str]:
         "epochs": f"{trainer.state.epoch or 0:g}",
         "batch": f"{trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on {processes}",
         "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
-        **trainer.describe_method(),
+        **describe_method(trainer),
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "seed": str(args.seed),
         "checkpoint": checkpoint,
@@ -171,29 +207,6 @@ def _energy(folder: Path) -> dict[str, float | None]:
     with open(folder / "emissions.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     return {"energy_kwh": float(last["energy_consumed"]), "emissions_kg": float(last["emissions"])}
-
-
-logger = logging.get_logger(__name__)
-
-EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
-# Pictures by results file; the template has their captions.
-FIGURES = {
-    RESULTS_FILE: ["before_after.png"],
-    EVALUATION_FILE: ["accuracy_paper.png", "accuracy_native.png", "accuracy_model.png"],
-}
-TEMPLATE = Path(__file__).parent / "model_card_template.md"
-# Scores that may get worse: name, whether higher is better, and format.
-SCORES = {
-    "top1": ("Top-1, per cent", True, percent),
-    "top5": ("Top-5, per cent", True, percent),
-    "ece": ("Expected calibration error, per cent", False, percent),
-    "nll": ("Negative log-likelihood, nats", False, number),
-    "brier": ("Brier score", False, number),
-    "mean_iou": ("Mean IoU of relevance map and mask, per cent", True, percent),
-    "pixel_accuracy": ("Pixel accuracy of the relevance map, per cent", True, percent),
-    "mean_ap": ("Average precision of the relevance map, per cent", True, percent),
-}
-TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability", "arxiv:2206.01161")
 
 
 def rewrite_card(options: CardOptions) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..diagnosis.options import OwnImagesOptions
 from ..evaluation.options import PrecisionOptions
-from ..training.methods import method_names
+from ..training.methods import METHODS
 from ..utils.files import check_output_dir
 from ..utils.options import COUNT, POSITIVE, SEED, Range, option, output_dir
 
@@ -45,7 +45,7 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         None,
         "for --effort full: train this method with its defaults, from the same models, instead of background swap; new last layers stay "
         "candidates",
-        choices=method_names,
+        choices=METHODS,
     )
     backgrounds: str | None = option(
         None,

@@ -1,4 +1,4 @@
-"""Training callbacks: images in TensorBoard, the epoch of the augmentation, and the time of training."""
+"""Callbacks of a training: signals that interrupt it, a validation that a signal put off, the epoch, the time, and TensorBoard."""
 
 import os
 import signal
@@ -33,6 +33,9 @@ from ..relevance.relevance_map import relevance_map
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # sent by users and clusters
+STRIPS_FOLDER = "strips"  # next to the logs, since a push uploads logs, but must not upload the user's images
+# Context in which logs get names without the host name, which would be uploaded. No argument changes that.
+_without_host_name = partial(mock.patch, "socket.gethostname", lambda: "host")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -102,26 +105,27 @@ class InterruptCallback(TrainerCallback):
             control.should_training_stop = True
             control.should_save = args.save_strategy != SaveStrategy.NO
 
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if self._in_training:
+            self.agree(args)
+            self.on_epoch_end(args, state, control)
+
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.received:  # after the checkpoint; the Trainer's end would delete it if another one is the best
             raise Interrupted
 
-    def on_prediction_step(self, args, state, control, **kwargs):
-        if self._in_training:
-            self.agree(args)
-            if self.received:
-                raise Interrupted
-
 
 class MissedEvaluation(TrainerCallback):
-    """Evaluates a checkpoint from which a training goes on if that is due and has not been done, as after a signal. So the best
-    checkpoint is that of an unbroken run, if checkpoints are saved whenever they are evaluated."""
+    """Evaluates the checkpoint from which a training resumes, if that is due and a signal has put it off. So the best checkpoint is
+    the same as without the interruption, if checkpoints are saved whenever they are evaluated."""
 
     def __init__(self, trainer: Trainer):
         self._trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        state.compute_steps(args, state.max_steps)  # else, all intervals of a resumed run are those of its checkpoint
+        state.compute_steps(
+            args, state.max_steps
+        )  # otherwise, all intervals of a resumed run are those of its checkpoint
         best = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
         if state.best_model_checkpoint is None and best.is_dir():  # the folder was moved
             state.best_model_checkpoint = str(best)
@@ -138,9 +142,6 @@ class MissedEvaluation(TrainerCallback):
                 state.best_model_checkpoint = str(checkpoint)
 
 
-STRIPS_FOLDER = "strips"  # beside the logs, since a push uploads these, and not the user's images
-
-
 class SharedEpoch(TrainerCallback):
     """The epoch, counted from 0, in memory shared with data loader workers."""
 
@@ -152,11 +153,11 @@ class SharedEpoch(TrainerCallback):
 
 
 class TrainingTime(TrainerCallback, ExportableState):
-    """Seconds of training over all parts of a run, saved in each checkpoint."""
+    """Seconds of training over all parts of a run, saved in each checkpoint. `resumed` says whether this part began at a checkpoint,
+    and `earlier` are the seconds of the parts before it."""
 
     def __init__(self):
-        self.resumed = False  # from a checkpoint
-        self.earlier = 0.0  # of the parts before this one
+        self.resumed, self.earlier = False, 0.0
         self._started = self._ended = None
 
     @property
@@ -178,10 +179,6 @@ class TrainingTime(TrainerCallback, ExportableState):
         self._ended = time.monotonic()
 
 
-# In which logs get names without the host name, which would be uploaded. No argument changes that.
-_without_host_name = partial(mock.patch, "socket.gethostname", lambda: "host")
-
-
 class RelevanceTensorBoardCallback(TensorBoardCallback):
     """The Trainer's TensorBoard logs and, every `relevance_strip_steps` steps, strips of a dataset's first images:
     image | mask | relevance before | relevance after, in a file of their own in `strips/`. Rows of the dataset have
@@ -199,7 +196,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
             super().on_train_begin(args, state, control, **kwargs)
 
     def measure_before(self, model: nn.Module) -> None:
-        """Save the maps of the original model, before loading a checkpoint into it."""
+        """Keep the maps of the original model, before a checkpoint is loaded into it."""
         rows = list(islice(self.dataset, 4))
         self.pixel_values = torch.stack([row["pixel_values"] for row in rows])
         self.masks = torch.stack([row["mask"] for row in rows])
@@ -217,7 +214,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
                 with _without_host_name():
                     self.strip_writer = self._SummaryWriter(log_dir=str(Path(args.output_dir, STRIPS_FOLDER)))
             images = denormalize(self.pixel_values, self.processor)
-            maps = [overlay(images, of_model) for of_model in (self.before, relevance)]
+            maps = [overlay(images, before_or_after) for before_or_after in (self.before, relevance)]
             columns = torch.stack([images, self.masks.expand_as(images), *maps], dim=1)
             strip = make_grid(columns.flatten(0, 1), nrow=4)
             self.strip_writer.add_image("image | mask | relevance before | after", strip, state.global_step)

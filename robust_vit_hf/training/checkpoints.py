@@ -1,17 +1,25 @@
-"""Checkpoints of a run: stages that say what they were made from, and the choice of the one to resume from."""
+"""Checkpoints of a run: what they were made from, how they are saved and loaded, and the choice of the one to resume from."""
 
 import json
 import re
+from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 
 import datasets
-from transformers import Trainer
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
 from ..data.dataset_digest import dataset_identity
 from ..data.stream import MaskedStream, stream_identity
+from ..models.loading import BASE_FILE
 from ..models.model_digest import model_digest
+from ..utils.files import weights_written, write_json
+from ..utils.numerics import non_finite_weights
 from ..utils.stage import STAGE_FILE, Stage
 
 
@@ -42,30 +50,98 @@ MAY_CHANGE = (
 MAY_CHANGE_PREFIXES = ("logging_", "log_", "save_", "eval_", "do_", "push_to_hub", "hub_", "project", "ddp_")
 
 
-def run_inputs(trainer: Trainer) -> dict:
-    """What the steps of a [`RobustViTTrainer`] depend on, before its first step, as JSON values."""
-    args, streamed = trainer.args, isinstance(trainer.train_dataset, MaskedStream)
-    # Processes and workers share the rows of a stream, so batches depend on their numbers.
-    kept = {"dataloader_num_workers", "per_device_train_batch_size"} if streamed else set()
-    settings = {
-        name: value
-        for name, value in args.to_sanitized_dict().items()
-        if name in kept or not (name in MAY_CHANGE or name.startswith(MAY_CHANGE_PREFIXES))
-    }
-    settings["batch size of all processes"] = args.per_device_train_batch_size * args.world_size
-    settings["FSDP2"] = bool(trainer.is_fsdp_enabled)  # its optimizer is saved in another format
-    adapter = next(iter(getattr(trainer.model, "peft_config", {}).values()), None)
-    inputs = {
-        "settings": settings,
-        "model": model_digest(trainer.model),
-        # Sets are ordered differently in each process.
-        "adapter": adapter and json.dumps(adapter.to_dict(), default=lambda value: sorted(map(str, value))),
-        "image processor": trainer.processing_class.to_json_string(),
-        "train dataset": identity_of(trainer.train_dataset),
-        "validation dataset": identity_of(trainer.eval_dataset),
-        "backgrounds": trainer.backgrounds and trainer.backgrounds.identity(),
-    }
-    return json.loads(json.dumps(inputs, default=str))
+class TrainingDiverged(ValueError):
+    """A loss, a prediction or a weight became NaN or infinite."""
+
+
+class CheckpointingTrainer(Trainer):
+    """Trainer whose checkpoints are stages: complete or not, and resumed from only with the inputs that they were made from."""
+
+    @cached_property
+    def _inputs(self) -> dict:
+        """What the steps depend on, as JSON values. Read before the first step, with the original model."""
+        args, streamed = self.args, isinstance(self.train_dataset, MaskedStream)
+        # Processes and workers share the rows of a stream, so batches depend on their numbers.
+        kept = {"dataloader_num_workers", "per_device_train_batch_size"} if streamed else set()
+        settings = {
+            name: value
+            for name, value in args.to_sanitized_dict().items()
+            if name in kept or not (name in MAY_CHANGE or name.startswith(MAY_CHANGE_PREFIXES))
+        }
+        settings["batch size of all processes"] = args.per_device_train_batch_size * args.world_size
+        settings["FSDP2"] = bool(self.is_fsdp_enabled)  # its optimizer is saved in another format
+        adapter = next(iter(getattr(self.model, "peft_config", {}).values()), None)
+        inputs = {
+            "settings": settings,
+            "model": model_digest(self.model),
+            # Sets are ordered differently in each process.
+            "adapter": adapter and json.dumps(adapter.to_dict(), default=lambda value: sorted(map(str, value))),
+            "image processor": self.processing_class.to_json_string(),
+            "train dataset": identity_of(self.train_dataset),
+            "validation dataset": identity_of(self.eval_dataset),
+            "backgrounds": self.backgrounds and self.backgrounds.identity(),
+        }
+        return json.loads(json.dumps(inputs, default=str))
+
+    def check_checkpoint(self, checkpoint: str) -> None:
+        """Check, before the first step, that the training can resume from a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is incomplete, or was made from other inputs, see [`OtherInputs`].
+        """
+        if Stage(Path(checkpoint), self._inputs).result() is None:
+            raise ValueError(
+                f"`{checkpoint}` lacks a file, or was saved with `save_only_model`: resume from a complete checkpoint."
+            )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in the Trainer, but NaN or infinite weights raise [`TrainingDiverged`], a full disk an `OSError`, and adapters
+        are saved with their base's digest."""
+        if bad := non_finite_weights(self.model):
+            raise TrainingDiverged(
+                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
+                f"saved. Lower the learning rate, {self.args.learning_rate:g}."
+            )
+        folder = Path(output_dir or self.args.output_dir)
+        with (
+            nullcontext() if output_dir else weights_written(folder)
+        ):  # `_save_checkpoint` checks those of a checkpoint
+            super().save_model(output_dir, _internal_call)
+        if self._base_digest is not None and hasattr(self.model, "peft_config"):
+            write_json(folder / BASE_FILE, {"digest": self._base_digest})
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """As in the Trainer, but earlier checkpoints are deleted when this one is complete."""
+        args, folder = self.args, Path(self.args.output_dir)
+        limit, args.save_total_limit = args.save_total_limit, None
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        is_stage = args.should_save and not args.save_only_model
+        if is_stage:
+            # Whatever its folder holds, so that one left by a kill does not look like one of an earlier version.
+            write_json(checkpoint / STAGE_FILE, {"inputs": self._inputs})
+        try:
+            with weights_written(folder):  # torch reports a full disk as an "unexpected pos"
+                super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit = limit
+        if is_stage:
+            finish_checkpoint(checkpoint, self._inputs)
+        if args.should_save:
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
+    # Trainer's `load_state_dict(strict=False)` skips renamed weights, so that a resumed run, or the best model, would
+    # have the attention of another step (huggingface/transformers#48805).
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            weights = type(self.model).from_pretrained(resume_from_checkpoint).state_dict()
+            set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, with PEFT's names
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def identity_of(dataset: object) -> str | int | None:
@@ -82,14 +158,6 @@ def finish_checkpoint(checkpoint: Path, inputs: dict) -> None:
     Stage(checkpoint, inputs).finish({}, [path.name for path in checkpoint.iterdir() if path.is_file()])
 
 
-def check_checkpoint(checkpoint: Path, inputs: dict) -> None:
-    """Refuse to resume from a checkpoint that is incomplete, or was made from other inputs, see [`OtherInputs`]."""
-    if Stage(checkpoint, inputs).result() is None:
-        raise ValueError(
-            f"`{checkpoint}` lacks a file, or was saved with `save_only_model`: resume from a complete checkpoint."
-        )
-
-
 def last_checkpoint(output_dir: str) -> str | None:
     """The complete checkpoint with the highest step."""
     steps = {}
@@ -101,29 +169,37 @@ def last_checkpoint(output_dir: str) -> str | None:
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: bool) -> str | None:
-    """Folder of the checkpoint to resume from: the `"last"`, or the one given; `None` to start from step 0, as does a run stopped before
-    its first one. `begun` says whether a run has already written to `output_dir`."""
+    """Find the checkpoint to resume from.
+
+    Args:
+        output_dir: folder of the run.
+        resume_from_checkpoint: `"last"`, a folder, or `None` for a new run.
+        begun: whether a run has already written to `output_dir`.
+
+    Returns:
+        Folder of the checkpoint; `None` to start from step 0, as does a run that was stopped before its first checkpoint.
+
+    Raises:
+        ValueError: `output_dir` holds other files where a run should begin, or no checkpoint to resume from.
+    """
     folder = Path(output_dir)
-    others = [path.name for path in folder.glob("*") if path.suffix != ".lock"]
-    if resume_from_checkpoint is None and others:
-        held = "another run" if begun else f"other files, such as `{others[0]}`"
-        resume = ", or continue it with `--resume_from_checkpoint last`" if begun else ""
-        raise ValueError(f"`{folder}` holds {held}. Choose another --output_dir, or delete it{resume}.")
     if resume_from_checkpoint is None:
+        if others := [path.name for path in folder.glob("*") if path.suffix != ".lock"]:
+            held = "another run" if begun else f"other files, such as `{others[0]}`"
+            resume = ", or continue it with `--resume_from_checkpoint last`" if begun else ""
+            raise ValueError(f"`{folder}` holds {held}. Choose another --output_dir, or delete it{resume}.")
         return None
     if resume_from_checkpoint != "last":
         if Path(resume_from_checkpoint).resolve().parent != folder.resolve():
             raise ValueError(f"`{resume_from_checkpoint}` is not a checkpoint in the output_dir `{folder}`.")
         return resume_from_checkpoint
-    last = last_checkpoint(output_dir)
-    foreign = [
-        path for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}") if not (path.parent / STAGE_FILE).exists()
-    ]
-    if last is None and (foreign or not begun):
+    if last := last_checkpoint(output_dir):
+        return last
+    states = folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    if not begun or any(not (path.parent / STAGE_FILE).exists() for path in states):
         raise ValueError(
             f"`{folder}` holds no run to resume, or its checkpoints are not complete, or of an earlier version: begin a new run "
             "in another --output_dir, without --resume_from_checkpoint."
         )
-    if last is None:
-        logger.warning(f"The run in `{folder}` was stopped before its first complete checkpoint: it begins again.")
-    return last
+    logger.warning(f"The run in `{folder}` was stopped before its first complete checkpoint: it begins again.")
+    return None

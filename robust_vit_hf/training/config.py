@@ -1,4 +1,4 @@
-"""Checks of the options of the finetuning, and of its control. options.py has the options, methods/ the weights of each method."""
+"""Config of a finetuning and of its control: the options of options.py and of the Trainer, completed by the method and checked."""
 
 import os
 from dataclasses import dataclass, fields, replace
@@ -52,13 +52,22 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         if getattr(self, CHECKPOINTING):
             options = dict(getattr(self, f"{CHECKPOINTING}_kwargs") or {})
             setattr(self, f"{CHECKPOINTING}_kwargs", {"use_reentrant": False} | options)
-        self._take_options_of_the_method()
-        for message, is_broken in self._rules().items():
-            if is_broken:
+        method = load_method(self.method)
+        if self.background_swap is None:
+            self.background_swap = method.background_swap
+        for name, unset in METHOD_OPTIONS.items():
+            if getattr(self, name) is unset:
+                setattr(self, name, method.DEFAULTS.get(name, unset))
+            elif name not in method.DEFAULTS:
+                raise ValueError(
+                    f"`{name}` is not an option of the method `{self.method}`, which has {', '.join(method.DEFAULTS)}: leave it out."
+                )
+        for message, applies in (self._conflicts() | method.conflicts(self)).items():
+            if applies:
                 raise ValueError(message)
 
-    def _rules(self) -> dict[str, Any]:
-        """What is refused, and whether it was asked for: a result would be wrong, or a loss would follow, without a word."""
+    def _conflicts(self) -> dict[str, Any]:
+        """Error messages, and whether each applies: unsupported settings that would otherwise fail silently."""
         reentrant = getattr(self, CHECKPOINTING) and getattr(self, f"{CHECKPOINTING}_kwargs")["use_reentrant"]
         may_set_rate = self.head_epochs and self.learning_rate and self.lr_scheduler_type == "constant"
         return {
@@ -85,20 +94,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 self.backgrounds is not None and not self.background_swap
             ),
         }
-
-    def _take_options_of_the_method(self) -> None:
-        """Set the method's defaults, and refuse options of other methods."""
-        method = load_method(self.method)
-        if self.background_swap is None:
-            self.background_swap = method.background_swap
-        for name, unset in METHOD_OPTIONS.items():
-            if getattr(self, name) is unset:
-                setattr(self, name, method.DEFAULTS.get(name, unset))
-            elif name not in method.DEFAULTS:
-                raise ValueError(
-                    f"`{name}` is not an option of the method `{self.method}`, which has {', '.join(method.DEFAULTS)}: leave it out."
-                )
-        method.validate(self)
 
     def __getstate__(self) -> dict:
         """State for `training_args.bin`, without tokens."""

@@ -42,8 +42,12 @@ def finetune(
     """Finetune a model, measure it before and after, and save or push it with results and model card.
 
     Args:
+        model_arguments, data_arguments, config: options of `robust-vit train`, as of [`train_arguments`].
         predictions: folder for the predictions of each image, `<set>/before` and `<set>/after`; not saved by default.
         originals: folder with results of original models, shared by several runs; used if `predictions` are saved.
+
+    Returns:
+        The first table of the results, as Markdown; an empty string outside the main process.
 
     Raises:
         TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
@@ -67,9 +71,9 @@ def _finetune(
 
     name, rank, merge = model_arguments.model, model_arguments.lora_rank, model_arguments.merge_lora
     if config.push_to_hub and rank is not None and not merge:
-        check_adapter_base(name)  # rather than after the training
+        check_adapter_base(name)  # before the training, not after it
     protocol = resolve_protocol(model_arguments.protocol, name)
-    original = load_model(name, model_arguments.trust_remote_code)  # stays as it is
+    original = load_model(name, model_arguments.trust_remote_code)
     processor = load_processor(name, protocol, original, model_arguments.image_size)
     check_has_map(original, config.method, config.relevance_weight)  # before data is read
     train, validation, sets = load_data(data_arguments, original.config, config.seed, config.eval_strategy != "no")
@@ -83,14 +87,14 @@ def _finetune(
         trainer.check_checkpoint(checkpoint)
     sides = {"before": Side.of(original.to(config.device), processor, name)}
     session = Session(sides, {}, trainer.accelerator, predictions, originals, protocol).with_sets(sets)
-    # If results may be cached, so that training does not depend on whether they were.
+    # Where results may be read from a folder, the training must not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
     original.cpu()
     trainer.train(resume_from_checkpoint=checkpoint)
     if merge and rank is not None:
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    trainer.save_model(_internal_call=True)  # to avoid a push before the measurement
+    trainer.save_model(_internal_call=True)  # without a push, which comes after the measurement
     trainer.save_state()
     gather_weights(trainer, session.sides["before"].model)  # only the first process makes maps for report and card
     results = [before, _measure(session, "after", trainer.model)]
@@ -115,14 +119,16 @@ def _report(
     trainer: RobustViTTrainer, session: Session, results: list[dict[str, dict[str, Measured]]], settings: dict
 ) -> str:
     """Write the results of the sides by set, and return their table."""
-    measured = {name: {side: found for of in results for side, found in of[name].items()} for name in session.sets}
-    sets = {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
-    train, shown = trainer.train_dataset, None  # classes of the training images, if known
+    sets = {}
+    for name, rows in session.sets.items():
+        sides = {side: measured for part in results for side, measured in part[name].items()}
+        sets[name] = set_result(name, rows, sides)
+    train, classes = trainer.train_dataset, None
     if isinstance(train, datasets.Dataset) and "label" in train.column_names:
-        shown = frozenset(train.with_format(None)["label"][:])
+        classes = frozenset(train.with_format(None)["label"][:])
     after = Side.of(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)
     session = replace(session, sides={**session.sides, "after": after})
-    return write_finetuning_results(Path(trainer.args.output_dir), Run(sets, shown), session, settings)
+    return write_finetuning_results(Path(trainer.args.output_dir), Run(sets, classes), session, settings)
 
 
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:

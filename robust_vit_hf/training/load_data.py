@@ -1,12 +1,15 @@
-"""Datasets of a finetuning: loaded, checked and prepared for the Trainer."""
+"""Data of a finetuning: loaded, checked, prepared for the Trainer, and read in batches."""
 
 import shlex
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import datasets
-from torch.utils.data import Dataset
-from transformers import PreTrainedConfig
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
@@ -14,7 +17,7 @@ from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.find_images import UnknownSplit, find_images
 from ..data.groups import group_shares
 from ..data.label_mapping import align_labels, check_one_numbering, class_names_of, classes_of_model, label_mapping
-from ..data.schema import check_columns, check_rows
+from ..data.schema import check_columns, check_rows, name_of, undecoded
 from ..data.stream import SHUFFLE_BUFFER, MaskedStream
 from ..data.transforms import Transform, picklable
 from ..evaluation.sets import EvaluationSet, benchmark_sets
@@ -23,6 +26,65 @@ from .options import DataArguments
 
 
 logger = logging.get_logger(__name__)
+
+DRAWN_FROM_BENCHMARKS = ("samples_per_class", "num_classes", "class_seed")  # options that only benchmarks read
+
+
+def load_data(
+    arguments: DataArguments, model_config: PreTrainedConfig, seed: int, needs_validation: bool = True
+) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
+    """Load the images of a finetuning.
+
+    Args:
+        model_config: of the model, whose classes they have.
+        seed: draws the images of a benchmark, and shuffles a stream within a buffer of `SHUFFLE_BUFFER` images.
+        needs_validation: whether a missing validation split is an error.
+
+    Returns:
+        Training images, validation images (`None` without any), and the sets to measure by name: the test split if it is named, or
+        the sets of the benchmark with the model's classes, or else the validation images.
+    """
+    source, options = arguments.dataset, {}
+    if source in benchmarks():
+        options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
+    elif unread := [name for name in DRAWN_FROM_BENCHMARKS if arguments.is_given(name)]:
+        logger.warning(
+            f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
+        )
+    train = find_images(source, arguments.train_split, streaming=arguments.streaming, **options).rows
+    if "mask" not in (train.column_names or ["mask"]):
+        name = source.rstrip("/") if Path(source).exists() else source.rpartition("/")[2]
+        parts = (source, f"{name}-masks", model_config._name_or_path or "MODEL")
+        images, masks, model = map(shlex.quote, parts)
+        raise ValueError(
+            f"`{source}` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks "
+            f"tokencut --images {images} --output_dir {masks}`, then `robust-vit train --dataset {masks} --model {model}`; or do it "
+            f"all with `robust-vit improve --model {model} --dataset {images} --output_dir runs/better`."
+        )
+    if arguments.control and "label" not in train.column_names:
+        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
+    benchmark = find_benchmark(classes_of_model(model_config))
+    if source in benchmarks() and source != benchmark:
+        raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
+    weights = None
+    if arguments.streaming:
+        train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
+    else:
+        weights = group_shares(train, arguments.train_split)
+    validation = None
+    with nullcontext() if needs_validation else suppress(UnknownSplit):
+        validation = find_images(source, arguments.eval_split, **options).rows
+    if arguments.test_split is not None:
+        measured = {arguments.test_split: find_images(source, arguments.test_split, **options).rows}
+    elif benchmark is not None:
+        sets = benchmark_sets(benchmark, arguments.images_per_set, seed) if arguments.benchmark_sets else {}
+        return train, validation, sets
+    else:
+        measured = {} if validation is None else {arguments.eval_split: validation}
+    splits = {arguments.train_split: train, arguments.eval_split: validation, **measured}
+    check_one_numbering(classes_of_model(model_config), splits)
+    sets = {name: EvaluationSet.of(rows, source=source, group_weights=weights) for name, rows in measured.items()}
+    return train, validation, sets
 
 
 def prepare_datasets(
@@ -33,8 +95,16 @@ def prepare_datasets(
     config: PreTrainedConfig,
     args: RobustViTConfig,
 ) -> dict[str, Dataset]:
-    """Prepare the datasets of [`~robust_vit_hf.RobustViTTrainer`], returned as `train` and `eval`: checked, with labels
-    mapped to the model's classes, and transformed for training (`augment`) or evaluation."""
+    """Prepare the datasets of [`~robust_vit_hf.RobustViTTrainer`]: check them, and map labels to the model's classes.
+
+    Args:
+        train, evaluation: as the `train_dataset` and `eval_dataset` of the trainer.
+        augment, transform: transforms of the images in training and in evaluation.
+        config: that of the model.
+
+    Returns:
+        The datasets as `train` and `eval`, without those that are `None`.
+    """
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
             f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "
@@ -42,7 +112,7 @@ def prepare_datasets(
         )
     check_one_numbering(classes_of_model(config), {"train": train, "eval": evaluation})
     given = {"train": (train, augment), "eval": (evaluation, transform)}
-    return {name: _prepare(name, *of_name, config, args) for name, of_name in given.items() if of_name[0] is not None}
+    return {name: _prepare(name, *pair, config, args) for name, pair in given.items() if pair[0] is not None}
 
 
 def _prepare(
@@ -73,54 +143,74 @@ def with_rows(transform: Transform) -> Transform:
     return lambda rows: transform(rows) | {"row_index": rows["row_index"]}
 
 
-logger = logging.get_logger(__name__)
+class BatchingTrainer(Trainer):
+    """Trainer with the batches that a finetuning method needs, also those of a stream."""
 
-# Options that only benchmarks read.
-DRAWN_FROM_BENCHMARKS = ("samples_per_class", "num_classes", "class_seed")
+    def _check_batches(self) -> None:
+        """Reject batches without the images that a method, a swap or a step needs."""
+        args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
+        batch_size, at_once = self._train_batch_size, self._train_batch_size * self.args.world_size
+        # Several processes fill up the last batch.
+        last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
+        needs_two = ", which needs two images in each batch"
+        swaps_images = args.background_swap and self.backgrounds is None
+        unmet = {
+            f"`background_swap`{needs_two}": swaps_images and 1 in (images, at_once),
+            f"`{args.method}`{needs_two}": self.method.mixes_images and 1 in (batch_size, last),
+            "`dataloader_drop_last`, which leaves no batch": args.dataloader_drop_last and 0 < images < at_once,
+        }
+        for option in [option for option, is_unmet in unmet.items() if is_unmet]:
+            raise ValueError(
+                f"Batches of {batch_size} of {images} images do not fit {option}: give another `per_device_train_batch_size`."
+            )
 
-
-def load_data(
-    arguments: DataArguments, model_config: PreTrainedConfig, seed: int, needs_validation: bool = True
-) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
-    """Load training and validation images, with labels mapped to the model's classes, and the sets to measure: the
-    test split if it is named, or those of the benchmark with the model's classes, whose images `seed` draws, or else the
-    validation images. Streams are shuffled by `seed` within a buffer of `SHUFFLE_BUFFER` images."""
-    source, options = arguments.dataset, {}
-    if source in benchmarks():
-        options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
-    elif unread := [name for name in DRAWN_FROM_BENCHMARKS if arguments.is_given(name)]:
-        logger.warning(
-            f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
+    def get_train_dataloader(self) -> DataLoader:
+        self._check_batches()  # again with the batch size that `auto_find_batch_size` found
+        if not isinstance(self.train_dataset, MaskedStream):
+            return super().get_train_dataloader()
+        args = self.args
+        loader = DataLoader(
+            self.train_dataset,
+            self._train_batch_size,
+            collate_fn=partial(_collate, collator=self.data_collator),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
         )
-    train = find_images(source, arguments.train_split, streaming=arguments.streaming, **options).rows
-    if "mask" not in (train.column_names or ["mask"]):
-        name = source.rstrip("/") if Path(source).exists() else source.rpartition("/")[2]
-        parts = (source, f"{name}-masks", model_config._name_or_path or "MODEL")
-        images, masks, model = map(shlex.quote, parts)
-        raise ValueError(
-            f"`{source}` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks "
-            f"tokencut --images {images} --output_dir {masks}`, then `robust-vit train --dataset {masks} --model {model}`; or do it "
-            f"all with `robust-vit improve --model {model} --dataset {images} --output_dir runs/better`."
-        )
-    if arguments.control and "label" not in train.column_names:
-        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
-    benchmark = find_benchmark(classes_of_model(model_config))
-    if source in benchmarks() and source != benchmark:
-        raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
-    weights = None if arguments.streaming else group_shares(train, arguments.train_split)
-    if arguments.streaming:
-        train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
-    validation = None
-    with nullcontext() if needs_validation else suppress(UnknownSplit):
-        validation = find_images(source, arguments.eval_split, **options).rows
-    if arguments.test_split is not None:
-        measured = {arguments.test_split: find_images(source, arguments.test_split, **options).rows}
-    elif benchmark is not None:
-        wanted = arguments.benchmark_sets
-        return train, validation, benchmark_sets(benchmark, arguments.images_per_set, seed) if wanted else {}
-    else:
-        measured = {} if validation is None else {arguments.eval_split: validation}
-    splits = {arguments.train_split: train, arguments.eval_split: validation, **measured}
-    check_one_numbering(classes_of_model(model_config), splits)
-    sets = {name: EvaluationSet.of(rows, source=source, group_weights=weights) for name, rows in measured.items()}
-    return train, validation, sets
+        # The rows are already shared: accelerate must not split them again, or let one process read all.
+        return prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
+
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        """As in the Trainer, but `dataloader_drop_last` is for training only."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As in the Trainer; remembers the sizes of the batches of a step, of which the last one may be smaller."""
+        # The Trainer would take a step beyond `max_steps` when a run that ended within an epoch is resumed.
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            return [], None
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._sizes_of_step = [len(batch["pixel_values"]) for batch in batches if "pixel_values" in batch]
+        return batches, num_items
+
+
+def name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
+    """Names of images of a batch, given by their places in it, for errors: rows of the dataset and files, if they are known."""
+    if "names" in inputs:
+        return ", ".join(inputs["names"][image] for image in images)
+    if "row_index" not in inputs:
+        return f"image {', '.join(map(str, images))} of the batch"
+    dataset = undecoded(dataset.with_format(None))
+    rows = inputs["row_index"][images].tolist()
+    return ", ".join(name_of(dataset[dataset["row_index"][:].index(row)], row) for row in rows)
+
+
+def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:
+    names = [row.pop("name") for row in rows]
+    return collator(rows) | {"names": names}

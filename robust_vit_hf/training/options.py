@@ -9,7 +9,7 @@ from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option
-from .methods import method_names
+from .methods import METHODS
 
 
 PAPER = "https://huggingface.co/papers/2206.01161"
@@ -82,8 +82,8 @@ class FinetuningArguments(Options):
     # Losses
     method: str = option(
         "robustvit",
-        f"Method: {', '.join(method_names())}. Each has some of the following options, with its own defaults: see docs/methods.md.",
-        choices=method_names,
+        f"Method: {', '.join(METHODS)}. Each has some of the following options, with its own defaults: see docs/methods.md.",
+        choices=METHODS,
     )
     relevance_weight: float | None = option(None, "Weight of the relevance loss (Eq. 5); at 0, no map.", NOT_NEGATIVE)
     confidence_weight: float | None = option(None, "Weight of the confidence loss (Eq. 5).", NOT_NEGATIVE)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # the command line does not import the Trainer
     from .config import RobustViTConfig
 
 
+# Options of a recipe that suit only its method, next to `METHOD_OPTIONS`.
+BESIDE_THE_METHOD = ("background_swap", "backgrounds", "head_epochs", "head_learning_rate")
+
+
 def list_recipes() -> dict[str, Path]:
     """Recipes of this package by model name, prefixed by the method's name if it is not the paper's."""
     folder = Path(str(files(__package__) / "recipe_files"))
@@ -39,16 +43,9 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
     return None
 
 
-# Options of a recipe that suit its method alone.
-BESIDE_THE_METHOD = ("background_swap", "backgrounds", "head_epochs", "head_learning_rate")
-
-
 def read_recipe(path: str | Path, method: str | None = None) -> dict:
-    """Options of a YAML file or of [`list_recipes`], without those that suit its method alone if another is requested."""
-    path = (recipes := list_recipes()).get(str(path), Path(path))
-    if not path.exists():
-        raise FileNotFoundError(f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(recipes)}.")
-    values = read_yaml(path)
+    """Options of a YAML file or of [`list_recipes`], without those that suit only its method if another one is requested."""
+    values = read_yaml(list_recipes().get(str(path), Path(path)))
     if method not in (None, values.get("method", FinetuningArguments.method)):
         return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}
     return values
@@ -78,7 +75,7 @@ def read_yaml(path: Path, known: Mapping[str, Declared] | None = None) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses repeated keys, of which YAML takes the last, also if they are spelled differently (1 and 01, true and yes)."""
+    """Rejects repeated keys, of which YAML takes the last, also if they are spelled differently (1 and 01, true and yes)."""
 
     def construct_mapping(self, node, deep=False):
         known: set = set()
@@ -92,8 +89,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def check_option(name: str, value: Any, known: Mapping[str, Declared] | None = None) -> Any:
-    """Check an option in a YAML file, by default of `robust-vit train`. The Trainer's options need its slow import."""
-    known = known or (own_options() if name in own_options() else train_options())
+    """Check an option in a YAML file, by default one of `robust-vit train`, and return it with text as a number where one is expected."""
+    known = known or train_options()
     if name not in known:
         raise ValueError(unknown("option", name, known))
     if isinstance(value, str) and known[name].types <= {int, float, NoneType}:
@@ -103,18 +100,12 @@ def check_option(name: str, value: Any, known: Mapping[str, Declared] | None = N
 
 
 @cache
-def own_options() -> dict[str, Declared]:
-    """Options of `robust-vit train` declared by this package, by name."""
-    groups = (ModelArguments, DataArguments, FinetuningArguments)
-    return {name: declared for group in groups for name, declared in declared_options(group).items()}
-
-
-@cache
 def train_options() -> dict[str, Declared]:
     """All options of `robust-vit train` by name, including the Trainer's, whose import is slow."""
     from .config import RobustViTConfig
 
-    return own_options() | declared_options(RobustViTConfig)
+    groups = (ModelArguments, DataArguments, FinetuningArguments, RobustViTConfig)
+    return {name: declared for group in groups for name, declared in declared_options(group).items()}
 
 
 def train_arguments(

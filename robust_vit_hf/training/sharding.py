@@ -14,19 +14,22 @@ from .config import CHECKPOINTING, RobustViTConfig
 def prepare_sharding(
     accelerator: Accelerator, model: nn.Module, args: RobustViTConfig, second_derivative: bool
 ) -> None:
-    """Let FSDP2 shard a model by layers, and refuse settings with which it would not train or save the same as one process.
-    `second_derivative` says whether the loss needs second derivatives."""
+    """Let FSDP2 shard a model by layers, and reject settings with which it would not train or save the same as one process.
+
+    Args:
+        second_derivative: whether the loss needs second derivatives.
+    """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise ValueError(
-                "FSDP was asked for, but accelerate shards on several GPUs alone, and would take DDP here: launch with "
+                "FSDP was asked for, but accelerate shards on several GPUs only, and would take DDP here: launch with "
                 "another config file, see docs/launch.md."
             )
         return
     problems = {
         "FSDP1 is not supported: set `fsdp_version: 2`": plugin.fsdp_version != 2,
-        "Of sharded state dicts no model is saved: set `fsdp_state_dict_type: FULL_STATE_DICT`": (
+        "Sharded state dicts save no model: set `fsdp_state_dict_type: FULL_STATE_DICT`": (
             plugin.state_dict_type.name != "FULL_STATE_DICT"
         ),
         "Every process measures the original model, and so needs its weights: set `fsdp_cpu_ram_efficient_loading: false`": (
@@ -39,8 +42,8 @@ def prepare_sharding(
         ),
         "An adapter leaves little to shard: use DDP": hasattr(model, "peft_config"),
     }
-    for problem, found in problems.items():
-        if found:
+    for problem, applies in problems.items():
+        if applies:
             raise ValueError(f"{problem}.")
     if plugin.transformer_cls_names_to_wrap is None:
         # accelerate 1.15 shards patch embeddings separately, which fails within embeddings that are also sharded.

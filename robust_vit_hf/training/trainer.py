@@ -1,42 +1,31 @@
 """`Trainer` for finetuning image classifiers with the losses of a method."""
 
-import inspect
 from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import ExitStack, nullcontext, suppress
 from copy import deepcopy
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
 import torch
-from accelerate.data_loader import prepare_data_loader
-from huggingface_hub import CommitInfo, HfApi
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
-from transformers import BaseImageProcessor, PreTrainedModel, Trainer
+from torch.utils.data import Dataset
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy
 
-from ..data.schema import name_of, undecoded
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform
-from ..hub.model_card import describe_run, write_card
-from ..hub.upload import create_repo, push_folder
 from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.image_processors import load_processor, make_image_processor, resolve_protocol, squash_resample
-from ..models.loading import BASE_FILE, load_model
+from ..models.loading import load_model
 from ..relevance.architectures import ImageModel, VisionTransformer, why_no_map
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
-from ..utils.files import RUN_FILE, weights_written, write_json
-from ..utils.numerics import non_finite_weights
-from ..utils.stage import STAGE_FILE, folder_lock
+from ..utils.stage import folder_lock
 from .adapters import add_adapter, base_digest
 from .background_swap import BackgroundPool, swap_backgrounds
 from .callbacks import (
@@ -48,11 +37,12 @@ from .callbacks import (
     TrainingInterrupted,
     TrainingTime,
 )
-from .checkpoints import check_checkpoint, finish_checkpoint, last_checkpoint, run_inputs
+from .checkpoints import CheckpointingTrainer, TrainingDiverged, last_checkpoint
 from .config import RobustViTConfig
-from .load_data import prepare_datasets, with_rows
+from .load_data import BatchingTrainer, name_images, prepare_datasets, with_rows
 from .methods import load_method
 from .methods.base import check_has_map
+from .publishing import PublishingTrainer
 from .sharding import prepare_sharding
 
 
@@ -60,11 +50,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class TrainingDiverged(ValueError):
-    """A loss, a prediction or a weight became NaN or infinite."""
-
-
-class RobustViTTrainer(Trainer):
+class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer):
     """Finetunes the relevance maps of an image classification model, Eq. 5 of
     https://huggingface.co/papers/2206.01161, or trains another `method` of `docs/methods.md`; some, such as `swap`, train any classifier.
 
@@ -136,12 +122,12 @@ class RobustViTTrainer(Trainer):
         check_has_map(model, args.method, args.relevance_weight)
         processing_class = processing_class or _processor_of(known.pretrained)
         if known.timm_model is not None and not hasattr(processing_class, "data_config"):
-            vars(config).pop("pretrained_cfg", None)  # where transformers would find another preprocessing
+            vars(config).pop("pretrained_cfg", None)  # transformers would read another preprocessing from it
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
         _check_dtype(model)
         epoch = SharedEpoch()
-        streamed = isinstance(train_dataset, datasets.IterableDataset)  # draws crops and flips by itself
+        streamed = isinstance(train_dataset, datasets.IterableDataset)  # a stream draws its crops and flips itself
         seed_of_row = None if streamed else partial(_seed_of_row, args.seed, epoch.number)
         augment = train_transform(processing_class, seed_of_row, squash_resample(processing_class))
         self._transform = eval_transform(processing_class)
@@ -162,15 +148,14 @@ class RobustViTTrainer(Trainer):
         prepare_sharding(self.accelerator, model, args, args.second_order or second_derivative)
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._sizes_of_step: list[int] = []  # images of its batches; empty outside a training
-        self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
-        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
+        self._sizes_of_step: list[int] = []  # number of images in each batch of the step; empty outside a training
+        self._batch_of_step = (0, 0)  # number of the step, and of the batch among those that it accumulates
+        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # known after it is merged, too
         self._base_digest = base_digest(model) if args.should_save else None
-        # Frozen in the `head_epochs`; else not kept, since FSDP2 replaces and frees them.
+        # Weights to freeze in the `head_epochs`; without these, none are kept, since FSDP2 replaces and frees them.
         self._body = [p for p in known.body if p.requires_grad and args.head_epochs]
         self._has_map = why_no_map(model) is None
         self._keep_original(prepared)
-        self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
         self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
         self._add_callbacks(epoch)
 
@@ -211,61 +196,6 @@ class RobustViTTrainer(Trainer):
             accuracy.update(*self.accelerator.gather_for_metrics((logits.float(), batch["labels"])))
         return accuracy.compute()["top1"]
 
-    # -- Batches ------------------------------------------------------------------------------------------------------
-
-    def _check_batches(self) -> None:
-        """Refuse batches without the images that a method, a swap or a step needs."""
-        args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
-        batch_size, at_once = self._train_batch_size, self._train_batch_size * self.args.world_size
-        # Several processes fill up the last batch.
-        last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
-        needs_two = ", which needs two images in each batch"
-        swaps_images = args.background_swap and self.backgrounds is None
-        unmet = {
-            f"`background_swap`{needs_two}": swaps_images and 1 in (images, at_once),
-            f"`{args.method}`{needs_two}": self.method.mixes_images and 1 in (batch_size, last),
-            "`dataloader_drop_last`, which leaves no batch": args.dataloader_drop_last and 0 < images < at_once,
-        }
-        for option in [option for option, is_unmet in unmet.items() if is_unmet]:
-            raise ValueError(
-                f"Batches of {batch_size} of {images} images do not fit {option}: give another `per_device_train_batch_size`."
-            )
-
-    def get_train_dataloader(self) -> DataLoader:
-        self._check_batches()  # again with the batch size that `auto_find_batch_size` found
-        if not isinstance(self.train_dataset, MaskedStream):
-            return super().get_train_dataloader()
-        args = self.args
-        loader = DataLoader(
-            self.train_dataset,
-            self._train_batch_size,
-            collate_fn=partial(_collate, collator=self.data_collator),
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
-        # The rows are already shared: accelerate must not split them again, or let one process read all.
-        return prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
-
-    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
-        """As in the Trainer, but `dataloader_drop_last` is for training alone."""
-        drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drop_last and is_training
-        try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As in the Trainer; remembers the sizes of the batches of a step, of which the last one may be smaller."""
-        # The Trainer would take a step beyond `max_steps` when a run that ended within an epoch is resumed.
-        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
-            return [], None
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._sizes_of_step = [len(batch["pixel_values"]) for batch in batches if "pixel_values" in batch]
-        return batches, num_items
-
     # -- Losses -------------------------------------------------------------------------------------------------------
 
     def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -285,7 +215,7 @@ class RobustViTTrainer(Trainer):
             with torch.no_grad(), self.accelerator.autocast():
                 targets["original"] = forward_logits(self._original, pixel_values)
         if model.training and args.background_swap:
-            # Of all processes, so that their number does not matter.
+            # Swap among the images of all processes, so that their number does not matter.
             images, masks = self.accelerator.gather((pixel_values, inputs["mask"]))
             seed = (args.seed, *self._batch_of_step)
             swapped = swap_backgrounds(images, masks, args.background_swap, seed, self.backgrounds)
@@ -308,7 +238,7 @@ class RobustViTTrainer(Trainer):
                 self._train_values[name].append(value.detach().mean())
         loss = values["loss"].mean()
         if model.training and self._sizes_of_step:
-            # The Trainer takes the mean over the batches of a step; so it is that over its images.
+            # The Trainer takes the mean over the batches of a step: with this factor, it is the mean over its images.
             loss = loss * (len(values["loss"]) * len(self._sizes_of_step) / sum(self._sizes_of_step))
         return (loss, {"logits": logits}) if return_outputs else loss
 
@@ -331,13 +261,13 @@ class RobustViTTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def _check_finite(self, when: str, name: str, values: torch.Tensor, inputs: dict, dataset: Dataset) -> None:
-        """Refuse NaN and infinite values `(B, …)` of a batch, in all processes alike. `name` is their name in the error."""
+        """Reject NaN and infinite values `(B, …)` of a batch, in all processes alike. `name` is their name in the error."""
         bad = (~values.detach().reshape(len(values), -1).isfinite()).any(dim=1).nonzero()
         failed = torch.tensor(len(bad), device=self.args.device)
         if self.args.world_size > 1:
             torch.distributed.all_reduce(failed)
         if failed:
-            images = _name_images(inputs, bad.flatten().tolist(), dataset) if len(bad) else "images of another process"
+            images = name_images(inputs, bad.flatten().tolist(), dataset) if len(bad) else "images of another process"
             raise TrainingDiverged(
                 f"{when}: the {name} of {images} is NaN or infinite. Look at the image; if there are many, lower the learning rate, or "
                 "train in float32."
@@ -351,7 +281,7 @@ class RobustViTTrainer(Trainer):
 
     def set_initial_training_values(self, args, dataloader):
         num_train_epochs, self._steps_per_epoch, *others = super().set_initial_training_values(args, dataloader)
-        self._head_steps = round(args.head_epochs * self._steps_per_epoch)  # at the beginning, of the head alone
+        self._head_steps = round(args.head_epochs * self._steps_per_epoch)  # first steps, which train only the head
         # The Trainer expects streams to end, and would start another epoch when a finished run is resumed.
         epochs = 1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs
         return (epochs, self._steps_per_epoch, *others)
@@ -361,11 +291,11 @@ class RobustViTTrainer(Trainer):
         args = self.args
         if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
             steps_per_epoch, head_steps = self._steps_per_epoch, self._head_steps
-            of_head = args.rate_of_head / (args.learning_rate or 1.0)
+            head_factor = args.rate_of_head / (args.learning_rate or 1.0)
 
             def factor(step: int) -> float:
                 decay = args.lr_decay_rate ** (step // steps_per_epoch // args.lr_decay_every)
-                return decay * of_head if step < head_steps else decay
+                return decay * head_factor if step < head_steps else decay
 
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
             self._created_lr_scheduler = True
@@ -444,6 +374,15 @@ class RobustViTTrainer(Trainer):
             self._validated[self.state.global_step] = output.metrics
         return output
 
+    @property
+    def validation(self) -> dict[str, float] | None:
+        """Metrics of the saved checkpoint on `eval_dataset`, with the prefix `eval_`."""
+        if self.args.load_best_model_at_end and self.state.best_global_step is not None:
+            # The first of that step: later ones may use other images.
+            step = self.state.best_global_step
+            return next((log for log in self.state.log_history if log["step"] == step and "eval_loss" in log), None)
+        return self._validated.get(self.state.global_step)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs`, and with a training loss also its components' means since the last log."""
         if "loss" in logs:
@@ -454,145 +393,6 @@ class RobustViTTrainer(Trainer):
                 logs["original_top1"] = self._original_top1["train"]
             self._train_values.clear()
         super().log(logs, start_time)
-
-    # -- Checkpoints --------------------------------------------------------------------------------------------------
-
-    _inputs = cached_property(run_inputs)  # what the checkpoints are made from, with the original model
-
-    def check_checkpoint(self, checkpoint: str) -> None:
-        """Check that this trainer, before its first step, can resume from a checkpoint, see [`check_checkpoint`]."""
-        check_checkpoint(Path(checkpoint), self._inputs)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in the Trainer, but NaN or infinite weights raise [`TrainingDiverged`], a full disk an `OSError`, and adapters
-        are saved with their base's digest."""
-        if bad := non_finite_weights(self.model):
-            raise TrainingDiverged(
-                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
-                f"saved. Lower the learning rate, {self.args.learning_rate:g}."
-            )
-        folder = Path(output_dir or self.args.output_dir)
-        with nullcontext() if output_dir else weights_written(folder):  # of a checkpoint, see `_save_checkpoint`
-            super().save_model(output_dir, _internal_call)
-        if self._base_digest is not None and hasattr(self.model, "peft_config"):
-            write_json(folder / BASE_FILE, {"digest": self._base_digest})
-
-    def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """As in the Trainer, but earlier checkpoints are deleted when this one is complete."""
-        args, folder = self.args, Path(self.args.output_dir)
-        limit, args.save_total_limit = args.save_total_limit, None
-        checkpoint = folder / f"checkpoint-{self.state.global_step}"
-        is_stage = args.should_save and not args.save_only_model
-        if is_stage:
-            # Whatever is in its folder, so that one that a kill left is not taken for one of another version.
-            write_json(checkpoint / STAGE_FILE, {"inputs": self._inputs})
-        try:
-            with weights_written(folder):  # torch reports a full disk as an "unexpected pos"
-                super()._save_checkpoint(model, trial)
-        finally:
-            args.save_total_limit = limit
-        if is_stage:
-            finish_checkpoint(checkpoint, self._inputs)
-        if args.should_save:
-            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
-
-    # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
-    # Trainer's `load_state_dict(strict=False)` skips renamed weights, so that a resumed run, or the best model, would
-    # have the attention of another step (huggingface/transformers#48805).
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if isinstance(self.model, PreTrainedModel):
-            weights = type(self.model).from_pretrained(resume_from_checkpoint).state_dict()
-            set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, with PEFT's names
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    # -- Model card and push ------------------------------------------------------------------------------------------
-
-    def describe_method(self) -> dict[str, str]:
-        """Text descriptions of losses, schedule and adapter, for the model card."""
-        method = self.args.describe()
-        if isinstance(self.train_dataset, MaskedStream) and self.args.lr_scheduler_type == "constant":
-            method["learning rate"] = f"{self.args.learning_rate:g}, constant"  # a stream is one epoch
-        if self._adapter is not None:
-            rank = f" of rank {self._adapter.r}" if getattr(self._adapter, "r", None) else ""
-            merged = "" if hasattr(self.model, "peft_config") else ", merged"
-            method["adapter"] = f"{self._adapter.peft_type.value}{rank}{merged}"
-        return method
-
-    @property
-    def validation(self) -> dict[str, float] | None:
-        """Metrics of the saved checkpoint on `eval_dataset`, with the prefix `eval_`."""
-        if self.args.load_best_model_at_end and self.state.best_global_step is not None:
-            # The first of that step: later ones may use other images.
-            step = self.state.best_global_step
-            return next((log for log in self.state.log_history if log["step"] == step and "eval_loss" in log), None)
-        return self._validated.get(self.state.global_step)
-
-    def create_model_card(
-        self, *args, masks: str | None = None, revision: str | None = None, protocol: str | None = None, **kwargs
-    ) -> None:
-        """Write `run.json`, and from it and the results `README.md`, to the `output_dir`. Arguments of earlier calls
-        are kept unless given again.
-
-        Args:
-            license: license of the weights; by default that of a registered model, otherwise none.
-            finetuned_from, dataset: Hub id, folder or name of the original model, by default its source, and of the images.
-            masks: description of the masks' origin.
-            protocol: protocol of the image processor, which later commands take; by default the one with its settings.
-            others: as in `Trainer.create_model_card`, and `revision`, the branch on the Hub.
-        """
-        given = inspect.signature(super().create_model_card).bind(*args, **kwargs).arguments
-        given |= {"masks": masks, "revision": revision, "protocol": protocol}
-        self._card_facts |= {name: value for name, value in given.items() if value is not None}
-        if self.is_world_process_zero():
-            write_json(Path(self.args.output_dir, RUN_FILE), describe_run(self, self._card_facts))
-            write_card(Path(self.args.output_dir))
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository before training. Arguments and errors are those of [`push_to_hub`]."""
-        if self.is_world_process_zero():
-            self.hub_model_id = create_repo(
-                self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
-                private=self.args.hub_private_repo if private is None else private,
-                token=token or self.args.hub_token,
-            )
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **facts,
-    ) -> CommitInfo | Future | None:
-        """Upload model (or adapter), processor, card, results, figures and TensorBoard logs to `args.hub_model_id`, or
-        else to the name of the `output_dir`, in one commit. The main process returns the commit, or a `Future` of it unless `blocking`.
-        Call it again after an interrupted upload. `facts` are arguments of [`create_model_card`], and others those of [`push_folder`],
-        by default as in `args`."""
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self.hub_model_id is None:
-            self.init_hf_repo(token, private)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        revision = revision or self.args.hub_revision
-        self._card_facts["revision"] = revision  # not kept from earlier pushes
-        self.create_model_card(**facts)
-        future = HfApi().run_as_future(
-            push_folder,
-            Path(self.args.output_dir),
-            self.hub_model_id,
-            commit_message=commit_message,
-            private=self.args.hub_private_repo if private is None else private,
-            revision=revision,
-            token=token or self.args.hub_token,
-        )
-        return future.result() if blocking else future
 
 
 def _check_dtype(model: nn.Module) -> None:
@@ -618,19 +418,3 @@ def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
     if why_no_map(model) or not hasattr(config, "image_size"):
         raise ValueError(f"A `{type(model).__name__}` in memory has no image processor: give `processing_class`.")
     return make_image_processor("paper", config.image_size)
-
-
-def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
-    """Names of some images of a batch: dataset rows and files, if known."""
-    if "names" in inputs:
-        return ", ".join(inputs["names"][image] for image in images)
-    if "row_index" not in inputs:
-        return f"image {', '.join(map(str, images))} of the batch"
-    dataset = undecoded(dataset.with_format(None))
-    rows = inputs["row_index"][images].tolist()
-    return ", ".join(name_of(dataset[dataset["row_index"][:].index(row)], row) for row in rows)
-
-
-def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:
-    names = [row.pop("name") for row in rows]
-    return collator(rows) | {"names": names}

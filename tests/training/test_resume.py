@@ -117,7 +117,7 @@ def test_a_run_that_was_stopped_while_its_first_checkpoint_was_recorded_begins_a
         raise OSError(28, "No space left on device", str(checkpoint))
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
-        patched.setattr("robust_vit_hf.training.trainer.finish_checkpoint", full)
+        patched.setattr("robust_vit_hf.training.checkpoints.finish_checkpoint", full)
         make_trainer(tmp_path).train()
     assert (tmp_path / "checkpoint-1" / "trainer_state.json").is_file()
     assert find_checkpoint(str(tmp_path), "last", begun=True) is None
@@ -151,7 +151,7 @@ def test_an_earlier_checkpoint_is_deleted_when_the_new_one_is_complete(tmp_path,
         finished.append(sorted(path.name for path in tmp_path.glob("checkpoint-*")))
         finish_checkpoint(checkpoint, inputs)
 
-    monkeypatch.setattr("robust_vit_hf.training.trainer.finish_checkpoint", finish)
+    monkeypatch.setattr("robust_vit_hf.training.checkpoints.finish_checkpoint", finish)
     make_trainer(tmp_path, num_train_epochs=1, save_total_limit=1).train()
     assert finished[1:] == [["checkpoint-1", "checkpoint-2"], ["checkpoint-2", "checkpoint-3"]]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]

@@ -1,14 +1,9 @@
 """Finetuning methods by the value of `--method`. See `docs/methods.md` for adding one."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 
-if TYPE_CHECKING:
-    from .base import Method
-
-
-# Where each class is: names are listed without the slow import of torch.
+# Module and class of each method. Names are listed without the slow import of torch.
 METHODS = {
     "cft": "relevance.ConceptGuidedFineTuning",
     "cutmix": "images.CutMix",
@@ -22,12 +17,7 @@ METHODS = {
 }
 
 
-def method_names() -> list[str]:
-    """Names of the methods, ascending."""
-    return [*METHODS]
-
-
-def load_method(name: str) -> type["Method"]:
-    """Class of a method."""
+def load_method(name: str) -> type:
+    """Class of a method, a [`~robust_vit_hf.training.methods.base.Method`]."""
     module, _, method = METHODS[name].partition(".")
     return getattr(import_module(f".{module}", __name__), method)

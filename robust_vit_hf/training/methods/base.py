@@ -1,17 +1,16 @@
 """Base class of the methods: options, and loss of each image."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
-from ...relevance.architectures import ImageModel, NoRelevanceMap, why_no_map
-from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched_attention
+from ...relevance.architectures import NoRelevanceMap, why_no_map
 from ...relevance.relevance_map import RelevanceOutput, relevance_map
-from ..config import RobustViTConfig
 from ..losses import ConfidenceLoss
-from . import load_method, method_names
+from ..options import FinetuningArguments
+from . import METHODS, load_method
 
 
 class Penalty(NamedTuple):
@@ -20,33 +19,37 @@ class Penalty(NamedTuple):
     logits: torch.Tensor  # (B, C), from the same forward pass
 
 
-class Method:
-    """Finetuning loss: a penalty, computed by a subclass, and the confidence loss."""
+class Method(ABC):
+    """Finetuning loss: a penalty, computed by a subclass, and the confidence loss.
 
-    # Defaults of the method's options. Others of [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are refused.
+    Args:
+        args: the config of the training.
+    """
+
+    # Defaults of the method's options. Others of [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are rejected.
     DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}
     background_swap: ClassVar[float] = 0.0  # default of the option of this name, which all methods have
-    second_derivative: ClassVar[bool] = False  # of the loss, by pixels and weights, see [`pixel_gradient`]
+    second_derivative: ClassVar[bool] = False  # whether the loss has a derivative by pixels, and then by weights
     mixes_images: ClassVar[bool] = False  # whether it needs two images or more in each batch of a process
 
-    def __init__(self, args: RobustViTConfig):
+    def __init__(self, args: FinetuningArguments):
         self.args = args
         self.confidence_loss = ConfidenceLoss(args.confidence_temperature)
 
     @classmethod
-    def validate(cls, args: RobustViTConfig) -> None:
-        """Refuse options with which the method would train something else than it says."""
-        if args.background_swap > 0 and args.confidence_weight > 0 and args.confidence_target == "prediction":
-            raise ValueError(
-                "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped "
-                "background, the prediction of a model that looks at the background is the background's class. Set "
-                "`confidence_target` to `original` or `label`."
-            )
-        if args.head_epochs and args.relevance_weight:
-            raise ValueError(
-                "`head_epochs` freezes the layers whose attention the relevance loss trains: leave it 0, or set `relevance_weight=0`."
-            )
+    def conflicts(cls, args: FinetuningArguments) -> dict[str, Any]:
+        """Error messages, and whether each applies: options with which the method would train something else than it says."""
+        learns_prediction = args.confidence_weight > 0 and args.confidence_target == "prediction"
+        return {
+            "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped background, the "
+            "prediction of a model that looks at the background is the background's class. Set `confidence_target` to `original` or "
+            "`label`.": args.background_swap > 0 and learns_prediction,
+            "`head_epochs` freezes the layers whose attention the relevance loss trains: leave it 0, or set `relevance_weight=0`.": (
+                args.head_epochs and args.relevance_weight
+            ),
+        }
 
+    @abstractmethod
     def penalty(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
     ) -> Penalty:
@@ -59,7 +62,6 @@ class Method:
             targets: targets by the names of `relevance_target` and `confidence_target`: labels `(B,)` if any, `None`
                 for the prediction, and logits `(B, C)` of the original model if used.
         """
-        raise NotImplementedError
 
     def per_image(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
@@ -86,24 +88,7 @@ class Method:
 
 
 def check_has_map(model: nn.Module, method: str, relevance_weight: Any) -> None:
-    """Refuse a loss on the relevance map, which has a weight, for a model without one."""
+    """Reject a model without a relevance map if a method trains it, with a weight other than 0."""
     if relevance_weight and (why := why_no_map(model)):
-        others = [name for name in method_names() if not load_method(name).DEFAULTS.get("relevance_weight")]
+        others = [name for name in METHODS if not load_method(name).DEFAULTS.get("relevance_weight")]
         raise NoRelevanceMap(f"{why} `{method}` trains that map. Train this model by {', '.join(others)}.")
-
-
-def pixel_gradient(
-    model: nn.Module, pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor], create_graph: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient `(B, 3, H, W)` of a score of the logits with respect to the pixels, and the logits `(B, C)`. With
-    `create_graph`, it is differentiable with respect to the weights, unless gradients are disabled. Attention is explicit,
-    since fused kernels have no second derivative."""
-    vit, wants_graph = ImageModel(model), torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.enable_grad():
-        pixels = pixel_values.detach().clone().requires_grad_()
-        with switched_attention(vit, EXPLICIT_ATTENTION), cls_token_alone(vit):
-            logits = vit.logits(pixels)
-        (gradient,) = torch.autograd.grad(
-            score(logits).sum(), pixels, retain_graph=wants_graph, create_graph=create_graph and wants_graph
-        )
-    return gradient, logits if wants_graph else logits.detach()

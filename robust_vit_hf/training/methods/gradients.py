@@ -1,13 +1,17 @@
 """Methods that penalise input gradients outside the object: GradMask and RRR."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
+from torch import nn
 
+from ...relevance.architectures import ImageModel
+from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched_attention
 from ...relevance.relevance_map import target_logits
 from ...utils.numerics import at_least_float32
 from ..losses import background_of
-from .base import Method, Penalty, pixel_gradient
+from .base import Method, Penalty
 
 
 class GradMask(Method):
@@ -72,3 +76,20 @@ class RightForTheRightReasons(Method):
         outside = gradient * background_of(mask, self.args.mask_edges)
         background_loss = outside.square().sum(dim=(1, 2, 3)) * (len(logits) if released else 1)
         return Penalty(self.args.background_weight * background_loss, {"background_loss": background_loss}, logits)
+
+
+def pixel_gradient(
+    model: nn.Module, pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor], create_graph: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient `(B, 3, H, W)` of a score of the logits with respect to the pixels, and the logits `(B, C)`. With
+    `create_graph`, it is differentiable with respect to the weights, unless gradients are disabled. Attention is explicit,
+    since fused kernels have no second derivative."""
+    vit, wants_graph = ImageModel(model), torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        pixels = pixel_values.detach().clone().requires_grad_()
+        with switched_attention(vit, EXPLICIT_ATTENTION), cls_token_alone(vit):
+            logits = vit.logits(pixels)
+        (gradient,) = torch.autograd.grad(
+            score(logits).sum(), pixels, retain_graph=wants_graph, create_graph=create_graph and wants_graph
+        )
+    return gradient, logits if wants_graph else logits.detach()

@@ -38,10 +38,9 @@ class CutMix(Finetune):
     mixes_images = True
 
     @classmethod
-    def validate(cls, args):
-        super().validate(args)
-        if args.confidence_target != "label":
-            raise ValueError("`cutmix` mixes the labels of two images: leave `confidence_target` `label`.")
+    def conflicts(cls, args):
+        message = "`cutmix` mixes the labels of two images: leave `confidence_target` `label`."
+        return super().conflicts(args) | {message: args.confidence_target != "label"}
 
     def per_image(self, model, pixel_values, mask, targets):
         if not model.training:

@@ -1,0 +1,89 @@
+"""What a Trainer publishes: its model card, and the push to the Hub."""
+
+import inspect
+from concurrent.futures import Future
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi
+from transformers import Trainer
+
+from ..hub.model_card import describe_run, write_card
+from ..hub.upload import create_repo, push_folder
+from ..utils.files import RUN_FILE, write_json
+
+
+class PublishingTrainer(Trainer):
+    """Trainer that writes this package's model card, and uploads only files of [`~robust_vit_hf.hub.upload.model_files`]."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
+
+    def create_model_card(
+        self, *args, masks: str | None = None, revision: str | None = None, protocol: str | None = None, **kwargs
+    ) -> None:
+        """Write `run.json`, and from it and the results `README.md`, to the `output_dir`. Arguments of earlier calls
+        are kept unless given again.
+
+        Args:
+            license: license of the weights; by default that of a registered model, otherwise none.
+            finetuned_from, dataset: Hub id, folder or name of the original model, by default its source, and of the images.
+            masks: description of the masks' origin.
+            protocol: protocol of the image processor, which later commands take; by default the one with its settings.
+            others: as in `Trainer.create_model_card`, and `revision`, the branch on the Hub.
+        """
+        given = inspect.signature(super().create_model_card).bind(*args, **kwargs).arguments
+        given |= {"masks": masks, "revision": revision, "protocol": protocol}
+        self._card_facts |= {name: value for name, value in given.items() if value is not None}
+        if self.is_world_process_zero():
+            write_json(Path(self.args.output_dir, RUN_FILE), describe_run(self, self._card_facts))
+            write_card(Path(self.args.output_dir))
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository before training. Arguments and errors are those of [`push_to_hub`]."""
+        if self.is_world_process_zero():
+            self.hub_model_id = create_repo(
+                self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
+                private=self.args.hub_private_repo if private is None else private,
+                token=token or self.args.hub_token,
+            )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **facts,
+    ) -> CommitInfo | Future | None:
+        """Upload model (or adapter), processor, card, results, figures and TensorBoard logs to `args.hub_model_id`, or
+        else to the name of the `output_dir`, in one commit. Call it again after an interrupted upload.
+
+        Args:
+            blocking: whether to wait for the upload.
+            facts: arguments of [`create_model_card`].
+            others: as for [`push_folder`], by default as in `args`.
+
+        Returns:
+            In the main process, the commit, or a `Future` of it unless `blocking`.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        revision = revision or self.args.hub_revision
+        self._card_facts["revision"] = revision  # not kept from earlier pushes
+        self.create_model_card(**facts)
+        future = HfApi().run_as_future(
+            push_folder,
+            Path(self.args.output_dir),
+            self.hub_model_id,
+            commit_message=commit_message,
+            private=self.args.hub_private_repo if private is None else private,
+            revision=revision,
+            token=token or self.args.hub_token,
+        )
+        return future.result() if blocking else future
