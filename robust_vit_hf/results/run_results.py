@@ -10,7 +10,6 @@ import numpy as np
 from ..metrics.robust_accuracy import TOP
 
 
-OURS = "robustvit"  # the method of the paper
 # Models: before and after finetuning, and the control finetuned with only cross-entropy.
 SIDES = ("before", "after", "control")
 
@@ -71,27 +70,10 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Run:
-    """Results of a finetuning run or a pair of models, by set in the order of the evaluation. Runs with equal
-    settings, model and learning rate are repetitions."""
+    """Results of a finetuning run or a pair of models, by set in the order of the evaluation."""
 
     sets: dict[str, SetResult]
     training_classes: frozenset[int] | None = None
-    name: str = ""
-    model: str = ""  # name in the paper, or else as given by the user
-    method: str = OURS  # in a sweep, the variant and the other crossed options
-    qualifier: str = ""  # end of `method` that tells the run from others of its variant with other settings
-    seed: str = ""
-    settings: str = ""  # all options except model, learning rate and seed, as JSON
-    learning_rate: float | None = None
-    epochs: float | None = None
-    tuned: dict[str, float] = field(default_factory=dict)  # options that were chosen beside the learning rate
-    share: float = 1.0  # of the finetuned weights; the others are those of the original model
-    seconds: float | None = None
-    commit: str | None = None
-    original: str | None = None  # digest of the weights of the original model
-    validation: tuple[float, float] | None = None  # top-1 on the validation images before and after, as fractions
-    composed: dict[str, SetResult] = field(default_factory=dict)  # of validation images: `original`, `mixed_rand`
-    train_images: int | None = None  # number of training images; `None` for a stream
 
     @property
     def labelled(self) -> list[SetResult]:

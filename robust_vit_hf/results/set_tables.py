@@ -1,4 +1,4 @@
-"""Tables of a set beyond top-1: groups, background reliance, noise, objects cut out, and relevance maps against masks."""
+"""Tables of a set beyond top-1: groups, reliance on the background, noise, objects cut out, and relevance maps against masks."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from .run_results import Run, SetResult
 from .tables import Table, cells_of_sides, change, heads_of_sides, percent
 
 
-MANY_GROUPS = 100  # a table has no rows of more
+MANY_GROUPS = 100  # with more, a table has no row for each
 
 
 def group_tables(run: Run) -> list[Table]:
-    """[`groups_table`] of each set of a run that has groups."""
+    """[`groups_table`] for each set of a run that has groups."""
     return [groups_table(result) for result in run.labelled if result.groups is not None]
 
 
@@ -25,28 +25,28 @@ class Groups(NamedTuple):
     names: list[str]  # ascending
     numbers: np.ndarray  # `(N,)` int, group of each image
     counts: np.ndarray
-    weights: list[float]  # in the average: those of training if they are known, or else equal ones
-    weighted: bool  # whether they are those of training
-    missing: list[str]  # groups of the training that have no images here, and count in no number
+    weights: list[float]  # of the groups in the average: their shares of the training images if known, or else equal
+    weighted: bool  # whether the shares of the training images are known
+    missing: list[str]  # groups of the training that have no images here
 
     @classmethod
     def of(cls, result: SetResult) -> "Groups":
         names, numbers, counts = np.unique(result.groups[result.usable], return_inverse=True, return_counts=True)
         weights = result.group_weights
         weighted = weights is not None and set(names) <= weights.keys()
-        used = [weights[name] if weighted else 1.0 for name in names]
-        return cls(names.tolist(), numbers, counts, used, weighted, sorted({*(weights or ())} - {*names}))
+        in_average = [weights[name] if weighted else 1.0 for name in names]
+        return cls(names.tolist(), numbers, counts, in_average, weighted, sorted({*(weights or ())} - {*names}))
 
 
 def groups_table(result: SetResult) -> Table:
-    """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known. Of more
-    than 100 groups, there are no rows of each. Images are drawn within each group, so that no draw misses a small one."""
+    """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known. With more
+    than 100 groups, there is no row for each. Images are drawn within each group, so that no draw misses a small one."""
     groups = Groups.of(result)
     drawn, rows = _drawn_within(result, groups), []
     few = len(groups.names) <= MANY_GROUPS
     for place, name in enumerate(groups.names if few else ()):
-        of_group = {side: Resamples(top1[:, place], groups.counts[place]) for side, top1 in drawn.items()}
-        rows.append([str(name), str(groups.counts[place]), *cells_of_sides(of_group)])
+        top1_of_group = {side: Resamples(top1[:, place], groups.counts[place]) for side, top1 in drawn.items()}
+        rows.append([str(name), str(groups.counts[place]), *cells_of_sides(top1_of_group)])
     worst = {side: Resamples(top1.min(axis=1), groups.counts.min()) for side, top1 in drawn.items()}
     rows.append(["worst group" if few else f"worst of {len(groups.names):,} groups", "–", *cells_of_sides(worst)])
     count, shares = groups.counts.sum(), np.array(groups.weights) / np.sum(groups.weights)
@@ -55,8 +55,8 @@ def groups_table(result: SetResult) -> Table:
     rows.append([text, str(count), *cells_of_sides(average)])
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
     if missing := groups.missing:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        title += f". Without {len(missing)} groups of the training that have no images here: {shown}"
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        title += f". Without {len(missing)} groups of the training that have no images here: {names}"
     return Table(title, ["group", "images", *heads_of_sides([result])], rows)
 
 
@@ -66,23 +66,23 @@ def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
     sides = [side for side in ("before", "after") if side in result.sides]
     outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
     kinds = 2 ** len(sides)
-    found = np.bincount(kinds * groups.numbers + outcomes, minlength=kinds * len(groups.names)).reshape(-1, kinds)
-    rng, shares = np.random.default_rng(zlib.crc32(result.name.encode())), found / groups.counts[:, None]
+    measured = np.bincount(kinds * groups.numbers + outcomes, minlength=kinds * len(groups.names)).reshape(-1, kinds)
+    rng, shares = np.random.default_rng(zlib.crc32(result.name.encode())), measured / groups.counts[:, None]
     right = np.array([[kind >> bit & 1 for bit in range(len(sides))] for kind in range(kinds)])
     size, steps = (100, len(groups.names)), range(0, NUM_RESAMPLED_MEANS, 100)  # all draws at once would take memory
     drawn = (rng.multinomial(groups.counts, shares, size) @ right for _ in steps)
-    counts = np.concatenate([found[None] @ right, *drawn])
+    counts = np.concatenate([measured[None] @ right, *drawn])
     return {side: counts[..., bit] / groups.counts for bit, side in enumerate(sides)}
 
 
 def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """1 − BG-Gap / top-1 on images as they are, arrays of one shape; NaN where no image is right as it is."""
+    """1 − BG-Gap / top-1 on the original images, arrays of one shape; NaN where no original image is classified correctly."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(whole > 0, 1 - gap / whole, np.nan)
 
 
 _MIXED = ("imagenet-9-mixed_same", "imagenet-9-mixed_rand")
-# Sets of each measure by its title: the difference of two, or the Object Focus of images as they are and of two.
+# Sets of each measure by its title: two, whose difference it is; or three, for Object Focus, of which the first has original images.
 # Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet; 2403.11497
 MEASURES = {
     "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`": _MIXED,
@@ -90,7 +90,7 @@ MEASURES = {
     "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet": ("imagenet-1k", *_MIXED),
     "CounterAnimal: common − counter": ("counteranimal-common", "counteranimal-counter"),
 }
-# Variations of ImageNet-9 by the condition of `robust-vit diagnose` that they show.
+# Variations of ImageNet-9 by the condition of `robust-vit diagnose` that they correspond to.
 OF_CONDITIONS = {name: name for name in ("original", "mixed_same", "mixed_rand", "only_fg", "no_fg")}
 OF_CONDITIONS["only_bg"] = "only_bg_t"
 
@@ -99,16 +99,17 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
     """The measures of [`~robust_vit_hf.diagnosis.verdict.MEASURES`] that ImageNet-9 has, by side, with 95 % intervals
     of a bootstrap over images. Images of different variations are drawn independently."""
     drawn = {condition: _top1(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
-    found: dict[str, dict[str, Interval]] = {}
+    measures: dict[str, dict[str, Interval]] = {}
     for side in drawn["original"]:
-        top1 = {condition: of_sides[side] for condition, of_sides in drawn.items()}
+        top1 = {condition: by_side[side] for condition, by_side in drawn.items()}
         gap = top1["mixed_same"] - top1["mixed_rand"]
-        found[side] = {name: of_condition.interval() for name, of_condition in top1.items()}
-        found[side]["composing"] = (top1["original"] - top1["mixed_same"]).interval(Difference)
-        found[side]["bg_gap"] = gap.interval(Difference)
+        intervals = {condition: resamples.interval() for condition, resamples in top1.items()}
+        intervals["composing"] = (top1["original"] - top1["mixed_same"]).interval(Difference)
+        intervals["bg_gap"] = gap.interval(Difference)
         if top1["original"].values[0] > 0:
-            found[side]["object_focus"] = Resamples.of(object_focus, top1["original"], gap).interval()
-    return found
+            intervals["object_focus"] = Resamples.of(object_focus, top1["original"], gap).interval()
+        measures[side] = intervals
+    return measures
 
 
 def reliance_tables(run: Run) -> list[Table]:
@@ -158,15 +159,17 @@ def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]
             continue
         regions = ("foreground", "background")
         drawn = [[_noisy_top1(columns, region, name) for columns in sides.values()] for region in regions]
-        found = [Resamples.of(relative_foreground_sensitivity, *pair) for pair in zip(*drawn, strict=True)]
-        accuracies = [f"{100 * top1.values[0]:.1f}" for of_region in drawn for top1 in of_region]
-        cells = [str(of_side.interval(least=-1.0)) for of_side in found]
+        sensitivities = [Resamples.of(relative_foreground_sensitivity, *pair) for pair in zip(*drawn, strict=True)]
+        accuracies = [f"{100 * top1.values[0]:.1f}" for by_side in drawn for top1 in by_side]
+        cells = [str(sensitivity.interval(least=-1.0)) for sensitivity in sensitivities]
         if compared:
-            cells.append(str((found[1] - found[0]).interval(Difference)))
+            before, after = sensitivities
+            cells.append(str((after - before).interval(Difference)))
         rows.append([name, str(count), *accuracies, *cells])
-    sides_of = ["before", "after"] if compared else [""]
     texts = ("top-1, noise on the object", "on the background", "RFS")
-    heads = [f"{text}, {side}" if side else text for text in texts for side in sides_of]
+    heads = [
+        f"{text}, {side}" if side else text for text in texts for side in (("before", "after") if compared else [""])
+    ]
     title = "Relative foreground sensitivity, in per cent [95 % interval]: above 0, noise on the object costs more"
     return Table(title, ["set", "images", *heads, *(["change"] if compared else [])], rows)
 
@@ -182,9 +185,9 @@ def _noisy_top1(columns: Mapping[str, Sequence], region: str, name: str) -> Resa
     accepted, counts = columns["accepted"], _counts(columns)
     classes = np.where(counts, [labels[0] if len(labels) else -1 for labels in accepted], -1)
     pairs = zip(columns[region], accepted, strict=True)
-    right = [np.mean([int(best) in labels for best in of_draws]) for of_draws, labels in pairs]
-    of_class = {str(label): np.where(classes == label, right, np.nan) for label in np.unique(classes[counts])}
-    means = Resamples.means(of_class, zlib.crc32(name.encode())).values()
+    right = [np.mean([int(best) in labels for best in predictions]) for predictions, labels in pairs]
+    by_class = {str(label): np.where(classes == label, right, np.nan) for label in np.unique(classes[counts])}
+    means = Resamples.means(by_class, zlib.crc32(name.encode())).values()
     return Resamples(np.nanmean([mean.values for mean in means], axis=0), int(counts.sum()))
 
 
@@ -194,8 +197,8 @@ def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) 
     rows = []
     for name, sides in measured.items():
         for side, columns in sides.items():
-            of_conditions = {condition: outcomes(columns, condition) for condition in ("original", "only_fg")}
-            drawn = Resamples.means(of_conditions, zlib.crc32(name.encode()))
+            by_condition = {condition: outcomes(columns, condition) for condition in ("original", "only_fg")}
+            drawn = Resamples.means(by_condition, zlib.crc32(name.encode()))
             if not drawn:
                 rows.append([name, side, "0", *3 * "–"])
                 continue
@@ -225,18 +228,18 @@ SEGMENTATION = {
 
 
 def attribution_table(scores: Mapping[str, Mapping[str, Mapping]], set_name: str, num_images: int) -> Table:
-    """Agreement of relevance maps with the masks of a set, in per cent, as in the paper's Table 3.
+    """Agreement of relevance maps with the masks of a set, in per cent.
 
     Args:
         scores: fractions by side, attribution method and name, see [`SEGMENTATION`].
     """
-    cells = []
+    rows = []
     for method in scores["before"]:
         for side, version in {"before": "original", "after": "finetuned"}.items():
             if side in scores:
-                cells.append([f"{method}, {version}", *(percent(scores[side][method][name]) for name in SEGMENTATION)])
+                rows.append([f"{method}, {version}", *(percent(scores[side][method][name]) for name in SEGMENTATION)])
         if "after" in scores:
             before, after = scores["before"][method], scores["after"][method]
-            cells.append([f"{method}, change", *(change(before[name], after[name]) for name in SEGMENTATION)])
+            rows.append([f"{method}, change", *(change(before[name], after[name]) for name in SEGMENTATION)])
     title = f"Relevance maps and masks of {set_name}, {num_images} images, in per cent"
-    return Table(title, ["method, model", *SEGMENTATION.values()], cells)
+    return Table(title, ["method, model", *SEGMENTATION.values()], rows)

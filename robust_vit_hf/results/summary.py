@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..metrics.robust_accuracy import TOP
 from ..utils.privacy import public_settings
-from .intervals import change
+from .intervals import mean_change
 from .run_results import SIDES, Run, SetResult
 from .set_tables import group_tables, reliance_tables
 
@@ -27,7 +27,7 @@ def summarize(run: Run) -> dict:
         "reliance": [asdict(table) for table in [*reliance_tables(run), *group_tables(run)]],
         "class_groups": class_groups(run),
         "class_changes": {result.name: class_changes([run], result.name) for result in compared},
-        "curves": {result.name: found for result in run.labelled if (found := curves(result))},
+        "curves": {result.name: by_factor for result in run.labelled if (by_factor := curves(result))},
     }
 
 
@@ -50,7 +50,7 @@ def set_rows(run: Run) -> list[dict]:
         row |= dict.fromkeys(("change_low", "change_high", "corrected", "broken"))
         if "after" in result.sides and result.classes is not None:
             gains = result.gains()
-            row |= _interval(run, [result.name])
+            row |= _ends_of_change([result])
             row |= {"corrected": int((gains > 0).sum()), "broken": int((gains < 0).sum())}
         rows.append(row)
     shifted = [row for row in rows if run.sets[row["set"]].shifted]
@@ -61,13 +61,13 @@ def set_rows(run: Run) -> list[dict]:
             counted = key in ("num_images", "corrected", "broken")
             mean[key] = None if None in values else sum(values) if counted else sum(values) / len(values)
         if mean["change_low"] is not None:
-            mean |= _interval(run, [row["set"] for row in shifted])
+            mean |= _ends_of_change([run.sets[row["set"]] for row in shifted])
         rows.append(mean)
     return rows
 
 
-def _interval(run: Run, names: Sequence[str]) -> dict[str, float]:
-    difference = change([run], names)
+def _ends_of_change(results: Sequence[SetResult]) -> dict[str, float]:
+    difference = mean_change(results)
     return {"change_low": difference.low, "change_high": difference.high}
 
 
@@ -88,17 +88,18 @@ def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
     """Change in top-1 of each class of a set, as a fraction, averaged over the runs that have images of it, from the most
     harmed to the most helped class (Figures 8 to 14 of https://huggingface.co/papers/2206.01161)."""
     results = [run.sets[name] for run in runs]
-    means = [pd.Series(one.gains()).groupby(one.classes[one.usable]).mean() for one in results]
+    means = [pd.Series(result.gains()).groupby(result.classes[result.usable]).mean() for result in results]
     return pd.concat(means, axis=1).mean(axis=1).sort_values(kind="stable").to_dict()
 
 
 def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
     """Top-1 over each factor that varies: `value`, ascending, `num_images`, `before`, `after`, lists of equal length."""
-    found = {}
+    by_factor = {}
     for factor, values in result.factors.items():
         steps, counts = np.unique(values[result.usable], return_counts=True)
         if len(np.unique(values)) > 1:
-            found[factor] = {"value": steps.tolist(), "num_images": counts.tolist()}
+            curve = {"value": steps.tolist(), "num_images": counts.tolist()}
             for side in result.sides:
-                found[factor][side] = [result.accuracy(side, chosen=values == step) for step in steps]
-    return found
+                curve[side] = [result.accuracy(side, chosen=values == step) for step in steps]
+            by_factor[factor] = curve
+    return by_factor

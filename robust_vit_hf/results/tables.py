@@ -68,8 +68,8 @@ def heads_of_sides(results: Sequence[SetResult]) -> list[str]:
 
 
 def cells_of_sides(values: Mapping[str, Resamples], kind: type[Interval] = Interval) -> list[str]:
-    """Cells of a row: the value of each side, and the change; "–" where no image is right, by whose share is divided."""
-    pairs = [(of_side, kind) for of_side in values.values()]
+    """Cells of a row: the value of each side, and the change; "–" for a value that is not defined."""
+    intervals = [(resamples, kind) for resamples in values.values()]
     if len(values) == 2:
-        pairs.append((values["after"] - values["before"], Difference))
-    return ["–" if np.isnan(one.values[0]) else str(one.interval(of)) for one, of in pairs]
+        intervals.append((values["after"] - values["before"], Difference))
+    return ["–" if np.isnan(resamples.values[0]) else str(resamples.interval(kind)) for resamples, kind in intervals]

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from robust_vit_hf.results.run_results import Run, SetResult, SideResult
+from experiments.sweeps.runs import Run
+from robust_vit_hf.results.run_results import SetResult, SideResult
 
 
 def result(name, count=200, groups=None, weights=None, **top1):

@@ -123,7 +123,10 @@ def test_images_without_a_label_are_in_no_group_of_classes():
     run = Run({"a": SetResult("a", sides, labels)}, frozenset([0]))
     groups = [(row["num_images"], row["top1_before"], row["top1_after"]) for row in class_groups(run)]
     assert groups == [(1, 1, 0), (2, 0.5, 1)]
-    assert [row[3:] for row in class_group_table(class_groups(run)).rows] == [["100.0", "0.0", "-100.0"], ["50.0", "100.0", "+50.0"]]
+    assert [row[3:] for row in class_group_table(class_groups(run)).rows] == [
+        ["100.0", "0.0", "-100.0"],
+        ["50.0", "100.0", "+50.0"],
+    ]
 
 
 def test_class_changes_are_sorted():
