@@ -1,7 +1,7 @@
 """`robust-vit evaluate`: accuracy, calibration and relevance of one or two models on evaluation sets."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..results.summary import summarize
 from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json
 from ..utils.stage import Stage
-from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
+from .examples import EXAMPLES_FILE, draw_by_kind, explain, save_examples
 from .measurements.accuracy import Accuracy, measure_accuracy
 from .measurements.base import Measurement, measure
 from .measurements.noise_sensitivity import Sensitivity
@@ -29,76 +29,100 @@ from .sets import EvaluationSet, load_sets, with_objects
 
 
 # Measurement and table of the options that need masks.
-OF_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
+BY_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
     "cut_out": (partial(Backgrounds, conditions=("original", "only_fg"), relevance=False), cut_out_table),
     "sensitivity": (Sensitivity, sensitivity_table),
 }
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation of the models of a session under its protocol."""
+
+    session: Session
+    folder: Path  # the output folder
+    by_masks: list[str]  # names of `BY_MASKS`
+    masked: dict[str, EvaluationSet]  # the sets to measure by masks
+    training_classes: frozenset[int] | None  # labels of the classes of the finetuning images, if known
+    paper_model: str | None  # the paper's name of the original model, if it is of the paper
+    batch_size: int
+    num_workers: int
+
+    def run(self) -> tuple[dict, list[str | Table]]:
+        """Measure, and write plots and examples.
+
+        Returns:
+            The results as JSON values, and as tables with notes; both empty outside the main process.
+        """
+        session, sizes = self.session, (self.batch_size, self.num_workers)
+        run = Run(measure_accuracy(session, Accuracy(*sizes), session.protocol), self.training_classes)
+        tables_by_masks = []
+        for name in self.by_masks:
+            measurement, table = BY_MASKS[name]
+            results = measure(replace(session, sets=self.masked), measurement(*sizes), f"{session.protocol}-{name}")
+            columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
+            tables_by_masks.append(table(columns))
+        if not session.accelerator.is_main_process:
+            return {}, []
+        summary, notes, tables = summarize(run), session.without_map, [*tables_of(run), *tables_by_masks]
+        for name, figure, *_ in run_figures(summary, session.label_names):
+            save_figure(figure, self.folder / "plots" / session.protocol, name)
+        if "after" in session.sides:
+            drawn = draw_by_kind(run.sets, session.sets)
+            examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
+            save_examples(examples, self.folder / session.protocol / EXAMPLES_FILE)
+        parts = [f"# Protocol `{session.protocol}`", *notes, *tables]
+        return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
+
+
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     """Measure models on sets. Writes `results.json`, `tables.md`, `tables.tex`, `plots/`, the predictions for each
-    image and, for two models, examples with relevance maps. Results already in the output folder are reused, and those of original
-    models in the folder `originals`, which several evaluations share."""
-    options = replace(options, protocols=_protocols(options))
-    folder = options.output_dir
+    image and, for two models, examples with relevance maps. Results already in the output folder are reused.
+
+    Args:
+        originals: folder with results of original models, which several evaluations share.
+
+    Returns:
+        The tables as Markdown; an empty string outside the main process.
+    """
+    protocols, folder = _protocols(options), options.output_dir
     stage = Stage(folder, {"command": "evaluate"})
-    with open_session(options, options.protocols[0], stage, bf16=options.bf16, shared=originals) as opened:
+    with open_session(options, protocols[0], stage, bf16=options.bf16, shared=originals) as opened:
         sessions = []
         with opened.accelerator.main_process_first():
-            for protocol in options.protocols:
+            for protocol in protocols:
                 session = opened if protocol == opened.protocol else opened.under(protocol)
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
-        wanted = [name for name in OF_MASKS if getattr(options, name)]
-        masked = {session.protocol: _masked_sets(session, wanted) for session in sessions}
-        paper_model = options.paper_model or opened.paper_model
-        classes = _training_classes(options, sessions[0]) if options.compare else None
-        protocols: dict[str, dict] = {}
+        by_masks = [name for name in BY_MASKS if getattr(options, name)]
+        masked = [_masked_sets(session, by_masks) for session in sessions]
+        classes, paper_model = _training_classes(options, sessions[0]), options.paper_model or opened.paper_model
+        evaluations = [
+            Evaluation(session, folder, by_masks, sets, classes, paper_model, options.batch_size, options.num_workers)
+            for session, sets in zip(sessions, masked, strict=True)
+        ]
+        facts: dict = {"paper_model": evaluations[0].paper_model, "protocols": {}}
         parts: list[str | Table] = []
-        accuracy = Accuracy(options.batch_size, options.num_workers)
-        for session in sessions:
-            sets = measure_accuracy(session, accuracy, session.protocol)
-            of_masks = [_of_masks(name, session, masked[session.protocol], options) for name in wanted]
-            if not session.accelerator.is_main_process:
-                continue
-            run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
-            tables = [*tables_of(run), *of_masks]
-            summary, notes = summarize(run), session.without_map
-            protocols[session.protocol] = summary | {"tables": [asdict(table) for table in tables], "notes": notes}
-            parts += [f"# Protocol `{session.protocol}`", *notes, *tables]
-            _write_pictures(session, run, summary, options)
+        for evaluation in evaluations:
+            facts["protocols"][evaluation.session.protocol], tables_and_notes = evaluation.run()
+            parts += tables_and_notes
         if not parts:
             return ""
-        facts = {"paper_model": paper_model, "protocols": protocols}
-        facts["training_classes"] = None if classes is None else sorted(classes)
-        markdown = write_results_json(sessions[-1], folder, asdict(options), facts, parts)
+        trained = evaluation.training_classes
+        facts["training_classes"] = None if trained is None else sorted(trained)
+        settings = asdict(options) | {"protocols": protocols}
+        markdown = write_results_json(evaluation.session, folder, settings, facts, parts)
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 
 
-def _write_pictures(session: Session, run: Run, summary: dict, options: EvaluateOptions) -> None:
-    for name, figure, *_ in run_figures(summary, session.label_names):
-        save_figure(figure, options.output_dir / "plots" / session.protocol, name)
-    if options.compare:
-        drawn = {kind: draw(rows_of_kind(kind, run.sets, session.sets), NUM_EXAMPLES, seed=0) for kind in KINDS}
-        examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
-        save_examples(examples, options.output_dir / session.protocol / EXAMPLES_FILE)
-
-
-def _masked_sets(session: Session, wanted: list[str]) -> dict[str, EvaluationSet]:
+def _masked_sets(session: Session, by_masks: list[str]) -> dict[str, EvaluationSet]:
     """The labelled images of the sets with masks, if an option needs them."""
-    masked = with_objects(session.sets) if wanted else {}
-    if wanted and not masked:
+    masked = with_objects(session.sets) if by_masks else {}
+    if by_masks and not masked:
         raise ValueError(
-            f"--{' and --'.join(wanted)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "
+            f"--{' and --'.join(by_masks)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "
             "labels. `robust-vit masks` makes masks."
         )
     return masked
-
-
-def _of_masks(name: str, session: Session, masked: Mapping[str, EvaluationSet], options: EvaluateOptions) -> Table:
-    measurement, table = OF_MASKS[name]
-    of_options = measurement(options.batch_size, options.num_workers)
-    measured = measure(replace(session, sets=masked), of_options, f"{session.protocol}-{name}")
-    return table({of: {side: one.columns for side, one in sides.items()} for of, sides in measured.items()})
 
 
 def _protocols(options: EvaluateOptions) -> list[Protocol]:
@@ -111,8 +135,10 @@ def _protocols(options: EvaluateOptions) -> list[Protocol]:
 
 
 def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:
-    """Classes of the finetuning images: from `training_data`, the run's record, or the benchmark of all sets."""
+    """Classes of the finetuning images of the model after: from `training_data`, the run's record, or the benchmark of all sets."""
     path = options.training_data
+    if options.compare is None:
+        return None
     if path is not None:
         rows = find_images(path, options.train_split, ("label",)).rows
         return frozenset(align_labels(rows, session.classes, path).with_format(None).unique("label"))

@@ -1,4 +1,4 @@
-"""Images before and after finetuning with their relevance maps: which are shown, and the figure of them."""
+"""Examples of images before and after finetuning with their relevance maps: their choice, their file, their galleries and their figure."""
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
@@ -37,6 +37,9 @@ KINDS = {
     "unchanged": "the prediction is the same before and after the finetuning",
 }
 NUM_EXAMPLES = 8  # of each kind, in the file
+FIGURE_FILE = "before_after.png"
+NUM_SHOWN = 4  # images in a group of the figure
+NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevance on the background
 _PICTURES = ("image", "before_predicted", "before_true", "after_predicted", "after_true")
 FEATURES = datasets.Features(
     {name: datasets.Value("string") for name in ("kind", "set", "label", "predicted_before", "predicted_after")}
@@ -68,16 +71,20 @@ def rows_of_kind(
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
-    """Labelled, publishable rows of a kind, see [`KINDS`], or of all, and of the given classes, in sets with one class an image."""
-    found = {}
+    """Labelled, publishable rows by set, of sets with one class an image.
+
+    Args:
+        kind: one of [`KINDS`]; `None` for all.
+        classes: labels of the classes; all by default.
+    """
+    rows = {}
     for name, result in results.items():
         if result.classes is not None and result.by_class:
-            of_kind = result.usable if kind is None else is_of_kind(kind, result)
-            chosen = of_kind & may_be_shown(sets[name].dataset)
+            chosen = may_be_shown(sets[name].dataset) & (result.usable if kind is None else is_of_kind(kind, result))
             if classes is not None:
                 chosen &= result.in_classes(list(classes))
-            found[name] = np.flatnonzero(chosen).tolist()
-    return found
+            rows[name] = np.flatnonzero(chosen).tolist()
+    return rows
 
 
 def is_of_kind(kind: str, result: SetResult) -> np.ndarray:
@@ -99,11 +106,18 @@ def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple
     """Draw at most `count` pairs of set and row, from the sets in turn. The order of a set's rows depends only on the
     seed and its name, so that a larger `count` extends a smaller one."""
     shuffled = [
-        [(name, row) for row in np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(list_).tolist()]
-        for name, list_ in rows.items()
+        [(name, row) for row in np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(of_set).tolist()]
+        for name, of_set in rows.items()
     ]
     in_turn = chain.from_iterable(zip_longest(*shuffled))
     return [pair for pair in in_turn if pair is not None][:count]
+
+
+def draw_by_kind(
+    results: Mapping[str, SetResult], sets: Mapping[str, EvaluationSet]
+) -> dict[str, list[tuple[str, int]]]:
+    """Draw at most `NUM_EXAMPLES` pairs of set and row of each of the [`KINDS`]."""
+    return {kind: draw(rows_of_kind(kind, results, sets), NUM_EXAMPLES, seed=0) for kind in KINDS}
 
 
 def explain(
@@ -112,7 +126,7 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Relevance maps of images, given by set and row, for the predicted and the true class; predictions alone of models without maps."""
+    """Relevance maps of images, given by set and row, for the predicted and the true class; of models without maps, only predictions."""
     class_names, examples = session.label_names, []
 
     @cache  # since the geometry of a processor may have to be measured
@@ -170,12 +184,12 @@ def galleries(folder: Path) -> list[Gallery]:
     """The examples saved by a run or an evaluation, for a page; empty without any."""
     if not (folder / EXAMPLES_FILE).is_file():
         return []
-    found = []
+    filled = []
     rows = pq.read_table(folder / EXAMPLES_FILE, columns=list(FEATURES)).to_pylist()
     for kind, rule in KINDS.items():
         if examples := [_pictures(row) for row in rows if row["kind"] == kind]:
-            found.append(Gallery(kind.capitalize(), f"Images drawn at random, of which {rule}.", examples))
-    return found
+            filled.append(Gallery(kind.capitalize(), f"Images drawn at random, of which {rule}.", examples))
+    return filled
 
 
 def _pictures(row: dict) -> tuple[str, list[Picture]]:
@@ -196,20 +210,14 @@ def _pictures(row: dict) -> tuple[str, list[Picture]]:
     return caption, pictures
 
 
-FIGURE_FILE = "before_after.png"
-NUM_SHOWN = 4  # images in a group of the figure
-NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevance on the background
-
-
 def write_examples(folder: Path, run: Run, session: Session) -> None:
     """Write the examples of a run to an existing folder, and a figure of some of them."""
-    sets = session.sets
-    found = {kind: rows_of_kind(kind, run.sets, sets) for kind in KINDS}
-    masked = {name: rows for name, rows in found["corrected"].items() if "mask" in sets[name].dataset.column_names}
-    candidates = draw(masked, NUM_CANDIDATES, seed=0)
-    drawn = {kind: draw(rows, NUM_EXAMPLES, seed=0) for kind, rows in found.items()}
-    wanted = list(dict.fromkeys([*candidates, *chain.from_iterable(drawn.values())]))
-    by_image = dict(zip(wanted, explain(wanted, session, run.sets), strict=True))
+    corrected = rows_of_kind("corrected", run.sets, session.sets)
+    masked = {name for name, rows in session.sets.items() if "mask" in rows.dataset.column_names}
+    candidates = draw({name: rows for name, rows in corrected.items() if name in masked}, NUM_CANDIDATES, seed=0)
+    drawn = draw_by_kind(run.sets, session.sets)
+    images = list(dict.fromkeys([*candidates, *chain.from_iterable(drawn.values())]))
+    by_image = dict(zip(images, explain(images, session, run.sets), strict=True))
     examples = {kind: [by_image[image] for image in images] for kind, images in drawn.items()}
     if any(examples.values()):
         save_examples(examples, folder / EXAMPLES_FILE)
@@ -221,7 +229,7 @@ def write_examples(folder: Path, run: Run, session: Session) -> None:
     if not drawn["corrected"] and not drawn["broken"]:
         titles = {"unchanged": "No prediction changed"}
     for kind, title in titles.items():
-        total = sum(map(len, found[kind].values()))
+        total = sum(map(len, rows_of_kind(kind, run.sets, session.sets).values()))
         groups[f"{title}, of {total}\ndrawn at random (seed 0)"] = examples[kind][:NUM_SHOWN]
     if any(groups.values()):
         before_after_figure([groups]).savefig(folder / FIGURE_FILE, dpi=90)

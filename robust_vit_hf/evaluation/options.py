@@ -14,7 +14,7 @@ from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
-OF_A_SWEEP = f"sets for --sweep, {SOURCES}; by default those of the benchmark with the classes of the models"
+OF_WEIGHTS = f"sets for --weights, {SOURCES}; by default those of the benchmark with the classes of the models"
 OF_THE_MODEL = "by default that of the run that trained the models, or else `paper` for the registered models and `model` for all others"
 PROTOCOL = f"preprocessing of the images, see `robust-vit train --help`; {OF_THE_MODEL}"
 SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
@@ -95,7 +95,7 @@ class PrecisionOptions(Options):
 
 @dataclass(kw_only=True)
 class TableOptions(BatchOptions, ImagesOptions, PrecisionOptions):
-    """A pass whose tables can include the paper's values."""
+    """A pass whose results name the model as the paper does, so that published figures can be compared with them."""
 
     paper_model: str | None = option(
         None,
@@ -106,8 +106,8 @@ class TableOptions(BatchOptions, ImagesOptions, PrecisionOptions):
 
 @dataclass(kw_only=True)
 class EvaluateOptions(TableOptions, SetsOptions):
-    """Measure a model, or two (before and after finetuning), on shifted sets: tables in the layout of the paper's Tables 1, 2, 10
-    and 11, its class plots, and curves over SI-Score's factors.
+    """Measure a model, or two (before and after finetuning), on shifted sets: tables of accuracy, relevance and calibration, plots of
+    the classes that changed most, and curves over SI-Score's factors.
 
       robust-vit evaluate --compare runs/emoji-shift                     the bundled model and sets
       robust-vit evaluate --model vit-b --compare runs/vit-b --output_dir runs/vit-b-robustness \\
@@ -155,13 +155,11 @@ class SegmentOptions(TableOptions, PairOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.set and self.dataset:
-            raise ValueError("give one set: --set or --dataset")
-        self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
-        if self.set[0] not in SEGMENTATION_SETS:
+        if self.set and (self.dataset or self.set.name not in SEGMENTATION_SETS):
             raise ValueError(
-                f"no set with masks: `{self.set[0]}`; expected {', '.join(SEGMENTATION_SETS)}, or --dataset for your own"
+                f"expected one set with masks: --set ({', '.join(SEGMENTATION_SETS)}), or --dataset for your own images"
             )
+        self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
 
 
 @dataclass(kw_only=True)
@@ -176,37 +174,38 @@ class PageOptions(Options):
 
 
 @dataclass(kw_only=True)
-class MixtureOptions(BatchOptions, ImagesOptions):
-    """Mix the weights of a model before and after finetuning (WiSE-FT): (1 - alpha) · BEFORE + alpha · AFTER, see
+class InterpolateOptions(BatchOptions, ImagesOptions):
+    """Interpolate the weights of a model before and after finetuning (WiSE-FT): (1 - w) · BEFORE + w · AFTER, see
     https://huggingface.co/papers/2109.01903.
 
-      robust-vit interpolate BEFORE AFTER --alpha 0.5 --output_dir runs/mixed
-      robust-vit interpolate emoji-shift runs/emoji-shift --sweep --output_dir runs/sweep
-      robust-vit interpolate BEFORE AFTER --sweep 0 0.25 0.5 0.75 1 --output_dir runs/sweep \\
+      robust-vit interpolate BEFORE AFTER --weight 0.5 --output_dir runs/halfway
+      robust-vit interpolate emoji-shift runs/emoji-shift --weights --output_dir runs/weights
+      robust-vit interpolate BEFORE AFTER --weights 0 0.25 0.5 0.75 1 --output_dir runs/weights \\
           --in_distribution imagenet-1k=sets/imagenet-1k --shifted imagenet-a=sets/imagenet-a imagenet-r=sets/imagenet-r
 
-    The first command writes a model folder. The others measure mixtures, write `sweep.json` and plot it; all alphas see their images
-    through the preprocessing of AFTER, with which the mixture is saved. Mixtures that the output folder holds are not measured again.
+    The first command writes a model folder. The others measure models of several weights, write `interpolation_weights.json` and plot it;
+    all of them see their images through the preprocessing of AFTER, with which the model folder is saved. Weights that the output folder
+    holds are not measured again.
     """
 
     before: str = option(text="the original model: name, folder or Hub id", positional=True)
     after: str = option(text="the finetuned model", positional=True)
-    alpha: float | None = option(None, "write the mixture with this share of AFTER, from 0 to 1", SHARE)
-    sweep: list[float] | None = option(
-        None, "measure mixtures; without values, of 0, 0.1 … 1", SHARE, metavar="ALPHA", nargs="*"
+    weight: float | None = option(None, "write the model of this interpolation weight, from 0 to 1", SHARE)
+    weights: list[float] | None = option(
+        None, "measure interpolation weights; without values, 0, 0.1 … 1", SHARE, metavar="WEIGHT", nargs="*"
     )
-    in_distribution: list[NamedSource] | None = option(None, f"in-distribution {OF_A_SWEEP}", metavar=NAMED)
-    shifted: list[NamedSource] | None = option(None, f"shifted {OF_A_SWEEP}", metavar=NAMED)
-    protocol: Protocol | None = option(None, f"for --sweep: see `robust-vit evaluate --help`; {OF_THE_MODEL}")
+    in_distribution: list[NamedSource] | None = option(None, f"in-distribution {OF_WEIGHTS}", metavar=NAMED)
+    shifted: list[NamedSource] | None = option(None, f"shifted {OF_WEIGHTS}", metavar=NAMED)
+    protocol: Protocol | None = option(None, f"for --weights: see `robust-vit evaluate --help`; {OF_THE_MODEL}")
     output_dir: Path = output_dir()
 
     def __post_init__(self):
         super().__post_init__()
-        if (self.alpha is None) == (self.sweep is None):
-            raise ValueError("give one of --alpha and --sweep")
-        if (self.in_distribution is None) != (self.shifted is None):
-            raise ValueError("give both of --in_distribution and --shifted, or neither")
+        if (self.weight is None) == (self.weights is None) or (self.in_distribution is None) != (self.shifted is None):
+            raise ValueError(
+                "give one of --weight and --weights, and both of --in_distribution and --shifted, or neither"
+            )
         if self.shifted is not None:
-            expand_sets((*self.in_distribution, *self.shifted))  # refuses a set of both
+            expand_sets((*self.in_distribution, *self.shifted))  # rejects a set of both
             self.in_distribution, self.shifted = expand_sets(self.in_distribution), expand_sets(self.shifted)
-        self.sweep = [step / 10 for step in range(11)] if self.sweep == [] else self.sweep
+        self.weights = [step / 10 for step in range(11)] if self.weights == [] else self.weights

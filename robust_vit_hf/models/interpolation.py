@@ -1,4 +1,4 @@
-"""Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT does."""
+"""Interpolation of the weights of a model before and after finetuning, as WiSE-FT does."""
 
 import copy
 from contextlib import suppress
@@ -19,14 +19,20 @@ logger = logging.get_logger(__name__)
 INTERPOLATION_FILE = "interpolation.json"
 
 
-def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -> PreTrainedModel:
-    """Model with the weights (1 − alpha) · before + alpha · after. It costs the same at inference, and often keeps the accuracy on the
+def interpolate(before: PreTrainedModel, after: PreTrainedModel, weight: float) -> PreTrainedModel:
+    """Model with the weights (1 − w) · before + w · after. It costs the same at inference, and often keeps the accuracy on the
     training distribution and much of the gain under distribution shift.
 
-    The result is a copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers, running
-    statistics included, computed in fp32, or in fp64 for those in fp64. Integers, such as counts of batches, are those of `after`,
-    or of `before` for 0. The weights are those of `before` for 0 and of `after` for 1, bit by bit. Models that do not fit are refused, see
-    [`check_alike`].
+    Args:
+        weight: interpolation weight w of the finetuned model, from 0 to 1.
+
+    Returns:
+        Copy of `after` (its configuration, dtype, device and mode) with interpolated floating-point parameters and buffers, running
+        statistics included, computed in fp32, or in fp64 for those in fp64. Integers, such as counts of batches, are those of `after`,
+        or of `before` for 0. The weights are those of `before` for 0 and of `after` for 1, bit by bit.
+
+    Raises:
+        ValueError: the models do not fit each other, see [`check_alike`].
 
     Source: https://huggingface.co/papers/2109.01903
     """
@@ -35,10 +41,10 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
     with torch.no_grad():
         for name, tensor in mixed.state_dict().items():
             value = start[name].to(tensor.device)
-            if alpha == 0:  # `lerp` would lose the sign of zeros
+            if weight == 0:  # `lerp` would lose the sign of zeros
                 tensor.copy_(value)
-            elif alpha < 1 and tensor.is_floating_point():  # half precision is computed in fp32
-                tensor.copy_(torch.lerp(value, end[name], alpha))
+            elif weight < 1 and tensor.is_floating_point():  # half precision is computed in fp32
+                tensor.copy_(torch.lerp(value, end[name], weight))
     return mixed
 
 
@@ -56,8 +62,8 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
     if unlike := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
         first = "; ".join(f"`{name}` is {old} before and {new} after" for name, (old, new) in list(unlike.items())[:3])
         raise ValueError(
-            f"The weights cannot be mixed: {first}. Give the model that the other one was finetuned from. If only the names of the classes "
-            "differ, copy `id2label` and `label2id` from one `config.json` to the other."
+            f"The weights cannot be interpolated: {first}. Give the model that the other one was finetuned from. If only the names of "
+            "the classes differ, copy `id2label` and `label2id` from one `config.json` to the other."
         )
 
 
@@ -66,20 +72,21 @@ def warn_of_other_images(before: BaseImageProcessor, after: BaseImageProcessor) 
     first, second = before.to_dict(), after.to_dict()
     if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
         logger.warning(
-            f"The image processors before and after differ in {', '.join(differing)}. Mixtures get the images of the one after: compare "
-            "them with a model that gets these images too."
+            f"The image processors before and after differ in {', '.join(differing)}. Interpolated models get the images of the one "
+            "after: compare them with a model that gets these images too."
         )
 
 
-def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
-    """Write a mixed model folder atomically, with `interpolation.json`, and the image processor of `after`, or of `before` for 0."""
-    mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
+def write_interpolated(before: str, after: str, weight: float, output: Path) -> None:
+    """Write the folder of an interpolated model atomically, with `interpolation.json`, and the image processor of `after`, or of
+    `before` for the weight 0. `before` and `after` are names, folders or Hub ids."""
     with atomic_folder(output) as folder:
-        mixed = interpolate(load_model(before), load_model(after), alpha)
-        processor = load_processor(after if alpha else before, "model", mixed)
-        if 0 < alpha < 1:
-            with suppress(OSError):  # that of the model before is not needed
-                warn_of_other_images(load_processor(before, "model", mixed), processor)
-        mixed.save_pretrained(folder)
+        model = interpolate(load_model(before), load_model(after), weight)
+        processor = load_processor(after if weight else before, "model", model)
+        if 0 < weight < 1:
+            with suppress(OSError):  # the processor of the model before is not needed
+                warn_of_other_images(load_processor(before, "model", model), processor)
+        model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        write_json(folder / INTERPOLATION_FILE, mixture)
+        record = {"interpolation_weight": weight, "before": public_name(before), "after": public_name(after)}
+        write_json(folder / INTERPOLATION_FILE, record)

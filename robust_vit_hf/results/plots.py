@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..utils.files import atomic_file
@@ -117,4 +118,36 @@ def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure
     axes[0, 0].set_ylabel("top-1, %")
     axes[0, 0].legend(frameon=False)
     figure.suptitle(plain(name), fontsize=9)
+    return figure
+
+
+def interpolation_figure(results: dict) -> Figure:
+    """In-distribution and shifted top-1 by interpolation weight: over the weight, and against each other with points labelled by the
+    weight, as in Figure 1 of https://huggingface.co/papers/2109.01903. Several sets are averaged.
+
+    Args:
+        results: contents of `interpolation_weights.json`, with weights as numbers, ascending.
+    """
+    roles, weights = ("in_distribution", "shifted"), results["weights"]
+    points = np.array([[100 * row[f"mean_{role}"] for role in roles] for row in weights.values()])
+    sets = [results[role][0] if len(results[role]) == 1 else f"mean of {len(results[role])} sets" for role in roles]
+    names = [f"{role.replace('_', '-')} ({text})" for role, text in zip(roles, sets, strict=True)]
+    figure = Figure((9.0, 3.8), layout="constrained")
+    over, against = figure.subplots(1, 2)
+    for name, values, colour in zip(names, points.T, (COLOURS["control"], COLOURS["after"]), strict=True):
+        over.plot(list(weights), values, marker="o", markersize=4, label=name, color=colour)
+    over.set(xlabel="interpolation weight (0: before, 1: after)", ylabel="top-1, %")
+    against.plot(*points.T, marker="o", markersize=4, color=COLOURS["before"])
+    labels: dict[tuple[float, float], list[str]] = {}  # equal points share a label
+    for weight, point in zip(weights, points, strict=True):
+        labels.setdefault(tuple(point), []).append(f"{weight:g}")
+    for point, shared in labels.items():
+        against.annotate(", ".join(shared), point, textcoords="offset points", xytext=(5, 4), fontsize=8)
+    # Axes span at least two points of accuracy, so that noise does not fill them.
+    middle, half = (points.max(0) + points.min(0)) / 2, np.maximum(1, 0.7 * np.ptp(points, axis=0))
+    xlim, ylim = np.stack([middle - half, middle + half], axis=1).clip(-0.4, 100.4)
+    against.set(xlim=xlim, ylim=ylim, xlabel=f"top-1 {names[0]}, %", ylabel=f"top-1 {names[1]}, %")
+    against.locator_params(nbins=6)
+    against.set_title("numbers at the points: interpolation weight", fontsize=9)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
     return figure

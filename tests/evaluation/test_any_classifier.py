@@ -1,4 +1,4 @@
-"""Measurement of models that are no plain ViT: `evaluate`, `interpolate`, `sis`, and the commands that are about maps alone."""
+"""Measurement of models that are no plain ViT: `evaluate`, `interpolate`, and what depends on maps."""
 
 import json
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_evaluate(folder, evaluated):
 
 
 def test_page(evaluated, tmp_path):
-    succeed("report", evaluated, "--html", "--output_dir", tmp_path)
+    succeed("page", evaluated, "--output_dir", tmp_path)
     page = (tmp_path / "report.html").read_text()
     example = Dataset.from_parquet(str(evaluated / "model" / "examples.parquet"))[0]
     assert "Relevance is left out" in page
@@ -80,30 +80,28 @@ def test_page(evaluated, tmp_path):
 def test_interpolate(folder, tmp_path):
     """Running statistics are mixed as weights are, counts of batches are whole, and both ends are exact."""
     models = [load_model(str(folder / side)).state_dict() for side in ("before", "after")]
-    for alpha in (0, 0.25, 1):
-        succeed(
-            "interpolate", folder / "before", folder / "after", "--alpha", alpha, "--output_dir", tmp_path / f"{alpha}"
-        )
-        mixed = load_model(str(tmp_path / f"{alpha}")).state_dict()
-        for name, value in mixed.items():
+    for weight in (0, 0.25, 1):
+        output = tmp_path / f"{weight}"
+        succeed("interpolate", folder / "before", folder / "after", "--weight", weight, "--output_dir", output)
+        for name, value in load_model(str(output)).state_dict().items():
             start, end = (model[name] for model in models)
             if value.is_floating_point():
-                torch.testing.assert_close(value, (1 - alpha) * start + alpha * end)
+                torch.testing.assert_close(value, (1 - weight) * start + weight * end)
             else:
-                assert value == (start if alpha == 0 else end)
+                assert value == (start if weight == 0 else end)
     assert any(name.endswith("running_var") for name in models[0])
 
 
 def test_sufficient_subsets(folder, tmp_path):
     """A subset alone has the probability that the table states."""
     options = ["--num_images", 4, "--threshold", 0.3, "--output_dir", tmp_path]
-    succeed("sis", *pair(folder)[:2], *pair(folder)[4:], *options)
+    succeed("experiments", "sis", *pair(folder)[:2], *pair(folder)[4:], *options)
     (scores,) = json.loads((tmp_path / "results.json").read_text())["scores"].values()
     assert scores["before"]["pairs"] == 4 and scores["before"]["found"] > 0
     assert scores["before"]["confidence"] >= 0.3 and 0 < scores["before"]["size"] < 1
 
 
-def test_commands_about_maps_alone_name_what_works(folder, evaluated, tmp_path):
-    for command in (["segment", *pair(folder)], ["figures", evaluated, *pair(folder)]):
+def test_commands_about_maps_name_what_works(folder, evaluated, tmp_path):
+    for command in (["segment", *pair(folder)], ["experiments", "figures", evaluated, *pair(folder)]):
         error = call(*command, "--output_dir", tmp_path / command[0]).error
         assert REASON in error and "`robust-vit diagnose`" in error

@@ -1,4 +1,4 @@
-"""`robust-vit interpolate`: a mixture as a folder, and mixtures measured on sets."""
+"""`robust-vit interpolate`: one model as a folder, and several interpolation weights measured on sets."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from transformers import (
 from robust_vit_hf import eval_transform, make_image_processor
 from robust_vit_hf.data.emoji_shift import IMAGE_SIZE as EMOJI_IMAGE_SIZE
 from robust_vit_hf.data.emoji_shift import SHIFTED, load_evaluation_sets
-from robust_vit_hf.evaluation.interpolate import sweep_table
+from robust_vit_hf.evaluation.interpolate import WEIGHTS_FILE, weights_table
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 from robust_vit_hf.models.interpolation import interpolate
@@ -36,16 +36,20 @@ def models(tmp_path_factory) -> list[Path]:
 
 
 def test_the_command_writes_an_ordinary_model(models, tmp_path):
-    output = tmp_path / "new" / "mixed"
-    printed = succeed("interpolate", *models, "--alpha", 0.25, "--output_dir", output)
+    output = tmp_path / "new" / "between"
+    printed = succeed("interpolate", *models, "--weight", 0.25, "--output_dir", output)
     assert f"{output}: 0.75 · {models[0]} + 0.25 · {models[1]}" in printed
-    assert [path.name for path in output.parent.iterdir()] == ["mixed"]
+    assert [path.name for path in output.parent.iterdir()] == ["between"]
     files = files_below(output)
     assert files.keys() == {"config.json", "model.safetensors", "preprocessor_config.json", "interpolation.json"}
-    assert json.loads(files["interpolation.json"]) == {"alpha": 0.25, "before": "before", "after": "after"}
+    assert json.loads(files["interpolation.json"]) == {
+        "interpolation_weight": 0.25,
+        "before": "before",
+        "after": "after",
+    }
     for name, content in files.items():
         assert str(models[0].parent).encode() not in content
-        assert (b"alpha" in content) == (name == "interpolation.json")
+        assert (b"interpolation_weight" in content) == (name == "interpolation.json")
     first, second = (AutoImageProcessor.from_pretrained(folder).to_dict() for folder in (models[1], output))
     assert first == second
 
@@ -58,22 +62,22 @@ def test_the_command_writes_an_ordinary_model(models, tmp_path):
         torch.testing.assert_close(loaded(pixel_values).logits, expected(pixel_values).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_alpha_0_is_the_model_before_with_its_own_processor(models, tmp_path, caplog):
+def test_weight_0_is_the_model_before_with_its_own_processor(models, tmp_path, caplog):
     before = tmp_path / "before"
     shutil.copytree(models[0], before)
     processor = AutoImageProcessor.from_pretrained(before)
     processor.image_mean = [0.1, 0.2, 0.3]
     processor.save_pretrained(before)
-    for alpha, expected in ((0, [0.1, 0.2, 0.3]), (0.5, PRETRAINING.image_mean)):
+    for weight, expected in ((0, [0.1, 0.2, 0.3]), (0.5, PRETRAINING.image_mean)):
         caplog.clear()
-        succeed("interpolate", before, models[1], "--alpha", alpha, "--output_dir", tmp_path / str(alpha))
-        assert ("differ in image_mean. " in caplog.text) == (alpha == 0.5)
-        assert AutoImageProcessor.from_pretrained(tmp_path / str(alpha)).image_mean == tuple(expected)
+        succeed("interpolate", before, models[1], "--weight", weight, "--output_dir", tmp_path / str(weight))
+        assert ("differ in image_mean. " in caplog.text) == (weight == 0.5)
+        assert AutoImageProcessor.from_pretrained(tmp_path / str(weight)).image_mean == tuple(expected)
 
 
 def test_the_last_column_is_the_mean_of_the_shifted_sets():
     row = {"top1": {"a": 0.9, "b": 0.5, "c": 0.3}, "mean_in_distribution": 0.9, "mean_shifted": 0.4}
-    table = sweep_table({"in_distribution": ["a"], "shifted": ["b", "c"], "alphas": {0.5: row}})
+    table = weights_table({"in_distribution": ["a"], "shifted": ["b", "c"], "weights": {0.5: row}})
     assert table.rows == [["0.5", "90.0", "50.0", "30.0", "40.0"]]
 
 
@@ -83,7 +87,7 @@ MISSING = ["no/such/model", "nor/this/one"]
 def test_a_folder_with_something_in_it_is_refused_before_loading(tmp_path):
     (tmp_path / "precious").write_text("precious")
     for output in (tmp_path, tmp_path / "precious"):
-        completed = call("interpolate", *MISSING, "--alpha", 0.5, "--output_dir", output)
+        completed = call("interpolate", *MISSING, "--weight", 0.5, "--output_dir", output)
         assert completed.status == 1 and "exists already: name another folder" in completed.error
     assert files_below(tmp_path) == {"precious": b"precious"}
 
@@ -101,12 +105,12 @@ def top1(model: PreTrainedModel, sets: dict[str, EvaluationSet], processor) -> d
     return accuracies
 
 
-def sweep_of(folder: Path) -> dict:
-    return json.loads((folder / "sweep.json").read_text())
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / WEIGHTS_FILE).read_text())
 
 
 @pytest.mark.slow
-def test_sweep_over_emoji_shift(tmp_path):
+def test_weights_on_emoji_shift(tmp_path):
     before = load_biased_model()
     after = copy.deepcopy(before)
     torch.manual_seed(0)
@@ -116,38 +120,38 @@ def test_sweep_over_emoji_shift(tmp_path):
     for part in (after, processor):
         part.save_pretrained(tmp_path / "moved")
     output = tmp_path / "out"
-    options = ["--images_per_set", 2, "--output_dir", output, "--sweep"]
+    options = ["--images_per_set", 2, "--output_dir", output, "--weights"]
     completed = call("interpolate", "emoji-shift", tmp_path / "moved", *options, 0, 1)
     assert completed.status == 0, completed.err
-    assert "val, alpha-0.0" in completed.err and "size, alpha-1.0" in completed.err
+    assert "val, weight-0.0" in completed.err and "size, weight-1.0" in completed.err
 
-    sweep = sweep_of(output)
-    assert (sweep["before"], sweep["after"]) == ("emoji-shift", "moved")
-    assert sweep["in_distribution"] == ["val"] and sweep["shifted"] == list(SHIFTED)
+    results = results_of(output)
+    assert (results["before"], results["after"]) == ("emoji-shift", "moved")
+    assert results["in_distribution"] == ["val"] and results["shifted"] == list(SHIFTED)
     sets = {name: EvaluationSet.of(dataset) for name, dataset in load_evaluation_sets(2).items()}
     expected = {"0.0": top1(before, sets, processor), "1.0": top1(after, sets, processor)}
     assert expected["0.0"] != expected["1.0"]
-    assert {alpha: row["top1"] for alpha, row in sweep["alphas"].items()} == expected
-    for alpha, row in sweep["alphas"].items():
+    assert {weight: row["top1"] for weight, row in results["weights"].items()} == expected
+    for weight, row in results["weights"].items():
         assert row["mean_in_distribution"] == row["top1"]["val"]
         assert row["mean_shifted"] == pytest.approx(np.mean([row["top1"][name] for name in SHIFTED]))
         cells = [f"{100 * value:.1f}" for value in (*row["top1"].values(), row["mean_shifted"])]
-        assert f"| {' | '.join([f'{float(alpha):g}', *cells])} |" in completed.out
-    with Image.open(output / "sweep.png") as picture:
+        assert f"| {' | '.join([f'{float(weight):g}', *cells])} |" in completed.out
+    with Image.open(output / "interpolation_weights.png") as picture:
         assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 50
 
-    # Started again, from another folder with the same weights, with one alpha more.
+    # Started again, from another folder with the same weights, with one weight more.
     (tmp_path / "moved").rename(tmp_path / "elsewhere")
     completed = call("interpolate", "emoji-shift", tmp_path / "elsewhere", *options, 1, 0.5, 0)
     assert completed.status == 0, completed.err
-    assert "val, alpha-0.5" in completed.err
-    assert "alpha-0.0:" not in completed.err and "alpha-1.0:" not in completed.err
-    resumed = sweep_of(output)["alphas"]
+    assert "val, weight-0.5" in completed.err
+    assert "weight-0.0:" not in completed.err and "weight-1.0:" not in completed.err
+    resumed = results_of(output)["weights"]
     assert list(resumed) == ["0.0", "0.5", "1.0"]
-    assert {alpha: resumed[alpha] for alpha in sweep["alphas"]} == sweep["alphas"]
+    assert {weight: resumed[weight] for weight in results["weights"]} == results["weights"]
 
 
-def test_sweep_over_sets_of_the_paper(models, tmp_path):
+def test_weights_on_sets_of_the_paper(models, tmp_path):
     """By default in steps of a tenth; what is right is up to the protocol."""
     sources = {
         "imagenet-1k": layouts.class_folders(tmp_path / "imagenet" / "val", {TENCH: 3, GOLDFISH: 2}, ".JPEG").parent,
@@ -156,22 +160,31 @@ def test_sweep_over_sets_of_the_paper(models, tmp_path):
     }
     named = [f"{name}={folder}" for name, folder in sources.items()]
     output = tmp_path / "out"
-    options = ["--sweep", "--in_distribution", named[0], "--shifted", *named[1:], "--output_dir", output, "--protocol"]
+    options = [
+        "--weights",
+        "--in_distribution",
+        named[0],
+        "--shifted",
+        *named[1:],
+        "--output_dir",
+        output,
+        "--protocol",
+    ]
     succeed("interpolate", *models, *options, "native")
-    sweep = sweep_of(output)
-    assert list(sweep["alphas"]) == [str(step / 10) for step in range(11)]
-    assert sweep["in_distribution"] == ["imagenet-1k"] and sweep["shifted"] == ["imagenet-a", "objectnet"]
-    assert str(tmp_path) not in "".join((output / name).read_text() for name in ("sweep.json", "stage.json"))
+    results = results_of(output)
+    assert list(results["weights"]) == [str(step / 10) for step in range(11)]
+    assert results["in_distribution"] == ["imagenet-1k"] and results["shifted"] == ["imagenet-a", "objectnet"]
+    assert str(tmp_path) not in "".join((output / name).read_text() for name in (WEIGHTS_FILE, "stage.json"))
 
     before, after = (AutoModelForImageClassification.from_pretrained(folder) for folder in models)
     processor = make_image_processor("native", IMAGE_SIZE, AutoImageProcessor.from_pretrained(models[1]))
     sets = {name: load_evaluation_set(name, str(folder), "native") for name, folder in sources.items()}
-    for alpha in (0.0, 0.3, 1.0):
-        assert sweep["alphas"][str(alpha)]["top1"] == top1(interpolate(before, after, alpha), sets, processor)
+    for weight in (0.0, 0.3, 1.0):
+        assert results["weights"][str(weight)]["top1"] == top1(interpolate(before, after, weight), sets, processor)
 
     # The folder is of these weights and settings alone.
     completed = call("interpolate", *models, *options, "paper")
     assert "other inputs, which differ in: protocol, sets." in completed.error
     completed = call("interpolate", *reversed(models), *options, "native")
     assert "which differ in: before, after, sets." in completed.error
-    assert sweep_of(output) == sweep
+    assert results_of(output) == results

@@ -1,4 +1,4 @@
-"""`robust-vit report --html`: one file for a sweep, a run and an evaluation, read as a file and in a browser."""
+"""`robust-vit page`: one file for a run or an evaluation, and `report --html` for a sweep, read as a file and in a browser."""
 
 import re
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from ..helpers.commands import succeed
+from ..helpers.commands import call, succeed
 from ..helpers.tiny import DATA, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
@@ -32,26 +32,28 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     options = "--num_train_epochs 1 --use_cpu --report_to none --learning_rate 0.01 --protocol paper".split()
     tiny_vit().save_pretrained(root / "model")
     succeed("train", "--model", root / "model", "--dataset", root / "own", "--output_dir", root / "run", *options)
-    sources = {
-        "evaluation": root / "evaluation",
-        "run": root / "run",
-        "sweep": DATA / "experiment" / "results.parquet",
-    }
-    for name, source in sources.items():
-        succeed("report", source, "--html", "--output_dir", root / "pages" / name)
-    return {name: root / "pages" / name / "report.html" for name in sources} | {"sources": sources}
+    for name in ("evaluation", "run"):
+        succeed("page", root / name, "--output_dir", root / "pages" / name)
+    report = ["report", DATA / "experiment" / "results.parquet", "--html", "--output_dir", root / "pages" / "sweep"]
+    succeed("experiments", *report)
+    return {name: root / "pages" / name / "report.html" for name in ("evaluation", "run", "sweep")}
 
 
 def test_one_file_that_names_no_other_equal_to_the_byte(pages, tmp_path):
-    succeed("report", pages["sources"]["run"], "--html", "--output_dir", tmp_path)
+    succeed("page", pages["run"].parents[2] / "run", "--output_dir", tmp_path)
     assert (tmp_path / "report.html").read_text() == pages["run"].read_text()
     assert "<dt>model</dt><dd>model</dd>\n<dt>data</dt><dd>own</dd>" in pages["run"].read_text()
-    for name in pages["sources"]:
-        text = pages[name].read_text()
+    for page in pages.values():
+        text = page.read_text()
         for address in re.findall(r'(?:src|href)="([^"]*)"', text):
             assert address.startswith(("data:", "#")), address
         assert "@import" not in text and "url(" not in text and text.count("<script") == 1
         assert all('alt="' in image for image in re.findall(r"<img [^>]*>", text))
+
+
+def test_the_folder_of_another_command_is_rejected(tmp_path):
+    error = call("page", tmp_path, "--output_dir", tmp_path / "page").error
+    assert "is not of `robust-vit train`, `improve` or `evaluate`" in error
 
 
 def test_text_of_the_user_is_escaped(pages):
