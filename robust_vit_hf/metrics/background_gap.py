@@ -20,8 +20,6 @@ class BackgroundGap(RobustAccuracy):
         (0.5, 0.5)
     """
 
-    needs_groups = True
-
     def scores(self, images: dict[str, np.ndarray]) -> dict:
         """Scores of all images.
 
@@ -32,8 +30,7 @@ class BackgroundGap(RobustAccuracy):
             condition.
 
         Raises:
-            ValueError: images have no condition.
-            KeyError: there is no usable image of `mixed_same` or of `mixed_rand`.
+            KeyError: images have no conditions, or there is no usable image of `mixed_same` or of `mixed_rand`.
         """
         top1 = super().scores(images)["per_group_top1"]
         conditions, counts = np.unique(images["group"][images["usable"]].astype(str), return_counts=True)

@@ -73,7 +73,7 @@ def to_accepted_ids(
     references, first_image: int, num_classes: int | None = None, class_subset: np.ndarray | None = None
 ) -> list[list[int]]:
     """Lists of accepted ids, without duplicates, in the order given, of references that are `(N,)` ids or lists of
-    ids, or an array `(N, m)` padded with -1. Refuses a reference that no prediction can have."""
+    ids, or an array `(N, m)` padded with -1. A reference that no prediction can have is rejected."""
     possible = None if num_classes is None else range(num_classes)
     possible = possible if class_subset is None else set(class_subset.tolist())
     accepted = []

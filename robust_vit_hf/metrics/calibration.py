@@ -32,9 +32,8 @@ class Calibration(StreamingMetric):
         super().__init__()
         self.from_logits = from_logits
         self.class_subset = None if class_subset is None else np.unique(to_numpy(class_subset))
-        if num_bins < 1 or num_bins != int(num_bins):
-            raise ValueError(f"num_bins is {num_bins}: expected a whole number, 1 or more")
-        self.num_bins = num_bins
+        # Confidences are rounded: 0.2 from the probabilities 0.2, 0.16, …, 0.16 must not exceed the edge 3/15.
+        self.edges = np.histogram_bin_edges([], num_bins, (0, 1))[1:-1] + 2.0**-40
 
     def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
         """`confidence` of the predicted class, `nll`, `brier`, `correct` (bool) and `usable` of each image.
@@ -72,9 +71,7 @@ class Calibration(StreamingMetric):
         """
         usable = images["usable"]
         confidence = images["confidence"][usable]
-        # Round confidences: 0.2 from the probabilities 0.2, 0.16, …, 0.16 must not exceed the edge 3/15.
-        edges = np.arange(1, self.num_bins) / self.num_bins + 2.0**-40
-        bins = np.searchsorted(edges, confidence, side="left")
+        bins = np.searchsorted(self.edges, confidence, side="left")
         gaps = images["correct"][usable].astype(int) - confidence
         # fsum is exact, so that the order of the images does not matter.
         return {
@@ -91,7 +88,9 @@ class Calibration(StreamingMetric):
         if not self.from_logits:
             # bfloat16 rounds a probability by up to 0.4 per cent.
             bad = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 0.01)
-            with np.errstate(divide="ignore", invalid="ignore"):  # log of 0, and of negative values, which are refused
+            with np.errstate(
+                divide="ignore", invalid="ignore"
+            ):  # log of 0, and of negative values, which are rejected below
                 scores = np.log(scores)
         scores = scores if self.class_subset is None else scores.take(self.class_subset, axis=1)
         bad |= ~np.isfinite(scores.max(axis=1))

@@ -25,7 +25,6 @@ class RobustAccuracy(StreamingMetric):
     """
 
     columns = dict.fromkeys(("rank", "num_ranked", "class_id"), "int64")
-    needs_groups = False
 
     def __init__(self, class_subset: Sequence[int] | None = None):
         super().__init__()
@@ -92,8 +91,6 @@ class RobustAccuracy(StreamingMetric):
             ValueError: no image has an accepted id.
         """
         usable = images["usable"]
-        if self.needs_groups and "group" not in images:
-            raise ValueError("images have no groups: load the configuration 'groups', and give each one in groups")
         keys = {"class": images["class_id"][usable]}
         if "group" in images:
             keys["group"] = images["group"][usable].astype(str)
@@ -109,7 +106,7 @@ class RobustAccuracy(StreamingMetric):
         return results | {"num_images": int(usable.sum()), "num_excluded": int((~usable).sum())}
 
     def _check_ids(self, ids: np.ndarray, first_image: int) -> None:
-        """Refuse ids that are not a ranking of classes, such as integer logits."""
+        """Reject ids that are not a ranking of classes, such as integer logits."""
         ascending = np.sort(ids, axis=1)
         bad = (ids < 0).any(axis=1) | (ascending[:, 1:] == ascending[:, :-1]).any(axis=1)
         if self.class_subset is not None:
@@ -125,10 +122,19 @@ class RobustAccuracy(StreamingMetric):
 def top_classes(
     logits: torch.Tensor | np.ndarray, class_subset: Sequence[int] | np.ndarray | None = None, *, first_image: int = 0
 ) -> torch.Tensor:
-    """Ids `(N, 5)` int64, or `(N, C)` for fewer classes, of the five highest logits `(N, C)`, highest first; among
-    equals, the lower id first. `class_subset` are ascending ids of the classes to which logits are restricted, all by
-    default; `first_image` is the number of the first image in the whole set, for errors. Refuses NaN, and -inf for
-    every class."""
+    """Ids of the highest logits.
+
+    Args:
+        logits: `(N, C)`, floating point.
+        class_subset: ascending ids of the classes to which logits are restricted; all by default.
+        first_image: number of the first image in the whole set, for errors.
+
+    Returns:
+        `(N, 5)` int64, or `(N, C)` for fewer classes, highest first; among equals, the lower id first.
+
+    Raises:
+        ValueError: logits of an image are NaN, or -inf for every class.
+    """
     logits = torch.as_tensor(logits).detach()
     ids = torch.arange(logits.shape[1]) if class_subset is None else torch.as_tensor(np.asarray(class_subset))
     ids = ids.to(logits.device)
@@ -154,8 +160,6 @@ def top_classes(
 
 def ranks(predictions: np.ndarray, accepted: Sequence[Sequence[int]]) -> np.ndarray:
     """Rank `(N,)`, int64, from 0, of the first accepted id in predictions `(N, k)`, best first; 5 if none is."""
-    found = [
-        next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP)
-        for best, labels in zip(predictions.tolist(), accepted, strict=True)
-    ]
-    return np.array(found, dtype=np.int64)
+    pairs = zip(predictions.tolist(), accepted, strict=True)
+    first = [next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP) for best, labels in pairs]
+    return np.array(first, dtype=np.int64)

@@ -12,7 +12,7 @@ class WorstGroupAccuracy(RobustAccuracy):
     """Streaming top-1 of groups, of the worst of them, and on average.
 
     Args:
-        group_weights: weight of each group in the average, such as its share of the training images
+        group_weights: weight of each group in the average, a finite number from 0 on, such as its share of the training images
             (https://huggingface.co/papers/2012.07421); by default all groups count the same.
 
     Example:
@@ -21,8 +21,6 @@ class WorstGroupAccuracy(RobustAccuracy):
         >>> accuracy.compute()["worst_group_top1"]
         0.5
     """
-
-    needs_groups = True
 
     def __init__(self, group_weights: Mapping[str, float] | None = None):
         super().__init__()
@@ -40,16 +38,15 @@ class WorstGroupAccuracy(RobustAccuracy):
             `per_group_top1` (by name, ascending); `num_images` (usable) and `num_excluded`. Accuracies are fractions.
 
         Raises:
-            ValueError: images have no group, or none has an accepted id; or a weight, when it is given, is negative, infinite or NaN.
-            KeyError: a group has no weight.
+            KeyError: images have no groups, or a group has no weight.
         """
-        found = super().scores(images)
-        by_group = found["per_group_top1"]
+        scores = super().scores(images)
+        by_group = scores["per_group_top1"]
         weights = [self.group_weights[name] if self.group_weights else 1.0 for name in by_group]
         worst = min(by_group, key=by_group.get)
         return {
             "worst_group_top1": by_group[worst],
             "worst_group": worst,
             "average_top1": float(np.average(list(by_group.values()), weights=weights)),
-            **{name: found[name] for name in ("top1", "per_group_top1", "num_images", "num_excluded")},
+            **{name: scores[name] for name in ("top1", "per_group_top1", "num_images", "num_excluded")},
         }
