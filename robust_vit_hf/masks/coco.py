@@ -36,10 +36,6 @@ class CocoAnnotations:
             ) from error
         if len(self.by_name) < len(content["images"]):
             raise ValueError(f"`{path}` has a `file_name` twice: expected an image once.")
-        if category is not None and category not in self.category_names.values():
-            raise ValueError(
-                f"`{path}` has no category `{category}`; it has {', '.join(self.category_names.values())}."
-            )
         self.sought = "annotation" if category is None else f"annotation of `{category}`"
         self.by_end = defaultdict(set)  # names in the file, by all ends of their paths
         for name in self.by_name:
@@ -49,7 +45,7 @@ class CocoAnnotations:
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make masks of images of any sizes, in order, by the `file_name` of their rows: looked up with its folder, or else
         the only entry whose path ends with it, or with which it ends. Images without an annotation are rejected."""
-        return [self._mask(image, row) for image, row in zip(images, rows, strict=True)]
+        return [self._mask(image, row["file_name"]) for image, row in zip(images, rows, strict=True)]
 
     def claimed(self, rows: Iterable[dict]) -> Iterator[dict]:
         """Rows in the order of the source, of which no two may have the same annotations."""
@@ -57,9 +53,9 @@ class CocoAnnotations:
         for row in rows:
             if entry := self._entry(row["file_name"]):
                 if entry in owners:
+                    names = f"`{owners[entry]}` and `{row['file_name']}`"
                     raise ValueError(
-                        f"`{owners[entry]}` and `{row['file_name']}` would both have the annotations of `{entry}` in `{self.path}`: "
-                        "give images whose names have their folder, as there."
+                        f"{names} would both have the annotations of `{entry}` in `{self.path}`: give images names with their folder."
                     )
                 owners[entry] = row["file_name"]
             yield row
@@ -68,20 +64,19 @@ class CocoAnnotations:
         """Name in the file of an image; `None` if there is none, or several."""
         if name in self.by_name:
             return name
-        longer = self.by_end.get(name, ())
-        if longer:
+        if longer := self.by_end.get(name):
             return next(iter(longer)) if len(longer) == 1 else None
         return next((end for end in _ends(name) if end in self.by_name), None)
 
-    def _mask(self, image: Image.Image, row: dict) -> MaskResult:
-        entry = self._entry(row["file_name"])
+    def _mask(self, image: Image.Image, name: str) -> MaskResult:
+        entry = self._entry(name)
         if entry is None:
-            return MaskResult(None, rejected=f"`{row['file_name']}` is not, or not once, in `{self.path}`")
+            return MaskResult(None, rejected=f"`{name}` is not, or not once, in `{self.path}`")
         number, size = self.by_name[entry]
         if image.size != size:
             raise ValueError(
-                f"`{row['file_name']}` has {image.width}×{image.height} pixels, but `{self.path}` says {size[0]}×{size[1]}. "
-                "Annotations fit images of that size only: use the images that were annotated, neither resized nor turned."
+                f"`{name}` has {image.width}×{image.height} pixels, but `{self.path}` says {size[0]}×{size[1]}. Annotations fit images of "
+                "that size only: use the images that were annotated, neither resized nor turned."
             )
         annotations = self.by_image.get(number, [])
         if not annotations:
@@ -108,24 +103,21 @@ def _ends(name: str) -> Iterator[str]:
 def _foreground(annotation: dict, height: int, width: int) -> np.ndarray:
     """Pixels `(H, W)`, bool, of one annotation."""
     segmentation = annotation.get("segmentation")
+    if not segmentation:
+        left, top, box_width, box_height = map(float, annotation["bbox"])
+        # The pixels whose centres lie in the box.
+        x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
+        return (left <= x) & (x < left + box_width) & (top <= y) & (y < top + box_height)
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
-        if isinstance(counts, list):
-            segmentation = run_lengths.frPyObjects(segmentation, height, width)
-        foreground = run_lengths.decode(segmentation)
-        # Pixels behind the end of a damaged encoding are uninitialised memory.
-        if foreground.sum() != run_lengths.area(segmentation) or (
-            isinstance(counts, list) and sum(counts) != height * width
-        ):
-            raise ValueError("its run lengths end before the image does, or after it")
-        return foreground.astype(bool)
-    if segmentation:
+        encoded = run_lengths.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
+        fills = not isinstance(counts, list) or sum(counts) == height * width
+    else:
         # pycocotools reads four numbers as a box, and drops the last of an odd count.
-        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-            raise ValueError("a polygon needs three or more pairs of x and y")
+        fills = all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation)
         encoded = run_lengths.merge(run_lengths.frPyObjects(segmentation, height, width))
-        return run_lengths.decode(encoded).astype(bool)
-    left, top, box_width, box_height = map(float, annotation["bbox"])
-    # The pixels whose centres lie in the box.
-    x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
-    return (left <= x) & (x < left + box_width) & (top <= y) & (y < top + box_height)
+    foreground = run_lengths.decode(encoded)
+    # Pixels behind the end of damaged run lengths are uninitialised memory.
+    if not fills or foreground.sum() != run_lengths.area(encoded):
+        raise ValueError("run lengths end where the image does, and a polygon has three or more pairs of x and y")
+    return foreground.astype(bool)

@@ -19,40 +19,151 @@ from ..data.image_sets import open_source
 from ..data.known_sets import KNOWN_SETS
 from ..data.mask_files import uninformative_mask
 from ..data.schema import encode_image, undecoded_rows
-from ..data.write_dataset import ROWS_PER_PART, DecodedRow, SplitWriter, parts_of, write_rows
+from ..data.write_dataset import ROWS_PER_PART, DecodedRow, SplitWriter, write_rows
 from ..models.model_digest import model_digest
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.options import declared_options
 from ..utils.stage import Stage
-from .grounded import prompts_of_labels
+from .by_names import ConceptSegmentation, GroundedSegmentation, prompts_of_labels
 from .options import CocoOptions, GroundedOptions, MasksOptions, Sam3Options, TokenCutOptions
-from .tokencut import MaskResult
+from .tokencut import MaskResult, TokenCut
+
+
+logger = logging.get_logger(__name__)
+
+Masker = Callable[[list[Image.Image], list[dict]], list[MaskResult]]
+
+TEXT = {
+    "tokencut": "Foreground masks by TokenCut (https://huggingface.co/papers/2202.11539), without annotation.",
+    "grounded": "Foreground masks by Grounding DINO and SAM, prompted with names "
+    "(https://huggingface.co/papers/2303.05499, https://huggingface.co/papers/2304.02643).",
+    "sam3": "Foreground masks by SAM 3, prompted with names (https://huggingface.co/papers/2511.16719).",
+    "coco": "Foreground masks from annotations in COCO's format.",
+}
+KEPT = ("label", "group", "openly_licensed")  # columns of the images, if they have them
+
+
+def make_masker(
+    options: TokenCutOptions | GroundedOptions | Sam3Options | CocoOptions, features: datasets.Features
+) -> Masker:
+    """Mask maker of a method for images with the given columns, on the accelerator if available."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    if isinstance(options, CocoOptions):
+        from .coco import CocoAnnotations
+
+        return CocoAnnotations(options.annotations, options.category)
+    if isinstance(options, TokenCutOptions):
+        settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
+        return TokenCut.from_pretrained(options.model, device, refine=not options.coarse, **settings)
+    prompts = prompts_of_labels(features, options.prompts)
+    if isinstance(options, Sam3Options):
+        return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
+    models = (options.detector, options.segmenter, device)
+    return GroundedSegmentation.from_pretrained(prompts, *models, box_threshold=options.box_threshold)
+
+
+def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> str:
+    """Write images with masks as parquet, with a card and contact sheets. Call it again with the same options to resume an
+    interrupted run. Launched processes share the images, and the first one writes: it returns what was written. All rows pass
+    through the mask maker's `claimed`, if any, in every process."""
+    check_output_dir(options.output_dir, options.images)
+    # The first process compares finished rows with the source, and writes the last slice, while the others wait.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
+    title, lines = f"{Path(options.images).name}, masks by {options.METHOD}", []
+    with Stage(options.output_dir, {}).lock() if state.is_main_process else nullcontext():
+        for split in options.split or ["train" if options.set is None else KNOWN_SETS[options.set].splits[0]]:
+            with state.main_process_first():  # it unpacks and caches
+                if options.set is None:
+                    images = find_images(options.images, split).rows
+                    rows, columns, total = undecoded_rows(images), images.features, len(images)
+                else:
+                    of_set = {} if split == KNOWN_SETS[options.set].splits[0] else {"split": split}
+                    source = open_source(options.set, [options.images], of_set)
+                    rows, columns, total = source.rows(source.shards), source.features, None
+            is_countable = "int" in str(getattr(columns.get("label"), "dtype", "")) and state.num_processes == 1
+            if options.per_class is not None and not is_countable:
+                raise ValueError(
+                    "--per_class counts the masks of each class, in one process: give images with a column `label` of integers, such as "
+                    "folders of classes, and leave out `accelerate launch`."
+                )
+            masker = make_masker(options, columns)
+            name = "+".join(split_names(split))  # slices are named after their split
+            if counted := write_split(options, name, rows, columns, masker, title, total):
+                lines.append(f"{name}: {counted[0]:,} masks, {counted[1]:,} rejected")
+    written = f"{options.output_dir}: parquet, README.md, and contact sheets to look at"
+    return "\n".join([*lines, written]) if lines else ""
+
+
+def write_split(
+    options: MasksOptions,
+    split: str,
+    rows: Iterable[dict],
+    columns: datasets.Features,
+    masker: Masker,
+    title: str,
+    total: int | None = None,
+    kept: Sequence[str] = KEPT,
+) -> tuple[int, int] | None:
+    """Write one split of images with masks to the output folder, see [`prepare_masks`].
+
+    Args:
+        rows: rows with undecoded images and `file_name`, `total` of them if their number is known.
+        columns: columns of the rows, of which `kept` are written too, if there are any.
+        title: title of the dataset card.
+
+    Returns:
+        The numbers of rows and rejected rows; `None` outside the main process.
+    """
+    features = {"image": datasets.Image(), "mask": datasets.Image()}
+    features |= {name: columns[name] for name in kept if name in columns}
+    features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
+    writer, finish = None, partial(_with_masks, masker=masker, features=features)
+    if PartialState().is_main_process:
+        writer = SplitWriter(
+            Stage(options.output_dir, _inputs(options, masker)),
+            split,
+            datasets.Features(features),
+            title=title,
+            text=TEXT[options.METHOD],
+            rows_per_file=options.rows_per_shard,
+            selection=options.per_class,
+        )
+    # Annotations are of one image among all rows, of which this process makes the masks of a part.
+    claimed = getattr(masker, "claimed", iter)(rows)
+    rows = ({name: row[name] for name in row if name != "mask"} for row in claimed)  # which need not be decoded
+    if options.per_class is None or writer is None:
+        return write_rows(writer, rows, options.skip_bad, finish, total)
+    chosen = PerClass(options.per_class, writer)
+    finish = partial(chosen.counted, finish)
+    counts = write_rows(writer, chosen.rows(rows), options.skip_bad, finish, parts=chosen.parts)
+    if lacking := chosen.lacking():
+        names = getattr(columns["label"], "names", None)
+        classes = ", ".join(f"`{names[label] if names else label}` {count}" for label, count in lacking.items())
+        logger.warning(
+            f"Classes of `{split}` that ran out of images before they had {options.per_class} masks: {classes}. Give more images "
+            "of them, or train with fewer."
+        )
+    return counts
 
 
 class PerClass:
-    """Selects rows of classes that have fewer than `number` masks yet, also of an interrupted run of the writer."""
+    """Selection of the rows of classes that have fewer than `number` masks yet, also in a run that goes on after an interruption."""
 
     def __init__(self, number: int, writer: SplitWriter):
-        self.number = number
-        kept, rejected = (writer.written(["file_name", "label"], rejected) for rejected in (False, True))
-        self.written = Counter((row["file_name"], row["label"]) for row in kept + rejected)
-        self.num_written = len(kept) + len(rejected)
-        self.kept = Counter(row["label"] for row in kept)
-        self.labels = set()
+        self.number, self.kept, self.labels = number, Counter(), set()
+        self.written = Counter((row["file_name"], row["label"]) for row in writer.written(["file_name", "label"]))
 
     def rows(self, rows: Iterator[dict]) -> Iterator[dict]:
-        """Rows that an interrupted run has written, and rows of classes with too few masks. A class of which it left rows
-        out had enough, and has no later ones."""
+        """Rows of classes with too few masks by then. Masks that are written count when their row comes, others by [`counted`]."""
         for row in rows:
             label = row.get("label")
             self.labels.add(label)
-            if self.num_written and self.written[row["file_name"], label]:
-                self.written[row["file_name"], label] -= 1
-                self.num_written -= 1
+            if self.kept[label] < self.number:
                 yield row
-            elif not self.num_written and self.kept[label] < self.number:
-                yield row
+                if self.written[row["file_name"], label]:
+                    self.written[row["file_name"], label] -= 1
+                    self.kept[label] += 1
 
     def parts(self, rows: Iterator[dict]) -> Iterator[list[dict]]:
         """Parts of the rows, with at most as many rows of a class as it still needs. A part's masks are counted before
@@ -82,119 +193,20 @@ class PerClass:
         return {label: self.kept[label] for label in sorted(self.labels - {None}) if self.kept[label] < self.number}
 
 
-logger = logging.get_logger(__name__)
-
-Masker = Callable[[list[Image.Image], list[dict]], list[MaskResult]]
-
-TEXT = {
-    "tokencut": "Foreground masks by TokenCut (https://huggingface.co/papers/2202.11539), without annotation.",
-    "grounded": "Foreground masks by Grounding DINO and SAM, prompted with names "
-    "(https://huggingface.co/papers/2303.05499, https://huggingface.co/papers/2304.02643).",
-    "sam3": "Foreground masks by SAM 3, prompted with names (https://huggingface.co/papers/2511.16719).",
-    "coco": "Foreground masks from annotations in COCO's format.",
-}
-KEPT = ("label", "group", "openly_licensed")  # columns of the images, if they have them
-
-
-def make_masker(
-    options: TokenCutOptions | GroundedOptions | Sam3Options | CocoOptions, features: datasets.Features
-) -> Masker:
-    """Mask maker of a method for images with the given columns, on the accelerator if available."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    if isinstance(options, CocoOptions):
-        from .coco import CocoAnnotations
-
-        return CocoAnnotations(options.annotations, options.category)
-    if isinstance(options, TokenCutOptions):
-        from .tokencut import TokenCut
-
-        settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
-        settings["refine"] = not options.coarse
-        return TokenCut.from_pretrained(options.model, device, **settings)
-    prompts = prompts_of_labels(features, options.prompts)
-    if isinstance(options, GroundedOptions):
-        from .grounded import GroundedSegmentation
-
-        models = (options.detector, options.segmenter, device)
-        return GroundedSegmentation.from_pretrained(prompts, *models, box_threshold=options.box_threshold)
-    from .sam3 import ConceptSegmentation
-
-    return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
-
-
-def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> str:
-    """Write images with masks as parquet, with a card and contact sheets. Call it again with the same options to resume an
-    interrupted run. Launched processes share the images, and the first one writes: it returns what was written. All rows pass
-    through the mask maker's `claimed`, if any, in every process."""
-    check_output_dir(options.output_dir, options.images)
-    # The first process compares finished rows with the source, and writes the last slice, while the others wait.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
-    if options.per_class is not None and state.num_processes > 1:
-        raise ValueError(
-            "--per_class decides by the masks of a class whether it needs another image, so it works in one process: "
-            "leave out `accelerate launch`."
-        )
-    title, lines = f"{Path(options.images).name}, masks by {options.METHOD}", []
-    with Stage(options.output_dir, {}).lock() if state.is_main_process else nullcontext():
-        for split in options.split or ["train" if options.set is None else KNOWN_SETS[options.set].splits[0]]:
-            with state.main_process_first():  # it unpacks and caches
-                rows, columns, total = _open_images(options, split)
-            if options.per_class is not None and "int" not in str(getattr(columns.get("label"), "dtype", "")):
-                raise ValueError(
-                    f"--per_class counts the masks of each class, but the images have labels of type {columns.get('label')}: "
-                    "give images with a column `label` of integers, such as folders of classes, or leave it out."
-                )
-            masker = make_masker(options, columns)
-            name = "+".join(split_names(split))  # slices are named after their split
-            if counted := write_split(options, name, rows, columns, masker, title, total):
-                lines.append(f"{name}: {counted[0]:,} masks, {counted[1]:,} rejected")
-    written = f"{options.output_dir}: parquet, README.md, and contact sheets to look at"
-    return "\n".join([*lines, written]) if lines else ""
-
-
-def write_split(
-    options: MasksOptions,
-    split: str,
-    rows: Iterable[dict],
-    columns: datasets.Features,
-    masker: Masker,
-    title: str,
-    total: int | None = None,
-    kept: Sequence[str] = KEPT,
-) -> tuple[int, int] | None:
-    """Write one split of images with masks to the output folder, see [`prepare_masks`], from rows with undecoded images and
-    `file_name`, and with the columns `kept`, if there are any. Returns the numbers of rows and rejected rows; `None` outside the
-    main process."""
-    features = {"image": datasets.Image(), "mask": datasets.Image()}
-    features |= {name: columns[name] for name in kept if name in columns}
-    features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
-    writer, finish = None, partial(_with_masks, masker=masker, features=features)
-    if PartialState().is_main_process:
-        writer = SplitWriter(
-            Stage(options.output_dir, _inputs(options, masker)),
-            split,
-            datasets.Features(features),
-            title=title,
-            text=TEXT[options.METHOD],
-            rows_per_file=options.rows_per_shard,
-            selection=options.per_class,
-        )
-    # Annotations are of one image among all rows, of which this process makes the masks of a part.
-    claimed = getattr(masker, "claimed", iter)(rows)
-    rows = ({name: row[name] for name in row if name != "mask"} for row in claimed)  # which need not be decoded
-    chosen, parts = None, parts_of
-    if options.per_class is not None and writer is not None:
-        chosen, total = PerClass(options.per_class, writer), None
-        rows, finish, parts = chosen.rows(rows), partial(chosen.counted, finish), chosen.parts
-    counts = write_rows(writer, rows, options.skip_bad, finish, total, parts)
-    if lacking := chosen and chosen.lacking():
-        names = getattr(columns["label"], "names", None)
-        classes = ", ".join(f"`{names[label] if names else label}` {count}" for label, count in lacking.items())
-        logger.warning(
-            f"Classes of `{split}` that ran out of images before they had {options.per_class} masks: {classes}. Give more images "
-            "of them, or train with fewer."
-        )
-    return counts
+def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -> list[dict]:
+    """Rows to write, with mask and note, and `problem` if rejected."""
+    decoded = list(decoded)
+    usable = [(row, image) for row, image in decoded if image is not None]
+    results, finished = iter(masker([to_rgb(image) for _, image in usable], [row for row, _ in usable])), []
+    for row, image in decoded:
+        kept, problem = {name: row.get(name) for name in features}, row.get("problem", "image is missing")
+        if image is not None:
+            result = next(results)
+            mask = None if result.mask is None else encode_image(result.mask, file_format="PNG")
+            problem = result.rejected or (result.mask and uninformative_mask(result.mask))
+            kept |= {"mask": mask, "note": result.note}
+        finished.append(kept | ({"problem": problem} if problem else {}))
+    return finished
 
 
 def _inputs(options: MasksOptions, masker: Masker) -> dict:
@@ -213,29 +225,3 @@ def _described(value: object) -> object:
     if path.is_file():
         return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
     return path.name if path.exists() else str(value) if isinstance(value, Path) else value
-
-
-def _open_images(options: MasksOptions, split: str) -> tuple[Iterable[dict], datasets.Features, int | None]:
-    """Rows with undecoded images, their columns, and their number if known."""
-    if options.set is None:
-        rows = find_images(options.images, split).rows
-        return undecoded_rows(rows), rows.features, len(rows)
-    of_set = {} if split == KNOWN_SETS[options.set].splits[0] else {"split": split}
-    source = open_source(options.set, [options.images], of_set)
-    return source.rows(source.shards), source.features, None
-
-
-def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -> list[dict]:
-    """Rows to write, with mask and note, and `problem` if rejected."""
-    decoded = list(decoded)
-    usable = [(row, image) for row, image in decoded if image is not None]
-    results, finished = iter(masker([to_rgb(image) for _, image in usable], [row for row, _ in usable])), []
-    for row, image in decoded:
-        kept, problem = {name: row.get(name) for name in features}, row.get("problem", "image is missing")
-        if image is not None:
-            result = next(results)
-            mask = None if result.mask is None else encode_image(result.mask, file_format="PNG")
-            problem = result.rejected or (result.mask and uninformative_mask(result.mask))
-            kept |= {"mask": mask, "note": result.note}
-        finished.append(kept | ({"problem": problem} if problem else {}))
-    return finished

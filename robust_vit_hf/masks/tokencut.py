@@ -1,4 +1,4 @@
-"""Foreground masks from the features of a self-supervised ViT, without annotation: TokenCut.
+"""Foreground masks from the features of a self-supervised ViT, without annotation: TokenCut. Also the result of any mask maker.
 
 Patches form a graph that connects those with similar features. Its normalised cut separates object and background, and
 a bilateral solver aligns the border, which follows the patches, with image edges.
@@ -8,7 +8,6 @@ Source: https://huggingface.co/papers/2202.11539; of the solver: https://hugging
 
 import re
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
 from math import sqrt
@@ -32,196 +31,29 @@ from ..relevance.attention import hooks_of_this_thread
 from ..utils.files import weights_read
 
 
-@dataclass
-class MaskResult:
-    """Foreground mask of one image. A rejected one is kept for inspection."""
-
-    mask: Image.Image | None  # mode "L", 0 background and 255 foreground, of the image's size; `None` if there is none
-    note: str | None = None  # for the user, such as a fallback or the boxes found
-    rejected: str | None = None  # why the mask should not be trained on
-
-    @classmethod
-    def of(cls, foreground: np.ndarray, note: str | None = None, rejected: str | None = None) -> "MaskResult":
-        """Result of foreground pixels `(H, W)`, bool."""
-        return cls(Image.fromarray(foreground.astype(np.uint8) * 255), note, rejected)
-
-
-def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
-    """Map `(H, W)`, fp64, about [0, 1]: close to `target`, and smooth between image pixels of similar position and colour.
-
-    Parameters are those of TokenCut: a bilateral grid with cells of 16 pixels, 16 levels of luma and 8 of chroma;
-    smoothness λ 256; confidence 0.999 everywhere; 25 steps of conjugate gradients with a Jacobi preconditioner, from
-    the means of the cells. Unlike in the released code, luma and chroma are rounded to 8 bits, and cell numbers do not
-    collide in images wider than 4064 pixels. The image is RGB, and the target `(H, W)` in [0, 1].
-
-    Source: https://huggingface.co/papers/1511.03296
-    """
-    height, width = target.shape
-    luma, *chroma = (channel.astype(np.int64) for channel in np.moveaxis(np.asarray(image.convert("YCbCr")), 2, 0))
-    y, x = np.mgrid[:height, :width]
-    cells = (y // 16, x // 16, luma // 16, chroma[0] // 8, chroma[1] // 8)
-    # A free cell at the start of each dimension, so that a last cell's neighbour is not the next row's first cell.
-    shape = [int(cell.max()) + 2 for cell in cells]
-    numbers = np.ravel_multi_index([cell.ravel() + 1 for cell in cells], shape)
-    vertices, vertex_of_pixel = np.unique(numbers, return_inverse=True)
-    count = len(vertices)
-
-    # Blur: [1 2 1] along each of the 5 dimensions, summed.
-    rows, columns = [np.arange(count)], [np.arange(count)]
-    for stride in np.cumprod([1, *shape[:0:-1]]):
-        position = np.searchsorted(vertices, vertices + stride).clip(max=count - 1)
-        (lower,) = np.nonzero(vertices[position] == vertices + stride)
-        rows += [lower, position[lower]]
-        columns += [position[lower], lower]
-    weights = np.ones(sum(map(len, rows)))
-    weights[:count] = 2 * len(shape)
-    blur = sparse.csr_array((weights, (np.concatenate(rows), np.concatenate(columns))), shape=(count, count))
-
-    # Bistochastisation: diagonal matrices such that Dn blur Dn has the row sums Dm, the pixels of each cell.
-    mass = np.bincount(vertex_of_pixel, minlength=count).astype(np.float64)
-    scale = np.ones(count)
-    for _ in range(10):
-        scale = np.sqrt(scale * mass / (blur @ scale))
-    scaling = sparse.diags_array(scale)
-    smoothness = sparse.diags_array(scale * (blur @ scale)) - scaling @ blur @ scaling
-
-    confidence = 0.999 * mass
-    data = 0.999 * np.bincount(vertex_of_pixel, target.ravel(), minlength=count)
-    system = (256 * smoothness + sparse.diags_array(confidence)).tocsr()
-    preconditioner = sparse.diags_array(1 / np.maximum(system.diagonal(), 1e-5))
-    solution, _ = cg(system, data, x0=data / confidence, rtol=1e-5, maxiter=25, M=preconditioner)
-    return solution[vertex_of_pixel].reshape(height, width)
-
-
 TAU = 0.2  # cosine above which two patches are similar, as in the paper
 WEAK_LINK = 1e-5  # affinity of dissimilar patches, which keeps the graph connected
 MAX_PATCHES = 4096  # 1024×1024 pixels at patch 16; the affinity grows with the fourth power of the image's side
 
 
-def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Second smallest generalised eigenvector `(B, N)`, fp64, of (D − W) y = λ D y for each image of a batch, of any sign and length, and
-    whether it is unique, `(B,)` bool, from keys `(B, N, C)`, finite, of any floating dtype and length. N is at least 3.
+@dataclass
+class MaskResult:
+    """Foreground mask of one image, by any mask maker. A rejected one is kept for inspection.
 
-    W is 1 between patches whose keys have a cosine above 0.2, else 1e-5; D is diagonal and holds the sums of its rows. If
-    the second eigenvalue is multiple (unconnected groups of patches of one size), the cut is not unique: the result is the
-    projection of a fixed vector onto the eigenspace, the same in every run; zero if all patches are similar, or no two are.
+    Args:
+        mask: mode "L", 0 background and 255 foreground, of the image's size; `None` if there is none.
+        note: remark for the user, such as a fallback or the boxes found.
+        rejected: why the mask should not be trained on; `None` if it may be.
     """
-    if keys.device.type == "mps":
-        keys = keys.cpu()  # Apple's GPUs have no fp64
-    num_patches = keys.shape[1]
-    # Few enough images for CPU caches, enough to fill an accelerator.
-    chunk = max(1, (2**19 if keys.device.type == "cpu" else 2**25) // num_patches**2)
-    chunks = [_cut_eigenvectors(part) for part in keys.split(chunk)]
-    vectors, unique = zip(*chunks, strict=True)
-    return torch.cat(vectors), torch.cat(unique)
 
+    mask: Image.Image | None
+    note: str | None = None
+    rejected: str | None = None
 
-def _cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    num_patches = keys.shape[1]
-    keys = F.normalize(keys.float(), dim=-1)  # a norm may overflow fp16
-    alike = keys @ keys.mT > TAU
-    alike = alike & alike.mT  # the two roundings of a cosine may fall on different sides of it
-
-    # fp64: eigenvalues of weakly linked groups of patches differ by only 1e-5.
-    num_alike = alike.sum(dim=-1)
-    degree = num_alike.double() * (1 - WEAK_LINK) + num_patches * WEAK_LINK  # (B, N)
-    inverse_root = degree.rsqrt()
-    # With v = D^½ y the problem is the ordinary one of 1 − D^-½ W D^-½.
-    laplacian = torch.where(alike, -1.0, -WEAK_LINK).double() * inverse_root.unsqueeze(1) * inverse_root.unsqueeze(2)
-    laplacian.diagonal(dim1=1, dim2=2).add_(1)
-    values, vectors = torch.linalg.eigh(laplacian)  # ascending; the first is 0
-    eigenspace = values <= values[:, 1:2] * (1 + 1e-6)
-    eigenspace[:, 0] = False
-
-    start = torch.randn(num_patches, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    coordinates = torch.where(eigenspace.unsqueeze(2), vectors.mT @ start.to(keys.device), 0.0)
-    flat = (num_alike == num_patches).all(dim=-1) | (num_alike <= 1).all(dim=-1)
-    cut = torch.where(flat.unsqueeze(1), 0.0, (vectors @ coordinates).squeeze(2))
-    return cut * inverse_root, (eigenspace.sum(dim=1) == 1) & ~flat
-
-
-def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """Foreground `(B, h, w)`, bool, on the patch grid, from eigenvectors `(B, h·w)`: patches connected to the seed (largest absolute
-    value) and on the same side of the mean; empty if all values are the same. Components are 4-connected, as in the released code.
-    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that rounding does not matter."""
-    magnitude = eigenvectors.abs()
-    seeds = (magnitude >= (1 - 1e-6) * magnitude.amax(dim=1, keepdim=True)).int().argmax(dim=1, keepdim=True)
-    deviation = eigenvectors - eigenvectors.mean(dim=1, keepdim=True)
-    foreground = deviation * deviation.gather(1, seeds).sign() > 1e-9 * magnitude.amax(dim=1, keepdim=True)
-    foreground, seeds = foreground.unflatten(1, grid).cpu().numpy(), seeds.cpu().numpy()
-
-    within_images = np.zeros((3, 3, 3), dtype=bool)
-    within_images[1] = ndimage.generate_binary_structure(2, 1)
-    components, _ = ndimage.label(foreground, within_images)
-    of_seeds = np.take_along_axis(components.reshape(len(components), -1), seeds, axis=1)
-    return foreground & (components == of_seeds[..., None])
-
-
-def refine_mask(image: Image.Image, coarse: np.ndarray) -> np.ndarray:
-    """Refine a coarse mask along the edges of an RGB image, to `(H, W)`, bool: bilateral solver, threshold 0.5, holes
-    filled, largest component. Empty if nothing exceeds 0.5.
-    """
-    filled = ndimage.binary_fill_holes(bilateral_solver(image, coarse) > 0.5)
-    components, _ = ndimage.label(filled)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0  # the background
-    return filled & (components == sizes.argmax())
-
-
-@cache
-def backbone_of(name: str) -> nn.Module | None:
-    """The self-supervised base of a bundled model, in eval mode, with whose features its masks are made; `None` for others."""
-    registered = MODELS.get(name)
-    return registered.load_backbone().eval() if registered and registered.load_backbone else None
-
-
-class _KeysReached(Exception):
-    """Ends a forward pass at the keys of the last layer."""
-
-
-def key_projection(model: ImageModel) -> nn.Module:
-    """The key projection of the last layer of a ViT with attention over one patch grid."""
-    pretrained, config = model.pretrained, model.pretrained.config
-    projections = [
-        module for path, module in pretrained.named_modules() if path.rpartition(".")[2] in ("k_proj", "key")
-    ]
-    own_grid = hasattr(config, "patch_size") and not hasattr(config, "window_size")
-    if not projections or len(projections) != getattr(config, "num_hidden_layers", None) or not own_grid:
-        raise ValueError(
-            f"`{model.name}` has no key projection over one patch grid in each of its layers, so TokenCut has nothing to cut. Make masks "
-            "with a plain, preferably self-supervised ViT of transformers, `robust-vit masks tokencut --model facebook/dinov2-small`, or "
-            "by the names of the classes (`grounded`)."
-        )
-    return projections[-1]
-
-
-@torch.no_grad()
-def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
-    """Keys `(B, h·w, C)`, fp32, of the patches in the last layer of a model in eval mode, where the forward pass stops, without prefix
-    tokens, and with the bias of the projection if `key_bias`. Pixel values are `(B, 3, H, W)`, normalised as the model expects."""
-    pretrained, projection = model.pretrained, key_projection(model)
-    image_size = tuple(pixel_values.shape[2:])
-    height, width = model.patch_grid(pixel_values)
-    arguments = model.forward_arguments(image_size)
-    reached = []
-
-    def stop(module, args, output):
-        reached.append(output)
-        raise _KeysReached
-
-    with hooks_of_this_thread((projection.register_forward_hook, stop)), suppress(_KeysReached):
-        pretrained(pixel_values=pixel_values.to(pretrained.device, pretrained.dtype), **arguments)
-    keys = reached[0].float()
-    num_prefix_tokens = keys.shape[1] - height * width
-    if len(keys) != len(pixel_values) or num_prefix_tokens < 0:
-        raise ValueError(
-            f"`{model.name}` gave keys of shape {tuple(keys.shape)} for {len(pixel_values)} images of "
-            f"{height}×{width} patches; expected a key for each patch. A model that masks its input, as ViTMAE does, "
-            "cannot be used."
-        )
-    if not key_bias and getattr(projection, "bias", None) is not None:
-        keys = keys - projection.bias.float()
-    return keys[:, num_prefix_tokens:]
+    @classmethod
+    def of(cls, foreground: np.ndarray, note: str | None = None, rejected: str | None = None) -> "MaskResult":
+        """Result of foreground pixels `(H, W)`, bool."""
+        return cls(Image.fromarray(foreground.astype(np.uint8) * 255), note, rejected)
 
 
 @dataclass(eq=False)
@@ -234,26 +66,35 @@ class TokenCut:
     not depend on it, so training does not determine it: in DINOv2-S/14, its norm equals that of the keys, which makes all patches similar.
 
     Source: https://huggingface.co/papers/2202.11539
+
+    Args:
+        model: ViT of transformers with one patch grid, preferably self-supervised; in eval mode.
+        processor: image processor; by default, mean and standard deviation are ImageNet's.
+        key_bias: whether to keep the bias of the key projection, see above.
+        batch_size: number of images with the same patch grid in a forward pass.
+        min_pixels: smallest foreground, in pixels, of a mask that is not rejected; 520 is the limit of RobustViT.
+        min_side: shorter side in pixels to which smaller images are enlarged, for a finer patch grid; their masks are shrunk again.
+            `min_pixels` refers to the enlarged image. Images that would exceed 4096 patches are rejected.
+        refine: whether the bilateral solver aligns masks with edges; otherwise, they are unions of patches.
+        released: whether to reject masks as RobustViT's released pipeline does: masks of more than half of the image, and refined
+            masks whose IoU with the coarse one is below 0.5. By default, the former are kept, and the latter replaced by the coarse mask.
+        bf16: whether to compute the keys with autocast to bfloat16; the cut stays in fp32 and fp64.
     """
 
-    model: nn.Module  # ViT of transformers with one patch grid, preferably self-supervised; in eval mode
-    processor: BaseImageProcessor | None = None  # by default, mean and standard deviation are ImageNet's
+    model: nn.Module
+    processor: BaseImageProcessor | None = None
     _: KW_ONLY
-    key_bias: bool | None = None  # whether to keep the bias of the key projection, see above
-    batch_size: int = 16  # of images with the same patch grid
-    min_pixels: int = 520  # of the foreground of a mask that is not rejected; 520 is the limit of RobustViT
-    # Images with a shorter side are enlarged to it, for a finer patch grid, and their masks shrunk again; `min_pixels` refers to the
-    # enlarged image. Images that would exceed 4096 patches are rejected.
+    key_bias: bool | None = None
+    batch_size: int = 16
+    min_pixels: int = 520
     min_side: int = 0
-    refine: bool = True  # with the bilateral solver; otherwise, masks are unions of patches
-    # Whether to reject masks as in RobustViT's released pipeline: masks of more than half of the image, and refined masks whose IoU
-    # with the coarse one is below 0.5. By default, the former are kept, and the latter replaced by the coarse mask.
+    refine: bool = True
     released: bool = False
-    bf16: bool = False  # whether to compute the keys with autocast to bfloat16; the cut stays in fp32 and fp64
+    bf16: bool = False
 
     def __post_init__(self):
         self.vit = ImageModel(self.model)
-        key_projection(self.vit)  # refuses other architectures early
+        key_projection(self.vit)  # rejects other architectures early
         imagenet = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
         self.normalize = normalization(self.processor or ViTImageProcessor(**imagenet))
         self.patch_size = self.vit.patch_size
@@ -271,10 +112,8 @@ class TokenCut:
             model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
             processor = AutoImageProcessor.from_pretrained(name)
         if layers := sorted(key for key in loading["missing_keys"] if re.search(r"\blayers?\.\d+\.", key)):
-            raise ValueError(
-                f"`{name}` lacks {len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`: "
-                "expected a ViT whose weights have the names of transformers."
-            )
+            lacking = f"{len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`"
+            raise ValueError(f"`{name}` lacks {lacking}: expected weights that have the names of transformers.")
         # Weights after the keys, such as a pooler's: random ones would change the digest each time.
         with torch.no_grad():
             for key in loading["missing_keys"]:
@@ -356,3 +195,165 @@ class TokenCut:
         elif self.released and rejected is None and 2 * num_pixels > mask.size:
             rejected = f"the foreground is {num_pixels / mask.size:.0%} of the image, more than half"
         return MaskResult.of(mask, "; ".join(notes) or None, rejected)
+
+
+@cache
+def backbone_of(name: str) -> nn.Module | None:
+    """The self-supervised base of a bundled model, in eval mode, with whose features its masks are made; `None` for others."""
+    registered = MODELS.get(name)
+    return registered.load_backbone().eval() if registered and registered.load_backbone else None
+
+
+def key_projection(model: ImageModel) -> nn.Module:
+    """The key projection of the last layer of a ViT with attention over one patch grid."""
+    pretrained, config = model.pretrained, model.pretrained.config
+    projections = [
+        module for path, module in pretrained.named_modules() if path.rpartition(".")[2] in ("k_proj", "key")
+    ]
+    own_grid = hasattr(config, "patch_size") and not hasattr(config, "window_size")
+    if not projections or len(projections) != getattr(config, "num_hidden_layers", None) or not own_grid:
+        raise ValueError(
+            f"`{model.name}` has no key projection over one patch grid in each layer, so TokenCut has nothing to cut: give a plain ViT of "
+            "transformers, such as `facebook/dinov2-small`, or make masks by the names of the classes (`grounded`)."
+        )
+    return projections[-1]
+
+
+@torch.no_grad()
+def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
+    """Keys `(B, h·w, C)`, fp32, of the patches in the last layer of a model in eval mode, without prefix
+    tokens, and with the bias of the projection if `key_bias`. Pixel values are `(B, 3, H, W)`, normalised as the model expects."""
+    pretrained, projection = model.pretrained, key_projection(model)
+    image_size = tuple(pixel_values.shape[2:])
+    height, width = model.patch_grid(pixel_values)
+    arguments = model.forward_arguments(image_size)
+    outputs = []
+    with hooks_of_this_thread((projection.register_forward_hook, lambda module, args, output: outputs.append(output))):
+        pretrained(pixel_values=pixel_values.to(pretrained.device, pretrained.dtype), **arguments)
+    keys = outputs[0].float()
+    num_prefix_tokens = keys.shape[1] - height * width
+    if len(keys) != len(pixel_values) or num_prefix_tokens < 0:
+        raise ValueError(
+            f"`{model.name}` gave keys of shape {tuple(keys.shape)} for {len(pixel_values)} images of {height}×{width} patches; expected "
+            "a key for each patch. A model that masks its input, as ViTMAE does, cannot be used."
+        )
+    if not key_bias and getattr(projection, "bias", None) is not None:
+        keys = keys - projection.bias.float()
+    return keys[:, num_prefix_tokens:]
+
+
+def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Second smallest generalised eigenvector `(B, N)`, fp64, of (D − W) y = λ D y for each image of a batch, of any sign and length, and
+    whether it is unique, `(B,)` bool, from keys `(B, N, C)`, finite, of any floating dtype and length. N is at least 3.
+
+    W is 1 between patches whose keys have a cosine above 0.2, else 1e-5; D is diagonal and holds the sums of its rows. If
+    the second eigenvalue is multiple (unconnected groups of patches of one size), the cut is not unique: the result is the
+    projection of a fixed vector onto the eigenspace, the same in every run; zero if all patches are similar, or no two are.
+    """
+    if keys.device.type == "mps":
+        keys = keys.cpu()  # Apple's GPUs have no fp64
+    num_patches = keys.shape[1]
+    # Few enough images for CPU caches, enough to fill an accelerator.
+    chunk = max(1, (2**19 if keys.device.type == "cpu" else 2**25) // num_patches**2)
+    chunks = [_cut_eigenvectors(part) for part in keys.split(chunk)]
+    vectors, unique = zip(*chunks, strict=True)
+    return torch.cat(vectors), torch.cat(unique)
+
+
+def _cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    num_patches = keys.shape[1]
+    keys = F.normalize(keys.float(), dim=-1)  # a norm may overflow fp16
+    alike = keys @ keys.mT > TAU
+    alike = alike & alike.mT  # the two roundings of a cosine may fall on different sides of it
+
+    # fp64: eigenvalues of weakly linked groups of patches differ by only 1e-5.
+    num_alike = alike.sum(dim=-1)
+    degree = num_alike.double() * (1 - WEAK_LINK) + num_patches * WEAK_LINK  # (B, N)
+    inverse_root = degree.rsqrt()
+    # With v = D^½ y the problem is the ordinary one of 1 − D^-½ W D^-½.
+    laplacian = torch.where(alike, -1.0, -WEAK_LINK).double() * inverse_root.unsqueeze(1) * inverse_root.unsqueeze(2)
+    laplacian.diagonal(dim1=1, dim2=2).add_(1)
+    values, vectors = torch.linalg.eigh(laplacian)  # ascending; the first is 0
+    eigenspace = values <= values[:, 1:2] * (1 + 1e-6)
+    eigenspace[:, 0] = False
+
+    start = torch.randn(num_patches, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    coordinates = torch.where(eigenspace.unsqueeze(2), vectors.mT @ start.to(keys.device), 0.0)
+    flat = (num_alike == num_patches).all(dim=-1) | (num_alike <= 1).all(dim=-1)
+    cut = torch.where(flat.unsqueeze(1), 0.0, (vectors @ coordinates).squeeze(2))
+    return cut * inverse_root, (eigenspace.sum(dim=1) == 1) & ~flat
+
+
+def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
+    """Foreground `(B, h, w)`, bool, on the patch grid, from eigenvectors `(B, h·w)`: patches connected to the seed (largest absolute
+    value) and on the same side of the mean; empty if all values are the same. Components are 4-connected, as in the released code.
+    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that rounding does not matter."""
+    magnitude = eigenvectors.abs()
+    seeds = (magnitude >= (1 - 1e-6) * magnitude.amax(dim=1, keepdim=True)).int().argmax(dim=1, keepdim=True)
+    deviation = eigenvectors - eigenvectors.mean(dim=1, keepdim=True)
+    foreground = deviation * deviation.gather(1, seeds).sign() > 1e-9 * magnitude.amax(dim=1, keepdim=True)
+    foreground, seeds = foreground.unflatten(1, grid).cpu().numpy(), seeds.cpu().numpy()
+
+    within_images = np.zeros((3, 3, 3), dtype=bool)
+    within_images[1] = ndimage.generate_binary_structure(2, 1)
+    components, _ = ndimage.label(foreground, within_images)
+    of_seeds = np.take_along_axis(components.reshape(len(components), -1), seeds, axis=1)
+    return foreground & (components == of_seeds[..., None])
+
+
+def refine_mask(image: Image.Image, coarse: np.ndarray) -> np.ndarray:
+    """Refine a coarse mask along the edges of an RGB image, to `(H, W)`, bool: bilateral solver, threshold 0.5, holes
+    filled, largest component. Empty if nothing exceeds 0.5.
+    """
+    filled = ndimage.binary_fill_holes(bilateral_solver(image, coarse) > 0.5)
+    components, _ = ndimage.label(filled)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0  # the background
+    return filled & (components == sizes.argmax())
+
+
+def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
+    """Map `(H, W)`, fp64, about [0, 1]: close to `target`, and smooth between image pixels of similar position and colour.
+
+    Parameters are those of TokenCut: a bilateral grid with cells of 16 pixels, 16 levels of luma and 8 of chroma;
+    smoothness λ 256; confidence 0.999 everywhere; 25 steps of conjugate gradients with a Jacobi preconditioner, from
+    the means of the cells. Unlike in the released code, luma and chroma are rounded to 8 bits, and cell numbers do not
+    collide in images wider than 4064 pixels. The image is RGB, and the target `(H, W)` in [0, 1].
+
+    Source: https://huggingface.co/papers/1511.03296
+    """
+    height, width = target.shape
+    luma, *chroma = (channel.astype(np.int64) for channel in np.moveaxis(np.asarray(image.convert("YCbCr")), 2, 0))
+    y, x = np.mgrid[:height, :width]
+    cells = (y // 16, x // 16, luma // 16, chroma[0] // 8, chroma[1] // 8)
+    # A free cell at the start of each dimension, so that a last cell's neighbour is not the next row's first cell.
+    shape = [int(cell.max()) + 2 for cell in cells]
+    numbers = np.ravel_multi_index([cell.ravel() + 1 for cell in cells], shape)
+    vertices, vertex_of_pixel = np.unique(numbers, return_inverse=True)
+    count = len(vertices)
+
+    # Blur: [1 2 1] along each of the 5 dimensions, summed.
+    rows, columns = [np.arange(count)], [np.arange(count)]
+    for stride in np.cumprod([1, *shape[:0:-1]]):
+        position = np.searchsorted(vertices, vertices + stride).clip(max=count - 1)
+        (lower,) = np.nonzero(vertices[position] == vertices + stride)
+        rows += [lower, position[lower]]
+        columns += [position[lower], lower]
+    weights = np.ones(sum(map(len, rows)))
+    weights[:count] = 2 * len(shape)
+    blur = sparse.csr_array((weights, (np.concatenate(rows), np.concatenate(columns))), shape=(count, count))
+
+    # Bistochastisation: diagonal matrices such that Dn blur Dn has the row sums Dm, the pixels of each cell.
+    mass = np.bincount(vertex_of_pixel, minlength=count).astype(np.float64)
+    scale = np.ones(count)
+    for _ in range(10):
+        scale = np.sqrt(scale * mass / (blur @ scale))
+    scaling = sparse.diags_array(scale)
+    smoothness = sparse.diags_array(scale * (blur @ scale)) - scaling @ blur @ scaling
+
+    confidence = 0.999 * mass
+    data = 0.999 * np.bincount(vertex_of_pixel, target.ravel(), minlength=count)
+    system = (256 * smoothness + sparse.diags_array(confidence)).tocsr()
+    preconditioner = sparse.diags_array(1 / np.maximum(system.diagonal(), 1e-5))
+    solution, _ = cg(system, data, x0=data / confidence, rtol=1e-5, maxiter=25, M=preconditioner)
+    return solution[vertex_of_pixel].reshape(height, width)

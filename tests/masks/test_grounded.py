@@ -26,7 +26,7 @@ from transformers import (
     SwinConfig,
 )
 
-from robust_vit_hf.masks.grounded import GroundedSegmentation, prompt_text
+from robust_vit_hf.masks.by_names import GroundedSegmentation, prompt_text
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "tench", "head", "tail", "dog"]

@@ -294,7 +294,7 @@ def test_groups_are_kept(tmp_path):
         (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object"),
         (
             ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
-            "--per_class counts the masks of each class, but the images have labels of type None",
+            "--per_class counts the masks of each class, in one process: give images with a column `label` of integers",
         ),
         (["coco", "--annotations", "PROMPTS", "--images", "FOLDER"], "is within"),
     ],

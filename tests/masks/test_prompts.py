@@ -5,7 +5,7 @@ import json
 import datasets
 import pytest
 
-from robust_vit_hf.masks.grounded import prompts_of_labels
+from robust_vit_hf.masks.by_names import prompts_of_labels
 
 from ..helpers.commands import call
 from ..helpers.tiny import masked_dataset

@@ -10,8 +10,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
 
+from robust_vit_hf.masks.by_names import ConceptSegmentation, concepts
 from robust_vit_hf.masks.options import Sam3Options
-from robust_vit_hf.masks.sam3 import ConceptSegmentation, concepts
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
