@@ -26,14 +26,13 @@ from robust_vit_hf.app.other_backgrounds_tab import KINDS
 from robust_vit_hf.data.attributes import ATTRIBUTES, edited
 from robust_vit_hf.data.composition import compose, draw_donors
 from robust_vit_hf.data.draw_images import choose_images, halves, held_out
-from robust_vit_hf.data.geometry import measured_place
+from robust_vit_hf.data.geometry import measured_place, place_in_image
 from robust_vit_hf.hub.model_card import describe_method
 from robust_vit_hf.metrics.calibration import Calibration
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
 from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy
 from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
-from robust_vit_hf.relevance.overlay import place_in_image
 from robust_vit_hf.results.set_tables import sensitivity_table
 from robust_vit_hf.training.methods import METHODS
 from robust_vit_hf.utils.images import to_rgb

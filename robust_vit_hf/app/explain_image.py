@@ -7,12 +7,13 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 
+from ..data.geometry import place_in_image
 from ..data.transforms import eval_transform
 from ..evaluation.session import Session
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import TOP
 from ..relevance.attribution import ATTRIBUTION_METHODS
-from ..relevance.overlay import overlay, overlay_change, place_in_image
+from ..relevance.overlay import overlay, overlay_change
 from ..relevance.relevance_map import forward_logits
 from ..utils.images import to_rgb
 

@@ -1,4 +1,5 @@
-"""Geometry of image processors: the size of the images that one gives, its normalisation, and where it takes the pixels of a mask.
+"""Geometry of image processors: the size of the images that one gives, its normalisation, where it takes the pixels of a mask, and where
+the pixels that it gives lie in the image.
 
 Processors that only resize, crop and normalise by their settings, as most of transformers do, are read from these. Of any other, such
 as timm's, `LevitImageProcessor`, or a function, geometry and normalisation are measured on flat images.
@@ -71,7 +72,7 @@ def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], tor
 def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
     """Functions of images, and of masks as tensors, for a processor that does what it likes; `whole` squashes both to its size. A
     mask is processed as an image, and compared with a black and a white one. A processor whose results are not linear in the pixels, or
-    differ each time, is refused, since masks cannot follow."""
+    differ each time, is rejected, since masks cannot follow."""
     if whole:
         size, normalize = [*input_size(processor)], normalization(processor)
         squash = partial(functional.resize, size=size)
@@ -83,11 +84,40 @@ def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Cal
     _check_linear(processor)
 
     def of_masks(masks: list[torch.Tensor]) -> list[torch.Tensor]:
-        input_size(processor)  # refuses several sizes
+        input_size(processor)  # rejects several sizes
         pictures = map(functional.to_pil_image, masks)
         return [_grey(processor, picture, *levels(picture.size)) for picture in pictures]
 
-    return lambda images: [one.float() for one in processor(images, return_tensors="pt")["pixel_values"]], of_masks
+    return lambda images: [
+        values.float() for values in processor(images, return_tensors="pt")["pixel_values"]
+    ], of_masks
+
+
+def place_in_image(values: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
+    """Picture of a map over the whole image from which a processor makes the model's input: 0 outside its crop.
+
+    Args:
+        values: map `(H, W)` in [0, 1] of the input, such as relevance.
+        size: width and height of the image.
+        processor: image processor of the input.
+    """
+    picture = Image.fromarray((255 * values.clamp(0, 1)).round().byte().cpu().numpy())
+    if not has_plain_geometry(processor):
+        (across, left), (down, top) = measured_place(processor, size)
+    else:
+        if not processor.do_center_crop:
+            resized = picture.size
+        elif not processor.do_resize:
+            resized = size
+        elif edge := processor.size.get("shortest_edge"):
+            resized = tuple(edge * side / min(size) for side in size)
+        else:
+            resized = (processor.size["width"], processor.size["height"])
+        # The crop begins before the resized image where it is larger, and pads it.
+        across, down = (length / side for length, side in zip(resized, size, strict=True))
+        left, top = ((side - length) / 2 for length, side in zip(resized, picture.size, strict=True))
+    coordinates = (across, 0, left, 0, down, top)  # from pixels of the image to those of the map
+    return picture.transform(size, Image.Transform.AFFINE, coordinates, Image.Resampling.BILINEAR)
 
 
 def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:

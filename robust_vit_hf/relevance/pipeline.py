@@ -7,11 +7,10 @@ from torchvision.transforms.v2 import functional
 from transformers import AutoModelForImageClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from ..data.geometry import check_resized
+from ..data.geometry import check_resized, place_in_image
 from ..data.label_mapping import class_index, classes_of_model
 from ..utils.images import upright_image
 from .overlay import overlay as overlay_map
-from .overlay import place_in_image
 from .relevance_map import relevance_map
 
 
