@@ -8,13 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from robust_vit_hf.data.emoji_shift import NEW_BACKGROUNDS
-from robust_vit_hf.data.known_sets import title_of
 from robust_vit_hf.results.tables import Table, percent
 from robust_vit_hf.training.options import METHOD_OPTIONS
 from robust_vit_hf.training.recipes import train_arguments
 
 from ..paper.experiment_tables import mean_score
 from ..paper.findings import SIMILAR
+from ..paper.set_titles import title_of
 from ..sweeps.choose_settings import choose_settings
 from ..sweeps.gain_and_price import price_figure, price_table, prices
 from ..sweeps.intervals import Difference, change, versus

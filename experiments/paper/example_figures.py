@@ -9,7 +9,6 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from robust_vit_hf.data.known_sets import title_of
 from robust_vit_hf.data.label_mapping import class_index
 from robust_vit_hf.evaluation.examples import KINDS, Example, before_after_figure, draw, explain, rows_of_kind
 from robust_vit_hf.evaluation.measurements.accuracy import saved_accuracy
@@ -22,6 +21,7 @@ from robust_vit_hf.utils.files import RESULTS_FILE, read_json, write_atomically
 
 from ..sweeps.runs import Run
 from .options import FigureOptions
+from .set_titles import title_of
 
 
 CAPTIONS_FILE = "captions.md"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robust_vit_hf.data.known_sets import PAPER_SETS, UNSHIFTED, title_of
+from robust_vit_hf.data.known_sets import PAPER_SETS
 from robust_vit_hf.results.intervals import CONFIDENCE
 from robust_vit_hf.results.set_tables import SEGMENTATION
 from robust_vit_hf.results.tables import Table
@@ -20,6 +20,7 @@ from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
 from .experiment_tables import mean_score, sets_with_masks
 from .published_tables import METHODS, published_models
+from .set_titles import UNSHIFTED, title_of
 
 
 SIMILAR = 0.02  # largest difference that counts as similar, as a fraction

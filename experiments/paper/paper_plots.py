@@ -9,7 +9,6 @@ from collections import Counter
 import numpy as np
 from matplotlib.figure import Figure
 
-from robust_vit_hf.data.known_sets import title_of
 from robust_vit_hf.results.summary import class_changes
 from robust_vit_hf.utils.plotting import plain
 
@@ -17,6 +16,7 @@ from ..sweeps.intervals import change
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
 from .published_tables import averaged_models, group_accuracy
+from .set_titles import title_of
 
 
 def class_group_figure(results: Results) -> Figure | None:

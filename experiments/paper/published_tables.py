@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from robust_vit_hf.data.known_sets import SYNTHETIC, title_of
 from robust_vit_hf.metrics.robust_accuracy import TOP
 from robust_vit_hf.results.tables import Table
 
 from ..sweeps.intervals import change
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
+from .set_titles import SYNTHETIC, title_of
 
 
 BASE_MODELS = ("ViT-B", "AR-B", "DeiT-B")  # which Tables 10 and 11 and Figure 4 average

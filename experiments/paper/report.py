@@ -2,7 +2,6 @@
 
 from matplotlib.figure import Figure
 
-from robust_vit_hf.data.known_sets import title_of
 from robust_vit_hf.evaluation.examples import galleries
 from robust_vit_hf.results.html_page import PAGE_FILE, Section, class_changes_table, write_page
 from robust_vit_hf.results.plots import class_figure, page_picture, save_figure
@@ -21,6 +20,7 @@ from .findings import findings, findings_table
 from .options import ReportOptions
 from .paper_plots import class_group_figure, first_class_changes, size_figure
 from .published_tables import METHODS
+from .set_titles import title_of
 
 
 CLASSES = "figure_8_to_14_"  # begins the name of the figure of a set

@@ -12,7 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from robust_vit_hf.data.benchmarks import BUNDLED_BENCHMARK, Benchmark, benchmarks
-from robust_vit_hf.data.known_sets import FAMILIES, PAPER_SETS, UNSHIFTED
+from robust_vit_hf.data.known_sets import FAMILIES, PAPER_SETS
 from robust_vit_hf.evaluation.measurements.accuracy import side_results
 from robust_vit_hf.evaluation.measurements.base import Measured, is_measured
 from robust_vit_hf.metrics.robust_accuracy import TOP, ranks
@@ -21,6 +21,7 @@ from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 from robust_vit_hf.utils.stage import Stage
 
+from ..paper.set_titles import UNSHIFTED
 from .measure_interpolated import COMPARED
 from .point_folder import (
     CUT_OUT,

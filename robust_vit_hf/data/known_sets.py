@@ -1,4 +1,4 @@
-"""The table of all image sets: where each is published, its layout, columns, options and protocol, and its name in the paper.
+"""The table of all image sets: where each is published, its layout, columns, options and protocol.
 
 Names are read without importing `datasets`, for the command line.
 """
@@ -32,10 +32,7 @@ class KnownSet:
     layout: str  # function that opens a folder (or file) in the official layout; takes `part` and `options`
     part: Mapping[str, str] = field(default_factory=dict)  # that tells it from others of its layout
     family: str | None = None  # name of all sets of the layout together
-    title: str | None = None  # its column in the paper's Tables 1 and 2
     evaluated: bool = True  # whether `evaluate` measures it: it has labels of ImageNet, and is not for training
-    shifted: bool = True  # whether its distribution is another one than ImageNet's
-    synthetic: bool = False  # whether it is in the paper's Table 2
     labels: Literal["one", "several", "none"] = "one"  # of an image: one, or a list of all that are accepted
     masks: bool = False
     class_names: Sequence[str] | None = None  # those of ImageNet-1k, as wnids, by default
@@ -61,8 +58,6 @@ KNOWN_SETS: dict[str, KnownSet] = {
     "imagenet-1k": KnownSet(
         "https://image-net.org",
         "imagenet.open_validation",
-        title="INet val",
-        shifted=False,
         options=("labels",),
         splits=("validation",),
         hub={
@@ -75,7 +70,6 @@ KNOWN_SETS: dict[str, KnownSet] = {
         "https://github.com/hendrycks/natural-adv-examples",
         "folders.open_wnids",
         part={"class_subset": "imagenet-a"},
-        title="INet-A",
         hub={"barkermrl/imagenet-a": (None, "train"), "clip-benchmark/wds_imagenet-a": (None, "test")},
         class_subset="imagenet-a",
     ),
@@ -83,21 +77,17 @@ KNOWN_SETS: dict[str, KnownSet] = {
         "https://github.com/hendrycks/imagenet-r",
         "folders.open_wnids",
         part={"class_subset": "imagenet-r"},
-        title="INet-R",
         hub={"axiong/imagenet-r": ("test", "test"), "clip-benchmark/wds_imagenet-r": (None, "test")},
         class_subset="imagenet-r",
     ),
     "imagenet-sketch": KnownSet(
         "https://github.com/HaohanWang/ImageNet-Sketch",
         "folders.open_wnids",
-        title="Sketch",
         hub={"clip-benchmark/wds_imagenet_sketch": (None, "test")},
     ),
     "imagenet-v2": KnownSet(
         "https://github.com/modestyachts/ImageNetV2",
         "shifted_sets.open_v2",
-        title="INet-v2",
-        shifted=False,
         options=("variant",),
         hub={"clip-benchmark/wds_imagenetv2": (None, "test")},
         hub_files={"vaishaal/ImageNetV2": ("imagenetv2-{variant}.tar.gz",)},
@@ -105,7 +95,6 @@ KNOWN_SETS: dict[str, KnownSet] = {
     "objectnet": KnownSet(
         "https://objectnet.dev",
         "shifted_sets.open_objectnet",
-        title="ObjNet",
         labels="several",
         options=("mappings", "cropped"),
         hub={"clip-benchmark/wds_objectnet": (None, "test")},
@@ -117,8 +106,6 @@ KNOWN_SETS: dict[str, KnownSet] = {
             "https://github.com/google-research/si-score",
             "shifted_sets.open_si_score",
             part={"factor": factor},
-            title=f"SI-{factor}",
-            synthetic=True,
             factors=dict.fromkeys(("x", "y", "area", "angle"), "float64"),
         )
         for factor in ("location", "rotation", "size")
@@ -198,20 +185,11 @@ KNOWN_SETS: dict[str, KnownSet] = {
         hub_row="shifted_sets.row_of_hub",
     ),
 }
-# In the order of the tables.
-PAPER_SETS = {name: known.title for name, known in KNOWN_SETS.items() if known.title is not None}
+PAPER_SETS = tuple(KNOWN_SETS)[:9]  # of Tables 1 and 2, in their order
 EVALUATION_SETS = tuple(name for name, known in KNOWN_SETS.items() if known.evaluated)
 LATER_SETS = tuple(name for name in EVALUATION_SETS if name not in PAPER_SETS)
 MASKED_SETS = tuple(name for name, known in KNOWN_SETS.items() if known.masks)
-# As in Table 2; the last three are of emoji-shift.
-SYNTHETIC = (*(name for name, known in KNOWN_SETS.items() if known.synthetic), "location", "rotation", "size")
-UNSHIFTED = tuple(name for name in PAPER_SETS if not KNOWN_SETS[name].shifted)
 FAMILIES = {
     family: tuple(name for name, known in KNOWN_SETS.items() if known.family == family)
     for family in dict.fromkeys(known.family for known in KNOWN_SETS.values() if known.family)
 }
-
-
-def title_of(name: str) -> str:
-    """Name of a set in a table."""
-    return PAPER_SETS.get(name, name.replace("_", " "))

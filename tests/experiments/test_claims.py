@@ -23,10 +23,11 @@ from experiments.paper.findings import (
     verdicts,
 )
 from experiments.paper.published_tables import published_models
+from experiments.paper.set_titles import UNSHIFTED
 from experiments.sweeps.choose_settings import choose_settings
 from experiments.sweeps.results import Results
 from experiments.sweeps.results_parquet import read_results
-from robust_vit_hf.data.known_sets import PAPER_SETS, UNSHIFTED
+from robust_vit_hf.data.known_sets import PAPER_SETS
 
 from ..helpers.experiment import MASKED, result_rows, write_rows
 

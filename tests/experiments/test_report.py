@@ -12,12 +12,12 @@ from pyarrow import parquet as pq
 from experiments.paper.findings import Difference, findings
 from experiments.paper.paper_plots import size_figure
 from experiments.paper.published_tables import accuracy_tables
+from experiments.paper.set_titles import TITLES, title_of
 from experiments.sweeps.gain_and_price import price_figure, price_table, prices
 from experiments.sweeps.intervals import change
 from experiments.sweeps.results import Results
 from experiments.sweeps.results_parquet import read_results, write_results
 from experiments.sweeps.runs import OURS
-from robust_vit_hf.data.known_sets import PAPER_SETS, title_of
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.run_results import SideResult
 
@@ -238,7 +238,7 @@ def test_a_grid_of_the_paper_in_miniature(name, models, tables, imagenet, hub, t
     for number in tables:
         assert f"## Table {number}: " in text
     head = next(line for line in text.splitlines() if line.startswith("| model | method"))
-    assert [column for column in PAPER_SETS.values() if f" {column} " in head]
+    assert [column for column in TITLES.values() if f" {column} " in head]
     for row in ("Original, published | – | 81.5", "Ours, published (3 seeds) | – | 80.3"):
         assert f"| ViT-B | {row}" in text
 
