@@ -38,12 +38,25 @@ class UnknownSplit(ValueError):
 
 @dataclass(frozen=True)
 class Images:
-    """Images of a split: `rows` have `image` and, where they are known, `mask`, `label`, `group` and `file_name`; `source` is
-    a folder, file, Hub id or name of a benchmark."""
+    """Which images a command takes: rows with `image` and, where they are known, `mask`, `label`, `group` and `file_name`; where they
+    come from, and what was left out.
+
+    Args:
+        source: a folder, file, Hub id or name of a benchmark.
+        split: its name, or a slice.
+        masks: where the masks come from, if all images have one, see [`~robust_vit_hf.masks.own_masks.masked_images`].
+        rejected: number of images that were left out for want of a mask.
+        notes: sentences on what was left out.
+        group_weights: shares of the groups of the images that a model was trained on; `None` if they are unknown.
+    """
 
     rows: Any
     source: str
     split: str
+    masks: str | None = None
+    rejected: int = 0
+    notes: tuple[str, ...] = ()
+    group_weights: dict[str, float] | None = None
 
     @property
     def name(self) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from accelerate import Accelerator
 from torch import nn
 from transformers import BaseImageProcessor
 
+from ..data.find_images import Images
 from ..data.imagenet_classes import class_names
 from ..data.known_sets import EVALUATION_SETS
 from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
@@ -74,17 +75,22 @@ class Side:
 
 
 @contextmanager
-def left_as_it_is(model: nn.Module | Callable) -> Iterator[None]:
-    """Context after which the modules of a model given in Python are in the mode, and on the device, in which they were."""
-    if not isinstance(model, nn.Module):
-        yield
+def given_model(model: str | Path | nn.Module | Callable, **parts: Any) -> Iterator[tuple[str, Side | None]]:
+    """Context of a model by name, or given in Python with the `parts` of [`Side.of_object`]: its name, and its side if it was given,
+    whose modules are afterwards in the mode, and on the device, in which they were."""
+    if isinstance(model, str | Path):
+        if own := [f"`{name}`" for name, part in parts.items() if part is not None]:
+            raise ValueError(f"`{model}` has its own: leave out {', '.join(own)}, or give the model as an object.")
+        yield str(model), None
         return
-    modes = {module: module.training for module in model.modules()}
-    devices = [parameter.device for parameter in model.parameters()]
+    modules = [*model.modules()] if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    devices = [parameter.device for parameter in model.parameters()] if modules else []
     try:
-        yield
+        side = Side.of_object(model, **parts)
+        yield side.source, side
     finally:
-        for module, training in modes.items():
+        for module, training in zip(modules, modes, strict=True):
             module.training = training
         if devices:
             model.to(devices[0])
@@ -92,6 +98,8 @@ def left_as_it_is(model: nn.Module | Callable) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Session:
+    """Which models a command measures, on which sets, and where what is measured is kept."""
+
     sides: Mapping[str, Side]  # such as `before` and `after`, all with the same classes
     sets: Mapping[str, EvaluationSet]  # labels are class indices of the models
     accelerator: Accelerator
@@ -140,6 +148,11 @@ class Session:
         """Copy of the session with these sets, with labels mapped to the models' classes."""
         config = unwrap_pretrained(next(iter(self.sides.values())).model).config
         return replace(self, sets={name: rows.for_model(name, config) for name, rows in sets.items()})
+
+    def with_images(self, images: Images, source: str | None = None) -> "Session":
+        """Copy of the session with these images as its only set."""
+        rows = EvaluationSet.of(images.rows, source=source, group_weights=images.group_weights)
+        return self.with_sets({images.name: rows})
 
     def inputs(self, side: str, rows: EvaluationSet) -> dict:
         """Inputs of a side's result on a set, as a JSON object."""

@@ -99,39 +99,22 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
     return "tokencut", *settings.tokencut()
 
 
-@dataclass(frozen=True)
-class MaskedImages:
-    """Images with masks. Left out are those that cannot be read, and those whose mask was rejected, empty or full."""
-
-    dataset: datasets.Dataset  # rows with `image`, `mask` and `label`, an index of the model's classes
-    masks: str  # where the masks come from
-    rejected: int  # number of images left out
-    lost: tuple[str, ...] = ()  # names of classes of which nothing is left
-
-    @property
-    def notes(self) -> list[str]:
-        notes = []
-        if self.rejected:
-            notes.append(
-                f"{self.rejected} images are left out: they cannot be read, or their masks were rejected, empty or full."
-            )
-        if self.lost:
-            notes.append(f"Of these classes, no image is left: {', '.join(self.lost)}.")
-        return notes
-
-
 def masked_images(
-    images: Images,
-    name: str,
-    classes: Sequence[str],
-    folder: Path,
-    settings: MaskSettings,
-    columns: Sequence[str] = (),
-) -> MaskedImages:
+    images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings, columns: Sequence[str] = ()
+) -> Images:
     """Images labelled with `classes` and masked: with masks that they have, or new ones, which are kept in `folder` with contact
-    sheets and the `columns` of the images. Called again, finished masks are read. Launched processes share the work."""
+    sheets and the `columns` of the images. Called again, finished masks are read. Launched processes share the work. Left out are images
+    that cannot be read, and those whose mask was rejected, empty or full.
+
+    Args:
+        classes: names of the model's classes, of which the labels become indices.
+
+    Raises:
+        ValueError: the images have other classes, or of several one is left.
+    """
+    name = images.name
     origin = origin_of_masks(images.source)
-    aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
+    aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if settings.method is not None or "mask" not in images.rows.column_names:
         state, method, mask_model, masker = PartialState(), settings.method or "tokencut", settings.mask_model, None
@@ -151,11 +134,17 @@ def masked_images(
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin = f"made by {method}"
     rows = check_rows(aligned, name, len(classes))
-    left = {*rows.with_format(None)["label"]}
-    lost = tuple(classes[label] for label in sorted({*needed} - left))
+    left, rejected = {*rows.with_format(None)["label"]}, len(needed) - len(rows)
+    lost, notes = ", ".join(classes[label] for label in sorted({*needed} - left)), []
     if lost and len(left) == 1:
         raise ValueError(
-            f"Of `{name}`, only images of `{classes[left.pop()]}` are left: all masks of {', '.join(lost)} were rejected, empty or full. "
-            "Look at the contact sheets of the masks, and give others (--masks, --mask_model)."
+            f"Of `{name}`, only images of `{classes[left.pop()]}` are left: all masks of {lost} were rejected, empty or full. Look at the "
+            "contact sheets of the masks, and give others (--masks, --mask_model)."
         )
-    return MaskedImages(rows, origin, len(needed) - len(rows), lost)
+    if rejected:
+        notes.append(
+            f"{rejected} images are left out: they cannot be read, or their masks were rejected, empty or full."
+        )
+    if lost:
+        notes.append(f"Of these classes, no image is left: {lost}.")
+    return replace(images, rows=rows, masks=origin, rejected=rejected, notes=tuple(notes))

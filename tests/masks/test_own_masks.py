@@ -128,8 +128,8 @@ def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
     torn = FEATURES.encode_example(masked_rows(1)[0]) | {"image": {"bytes": b"torn", "path": None}}  # is left out
     rows = datasets.concatenate_datasets([images.rows, datasets.Dataset.from_list([torn], features=FEATURES)])
     given = replace(images, rows=rows)
-    made = masked_images(given, "photos", list("abcd"), tmp_path / "masks", MaskSettings("tokencut", mask_model))
-    assert made.masks == "made by tokencut" and len(made.dataset) + made.rejected == 9
+    made = masked_images(given, list("abcd"), tmp_path / "masks", MaskSettings("tokencut", mask_model))
+    assert made.masks == "made by tokencut" and len(made.rows) + made.rejected == 9
     recorded = made_from(tmp_path / "masks")
     cut = TokenCut.from_pretrained(mask_model, min_side=224)
     assert recorded["model"] == "vit" and recorded["digests"] == {"model": digest_of(cut)}
@@ -137,7 +137,7 @@ def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
     for row, result in zip(images.rows, cut([row["image"] for row in images.rows], [{}] * 8), strict=True):
         if result.rejected is None:
             expected[row["image"].tobytes()] = np.asarray(result.mask)
-    kept = {row["image"].tobytes(): np.asarray(row["mask"]) for row in made.dataset}
+    kept = {row["image"].tobytes(): np.asarray(row["mask"]) for row in made.rows}
     assert kept and kept.keys() <= expected.keys()
     assert all(np.array_equal(mask, expected[image]) for image, mask in kept.items())
 
@@ -168,7 +168,7 @@ def test_bf16_is_that_of_the_keys_alone(tmp_path):
     mask_model = str(save_pretrained(tiny_vit(seed=7), tmp_path / "vit", "paper"))
     for bf16 in (False, True):
         settings = MaskSettings("tokencut", mask_model, bf16=bf16)
-        masked_images(images, "photos", list("abcd"), tmp_path / str(bf16), settings)
+        masked_images(images, list("abcd"), tmp_path / str(bf16), settings)
         assert made_from(tmp_path / str(bf16)).get("bf16", False) is bf16
 
 
