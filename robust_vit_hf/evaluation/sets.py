@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import datasets
+import numpy as np
 import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
 
@@ -23,7 +24,8 @@ from .options import SetsOptions
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A set under a protocol, see [`EvaluateOptions`]; fields without a comment are those of [`SetResult`]."""
+    """What counts as right on a set under a protocol, see [`EvaluateOptions`], and how its images are seen; fields without a comment are
+    those of [`SetResult`]."""
 
     dataset: datasets.Dataset  # rows with `image` and optionally `mask`, `file_name`, `group` and factors
     accepted: list[list[int]] | None = None  # labels of each image, if known; one without any does not count
@@ -46,6 +48,11 @@ class EvaluationSet:
         accepted = [label if isinstance(label, list) else [] if label in (None, -1) else [label] for label in labels]
         facts |= {"num_classes": num_classes, "class_names": class_names_of(dataset.features)}
         return cls(dataset.remove_columns("label"), accepted, **facts)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """First accepted label of each image `(N,)` int64, of a set in which all images have one."""
+        return np.array([labels[0] for labels in self.accepted])
 
     @cached_property
     def digest(self) -> str:

@@ -1,6 +1,6 @@
 """Accuracy, calibration and relevance of a model on a set, in one pass."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ...metrics.relevance_segmentation import RelevanceSegmentation
 from ...metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ...relevance.architectures import why_no_map
 from ...relevance.relevance_map import forward_logits, relevance_map
+from ...results.intervals import Difference, Resamples
 from ...results.run_results import SetResult, SideResult
 from ...utils.stage import Stage
 from ..session import Session, Side
@@ -112,6 +113,14 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
         group_weights=rows.group_weights,
         by_class=rows.by_class,
     )
+
+
+def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
+    """The classes whose top-1 certainly fell from before to after, with the change of each."""
+    labels, gains = result.classes[result.usable], result.gains().astype(float)
+    of_classes = {label: np.where(labels == label, gains, np.nan) for label in range(len(names))}  # names may repeat
+    changes = {label: drawn.interval(Difference) for label, drawn in Resamples.means(of_classes).items()}
+    return [f"{names[label]} {change}" for label, change in changes.items() if change.high < 0]
 
 
 def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:

@@ -1,21 +1,18 @@
 """Predictions for objects on other backgrounds."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from ...data.composition import CONDITIONS, compose, draw_donors, is_background
-from ...data.geometry import pixel_levels
-from ...metrics.robust_accuracy import top_classes
+from ...data.composition import CONDITIONS, draw_donors
 from ...relevance.architectures import why_no_map
 from ...relevance.relevance_map import forward_logits, relevance_map
+from ..composites import KINDS, Batch, Tensors, composite_pass, condition_composites, predicted_classes
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from .base import Measured, Measurement, TransformedRows, batch_outputs
+from .base import Measured, Measurement
 
 
 @dataclass(frozen=True)
@@ -37,71 +34,33 @@ class Backgrounds(Measurement):
     seed: int = 0  # of the donors
 
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
-        side.model.eval()
-        labels = np.array([accepted[0] for accepted in rows.accepted])
-        mixed = {"mixed_same", "mixed_rand"} & {*self.conditions}
-        same, other = draw_donors(labels.tolist(), self.seed) if mixed else 2 * (np.full(len(labels), -1),)
-        black = pixel_levels(side.processor)[0].to(session.accelerator.device)
-        pairs = rows.dataset.select_columns(["image", "mask"])
-        needed = {name: of for name, of in (("mixed_same", same), ("mixed_rand", other)) if name in mixed}
-        loader = self.loader(WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed))
+        composites = condition_composites(self.conditions)
+        needed = {composite.donor for composite in composites} - {None}
+        same, other = draw_donors(rows.labels.tolist(), self.seed) if needed else 2 * (np.full(len(rows.labels), -1),)
+        donors = {kind: drawn for kind, drawn in zip(KINDS, (same, other), strict=True) if kind in needed}
         explains = self.relevance and why_no_map(side.model) is None
 
-        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
-            # Values `(B, n + 2)`: predictions in n conditions, share of the object in the pixels, and in the relevance.
-            mask, given = batch["mask"], {}
-            for name in ("mixed_same", "mixed_rand"):
-                given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in mixed else None
-            images = compose(batch["pixel_values"], mask, *given.values(), black, self.conditions)
-            inside, predicted, checked = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], []
-            for name, composed in images.items():
-                if name == "original" and explains:
-                    output = relevance_map(side.model, composed, check_finite=False)
-                    logits = output.logits.float()
+        def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+            """Values `(B, n + 2)`: predictions in n conditions, share of the object in the pixels, and in the relevance."""
+            mask, logits = batch["mask"], []
+            inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
+            for composite, picture in zip(composites, pictures, strict=True):
+                if composite.name == "original" and explains:
+                    output = relevance_map(side.model, picture, check_finite=False)
+                    logits.append(output.logits.float())
                     whole = output.relevance.sum(dim=(1, 2, 3))
                     inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
                 else:
-                    logits = forward_logits(side.model, composed).float()
-                checked.append(logits)
-                best = top_classes(logits.nan_to_num(), rows.class_subset)[:, 0]
-                if donors := given.get(name):
-                    usable = batch[f"has_{name}"].bool() & is_background(donors[1]).flatten(1).any(dim=1)
-                    best = best.masked_fill(~usable, -1)
-                predicted.append(best)
-            values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
-            return checked, (torch.stack([value.double() for value in values], dim=1),)
+                    logits.append(forward_logits(side.model, picture).float())
+            values = [*predicted_classes(logits, usable, rows.class_subset), mask.mean(dim=(1, 2, 3)), inside]
+            return logits, torch.stack([value.double() for value in values], dim=1)
 
-        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, title)
-        values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
-        columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
+        passes = self.batch_size, self.num_workers
+        batches = composite_pass(side, rows, session, title, composites, donors, outputs_of, passes)
+        values = np.concatenate([values for _, values in batches])
+        columns = {"accepted": rows.accepted, "label": rows.labels, "donor_same": same, "donor_rand": other}
         if "file_name" in rows.dataset.column_names:
             columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
-        columns["donor_class"] = np.where(other >= 0, labels[other], -1)
+        columns["donor_class"] = np.where(other >= 0, rows.labels[other], -1)
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
-        columns |= {"object_share": values[:, -2], "relevance_on_object": values[:, -1]}
-        return Measured(columns)
-
-
-class WithDonors(Dataset):
-    """Rows with their numbers (`row`), and those of their donors, given by condition, the prefix of their columns, and number `(N,)`; a
-    copy of an image is no donor for it."""
-
-    def __init__(self, rows: TransformedRows, donors: Mapping[str, np.ndarray]):
-        self.rows, self.donors = rows, donors
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, indices: list[int]) -> list[dict]:
-        donors = {kind: [int(of_all[index]) for index in indices] for kind, of_all in self.donors.items()}
-        needed = sorted({*indices, *(donor for of_kind in donors.values() for donor in of_kind if donor >= 0)})
-        read = dict(zip(needed, self.rows.__getitems__(needed), strict=True))
-        items = []
-        for place, index in enumerate(indices):
-            item = read[index] | {"row": index}
-            for kind, of_kind in donors.items():
-                donor = read[of_kind[place] if of_kind[place] >= 0 else index]
-                item[f"has_{kind}"] = not torch.equal(donor["pixel_values"], item["pixel_values"])
-                item |= {f"{kind}_{name}": value for name, value in donor.items()}
-            items.append(item)
-        return items
+        return Measured(columns | {"object_share": values[:, -2], "relevance_on_object": values[:, -1]})

@@ -1,0 +1,259 @@
+"""Composites: images with the background or an attribute of another image, and the outputs of a model for them, in one pass."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+from transformers import default_data_collator
+
+from ..data.attributes import ATTRIBUTES, Pair, edited, has_both
+from ..data.composition import CONDITIONS, compose, draw_donors, is_background
+from ..data.geometry import pixel_levels
+from ..metrics.robust_accuracy import top_classes
+from ..models.last_layer import LastLayer
+from ..relevance.relevance_map import forward_logits
+from ..utils.files import atomic_file
+from ..utils.stage import Stage
+from .measurements.base import TransformedRows, batch_outputs
+from .session import Session, Side
+from .sets import EvaluationSet
+
+
+KINDS = ("same", "rand")  # of donors: of the class of the image, and of another
+CONDITION_DONORS = {
+    "mixed_same": "same",
+    "mixed_rand": "rand",
+}  # of the conditions that take the background of another image
+DONOR_SEED = 0  # of [`composite_outputs`]
+OUTPUTS_FILE = "outputs.npy"
+Batch = Mapping[str, torch.Tensor]
+Tensors = Sequence[torch.Tensor]
+# From a collated batch, the pictures of each composite, and whether each image has it: logits to check, and values `(B, …)`.
+OutputsOf = Callable[[Batch, Tensors, Tensors], tuple[list[torch.Tensor], torch.Tensor]]
+# Numbers `(N,)` of the rows of the donors, -1 where there is none; or a function from the number of a row to a picture `(3, H, W)`
+# that is a background as a whole.
+Donors = np.ndarray | Callable[[int], torch.Tensor]
+
+
+class Composite(NamedTuple):
+    """A way to compose the images of a set.
+
+    Args:
+        name: unique among the composites of a pass.
+        edit: one of `CONDITIONS`, which shows the donor's background if it takes one, or of `ATTRIBUTES`.
+        donor: name of the donors of [`WithDonors`] whose background or attribute the images are given; `None` for edits without one.
+    """
+
+    name: str
+    edit: str
+    donor: str | None = None
+
+    def of(self, batch: Batch, levels: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pictures `(B, 3, H, W)` of a batch, and whether each image has this composite `(B,)`: its donor is no copy of it, and
+        shows a background and, to give an attribute, an object. `levels` are the pixel values `(3,)` of black and white."""
+        own, donor = (batch["pixel_values"], batch["mask"]), None
+        usable = torch.ones(len(own[0]), dtype=torch.bool, device=own[0].device)
+        if self.donor is not None:
+            donor = batch[f"{self.donor}_pixel_values"], batch[f"{self.donor}_mask"]
+            gives = has_both(donor[1]) if self.edit in ATTRIBUTES else is_background(donor[1]).flatten(1).any(dim=1)
+            usable = batch[f"has_{self.donor}"].bool() & gives
+        if self.edit in ATTRIBUTES:
+            return edited(self.edit, own, donor, levels), usable
+        return compose(*own, donor, donor, levels[0], [self.edit])[self.edit], usable
+
+
+def condition_composites(conditions: Sequence[str] = tuple(CONDITIONS)) -> list[Composite]:
+    """Images in these conditions, by donors of the class and of another class, [`KINDS`]."""
+    return [Composite(name, name, CONDITION_DONORS.get(name)) for name in conditions]
+
+
+class WithDonors(Dataset):
+    """Rows with their numbers (`row`), and those of their donors, by name, the prefix of their columns. A copy of an image is no donor
+    for it (`has_…`)."""
+
+    def __init__(self, rows: TransformedRows, donors: Mapping[str, Donors]):
+        self.rows, self.donors = rows, donors
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        numbers = {name: of[indices].tolist() for name, of in self.donors.items() if not callable(of)}
+        needed = sorted({*indices, *(donor for of_name in numbers.values() for donor in of_name if donor >= 0)})
+        read = dict(zip(needed, self.rows.__getitems__(needed), strict=True))
+        items = []
+        for place, index in enumerate(indices):
+            item = read[index] | {"row": index}
+            for name, of in self.donors.items():
+                if callable(of):
+                    donor = {"pixel_values": of(index), "mask": torch.zeros_like(item["mask"])}
+                else:
+                    donor = read[numbers[name][place] if numbers[name][place] >= 0 else index]
+                item[f"has_{name}"] = callable(of) or not torch.equal(donor["pixel_values"], item["pixel_values"])
+                item |= {f"{name}_{column}": value for column, value in donor.items()}
+            items.append(item)
+        return items
+
+
+def composite_pass(
+    side: Side,
+    rows: EvaluationSet,
+    session: Session,
+    title: str,
+    composites: Sequence[Composite],
+    donors: Mapping[str, Donors],
+    outputs_of: OutputsOf,
+    passes: tuple[int, int],
+    first: int = 0,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Compose images with masks, and yield the values of a model for each batch, with the places of its images after `first`.
+
+    Args:
+        title: of the progress, and in errors.
+        donors: by name, see [`WithDonors`].
+        outputs_of: computes the values from the pictures of a batch.
+        passes: batch size, and number of processes that read images.
+        first: number of the image to begin with.
+    """
+    side.model.eval()
+    levels = [level.to(session.accelerator.device) for level in pixel_levels(side.processor)]
+    images = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
+    rest = range(first, len(rows.dataset))
+    remaining, collate = Subset(WithDonors(images, donors), rest), default_data_collator
+    loader = DataLoader(remaining, passes[0], num_workers=passes[1], collate_fn=collate)
+
+    def compute(batch: Batch) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
+        pictures, usable = zip(*(composite.of(batch, levels) for composite in composites), strict=True)
+        logits, values = outputs_of(batch, pictures, usable)
+        return logits, (values,)
+
+    for place, _, (values,) in batch_outputs(loader, compute, rows.dataset.select(rest), session.accelerator, title):
+        yield place, values.cpu().numpy()
+
+
+def predicted_classes(logits: Tensors, usable: Tensors, subset: Sequence[int] | None) -> list[torch.Tensor]:
+    """Predicted classes `(B,)` of each composite by its logits `(B, C)`, of a `subset` if it is given; -1 where it is not usable."""
+    best = [top_classes(of_composite.nan_to_num(), subset)[:, 0] for of_composite in logits]
+    return [classes.masked_fill(~known, -1) for classes, known in zip(best, usable, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """Outputs, D logits or features, for N images, and for K composites of each.
+
+    Args:
+        original: `(N, D)` fp32, of the images as they are.
+        mixed: `(N, K, D)` fp32, of their objects on the backgrounds of images of other classes, and of the images with attributes of
+            these; NaN where the donor has no background, or the image no object or no background.
+        labels: `(N,)` int64.
+    """
+
+    original: np.ndarray
+    mixed: np.ndarray
+    labels: np.ndarray
+
+    def mapped(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> "Outputs":
+        """Logits, from features."""
+        return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
+
+    def right(self) -> dict[str, np.ndarray]:
+        """By logits, whether each image is right as it is, `original` `(N,)`, and the share of its composites that are, `mixed_rand`
+        `(N,)`, NaN where there are none."""
+        known = ~np.isnan(self.mixed[..., 0])
+        hits = (self.mixed.argmax(axis=-1) == self.labels[:, None]) & known
+        with np.errstate(invalid="ignore"):
+            mixed_rand = hits.sum(axis=1) / known.sum(axis=1)
+        original = (self.original.argmax(axis=-1) == self.labels).astype(float)
+        return {"original": original, "mixed_rand": mixed_rand}
+
+
+def composite_outputs(
+    side: Side,
+    session: Session,
+    count: int,
+    passes: tuple[int, int],
+    layer: LastLayer | None = None,
+    folder: Path | None = None,
+    picture_of: Callable[[int, int], torch.Tensor] | None = None,
+    attributes: Sequence[str] = (),
+) -> Outputs:
+    """Outputs of a side for the one set of a session, with `count` composites an image on other backgrounds, and as many for each
+    attribute.
+
+    Args:
+        passes: batch size, and number of processes that read images.
+        layer: the last layer of the side, for its features instead of its logits.
+        folder: of a stage that keeps them, and goes on after a kill; by default nothing is kept.
+        picture_of: backgrounds instead of those of images of other classes: from the numbers of the composite and the image to a picture
+            `(3, H, W)`.
+
+    Raises:
+        ValueError: no image has a composite.
+    """
+    ((name, rows),) = session.sets.items()
+    size = session.classes if layer is None else layer.weight[0]
+    outputs = np.full((len(rows.labels), 1 + count * (1 + len(attributes)), len(size)), np.nan, np.float32)
+    if folder is not None:
+        inputs = {"composites": count, "seed": DONOR_SEED} | ({"attributes": [*attributes]} if attributes else {})
+        stage = Stage(folder, session.inputs("before", rows) | inputs)
+        stage.begin()
+        if not (folder / OUTPUTS_FILE).is_file():
+            with atomic_file(folder / OUTPUTS_FILE) as unfinished, unfinished.open("wb") as file:
+                np.save(file, outputs)  # if it were cut off, `r+` would fill it with zeros
+        outputs = np.load(folder / OUTPUTS_FILE, "r+")
+    done = int((~np.isnan(outputs[:, 0, 0])).sum())
+    composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes)
+
+    def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+        images = torch.cat([*pictures])
+        logits, values = layer.outputs(images) if layer else (forward_logits(side.model, images),) * 2
+        values = values.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()
+        # Without an object, a composite would be a background alone; without a background, the image itself.
+        share = batch["mask"].mean(dim=(1, 2, 3))
+        for number, has_composite in enumerate(usable[1:], 1):
+            values[~has_composite | (share == 0) | (share == 1), number] = torch.nan
+        return list(logits.chunk(len(pictures))), values
+
+    if done < len(outputs):
+        for place, values in composite_pass(
+            side, rows, session, name, composites, donors, outputs_of, passes, first=done
+        ):
+            outputs[done:][place, 1:] = values[:, 1:]
+            outputs[done:][place, 0] = values[:, 0]  # last, since it says that the image is complete
+    if folder is not None:
+        stage.finish({}, [OUTPUTS_FILE])
+    if count:
+        check_composed((~np.isnan(outputs[:, 1:, 0])).sum(), len(outputs), name)
+    return Outputs(outputs[:, 0], outputs[:, 1:], rows.labels)
+
+
+def check_composed(count: int, num_images: int, name: str) -> None:
+    """Check that some of the images, named `name` in errors, could be composed with another background: `count` of them."""
+    if not count:
+        raise ValueError(
+            f"No object of the {num_images} {name} images could be put on another background: every object fills the image, or lies outside "
+            "of what the model sees. Give more images, or other masks."
+        )
+
+
+def _on_other_backgrounds(
+    labels: list[int], count: int, picture_of: Callable[[int, int], torch.Tensor] | None, attributes: Sequence[str]
+) -> tuple[list[Composite], dict[str, Donors]]:
+    """The images as they are and their composites, with their donors by name, see [`composite_outputs`]."""
+    names = [f"composite_{number}" for number in range(count)]
+    pictures = [f"picture_{number}" for number in range(count)] if picture_of else []
+    donors: dict[str, Donors] = {}
+    if attributes or not picture_of:
+        # Of images of one class, each counts as a class of its own: training images need no labels.
+        classes = labels if len({*labels}) > 1 else [*range(len(labels))]
+        donors = {name: draw_donors(classes, DONOR_SEED + number)[1] for number, name in enumerate(names)}
+    donors |= {name: partial(picture_of, number) for number, name in enumerate(pictures)}
+    composites = [Composite("original", "original")]
+    composites += [Composite(name, "mixed_rand", name) for name in pictures or names]
+    composites += [Composite(f"{name}_{attribute}", attribute, name) for attribute in attributes for name in names]
+    return composites, donors
