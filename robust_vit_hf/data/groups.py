@@ -1,4 +1,10 @@
-"""Groups of images, such as class and place: their names, and their shares of the training images."""
+"""Groups of images, such as class and place, or camera and site: their names, and their shares of the training images.
+
+A group is a value of the column `group`, or of a column, or a pair of columns, that `robust-vit diagnose --slices` names.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
 
 import datasets
 import numpy as np
@@ -26,6 +32,32 @@ def group_shares(dataset: datasets.Dataset, name: str, *columns: str) -> dict[st
         return None
     names, counts = np.unique(groups, return_counts=True)
     return dict(zip(names.tolist(), (counts / counts.sum()).tolist(), strict=True))
+
+
+def slices_of(columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What `--slices` means: each of the columns, and each pair of them, by the name of its table."""
+    return {" × ".join(of): of for count in (1, 2) for of in combinations(columns, count)}
+
+
+def slice_shares(
+    dataset: datasets.Dataset, path: str | None, split: str, columns: Sequence[str]
+) -> dict[str, dict[str, float] | None]:
+    """Shares of the groups of each of [`slices_of`] among the training images; none without these.
+
+    Args:
+        dataset: images of a split of `path`, which have the columns.
+
+    Raises:
+        ValueError: there is no such column, or an image has no value in it.
+    """
+    for column in columns:
+        if groups_of(dataset, split, column) is None:
+            known = ", ".join(dataset.column_names)
+            raise ValueError(f"`{path}` has no column `{column}` for --slices: it has {known}.")
+    train = training_rows(path, split) if columns else None
+    return (
+        {} if train is None else {name: group_shares(train, "train", *of) for name, of in slices_of(columns).items()}
+    )
 
 
 def groups_of(

@@ -15,7 +15,7 @@ from .verdict import LARGE, SMALL, pairs_of
 
 
 # Measures of an attribute by name, and their heads in the table.
-MEASURES = {
+ATTRIBUTE_MEASURES = {
     "gap": "gap: of its class − of another class",
     "taken": "more taken for the other class",
     "shift": "shift of the logits towards it",
@@ -33,7 +33,7 @@ class AttributeDiagnosis:
 
     @cached_property
     def values(self) -> dict[str, dict[str, np.ndarray]]:
-        """`(N,)` float64 of each of [`MEASURES`] by attribute; NaN where an image does not count. The gap is top-1 with the
+        """`(N,)` float64 of each of [`ATTRIBUTE_MEASURES`] by attribute; NaN where an image does not count. The gap is top-1 with the
         attribute of an image of the same class minus that with one of another class; `taken` is how often this other class is
         named, minus how often it is with the attribute of the same class; and the shift how much the logit of this class gains on
         that of the right one, which tells with fewer images. Artefacts of the edit are in both, and cancel."""
@@ -132,9 +132,12 @@ class AttributeDiagnosis:
 def attributes_table(found: AttributeDiagnosis, side: str) -> Table:
     """The measures of each attribute of one model, the largest gap first."""
     ordered = sorted(found.measures.items(), key=lambda item: -item[1]["gap"].mean)
-    rows = [[ATTRIBUTES[name].text, *(_shown(measure, of[measure]) for measure in MEASURES)] for name, of in ordered]
+    rows = [
+        [ATTRIBUTES[name].text, *(_shown(measure, of[measure]) for measure in ATTRIBUTE_MEASURES)]
+        for name, of in ordered
+    ]
     title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, but for the price for all rows together]"
-    return Table(title, ["attribute", *MEASURES.values()], rows)
+    return Table(title, ["attribute", *ATTRIBUTE_MEASURES.values()], rows)
 
 
 def _shown(measure: str, found: Interval) -> str:

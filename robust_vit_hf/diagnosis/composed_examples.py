@@ -2,28 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
+from transformers import default_data_collator
 
-from ..data.attributes import edited
-from ..data.composition import CONDITIONS, compose
+from ..data.composition import CONDITIONS
 from ..data.geometry import pixel_levels
 from ..data.transforms import eval_transform
+from ..evaluation.composites import KINDS, Composite, WithDonors, condition_composites
 from ..evaluation.examples import may_be_shown
 from ..evaluation.measurements.base import TransformedRows
-from ..evaluation.measurements.other_backgrounds import WithDonors
 from ..evaluation.session import Session
 from ..relevance.overlay import denormalize
+from ..results.html_page import Gallery, Picture, data_url
 from ..utils.files import atomic_file
 from ..utils.images import to_webp
 from ..utils.plotting import plain
@@ -34,6 +33,12 @@ from .verdict import Diagnosis
 NUM_EXAMPLES = 6  # in the strip
 NUM_COMPOSED = 24  # in the file, the first of which are those in the strip
 RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on other backgrounds"
+NUM_TAKEN = 20
+TAKEN_FILE = "taken.csv"
+TAKEN_RULE = (
+    f"At most {NUM_TAKEN} images that are right as they are and on another background of their class, and are taken for the class of "
+    "the background of another; those with the least relevance on the object first."
+)
 COLOURS = {"right": "#1a7f37", "taken": "#b3261e", "other": "#57606a"}  # of predictions, see `Composed.kind`
 _PICTURES = {name: datasets.Image() for name in CONDITIONS}
 
@@ -78,18 +83,13 @@ def composed_images(
         return []
     first, processor = next(iter(diagnoses.values())), session.sides["before"].processor
     pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(processor))
-    kinds = {kind: np.asarray(first.columns[f"donor_{kind}"]) for kind in ("same", "rand")}
-    items, levels = WithDonors(pairs, kinds).__getitems__([*drawn]), pixel_levels(processor)
-    own, *donors = (
-        tuple(torch.stack([item[f"{prefix}{name}"] for item in items]) for name in ("pixel_values", "mask"))
-        for prefix in ("", "same_", "rand_")
-    )
-    if isinstance(first, Diagnosis):
-        images = compose(*own, *donors, levels[0])
-    else:
-        given = product(first.names, zip(kinds, donors, strict=True))
-        edits = {f"{name}_{kind}": edited(name, own, donor, levels) for name, (kind, donor) in given}
-        images = {"original": own[0]} | edits
+    donors = {kind: np.asarray(first.columns[f"donor_{kind}"]) for kind in KINDS}
+    composites = condition_composites()
+    if isinstance(first, AttributeDiagnosis):
+        given = [Composite(f"{name}_{kind}", name, kind) for name in first.names for kind in KINDS]
+        composites = [Composite("original", "original"), *given]
+    batch = default_data_collator(WithDonors(pairs, donors).__getitems__([*drawn]))
+    images = {composite.name: composite.of(batch, pixel_levels(processor))[0] for composite in composites}
     pictures = {name: denormalize(of_condition, processor) for name, of_condition in images.items()}
     names = dict(enumerate(session.classes))  # not -1, the class of an image that could not be composed
     return [
@@ -101,6 +101,31 @@ def composed_images(
         )
         for place, row in enumerate(drawn)
     ]
+
+
+def taken_rows(diagnosis: Diagnosis) -> list[int]:
+    """Numbers of the images of [`TAKEN_RULE`]."""
+    values = diagnosis.values
+    taken = (values["donor_rate"] == 1) & (values["original"] == 1) & (values["mixed_same"] == 1)
+    rows = np.flatnonzero(taken)
+    return rows[np.argsort(values["relevance_on_object"][rows], kind="stable")][:NUM_TAKEN].tolist()
+
+
+def taken_gallery(examples: Sequence[Composed]) -> Gallery:
+    """The images of [`taken_rows`], as they are and on both backgrounds."""
+    shown = []
+    for example in examples:
+        captions = {
+            "original": example.label,
+            "mixed_same": f"on another {example.label}’s",
+            "mixed_rand": f"on {example.donor}’s",
+        }
+        pictures = [
+            Picture(caption, f"{caption}, {name}.", data_url("webp", to_webp(example.pictures[name])["bytes"]))
+            for name, caption in captions.items()
+        ]
+        shown.append((f"{example.label}, taken for {example.donor}", pictures))
+    return Gallery("Taken for the class of the background", TAKEN_RULE, shown)
 
 
 def strip_figure(examples: Sequence[Composed]) -> Figure:

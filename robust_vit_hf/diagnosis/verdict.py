@@ -11,7 +11,6 @@ import pandas as pd
 from ..data.composition import CONDITIONS
 from ..results.intervals import Difference, Interval, Resamples
 from ..results.set_tables import object_focus, outcomes
-from ..results.tables import Table
 
 
 # Bounds of the verdict, as fractions of the images.
@@ -19,7 +18,7 @@ LARGE, SMALL = 0.25, 0.05
 # Standard deviation of `mixed_rand` minus top-1 on really random backgrounds, beyond that of the samples (docs/measured.md).
 FORETELLING = 0.06
 # Names of the measures in tables. Differences have a sign.
-MEASURES = {
+BACKGROUND_MEASURES = {
     **{name: f"top-1 `{name}`" for name in CONDITIONS},
     "foretold": "top-1 on random backgrounds, foretold by `mixed_rand`",
     "composing": "price of composing: `original` − `mixed_same`",
@@ -92,7 +91,7 @@ class Diagnosis:
 
     @cached_property
     def measures(self) -> dict[str, Interval]:
-        """Measures by name, see [`MEASURES`]; those without images are left out."""
+        """Measures by name, see [`BACKGROUND_MEASURES`]; those without images are left out."""
         found = Resamples.means(self.values)
         if {"bg_gap", "original"} <= found.keys() and found["original"].values[0] > 0:
             found["object_focus"] = Resamples.of(object_focus, found["original"], found["bg_gap"])
@@ -193,49 +192,6 @@ def pairs_of(columns: Mapping[str, Sequence], taken: np.ndarray) -> list[dict[st
     pairs = mixed.dropna().astype(int).groupby(["label", "donor_class"])["taken"]
     rows = pairs.agg(taken="sum", images="size").reset_index().to_dict("records")
     return sorted(rows, key=lambda row: (-row["taken"], row["images"], row["label"], row["donor_class"]))
-
-
-def diagnosis_tables(
-    diagnoses: Mapping[str, Diagnosis], beside: Mapping[str, Mapping[str, Interval]] | None = None
-) -> list[Table]:
-    """Tables of one model or two (`before`, `after`): measures, classes, and pairs of class and background. `beside` has measures on
-    other images, by the head of their column."""
-    beside = dict(beside or {})
-    if "after" in diagnoses:
-        beside = {"change": diagnoses["after"].change_from(diagnoses["before"])} | beside
-    rows = []
-    for name, title in MEASURES.items():
-        cells = [_shown(name, diagnosis.measures) for diagnosis in diagnoses.values()]
-        if any(cell != "–" for cell in cells):
-            rows.append([title.strip(), *cells, *(_shown(name, found) for found in beside.values())])
-    images = len(diagnoses["before"].columns["label"])
-    title = f"Objects of {images} images on other backgrounds, in per cent [95 % interval]"
-    tables = [Table(title, ["measure", *diagnoses, *beside], rows)]
-    names = diagnoses["before"].class_names
-    for side, diagnosis in diagnoses.items():
-        ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))
-        rows = []
-        for label, of_class in ordered:
-            shares = ("–" if of_class[name] is None else f"{100 * of_class[name]:.0f}" for name in OF_A_CLASS)
-            rows.append([names[label], str(of_class["images"]), *shares])
-        title = f"Classes, {side}, in per cent: the most often taken for the class of their background first"
-        tables.append(Table(title, ["class", "images", *(MEASURES[name] for name in OF_A_CLASS)], rows))
-        pairs = []
-        for pair in (pair for pair in diagnosis.by_pair()[:20] if pair["taken"]):
-            objects = f"{names[pair['label']]} on the background of {names[pair['donor_class']]}"
-            pairs.append([objects, f"{pair['taken']} of {pair['images']}"])
-        if pairs:
-            tables.append(Table(f"Most frequent confusions with the background, {side}", ["pair", "taken"], pairs))
-    return tables
-
-
-def _shown(name: str, measures: Mapping[str, Interval]) -> str:
-    found = measures.get(name)
-    if found is None:
-        return "–"
-    if name.endswith("_chance"):
-        return f"{100 * found.mean:.1f}"
-    return found.shown(1, 2) if name == "relevance_on_object" else str(found)
 
 
 def _percent(found: Interval) -> str:

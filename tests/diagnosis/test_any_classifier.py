@@ -143,7 +143,7 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         ("resnet", {"processor": ConvNextImageProcessor()}, "leave out `processor`"),
         (tiny_vit(), {"processor": "paper"}, "needs its image processor"),
         (tiny_vit(), {"processor": ConvNextImageProcessor(), "classes": NAMES}, "not `classes` or"),
-        ("resnet", {"transform": _pixels}, "leave out `processor`, `classes` and `transform`"),
+        ("resnet", {"transform": _pixels}, "leave out `transform`, or give"),
     ],
 )
 def test_what_is_given_is_not_taken(model, given, error, photographs, tmp_path):

@@ -7,9 +7,10 @@ import datasets
 import numpy as np
 import pytest
 
-from robust_vit_hf.diagnosis.diagnose import DiagnosisReport
-from robust_vit_hf.diagnosis.verdict import Diagnosis, diagnosis_tables, pairs_of
-from robust_vit_hf.masks.own_masks import MaskedImages
+from robust_vit_hf.data.find_images import Images
+from robust_vit_hf.diagnosis.report import DiagnosisReport
+from robust_vit_hf.diagnosis.tables import diagnosis_tables
+from robust_vit_hf.diagnosis.verdict import Diagnosis, pairs_of
 from robust_vit_hf.results.html_page import write_page
 from robust_vit_hf.results.intervals import Difference, Resamples
 
@@ -141,7 +142,8 @@ def test_bad_compositions_and_wrong_models_are_warned_of():
 
 
 def test_a_page_warns(tmp_path):
-    images = MaskedImages(datasets.Dataset.from_dict({}), "drawn by hand", rejected=200, lost=("<i>owl</i>",))
+    notes = ("200 images are left out", "Of these classes, no image is left: <i>owl</i>.")
+    images = Images(datasets.Dataset.from_dict({}), "photographs", "validation", "drawn by hand", 200, notes)
     report = DiagnosisReport(
         {"before": diagnosis(original=0.3, mixed_same=0.0)}, {}, [], [], [], images, Path("out"), [], []
     )
@@ -149,7 +151,7 @@ def test_a_page_warns(tmp_path):
     page = (tmp_path / "report.html").read_text()
     composing, accuracy, *notes = report.warnings
     assert composing.startswith("Composing alone costs") and accuracy.startswith("The model is right on 30 %")
-    assert notes == images.notes and len(notes) == 2 and "<i>" not in page
+    assert tuple(notes) == images.notes and "<i>" not in page
     for warning in report.warnings:
         assert f"<p>{html.escape(warning)}</p>" in page
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from transformers import pipeline
 
-from robust_vit_hf.diagnosis.export_images import image_table
+from robust_vit_hf.diagnosis.report import image_table
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 
 from ..helpers.commands import succeed
@@ -39,7 +39,7 @@ def exported(tmp_path_factory) -> Path:
     for name, seed in (("before", 0), ("after", 1)):
         save_pretrained(tiny_vit(seed, **letters), root / name, "paper")
     models = ["--model", root / "before", "--compare", root / "after", "--export", "fiftyone"]
-    with patch("robust_vit_hf.diagnosis.export_images.LONGEST_SIDE", 100):
+    with patch("robust_vit_hf.diagnosis.report.LONGEST_SIDE", 100):
         for _ in range(2):  # the second takes the place of the first
             succeed("diagnose", *models, "--dataset", root / "photographs", "--output_dir", root / "out")
     return root / "out"
