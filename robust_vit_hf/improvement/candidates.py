@@ -1,108 +1,143 @@
-"""Candidates: settings to train, and the table of what they are worth on the selection images."""
+"""Candidates: models that may be chosen, the rule that chooses among them on the selection images, and the table of all."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
 
-from ..results import choice
-from ..results.choice import loses_too_much, may_be_lost, rank
+import numpy as np
+from transformers import PreTrainedModel
+
+from ..evaluation.composites import Outputs
+from ..results.intervals import Difference, Interval, Resamples
 from ..results.tables import Table
-from .composites import Composites
-from .fit_layers import LayerSettings
 
 
-# On photographs, swap with the original's output gained most on backgrounds that nothing was trained on; whether the relevance loss
-# adds to it depends on the images. So rate and start are chosen by swap alone, and both are trained at these.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "swap": {"method": "swap", "confidence_weight": 0.2},  # as beside the relevance loss
-    "swap and relevance": {"confidence_target": "original", "background_swap": 0.75, "relevance_distance": "bce"},
-}
-# Shares of the finetuned weights that are measured, of the short trainings and of those of all steps.
-FIRST_MIXTURES, MIXTURES = (0.5, 1.0), (0.25, 0.5, 0.75, 1.0)
-FINALISTS, FIRST_SHARE = 2, 3  # trainings of all steps; all others are shorter by this factor
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Settings of a training. `variant` is a name in [`VARIANTS`], or a method."""
-
-    variant: str
-    learning_rate: float
-    steps: int
-    options: dict[str, Any] = field(default_factory=dict)
-    start: str = "original"  # the model that is finetuned: that, or the one with the new `layer`
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return f"{self.variant.replace(' ', '-')}-from-{self.start}-{self.learning_rate}-{self.steps}"
-
-    def __str__(self) -> str:
-        start = "" if self.start == "original" else f" from the new {self.start}"
-        return f"{self.variant}{start}, learning rate {self.learning_rate}, {self.steps} steps"
+# Interpolation weights of a new layer, or of finetuned weights, that are measured: of all steps, and of the short trainings.
+INTERPOLATION_WEIGHTS, FIRST_INTERPOLATION_WEIGHTS = (0.25, 0.5, 0.75, 1.0), (0.5, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture(choice.Candidate):
-    """A share (`alpha`) of a new layer's weights, or of a trained model's, and the rest of those before, on the selection images."""
+class Candidate:
+    """A model that may be chosen: the original, or one between it and a new layer or a training.
 
-    settings: LayerSettings | TrainingSettings | None = None  # `None` for the original model
-    alpha: float = 0.0
+    Args:
+        mixed_rand: `(N,)` float, whether each selection image is right on the background of another class, as a share of several; NaN
+            where it does not count.
+        original: likewise, for the image as it is.
+        name: how it was made.
+        weight: interpolation weight, from 0, the model before, to 1, the new layer or the finetuned weights.
+        learning_rate: of the training; 0 where nothing was trained.
+        outputs: computes its logits on the selection images.
+        build: makes the model, with logits divided by a temperature, and the contents of the files beside it by name.
+    """
+
+    mixed_rand: np.ndarray
+    original: np.ndarray
+    name: str = "original"
+    weight: float = 0.0
+    learning_rate: float = 0.0
+    outputs: Callable[[], Outputs] | None = None
+    build: Callable[[float], tuple[PreTrainedModel, dict[str, dict]]] | None = None
 
     @classmethod
-    def of(cls, logits: Composites, settings: LayerSettings | None = None, alpha: float = 0.0) -> Self:
-        return cls(**logits.right(), settings=settings, alpha=alpha)
+    def of(cls, logits: Outputs, **fields) -> Self:
+        return cls(**logits.right(), **fields)
 
     @property
     def strength(self) -> tuple[float, ...]:
-        if isinstance(self.settings, TrainingSettings):
-            return (1.0, self.settings.learning_rate, self.alpha)
-        return (0.0, 0.0, self.alpha)
+        """How far it is from the original model: among equals, the least is chosen."""
+        return (self.learning_rate, self.weight)
+
+    def __str__(self) -> str:
+        return f"{self.name}, interpolation weight {self.weight:g}" if self.weight else self.name
+
+    def top1(self) -> float:
+        """Top-1 on the backgrounds of other classes."""
+        return float(np.nanmean(self.mixed_rand))
+
+    def fall(self, before: "Candidate") -> float:
+        """Fall of top-1 on the images as they are."""
+        return float(np.nanmean(before.original) - np.nanmean(self.original))
+
+    def changes(self, before: "Candidate") -> tuple[Interval, Interval]:
+        """Changes of `mixed_rand` and `original` from another model, paired by image."""
+        changes = {"gain": self.mixed_rand - before.mixed_rand, "loss": self.original - before.original}
+        gain, loss = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
+        return gain, loss
 
 
-def first_trainings(
-    method: str | None, learning_rates: Sequence[float], max_steps: int, starts: Sequence[str] = ("original",)
-) -> list[TrainingSettings]:
-    """The short trainings: swap, or a named method, at each rate, from each start."""
-    name, options = ("swap", VARIANTS["swap"]) if method is None else (method, {"method": method})
-    steps = max(1, max_steps // FIRST_SHARE)
-    return [TrainingSettings(name, rate, steps, options, start) for start in starts for rate in learning_rates]
+C = TypeVar("C", bound=Candidate)
 
 
-def finalists(
-    mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max_steps: int, with_relevance: bool = True
-) -> list[TrainingSettings]:
-    """The trainings of all steps, none that was done: the settings that the rule puts first, and, of swap `with_relevance`, these with
-    the relevance loss; else those that it puts second."""
-    order = [one.settings for one in rank(mixtures, before, max_loss)]
-    ranked = list({one.name: one for one in order if isinstance(one, TrainingSettings)}.values())
-    last = [replace(one, steps=max_steps) for one in ranked[:FINALISTS]]
-    if last and with_relevance and last[0].variant == "swap":
-        with_map = "swap and relevance"
-        last[1:] = [replace(last[0], variant=with_map, options=VARIANTS[with_map])]
-    return [one for one in last if one not in ranked]
+def may_be_lost(before: Candidate, max_loss: float) -> tuple[int, int]:
+    """Number of images that `max_loss` points of top-1 are, rounded up, so that one of a few may be lost; and of all."""
+    count = int((~np.isnan(before.original)).sum())
+    return math.ceil(max_loss / 100 * count - 1e-9), count
 
 
-def choose_cheapest(mixtures: Sequence[Mixture], before: Mixture, max_loss: float) -> Mixture:
-    """The mixture that the rule chooses, see [`choice.choose`]; a training only if its gain over the best new layer is resolved."""
-    cheap = choice.choose(
-        [one for one in mixtures if not isinstance(one.settings, TrainingSettings)], before, max_loss
-    )
-    chosen = choice.choose(mixtures, before, max_loss)
+def loses_too_much(candidate: Candidate, before: Candidate, max_loss: float) -> bool:
+    """Whether top-1 on the images as they are falls by more than `max_loss` points, see [`may_be_lost`]."""
+    bound, count = may_be_lost(before, max_loss)
+    return round(candidate.fall(before) * count) > bound
+
+
+def rank(candidates: Sequence[C], before: Candidate, max_loss: float) -> list[C]:
+    """Order by the rule: first those that do not lose too much, see [`loses_too_much`], by top-1 on the backgrounds of
+    other classes, the highest first; then the others, by their fall. Among equals, the smaller fall and the smaller
+    strength come first."""
+
+    def key(candidate: C) -> tuple:
+        fall, top1 = candidate.fall(before), candidate.top1()
+        exceeds = loses_too_much(candidate, before, max_loss)
+        return (exceeds, fall if exceeds else -top1, fall, *candidate.strength)
+
+    return sorted(candidates, key=key)
+
+
+def choose(candidates: Sequence[C], before: Candidate, max_loss: float) -> C:
+    """The candidate that the rule chooses: of those that do not lose too much, and whose top-1 on the backgrounds of other
+    classes is within one standard error of the highest, the one with the highest top-1 on the images as they are. If all
+    lose too much, the one that loses least.
+
+    Which of several is highest is often chance, while their losses on the images as they are differ. The standard error is that of the
+    difference, paired by image (the "1-SE rule" of https://doi.org/10.1201/9781315139470, section 3.4.3).
+
+    Args:
+        max_loss: points of top-1 on the images as they are that may be lost, from 0 to 100.
+    """
+    order = rank(candidates, before, max_loss)
+    best = order[0]
+
+    def is_as_good(candidate: C) -> bool:
+        difference = candidate.mixed_rand - best.mixed_rand
+        known = difference[~np.isnan(difference)]
+        error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else 0.0
+        return bool(known.mean() >= -error - 1e-12)
+
+    allowed = [one for one in order if not loses_too_much(one, before, max_loss) and is_as_good(one)]
+    return min(allowed, key=lambda candidate: candidate.fall(before), default=best)
+
+
+def choose_cheapest(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> Candidate:
+    """The candidate that [`choose`] chooses; a training only if its gain over the best new layer is resolved."""
+    untrained = [candidate for candidate in candidates if not candidate.learning_rate]
+    cheap, chosen = (choose(of, before, max_loss) for of in (untrained, candidates))
     gain, _ = chosen.changes(cheap)
-    keeps_layer = isinstance(cheap.settings, LayerSettings) and not loses_too_much(cheap, before, max_loss)
+    keeps_layer = cheap.weight > 0 and not loses_too_much(cheap, before, max_loss)
     return cheap if keeps_layer and gain.low <= 0 else chosen
 
 
-def candidates_table(mixtures: Sequence[Mixture], before: Mixture, chosen: Mixture, max_loss: float) -> Table:
+def candidates_table(candidates: Sequence[Candidate], before: Candidate, chosen: Candidate, max_loss: float) -> Table:
     """Table of all candidates in the order of the rule."""
     rows = []
-    for one in rank(mixtures, before, max_loss):
-        marked = "chosen" if one is chosen else "loses too much" if loses_too_much(one, before, max_loss) else ""
-        gain, loss = one.changes(before)
-        settings = ["original", "–"] if one.settings is None else [str(one.settings), f"{one.alpha:g}"]
-        rows.append([*settings, f"{100 * one.top1():.1f}", str(gain), str(loss), marked])
-    head = ["candidate", "share of its weights", "`mixed_rand`", "change", "change of `original`", ""]
+    for candidate in rank(candidates, before, max_loss):
+        exceeds = loses_too_much(candidate, before, max_loss)
+        marked = "chosen" if candidate is chosen else "loses too much" if exceeds else ""
+        gain, loss = candidate.changes(before)
+        weight = f"{candidate.weight:g}" if candidate.weight else "–"
+        rows.append([candidate.name, weight, f"{100 * candidate.top1():.1f}", str(gain), str(loss), marked])
+    head = ["candidate", "interpolation weight", "`mixed_rand`", "change", "change of `original`", ""]
     bound, count = may_be_lost(before, max_loss)
     title = f"Candidates on {count} selection images, of which a candidate may lose {bound}; top-1 in per cent [95 % interval]"
     return Table(title, head, rows)

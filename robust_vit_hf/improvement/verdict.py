@@ -1,26 +1,27 @@
-"""The outcome of an improvement: the verdict on the report images, with its tables, page and model card."""
+"""The outcome of an improvement: the model, and the verdict on the test images, with its tables, page and model card."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
+from ..data.find_images import Images
+from ..diagnosis.diagnose import measure_images
+from ..diagnosis.report import DiagnosisReport, write_report
 from ..evaluation.examples import FIGURE_FILE, galleries
-from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, worse_classes
 from ..evaluation.results_files import write_finetuning_results
-from ..evaluation.session import Session
+from ..evaluation.session import Session, load_sides
 from ..hub.model_card import write_card
-from ..masks.own_masks import MaskedImages
+from ..models.interpolation import INTERPOLATION_FILE
 from ..results.html_page import PAGE_FILE, Section, write_page
-from ..results.intervals import Difference, Interval, Resamples
-from ..results.run_results import Run, SetResult
+from ..results.intervals import Interval
+from ..results.run_results import Run
 from ..results.run_tables import tables_of
 from ..results.tables import Table
-from ..utils.files import RUN_FILE, read_json, write_json
+from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.privacy import public_name
+from .candidates import Candidate
+from .layers import temperature_of
 from .options import ImproveOptions
 
 
@@ -63,7 +64,7 @@ class Improvement:
 
     @property
     def outcome(self) -> str:
-        """One of [`OUTCOMES`], from the intervals on the report images."""
+        """One of [`OUTCOMES`], from the intervals on the test images."""
         if self._changes is None:
             return "kept"
         gain, loss = self._changes["mixed_rand"], self._changes["original"]
@@ -97,42 +98,57 @@ class Improvement:
         return "\n\n".join(["", self.verdict, *self.notes, *texts, place])
 
 
+def write_candidate(
+    chosen: Candidate, before: Candidate, session: Session, folder: Path, is_written: bool, has_layer: bool
+) -> Session:
+    """Write the model of a candidate with its record, unless that was done, and return the session with it as `after`.
+
+    Args:
+        has_layer: whether the model has a last layer, in which a temperature, fitted on the selection images, can be put.
+    """
+    side = session.sides["before"]
+    if not is_written:
+        # Where the original is right on all, as on images that have its predictions for labels, nothing tells how sure to be.
+        cools = has_layer and not before.original.all()
+        temperature = temperature_of(chosen.outputs()) if cools else 1.0
+        model, files = chosen.build(temperature)
+        files[RUN_FILE]["training"]["temperature, fitted on the selection images"] = f"{temperature:.2f}"
+        with weights_written(folder):
+            model.save_pretrained(folder)
+        (folder / INTERPOLATION_FILE).unlink(missing_ok=True)  # of a training that was chosen here before
+        for name, content in files.items():
+            write_json(folder / name, content)
+    side.processor.save_pretrained(folder)
+    sides = load_sides({"after": str(folder)}, session.protocol, session.accelerator)
+    return replace(session, sides={**session.sides, **sides})
+
+
 def measure_outcome(
-    session: Session, images: MaskedImages, candidates: Table, notes: list[str], options: ImproveOptions
+    session: Session, images: Images, candidates: Table, notes: list[str], options: ImproveOptions
 ) -> Improvement:
-    """Diagnose the sides of the session on its only set, the report images, and write results, card and page."""
+    """Diagnose the sides of the session on its only set, the test images, and write results, card and page."""
     folder = options.output_dir
     diagnosis = measure_images(session, images, options, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER)
     write_report(diagnosis, session, asdict(options))
     facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
-    sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
+    sections, tables = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
-        run = Run(
-            measure_accuracy(
-                session, Accuracy(options.batch_size, options.num_workers), f"{PREDICTIONS_FOLDER}/accuracy"
-            )
-        )
+        accuracy = Accuracy(options.batch_size, options.num_workers)
+        run = Run(measure_accuracy(session, accuracy, f"{PREDICTIONS_FOLDER}/accuracy"))
         write_finetuning_results(folder, run, session, asdict(options))
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
-        accuracy = tables_of(run)
-        if worse := worse_classes(run.sets["report"], session.classes):
+        tables = tables_of(run)
+        if worse := worse_classes(run.sets[images.name], session.classes):
             text = "Classes that certainly got worse on the images as they are, in points [95 % interval]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
-        sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
-    found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
-    sections[0].notes = [*diagnosis.advice, *found.notes]  # of the diagnosis, and others
-    write_json(folder / VERDICT_FILE, found.record())
-    write_page(folder / PAGE_FILE, found.verdict.partition("\n")[0], facts, sections)
-    if found.accuracy:
-        write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | {"verdict": found.verdict, "notes": found.notes})
+        sections.append(Section("On the images as they are", tables, galleries=galleries(folder)))
+    improvement = Improvement(options.max_loss, diagnosis, candidates, tables, [*notes, *diagnosis.warnings], folder)
+    sections[0].notes = [*diagnosis.advice, *improvement.notes]  # of the diagnosis, and others
+    write_json(folder / VERDICT_FILE, improvement.record())
+    write_page(folder / PAGE_FILE, improvement.verdict.partition("\n")[0], facts, sections)
+    if tables:
+        run = read_json(folder / RUN_FILE) | {"verdict": improvement.verdict, "notes": improvement.notes}
+        write_json(folder / RUN_FILE, run)
         write_card(folder)
-    return found
-
-
-def worse_classes(report: SetResult, names: Sequence[str]) -> list[str]:
-    """The classes whose top-1 certainly fell, with the change of each."""
-    labels, gains = report.classes[report.usable], report.gains().astype(float)
-    of_classes = {label: np.where(labels == label, gains, np.nan) for label in range(len(names))}  # names may repeat
-    changes = {name: found.interval(Difference) for name, found in Resamples.means(of_classes).items()}
-    return [f"{names[label]} {found}" for label, found in changes.items() if found.high < 0]
+    return improvement

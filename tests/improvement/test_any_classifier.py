@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from robust_vit_hf import improve, load_model, make_image_processor
-from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
+from robust_vit_hf.improvement.candidates import FIRST_INTERPOLATION_WEIGHTS, INTERPOLATION_WEIGHTS
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.model_digest import weights_digest
 
@@ -62,7 +62,8 @@ def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypa
     assert before_and_after[0]["original"].mean > 0.8
     assert before_and_after[1]["mixed_rand"].mean > before_and_after[0]["mixed_rand"].mean
     tables = [(folder / "candidates.md").read_text() for folder in folders]
-    assert tables[0] == tables[1] and tables[0].count("| swap") == 4 * len(FIRST_MIXTURES) + 2 * len(MIXTURES)
+    count = 4 * len(FIRST_INTERPOLATION_WEIGHTS) + 2 * len(INTERPOLATION_WEIGHTS)
+    assert tables[0] == tables[1] and tables[0].count("| swap") == count
     assert "relevance" not in tables[0] and tables[0].count("| chosen |") == 1
     models = [load_model(str(folder)) for folder in folders]
     assert weights_digest(models[0]) == weights_digest(models[1]) != before

@@ -15,8 +15,8 @@ from robust_vit_hf.data.attributes import edited
 from robust_vit_hf.data.composition import draw_donors
 from robust_vit_hf.data.geometry import pixel_levels
 from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.evaluation.composites import composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.composites import composite_outputs
 from robust_vit_hf.improvement.improve import _attributes
 from robust_vit_hf.models.last_layer import LastLayer
 
@@ -52,7 +52,7 @@ def given(tmp_path_factory):
     model, processor = tiny_vit(**names, hidden_size=48), make_image_processor("paper", IMAGE_SIZE)
     rows = framed(160, 5)
     pixel_values = torch.stack(rows.with_transform(eval_transform(processor))[:]["pixel_values"])
-    layer = LastLayer(model, pixel_values[:1])
+    layer = LastLayer(model, tuple(pixel_values.shape[2:]))
     with torch.no_grad():
         features = layer.outputs(pixel_values)[1].numpy()
     fitted = LogisticRegression(max_iter=500).fit(features, rows["label"])

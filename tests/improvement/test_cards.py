@@ -1,6 +1,7 @@
 """Cards of finetuned models that `improve` chooses: what was done, with its sources, and no option without effect."""
 
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,16 +10,17 @@ import pytest
 from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.model_card import write_card
-from robust_vit_hf.improvement.candidates import VARIANTS, Mixture, TrainingSettings
-from robust_vit_hf.improvement.train_candidates import TRAINING_FOLDER, Trials
+from robust_vit_hf.improvement.candidates import Candidate
+from robust_vit_hf.improvement.trainings import TRAINING_FOLDER, VARIANTS, Training, Trainings
+from robust_vit_hf.improvement.verdict import write_candidate
 
 from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, tiny_config, tiny_vit
 
 
-NEW_LAYER = {"last layer": "map, penalty 10", "share of the new layer": "0.75"}
+NEW_LAYER = {"last layer": "map, penalty 10", "interpolation weight of the new layer": "0.75"}
 PAPER, HUB = "[Optimizing Relevance Maps", "https://huggingface.co/papers"
-SWAPPED, MIXED = f"swapped as in [mixed-rand]({HUB}/2006.09994)", f"is kept ([WiSE-FT]({HUB}/2109.01903))"
+SWAPPED, WISE_FT = f"swapped as in [mixed-rand]({HUB}/2006.09994)", f"([WiSE-FT]({HUB}/2109.01903))."
 RELEVANCE = {
     "relevance weight": "0.8",
     "background weight": "2",
@@ -30,7 +32,7 @@ SWAP = {"confidence target": "original", "probability of a background swap": "0.
 
 
 @pytest.mark.parametrize(
-    "options, start, alpha, told, untold, losses",
+    "options, start, weight, told, untold, losses",
     [
         (
             VARIANTS["swap"],
@@ -39,10 +41,10 @@ SWAP = {"confidence target": "original", "probability of a background swap": "0.
             [
                 "`mine` with another last layer, finetuned by `robust-vit-hf` with the backgrounds of images "
                 f"{SWAPPED}, without the relevance loss of {PAPER}",
-                f"a share of 0.5 {MIXED}.",
+                f"before and after the finetuning, at an interpolation weight of 0.5 {WISE_FT}",
                 "made the layer, before the finetuning, from features",
                 f"[the map]({HUB}/1206.4683)",
-                f"a share of 0.75 is new ([WiSE-FT]({HUB}/2109.01903)).",
+                f"the layer before and the new one, at an interpolation weight of 0.75 {WISE_FT}",
             ],
             ["by the method of", "the relevance loss is", "as distance"],
             SWAP | {"method": "swap"},
@@ -63,7 +65,11 @@ SWAP = {"confidence target": "original", "probability of a background swap": "0.
             {"method": "robustvit"},
             "original",
             0.25,
-            [f"covers the object, by the method of {PAPER}", "NeurIPS 2022).", f"a share of 0.25 {MIXED}."],
+            [
+                f"covers the object, by the method of {PAPER}",
+                "NeurIPS 2022).",
+                f"at an interpolation weight of 0.25 {WISE_FT}",
+            ],
             ["swapped", "mixed-rand", "last layer", "as distance"],
             RELEVANCE
             | {"method": "robustvit", "relevance distance": "mse", "confidence target": "prediction"}
@@ -72,17 +78,18 @@ SWAP = {"confidence target": "original", "probability of a background swap": "0.
     ],
     ids=["swap from the new layer", "swap and relevance", "the paper's"],
 )
-def test_the_card_says_what_was_done(options, start, alpha, told, untold, losses, tmp_path, monkeypatch):
-    settings, model = TrainingSettings("a name", 1e-3, 2, options, start), tiny_vit(seed=1)
-    config = tiny_config(tmp_path / settings.name / TRAINING_FOLDER, **options)
+def test_the_card_says_what_was_done(options, start, weight, told, untold, losses, tmp_path, monkeypatch):
+    training, model, folder = Training("a name", 1e-3, 2, options, start), tiny_vit(seed=1), tmp_path / "better"
+    config = tiny_config(tmp_path / training.name / TRAINING_FOLDER, **options)
     RobustViTTrainer(model, config, masked_dataset(8)).create_model_card(finetuned_from="mine")  # not trained
-    monkeypatch.setattr(Trials, "trained", lambda *_: model)
+    monkeypatch.setattr(Trainings, "trained", lambda *_: model)
     session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(masked_dataset(8))})
     starts = dict.fromkeys(["original", "layer"], session.sides["before"])
-    passes = SimpleNamespace(batch_size=4, num_workers=0)
-    trials = Trials(tmp_path, session, starts, None, passes, {}, NEW_LAYER)
-    trials.write(settings, alpha, tmp_path / "better", Mixture(np.zeros(8), np.zeros(8)))
-    write_card(tmp_path / "better")
+    trainings = Trainings(tmp_path, starts, None, None, SimpleNamespace(output_dir=folder), {}, NEW_LAYER)
+    right = np.ones(8)
+    chosen = Candidate(right, right, str(training), weight, 1e-3, build=partial(trainings.build, training, weight))
+    write_candidate(chosen, Candidate(right, right), session, folder, is_written=False, has_layer=True)
+    write_card(folder)
     card = (tmp_path / "better" / "README.md").read_text()
     described = " ".join(card.partition("## Use")[0].split())
     for text in told:
@@ -92,8 +99,7 @@ def test_the_card_says_what_was_done(options, start, alpha, told, untold, losses
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.partition("| hyper-parameter |")[2], re.MULTILINE))
     shared = {"learning rate", "epochs", "batch", "optimiser", "precision", "seed", "checkpoint", "confidence weight"}
     shared |= {"temperature of the confidence", "temperature, fitted on the selection images"}
-    of_start = NEW_LAYER if start == "layer" else {}
-    assert {name: value for name, value in rows.items() if name not in shared} == losses | of_start | {
-        "share of the finetuned weights": f"{alpha:g}"
-    }
+    rows_of_start = NEW_LAYER if start == "layer" else {}
+    expected = losses | rows_of_start | {"interpolation weight of the finetuned weights": f"{weight:g}"}
+    assert {name: value for name, value in rows.items() if name not in shared} == expected
     assert rows.keys() >= shared and rows["confidence weight"] == "0.2"

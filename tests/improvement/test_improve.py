@@ -22,15 +22,15 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 import robust_vit_hf
 from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.data.draw_images import halves, held_out
-from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
+from robust_vit_hf.evaluation.measurements.accuracy import worse_classes
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.upload import model_files
-from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
-from robust_vit_hf.improvement.fit_layers import MAP_PENALTIES
-from robust_vit_hf.improvement.image_roles import images_by_role
-from robust_vit_hf.improvement.improve import _check_report_images, _estimate
+from robust_vit_hf.improvement.candidates import FIRST_INTERPOLATION_WEIGHTS, INTERPOLATION_WEIGHTS
+from robust_vit_hf.improvement.images import images_by_role
+from robust_vit_hf.improvement.improve import _check_test_images, _estimate
+from robust_vit_hf.improvement.layers import MAP_PENALTIES
 from robust_vit_hf.improvement.options import ImproveOptions
-from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement, worse_classes
+from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
 from robust_vit_hf.models.last_layer import NoLastLayer
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.run_results import SetResult, SideResult
@@ -103,7 +103,7 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     assert results["weights"]["after"] == run["weights"]
     assert {"ece_before", "ece_after", "top1_before", "top1_after"} <= results["rows"][0].keys()
     card = (folder / "README.md").read_text()
-    assert "| report " in card and verdict["verdict"].partition(":")[0] in card
+    assert "| test " in card and verdict["verdict"].partition(":")[0] in card
     assert "Candidates" in (folder / "report.html").read_text() and "ECE before" in printed
     assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
     assert len([*(folder / "candidates").glob("*/stage.json")]) == 4 + 2
@@ -124,15 +124,15 @@ def of_a_minute(inputs, tmp_path_factory) -> Path:
 
 
 def test_the_new_layer_is_all_that_changes(inputs, of_a_minute):
-    """Plain transformers loads a model with another last layer, whose predictions are those of the report, image by image."""
+    """Plain transformers loads a model with another last layer, whose predictions are those of the verdict, image by image."""
     before, after = (load_file(place / "model.safetensors") for place in (inputs / "model", of_a_minute))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert before.keys() == after.keys() and changed == {"classifier.weight", "classifier.bias"}
     assert not (of_a_minute / "interpolation.json").exists()
     model = AutoModelForImageClassification.from_pretrained(of_a_minute)
     processor = AutoImageProcessor.from_pretrained(of_a_minute)
-    rows = pq.read_table(of_a_minute / "predictions" / "report" / "after" / "rows.parquet").to_pydict()
-    (masks,) = (of_a_minute / "masks" / "report").glob("*.parquet")
+    rows = pq.read_table(of_a_minute / "predictions" / "test" / "after" / "rows.parquet").to_pydict()
+    (masks,) = (of_a_minute / "masks" / "test").glob("*.parquet")
     images = [Image.open(io.BytesIO(row["bytes"])) for row in pq.read_table(masks)["image"].to_pylist()]
     with torch.no_grad():
         logits = model(**processor(images, return_tensors="pt")).logits
@@ -189,24 +189,24 @@ def test_pictures_are_the_backgrounds_of_new_layers(inputs, tmp_path):
     assert not np.isclose(first["train"][:, 1], second["train"][:, 1]).all(axis=1).any()
 
 
-def test_selection_images_are_not_reported_on(improved):
+def test_selection_images_are_no_test_images(improved):
     folder, _ = improved
     parts = {}
-    for name in ("train", "selection", "report"):
+    for name in ("train", "selection", "test"):
         files = sorted((folder / "masks" / name).glob("*.parquet"))
         parts[name] = [row["bytes"] for file in files for row in pq.read_table(file)["image"].to_pylist()]
-    assert len(parts["selection"]) == len(parts["report"]) == 16 and len(parts["train"]) == 24
-    assert not {*parts["selection"]} & {*parts["report"]}
-    assert not {*parts["train"]} & {*parts["selection"], *parts["report"]}
+    assert len(parts["selection"]) == len(parts["test"]) == 16 and len(parts["train"]) == 24
+    assert not {*parts["selection"]} & {*parts["test"]}
+    assert not {*parts["train"]} & {*parts["selection"], *parts["test"]}
 
 
-def test_the_table_shows_every_candidate_and_mixture(improved):
+def test_the_table_shows_every_candidate(improved):
     text = (improved[0] / "candidates.md").read_text()
     for start in ("", " from the new layer"):
-        assert text.count(f"| swap{start}, learning rate") in (4, 4 + len(MIXTURES))  # at two rates
-    assert text.count("| swap") == 4 * len(FIRST_MIXTURES) + 2 * len(MIXTURES)
-    assert text.count("| swap and relevance") == len(MIXTURES)
-    assert text.count("| map, penalty") == len(MAP_PENALTIES) * len(MIXTURES)
+        assert text.count(f"| swap{start}, learning rate") in (4, 4 + len(INTERPOLATION_WEIGHTS))  # at two rates
+    assert text.count("| swap") == 4 * len(FIRST_INTERPOLATION_WEIGHTS) + 2 * len(INTERPOLATION_WEIGHTS)
+    assert text.count("| swap and relevance") == len(INTERPOLATION_WEIGHTS)
+    assert text.count("| map, penalty") == len(MAP_PENALTIES) * len(INTERPOLATION_WEIGHTS)
     assert text.count("| chosen |") == 1 and "| original |" in text
 
 
@@ -227,7 +227,7 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
     folder, _ = improved
     other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
     changes = {"model": ["--model", other], "max_loss": ["--max_loss", 5], "seed": ["--seed", SEED + 1]}
-    changes |= {"images.report": ["--num_images", 5], "mask_model": ["--mask_model", other]}
+    changes |= {"images.test": ["--num_images", 5], "mask_model": ["--mask_model", other]}
     for name, change in changes.items():
         error = call("improve", *options_of(inputs, folder), *change).error
         assert "was made from other inputs" in error and name in error
@@ -323,13 +323,13 @@ def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
 
 
 def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):
-    """Images that are left out, and classes that got worse; also in a card that is made again. Of a mixture."""
+    """Images that are left out, and classes that got worse; also in a card that is made again. Of an interpolated model."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-2])
     options = with_masks(inputs, tmp_path, {"dot": 0 * OBJECT, ".": OBJECT})
     options += ["--max_steps", 1, "--train_batch_size", 8, "--learning_rates", 0.1, "--method", "robustvit"]
     succeed("improve", *options)
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["training"]["share of the finetuned weights"] == f"{MIXTURES[-2]:g}"
+    assert run["training"]["interpolation weight of the finetuned weights"] == f"{INTERPOLATION_WEIGHTS[-2]:g}"
     start = json.loads((tmp_path / "out" / "interpolation.json").read_text())["before"]
     assert ("last layer" in run["training"]) is (start == "layer") and run["training"]["method"] == "robustvit"
     candidates = (tmp_path / "out" / "candidates.md").read_text()
@@ -349,8 +349,7 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     def none(*_):
         raise NoLastLayer("The logits are not those of a linear layer.")
 
-    for module in ("new_layers", "train_candidates"):
-        monkeypatch.setattr(f"robust_vit_hf.improvement.{module}.LastLayer", none)
+    monkeypatch.setattr("robust_vit_hf.improvement.layers.LastLayer", none)
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 1]
     refused, done = call("improve", *options, "--effort", "minute"), call("improve", *options)
     assert "linear layer. Give --effort full, which finetunes the model." in refused.error and done.status == 0
@@ -369,24 +368,24 @@ def test_the_estimate_is_of_all_passes(effort, own, other, monkeypatch):
     clock = SimpleNamespace(perf_counter=iter(range(0, 10**6, 8 * 60)).__next__)
     monkeypatch.setattr("robust_vit_hf.improvement.improve.time", clock)
     monkeypatch.setattr("robust_vit_hf.improvement.improve.SECONDS_PER_MASK", 60)
-    sizes = {"train": 24, "selection": 16, "report": 20}
-    roles = SimpleNamespace(images={role: SimpleNamespace(rows=masked_dataset(size)) for role, size in sizes.items()})
+    sizes = {"train": 24, "selection": 16, "test": 20}
+    images = {role: SimpleNamespace(rows=masked_dataset(size)) for role, size in sizes.items()}
     options = ImproveOptions(model="m", dataset="d", output_dir="o", masks="tokencut", effort=effort)
     session = session_of({"before": tiny_vit()}, {})
     # Two models in 15 conditions; composites of selection and training images, 4 and 12 each. Trainings of 4 · 80 and 2 · 240
-    # steps of 8 images, each as long as 5 passes, of which 4 · 2 and 2 · 4 mixtures are measured.
+    # steps of 8 images, each as long as 5 passes, of which 4 · 2 and 2 · 4 interpolation weights are measured.
     composed = 2 * 15 * 20 + 5 * 16 + 13 * 24 + sum(sizes.values())
     assert composed == 1052 and composed + 5 * 800 * 8 + 5 * 16 * 16 == 34332
-    text = _estimate(session.sides["before"], roles, options)
+    text = _estimate(session.sides["before"], images, options)
     assert text.startswith(f"about {own} minutes in all; --effort {other} minutes, and gained 8 points ")
 
 
-def test_too_few_report_images_are_said_to_be_few(capsys):
-    session = session_of({"before": tiny_vit()}, {"report": EvaluationSet.of(masked_dataset(16))})
-    few = "16 report images will tell a change at home to within 9.8 points"  # 1.96 · √(0.04 / 16)
+def test_too_few_test_images_are_said_to_be_few(capsys):
+    session = session_of({"before": tiny_vit()}, {"test": EvaluationSet.of(masked_dataset(16))})
+    few = "16 test images will tell a change at home to within 9.8 points"  # 1.96 · √(0.04 / 16)
     needed = ", and to within --max_loss 5 it takes about 62: give more"  # 0.04 · (1.96 / 0.05)²
     for max_loss, text in ((10, ""), (5, few + needed), (0, f"{few}: give more")):  # no number resolves a bound of 0
-        _check_report_images(session, Backgrounds(8, relevance=False), max_loss)
+        _check_test_images(session, SimpleNamespace(batch_size=8, num_workers=0, max_loss=max_loss))
         said = capsys.readouterr().err
         assert "your model: " in said and ("will tell" in said) is bool(text) and text in said
 
@@ -396,8 +395,8 @@ def test_the_seed_draws_the_images_of_each_role(split, inputs):
     session, drawn = session_of({"before": tiny_vit(**NAMES)}, {}), []
     for seed in (0, 0, 1):
         options = {"dataset": str(inputs / split), "max_steps": 2, "train_batch_size": 4, "num_images": 2}
-        roles = images_by_role(ImproveOptions(model="m", output_dir="o", seed=seed, **options), session)
-        drawn.append({role: dataset_identity(of.rows) for role, of in roles.images.items()})
+        images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", seed=seed, **options), [])
+        drawn.append({role: dataset_identity(of_role.rows) for role, of_role in images.items()})
     assert drawn[0] == drawn[1] and all(drawn[0][role] != drawn[2][role] for role in drawn[0])
 
 
@@ -463,7 +462,7 @@ def test_classes_that_certainly_got_worse():
     labels, place = np.repeat([0, 1, 2], 40), np.tile(np.arange(40), 3)
     wrong = ((labels == 0) & (place < 20)) | ((labels == 1) & (place < 1))
     sides = {"before": SideResult(np.zeros(120, int)), "after": SideResult(np.where(wrong, 5, 0))}
-    (worse,) = worse_classes(SetResult("report", sides, labels), list("aba"))  # as two of ImageNet are `crane`
+    (worse,) = worse_classes(SetResult("test", sides, labels), list("aba"))  # as two of ImageNet are `crane`
     assert worse.startswith("a -50.0 [-")
 
 
@@ -502,7 +501,7 @@ def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path, monkeypatch):
     """A model that nothing improves: it says so, writes no weights, and ends well."""
-    monkeypatch.setattr("robust_vit_hf.improvement.new_layers.new_layers", lambda *_: [])
+    monkeypatch.setattr("robust_vit_hf.improvement.layers.new_layers", lambda *_: [])
     result = robust_vit_hf.improve(
         inputs / "model",
         inputs / "photos",
@@ -556,8 +555,8 @@ def test_splits_are_disjoint_and_balanced():
         assert sorted(np.concatenate(parts)) == list(range(12))
     train, part = (labels[one].tolist() for one in held_out(labels, seed=0))
     assert part == [0, 0, 0] and {*train} == {0, 1, 2}
-    selection, report = (labels[one].tolist() for one in halves(labels, seed=0))
-    assert selection.count(1) == report.count(1) == 1 and abs(report.count(0) - selection.count(0)) == 1
+    selection, test = (labels[one].tolist() for one in halves(labels, seed=0))
+    assert selection.count(1) == test.count(1) == 1 and abs(test.count(0) - selection.count(0)) == 1
     # A class of one image is in either half in turn, so that both have several.
     assert [half.tolist() for half in halves(np.arange(6), seed=0)] == [[1, 3, 5], [0, 2, 4]]
 

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import datasets
@@ -12,20 +13,23 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.numpy import load_file
 
+from robust_vit_hf.evaluation.composites import OUTPUTS_FILE, Outputs, composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.candidates import Mixture, TrainingSettings
-from robust_vit_hf.improvement.composites import (
-    OUTPUTS_FILE,
+from robust_vit_hf.improvement.layers import (
+    COMPOSITES_SHARE,
     SELECTION_COMPOSITES,
-    Composites,
-    composite_outputs,
+    Layer,
+    compute_features,
+    fit_layer,
+    layer_candidates,
+    map_out_background,
+    new_layers,
+    temperature_of,
     training_composites,
 )
-from robust_vit_hf.improvement.fit_layers import SHARE, Layer, fit_layer, map_out_background, temperature_of
-from robust_vit_hf.improvement.new_layers import NewLayers
-from robust_vit_hf.improvement.train_candidates import TRAINING_FOLDER, Trials
+from robust_vit_hf.improvement.trainings import TRAINING_FOLDER, Training, Trainings
+from robust_vit_hf.improvement.verdict import write_candidate
 from robust_vit_hf.models.interpolation import interpolate
-from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.utils.files import RUN_FILE, read_json, write_json
 
 from ..helpers.sessions import session_of
@@ -35,14 +39,14 @@ from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, tiny_vit
 CLASSES, SIZE, IMAGES, EACH = 5, 12, 40, 3
 
 
-def features(seed: int = 0) -> Composites:
+def features(seed: int = 0) -> Outputs:
     """Features whose composites have another background, in four directions, and one composite without a donor."""
     rng = np.random.default_rng(seed)
     original = rng.normal(size=(IMAGES, SIZE)) + 1
     background = rng.normal(size=(IMAGES, EACH, 4)) @ rng.normal(size=(4, SIZE))
     mixed = original[:, None] + 2 * background
     mixed[3, 1] = np.nan
-    return Composites(original.astype(np.float32), mixed.astype(np.float32), rng.integers(0, CLASSES, IMAGES))
+    return Outputs(original.astype(np.float32), mixed.astype(np.float32), rng.integers(0, CLASSES, IMAGES))
 
 
 def layer(seed: int = 1) -> Layer:
@@ -91,7 +95,7 @@ def test_the_map_minimises_its_objective(centred):
 def test_the_map_takes_the_background_out():
     """On images that it has not seen, a composite's logits come near its image's, and the image's stay."""
     (seen, unseen), own = (features(0), features(0)), layer()
-    seen = Composites(seen.original[:30], seen.mixed[:30], seen.labels[:30])
+    seen = Outputs(seen.original[:30], seen.mixed[:30], seen.labels[:30])
     new = map_out_background(own, seen, 0.01)
     mixed, original = unseen.mixed[30:], unseen.original[30:, None]
     before = np.abs(own.logits(mixed) - own.logits(original)).mean()
@@ -118,7 +122,9 @@ def test_the_fit_minimises_its_objective():
             return -(wanted * F.log_softmax(features @ weight.T + bias, dim=1)).sum(dim=1).mean()
 
         mixed_targets = wanted[:, None].expand(-1, EACH, -1)[known]
-        value = (1 - SHARE) * entropy(original, wanted) + SHARE * entropy(mixed[known], mixed_targets)
+        value = (1 - COMPOSITES_SHARE) * entropy(original, wanted) + COMPOSITES_SHARE * entropy(
+            mixed[known], mixed_targets
+        )
         change = scale * (weight - first[0]).square().sum() + (bias - first[1]).square().sum()
         return value + 0.03 / 2 * change
 
@@ -129,7 +135,7 @@ def test_the_fit_minimises_its_objective():
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_features_that_are_the_same_for_all_images_leave_the_layer(value):
-    found = Composites(np.full((4, SIZE), value), np.full((4, 2, SIZE), value), np.array([0, 1, 1, 1]))
+    found = Outputs(np.full((4, SIZE), value), np.full((4, 2, SIZE), value), np.array([0, 1, 1, 1]))
     own = layer()
     new = map_out_background(own, found, 1.0, centred=value != 0)
     np.testing.assert_allclose(new.weight, own.weight)
@@ -142,10 +148,10 @@ def test_features_that_are_the_same_for_all_images_leave_the_layer(value):
 def test_outcomes_count_composites_with_a_donor():
     original = np.array([[0, 1], [1, 0]], np.float32)
     mixed = np.array([[[0, 1], [1, 0], [np.nan] * 2], [[np.nan] * 2] * 3], np.float32)
-    right = Composites(original, mixed, np.array([1, 1])).right()
+    right = Outputs(original, mixed, np.array([1, 1])).right()
     assert right["original"].tolist() == [1, 0]
     np.testing.assert_array_equal(right["mixed_rand"], [0.5, np.nan])
-    flipped = Composites(original, mixed, np.array([1, 1])).mapped(lambda outputs: outputs[..., ::-1]).right()
+    flipped = Outputs(original, mixed, np.array([1, 1])).mapped(lambda outputs: outputs[..., ::-1]).right()
     assert flipped["original"].tolist() == [0, 1] and flipped["mixed_rand"][0] == 0.5
 
 
@@ -154,14 +160,16 @@ def test_the_temperature_is_that_of_the_least_cross_entropy():
     rng = np.random.default_rng(5)
     logits = rng.normal(size=(4000, 4)) * 1.5
     labels = np.array([rng.choice(4, p=np.exp(row) / np.exp(row).sum()) for row in logits])
-    sure = Composites(4 * logits, 4 * logits[:, None], labels)
+    sure = Outputs(4 * logits, 4 * logits[:, None], labels)
     assert temperature_of(sure) == pytest.approx(4, rel=0.1)
-    half = Composites(4 * logits, logits[:, None], labels)
+    half = Outputs(4 * logits, logits[:, None], labels)
     labels = torch.from_numpy(labels)
 
     def loss(temperature: float) -> torch.Tensor:
         of_image, of_composite = (torch.from_numpy(times * logits) / temperature for times in (4, 1))
-        return (1 - SHARE) * F.cross_entropy(of_image, labels) + SHARE * F.cross_entropy(of_composite, labels)
+        return (1 - COMPOSITES_SHARE) * F.cross_entropy(of_image, labels) + COMPOSITES_SHARE * F.cross_entropy(
+            of_composite, labels
+        )
 
     assert temperature_of(half) == pytest.approx(min(np.arange(1, 4, 0.01), key=loss), abs=0.02)
 
@@ -192,9 +200,9 @@ def test_images_without_object_or_background_have_no_composites():
     ]
     rows = EvaluationSet.of(datasets.Dataset.from_list(rows, features=FEATURES))
     session = session_of({"before": tiny_vit()}, {"noise": rows})
-    pool = SimpleNamespace(draw=lambda *_: iter([(None, torch.zeros(3, 32, 32))]))
-    for given in (None, pool):
-        known = ~np.isnan(composite_outputs(session.sides["before"], session, 3, (4, 0), pool=given).mixed).any(axis=2)
+    for picture_of in (None, lambda *_: torch.zeros(3, 32, 32)):
+        mixed = composite_outputs(session.sides["before"], session, 3, (4, 0), picture_of=picture_of).mixed
+        known = ~np.isnan(mixed).any(axis=2)
         assert not known[1:3].any() and known[3:].any(axis=1).all()
 
 
@@ -211,7 +219,7 @@ def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr("robust_vit_hf.improvement.composites.np.save", cut_off)
+        patched.setattr("robust_vit_hf.evaluation.composites.np.save", cut_off)
         composite_outputs(*given, None, tmp_path)
     again = composite_outputs(*given, None, tmp_path)
     np.testing.assert_allclose(again.original, expected.original, atol=1e-5)
@@ -227,42 +235,40 @@ def test_images_without_any_composite_are_refused():
 
 
 def test_the_temperature_divides_the_whole_layer(tmp_path):
-    model = tiny_vit()
+    model, folder = tiny_vit(), tmp_path / "model"
     torch.nn.init.normal_(model.classifier.bias)
     session = session_of({"before": model}, {"noise": EvaluationSet.of(masked_dataset(16))})
-    layers = NewLayers.of({"train": session, "selection": session}, tmp_path / "features", (4, 0), None)
-    settings = layers.mixtures[0].settings
-    layers.write(settings, 0.5, tmp_path / "model", {})
-    mixture, written = layers.layer(settings, 0.5), load_file(tmp_path / "model" / "model.safetensors")
-    temperature = temperature_of(layers.selection.mapped(mixture.logits))
+    features = compute_features(session, session, tmp_path / "features", (4, 0))
+    before, chosen, *_ = layer_candidates(session.sides["before"], features, {"folder": folder})
+    _, made = next(new_layers(features.layer, features.train, features.last.has_bias))
+    expected = features.layer.interpolated(made, chosen.weight)
+    temperature = temperature_of(features.selection.mapped(expected.logits))
     assert abs(temperature - 1) > 0.1
-    np.testing.assert_allclose(temperature * written["classifier.weight"], mixture.weight, rtol=1e-4)
-    np.testing.assert_allclose(temperature * written["classifier.bias"], mixture.bias, rtol=1e-4)
-    # No temperature is fitted on selection images that the original all predicts right.
-    replace(layers, before=Mixture(np.ones(16), np.ones(16))).write(settings, 0.5, tmp_path / "model", {})
-    written = load_file(tmp_path / "model" / "model.safetensors")
-    np.testing.assert_allclose(written["classifier.bias"], mixture.bias, rtol=1e-4)
+    # No temperature is fitted on selection images that the original all predicts right, nor where no layer could take it.
+    right = replace(before, original=np.ones(16))
+    for given, has_layer, scale in ((before, True, temperature), (right, True, 1), (before, False, 1)):
+        write_candidate(chosen, given, session, folder, is_written=False, has_layer=has_layer)
+        written = load_file(folder / "model.safetensors")
+        np.testing.assert_allclose(scale * written["classifier.weight"], expected.weight, rtol=1e-4)
+        np.testing.assert_allclose(scale * written["classifier.bias"], expected.bias, rtol=1e-4)
+        told = read_json(folder / RUN_FILE)["training"]["temperature, fitted on the selection images"]
+        assert told == f"{scale:.2f}"
 
 
-def test_a_finetuned_mixture_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
-    """The temperature of its logits on the selection images divides the last layer; all other weights are those of the mixture."""
+def test_a_finetuned_candidate_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
+    """The temperature of its logits on the selection images divides the last layer; all other weights are the interpolated ones."""
     first, second = tiny_vit(), tiny_vit(seed=1)
     session = session_of({"before": first}, {"noise": EvaluationSet.of(masked_dataset(16))})
-    settings, options = TrainingSettings("swap", 1e-3, 2), SimpleNamespace(batch_size=4, num_workers=0)
-    trials = Trials(tmp_path, session, {"original": session.sides["before"]}, None, options, {}, {})
-    monkeypatch.setattr(Trials, "trained", lambda *_: second)
-    (tmp_path / settings.name / TRAINING_FOLDER).mkdir(parents=True)
-    write_json(tmp_path / settings.name / TRAINING_FOLDER / RUN_FILE, {"training": {}})
-    wrong = Mixture(np.zeros(16), np.zeros(16))
-    trials.write(settings, 0.5, tmp_path / "model", Mixture(np.ones(16), np.ones(16)))
-    of_right = read_json(tmp_path / "model" / RUN_FILE)["training"]
-    assert of_right["temperature, fitted on the selection images"] == "1.00"
-    trials.write(settings, 0.5, tmp_path / "model", wrong)
+    training, options = Training("swap", 1e-3, 2), SimpleNamespace(output_dir=tmp_path / "model")
+    outputs_of = partial(composite_outputs, session=session, count=SELECTION_COMPOSITES, passes=(4, 0))
+    trainings = Trainings(tmp_path, {"original": session.sides["before"]}, None, outputs_of, options, {}, {})
+    monkeypatch.setattr(Trainings, "trained", lambda *_: second)
+    write_json(tmp_path / training.name / TRAINING_FOLDER / RUN_FILE, {"training": {}})
     side = replace(session.sides["before"], model=interpolate(first, second, 0.5))
-    temperature = temperature_of(composite_outputs(side, session, SELECTION_COMPOSITES, (4, 0)))
-    assert abs(temperature - 1) > 0.1
-    run, written = read_json(tmp_path / "model" / RUN_FILE), load_model(str(tmp_path / "model")).state_dict()
-    assert run["training"]["temperature, fitted on the selection images"] == f"{temperature:.2f}"
+    temperature = temperature_of(outputs_of(side))
+    assert abs(temperature - 1) > 0.1 and temperature == temperature_of(trainings.outputs(training, 0.5))
+    model, _ = trainings.build(training, 0.5, temperature)
+    written = model.state_dict()
     for name, values in side.model.state_dict().items():
         scale = temperature if name.startswith("classifier") else 1
         np.testing.assert_allclose(scale * written[name], values, rtol=1e-4, atol=1e-7)
