@@ -1,4 +1,4 @@
-"""Measurement of models that are no plain ViT: `evaluate`, `interpolate`, and what depends on maps."""
+"""Measurement of models that are no plain ViT: `evaluate`, its page, and what depends on maps."""
 
 import json
 from pathlib import Path
@@ -75,21 +75,6 @@ def test_page(evaluated, tmp_path):
     example = Dataset.from_parquet(str(evaluated / "model" / "examples.parquet"))[0]
     assert "Relevance is left out" in page
     assert f"Predicted: {example['predicted_before']} before, {example['predicted_after']} after" in page
-
-
-def test_interpolate(folder, tmp_path):
-    """Running statistics are mixed as weights are, counts of batches are whole, and both ends are exact."""
-    models = [load_model(str(folder / side)).state_dict() for side in ("before", "after")]
-    for weight in (0, 0.25, 1):
-        output = tmp_path / f"{weight}"
-        succeed("interpolate", folder / "before", folder / "after", "--weight", weight, "--output_dir", output)
-        for name, value in load_model(str(output)).state_dict().items():
-            start, end = (model[name] for model in models)
-            if value.is_floating_point():
-                torch.testing.assert_close(value, (1 - weight) * start + weight * end)
-            else:
-                assert value == (start if weight == 0 else end)
-    assert any(name.endswith("running_var") for name in models[0])
 
 
 def test_sufficient_subsets(folder, tmp_path):

@@ -31,7 +31,7 @@ def test_round_trip(hub, tmp_path):
     trained, evaluated = tmp_path / "run", tmp_path / "evaluation"
     options = ["--images_per_set", 8, "--samples_per_class", 1, "--num_train_epochs", 1, "--output_dir", trained]
     options += ["--eval_strategy", "no", "--no_load_best_model_at_end", "--push_to_hub", "--hub_model_id", NAME]
-    assert "recipes/emoji-shift.yaml" in succeed("train", *options)
+    assert "recipe_files/emoji-shift.yaml" in succeed("train", *options)
     rows = json.loads((trained / "results.json").read_text())["rows"]
     assert [row["set"] for row in rows] == ["val", *SHIFTED, "mean of the shifted sets"]
     assert rows[-1]["num_images"] == 6 * 8 and rows[-1]["top1_control"] is not None

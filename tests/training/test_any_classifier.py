@@ -2,19 +2,12 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import (
-    AutoImageProcessor,
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    ConvNextImageProcessor,
-    SwinConfig,
-    SwinForImageClassification,
-    ViTImageProcessor,
-)
+from transformers import AutoImageProcessor, ConvNextImageProcessor, ViTImageProcessor
 
 from robust_vit_hf import RobustViTTrainer, load_model
 from robust_vit_hf.models.model_digest import weights_digest
@@ -23,52 +16,41 @@ from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.training.background_swap import swap_backgrounds
 from robust_vit_hf.training.methods import load_method
 
-from ..diagnosis.test_any_classifier import NAMES, of_timm, resnet
+from ..diagnosis.test_any_classifier import NAMES, of_timm
 from ..helpers import reference
+from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed
 from ..helpers.tiny import masked_folder, tensor_rows, tiny_config
 
 
 LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: label for label, name in enumerate(NAMES)}}
+MODELS = ("ResNet", "ConvNeXt", "Swin", "timm")
 
 
-def swin(folder):
-    torch.manual_seed(0)
-    sizes = {
-        "embed_dim": 12,
-        "depths": [1, 1],
-        "num_heads": [2, 2],
-        "window_size": 4,
-        "drop_path_rate": 0.0,
-        "initializer_range": 0.3,
-    }
-    SwinForImageClassification(SwinConfig(image_size=32, patch_size=4, **sizes, **LABELS)).save_pretrained(folder)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+def write(name, folder):
+    """Write a classifier of 32×32 images, without random depth, and its image processor."""
+    if name == "timm":
+        of_timm(folder)
+        config = json.loads((folder / "config.json").read_text())
+        config["pretrained_cfg"]["input_size"] = [3, 32, 32]
+        (folder / "config.json").write_text(json.dumps(config))
+        return
+    settings = WITHOUT_MAP[name].settings | LABELS | ({"drop_path_rate": 0.0} if name == "Swin" else {})
+    replace(WITHOUT_MAP[name], settings=settings).tiny().save_pretrained(folder)
+    plain = ViTImageProcessor(size={"height": 32, "width": 32})
+    (plain if name == "Swin" else ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8)).save_pretrained(
+        folder
+    )
 
 
-def convnext(folder):
-    torch.manual_seed(0)
-    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "initializer_range": 0.3}
-    ConvNextForImageClassification(ConvNextConfig(**sizes, **LABELS)).save_pretrained(folder)
-    ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8).save_pretrained(folder)
-
-
-def timm(folder):
-    of_timm(folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["pretrained_cfg"]["input_size"] = [3, 32, 32]
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-WRITERS = {"ResNet": resnet, "ConvNeXt": convnext, "Swin": swin, "timm": timm}
-every_model = pytest.mark.parametrize("name", WRITERS)
+every_model = pytest.mark.parametrize("name", MODELS)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    for name, write in WRITERS.items():
-        write(root / name)
+    for name in MODELS:
+        write(name, root / name)
     masked_folder(root / "photos")
     return root
 

@@ -1,5 +1,7 @@
 """Losses: literal values, an independent reference, edges, and gradients."""
 
+import math
+
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -13,21 +15,18 @@ RELEVANCE = torch.tensor([[[[1.0, 0.5], [0.0, 0.5]]]])
 MASK = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
 
 
-def test_squared_error_by_hand():
-    # background: (0² + 0.5²) / 4; foreground: (0² + 0.5²) / 4
-    losses = RelevanceLoss()(RELEVANCE, MASK)
-    assert losses["background_loss"].item() == 0.0625
-    assert losses["foreground_loss"].item() == 0.0625
-    assert losses["relevance_loss"].item() == pytest.approx(2 * 0.0625 + 0.3 * 0.0625)
-
-
-def test_cross_entropy_by_hand():
-    losses = RelevanceLoss(1.2, 0.5, distance="bce")(RELEVANCE, MASK)
-    log2 = torch.tensor(2.0).log().item()
-    # One pixel of 0.5 on each side costs log 2; the exact pixels cost next to nothing.
-    assert losses["background_loss"].item() == pytest.approx(log2 / 4, abs=1e-5)
-    assert losses["foreground_loss"].item() == pytest.approx(log2 / 4, abs=1e-5)
-    assert losses["relevance_loss"].item() == pytest.approx(1.7 * log2 / 4, abs=1e-5)
+@pytest.mark.parametrize(
+    "arguments, pixel, tolerance", [((), 0.5**2, 0), ((1.2, 0.5, "bce"), math.log(2), 1e-5)], ids=["mse", "bce"]
+)
+def test_losses_by_hand(arguments, pixel, tolerance):
+    """Of four pixels on each side, one of 0.5 costs `pixel`; the exact pixels cost nothing, or with cross-entropy next to nothing."""
+    losses = RelevanceLoss(*arguments)(RELEVANCE, MASK)
+    background, foreground = arguments[:2] or (2, 0.3)
+    assert losses["background_loss"].item() == pytest.approx(pixel / 4, abs=tolerance)
+    assert losses["foreground_loss"].item() == pytest.approx(pixel / 4, abs=tolerance)
+    assert losses["relevance_loss"].item() == pytest.approx(
+        (background + foreground) * pixel / 4, abs=max(tolerance, 1e-7)
+    )
 
 
 def test_cross_entropy_has_finite_gradients_at_the_peak():
@@ -95,6 +94,8 @@ def test_confidence():
 def test_bad_arguments(arguments):
     with pytest.raises(ValueError, match="Expected one of"):
         RelevanceLoss(**arguments)
+    with pytest.raises(ValueError, match="of one shape"):
+        RelevanceLoss()(RELEVANCE, MASK[0])
 
 
 def test_a_region_without_pixels_loses_nothing():
@@ -108,8 +109,3 @@ def test_the_temperature_divides_the_logits_of_both_models():
     own, others = (values.div(0.5).softmax(dim=1) for values in (logits, target))
     expected = (others * (others.log() - own.log())).sum(dim=1)
     torch.testing.assert_close(ConfidenceLoss(0.5).per_image(logits, target)["confidence_loss"], expected)
-
-
-def test_bad_shapes():
-    with pytest.raises(ValueError, match="of one shape"):
-        RelevanceLoss()(RELEVANCE, MASK[0])

@@ -376,9 +376,3 @@ except OSError as error:
     done = subprocess.run(python("-c", program), cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.stdout.count(f"could not be written to `{tmp_path}") == 2, done.stderr[-2000:]
     assert find_checkpoint(str(tmp_path), "last", begun=True) == str(tmp_path / "checkpoint-1")
-
-
-def test_fewer_images_than_a_batch(tmp_path):
-    with pytest.raises(ValueError, match="`dataloader_drop_last`, which leaves no batch"):
-        config = tiny_config(tmp_path, per_device_train_batch_size=16, dataloader_drop_last=True)
-        RobustViTTrainer(tiny_vit(), config, masked_dataset(12))

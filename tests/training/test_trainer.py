@@ -32,8 +32,9 @@ from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.training.callbacks import SharedEpoch
 from robust_vit_hf.training.config import CHECKPOINTING
 
+from ..helpers.commands import call
 from ..helpers.sessions import evaluate_one
-from ..helpers.tiny import STILL, masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import STILL, masked_dataset, masked_rows, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 COMPONENTS = ("background_loss", "foreground_loss", "relevance_loss", "confidence_loss", "top1", "original_top1")
@@ -254,27 +255,15 @@ def test_tensorboard_has_scalars_and_the_strip(tmp_path):
 # -- Runs that must be equal ------------------------------------------------------------------------------------------
 
 
-def test_gradient_accumulation(tmp_path):
-    rows = tensor_rows(16)
-    whole = trained(tmp_path / "a", rows, tiny_vit(**STILL), per_device_train_batch_size=8)
-    parts = trained(
-        tmp_path / "b", rows, tiny_vit(**STILL), per_device_train_batch_size=1, gradient_accumulation_steps=8
-    )
-    assert parts.state.global_step == whole.state.global_step == 4
+@pytest.mark.parametrize("images, whole, part, parts, steps", [(16, 8, 1, 8, 4), (3, 3, 2, 2, 2)])
+def test_gradient_accumulation(images, whole, part, parts, steps, tmp_path):
+    """Three images in batches of two and one, too, are a step of the mean over three."""
+    rows, sizes = tensor_rows(images), {"gradient_accumulation_steps": parts, "per_device_train_batch_size": part}
+    whole = trained(tmp_path / "a", rows, tiny_vit(**STILL), per_device_train_batch_size=whole)
+    parts = trained(tmp_path / "b", rows, tiny_vit(**STILL), **sizes)
+    assert parts.state.global_step == whole.state.global_step == steps
     assert logged(parts, "loss") == pytest.approx(logged(whole, "loss"), rel=1e-4)
     assert logged(parts, "learning_rate") == logged(whole, "learning_rate")
-    assert_equal_weights(parts.model, whole.model, atol=1e-5, rtol=1e-4)
-
-
-def test_images_of_a_smaller_last_batch_count_as_much(tmp_path):
-    """Three images, in batches of two and one, are a step of the mean over three."""
-    rows = tensor_rows(3)
-    whole = trained(tmp_path / "a", rows, tiny_vit(**STILL), per_device_train_batch_size=3)
-    parts = trained(
-        tmp_path / "b", rows, tiny_vit(**STILL), per_device_train_batch_size=2, gradient_accumulation_steps=2
-    )
-    assert parts.state.global_step == whole.state.global_step == 2
-    assert logged(parts, "loss") == pytest.approx(logged(whole, "loss"), rel=1e-4)
     assert_equal_weights(parts.model, whole.model, atol=1e-5, rtol=1e-4)
 
 
@@ -299,9 +288,13 @@ def test_bf16_trains(tmp_path):
         assert after.dtype == torch.float32 and not torch.equal(before, after), name
 
 
-def test_resume_equals_the_uninterrupted_run(tmp_path):
+@pytest.mark.parametrize("rows", [masked_dataset(12), tensor_rows(12)], ids=["table", "list"])
+def test_resume_equals_the_uninterrupted_run(rows, tmp_path):
+    """With crops of a table's images, or backgrounds swapped in each part of a step."""
     settings = {"num_train_epochs": 4, "save_strategy": "epoch", "save_total_limit": None}
-    rows = masked_dataset(12)
+    if isinstance(rows, list):
+        settings |= {"background_swap": 0.5, "confidence_target": "original", "gradient_accumulation_steps": 2}
+        settings |= {"per_device_train_batch_size": 4}
     whole = trained(tmp_path, rows, **settings)
     resumed = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), rows)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
@@ -354,6 +347,13 @@ def test_refuses_an_image_size_between_patches(tmp_path):
     processor = make_image_processor("paper", 36)
     with pytest.raises(ValueError, match="36×36 is not divisible by the patch size 8×8"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4), processing_class=processor).train()
+
+
+def test_refuses_to_evaluate_without_validation_images(tmp_path):
+    save_pretrained(tiny_vit(), tmp_path / "model")
+    masked_dataset(8).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "run"]
+    assert "validation" in call("train", *options, "--max_steps", 1, "--report_to", "none").error
 
 
 def test_refuses_half_precision_weights(tmp_path):
