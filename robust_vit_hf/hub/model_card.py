@@ -1,6 +1,7 @@
 """Model card: the facts of a run, which `run.json` keeps, and the `README.md` that is made from them and the results."""
 
 import csv
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -220,18 +221,26 @@ def rewrite_card(options: CardOptions) -> str:
 def make_card(
     run: dict, results: dict | None = None, evaluation: dict | None = None, figures: Sequence[str] = ()
 ) -> ModelCard:
-    """Model card from only measured results, with metadata that includes the `model-index`: from [`describe_run`], `results.json` of
-    `robust-vit train` and of `robust-vit evaluate`, which replaces it, and those of [`FIGURES`] that are in the card's folder."""
+    """Model card from only measured results, with metadata that includes the `model-index`.
+
+    Args:
+        run: facts of [`describe_run`].
+        results: `results.json` of `robust-vit train`, if there is one.
+        evaluation: results of `robust-vit evaluate`, which replace them.
+        figures: those of [`FIGURES`] that are in the card's folder.
+    """
     data, emissions, measurements = run["data"], None, _measurements(run, results, evaluation)
-    if run["emissions_kg"] is not None and not run["resumed"]:  # which are those of the last part
+    if (
+        run["emissions_kg"] is not None and not run["resumed"]
+    ):  # of a resumed run, only those of its last part are known
         emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}
-    results_of = []
+    tables = []
     for part in measurements:
-        reliance, table = [Table(**each) for each in part.get("reliance", ())], main_table(part["rows"]).markdown()
-        results_of.append({"protocol": part["protocol"], "table": table, "reliance": reliance})
+        reliance, table = [Table(**facts) for facts in part.get("reliance", ())], main_table(part["rows"]).markdown()
+        tables.append({"protocol": part["protocol"], "table": table, "reliance": reliance})
     registered = MODELS.get(registered_of(run))
     measured = [row["set"] for part in measurements for row in part["rows"]]
-    of_data = (results or {}).get("settings", {}).get("data", {})
+    validation = (results or {}).get("settings", {}).get("data", {}).get("eval_split")
     metadata = ModelCardData(
         language=run["language"],
         license=run["license"],
@@ -255,8 +264,8 @@ def make_card(
         note=registered.note if registered is not None else None,
         evaluated=evaluation is not None,
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
-        results=results_of,
-        chose_checkpoint=evaluation is None and results is not None and measured == [of_data.get("eval_split")],
+        results=tables,
+        chose_checkpoint=evaluation is None and results is not None and measured == [validation],
         figures=figures,
         worse=_what_got_worse(measurements),
     )
@@ -269,40 +278,39 @@ def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> l
 
 
 def write_card(folder: Path) -> None:
-    """Write a folder's `README.md` from its JSON files and pictures, and [`write_eval_results`]. Results of other weights are left out."""
-    run, measured, figures = read_json(folder / RUN_FILE), {}, []
-    if run is None:
-        raise FileNotFoundError(f"`{folder}` has no `{RUN_FILE}`, which `robust-vit train` and the trainer write.")
+    """Write a folder's `README.md` from its JSON files and pictures, and [`write_eval_results`]. Results of other weights are left out.
+
+    Raises:
+        FileNotFoundError: the folder has no `run.json`, which `robust-vit train` and the trainer write.
+    """
+    run, figures = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")), []
+    measured: list[dict | None] = []
     for file, pictures in FIGURES.items():
         contents = read_json(folder / file)
         if contents is not None and contents.get("weights", {}).get("after") != run.get("weights"):
             logger.warning(f"`{folder / file}` is of other weights than `{RUN_FILE}`, so the card leaves it out.")
             contents = None
-        measured[file] = contents
+        measured.append(contents)
         figures += [name for name in pictures if contents is not None and (folder / name).is_file()]
-    of_run = measured[RESULTS_FILE], measured[EVALUATION_FILE]
-    write_atomically(folder / CARD_FILE, str(make_card(run, *of_run, figures)))
-    write_eval_results(folder, _measurements(run, *of_run))
+    write_atomically(folder / CARD_FILE, str(make_card(run, *measured, figures)))
+    write_eval_results(folder, _measurements(run, *measured))
 
 
 def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
     """Add the results of `robust-vit evaluate` to a finetuned model, for its card. They must be of its weights."""
     evaluation = read_json(evaluation_folder / RESULTS_FILE) or {}
-    if not evaluation.get("protocols") or "after" not in evaluation["weights"]:
-        raise ValueError(
-            f"`{evaluation_folder}` holds no comparison of two models: run `robust-vit evaluate` with --compare and this --output_dir."
-        )
-    known = {"after": weights_digest(load_model(str(folder.absolute())))}  # no name of a registered model
+    measured = evaluation.get("weights", {}) if "protocols" in evaluation else {}
+    known = {
+        "after": weights_digest(load_model(str(folder.absolute())))
+    }  # by its path: a name could be that of a registered model
     recorded = (read_json(folder / RESULTS_FILE) or {}).get("weights", {})
-    if recorded.get("after") == known["after"]:  # else they are of weights that were here before
+    if recorded.get("after") == known["after"]:  # otherwise the results are those of weights that were here before
         known |= recorded
-    for side, digest in known.items():
-        if evaluation["weights"][side] != digest:
-            option = {"before": "--model", "after": f"--compare {folder}"}[side]
-            raise ValueError(
-                f"`{evaluation_folder}` measured other weights than those {side} the finetuning of `{folder}`: run "
-                f"`robust-vit evaluate` again, see {option}."
-            )
+    if other := [side for side, digest in known.items() if measured.get(side) != digest]:
+        raise ValueError(
+            f"`{evaluation_folder}` measured {'other weights than' if measured else 'nothing with'} those {other[0]} the finetuning of "
+            f"`{folder}`: run `robust-vit evaluate` with {'--model' if other[0] == 'before' else '--compare'}, and give its --output_dir."
+        )
     for picture in FIGURES[EVALUATION_FILE]:
         (folder / picture).unlink(missing_ok=True)
     kept = {key: evaluation[key] for key in ("paper_model", "weights", "versions", "hardware", "protocols")}
@@ -357,17 +365,17 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
         compared = [row for row in part["rows"] if row["set"] != MEAN_ROW and row["broken"] is not None]
         if broken := sum(row["broken"] for row in compared):
             images = sum(row["num_images"] for row in compared)
-            of_all = f"{broken:,} of {images:,} test images{where}"
-            lines.append(f"{of_all} were classified correctly before and are not now.")
+            lines.append(
+                f"{broken:,} of {images:,} test images{where} were classified correctly before and are not now."
+            )
         for kind, text in (("training", "shown in training"), ("other", "not shown in training")):
-            of_kind = (row for row in part["class_groups"] if row["classes"] == kind)
-            groups = [row for row in of_kind if row.get("top1_after") is not None]
-            if not groups:
-                continue
-            before, after = (sum(row[f"top1_{side}"] for row in groups) / len(groups) for side in ("before", "after"))
+            groups = [
+                row for row in part["class_groups"] if row["classes"] == kind and row.get("top1_after") is not None
+            ]
+            before, after = (
+                sum(row[f"top1_{side}"] for row in groups) / max(len(groups), 1) for side in ("before", "after")
+            )
             if after < before:
-                lines.append(
-                    f"Top-1 of the classes {text}, mean of the sets{where}: {percent(before)} before, {percent(after)} "
-                    f"after ({change(before, after)})."
-                )
+                means = f"{percent(before)} before, {percent(after)} after ({change(before, after)})"
+                lines.append(f"Top-1 of the classes {text}, mean of the sets{where}: {means}.")
     return lines

@@ -63,10 +63,7 @@ def load_data(
         )
     if arguments.control and "label" not in train.column_names:
         raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
-    benchmark = find_benchmark(classes_of_model(model_config))
-    if source in benchmarks() and source != benchmark:
-        raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
-    weights = None
+    benchmark, weights = find_benchmark(classes_of_model(model_config)), None
     if arguments.streaming:
         train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
     else:
