@@ -17,34 +17,44 @@ class NoLastLayer(ValueError):
 
 
 class LastLayer:
-    """The layer whose outputs are the logits: `weight` `(C, D)` and `bias` `(C,)`, fp32, of features `(B, D)`. Distilled DeiT has
-    two, whose mean the logits are: their features stand beside each other. The features of CLIP are its normalised embeddings. Without
-    one, [`NoLastLayer`] is raised."""
+    """The layer whose outputs are the logits. Distilled DeiT has two, whose mean the logits are: their features stand beside each other.
+    The features of CLIP are its normalised embeddings.
 
-    def __init__(self, model: nn.Module, pixel_values: torch.Tensor):
+    Args:
+        model: image classifier in evaluation mode, possibly wrapped.
+        image_size: height and width of its images in pixels.
+
+    Raises:
+        NoLastLayer: the logits of a noise image are not those of a linear layer.
+    """
+
+    def __init__(self, model: nn.Module, image_size: tuple[int, int]):
         self.model, self.pretrained = ImageModel(model), ImageModel(model).pretrained
         self.zero_shot = isinstance(self.pretrained, CLIPZeroShotForImageClassification)
-        modules, wanted = self.pretrained.modules(), self.pretrained.config.num_labels
-        single = [[one] for one in modules if isinstance(one, nn.Linear) and one.out_features == wanted]
+        noise = torch.randn(1, 3, *image_size, generator=torch.Generator().manual_seed(0))
+        noise, num_labels = noise.to(self.pretrained.device, self.pretrained.dtype), self.pretrained.config.num_labels
+        linear = [module for module in self.pretrained.modules() if isinstance(module, nn.Linear)]
+        single = [[layer] for layer in linear if layer.out_features == num_labels]
         # Others, such as an encoder's or an adapter's, may have as many outputs.
         choices = [*reversed(single), *(first + second for first, second in pairwise(single))]
         for layers in [[self.pretrained.visual_projection]] if self.zero_shot else choices:
             self.layers = layers
-            with torch.no_grad(), self._inputs() as found:
-                logits = self.model.logits(pixel_values)
-            if sum(one.numel() for one in found) != len(logits) * self.weight.shape[1]:
-                continue  # others, or called for tokens
-            own, bound = _beside(found) @ self.weight.T + self.bias, max(1e-3, 4 * torch.finfo(logits.dtype).eps)
+            with torch.no_grad(), self._recorded() as inputs:
+                logits = self.model.logits(noise)
+            if sum(features.numel() for features in inputs) != self.weight.shape[1]:
+                continue  # not called, or called for tokens
+            own, bound = _beside(inputs) @ self.weight.T + self.bias, max(1e-3, 4 * torch.finfo(logits.dtype).eps)
             if torch.allclose(own, logits.float(), atol=bound, rtol=bound):
                 return
         raise NoLastLayer(f"The logits of `{self.model.name}` are not those of a linear layer of the model.")
 
     def of(self, copy: nn.Module) -> "LastLayer":
-        found = object.__new__(LastLayer)
-        found.model, found.pretrained, found.zero_shot = ImageModel(copy), ImageModel(copy).pretrained, self.zero_shot
+        """The same layer in a copy of the model."""
+        layer = object.__new__(LastLayer)
+        layer.model, layer.pretrained, layer.zero_shot = ImageModel(copy), ImageModel(copy).pretrained, self.zero_shot
         names = {id(module): name for name, module in self.pretrained.named_modules()}
-        found.layers = [found.pretrained.get_submodule(names[id(layer)]) for layer in self.layers]
-        return found
+        layer.layers = [layer.pretrained.get_submodule(names[id(module)]) for module in self.layers]
+        return layer
 
     @property
     def has_bias(self) -> bool:
@@ -53,39 +63,42 @@ class LastLayer:
 
     @property
     def weight(self) -> torch.Tensor:
+        """Weights `(C, D)`, fp32, of the D features for the C classes."""
         if self.zero_shot:
             return self.pretrained.logit_scale.exp() * self.pretrained.text_embeds
         return torch.cat([layer.weight for layer in self.layers], dim=1).detach().float() / len(self.layers)
 
     @property
     def bias(self) -> torch.Tensor:
-        given = [layer.bias for layer in self.layers if layer.bias is not None and not self.zero_shot]
+        """Bias `(C,)`, fp32; zeros if the model has none."""
+        biases = [layer.bias for layer in self.layers if layer.bias is not None and not self.zero_shot]
         zeros = torch.zeros(self.pretrained.config.num_labels, device=self.weight.device)
-        return sum((bias.detach().float() for bias in given), zeros) / max(1, len(given))
+        return sum((bias.detach().float() for bias in biases), zeros) / max(1, len(biases))
 
     def outputs(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `(B, C)` of images `(B, 3, H, W)`, and features `(B, D)`, fp32."""
-        with self._inputs() as found:
+        with self._recorded() as inputs:
             logits = self.model.logits(pixel_values)
-        return logits, _beside(found)
+        return logits, _beside(inputs)
 
     @contextmanager
-    def _inputs(self) -> Iterator[list[torch.Tensor]]:
-        found: list[torch.Tensor] = []
+    def _recorded(self) -> Iterator[list[torch.Tensor]]:
+        """Context manager that fills a list with the inputs of the layers, or with the normalised embeddings of CLIP."""
+        inputs: list[torch.Tensor] = []
 
         def record(module, args, output):
-            found.append(F.normalize(output, dim=-1) if self.zero_shot else args[0])
+            inputs.append(F.normalize(output, dim=-1) if self.zero_shot else args[0])
 
         handles = [layer.register_forward_hook(record) for layer in self.layers]
         try:
-            yield found
+            yield inputs
         finally:
             for handle in handles:
                 handle.remove()
 
     @torch.no_grad()
     def replace(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        """Put another layer, as of [`weight`] and [`bias`], in place of the model's."""
+        """Put another layer in place of the model's: `weight` `(C, D)`, and `bias` `(C,)`, which is left out where the model has none."""
         if self.zero_shot:
             self.pretrained.text_embeds.copy_(weight / self.pretrained.logit_scale.exp())
             return
@@ -95,5 +108,5 @@ class LastLayer:
                 layer.bias.copy_(bias)
 
 
-def _beside(found: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([one.float().flatten(1) for one in found], dim=1)
+def _beside(inputs: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([features.float().flatten(1) for features in inputs], dim=1)

@@ -11,8 +11,11 @@ from ..helpers.families import FAMILIES
 from ..helpers.tiny import tiny_vit
 
 
+SIZE = (32, 32)
+
+
 def images():
-    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
 MODELS = {name: family.tiny for name, family in FAMILIES.items()}
@@ -25,7 +28,7 @@ def test_another_layer_in_place_of_the_models(name):
     """The logits are those of the layer on the features; another layer gives what it says, and nothing else changes."""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
-    layer = LastLayer(model, images())
+    layer = LastLayer(model, SIZE)
     logits, features = layer.outputs(images())
     torch.testing.assert_close(features @ layer.weight.T + layer.bias, logits, atol=1e-5, rtol=1e-5)
     weight, bias = torch.randn_like(layer.weight), torch.randn_like(layer.bias) * layer.has_bias
@@ -33,7 +36,7 @@ def test_another_layer_in_place_of_the_models(name):
     again, same = layer.outputs(images())
     torch.testing.assert_close(same, features)
     torch.testing.assert_close(again, features @ weight.T + bias, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(LastLayer(model, images()).weight, weight)
+    torch.testing.assert_close(LastLayer(model, SIZE).weight, weight)
 
 
 def changed(change, **overrides):
@@ -65,7 +68,7 @@ OTHERS = {
 def test_the_layer_is_found_among_others(name):
     model = OTHERS[name]()
     given = images().to(model.dtype)
-    layer = LastLayer(model, given)
+    layer = LastLayer(model, SIZE)
     assert torch.equal(layer.weight, model.classifier.weight.float())
     features = model.vit(given).last_hidden_state[:, 0]
     torch.testing.assert_close(layer.outputs(given)[1], features.float(), atol=1e-5, rtol=1e-5)
@@ -75,11 +78,11 @@ def test_the_layer_is_found_among_others(name):
 def test_a_layer_whose_outputs_are_not_the_logits(of):
     model = changed(lambda model: setattr(model, "classifier", of(model.classifier)))
     with pytest.raises(NoLastLayer, match="ViTForImageClassification"):
-        LastLayer(model, images())
+        LastLayer(model, SIZE)
 
 
 def test_models_without_one():
     with pytest.raises(NoLastLayer, match="OwnClassifier"):
         LastLayer(
-            OwnClassifier(lambda x: x.mean(dim=(2, 3)), ["a", "b", "c"], lambda image: torch.zeros(3, 8, 8)), images()
+            OwnClassifier(lambda x: x.mean(dim=(2, 3)), ["a", "b", "c"], lambda image: torch.zeros(3, 8, 8)), SIZE
         )
