@@ -31,10 +31,7 @@ def write_with_classes(
 ) -> PreTrainedModel:
     """Write a model folder with a head for the classes that a file names on its lines, see [`load_model`]. The protocol is by default
     that of [`convert_to_transformers`], and of its training for a run."""
-    try:
-        names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"`{classes}` is no text in UTF-8 with the name of a class on each line: {error}") from error
+    names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     with atomic_folder(output) as folder:
         model = load_model(source, classes=names, templates=templates)
         if protocol is None:

@@ -36,20 +36,22 @@ def make_image_processor(
             images are squashed to their aspect ratio, as in training.
         native_processor: processor of the pretrained model, with the statistics of the native protocol.
     """
-    from transformers import ViTImageProcessor
-
     factor, resample = {"paper": (256 / 224, Resampling.BILINEAR), "native": (248 / 224, Resampling.BICUBIC)}[protocol]
-    mean, std = ([0.5] * 3, [0.5] * 3) if protocol == "paper" else _statistics(native_processor)
+    statistics = STATISTICS["half"] if protocol == "paper" else _statistics(native_processor)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     resized = {"height": round(height * factor), "width": round(width * factor)}
-    return ViTImageProcessor(
-        size={"shortest_edge": resized["height"]} if height == width else resized,
-        resample=resample,
-        do_center_crop=True,
-        crop_size={"height": height, "width": width},
-        image_mean=mean,
-        image_std=std,
-    )
+    resized = {"shortest_edge": resized["height"]} if height == width else resized
+    return _cropping_processor(resized, (height, width), resample, statistics)
+
+
+def _cropping_processor(
+    resized: dict[str, int], crop: tuple[int, int], resample: Resampling, statistics: tuple[list[float], list[float]]
+) -> ViTImageProcessor:
+    from transformers import ViTImageProcessor
+
+    crop_size, (mean, std) = dict(zip(("height", "width"), crop, strict=True)), map(list, statistics)
+    options = {"resample": resample, "image_mean": mean, "image_std": std}
+    return ViTImageProcessor(size=resized, do_center_crop=True, crop_size=crop_size, **options)
 
 
 def _statistics(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
@@ -76,9 +78,15 @@ def states_preprocessing(config: dict | None) -> bool:
 def timm_processor(
     config: dict | None, protocol: Protocol, image_size: int, statistics: str | None = None
 ) -> ViTImageProcessor:
-    """Image processor for weights of timm, see [`make_image_processor`]. That of the protocol `model` is timm's evaluation transform:
-    resize to floor(`image_size` / `crop_pct`), then crop. `config` is timm's `config.json`, whose statistics another key of [`STATISTICS`]
-    replaces for the native protocol."""
+    """Image processor for weights of timm.
+
+    Args:
+        config: timm's `config.json`, if there is one.
+        protocol: see [`make_image_processor`]; `"model"` is timm's evaluation transform, which resizes to
+            floor(`image_size` / `crop_pct`), then crops.
+        image_size: side of the images in pixels.
+        statistics: key of [`STATISTICS`] that replaces those of `config` under the native protocol.
+    """
     from transformers import ViTImageProcessor
 
     settings = _settings(config)
@@ -98,14 +106,9 @@ def timm_processor(
             "`--protocol paper` or `native`."
         )
     side = math.floor(image_size / settings["crop_pct"])
-    return ViTImageProcessor(
-        size={"shortest_edge": side} if mode == "center" else {"height": side, "width": side},
-        resample=Resampling[settings["interpolation"].upper()],
-        do_center_crop=True,
-        crop_size={"height": image_size, "width": image_size},
-        image_mean=list(settings["mean"]),
-        image_std=list(settings["std"]),
-    )
+    resized = {"shortest_edge": side} if mode == "center" else {"height": side, "width": side}
+    resample = Resampling[settings["interpolation"].upper()]
+    return _cropping_processor(resized, (image_size, image_size), resample, (settings["mean"], settings["std"]))
 
 
 def load_processor(

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..data.label_mapping import check_class_names
+from ..data.classes import check_class_names
 from ..relevance.architectures import UNRECORDED_ATTENTION, unwrap_pretrained
 from ..utils.files import read_json, weights_read
 from .added_classifiers import CLIPZeroShotForImageClassification
@@ -58,13 +58,15 @@ def load_model(
     """
     if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder.")
-    has_texts = classes is not None and _is_clip(resolve(name), trust_remote_code)
-    if templates is not None and not has_texts:
+    is_clip = False
+    if classes is not None and name not in MODELS and not is_timm(name) and find_adapter_config_file(name) is None:
+        is_clip = isinstance(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code), CLIPConfig)
+    if templates is not None and not is_clip:
         raise ValueError(f"`templates` are texts for the classes of CLIP, and `{name}` is another model.")
     if classes is None:
         return check_single_label(_load(name, trust_remote_code))
-    if has_texts:
-        return load_zero_shot(resolve(name), classes, TEMPLATES if templates is None else templates)
+    if is_clip:
+        return load_zero_shot(name, classes, TEMPLATES if templates is None else templates)
     return with_new_head(_load(name, trust_remote_code, with_head=False), classes)
 
 
@@ -117,13 +119,8 @@ def check_single_label(model: nn.Module) -> nn.Module:
     return model
 
 
-def _is_clip(name: str, trust_remote_code: bool) -> bool:
-    if name in MODELS or is_timm(name) or find_adapter_config_file(name) is not None:
-        return False
-    return isinstance(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code), CLIPConfig)
-
-
 def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrainedModel:
+    """Model in fp32, whose head may be untrained unless `with_head`."""
     if name in MODELS and MODELS[name].load is not None:
         return MODELS[name].load()
     name = resolve(name)
@@ -140,12 +137,8 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
         timm_arguments.pop("num_classes", None)  # which transformers would give twice
     if not with_head:
         config.num_labels = config.num_labels or 2  # timm has models without a head
-    options = {
-        "config": config,
-        "optional": None if with_head else head_names,
-        "trust_remote_code": trust_remote_code,
-        "dtype": torch.float32,
-    }
+    options = {"config": config, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
+    options["optional"] = None if with_head else head_names
     model = load_checked(AutoModelForImageClassification, name, **options)
     if type(model).__name__ in UNRECORDED_ATTENTION:  # their attention implementation cannot be switched later
         model = load_checked(AutoModelForImageClassification, name, attn_implementation="eager", **options)
@@ -200,13 +193,14 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features. Refused if there
-    is none, or if a layer below has as many outputs as there are classes."""
+    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features. An error is raised
+    if there is none, or if a layer below has as many outputs as there are classes."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    heads = {name: one.in_features for name, one in linear.items() if one.out_features == model.config.num_labels}
+    num_labels = model.config.num_labels
+    heads = {name: layer.in_features for name, layer in linear.items() if layer.out_features == num_labels}
     if len({*heads.values()}) != 1:
         raise ValueError(
-            f"`{type(model).__name__}` has {len(heads)} linear layers with {model.config.num_labels} outputs, as many as it has classes: "
+            f"`{type(model).__name__}` has {len(heads)} linear layers with {num_labels} outputs, as many as it has classes: "
             "expected those of its head alone, to replace them."
         )
     return list(heads)
@@ -228,11 +222,16 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     if base_name is None:
         raise ValueError(f"The adapter `{name}` does not name its base in `adapter_config.json`: write it there.")
     base = load_model(base_name, trust_remote_code)
-    _check_base(name, base_name, base)
+    known, digest = (_record_of_base(name) or {}).get("digest"), model_digest(base)
+    if known not in (None, digest):
+        raise ValueError(
+            f"The adapter `{name}` was trained over another `{base_name}`: its digest was {known}, and is {digest} now. Put the base back "
+            f"that it was trained over, or train it again. Without `{BASE_FILE}`, the base is not checked."
+        )
     with weights_read(name):
-        found = load_peft_weights(name, device="cpu").keys()
+        names = load_peft_weights(name, device="cpu").keys()
         adapted = PeftModel.from_pretrained(base, name)
-    if differing := sorted(found ^ get_peft_model_state_dict(adapted).keys()):
+    if differing := sorted(names ^ get_peft_model_state_dict(adapted).keys()):
         raise ValueError(
             f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights are missing or unexpected, such as "
             f"`{differing[0]}`."
@@ -240,17 +239,10 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     return adapted.merge_and_unload().float().requires_grad_(True).eval()
 
 
-def _check_base(name: str, base_name: str, base: PreTrainedModel) -> None:
-    """Refuse a base other than the one that the adapter was trained on, if its digest is recorded."""
-    file = Path(name, BASE_FILE)
-    if not Path(name).is_dir():
-        try:
-            file = Path(hf_hub_download(name, BASE_FILE))
-        except EntryNotFoundError:  # also when offline and never downloaded
-            return
-    known, now = (read_json(file) or {}).get("digest"), model_digest(base)
-    if known not in (None, now):
-        raise ValueError(
-            f"The adapter `{name}` was trained over another `{base_name}`: its digest was {known}, and is {now} now. Put the base back "
-            f"that it was trained over, or train it again. Without `{BASE_FILE}`, the base is not checked."
-        )
+def _record_of_base(adapter: str) -> dict | None:
+    """What is recorded of the base that an adapter in a folder or on the Hub was trained on, if anything."""
+    if Path(adapter).is_dir():
+        return read_json(Path(adapter, BASE_FILE))
+    with suppress(EntryNotFoundError):  # also when offline and never downloaded
+        return read_json(Path(hf_hub_download(adapter, BASE_FILE)))
+    return None

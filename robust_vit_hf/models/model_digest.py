@@ -13,21 +13,9 @@ from ..utils.files import json_digest
 # Configuration values that change no logits: names, paths, versions, initialisation, and output format.
 # `architectures`, set on saving, is covered by the model's class, and `dtype` by the weights.
 NOT_COMPUTED = {
-    "architectures",
-    "attn_implementation",
-    "auto_map",
-    "dtype",
-    "finetuning_task",
-    "id2label",
-    "initializer_range",
-    "label2id",
-    "output_attentions",
-    "output_hidden_states",
-    "problem_type",
-    "return_dict",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",  # set by the Trainer
+    *("architectures", "attn_implementation", "auto_map", "dtype", "finetuning_task", "id2label", "initializer_range"),
+    *("label2id", "output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype"),
+    *("transformers_version", "use_cache"),  # the Trainer sets the latter
 }
 
 

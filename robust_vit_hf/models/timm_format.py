@@ -26,9 +26,8 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 from transformers.utils import logging
 
+from ..data.classes import class_names, classes_of_model, wnids
 from ..data.geometry import input_size
-from ..data.imagenet_classes import class_names, wnids
-from ..data.label_mapping import classes_of_model
 from ..utils.files import read_json, weights_read
 from ..utils.privacy import is_hub_id
 
@@ -243,25 +242,28 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
 def timm_files(source: str | Path) -> tuple[Path, dict | None]:
     """File of the weights, and timm's `config.json` if there is one, from a file, a folder, such as a snapshot of a model of timm on
     the Hub, or a Hub id, of which only the configuration and one file of weights are downloaded, preferably safetensors."""
-    folder, source = Path(source), str(source)
+    folder, on_hub = Path(source), is_hub_id(str(source))
     if folder.is_file():
         return folder, None
-    if not folder.is_dir():
-        if not is_hub_id(source):
-            raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
-        for name in WEIGHT_FILES:
-            folder = Path(snapshot_download(source, allow_patterns=["config.json", name]))
-            if (folder / name).is_file():
-                break
     for name in WEIGHT_FILES:
+        if on_hub:
+            folder = Path(snapshot_download(str(source), allow_patterns=["config.json", name]))
         if (folder / name).is_file():
             return folder / name, read_json(folder / "config.json")
-    raise FileNotFoundError(f"`{source}` holds no {' and no '.join(f'`{name}`' for name in WEIGHT_FILES)}.")
+    raise FileNotFoundError(
+        f"There is no file `{source}`, nor a folder or Hub id (`owner/name`) of this name with {' or '.join(WEIGHT_FILES)}."
+    )
 
 
 def save_timm(model: PreTrainedModel, weights: dict, processor: BaseImageProcessor, folder: Path) -> None:
-    """Write the `weights` of [`hf_to_timm`] and `config.json`, with the settings of a processor, into an existing folder, from which
-    `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model."""
+    """Write a folder from which `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads a model.
+
+    Args:
+        model: model of transformers, whose configuration and classes are written.
+        weights: its weights in timm's names, see [`hf_to_timm`].
+        processor: image processor, whose settings are written.
+        folder: existing folder, into which `config.json` and the weights are written.
+    """
     import timm
     from timm.models import save_for_hf
 

@@ -175,7 +175,7 @@ def test_folder_prefers_safetensors(tmp_path):
     assert_same_weights(load_timm(folder)[0], tiny(1).state_dict())
     assert timm_to_hf(*load_timm(folder), image_size=64).config.image_size == 64
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(FileNotFoundError, match="holds no"):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
         load_timm(folder)
 
 

@@ -1,4 +1,4 @@
-"""Mixtures of two models: exact at both ends, right in between, and refused where they would mean nothing."""
+"""Interpolation of two models: exact at both ends, right in between, and an error where it would mean nothing."""
 
 import pytest
 import torch
@@ -93,7 +93,7 @@ def test_an_adapter_is_refused_and_a_merged_one_is_not():
     torch.manual_seed(0)
     wrapped = get_peft_model(tiny_vit(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     for model in (wrapped, wrapped.base_model.model):
-        with pytest.raises(ValueError, match="cannot be mixed"):
+        with pytest.raises(ValueError, match="cannot be interpolated"):
             interpolate(tiny_vit(), model, 0.5)
     merged = wrapped.merge_and_unload()
     mixed = interpolate(tiny_vit(), merged, 0.5)
