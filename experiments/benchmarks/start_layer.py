@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import default_data_collator
 
 from robust_vit_hf import load_image_set, load_masked_dataset, load_model, relevance_map
-from robust_vit_hf.data.benchmarks import benchmarks
+from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurements.base import TransformedRows
 from robust_vit_hf.evaluation.options import NamedSource

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from robust_vit_hf.data.classes import classes_of_model
 from robust_vit_hf.data.composition import background, paste
 from robust_vit_hf.data.emoji_shift import load_split
-from robust_vit_hf.data.label_mapping import classes_of_model
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.examples import may_be_shown
 from robust_vit_hf.models.image_processors import load_processor

@@ -28,8 +28,8 @@ from transformers import (
     TimmWrapperImageProcessor,
 )
 
+from robust_vit_hf.data.classes import class_names
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, load_split
-from robust_vit_hf.data.imagenet_classes import class_names
 from robust_vit_hf.models.loading import with_new_head
 from robust_vit_hf.utils.environment import install_command, package_file
 

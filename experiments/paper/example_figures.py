@@ -9,7 +9,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from robust_vit_hf.data.label_mapping import class_index
+from robust_vit_hf.data.classes import class_index
 from robust_vit_hf.evaluation.examples import KINDS, Example, before_after_figure, draw, explain, rows_of_kind
 from robust_vit_hf.evaluation.measurements.accuracy import saved_accuracy
 from robust_vit_hf.evaluation.session import Session, open_session

@@ -7,9 +7,9 @@ import datasets
 import numpy as np
 import torch
 
-from robust_vit_hf.data.benchmarks import IMAGES_PER_SET
+from robust_vit_hf.data.classes import class_index
 from robust_vit_hf.data.find_images import find_images
-from robust_vit_hf.data.label_mapping import class_index
+from robust_vit_hf.data.known_sets import IMAGES_PER_SET
 from robust_vit_hf.evaluation.examples import may_be_shown
 from robust_vit_hf.evaluation.measurements.base import Measured, measure
 from robust_vit_hf.evaluation.results_files import write_results_json

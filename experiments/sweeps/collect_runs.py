@@ -11,8 +11,7 @@ import numpy as np
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from robust_vit_hf.data.benchmarks import BUNDLED_BENCHMARK, Benchmark, benchmarks
-from robust_vit_hf.data.known_sets import FAMILIES, PAPER_SETS
+from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK, FAMILIES, PAPER_SETS, Benchmark, benchmarks
 from robust_vit_hf.evaluation.measurements.accuracy import side_results
 from robust_vit_hf.evaluation.measurements.base import Measured, is_measured
 from robust_vit_hf.metrics.robust_accuracy import TOP, ranks

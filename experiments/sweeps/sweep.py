@@ -18,7 +18,7 @@ from submitit.helpers import DelayedSubmission
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
-from robust_vit_hf.data.benchmarks import benchmarks
+from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.schema import check_columns
 from robust_vit_hf.evaluation.evaluate import evaluate
 from robust_vit_hf.evaluation.measurements.base import is_measured

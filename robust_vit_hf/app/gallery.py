@@ -9,8 +9,7 @@ from typing import cast, get_args
 import datasets
 import numpy as np
 
-from ..data.benchmarks import benchmarks, find_benchmark
-from ..data.known_sets import EVALUATION_SETS
+from ..data.known_sets import EVALUATION_SETS, benchmarks, find_benchmark
 from ..evaluation.examples import is_of_kind
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
 from ..evaluation.measurements.base import is_measured

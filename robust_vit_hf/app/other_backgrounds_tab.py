@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from ..data import emoji_shift as artwork
-from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
 from ..data.composition import CONDITIONS, paste
 from ..data.emoji_shift import classes_before
 from ..data.geometry import normalization
+from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
 from ..data.transforms import eval_transform
 from ..diagnosis.composed_examples import Composed, load_composed
 from ..diagnosis.what_to_photograph import PAIRS_FILE, TAKEN_FILE, TAKEN_RULE, matrices

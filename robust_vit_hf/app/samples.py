@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
-from ..data.draw_images import choose_images
 from ..data.emoji_shift import CLASS_NAMES, SHIFTED, background, compose
 from ..data.find_images import find_images
+from ..data.groups import choose_images
+from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..models import emoji_shift_model as model

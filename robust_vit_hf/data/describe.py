@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .classes import class_names_of, wnids
 from .find_images import find_images, find_splits
 from .image_sets import open_source
-from .imagenet_classes import wnids
-from .label_mapping import class_names_of
 from .mask_files import mask_problem, mask_to_tensor
 from .options import DescribeOptions
 from .schema import decode, label_problem, undecoded_rows

@@ -156,10 +156,9 @@ def training_classes(class_seed: int = 0, num_classes: int | None = None) -> lis
     among the more."""
     count, rest = divmod(len(CLASS_NAMES) // 2 if num_classes is None else num_classes, len(BACKGROUND_NAMES))
     if rest or not 0 < count < PER_BACKGROUND:
-        raise ValueError(
-            f"emoji-shift cannot train on {num_classes} classes: expected a multiple of {len(BACKGROUND_NAMES)}, from "
-            f"{len(BACKGROUND_NAMES)} to {len(CLASS_NAMES) - len(BACKGROUND_NAMES)}, so that every photograph has as many."
-        )
+        least, most = len(BACKGROUND_NAMES), len(CLASS_NAMES) - len(BACKGROUND_NAMES)
+        expected = f"a multiple of {least}, from {least} to {most}, so that every photograph has as many"
+        raise ValueError(f"emoji-shift cannot train on {num_classes} classes: expected {expected}.")
     rng = np.random.default_rng([class_seed, len(SPLITS)])
     first = range(0, len(CLASS_NAMES), PER_BACKGROUND)
     return sorted(int(label) for start in first for label in start + rng.permutation(PER_BACKGROUND)[:count])

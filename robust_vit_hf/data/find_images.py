@@ -17,10 +17,10 @@ from transformers.utils import logging
 
 from ..utils.files import cache_of, check_no_pattern
 from ..utils.privacy import is_hub_id
-from .benchmarks import benchmarks
-from .label_mapping import class_names_of
+from .classes import class_names_of
+from .known_sets import benchmarks
 from .layouts.folders import ImageFolder
-from .layouts.tables import class_names_of_file, class_names_of_files, has_parquet
+from .layouts.packed import class_names_of_file, class_names_of_files, has_parquet
 from .mask_files import with_mask_files
 from .schema import check_columns
 from .write_dataset import made_from
@@ -122,7 +122,16 @@ def find_images(
 def load_masked_dataset(
     path: str, split: str, *, streaming: bool = False, **options
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Rows of [`find_images`], whose arguments and errors these are."""
+    """Load one split of images with masks.
+
+    Args:
+        path: folder, parquet file, Hub id or name of a benchmark, as the `source` of [`find_images`], which has further `options`.
+        split: name of the split, or a slice such as `train[:80%]`.
+        streaming: whether to read rows on the fly, without a copy.
+
+    Returns:
+        Rows with `image` and, if they have them, `mask` (one channel, of the size of its image) and `label` (an integer).
+    """
     return find_images(path, split, streaming=streaming, **options).rows
 
 
@@ -136,7 +145,7 @@ def find_splits(source: str, **options) -> dict[str, Loader]:
 
 def _splits_of_files(source: str) -> dict[str, Loader]:
     path = Path(source)
-    made_from(path)  # refuses a folder that is not complete
+    made_from(path)  # rejects a folder that is not complete
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(source)
         splits = {"train": saved} if isinstance(saved, datasets.Dataset) else saved

@@ -1,6 +1,7 @@
-"""Groups of images, such as class and place, or camera and site: their names, and their shares of the training images.
+"""Groups and classes of images: the groups' names and shares of the training images, and draws balanced over classes.
 
-A group is a value of the column `group`, or of a column, or a pair of columns, that `robust-vit diagnose --slices` names.
+A group, such as class and place, is a value of the column `group`, or of a column, or a pair of columns, that `robust-vit diagnose
+--slices` names.
 """
 
 from collections.abc import Sequence
@@ -9,8 +10,8 @@ from itertools import combinations
 import datasets
 import numpy as np
 
+from .classes import nfc
 from .find_images import find_splits, split_names
-from .label_mapping import nfc
 
 
 def training_rows(path: str, split: str) -> datasets.Dataset | None:
@@ -76,3 +77,44 @@ def groups_of(
     if missing:
         raise ValueError(f"`{name}`: row {missing[0]} has no `{column}`: give every image one, or remove the column.")
     return np.array([names[value] if names else nfc(str(value)) for value in values], dtype=object)
+
+
+def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datasets.Dataset:
+    """At most `count` labelled images, as many of each class as possible, drawn by the seed, in their order. If `count`
+    is less than two of each class, as many classes are drawn as may have two, so that they can give each other their
+    backgrounds."""
+    labels = np.array([-1 if label is None else label for label in dataset.with_format(None)["label"]])
+    classes = np.unique(labels[labels >= 0])
+    if count < 2 * len(classes):
+        classes = np.random.default_rng(seed).permutation(classes)[: max(2, count // 2)]
+    usable = np.flatnonzero(np.isin(labels, classes))
+    order = np.lexsort((labels[usable], turns_within_classes(labels[usable], seed)))
+    return dataset.select(np.sort(usable[order][:count]))
+
+
+def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Place `(N,)` of each image in a random order of its class, from 0, by its label `(N,)`. Orders depend on the seed and
+    the class."""
+    turn = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[np.random.default_rng([seed, int(label)]).permutation(members)] = np.arange(len(members))
+    return turn
+
+
+def labels_of(dataset: datasets.Dataset) -> np.ndarray:
+    """Labels `(N,)` of labelled images."""
+    return np.array(dataset.with_format(None)["label"])
+
+
+def held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of images without a third of each class, and of that third."""
+    turn = turns_within_classes(labels, seed)
+    return np.flatnonzero(turn % 3 != 2), np.flatnonzero(turn % 3 == 2)
+
+
+def halves(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of two halves of each class, of which a class of one image is in either in turn."""
+    begins = {label: place % 2 for place, label in enumerate(np.unique(labels).tolist())}
+    half = (turns_within_classes(labels, seed + 1) + [begins[label] for label in labels.tolist()]) % 2
+    return np.flatnonzero(half == 1), np.flatnonzero(half == 0)

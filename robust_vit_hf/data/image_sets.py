@@ -10,24 +10,15 @@ from pkgutil import resolve_name
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-from transformers.utils import logging
+from huggingface_hub import snapshot_download
 
 from ..utils.privacy import is_hub_id
-from ..utils.stage import STAGE_FILE, Stage
-from .archives import is_archive, unpacked
-from .imagenet_classes import subset, wnids
+from ..utils.stage import Stage
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
-from .layouts.imagenet import with_real_labels
-from .layouts.shifted_sets import read_mappings, without_border
-from .layouts.tables import has_parquet, numbered_tars, open_table
+from .layouts.packed import has_parquet, is_archive, numbered_tars, open_table, unpacked
 from .options import PrepareOptions
 from .schema import Source, features_of
-from .write_dataset import SplitWriter, made_from, write_rows
-
-
-logger = logging.get_logger(__name__)
+from .write_dataset import SplitWriter, write_rows
 
 
 def load_image_set(
@@ -109,7 +100,7 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
     known = find_set(name, options)
     path = _find_source(name, sources, options)
     if path is None or numbered_tars(path) or has_parquet(path):
-        return _open_table(name, str(path or next(iter(sources or known.hub))), options)
+        return open_table(name, str(path or next(iter(sources or known.hub))), options)
     layout = resolve_name(f"{__package__}.layouts.{known.layout}")
     return replace(layout(path, **known.part, **options), features=features_of(name, options))
 
@@ -140,63 +131,3 @@ def _find_source(name: str, sources: Sequence[str | Path], options: dict) -> Pat
     if len(paths) > 1:
         raise ValueError(f"`{name}`: give one folder, or archives alone; got {', '.join(map(str, paths))}.")
     return None if not paths or is_hub_id(str(paths[0])) else paths[0].absolute()
-
-
-def _open_table(name: str, place: str, options: dict) -> Source:
-    """A set as a table: prepared, one of the known copies on the Hub, or another one with names that tell its classes."""
-    known, made = KNOWN_SETS[name], _made_as(name, place, options)
-    numbering = row_of = None
-    if made is None:
-        if alien := sorted(options.keys() - {"split", "labels", "mappings", "cropped"}):
-            raise ValueError(
-                f"`{place}` is a table, which has one {' and '.join(alien)}: leave it out, or give the archive."
-            )
-        if place in known.hub and known.hub_row:
-            row_of = resolve_name(f"{__package__}.layouts.{known.hub_row}")
-        elif place in known.hub or (known.hub and numbered_tars(Path(place))):  # tars are those of the copies
-            numbering = _numbering(known, options)
-    config, split = known.hub.get(place, (None, known.splits[0]))
-    features, any_split = features_of(name, made or {}), len(known.splits) == 1
-    opened = open_table(place, config, options.get("split", split), features, numbering, row_of, any_split)
-    if made is None and options.get("labels") == "real":
-        opened, features = opened.changed(with_real_labels), features_of(name, options)
-    if options.get("cropped") and not (made or {}).get("cropped"):
-        opened = opened.changed(without_border)
-    return replace(opened, features=features)
-
-
-def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
-    """Labels 0–999 of the numbers in the set's own tables. Those of ObjectNet number its folders; none without its mappings."""
-    if "mappings" in known.options:
-        accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
-        return [accepted[folder] for folder in sorted(accepted)]
-    return subset(known.class_subset) if known.class_subset else range(len(wnids()))
-
-
-def _made_as(name: str, source: str, options: dict) -> dict | None:
-    """Options of a prepared source, which must be those asked for; `None` if it is not prepared."""
-    prepared, made = prepared_set(source)
-    if prepared is None:
-        return None
-    asked = {key: value for key, value in options.items() if key not in ("split", "imagenet")}
-    # An uncropped set can still be cropped; `cropped=False` only rejects a cropped one.
-    compared = [{key: value for key, value in given.items() if key != "cropped"} for given in (asked, made)]
-    recropped = made.get("cropped") and options.get("cropped") is False
-    if prepared != name or recropped or (compared[0] and compared[0] != compared[1]):
-        was, wanted = f"`{prepared}` with {made or 'no options'}", f"`{name}` with {asked or 'none'}"
-        raise ValueError(f"`{source}` was prepared as {was}, not as {wanted}: prepare it again into another folder.")
-    return made
-
-
-def prepared_set(source: str) -> tuple[str | None, dict]:
-    """Set and options of a prepared folder or set on the Hub; `None` and empty for others, such as one with new masks."""
-    folder = Path(source)
-    if is_hub_id(source):
-        try:
-            folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
-        except LocalEntryNotFoundError as error:  # offline, or a failed request
-            logger.warning(f"`{source}` is taken as it is, since its {STAGE_FILE} could not be read: {error}")
-        except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
-            pass
-    inputs = made_from(folder)
-    return (inputs["set"], inputs["options"]) if "options" in inputs else (None, {})

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional
 from transformers.utils import logging
 
 from ..utils.images import readable_suffixes
-from .label_mapping import nfc
+from .classes import nfc
 
 
 logger = logging.get_logger(__name__)

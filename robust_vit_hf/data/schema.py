@@ -1,19 +1,22 @@
-"""Schema of images: columns and rows of the sets, decoding of rows, and the checks of columns and rows before training."""
+"""Schema of images: columns and rows of the sets, decoding and digests of rows, and the checks before training."""
 
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import pyarrow as pa
+import xxhash
 from PIL import ExifTags, Image, ImageOps
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..utils.images import to_rgb
-from .imagenet_classes import wnids
+from .classes import wnids
 from .known_sets import KNOWN_SETS
 from .mask_files import extent_without_edges, mask_problem
 
@@ -100,7 +103,7 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
             content = Path(path).read_bytes() if content is None else content
             images[column] = Image.open(io.BytesIO(content))
             if column == "image":
-                to_rgb(images[column])  # refuses what transforms cannot handle; too many pixels before decoding
+                to_rgb(images[column])  # rejects what transforms cannot handle; too many pixels before decoding
             images[column].load()
             encoded = {"bytes": content, "path": path and Path(path).name}
             if images[column].format == "BMP":
@@ -121,7 +124,7 @@ def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, I
         try:
             pictures[column] = features[column].decode_example(row[column])
             if column == "image":
-                to_rgb(pictures[column])  # refuses what transforms cannot handle
+                to_rgb(pictures[column])  # rejects what transforms cannot handle
         except Exception as error:  # codecs raise any type
             return pictures, f"{column} cannot be decoded: {error}"
     return pictures, mask_problem(pictures["image"], pictures["mask"])
@@ -156,9 +159,7 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
         feature, expected = dataset.features[column], "integers" if column == "label" else "datasets.Image()"
         is_int = "int" in str(getattr(feature, "dtype", ""))
         if not (is_int if column == "label" else isinstance(feature, datasets.Image)):
-            raise ValueError(
-                f"Column `{column}` of the {name} dataset is {feature}, expected {expected}: see `dataset.cast_column`."
-            )
+            raise ValueError(f"Column `{column}` of the {name} dataset is {feature}: cast it to {expected}.")
 
 
 def check_rows(
@@ -182,18 +183,16 @@ def check_rows(
             uninformative.append(f"{name_of(row, index)}: mask is {extent}")
         else:
             kept.append(index)
-    if problems:
+    count = len(dataset)
+    if unusable := problems + (uninformative if bad_masks == "refuse" or not kept else []):
         raise ValueError(
-            f"{len(problems)} of {len(dataset)} rows of the {name} dataset cannot be used:\n{_head(problems)}.\n"
-            "Repair them, or leave them out with `dataset.select`."
+            f"{len(unusable)} of {count} rows of the {name} dataset cannot be used:\n{_head(unusable)}.\nRepair them, or leave them out "
+            "with `dataset.select`, or those with empty or full masks with `bad_masks='skip'`."
         )
     if not uninformative:
         return dataset
-    told = f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full"
-    if bad_masks == "refuse" or not kept:
-        or_skip = ", or leave these rows out with `bad_masks='skip'`" if kept else ""
-        raise ValueError(f"{told}:\n{_head(uninformative)}.\nRepair them{or_skip}.")
-    logger.warning(f"{told}; their rows are left out:\n{_head(uninformative)}")
+    told = f"{len(uninformative)} of {count} masks of the {name} dataset are empty or full; their rows are left out"
+    logger.warning(f"{told}:\n{_head(uninformative)}")
     return dataset.select(kept)
 
 
@@ -215,3 +214,54 @@ def label_problem(label: int | None, num_labels: int | None = None) -> str | Non
 def _head(lines: list[str]) -> str:
     shown = "\n".join(f"  {line}" for line in lines[:NUM_SHOWN])
     return shown + (f"\n  … and {len(lines) - NUM_SHOWN} more" if len(lines) > NUM_SHOWN else "")
+
+
+def dataset_identity(dataset: datasets.Dataset) -> str:
+    """32 hexadecimal digits that change with any value, the order of the rows, and the columns. Images embedded in the
+    table are identified by their bytes, image files by name, size and modification time: a file changed in place with its
+    time restored is not detected."""
+    digest = xxhash.xxh3_128(repr(dataset.features).encode())
+    image_columns = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    for table in dataset.with_format("arrow").iter(1000):
+        for name in image_columns:
+            images = table[name].combine_chunks()
+            in_table = images.field("bytes").is_valid().to_pylist()
+            paths = zip(images.field("path").to_pylist(), in_table, strict=True)
+            stamps = [None if path is None or embedded else _stamp(path) for path, embedded in paths]
+            digest.update(repr(stamps).encode())
+            table = table.set_column(table.column_names.index(name), name, images.field("bytes"))
+        # The stream format contains only the rows, regardless of the table's chunks.
+        with pa.BufferOutputStream() as stream:
+            with pa.ipc.new_stream(stream, table.schema.remove_metadata()) as writer:
+                writer.write_table(table.combine_chunks())
+            digest.update(stream.getvalue())
+    return digest.hexdigest()
+
+
+def row_digest(row: dict) -> str:
+    """16 hexadecimal digits that change with any value of an undecoded row. Images are identified as by
+    [`dataset_identity`]."""
+    row = dict(row)
+    for name, value in row.items():
+        if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+            content, path = value["bytes"], value["path"]
+            row[name] = xxhash.xxh3_64_hexdigest(content) if content is not None else path and _stamp(path)
+    return xxhash.xxh3_64_hexdigest(repr(row).encode())
+
+
+def pixels_of(dataset: datasets.Dataset) -> set[str]:
+    """Digests of the pixels of images, which copies share whatever their names and formats. Those that cannot be read are left out,
+    which the check of the rows reports."""
+    digests, feature = set(), datasets.Image()
+    for row in undecoded(dataset.select_columns(["image"])):
+        with suppress(Exception):  # codecs raise any type
+            picture = to_rgb(feature.decode_example(row["image"]))
+            digests.add(xxhash.xxh3_128_hexdigest(repr(picture.size).encode() + picture.tobytes()))
+    return digests
+
+
+def _stamp(path: str) -> tuple:
+    if not Path(path).is_file():
+        return (path,)  # a URL, or a missing file, which image loading reports
+    status = Path(path).stat()
+    return Path(path).name, status.st_size, status.st_mtime_ns

@@ -14,9 +14,8 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
-from .dataset_digest import row_digest
 from .mask_files import extent_without_edges
-from .schema import decode_pictures, label_problem, name_of
+from .schema import decode_pictures, label_problem, name_of, row_digest
 
 
 logger = logging.get_logger(__name__)

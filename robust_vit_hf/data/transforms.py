@@ -58,13 +58,15 @@ def train_transform(
     """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of
     224 (both scaled to the images that the processor gives), horizontal flip.
 
-    Takes a batch of rows with `image`, `mask` (PIL images) and, if any, `label`. Returns `pixel_values`, fp32 `(3, H,
-    W)` rescaled and normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
-
     Args:
+        processor: image processor, for the size of its images, which must be one, and their rescaling and normalisation.
         seed_of_row: seed of a row's crop and flip, as integers, by its `row_index`. By default, torch's global random
             state is used.
         resample: interpolation of the squash of images; bilinear in the released code.
+
+    Returns:
+        Function of a batch of rows with `image` and `mask` (PIL images) and, if any, `label`. It gives `pixel_values`, fp32
+        `(3, H, W)`, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
     """
     height, width = input_size(processor)
     size = [round(height * 256 / 224), round(width * 256 / 224)]
@@ -78,8 +80,8 @@ def train_transform(
             top, left, flip = (int(rng.integers(limit)) for limit in (size[0] - height + 1, size[1] - width + 1, 2))
             image = functional.resize(functional.pil_to_tensor(to_rgb(image)), size, interpolation)
             mask = functional.resize(mask_to_tensor(mask) / 255, size, InterpolationMode.BILINEAR, antialias=False)
-            image, mask = (functional.crop(one, top, left, height, width) for one in (image, mask))
-            image, mask = (functional.horizontal_flip(one) if flip else one for one in (image, mask))
+            crops = [functional.crop(picture, top, left, height, width) for picture in (image, mask)]
+            image, mask = map(functional.horizontal_flip, crops) if flip else crops
             batch["pixel_values"].append(normalize(image))
             batch["mask"].append(mask)
         return batch | ({"labels": rows["label"]} if "label" in rows else {})
@@ -94,12 +96,18 @@ class _MaskProcessor(ViTImageProcessor):
 
 @picklable
 def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool = False) -> Transform:
-    """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: images are processed by
-    `processor`, and masks, if any, get the same geometry. First, a `border` of pixels is cut at each edge of images without masks,
-    such as ObjectNet's red one. With `whole`, images are squashed to the size that the processor gives, instead of cropped."""
-    images_of, masks_of = (
-        _plain(processor, whole) if has_plain_geometry(processor) else measured_transforms(processor, whole)
-    )
+    """Joint evaluation transform: images are processed by the processor, and masks, if any, get the same geometry.
+
+    Args:
+        processor: image processor of the model.
+        border: width in pixels of a border that is cut at each edge first, of images without masks, such as ObjectNet's red one.
+        whole: whether images are squashed to the size that the processor gives, instead of cropped.
+
+    Returns:
+        Function with the inputs and outputs of that of [`train_transform`].
+    """
+    transforms = _plain if has_plain_geometry(processor) else measured_transforms
+    images_of, masks_of = transforms(processor, whole)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         if "mask" in rows:
@@ -125,7 +133,7 @@ def _plain(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callab
     mask_processor = _MaskProcessor(**geometry, do_rescale=False, do_normalize=False)
 
     def of_masks(masks: list[torch.Tensor]) -> list[torch.Tensor]:
-        input_size(processor)  # refuses several sizes
+        input_size(processor)  # rejects several sizes
         return list(mask_processor([mask / 255 for mask in masks], return_tensors="pt")["pixel_values"])
 
     return lambda images: list(processor(images, return_tensors="pt")["pixel_values"].float()), of_masks

@@ -26,9 +26,8 @@ from ..utils.files import atomic_file, check_no_pattern, read_json, write_atomic
 from ..utils.images import to_rgb
 from ..utils.plotting import save_picture_grid
 from ..utils.stage import STAGE_FILE, Stage
-from .dataset_digest import row_digest
 from .mask_files import mask_problem
-from .schema import decode
+from .schema import decode, row_digest
 
 
 MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows
@@ -219,10 +218,9 @@ def write_rows(
 
     Args:
         writer: writer of the split; `None` outside the main process.
-        rows: all source rows, in order, with undecoded images.
+        rows: all source rows, in order, with undecoded images, `total` of them if their number is known.
         skip_bad: whether rows that cannot be used are rejected, and not an error.
         finish: gives the rows to write of a part, one for each of its decoded rows.
-        total: number of rows, if known, for the progress bar.
         parts: cuts the rows into parts; by default [`parts_of`].
 
     Returns:

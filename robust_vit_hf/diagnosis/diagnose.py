@@ -11,11 +11,10 @@ from torch import nn
 from transformers import BaseImageProcessor
 
 from ..data.attributes import chosen_attributes
-from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
-from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
-from ..data.groups import groups_of, slice_shares, training_shares
+from ..data.groups import choose_images, groups_of, slice_shares, training_shares
+from ..data.known_sets import benchmarks, find_benchmark
 from ..evaluation.examples import may_be_shown
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure

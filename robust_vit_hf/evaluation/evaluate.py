@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ..data.benchmarks import benchmarks
+from ..data.classes import align_labels
 from ..data.find_images import find_images
-from ..data.label_mapping import align_labels
+from ..data.known_sets import benchmarks
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run

@@ -3,7 +3,7 @@ and shifted sets."""
 
 from dataclasses import replace
 
-from ..data.benchmarks import find_benchmark
+from ..data.known_sets import find_benchmark
 from ..models.interpolation import check_alike, interpolate, warn_of_other_images, write_interpolated
 from ..results.plots import interpolation_figure, save_figure
 from ..results.tables import Table, percent

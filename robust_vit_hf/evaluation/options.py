@@ -5,8 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ..data.benchmarks import BENCHMARK_NAMES, IMAGES_PER_SET
-from ..data.known_sets import EVALUATION_SETS, FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
+from ..data.known_sets import (
+    BENCHMARK_NAMES,
+    EVALUATION_SETS,
+    FAMILIES,
+    IMAGES_PER_SET,
+    LATER_SETS,
+    MASKED_SETS,
+    PAPER_SETS,
+)
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..relevance import ATTRIBUTION_METHOD_NAMES

@@ -7,9 +7,9 @@ from pathlib import Path
 import datasets
 import torch
 
-from ..data.benchmarks import benchmarks
 from ..data.find_images import find_images
 from ..data.image_sets import load_image_set
+from ..data.known_sets import benchmarks
 from ..data.transforms import segmentation_transform
 from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS

@@ -11,10 +11,9 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import BaseImageProcessor
 
+from ..data.classes import are_of_imagenet, check_same_classes, class_names, classes_of_model
 from ..data.find_images import Images
-from ..data.imagenet_classes import class_names
 from ..data.known_sets import EVALUATION_SETS
-from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
 from ..models.image_processors import Protocol, load_processor, resolve_protocol, squashing
 from ..models.loading import check_single_label, load_model
 from ..models.model_digest import model_digest, weights_digest

@@ -9,14 +9,12 @@ import numpy as np
 import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
 
-from ..data.benchmarks import benchmarks
-from ..data.dataset_digest import dataset_identity
+from ..data.classes import class_names_of, classes_of_model, label_mapping, subset, wnids
 from ..data.find_images import find_images
 from ..data.groups import training_shares
 from ..data.image_sets import load_image_set, prepared_set
-from ..data.imagenet_classes import subset, wnids
-from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
-from ..data.label_mapping import class_names_of, classes_of_model, label_mapping
+from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS, benchmarks
+from ..data.schema import dataset_identity
 from ..data.transforms import eval_transform
 from ..models.image_processors import Protocol
 from .options import SetsOptions

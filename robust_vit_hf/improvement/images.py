@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import datasets
 
+from ..data.classes import check_one_numbering
 from ..data.composition import draw_donors
-from ..data.dataset_digest import pixels_of
-from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
-from ..data.groups import group_shares, groups_of
-from ..data.label_mapping import check_one_numbering
+from ..data.groups import choose_images, group_shares, groups_of, halves, held_out, labels_of
+from ..data.schema import pixels_of
 from ..data.transforms import eval_transform
 from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.measurements.base import measure

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.attributes import chosen_attributes
-from ..data.dataset_digest import dataset_identity
 from ..data.find_images import Images
 from ..data.geometry import input_size
+from ..data.schema import dataset_identity
 from ..diagnosis.diagnose import measure_attributes, measure_backgrounds
 from ..evaluation.composites import check_composed, composite_outputs
 from ..evaluation.options import PairOptions

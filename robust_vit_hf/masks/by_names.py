@@ -25,7 +25,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from ..data.imagenet_classes import class_names, label_of_wnid
+from ..data.classes import class_names, label_of_wnid
 from ..utils.files import weights_read
 from .options import GroundedOptions, Sam3Options
 from .tokencut import MaskResult

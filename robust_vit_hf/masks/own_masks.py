@@ -16,8 +16,8 @@ from torch import nn
 from transformers import BaseImageProcessor
 from transformers.utils import logging
 
+from ..data.classes import align_labels, class_names_of
 from ..data.find_images import Images, find_images, origin_of_masks
-from ..data.label_mapping import align_labels, class_names_of
 from ..data.schema import check_rows, undecoded_rows
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.model_names import BUNDLED_MODEL, MODELS

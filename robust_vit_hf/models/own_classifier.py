@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..data.label_mapping import check_class_names
+from ..data.classes import check_class_names
 
 
 class OwnClassifier(PreTrainedModel):

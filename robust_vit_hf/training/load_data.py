@@ -13,10 +13,10 @@ from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from ..data.benchmarks import benchmarks, find_benchmark
+from ..data.classes import align_labels, check_one_numbering, class_names_of, classes_of_model, label_mapping
 from ..data.find_images import UnknownSplit, find_images
 from ..data.groups import group_shares
-from ..data.label_mapping import align_labels, check_one_numbering, class_names_of, classes_of_model, label_mapping
+from ..data.known_sets import benchmarks, find_benchmark
 from ..data.schema import check_columns, check_rows, name_of, undecoded
 from ..data.stream import SHUFFLE_BUFFER, MaskedStream
 from ..data.transforms import Transform, picklable

@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
+from ..data.known_sets import BUNDLED_BENCHMARK, IMAGES_PER_SET
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option

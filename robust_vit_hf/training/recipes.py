@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..data.benchmarks import BUNDLED_BENCHMARK
+from ..data.known_sets import BUNDLED_BENCHMARK
 from ..models.model_names import BUNDLED_MODEL, find_model
 from ..utils.options import Declared, declared_options, parse_number, unknown
 from .options import METHOD_OPTIONS, DataArguments, FinetuningArguments, ModelArguments

@@ -122,10 +122,10 @@ def test_label_outside_the_classes():
 @pytest.mark.parametrize("value, word", [(0, "empty"), (255, "full")])
 def test_masks_that_say_nothing(value, word):
     dataset = with_row(mask=Image.new("L", WIDE, value))
-    with pytest.raises(ValueError, match=rf"1 of 3 masks(.|\n)*row 2 .*mask is {word}(.|\n)*bad_masks='skip'"):
+    with pytest.raises(ValueError, match=rf"1 of 3 rows(.|\n)*row 2 .*mask is {word}(.|\n)*bad_masks='skip'"):
         check_rows(dataset, "train", 4, bad_masks="refuse")
     assert len(check_rows(dataset, "train", 4, bad_masks="skip")) == 2
-    with pytest.raises(ValueError, match="1 of 1 masks"):
+    with pytest.raises(ValueError, match="1 of 1 rows"):
         check_rows(dataset.select([2]), "train", 4)
 
 

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from robust_vit_hf import load_image_set
-from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.data.classes import class_names, wnids
 from robust_vit_hf.data.known_sets import KNOWN_SETS
 from robust_vit_hf.evaluation.sets import load_evaluation_set
 
@@ -41,7 +41,7 @@ def test_webdataset_with_local_labels(tmp_path):
 @pytest.mark.parametrize("label", [200, -1])  # the second is that of a test set
 def test_webdataset_with_a_label_outside_the_numbering(label, tmp_path):
     wds(tmp_path, [0, label])
-    with pytest.raises(ValueError, match=f"label {label} is outside the numbering of this set, of 200 classes"):
+    with pytest.raises(ValueError, match=f"label {label} is outside the numbering of 200 classes"):
         list(load_image_set("imagenet-a", tmp_path, streaming=True))
 
 

@@ -5,8 +5,8 @@ import tarfile
 import pytest
 
 from robust_vit_hf import load_image_set
+from robust_vit_hf.data.classes import class_names, label_of_wnid, subset, wnids
 from robust_vit_hf.data.image_sets import open_source
-from robust_vit_hf.data.imagenet_classes import class_names, label_of_wnid, subset, wnids
 
 from ..helpers import layouts
 from ..helpers.layouts import both_ways, labels_and_names

@@ -6,8 +6,14 @@ import torch
 from transformers import ViTConfig
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
-from robust_vit_hf.data.imagenet_classes import class_names, wnids
-from robust_vit_hf.data.label_mapping import align_labels, check_one_numbering, check_same_classes, label_mapping
+from robust_vit_hf.data.classes import (
+    align_labels,
+    check_one_numbering,
+    check_same_classes,
+    class_names,
+    label_mapping,
+    wnids,
+)
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers import layouts
@@ -72,7 +78,7 @@ def test_mapping(names, model_names, mapping):
 
 @pytest.mark.parametrize("names, model_names", [("abce", "abcd"), ("10", "abcd"), (wnids()[:4], "abcd")])
 def test_other_classes_are_refused(names, model_names):
-    with pytest.raises(ValueError, match=r"`photos` has . class(es)? that the model does not have, such as `"):
+    with pytest.raises(ValueError, match=r"`photos` has . classes that the model does not have, such as `"):
         label_mapping(names, model_names, "photos")
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf import load_image_set
-from robust_vit_hf.data.archives import unpack, unpacked
+from robust_vit_hf.data.layouts.packed import unpack, unpacked
 from robust_vit_hf.data.schema import features_of
 from robust_vit_hf.utils.files import cache_of
 
@@ -196,7 +196,7 @@ def test_one_of_two_unpacks(tmp_path, datasets_cache, monkeypatch):
         both.wait(timeout=60)
         return cache_of(archives)
 
-    monkeypatch.setattr("robust_vit_hf.data.archives.cache_of", known_together)
+    monkeypatch.setattr("robust_vit_hf.data.layouts.packed.cache_of", known_together)
     with ThreadPoolExecutor(2) as threads:
         one, other = threads.map(unpacked, [[archive], [archive]])
     assert one == other and len(list(one.rglob("*.jpg"))) == 40

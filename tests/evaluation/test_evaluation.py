@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.data.classes import class_names, wnids
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
 from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured, measure

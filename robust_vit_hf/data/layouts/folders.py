@@ -15,8 +15,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 from pyarrow import csv, json, parquet
 
 from ...utils.images import is_picture, readable_suffixes
-from ..imagenet_classes import subset, wnids
-from ..label_mapping import nfc
+from ..classes import nfc, subset, wnids
 from ..schema import Source
 
 

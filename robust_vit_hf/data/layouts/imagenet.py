@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...utils.images import to_rgb
-from ..imagenet_classes import label_of_wnid, timm_list
+from ..classes import label_of_wnid, timm_list
 from ..schema import Source, encode_image, with_mask
 from .folders import file_row, image_files, open_class_folders, places_below, subfolders
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from transformers.utils import logging
 
 from ...utils.images import to_rgb
-from ..imagenet_classes import wnids
+from ..classes import wnids
 from ..known_sets import COUNTERANIMAL_PARTS, IMAGENET_9_VARIATIONS, IMAGENET_D_FACTORS, KNOWN_SETS, V2_VARIANTS
 from ..schema import Source, decode, encode_image, with_mask
 from .folders import (

@@ -1,10 +1,14 @@
-"""Mapping of a dataset's labels to a model's classes by name."""
+"""The classes of ImageNet-1k, of datasets and of models, and the mapping of a dataset's labels to a model's classes by name.
+
+The lists of ImageNet are timm's, joined on the wnid (WordNet id): English names are not unique, as two classes are called "crane".
+"""
 
 import difflib
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -12,10 +16,55 @@ import datasets
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .imagenet_classes import are_named_as_imagenet, label_of_wnid, wnids
+from ..utils.environment import install_command, package_file
 
 
 logger = logging.get_logger(__name__)
+
+
+@cache
+def timm_list(file_name: str) -> str:
+    """Read a class list of timm, such as `imagenet_synsets.txt`."""
+    return package_file("timm", "data", "_info", file_name, install=install_command("data")).read_text()
+
+
+@cache
+def wnids() -> tuple[str, ...]:
+    """The 1000 sorted wnids; the position is the label."""
+    return tuple(timm_list("imagenet_synsets.txt").split())
+
+
+@cache
+def label_of_wnid() -> dict[str, int]:
+    """Label 0–999 of each wnid."""
+    return {wnid: label for label, wnid in enumerate(wnids())}
+
+
+@cache
+def class_names() -> tuple[str, ...]:
+    """First English name of each class, such as "tench". Two classes may share a name."""
+    lemmas = dict(line.split("\t") for line in timm_list("imagenet_synset_to_lemma.txt").splitlines())
+    return tuple(lemmas[wnid].split(",")[0] for wnid in wnids())
+
+
+@cache
+def subset(name: str) -> tuple[int, ...]:
+    """Labels 0–999 of the 200 classes of `"imagenet-a"` or `"imagenet-r"`, in the order of the set's labels 0–199."""
+    return tuple(map(int, timm_list(f"{name.replace('-', '_')}_indices.txt").split()))
+
+
+def are_named_as_imagenet(names: Sequence[str]) -> bool:
+    """Whether names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must match. Less than 1 % may
+    be names of other classes (projectiles are called missile too), if their own names are nowhere: classes are not swapped."""
+    if len(names) != 1000:
+        return False
+    if tuple(names) == wnids():
+        return True
+    known = [name.lower() for name in class_names()]
+    first = [name.split(",")[0].strip().lower() for name in names]
+    misplaced = [right for name, right in zip(first, known, strict=True) if name != right and name in known]
+    swapped = {*misplaced} & {*first}
+    return not swapped and len(misplaced) < 10 and sum(map(str.__eq__, first, known)) >= 500
 
 
 def classes_of_model(config: PreTrainedConfig) -> list[str]:
@@ -31,11 +80,9 @@ def class_index(name: str, model_names: Sequence[str]) -> int:
         return places[0]
     if name.isdecimal() and int(name) < len(model_names):
         return int(name)
-    close = difflib.get_close_matches(name, model_names, n=1)
-    raise ValueError(
-        f"`{name}` names {len(places)} classes of the model{f' (did you mean `{close[0]}`?)' if close else ''}. Expected a name of "
-        f"`config.id2label` that only one class has, or an index in 0–{len(model_names) - 1}."
-    )
+    close = "".join(f" (did you mean `{near}`?)" for near in difflib.get_close_matches(name, model_names, n=1))
+    expected = f"the name of only one in `config.id2label`, or an index in 0–{len(model_names) - 1}"
+    raise ValueError(f"`{name}` names {len(places)} classes of the model{close}. Expected {expected}.")
 
 
 def class_names_of(features: datasets.Features) -> tuple[str, ...] | None:
@@ -61,7 +108,7 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         moved = [(label, name) for label, name in enumerate(model_names) if unnamed([name]) and int(name) != label]
         if moved:  # as of folders sorted as text: 0, 1, 10, 2, …
             logger.warning(
-                f"Labels of `{source}` are places of the model's classes: {moved[0][0]} is `{moved[0][1]}`."
+                f"Labels of `{source}` are indices of the model's classes: {moved[0][0]} is `{moved[0][1]}`."
             )
         return None
     if are_of_imagenet(model_names) and label_of_wnid().keys() >= {*names}:
@@ -74,10 +121,10 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
             return None
     if unknown := [name for name in names if places.get(name) is None]:
         lack = "has more than once" if unknown[0] in model_names else "does not have"
+        shown = ", ".join([*model_names[:4], *["…"][: len(model_names) - 4]])
         raise ValueError(
-            f"`{source}` has {len(unknown)} class{'es' * (len(unknown) > 1)} that the model {lack}, such as `{unknown[0]}`; the model has "
-            f"{len(model_names)} classes: {', '.join(model_names[:4])}{', …' * (len(model_names) > 4)}. Give a model with a head for "
-            "these classes, or rename them."
+            f"`{source}` has {len(unknown)} classes that the model {lack}, such as `{unknown[0]}`; it has {len(model_names)}: {shown}. Give "
+            "a model with a head for these classes, or rename them."
         )
     mapping = {label: places[name] for label, name in enumerate(names)}
     if any(label != place for label, place in mapping.items()):
@@ -126,10 +173,8 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
     first, second = ([str(name).removeprefix("LABEL_") for name in names] for names in (before, after))
     comparable = sorted(first) == sorted(second) or not (unnamed(before) or unnamed(after))
     if len(first) != len(second) or (comparable and first != second):
-        index, names = _first_difference(first, second)
-        raise ValueError(
-            f"The models cannot be compared: class {index} is `{names[0]}` before and `{names[1]}` after."
-        )
+        index, (old, new) = _first_difference(first, second)
+        raise ValueError(f"The models cannot be compared: class {index} is `{old}` before and `{new}` after.")
 
 
 def check_class_names(classes: Sequence[str]) -> list[str]:
@@ -137,11 +182,7 @@ def check_class_names(classes: Sequence[str]) -> list[str]:
     names = [] if isinstance(classes, (str, Mapping, Set)) else [str(name).strip() for name in classes]
     repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
     if len(names) < 2 or repeated:
-        got = (
-            f"{repeated[0]!r}, which is empty or not the only one"
-            if repeated
-            else f"a {type(classes).__name__} of {len(classes)}"
-        )
+        got = f"a {type(classes).__name__} of {len(classes)}{f' with {repeated[0]!r}' if repeated else ''}"
         raise ValueError(f"Expected a list of the names of two or more different classes, but got {got}.")
     return names
 
