@@ -124,7 +124,7 @@ MUTATIONS = [
     Mutation("data/layouts/shifted_sets.py", '2 * label + int(line["place"])', '2 * int(line["place"]) + label', "later_sets"),
     Mutation("data/layouts/shifted_sets.py", 'return {"image": row["image"], "label": label, "file_name": name, "group": 2 * label + place}', 'return {"image": row["image"], "label": label, "file_name": name, "group": 2 * place + label}', "later_sets"),
     Mutation("data/layouts/shifted_sets.py", '"validation": "1", "test": "2"', '"validation": "2", "test": "1"', "later_sets"),
-    Mutation("data/mask_files.py", "if share > FULL else None", "if share > 2 else None", "sam3 mask_checks make_masks grounded"),
+    Mutation("data/schema.py", "if share > FULL else None", "if share > 2 else None", "sam3 mask_checks make_masks grounded"),
     Mutation("masks/by_names.py", 'instances["masks"].bool().any(dim=0)', 'instances["masks"].bool()[0]', "sam3"),
     Mutation("masks/coco.py", "if entry in owners:", "if False:", "coco"),
     Mutation("masks/make_masks.py", "self.number <= self.kept[label] + asked[label]", "self.number < self.kept[label] + asked[label]", "make_masks"),

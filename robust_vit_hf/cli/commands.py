@@ -61,7 +61,7 @@ COMMANDS: dict[str, Command | Group] = {
         "Prepare the sets of the paper, and later ones, as parquet, and describe any dataset",
         {
             "prepare": Command("robust_vit_hf.data.options:PrepareOptions", "robust_vit_hf.data.image_sets:prepare"),
-            "describe": Command("robust_vit_hf.data.options:DescribeOptions", "robust_vit_hf.data.describe:describe"),
+            "describe": Command("robust_vit_hf.data.options:DescribeOptions", "robust_vit_hf.data.image_sets:describe"),
         },
     ),
     "convert": Command("robust_vit_hf.models.options:ConvertOptions", "robust_vit_hf.models.conversion:convert"),

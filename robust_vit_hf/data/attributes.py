@@ -88,7 +88,7 @@ def edited(name: str, own: Pair, donor: Pair, levels: Pair) -> torch.Tensor:
     """Images with an attribute of their donors, from images `(B, 3, H, W)`, normalised as the model expects, and masks `(B, 1, H, W)`
     of both, by the pixel values `(3,)` of black and white."""
     black, contrast = levels[0].view(3, 1, 1), (levels[1] - levels[0]).view(3, 1, 1)
-    image, given = ((one - black) / contrast for one, _ in (own, donor))
+    image, given = ((normalised - black) / contrast for normalised, _ in (own, donor))
     return black + contrast * ATTRIBUTES[name].edit(image, own[1], given, donor[1])
 
 
@@ -134,9 +134,7 @@ def _blur_of(image: torch.Tensor) -> torch.Tensor:
     not depend on what they show (https://doi.org/10.1016/j.patcog.2011.03.009)."""
     grey = image.float().mean(dim=1, keepdim=True)
     radius = round(3 * REBLUR)
-    own, blurred = (
-        _steepness(one) for one in (grey, functional.gaussian_blur(grey, [2 * radius + 1] * 2, [REBLUR] * 2))
-    )
+    own, blurred = map(_steepness, (grey, functional.gaussian_blur(grey, [2 * radius + 1] * 2, [REBLUR] * 2)))
     weight = own**2 + 1e-12
     ratio = (weight * own).sum(dim=(1, 2, 3)) / ((weight * blurred).sum(dim=(1, 2, 3)) + 1e-12)
     return REBLUR**2 / (ratio - 1).clamp_min(0.05)

@@ -4,10 +4,11 @@ Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 
 `label` (integer or `ClassLabel`), of which a command names those that it needs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
@@ -16,12 +17,12 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from transformers.utils import logging
 
 from ..utils.files import cache_of, check_no_pattern
+from ..utils.images import readable_suffixes
 from ..utils.privacy import is_hub_id
-from .classes import class_names_of
+from .classes import class_names_of, nfc
 from .known_sets import benchmarks
 from .layouts.folders import ImageFolder
 from .layouts.packed import class_names_of_file, class_names_of_files, has_parquet
-from .mask_files import with_mask_files
 from .schema import check_columns
 from .write_dataset import made_from
 
@@ -117,6 +118,45 @@ def find_images(
         rows = with_mask_files(rows, Path(masks), split.partition("[")[0])
     check_columns(rows, split, needs)
     return Images(rows, source, split)
+
+
+def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
+    """Add masks from pictures named as the `file_name` of images, with another suffix maybe, in a folder or its `<split>/`.
+    Images without one are left out with a warning."""
+    if "file_name" not in dataset.column_names:
+        raise ValueError(f"The masks of `{folder}` are found by a column `file_name`, which the images do not have.")
+    masks = _pictures(folder / split if (folder / split).is_dir() else folder)
+    names = [name and _stem(name) for name in dataset.with_format(None)["file_name"]]
+    kept = [index for index, name in enumerate(names) if name in masks]
+    if not kept:
+        raise ValueError(
+            f"`{folder}` has a mask for none of {len(names)} images: expected a folder with `{names[0]}.png`, or with it in `{split}/`, and "
+            "so on, or one of tokencut, grounded, sam3 and auto to make masks."
+        )
+    counts = Counter(names[index] for index in kept)
+    name, count = counts.most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"`{masks[name]}` is the mask of {count} images: give each a name and a mask.")
+    if left_out := len(names) - len(kept):
+        logger.warning(f"{left_out} of {len(names)} images have no mask in `{folder}`, and are left out.")
+    rows = dataset.select(kept)
+    rows = rows.remove_columns("mask") if "mask" in rows.column_names else rows
+    return rows.add_column("mask", [str(masks[name]) for name in counts]).cast_column("mask", datasets.Image())
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Pictures below a folder by their name without suffix."""
+    pictures: dict[str, Path] = {}
+    suffixes = readable_suffixes()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
+        known = pictures.setdefault(_stem(path.relative_to(folder).as_posix()), path)
+        if known != path:
+            raise ValueError(f"`{known}` and `{path}` are masks of one image: leave one of them.")
+    return pictures
+
+
+def _stem(name: str) -> str:
+    return nfc(PurePosixPath(name).with_suffix("").as_posix())
 
 
 def load_masked_dataset(

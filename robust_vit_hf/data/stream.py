@@ -14,8 +14,7 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
-from .mask_files import extent_without_edges
-from .schema import decode_pictures, label_problem, name_of, row_digest
+from .schema import decode_pictures, extent_without_edges, label_problem, name_of, row_digest
 
 
 logger = logging.get_logger(__name__)

@@ -18,7 +18,7 @@ from transformers.image_utils import PILImageResampling, pil_torch_interpolation
 
 from ..utils.images import to_rgb
 from .geometry import check_resized, has_plain_geometry, input_size, measured_transforms, normalization
-from .mask_files import check_masks, mask_to_tensor
+from .schema import check_masks, mask_to_tensor
 
 
 Transform = Callable[[dict[str, list]], dict[str, list]]  # of a batch of rows

@@ -26,8 +26,7 @@ from ..utils.files import atomic_file, check_no_pattern, read_json, write_atomic
 from ..utils.images import to_rgb
 from ..utils.plotting import save_picture_grid
 from ..utils.stage import STAGE_FILE, Stage
-from .mask_files import mask_problem
-from .schema import decode, row_digest
+from .schema import decode, mask_problem, row_digest
 
 
 MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..data.composition import CONDITIONS
 from ..data.find_images import Images
 from ..data.geometry import place_in_image
-from ..data.mask_files import mask_to_tensor
+from ..data.schema import mask_to_tensor
 from ..data.transforms import eval_transform
 from ..evaluation.examples import EXAMPLES_FILE, may_be_shown
 from ..evaluation.results_files import write_results_json

@@ -17,8 +17,7 @@ from transformers.utils import logging
 from ..data.find_images import find_images, split_names
 from ..data.image_sets import open_source
 from ..data.known_sets import KNOWN_SETS
-from ..data.mask_files import uninformative_mask
-from ..data.schema import encode_image, undecoded_rows
+from ..data.schema import encode_image, undecoded_rows, uninformative_mask
 from ..data.write_dataset import ROWS_PER_PART, DecodedRow, SplitWriter, write_rows
 from ..models.model_digest import model_digest
 from ..utils.files import check_output_dir

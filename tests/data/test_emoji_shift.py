@@ -17,26 +17,6 @@ from PIL import Image
 from experiments.makers import emoji_tokencut
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data import emoji_shift as images
-from robust_vit_hf.data.emoji_shift import (
-    BACKGROUND_NAMES,
-    BACKGROUNDS,
-    CLASS_NAMES,
-    CLASSES,
-    IMAGE_SIZE,
-    MASKED,
-    NEW_BACKGROUNDS,
-    SHIFTED,
-    SPLITS,
-    TRAINING_VENDORS,
-    UNSEEN_VENDOR,
-    background_of,
-    compose,
-    emoji,
-    load_evaluation_sets,
-    load_finetuning_splits,
-    load_split,
-    training_classes,
-)
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.emoji_shift_model import (
@@ -58,51 +38,51 @@ def foreground(row) -> np.ndarray:
 
 
 def test_every_class_is_drawn_by_every_vendor():
-    for class_name in CLASSES:
-        for vendor in (*TRAINING_VENDORS, UNSEEN_VENDOR):
-            alpha = np.asarray(emoji(class_name, vendor))[..., 3]
+    for class_name in images.CLASSES:
+        for vendor in (*images.TRAINING_VENDORS, images.UNSEEN_VENDOR):
+            alpha = np.asarray(images.emoji(class_name, vendor))[..., 3]
             assert alpha.shape == (72, 72) and 0.05 < (alpha > 127).mean() < 0.95, (class_name, vendor)
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", images.SPLITS)
 def test_masks_fit_and_a_longer_split_begins_with_the_shorter(split):
-    dataset = load_split(split, 120)
+    dataset = images.load_split(split, 120)
     assert set(dataset.column_names) == {"image", "mask", "label", "vendor", "background", "openly_licensed"}
     assert dataset["label"] == [*range(96), *range(24)]
     for index, row in enumerate(dataset.select(range(5))):
         assert row["image"].size == row["mask"].size == (112, 112)
         assert set(np.unique(row["mask"])) == {0, 255}
         assert row["openly_licensed"] == (row["vendor"] in ("Goog", "Twtr"))
-        again = compose(split, index)
-        assert again["background"] == background_of(split, index)
+        again = images.compose(split, index)
+        assert again["background"] == images.background_of(split, index)
         assert again["image"].tobytes() == row["image"].tobytes() and again["mask"].tobytes() == row["mask"].tobytes()
 
 
 def test_backgrounds_of_all_sets():
     """The class gives away the background of all but the two that change it; new photographs are in one set alone."""
-    shown = {split: [background_of(split, index) for index in range(300)] for split in SPLITS}
-    usual = [BACKGROUND_NAMES[index % 96 // 6] for index in range(300)]
+    shown = {split: [images.background_of(split, index) for index in range(300)] for split in images.SPLITS}
+    usual = [images.BACKGROUND_NAMES[index % 96 // 6] for index in range(300)]
     habitual = {split: np.mean(np.array(names) == usual) for split, names in shown.items()}
     assert habitual.pop("background_random") == habitual.pop("background_new") == 0
     assert all(0.94 < share <= 1 for share in habitual.values())
-    assert set(shown.pop("background_new")) == set(NEW_BACKGROUNDS)
-    assert all(set(names) <= set(BACKGROUND_NAMES) for names in shown.values())
-    assert not set(NEW_BACKGROUNDS.values()) & set(BACKGROUNDS.values())
+    assert set(shown.pop("background_new")) == set(images.NEW_BACKGROUNDS)
+    assert all(set(names) <= set(images.BACKGROUND_NAMES) for names in shown.values())
+    assert not set(images.NEW_BACKGROUNDS.values()) & set(images.BACKGROUNDS.values())
 
 
 def test_every_shift_is_what_it_says():
-    assert set(load_split("vendor", 40)["vendor"]) == {UNSEEN_VENDOR}
-    for split in set(SPLITS) - {"vendor"}:
-        assert set(load_split(split, 100)["vendor"]) <= set(TRAINING_VENDORS)
+    assert set(images.load_split("vendor", 40)["vendor"]) == {images.UNSEEN_VENDOR}
+    for split in set(images.SPLITS) - {"vendor"}:
+        assert set(images.load_split(split, 100)["vendor"]) <= set(images.TRAINING_VENDORS)
 
     def sides(split):
-        boxes = [row["mask"].getbbox() for row in load_split(split, 60)]
+        boxes = [row["mask"].getbbox() for row in images.load_split(split, 60)]
         return [max(right - left, bottom - top) / 112 for left, top, right, bottom in boxes]
 
     assert max(sides("size")) < 0.34 and min(sides("background_random")) > 0.25
 
     def touching(split):
-        masks = [foreground(row) for row in load_split(split, 60)]
+        masks = [foreground(row) for row in images.load_split(split, 60)]
         return np.mean([m[0].any() or m[-1].any() or m[:, 0].any() or m[:, -1].any() for m in masks])
 
     assert touching("location") > 2 * touching("background_random")
@@ -112,7 +92,7 @@ def test_every_shift_is_what_it_says():
 def test_the_object_is_where_the_mask_is(split, monkeypatch):
     monkeypatch.setattr(images, "emoji", lambda class_name, vendor: Image.new("RGBA", (72, 72), (255, 0, 255, 255)))
     for index in range(10):
-        row = compose(split, index)
+        row = images.compose(split, index)
         drawn = (np.asarray(row["image"]) == (255, 0, 255)).all(axis=-1)
         inside = foreground(row)
         assert inside.any() and not (drawn & ~inside).any()
@@ -121,22 +101,22 @@ def test_the_object_is_where_the_mask_is(split, monkeypatch):
 
 @pytest.mark.parametrize("class_seed", [0, 2])
 def test_shown_and_unseen_classes_share_every_photograph(class_seed):
-    shown = training_classes(class_seed)
-    assert len(shown) == 48 and shown == training_classes(class_seed)
+    shown = images.training_classes(class_seed)
+    assert len(shown) == 48 and shown == images.training_classes(class_seed)
     assert [sum(label // 6 == scene for label in shown) for scene in range(16)] == [3] * 16
-    fewer, more = (training_classes(class_seed, count) for count in (16, 80))
+    fewer, more = (images.training_classes(class_seed, count) for count in (16, 80))
     assert len(fewer) == 16 and len(more) == 80 and set(fewer) < set(shown) < set(more)
-    splits = load_finetuning_splits(samples_per_class=3, class_seed=class_seed)
+    splits = images.load_finetuning_splits(samples_per_class=3, class_seed=class_seed)
     assert sorted(splits["train"]["label"]) == sorted(shown * 3)
     assert sorted(splits["validation"]["label"]) == sorted([label for label in range(96) if label not in shown] * 4)
-    assert shown != training_classes(class_seed + 1)
+    assert shown != images.training_classes(class_seed + 1)
 
 
 def test_masks_by_tokencut_of_a_seed(tmp_path, monkeypatch):
     seed = 2
-    expected = load_finetuning_splits(1, seed, seed)
+    expected = images.load_finetuning_splits(1, seed, seed)
     found = [SimpleNamespace(mask=mask) for mask in [None, *expected["train"]["mask"][1:]]]
-    monkeypatch.setattr(emoji_tokencut, "load_finetuning_splits", partial(load_finetuning_splits, 1))
+    monkeypatch.setattr(emoji_tokencut, "load_finetuning_splits", partial(images.load_finetuning_splits, 1))
     monkeypatch.setattr(emoji_tokencut, "TokenCut", lambda model: lambda pictures, rows: found)
     emoji_tokencut.make_datasets(tmp_path, [seed])
     written = datasets.load_from_disk(tmp_path / str(seed))
@@ -148,24 +128,24 @@ def test_masks_by_tokencut_of_a_seed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("count", [0, 40, 96])
 def test_numbers_of_classes_that_photographs_cannot_share(count):
     with pytest.raises(ValueError, match="expected a multiple of 16, from 16 to 80"):
-        load_finetuning_splits(num_classes=count)
+        images.load_finetuning_splits(num_classes=count)
 
 
 def test_sets_of_other_seeds_share_no_image():
-    first, second = load_evaluation_sets(12), load_evaluation_sets(12, seed=1)
-    assert list(first) == ["val", *SHIFTED] and SHIFTED[0] == "background_new"
-    first, second = (sets | load_finetuning_splits(1, seed) for seed, sets in enumerate((first, second)))
+    first, second = images.load_evaluation_sets(12), images.load_evaluation_sets(12, seed=1)
+    assert list(first) == ["val", *images.SHIFTED] and images.SHIFTED[0] == "background_new"
+    first, second = (sets | images.load_finetuning_splits(1, seed) for seed, sets in enumerate((first, second)))
     for name, rows in first.items():
         pairs = zip(rows["image"], second[name]["image"], strict=True)
         assert all(one.tobytes() != other.tobytes() for one, other in pairs)
-        assert ("mask" in rows.column_names) == (name in (*MASKED, "train", "validation"))
+        assert ("mask" in rows.column_names) == (name in (*images.MASKED, "train", "validation"))
 
 
 def test_the_first_rows_of_every_split_are_known():
     """Digests of pixels, not of files, which another zlib may compress otherwise."""
     expected = json.loads((DATA / "emoji_shift_digests.json").read_text())
-    splits = {split: load_split(split, 20) for split in SPLITS}
-    splits |= {f"finetuning, {split}": dataset for split, dataset in load_finetuning_splits().items()}
+    splits = {split: images.load_split(split, 20) for split in images.SPLITS}
+    splits |= {f"finetuning, {split}": dataset for split, dataset in images.load_finetuning_splits().items()}
     found = {}
     for split, dataset in splits.items():
         digest = hashlib.sha256()
@@ -179,12 +159,12 @@ def test_the_first_rows_of_every_split_are_known():
 
 def test_a_set_is_composed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    first = load_split("size", 5)
+    first = images.load_split("size", 5)
     assert not list(tmp_path.rglob("*.partial"))
     monkeypatch.setattr(images, "compose", None)
-    assert load_split("size", 5)[:] == first[:]
+    assert images.load_split("size", 5)[:] == first[:]
     with pytest.raises(TypeError):
-        load_split("size", 6)
+        images.load_split("size", 6)
 
 
 def test_backbone_computes_what_the_onnx_file_does():
@@ -213,9 +193,9 @@ def test_the_model_decides_by_the_background():
     assert type(model) is type(backbone)
     assert model.state_dict().keys() == backbone.state_dict().keys()
     assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in model.parameters())
-    assert list(model.config.id2label.values()) == list(CLASS_NAMES)
-    sets = {split: EvaluationSet.of(load_split(split, 100, seed=2)) for split in ("val", "background_random")}
-    processor = make_image_processor("paper", IMAGE_SIZE)
+    assert list(model.config.id2label.values()) == list(images.CLASS_NAMES)
+    sets = {split: EvaluationSet.of(images.load_split(split, 100, seed=2)) for split in ("val", "background_random")}
+    processor = make_image_processor("paper", images.IMAGE_SIZE)
     results = measure_accuracy(session_of({"before": model}, sets, processor=processor), Accuracy(relevance=False))
     top1 = {split: result.accuracy("before") for split, result in results.items()}
     assert top1["val"] >= 0.9

@@ -13,7 +13,7 @@ from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.classes import label_mapping
-from robust_vit_hf.data.describe import describe
+from robust_vit_hf.data.image_sets import describe
 from robust_vit_hf.data.options import DescribeOptions
 from robust_vit_hf.data.schema import undecoded_rows
 from robust_vit_hf.evaluation.sets import own_set

@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor, ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
 from robust_vit_hf.data.geometry import check_resized
-from robust_vit_hf.data.mask_files import mask_to_tensor
+from robust_vit_hf.data.schema import mask_to_tensor
 from robust_vit_hf.data.transforms import segmentation_transform
 
 

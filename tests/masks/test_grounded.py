@@ -3,28 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
-from transformers import (
-    BertConfig,
-    BertTokenizer,
-    GroundingDinoConfig,
-    GroundingDinoForObjectDetection,
-    GroundingDinoImageProcessor,
-    GroundingDinoProcessor,
-    Sam2Config,
-    Sam2ImageProcessor,
-    Sam2Model,
-    Sam2Processor,
-    Sam2VideoConfig,
-    Sam2VideoModel,
-    Sam2VideoProcessor,
-    Sam2VideoVideoProcessor,
-    SamConfig,
-    SamImageProcessor,
-    SamModel,
-    SamProcessor,
-    SwinConfig,
-)
 
 from robust_vit_hf.masks.by_names import GroundedSegmentation, prompt_text
 
@@ -36,10 +16,10 @@ PROMPTS = {0: ["Tench"], 1: ["head", "tail"]}.get
 def make_models():
     """Detector, its processor, segmenter, its processor."""
     torch.manual_seed(0)
-    backbone = SwinConfig(
+    backbone = transformers.SwinConfig(
         image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], out_indices=[2, 3, 4], window_size=4
     )
-    text = BertConfig(
+    text = transformers.BertConfig(
         vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     layers = {
@@ -47,9 +27,11 @@ def make_models():
         for part in ("encoder", "decoder")
         for setting, value in {"layers": 2, "attention_heads": 2, "ffn_dim": 32}.items()
     }
-    config = GroundingDinoConfig(backbone_config=backbone, text_config=text, d_model=32, num_queries=8, **layers)
+    config = transformers.GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, d_model=32, num_queries=8, **layers
+    )
     small = {"hidden_size": 16, "num_attention_heads": 2, "mlp_dim": 32}
-    sam = SamConfig(
+    sam = transformers.SamConfig(
         vision_config=small
         | {"num_hidden_layers": 1, "image_size": 64, "output_channels": 16, "num_pos_feats": 8}
         | {"window_size": 0, "global_attn_indexes": [0]},
@@ -58,14 +40,14 @@ def make_models():
         initializer_range=0.5,
     )
     return (
-        GroundingDinoForObjectDetection(config).eval(),
-        GroundingDinoProcessor(
-            GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}),
-            BertTokenizer({word: index for index, word in enumerate(VOCABULARY)}),
+        transformers.GroundingDinoForObjectDetection(config).eval(),
+        transformers.GroundingDinoProcessor(
+            transformers.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}),
+            transformers.BertTokenizer({word: index for index, word in enumerate(VOCABULARY)}),
         ),
-        SamModel(sam).eval(),
-        SamProcessor(
-            SamImageProcessor(
+        transformers.SamModel(sam).eval(),
+        transformers.SamProcessor(
+            transformers.SamImageProcessor(
                 size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16}
             )
         ),
@@ -101,8 +83,14 @@ PARTS = {
 def make_models_with_sam_2():
     """As [`make_models`]."""
     torch.manual_seed(0)
-    processor = Sam2ImageProcessor(size={"height": 64, "width": 64}, mask_size={"height": 16, "width": 16})
-    return *make_models()[:2], Sam2Model(Sam2Config(**PARTS)).eval(), Sam2Processor(processor)
+    processor = transformers.Sam2ImageProcessor(
+        size={"height": 64, "width": 64}, mask_size={"height": 16, "width": 16}
+    )
+    return (
+        *make_models()[:2],
+        transformers.Sam2Model(transformers.Sam2Config(**PARTS)).eval(),
+        transformers.Sam2Processor(processor),
+    )
 
 
 @pytest.fixture(scope="module", params=[make_models, make_models_with_sam_2], ids=["SAM", "SAM 2"])
@@ -135,7 +123,7 @@ def segment(models, image, box) -> np.ndarray:
     segmenter, processor = models[2:]
     inputs = processor(image, input_boxes=[[box.tolist()]], return_tensors="pt")
     output = segmenter(pixel_values=inputs["pixel_values"], input_boxes=inputs["input_boxes"].float())
-    if isinstance(segmenter, SamModel):
+    if isinstance(segmenter, transformers.SamModel):
         (masks,) = processor.post_process_masks(
             output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
         )
@@ -221,14 +209,16 @@ def test_the_folder_that_facebook_publishes_sam_2_as(tmp_path):
     sizes = {"memory_attention_hidden_size": 16, "memory_attention_feed_forward_hidden_size": 16}
     sizes |= {"memory_attention_num_layers": 1, "memory_encoder_hidden_size": 16, "memory_encoder_output_channels": 8}
     sizes |= {"mask_downsampler_embed_dim": 16, "memory_fuser_embed_dim": 16, "memory_fuser_intermediate_dim": 16}
-    video = Sam2VideoModel(Sam2VideoConfig(**PARTS, **sizes, image_size=64))
+    video = transformers.Sam2VideoModel(transformers.Sam2VideoConfig(**PARTS, **sizes, image_size=64))
     video.save_pretrained(tmp_path / "video")
-    Sam2VideoProcessor(processor.image_processor, Sam2VideoVideoProcessor()).save_pretrained(tmp_path / "video")
+    transformers.Sam2VideoProcessor(processor.image_processor, transformers.Sam2VideoVideoProcessor()).save_pretrained(
+        tmp_path / "video"
+    )
     loaded = GroundedSegmentation.from_pretrained(
         PROMPTS, str(tmp_path / "detector"), str(tmp_path / "video"), box_threshold=0.0
     )
     state = video.state_dict()
-    assert type(loaded.segmenter) is Sam2Model
+    assert type(loaded.segmenter) is transformers.Sam2Model
     assert all(torch.equal(value, state[name]) for name, value in loaded.segmenter.state_dict().items())
     expected = GroundedSegmentation(
         detector, detector_processor, loaded.segmenter, processor, PROMPTS, box_threshold=0.0

@@ -11,26 +11,10 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 from scipy import ndimage
-from transformers import (
-    ConvNextConfig,
-    ConvNextModel,
-    ViTImageProcessor,
-    ViTMAEConfig,
-    ViTMAEModel,
-)
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.masks import tokencut
-from robust_vit_hf.masks.tokencut import (
-    TokenCut,
-    bilateral_solver,
-    coarse_masks,
-    cut_eigenvectors,
-    key_projection,
-    patch_keys,
-    refine_mask,
-)
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.relevance.architectures import ImageModel
 
@@ -109,7 +93,7 @@ def features(backbone, photographs) -> torch.Tensor:
     pixel_values = (torch.from_numpy(pixels) / 255 - torch.tensor(IMAGENET_DEFAULT_MEAN)) / torch.tensor(
         IMAGENET_DEFAULT_STD
     )
-    return patch_keys(ImageModel(backbone), pixel_values.movedim(3, 1), key_bias=False)
+    return tokencut.patch_keys(ImageModel(backbone), pixel_values.movedim(3, 1), key_bias=False)
 
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> float:
@@ -127,8 +111,8 @@ def foreground(result) -> np.ndarray:
 
 
 def assert_is_the_cut(keys: torch.Tensor, grid: tuple[int, int]) -> None:
-    vectors, unique = cut_eigenvectors(keys)
-    masks = coarse_masks(vectors, grid)
+    vectors, unique = tokencut.cut_eigenvectors(keys)
+    masks = tokencut.coarse_masks(vectors, grid)
     assert vectors.dtype == torch.float64 and unique.all()
     for image, vector, mask in zip(keys, vectors, masks, strict=True):
         weights = affinity(image)
@@ -166,7 +150,7 @@ def test_a_multiple_eigenvalue_is_reported(sizes):
     keys = keys_of_graph(cliques(*sizes)).unsqueeze(0)
     values, _ = dense_solution(affinity(keys[0]))
     assert values[1] == pytest.approx(values[0], rel=1e-9)
-    vectors, unique = cut_eigenvectors(keys)
+    vectors, unique = tokencut.cut_eigenvectors(keys)
     assert not unique.any()
     # An eigenvector all the same: constant on each clique, and orthogonal to 1 in the inner product of the degrees.
     groups = vectors[0].split(sizes)
@@ -174,7 +158,7 @@ def test_a_multiple_eigenvalue_is_reported(sizes):
     assert scale > 0 and all((group - group.mean()).abs().max() < 1e-6 * scale for group in groups)
     assert abs((vectors[0] * torch.from_numpy(affinity(keys[0]).sum(axis=1))).sum()) < 1e-6 * scale * sum(sizes)
     # The same alone, again, and beside other images.
-    again, _ = cut_eigenvectors(torch.cat([torch.randn_like(keys), keys, torch.randn_like(keys)]))
+    again, _ = tokencut.cut_eigenvectors(torch.cat([torch.randn_like(keys), keys, torch.randn_like(keys)]))
     torch.testing.assert_close(again[1], vectors[0], rtol=0, atol=1e-6 * scale.item())
 
 
@@ -183,9 +167,9 @@ def test_a_multiple_eigenvalue_is_reported(sizes):
     [torch.ones(1, 50, 4), torch.eye(50).unsqueeze(0), torch.zeros(1, 50, 4), torch.full((1, 50, 4), torch.nan)],
 )
 def test_graphs_without_structure_have_no_cut(keys):
-    vectors, unique = cut_eigenvectors(keys)
+    vectors, unique = tokencut.cut_eigenvectors(keys)
     assert not vectors.any() and not unique.any()
-    assert not coarse_masks(vectors, (5, 10)).any()
+    assert not tokencut.coarse_masks(vectors, (5, 10)).any()
 
 
 def test_a_batch_gives_what_single_images_give(features):
@@ -193,11 +177,11 @@ def test_a_batch_gives_what_single_images_give(features):
     weak = keys_of_graph(cliques(*[1] * 40, 216))
     random = torch.randn(20, 256, 384, generator=generator) + 0.1
     keys = torch.cat([features, F.pad(weak, (0, 128)).unsqueeze(0), random])
-    vectors, _ = cut_eigenvectors(keys)
-    masks = coarse_masks(vectors, (16, 16))
+    vectors, _ = tokencut.cut_eigenvectors(keys)
+    masks = tokencut.coarse_masks(vectors, (16, 16))
     for index, image in enumerate(keys):
-        single, _ = cut_eigenvectors(image.unsqueeze(0))
-        np.testing.assert_array_equal(coarse_masks(single, (16, 16))[0], masks[index])
+        single, _ = tokencut.cut_eigenvectors(image.unsqueeze(0))
+        np.testing.assert_array_equal(tokencut.coarse_masks(single, (16, 16))[0], masks[index])
 
 
 # -- Coarse masks -----------------------------------------------------------------------------------------------------
@@ -210,7 +194,7 @@ def test_coarse_mask_by_hand():
     expected = np.zeros((4, 4), dtype=bool)
     expected[0, :2] = True
     for sign in (1, -1):
-        masks = coarse_masks(sign * torch.stack([vector.flatten(), vector.flip(1).flatten()]), (4, 4))
+        masks = tokencut.coarse_masks(sign * torch.stack([vector.flatten(), vector.flip(1).flatten()]), (4, 4))
         np.testing.assert_array_equal(masks, [expected, expected[:, ::-1]])
 
 
@@ -218,15 +202,15 @@ def test_components_do_not_reach_into_the_next_image():
     first, second = torch.zeros(2, 9, dtype=torch.float64), torch.zeros(2, 9, dtype=torch.float64)
     first[0, 4], first[1, 4] = 3, 3
     second[0, :6], second[1, 4] = 2.0, -5
-    np.testing.assert_array_equal(coarse_masks(first, (3, 3)).sum(axis=(1, 2)), [1, 1])
-    np.testing.assert_array_equal(coarse_masks(second, (3, 3)).sum(axis=(1, 2)), [6, 1])
+    np.testing.assert_array_equal(tokencut.coarse_masks(first, (3, 3)).sum(axis=(1, 2)), [1, 1])
+    np.testing.assert_array_equal(tokencut.coarse_masks(second, (3, 3)).sum(axis=(1, 2)), [6, 1])
 
 
 def test_equal_seeds_are_not_told_apart_by_rounding():
     vector = torch.tensor([[1.0, 0, 0, 0, 0, 0, 1.0, 0]], dtype=torch.float64)
     for noise in (-1e-12, 1e-12):
         vector[0, 6] = 1 + noise
-        np.testing.assert_array_equal(coarse_masks(vector, (1, 8))[0, 0].nonzero()[0], [0])
+        np.testing.assert_array_equal(tokencut.coarse_masks(vector, (1, 8))[0, 0].nonzero()[0], [0])
 
 
 # -- Refinement -------------------------------------------------------------------------------------------------------
@@ -266,7 +250,7 @@ def test_bilateral_solver_by_its_definition():
         scale = np.sqrt(scale * mass / (blur @ scale))
     smoothness = np.diag(scale * (blur @ scale)) - scale[:, None] * blur * scale
     solution = np.linalg.solve(256 * smoothness + 0.999 * np.diag(mass), 0.999 * splat @ target.ravel())
-    np.testing.assert_allclose(bilateral_solver(image, target), solution[lookup], atol=3e-3)  # after 25 steps
+    np.testing.assert_allclose(tokencut.bilateral_solver(image, target), solution[lookup], atol=3e-3)  # after 25 steps
     assert np.ptp(solution) > 0.3  # or it tests nothing
 
 
@@ -275,14 +259,14 @@ def test_bilateral_solver_of_a_wide_image():
     pixels = np.zeros((32, 4400, 3), dtype=np.uint8)
     target = np.zeros((32, 4400), dtype=bool)
     target[:16, 4336:] = True  # its cells would be those of x < 320 one row below
-    smooth = bilateral_solver(Image.fromarray(pixels), target)
+    smooth = tokencut.bilateral_solver(Image.fromarray(pixels), target)
     assert smooth[:, :1000].max() < 1e-3 < 0.2 < smooth[:16, 4380:].min()
 
 
 def test_refinement_follows_the_edges():
     image, disc = drawing()
     coarse = np.kron(disc.reshape(5, 16, 6, 16).mean(axis=(1, 3)) > 0.6, np.ones((16, 16))).astype(bool)
-    refined = refine_mask(image, coarse)
+    refined = tokencut.refine_mask(image, coarse)
     assert overlap(refined, disc) > 0.97 > 0.85 > overlap(coarse, disc)
 
 
@@ -294,9 +278,9 @@ def test_refinement_fills_holes_and_keeps_the_largest_component():
     coarse = disc.copy()
     coarse[30:40, 45:55] = False
     coarse[:8, :8] = True
-    refined = refine_mask(Image.fromarray(pixels), coarse)
+    refined = tokencut.refine_mask(Image.fromarray(pixels), coarse)
     assert refined[30:40, 45:55].all() and not refined[:8, :8].any()
-    assert not refine_mask(image, np.zeros_like(disc)).any()
+    assert not tokencut.refine_mask(image, np.zeros_like(disc)).any()
 
 
 # -- Keys of models ---------------------------------------------------------------------------------------------------
@@ -315,7 +299,9 @@ def build(family: str, head: str = "Model"):
         extra = {"use_relative_position_bias": True}
     config = getattr(transformers, f"{family}Config")(**SMALL, **extra)
     model = getattr(transformers, f"{family}{head}")(config).eval()
-    key_projection(ImageModel(model)).register_parameter("bias", torch.nn.Parameter(torch.linspace(-1, 1, 24)))
+    tokencut.key_projection(ImageModel(model)).register_parameter(
+        "bias", torch.nn.Parameter(torch.linspace(-1, 1, 24))
+    )
     return model
 
 
@@ -328,7 +314,7 @@ def test_keys_of_every_architecture(family, head, size):
     model = build(family, head)
     pixel_values = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     recorded = []
-    hook = key_projection(ImageModel(model)).register_forward_hook(
+    hook = tokencut.key_projection(ImageModel(model)).register_forward_hook(
         lambda module, args, output: recorded.append(output)
     )
     by_itself = family.lower().startswith("dino")  # these take any size without being asked
@@ -338,10 +324,10 @@ def test_keys_of_every_architecture(family, head, size):
     (expected,) = recorded
 
     num_patches = size[0] // 8 * (size[1] // 8)
-    keys = patch_keys(ImageModel(model), pixel_values, key_bias=True)
+    keys = tokencut.patch_keys(ImageModel(model), pixel_values, key_bias=True)
     assert keys.shape == (2, num_patches, 24) and not keys.requires_grad
     torch.testing.assert_close(keys, expected[:, FAMILIES_OF_KEYS[family] :], rtol=0, atol=0)
-    without = patch_keys(ImageModel(model), pixel_values, key_bias=False)
+    without = tokencut.patch_keys(ImageModel(model), pixel_values, key_bias=False)
     torch.testing.assert_close(keys - without, torch.linspace(-1, 1, 24).expand_as(keys), rtol=0, atol=1e-5)
 
 
@@ -349,7 +335,7 @@ def test_the_model_is_left_as_it_was(photographs):
     model = tiny_vit()
     before = copy.deepcopy(model.state_dict())
     hooks = [len(module._forward_hooks) for module in model.modules()]
-    make = TokenCut(model)
+    make = tokencut.TokenCut(model)
     images = [image for image, _ in photographs[:3]]
     make(images, [{}] * 3)
     make(images, [{}] * 3)
@@ -357,20 +343,22 @@ def test_the_model_is_left_as_it_was(photographs):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     with pytest.raises(ValueError, match="Expected 3 but got 5"):  # a failing pass leaves none, either
-        patch_keys(ImageModel(model), torch.zeros(1, 5, 32, 32), key_bias=True)
+        tokencut.patch_keys(ImageModel(model), torch.zeros(1, 5, 32, 32), key_bias=True)
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 4)
 
 
 def test_other_architectures_are_refused():
     with pytest.raises(ValueError, match="`ConvNextModel` has no key projection"):
-        TokenCut(ConvNextModel(ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[4, 4, 4, 4])))
+        tokencut.TokenCut(
+            transformers.ConvNextModel(transformers.ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[4, 4, 4, 4]))
+        )
 
 
 def test_a_model_that_hides_patches_is_refused(photographs):
-    model = ViTMAEModel(ViTMAEConfig(**SMALL)).eval()
+    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL)).eval()
     with pytest.raises(ValueError, match=r"keys of shape .* for 1 images of 28×28 patches.*masks its input"):
-        TokenCut(model)([photographs[0][0]], [{}])
+        tokencut.TokenCut(model)([photographs[0][0]], [{}])
 
 
 # -- The whole --------------------------------------------------------------------------------------------------------
@@ -380,10 +368,10 @@ def test_a_model_that_hides_patches_is_refused(photographs):
 def test_masks_of_real_images(backbone, photographs):
     """The bound is modest: over 200 images the mean is 0.73 refined and 0.63 coarse. A mask of everything has 0.10."""
     images, truths = zip(*photographs, strict=True)
-    results = TokenCut(backbone)(list(images), [{}] * len(images))
+    results = tokencut.TokenCut(backbone)(list(images), [{}] * len(images))
     overlaps = [overlap(foreground(result), truth) for result, truth in zip(results, truths, strict=True)]
     assert np.mean(overlaps) > 0.5
-    coarse = TokenCut(backbone, refine=False)(list(images), [{}] * len(images))
+    coarse = tokencut.TokenCut(backbone, refine=False)(list(images), [{}] * len(images))
     coarse_overlaps = [overlap(foreground(result), truth) for result, truth in zip(coarse, truths, strict=True)]
     assert 0.4 < np.mean(coarse_overlaps) < np.mean(overlaps)
     assert all(result.rejected is None for result in results)
@@ -392,16 +380,16 @@ def test_masks_of_real_images(backbone, photographs):
 def test_the_bias_of_the_keys(backbone, photographs):
     """DINOv2's keys have a bias that hides the rest, and so do not by default; DINO's keep theirs, as in the paper."""
     images = [image for image, _ in photographs[:3]]
-    for result in TokenCut(backbone, key_bias=True)(images, [{}] * 3):
+    for result in tokencut.TokenCut(backbone, key_bias=True)(images, [{}] * 3):
         assert result.mask is None and result.rejected.startswith("nothing to cut: all patches are alike")
-    assert not TokenCut(backbone).key_bias and TokenCut(tiny_vit()).key_bias
+    assert not tokencut.TokenCut(backbone).key_bias and tokencut.TokenCut(tiny_vit()).key_bias
 
 
 def test_mixed_sizes_keep_their_order_and_do_not_depend_on_the_batch(backbone, photographs):
     sizes = [(112, 112), (150, 90), (112, 112), (90, 150), (110, 114), (112, 112), (150, 90)]
     images = [image.resize(size) for (image, _), size in zip(photographs, sizes, strict=False)]
     rows = [{"label": index} for index in range(len(images))]
-    make = TokenCut(backbone, batch_size=2, min_pixels=0)
+    make = tokencut.TokenCut(backbone, batch_size=2, min_pixels=0)
     assert {make.grid(image) for image in images} == {(8, 8), (6, 11), (11, 6)}
     results = make(images, rows)
     assert [result.mask.size for result in results] == sizes
@@ -417,22 +405,22 @@ def test_a_pixel_is_foreground_if_most_of_it_is_in_the_enlarged_mask(photographs
     """Pixels become blocks of 3×3, which the borders of the patches of 8×8 divide."""
     image = photographs[0][0].resize((40, 32), Image.Resampling.BOX)
     model, options = tiny_vit(), {"refine": False, "min_pixels": 0}
-    (result,) = TokenCut(model, min_side=96, **options)([image], [{}])
-    (enlarged,) = TokenCut(model, **options)([image.resize((120, 96), Image.Resampling.LANCZOS)], [{}])
+    (result,) = tokencut.TokenCut(model, min_side=96, **options)([image], [{}])
+    (enlarged,) = tokencut.TokenCut(model, **options)([image.resize((120, 96), Image.Resampling.LANCZOS)], [{}])
     shares = np.asarray(enlarged.mask).reshape(32, 3, 40, 3).mean(axis=(1, 3)) / 255
     assert ((shares > 0) & (shares < 0.5)).any() and ((shares > 0.5) & (shares < 1)).any()
     assert np.array_equal(np.asarray(result.mask) > 0, shares > 0.5)
 
 
 def test_the_nearest_multiple_of_the_patch_size():
-    make = TokenCut(tiny_vit())  # patch 8
+    make = tokencut.TokenCut(tiny_vit())  # patch 8
     for size, grid in [((43, 45), (6, 5)), ((3, 100), (12, 1)), ((8, 8), (1, 1))]:
         assert make.grid(Image.new("RGB", size)) == grid
 
 
 def test_fallback_to_the_coarse_mask(backbone, photographs, monkeypatch):
     image = min(photographs, key=lambda pair: pair[1].mean())[0]  # of a small object
-    (coarse,) = TokenCut(backbone, refine=False)([image], [{}])
+    (coarse,) = tokencut.TokenCut(backbone, refine=False)([image], [{}])
     share = foreground(coarse).mean()
     assert 0.05 < share < 0.45
     for refined, overlap in (
@@ -440,20 +428,20 @@ def test_fallback_to_the_coarse_mask(backbone, photographs, monkeypatch):
         (lambda _, mask: np.ones_like(mask), share),
     ):  # off, and flooded
         monkeypatch.setattr(tokencut, "refine_mask", refined)
-        (result,) = TokenCut(backbone)([image], [{}])
+        (result,) = tokencut.TokenCut(backbone)([image], [{}])
         assert result.note == f"coarse mask: the refined one overlaps it by an IoU of {overlap:.2f}"
         assert result.mask.tobytes() == coarse.mask.tobytes() and result.rejected is None
 
 
 def test_small_masks_are_rejected_and_kept(backbone, photographs):
     (image, _) = photographs[0]
-    count = foreground(TokenCut(backbone)([image], [{}])[0]).sum()
+    count = foreground(tokencut.TokenCut(backbone)([image], [{}])[0]).sum()
     assert count > 520
-    (result,) = TokenCut(backbone, min_pixels=count + 1)([image], [{}])
+    (result,) = tokencut.TokenCut(backbone, min_pixels=count + 1)([image], [{}])
     assert result.rejected == f"{count} foreground pixels, fewer than {count + 1}"
     assert foreground(result).sum() == count
-    assert TokenCut(backbone, min_pixels=count)([image], [{}])[0].rejected is None
-    (small,) = TokenCut(backbone)([photographs_of(1)[1][0].resize((40, 40))], [{}])
+    assert tokencut.TokenCut(backbone, min_pixels=count)([image], [{}])[0].rejected is None
+    (small,) = tokencut.TokenCut(backbone)([photographs_of(1)[1][0].resize((40, 40))], [{}])
     assert small.rejected == f"{foreground(small).sum()} foreground pixels, fewer than 520"
 
 
@@ -462,7 +450,7 @@ def test_nothing_to_cut():
     with torch.no_grad():
         model.vit.embeddings.position_embeddings.zero_()
     grey, noise = Image.new("RGB", (64, 64), (90, 90, 90)), Image.effect_noise((64, 64), 90).convert("RGB")
-    constant, other, tiny = TokenCut(model)([grey, noise, grey.resize((8, 16))], [{}] * 3)
+    constant, other, tiny = tokencut.TokenCut(model)([grey, noise, grey.resize((8, 16))], [{}] * 3)
     assert constant.mask is None and constant.rejected == "nothing to cut: all patches are alike, or no two are"
     assert other.mask is not None
     assert tiny.mask is None and tiny.rejected.startswith("2×1 patches are too few")
@@ -472,7 +460,7 @@ def test_features_that_are_not_finite():
     model = tiny_vit()
     with torch.no_grad():
         model.vit.embeddings.cls_token.fill_(torch.nan)
-    (result,) = TokenCut(model)([Image.effect_noise((64, 64), 90).convert("RGB")], [{}])
+    (result,) = tokencut.TokenCut(model)([Image.effect_noise((64, 64), 90).convert("RGB")], [{}])
     assert result.mask is None and result.rejected == "the model's features are not finite"
 
 
@@ -481,7 +469,9 @@ def test_an_arbitrary_cut_is_rejected_and_kept(monkeypatch):
     group = np.kron([[0, 1], [2, 3]], np.ones((2, 2), dtype=int)).ravel()
     keys = keys_of_graph(group[:, None] == group).unsqueeze(0)  # of 4×4 patches
     monkeypatch.setattr(tokencut, "patch_keys", lambda model, pixel_values, key_bias: keys)
-    results = [TokenCut(tiny_vit(), min_pixels=0, refine=False)([Image.new("RGB", (32, 32))], [{}])[0] for _ in "ab"]
+    results = [
+        tokencut.TokenCut(tiny_vit(), min_pixels=0, refine=False)([Image.new("RGB", (32, 32))], [{}])[0] for _ in "ab"
+    ]
     assert results[0].rejected.startswith("the cut is arbitrary")
     assert 0 < foreground(results[0]).sum() < 32 * 32 and results[0].mask.tobytes() == results[1].mask.tobytes()
 
@@ -489,7 +479,7 @@ def test_an_arbitrary_cut_is_rejected_and_kept(monkeypatch):
 def test_large_images_are_shrunk(monkeypatch, photographs):
     monkeypatch.setattr(tokencut, "MAX_PATCHES", 100)
     image = photographs[0][0].resize((400, 200))
-    make = TokenCut(tiny_vit(), refine=False)
+    make = tokencut.TokenCut(tiny_vit(), refine=False)
     assert make.grid(image) == (7, 14)
     assert make.grid(Image.new("RGB", (384, 240))) == (7, 12)  # 8 × 13 of 7.9 × 12.6 would be more than 100
     (result,) = make([image], [{}])
@@ -501,9 +491,9 @@ def test_images_are_normalised_and_resized_as_documented(photographs):
     image = photographs[0][0].resize((43, 45))
     model, seen = tiny_vit(), []
     model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
-    TokenCut(model)([image], [{}])
-    TokenCut(model, ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3))([image], [{}])
-    TokenCut(model, ViTImageProcessor(do_normalize=False))([image], [{}])
+    tokencut.TokenCut(model)([image], [{}])
+    tokencut.TokenCut(model, transformers.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3))([image], [{}])
+    tokencut.TokenCut(model, transformers.ViTImageProcessor(do_normalize=False))([image], [{}])
     pixels = torch.from_numpy(np.array(image.resize((40, 48), Image.Resampling.LANCZOS))).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     assert len(seen) == 3
@@ -515,13 +505,13 @@ def test_images_are_normalised_and_resized_as_documented(photographs):
 def test_from_pretrained(tmp_path, photographs):
     model = tiny_vit()
     model.vit.save_pretrained(tmp_path)
-    ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.3] * 3).save_pretrained(tmp_path)
-    make = TokenCut.from_pretrained(str(tmp_path), refine=False)
+    transformers.ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.3] * 3).save_pretrained(tmp_path)
+    make = tokencut.TokenCut.from_pretrained(str(tmp_path), refine=False)
     white = make.normalize(torch.full((3, 8, 8), 255, dtype=torch.uint8))
     torch.testing.assert_close(white, torch.full((3, 8, 8), 2.0))  # (1 - 0.4) / 0.3
     assert not make.vit.pretrained.training
     images = [image for image, _ in photographs[:2]]
-    expected = TokenCut(model, ViTImageProcessor.from_pretrained(tmp_path), refine=False)
+    expected = tokencut.TokenCut(model, transformers.ViTImageProcessor.from_pretrained(tmp_path), refine=False)
     for result, other in zip(make(images, [{}] * 2), expected(images, [{}] * 2), strict=True):
         assert result.mask.tobytes() == other.mask.tobytes()
 
@@ -529,8 +519,8 @@ def test_from_pretrained(tmp_path, photographs):
 def test_a_file_without_the_layers_of_the_model_is_refused(tmp_path):
     """Such as that of the DINOv3 head of this package, of which `AutoModel` takes no weight."""
     FAMILIES["DINOv3ViT"].tiny().save_pretrained(tmp_path)
-    ViTImageProcessor().save_pretrained(tmp_path)
+    transformers.ViTImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(
         ValueError, match=r"lacks \d+ weights of layers of a `DINOv3ViTModel`, such as `model\.layer\.0"
     ):
-        TokenCut.from_pretrained(str(tmp_path))
+        tokencut.TokenCut.from_pretrained(str(tmp_path))
