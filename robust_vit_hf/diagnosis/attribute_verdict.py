@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ..data.attributes import ATTRIBUTES
+from ..evaluation.composites import KINDS
 from ..results.intervals import Difference, Interval, Resamples, simultaneous
 from ..results.set_tables import outcomes
 from ..results.tables import Table
@@ -38,44 +39,39 @@ class AttributeDiagnosis:
         named, minus how often it is with the attribute of the same class; and the shift how much the logit of this class gains on
         that of the right one, which tells with fewer images. Artefacts of the edit are in both, and cancel."""
         original, donor_class = outcomes(self.columns, "original"), np.asarray(self.columns["donor_class"])
-        found = {}
+        values = {}
         for name in self.names:
-            same, rand = (outcomes(self.columns, f"{name}_{kind}") for kind in ("same", "rand"))
-            taken = [np.asarray(self.columns[f"{name}_{kind}"]) == donor_class for kind in ("same", "rand")]
-            margins = [np.asarray(self.columns[f"{name}_{kind}_margin"], float) for kind in ("same", "rand")]
-            measured = {
-                "gap": same - rand,
-                "taken": taken[1].astype(float) - taken[0],
-                "shift": margins[0] - margins[1],
-            }
-            measured["price"] = original - same
-            found[name] = {key: np.where(np.isnan(same - rand), np.nan, of) for key, of in measured.items()}
-        return found
+            same, rand = (outcomes(self.columns, f"{name}_{kind}") for kind in KINDS)
+            taken = [np.asarray(self.columns[f"{name}_{kind}"]) == donor_class for kind in KINDS]
+            margins = [np.asarray(self.columns[f"{name}_{kind}_margin"], float) for kind in KINDS]
+            measured = {"gap": same - rand, "taken": taken[1].astype(float) - taken[0]}
+            measured |= {"shift": margins[0] - margins[1], "price": original - same}
+            known = ~np.isnan(same - rand)
+            values[name] = {measure: np.where(known, of_images, np.nan) for measure, of_images in measured.items()}
+        return values
 
     @cached_property
     def _drawn(self) -> dict[tuple[str, str], Resamples]:
         """By attribute and measure."""
-        return Resamples.means({(name, key): of for name, found in self.values.items() for key, of in found.items()})
+        columns = {(name, measure): of for name, values in self.values.items() for measure, of in values.items()}
+        return Resamples.means(columns)
 
     @cached_property
     def measures(self) -> dict[str, dict[str, Interval]]:
         """Measures by attribute. The intervals of all but the price hold for all attributes together."""
-        drawn = self._drawn
-        together = simultaneous({key: one for key, one in drawn.items() if key[1] != "price"})
-        found: dict[str, dict[str, Interval]] = {name: {} for name, _ in drawn}
-        for (name, measure), one in drawn.items():
-            found[name][measure] = together.get((name, measure)) or one.interval(Difference)
-        return found
+        together = simultaneous({key: drawn for key, drawn in self._drawn.items() if key[1] != "price"})
+        measures: dict[str, dict[str, Interval]] = {name: {} for name, _ in self._drawn}
+        for (name, measure), drawn in self._drawn.items():
+            measures[name][measure] = together.get((name, measure)) or drawn.interval(Difference)
+        return measures
 
     @cached_property
     def named(self) -> list[str]:
         """Attributes that the model decides by: those whose shift is certainly above 0, whose gap is not shown to be under [`SMALL`],
         and which no other explains; the largest shift first."""
-        measures = self.measures.items()
-        resolved = [
-            name for name, of in measures if of["shift"].low > 0 and of["gap"].mean > 0 and of["gap"].high >= SMALL
-        ]
-        resolved = sorted(resolved, key=lambda name: -self.measures[name]["shift"].mean)
+        shifted = sorted(self.measures.items(), key=lambda item: -item[1]["shift"].mean)
+        shifted = [(name, of["gap"]) for name, of in shifted if of["shift"].low > 0]
+        resolved = [name for name, gap in shifted if gap.mean > 0 and gap.high >= SMALL]
         carried = [(part, whole) for part in resolved for whole in resolved if whole in ATTRIBUTES[part].carries]
         explained = set()
         for part, whole in carried:
@@ -90,16 +86,16 @@ class AttributeDiagnosis:
             return "No image could be given an attribute of another."
         if not self.named:
             return self._unnamed()
-        found = []
+        sentences = []
         for name in self.named:
             gap, shift = self.measures[name]["gap"], _shown("shift", self.measures[name]["shift"])
             how = "Decides" if gap.low >= LARGE else "Decides partly" if gap.low > 0 else "May decide"
             unresolved = "" if gap.low > 0 else " (unresolved)"
-            found.append(
+            sentences.append(
                 f"{how} by {ATTRIBUTES[name].text}: that of another class instead of its own costs {gap} points of top-1{unresolved}, and "
                 f"shifts the logits by {shift} towards that class."
             )
-        return " ".join(found)
+        return " ".join(sentences)
 
     def _unnamed(self) -> str:
         highest = max(of["gap"].high for of in self.measures.values())
@@ -120,8 +116,10 @@ class AttributeDiagnosis:
 
     def record(self) -> dict:
         """Names, sentence and measures as JSON values."""
-        measures = {name: {measure: asdict(one) for measure, one in of.items()} for name, of in self.measures.items()}
-        return {"named": self.named, "sentence": self.sentence, "measures": measures}
+        intervals = {
+            name: {key: asdict(of) for key, of in measures.items()} for name, measures in self.measures.items()
+        }
+        return {"named": self.named, "sentence": self.sentence, "measures": intervals}
 
     def needed(self, name: str) -> int:
         """Number of images, in hundreds, that would resolve the gap of an attribute, or one of [`SMALL`] if it is smaller."""
@@ -129,16 +127,14 @@ class AttributeDiagnosis:
         return 100 * math.ceil(count * ((gap.mean - gap.low) / max(gap.mean, SMALL)) ** 2 / 100)
 
 
-def attributes_table(found: AttributeDiagnosis, side: str) -> Table:
+def attributes_table(diagnosis: AttributeDiagnosis, side: str) -> Table:
     """The measures of each attribute of one model, the largest gap first."""
-    ordered = sorted(found.measures.items(), key=lambda item: -item[1]["gap"].mean)
-    rows = [
-        [ATTRIBUTES[name].text, *(_shown(measure, of[measure]) for measure in ATTRIBUTE_MEASURES)]
-        for name, of in ordered
-    ]
+    rows = []
+    for name, measures in sorted(diagnosis.measures.items(), key=lambda item: -item[1]["gap"].mean):
+        rows.append([ATTRIBUTES[name].text, *(_shown(measure, measures[measure]) for measure in ATTRIBUTE_MEASURES)])
     title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, but for the price for all rows together]"
     return Table(title, ["attribute", *ATTRIBUTE_MEASURES.values()], rows)
 
 
-def _shown(measure: str, found: Interval) -> str:
-    return found.shown(1, 2) if measure == "shift" else str(found)
+def _shown(measure: str, interval: Interval) -> str:
+    return interval.shown(1, 2) if measure == "shift" else str(interval)

@@ -97,7 +97,7 @@ def composed_images(
             names[first.columns["label"][row]],
             names[first.columns["donor_class"][row]],
             {name: to_pil_image(of_condition[place]) for name, of_condition in pictures.items()},
-            {one: {name: names.get(of.columns[name][row]) for name in images} for one, of in diagnoses.items()},
+            {side: {name: names.get(of.columns[name][row]) for name in images} for side, of in diagnoses.items()},
         )
         for place, row in enumerate(drawn)
     ]

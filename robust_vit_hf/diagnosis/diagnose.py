@@ -1,6 +1,6 @@
 """`robust-vit diagnose`: whether a model decides by the background of your images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..evaluation.measurements.other_attributes import Attributes
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session, Side, given_model, open_session
 from ..evaluation.sets import load_evaluation_sets
-from ..masks.own_masks import MaskSettings, masked_images, one_mask_maker
+from ..masks.own_masks import MaskSettings, masked_images
 from ..results.html_page import PAGE_FILE, write_page
 from ..results.intervals import Interval
 from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
@@ -83,7 +83,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         images = replace(images, rows=choose_images(images.rows, options.num_images))
         draw_donors(images.rows.with_format(None)["label"][:])  # rejects one class before masks, which take long
         beside = _imagenet_9(session, options) if options.imagenet_9 is not None else {}
-        images = masked(images, session, options)
+        (images,) = mask_images({folder / MASKS_FOLDER: images}, session, options, options.slices)
         session = session.with_images(images)
         report = measure_images(session, images, options, folder)
         if report is not None:
@@ -103,22 +103,23 @@ def _imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict[st
     named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
     with session.accelerator.main_process_first():
         sets = load_evaluation_sets(named, session.protocol, 1)
-    accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
+    accuracy = Accuracy(*options.passes, relevance=False)
     measures = imagenet_9_measures(measure_accuracy(session.with_sets(sets), accuracy, "imagenet-9"))
     return {f"ImageNet-9, {side}" if len(measures) > 1 else "ImageNet-9": of for side, of in measures.items()}
 
 
-def masked(images: Images, session: Session, options: DiagnoseOptions) -> Images:
-    """The images with masks, which are made where there are none, and kept in the output folder."""
-    side, folder = session.sides["before"], options.output_dir / MASKS_FOLDER
+def mask_images(
+    images: Mapping[Path, Images], session: Session, options: OwnImagesOptions, columns: Sequence[str] = ()
+) -> list[Images]:
+    """The images with masks, which are made where there are none, and kept with these `columns` in the folders that are the keys."""
+    side = session.sides["before"]
     making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
-    with one_mask_maker():
-        return masked_images(images, session.classes, folder, making, options.slices)
+    return masked_images(images, session.classes, making, columns)
 
 
 def measure_backgrounds(session: Session, options: OwnImagesOptions, within: str = "") -> dict[str, Diagnosis]:
     """Whether the background decides, by side, on the only set of a session, with predictions `within` its folder."""
-    measurement = Backgrounds(options.batch_size, options.num_workers)
+    measurement = Backgrounds(*options.passes)
     (measured,) = measure(session, measurement, within).values()
     return {side: Diagnosis(of_side.columns, session.classes) for side, of_side in measured.items()}
 
@@ -127,7 +128,7 @@ def measure_attributes(session: Session, options: OwnImagesOptions) -> dict[str,
     """What else than the background decides, likewise; empty without attributes."""
     if not options.attributes:
         return {}
-    measurement = Attributes(options.batch_size, options.num_workers, chosen_attributes(options.attributes))
+    measurement = Attributes(*options.passes, chosen_attributes(options.attributes))
     (measured,) = measure(session, measurement, ATTRIBUTES_FOLDER).values()
     return {side: AttributeDiagnosis(of_side.columns, measurement.names) for side, of_side in measured.items()}
 

@@ -101,7 +101,7 @@ class DiagnosisReport:
     @property
     def attribute_tables(self) -> list[Table]:
         """A table of attributes for each model; none if they were not measured."""
-        return [attributes_table(found, side) for side, found in self.attributes.items()]
+        return [attributes_table(diagnosis, side) for side, diagnosis in self.attributes.items()]
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
@@ -128,14 +128,15 @@ class DiagnosisReport:
         """Section of a page."""
         notes, tables = [*self.advice, *self.warnings], [*self.tables, *matrices(self.pairs)]
         section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), tables, notes=notes)
-        if self.edited:
-            alt = "Images with attributes of others, with the predicted classes; the table of attributes holds the rates."
-            section.plots.append(page_picture(strip_figure(self.edited), RULE, alt, "wide"))
+        edited = (
+            "Images with attributes of others, with the predicted classes; the table of attributes holds the rates."
+        )
+        composed = "Images in all conditions, with the predicted classes; the tables hold the rates."
+        for alt, shown in {edited: self.edited, composed: self.examples[:NUM_EXAMPLES]}.items():
+            if shown:
+                section.plots.append(page_picture(strip_figure(shown), RULE, alt, "wide"))
         if self.taken:
             section.galleries.append(taken_gallery(self.taken))
-        if self.examples:
-            alt = "Images in all conditions, with the predicted classes; the tables hold the rates."
-            section.plots.append(page_picture(self.figure(), RULE, alt, "wide"))
         return section
 
     def __str__(self) -> str:
@@ -159,9 +160,9 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
         table[donor] = [images[row] if row >= 0 else None for row in first.columns[donor]]
     table["donor_class"] = [names.get(label) for label in first.columns["donor_class"]]
     table["object_share"] = first.columns["object_share"]
-    for side, found in diagnoses.items():
-        table |= {f"{side}_{name}": [names.get(best) for best in found.columns[name]] for name in CONDITIONS}
-        table[f"{side}_relevance_on_object"] = found.columns["relevance_on_object"]
+    for side, diagnosis in diagnoses.items():
+        table |= {f"{side}_{name}": [names.get(best) for best in diagnosis.columns[name]] for name in CONDITIONS}
+        table[f"{side}_relevance_on_object"] = diagnosis.columns["relevance_on_object"]
     return pd.DataFrame(table)
 
 
@@ -172,29 +173,17 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     csv = {IMAGES_FILE: of_images, TAKEN_FILE: of_images.iloc[taken_rows(last)], PAIRS_FILE: report.pairs}
     for name, table in csv.items():
         write_atomically(folder / name, table.to_csv(index=False))
+    for name, shown in {STRIP_FILE: report.examples[:NUM_EXAMPLES], ATTRIBUTES_FILE: report.edited}.items():
+        if shown:
+            with atomic_file(folder / name) as partial:
+                strip_figure(shown).savefig(partial, dpi=120, format="png")
     if report.examples:
-        with atomic_file(folder / STRIP_FILE) as partial:
-            report.figure().savefig(partial, dpi=120, format="png")
         save_composed(report.examples, folder / EXAMPLES_FILE)
-    if report.edited:
-        with atomic_file(folder / ATTRIBUTES_FILE) as partial:
-            strip_figure(report.edited).savefig(partial, dpi=120, format="png")
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.rows), "num_rejected": report.images.rejected}
-    facts["diagnosis"] = {
-        side: {
-            "verdict": found.verdict,
-            "sentence": found.sentence,
-            "warnings": found.warnings,
-            "num_mixed": found.num_mixed,
-            "measures": {name: asdict(interval) for name, interval in found.measures.items()},
-            "by_class": found.by_class(),
-            "by_pair": found.by_pair(),
-        }
-        for side, found in report.diagnoses.items()
-    }
+    facts["diagnosis"] = {side: diagnosis.record() for side, diagnosis in report.diagnoses.items()}
     if report.attributes:
-        facts["attributes"] = {side: found.record() for side, found in report.attributes.items()}
+        facts["attributes"] = {side: diagnosis.record() for side, diagnosis in report.attributes.items()}
     facts["advice"] = report.advice
     parts: list[str | Table] = [report.verdict, *report.advice, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"protocol": session.protocol}, facts, parts)

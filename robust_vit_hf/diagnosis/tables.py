@@ -126,8 +126,8 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
     they were given: `taken` of `images`, by `side`; the surest first, by the lower bound of the share (Clopper and Pearson,
     https://doi.org/10.1093/biomet/26.4.404)."""
     rows = []
-    for side, found in diagnoses.items():
-        pairs = {WHOLE: found.by_pair()}
+    for side, diagnosis in diagnoses.items():
+        pairs = {WHOLE: diagnosis.by_pair()}
         if side in attributes:
             pairs |= {name: attributes[side].by_pair(name) for name in attributes[side].named}
         rows += [{"side": side, "attribute": name} | pair for name, of in pairs.items() for pair in of]
@@ -144,22 +144,24 @@ def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]
     """What to photograph for the last model: pairs that are taken more often than by chance, at 97.5 % each; those of attributes that
     the verdict names, if it names any, since the whole background carries them."""
     side, last = list(diagnoses.items())[-1]
-    chance, found = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
+    chance, sentences = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
     certain = pairs[(pairs["side"] == side) & (pairs["at_least"] > chance)]
     of_attributes = certain[certain["attribute"] != WHOLE]
     for row in (certain if of_attributes.empty else of_attributes).head(NUM_ADVICE).itertuples():
         how = f"on what `{row.donor_class}` stands on"
         if row.attribute != WHOLE:
             how = f"with {ATTRIBUTES[row.attribute].text} of `{row.donor_class}`"
-        found.append(f"Photograph `{row.label}` {how}: {row.taken} of {row.images} are taken for `{row.donor_class}`.")
-    return found
+        sentences.append(
+            f"Photograph `{row.label}` {how}: {row.taken} of {row.images} are taken for `{row.donor_class}`."
+        )
+    return sentences
 
 
 def matrices(pairs: pd.DataFrame) -> list[Table]:
     """For each side and attribute, what was taken for what; none of many classes, whose pairs are in the CSV."""
     tables, classes = [], sorted({*pairs["label"], *pairs["donor_class"]})
-    for (side, attribute), found in pairs.groupby(["side", "attribute"], sort=False):
-        cells = {(row.label, row.donor_class): f"{row.taken} of {row.images}" for row in found.itertuples()}
+    for (side, attribute), of_attribute in pairs.groupby(["side", "attribute"], sort=False):
+        cells = {(row.label, row.donor_class): f"{row.taken} of {row.images}" for row in of_attribute.itertuples()}
         rows = [[label, *(cells.get((label, donor), "–") for donor in classes)] for label in classes]
         title = (
             f"Images of a class (row) that were taken for the class (column) whose {attribute} they were given, {side}"

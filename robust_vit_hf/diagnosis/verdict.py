@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -50,8 +50,7 @@ def foretold(mixed_rand: Interval) -> Interval:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Measures of one model, from the rows of `evaluation.measurements.other_backgrounds.Backgrounds` by name: N images, in the
-    conditions `original` and `mixed_rand` at least."""
+    """Measures of one model, from the rows of `evaluation.measurements.other_backgrounds.Backgrounds` by name, of N images."""
 
     columns: Mapping[str, Sequence]
     class_names: Sequence[str]
@@ -67,23 +66,20 @@ class Diagnosis:
         """
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
-        predicted = {name: np.asarray(self.columns[name]) for name in CONDITIONS if name in self.columns}
-        values = {name: outcomes(self.columns, name) for name in predicted}
+        values = {name: outcomes(self.columns, name) for name in CONDITIONS}
         known = {name: ~np.isnan(of_images) for name, of_images in values.items()}
-        if "mixed_same" in values:
-            values["composing"] = values["original"] - values["mixed_same"]
-            values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
-        mixed = predicted["mixed_rand"]
+        values["composing"] = values["original"] - values["mixed_same"]
+        values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
+        mixed = np.asarray(self.columns["mixed_rand"])
         by_chance = (np.isin(mixed, classes) & (mixed != labels)) / (len(classes) - 1)
         taken = mixed == np.asarray(self.columns["donor_class"])
         for name, of_donor in {"donor_rate": taken, "donor_chance": by_chance}.items():
             values[name] = np.where(known["mixed_rand"], of_donor, np.nan)
         values["donor_excess"] = values["donor_rate"] - values["donor_chance"]
-        if "only_bg" in values:
-            frequency = dict(zip(classes.tolist(), (counts / len(labels)).tolist(), strict=True))
-            chance = np.array([frequency.get(int(label), 0.0) for label in predicted["only_bg"]])
-            values["only_bg_chance"] = np.where(known["only_bg"], chance, np.nan)
-            values["only_bg_excess"] = values["only_bg"] - values["only_bg_chance"]
+        frequency = dict(zip(classes.tolist(), (counts / len(labels)).tolist(), strict=True))
+        chance = np.array([frequency.get(int(label), 0.0) for label in self.columns["only_bg"]])
+        values["only_bg_chance"] = np.where(known["only_bg"], chance, np.nan)
+        values["only_bg_excess"] = values["only_bg"] - values["only_bg_chance"]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.asarray(self.columns["relevance_on_object"], dtype=float) / share
         values["relevance_on_object"] = np.where(known["original"], ratio, np.nan)
@@ -92,10 +88,10 @@ class Diagnosis:
     @cached_property
     def measures(self) -> dict[str, Interval]:
         """Measures by name, see [`BACKGROUND_MEASURES`]; those without images are left out."""
-        found = Resamples.means(self.values)
-        if {"bg_gap", "original"} <= found.keys() and found["original"].values[0] > 0:
-            found["object_focus"] = Resamples.of(object_focus, found["original"], found["bg_gap"])
-        measures = {name: one.interval(Difference if name in DIFFERENCES else Interval) for name, one in found.items()}
+        drawn = Resamples.means(self.values)
+        if {"bg_gap", "original"} <= drawn.keys() and drawn["original"].values[0] > 0:
+            drawn["object_focus"] = Resamples.of(object_focus, drawn["original"], drawn["bg_gap"])
+        measures = {name: of.interval(Difference if name in DIFFERENCES else Interval) for name, of in drawn.items()}
         if "mixed_rand" in measures:
             measures["foretold"] = foretold(measures["mixed_rand"])
         return measures
@@ -110,12 +106,12 @@ class Diagnosis:
         """Key of [`VERDICTS`], from the 95 % intervals of the donor rate beyond chance and of the BG-Gap: `decides` if one of them
         is at least 25 points; `no sign` if both are under 5 points, and the model may recognise half of the images, as they are
         and on other backgrounds of their class; `partly` if one of them is above 0; otherwise `too few`."""
-        found = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
-        if any(one.low >= LARGE for one in found):
+        intervals = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
+        if any(interval.low >= LARGE for interval in intervals):
             return "decides"
-        if len(found) == 2 and all(one.high < SMALL for one in found) and not self._unrecognised:
+        if len(intervals) == 2 and all(interval.high < SMALL for interval in intervals) and not self._unrecognised:
             return "no sign"
-        return "partly" if any(one.low > 0 for one in found) else "too few"
+        return "partly" if any(interval.low > 0 for interval in intervals) else "too few"
 
     @property
     def _unrecognised(self) -> str | None:
@@ -148,37 +144,43 @@ class Diagnosis:
     @property
     def warnings(self) -> list[str]:
         """What stands in the way of the verdict."""
-        found = []
+        warnings = []
         if (price := self.measures.get("composing")) and price.low > 0.1:
-            found.append(
+            warnings.append(
                 f"Composing alone costs {price} points of top-1: masks may be bad, or the model sees the edges. Look at "
                 "the contact sheet of the masks and at the strip."
             )
         if self._unrecognised == "original":
-            found.append(
+            warnings.append(
                 f"The model is right on {_percent(self.measures['original'])} of the images as they are: see whether their classes are its "
                 "own, and its preprocessing too."
             )
         if lost := int((np.asarray(self.columns["donor_same"]) < 0).sum()):
-            found.append(f"{lost} images are the only one of their class, and have no `mixed_same`.")
-        return found
+            warnings.append(f"{lost} images are the only one of their class, and have no `mixed_same`.")
+        return warnings
 
     def change_from(self, before: "Diagnosis") -> dict[str, Interval]:
         """Change of each measure from another model on the same images, paired by image, but for chance and Object Focus."""
         kept = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
-        found = Resamples.means({name: self.values[name] - before.values[name] for name in kept})
-        if ratio := found.get("relevance_on_object"):
-            found["relevance_on_object"] = replace(ratio, outcomes=None)  # whose bounds are not -1 and 1
-        return {name: one.interval(Difference) for name, one in found.items()}
+        drawn = Resamples.means({name: self.values[name] - before.values[name] for name in kept})
+        if ratio := drawn.get("relevance_on_object"):
+            drawn["relevance_on_object"] = replace(ratio, outcomes=None)  # whose bounds are not -1 and 1
+        return {name: change.interval(Difference) for name, change in drawn.items()}
+
+    def record(self) -> dict:
+        """Verdict, measures, classes and pairs as JSON values."""
+        record = {name: getattr(self, name) for name in ("verdict", "sentence", "warnings", "num_mixed")}
+        record["measures"] = {name: asdict(interval) for name, interval in self.measures.items()}
+        return record | {"by_class": self.by_class(), "by_pair": self.by_pair()}
 
     def by_class(self) -> dict[int, dict[str, float | int | None]]:
         """Number of images, and means of the measures in [`OF_A_CLASS`], by class; `None` where no image counts."""
         values = pd.DataFrame({name: self.values[name] for name in OF_A_CLASS}, dtype=float)
-        found = {}
+        classes = {}
         for label, of_class in values.groupby(np.asarray(self.columns["label"])):
             means = {name: None if np.isnan(mean) else float(mean) for name, mean in of_class.mean().items()}
-            found[int(label)] = {"images": len(of_class)} | means
-        return found
+            classes[int(label)] = {"images": len(of_class)} | means
+        return classes
 
     def by_pair(self) -> list[dict[str, int]]:
         """How often objects of a class were taken for the class of their background: `label`, `donor_class`, `taken`
@@ -194,5 +196,5 @@ def pairs_of(columns: Mapping[str, Sequence], taken: np.ndarray) -> list[dict[st
     return sorted(rows, key=lambda row: (-row["taken"], row["images"], row["label"], row["donor_class"]))
 
 
-def _percent(found: Interval) -> str:
-    return f"{100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.mean:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"

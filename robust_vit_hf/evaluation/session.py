@@ -126,7 +126,7 @@ class Session:
         return [f"Relevance is left out: {reason}" for reason in dict.fromkeys(filter(None, reasons))]
 
     def check_maps(self) -> None:
-        """Refuse models without a relevance map."""
+        """Raise a `ValueError` for models without a relevance map."""
         for side in self.sides.values():
             VisionTransformer(side.model)
 

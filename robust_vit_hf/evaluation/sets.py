@@ -12,8 +12,9 @@ from transformers import BaseImageProcessor, PreTrainedConfig
 from ..data.classes import class_names_of, classes_of_model, label_mapping, subset, wnids
 from ..data.find_images import find_images
 from ..data.groups import training_shares
-from ..data.image_sets import load_image_set, prepared_set
+from ..data.image_sets import load_image_set
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS, benchmarks
+from ..data.layouts.packed import prepared_set
 from ..data.schema import dataset_identity
 from ..data.transforms import eval_transform
 from ..models.image_processors import Protocol
@@ -85,13 +86,13 @@ class EvaluationSet:
 
 def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
     """The sets of which the objects are known: those with masks and labels, each with its labelled images alone."""
-    found = {}
+    with_mask = {}
     for name, rows in sets.items():
         chosen = [index for index, labels in enumerate(rows.accepted or ()) if labels]
         if chosen and "mask" in rows.dataset.column_names:
             accepted = [rows.accepted[index] for index in chosen]
-            found[name] = replace(rows, dataset=rows.dataset.select(chosen), accepted=accepted)
-    return found
+            with_mask[name] = replace(rows, dataset=rows.dataset.select(chosen), accepted=accepted)
+    return with_mask
 
 
 def load_evaluation_sets(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -67,9 +67,6 @@ class Candidate:
         return gain, loss
 
 
-C = TypeVar("C", bound=Candidate)
-
-
 def may_be_lost(before: Candidate, max_loss: float) -> tuple[int, int]:
     """Number of images that `max_loss` points of top-1 are, rounded up, so that one of a few may be lost; and of all."""
     count = int((~np.isnan(before.original)).sum())
@@ -82,12 +79,12 @@ def loses_too_much(candidate: Candidate, before: Candidate, max_loss: float) -> 
     return round(candidate.fall(before) * count) > bound
 
 
-def rank(candidates: Sequence[C], before: Candidate, max_loss: float) -> list[C]:
+def rank(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> list[Candidate]:
     """Order by the rule: first those that do not lose too much, see [`loses_too_much`], by top-1 on the backgrounds of
     other classes, the highest first; then the others, by their fall. Among equals, the smaller fall and the smaller
     strength come first."""
 
-    def key(candidate: C) -> tuple:
+    def key(candidate: Candidate) -> tuple:
         fall, top1 = candidate.fall(before), candidate.top1()
         exceeds = loses_too_much(candidate, before, max_loss)
         return (exceeds, fall if exceeds else -top1, fall, *candidate.strength)
@@ -95,7 +92,7 @@ def rank(candidates: Sequence[C], before: Candidate, max_loss: float) -> list[C]
     return sorted(candidates, key=key)
 
 
-def choose(candidates: Sequence[C], before: Candidate, max_loss: float) -> C:
+def choose(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> Candidate:
     """The candidate that the rule chooses: of those that do not lose too much, and whose top-1 on the backgrounds of other
     classes is within one standard error of the highest, the one with the highest top-1 on the images as they are. If all
     lose too much, the one that loses least.
@@ -109,13 +106,14 @@ def choose(candidates: Sequence[C], before: Candidate, max_loss: float) -> C:
     order = rank(candidates, before, max_loss)
     best = order[0]
 
-    def is_as_good(candidate: C) -> bool:
+    def is_as_good(candidate: Candidate) -> bool:
         difference = candidate.mixed_rand - best.mixed_rand
         known = difference[~np.isnan(difference)]
         error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else 0.0
         return bool(known.mean() >= -error - 1e-12)
 
-    allowed = [one for one in order if not loses_too_much(one, before, max_loss) and is_as_good(one)]
+    good = [candidate for candidate in order if is_as_good(candidate)]
+    allowed = [candidate for candidate in good if not loses_too_much(candidate, before, max_loss)]
     return min(allowed, key=lambda candidate: candidate.fall(before), default=best)
 
 

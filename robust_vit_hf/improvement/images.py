@@ -14,13 +14,11 @@ from ..data.transforms import eval_transform
 from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.session import Session
-from ..masks.own_masks import MaskSettings, masked_images, one_mask_maker
 from ..training.background_swap import BackgroundPool
 from ..utils.privacy import public_name
 from .options import ImproveOptions
 
 
-MASKS_FOLDER = "masks"
 SELECTION_IMAGES = 200  # at most, of the validation images
 APART = [(first, second) for first in ("train", "backgrounds") for second in ("selection", "test")]
 APART.append(("selection", "test"))
@@ -42,12 +40,9 @@ def images_by_role(
     pool = None
     if options.backgrounds is not None:
         pool = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor))
-    train = _labelled(
-        find_images(options.dataset, options.train_split, masks=options.mask_folder), session, options, notes
-    )
+    train = _labelled(options.train_split, session, options, notes)
     try:
-        found = find_images(options.dataset, options.eval_split, masks=options.mask_folder)
-        validation = _labelled(found, session, options, notes)
+        validation = _labelled(options.eval_split, session, options, notes)
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
@@ -89,26 +84,17 @@ def _check_apart(train: Images, validation: Images, images: Mapping[str, Images]
             )
 
 
-def _labelled(images: Images, session: Session, options: ImproveOptions, notes: list[str]) -> Images:
-    """The labelled images; without labels, all with those that the original model predicts, of which `notes` tell."""
+def _labelled(split: str, session: Session, options: ImproveOptions, notes: list[str]) -> Images:
+    """The labelled images of a split; without labels, all with those that the original model predicts, of which `notes` tell."""
+    images = find_images(options.dataset, split, masks=options.mask_folder)
     if "label" in images.rows.column_names:
         return images.labelled()
-    accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
+    accuracy = Accuracy(*options.passes, relevance=False)
     measured = measure(replace(session.with_images(images), folder=None), accuracy)[images.name]["before"]
     predicted = measured.columns["predictions"][:, 0]
     notes.append(
-        f"The images of `{images.split}` have no classes: right is what your model predicts for an image as it is, and top-1 is how often "
+        f"The images of `{split}` have no classes: right is what your model predicts for an image as it is, and top-1 is how often "
         "the prediction stays that."
     )
     feature = datasets.ClassLabel(names=session.classes)
     return replace(images, rows=images.rows.add_column("label", predicted.tolist(), feature=feature))
-
-
-def masked_by_role(images: Mapping[str, Images], session: Session, options: ImproveOptions) -> dict[str, Images]:
-    """The images of each role with masks, which are made where there are none, and kept in the output folder."""
-    side, folder = session.sides["before"], options.output_dir / MASKS_FOLDER
-    making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
-    with one_mask_maker():
-        return {
-            role: masked_images(of_role, session.classes, folder / role, making) for role, of_role in images.items()
-        }

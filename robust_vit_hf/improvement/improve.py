@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import datasets
 import torch
 import xxhash
 from tqdm.auto import tqdm
@@ -19,7 +20,7 @@ from ..data.attributes import chosen_attributes
 from ..data.find_images import Images
 from ..data.geometry import input_size
 from ..data.schema import dataset_identity
-from ..diagnosis.diagnose import measure_attributes, measure_backgrounds
+from ..diagnosis.diagnose import MASKS_FOLDER, mask_images, measure_attributes, measure_backgrounds
 from ..evaluation.composites import check_composed, composite_outputs
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, given_model, open_session
@@ -40,7 +41,7 @@ from .candidates import (
     candidates_table,
     choose_cheapest,
 )
-from .images import images_by_role, masked_by_role
+from .images import images_by_role
 from .layers import SELECTION_COMPOSITES, Features, compute_features, layer_candidates, training_composites
 from .options import ImproveOptions
 from .trainings import FINALISTS, LAYER_FOLDER, TRAINING_FOLDER, Trainings, first_trainings, starting_models
@@ -88,8 +89,8 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
         )
     with torch.device("meta"):
         of_class = type(model)._from_config(model.config)
-    own, known = ({name: of.shape for name, of in one.state_dict().items()}.items() for one in (model, of_class))
-    if differing := sorted(own ^ known):
+    shapes = [{name: weight.shape for name, weight in of.state_dict().items()} for of in (model, of_class)]
+    if differing := sorted(shapes[0].items() ^ shapes[1].items()):
         raise ValueError(
             f"A saved copy of this `{type(model).__name__}` could not be loaded: its class builds other layers from its configuration, "
             f"see `{differing[0][0]}`. Write a class for it, or leave its layers as they were."
@@ -97,7 +98,7 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
 
 
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:
-    """Masks, candidates, choice, model and diagnosis, in one process. What is complete in the output folder is skipped.
+    """Images and masks, features, candidates, choice, and writing, in one process. What is complete in the output folder is skipped.
 
     Args:
         given: the model before, if it is not loaded by its name.
@@ -107,91 +108,84 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
             processes were launched.
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
-    pair, whole = PairOptions(model=options.model), Stage(options.output_dir, {"command": "improve"})
+    folder, notes = options.output_dir, []
+    pair, whole = PairOptions(model=options.model), Stage(folder, {"command": "improve"})
     with open_session(pair, options.protocol, whole, bf16=options.bf16, given=given) as session:
-        if session.accelerator.num_processes > 1:
-            raise ValueError(
-                "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
-                "`robust-vit train` on several."
-            )
-        side, notes = session.sides["before"], []
-        if options.method is not None:
-            check_has_map(side.model, options.method, load_method(options.method).DEFAULTS.get("relevance_weight"))
+        _check_can_be_improved(session, options)
         images, pool = images_by_role(session, options, notes)
-        stage = Stage(options.output_dir / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
+        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
-        _say(0, f"{side.name}, {_estimate(side, images, options)}")
-        return _improve(session, images, pool, stage, options, notes)
+        _say(0, _estimate(session.sides["before"], images, options))
+        images = _with_masks(images, session, options, notes)
+        train, selection, test = (session.with_images(of_role, options.dataset) for of_role in images.values())
+
+        _say(2, f"Candidates, measured on {len(images['selection'].rows)} selection images")
+        _check_test_images(test, options)
+        stage.begin()
+        attributes = _attributes(selection, options, notes)
+        features = _features(train, selection, pool, attributes, options, notes)
+
+        facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": session.protocol}
+        facts["masks"] = images["train"].masks
+        candidates = _candidates(features, images["train"].rows, selection, attributes, facts, options, notes)
+
+        before, chosen = candidates[0], choose_cheapest(candidates, candidates[0], options.max_loss)
+        table = candidates_table(candidates, before, chosen, options.max_loss)
+        write_atomically(folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
+
+        if chosen is not before:
+            _say(3, f"Model: {chosen}")
+            is_written = (stage.result() or {}).get("candidate") == str(chosen)
+            test = write_candidate(chosen, before, test, folder, is_written, has_layer=features is not None)
+        _say(4, f"Diagnosis on {len(images['test'].rows)} test images")
+        improvement = measure_outcome(test, images["test"], table, notes, options)
+        weights = [path.name for path in folder.glob("*.safetensors")]
+        files = [*weights, "config.json", RUN_FILE] if weights else []
+        stage.finish(improvement.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])
+        for path in (*stage.folder.glob(f"*/{TRAINING_FOLDER}"), *stage.folder.glob(LAYER_FOLDER)):
+            shutil.rmtree(path)  # what was measured is kept
+        return improvement
+
+
+def _check_can_be_improved(session: Session, options: ImproveOptions) -> None:
+    if session.accelerator.num_processes > 1:
+        raise ValueError(
+            "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
+            "`robust-vit train` on several."
+        )
+    if options.method is not None:
+        weight = load_method(options.method).DEFAULTS.get("relevance_weight")
+        check_has_map(session.sides["before"].model, options.method, weight)
 
 
 def _inputs(
     session: Session, images: Mapping[str, Images], pool: BackgroundPool | None, options: ImproveOptions
 ) -> dict:
     """All that the candidates and the model depend on, as JSON values."""
-    side = session.sides["before"]
+    side, pictures = session.sides["before"], pool.paths if pool else ()
     inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
-    inputs |= {"masks": options.mask_method, "model": side.digest}
-    pictures = pool.paths if pool else ()  # in the order in which the swap draws from them
-    inputs["pictures"] = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pictures]
-    inputs |= {"mask_model": options.mask_model and public_name(options.mask_model)}  # masks record its digest
-    inputs |= {"images": {role: dataset_identity(of_role.rows) for role, of_role in images.items()}}
-    inputs |= {"precision": session.accelerator.mixed_precision}
+    inputs |= {
+        "masks": options.mask_method,
+        "model": side.digest,
+        "pictures": [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pictures],  # as the swap draws from them
+        "mask_model": options.mask_model and public_name(options.mask_model),  # masks record its digest
+        "images": {role: dataset_identity(of_role.rows) for role, of_role in images.items()},
+        "precision": session.accelerator.mixed_precision,
+    }
     if options.attributes:
         inputs["attributes"] = [*chosen_attributes(options.attributes)]
     return inputs | {"processor": json.loads(side.processor.to_json_string())}
 
 
-def _improve(
-    session: Session,
-    images: dict[str, Images],
-    pool: BackgroundPool | None,
-    stage: Stage,
-    options: ImproveOptions,
-    notes: list[str],
-) -> Improvement:
-    """Images and masks, features, candidates, choice, and what is written."""
-    side, folder, passes = session.sides["before"], options.output_dir, (options.batch_size, options.num_workers)
+def _with_masks(
+    images: dict[str, Images], session: Session, options: ImproveOptions, notes: list[str]
+) -> dict[str, Images]:
     counts = {role: len(of_role.rows) for role, of_role in images.items()}
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['test']} validation images")
-    images = masked_by_role(images, session, options)
+    folders = {options.output_dir / MASKS_FOLDER / role: of_role for role, of_role in images.items()}
+    images = dict(zip(images, mask_images(folders, session, options), strict=True))
     notes += [f"`{role}`: {note}" for role in ("train", "selection") for note in images[role].notes]
-    train, selection, test = (session.with_images(of_role, options.dataset) for of_role in images.values())
-
-    _say(2, f"Candidates, measured on {len(images['selection'].rows)} selection images")
-    _check_test_images(test, options)
-    stage.begin()
-    attributes = _attributes(selection, options, notes)
-    features = _features(train, selection, stage.folder / FEATURES_FOLDER, pool, attributes, options, notes)
-
-    facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": images["train"].masks}
-    facts["protocol"] = session.protocol
-    on_selection = {"session": selection, "count": SELECTION_COMPOSITES, "passes": passes, "attributes": attributes}
-    outputs_of = partial(composite_outputs, **on_selection)
-    candidates = [Candidate.of(outputs_of(side))] if features is None else []
-    if features is not None:
-        candidates = layer_candidates(side, features, facts | {"folder": folder}, train.sets["train"].dataset)
-    before = candidates[0]
-    if options.effort == "full":
-        starts, start_layer = starting_models(side, candidates, options.max_loss, stage.folder)
-        given = stage.folder, starts, images["train"].rows, outputs_of, options, facts, start_layer
-        candidates = [*candidates, *Trainings(*given).run_all(before, notes)]
-
-    chosen = choose_cheapest(candidates, before, options.max_loss)
-    table = candidates_table(candidates, before, chosen, options.max_loss)
-    write_atomically(folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
-
-    if chosen is not before:
-        _say(3, f"Model: {chosen}")
-        is_written = (stage.result() or {}).get("candidate") == str(chosen)
-        test = write_candidate(chosen, before, test, folder, is_written, has_layer=features is not None)
-    _say(4, f"Diagnosis on {len(images['test'].rows)} test images")
-    improvement = measure_outcome(test, images["test"], table, notes, options)
-    weights = [path.name for path in folder.glob("*.safetensors")]
-    files = [*weights, "config.json", RUN_FILE] if weights else []
-    stage.finish(improvement.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])
-    for path in (*stage.folder.glob(f"*/{TRAINING_FOLDER}"), *stage.folder.glob(LAYER_FOLDER)):
-        shutil.rmtree(path)  # what was measured is kept
-    return improvement
+    return images
 
 
 def _check_test_images(session: Session, options: ImproveOptions) -> None:
@@ -220,23 +214,47 @@ def _attributes(selection: Session, options: ImproveOptions, notes: list[str]) -
 def _features(
     train: Session,
     selection: Session,
-    folder: Path,
     pool: BackgroundPool | None,
     attributes: list[str],
     options: ImproveOptions,
     notes: list[str],
 ) -> Features | None:
     """Features of the last layer; `None` if the model has no last layer, and is finetuned alone."""
-    features, passes = None, (options.batch_size, options.num_workers)
+    folder = options.output_dir / CANDIDATES_FOLDER / FEATURES_FOLDER
     try:
-        features = compute_features(train, selection, folder, passes, pool, attributes)
+        return compute_features(train, selection, folder, options.passes, pool, attributes)
     except NoLastLayer as error:
         if options.effort == "minute":
             raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
         notes.append(f"{error} So it was finetuned alone.")
-    if attributes and options.effort == "full":
-        notes.append("The finetuning does not use the attributes that were named.")
-    return features
+        return None
+
+
+def _candidates(
+    features: Features | None,
+    train: datasets.Dataset,
+    selection: Session,
+    attributes: list[str],
+    facts: dict[str, str],
+    options: ImproveOptions,
+    notes: list[str],
+) -> list[Candidate]:
+    """The original model, new layers, and, with `--effort full`, trainings."""
+    side, folder = selection.sides["before"], options.output_dir
+    given = {"count": SELECTION_COMPOSITES, "passes": options.passes, "attributes": attributes}
+    outputs_of = partial(composite_outputs, session=selection, **given)
+    if features is None:
+        candidates = [Candidate.of(outputs_of(side))]
+    else:
+        candidates = layer_candidates(side, features, facts | {"folder": folder}, train.remove_columns("label"))
+    if options.effort == "full":
+        if attributes:
+            notes.append("The finetuning does not use the attributes that were named.")
+        place = folder / CANDIDATES_FOLDER
+        starts, start_layer = starting_models(side, candidates, options.max_loss, place)
+        trainings = Trainings(place, starts, train, outputs_of, options, facts, start_layer)
+        candidates = [*candidates, *trainings.run_all(candidates[0], notes)]
+    return candidates
 
 
 def _say(number: int, text: str) -> None:
@@ -256,22 +274,17 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
     passes += (1 + training_composites(counts["train"])) * counts["train"]
     makes_masks = options.mask_method or "mask" not in images["train"].rows.column_names
     masks = SECONDS_PER_MASK * sum(counts.values()) if makes_masks else 0.0
-    full = passes + _training_passes(options, counts["selection"])
+    first = first_trainings(options.method, options.learning_rates, options.max_steps, ("original", "layer"))
+    steps = sum(training.steps for training in first) + FINALISTS * options.max_steps
+    measured = len(first) * len(FIRST_INTERPOLATION_WEIGHTS) + FINALISTS * len(INTERPOLATION_WEIGHTS)
+    # A step takes those of the original and of the model, and a backward pass; for maps, half of that again.
+    full = passes + 5 * steps * options.train_batch_size + (1 + SELECTION_COMPOSITES) * measured * counts["selection"]
     minutes, of_full = (f"{max(1, (min(times) * count + masks) / 60):.0f} minutes" for count in (passes, full))
     own, other, compared = minutes, f"full: {of_full}", "more"
     if options.effort == "full":
         own, other, compared = of_full, f"minute: {minutes}", "less"
-    text = f"about {own} in all; --effort {other}"
+    text = f"{side.name}, about {own} in all; --effort {other}"
     if options.method is not None:  # of which nothing was measured
         return text
     gained = FULL_GAINED[why_no_map(side.model) is None]
     return f"{text}, and gained {gained} points {compared} on new backgrounds in docs/measured.md"
-
-
-def _training_passes(options: ImproveOptions, selection: int) -> float:
-    """Forward passes that take as long as the trainings: of a step those of the original and of the model, and a backward pass; for
-    maps half of that again."""
-    first = first_trainings(options.method, options.learning_rates, options.max_steps, ("original", "layer"))
-    steps = sum(training.steps for training in first) + FINALISTS * options.max_steps
-    measured = len(first) * len(FIRST_INTERPOLATION_WEIGHTS) + FINALISTS * len(INTERPOLATION_WEIGHTS)
-    return 5 * steps * options.train_batch_size + (1 + SELECTION_COMPOSITES) * measured * selection

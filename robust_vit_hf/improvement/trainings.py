@@ -153,10 +153,10 @@ class Trainings:
             notes.append(f"{training} diverged, and is left out.")
         candidates = []
         for weight, right in ((float(weight), right) for weight, right in outcomes.items()):
-            made = {"outputs": partial(self.outputs, training, weight), "build": partial(self.build, training, weight)}
             values = {name: np.array(of_images, float) for name, of_images in right.items()}
-            rate = training.learning_rate
-            candidates.append(Candidate(**values, name=str(training), weight=weight, learning_rate=rate, **made))
+            facts = {"name": str(training), "weight": weight, "learning_rate": training.learning_rate}
+            made = partial(self.outputs, training, weight), partial(self.build, training, weight)
+            candidates.append(Candidate(**values, **facts, outputs=made[0], build=made[1]))
         return candidates
 
     def _measured(self, training: Training) -> dict[str, Any]:
@@ -182,10 +182,10 @@ class Trainings:
 
     def trained(self, training: Training) -> PreTrainedModel:
         """The finetuned model, which is trained unless its weights are there: again, they are the same."""
-        folder, start = self.folder / training.name / TRAINING_FOLDER, self.starts[training.start].model
+        folder = self.folder / training.name / TRAINING_FOLDER
         if not (folder / RUN_FILE).is_file():  # written last
             self._train(training, folder)
-        return load_model(str(folder)).to(start.device)
+        return load_model(str(folder)).to(self.starts[training.start].model.device)
 
     def _train(self, training: Training, folder: Path) -> None:
         options, side = self.options, self.starts[training.start]

@@ -133,7 +133,7 @@ def measure_outcome(
     facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     sections, tables = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
-        accuracy = Accuracy(options.batch_size, options.num_workers)
+        accuracy = Accuracy(*options.passes)
         run = Run(measure_accuracy(session, accuracy, f"{PREDICTIONS_FOLDER}/accuracy"))
         write_finetuning_results(folder, run, session, asdict(options))
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model

@@ -82,20 +82,24 @@ def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> 
 
 
 def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
-    """The sets of a session as `robust-vit evaluate` saved them, in any precision. Refuses results of other inputs."""
+    """The sets of a session as `robust-vit evaluate` saved them in `folder`, in any precision.
+
+    Raises:
+        ValueError: they are not saved there, or were measured on other inputs.
+    """
     accuracy, results = Accuracy(), {}
     for name, rows in session.sets.items():
-        found = {}
+        measured = {}
         for side in session.sides:
             stage = Stage(folder / session.protocol / name / side, session.inputs(side, rows) | accuracy.inputs())
-            found[side] = Measured.load(stage, ignoring=["precision"])
-            if found[side] is None:
+            measured[side] = Measured.load(stage, ignoring=["precision"])
+            if measured[side] is None:
                 raise ValueError(
                     f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol "
                     f"`{session.protocol}`: run `robust-vit evaluate` with --compare, --protocols {session.protocol} and "
                     f"--output_dir {folder} first."
                 )
-        results[name] = set_result(name, rows, found)
+        results[name] = set_result(name, rows, measured)
     return results
 
 

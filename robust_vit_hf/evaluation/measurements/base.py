@@ -65,7 +65,7 @@ def batch_outputs(
         for batch in accelerator.prepare(loader):
             with torch.no_grad(), accelerator.autocast():
                 logits, values = compute(batch)
-            logits, values = accelerator.gather_for_metrics(([one.float() for one in logits], values))
+            logits, values = accelerator.gather_for_metrics(([of_pass.float() for of_pass in logits], values))
             for checked in logits:  # in every process, so that all stop together
                 if bad := (~checked.isfinite()).any(dim=1).nonzero().flatten().tolist():
                     index, named = done + bad[0], "file_name" in dataset.column_names
@@ -161,21 +161,21 @@ def _result(session: Session, measurement: Measurement, name: str, side: str, wi
     if session.shared is not None and side == "before":
         stages.append(Stage(session.shared / f"{name}-{json_digest(inputs)}", inputs))
     for stage in stages:
-        found = Measured.load(stage)
-        is_known = [found is not None]
+        measured = Measured.load(stage)
+        is_known = [measured is not None]
         broadcast_object_list(is_known)  # processes must agree, whatever another job writes meanwhile
         if is_known[0]:
-            found = found or Measured.load(stage)
+            measured = measured or Measured.load(stage)
             break
         incomplete.append(stage)
         if session.accelerator.is_main_process:
             stage.begin()
     else:
-        found = compute(stages[-1].folder)
+        measured = compute(stages[-1].folder)
     if session.accelerator.is_main_process:
         for stage in reversed(incomplete):
-            found.save(stage)
-    return found
+            measured.save(stage)
+    return measured
 
 
 def is_measured(folder: Path) -> bool:

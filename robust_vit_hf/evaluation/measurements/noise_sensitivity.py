@@ -44,7 +44,7 @@ class Sensitivity(Measurement):
                 where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
                 noisy = batch["pixel_values"] + where * noise * self.sigma * (white - black)
                 logits.append(forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white)).float())
-            best = [top_classes(one.nan_to_num(), rows.class_subset)[:, 0].double() for one in logits]
+            best = [top_classes(of.nan_to_num(), rows.class_subset)[:, 0].double() for of in logits]
             return logits, (torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1),)
 
         loader = self.loader(WithNoise(pairs, self.draws, self.seed))
