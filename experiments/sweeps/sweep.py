@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.schema import check_columns
 from robust_vit_hf.evaluation.evaluate import evaluate
-from robust_vit_hf.evaluation.measurements.base import is_measured
+from robust_vit_hf.evaluation.measurement import is_measured
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
 from robust_vit_hf.evaluation.sets import load_evaluation_sets
 from robust_vit_hf.models.image_processors import Protocol, is_of_paper, resolve_protocol
@@ -33,8 +33,7 @@ from robust_vit_hf.training.checkpoints import identity_of
 from robust_vit_hf.training.config import RobustViTConfig
 from robust_vit_hf.training.finetuning import finetune
 from robust_vit_hf.training.load_data import DRAWN_FROM_BENCHMARKS, load_data
-from robust_vit_hf.training.options import DataArguments, ModelArguments
-from robust_vit_hf.training.recipes import train_arguments
+from robust_vit_hf.training.options import DataArguments, ModelArguments, train_arguments
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from robust_vit_hf.utils.processes import begin_command, end_by_signals
 from robust_vit_hf.utils.stage import Stage, lock_file

@@ -16,7 +16,7 @@ from ..evaluation.sets import EvaluationSet
 from ..models import emoji_shift_model as model
 from ..models.model_names import BUNDLED_MODEL, registered_of
 from ..training.finetuning import finetune
-from ..training.recipes import list_recipes, train_arguments
+from ..training.options import list_recipes, train_arguments
 from ..utils.files import RUN_FILE, atomic_folder, cache_of, read_json
 from ..utils.images import to_rgb
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import datasets
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import set_seed
 
 from ..data.find_images import origin_of_masks
-from ..evaluation.measurements.accuracy import Accuracy, set_result
-from ..evaluation.measurements.base import Measured, measure
+from ..evaluation.accuracy import Accuracy, set_result
+from ..evaluation.measurement import Measured, measure
 from ..evaluation.results_files import TABLES_FILE, write_finetuning_results
 from ..evaluation.session import Session, Side
 from ..hub.upload import check_adapter_base
@@ -22,13 +23,11 @@ from ..models.loading import load_model
 from ..models.model_names import resolve
 from ..results.run_results import Run
 from ..utils.stage import folder_lock
-from .adapters import add_lora
-from .checkpoints import find_checkpoint
+from .checkpoints import add_lora, find_checkpoint
 from .config import RobustViTConfig, control_of
 from .load_data import load_data
 from .methods.base import check_has_map
 from .options import DataArguments, ModelArguments
-from .sharding import gather_weights
 from .trainer import RobustViTTrainer
 
 
@@ -96,12 +95,12 @@ def _finetune(
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     trainer.save_model(_internal_call=True)  # without a push, which comes after the measurement
     trainer.save_state()
-    gather_weights(trainer, session.sides["before"].model)  # only the first process makes maps for report and card
+    _gather_weights(trainer, session.sides["before"].model)  # only the first process makes maps for report and card
     results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
         control = new_trainer(control_of(config))
         control.train()
-        gather_weights(control, session.sides["before"].model)
+        _gather_weights(control, session.sides["before"].model)
         results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
 
     settings = {
@@ -113,6 +112,14 @@ def _finetune(
     table = _report(trainer, session, results, settings) if trainer.accelerator.is_main_process else ""
     _publish(trainer, session, data_arguments.dataset)
     return table
+
+
+def _gather_weights(trainer: RobustViTTrainer, original: nn.Module) -> None:
+    """Give each process the whole model, in a copy of the `original` one, if FSDP2 has sharded it."""
+    if trainer.is_fsdp_enabled:
+        whole = deepcopy(original)
+        whole.load_state_dict(get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True)))
+        trainer.model = whole.to(trainer.args.device)
 
 
 def _report(

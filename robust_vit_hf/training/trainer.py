@@ -26,7 +26,6 @@ from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
 from ..utils.stage import folder_lock
-from .adapters import add_adapter, base_digest
 from .background_swap import BackgroundPool, swap_backgrounds
 from .callbacks import (
     InterruptCallback,
@@ -37,13 +36,12 @@ from .callbacks import (
     TrainingInterrupted,
     TrainingTime,
 )
-from .checkpoints import CheckpointingTrainer, TrainingDiverged, last_checkpoint
-from .config import RobustViTConfig
+from .checkpoints import CheckpointingTrainer, TrainingDiverged, add_adapter, base_digest, last_checkpoint
+from .config import RobustViTConfig, prepare_sharding
 from .load_data import BatchingTrainer, name_images, prepare_datasets, with_rows
 from .methods import load_method
 from .methods.base import check_has_map
 from .publishing import PublishingTrainer
-from .sharding import prepare_sharding
 
 
 if TYPE_CHECKING:

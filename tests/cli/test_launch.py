@@ -17,9 +17,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.training.adapters import add_lora
-from robust_vit_hf.training.config import CHECKPOINTING
-from robust_vit_hf.training.sharding import prepare_sharding
+from robust_vit_hf.training.checkpoints import add_lora
+from robust_vit_hf.training.config import CHECKPOINTING, prepare_sharding
 
 from ..helpers.commands import Completed, launch, python, wait_until
 from ..helpers.tiny import ROOT, STILL, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
@@ -126,16 +125,8 @@ def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
     options = [*options, "--eval_strategy", "no", "--load_best_model_at_end", "False", "--save_total_limit", 1]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     command = [*LAUNCH, "--config_file", CONFIGS / "several_gpus.yaml", "--num_processes", 2]
-    command += [
-        "--mixed_precision",
-        "no",
-        "trainer/train.py",
-        *options,
-        "--num_train_epochs",
-        400,
-        "--per_device_train_batch_size",
-        4,
-    ]
+    command += ["--mixed_precision", "no", "trainer/train.py", *options]
+    command += ["--num_train_epochs", 400, "--per_device_train_batch_size", 4]
     job = subprocess.Popen(
         python(*command, "--output_dir", stopped),
         cwd=ROOT,
@@ -216,14 +207,8 @@ def test_words_of_slurm_scripts(script, expected, tmp_path):
     for name, text in programs.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {
-        "NNODES": 3,
-        "NODEID": 2,
-        "GPUS_ON_NODE": 8,
-        "CPUS_PER_TASK": 64,
-        "JOB_NODELIST": "a,b,c",
-        "JOB_ID": 40007,
-    }
+    slurm = {"NNODES": 3, "NODEID": 2, "GPUS_ON_NODE": 8, "CPUS_PER_TASK": 64}
+    slurm |= {"JOB_NODELIST": "a,b,c", "JOB_ID": 40007}
     environment = {f"SLURM_{name}": str(value) for name, value in slurm.items()}
     environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
     command = ["bash", str(ROOT / "trainer" / "slurm" / script), "--model", "my model"]

@@ -15,9 +15,8 @@ from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.training import callbacks
-from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.training.callbacks import InterruptCallback, TrainingInterrupted
-from robust_vit_hf.training.checkpoints import find_checkpoint, finish_checkpoint, identity_of
+from robust_vit_hf.training.checkpoints import add_lora, find_checkpoint, finish_checkpoint, identity_of
 from robust_vit_hf.utils.stage import STAGE_FILE, OtherInputs, folder_lock
 
 from ..helpers.commands import call, python, succeed, wait_until

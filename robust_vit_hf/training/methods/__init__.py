@@ -9,10 +9,10 @@ METHODS = {
     "cutmix": "images.CutMix",
     "energy": "relevance.Energy",
     "finetune": "images.Finetune",
-    "gradmask": "gradients.GradMask",
+    "gradmask": "relevance.GradMask",
     "random_erasing": "images.RandomErasing",
     "robustvit": "relevance.RobustViT",
-    "rrr": "gradients.RightForTheRightReasons",
+    "rrr": "relevance.RightForTheRightReasons",
     "swap": "images.Swap",
 }
 

@@ -1,11 +1,16 @@
-"""Methods with losses of relevance maps: RobustViT, CFT and energy."""
+"""Methods with losses of relevance maps, RobustViT, CFT and energy, or of input gradients outside the object, GradMask and RRR."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
+from torch import nn
 
-from ...relevance.relevance_map import forward_logits
-from ..losses import RelevanceLoss
+from ...relevance.architectures import ImageModel
+from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched_attention
+from ...relevance.relevance_map import forward_logits, target_logits
+from ...utils.numerics import at_least_float32
+from ..losses import RelevanceLoss, background_of
 from .base import Method, Penalty
 
 
@@ -83,3 +88,84 @@ class Energy(Method):
         # Not `outside / total`, whose gradient is NaN if both are 0.
         energy_loss = outside / torch.where(total == 0, 1.0, total)
         return Penalty(self.args.relevance_weight * energy_loss, {"energy_loss": energy_loss}, output.logits)
+
+
+class GradMask(Method):
+    """L2 norm, over the background, of the gradient of the label's logit with respect to the pixels, and cross-entropy
+    with the label: Eq. 8 and 9 of https://huggingface.co/papers/2206.01161, after
+    https://huggingface.co/papers/1904.07478, with the weights of Table 7.
+
+    With `released_gradients`, the background loss is as in the released code: mean of squares instead of the norm,
+    with a constant gradient, so that it does not train the weights.
+    """
+
+    DEFAULTS: ClassVar = {
+        "background_weight": 50.0,
+        "confidence_weight": 3e-9,
+        "mask_edges": "fractional",
+        "relevance_target": "label",
+        "confidence_target": "label",
+        "released_gradients": False,
+    }
+    second_derivative: ClassVar = True
+
+    def penalty(self, model, pixel_values, mask, targets):
+        released, target = self.args.released_gradients, targets[self.args.relevance_target]
+        gradient, logits = pixel_gradient(
+            model, pixel_values, lambda logits: target_logits(logits, target), create_graph=not released
+        )
+        outside = gradient * background_of(mask, self.args.mask_edges)
+        if released:
+            background_loss = outside.square().mean(dim=(1, 2, 3))
+        else:
+            background_loss = torch.linalg.vector_norm(outside, dim=(1, 2, 3))
+        return Penalty(self.args.background_weight * background_loss, {"background_loss": background_loss}, logits)
+
+
+class RightForTheRightReasons(Method):
+    """Sum of squares, over the background, of the gradient of the summed log-probabilities of all classes with respect
+    to the pixels, and cross-entropy with the label: Eq. 8 and 10 of https://huggingface.co/papers/2206.01161, after
+    https://huggingface.co/papers/1703.03717, with the weights of ViT-B, DeiT-S and DeiT-B in Table 6. They are small
+    because the sum is over 1,000 classes and 150,528 pixel values.
+
+    With `released_gradients`, the background loss is as in the released code: log(p + 1e-11) as log-probabilities, sum
+    instead of mean over the batch, and a constant gradient, so that it does not train the weights.
+    """
+
+    DEFAULTS: ClassVar = {
+        "background_weight": 1e-10,
+        "confidence_weight": 2e-6,
+        "mask_edges": "fractional",
+        "confidence_target": "label",
+        "released_gradients": False,
+    }
+    second_derivative: ClassVar = True
+
+    def penalty(self, model, pixel_values, mask, targets):
+        released = self.args.released_gradients
+
+        def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+            logits = at_least_float32(logits)
+            return (logits.softmax(dim=1) + 1e-11).log() if released else logits.log_softmax(dim=1)
+
+        gradient, logits = pixel_gradient(model, pixel_values, log_probabilities, create_graph=not released)
+        outside = gradient * background_of(mask, self.args.mask_edges)
+        background_loss = outside.square().sum(dim=(1, 2, 3)) * (len(logits) if released else 1)
+        return Penalty(self.args.background_weight * background_loss, {"background_loss": background_loss}, logits)
+
+
+def pixel_gradient(
+    model: nn.Module, pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor], create_graph: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient `(B, 3, H, W)` of a score of the logits with respect to the pixels, and the logits `(B, C)`. With
+    `create_graph`, it is differentiable with respect to the weights, unless gradients are disabled. Attention is explicit,
+    since fused kernels have no second derivative."""
+    vit, wants_graph = ImageModel(model), torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        pixels = pixel_values.detach().clone().requires_grad_()
+        with switched_attention(vit, EXPLICIT_ATTENTION), cls_token_alone(vit):
+            logits = vit.logits(pixels)
+        (gradient,) = torch.autograd.grad(
+            score(logits).sum(), pixels, retain_graph=wants_graph, create_graph=create_graph and wants_graph
+        )
+    return gradient, logits if wants_graph else logits.detach()
