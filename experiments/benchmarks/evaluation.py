@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import make_image_processor, relevance_map
-from robust_vit_hf.evaluation.measurements.accuracy import Accuracy
+from robust_vit_hf.evaluation.accuracy import Accuracy
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.utils.files import write_atomically

@@ -16,7 +16,7 @@ from robust_vit_hf.evaluation.composites import composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import own_set
-from robust_vit_hf.improvement.layers import SELECTION_COMPOSITES
+from robust_vit_hf.improvement.candidates import SELECTION_COMPOSITES
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage

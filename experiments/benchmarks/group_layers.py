@@ -39,8 +39,7 @@ from robust_vit_hf.evaluation.composites import Outputs, composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.candidates import Candidate, choose
-from robust_vit_hf.improvement.layers import SELECTION_COMPOSITES, Layer, fit_layer
+from robust_vit_hf.improvement.candidates import SELECTION_COMPOSITES, Candidate, Layer, choose, fit_layer
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json

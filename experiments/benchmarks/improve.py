@@ -23,7 +23,7 @@ import datasets
 
 from robust_vit_hf import improve, make_image_processor
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, classes_before, load_split
-from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import own_set

@@ -28,11 +28,13 @@ from robust_vit_hf.evaluation.composites import Outputs, composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.candidates import INTERPOLATION_WEIGHTS, Candidate, choose_cheapest
-from robust_vit_hf.improvement.layers import (
+from robust_vit_hf.improvement.candidates import (
+    INTERPOLATION_WEIGHTS,
     MAP_PENALTIES,
     SELECTION_COMPOSITES,
+    Candidate,
     Layer,
+    choose_cheapest,
     fit_layer,
     map_out_background,
     new_layers,

@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from robust_vit_hf.data import emoji_shift as artwork
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, SPLITS
-from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet

@@ -28,12 +28,12 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import PreTrainedModel, ViTImageProcessor
 
 from robust_vit_hf.data.attributes import ATTRIBUTES
-from robust_vit_hf.diagnosis.attribute_verdict import AttributeDiagnosis
-from robust_vit_hf.evaluation.measurements.base import measure
-from robust_vit_hf.evaluation.measurements.other_attributes import Attributes
+from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis
+from robust_vit_hf.evaluation.composites import Attributes
+from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.layers import Layer, compute_features, new_layers
+from robust_vit_hf.improvement.candidates import Layer, compute_features, new_layers
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.results.intervals import Difference, Resamples
@@ -158,7 +158,8 @@ def new_layer(session: Session, rows: dict[str, list[tuple]], attributes: list[s
     """The last layer that `improve` chooses."""
     of_role = {role: session.with_sets({role: images_of(of, session.classes)}) for role, of in rows.items()}
     with TemporaryDirectory() as folder:
-        features = compute_features(*of_role.values(), Path(folder), (64, 0), attributes=attributes)
+        sessions = of_role["train"], of_role["selection"]
+        features = compute_features(*sessions, Path(folder), (64, 0), attributes=attributes)
         layers = dict(new_layers(features.layer, features.train, features.last.has_bias))
         return choose_layer(features.layer, layers, features.selection)[0]
 

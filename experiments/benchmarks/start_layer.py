@@ -18,7 +18,7 @@ from transformers import default_data_collator
 from robust_vit_hf import load_image_set, load_masked_dataset, load_model, relevance_map
 from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.evaluation.measurements.base import TransformedRows
+from robust_vit_hf.evaluation.measurement import TransformedRows
 from robust_vit_hf.evaluation.options import NamedSource
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
 from robust_vit_hf.models.image_processors import load_processor, resolve_protocol, squash_resample

@@ -10,8 +10,8 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from robust_vit_hf.data.classes import class_index
+from robust_vit_hf.evaluation.accuracy import saved_accuracy
 from robust_vit_hf.evaluation.examples import KINDS, Example, before_after_figure, draw, explain, rows_of_kind
-from robust_vit_hf.evaluation.measurements.accuracy import saved_accuracy
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import load_sets
 from robust_vit_hf.results.plots import save_figure

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from robust_vit_hf.evaluation.measurements.base import Measured, Measurement, TransformedRows
+from robust_vit_hf.evaluation.measurement import Measured, Measurement, TransformedRows
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import forward_logits

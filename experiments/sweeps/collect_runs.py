@@ -12,8 +12,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK, FAMILIES, PAPER_SETS, Benchmark, benchmarks
-from robust_vit_hf.evaluation.measurements.accuracy import side_results
-from robust_vit_hf.evaluation.measurements.base import Measured, is_measured
+from robust_vit_hf.evaluation.accuracy import side_results
+from robust_vit_hf.evaluation.measurement import Measured, is_measured
 from robust_vit_hf.metrics.robust_accuracy import TOP, ranks
 from robust_vit_hf.models.model_names import MODELS, find_model
 from robust_vit_hf.results.run_results import SetResult, SideResult

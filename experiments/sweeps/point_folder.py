@@ -6,7 +6,7 @@ Apart from [`~experiments.sweeps.sweep`], which needs submitit: results are read
 from collections.abc import Iterable
 from pathlib import Path
 
-from robust_vit_hf.evaluation.measurements.base import is_measured
+from robust_vit_hf.evaluation.measurement import is_measured
 
 
 # In the folder of a point: its `train` run, results on the paper's sets, predictions of the run, and the last error.

@@ -10,9 +10,9 @@ import datasets
 import numpy as np
 
 from ..data.known_sets import EVALUATION_SETS, benchmarks, find_benchmark
+from ..evaluation.accuracy import Accuracy, measure_accuracy, saved_accuracy
 from ..evaluation.examples import is_of_kind
-from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
-from ..evaluation.measurements.base import is_measured
+from ..evaluation.measurement import is_measured
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
 from ..models.image_processors import Protocol
@@ -64,17 +64,12 @@ def set_names(options: AppOptions, session: Session) -> list[str]:
     if options.results is None:
         benchmark = find_benchmark(session.classes) if "after" in session.sides else None
         return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]
-    found = sorted(
+    folders = sorted(
         path.parent.parent
         for protocol in get_args(Protocol)  # and not folders of other measurements, such as `paper-cut_out`
         for path in options.results.glob(f"{protocol}/*/after/{STAGE_FILE}")
     )
-    names = [f"{path.parent.name}/{path.name}" for path in found if is_measured(path)]
-    if not names:
-        raise ValueError(
-            f"`{options.results}` has no results of two models: name the output of `robust-vit evaluate --compare`."
-        )
-    return names
+    return [f"{folder.parent.name}/{folder.name}" for folder in folders if is_measured(folder)]
 
 
 def how_to_fill(options: AppOptions) -> str:
@@ -83,10 +78,9 @@ def how_to_fill(options: AppOptions) -> str:
         return "The gallery compares two models: start the page with `--compare`, the model after finetuning."
     command = ["robust-vit", "evaluate", "--model", options.model, "--compare", options.compare]
     command += ["--dataset", options.dataset or "FOLDER", "--split", options.split, "--output_dir", "runs/evaluation"]
-    return (
-        f"No results yet. Run this, and start the page again with `--results runs/evaluation`:\n\n```bash\n"
-        f"{shlex.join(command)}\n```"
-    )
+    place = "" if options.results is None else f" in `{options.results}`"
+    advice = "Run this, and start the page again with `--results runs/evaluation`"
+    return f"No results of two models{place}. {advice}:\n\n```bash\n{shlex.join(command)}\n```"
 
 
 def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSet:

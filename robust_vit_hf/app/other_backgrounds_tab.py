@@ -1,7 +1,6 @@
-"""Objects on other backgrounds: images of a diagnosis in all conditions, and the object of any image, cut out and
-pasted."""
+"""Objects on other backgrounds: images of a diagnosis in all conditions, and the object of any image, cut out and pasted."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,11 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from ..data import emoji_shift as artwork
 from ..data.composition import CONDITIONS, paste
-from ..data.emoji_shift import classes_before
 from ..data.geometry import normalization
 from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
 from ..data.transforms import eval_transform
-from ..diagnosis.composed_examples import Composed, load_composed
-from ..diagnosis.what_to_photograph import PAIRS_FILE, TAKEN_FILE, TAKEN_RULE, matrices
+from ..diagnosis.composed_examples import TAKEN_FILE, TAKEN_RULE, Composed, load_composed
+from ..diagnosis.report import PAIRS_FILE, matrices
 from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.session import Session
 from ..masks.tokencut import TokenCut
@@ -41,8 +39,13 @@ MAX_SIDE = 384  # of images to find a mask in, for an answer in seconds, since t
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """Result of `robust-vit diagnose`: the verdict of each model with its warnings, images in all conditions, and tables of what was
-    taken for what."""
+    """Result of `robust-vit diagnose`.
+
+    Args:
+        text: the verdict of each model with its warnings.
+        examples: images in all conditions.
+        tables: what was taken for what.
+    """
 
     text: str
     examples: list[Composed]
@@ -66,16 +69,17 @@ def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
     """Read the output folder of `robust-vit diagnose`, or of `robust-vit improve`, which has one."""
     place = diagnosis_folder(folder)
     results = read_json(place / RESULTS_FILE)
-    models = {side: one.weights for side, one in session.sides.items()}
+    models = {side: of.weights for side, of in session.sides.items()}
     if not results["weights"].items() <= models.items():
         raise ValueError(
             f"The diagnosis in `{folder}` is of other models: start the page with the --model and --compare that were diagnosed."
         )
-    found = results["diagnosis"]
-    said = [*found.items(), *results.get("attributes", {}).items()]
-    lines = [f"{side.capitalize()}: {of['sentence']}" if len(found) > 1 else of["sentence"] for side, of in said]
+    diagnosed = results["diagnosis"]
+    verdicts = [*diagnosed.items(), *results.get("attributes", {}).items()]
+    heads = [f"{side.capitalize()}: " if len(diagnosed) > 1 else "" for side, _ in verdicts]
+    lines = [head + verdict["sentence"] for head, (_, verdict) in zip(heads, verdicts, strict=True)]
     lines += results.get("advice", [])
-    lines += dict.fromkeys(warning for of in found.values() for warning in of["warnings"])
+    lines += dict.fromkeys(warning for verdict in diagnosed.values() for warning in verdict["warnings"])
     return Diagnosed("\n\n".join(lines), load_composed(place / EXAMPLES_FILE), _what_was_taken(place))
 
 
@@ -106,10 +110,13 @@ def condition_pictures(example: Composed) -> list[Picture]:
     """An image of a diagnosis in each condition that it has, with the predictions."""
     pictures = []
     for name in CONDITIONS:
-        predicted = {side: of_side[name] for side, of_side in example.predicted.items()}
+        predicted, several = (
+            {side: of_side[name] for side, of_side in example.predicted.items()},
+            len(example.predicted) > 1,
+        )
         if None not in predicted.values():
             title = f"{name}: on {example.donor}" if name == "mixed_rand" else name
-            lines = [_line(example.kind(side, name), side, best, predicted) for side, best in predicted.items()]
+            lines = [_line(example.kind(side, name), side, best, several) for side, best in predicted.items()]
             pictures.append((example.pictures[name], "\n".join([title, *lines])))
     return pictures
 
@@ -126,19 +133,17 @@ class Background:
 def other_backgrounds(session: Session, diagnosed: Diagnosed | None) -> list[Background]:
     """Backgrounds of images of a diagnosis, of different classes as far as there are, or else photographs of emoji-shift."""
     if diagnosed is not None:
-        names = [one.label for one in diagnosed.examples]
+        names = [example.label for example in diagnosed.examples]
         turns = [names[:place].count(name) for place, name in enumerate(names)]  # classes in turn
-        chosen = sorted(range(len(names)), key=turns.__getitem__)[:NUM_BACKGROUNDS]
-        examples = [diagnosed.examples[place] for place in chosen]
-        return [Background(one.pictures["only_bg"], one.label, frozenset([one.label])) for one in examples]
+        order = sorted(range(len(names)), key=turns.__getitem__)[:NUM_BACKGROUNDS]
+        examples = [diagnosed.examples[place] for place in order]
+        return [Background(shown.pictures["only_bg"], shown.label, frozenset([shown.label])) for shown in examples]
     of_bundled = find_benchmark(session.classes) == BUNDLED_BENCHMARK
-    side = session.sides["before"]
-    pixel_values = eval_transform(side.processor)({"image": [artwork.background(name) for name in PHOTOGRAPHS]})
-    pictures = denormalize(torch.stack(pixel_values["pixel_values"]), side.processor)
-    return [
-        Background(to_pil_image(picture), name, frozenset(classes_before(name) if of_bundled else ()))
-        for picture, name in zip(pictures, PHOTOGRAPHS, strict=True)
-    ]
+    processor = session.sides["before"].processor
+    pixel_values = eval_transform(processor)({"image": [artwork.background(name) for name in PHOTOGRAPHS]})
+    pictures = map(to_pil_image, denormalize(torch.stack(pixel_values["pixel_values"]), processor))
+    classes = (frozenset(artwork.classes_before(name) if of_bundled else ()) for name in PHOTOGRAPHS)
+    return list(map(Background, pictures, PHOTOGRAPHS, classes))
 
 
 def find_mask(cut: TokenCut, image: Image.Image) -> Image.Image:
@@ -160,8 +165,18 @@ def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
 def pasted_pictures(
     session: Session, image: Image.Image, mask: Image.Image, backgrounds: Sequence[Background]
 ) -> tuple[list[Picture], str]:
-    """An RGB image and its object on other backgrounds with predictions, and a sentence on how many of them change."""
-    pictures, predicted = None, {}
+    """The object of an image on other backgrounds.
+
+    Args:
+        session: the models, whose predictions are shown.
+        image: the image in RGB.
+        mask: mask of its object, greyscale, of its size.
+
+    Returns:
+        The image and the composites, as the first model sees them, with predictions, and a sentence on how many of these change.
+    """
+    pictures, names, captions, counts = None, {}, [["the image"], *([f"on {other.name}"] for other in backgrounds)], []
+    several = len(session.sides) > 1
     for side, of in session.sides.items():
         row = eval_transform(of.processor)({"image": [image], "mask": [mask]})
         pixel_values, weight = row["pixel_values"][0][None], row["mask"][0][None]
@@ -169,33 +184,23 @@ def pasted_pictures(
             raise ValueError(
                 "The object that TokenCut found lies outside of the crop that the models see: crop the image around the object."
             )
-        size = pixel_values.shape[:1:-1]  # of a picture: width and height
-        normalize = normalization(of.processor)
-        others = torch.stack([normalize(pil_to_tensor(one.picture.resize(size))) for one in backgrounds])
+        normalize, size = normalization(of.processor), pixel_values.shape[:1:-1]  # width and height
+        others = torch.stack([normalize(pil_to_tensor(other.picture.resize(size))) for other in backgrounds])
         composed = torch.cat([pixel_values, paste(pixel_values, weight, others)])
+        pictures = pictures or [to_pil_image(picture) for picture in denormalize(composed, of.processor)]
         with torch.no_grad():
             logits = forward_logits(of.model, composed.to(session.accelerator.device)).float().cpu()
-        scores, best = logits.softmax(dim=1).max(dim=1)
-        names = [session.classes[index] for index in best.tolist()]
-        predicted[side] = list(zip(names, scores.tolist(), strict=True))
-        if pictures is None:
-            pictures = [to_pil_image(one) for one in denormalize(composed, of.processor)]
-    classes, captions = [frozenset(), *(one.classes for one in backgrounds)], []
-    for place, title in enumerate(["the image", *(f"on {one.name}" for one in backgrounds)]):
-        lines = [title]
-        for side, of_side in predicted.items():
-            name, score = of_side[place]
-            kind = "right" if name == of_side[0][0] else "taken" if name in classes[place] else "other"
-            lines.append(_line(kind, side, f"{name} {score:.0%}", predicted))
-        captions.append("\n".join(lines))
-    changed = {side: sum(name != of_side[0][0] for name, _ in of_side) for side, of_side in predicted.items()}
-    counts = " · ".join(_of_side(side, f"{count} of {len(backgrounds)}", changed) for side, count in changed.items())
-    return list(zip(pictures, captions, strict=True)), f"Predictions that change with the background: {counts}."
+        scores, best = (found.tolist() for found in logits.softmax(dim=1).max(dim=1))
+        names = [session.classes[index] for index in best]
+        for place, (name, score) in enumerate(zip(names, scores, strict=True)):
+            usual = backgrounds[place - 1].classes if place else frozenset()
+            kind = "right" if name == names[0] else "taken" if name in usual else "other"
+            captions[place].append(_line(kind, side, f"{name} {score:.0%}", several))
+        changed = sum(name != names[0] for name in names)
+        counts.append(f"{f'{side}: ' if several else ''}{changed} of {len(backgrounds)}")
+    sentence = f"Predictions that change with the background: {' · '.join(counts)}."
+    return list(zip(pictures, map("\n".join, captions), strict=True)), sentence
 
 
-def _line(kind: str, side: str, text: str, sides: Collection[str]) -> str:
-    return f"{MARKS[kind]} {_of_side(side, text, sides)}"
-
-
-def _of_side(side: str, text: str, sides: Collection[str]) -> str:
-    return f"{side}: {text}" if len(sides) > 1 else text
+def _line(kind: str, side: str, text: str, several: bool) -> str:
+    return f"{MARKS[kind]} {f'{side}: ' if several else ''}{text}"

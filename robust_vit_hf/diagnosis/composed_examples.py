@@ -19,15 +19,14 @@ from ..data.geometry import pixel_levels
 from ..data.transforms import eval_transform
 from ..evaluation.composites import KINDS, Composite, WithDonors, condition_composites
 from ..evaluation.examples import may_be_shown
-from ..evaluation.measurements.base import TransformedRows
+from ..evaluation.measurement import TransformedRows
 from ..evaluation.session import Session
 from ..relevance.overlay import denormalize
 from ..results.html_page import Gallery, Picture, data_url
 from ..utils.files import atomic_file
 from ..utils.images import to_webp
 from ..utils.plotting import plain
-from .attribute_verdict import AttributeDiagnosis
-from .verdict import Diagnosis
+from .verdict import AttributeDiagnosis, Diagnosis
 
 
 NUM_EXAMPLES = 6  # in the strip

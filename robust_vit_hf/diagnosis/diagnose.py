@@ -15,11 +15,10 @@ from ..data.composition import draw_donors
 from ..data.find_images import Images, find_images
 from ..data.groups import choose_images, groups_of, slice_shares, training_shares
 from ..data.known_sets import benchmarks, find_benchmark
+from ..evaluation.accuracy import Accuracy, measure_accuracy
+from ..evaluation.composites import Attributes, Backgrounds
 from ..evaluation.examples import may_be_shown
-from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
-from ..evaluation.measurements.base import measure
-from ..evaluation.measurements.other_attributes import Attributes
-from ..evaluation.measurements.other_backgrounds import Backgrounds
+from ..evaluation.measurement import measure
 from ..evaluation.session import Session, Side, given_model, open_session
 from ..evaluation.sets import load_evaluation_sets
 from ..masks.own_masks import MaskSettings, masked_images
@@ -27,12 +26,18 @@ from ..results.html_page import PAGE_FILE, write_page
 from ..results.intervals import Interval
 from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
 from ..utils.stage import Stage
-from .attribute_verdict import AttributeDiagnosis
 from .composed_examples import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
 from .options import DiagnoseOptions, OwnImagesOptions
-from .report import FIFTYONE_FOLDER, DiagnosisReport, export_fiftyone, image_table, write_report
-from .tables import slice_tables, top1_table
-from .verdict import Diagnosis
+from .report import (
+    FIFTYONE_FOLDER,
+    DiagnosisReport,
+    export_fiftyone,
+    image_table,
+    slice_tables,
+    top1_table,
+    write_report,
+)
+from .verdict import AttributeDiagnosis, Diagnosis
 
 
 MASKS_FOLDER, ATTRIBUTES_FOLDER = "masks", "attributes"

@@ -1,5 +1,7 @@
-"""Composites: images with the background or an attribute of another image, and the outputs of a model for them, in one pass."""
+"""Composites: images with the background or an attribute of another image, and what a model predicts for them, in one pass."""
 
+import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,10 +18,11 @@ from ..data.composition import CONDITIONS, compose, draw_donors, is_background
 from ..data.geometry import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..models.last_layer import LastLayer
-from ..relevance.relevance_map import forward_logits
+from ..relevance.architectures import why_no_map
+from ..relevance.relevance_map import forward_logits, relevance_map
 from ..utils.files import atomic_file
 from ..utils.stage import Stage
-from .measurements.base import TransformedRows, batch_outputs
+from .measurement import Measured, Measurement, TransformedRows, batch_outputs
 from .session import Session, Side
 from .sets import EvaluationSet
 
@@ -257,3 +260,107 @@ def _on_other_backgrounds(
     composites += [Composite(name, "mixed_rand", name) for name in pictures or names]
     composites += [Composite(f"{name}_{attribute}", attribute, name) for attribute in attributes for name in names]
     return composites, donors
+
+
+@dataclass(frozen=True)
+class Backgrounds(Measurement):
+    """Predictions for the images of a set in each of `CONDITIONS`. All images have a label and a mask. Rows:
+
+    - `file_name`, if known; `accepted`, the correct classes, and `label`, the first of them;
+    - `donor_same` and `donor_rand`, numbers of the images whose backgrounds are taken, and `donor_class`, the class of
+      the second; -1 where there is none;
+    - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
+    - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object`, its share of the
+      relevance of the predicted class in the original image (NaN without `relevance`, and for models without maps).
+
+    Source: https://huggingface.co/papers/2006.09994
+    """
+
+    conditions: tuple[str, ...] = tuple(CONDITIONS)  # some of them, in their order
+    relevance: bool = True
+    seed: int = 0  # of the donors
+
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+        composites = condition_composites(self.conditions)
+        needed = {composite.donor for composite in composites} - {None}
+        same, other = draw_donors(rows.labels.tolist(), self.seed) if needed else 2 * (np.full(len(rows.labels), -1),)
+        donors = {kind: drawn for kind, drawn in zip(KINDS, (same, other), strict=True) if kind in needed}
+        explains = self.relevance and why_no_map(side.model) is None
+
+        def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+            """Values `(B, n + 2)`: predictions in n conditions, share of the object in the pixels, and in the relevance."""
+            mask, logits = batch["mask"], []
+            inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
+            for composite, picture in zip(composites, pictures, strict=True):
+                if composite.name == "original" and explains:
+                    output = relevance_map(side.model, picture, check_finite=False)
+                    logits.append(output.logits.float())
+                    whole = output.relevance.sum(dim=(1, 2, 3))
+                    inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
+                else:
+                    logits.append(forward_logits(side.model, picture).float())
+            values = [*predicted_classes(logits, usable, rows.class_subset), mask.mean(dim=(1, 2, 3)), inside]
+            return logits, torch.stack([value.double() for value in values], dim=1)
+
+        passes = self.batch_size, self.num_workers
+        batches = composite_pass(side, rows, session, title, composites, donors, outputs_of, passes)
+        values = np.concatenate([values for _, values in batches])
+        columns = {"accepted": rows.accepted, "label": rows.labels, "donor_same": same, "donor_rand": other}
+        if "file_name" in rows.dataset.column_names:
+            columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
+        columns["donor_class"] = np.where(other >= 0, rows.labels[other], -1)
+        columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
+        return Measured(columns | {"object_share": values[:, -2], "relevance_on_object": values[:, -1]})
+
+
+@dataclass(frozen=True)
+class Attributes(Measurement):
+    """Predictions for the images of a set with each of [`ATTRIBUTES`] of an image of their class, and of another class. All images
+    have a label and a mask. Rows:
+
+    - `accepted`, the correct classes, and `label`, the first of them;
+    - `donor_same` and `donor_rand`, numbers of the images whose attributes are taken, and `donor_class`, the class of the second;
+      -1 where there is none;
+    - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 where there is no such image;
+    - `border_same_margin`, `border_rand_margin`, …: logit of the class minus that of the class of `donor_rand`;
+    - `object_share`, the object's share of the pixels that the model sees.
+    """
+
+    names: tuple[str, ...] = tuple(ATTRIBUTES)
+    seed: int = 0  # of the donors
+
+    def inputs(self) -> dict:
+        """With the code of the edits, which may be those of a user."""
+        code = [inspect.getsource(ATTRIBUTES[name].edit) for name in self.names]
+        return super().inputs() | {"edits": hashlib.sha256("".join(code).encode()).hexdigest()}
+
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+        donors = dict(zip(KINDS, draw_donors(rows.labels.tolist(), self.seed), strict=True))
+        donor_class = np.where(donors["rand"] >= 0, rows.labels[donors["rand"]], -1)
+        edits = [Composite(f"{name}_{kind}", name, kind) for kind in KINDS for name in self.names]
+        composites = [Composite("original", "original"), *edits]
+
+        def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+            """Values `(B, 2 · n + 2)`: predictions of the images and of n edits, margins of these, and the share of the object."""
+            logits = [forward_logits(side.model, picture).float() for picture in pictures]
+            row, device = batch["row"].cpu().numpy(), logits[0].device
+            right, other = (
+                torch.from_numpy(classes[row])[:, None].to(device) for classes in (rows.labels, donor_class)
+            )
+            margins = [(edited.gather(1, right) - edited.gather(1, other))[:, 0] for edited in logits[1:]]
+            values = [
+                *predicted_classes(logits, usable, rows.class_subset),
+                *margins,
+                batch["mask"].mean(dim=(1, 2, 3)),
+            ]
+            return logits, torch.stack([value.double() for value in values], dim=1)
+
+        passes = self.batch_size, self.num_workers
+        batches = composite_pass(side, rows, session, title, composites, donors, outputs_of, passes)
+        values = np.concatenate([values for _, values in batches])
+        columns = {"accepted": rows.accepted, "label": rows.labels, "donor_class": donor_class}
+        columns |= {f"donor_{kind}": drawn for kind, drawn in donors.items()}
+        columns |= {composite.name: values[:, place].astype(np.int64) for place, composite in enumerate(composites)}
+        margins = values[:, len(composites) : -1].T
+        columns |= {f"{edit.name}_margin": margin for edit, margin in zip(edits, margins, strict=True)}
+        return Measured(columns | {"object_share": values[:, -1]})

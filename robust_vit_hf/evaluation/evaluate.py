@@ -11,17 +11,16 @@ from ..data.known_sets import benchmarks
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run
-from ..results.run_tables import tables_of
 from ..results.set_tables import cut_out_table, sensitivity_table
-from ..results.summary import summarize
+from ..results.summary import summarize, tables_of
 from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json
 from ..utils.stage import Stage
+from .accuracy import Accuracy, measure_accuracy
+from .composites import Backgrounds
 from .examples import EXAMPLES_FILE, draw_by_kind, explain, save_examples
-from .measurements.accuracy import Accuracy, measure_accuracy
-from .measurements.base import Measurement, measure
-from .measurements.noise_sensitivity import Sensitivity
-from .measurements.other_backgrounds import Backgrounds
+from .measurement import Measurement, measure
+from .noise_sensitivity import Sensitivity
 from .options import EvaluateOptions
 from .results_files import write_results_json
 from .session import Session, open_session

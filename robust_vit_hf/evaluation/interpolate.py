@@ -9,7 +9,7 @@ from ..results.plots import interpolation_figure, save_figure
 from ..results.tables import Table, percent
 from ..utils.files import write_json
 from ..utils.stage import Stage
-from .measurements.accuracy import Accuracy, measure_accuracy
+from .accuracy import Accuracy, measure_accuracy
 from .options import InterpolateOptions, PairOptions
 from .session import Session, Side, open_session
 from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets

@@ -7,8 +7,7 @@ from pathlib import Path
 from ..results.html_page import PAGE_FILE, Section, class_changes_table, write_page
 from ..results.plots import page_picture, run_figures
 from ..results.run_results import Run
-from ..results.run_tables import tables_of
-from ..results.summary import summarize
+from ..results.summary import summarize, tables_of
 from ..results.tables import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, read_json, write_atomically, write_json

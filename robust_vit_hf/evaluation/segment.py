@@ -1,7 +1,7 @@
 """`robust-vit segment`: agreement of attribution maps with the masks of a set, as in the paper's Table 3."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
@@ -11,6 +11,7 @@ from ..data.find_images import find_images
 from ..data.image_sets import load_image_set
 from ..data.known_sets import benchmarks
 from ..data.transforms import segmentation_transform
+from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import denormalize, overlay
@@ -18,11 +19,10 @@ from ..results.set_tables import attribution_table
 from ..utils.plotting import save_picture_grid
 from ..utils.stage import Stage
 from .examples import may_be_shown
-from .measurements.attribution_agreement import Attribution
-from .measurements.base import measure
+from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
 from .options import SegmentOptions
 from .results_files import write_results_json
-from .session import Session, open_session
+from .session import Session, Side, open_session
 from .sets import EvaluationSet
 
 
@@ -87,3 +87,29 @@ def write_attribution_figure(session: Session, rows: datasets.Dataset, methods: 
             columns.append((caption, overlay(images, output.relevance.cpu())))
     grid = [[(name, pictures[row].permute(1, 2, 0).numpy()) for name, pictures in columns] for row in range(count)]
     save_picture_grid(grid, path)
+
+
+@dataclass(frozen=True)
+class Attribution(Measurement):
+    """Scores of [`RelevanceSegmentation`] by attribution method. As in Table 3 of
+    https://huggingface.co/papers/2206.01161, images are squashed to the processor's size, and maps explain the
+    predicted class."""
+
+    methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
+
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+        side.model.eval()
+        transform = segmentation_transform(side.processor, squash_resample(side.processor))
+        loader = self.loader(TransformedRows(rows.dataset.select_columns(["image", "mask"]), transform))
+        scores = {method: RelevanceSegmentation() for method in self.methods}
+
+        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+            methods = [ATTRIBUTION_METHODS[method] for method in self.methods]
+            outputs = [method(side.model, batch["pixel_values"], check_finite=False) for method in methods]
+            maps = (output.relevance for output in outputs)
+            return [output.logits for output in outputs], (batch["mask"], *maps)
+
+        for _, _, (masks, *maps) in batch_outputs(loader, compute, rows.dataset, session.accelerator, title):
+            for metric, of_method in zip(scores.values(), maps, strict=True):
+                metric.update(of_method, masks)
+        return Measured(scores={method: metric.compute() for method, metric in scores.items()})

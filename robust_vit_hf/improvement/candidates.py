@@ -1,16 +1,28 @@
-"""Candidates: models that may be chosen, the rule that chooses among them on the selection images, and the table of all."""
+"""Candidates: models that may be chosen, new last layers among them, the rule that chooses, and the table of all."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
-from ..evaluation.composites import Outputs
+from ..data.geometry import input_size
+from ..evaluation.composites import DONOR_SEED, Outputs, composite_outputs
+from ..evaluation.session import Session, Side
+from ..hub.model_card import describe_model
+from ..models.last_layer import LastLayer
 from ..results.intervals import Difference, Interval, Resamples
 from ..results.tables import Table
+from ..training.background_swap import BackgroundPool
+from ..utils.files import RUN_FILE
 
 
 # Interpolation weights of a new layer, or of finetuned weights, that are measured: of all steps, and of the short trainings.
@@ -139,3 +151,187 @@ def candidates_table(candidates: Sequence[Candidate], before: Candidate, chosen:
     bound, count = may_be_lost(before, max_loss)
     title = f"Candidates on {count} selection images, of which a candidate may lose {bound}; top-1 in per cent [95 % interval]"
     return Table(title, head, rows)
+
+
+SELECTION_COMPOSITES = 4  # of each image
+COMPOSITES_SHARE = 0.75  # of the weight of all images that composites have in a fit
+MAX_ITERATIONS = 200  # of L-BFGS; it converges in fewer but for the smallest penalty
+SOLVER = {"tolerance_grad": 1e-5, "tolerance_change": 1e-12, "history_size": 10}
+TINY = 1e-12  # variance and norm of features that are the same for all images
+MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-6, 1e-5, 1e-4)
+
+
+class Layer(NamedTuple):
+    """A linear layer: `weight` `(C, D)` and `bias` `(C,)`."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Logits `(…, C)` of features `(…, D)`."""
+        return features @ self.weight.T + self.bias
+
+    def interpolated(self, other: "Layer", weight: float) -> "Layer":
+        """The layer between this one, at an interpolation weight of 0, and another."""
+        return Layer(*((1 - weight) * own + weight * theirs for own, theirs in zip(self, other, strict=True)))
+
+
+class Features(NamedTuple):
+    """What the last layer of a model reads of the images to train on and to select with, and of their composites."""
+
+    last: LastLayer
+    train: Outputs
+    selection: Outputs
+
+    @property
+    def layer(self) -> Layer:
+        return Layer(*(values.cpu().double().numpy() for values in (self.last.weight, self.last.bias)))
+
+
+def training_composites(num_images: int) -> int:
+    """Number of composites of each training image: 1,200 by the number of images, but at least 2 and at most 12 (docs/methods.md)."""
+    return min(12, max(2, 1200 // num_images))
+
+
+def pool_picture(pool: BackgroundPool, composite: int, row: int) -> torch.Tensor:
+    """The picture `(3, H, W)` of a pool on which a composite of a training image is put."""
+    ((_, picture),) = pool.draw(np.ones(1, bool), np.random.default_rng([DONOR_SEED, composite, row]))
+    return picture
+
+
+def compute_features(
+    train: Session,
+    selection: Session,
+    folder: Path,
+    passes: tuple[int, int],
+    pool: BackgroundPool | None = None,
+    attributes: Sequence[str] = (),
+) -> Features:
+    """Compute the features of the original model, or read them from `folder`, where they are kept.
+
+    Args:
+        train, selection: sessions with the model and one set each.
+        passes: batch size, and number of processes that read images.
+        pool: backgrounds of the training images, instead of those of images of other classes.
+        attributes: that images are given of others too.
+
+    Raises:
+        NoLastLayer: the model has no last linear layer.
+    """
+    side = train.sides["before"]
+    last, (rows,) = LastLayer(side.model.eval(), input_size(side.processor)), train.sets.values()
+    picture_of = partial(pool_picture, pool) if pool else None
+    count = training_composites(len(rows.dataset))
+    of_train = composite_outputs(side, train, count, passes, last, folder / "train", picture_of, attributes)
+    kept = passes, last, folder / "selection"
+    of_selection = composite_outputs(side, selection, SELECTION_COMPOSITES, *kept, attributes=attributes)
+    return Features(last, of_train, of_selection)
+
+
+def layer_candidates(side: Side, features: Features, facts: Mapping, train: object = None) -> list[Candidate]:
+    """The original model, and after it new layers at each interpolation weight.
+
+    Args:
+        facts: of the record of a model, see [`describe_model`].
+        train: images to train on, for the record.
+    """
+    own, selection = features.layer, features.selection
+
+    def outputs(layer: Layer, weight: float) -> Outputs:
+        return selection.mapped(own.interpolated(layer, weight).logits)
+
+    def build(layer: Layer, weight: float, name: str, temperature: float) -> tuple[PreTrainedModel, dict[str, dict]]:
+        model = deepcopy(side.model)
+        cooled = (torch.from_numpy(values / temperature).float() for values in own.interpolated(layer, weight))
+        features.last.of(model).replace(*(values.to(model.device) for values in cooled))
+        run = describe_model(model, side.processor, dict(facts), train) | {"seconds": None}  # nothing was trained
+        run["training"] = {"last layer": name, "interpolation weight of the new layer": f"{weight:g}"}
+        return model, {RUN_FILE: run}
+
+    candidates = [Candidate.of(selection.mapped(own.logits))]
+    for name, layer in new_layers(own, features.train, features.last.has_bias):
+        for weight in INTERPOLATION_WEIGHTS:
+            made = {"outputs": partial(outputs, layer, weight), "build": partial(build, layer, weight, name)}
+            candidates.append(Candidate.of(outputs(layer, weight), name=name, weight=weight, **made))
+    return candidates
+
+
+def new_layers(layer: Layer, features: Outputs, has_bias: bool) -> Iterator[tuple[str, Layer]]:
+    """New layers by name: of the map, and fits from the given layer on, to the original's output and to the labels."""
+    for penalty in MAP_PENALTIES:
+        yield f"map, penalty {penalty:g}", map_out_background(layer, features, penalty, has_bias)
+    outputs = softmax(layer.logits(features.original.astype(float)), axis=1)
+    labels = np.eye(len(layer.bias))[features.labels]
+    for penalty in FIT_PENALTIES:
+        yield f"layer fitted to the output, penalty {penalty:g}", fit_layer(layer, features, outputs, penalty)
+        yield f"layer fitted to the label, penalty {penalty:g}", fit_layer(layer, features, labels, penalty)
+
+
+def map_out_background(layer: Layer, features: Outputs, penalty: float, centred: bool = True) -> Layer:
+    """The layer after the linear map of the features that takes composites back to their images. It needs no labels:
+
+        A = argmin Σ ‖A (f(composite) − μ) − (f(image) − μ)‖² + penalty · s · ‖A − I‖²,   W′ = W A,   b′ = b + W (μ − A μ)
+
+    with the mean μ of the images' features, or 0 if not `centred`, for a layer without bias; and the mean variance s of a component
+    of a composite's features. It is ridge regression towards the identity, solved at once."""
+    mean = features.original.mean(axis=0) * centred
+    known = ~np.isnan(features.mixed[..., 0])
+    mixed = (features.mixed[known] - mean).astype(float)
+    original = np.repeat(features.original - mean, known.sum(axis=1), axis=0)
+    covariance = mixed.T @ mixed / len(mixed)
+    ridge = penalty * max(np.trace(covariance) / len(mean), TINY) * np.eye(len(mean))
+    matrix = np.linalg.solve(covariance + ridge, mixed.T @ original / len(mixed) + ridge).T
+    return Layer(layer.weight @ matrix, layer.bias + layer.weight @ (mean - matrix @ mean))
+
+
+def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: float) -> Layer:
+    """Multinomial logistic regression on images and composites from a given layer on, by L-BFGS: the minimum of
+
+        Σ weight · cross-entropy(softmax(W f + b), target) + penalty / 2 · (s² ‖W − W₀‖² + ‖b − b₀‖²)
+
+    with s² the mean squared norm of the features. Composites have [`COMPOSITES_SHARE`] of the weight.
+
+    Args:
+        targets: `(N, C)` probabilities of an image and of all its composites.
+    """
+    known = ~np.isnan(features.mixed[..., 0])
+    inputs = np.concatenate([features.original, features.mixed[known]]).astype(float)
+    shares = [(1 - COMPOSITES_SHARE) / len(known), COMPOSITES_SHARE / known.sum()]
+    weights = np.repeat(shares, [len(known), known.sum()])[:, None]
+    targets = weights * np.concatenate([targets, np.repeat(targets, known.sum(axis=1), axis=0)])
+    first, scale = start.logits(inputs), max(np.sqrt((inputs**2).sum(axis=1).mean()), TINY)
+    inputs = np.concatenate([inputs / scale, np.ones((len(inputs), 1))], axis=1)
+    # fp32 takes half the time; the minimum moves by less than the solver's tolerance.
+    x, first, targets, weights = (torch.from_numpy(of).float() for of in (inputs, first, targets, weights))
+    change = torch.zeros(start.bias.size, inputs.shape[1], dtype=torch.float64)  # of weights and bias
+
+    def loss() -> torch.Tensor:
+        log_probabilities = torch.log_softmax(first + x @ change.float().T, 1)
+        change.grad = ((weights * log_probabilities.exp() - targets).T @ x).double() + penalty * change
+        return -(targets * log_probabilities).sum(dtype=torch.float64) + penalty / 2 * change.square().sum()
+
+    # That of scipy takes three times as long on several cores: its threads and those of torch wait for each other.
+    solver = torch.optim.LBFGS([change], max_iter=MAX_ITERATIONS, **SOLVER, line_search_fn="strong_wolfe")
+    solver.step(loss)
+    weight, bias = change[:, :-1].numpy() / scale, change[:, -1].numpy()
+    return Layer(start.weight + weight, start.bias + bias)
+
+
+def temperature_of(outputs: Outputs) -> float:
+    """Temperature, by which these logits are divided, of the least cross-entropy with the labels on images and their composites, which
+    have [`COMPOSITES_SHARE`] of the weight. Soft targets make a layer less sure than it is right; predictions do not depend on it.
+
+    Source: https://huggingface.co/papers/1706.04599
+    """
+    known = ~np.isnan(outputs.mixed[..., 0])
+    logits = [outputs.original, outputs.mixed[known]]
+    labels = [outputs.labels, np.broadcast_to(outputs.labels[:, None], known.shape)[known]]
+
+    def loss(log_temperature: float) -> float:
+        entropies = [
+            -log_softmax(of / np.exp(log_temperature), axis=1)[range(len(of)), wanted].mean()
+            for of, wanted in zip(logits, labels, strict=True)
+        ]
+        return (1 - COMPOSITES_SHARE) * entropies[0] + COMPOSITES_SHARE * entropies[1]
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, set_seed
 
 from ..data.geometry import input_size
 from ..evaluation.composites import Outputs
-from ..evaluation.measurements.base import NonFiniteLogits
+from ..evaluation.measurement import NonFiniteLogits
 from ..evaluation.session import Side
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.last_layer import LastLayer

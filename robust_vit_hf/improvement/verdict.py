@@ -7,8 +7,8 @@ from pathlib import Path
 from ..data.find_images import Images
 from ..diagnosis.diagnose import measure_images
 from ..diagnosis.report import DiagnosisReport, write_report
+from ..evaluation.accuracy import Accuracy, measure_accuracy, worse_classes
 from ..evaluation.examples import FIGURE_FILE, galleries
-from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, worse_classes
 from ..evaluation.results_files import write_finetuning_results
 from ..evaluation.session import Session, load_sides
 from ..hub.model_card import write_card
@@ -16,12 +16,11 @@ from ..models.interpolation import INTERPOLATION_FILE
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.intervals import Interval
 from ..results.run_results import Run
-from ..results.run_tables import tables_of
+from ..results.summary import tables_of
 from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.privacy import public_name
-from .candidates import Candidate
-from .layers import temperature_of
+from .candidates import Candidate, temperature_of
 from .options import ImproveOptions
 
 

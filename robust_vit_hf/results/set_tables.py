@@ -148,7 +148,7 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of [`~robust_vit_hf.evaluation.measurements.noise_sensitivity.Sensitivity`] by set and side. Top-1 is the
+    """Table of [`~robust_vit_hf.evaluation.noise_sensitivity.Sensitivity`] by set and side. Top-1 is the
     mean over classes and draws of the noise, of labelled images with object and background in the crop."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
@@ -192,7 +192,7 @@ def _noisy_top1(columns: Mapping[str, Sequence], region: str, name: str) -> Resa
 
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of the columns of [`~robust_vit_hf.evaluation.measurements.other_backgrounds.Backgrounds`] by set and side, in the conditions
+    """Table of the columns of [`~robust_vit_hf.evaluation.composites.Backgrounds`] by set and side, in the conditions
     `original` and `only_fg`, with intervals of a bootstrap over images; "–" where no image counts, see [`outcomes`]."""
     rows = []
     for name, sides in measured.items():

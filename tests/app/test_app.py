@@ -30,7 +30,7 @@ from transformers import pipeline
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.explain_image import compare_maps, picture_of, read_image
 from robust_vit_hf.app.export import write_space
-from robust_vit_hf.app.gallery import MeasuredSet, _images, measured_set, set_names
+from robust_vit_hf.app.gallery import MeasuredSet, _images, how_to_fill, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import (
@@ -353,8 +353,10 @@ def test_results_of_others_are_refused(models, evaluated, tmp_path):
         measured_set(AppOptions(results=evaluated.results, dataset=data), "paper/validation", session)
     with pytest.raises(ValueError, match="name them with `--dataset"):
         measured_set(AppOptions(results=evaluated.results), "paper/validation", session)
-    with pytest.raises(ValueError, match="has no results of two models"):
-        set_names(AppOptions(results=tmp_path), session)
+    assert not set_names(AppOptions(results=tmp_path), session)
+    assert how_to_fill(AppOptions(results=tmp_path, compare="x")).startswith(
+        f"No results of two models in `{tmp_path}`"
+    )
 
 
 def test_images_of_a_set_are_those_of_its_source(models, monkeypatch):
@@ -408,7 +410,7 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
     measured = measured_set(AppOptions(), "val", session)
     assert len(measured.order("all")) == 10 and "mask" in measured.rows.dataset.column_names
     # Nothing is measured again.
-    monkeypatch.setattr("robust_vit_hf.evaluation.measurements.accuracy.Accuracy.measure", None)
+    monkeypatch.setattr("robust_vit_hf.evaluation.accuracy.Accuracy.measure", None)
     again = measured_set(AppOptions(), "val", session)
     predictions, repeated = (of.result.sides["after"].predictions for of in (measured, again))
     assert (predictions == repeated).all()

@@ -17,7 +17,7 @@ from PIL import Image
 from experiments.makers import emoji_tokencut
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data import emoji_shift as images
-from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.emoji_shift_model import (
     INSTALL_BACKBONE,

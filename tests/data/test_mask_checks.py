@@ -11,8 +11,8 @@ from robust_vit_hf import eval_transform, load_masked_dataset, make_image_proces
 from robust_vit_hf.data.image_sets import describe_rows
 from robust_vit_hf.data.schema import check_rows, features_of, mask_problem, undecoded_rows
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
-from robust_vit_hf.evaluation.measurements.base import measure
+from robust_vit_hf.evaluation.measurement import measure
+from robust_vit_hf.evaluation.segment import Attribution
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers import layouts

@@ -24,9 +24,9 @@ from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.evaluation.measurements.base import Measured, measure
-from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
-from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
+from robust_vit_hf.evaluation.composites import Backgrounds
+from robust_vit_hf.evaluation.measurement import Measured, measure
+from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map

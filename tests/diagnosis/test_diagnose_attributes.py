@@ -16,8 +16,8 @@ from robust_vit_hf import diagnose
 from robust_vit_hf.data.attributes import ATTRIBUTES
 from robust_vit_hf.data.composition import draw_donors
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.evaluation.measurements.base import measure
-from robust_vit_hf.evaluation.measurements.other_attributes import Attributes
+from robust_vit_hf.evaluation.composites import Attributes
+from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers.commands import files_below

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from robust_vit_hf.data.find_images import Images
-from robust_vit_hf.diagnosis.report import DiagnosisReport
-from robust_vit_hf.diagnosis.tables import diagnosis_tables
+from robust_vit_hf.diagnosis.report import DiagnosisReport, diagnosis_tables
 from robust_vit_hf.diagnosis.verdict import Diagnosis, pairs_of
 from robust_vit_hf.results.html_page import write_page
 from robust_vit_hf.results.intervals import Difference, Resamples

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from robust_vit_hf.data.composition import CONDITIONS
-from robust_vit_hf.diagnosis.tables import slice_tables
+from robust_vit_hf.diagnosis.report import slice_tables
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 
 

@@ -6,10 +6,9 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf.data.composition import CONDITIONS
-from robust_vit_hf.diagnosis.attribute_verdict import AttributeDiagnosis
 from robust_vit_hf.diagnosis.composed_examples import Composed, taken_gallery, taken_rows
-from robust_vit_hf.diagnosis.tables import WHOLE, advice, matrices, pair_table
-from robust_vit_hf.diagnosis.verdict import Diagnosis
+from robust_vit_hf.diagnosis.report import WHOLE, advice, matrices, pair_table
+from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis, Diagnosis
 
 
 NAMES = ["cow", "boat", "cat"]

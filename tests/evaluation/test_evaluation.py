@@ -12,18 +12,16 @@ from transformers import ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.classes import class_names, wnids
-from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
-from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
-from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured, measure
-from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
-from robust_vit_hf.evaluation.measurements.other_attributes import Attributes
-from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
+from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy, set_result
+from robust_vit_hf.evaluation.composites import Attributes, Backgrounds
+from robust_vit_hf.evaluation.measurement import ROWS_FILE, Measured, measure
+from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.results_files import write_finetuning_results
+from robust_vit_hf.evaluation.segment import Attribution
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.metrics.robust_accuracy import top_classes
 from robust_vit_hf.results.run_results import Run
-from robust_vit_hf.results.run_tables import main_table
-from robust_vit_hf.results.summary import set_rows
+from robust_vit_hf.results.summary import main_table, set_rows
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
-from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from .sessions import session_of

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import SetResult, SideResult

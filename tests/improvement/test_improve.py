@@ -22,13 +22,11 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 import robust_vit_hf
 from robust_vit_hf.data.groups import halves, held_out
 from robust_vit_hf.data.schema import dataset_identity
-from robust_vit_hf.evaluation.measurements.accuracy import worse_classes
+from robust_vit_hf.evaluation.accuracy import worse_classes
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.upload import model_files
-from robust_vit_hf.improvement.candidates import FIRST_INTERPOLATION_WEIGHTS, INTERPOLATION_WEIGHTS
-from robust_vit_hf.improvement.images import images_by_role
-from robust_vit_hf.improvement.improve import _check_test_images, _estimate
-from robust_vit_hf.improvement.layers import MAP_PENALTIES
+from robust_vit_hf.improvement.candidates import FIRST_INTERPOLATION_WEIGHTS, INTERPOLATION_WEIGHTS, MAP_PENALTIES
+from robust_vit_hf.improvement.improve import _check_test_images, _estimate, images_by_role
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
 from robust_vit_hf.models.last_layer import NoLastLayer
@@ -349,7 +347,7 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     def none(*_):
         raise NoLastLayer("The logits are not those of a linear layer.")
 
-    monkeypatch.setattr("robust_vit_hf.improvement.layers.LastLayer", none)
+    monkeypatch.setattr("robust_vit_hf.improvement.candidates.LastLayer", none)
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 1]
     refused, done = call("improve", *options, "--effort", "minute"), call("improve", *options)
     assert "linear layer. Give --effort full, which finetunes the model." in refused.error and done.status == 0
@@ -501,7 +499,7 @@ def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path, monkeypatch):
     """A model that nothing improves: it says so, writes no weights, and ends well."""
-    monkeypatch.setattr("robust_vit_hf.improvement.layers.new_layers", lambda *_: [])
+    monkeypatch.setattr("robust_vit_hf.improvement.candidates.new_layers", lambda *_: [])
     result = robust_vit_hf.improve(
         inputs / "model",
         inputs / "photos",

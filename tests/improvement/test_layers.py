@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from robust_vit_hf.evaluation.composites import OUTPUTS_FILE, Outputs, composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.layers import (
+from robust_vit_hf.improvement.candidates import (
     COMPOSITES_SHARE,
     SELECTION_COMPOSITES,
     Layer,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
+from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.set_tables import relative_foreground_sensitivity, sensitivity_table
 

@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from ...data.schema import undecoded
-from ...utils.files import atomic_file, json_digest
-from ...utils.stage import Stage
-from ..session import Session, Side
-from ..sets import EvaluationSet
+from ..data.schema import undecoded
+from ..utils.files import atomic_file, json_digest
+from ..utils.stage import Stage
+from .session import Session, Side
+from .sets import EvaluationSet
 
 
 class NonFiniteLogits(ValueError):

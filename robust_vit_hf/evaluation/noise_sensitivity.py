@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ...data.geometry import pixel_levels
-from ...metrics.robust_accuracy import top_classes
-from ...relevance.relevance_map import forward_logits
-from ..session import Session, Side
-from ..sets import EvaluationSet
-from .base import Measured, Measurement, TransformedRows, batch_outputs
+from ..data.geometry import pixel_levels
+from ..metrics.robust_accuracy import top_classes
+from ..relevance.relevance_map import forward_logits
+from .measurement import Measured, Measurement, TransformedRows, batch_outputs
+from .session import Session, Side
+from .sets import EvaluationSet
 
 
 REGIONS = ("foreground", "background")

@@ -8,19 +8,19 @@ import datasets
 import numpy as np
 import torch
 
-from ...data.groups import groups_of
-from ...data.layouts.shifted_sets import METADATA_COLUMNS
-from ...metrics.calibration import Calibration
-from ...metrics.relevance_segmentation import RelevanceSegmentation
-from ...metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
-from ...relevance.architectures import why_no_map
-from ...relevance.relevance_map import forward_logits, relevance_map
-from ...results.intervals import Difference, Resamples
-from ...results.run_results import SetResult, SideResult
-from ...utils.stage import Stage
-from ..session import Session, Side
-from ..sets import EvaluationSet
-from .base import Measured, Measurement, TransformedRows, batch_outputs, measure
+from ..data.groups import groups_of
+from ..data.layouts.shifted_sets import METADATA_COLUMNS
+from ..metrics.calibration import Calibration
+from ..metrics.relevance_segmentation import RelevanceSegmentation
+from ..metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
+from ..relevance.architectures import why_no_map
+from ..relevance.relevance_map import forward_logits, relevance_map
+from ..results.intervals import Difference, Resamples
+from ..results.run_results import SetResult, SideResult
+from ..utils.stage import Stage
+from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
+from .session import Session, Side
+from .sets import EvaluationSet
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""Measurements of a model on a set, one per module."""
