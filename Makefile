@@ -38,7 +38,7 @@ test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out:
 
 # The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.
 FLOORS := .venv-floors
-FLOOR_TESTS := relevance/test_relevance relevance/test_architectures relevance/test_linear_memory training/test_losses data/test_data masks/test_coco data/test_identity test_layout training/test_config training/test_trainer relevance/test_pipeline hub/test_model_card hub/test_hub
+FLOOR_TESTS := relevance/test_relevance relevance/test_architectures relevance/test_linear_memory training/test_losses data/test_data masks/test_coco data/test_identity test_layout training/test_config training/test_trainer relevance/test_pipeline hub/test_model_card
 # On Linux an old torch comes with CUDA, several GB: `make test-floors OLD_TORCH=1` holds it at its floor too.
 # Its datasets wants `VideoReader` of torchvision for columns of tensors, which torchvision 0.28 has not.
 BESIDE_NEW_TORCH := $(if $(OLD_TORCH),,--deselect tests/training/test_trainer.py::test_a_table_of_pixel_values_is_taken_as_it_is)

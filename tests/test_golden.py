@@ -30,8 +30,7 @@ from robust_vit_hf.data.groups import choose_images, halves, held_out
 from robust_vit_hf.hub.model_card import describe_method
 from robust_vit_hf.metrics.calibration import Calibration
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
-from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy
-from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
+from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy, WorstGroupAccuracy
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.results.set_tables import sensitivity_table
 from robust_vit_hf.training.methods import METHODS

@@ -1,8 +1,8 @@
 """BG-Gap and Object Focus, as a metric of `evaluate`; its card is `README.md`."""
 
 # Modules, not classes: `evaluate` takes the first subclass of `Metric` that it finds in the names of a script.
-from robust_vit_hf.metrics import background_gap as computation
 from robust_vit_hf.metrics import base as evaluate_script
+from robust_vit_hf.metrics import robust_accuracy as computation
 
 
 class BackgroundGap(evaluate_script.ScriptMetric):

@@ -2,7 +2,7 @@
 
 # Modules, not classes: `evaluate` takes the first subclass of `Metric` that it finds in the names of a script.
 from robust_vit_hf.metrics import base as evaluate_script
-from robust_vit_hf.metrics import worst_group_accuracy as computation
+from robust_vit_hf.metrics import robust_accuracy as computation
 
 
 class WorstGroupAccuracy(evaluate_script.ScriptMetric):

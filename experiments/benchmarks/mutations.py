@@ -164,7 +164,7 @@ MUTATIONS = [
     Mutation("cli/main.py", 'getattr(interrupt, "exit_status", 130)', "130", "cli"),
     Mutation("cli/parser.py", '"nargs": "?" if undo else 0', '"nargs": "?"', "cli"),
     Mutation("cli/parser.py", 'r"^--[^=]+"', 'r"^--.+"', "cli"),
-    Mutation("hub/upload.py", "if private and not api.repo_info", "if False and not api.repo_info", "push hub"),
+    Mutation("hub/upload.py", "if private and not api.repo_info", "if False and not api.repo_info", "push"),
     Mutation("hub/model_card.py", "(folder / picture).unlink(missing_ok=True)", "pass", "model_card"),
     Mutation("training/trainer.py", "if dataloader.dataset is self.eval_dataset:", "if True:", "model_card"),
     Mutation("data/emoji_shift.py", "list(SPLITS).index(split), index]", "0, index]", "emoji_shift"),

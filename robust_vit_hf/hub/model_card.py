@@ -1,32 +1,33 @@
-"""Model card: the facts of a run, which `run.json` keeps, and the `README.md` that is made from them and the results."""
+"""Model card: the facts of a run, which `run.json` keeps, the `README.md` that is made from them and the results, and results on public
+sets for the Hub's leaderboards."""
 
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import datasets
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from torch import nn
 from transformers import BaseImageProcessor, Trainer
 from transformers.utils import logging
 
 from ..data.geometry import has_plain_geometry, input_size
-from ..data.known_sets import PAPER_SETS
+from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS, PAPER_SETS
 from ..data.stream import MaskedStream
 from ..models.image_processors import protocol_of
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
 from ..models.model_names import MODELS, find_model, registered_of
 from ..relevance.architectures import ImageModel, why_no_map
-from ..results.run_tables import main_table
-from ..results.summary import MEAN_ROW
+from ..results.summary import MEAN_ROW, main_table
 from ..results.tables import Table, change, change_with_interval, number, percent
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.privacy import is_hub_id, public_name
-from .eval_results import write_eval_results
 from .options import CardOptions
 
 
@@ -38,6 +39,8 @@ FIGURES = {
     RESULTS_FILE: ["before_after.png"],
     EVALUATION_FILE: ["accuracy_paper.png", "accuracy_native.png", "accuracy_model.png"],
 }
+# Files of this package: one for each protocol, so that a benchmark has one score in a file. Others in the folder are the user's.
+EVAL_RESULTS_FILES = f"{EVAL_RESULTS_FOLDER}/robust-vit-hf-*.yaml"
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 # Scores that may get worse: name, whether higher is better, and format.
 SCORES = {
@@ -379,3 +382,36 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
                 means = f"{percent(before)} before, {percent(after)} after ({change(before, after)})"
                 lines.append(f"Top-1 of the classes {text}, mean of the sets{where}: {means}.")
     return lines
+
+
+def write_eval_results(folder: Path, measurements: Iterable[Mapping]) -> None:
+    """Write a file for each protocol whose rows have public sets, and remove those of earlier results. Measurements have `protocol`,
+    and `sources` and `rows` of [`summarize`].
+
+    Source: https://huggingface.co/docs/hub/eval-results
+    """
+    for path in folder.glob(EVAL_RESULTS_FILES):
+        path.unlink()
+    for part in measurements:
+        if entries := public_results(part["protocol"], part["rows"], part.get("sources", {})):
+            path = folder / EVAL_RESULTS_FILES.replace("*", part["protocol"])
+            write_atomically(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
+
+
+def public_results(protocol: str, rows: Iterable[Mapping], sources: Mapping[str, str]) -> list[EvalResultEntry]:
+    """Top-1 in per cent of the finetuned model on each set that was read from a public copy on the Hub. Other sources, such as
+    archives, may hold another variant than the copies."""
+    entries = []
+    for row in rows:
+        name = row["set"]
+        if name not in EVALUATION_SETS or row["top1_after"] is None:
+            continue
+        known, source = KNOWN_SETS[name], sources.get(name)
+        copies = {**dict.fromkeys(known.hub_files, (None, None)), **known.hub}
+        source = next(iter(copies), None) if source == name else source  # without a source, the first copy is read
+        if source in copies:
+            task = copies[source][0] or known.part.get("factor", "default")
+            notes = f"top-1 in per cent on {row['num_images']:,} images of {name}, protocol {protocol}"
+            value = round(100 * row["top1_after"], 2)
+            entries.append(EvalResultEntry(dataset_id=source, task_id=task, value=value, notes=notes))
+    return entries

@@ -18,8 +18,7 @@ from ..models.model_names import CONVERSION_FILE, MODELS
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.privacy import is_hub_id
 from ..utils.stage import STAGE_FILE
-from .eval_results import EVAL_RESULTS_FILES
-from .model_card import CARD_FILE, EVALUATION_FILE, write_card
+from .model_card import CARD_FILE, EVAL_RESULTS_FILES, EVALUATION_FILE, write_card
 from .options import PushOptions
 
 

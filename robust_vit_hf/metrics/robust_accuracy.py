@@ -1,6 +1,8 @@
-"""Top-1 and top-5 accuracy over images, classes and groups, with class subsets and several accepted ids."""
+"""Top-1 and top-5 accuracy over images, classes and groups, with class subsets and several accepted ids; accuracy of the worst group,
+and reliance on the background."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -117,6 +119,88 @@ class RobustAccuracy(StreamingMetric):
                 f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids of the best classes, "
                 "of class_subset if there is one. Logits are given in floating point"
             )
+
+
+class BackgroundGap(RobustAccuracy):
+    """Streaming accuracy by condition of the Backgrounds Challenge (https://huggingface.co/papers/2006.09994), with the
+    gap between the backgrounds of the own class and of others.
+
+    Args:
+        class_subset: as for [`RobustAccuracy`].
+
+    Example:
+        >>> gap = BackgroundGap()
+        >>> gap.update([0, 1, 0, 1, 0, 0], [0, 1, 0, 1, 0, 1], groups=["original"] * 2 + ["mixed_same"] * 2 + ["mixed_rand"] * 2)
+        >>> scores = gap.compute()
+        >>> scores["bg_gap"], scores["object_focus"]
+        (0.5, 0.5)
+    """
+
+    def scores(self, images: dict[str, np.ndarray]) -> dict:
+        """Scores of all images.
+
+        Returns:
+            `bg_gap`, top-1 of `mixed_same` minus that of `mixed_rand`, from -1 to 1; `object_focus`, 1 − BG-Gap / top-1 of
+            `original` (`None` without such images, or if none is right; https://github.com/visinf/beyond-accuracy divides
+            by top-1 on ImageNet instead, as its published figures do); `top1` by condition; and `num_images` by
+            condition.
+
+        Raises:
+            KeyError: images have no conditions, or there is no usable image of `mixed_same` or of `mixed_rand`.
+        """
+        top1 = super().scores(images)["per_group_top1"]
+        conditions, counts = np.unique(images["group"][images["usable"]].astype(str), return_counts=True)
+        gap, original = top1["mixed_same"] - top1["mixed_rand"], top1.get("original")
+        return {
+            "bg_gap": gap,
+            "object_focus": 1 - gap / original if original else None,
+            "top1": top1,
+            "num_images": dict(zip(conditions.tolist(), counts.tolist(), strict=True)),
+        }
+
+
+class WorstGroupAccuracy(RobustAccuracy):
+    """Streaming top-1 of groups, of the worst of them, and on average.
+
+    Args:
+        group_weights: weight of each group in the average, a finite number from 0 on, such as its share of the training images
+            (https://huggingface.co/papers/2012.07421); by default all groups count the same.
+
+    Example:
+        >>> accuracy = WorstGroupAccuracy()
+        >>> accuracy.update([0, 1, 1, 1], [0, 0, 1, 1], groups=["land", "land", "water", "water"])
+        >>> accuracy.compute()["worst_group_top1"]
+        0.5
+    """
+
+    def __init__(self, group_weights: Mapping[str, float] | None = None):
+        super().__init__()
+        self.group_weights = {str(name): value for name, value in (group_weights or {}).items()}
+        if bad := [name for name, value in self.group_weights.items() if not 0 <= value < math.inf]:
+            raise ValueError(
+                f"the weight of the group {bad[0]} is {self.group_weights[bad[0]]}: expected a number from 0 on"
+            )
+
+    def scores(self, images: dict[str, np.ndarray]) -> dict:
+        """Scores of all images.
+
+        Returns:
+            `worst_group_top1` and `worst_group`, its name; `average_top1`, weighted by group; `top1`, of all images;
+            `per_group_top1` (by name, ascending); `num_images` (usable) and `num_excluded`. Accuracies are fractions.
+
+        Raises:
+            KeyError: images have no groups, or a group has no weight.
+        """
+        scores = super().scores(images)
+        by_group = scores["per_group_top1"]
+        weights = [self.group_weights[name] if self.group_weights else 1.0 for name in by_group]
+        worst = min(by_group, key=by_group.get)
+        return {
+            "worst_group_top1": by_group[worst],
+            "worst_group": worst,
+            "average_top1": float(np.average(list(by_group.values()), weights=weights)),
+            **{name: scores[name] for name in ("top1", "per_group_top1", "num_images", "num_excluded")},
+        }
 
 
 def top_classes(

@@ -5,11 +5,9 @@ from uuid import uuid4
 import evaluate
 import numpy as np
 
-from robust_vit_hf.metrics.background_gap import BackgroundGap
 from robust_vit_hf.metrics.calibration import Calibration
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
-from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy
-from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
+from robust_vit_hf.metrics.robust_accuracy import BackgroundGap, RobustAccuracy, WorstGroupAccuracy
 
 from .tiny import ROOT
 

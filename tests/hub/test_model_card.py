@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
 from robust_vit_hf.data.geometry import input_size
-from robust_vit_hf.hub.model_card import describe_model, make_card, write_card
+from robust_vit_hf.hub.model_card import describe_model, make_card, public_results, write_card, write_eval_results
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 from robust_vit_hf.results.summary import summarize
@@ -345,3 +346,42 @@ def test_released_cards(released, tmp_path):
     assert (released / "README.md").read_text(encoding="utf-8") == (tmp_path / "card" / "README.md").read_text(
         encoding="utf-8"
     )
+
+
+# -- Results on public sets, for the Hub's leaderboards ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, source, expected",
+    [
+        ("imagenet-a", "barkermrl/imagenet-a", ("barkermrl/imagenet-a", "default")),
+        ("imagenet-a", "clip-benchmark/wds_imagenet-a", ("clip-benchmark/wds_imagenet-a", "default")),
+        ("imagenet-r", "imagenet-r", ("axiong/imagenet-r", "test")),  # without a source, the first copy
+        ("imagenet-d-texture", "imagenet-d-texture", ("zcs15/ImageNet-D", "texture")),
+        ("imagenet-v2", "imagenetv2-threshold0.7.tar.gz", None),  # another variant than the copies
+        ("imagenet-a", "user/mine", None),
+        ("si-score-size", "si-score-size", None),
+        ("validation", "ILSVRC/imagenet-1k", None),  # a part of it, for all that is known
+        ("report", "photographs", None),
+    ],
+)
+def test_which_sets_are_public(name, source, expected):
+    row = {"set": name, "num_images": 7500, "top1_before": 0.1, "top1_after": 0.123456}
+    found = public_results("paper", [row], {name: source})
+    assert [(entry.dataset_id, entry.task_id) for entry in found] == ([expected] if expected else [])
+    assert [entry.value for entry in found] == [12.35] * len(found)
+    assert all("7,500 images" in entry.notes and "protocol paper" in entry.notes for entry in found)
+    assert public_results("paper", [row | {"top1_after": None}], {name: source}) == []
+
+
+def test_files_of_earlier_results_are_removed(tmp_path):
+    """And not those of the user."""
+    row = {"set": "imagenet-r", "num_images": 30, "top1_before": 0.1, "top1_after": 0.5}
+    first, second = ({"protocol": name, "rows": [row], "sources": {"imagenet-r": "imagenet-r"}} for name in "ab")
+    write_eval_results(tmp_path, [first, second])
+    own = tmp_path / ".eval_results" / "own.yaml"
+    own.write_text("mine")
+    write_eval_results(tmp_path, [second, first | {"rows": []}])
+    kept = own.parent / "robust-vit-hf-b.yaml"
+    assert {*own.parent.iterdir()} == {own, kept}
+    assert [entry["value"] for entry in yaml.safe_load(kept.read_text())] == [50.0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from robust_vit_hf.evaluation.sets import own_set
-from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
+from robust_vit_hf.metrics.robust_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.intervals import Difference, Resamples
 from robust_vit_hf.results.set_tables import group_tables
 

@@ -8,9 +8,17 @@ from matplotlib.container import ErrorbarContainer
 from robust_vit_hf.results.intervals import NUM_RESAMPLES, mean_change
 from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
-from robust_vit_hf.results.run_tables import calibration_table, class_group_table, main_table, tables_of
 from robust_vit_hf.results.set_tables import attribution_table
-from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
+from robust_vit_hf.results.summary import (
+    calibration_table,
+    class_changes,
+    class_group_table,
+    class_groups,
+    curves,
+    main_table,
+    set_rows,
+    tables_of,
+)
 from robust_vit_hf.results.tables import Table
 
 
