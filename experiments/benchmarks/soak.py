@@ -167,8 +167,8 @@ def main() -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--faults", type=int, default=60, help="faults of each command, of the three kinds in turn")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    rng = random.Random(options.seed)
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         inputs, disk = Path(folder) / "inputs", Path(folder) / "disk"
         os.environ["HF_DATASETS_CACHE"] = str(Path(folder) / "cache")
@@ -185,7 +185,7 @@ def main() -> None:
             improve = ["robust_vit_hf.cli", "improve", *data, *options]
             sweep = ["experiments", "sweep", str(inputs / "grid.yaml"), "--cluster", "debug"]
             results = {
-                name: soak(command, disk, options.faults, rng)
+                name: soak(command, disk, arguments.faults, rng)
                 for name, command in (("improve", improve), ("sweep", sweep))
             }
         finally:

@@ -15,7 +15,7 @@ from .text_blocks import TESTED, benchmark
 
 PLACES = {"home": "at home", "random": "random", "new": "new"}
 EXAMPLE_ROWS = ("top-1 `original`", "top-1 `mixed_rand`", "BG-Gap", "relevance on the object /")
-OF_LAYERS = {  # of layer_shares.py
+OF_LAYERS = {  # of layer_weights.py
     "1": "of `improve --effort full`",
     "0.5": "first layer: half of the change, and more in each",
     "0": "first layer: the original's, and more of the change in each",

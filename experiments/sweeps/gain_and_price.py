@@ -39,7 +39,15 @@ class Price:
 
 def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) -> dict[str, list[Price]]:
     """Points of each method, by learning rate, weights and interpolation weight. Of several models, the name of a
-    method begins with the model's. Runs that were not measured on both sets, `shifted` and `home`, are left out."""
+    method begins with the model's. Runs that were not measured on both sets are left out.
+
+    Args:
+        chosen: runs at the settings that were chosen, and models between them and the original one that were.
+        shifted, home: names of the sets on which gain and price are measured.
+
+    Raises:
+        ValueError: a chosen setting was not measured on both sets, while others of its method were.
+    """
     several = len({run.model for run in chosen}) > 1
     settings: dict[tuple[str, str], set[tuple]] = defaultdict(set)
     points: dict[tuple[str, str], dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
@@ -48,14 +56,14 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     for run in runs:
         if (run.model, run.method) in settings and {shifted, home} <= run.sets.keys():
             points[run.model, run.method][setting_of(run), run.interpolation_weight].append(run)
-    found: dict[str, list[Price]] = {}
+    curves: dict[str, list[Price]] = {}
     for (model, method), of_method in points.items():
         if missing := settings[model, method] - of_method.keys():
             raise ValueError(
                 f"{model}, {method}: the chosen setting, {min(missing)}, was not measured on `{shifted}` and `{home}`, while "
                 "others were: run it too."
             )
-        of_name = found[f"{model}, {method}" if several else method] = []
+        of_name = curves[f"{model}, {method}" if several else method] = []
         for setting, same in sorted(of_method.items()):
             first, is_chosen = same[0], setting in settings[model, method]
             seconds = [run.seconds for run in same if run.seconds is not None]
@@ -64,14 +72,14 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
             of_name.append(
                 Price(first.learning_rate, first.tuned, first.interpolation_weight, is_chosen, *changes, median, seeds)
             )
-    return found
+    return curves
 
 
-def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Table:
+def price_table(curves: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Table:
     """The chosen setting of each method, and the chosen model between original and finetuned where it is another, the largest gain
     first."""
     rows = []
-    chosen = [(method, point) for method, points in found.items() for point in points if point.chosen]
+    chosen = [(method, point) for method, points in curves.items() for point in points if point.chosen]
     for method, point in sorted(chosen, key=lambda item: -item[1].gain.mean):
         between = "" if point.interpolation_weight == 1 else f", interpolation weight {point.interpolation_weight:g}"
         seconds = "–" if point.seconds is None else f"{point.seconds:.0f}"
@@ -81,14 +89,14 @@ def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str],
     return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], rows)
 
 
-def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
+def price_figure(curves: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
     """Gain over loss: a line through the learning rates of each method, a dotted one through the models between that of a
     rate and the original model, which is at the origin, and the chosen setting with its intervals. The dotted line is of the chosen model
     between them, with its intervals too, or else of the chosen setting. A line has no points of fewer seeds than the chosen setting: their means would be of
     other models and images."""
     figure = Figure((8.4, 4.6), layout="constrained")
     axis = figure.subplots()
-    for place, (method, points) in enumerate(found.items()):
+    for place, (method, points) in enumerate(curves.items()):
         colour, label = COLOURS[place % len(COLOURS)], plain(_label(method, labels))
         best = next(point for point in points if point.chosen and point.interpolation_weight == 1)
         alike = [point for point in points if point.seeds >= best.seeds]
