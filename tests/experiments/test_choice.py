@@ -112,16 +112,14 @@ def changed(results: ResultsFile, suffix: str = "", **changes) -> ResultsFile:
 
 def test_two_runs_of_a_setting_and_seed_are_rejected(results):
     """As of files of two machines, whose numbers have different formats."""
-    same, first = "have the same setting and seed, and differ in", changed(results, original="0123")
-    for files, difference in [
-        (
-            (results, changed(results, ", again", settings='{"bf16": true}')),
-            f"-1e-06-0` and `.*-0, again` {same} bf16",
-        ),
-        ((results, changed(results, ", longer", epochs=60.0)), f"{same} num_train_epochs"),
-        ((first, changed(results, ", other", original="4567")), f"{same} the original model"),
-    ]:
-        with pytest.raises(ValueError, match=difference):
+    again, longer = changed(results, ", again", settings='{"bf16": true}'), changed(results, ", longer", epochs=60.0)
+    models = [changed(results, f", of {digest}", original=digest) for digest in ("0123", "4567")]
+    for files, difference in (
+        ([results, again], "bf16"),
+        ([results, longer], "num_train_epochs"),
+        (models, "the original model"),
+    ):
+        with pytest.raises(ValueError, match=f"-1e-06-0.*-0, .*same setting and seed, and differ in {difference}"):
             choose_settings(join(files))
 
 

@@ -103,7 +103,11 @@ def test_another_configuration_is_another_model(tmp_path):
     save_pretrained(tiny_vit(), tmp_path / "model")
     masked_folder(tmp_path / "data", train=8)
     options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir"]
-    commands = {"evaluate": ["--protocols", "paper"], "segment": ["--methods", "gae"], "experiments sis": ["--num_images", 1]}
+    commands = {
+        "evaluate": ["--protocols", "paper"],
+        "segment": ["--methods", "gae"],
+        "experiments sis": ["--num_images", 1],
+    }
     for command, others in commands.items():
         succeed(*command.split(), *options, tmp_path / command, *others)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
