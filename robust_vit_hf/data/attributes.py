@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,33 +14,26 @@ from .composition import background, is_background, paste
 RING, CORNER = 1 / 12, 1 / 4  # width of the border and side of a corner, as fractions of the image's sides
 REBLUR = 1.0  # pixels, standard deviation of the blur by which sharpness is measured
 LARGEST_GAIN = 4.0  # of contrasts and frequencies, so that little noise is not blown up
-# From images, masks, donors and their masks, `(B, 3 or 1, H, W)` in [0, 1], to the images with the donors' attribute.
-Edit = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Pair = Sequence[torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Attribute:
     text: str  # what a model decides by that uses it, after "Decides by"
-    edit: Edit  # gives images the attribute of their donors
+    # From images, masks, donors and their masks, `(B, 3 or 1, H, W)` in [0, 1], to the images with the donors' attribute.
+    edit: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     # Attributes whose edits change this one too, as that of the background changes its colours: it explains their shift, unless
     # theirs is clearly larger, and explains its own.
     carries: tuple[str, ...] = ()
 
 
-def inside(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """What the background shows within the border (https://huggingface.co/papers/2006.09994)."""
-    return _with_region(image, mask, donor, donor_mask, ~_regions(image)["border"])
-
-
-def border(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """The outer ring: scan borders, padding, and frames, which can decide alone (https://huggingface.co/papers/1812.04599)."""
-    return _with_region(image, mask, donor, donor_mask, _regions(image)["border"])
-
-
-def corners(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """The four corners, where stamps and watermarks sit (https://huggingface.co/papers/2212.04825)."""
-    return _with_region(image, mask, donor, donor_mask, _regions(image)["corners"])
+def change_region(
+    image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor, region: str
+) -> torch.Tensor:
+    """Images whose background is the donor's in a region: `inside`, what it shows within the border
+    (https://huggingface.co/papers/2006.09994); `border`, the outer ring: scan borders, padding, and frames, which can decide alone
+    (https://huggingface.co/papers/1812.04599); or `corners`, where stamps and watermarks sit (https://huggingface.co/papers/2212.04825)."""
+    return paste(image, torch.where(_region(region, image), mask, 1.0), background(donor, donor_mask))
 
 
 def colours(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
@@ -75,9 +69,9 @@ def place(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_ma
 
 
 ATTRIBUTES = {
-    "background": Attribute("what the background shows", inside),
-    "border": Attribute("the border or frame", border, ("background", "corners")),
-    "corners": Attribute("marks in the corners", corners, ("background",)),
+    "background": Attribute("what the background shows", partial(change_region, region="inside")),
+    "border": Attribute("the border or frame", partial(change_region, region="border"), ("background", "corners")),
+    "corners": Attribute("marks in the corners", partial(change_region, region="corners"), ("background",)),
     "colours": Attribute("the colour cast, brightness or contrast", colours, ("background", "border", "corners")),
     "sharpness": Attribute("the sharpness", sharpness, ("background", "border", "corners")),
     "place": Attribute("the place or size of the object", place, ("background",)),
@@ -104,26 +98,22 @@ def chosen_attributes(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(ATTRIBUTES) if "all" in names else tuple(dict.fromkeys(names))
 
 
-def _regions(image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The outer ring and the four corners, bool `(H, W)`."""
+def _region(name: str, like: torch.Tensor) -> torch.Tensor:
+    """One of the regions of [`change_region`], bool `(H, W)`."""
     near = []
-    for side in image.shape[-2:]:
-        place = (torch.arange(side, device=image.device) + 0.5) / side
+    for side in like.shape[-2:]:
+        place = (torch.arange(side, device=like.device) + 0.5) / side
         near.append(torch.minimum(place, 1 - place))
     rows, columns = near[0][:, None], near[1][None]
-    return {"border": torch.minimum(rows, columns) < RING, "corners": (rows < CORNER) & (columns < CORNER)}
-
-
-def _with_region(
-    image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor, region: torch.Tensor
-) -> torch.Tensor:
-    """Images whose background is the donor's in a region."""
-    return paste(image, torch.where(region, mask, 1.0), background(donor, donor_mask))
+    if name == "corners":
+        return (rows < CORNER) & (columns < CORNER)
+    is_border = torch.minimum(rows, columns) < RING
+    return is_border if name == "border" else ~is_border
 
 
 def _statistics(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each channel, `(B, 3, 1, 1)`, in the background within the border; of images without one, in all."""
-    weight = (is_background(mask) & ~_regions(mask)["border"]).to(mask.dtype) + 1e-6
+    weight = (is_background(mask) & _region("inside", mask)).to(mask.dtype) + 1e-6
     weight = weight / weight.sum(dim=(2, 3), keepdim=True)
     mean = (weight * image).sum(dim=(2, 3), keepdim=True)
     return mean, (weight * (image - mean) ** 2).sum(dim=(2, 3), keepdim=True).sqrt()

@@ -29,7 +29,6 @@ from .write_dataset import made_from
 
 logger = logging.get_logger(__name__)
 
-MAX_SHARDS = 1024  # of a folder as a stream, which are shuffled and shared by workers
 Loader = Callable[[bool], Any]  # takes whether to stream, and returns the rows of a split
 
 
@@ -123,8 +122,6 @@ def find_images(
 def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
     """Add masks from pictures named as the `file_name` of images, with another suffix maybe, in a folder or its `<split>/`.
     Images without one are left out with a warning."""
-    if "file_name" not in dataset.column_names:
-        raise ValueError(f"The masks of `{folder}` are found by a column `file_name`, which the images do not have.")
     masks = _pictures(folder / split if (folder / split).is_dir() else folder)
     names = [name and _stem(name) for name in dataset.with_format(None)["file_name"]]
     kept = [index for index, name in enumerate(names) if name in masks]
@@ -215,7 +212,7 @@ def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
     rows, left_out = images.read(split)
     if left_out:
         logger.warning(f"`{images.root}`, split `{split}`: left out {left_out}.")
-    return rows.to_iterable_dataset(min(len(rows), MAX_SHARDS)) if streaming else rows
+    return rows.to_iterable_dataset(min(len(rows), 1024)) if streaming else rows
 
 
 def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) -> Any:

@@ -299,6 +299,3 @@ def test_file_names_keep_the_class_folder(tmp_path):
     (root / "train" / "dog" / "000.png").write_bytes(b"torn")
     out = describe(DescribeOptions(source=str(root)))
     assert "1 of them unusable" in out and "dog/000.png` cannot be decoded" in out
-
-
-# -- Images without masks ---------------------------------------------------------------------------------------------

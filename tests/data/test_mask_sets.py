@@ -105,14 +105,6 @@ def test_imagenet_s_masks_with_several_classes_or_none(tmp_path, ids, message):
         load_image_set("imagenet-s919", tmp_path)
 
 
-def test_imagenet_s_mask_of_another_size(tmp_path):
-    layouts.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
-    layouts.save(layouts.picture(1, (24, 30)), tmp_path / "train-semi" / TENCH / f"{TENCH}_1.JPEG")
-    rows = load_image_set("imagenet-s919", tmp_path)
-    with pytest.raises(ValueError, match=r"n01440764_1.JPEG\): image is 24×30 but mask is 30×24"):
-        check_rows(rows, "train", 1000)
-
-
 @pytest.fixture(scope="module")
 def all_classes(tmp_path_factory):
     """ImageNet-S919 as it is, 919 folders in sorted order, with images of 1 pixel and 2 masks a class."""

@@ -149,11 +149,12 @@ def test_kinds_of_archives(tmp_path, suffix):
     assert [path.stat().st_mtime for path in unpacked([archive]).rglob("*.jpg")] == [10**9]
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
 @pytest.mark.parametrize("kept", [0.3, 0.999])
-def test_truncated_tar(tmp_path, suffix, kept):
+def test_truncated_archive(tmp_path, suffix, kept):
     layouts.class_folders(tmp_path / "set", {TENCH: 5})
-    archive = layouts.tar_of(tmp_path / "set", tmp_path / f"set{suffix}")
+    kind = {".tar": "tar", ".tar.gz": "gztar", ".zip": "zip"}[suffix]
+    archive = Path(shutil.make_archive(str(tmp_path / "set"), kind, tmp_path, "set"))
     content = archive.read_bytes().rstrip(b"\0")  # without the padding, which can go
     archive.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match="truncated"):
@@ -166,13 +167,6 @@ def test_tar_cut_between_two_members(tmp_path):
     archive.write_bytes(archive.read_bytes()[:1024])
     assert tarfile.open(archive).getnames() == ["a.jpg"]
     with pytest.raises(ValueError, match="it has no end-of-archive mark"):
-        unpack(archive, tmp_path / "set")
-
-
-def test_truncated_zip(tmp_path):
-    archive = packed(tmp_path / "set.zip", {"good.jpg": b"x" * 1000})
-    archive.write_bytes(archive.read_bytes()[:-60])
-    with pytest.raises(ValueError, match="truncated"):
         unpack(archive, tmp_path / "set")
 
 

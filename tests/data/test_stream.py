@@ -17,19 +17,8 @@ from robust_vit_hf import RobustViTTrainer, make_image_processor, train_transfor
 from robust_vit_hf.data.stream import MaskedStream, stream_identity
 from robust_vit_hf.training.callbacks import TrainingInterrupted
 
+from ..helpers import tiny
 from ..helpers.commands import call, kill_when, launch_two, succeed
-from ..helpers.tiny import (
-    FEATURES,
-    IMAGE_SIZE,
-    LABELS,
-    STILL,
-    WIDE,
-    masked_dataset,
-    masked_rows,
-    save_pretrained,
-    tiny_config,
-    tiny_vit,
-)
 from ..training.test_resume import At
 
 
@@ -43,7 +32,7 @@ def short_sleep(monkeypatch):
 
 
 def stream_of(dataset, num_shards: int = 1, **options) -> MaskedStream:
-    transform = train_transform(make_image_processor("paper", IMAGE_SIZE))
+    transform = train_transform(make_image_processor("paper", tiny.IMAGE_SIZE))
     rows = dataset.to_iterable_dataset(num_shards) if isinstance(dataset, datasets.Dataset) else dataset
     return MaskedStream(rows, transform, 4, None, **{"bad_masks": "skip", "seed": 0} | options)
 
@@ -54,26 +43,28 @@ def numbers(stream, count: int) -> list[int]:
 
 
 def labelled(labels: list[int]) -> datasets.Dataset:
-    rows = [row | {"label": label} for row, label in zip(masked_rows(len(labels)), labels, strict=True)]
-    return datasets.Dataset.from_list(rows, features=datasets.Features(FEATURES | {"label": datasets.Value("int64")}))
+    rows = [row | {"label": label} for row, label in zip(tiny.masked_rows(len(labels)), labels, strict=True)]
+    return datasets.Dataset.from_list(
+        rows, features=datasets.Features(tiny.FEATURES | {"label": datasets.Value("int64")})
+    )
 
 
 def with_bad_rows() -> datasets.Dataset:
     """Eight rows, of which 1, 3 and 5 cannot be used."""
-    rows = masked_rows(8)
-    rows[1]["mask"] = Image.new("L", WIDE)
+    rows = tiny.masked_rows(8)
+    rows[1]["mask"] = Image.new("L", tiny.WIDE)
     rows[3]["mask"] = Image.new("L", (52, 41), 255)
-    encoded = [FEATURES.encode_example(row) for row in rows]
+    encoded = [tiny.FEATURES.encode_example(row) for row in rows]
     encoded[5]["image"] = {"bytes": b"no image", "path": "broken.png"}
-    return datasets.Dataset.from_list(encoded, features=FEATURES)
+    return datasets.Dataset.from_list(encoded, features=tiny.FEATURES)
 
 
 def make_trainer(folder, rows=None, eval_rows=None, callbacks=None, model=None, **settings) -> RobustViTTrainer:
-    rows = masked_dataset(10).to_iterable_dataset(2).shuffle(0, buffer_size=5) if rows is None else rows
+    rows = tiny.masked_dataset(10).to_iterable_dataset(2).shuffle(0, buffer_size=5) if rows is None else rows
     defaults = {"per_device_train_batch_size": 4, "max_steps": 6}
     defaults |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
     return RobustViTTrainer(
-        model or tiny_vit(), tiny_config(folder, **defaults | settings), rows, eval_rows, callbacks=callbacks
+        model or tiny.tiny_vit(), tiny.tiny_config(folder, **defaults | settings), rows, eval_rows, callbacks=callbacks
     )
 
 
@@ -112,18 +103,18 @@ def test_labels_of_another_model_are_refused():
 
 
 def test_a_dataset_without_a_usable_row_ends():
-    rows = [row | {"mask": Image.new("L", WIDE)} for row in masked_rows(3)]
+    rows = [row | {"mask": Image.new("L", tiny.WIDE)} for row in tiny.masked_rows(3)]
     with pytest.raises(ValueError, match=r"mask is empty. No row of the last 100 can be used"):
-        numbers(stream_of(datasets.Dataset.from_list(rows, features=FEATURES)), 1)
+        numbers(stream_of(datasets.Dataset.from_list(rows, features=tiny.FEATURES)), 1)
     with pytest.raises(ValueError, match="The train dataset has no rows"):
-        numbers(stream_of(datasets.IterableDataset.from_generator(lambda: iter([]), features=FEATURES)), 1)
+        numbers(stream_of(datasets.IterableDataset.from_generator(lambda: iter([]), features=tiny.FEATURES)), 1)
 
 
 def test_the_model_numbers_the_classes(tmp_path):
-    model = tiny_vit()
+    model = tiny.tiny_vit()
     model.config.id2label = dict(enumerate("dcba"))
-    trainer = make_trainer(tmp_path, masked_dataset(4).to_iterable_dataset(), model=model)
-    assert [row["labels"] for row in islice(trainer.train_dataset, 4)] == [3 - label for label in LABELS[:4]]
+    trainer = make_trainer(tmp_path, tiny.masked_dataset(4).to_iterable_dataset(), model=model)
+    assert [row["labels"] for row in islice(trainer.train_dataset, 4)] == [3 - label for label in tiny.LABELS[:4]]
 
 
 @pytest.mark.parametrize("num_shards", [1, 4])
@@ -136,7 +127,7 @@ def test_processes_share_the_rows(num_shards):
 
 
 def test_workers_do_not_change_an_image():
-    dataset = masked_dataset(6)
+    dataset = tiny.masked_dataset(6)
     alone, shared = (
         [row["pixel_values"] for row in islice(DataLoader(stream_of(dataset), None, num_workers=workers), 15)]
         for workers in (0, 2)
@@ -146,17 +137,19 @@ def test_workers_do_not_change_an_image():
 
 
 def test_a_pass_has_an_order_and_crops_of_its_own():
-    pixels = [row["pixel_values"] for row in islice(stream_of(masked_dataset(2)), 4)]
+    pixels = [row["pixel_values"] for row in islice(stream_of(tiny.masked_dataset(2)), 4)]
     assert not torch.equal(pixels[0], pixels[2])
-    shuffled = stream_of(masked_dataset(16).to_iterable_dataset().shuffle(0, buffer_size=16))
+    shuffled = stream_of(tiny.masked_dataset(16).to_iterable_dataset().shuffle(0, buffer_size=16))
     first, second = (order := [row["labels"] for row in islice(shuffled, 32)])[:16], order[16:]
     assert sorted(first) == sorted(second) and first != second
 
 
 def test_rows_of_a_function(tmp_path):
     """`map` gives decoded images, which are identified by their pixels."""
-    dataset = masked_dataset(4)
-    turned = dataset.to_iterable_dataset().map(lambda row: row | {"image": row["image"].rotate(90)}, features=FEATURES)
+    dataset = tiny.masked_dataset(4)
+    turned = dataset.to_iterable_dataset().map(
+        lambda row: row | {"image": row["image"].rotate(90)}, features=tiny.FEATURES
+    )
     stored = dataset.map(lambda row: row | {"image": row["image"].rotate(90)}).to_iterable_dataset()
     for row, expected in zip(islice(stream_of(turned), 8), islice(stream_of(stored), 8), strict=True):
         assert torch.equal(row["pixel_values"], expected["pixel_values"])
@@ -171,14 +164,14 @@ def test_rows_of_a_function(tmp_path):
 def test_it_trains_on_as_many_passes_as_it_takes(tmp_path):
     settings = {"background_swap": 0.5, "confidence_target": "label", "gradient_accumulation_steps": 2}
     settings |= {"eval_strategy": "steps", "eval_steps": 3, "report_to": "tensorboard", "relevance_strip_steps": 2}
-    trainer = make_trainer(tmp_path, with_bad_rows().to_iterable_dataset(), masked_dataset(4, seed=1), **settings)
+    trainer = make_trainer(tmp_path, with_bad_rows().to_iterable_dataset(), tiny.masked_dataset(4, seed=1), **settings)
     trainer.train()
     assert trainer.state.global_step == 6 and trainer.state.epoch == 1  # 48 images, 5 a pass
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(logged) == 6 and all("top1" in entry and "original_top1" not in entry for entry in logged)
     assert len({entry["learning_rate"] for entry in logged}) == 1
     assert sum("eval_original_top1" in entry for entry in trainer.state.log_history) == 2
-    for before, after in zip(tiny_vit().parameters(), trainer.model.parameters(), strict=True):
+    for before, after in zip(tiny.tiny_vit().parameters(), trainer.model.parameters(), strict=True):
         assert not torch.equal(before, after)
 
 
@@ -189,26 +182,28 @@ def test_a_stopped_run_goes_on_with_the_same_images(tmp_path):
     """In the middle of the second pass, with dropout and accumulation; checkpoints of tables give this at the end of epochs."""
     model = {"hidden_dropout_prob": 0.1}
     settings = {"gradient_accumulation_steps": 2, "background_swap": 0.5, "confidence_target": "label"}
-    make_trainer(tmp_path / "whole", model=tiny_vit(**model), **settings).train()
+    make_trainer(tmp_path / "whole", model=tiny.tiny_vit(**model), **settings).train()
     stop = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(TrainingInterrupted, match="after step 2"):
-        make_trainer(tmp_path / "stopped", model=tiny_vit(**model), callbacks=[stop], **settings).train()
-    make_trainer(tmp_path / "stopped", model=tiny_vit(**model), **settings).train(resume_from_checkpoint=True)
+        make_trainer(tmp_path / "stopped", model=tiny.tiny_vit(**model), callbacks=[stop], **settings).train()
+    make_trainer(tmp_path / "stopped", model=tiny.tiny_vit(**model), **settings).train(resume_from_checkpoint=True)
     assert_same_weights(tmp_path / "stopped" / "checkpoint-6", tmp_path / "whole" / "checkpoint-6")
 
 
 def test_another_stream_or_number_of_workers_is_refused(tmp_path):
     make_trainer(tmp_path).train()
     with pytest.raises(ValueError, match="differ in: train dataset"):
-        make_trainer(tmp_path, masked_dataset(10, seed=2).to_iterable_dataset(2)).train(resume_from_checkpoint=True)
+        make_trainer(tmp_path, tiny.masked_dataset(10, seed=2).to_iterable_dataset(2)).train(
+            resume_from_checkpoint=True
+        )
     with pytest.raises(ValueError, match="dataloader_num_workers"):
         make_trainer(tmp_path, dataloader_num_workers=1).train(resume_from_checkpoint=True)
 
 
 def test_identity():
-    dataset = masked_dataset(6)
+    dataset = tiny.masked_dataset(6)
     identity = stream_identity(dataset.to_iterable_dataset())
-    assert identity == stream_identity(masked_dataset(6).to_iterable_dataset())
+    assert identity == stream_identity(tiny.masked_dataset(6).to_iterable_dataset())
     others = [dataset.select([1, 0, 2, 3, 4, 5]), dataset.select(range(5)), dataset.rename_column("label", "class")]
     others = [other.to_iterable_dataset() for other in others]
     others += [dataset.to_iterable_dataset(2), dataset.to_iterable_dataset().shuffle(1)]
@@ -225,12 +220,12 @@ def test_identity():
 def options(tmp_path) -> list:
     """Options of a streamed run, over four files with six images each, one of them bad."""
     for shard in range(4):
-        rows = masked_rows(6, seed=shard)
-        rows[shard]["mask"] = Image.new("L", WIDE)
+        rows = tiny.masked_rows(6, seed=shard)
+        rows[shard]["mask"] = Image.new("L", tiny.WIDE)
         shard_file = tmp_path / "data" / f"train-{shard:05d}-of-00004.parquet"
-        datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(shard_file)
-    masked_dataset(4, seed=9).to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    save_pretrained(tiny_vit(hidden_dropout_prob=0.1), tmp_path / "model")
+        datasets.Dataset.from_list(rows, features=tiny.FEATURES).to_parquet(shard_file)
+    tiny.masked_dataset(4, seed=9).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    tiny.save_pretrained(tiny.tiny_vit(hidden_dropout_prob=0.1), tmp_path / "model")
     options = ["train", "--streaming", "--model", tmp_path / "model", "--dataset", tmp_path / "data"]
     options += [
         "--max_steps",
@@ -274,9 +269,9 @@ def test_a_killed_command_goes_on_with_the_same_images(tmp_path, options):
 @pytest.mark.release
 def test_two_processes_train_as_one(tmp_path):
     """A file is shared row by row, so that the batches of both are that of one process."""
-    masked_dataset(16).to_parquet(tmp_path / "data" / "train-00000.parquet")
-    masked_dataset(4, seed=9).to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    save_pretrained(tiny_vit(**STILL), tmp_path / "model")
+    tiny.masked_dataset(16).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    tiny.masked_dataset(4, seed=9).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    tiny.save_pretrained(tiny.tiny_vit(**tiny.STILL), tmp_path / "model")
     command = ["train", "--streaming", "--model", tmp_path / "model", "--dataset", tmp_path / "data", "--max_steps", 6]
     command += ["--report_to", "none", "--use_cpu", "True", "--learning_rate", 1e-3, "--save_strategy", "no"]
     command += ["--eval_strategy", "no", "--load_best_model_at_end", "False", "--per_device_train_batch_size"]

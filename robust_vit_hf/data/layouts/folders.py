@@ -121,12 +121,8 @@ class ImageFolder:
         """Files and other values of the lines of metadata files."""
         rows = []
         for table in metadata:
-            try:
-                lines = METADATA[PurePosixPath(table).name](self.root / table).to_pylist()
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"`{self.root / table}` is not valid: {error}") from error
             base = table.rpartition("/")[0]
-            for line in lines:
+            for line in METADATA[PurePosixPath(table).name](self.root / table).to_pylist():
                 names = {column: line[key] for key in line if (column := _picture_of(key))}
                 values = {key: value for key, value in line.items() if not _picture_of(key)}
                 if not names.get("image"):

@@ -87,15 +87,12 @@ MERGED = {
     "n04008634": "n03773504",
     "n03887697": "n15075141",
 }
-IGNORE = 1000  # id of pixels of a mask of ImageNet-S that are neither object nor background
-PAPER_VALIDATION_CLASSES = 414
 
 
 def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
     """All annotated training images in a folder with `train-semi-segmentation`, at most two levels down. `imagenet` is your
     ImageNet-1k, with `train/<wnid>` or `<wnid>`, for images that are not in `train-semi`."""
-    folder = _imagenet_s_folder(root)
-    return _imagenet_s_source(subfolders(folder), imagenet)
+    return _imagenet_s_source(subfolders(_imagenet_s_folder(root)), imagenet)
 
 
 def open_paper_split(
@@ -116,7 +113,7 @@ def open_paper_split(
         random.Random(class_seed).shuffle(folders)
     chosen, count = folders[:num_classes], samples_per_class
     if split == "validation":
-        chosen, count = folders[max(num_classes, len(folders) - PAPER_VALIDATION_CLASSES) :], 1
+        chosen, count = folders[max(num_classes, len(folders) - 414) :], 1
     fewest = min((len(image_files(folder)) for folder in chosen), default=0)
     if num_classes >= len(folders) or fewest < count:
         raise ValueError(
@@ -154,7 +151,7 @@ def _imagenet_s_source(folders: list[Path], imagenet: str | None, count: int | N
 def _read_imagenet_s(mask: Path) -> Image.Image:
     red, green, _ = to_rgb(Image.open(mask)).split()
     ids = np.asarray(red) + 256 * np.asarray(green, dtype=np.uint16)  # the documented code of a class
-    foreground = (ids != 0) & (ids != IGNORE)
+    foreground = (ids != 0) & (ids != 1000)  # of pixels that are neither object nor background
     present = np.unique(ids[foreground]).tolist()
     if len(present) != 1:
         raise ValueError(f"it has the classes {present}, expected one: draw it again, or leave it out")
