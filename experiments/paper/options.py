@@ -6,6 +6,7 @@ from typing import Literal
 
 from robust_vit_hf.evaluation.options import PROTOCOL, ImagesOptions, PrecisionOptions, SetsOptions
 from robust_vit_hf.models.image_processors import Protocol
+from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.utils.options import COUNT, NOT_NEGATIVE, Options, Range, option, output_dir
 
 
@@ -92,3 +93,8 @@ class PublishedOptions(Options):
     """
 
     source: Path = option(text="output folder of `robust-vit evaluate` or `segment`", positional=True)
+    paper_model: str | None = option(
+        None,
+        "the paper's name of the model before finetuning; by default that of the registered model by which it was named",
+        choices=[entry.paper_name for entry in MODELS.values() if entry.paper_name],
+    )

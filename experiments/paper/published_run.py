@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from robust_vit_hf.data.known_sets import PAPER_SETS
+from robust_vit_hf.models.model_names import MODELS, find_model
 from robust_vit_hf.results.set_tables import MEASURES, SEGMENTATION, attribution_table, reliance_tables
 from robust_vit_hf.results.tables import Table
 from robust_vit_hf.utils.files import RESULTS_FILE, read_json
@@ -22,7 +23,10 @@ def published(options: PublishedOptions) -> str:
         ValueError: the folder is of another command, or the paper has no figures of the model.
     """
     folder, results = options.source, read_json(options.source / RESULTS_FILE) or {}
-    if (model := results.get("paper_model")) is None:
+    name = results.get("settings", {}).get("model")
+    registered = name and find_model(name)
+    model = options.paper_model or (registered and MODELS[registered].paper_name)
+    if not model:
         raise ValueError(
             f"`{folder / RESULTS_FILE}` names no model of the paper: give an output folder of `robust-vit evaluate` or `segment`, of a "
             "registered model or with --paper_model."
@@ -30,18 +34,20 @@ def published(options: PublishedOptions) -> str:
     if "scores" in results:
         tables = [segmentation_table(results, model)]
     else:
-        tables = [table for protocol in results["protocols"] for table in evaluation_tables(folder, results, protocol)]
+        of_protocols = (evaluation_tables(folder, results, protocol, model) for protocol in results["protocols"])
+        tables = [table for of_protocol in of_protocols for table in of_protocol]
     return "\n".join(f"{table.title}:\n\n{table.markdown()}\n" for table in tables)
 
 
-def evaluation_tables(folder: Path, results: dict, protocol: str) -> list[Table]:
+def evaluation_tables(folder: Path, results: dict, protocol: str, model: str) -> list[Table]:
     """Tables 1, 2, 10 and 11, and Object Focus, of an evaluation under a protocol.
 
     Args:
         folder: output folder of `robust-vit evaluate`.
         results: its `results.json`.
+        model: the paper's name of it.
     """
-    classes, model = results["training_classes"], results["paper_model"]
+    classes = results["training_classes"]
     sets = read_sets(folder / protocol, None, tuple(results["weights"]))
     run = Run(sets, None if classes is None else frozenset(classes), model=model)
     in_paper = Results([replace(run, sets={name: of_set for name, of_set in sets.items() if name in PAPER_SETS})])

@@ -43,7 +43,6 @@ class Evaluation:
     by_masks: list[str]  # names of `BY_MASKS`
     masked: dict[str, EvaluationSet]  # the sets to measure by masks
     training_classes: frozenset[int] | None  # labels of the classes of the finetuning images, if known
-    paper_model: str | None  # the paper's name of the original model, if it is of the paper
     batch_size: int
     num_workers: int
 
@@ -94,12 +93,12 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
         by_masks = [name for name in BY_MASKS if getattr(options, name)]
         masked = [_masked_sets(session, by_masks) for session in sessions]
-        classes, paper_model = _training_classes(options, sessions[0]), options.paper_model or opened.paper_model
+        classes = _training_classes(options, sessions[0])
         evaluations = [
-            Evaluation(session, folder, by_masks, sets, classes, paper_model, options.batch_size, options.num_workers)
+            Evaluation(session, folder, by_masks, sets, classes, options.batch_size, options.num_workers)
             for session, sets in zip(sessions, masked, strict=True)
         ]
-        facts: dict = {"paper_model": evaluations[0].paper_model, "protocols": {}}
+        facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
         for evaluation in evaluations:
             facts["protocols"][evaluation.session.protocol], tables_and_notes = evaluation.run()
@@ -128,9 +127,8 @@ def _protocols(options: EvaluateOptions) -> list[Protocol]:
     """The given protocols; else `paper` and `native` for the registered models, and one for all others."""
     if options.protocols:
         return options.protocols
-    protocol = resolve_protocol(None, options.model, options.compare, paper_model=options.paper_model)
-    registered = options.paper_model or is_of_paper(options.model)
-    return ["paper", "native"] if registered and protocol != "model" else [protocol]
+    protocol = resolve_protocol(None, options.model, options.compare)
+    return ["paper", "native"] if is_of_paper(options.model) and protocol != "model" else [protocol]
 
 
 def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:

@@ -15,7 +15,7 @@ from ..data.known_sets import (
     PAPER_SETS,
 )
 from ..models.image_processors import Protocol
-from ..models.model_names import BUNDLED_MODEL, MODELS
+from ..models.model_names import BUNDLED_MODEL
 from ..relevance import ATTRIBUTION_METHOD_NAMES
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_dir
 
@@ -101,18 +101,7 @@ class PrecisionOptions(Options):
 
 
 @dataclass(kw_only=True)
-class TableOptions(BatchOptions, ImagesOptions, PrecisionOptions):
-    """A pass whose results name the model as the paper does, so that published figures can be compared with them."""
-
-    paper_model: str | None = option(
-        None,
-        "the paper's name of --model; by default that of the registered model with these weights",
-        choices=[entry.paper_name for entry in MODELS.values() if entry.paper_name],
-    )
-
-
-@dataclass(kw_only=True)
-class EvaluateOptions(TableOptions, SetsOptions):
+class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions):
     """Measure a model, or two (before and after finetuning), on shifted sets: tables of accuracy, relevance and calibration, plots of
     the classes that changed most, and curves over SI-Score's factors.
 
@@ -139,7 +128,7 @@ class EvaluateOptions(TableOptions, SetsOptions):
 
 
 @dataclass(kw_only=True)
-class SegmentOptions(TableOptions, PairOptions):
+class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions):
     """Measure how well the maps of several attribution methods cover the object: before and after finetuning, as in the paper's
     Table 3. For plain vision transformers, which have maps.
 

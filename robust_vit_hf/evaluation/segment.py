@@ -45,10 +45,9 @@ def segment(options: SegmentOptions) -> str:
         if not session.accelerator.is_main_process:
             return ""
         scores = {side: result.scores for side, result in measured.items()}
-        paper_model = options.paper_model or session.paper_model
         table = attribution_table(scores, name, len(rows))
         settings = asdict(options) | {"protocol": session.protocol}
-        facts = {"paper_model": paper_model, "scores": {name: scores}, "num_images": len(rows)}
+        facts = {"scores": {name: scores}, "num_images": len(rows)}
         markdown = write_results_json(session, folder, settings, facts, [table])
         write_attribution_figure(session, rows, options.methods, folder / FIGURE_FILE)
     return f"\n{markdown}\nresults.json, tables and {FIGURE_FILE}: {folder}"

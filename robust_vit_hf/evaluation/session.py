@@ -17,13 +17,12 @@ from ..data.known_sets import EVALUATION_SETS
 from ..models.image_processors import Protocol, load_processor, resolve_protocol, squashing
 from ..models.loading import check_single_label, load_model
 from ..models.model_digest import model_digest, weights_digest
-from ..models.model_names import MODELS, find_model
 from ..models.own_classifier import OwnClassifier, OwnProcessor
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained, why_no_map
 from ..utils.privacy import public_name
 from ..utils.processes import make_accelerator
 from ..utils.stage import Stage
-from .options import PairOptions, TableOptions
+from .options import PairOptions
 from .sets import EvaluationSet
 
 
@@ -130,12 +129,6 @@ class Session:
         for side in self.sides.values():
             VisionTransformer(side.model)
 
-    @property
-    def paper_model(self) -> str | None:
-        """The paper's name of the original model, if it is registered."""
-        registered = find_model(self.sides["before"].source)
-        return MODELS[registered].paper_name if registered else None
-
     def under(self, protocol: Protocol) -> "Session":
         """Copy of the session with another protocol and without sets."""
         sides = {}
@@ -177,10 +170,7 @@ def open_session(
 ) -> Iterator[Session]:
     """Context manager of a session with the models of the options, or one `given` in Python, under a protocol (`None` for that of
     [`resolve_protocol`]). Of a stage, the folder is locked against other processes; without one, nothing is saved."""
-    paper_model = options.paper_model if isinstance(options, TableOptions) else None
-    protocol = (
-        "model" if given else resolve_protocol(protocol, options.model, options.compare, paper_model=paper_model)
-    )
+    protocol = "model" if given else resolve_protocol(protocol, options.model, options.compare)
     accelerator = make_accelerator(bf16)
     names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
     with stage.work(accelerator.is_main_process) if stage else nullcontext():

@@ -150,20 +150,15 @@ def _in_words(metrics: dict[str, float]) -> str:
     return ", ".join(parts)
 
 
-def describe_method(trainer: Trainer) -> dict[str, str]:
-    """Rows of the card about losses, schedule and adapter."""
-    rows, adapter = trainer.args.describe(), trainer._adapter
-    if isinstance(trainer.train_dataset, MaskedStream) and trainer.args.lr_scheduler_type == "constant":
-        rows["learning rate"] = f"{trainer.args.learning_rate:g}, constant"  # a stream is one epoch
+def _hyperparameters(trainer: Trainer) -> dict[str, str]:
+    args, adapter = trainer.args, trainer._adapter
+    method = args.describe()
+    if isinstance(trainer.train_dataset, MaskedStream) and args.lr_scheduler_type == "constant":
+        method["learning rate"] = f"{args.learning_rate:g}, constant"  # a stream is one epoch
     if adapter is not None:
         rank = f" of rank {adapter.r}" if getattr(adapter, "r", None) else ""
         merged = "" if hasattr(trainer.model, "peft_config") else ", merged"
-        rows["adapter"] = f"{adapter.peft_type.value}{rank}{merged}"
-    return rows
-
-
-def _hyperparameters(trainer: Trainer) -> dict[str, str]:
-    args = trainer.args
+        method["adapter"] = f"{adapter.peft_type.value}{rank}{merged}"
     warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} %"
     checkpoint = "last"
     if args.load_best_model_at_end:
@@ -176,7 +171,7 @@ def _hyperparameters(trainer: Trainer) -> dict[str, str]:
         "epochs": f"{trainer.state.epoch or 0:g}",
         "batch": f"{trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on {processes}",
         "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
-        **describe_method(trainer),
+        **method,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "seed": str(args.seed),
         "checkpoint": checkpoint,
@@ -233,9 +228,8 @@ def make_card(
         figures: those of [`FIGURES`] that are in the card's folder.
     """
     data, emissions, measurements = run["data"], None, _measurements(run, results, evaluation)
-    if (
-        run["emissions_kg"] is not None and not run["resumed"]
-    ):  # of a resumed run, only those of its last part are known
+    # Of a resumed run, only those of its last part are known.
+    if run["emissions_kg"] is not None and not run["resumed"]:
         emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}
     tables = []
     for part in measurements:
@@ -303,9 +297,8 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
     """Add the results of `robust-vit evaluate` to a finetuned model, for its card. They must be of its weights."""
     evaluation = read_json(evaluation_folder / RESULTS_FILE) or {}
     measured = evaluation.get("weights", {}) if "protocols" in evaluation else {}
-    known = {
-        "after": weights_digest(load_model(str(folder.absolute())))
-    }  # by its path: a name could be that of a registered model
+    # By its path: a name could be that of a registered model.
+    known = {"after": weights_digest(load_model(str(folder.absolute())))}
     recorded = (read_json(folder / RESULTS_FILE) or {}).get("weights", {})
     if recorded.get("after") == known["after"]:  # otherwise the results are those of weights that were here before
         known |= recorded
@@ -316,7 +309,7 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
         )
     for picture in FIGURES[EVALUATION_FILE]:
         (folder / picture).unlink(missing_ok=True)
-    kept = {key: evaluation[key] for key in ("paper_model", "weights", "versions", "hardware", "protocols")}
+    kept = {key: evaluation[key] for key in ("weights", "versions", "hardware", "protocols")}
     write_json(folder / EVALUATION_FILE, kept)
     for protocol in evaluation["protocols"]:
         plot = evaluation_folder / "plots" / protocol / "accuracy.png"

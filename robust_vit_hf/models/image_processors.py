@@ -189,19 +189,16 @@ def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcesso
     return type(processor).from_dict(processor.to_dict() | {"size": size, "crop_size": square})
 
 
-def resolve_protocol(
-    protocol: Protocol | None, model: str, compare: str | None = None, *, paper_model: str | None = None
-) -> Protocol:
+def resolve_protocol(protocol: Protocol | None, model: str, compare: str | None = None) -> Protocol:
     """The protocol of a command: the given one; else that of the finetuning run in the folder or Hub repository of
-    `compare`, or of `model`; else `paper` for a registered model, also under the paper's name for it (`paper_model`), and `model`
-    for any other."""
+    `compare`, or of `model`; else `paper` for a registered model, and `model` for any other."""
     if protocol is not None:
         return protocol
     registered = {name: find_model(name) for name in (compare, model) if name}
     for name, known in registered.items():
         if not known and (recorded := _run_record(name).get("protocol")):
             return recorded if recorded in get_args(Protocol) else "model"
-    return "paper" if paper_model or registered[model] else "model"
+    return "paper" if registered[model] else "model"
 
 
 def is_of_paper(model: str) -> bool:

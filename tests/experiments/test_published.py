@@ -126,10 +126,10 @@ def inputs(tmp_path_factory) -> tuple[list, list, Path]:
 def test_an_evaluation_beside_the_published_figures(inputs, tmp_path):
     """What `robust-vit evaluate` measured, from its files of predictions, with the published figures of the model in each protocol."""
     pair, sets, training = inputs
-    options = ["--training_data", training, "--paper_model", "DeiT-B", "--output_dir", tmp_path]
+    options = ["--training_data", training, "--protocols", "paper", "native", "--output_dir", tmp_path]
     printed = succeed("evaluate", *pair, *sets, *options)
     assert "published" not in printed
-    text = succeed("experiments", "published", tmp_path)
+    text = succeed("experiments", "published", tmp_path, "--paper_model", "DeiT-B")
     parts = text.split("Table 1: ")
     assert len(parts) == 3 and "timm's results" in parts[2]  # protocols
     measured = json.loads((tmp_path / "results.json").read_text())["protocols"]["paper"]
@@ -150,9 +150,9 @@ def test_an_evaluation_beside_the_published_figures(inputs, tmp_path):
 
 def test_one_model_beside_the_published_figures(inputs, tmp_path):
     pair, sets, _ = inputs
-    options = ["--paper_model", "ViT-B", "--protocols", "native", "--output_dir", tmp_path]
+    options = ["--protocols", "native", "--output_dir", tmp_path]
     succeed("evaluate", *pair[:2], *sets[:2], *options)
-    text = succeed("experiments", "published", tmp_path)
+    text = succeed("experiments", "published", tmp_path, "--paper_model", "ViT-B")
     assert "| ViT-B | Original, published | 81.8 |" in text and "Ours |" not in text
 
 
@@ -161,9 +161,9 @@ def test_a_segmentation_beside_the_published_figures(inputs, tmp_path):
     mask = np.zeros((36, 30), dtype=np.uint8)
     mask[8:20, 6:18] = 1
     archive = layouts.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", [(image, mask) for image in pixels])
-    options = ["--set", f"imagenet-segmentation={archive}", "--methods", "gae", "rollout", "--paper_model", "DeiT-S"]
+    options = ["--set", f"imagenet-segmentation={archive}", "--methods", "gae", "rollout", "--protocol", "paper"]
     succeed("segment", *inputs[0], *options, "--output_dir", tmp_path / "out")
-    text = succeed("experiments", "published", tmp_path / "out")
+    text = succeed("experiments", "published", tmp_path / "out", "--paper_model", "DeiT-S")
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| gae")]
     names = ["original", "original, published", "finetuned", "finetuned, published", "change"]
     assert [row[0] for row in rows] == [f"gae, {name}" for name in names]
@@ -172,5 +172,9 @@ def test_a_segmentation_beside_the_published_figures(inputs, tmp_path):
     assert rows[2][2] == f"{100 * scores['after']['gae']['mean_iou']:.1f}"
 
 
-def test_a_folder_of_no_model_of_the_paper_is_rejected(inputs, tmp_path):
+def test_the_model_is_known_by_the_name_of_a_registered_one(tmp_path):
+    results = {"settings": {"model": "vit-b"}, "protocols": {}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert call("experiments", "published", tmp_path).status == 0
+    (tmp_path / "results.json").write_text(json.dumps(results | {"settings": {"model": "someone/else"}}))
     assert "names no model of the paper" in call("experiments", "published", tmp_path).error

@@ -184,7 +184,6 @@ def evaluation_of(weights: str) -> dict:
     return {
         "settings": {"compare": "runs/robustvit-tiny"},
         "weights": {"before": "0", "after": weights},
-        "paper_model": None,
         "versions": {},
         "hardware": "",
         "protocols": {"paper": part, "native": copy.deepcopy(part)},

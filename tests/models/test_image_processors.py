@@ -283,7 +283,6 @@ def test_the_rule_of_the_default(tmp_path):
     assert resolve_protocol(None, "vit-b") == resolve_protocol(None, "emoji-shift") == "paper"
     assert resolve_protocol(None, "facebook/deit-base-patch16-224", own) == "paper"
     assert resolve_protocol(None, own) == resolve_protocol(None, own, str(run)) == "model"
-    assert resolve_protocol(None, own, paper_model="ViT-B") == "paper"
     first = save_pretrained(tiny_vit(), tmp_path / "first")  # itself finetuned, under another protocol than the run
     (first / "run.json").write_text(json.dumps({"protocol": "native"}))
     for recorded, expected in (("native", "native"), ("paper", "paper"), ("model", "model"), ("own", "model")):
