@@ -26,11 +26,10 @@ from .find_images import find_images, find_splits
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
 from .layouts.packed import has_parquet, is_archive, numbered_tars, open_table, unpacked
 from .options import DescribeOptions, PrepareOptions
-from .schema import Source, decode, features_of, label_problem, mask_problem, mask_to_tensor, undecoded_rows
+from .schema import NUM_SHOWN, Source, decode, features_of, label_problem, mask_problem, mask_to_tensor, undecoded_rows
 from .write_dataset import SplitWriter, parts_of, write_rows
 
 
-NUM_SHOWN = 10  # problems and names
 # Of mask coverage, in per cent.
 BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "full")
 

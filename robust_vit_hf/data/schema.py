@@ -25,7 +25,7 @@ from .known_sets import KNOWN_SETS
 
 logger = logging.get_logger(__name__)
 
-NUM_SHOWN = 10  # rows that an error names
+NUM_SHOWN = 10  # problems that a message names
 FULL = 0.95  # share of an image above which a mask leaves no background to train on
 
 

@@ -10,8 +10,7 @@ from PIL.Image import Image
 from torch import nn
 from transformers import BaseImageProcessor
 
-from ..data.attributes import chosen_attributes
-from ..data.composition import draw_donors
+from ..data.composition import chosen_attributes, draw_donors
 from ..data.find_images import Images, find_images
 from ..data.groups import choose_images, groups_of, slice_shares, training_shares
 from ..data.known_sets import benchmarks, find_benchmark

@@ -18,8 +18,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.attributes import ATTRIBUTES
-from ..data.composition import CONDITIONS
+from ..data.composition import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
 from ..data.geometry import place_in_image
 from ..data.groups import groups_of, slices_of

@@ -8,8 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ..data.attributes import ATTRIBUTES
-from ..data.composition import CONDITIONS
+from ..data.composition import ATTRIBUTES, CONDITIONS
 from ..evaluation.composites import KINDS
 from ..results.intervals import Difference, Interval, Resamples, simultaneous
 from ..results.set_tables import object_focus, outcomes

@@ -13,8 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import default_data_collator
 
-from ..data.attributes import ATTRIBUTES, Pair, edited, has_both
-from ..data.composition import CONDITIONS, compose, draw_donors, is_background
+from ..data.composition import ATTRIBUTES, CONDITIONS, Pair, compose, draw_donors, edited, has_both, is_background
 from ..data.geometry import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..models.last_layer import LastLayer

@@ -16,9 +16,8 @@ import xxhash
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.attributes import chosen_attributes
 from ..data.classes import check_one_numbering
-from ..data.composition import draw_donors
+from ..data.composition import chosen_attributes, draw_donors
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.geometry import input_size
 from ..data.groups import choose_images, group_shares, groups_of, halves, held_out, labels_of

@@ -15,15 +15,9 @@ from typing import Any, Self
 
 import datasets
 import torch
+import transformers
 from PIL import Image
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskGeneration,
-    AutoModelForZeroShotObjectDetection,
-    AutoProcessor,
-    PreTrainedModel,
-    ProcessorMixin,
-)
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from ..data.classes import class_names, label_of_wnid
 from ..utils.files import weights_read
@@ -64,18 +58,26 @@ def _read_prompts(path: Path, classes: Collection[str]) -> dict[str, list[str]]:
     return given
 
 
-def names_to_find(rows: list[dict], prompts: Prompts) -> list[Sequence[str]]:
-    """Names with which a maker looks for the object of each row, by its label."""
-    names = [prompts(row.get("label")) for row in rows]
-    if missing := [row.get("label") for row, of_row in zip(rows, names, strict=True) if not of_row]:
-        raise ValueError(
-            f"There is no prompt for the label {missing[0]!r}: give images with named classes, or a prompt."
-        )
-    return names
+class _ByNames:
+    """Mask makers that look for names. Images are processed one by one, since padding of boxes and prompts would make masks depend on the
+    others."""
+
+    prompts: Prompts
+    models: dict[str, PreTrainedModel]  # that determine the masks, by setting name
+    _mask: Callable[[Image.Image, Sequence[str]], MaskResult]
+
+    def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
+        """Make masks of RGB images of any sizes, in order, by the `label` of their rows, which are checked before the first image."""
+        names = [self.prompts(row.get("label")) for row in rows]
+        if missing := [row.get("label") for row, of_row in zip(rows, names, strict=True) if not of_row]:
+            raise ValueError(
+                f"There is no prompt for the label {missing[0]!r}: give images with named classes, or a prompt."
+            )
+        return [self._mask(*pair) for pair in zip(images, names, strict=True)]
 
 
 @dataclass(eq=False)
-class GroundedSegmentation:
+class GroundedSegmentation(_ByNames):
     """Masks of the prompted names: the union of SAM's masks for all boxes found by Grounding DINO, or another zero-shot
     detector with the same processor.
 
@@ -100,22 +102,14 @@ class GroundedSegmentation:
     ) -> Self:
         """Load both models from Hub ids or folders. Further arguments are those of the class."""
         with weights_read(detector):
-            finder = AutoModelForZeroShotObjectDetection.from_pretrained(detector).eval().to(device)
+            finder = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(detector).eval().to(device)
             finder_processor = AutoProcessor.from_pretrained(detector)
         with weights_read(segmenter):
-            sam = AutoModelForMaskGeneration.from_pretrained(segmenter).eval().to(device)
+            sam = transformers.AutoModelForMaskGeneration.from_pretrained(segmenter).eval().to(device)
             return cls(finder, finder_processor, sam, AutoProcessor.from_pretrained(segmenter), prompts, **arguments)
 
-    @property
-    def models(self) -> dict[str, PreTrainedModel]:
-        """The models that determine the masks, by setting name."""
-        return {"detector": self.detector, "segmenter": self.segmenter}
-
-    def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make masks of RGB images of any sizes, in order, by the `label` of their rows, which are checked before the first
-        image. Images are processed one by one, since padding of boxes and prompts would make masks depend on the others.
-        """
-        return [self._mask(*pair) for pair in zip(images, names_to_find(rows, self.prompts), strict=True)]
+    def __post_init__(self):
+        self.models = {"detector": self.detector, "segmenter": self.segmenter}
 
     @torch.no_grad()
     def _mask(self, image: Image.Image, names: Sequence[str]) -> MaskResult:
@@ -155,7 +149,7 @@ def prompt_text(names: Sequence[str]) -> str:
 
 
 @dataclass(eq=False)
-class ConceptSegmentation:
+class ConceptSegmentation(_ByNames):
     """Masks of the first concept that SAM 3 finds in an image: the union of its instances.
 
     Args:
@@ -173,22 +167,15 @@ class ConceptSegmentation:
     @classmethod
     def from_pretrained(cls, prompts: Prompts, model: str, device: str | torch.device = "cpu", **arguments) -> Self:
         """Load the model from a Hub id or folder. Further arguments are those of the class."""
-        from transformers import Sam3LiteTextModel, Sam3Model, Sam3Processor
-
         with weights_read(model):
-            light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
-            loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
+            light = transformers.AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
+            loaded = (transformers.Sam3LiteTextModel if light else transformers.Sam3Model).from_pretrained(model)
             # Some checkpoints name the processor for videos, which takes no text.
-            return cls(loaded.eval().to(device), Sam3Processor.from_pretrained(model), prompts, **arguments)
+            processor = transformers.Sam3Processor.from_pretrained(model)
+            return cls(loaded.eval().to(device), processor, prompts, **arguments)
 
-    @property
-    def models(self) -> dict[str, PreTrainedModel]:
-        """The models that determine the masks, by setting name."""
-        return {"model": self.model}
-
-    def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make masks as [`GroundedSegmentation`] does."""
-        return [self._mask(*pair) for pair in zip(images, names_to_find(rows, self.prompts), strict=True)]
+    def __post_init__(self):
+        self.models = {"model": self.model}
 
     @torch.no_grad()
     def _mask(self, image: Image.Image, names: Sequence[str]) -> MaskResult:

@@ -136,9 +136,9 @@ def write_split(
     chosen = PerClass(options.per_class, writer)
     finish = partial(chosen.counted, finish)
     counts = write_rows(writer, chosen.rows(rows), options.skip_bad, finish, parts=chosen.parts)
-    if lacking := chosen.lacking():
+    if lacking := [label for label in sorted(chosen.labels - {None}) if chosen.kept[label] < options.per_class]:
         names = getattr(columns["label"], "names", None)
-        classes = ", ".join(f"`{names[label] if names else label}` {count}" for label, count in lacking.items())
+        classes = ", ".join(f"`{names[label] if names else label}` {chosen.kept[label]}" for label in lacking)
         logger.warning(
             f"Classes of `{split}` that ran out of images before they had {options.per_class} masks: {classes}. Give more images "
             "of them, or train with fewer."
@@ -186,10 +186,6 @@ class PerClass:
         rows = finish(decoded)
         self.kept.update(row["label"] for row in rows if "problem" not in row)
         return rows
-
-    def lacking(self) -> dict[int, int]:
-        """Numbers of masks, by label, of classes that ran out of images."""
-        return {label: self.kept[label] for label in sorted(self.labels - {None}) if self.kept[label] < self.number}
 
 
 def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -> list[dict]:

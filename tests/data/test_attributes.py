@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from robust_vit_hf.data.attributes import ATTRIBUTES, chosen_attributes, edited
+from robust_vit_hf.data.composition import ATTRIBUTES, chosen_attributes, edited
 
 
 SIDE = 48

@@ -13,8 +13,7 @@ from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from robust_vit_hf import diagnose
-from robust_vit_hf.data.attributes import ATTRIBUTES
-from robust_vit_hf.data.composition import draw_donors
+from robust_vit_hf.data.composition import ATTRIBUTES, draw_donors
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.evaluation.composites import Attributes
 from robust_vit_hf.evaluation.measurement import measure

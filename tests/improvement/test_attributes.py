@@ -11,8 +11,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from robust_vit_hf import improve, make_image_processor
-from robust_vit_hf.data.attributes import edited
-from robust_vit_hf.data.composition import draw_donors
+from robust_vit_hf.data.composition import draw_donors, edited
 from robust_vit_hf.data.geometry import pixel_levels
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.composites import composite_outputs

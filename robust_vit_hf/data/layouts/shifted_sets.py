@@ -17,15 +17,7 @@ from ...utils.images import to_rgb
 from ..classes import wnids
 from ..known_sets import COUNTERANIMAL_PARTS, IMAGENET_9_VARIATIONS, IMAGENET_D_FACTORS, KNOWN_SETS, V2_VARIANTS
 from ..schema import Source, decode, encode_image, with_mask
-from .folders import (
-    class_folders,
-    file_row,
-    find_classes,
-    open_class_folders,
-    path_within,
-    places_below,
-    subfolders,
-)
+from .folders import class_folders, file_row, find_classes, open_class_folders, path_within, places_below, subfolders
 
 
 logger = logging.get_logger(__name__)
