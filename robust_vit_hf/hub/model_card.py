@@ -150,15 +150,20 @@ def _in_words(metrics: dict[str, float]) -> str:
     return ", ".join(parts)
 
 
-def _hyperparameters(trainer: Trainer) -> dict[str, str]:
-    args, adapter = trainer.args, trainer._adapter
-    method = args.describe()
-    if isinstance(trainer.train_dataset, MaskedStream) and args.lr_scheduler_type == "constant":
-        method["learning rate"] = f"{args.learning_rate:g}, constant"  # a stream is one epoch
+def describe_method(trainer: Trainer) -> dict[str, str]:
+    """Rows of the card about losses, schedule and adapter."""
+    rows, adapter = trainer.args.describe(), trainer._adapter
+    if isinstance(trainer.train_dataset, MaskedStream) and trainer.args.lr_scheduler_type == "constant":
+        rows["learning rate"] = f"{trainer.args.learning_rate:g}, constant"  # a stream is one epoch
     if adapter is not None:
         rank = f" of rank {adapter.r}" if getattr(adapter, "r", None) else ""
         merged = "" if hasattr(trainer.model, "peft_config") else ", merged"
-        method["adapter"] = f"{adapter.peft_type.value}{rank}{merged}"
+        rows["adapter"] = f"{adapter.peft_type.value}{rank}{merged}"
+    return rows
+
+
+def _hyperparameters(trainer: Trainer) -> dict[str, str]:
+    args = trainer.args
     warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} %"
     checkpoint = "last"
     if args.load_best_model_at_end:
@@ -171,7 +176,7 @@ def _hyperparameters(trainer: Trainer) -> dict[str, str]:
         "epochs": f"{trainer.state.epoch or 0:g}",
         "batch": f"{trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on {processes}",
         "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
-        **method,
+        **describe_method(trainer),
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "seed": str(args.seed),
         "checkpoint": checkpoint,

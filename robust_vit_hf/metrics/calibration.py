@@ -88,9 +88,8 @@ class Calibration(StreamingMetric):
         if not self.from_logits:
             # bfloat16 rounds a probability by up to 0.4 per cent.
             bad = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 0.01)
-            with np.errstate(
-                divide="ignore", invalid="ignore"
-            ):  # log of 0, and of negative values, which are rejected below
+            # Logarithms of 0, and of negative values, which are rejected below.
+            with np.errstate(divide="ignore", invalid="ignore"):
                 scores = np.log(scores)
         scores = scores if self.class_subset is None else scores.take(self.class_subset, axis=1)
         bad |= ~np.isfinite(scores.max(axis=1))

@@ -32,7 +32,6 @@ from ..relevance.overlay import denormalize, overlay
 from ..relevance.relevance_map import relevance_map
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # sent by users and clusters
 STRIPS_FOLDER = "strips"  # next to the logs, since a push uploads logs, but must not upload the user's images
 # Context in which logs get names without the host name, which would be uploaded. No argument changes that.
 _without_host_name = partial(mock.patch, "socket.gethostname", lambda: "host")
@@ -71,7 +70,7 @@ class InterruptCallback(TrainerCallback):
     def __enter__(self) -> "InterruptCallback":
         self.received, self._noted, self._in_training = 0, 0, True
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._previous = {kind: signal.signal(kind, self._note) for kind in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception) -> None:
@@ -123,9 +122,8 @@ class MissedEvaluation(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        state.compute_steps(
-            args, state.max_steps
-        )  # otherwise, all intervals of a resumed run are those of its checkpoint
+        # Otherwise, all intervals of a resumed run are those of its checkpoint.
+        state.compute_steps(args, state.max_steps)
         best = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
         if state.best_model_checkpoint is None and best.is_dir():  # the folder was moved
             state.best_model_checkpoint = str(best)

@@ -107,9 +107,8 @@ class CheckpointingTrainer(Trainer):
                 f"saved. Lower the learning rate, {self.args.learning_rate:g}."
             )
         folder = Path(output_dir or self.args.output_dir)
-        with (
-            nullcontext() if output_dir else weights_written(folder)
-        ):  # `_save_checkpoint` checks those of a checkpoint
+        # `_save_checkpoint` checks those of a checkpoint.
+        with nullcontext() if output_dir else weights_written(folder):
             super().save_model(output_dir, _internal_call)
         if self._base_digest is not None and hasattr(self.model, "peft_config"):
             write_json(folder / BASE_FILE, {"digest": self._base_digest})

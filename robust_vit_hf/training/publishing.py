@@ -15,10 +15,6 @@ from ..utils.files import RUN_FILE, write_json
 class PublishingTrainer(Trainer):
     """Trainer that writes this package's model card, and uploads only files of [`~robust_vit_hf.hub.upload.model_files`]."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
-
     def create_model_card(
         self, *args, masks: str | None = None, revision: str | None = None, protocol: str | None = None, **kwargs
     ) -> None:

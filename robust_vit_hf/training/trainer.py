@@ -26,16 +26,8 @@ from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
 from ..utils.stage import folder_lock
+from . import callbacks
 from .background_swap import BackgroundPool, swap_backgrounds
-from .callbacks import (
-    InterruptCallback,
-    Interrupted,
-    MissedEvaluation,
-    RelevanceTensorBoardCallback,
-    SharedEpoch,
-    TrainingInterrupted,
-    TrainingTime,
-)
 from .checkpoints import CheckpointingTrainer, TrainingDiverged, add_adapter, base_digest, last_checkpoint
 from .config import RobustViTConfig, prepare_sharding
 from .load_data import BatchingTrainer, name_images, prepare_datasets, with_rows
@@ -124,7 +116,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
         _check_dtype(model)
-        epoch = SharedEpoch()
+        epoch = callbacks.SharedEpoch()
         streamed = isinstance(train_dataset, datasets.IterableDataset)  # a stream draws its crops and flips itself
         seed_of_row = None if streamed else partial(_seed_of_row, args.seed, epoch.number)
         augment = train_transform(processing_class, seed_of_row, squash_resample(processing_class))
@@ -148,6 +140,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._sizes_of_step: list[int] = []  # number of images in each batch of the step; empty outside a training
         self._batch_of_step = (0, 0)  # number of the step, and of the batch among those that it accumulates
+        self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # known after it is merged, too
         self._base_digest = base_digest(model) if args.should_save else None
         # Weights to freeze in the `head_epochs`; without these, none are kept, since FSDP2 replaces and frees them.
@@ -157,13 +150,13 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
         self._add_callbacks(epoch)
 
-    def _add_callbacks(self, epoch: SharedEpoch) -> None:
-        self.time, self._interrupt, self._strips = TrainingTime(), InterruptCallback(), None
-        for callback in (self.time, self._interrupt, MissedEvaluation(self), epoch):
+    def _add_callbacks(self, epoch: callbacks.SharedEpoch) -> None:
+        self.time, self._interrupt, self._strips = callbacks.TrainingTime(), callbacks.InterruptCallback(), None
+        for callback in (self.time, self._interrupt, callbacks.MissedEvaluation(self), epoch):
             self.add_callback(callback)
         shown = self.train_dataset if self.eval_dataset is None else self.eval_dataset
         if self.pop_callback(TensorBoardCallback) is not None and shown is not None:
-            self._strips = RelevanceTensorBoardCallback(shown, self.processing_class)
+            self._strips = callbacks.RelevanceTensorBoardCallback(shown, self.processing_class)
             self.add_callback(self._strips)
 
     # -- The model before the training --------------------------------------------------------------------------------
@@ -321,12 +314,14 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
             stack.enter_context(self._interrupt)
             try:
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
-            except Interrupted:
+            except callbacks.Interrupted:
                 output = self.callback_handler.on_train_end(self.args, self.state, self.control)
             # Waits: others still list the checkpoints, and releasing the lock removes the folder if nothing was written.
             self._interrupt.agree(self.args)
             if number := self._interrupt.received:
-                raise TrainingInterrupted.after(number, self.state.global_step, last_checkpoint(self.args.output_dir))
+                raise callbacks.TrainingInterrupted.after(
+                    number, self.state.global_step, last_checkpoint(self.args.output_dir)
+                )
         return output
 
     def _measure_original(self) -> None:
@@ -358,7 +353,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         try:
             with torch.random.fork_rng(devices=[]):  # an iterator of a data loader draws one on the CPU
                 output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        except Interrupted:
+        except callbacks.Interrupted:
             step, folder = self.state.global_step, self.args.output_dir
             saved = step == 0 or last_checkpoint(folder) == f"{folder}/checkpoint-{step}"
             if not saved and self.args.save_strategy != SaveStrategy.NO:

@@ -1,0 +1,390 @@
+"""Tables of a set beyond top-1: reliance on the background, groups, noise, and objects cut out."""
+
+import json
+import re
+from unittest.mock import patch
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
+from robust_vit_hf.data.layouts.shifted_sets import CLASSES
+from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
+from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
+from robust_vit_hf.metrics.robust_accuracy import WorstGroupAccuracy
+from robust_vit_hf.results import set_tables
+from robust_vit_hf.results.intervals import Difference, Resamples
+
+from ..helpers import layouts
+from ..helpers.commands import call, succeed
+from ..helpers.metrics import load
+from ..helpers.results import result, run_of
+from ..helpers.sessions import evaluate_one, session_of
+from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
+
+
+# -- Reliance on the background ----------------------------------------------------------------------------------------
+
+
+def test_measures_over_imagenet_9_and_counteranimal():
+    (table,) = set_tables.reliance_tables(
+        run_of(
+            result("imagenet-1k", before=0.8, after=0.8),
+            result("imagenet-9-original", before=0.9, after=0.9),
+            result("imagenet-9-mixed_same", before=0.8, after=0.8),
+            result("imagenet-9-mixed_rand", before=0.6, after=0.7),
+            result("counteranimal-common", before=0.7, after=0.7),
+            result("counteranimal-counter", before=0.5, after=0.6),
+        )
+    )
+    assert table.head == ["measure", "before", "after", "change"]
+    values = {row[0].split(":")[0] + row[0][-12:]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
+    assert list(values.values()) == [
+        ["+20.0", "+10.0", "-10.0"],  # 80 − 60 and 80 − 70
+        ["77.8", "88.9", "+11.1"],  # 1 − 20 / 90 and 1 − 10 / 90
+        ["75.0", "87.5", "+12.5"],  # by top-1 on ImageNet
+        ["+20.0", "+10.0", "-10.0"],
+    ]
+    # The spread of a difference of two sets of 200 images: 1.96 · 100 · √((0.8 · 0.2 + 0.6 · 0.4) / 200) = 8.8
+    low, high = (float(end) for end in table.rows[0][1].split("[")[1].rstrip("]").split(", "))
+    assert 20 - low == pytest.approx(8.8, abs=0.6) and high - 20 == pytest.approx(8.8, abs=0.6)
+
+
+def test_object_focus_of_a_model_that_is_never_right():
+    found = set_tables.object_focus(np.array([0.0, 0.0, 0.5]), np.array([0.1, 0.0, 0.1]))
+    assert np.isnan(found[:2]).all() and found[2] == pytest.approx(0.8)
+
+
+def test_one_model_and_no_such_sets():
+    sets = [result("counteranimal-common", before=0.7), result("counteranimal-counter", before=0.5)]
+    (table,) = set_tables.reliance_tables(run_of(*sets))
+    assert table.head == ["measure", "value"] and table.rows[0][1].startswith("+20.0 [")
+    variations = ("original", "mixed_same", "mixed_rand", "only_fg", "no_fg", "only_bg_t")
+    names = ["counteranimal-common", "counteranimal-counter", *(f"imagenet-9-{name}" for name in variations)]
+    sets = {name: result(name, 40, before=1.0) for name in names}
+    for one in sets.values():
+        one.classes[:10] = -1  # 30 count
+    (table,) = set_tables.reliance_tables(run_of(*(sets[name] for name in names[:2])))
+    assert table.rows[0][1] == "+0.0 [-10.0, +10.0]"  # a difference may be below 0
+    assert str(set_tables.imagenet_9_measures(sets)["before"]["bg_gap"]) == "+0.0 [-10.0, +10.0]"
+    assert set_tables.reliance_tables(run_of(result("imagenet-9-mixed_same", before=0.8))) == []
+
+
+def test_images_of_imagenet_9_are_seen_whole():
+    """The processor of the paper resizes to 37 and crops 32; here a mark at the corner stays."""
+    model, pixels = tiny_vit(num_labels=1000), np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    pixels[0, 0] = 255
+    dataset = datasets.Dataset.from_dict(
+        {"image": [Image.fromarray(pixels)]}, features=datasets.Features({"image": datasets.Image()})
+    )
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    rows = {"image": [Image.fromarray(pixels)]}
+    whole, cropped = (
+        EvaluationSet(dataset, [[0]], whole=whole).transform(processor)(rows)["pixel_values"][0]
+        for whole in (True, False)
+    )
+    assert torch.equal(whole, torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1)
+    assert whole.shape == cropped.shape and cropped[:, 0, 0].max() < 1
+    assert EvaluationSet(dataset, [[0]], whole=True).digest != EvaluationSet(dataset, [[0]]).digest
+    assert evaluate_one(model, EvaluationSet(dataset, [list(range(1000))], whole=True))[1].scores["top1"] == 1
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_pretrained(tiny_vit(num_labels=1000), tmp_path_factory.mktemp("models") / "mine", "paper")
+
+
+@pytest.fixture(scope="module")
+def imagenet_9(model, tmp_path_factory):
+    """ImageNet-9, and what `evaluate` prints and measures on it, by the name of the family."""
+    folder = tmp_path_factory.mktemp("imagenet_9")
+    root = layouts.imagenet_9(folder / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
+    options = ["--sets", f"imagenet-9={root}", "--protocols", "paper", "--output_dir", folder / "out"]
+    printed = succeed("evaluate", "--model", model, *options)
+    return root, printed, json.loads((folder / "out" / "results.json").read_text())["protocols"]["paper"]
+
+
+def test_evaluate_imagenet_9(imagenet_9):
+    """A prediction counts if it is any class of the nine's one; all variations are measured."""
+    _, printed, measured = imagenet_9
+    assert [row["set"] for row in measured["rows"]] == [f"imagenet-9-{name}" for name in IMAGENET_9_VARIATIONS]
+    assert measured["class_changes"] == {} and measured["class_groups"] == []  # an image has up to 116 classes
+    assert measured["rows"][0]["mean_iou_before"] is not None and measured["rows"][1]["mean_iou_before"] is None
+    assert [row[0] for row in measured["reliance"][0]["rows"]] == [
+        "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`",
+        "ImageNet-9: Object Focus, 1 − BG-Gap / `original`",
+    ] and "Reliance on the background" in printed  # fmt: skip
+
+
+def test_unlabelled_images_and_one_class_alone(tmp_path):
+    """Neither counts for what is measured by masks, nor breaks it."""
+    rows = masked_dataset(6)
+    labels = datasets.Dataset.from_dict(
+        {"label": [0, None, 0, 0, None, 0]}, features=datasets.Features({"label": rows.features["label"]})
+    )
+    rows = datasets.concatenate_datasets([rows.remove_columns("label"), labels], axis=1)
+    rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    printed = succeed("evaluate", *options, "--cut_out", "--sensitivity")
+    assert "| validation | before | 4 |" in printed and "| validation | 4 |" in printed
+
+
+def test_diagnose_beside_imagenet_9(model, imagenet_9, tmp_path):
+    """A model of ImageNet on photographs of its own classes, and on ImageNet-9: the same measures, those of the sets."""
+    root, _, measured = imagenet_9
+    data = masked_dataset(8).cast_column(
+        "label", datasets.ClassLabel(names=["n01440764", "n01443537", "n01498041", "n15075141"])
+    )
+    data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--imagenet_9", root, "--protocol", "paper"]
+    printed = succeed("diagnose", *options, "--output_dir", tmp_path / "out")
+    lines = (line.rstrip(" |").split(" | ") for line in printed.splitlines() if line.startswith("| "))
+    rows = {name[2:]: cells for name, *cells in lines}
+    assert rows["measure"] == ["before", "ImageNet-9"]
+    top1 = {row["set"]: row["top1_before"] for row in measured["rows"]}
+    assert top1["imagenet-9-only_bg_t"] != top1["imagenet-9-only_bg_b"]
+    for condition, name in {"mixed_same": "mixed_same", "only_bg": "only_bg_t"}.items():
+        assert float(rows[f"top-1 `{condition}`"][1].split()[0]) == pytest.approx(
+            100 * top1[f"imagenet-9-{name}"], abs=0.06
+        )
+    gap = 100 * (top1["imagenet-9-mixed_same"] - top1["imagenet-9-mixed_rand"])
+    assert float(rows["BG-Gap: `mixed_same` − `mixed_rand`"][1].split()[0]) == pytest.approx(gap, abs=0.06)
+
+
+# -- Groups --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_worst_group_and_the_weighted_average():
+    groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
+    birds = result("test", groups=groups, weights={"a": 3.0, "b": 1.0}, before=0.5, after=0.75)
+    (table,) = set_tables.group_tables(run_of(birds))
+    cells = {row[0]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
+    assert cells == {
+        "a": ["100", "100.0", "100.0", "+0.0"],
+        "b": ["100", "0.0", "50.0", "+50.0"],
+        "worst group": ["–", "0.0", "50.0", "+50.0"],
+        "average, weighted by the training groups": ["200", "75.0", "87.5", "+12.5"],
+    }
+    (table,) = set_tables.group_tables(run_of(result("test", groups=groups, weights={"a": 1.0}, before=0.5)))
+    assert table.rows[-1][0] == "average over the groups" and table.rows[-1][2].startswith("50.0")
+
+
+def test_groups_of_the_training_without_images_are_named():
+    groups, weights = np.repeat(np.array(["a", "b"], dtype=object), 100), dict.fromkeys("fedcba", 1.0)
+    birds = result("test", groups=groups, weights=weights, before=0.5, after=1.0)
+    (table,) = set_tables.group_tables(run_of(birds))
+    assert table.title.endswith("Without 4 groups of the training that have no images here: c, d, e, …")
+    birds.group_weights.pop("f")
+    assert set_tables.group_tables(run_of(birds))[0].title.endswith(
+        "Without 3 groups of the training that have no images here: c, d, e"
+    )
+    birds.group_weights.clear()
+    assert "Without" not in set_tables.group_tables(run_of(birds))[0].title
+
+
+def test_many_groups():
+    """More than 100 have no rows of their own; their number, the worst and the average are those that few groups would have."""
+    few = np.repeat(np.array(["a", "b", "c"], dtype=object), [60, 60, 80])
+    (expected,) = set_tables.group_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    names = np.arange(6000) // 200
+    many = np.array([f"{name}" for name in names] + [f"right {index}" for index in range(4000)], dtype=object)
+    groups = result("test", 10_000, groups=many, weights=dict.fromkeys(many, 1.0), before=0.5, after=0.75)
+    groups.sides["before"].ranks[:] = np.arange(10_000) % 2 * (np.arange(10_000) < 6000)
+    groups.sides["after"].ranks[:] = 0
+    (table,) = set_tables.group_tables(run_of(groups))
+    assert [row[:2] for row in table.rows] == [
+        ["worst of 4,030 groups", "–"],
+        ["average, weighted by the training groups", "10000"],
+    ]
+    assert table.rows[0][2].startswith("50.0 [") and table.rows[0][3] == "100.0 [0.0, 100.0]"
+    assert table.rows[1][3] == "100.0 [100.0, 100.0]" and len(table.head) == len(table.rows[0])
+    assert [row[0] for row in expected.rows] == ["a", "b", "c", "worst group", "average over the groups"]
+    with patch.object(set_tables, "MANY_GROUPS", 2):
+        (within,) = set_tables.group_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    assert [row[2:] for row in within.rows] == [row[2:] for row in expected.rows[-2:]]
+
+
+def test_a_group_of_one_image_changes_by_at_most_all():
+    changed = Resamples(np.zeros(9), 1).interval(Difference)
+    assert (changed.low, changed.high) == (-1, 1)
+    few, many = (Resamples(np.ones(9), count) for count in (10, 100))
+    assert [(one - few).interval(Difference).high for one in (few, many)] == [0.3, 0.3]  # the fewer images count
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [np.repeat(range(40), 2), np.concatenate([np.repeat(range(6), 20), range(6, 36)])],
+    ids=["pairs", "singles"],
+)
+def test_groups_that_a_draw_of_all_images_would_miss(groups):
+    """Of a few images each, or of one: every draw has all groups, so that the mean is in its interval."""
+    small = result("test", len(groups), groups=groups.astype(str).astype(object), before=1.0)
+    small.sides["before"].ranks[::4] = 5
+    (table,) = set_tables.group_tables(run_of(small))
+    for row in table.rows:
+        mean, low, high = (float(end) for end in re.split(r"[^-+\w.]+", row[2].rstrip("]")))
+        assert low <= mean <= high, row
+
+
+def birds(groups):
+    dataset = masked_dataset(len(groups))
+    return dataset.add_column("group", groups)
+
+
+def test_training_groups_that_are_no_weights(tmp_path):
+    """Those of the evaluated images themselves, and some that cannot be read."""
+    birds([-1, -1, 7]).to_parquet(tmp_path / "train-00000.parquet")
+    birds([-1, 7]).to_parquet(tmp_path / "test-00000.parquet")
+    for split in ("train", "train[:2]"):
+        assert own_set(str(tmp_path), split).group_weights is None
+    assert own_set(str(tmp_path), "test").group_weights == {"-1": 2 / 3, "7": 1 / 3}
+    birds(["x", None, "y"]).to_parquet(tmp_path / "train-00000.parquet")
+    with pytest.raises(ValueError, match="`train`: row 1 has no `group`"):
+        own_set(str(tmp_path), "test")
+
+
+def test_equal_outcomes_of_a_few_images_have_an_interval(tmp_path):
+    """Three images that are all right do not show that all are: the rule of three."""
+    groups = np.array(["a"] * 3 + ["b"] * 100, dtype=object)
+    (table,) = set_tables.group_tables(run_of(result("test", 103, groups=groups, before=1.0, after=1.0)))
+    cells = {row[0]: row[2:] for row in table.rows}
+    assert cells["a"] == ["100.0 [0.0, 100.0]", "100.0 [0.0, 100.0]", "+0.0 [-100.0, +100.0]"]
+    assert cells["b"] == ["100.0 [97.0, 100.0]", "100.0 [97.0, 100.0]", "+0.0 [-3.0, +3.0]"]
+    assert cells["worst group"] == cells["a"]
+
+
+def test_the_metric_of_the_worst_group():
+    columns = {"predictions": [0, 0, 1, 1, 0], "references": [0, 1, 1, 1, []], "groups": ["a", "a", "b", "b", "c"]}
+    script, streaming = (
+        load("worst_group_accuracy", "groups", group_weights={"a": 1, "b": 3}),
+        WorstGroupAccuracy({"a": 1, "b": 3}),
+    )
+    streaming.update(**columns)
+    assert script.compute(**columns) == streaming.compute()
+    assert streaming.compute() == {
+        "worst_group_top1": 0.5,
+        "worst_group": "a",
+        "average_top1": 0.25 * 0.5 + 0.75 * 1.0,
+        "top1": 0.75,
+        "per_group_top1": {"a": 0.5, "b": 1.0},
+        "num_images": 4,
+        "num_excluded": 1,
+    }
+
+
+@pytest.mark.parametrize("group", [None, float("nan")])
+def test_a_group_that_is_none(group):
+    with pytest.raises(ValueError, match=r"group of image 1 \(row 1 of the batch\) is"):
+        WorstGroupAccuracy().update([0, 1], [0, 1], groups=["a", group])
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_a_weight_that_is_none(weight):
+    with pytest.raises(ValueError, match="weight of the group b is"):
+        WorstGroupAccuracy({"a": 1.0, "b": weight})
+
+
+def test_groups_of_a_diagnosis(tmp_path):
+    """Beside the measures, as `evaluate` has them."""
+    birds(list("xxxy")).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    birds(list("xyxyyxxy")).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(2), tmp_path / "model", "paper")  # right on other images with other backgrounds
+    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir"]
+    printed = [succeed(command, *options, tmp_path / command) for command in ("diagnose", "evaluate")]
+    diagnosed, evaluated = (text[text.index("Groups of `validation`") :].split("\n\n")[:2] for text in printed)
+    assert diagnosed == evaluated and "| average, weighted by the training groups | 8 |" in diagnosed[1]
+    assert "Groups of `validation`" in (tmp_path / "diagnose" / "tables.md").read_text()
+    birds(["x", None, "y", "y"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    completed = call("diagnose", *options, tmp_path / "other")
+    assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
+
+
+# -- Noise, and objects cut out ------------------------------------------------------------------------------------------
+
+
+def test_relative_foreground_sensitivity():
+    """The examples of the definition: the sign, the largest value that a mean allows, and no room."""
+    foreground, background = np.array([0.2, 0.6, 0.0, 1.0, 0.5]), np.array([0.6, 0.2, 0.4, 1.0, 0.5])
+    expected = [0.4 / 0.8, -0.4 / 0.8, 1.0, 0.0, 0.0]
+    assert set_tables.relative_foreground_sensitivity(foreground, background) == pytest.approx(expected)
+
+
+def test_noise_is_where_it_should_be():
+    """With noise on one region, the other has its own pixels; the noise of an image depends on its number and the draw alone."""
+    rows, seen, noisy = EvaluationSet.of(masked_dataset(4)), [], []
+    model = tiny_vit()
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
+    session = session_of({"before": model}, {"noise": rows})
+    batches = rows.transform(session.sides["before"].processor)(rows.dataset[:])
+    clean, masks = (torch.stack(batches[name]) for name in ("pixel_values", "mask"))
+    for batch_size in (4, 1):
+        seen.clear()
+        found = Sensitivity(batch_size, draws=2).measure(
+            session.sides["before"], session.sets["noise"], session, "noise", None
+        )
+        noisy.append([torch.cat(seen[place::4]) for place in range(4)])
+    on_object, on_background, *second = noisy[0]
+    assert torch.equal(on_object.where(masks == 0, 0), clean.where(masks == 0, 0))
+    assert torch.equal(on_background.where(masks == 1, 0), clean.where(masks == 1, 0))
+    noise, free = on_object - clean, (masks == 1).expand_as(clean) & (on_object.abs() < 1)
+    middle = noise[free & (clean.abs() < 0.3)]  # of which little is clamped
+    assert 0.38 < middle.std() < 0.5 and on_object.abs().max() <= 1  # 0.25 of a range of 2
+    assert not torch.allclose(noise[0][free[0] & free[1]], noise[1][free[0] & free[1]], atol=1e-6)
+    assert all(map(torch.equal, noisy[0], noisy[1])) and not torch.equal(on_object, second[0])
+    with torch.no_grad():
+        predicted = [model(pixel_values=images).logits.argmax(1) for images in noisy[0]]
+    assert found.columns["foreground"].tolist() == torch.stack(predicted[::2], 1).tolist()
+    assert found.columns["background"].tolist() == torch.stack(predicted[1::2], 1).tolist()
+
+
+def test_the_table_of_the_sensitivity():
+    # Two draws: noise on the object breaks all of class 0, and that on the background class 1 under one of them.
+    accepted = [[0]] * 100 + [[1]] * 100
+    foreground, background = [[5, 5]] * 100 + [[1, 1]] * 100, [[0, 0]] * 100 + [[1, 5]] * 100
+    share = [0.5] * 200
+    columns = {"accepted": accepted, "foreground": foreground, "background": background, "object_share": share}
+    swapped = columns | {"foreground": background, "background": foreground}
+    table = set_tables.sensitivity_table({"photos": {"before": columns, "after": swapped}})
+    (row,) = table.rows
+    assert len(row) == len(table.head) and row[:6] == ["photos", "200", "50.0", "75.0", "75.0", "50.0"]
+    assert [cell.split(" ")[0] for cell in row[6:]] == ["33.3", "-33.3", "-66.7"]  # 0.25 / (2 · 0.375)
+    columns = {name: [*values, values[0]] for name, values in columns.items()} | {"object_share": [*share, 1.0]}
+    (row,) = set_tables.sensitivity_table({"photos": {"before": columns}}).rows  # the last object fills the crop
+    assert row[:4] == ["photos", "200", "50.0", "75.0"] and len(row) == 5
+    none = columns | {"object_share": [0.0] * 201}
+    compared = {"none": {"before": none, "after": none}, "photos": {"before": columns, "after": columns}}
+    table = set_tables.sensitivity_table(compared)
+    assert table.rows[0] == ["none", "0", *"–––––––"] and [len(row) for row in table.rows] == [len(table.head)] * 2
+    assert set_tables.sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
+
+
+def test_evaluate_objects_alone(tmp_path):
+    """As the conditions `original` and `only_fg` of the diagnosis."""
+    data = masked_folder(tmp_path / "data", train=4, validation=8)
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", data]
+    printed = succeed("evaluate", *options, "--cut_out", "--output_dir", tmp_path / "out")
+    (row,) = (line.split(" | ") for line in printed.splitlines() if line.startswith("| validation | before |"))
+    succeed("diagnose", *options, "--num_images", 8, "--output_dir", tmp_path / "diagnosis")
+    diagnosed = json.loads((tmp_path / "diagnosis" / "results.json").read_text())["diagnosis"]["before"]["measures"]
+    assert [float(cell.split()[0]) for cell in row[3:5]] == [
+        pytest.approx(100 * diagnosed[name]["mean"], abs=0.06) for name in ("original", "only_fg")
+    ]
+
+
+def test_the_table_of_objects_alone():
+    columns = {"accepted": [[0]] * 40, "original": [0] * 30 + [1] * 10, "only_fg": [0] * 10 + [1] * 30}
+    columns["object_share"] = [0.5] * 20 + [1.0] * 20  # the last objects fill the crop
+    none = columns | {"object_share": [0.0] * 20 + [1.0] * 20}
+    row, of_none = set_tables.cut_out_table({"photos": {"before": columns}, "none": {"before": none}}).rows
+    assert of_none == ["none", "before", "0", "–", "–", "–"]
+    assert row[:3] == ["photos", "before", "20"] and [cell.split()[0] for cell in row[3:]] == [
+        "100.0",
+        "50.0",
+        "-50.0",
+    ]
