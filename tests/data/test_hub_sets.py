@@ -107,14 +107,6 @@ def table_with_file_names(folder, label_type, labels, images=None):
 
 
 @pytest.mark.parametrize("name", ["imagenet-1k", "imagenet-a"])
-def test_numbers_without_names_are_refused(tmp_path, name):
-    """They may be ImageNet's, or the set's own."""
-    table_with_file_names(tmp_path, datasets.Value("int64"), [6, 11])
-    with pytest.raises(ValueError, match="classes of this set cannot be told"):
-        load_image_set(name, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["imagenet-1k", "imagenet-a"])
 def test_all_names_of_imagenet_beside_file_names(tmp_path, name):
     names = [f"{english}, also {index}" for index, english in enumerate(class_names())]
     for second, labels in enumerate(([6, 11], [11, 6])):

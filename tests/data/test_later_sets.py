@@ -215,6 +215,8 @@ def test_tables_from_elsewhere(hub, tmp_path):
     hub.repos["datasets", "someone/animals"] = files
     layouts.webdataset(tmp_path / "tars", [("a", layouts.picture(0), 3)])
     for name, source in (
+        ("imagenet-1k", tmp_path / "animals"),
+        ("imagenet-a", tmp_path / "animals"),
         ("counteranimal-common", tmp_path / "animals"),
         ("counteranimal-common", "someone/animals"),
         ("imagenet-9-only_fg", tmp_path / "animals"),

@@ -87,17 +87,20 @@ def test_only_one_category(tmp_path):
     )
 
 
-@pytest.mark.parametrize("compressed", [True, False])
-def test_run_lengths(tmp_path, compressed):
-    annotation = {"image_id": 0, "category_id": 7, "segmentation": rle(disc(), compressed)}
-    (result,) = masks(write(tmp_path, content(annotations=[annotation])), "a/0.jpg")
-    np.testing.assert_array_equal(array(result), disc())
-
-
-def test_a_box_between_pixels_takes_those_whose_centres_it_holds(tmp_path):
-    annotation = {"image_id": 0, "category_id": 7, "bbox": [1.6, 2.5, 2, 40]}
-    (result,) = masks(write(tmp_path, content(annotations=[annotation])), "a/0.jpg")
-    np.testing.assert_array_equal(array(result), rectangle(2, 2, 4, HEIGHT))
+@pytest.mark.parametrize(
+    "annotation, expected",
+    [
+        ({"segmentation": rle(disc(), compressed=True)}, disc()),
+        ({"segmentation": rle(disc(), compressed=False)}, disc()),
+        ({"bbox": [1.6, 2.5, 2, 40]}, rectangle(2, 2, 4, HEIGHT)),  # the pixels whose centres it holds
+        ({"bbox": [50, 50, 5, 5]}, rectangle(0, 0, 0, 0)),  # outside the image
+    ],
+)
+def test_pixels_of_an_annotation(tmp_path, annotation, expected):
+    annotations = [{"image_id": 0, "category_id": 7} | annotation]
+    (result,) = masks(write(tmp_path, content(annotations=annotations)), "a/0.jpg")
+    np.testing.assert_array_equal(array(result), expected)
+    assert result.rejected == (None if expected.any() else "the annotations cover no pixel")
 
 
 def test_names_without_their_folder(tmp_path):
@@ -141,12 +144,6 @@ def test_an_entry_is_of_one_image(tmp_path):
     assert "would both have" in call("masks", "coco", "--images", tmp_path / "photos", *options).error
     maker = CocoAnnotations(write(tmp_path, named("cat/000.jpg", "dog/000.jpg")))
     assert [*maker.claimed(rows)] == rows
-
-
-def test_annotations_outside_the_image_are_rejected(tmp_path):
-    annotation = {"image_id": 0, "category_id": 7, "bbox": [50, 50, 5, 5]}
-    (result,) = masks(write(tmp_path, content(annotations=[annotation])), "a/0.jpg")
-    assert not array(result).any() and result.rejected == "the annotations cover no pixel"
 
 
 def test_another_image_size_is_refused(tmp_path):

@@ -106,28 +106,6 @@ def test_masks_of_another_model_in_the_same_folder_are_refused(tmp_path):
     assert files_below(tmp_path / "masks") == before
 
 
-@pytest.mark.slow
-def test_kill_redoes_no_finished_image(tmp_path, vit):
-    with_objects(128).to_parquet(tmp_path / "images" / "train.parquet")
-    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--rows_per_shard", 32)
-    output = tmp_path / "masks"
-    again = command("tokencut", tmp_path / "images", output, *options)
-    kill_when(lambda: len([*output.glob("train-*.parquet")]) == 2, "-m", "robust_vit_hf.cli", *again)
-    stamps = {path: path.stat().st_mtime_ns for path in output.glob("train-*")}
-    done_rows = max(int(path.stem.split("-")[-1]) for path in stamps)
-    assert 64 <= done_rows < 128
-
-    done = call(*again)
-    assert done.status == 0, done.err[-3000:]
-    bars = re.findall(r"tokencut \(train\):.*?(\d+)/128", done.err.replace("\r", "\n"))
-    assert int(bars[0]) == done_rows  # the progress bar starts where the kill was
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    succeed(*command("tokencut", tmp_path / "images", tmp_path / "expected", *options))
-    masks, expected = (load_masked_dataset(str(tmp_path / name), "train") for name in ("masks", "expected"))
-    assert masks["file_name"] == expected["file_name"] and len(masks) > 64
-    assert all(a["mask"].tobytes() == b["mask"].tobytes() for a, b in zip(masks, expected, strict=True))
-
-
 def test_released_masks_of_each_class(tmp_path, caplog):
     """Of real images: TokenCut's mask of the first covers more than half, and that of the third is unlike the coarse one."""
     rows = [
