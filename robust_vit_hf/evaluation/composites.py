@@ -27,10 +27,6 @@ from .sets import EvaluationSet
 
 
 KINDS = ("same", "rand")  # of donors: of the class of the image, and of another
-CONDITION_DONORS = {
-    "mixed_same": "same",
-    "mixed_rand": "rand",
-}  # of the conditions that take the background of another image
 DONOR_SEED = 0  # of [`composite_outputs`]
 OUTPUTS_FILE = "outputs.npy"
 Batch = Mapping[str, torch.Tensor]
@@ -71,7 +67,8 @@ class Composite(NamedTuple):
 
 def condition_composites(conditions: Sequence[str] = tuple(CONDITIONS)) -> list[Composite]:
     """Images in these conditions, by donors of the class and of another class, [`KINDS`]."""
-    return [Composite(name, name, CONDITION_DONORS.get(name)) for name in conditions]
+    donors = {"mixed_same": "same", "mixed_rand": "rand"}  # the other conditions take no background of another image
+    return [Composite(name, name, donors.get(name)) for name in conditions]
 
 
 class WithDonors(Dataset):

@@ -3,12 +3,20 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
 
 from ..data.classes import align_labels
 from ..data.find_images import find_images
+from ..data.geometry import pixel_levels
 from ..data.known_sets import benchmarks
+from ..metrics.robust_accuracy import top_classes
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
+from ..relevance.relevance_map import forward_logits
 from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run
 from ..results.set_tables import cut_out_table, sensitivity_table
@@ -19,58 +27,70 @@ from ..utils.stage import Stage
 from .accuracy import Accuracy, measure_accuracy
 from .composites import Backgrounds
 from .examples import EXAMPLES_FILE, draw_by_kind, explain, save_examples
-from .measurement import Measurement, measure
-from .noise_sensitivity import Sensitivity
+from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
 from .options import EvaluateOptions
 from .results_files import write_results_json
-from .session import Session, open_session
+from .session import Session, Side, open_session
 from .sets import EvaluationSet, load_sets, with_objects
 
 
+@dataclass(frozen=True)
+class Sensitivity(Measurement):
+    """Predictions for images with Gaussian noise on one region. All images have a mask. Rows: `accepted`, the
+    predicted classes `foreground` and `background` under each draw, of the region with the noise, and `object_share`,
+    the object's share of the pixels. An image gets the same noise from every model, and in both regions.
+
+    Source: https://huggingface.co/papers/2201.10766; `rfs.py` of https://github.com/mmoayeri/HardImageNet
+    """
+
+    sigma: float = 0.25  # of the noise on pixels in [0, 1], which are clamped again
+    draws: int = 3  # as in the code of the source; each takes two forward passes
+    seed: int = 0
+
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+        side.model.eval()
+        dataset, transform = rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor)
+        loader = self.loader(WithNoise(dataset, transform, self.draws, self.seed))
+        device = session.accelerator.device
+        black, white = (level.to(device)[:, None, None] for level in pixel_levels(side.processor))
+
+        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
+            logits = []
+            for noise, region in product(batch["noise"].unbind(1), REGIONS):
+                where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
+                noisy = batch["pixel_values"] + where * noise * self.sigma * (white - black)
+                logits.append(forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white)).float())
+            best = [top_classes(of.nan_to_num(), rows.class_subset)[:, 0].double() for of in logits]
+            return logits, (torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1),)
+
+        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, title)
+        values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
+        columns = {region: values[:, place:-1:2].astype(np.int64) for place, region in enumerate(REGIONS)}
+        return Measured({"accepted": rows.accepted} | columns | {"object_share": values[:, -1]})
+
+
+class WithNoise(TransformedRows):
+    """Rows of images with standard normal `noise` `(draws, 3, H, W)` for their pixels, drawn by seed and number of the row."""
+
+    def __init__(self, dataset: datasets.Dataset, transform: Callable, draws: int, seed: int):
+        super().__init__(dataset, transform)
+        self.draws, self.seed = draws, seed
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        items = super().__getitems__(indices)
+        for index, item in zip(indices, items, strict=True):
+            shape = (self.draws, *item["pixel_values"].shape)
+            drawn = np.random.default_rng((self.seed, index)).standard_normal(shape, np.float32)
+            item["noise"] = torch.from_numpy(drawn)
+        return items
+
+
+REGIONS = ("foreground", "background")
 # Measurement and table of the options that need masks.
 BY_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
     "cut_out": (partial(Backgrounds, conditions=("original", "only_fg"), relevance=False), cut_out_table),
     "sensitivity": (Sensitivity, sensitivity_table),
 }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Evaluation of the models of a session under its protocol."""
-
-    session: Session
-    folder: Path  # the output folder
-    by_masks: list[str]  # names of `BY_MASKS`
-    masked: dict[str, EvaluationSet]  # the sets to measure by masks
-    training_classes: frozenset[int] | None  # labels of the classes of the finetuning images, if known
-    batch_size: int
-    num_workers: int
-
-    def run(self) -> tuple[dict, list[str | Table]]:
-        """Measure, and write plots and examples.
-
-        Returns:
-            The results as JSON values, and as tables with notes; both empty outside the main process.
-        """
-        session, sizes = self.session, (self.batch_size, self.num_workers)
-        run = Run(measure_accuracy(session, Accuracy(*sizes), session.protocol), self.training_classes)
-        tables_by_masks = []
-        for name in self.by_masks:
-            measurement, table = BY_MASKS[name]
-            results = measure(replace(session, sets=self.masked), measurement(*sizes), f"{session.protocol}-{name}")
-            columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
-            tables_by_masks.append(table(columns))
-        if not session.accelerator.is_main_process:
-            return {}, []
-        summary, notes, tables = summarize(run), session.without_map, [*tables_of(run), *tables_by_masks]
-        for name, figure, *_ in run_figures(summary, session.label_names):
-            save_figure(figure, self.folder / "plots" / session.protocol, name)
-        if "after" in session.sides:
-            drawn = draw_by_kind(run.sets, session.sets)
-            examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
-            save_examples(examples, self.folder / session.protocol / EXAMPLES_FILE)
-        parts = [f"# Protocol `{session.protocol}`", *notes, *tables]
-        return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
@@ -91,29 +111,54 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
             for protocol in protocols:
                 session = opened if protocol == opened.protocol else opened.under(protocol)
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
-        by_masks = [name for name in BY_MASKS if getattr(options, name)]
-        masked = [_masked_sets(session, by_masks) for session in sessions]
+        masked = [_masked_sets(session, options) for session in sessions]
         classes = _training_classes(options, sessions[0])
-        evaluations = [
-            Evaluation(session, folder, by_masks, sets, classes, options.batch_size, options.num_workers)
-            for session, sets in zip(sessions, masked, strict=True)
-        ]
         facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
-        for evaluation in evaluations:
-            facts["protocols"][evaluation.session.protocol], tables_and_notes = evaluation.run()
+        for session, sets in zip(sessions, masked, strict=True):
+            facts["protocols"][session.protocol], tables_and_notes = _results(session, sets, classes, options)
             parts += tables_and_notes
         if not parts:
             return ""
-        trained = evaluation.training_classes
-        facts["training_classes"] = None if trained is None else sorted(trained)
+        facts["training_classes"] = None if classes is None else sorted(classes)
         settings = asdict(options) | {"protocols": protocols}
-        markdown = write_results_json(evaluation.session, folder, settings, facts, parts)
+        markdown = write_results_json(session, folder, settings, facts, parts)
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 
 
-def _masked_sets(session: Session, by_masks: list[str]) -> dict[str, EvaluationSet]:
+def _results(
+    session: Session, masked: dict[str, EvaluationSet], classes: frozenset[int] | None, options: EvaluateOptions
+) -> tuple[dict, list[str | Table]]:
+    """Measure under one protocol, and write plots and examples. Returns the results as JSON values, and as tables with notes; both are
+    empty outside the main process. `masked` are the sets to measure by masks, and `classes` those of the finetuning images, if known."""
+    passes, folder = (options.batch_size, options.num_workers), options.output_dir
+    run = Run(measure_accuracy(session, Accuracy(*passes), session.protocol), classes)
+    tables_by_masks = []
+    for name in _by_masks(options):
+        measurement, table = BY_MASKS[name]
+        results = measure(replace(session, sets=masked), measurement(*passes), f"{session.protocol}-{name}")
+        columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
+        tables_by_masks.append(table(columns))
+    if not session.accelerator.is_main_process:
+        return {}, []
+    summary, notes, tables = summarize(run), session.without_map, [*tables_of(run), *tables_by_masks]
+    for name, figure, *_ in run_figures(summary, session.label_names):
+        save_figure(figure, folder / "plots" / session.protocol, name)
+    if "after" in session.sides:
+        drawn = draw_by_kind(run.sets, session.sets)
+        examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
+        save_examples(examples, folder / session.protocol / EXAMPLES_FILE)
+    parts = [f"# Protocol `{session.protocol}`", *notes, *tables]
+    return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
+
+
+def _by_masks(options: EvaluateOptions) -> list[str]:
+    return [name for name in BY_MASKS if getattr(options, name)]
+
+
+def _masked_sets(session: Session, options: EvaluateOptions) -> dict[str, EvaluationSet]:
     """The labelled images of the sets with masks, if an option needs them."""
+    by_masks = _by_masks(options)
     masked = with_objects(session.sets) if by_masks else {}
     if by_masks and not masked:
         raise ValueError(

@@ -148,7 +148,7 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of [`~robust_vit_hf.evaluation.noise_sensitivity.Sensitivity`] by set and side. Top-1 is the
+    """Table of [`~robust_vit_hf.evaluation.evaluate.Sensitivity`] by set and side. Top-1 is the
     mean over classes and draws of the noise, of labelled images with object and background in the crop."""
     compared = any("after" in sides for sides in measured.values())
     rows = []

@@ -25,8 +25,8 @@ from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.evaluation.composites import Backgrounds
+from robust_vit_hf.evaluation.evaluate import Sensitivity
 from robust_vit_hf.evaluation.measurement import Measured, measure
-from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map
