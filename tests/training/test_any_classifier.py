@@ -128,20 +128,6 @@ def test_training_from_a_folder_to_a_folder(folders, tmp_path, name):
     assert settings["rows"][0]["top1_control"] is not None
 
 
-def test_the_processor_of_a_training_is_that_of_its_folder(folders, tmp_path):
-    """Also for timm, whose preprocessing transformers reads from `config.json`."""
-    options = ["--dataset", folders / "photos", "--max_steps", 1, "--method", "swap", "--protocol", "paper"]
-    succeed("train", "--model", folders / "timm", "--output_dir", tmp_path, *options)
-    processor = AutoImageProcessor.from_pretrained(tmp_path)
-    assert isinstance(processor, ViTImageProcessor) and list(processor.image_mean) == [0.5] * 3
-    assert type(load_model(str(tmp_path))) is type(load_model(str(folders / "timm")))
-    report = json.loads((tmp_path / "results.json").read_text())["rows"][0]
-    printed = succeed(
-        "evaluate", "--model", tmp_path, "--dataset", folders / "photos", "--output_dir", tmp_path / "out"
-    )
-    assert f"| validation | 8 | {100 * report['top1_after']:.1f} |" in printed
-
-
 @every_model
 def test_a_resumed_training_ends_as_one_that_was_not_stopped(folders, tmp_path, name):
     settings = {"method": "swap", "save_strategy": "steps", "save_steps": 1, "save_total_limit": None}

@@ -22,7 +22,8 @@ def test_defaults_are_those_of_the_paper(tmp_path):
     assert not config.second_order
     assert config.needs_labels
     assert config.describe()["learning rate"] == "3e-06, × 0.85 every 2 epochs"
-    other = RobustViTConfig(str(tmp_path), eval_strategy="no", lr_scheduler_type="cosine")
+    other = RobustViTConfig(str(tmp_path), eval_strategy="no", lr_scheduler_type="cosine", **{CHECKPOINTING: True})
+    assert getattr(other, f"{CHECKPOINTING}_kwargs") == {"use_reentrant": False}
     assert not other.load_best_model_at_end and other.describe()["learning rate"] == "3e-06, cosine"
 
 
@@ -96,11 +97,6 @@ def test_options_of_the_relevance_loss_are_not_described_without_it(tmp_path):
 def test_bf16_needs_no_accelerator(tmp_path):
     config = RobustViTConfig(str(tmp_path), bf16=True)
     assert config.use_cpu and config.device.type == "cpu" and config.mixed_precision == "bf16"
-
-
-def test_activation_checkpointing_is_non_reentrant(tmp_path):
-    config = RobustViTConfig(str(tmp_path), **{CHECKPOINTING: True})
-    assert getattr(config, f"{CHECKPOINTING}_kwargs") == {"use_reentrant": False}
 
 
 def test_labels_are_needed_by_a_target_alone(tmp_path):
