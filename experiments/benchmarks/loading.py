@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.classes import subset, wnids
-from robust_vit_hf.data.layouts.shifted_sets import LABELS
+from robust_vit_hf.data.layouts.official import LABELS
 from robust_vit_hf.utils.files import write_atomically
 from tests.helpers import layouts
 

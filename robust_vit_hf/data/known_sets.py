@@ -62,7 +62,7 @@ class KnownSet:
 KNOWN_SETS: dict[str, KnownSet] = {
     "imagenet-1k": KnownSet(
         "https://image-net.org",
-        "imagenet.open_validation",
+        "official.open_validation",
         options=("labels",),
         splits=("validation",),
         hub={
@@ -92,14 +92,14 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "imagenet-v2": KnownSet(
         "https://github.com/modestyachts/ImageNetV2",
-        "shifted_sets.open_v2",
+        "official.open_v2",
         options=("variant",),
         hub={"clip-benchmark/wds_imagenetv2": (None, "test")},
         hub_files={"vaishaal/ImageNetV2": ("imagenetv2-{variant}.tar.gz",)},
     ),
     "objectnet": KnownSet(
         "https://objectnet.dev",
-        "shifted_sets.open_objectnet",
+        "official.open_objectnet",
         labels="several",
         options=("mappings", "cropped"),
         hub={"clip-benchmark/wds_objectnet": (None, "test")},
@@ -109,7 +109,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"si-score-{factor}": KnownSet(
             "https://github.com/google-research/si-score",
-            "shifted_sets.open_si_score",
+            "official.open_si_score",
             part={"factor": factor},
             factors=dict.fromkeys(("x", "y", "area", "angle"), "float64"),
         )
@@ -117,14 +117,14 @@ KNOWN_SETS: dict[str, KnownSet] = {
     },
     "imagenet-segmentation": KnownSet(
         "https://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
-        "imagenet.open_segmentation",
+        "official.open_segmentation",
         evaluated=False,
         labels="none",
         masks=True,
     ),
     "imagenet-s919": KnownSet(
         "https://github.com/LUSSeg/ImageNet-S",
-        "imagenet.open_imagenet_s",
+        "official.open_imagenet_s",
         evaluated=False,
         masks=True,
         options=("imagenet",),
@@ -132,7 +132,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "paper-split": KnownSet(
         "https://github.com/LUSSeg/ImageNet-S",
-        "imagenet.open_paper_split",
+        "official.open_paper_split",
         evaluated=False,
         masks=True,
         options=("imagenet", "split", "class_seed", "num_classes", "samples_per_class"),
@@ -141,7 +141,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"imagenet-9-{variation}": KnownSet(
             "https://github.com/MadryLab/backgrounds_challenge",
-            "shifted_sets.open_imagenet_9",
+            "official.open_imagenet_9",
             part={"variation": variation},
             family="imagenet-9",
             labels="several",
@@ -154,7 +154,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"imagenet-d-{factor}": KnownSet(
             "https://huggingface.co/datasets/zcs15/ImageNet-D",
-            "shifted_sets.open_imagenet_d",
+            "official.open_imagenet_d",
             part={"factor": factor},
             family="imagenet-d",
             labels="several",
@@ -165,7 +165,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **{
         f"counteranimal-{part}": KnownSet(
             "https://counteranimal.github.io",
-            "shifted_sets.open_counteranimal",
+            "official.open_counteranimal",
             part={"part": part},
             family="counteranimal",
         )
@@ -173,21 +173,21 @@ KNOWN_SETS: dict[str, KnownSet] = {
     },
     "hard-imagenet": KnownSet(
         "https://github.com/mmoayeri/HardImageNet",
-        "imagenet.open_hard_imagenet",
+        "official.open_hard_imagenet",
         masks=True,
         options=("imagenet", "split"),
         splits=("validation", "train"),
     ),
     "waterbirds": KnownSet(
         "https://github.com/kohpangwei/group_DRO",
-        "shifted_sets.open_waterbirds",
+        "official.open_waterbirds",
         evaluated=False,
         class_names=WATERBIRDS_CLASSES,
         factors={"group": [f"{bird} on {place}" for bird in WATERBIRDS_CLASSES for place in WATERBIRDS_PLACES]},
         options=("split", "segmentations"),
         splits=("train", "validation", "test"),
         hub={"grodino/waterbirds": (None, "train")},
-        hub_row="shifted_sets.row_of_hub",
+        hub_row="official.row_of_hub",
     ),
 }
 PAPER_SETS = tuple(KNOWN_SETS)[:9]  # of Tables 1 and 2, in their order

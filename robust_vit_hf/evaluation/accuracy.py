@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..data.groups import groups_of
-from ..data.layouts.shifted_sets import METADATA_COLUMNS
+from ..data.layouts.official import METADATA_COLUMNS
 from ..metrics.calibration import Calibration
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import RobustAccuracy, ranks, top_classes

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf import load_image_set
-from robust_vit_hf.data.layouts.shifted_sets import read_mappings
+from robust_vit_hf.data.layouts.official import read_mappings
 
 from ..helpers import layouts
 

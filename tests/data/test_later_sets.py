@@ -9,7 +9,7 @@ import pytest
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
-from robust_vit_hf.data.layouts.shifted_sets import CLASSES
+from robust_vit_hf.data.layouts.official import CLASSES
 
 from ..helpers import layouts
 from ..helpers.commands import succeed

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.classes import wnids
-from robust_vit_hf.data.layouts.imagenet import MERGED
+from robust_vit_hf.data.layouts.official import MERGED
 from robust_vit_hf.data.schema import check_columns, check_rows
 
 from ..helpers import layouts

@@ -11,7 +11,7 @@ from experiments.paper.published_tables import METHODS, accuracy_tables, class_g
 from experiments.sweeps.results import Results
 from experiments.sweeps.runs import Run
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS, PAPER_SETS
-from robust_vit_hf.data.layouts.shifted_sets import CLASSES
+from robust_vit_hf.data.layouts.official import CLASSES
 from robust_vit_hf.models.model_names import MODELS, find_model
 from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.results.tables import Table

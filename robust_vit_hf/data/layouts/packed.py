@@ -32,8 +32,7 @@ from ..classes import are_named_as_imagenet, class_names_of, label_of_wnid, subs
 from ..known_sets import KNOWN_SETS, KnownSet
 from ..schema import Source, features_of
 from ..write_dataset import made_from
-from .imagenet import VALIDATION_NAME, with_real_labels
-from .shifted_sets import read_mappings, without_border
+from .official import VALIDATION_NAME, read_mappings, with_real_labels, without_border
 
 
 logger = logging.get_logger(__name__)
