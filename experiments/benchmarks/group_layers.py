@@ -34,7 +34,7 @@ from robust_vit_hf.data.emoji_shift import (
     load_finetuning_splits,
     load_split,
 )
-from robust_vit_hf.data.geometry import input_size
+from robust_vit_hf.data.transforms import input_size
 from robust_vit_hf.evaluation.composites import Outputs, composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import Session, open_session

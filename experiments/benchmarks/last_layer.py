@@ -22,8 +22,7 @@ from torchvision.transforms.v2 import functional
 
 from robust_vit_hf.data.composition import background
 from robust_vit_hf.data.emoji_shift import load_finetuning_splits, load_split, training_classes
-from robust_vit_hf.data.geometry import input_size
-from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.data.transforms import eval_transform, input_size
 from robust_vit_hf.evaluation.composites import Outputs, composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.session import Session, open_session

@@ -7,8 +7,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 
-from ..data.geometry import place_in_image
-from ..data.transforms import eval_transform
+from ..data.transforms import eval_transform, place_in_image
 from ..evaluation.session import Session
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import TOP

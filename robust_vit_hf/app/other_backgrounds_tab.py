@@ -11,9 +11,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from ..data import emoji_shift as artwork
 from ..data.composition import CONDITIONS, paste
-from ..data.geometry import normalization
 from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
-from ..data.transforms import eval_transform
+from ..data.transforms import eval_transform, normalization
 from ..diagnosis.composed_examples import TAKEN_FILE, TAKEN_RULE, Composed, load_composed
 from ..diagnosis.report import PAIRS_FILE, matrices
 from ..evaluation.examples import EXAMPLES_FILE

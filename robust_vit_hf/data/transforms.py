@@ -1,4 +1,8 @@
-"""Joint transforms of image and mask, for training, evaluation and segmentation.
+"""What a model sees: the geometry of image processors, and joint transforms of image and mask for training, evaluation and segmentation.
+
+Geometry is the size of the images that a processor gives, its normalisation, where it takes the pixels of a mask, and where the pixels
+that it gives lie in the image. Processors that only resize, crop and normalise by their settings, as most of transformers do, are read
+from these. Of any other, such as timm's, `LevitImageProcessor`, or a function, it is measured on flat images.
 
 Images are decoded upright according to EXIF, and masks belong to upright images. Masks are resized bilinearly without
 antialiasing, as in the released code, whose masks are floating-point tensors (torchvision 0.8.2 antialiases only
@@ -6,22 +10,192 @@ images). So edges have fractional values, and small objects are not blurred.
 """
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 
 import numpy as np
 import torch
-from PIL import ImageOps
-from torchvision.transforms import InterpolationMode
+from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
 
 from ..utils.images import to_rgb
-from .geometry import check_resized, has_plain_geometry, input_size, measured_transforms, normalization
 from .schema import check_masks, mask_to_tensor
 
 
+SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+SETTINGS += ("do_normalize", "image_mean", "image_std")
+ASKED = "give a transform of your own that takes an image and is the same each time (`transform`), or a protocol (`paper`, `native`)"
 Transform = Callable[[dict[str, list]], dict[str, list]]  # of a batch of rows
+
+
+def has_plain_geometry(processor: BaseImageProcessor) -> bool:
+    """Whether a processor does by its settings what a `ViTImageProcessor` does with the same: resize, centre crop, rescaling and
+    normalisation, and nothing else."""
+    if not all(hasattr(processor, name) for name in SETTINGS):
+        return False
+    plain = ViTImageProcessor(**{name: getattr(processor, name) for name in SETTINGS})
+    noise = np.random.default_rng(0).integers(0, 256, (2, 48, 80, 3), dtype=np.uint8)
+    for image in (Image.fromarray(noise[0]), Image.fromarray(noise[1]).transpose(Image.Transpose.ROTATE_90)):
+        given = processor([image], return_tensors="pt").get("pixel_values")
+        are_images = given is not None and given[0].ndim == 3
+        if not are_images or not np.array_equal(given[0], plain([image], return_tensors="pt")["pixel_values"][0]):
+            return False
+    return True
+
+
+def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
+    """Height and width of the images that an image processor gives, by its centre crop or resize; one size is required."""
+    if has_plain_geometry(processor):
+        size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else None
+        if size and size.get("height") and size.get("width"):
+            return size["height"], size["width"]
+    sizes = {tuple(_flat(processor, 0, size).shape[1:]) for size in ((160, 96), (96, 160))}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, gives images of several sizes: expected one, so that an object fits "
+            "the background of another image. Give the protocol `paper` or `native`, or set `do_center_crop` and `crop_size`."
+        )
+    return sizes.pop()
+
+
+def pixel_levels(processor: BaseImageProcessor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixel values `(3,)` of black and of white, as a processor gives them."""
+    black, white = (_flat(processor, level, (64, 64)) for level in (0, 255))
+    middle = black.shape[1] // 2, black.shape[2] // 2  # at the edges, a processor may pad
+    return black[:, *middle], white[:, *middle]
+
+
+def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`."""
+    both = has_plain_geometry(processor) and processor.do_rescale and processor.do_normalize
+    if both and processor.rescale_factor == 1 / 255:
+        # In two steps as in the released code, from which the processor's single step differs in the last bit.
+        normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
+        return lambda image: normalize(functional.to_dtype(image, scale=True))
+    black, white = (level.view(3, 1, 1) for level in pixel_levels(processor))
+    return lambda image: black + (white - black) * (image / 255)
+
+
+def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
+    """Functions of images, and of masks as tensors, for a processor that does what it likes; `whole` squashes both to its size. A
+    mask is processed as an image, and compared with a black and a white one. A processor whose results are not linear in the pixels, or
+    differ each time, is rejected, since masks cannot follow."""
+    if whole:
+        size, normalize = [*input_size(processor)], normalization(processor)
+        squash = partial(functional.resize, size=size)
+        return (
+            lambda images: [normalize(squash(functional.pil_to_tensor(image))) for image in images],
+            lambda masks: [squash(mask / 255) for mask in masks],
+        )
+    levels = lru_cache(maxsize=16)(lambda size: tuple(_flat(processor, level, size) for level in (0, 255)))
+    _check_linear(processor)
+
+    def of_masks(masks: list[torch.Tensor]) -> list[torch.Tensor]:
+        input_size(processor)  # rejects several sizes
+        pictures = map(functional.to_pil_image, masks)
+        return [_grey(processor, picture, *levels(picture.size)) for picture in pictures]
+
+    return lambda images: [
+        values.float() for values in processor(images, return_tensors="pt")["pixel_values"]
+    ], of_masks
+
+
+def place_in_image(values: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
+    """Picture of a map over the whole image from which a processor makes the model's input: 0 outside its crop.
+
+    Args:
+        values: map `(H, W)` in [0, 1] of the input, such as relevance.
+        size: width and height of the image.
+        processor: image processor of the input.
+    """
+    picture = Image.fromarray((255 * values.clamp(0, 1)).round().byte().cpu().numpy())
+    if not has_plain_geometry(processor):
+        (across, left), (down, top) = measured_place(processor, size)
+    else:
+        if not processor.do_center_crop:
+            resized = picture.size
+        elif not processor.do_resize:
+            resized = size
+        elif edge := processor.size.get("shortest_edge"):
+            resized = tuple(edge * side / min(size) for side in size)
+        else:
+            resized = (processor.size["width"], processor.size["height"])
+        # The crop begins before the resized image where it is larger, and pads it.
+        across, down = (length / side for length, side in zip(resized, size, strict=True))
+        left, top = ((side - length) / 2 for length, side in zip(resized, picture.size, strict=True))
+    coordinates = (across, 0, left, 0, down, top)  # from pixels of the image to those of the map
+    return picture.transform(size, Image.Transform.AFFINE, coordinates, Image.Resampling.BILINEAR)
+
+
+def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:
+    """Where a processor takes the pixels of images of this width and height: for columns and for rows, factor and offset from
+    coordinates in the image to those in what it gives, fitted to a gradient of grey. Errors are those of [`measured_transforms`]."""
+    _check_linear(processor)
+    black, white = (_flat(processor, level, size) for level in (0, 255))
+    lines = []
+    for axis, side in enumerate(size):
+        ramp = np.linspace(0, 255, side).round().astype(np.uint8)
+        pixels = np.broadcast_to(ramp if axis == 0 else ramp[:, None], size[::-1])
+        seen = _grey(processor, Image.fromarray(pixels.copy()), black, white)[0].numpy()
+        values = seen[seen.shape[0] // 2] if axis == 0 else seen[:, seen.shape[1] // 2]
+        inside = (values > 0.02) & (values < 0.98)  # and not where it pads
+        if inside.sum() < 2:  # a side of a pixel
+            lines.append((len(values) / side, 0.0))
+        else:
+            lines.append(tuple(np.polyfit(values[inside] * (side - 1) + 0.5, np.flatnonzero(inside) + 0.5, 1)))
+    return lines
+
+
+def _grey(
+    processor: BaseImageProcessor, picture: Image.Image, black: torch.Tensor, white: torch.Tensor
+) -> torch.Tensor:
+    """Grey values `(1, H, W)` in [0, 1] of a greyscale picture as processed, from those of a black and a white one; 0 where it pads."""
+    contrast = (white - black).mean(dim=0, keepdim=True)
+    inside = (_processed(processor, picture.convert("RGB")) - black).mean(dim=0, keepdim=True)
+    return torch.where(contrast.abs() > 1e-6, inside / contrast, 0.0).clamp(0, 1)
+
+
+def _check_linear(processor: BaseImageProcessor) -> None:
+    (black, white), grey = pixel_levels(processor), _flat(processor, 51, (64, 64))
+    grey = grey[:, grey.shape[1] // 2, grey.shape[2] // 2]
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8))
+    first = _processed(processor, noise)
+    same = all(torch.equal(first, _processed(processor, noise)) for _ in range(10))  # a random flip is often the same
+    if not same or not torch.allclose(grey - black, 0.2 * (white - black), atol=1e-3) or torch.equal(black, white):
+        why = "changes the contrast of each image" if same else "is random"
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, {why}, so that a mask cannot follow its image: {ASKED}."
+        )
+
+
+def _flat(processor: BaseImageProcessor, level: int, size: tuple[int, int]) -> torch.Tensor:
+    return _processed(processor, Image.new("RGB", size, (level,) * 3))
+
+
+def _processed(processor: BaseImageProcessor, image: Image.Image) -> torch.Tensor:
+    values = processor([image], return_tensors="pt").get("pixel_values")
+    if values is None or values[0].ndim != 3:
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, does not give images as `pixel_values` (3, H, W): {ASKED}."
+        )
+    return values[0].float()
+
+
+def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
+    """Refuse images so narrow that the resize of their shortest edge gives more than `PIL.Image.MAX_IMAGE_PIXELS`."""
+    size = getattr(processor, "size", None) or {}
+    shortest = None if size.get("longest_edge") else size.get("shortest_edge")
+    if not (getattr(processor, "do_resize", False) and shortest and Image.MAX_IMAGE_PIXELS):
+        return
+    for image in images:
+        longest = round(shortest * max(image.size) / min(image.size))
+        if shortest * longest > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
+                f"{longest:,} pixels at the other: crop it."
+            )
 
 
 def picklable(factory: Callable[..., Transform]) -> Callable[..., Transform]:

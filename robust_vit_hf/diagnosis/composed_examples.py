@@ -15,8 +15,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers import default_data_collator
 
 from ..data.composition import CONDITIONS
-from ..data.geometry import pixel_levels
-from ..data.transforms import eval_transform
+from ..data.transforms import eval_transform, pixel_levels
 from ..evaluation.composites import KINDS, Composite, WithDonors, condition_composites
 from ..evaluation.examples import may_be_shown
 from ..evaluation.measurement import TransformedRows

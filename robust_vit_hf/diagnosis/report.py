@@ -20,10 +20,9 @@ from transformers.utils import logging
 
 from ..data.composition import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
-from ..data.geometry import place_in_image
 from ..data.groups import groups_of, slices_of
 from ..data.schema import mask_to_tensor
-from ..data.transforms import eval_transform
+from ..data.transforms import eval_transform, place_in_image
 from ..evaluation.examples import EXAMPLES_FILE, may_be_shown
 from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session, Side

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import default_data_collator
 
 from ..data.composition import ATTRIBUTES, CONDITIONS, Pair, compose, draw_donors, edited, has_both, is_background
-from ..data.geometry import pixel_levels
+from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..models.last_layer import LastLayer
 from ..relevance.architectures import why_no_map

@@ -12,8 +12,8 @@ import torch
 
 from ..data.classes import align_labels
 from ..data.find_images import find_images
-from ..data.geometry import pixel_levels
 from ..data.known_sets import benchmarks
+from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..relevance.relevance_map import forward_logits

@@ -15,9 +15,9 @@ from torch import nn
 from transformers import BaseImageProcessor, Trainer
 from transformers.utils import logging
 
-from ..data.geometry import has_plain_geometry, input_size
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS, PAPER_SETS
 from ..data.stream import MaskedStream
+from ..data.transforms import has_plain_geometry, input_size
 from ..models.image_processors import protocol_of
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
-from ..data.geometry import input_size
+from ..data.transforms import input_size
 from ..evaluation.composites import DONOR_SEED, Outputs, composite_outputs
 from ..evaluation.session import Session, Side
 from ..hub.model_card import describe_model

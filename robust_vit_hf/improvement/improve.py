@@ -19,10 +19,9 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..data.classes import check_one_numbering
 from ..data.composition import chosen_attributes, draw_donors
 from ..data.find_images import Images, UnknownSplit, find_images
-from ..data.geometry import input_size
 from ..data.groups import choose_images, group_shares, groups_of, halves, held_out, labels_of
 from ..data.schema import dataset_identity, pixels_of
-from ..data.transforms import eval_transform
+from ..data.transforms import eval_transform, input_size
 from ..diagnosis.diagnose import MASKS_FOLDER, mask_images, measure_attributes, measure_backgrounds
 from ..evaluation.accuracy import Accuracy
 from ..evaluation.composites import check_composed, composite_outputs

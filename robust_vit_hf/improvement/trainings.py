@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
-from ..data.geometry import input_size
+from ..data.transforms import input_size
 from ..evaluation.composites import Outputs
 from ..evaluation.measurement import NonFiniteLogits
 from ..evaluation.session import Side

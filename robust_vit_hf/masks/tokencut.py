@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..data.geometry import normalization
+from ..data.transforms import normalization
 from ..models.model_names import MODELS
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread

@@ -59,7 +59,7 @@ def _statistics(processor: BaseImageProcessor) -> tuple[list[float], list[float]
     factor = getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 1
     if getattr(processor, "do_normalize", False) and factor == 1 / 255:
         return list(processor.image_mean), list(processor.image_std)
-    from ..data.geometry import pixel_levels
+    from ..data.transforms import pixel_levels
 
     black, white = pixel_levels(processor)
     return (-black / (white - black)).tolist(), (1 / (white - black)).tolist()
@@ -125,7 +125,7 @@ def load_processor(
     from transformers.utils import IMAGE_PROCESSOR_NAME
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    from ..data.geometry import input_size
+    from ..data.transforms import input_size
     from .loading import is_timm
     from .timm_format import timm_files
 
@@ -175,7 +175,7 @@ def squashing(processor: BaseImageProcessor | None) -> BaseImageProcessor | None
 
 def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
     """Copy of a processor for square images of another size, in its own proportion of resize and crop."""
-    from ..data.geometry import has_plain_geometry, input_size
+    from ..data.transforms import has_plain_geometry, input_size
 
     if not has_plain_geometry(processor):
         raise ValueError(
@@ -225,7 +225,7 @@ def _run_record(name: str) -> dict:
 
 def protocol_of(processor: BaseImageProcessor) -> Protocol:
     """The protocol with the settings of an image processor; `model` if it has those of no other."""
-    from ..data.geometry import SETTINGS, input_size
+    from ..data.transforms import SETTINGS, input_size
 
     for protocol in ("paper", "native"):
         try:

@@ -27,7 +27,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.utils import logging
 
 from ..data.classes import class_names, classes_of_model, wnids
-from ..data.geometry import input_size
+from ..data.transforms import input_size
 from ..utils.files import read_json, weights_read
 from ..utils.privacy import is_hub_id
 

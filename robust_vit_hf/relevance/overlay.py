@@ -3,7 +3,7 @@
 import torch
 from transformers import BaseImageProcessor
 
-from ..data.geometry import pixel_levels
+from ..data.transforms import pixel_levels
 
 
 def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:

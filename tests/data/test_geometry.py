@@ -9,7 +9,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from robust_vit_hf import eval_transform
-from robust_vit_hf.data.geometry import input_size, measured_place, normalization
+from robust_vit_hf.data.transforms import input_size, measured_place, normalization
 from robust_vit_hf.relevance.overlay import denormalize
 
 

@@ -9,9 +9,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
-from robust_vit_hf.data.geometry import check_resized
 from robust_vit_hf.data.schema import mask_to_tensor
-from robust_vit_hf.data.transforms import segmentation_transform
+from robust_vit_hf.data.transforms import check_resized, segmentation_transform
 
 
 IMAGENET_STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

@@ -17,10 +17,9 @@ import robust_vit_hf
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.find_images import find_images
-from robust_vit_hf.data.geometry import pixel_levels
 from robust_vit_hf.data.groups import choose_images
 from robust_vit_hf.data.known_sets import benchmarks
-from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.data.transforms import eval_transform, pixel_levels
 from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.options import DiagnoseOptions

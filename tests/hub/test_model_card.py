@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
-from robust_vit_hf.data.geometry import input_size
+from robust_vit_hf.data.transforms import input_size
 from robust_vit_hf.hub.model_card import describe_model, make_card, public_results, write_card, write_eval_results
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult

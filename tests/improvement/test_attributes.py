@@ -12,8 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from robust_vit_hf import improve, make_image_processor
 from robust_vit_hf.data.composition import draw_donors, edited
-from robust_vit_hf.data.geometry import pixel_levels
-from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.data.transforms import eval_transform, pixel_levels
 from robust_vit_hf.evaluation.composites import composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.improve import _attributes

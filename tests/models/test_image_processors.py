@@ -19,8 +19,7 @@ from transformers import pipeline as pipeline_of
 from robust_vit_hf import RobustViTTrainer, eval_transform, load_model, make_image_processor, train_transform
 from robust_vit_hf.app.handlers import open_models
 from robust_vit_hf.app.options import AppOptions
-from robust_vit_hf.data.geometry import input_size
-from robust_vit_hf.data.transforms import segmentation_transform
+from robust_vit_hf.data.transforms import input_size, segmentation_transform
 from robust_vit_hf.evaluation.evaluate import _protocols, evaluate
 from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
 from robust_vit_hf.evaluation.segment import segment

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from robust_vit_hf import make_image_processor, relevance_map
-from robust_vit_hf.data.geometry import place_in_image
+from robust_vit_hf.data.transforms import place_in_image
 
 from ..helpers.families import FAMILIES
 from ..helpers.tiny import IMAGE_SIZE, masked_rows, tiny_vit
