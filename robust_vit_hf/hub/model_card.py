@@ -1,13 +1,13 @@
 """Model card: the facts of a run, which `run.json` keeps, the `README.md` that is made from them and the results, and results on public
 sets for the Hub's leaderboards."""
 
-import csv
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import datasets
+import pandas as pd
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
@@ -204,12 +204,11 @@ def _preprocessing(processor: BaseImageProcessor) -> str:
     return ", ".join(steps)
 
 
-def _energy(folder: Path) -> dict[str, float | None]:
+def _energy(folder: Path) -> dict[str, float]:
     """Energy and emissions of the last run in `emissions.csv`, written by transformers' CodeCarbon callback."""
     if not (folder / "emissions.csv").is_file():
-        return {"energy_kwh": None, "emissions_kg": None}
-    with open(folder / "emissions.csv", newline="", encoding="utf-8") as file:
-        last = list(csv.DictReader(file))[-1]
+        return {}
+    last = pd.read_csv(folder / "emissions.csv", dtype=str).iloc[-1]
     return {"energy_kwh": float(last["energy_consumed"]), "emissions_kg": float(last["emissions"])}
 
 

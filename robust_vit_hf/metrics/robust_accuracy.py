@@ -123,10 +123,7 @@ class RobustAccuracy(StreamingMetric):
 
 class BackgroundGap(RobustAccuracy):
     """Streaming accuracy by condition of the Backgrounds Challenge (https://huggingface.co/papers/2006.09994), with the
-    gap between the backgrounds of the own class and of others.
-
-    Args:
-        class_subset: as for [`RobustAccuracy`].
+    gap between the backgrounds of the own class and of others. Arguments are those of [`RobustAccuracy`].
 
     Example:
         >>> gap = BackgroundGap()

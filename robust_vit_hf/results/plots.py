@@ -123,11 +123,8 @@ def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure
 
 def interpolation_figure(results: dict) -> Figure:
     """In-distribution and shifted top-1 by interpolation weight: over the weight, and against each other with points labelled by the
-    weight, as in Figure 1 of https://huggingface.co/papers/2109.01903. Several sets are averaged.
-
-    Args:
-        results: contents of `interpolation_weights.json`, with weights as numbers, ascending.
-    """
+    weight, as in Figure 1 of https://huggingface.co/papers/2109.01903. Several sets are averaged. `results` are the contents of
+    `interpolation_weights.json`, with weights as numbers, ascending."""
     roles, weights = ("in_distribution", "shifted"), results["weights"]
     points = np.array([[100 * row[f"mean_{role}"] for role in roles] for row in weights.values()])
     sets = [results[role][0] if len(results[role]) == 1 else f"mean of {len(results[role])} sets" for role in roles]

@@ -228,11 +228,8 @@ SEGMENTATION = {
 
 
 def attribution_table(scores: Mapping[str, Mapping[str, Mapping]], set_name: str, num_images: int) -> Table:
-    """Agreement of relevance maps with the masks of a set, in per cent.
-
-    Args:
-        scores: fractions by side, attribution method and name, see [`SEGMENTATION`].
-    """
+    """Agreement of relevance maps with the masks of a set, in per cent, from fractions by side, attribution method and name, see
+    [`SEGMENTATION`]."""
     rows = []
     for method in scores["before"]:
         for side, version in {"before": "original", "after": "finetuned"}.items():

@@ -161,11 +161,8 @@ def control_of(config: RobustViTConfig) -> RobustViTConfig:
 def prepare_sharding(
     accelerator: Accelerator, model: nn.Module, args: RobustViTConfig, second_derivative: bool
 ) -> None:
-    """Let FSDP2 shard a model by layers, and reject settings with which it would not train or save the same as one process.
-
-    Args:
-        second_derivative: whether the loss needs second derivatives.
-    """
+    """Let FSDP2 shard a model by layers, and reject settings with which it would not train or save the same as one process, such as a
+    loss with a `second_derivative`."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":

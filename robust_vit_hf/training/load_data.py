@@ -92,16 +92,8 @@ def prepare_datasets(
     config: PreTrainedConfig,
     args: RobustViTConfig,
 ) -> dict[str, Dataset]:
-    """Prepare the datasets of [`~robust_vit_hf.RobustViTTrainer`]: check them, and map labels to the model's classes.
-
-    Args:
-        train, evaluation: as the `train_dataset` and `eval_dataset` of the trainer.
-        augment, transform: transforms of the images in training and in evaluation.
-        config: that of the model.
-
-    Returns:
-        The datasets as `train` and `eval`, without those that are `None`.
-    """
+    """Check the `train_dataset` and `eval_dataset` of [`~robust_vit_hf.RobustViTTrainer`], map their labels to the model's classes, and
+    return them as `train` and `eval`, without those that are `None`. `augment` is the transform of the images in training."""
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
             f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "

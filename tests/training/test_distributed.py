@@ -23,8 +23,8 @@ from .test_trainer import COMPONENTS, assert_equal_weights
         (
             "nan",
             [
-                r"1: Step 1: the loss of row \d+.* is NaN or inf",
-                "0: Step 1: the loss of images of another process is NaN",
+                r"1: Step 1: the loss of row \d+.* is NaN or infinite",
+                "0: Step 1: the loss of images of another process is NaN or infinite",
             ],
         ),
         ("validation", [rf"{rank}: SIGTERM has stopped the training after step 2.*checkpoint-2`" for rank in (0, 1)]),

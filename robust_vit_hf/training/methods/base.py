@@ -20,11 +20,7 @@ class Penalty(NamedTuple):
 
 
 class Method(ABC):
-    """Finetuning loss: a penalty, computed by a subclass, and the confidence loss.
-
-    Args:
-        args: the config of the training.
-    """
+    """Finetuning loss: a penalty, computed by a subclass, and the confidence loss."""
 
     # Defaults of the method's options. Others of [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are rejected.
     DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}

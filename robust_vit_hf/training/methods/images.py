@@ -13,8 +13,7 @@ from .base import Method, Penalty
 
 
 class Finetune(Method):
-    """Cross-entropy with the label. With `background_swap`, random replacement of the background as data
-    augmentation."""
+    """Cross-entropy with the label. With `background_swap`, random replacement of the background as data augmentation."""
 
     def penalty(self, model, pixel_values, mask, targets):
         return Penalty(0.0, {}, forward_logits(model, pixel_values))

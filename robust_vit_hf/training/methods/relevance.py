@@ -15,8 +15,7 @@ from .base import Method, Penalty
 
 
 class RobustViT(Method):
-    """Relevance and confidence loss, Eq. 5 of https://huggingface.co/papers/2206.01161, with the weights of its Table
-    5."""
+    """Relevance and confidence loss, Eq. 5 of https://huggingface.co/papers/2206.01161, with the weights of its Table 5."""
 
     DEFAULTS: ClassVar = {
         "relevance_weight": 0.8,
