@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pyarrow import parquet as pq
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.evaluation.examples import Example, before_after_figure
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
@@ -94,16 +92,6 @@ def test_both_rows_of_figure_1_are_in_the_order_that_its_caption_says(evaluation
     assert re.search(r"of 60 images that were drawn at random \(seed 0\), the \d+ .* of at least 90%", caption)
     assert len(outside) == 12 and outside[:6] == sorted(outside, reverse=True)[:6]
     assert within[6:] == sorted(within[6:])
-
-
-def test_maps_of_one_model_are_shown_with_its_confidence():
-    """As in the paper's Figure 1."""
-    picture = Image.new("RGB", (8, 8))
-    maps = {("before", "predicted"): picture}
-    example = Example("val", 0, "cat", picture, {"before": "dog"}, {"before": 0.934}, maps)
-    figure = before_after_figure([{"Relevance on the background": [example]}], ["predicted"])
-    titles = [axis.get_title() for part in figure.subfigs for inner in part.subfigs for axis in inner.axes]
-    assert "before, predicted:\ndog, 93%" in titles
 
 
 def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path):

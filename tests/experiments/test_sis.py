@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -15,7 +14,7 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers.commands import call, files_below, succeed
-from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +89,6 @@ def test_images_are_evenly_spaced_among_those_with_a_label():
     labels = EvaluationSet(masked_dataset(9), [[], *([label] for label in range(8))])
     chosen = [_evenly_spaced("a", labels, SimpleNamespace(classes=[], num_images=count)).accepted for count in (3, 9)]
     assert chosen == [[[0], [2], [5]], [[label] for label in range(8)]]
-
-
-def test_a_mask_of_another_size_is_refused(folders, tmp_path, datasets_cache):
-    rows = masked_rows(4)
-    rows[2]["mask"] = rows[2]["mask"].resize((52, 41))
-    Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "images" / "validation-00000.parquet")
-    completed = call(*command(folders, tmp_path / "out", "--dataset", tmp_path / "images"))
-    assert completed.status == 1 and "Row 2 (in the table) cannot be used: " in completed.error
-    assert "image is 52×40 but mask is 52×41: expected equal sizes" in completed.error
-    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_any_image_and_class(folders, tmp_path):
