@@ -15,14 +15,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
 from torchvision.utils import make_grid
-from transformers import (
-    BaseImageProcessor,
-    DefaultFlowCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainingArguments,
-)
+from transformers import BaseImageProcessor, DefaultFlowCallback, Trainer, TrainerCallback, TrainerControl
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
@@ -89,7 +82,7 @@ class InterruptCallback(TrainerCallback):
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             self._restore()
 
-    def agree(self, args: TrainingArguments) -> None:
+    def agree(self, args) -> None:
         """Share a signal between processes: it may reach them in different steps, but all must stop after the same one."""
         received = self._noted
         if args.world_size > 1:

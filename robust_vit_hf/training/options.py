@@ -16,19 +16,8 @@ import yaml
 from ..data.known_sets import BUNDLED_BENCHMARK, IMAGES_PER_SET
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS, find_model
-from ..utils.options import (
-    COUNT,
-    NOT_NEGATIVE,
-    POSITIVE,
-    SEED,
-    SHARE,
-    Declared,
-    Options,
-    declared_options,
-    option,
-    parse_number,
-    unknown,
-)
+from ..utils import options as declarations
+from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Declared, Options, declared_options, option
 from .methods import METHODS
 
 
@@ -219,9 +208,9 @@ def check_option(name: str, value: Any, known: Mapping[str, Declared] | None = N
     """Check an option in a YAML file, by default one of `robust-vit train`, and return it with text as a number where one is expected."""
     known = known or train_options()
     if name not in known:
-        raise ValueError(unknown("option", name, known))
+        raise ValueError(declarations.unknown("option", name, known))
     if isinstance(value, str) and known[name].types <= {int, float, NoneType}:
-        value = parse_number(value, known[name].types)  # YAML parses 3e-6 as text
+        value = declarations.parse_number(value, known[name].types)  # YAML parses 3e-6 as text
     known[name].check(value)
     return value
 

@@ -5,20 +5,11 @@ import pytest
 import scipy.stats
 from matplotlib.container import ErrorbarContainer
 
+from robust_vit_hf.results import summary
 from robust_vit_hf.results.intervals import NUM_RESAMPLES, mean_change
 from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 from robust_vit_hf.results.set_tables import attribution_table
-from robust_vit_hf.results.summary import (
-    calibration_table,
-    class_changes,
-    class_group_table,
-    class_groups,
-    curves,
-    main_table,
-    set_rows,
-    tables_of,
-)
 from robust_vit_hf.results.tables import Table
 
 
@@ -58,7 +49,7 @@ def compared() -> Run:
 def test_comparison_by_hand():
     run = compared()  # `b` with as many corrected as broken
     run.sets["b"] = result(first(2), first(2)[::-1], first(1), name="b", shifted=True)
-    rows = {row["set"]: row for row in set_rows(run)}
+    rows = {row["set"]: row for row in summary.set_rows(run)}
     assert (rows["val"]["top1_before"], rows["val"]["top1_after"]) == (1, 0.75)
     assert (rows["val"]["corrected"], rows["val"]["broken"]) == (0, 1)
     assert (rows["a"]["corrected"], rows["a"]["broken"]) == (2, 0)
@@ -85,16 +76,16 @@ def test_the_interval_of_a_change_against_scipy():
 
 
 def test_intervals_hold_the_change_and_have_a_width_where_nothing_changes():
-    rows = {row["set"]: row for row in set_rows(compared())}
+    rows = {row["set"]: row for row in summary.set_rows(compared())}
     assert (rows["b"]["change_low"], rows["b"]["change_high"]) == (-0.75, 0.75)  # 3 / 4 images
     assert rows["a"]["change_low"] <= 0.5 <= rows["a"]["change_high"] and rows["a"]["change_low"] >= 0
-    assert set_rows(compared()) == set_rows(compared())  # the same resamples every time
+    assert summary.set_rows(compared()) == summary.set_rows(compared())  # the same resamples every time
 
 
 def test_the_interval_of_the_mean_row_is_that_of_the_mean_of_the_changes():
     """Sets are independent of one another: the mean of n alike varies by the square root of n less than one of them."""
     sets = {name: result(first(100, 400), first(220, 400), name=name, shifted=True) for name in "abcd"}
-    *rows, mean = set_rows(Run(sets))
+    *rows, mean = summary.set_rows(Run(sets))
     lengths = [row["change_high"] - row["change_low"] for row in rows]
     assert lengths == pytest.approx([2 * 1.96 * (0.3 * 0.7 / 400) ** 0.5] * 4, rel=0.1)
     assert mean["change_high"] - mean["change_low"] == pytest.approx(np.mean(lengths) / 2, rel=0.1)
@@ -104,22 +95,22 @@ def test_the_interval_of_the_mean_row_is_that_of_the_mean_of_the_changes():
 def test_training_classes_and_the_others():
     labels = [0] * 4 + [1] * 4
     both = result([*first(1), *first(4)], [*first(4), *first(0)], labels=labels)
-    rows = class_groups(Run({"a": both}, frozenset([0, 5])))
+    rows = summary.class_groups(Run({"a": both}, frozenset([0, 5])))
     assert [(row["classes"], row["num_images"]) for row in rows] == [("training", 4), ("other", 4)]
     assert [(row["top1_before"], row["top1_after"], row["top5_after"]) for row in rows] == [(0.25, 1, 1), (1, 0, 1)]
-    training, other = class_groups(Run({"a": result(first(1))}, frozenset([0])))
+    training, other = summary.class_groups(Run({"a": result(first(1))}, frozenset([0])))
     assert other["num_images"] == 0 and other["top1_before"] is None and training["top1_before"] == 0.25
-    assert class_groups(Run({"a": both})) == []
-    *_, table = tables_of(Run({"a": both}, frozenset([0])))
+    assert summary.class_groups(Run({"a": both})) == []
+    *_, table = summary.tables_of(Run({"a": both}, frozenset([0])))
     assert table.title == "Training classes and others, in per cent" and table.rows == [
         ["a", "training", "4", "25.0", "100.0", "+75.0", "100.0", "100.0", "+0.0"],
         ["a", "other", "4", "100.0", "0.0", "-100.0", "100.0", "100.0", "+0.0"],
     ]
     assert table.head[3:6] == ["top-1 before", "top-1 after", "change of top-1"]
-    *_, table = tables_of(Run({"a": result(first(1))}, frozenset([0])))
+    *_, table = summary.tables_of(Run({"a": result(first(1))}, frozenset([0])))
     assert table.head == ["set", "classes", "images", "top-1 before", "top-5 before"]
     assert table.rows == [["a", "training", "4", "25.0", "100.0"], ["a", "other", "0", "–", "–"]]
-    assert "classes" not in tables_of(Run({"a": both}))[-1].head
+    assert "classes" not in summary.tables_of(Run({"a": both}))[-1].head
 
 
 def test_images_without_a_label_are_in_no_group_of_classes():
@@ -129,9 +120,9 @@ def test_images_without_a_label_are_in_no_group_of_classes():
         for name, predicted in (("before", [0, 1, 6, 6, 6]), ("after", [6, 1, 1, 6, 6]))
     }
     run = Run({"a": SetResult("a", sides, labels)}, frozenset([0]))
-    groups = [(row["num_images"], row["top1_before"], row["top1_after"]) for row in class_groups(run)]
+    groups = [(row["num_images"], row["top1_before"], row["top1_after"]) for row in summary.class_groups(run)]
     assert groups == [(1, 1, 0), (2, 0.5, 1)]
-    assert [row[3:] for row in class_group_table(class_groups(run)).rows] == [
+    assert [row[3:] for row in summary.class_group_table(summary.class_groups(run)).rows] == [
         ["100.0", "0.0", "-100.0"],
         ["50.0", "100.0", "+50.0"],
     ]
@@ -140,26 +131,26 @@ def test_images_without_a_label_are_in_no_group_of_classes():
 def test_class_changes_are_sorted():
     labels = [3] * 2 + [8] * 5 + [9]
     before, after = ([True, False, *first(1, 5), True], [False, False, *first(3, 5), True])
-    changes = class_changes([Run({"a": result(before, after, labels=labels)})], "a")
+    changes = summary.class_changes([Run({"a": result(before, after, labels=labels)})], "a")
     assert list(changes) == [3, 9, 8] and list(changes.values()) == pytest.approx([-0.5, 0, 0.4])
     runs = [  # on other images
         Run({"a": result([False, True, True], [True, True, True], labels=[0, 1, 1])}),
         Run({"a": result([True, True, False, True], [True, False, False, True], labels=[1, 1, 0, 2])}),
     ]
-    assert class_changes(runs, "a") == {1: -0.25, 2: 0.0, 0: 0.5}
+    assert summary.class_changes(runs, "a") == {1: -0.25, 2: 0.0, 0: 0.5}
 
 
 def test_curves():
     factors = {"angle": np.array([0.0, 0, 20, 20, 20, 40]), "area": np.array([0.2] * 6)}
     sides = [[True, False, False, True, True, True], [True, True, False, True, True, True]]
     labels = [0, 0, 0, 0, -1, -1]  # the last two do not count
-    assert curves(result(*sides, labels=labels, factors=factors)) == {
+    assert summary.curves(result(*sides, labels=labels, factors=factors)) == {
         "angle": {"value": [0, 20], "num_images": [2, 2], "before": [0.5, 0.5], "after": [1, 0.5]},
     }
 
 
 def test_main_table():
-    lines = main_table(set_rows(compared())).markdown().splitlines()
+    lines = summary.main_table(summary.set_rows(compared())).markdown().splitlines()
     assert lines[0] == (
         "| set | images | top-1 before | after | change [95 % interval] | corrected / broken | cross-entropy control | "
         "relevance mIoU before | after |"
@@ -170,7 +161,7 @@ def test_main_table():
         name: SetResult(name, {"before": one.sides["before"]}, one.classes, one.shifted)
         for name, one in compared().sets.items()
     }
-    alone = main_table(set_rows(Run(before))).markdown().splitlines()
+    alone = summary.main_table(summary.set_rows(Run(before))).markdown().splitlines()
     assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 6
 
 
@@ -178,7 +169,7 @@ def test_calibration_table():
     run = compared()
     for name, ece in (("before", 0.125), ("after", 0.25)):
         run.sets["a"].sides[name].scores["ece"] = ece
-    table = calibration_table(set_rows(run))
+    table = summary.calibration_table(summary.set_rows(run))
     heads = ["set", *(f"{score} {side}" for score in ("top-5", "ECE") for side in ("before", "after", "control"))]
     assert table.head == heads[:-1]  # without the column of a side on which nothing is known
     assert table.rows[1] == ["a", "100.0", "100.0", "100.0", "12.5", "25.0"]
@@ -199,7 +190,7 @@ def test_attribution_table():
 
 
 def test_bars_have_the_interval_of_the_change_at_their_ends():
-    rows = set_rows(compared())
+    rows = summary.set_rows(compared())
     (drawn,) = (one for one in accuracy_figure(rows).axes[0].containers if isinstance(one, ErrorbarContainer))
     for row, line in zip(rows, drawn.lines[2][0].get_segments(), strict=True):
         ends = [100 * (row["top1_before"] + row[f"change_{end}"]) for end in ("low", "high")]
