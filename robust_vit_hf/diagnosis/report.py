@@ -25,7 +25,7 @@ from ..data.schema import mask_to_tensor
 from ..data.transforms import eval_transform, place_in_image
 from ..evaluation.examples import EXAMPLES_FILE, may_be_shown
 from ..evaluation.results_files import write_results_json
-from ..evaluation.session import Session, Side
+from ..evaluation.session import Session
 from ..metrics.robust_accuracy import ranks
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import relevance_map
@@ -37,16 +37,8 @@ from ..results.set_tables import groups_table
 from ..results.tables import Table
 from ..utils.files import atomic_file, atomic_folder, write_atomically, write_json
 from ..utils.images import to_rgb
-from .composed_examples import (
-    NUM_EXAMPLES,
-    RULE,
-    TAKEN_FILE,
-    Composed,
-    save_composed,
-    strip_figure,
-    taken_gallery,
-    taken_rows,
-)
+from . import composed_examples as strips
+from .composed_examples import Composed, strip_figure
 from .verdict import BACKGROUND_MEASURES, OF_A_CLASS, AttributeDiagnosis, Diagnosis, attributes_table
 
 
@@ -125,7 +117,7 @@ class DiagnosisReport:
         """Images in all conditions, with the predictions under each; a `ValueError` if no image could be composed."""
         if not self.examples:
             raise ValueError("No image could be composed with another background, so that there is none to show.")
-        return strip_figure(self.examples[:NUM_EXAMPLES])
+        return strip_figure(self.examples[: strips.NUM_EXAMPLES])
 
     def section(self) -> Section:
         """Section of a page."""
@@ -135,15 +127,15 @@ class DiagnosisReport:
             "Images with attributes of others, with the predicted classes; the table of attributes holds the rates."
         )
         composed = "Images in all conditions, with the predicted classes; the tables hold the rates."
-        for alt, shown in {edited: self.edited, composed: self.examples[:NUM_EXAMPLES]}.items():
+        for alt, shown in {edited: self.edited, composed: self.examples[: strips.NUM_EXAMPLES]}.items():
             if shown:
-                section.plots.append(page_picture(strip_figure(shown), RULE, alt, "wide"))
+                section.plots.append(page_picture(strip_figure(shown), strips.RULE, alt, "wide"))
         if self.taken:
-            section.galleries.append(taken_gallery(self.taken))
+            section.galleries.append(strips.taken_gallery(self.taken))
         return section
 
     def __str__(self) -> str:
-        look = f" Look at {self.folder / STRIP_FILE}: {RULE}." if self.examples else ""
+        look = f" Look at {self.folder / STRIP_FILE}: {strips.RULE}." if self.examples else ""
         parts = [self.verdict, *self.advice, *self.warnings]
         for table in (self.table, *self.groups, *self.attribute_tables):
             parts += [f"{table.title}:", table.markdown()]
@@ -173,15 +165,17 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     """Write the files of a report, with the `settings` of the command."""
     folder, settings = report.folder, {name: value for name, value in settings.items() if value != []}
     of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
-    csv = {IMAGES_FILE: of_images, TAKEN_FILE: of_images.iloc[taken_rows(last)], PAIRS_FILE: report.pairs}
+    taken = of_images.iloc[strips.taken_rows(last)]
+    csv = {IMAGES_FILE: of_images, strips.TAKEN_FILE: taken, PAIRS_FILE: report.pairs}
     for name, table in csv.items():
         write_atomically(folder / name, table.to_csv(index=False))
-    for name, shown in {STRIP_FILE: report.examples[:NUM_EXAMPLES], ATTRIBUTES_FILE: report.edited}.items():
+    shown_in = {STRIP_FILE: report.examples[: strips.NUM_EXAMPLES], ATTRIBUTES_FILE: report.edited}
+    for name, shown in shown_in.items():
         if shown:
             with atomic_file(folder / name) as partial:
                 strip_figure(shown).savefig(partial, dpi=120, format="png")
     if report.examples:
-        save_composed(report.examples, folder / EXAMPLES_FILE)
+        strips.save_composed(report.examples, folder / EXAMPLES_FILE)
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.rows), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {side: diagnosis.record() for side, diagnosis in report.diagnoses.items()}
@@ -206,15 +200,18 @@ def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Ses
     samples = []
     with atomic_folder(folder) as partial:
         for row in tqdm(np.flatnonzero(may_be_shown(dataset)).tolist(), desc="export", unit="image"):
-            given = dataset[row]
-            image, mask = to_rgb(given["image"]), mask_to_tensor(given["mask"]) >= 128
+            original = dataset[row]
+            image, mask = to_rgb(original["image"]), mask_to_tensor(original["mask"]) >= 128
             scale = min(1, LONGEST_SIDE / max(image.size))
             size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
             of_mask = to_pil_image(255 * mask.to(torch.uint8)).resize(size, Image.Resampling.NEAREST)
             pictures = {"data": image.resize(size), "fields/mask": of_mask}
             for name, side in sides.items():
                 (pixel_values,) = transforms[name]({"image": [image]})["pixel_values"]
-                pictures[f"fields/{name}_relevance"] = _map_over_image(session, side, pixel_values, size)
+                with torch.no_grad(), session.accelerator.autocast():
+                    given = pixel_values[None].to(session.accelerator.device)
+                    relevance = relevance_map(side.model, given, check_finite=False).relevance[0, 0]
+                pictures[f"fields/{name}_relevance"] = place_in_image(relevance.float(), size, side.processor)
             for place, picture in pictures.items():
                 (partial / place).mkdir(parents=True, exist_ok=True)
                 picture.save(partial / place / f"{row:06}.png")
@@ -222,12 +219,6 @@ def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Ses
         targets = {"255": "object"}
         write_json(partial / "metadata.json", {"media_type": "image", "info": {"default_mask_targets": targets}})
         write_json(partial / "samples.json", {"samples": samples})
-
-
-def _map_over_image(session: Session, side: Side, pixel_values: torch.Tensor, size: tuple[int, int]) -> Image.Image:
-    with torch.no_grad(), session.accelerator.autocast():
-        output = relevance_map(side.model, pixel_values[None].to(session.accelerator.device), check_finite=False)
-    return place_in_image(output.relevance[0, 0].float(), size, side.processor)
 
 
 def _sample(row: dict, files: dict[str, str]) -> dict:

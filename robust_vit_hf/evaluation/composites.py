@@ -31,8 +31,6 @@ DONOR_SEED = 0  # of [`composite_outputs`]
 OUTPUTS_FILE = "outputs.npy"
 Batch = Mapping[str, torch.Tensor]
 Tensors = Sequence[torch.Tensor]
-# From a collated batch, the pictures of each composite, and whether each image has it: logits to check, and values `(B, …)`.
-OutputsOf = Callable[[Batch, Tensors, Tensors], tuple[list[torch.Tensor], torch.Tensor]]
 # Numbers `(N,)` of the rows of the donors, -1 where there is none; or a function from the number of a row to a picture `(3, H, W)`
 # that is a background as a whole.
 Donors = np.ndarray | Callable[[int], torch.Tensor]
@@ -106,7 +104,7 @@ def composite_pass(
     title: str,
     composites: Sequence[Composite],
     donors: Mapping[str, Donors],
-    outputs_of: OutputsOf,
+    outputs_of: Callable[[Batch, Tensors, Tensors], tuple[list[torch.Tensor], torch.Tensor]],
     passes: tuple[int, int],
     first: int = 0,
 ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -115,7 +113,8 @@ def composite_pass(
     Args:
         title: of the progress, and in errors.
         donors: by name, see [`WithDonors`].
-        outputs_of: computes the values from the pictures of a batch.
+        outputs_of: from a collated batch, the pictures of each composite, and whether each image has it: logits to check, and values
+            `(B, …)`.
         passes: batch size, and number of processes that read images.
         first: number of the image to begin with.
     """
@@ -326,8 +325,9 @@ class Attributes(Measurement):
     seed: int = 0  # of the donors
 
     def inputs(self) -> dict:
-        """With the code of the edits, which may be those of a user."""
-        code = [inspect.getsource(ATTRIBUTES[name].edit) for name in self.names]
+        """With the code of the edits, which may be those of a user, and the arguments of those that are partial functions."""
+        edits = [ATTRIBUTES[name].edit for name in self.names]
+        code = [inspect.getsource(getattr(edit, "func", edit)) + str(getattr(edit, "keywords", "")) for edit in edits]
         return super().inputs() | {"edits": hashlib.sha256("".join(code).encode()).hexdigest()}
 
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:

@@ -44,9 +44,6 @@ def write_finetuning_results(folder: Path, run: Run, session: Session, settings:
     return tables[0].markdown()
 
 
-FACTS = {"model": "model", "after finetuning": "compare", "data": "dataset"}  # options at the head of the page
-
-
 def write_page_of(options: PageOptions) -> str:
     """Write `report.html` for an output folder of `robust-vit train`, `improve` or `evaluate`; returns where it is.
 
@@ -79,7 +76,12 @@ def write_page_of(options: PageOptions) -> str:
         tables = [Table(**table) for table in part["tables"]]
         notes = part.get("notes", [])  # not of earlier versions
         sections.append(Section(title, tables, plots, class_changes_table(changes, names), galleries(place), notes))
-    facts = {name: settings.get(key) for name, key in FACTS.items()} | {"hardware": results.get("hardware")}
+    facts = {
+        "model": settings.get("model"),
+        "after finetuning": settings.get("compare"),
+        "data": settings.get("dataset"),
+    }
+    facts["hardware"] = results.get("hardware")
     facts |= {"versions": ", ".join(f"{name} {value}" for name, value in results.get("versions", {}).items())}
     write_page(path, "Report of a finetuning", {name: value for name, value in facts.items() if value}, sections)
     return f"Open {path} in a browser."
