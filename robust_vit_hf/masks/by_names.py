@@ -68,7 +68,7 @@ class _ByNames:
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make masks of RGB images of any sizes, in order, by the `label` of their rows, which are checked before the first image."""
-        names = [self.prompts(row.get("label")) for row in rows]
+        names = [self.prompts(row.get("label")) or () for row in rows]
         if missing := [row.get("label") for row, of_row in zip(rows, names, strict=True) if not of_row]:
             raise ValueError(
                 f"There is no prompt for the label {missing[0]!r}: give images with named classes, or a prompt."
