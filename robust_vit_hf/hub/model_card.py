@@ -41,7 +41,6 @@ FIGURES = {
 }
 # Files of this package: one for each protocol, so that a benchmark has one score in a file. Others in the folder are the user's.
 EVAL_RESULTS_FILES = f"{EVAL_RESULTS_FOLDER}/robust-vit-hf-*.yaml"
-TEMPLATE = Path(__file__).parent / "model_card_template.md"
 # Scores that may get worse: name, whether higher is better, and format.
 SCORES = {
     "top1": ("Top-1, per cent", True, percent),
@@ -257,7 +256,7 @@ def make_card(
     )
     return ModelCard.from_template(
         metadata,
-        template_path=str(TEMPLATE),
+        template_path=str(Path(__file__).parent / "model_card_template.md"),
         **{"verdict": None, "notes": [], "has_map": True} | run,
         interpolates="interpolate_pos_encoding" in run.get("forward_arguments", {}),
         id=run["hub_model_id"] or f"path/to/{run['model_name']}",

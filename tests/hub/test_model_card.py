@@ -1,7 +1,6 @@
 """Model cards: all that was measured, and nothing else."""
 
 import copy
-import csv
 import json
 import re
 import shutil
@@ -157,11 +156,7 @@ def test_energy(folder, tmp_path):
     """From the file that CodeCarbon's callback leaves; the last run counts."""
     copied = tmp_path / "run"
     shutil.copytree(folder, copied)
-    with open(copied / "emissions.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["timestamp", "emissions", "energy_consumed"])
-        writer.writeheader()
-        writer.writerow({"timestamp": "1", "emissions": "9", "energy_consumed": "9"})
-        writer.writerow({"timestamp": "2", "emissions": "0.002", "energy_consumed": "0.0125"})
+    (copied / "emissions.csv").write_text("timestamp,emissions,energy_consumed\n1,9,9\n2,0.002,0.0125\n")
     trainer = RobustViTTrainer(tiny_vit(), tiny_config(copied), masked_dataset(8))
     trainer.create_model_card()
     card = ModelCard.load(copied / "README.md")

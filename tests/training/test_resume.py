@@ -30,14 +30,11 @@ class At(TrainerCallback):
     """Calls a function at the end of a step, or of the epoch of which the step is the last."""
 
     def __init__(self, step: int, function, event: str = "step"):
-        self.step, self.function, self.event = step, function, event
+        self.step, self.function = step, function
+        setattr(self, f"on_{event}_end", self.call)
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step and self.event == "step":
-            self.function()
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step and self.event == "epoch":
+    def call(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
             self.function()
 
 
