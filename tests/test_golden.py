@@ -35,7 +35,7 @@ from robust_vit_hf.results.set_tables import sensitivity_table
 from robust_vit_hf.training.methods import METHODS
 from robust_vit_hf.utils.images import to_rgb
 
-from .data.test_geometry import KEPT, OTHERS, made
+from .data.test_transforms import KEPT, OTHERS, made
 from .helpers.ablations import ABLATIONS
 from .helpers.families import FAMILIES
 from .helpers.golden import Recorder, compare, moments

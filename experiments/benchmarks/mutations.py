@@ -193,8 +193,8 @@ MUTATIONS = [
     Mutation("models/last_layer.py", " / max(1, len(given))", "", "last_layer"),
     Mutation("data/composition.py", '(is_background(mask) & _region("inside", mask))', "is_background(mask)", "composition"),
     Mutation("data/composition.py", "(levels[1] - levels[0]).view(3, 1, 1)", "levels[1].view(3, 1, 1)", "composition"),
-    Mutation("data/transforms.py", '{"height": height, "width": width}', '{"height": width, "width": height}', "geometry"),
-    Mutation("data/transforms.py", "if both and processor.rescale_factor == 1 / 255:", "if both:", "geometry"),
+    Mutation("data/transforms.py", '{"height": height, "width": width}', '{"height": width, "width": height}', "transforms"),
+    Mutation("data/transforms.py", "if both and processor.rescale_factor == 1 / 255:", "if both:", "transforms"),
     Mutation("evaluation/composites.py", "has_both(mask)]", 'has_both(batch["mask"])]', "diagnose_attributes"),
     Mutation("diagnosis/verdict.py", "max(gap.mean, SMALL)) ** 2", "max(gap.mean, SMALL))", "attribute_verdict"),
     Mutation("diagnosis/verdict.py", ' and of["gap"].high >= SMALL', "", "attribute_verdict"),
@@ -204,7 +204,7 @@ MUTATIONS = [
     Mutation("diagnosis/verdict.py", "replace(ratio, outcomes=None)", "ratio", "diagnosis"),
     Mutation("experiments/sweeps/intervals.py", " * sum(other.seed == gain.seed for other in of_set)", "", "report choice claims seed_intervals"),
     Mutation("hub/model_card.py", "        path.unlink()", "        pass", "model_card"),
-    Mutation("data/transforms.py", "values[inside] * (side - 1) + 0.5", "values[inside] * side + 0.5", "geometry"),
+    Mutation("data/transforms.py", "values[inside] * (side - 1) + 0.5", "values[inside] * side + 0.5", "transforms"),
 ]
 # fmt: on
 

@@ -1,5 +1,7 @@
-"""Sources that look right and are not: other sets, other splits, changed files, turned images, the junk of archives."""
+"""Sources of sets: tars with numberings of their own, the Hub, spoken to over loopback, and sources that look right and are not: other
+sets, other splits, changed files, turned images, the junk of archives."""
 
+import io
 import os
 import shutil
 
@@ -10,9 +12,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set, load_masked_dataset
+from robust_vit_hf.data.classes import class_names, wnids
+from robust_vit_hf.data.known_sets import KNOWN_SETS
+from robust_vit_hf.evaluation.sets import load_evaluation_set
 
 from ..helpers import layouts
-from ..helpers.tiny import GOLDFISH, TENCH
+from ..helpers.layouts import both_ways, labels_and_names
+from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE
 from ..helpers.written import prepare
 
 
@@ -213,3 +219,195 @@ def test_archives_of_one_name(tmp_path):
     layouts.tar_of(tmp_path / "set", tmp_path / "set.tar")
     with pytest.raises(ValueError, match="Archives of one name"):
         prepare("imagenet-sketch", [str(tmp_path / "set.zip"), str(tmp_path / "set.tar")], tmp_path / "out")
+
+
+WNIDS = [STINGRAY, "n01531178", "n01534433"]  # the first classes of ImageNet-A: labels 6, 11 and 13
+
+
+def wds(folder, labels, suffix="webp"):
+    rows = [(f"s{index:07d}", layouts.picture(index), label) for index, label in enumerate(labels)]
+    return layouts.webdataset(folder, rows, suffix)
+
+
+def test_webdataset_with_local_labels(tmp_path):
+    wds(tmp_path / "test", [0, 1, 199, 2, 0])
+    rows = both_ways("imagenet-a", tmp_path)
+    assert [row["label"] for row in rows] == [6, 11, 988, 13, 6]
+    assert [row["file_name"] for row in rows] == [f"s{index:07d}.webp" for index in range(5)]
+    # The same numbers are others in ImageNet-R, and are themselves where a set has all classes.
+    assert [row["label"] for row in both_ways("imagenet-r", tmp_path)] == [1, 2, 988, 4, 1]
+    assert [row["label"] for row in both_ways("imagenet-sketch", tmp_path)] == [0, 1, 199, 2, 0]
+    assert rows[0]["image"].size == (30, 24)
+
+
+@pytest.mark.parametrize("label", [200, -1])  # the second is that of a test set
+def test_webdataset_with_a_label_outside_the_numbering(label, tmp_path):
+    wds(tmp_path, [0, label])
+    with pytest.raises(ValueError, match=f"label {label} is outside the numbering of 200 classes"):
+        list(load_image_set("imagenet-a", tmp_path, streaming=True))
+
+
+def test_webdataset_of_objectnet_needs_the_mappings(tmp_path):
+    mappings = str(layouts.objectnet(tmp_path / "objectnet-1.0") / "mappings")
+    source = wds(tmp_path / "wds", [0, 1, 0])
+    with pytest.raises(ValueError, match="`mappings` of ObjectNet"):
+        load_image_set("objectnet", source)
+    rows = both_ways("objectnet", source, mappings=mappings)
+    assert [row["label"] for row in rows] == [[423, 559, 765], [731], [423, 559, 765]]  # chair, plunger, chair
+    rows = both_ways("objectnet", source, mappings=mappings, cropped=True)
+    assert [row["image"].size for row in rows] == [(26, 20)] * 3
+
+
+def test_truncated_webdataset_tar(tmp_path):
+    tar = wds(tmp_path, [0, 1, 2]) / "1.tar"
+    tar.write_bytes(tar.read_bytes()[:1536])
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"`.*1.tar` is truncated: it has no end-of-archive mark"):
+            load_image_set("imagenet-a", tmp_path, streaming=streaming)
+
+
+# -- The Hub ----------------------------------------------------------------------------------------------------------
+
+
+def add_parquet(hub, name, path, features, **columns):
+    """Put a table with these columns, beside as many images, into a repository. `image_names` are their file names."""
+    content, images = io.BytesIO(), []
+    for seed, image_name in enumerate(columns.pop("image_names")):
+        encoded = io.BytesIO()
+        layouts.picture(seed).save(encoded, "PNG")
+        images.append({"bytes": encoded.getvalue(), "path": image_name})
+    features = datasets.Features({"image": datasets.Image()} | features)
+    datasets.Dataset.from_dict({"image": images} | columns, features=features).to_parquet(content)
+    hub.repos.setdefault(("datasets", name), {})[path] = content.getvalue()
+
+
+def test_imagenet_a_with_its_own_numbering_under_wnid_names(hub):
+    features = {"label": datasets.ClassLabel(names=WNIDS[::-1])}
+    path = "data/train-00000-of-00001.parquet"
+    add_parquet(hub, "barkermrl/imagenet-a", path, features, label=[0, 2], image_names=["x.jpg", None])
+    rows = both_ways("imagenet-a")
+    assert labels_and_names(rows) == [(13, "x.jpg"), (6, "0-1")]
+    assert [row["image"].tobytes() for row in rows] == [layouts.picture(seed).tobytes() for seed in (0, 1)]
+
+
+def test_imagenet_a_with_its_own_numbering_beside_file_names(tmp_path):
+    """All columns of a prepared set are there, but the labels are not ImageNet's."""
+    table_with_file_names(tmp_path, datasets.ClassLabel(names=WNIDS[::-1]), [0, 2])
+    assert [row["label"] for row in load_image_set("imagenet-a", tmp_path, streaming=True)] == [13, 6]
+
+
+def table_with_file_names(folder, label_type, labels, images=None):
+    features = {"image": datasets.Image(), "label": label_type, "file_name": datasets.Value("string")}
+    rows = {
+        "image": images or [layouts.picture(seed) for seed in range(len(labels))],
+        "label": labels,
+        "file_name": [f"{number}.jpg" for number in range(len(labels))],
+    }
+    path = folder / "test-00000-of-00001.parquet"
+    datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["imagenet-1k", "imagenet-a"])
+def test_all_names_of_imagenet_beside_file_names(tmp_path, name):
+    names = [f"{english}, also {index}" for index, english in enumerate(class_names())]
+    for second, labels in enumerate(([6, 11], [11, 6])):
+        path = table_with_file_names(tmp_path, datasets.ClassLabel(names=names), labels)
+        os.utime(path, (second, second))
+        assert [row["label"] for row in both_ways(name, tmp_path)] == labels
+    table_with_file_names(tmp_path, datasets.ClassLabel(names=sorted(names)), [6, 11])
+    with pytest.raises(ValueError, match="cannot be told"):
+        load_image_set(name, tmp_path)
+
+
+@pytest.mark.parametrize("with_file_names", [False, True])
+def test_rows_without_image_or_label(tmp_path, with_file_names):
+    (tmp_path / "table").mkdir()
+    images = [layouts.picture(0), None, layouts.picture(2), None]
+    path = table_with_file_names(
+        tmp_path / "table", datasets.ClassLabel(names=list(wnids())), [0, 1, None, None], images
+    )
+    if not with_file_names:
+        datasets.Dataset.from_parquet(str(path)).remove_columns("file_name").to_parquet(path)
+    with pytest.raises(ValueError, match=r"`.*1(\.jpg)?` has no image"):
+        load_image_set("imagenet-sketch", tmp_path / "table")
+    assert prepare("imagenet-sketch", [str(tmp_path / "table")], tmp_path / "out", skip_bad=True) == {"test": (1, 3)}
+    problems = datasets.load_dataset(str(tmp_path / "out"), "rejected", split="test")["problem"]
+    assert [problem.split(" has no ", 1)[1].split(":")[0] for problem in problems] == [
+        "image",
+        "label",
+        "image and no label",
+    ]
+
+
+def test_pushed_set_is_known_by_its_settings(hub, tmp_path):
+    """As in its folder: what was cropped is not cropped again, and other sets and options are refused."""
+    layouts.objectnet(tmp_path / "objectnet-1.0")
+    prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "cropped", cropped=True)
+    hub.add("datasets", "me/objectnet", tmp_path / "cropped")
+    assert load_image_set("objectnet", "me/objectnet", cropped=True)[0]["image"].size == (30, 24)
+    with pytest.raises(ValueError, match=r"was prepared as `objectnet` with \{'cropped': True\}, not as `imagenet-r`"):
+        load_image_set("imagenet-r", "me/objectnet")
+    assert load_evaluation_set("objectnet", "me/objectnet", "native").border == 0
+    prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "framed")
+    hub.add("datasets", "me/framed", tmp_path / "framed")
+    assert load_evaluation_set("objectnet", "me/framed", "native").border == 2
+
+
+TARS = ["timm/imagenet-1k-wds", *(f"clip-benchmark/wds_imagenet{of}" for of in ("1k", "-a", "-r", "_sketch", "v2"))]
+
+
+@pytest.mark.parametrize("copy", TARS)
+def test_tars_of_the_hub(copy, hub, tmp_path):
+    """Those to evaluate on, and not to train on."""
+    files = hub.repos.setdefault(("datasets", copy), {})
+    for number, folder in enumerate(("train", "validation" if copy == TARS[0] else "test")):
+        files[f"{folder}/0.tar"] = (wds(tmp_path / folder, [number]) / "0.tar").read_bytes()
+    (name,) = (name for name, known in KNOWN_SETS.items() if copy in known.hub)
+    rows = load_image_set(name, copy, streaming=True)
+    assert [row["label"] for row in rows] == [{"imagenet-a": 11, "imagenet-r": 2}.get(name, 1)]
+
+
+def test_imagenet_v2_from_the_hub(hub, tmp_path):
+    """One variant is downloaded, by default the paper's."""
+    for variant, label in (("matched-frequency", 3), ("top-images", 5)):
+        folder = layouts.class_folders(tmp_path / f"imagenetv2-{variant}-format-val", {str(label): 1})
+        archive = layouts.tar_of(folder, tmp_path / f"imagenetv2-{variant}.tar.gz")
+        hub.repos.setdefault(("datasets", "vaishaal/ImageNetV2"), {})[archive.name] = archive.read_bytes()
+    assert load_image_set("imagenet-v2")["label"] == [3]
+    assert load_image_set("imagenet-v2", variant="top-images")["label"] == [5]
+
+
+def test_pushed_split_and_variant(hub, tmp_path):
+    layouts.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1})
+    prepare("imagenet-v2", [str(tmp_path)], tmp_path / "v2", variant="top-images")
+    hub.add("datasets", "me/v2", tmp_path / "v2")
+    for options in ({}, {"variant": "top-images"}):
+        assert load_image_set("imagenet-v2", "me/v2", **options)["label"] == [5]
+    layouts.waterbirds(tmp_path, [(0, 0, 2), (1, 1, 2)])
+    prepare("waterbirds", [str(tmp_path)], tmp_path / "birds", split="test", segmentations=tmp_path / "segmentations")
+    hub.add("datasets", "me/birds", tmp_path / "birds")
+    birds = load_image_set("waterbirds", "me/birds", split="test")
+    assert birds["group"] == [0, 3] and birds[0]["mask"].mode == "L"
+    with pytest.raises(ValueError, match="split: train"):
+        load_image_set("waterbirds", "me/birds")
+
+
+def test_imagenet_r_by_wnid(hub):
+    card = b"---\nconfigs:\n- config_name: test\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
+    hub.repos["datasets", "axiong/imagenet-r"] = {"README.md": card}
+    features = {"wnid": datasets.Value("string"), "label": datasets.Value("int64")}  # in an unknown numbering
+    for wnid, label in ((TOILET_TISSUE, 999), (STINGRAY, 6)):  # of another commit
+        columns = {"wnid": [wnid], "label": [3], "image_names": [None]}
+        add_parquet(hub, "axiong/imagenet-r", "data/test-00000-of-00001.parquet", features, **columns)
+        assert labels_and_names(both_ways("imagenet-r")) == [(label, "0-0")]
+
+
+def test_imagenet_1k_with_english_names_and_file_names_for_real(hub):
+    features = {"label": datasets.ClassLabel(names=[f"class {i}" for i in range(1000)])}
+    names = [f"ILSVRC2012_val_{number:08d}_n01751748.JPEG" for number in (1, 2)]
+    path = "data/validation-00000-of-00001.parquet"
+    add_parquet(hub, "ILSVRC/imagenet-1k", path, features, label=[65, 970], image_names=names)
+    expected = [(65, "ILSVRC2012_val_00000001.JPEG"), (970, "ILSVRC2012_val_00000002.JPEG")]
+    assert labels_and_names(both_ways("imagenet-1k")) == expected
+    assert labels_and_names(both_ways("imagenet-1k", labels="real")) == [([970, 795], "ILSVRC2012_val_00000002.JPEG")]
