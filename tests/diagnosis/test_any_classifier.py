@@ -103,20 +103,17 @@ def test_an_object_is_compared_and_left_as_it_is(photographs, tmp_path):
     assert all(torch.equal(value, statistics[name]) for name, value in model.named_buffers())
 
 
+def _pixels(image):
+    return torch.tensor(np.array(image.resize((32, 32))) / 255).permute(2, 0, 1).float()
+
+
 def test_a_module_is_left_in_training(photographs, tmp_path):
     torch.manual_seed(0)
     layers = torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3 * 32 * 32, 4)
     module = torch.nn.Sequential(*layers).train()
 
-    def transform(image):
-        return torch.tensor(np.array(image.resize((32, 32))) / 255).permute(2, 0, 1).float()
-
-    diagnose(module, photographs, classes=NAMES, transform=transform, output_dir=tmp_path)
+    diagnose(module, photographs, classes=NAMES, transform=_pixels, output_dir=tmp_path)
     assert all(one.training for one in module.modules()) and layers[0].num_batches_tracked == 0
-
-
-def _pixels(image):
-    return torch.tensor(np.array(image.resize((32, 32))) / 255).permute(2, 0, 1).float()
 
 
 def _logits(images):
@@ -138,7 +135,6 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).numpy()}, r"a ndarray of shape \(3, 32, 32\)"),
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).permute(1, 2, 0)}, r"shape \(32, 32, 3\)"),
         (_logits, GIVEN | {"classes": dict(enumerate(NAMES))}, "a list of the names.*got a dict"),
-        (_logits, GIVEN | {"classes": {*NAMES}}, "got a set"),
         (_logits, GIVEN | {"processor": ConvNextImageProcessor()}, "no `processor`"),
         ("resnet", {"processor": ConvNextImageProcessor()}, "leave out `processor`"),
         (tiny_vit(), {"processor": "paper"}, "needs its image processor"),

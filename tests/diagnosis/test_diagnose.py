@@ -8,7 +8,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from pyarrow import parquet as pq
 from transformers import ViTImageProcessor
@@ -29,7 +28,6 @@ from robust_vit_hf.evaluation.measurement import Measured, measure
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map
-from robust_vit_hf.utils.processes import make_accelerator
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
@@ -210,11 +208,6 @@ def test_masks_of_one_class_alone_are_refused_by_the_names_of_the_others(model, 
         robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
 
 
-def test_a_model_object_to_compare_with_is_refused_by_name(model, tmp_path):
-    with pytest.raises(ValueError, match="`compare` to be text, but got a ViTForImageClassification"):
-        robust_vit_hf.diagnose(str(model), str(tmp_path), compare=tiny_vit(), output_dir=tmp_path / "out")
-
-
 def test_predictions_that_lost_a_row_are_named(tmp_path):
     stage = Stage(tmp_path, {"images": 3})
     Measured({"label": [0, 1, 2]}).save(stage)
@@ -339,14 +332,3 @@ def test_killed_and_started_again(model, photographs, tmp_path):
         succeed(*options, "--output_dir", tmp_path / name)
         tables.append((tmp_path / name / "tables.md").read_text())
     assert finished.stat().st_mtime_ns == written and tables[0] == tables[1]
-
-
-def test_another_precision_in_a_process_is_refused_by_name():
-    """As of `diagnose(…, bf16=True)` and then `improve(…)`: Accelerate keeps the first."""
-    AcceleratorState._reset_state()
-    try:
-        make_accelerator(bf16=True)
-        with pytest.raises(ValueError, match="mixed_precision='no'"):
-            make_accelerator(bf16=False)
-    finally:
-        AcceleratorState._reset_state()

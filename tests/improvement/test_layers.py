@@ -92,19 +92,6 @@ def test_the_map_minimises_its_objective(centred):
     assert centred or np.array_equal(new.bias, own.bias)
 
 
-def test_the_map_takes_the_background_out():
-    """On images that it has not seen, a composite's logits come near its image's, and the image's stay."""
-    (seen, unseen), own = (features(0), features(0)), layer()
-    seen = Outputs(seen.original[:30], seen.mixed[:30], seen.labels[:30])
-    new = map_out_background(own, seen, 0.01)
-    mixed, original = unseen.mixed[30:], unseen.original[30:, None]
-    before = np.abs(own.logits(mixed) - own.logits(original)).mean()
-    after = np.abs(new.logits(mixed) - new.logits(original)).mean()
-    assert after < 0.35 * before
-    strong = map_out_background(own, seen, 1e9)
-    np.testing.assert_allclose(strong.weight, own.weight, atol=1e-6)
-
-
 def test_the_fit_minimises_its_objective():
     found, own = features(), layer()
     rng = np.random.default_rng(2)
