@@ -16,19 +16,10 @@ from ..masks.tokencut import TokenCut
 from ..relevance.architectures import why_no_map
 from ..results.tables import Table
 from ..utils.images import to_rgb
-from .explain_image import Explanation, compare_maps, read_image
+from . import other_backgrounds_tab as tab
+from .explain_image import Explanation, compare_maps, load_samples, own_samples, picture_of, read_image
 from .gallery import FILTERS, IMAGES_OF_A_PAGE, measured_set
 from .options import AppOptions
-from .other_backgrounds_tab import (
-    Background,
-    condition_pictures,
-    find_mask,
-    other_backgrounds,
-    pasted_pictures,
-    read_diagnosis,
-    show_mask,
-)
-from .samples import load_samples, own_samples
 
 
 PREDICTED = -1  # in the list of classes: each model's own prediction
@@ -54,11 +45,11 @@ class Handlers:
         self.measured = lru_cache(maxsize=2)(lambda name: measured_set(options, name, self.session))
         own = options.dataset and own_samples(options.dataset, options.split, self.session)
         self.samples = own or load_samples(self.session.classes)  # to click
-        self.diagnosed = None if options.diagnose is None else read_diagnosis(options.diagnose, self.session)
+        self.diagnosed = None if options.diagnose is None else tab.read_diagnosis(options.diagnose, self.session)
 
     @cached_property
-    def backgrounds(self) -> list[Background]:
-        return other_backgrounds(self.session, self.diagnosed)
+    def backgrounds(self) -> list[tab.Background]:
+        return tab.other_backgrounds(self.session, self.diagnosed)
 
     @cached_property
     def cut(self) -> TokenCut:
@@ -142,7 +133,7 @@ class Handlers:
         place = (int(number or 1) - 1 + step) % len(order)
         example = diagnosed.examples[order[place]]
         text = f"Image {place + 1} of {len(order)}: `{example.label}`"
-        return [diagnosed.text, condition_pictures(example), text, place + 1]
+        return [diagnosed.text, tab.condition_pictures(example), text, place + 1]
 
     @in_page()
     def on_backgrounds(self, path: str | None) -> list[Any]:
@@ -150,9 +141,11 @@ class Handlers:
         if path is None:
             return [None, [], ""]
         image, _ = read_image(path)
-        mask = find_mask(self.cut, image)
-        pictures, text = pasted_pictures(self.session, image, mask, self.backgrounds)
-        return [show_mask(image, mask), pictures, text]
+        mask = tab.find_mask(self.cut, image)
+        pictures, text = tab.pasted_pictures(self.session, image, mask, self.backgrounds)
+        picture = picture_of(image)
+        dimmed = Image.blend(picture, Image.new("RGB", picture.size, "white"), 0.75)
+        return [Image.composite(picture, dimmed, mask.resize(picture.size)), pictures, text]
 
 
 def open_models(options: AppOptions) -> Session:

@@ -22,7 +22,6 @@ from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..results.tables import Table
 from ..utils.files import RESULTS_FILE, read_json
-from .explain_image import picture_of
 
 
 Picture = tuple[Image.Image, str]  # with a caption: what it shows, and a line for each model's prediction
@@ -52,16 +51,15 @@ class Diagnosed:
 
     def order(self, shown: str) -> list[int]:
         """Indices of the examples of one of [`KINDS`]."""
-        return [index for index, example in enumerate(self.examples) if shown == KINDS[0] or _is_of(shown, example)]
+        return [index for index, example in enumerate(self.examples) if _is_of(shown, example)]
 
 
 def _is_of(kind: str, example: Composed) -> bool:
-    if kind == KINDS[1]:
-        return any(of_side["mixed_rand"] == example.donor for of_side in example.predicted.values())
-    if kind == KINDS[2]:
-        return any(of_side["mixed_rand"] != example.label for of_side in example.predicted.values())
-    predicted = [of_side[name] for of_side in example.predicted.values() for name in WITH_OBJECT]
-    return all(best in (None, example.label) for best in predicted)
+    swapped = [predicted["mixed_rand"] for predicted in example.predicted.values()]
+    with_object = [predicted[name] for predicted in example.predicted.values() for name in WITH_OBJECT]
+    taken, wrong = example.donor in swapped, {*swapped} != {example.label}
+    right = all(best in (None, example.label) for best in with_object)
+    return dict(zip(KINDS, (True, taken, wrong, right), strict=True))[kind]
 
 
 def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
@@ -109,10 +107,7 @@ def condition_pictures(example: Composed) -> list[Picture]:
     """An image of a diagnosis in each condition that it has, with the predictions."""
     pictures = []
     for name in CONDITIONS:
-        predicted, several = (
-            {side: of_side[name] for side, of_side in example.predicted.items()},
-            len(example.predicted) > 1,
-        )
+        predicted, several = {side: best[name] for side, best in example.predicted.items()}, len(example.predicted) > 1
         if None not in predicted.values():
             title = f"{name}: on {example.donor}" if name == "mixed_rand" else name
             lines = [_line(example.kind(side, name), side, best, several) for side, best in predicted.items()]
@@ -152,13 +147,6 @@ def find_mask(cut: TokenCut, image: Image.Image) -> Image.Image:
     if result.mask is None or result.rejected:
         raise ValueError(f"TokenCut found no object: {result.rejected}. Give an image in which one object stands out.")
     return result.mask.resize(image.size, Image.Resampling.NEAREST)
-
-
-def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """An RGB image whose background is dimmed."""
-    image = picture_of(image)
-    dimmed = Image.blend(image, Image.new("RGB", image.size, "white"), 0.75)
-    return Image.composite(image, dimmed, mask.resize(image.size))
 
 
 def pasted_pictures(

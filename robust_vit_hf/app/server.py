@@ -1,7 +1,8 @@
-"""`robust-vit app`: the server of the page, offline and on loopback by default. Files of visitors are deleted after half an hour, and when
-it ends."""
+"""`robust-vit app`: the server of the page, offline and on loopback by default, and its export as a Hub Space. Files of visitors are
+deleted after half an hour, and when it ends."""
 
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -9,13 +10,23 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import requires, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..models.model_names import BUNDLED_MODEL
+from packaging.requirements import Requirement
+
+from ..evaluation.examples import EXAMPLES_FILE
+from ..models import emoji_shift_model as bundled
+from ..models.image_processors import Protocol, resolve_protocol
+from ..models.model_names import BUNDLED_MODEL, MODELS, registered_of, resolve
+from ..training.finetuning import finetune
+from ..training.options import list_recipes, train_arguments
+from ..utils.files import RESULTS_FILE, RUN_FILE, atomic_folder, cache_of, read_json
+from ..utils.privacy import is_hub_id
 from ..utils.processes import end_by_signals
 from .options import LOOPBACK, AppOptions
-from .samples import cached_run, newest_run
+from .other_backgrounds_tab import diagnosis_folder
 
 
 # Seconds between two looks for old uploads and pictures of visitors, and seconds after which they are deleted.
@@ -25,8 +36,6 @@ KEPT = (60, 1800)
 def serve(options: AppOptions) -> str:
     """Print the page's address and serve it until a signal, or export it as a Space and return instructions."""
     if options.export is not None:
-        from .export import write_space
-
         write_space(options.export, options.model, options.compare, options.protocol, options.diagnose)
         return f"{options.export}: upload it with `hf upload --repo-type space OWNER/NAME {options.export} .`"
     end_by_signals()  # so that the page's files are deleted
@@ -40,6 +49,24 @@ def serve(options: AppOptions) -> str:
         print(f"The page is at {address} (Ctrl+C ends it).", flush=True)
         signal.pause()
     return ""
+
+
+def newest_run(folder: Path) -> Path | None:
+    """Newest complete finetuning run of the bundled model in a folder."""
+    runs = [file for file in folder.glob(f"*/{RUN_FILE}") if registered_of(read_json(file)) == BUNDLED_MODEL]
+    newest = max(runs, key=lambda file: file.stat().st_mtime, default=None)
+    return newest and newest.parent
+
+
+def cached_run(**options) -> Path:
+    """Folder of the bundled model, finetuned by its recipe at the first call, with `options` of `robust-vit train`."""
+    recipe = list_recipes()[BUNDLED_MODEL]
+    folder = cache_of((recipe, Path(bundled.__file__))) / "finetuned"
+    if not (folder / RUN_FILE).is_file():
+        shown = {"control": False, "images_per_set": 50, "report_to": "none", "save_strategy": "no"}
+        with atomic_folder(folder) as partial:
+            finetune(*train_arguments(recipe, output_dir=str(partial), **shown | options))
+    return folder
 
 
 def own_names(app, names: Sequence[str]):
@@ -113,3 +140,48 @@ def running(options: AppOptions) -> Iterator[str]:
             yield address
         finally:
             page.close(verbose=False)
+
+
+def write_space(
+    folder: Path, before: str, after: str, protocol: Protocol | None, diagnose: Path | None = None
+) -> None:
+    """Write a Space of Hub ids or registered models to a new or empty folder, with this package, which no index has."""
+    for name in (before, after):
+        if name not in MODELS and not is_hub_id(name):
+            raise ValueError(
+                f"`{name}` is not a Hub id, and a Space cannot load a folder of this machine: push it first, `robust-vit push "
+                f"{name} OWNER/NAME`, and give that id."
+            )
+    protocol = resolve_protocol(protocol, before, after)
+    ids = [name for name in map(resolve, (before, after)) if name not in MODELS]
+    with atomic_folder(folder) as space:
+        facts = {"before": before, "after": after, "protocol": protocol, "diagnose": ""}
+        facts |= {"models": "\n".join(f"- {name}" for name in ids), "sdk_version": version("gradio")}
+        if diagnose is not None:
+            place = diagnosis_folder(diagnose)
+            facts["diagnose"] = "diagnose=Path(__file__).with_name('diagnosis'), "
+            (space / "diagnosis").mkdir()
+            for name in (RESULTS_FILE, EXAMPLES_FILE):
+                shutil.copy(place / name, space / "diagnosis" / name)
+        for name, template in (("README.md", "README.md"), ("app.py", "app.py.txt")):
+            text = Path(__file__).with_name("space").joinpath(template).read_text(encoding="utf-8").format(**facts)
+            (space / name).write_text(text, encoding="utf-8")
+        lines = requirements(BUNDLED_MODEL in (before, after))
+        (space / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        package = Path(__file__).parents[1]
+        shutil.copytree(package, space / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def requirements(with_backbone: bool) -> list[str]:
+    """Requirements of this package, without the SDK, which the Space installs, but with timm, whose models any id may name, and with
+    weights where needed."""
+    lines = []
+    for line in requires("robust-vit-hf"):
+        requirement = Requirement(line)
+        extras = ("", "train", "demo", *(["data"] if requirement.name == "timm" else []))
+        needed = requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
+        if needed and requirement.name != "robust-vit-hf":
+            lines.append(f"{requirement.name}{requirement.specifier}")
+    if with_backbone:
+        lines.append(bundled.INSTALL_BACKBONE.rpartition(" ")[2])
+    return sorted(lines, key=str.lower)

@@ -28,8 +28,7 @@ from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.app.explain_image import compare_maps, picture_of, read_image
-from robust_vit_hf.app.export import write_space
+from robust_vit_hf.app.explain_image import compare_maps, load_samples, own_samples, picture_of, read_image
 from robust_vit_hf.app.gallery import MeasuredSet, _images, how_to_fill, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
 from robust_vit_hf.app.options import AppOptions
@@ -39,8 +38,7 @@ from robust_vit_hf.app.other_backgrounds_tab import (
     other_backgrounds,
     read_diagnosis,
 )
-from robust_vit_hf.app.samples import cached_run, load_samples, newest_run, own_samples
-from robust_vit_hf.app.server import own_names, running
+from robust_vit_hf.app.server import cached_run, newest_run, own_names, running, write_space
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.options import NamedSource
@@ -396,12 +394,12 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("robust_vit_hf.app.samples.finetune", interrupted)
+        patched.setattr("robust_vit_hf.app.server.finetune", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cached_run()
     assert not list(datasets_cache.rglob("finetuned"))
     folder = cached_run(max_steps=1, images_per_set=4)
-    monkeypatch.setattr("robust_vit_hf.app.samples.finetune", interrupted)
+    monkeypatch.setattr("robust_vit_hf.app.server.finetune", interrupted)
     assert cached_run() == folder
     assert (folder / "before_after.png").is_file()
     assert f"| {MEAN_ROW} |" in (folder / TABLES_FILE).read_text()  # on the tab "Run"
