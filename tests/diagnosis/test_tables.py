@@ -1,12 +1,15 @@
-"""Top-1 and BG-Gap by columns of the images."""
+"""Tables of a diagnosis: columns of the images, pairs of classes that are taken for each other, and what to photograph next."""
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from robust_vit_hf.data.composition import CONDITIONS
-from robust_vit_hf.diagnosis.report import slice_tables
-from robust_vit_hf.diagnosis.verdict import Diagnosis
+from robust_vit_hf.diagnosis.composed_examples import Composed, taken_gallery, taken_rows
+from robust_vit_hf.diagnosis.report import WHOLE, advice, matrices, pair_table, slice_tables
+from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis, Diagnosis
 
 
 def diagnosis(right: np.ndarray, mixed: np.ndarray) -> Diagnosis:
@@ -58,3 +61,79 @@ def test_values_are_read_as_names(caplog):
         rows = datasets.Dataset.from_dict(values, features=datasets.Features({"site": kind}))
         with pytest.raises(ValueError, match="row 39 has no `site`"):
             slice_tables(rows, ["site"], found, {})
+
+
+NAMES = ["cow", "boat", "cat"]
+
+
+def columns() -> dict:
+    """24 images: of 12 cows on the background of boats, 9 are taken for boats; of 12 boats on that of cats, none is."""
+    label, donor = np.repeat([0, 1], 12), np.repeat([1, 2], 12)
+    found = dict.fromkeys(CONDITIONS, label)
+    found["mixed_rand"] = np.where((np.arange(24) % 4 > 0) & (label == 0), donor, label)
+    found |= {"label": label, "accepted": [[int(one)] for one in label], "donor_class": donor, "donor_rand": donor}
+    found |= {"donor_same": label, "object_share": np.full(24, 0.1), "relevance_on_object": np.linspace(0.9, 0.1, 24)}
+    return found
+
+
+def test_a_sentence_says_what_to_photograph():
+    diagnoses = {"before": Diagnosis(columns(), NAMES)}
+    pairs = pair_table(diagnoses, {})
+    assert pairs[["label", "donor_class", "taken", "images"]].values.tolist() == [
+        ["cow", "boat", 9, 12],
+        ["boat", "cat", 0, 12],
+    ]
+    assert pairs["at_least"].tolist() == pytest.approx([0.428, 0.0], abs=1e-3)  # of binom.test(9, 12) in R
+    assert advice(pairs, diagnoses) == ["Photograph `cow` on what `boat` stands on: 9 of 12 are taken for `boat`."]
+    mended = {**diagnoses, "after": Diagnosis(columns() | {"mixed_rand": columns()["label"]}, NAMES)}
+    assert advice(pair_table(mended, {}), mended) == []  # it is for the last model
+    (matrix,) = matrices(pairs)
+    assert matrix.head == ["class", "boat", "cat", "cow"]
+    assert matrix.rows == [["boat", "–", "0 of 12", "–"], ["cat", "–", "–", "–"], ["cow", "9 of 12", "–", "–"]]
+
+
+def test_a_named_attribute_has_pairs_too():
+    own = columns()
+    edited = {"border_same": own["label"], "border_rand": own["donor_class"]}
+    edited |= {"border_same_margin": np.full(24, 3.0), "border_rand_margin": np.full(24, -3.0)}
+    diagnoses = {"before": Diagnosis(own, NAMES)}
+    pairs = pair_table(diagnoses, {"before": AttributeDiagnosis(own | edited, ["border"])})
+    assert set(pairs["attribute"]) == {WHOLE, "border"} and len(pairs) == 4
+    frames = [
+        f"Photograph `{one}` with the border or frame of `{of}`: 12 of 12 are taken for `{of}`."
+        for one, of in (("cow", "boat"), ("boat", "cat"))
+    ]
+    assert advice(pairs, diagnoses) == frames
+    assert len(matrices(pairs)) == 2
+
+
+def test_images_that_are_taken_are_shown():
+    rows = taken_rows(Diagnosis(columns(), NAMES))
+    assert rows == [11, 10, 9, 7, 6, 5, 3, 2, 1]  # the least relevance on the object first
+    wrong = columns() | {"mixed_same": np.full(24, 2)}  # so that it is not the background of the other class
+    assert taken_rows(Diagnosis(wrong, NAMES)) == []
+    pictures = dict.fromkeys(CONDITIONS, Image.new("RGB", (8, 8)))
+    gallery = taken_gallery([Composed("cow", "boat", pictures, {"before": dict.fromkeys(CONDITIONS, "cow")})])
+    ((caption, shown),) = gallery.examples
+    assert caption == "cow, taken for boat"
+    assert [one.caption for one in shown] == ["cow", "on another cow’s", "on boat’s"]
+
+
+def test_of_many_classes_the_first_are_shown():
+    """Of 24, of which each is taken for the next: the matrix would be too wide, and the sentences too many."""
+    label = np.repeat(np.arange(24), 12)
+    own = {name: np.resize(of, len(label)) for name, of in columns().items() if name != "accepted"}
+    own |= dict.fromkeys(CONDITIONS, label) | {"mixed_rand": (label + 1) % 24, "donor_class": (label + 1) % 24}
+    own |= {"label": label, "accepted": [[int(one)] for one in label]}
+    diagnoses = {"before": Diagnosis(own, [str(one) for one in range(24)])}
+    pairs = pair_table(diagnoses, {})
+    assert len(pairs) == 24 and len(advice(pairs, diagnoses)) == 3 and matrices(pairs) == []
+    assert len(taken_rows(diagnoses["before"])) == 20
+
+
+def test_nothing_to_photograph():
+    alone = columns() | {"mixed_rand": np.full(24, -1)}
+    diagnoses = {"before": Diagnosis(alone, NAMES)}
+    pairs = pair_table(diagnoses, {})
+    assert isinstance(pairs, pd.DataFrame) and pairs.empty
+    assert advice(pairs, diagnoses) == [] and matrices(pairs) == []

@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from robust_vit_hf import improve, load_model, make_image_processor
 from robust_vit_hf.improvement.candidates import FIRST_INTERPOLATION_WEIGHTS, INTERPOLATION_WEIGHTS
 from robust_vit_hf.improvement.options import ImproveOptions
-from robust_vit_hf.models.model_digest import weights_digest
+from robust_vit_hf.models.loading import weights_digest
 
 from ..diagnosis.test_any_classifier import of_timm, resnet
 from ..helpers.commands import call, succeed

@@ -30,7 +30,7 @@ from robust_vit_hf.improvement.improve import _check_test_images, _estimate, ima
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
 from robust_vit_hf.models.last_layer import NoLastLayer
-from robust_vit_hf.models.model_digest import weights_digest
+from robust_vit_hf.models.loading import weights_digest
 from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.results.tables import Table
 from robust_vit_hf.training.callbacks import TrainingInterrupted
