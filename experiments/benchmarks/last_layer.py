@@ -40,7 +40,7 @@ from robust_vit_hf.improvement.candidates import (
     pool_picture,
 )
 from robust_vit_hf.models.last_layer import LastLayer
-from robust_vit_hf.training.background_swap import BackgroundPool
+from robust_vit_hf.training.methods.images import BackgroundPool
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage

@@ -21,7 +21,7 @@ from ..hub.model_card import describe_model
 from ..models.last_layer import LastLayer
 from ..results.intervals import Difference, Interval, Resamples
 from ..results.tables import Table
-from ..training.background_swap import BackgroundPool
+from ..training.methods.images import BackgroundPool
 from ..utils.files import RUN_FILE
 
 

@@ -32,9 +32,9 @@ from ..models.last_layer import NoLastLayer
 from ..models.model_names import resolve
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits
-from ..training.background_swap import BackgroundPool
 from ..training.methods import load_method
 from ..training.methods.base import check_has_map
+from ..training.methods.images import BackgroundPool
 from ..utils.files import RUN_FILE, write_atomically
 from ..utils.privacy import public_name
 from ..utils.stage import Stage

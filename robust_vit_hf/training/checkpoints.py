@@ -19,8 +19,7 @@ from transformers.utils import logging
 
 from ..data.schema import dataset_identity
 from ..data.stream import MaskedStream, stream_identity
-from ..models.loading import BASE_FILE
-from ..models.model_digest import model_digest
+from ..models.loading import BASE_FILE, model_digest
 from ..models.model_names import MODELS, resolve
 from ..utils.files import weights_written, write_json
 from ..utils.numerics import non_finite_weights

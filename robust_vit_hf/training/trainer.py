@@ -27,12 +27,12 @@ from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
 from ..utils.stage import folder_lock
 from . import callbacks
-from .background_swap import BackgroundPool, swap_backgrounds
 from .checkpoints import CheckpointingTrainer, TrainingDiverged, add_adapter, base_digest, last_checkpoint
 from .config import RobustViTConfig, prepare_sharding
 from .load_data import BatchingTrainer, name_images, prepare_datasets, with_rows
 from .methods import load_method
 from .methods.base import check_has_map
+from .methods.images import BackgroundPool, swap_backgrounds
 from .publishing import PublishingTrainer
 
 

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, ConvNextImageProcessor, ViTImageProcessor
 
 from robust_vit_hf import RobustViTTrainer, load_model
-from robust_vit_hf.models.model_digest import weights_digest
+from robust_vit_hf.models.loading import weights_digest
 from robust_vit_hf.relevance.architectures import NoRelevanceMap
-from robust_vit_hf.training.background_swap import swap_backgrounds
 from robust_vit_hf.training.checkpoints import add_lora
 from robust_vit_hf.training.methods import load_method
+from robust_vit_hf.training.methods.images import swap_backgrounds
 
 from ..diagnosis.test_any_classifier import NAMES, of_timm
 from ..helpers import reference
