@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -70,15 +70,6 @@ class MaskSettings:
         return OF_THE_CLASSIFIER, cut
 
 
-@contextmanager
-def one_mask_maker() -> Iterator[None]:
-    """Context in which all masks are made by one mask maker, which is freed at its end: its models are large."""
-    try:
-        yield
-    finally:
-        choose_mask_maker.cache_clear()
-
-
 @lru_cache(maxsize=1)
 def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> tuple[str, str | None, Masker]:
     """The method, mask model and mask maker of settings; of `auto` the first of [`BY_NAMES`] whose models can be loaded, or else
@@ -100,18 +91,28 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
 
 
 def masked_images(
-    images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings, columns: Sequence[str] = ()
-) -> Images:
-    """Images labelled with `classes` and masked: with masks that they have, or new ones, which are kept in `folder` with contact
-    sheets and the `columns` of the images. Called again, finished masks are read. Launched processes share the work. Left out are images
-    that cannot be read, and those whose mask was rejected, empty or full.
+    images: Mapping[Path, Images], classes: Sequence[str], settings: MaskSettings, columns: Sequence[str] = ()
+) -> list[Images]:
+    """Images labelled with `classes` and masked: with masks that they have, or new ones. Called again, finished masks are read. Launched
+    processes share the work. Left out are images that cannot be read, and those whose mask was rejected, empty or full.
 
     Args:
+        images: by the folder in which new masks are kept, with contact sheets.
         classes: names of the model's classes, of which the labels become indices.
+        columns: of the images, which are kept with new masks.
 
     Raises:
-        ValueError: the images have other classes, or of several one is left.
+        ValueError: images have other classes, or of several one is left.
     """
+    try:
+        return [_masked(of_folder, classes, folder, settings, columns) for folder, of_folder in images.items()]
+    finally:
+        choose_mask_maker.cache_clear()  # all masks are made by one mask maker, whose models are large
+
+
+def _masked(
+    images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings, columns: Sequence[str]
+) -> Images:
     name = images.name
     origin = origin_of_masks(images.source)
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made

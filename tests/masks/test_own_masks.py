@@ -31,7 +31,7 @@ from robust_vit_hf.masks import tokencut
 from robust_vit_hf.masks.own_masks import OF_THE_CLASSIFIER, MaskSettings, choose_mask_maker, masked_images
 from robust_vit_hf.masks.tokencut import TokenCut, backbone_of, cut_eigenvectors
 from robust_vit_hf.models import emoji_shift_model
-from robust_vit_hf.models.model_digest import model_digest
+from robust_vit_hf.models.loading import model_digest
 from robust_vit_hf.utils import environment as install
 
 from ..helpers.commands import call, succeed
@@ -128,7 +128,7 @@ def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
     torn = FEATURES.encode_example(masked_rows(1)[0]) | {"image": {"bytes": b"torn", "path": None}}  # is left out
     rows = datasets.concatenate_datasets([images.rows, datasets.Dataset.from_list([torn], features=FEATURES)])
     given = replace(images, rows=rows)
-    made = masked_images(given, list("abcd"), tmp_path / "masks", MaskSettings("tokencut", mask_model))
+    (made,) = masked_images({tmp_path / "masks": given}, list("abcd"), MaskSettings("tokencut", mask_model))
     assert made.masks == "made by tokencut" and len(made.rows) + made.rejected == 9
     recorded = made_from(tmp_path / "masks")
     cut = TokenCut.from_pretrained(mask_model, min_side=224)
@@ -168,7 +168,7 @@ def test_bf16_is_that_of_the_keys_alone(tmp_path):
     mask_model = str(save_pretrained(tiny_vit(seed=7), tmp_path / "vit", "paper"))
     for bf16 in (False, True):
         settings = MaskSettings("tokencut", mask_model, bf16=bf16)
-        masked_images(images, list("abcd"), tmp_path / str(bf16), settings)
+        masked_images({tmp_path / str(bf16): images}, list("abcd"), settings)
         assert made_from(tmp_path / str(bf16)).get("bf16", False) is bf16
 
 
