@@ -25,8 +25,7 @@ from robust_vit_hf.evaluation.measurement import is_measured
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
 from robust_vit_hf.evaluation.sets import load_evaluation_sets
 from robust_vit_hf.models.image_processors import Protocol, is_of_paper, resolve_protocol
-from robust_vit_hf.models.loading import load_model
-from robust_vit_hf.models.model_digest import model_digest
+from robust_vit_hf.models.loading import load_model, model_digest
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
 from robust_vit_hf.training.callbacks import TrainingInterrupted
 from robust_vit_hf.training.checkpoints import identity_of

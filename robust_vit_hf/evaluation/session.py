@@ -14,10 +14,9 @@ from transformers import BaseImageProcessor
 from ..data.classes import are_of_imagenet, check_same_classes, class_names, classes_of_model
 from ..data.find_images import Images
 from ..data.known_sets import EVALUATION_SETS
+from ..models.added_classifiers import OwnClassifier, OwnProcessor
 from ..models.image_processors import Protocol, load_processor, resolve_protocol, squashing
-from ..models.loading import check_single_label, load_model
-from ..models.model_digest import model_digest, weights_digest
-from ..models.own_classifier import OwnClassifier, OwnProcessor
+from ..models.loading import check_single_label, load_model, model_digest, weights_digest
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained, why_no_map
 from ..utils.privacy import public_name
 from ..utils.processes import make_accelerator

@@ -19,8 +19,7 @@ from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS, PAPER_SETS
 from ..data.stream import MaskedStream
 from ..data.transforms import has_plain_geometry, input_size
 from ..models.image_processors import protocol_of
-from ..models.loading import load_model
-from ..models.model_digest import weights_digest
+from ..models.loading import load_model, weights_digest
 from ..models.model_names import MODELS, find_model, registered_of
 from ..relevance.architectures import ImageModel, why_no_map
 from ..results.summary import MEAN_ROW, main_table

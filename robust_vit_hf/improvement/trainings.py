@@ -19,8 +19,7 @@ from ..evaluation.measurement import NonFiniteLogits
 from ..evaluation.session import Side
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.last_layer import LastLayer
-from ..models.loading import load_model
-from ..models.model_digest import weights_digest
+from ..models.loading import load_model, weights_digest
 from ..relevance.architectures import why_no_map
 from ..training.callbacks import TrainingInterrupted
 from ..training.checkpoints import last_checkpoint

@@ -19,7 +19,7 @@ from ..data.image_sets import open_source
 from ..data.known_sets import KNOWN_SETS
 from ..data.schema import encode_image, undecoded_rows, uninformative_mask
 from ..data.write_dataset import ROWS_PER_PART, DecodedRow, SplitWriter, write_rows
-from ..models.model_digest import model_digest
+from ..models.loading import model_digest
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.options import declared_options

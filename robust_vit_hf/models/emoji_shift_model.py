@@ -75,7 +75,7 @@ def load_backbone() -> Dinov2ForImageClassification:
 
 
 def load_biased_model() -> Dinov2ForImageClassification:
-    """DINOv2-S/14 with a background shortcut, for 112×112 images: the adapter and head of `trainer/train_emoji_bias.py`."""
+    """DINOv2-S/14 with a background shortcut, for 112×112 images: the adapter and head of `experiments/makers/train_emoji_bias.py`."""
     from peft import PeftModel
 
     with as_file(files("robust_vit_hf.models") / "emoji_shift_bias") as adapter:

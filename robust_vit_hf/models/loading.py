@@ -1,5 +1,9 @@
-"""Loading of models by name, Hub id or folder: with their own head or a new one, and with adapters over the base they were trained on."""
+"""Loading of models by name, Hub id or folder: with their own head or a new one, with adapters over the base they were trained on; and
+digests of models, recorded with results, runs and masks."""
 
+import copy
+import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,14 +28,20 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.classes import check_class_names
 from ..relevance.architectures import UNRECORDED_ATTENTION, unwrap_pretrained
-from ..utils.files import read_json, weights_read
+from ..utils.files import json_digest, read_json, weights_read
 from .added_classifiers import CLIPZeroShotForImageClassification
-from .model_digest import model_digest
 from .model_names import MODELS, resolve
 from .timm_format import OtherArchitecture, load_timm, timm_to_hf
 
 
 BASE_FILE = "base_model.json"  # beside an adapter: the digest of its base
+# Configuration values that change no logits: names, paths, versions, initialisation, and output format.
+# `architectures`, set on saving, is covered by the model's class, and `dtype` by the weights.
+NOT_COMPUTED = {
+    *("architectures", "attn_implementation", "auto_map", "dtype", "finetuning_task", "id2label", "initializer_range"),
+    *("label2id", "output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype"),
+    *("transformers_version", "use_cache"),  # the Trainer sets the latter
+}
 TEMPLATES = ("a photo of a {}.",)
 
 
@@ -246,3 +256,40 @@ def _record_of_base(adapter: str) -> dict | None:
     with suppress(EntryNotFoundError):  # also when offline and never downloaded
         return read_json(Path(hf_hub_download(adapter, BASE_FILE)))
     return None
+
+
+def model_digest(model: PreTrainedModel, weights: str | None = None) -> str:
+    """16 hexadecimal digits that change with the weights, merged ones for PEFT, the class, and the configuration where it affects the
+    output, such as the number of heads. `weights` is the [`weights_digest`], if that is known already.
+
+    Defaults do not count, so that new options in later versions of transformers do not change the digest.
+    """
+    model = _merged(model)
+    defaults = _as_json(type(model.config)().to_dict())
+    config = {name: value for name, value in _computed(model.config.to_dict()).items() if value != defaults.get(name)}
+    return json_digest([weights or weights_digest(model), type(model).__name__, config])
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """16 hexadecimal digits that identify the weights, merged ones for PEFT, in published results."""
+    digest = hashlib.sha256()
+    for tensor in _merged(model).state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _merged(model: PreTrainedModel) -> PreTrainedModel:
+    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "peft_config") else model
+
+
+def _computed(config: dict) -> dict:
+    """Values of a configuration, also nested, that affect the output, as JSON values."""
+    return {
+        name: _computed(value) if isinstance(value, dict) else value
+        for name, value in _as_json(config).items()
+        if name not in NOT_COMPUTED and not name.startswith("_")
+    }
+
+
+def _as_json(values: dict) -> dict:
+    return json.loads(json.dumps(values, default=str))

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification, ResNetConfig, ResNetFo
 
 from robust_vit_hf.data.schema import dataset_identity, pixels_of
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.models.model_digest import model_digest, weights_digest
+from robust_vit_hf.models.loading import model_digest, weights_digest
 from robust_vit_hf.training.checkpoints import add_lora
 from robust_vit_hf.utils.files import json_digest
 

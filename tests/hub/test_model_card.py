@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification, ViTImageProcessor
 from robust_vit_hf import RobustViTTrainer, make_image_processor
 from robust_vit_hf.data.transforms import input_size
 from robust_vit_hf.hub.model_card import describe_model, make_card, public_results, write_card, write_eval_results
-from robust_vit_hf.models.model_digest import weights_digest
+from robust_vit_hf.models.loading import weights_digest
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 from robust_vit_hf.results.summary import summarize
 
@@ -223,14 +223,11 @@ def test_results_of_earlier_weights_are_not_taken_for_those_of_the_folder(folder
     shutil.copytree(folder, copied)
     evaluated.mkdir()
     digest = weights_digest(AutoModelForImageClassification.from_pretrained(copied))
+    other = "0123456789abcdef"
     for recorded, measured, problem in (
-        (
-            {"before": "0", "after": "0123456789abcdef"},
-            "0123456789abcdef",
-            "other weights than those after the finetuning",
-        ),
+        ({"before": "0", "after": other}, other, "other weights than those after the finetuning"),
         ({"before": "1", "after": digest}, digest, "other weights than those before the finetuning"),
-        ({"before": "1", "after": "0123456789abcdef"}, digest, None),
+        ({"before": "1", "after": other}, digest, None),
     ):
         (copied / "results.json").write_text(json.dumps(results() | {"weights": recorded}))
         (evaluated / "results.json").write_text(json.dumps(evaluation_of(measured)))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from robust_vit_hf.models.added_classifiers import OwnClassifier
 from robust_vit_hf.models.last_layer import LastLayer, NoLastLayer
-from robust_vit_hf.models.own_classifier import OwnClassifier
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.families import FAMILIES
