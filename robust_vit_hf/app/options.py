@@ -50,7 +50,8 @@ class AppOptions(PairOptions):
     def __post_init__(self):
         super().__post_init__()
         self.sets = expand_sets(self.sets)
-        if self.model != BUNDLED_MODEL and self.compare is None and self.results is not None:
-            raise ValueError("--results needs --compare, the model after finetuning")
-        if self.export is not None and self.compare is None:
-            raise ValueError("--export needs --compare, the Hub id of the model after finetuning")
+        has_results = self.model != BUNDLED_MODEL and self.results is not None
+        if self.compare is None and (has_results or self.export is not None):
+            raise ValueError(
+                "--results and --export need --compare, the model after finetuning; for --export, its Hub id"
+            )

@@ -10,11 +10,17 @@ from pkgutil import resolve_name
 
 @dataclass(frozen=True)
 class Command:
-    """A command. Its function takes the parsed options and returns the text to print, empty outside the main process."""
+    """A command. Modules are imported only when it is called.
 
-    options: str  # `module:name` of a dataclass of options, or of a function that parses the arguments
-    function: str  # `module:name` of the function; both modules are imported only when the command is called
-    title: str | None = None  # its line in the list of commands, if the options' docstring does not begin with one
+    Args:
+        options: `module:name` of a dataclass of options, or of a function that parses the arguments.
+        function: `module:name` of a function that takes them, and returns the text to print, empty outside the main process.
+        title: its line in the list of commands, if the docstring of the options does not begin with one.
+    """
+
+    options: str
+    function: str
+    title: str | None = None
 
     @property
     def summary(self) -> str:
@@ -28,50 +34,40 @@ class Group:
     commands: dict[str, Command | Group]
 
 
+def _command(options: str, function: str, title: str | None = None) -> Command:
+    return Command(f"robust_vit_hf.{options}", f"robust_vit_hf.{function}", title)
+
+
 COMMANDS: dict[str, Command | Group] = {
-    "train": Command(
-        "robust_vit_hf.cli.train:parse_arguments",
-        "robust_vit_hf.cli.train:train",
+    "train": _command(
+        "cli.train:parse_arguments",
+        "cli.train:train",
         "Finetune a model so that its relevance map leaves the background, and measure it before and after",
     ),
-    "evaluate": Command(
-        "robust_vit_hf.evaluation.options:EvaluateOptions", "robust_vit_hf.evaluation.evaluate:evaluate"
-    ),
-    "diagnose": Command(
-        "robust_vit_hf.diagnosis.options:DiagnoseOptions", "robust_vit_hf.diagnosis.diagnose:run_diagnosis"
-    ),
-    "improve": Command(
-        "robust_vit_hf.improvement.options:ImproveOptions", "robust_vit_hf.improvement.improve:run_improvement"
-    ),
-    "segment": Command("robust_vit_hf.evaluation.options:SegmentOptions", "robust_vit_hf.evaluation.segment:segment"),
+    "evaluate": _command("evaluation.options:EvaluateOptions", "evaluation.evaluate:evaluate"),
+    "diagnose": _command("diagnosis.options:DiagnoseOptions", "diagnosis.diagnose:run_diagnosis"),
+    "improve": _command("improvement.options:ImproveOptions", "improvement.improve:run_improvement"),
+    "segment": _command("evaluation.options:SegmentOptions", "evaluation.segment:segment"),
     "masks": Group(
         "Make foreground masks: TokenCut, Grounding DINO with SAM, SAM 3, or COCO files",
         {
-            "tokencut": Command(
-                "robust_vit_hf.masks.options:TokenCutOptions", "robust_vit_hf.masks.make_masks:prepare_masks"
-            ),
-            "grounded": Command(
-                "robust_vit_hf.masks.options:GroundedOptions", "robust_vit_hf.masks.make_masks:prepare_masks"
-            ),
-            "sam3": Command("robust_vit_hf.masks.options:Sam3Options", "robust_vit_hf.masks.make_masks:prepare_masks"),
-            "coco": Command("robust_vit_hf.masks.options:CocoOptions", "robust_vit_hf.masks.make_masks:prepare_masks"),
+            "tokencut": _command("masks.options:TokenCutOptions", "masks.make_masks:prepare_masks"),
+            "grounded": _command("masks.options:GroundedOptions", "masks.make_masks:prepare_masks"),
+            "sam3": _command("masks.options:Sam3Options", "masks.make_masks:prepare_masks"),
+            "coco": _command("masks.options:CocoOptions", "masks.make_masks:prepare_masks"),
         },
     ),
     "data": Group(
         "Prepare the sets of the paper, and later ones, as parquet, and describe any dataset",
         {
-            "prepare": Command("robust_vit_hf.data.options:PrepareOptions", "robust_vit_hf.data.image_sets:prepare"),
-            "describe": Command("robust_vit_hf.data.options:DescribeOptions", "robust_vit_hf.data.image_sets:describe"),
+            "prepare": _command("data.options:PrepareOptions", "data.image_sets:prepare"),
+            "describe": _command("data.options:DescribeOptions", "data.image_sets:describe"),
         },
     ),
-    "convert": Command("robust_vit_hf.models.options:ConvertOptions", "robust_vit_hf.models.conversion:convert"),
-    "interpolate": Command(
-        "robust_vit_hf.evaluation.options:InterpolateOptions", "robust_vit_hf.evaluation.interpolate:interpolate_models"
-    ),
-    "page": Command(
-        "robust_vit_hf.evaluation.options:PageOptions", "robust_vit_hf.evaluation.results_files:write_page_of"
-    ),
-    "app": Command("robust_vit_hf.app.options:AppOptions", "robust_vit_hf.app.server:serve"),
-    "card": Command("robust_vit_hf.hub.options:CardOptions", "robust_vit_hf.hub.model_card:rewrite_card"),
-    "push": Command("robust_vit_hf.hub.options:PushOptions", "robust_vit_hf.hub.upload:push"),
+    "convert": _command("models.options:ConvertOptions", "models.conversion:convert"),
+    "interpolate": _command("evaluation.options:InterpolateOptions", "evaluation.interpolate:interpolate_models"),
+    "page": _command("evaluation.options:PageOptions", "evaluation.results_files:write_page_of"),
+    "app": _command("app.options:AppOptions", "app.server:serve"),
+    "card": _command("hub.options:CardOptions", "hub.model_card:rewrite_card"),
+    "push": _command("hub.options:PushOptions", "hub.upload:push"),
 }

@@ -93,6 +93,8 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
     monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
     assert call("push", "a", "b").error == "error: No module named 'h5py': pip install -e '.[data]'"
+    monkeypatch.setitem(sys.modules, "robust_vit_hf.hub.upload", None)  # which cannot be imported
+    assert call("push", "a", "b").error.startswith("error: import of robust_vit_hf.hub.upload halted")
     monkeypatch.setattr("robust_vit_hf.training.config.find_spec", lambda name: None)
     assert call("train", "--report_to", "tensorboard").error.endswith("or install it: pip install -e '.[train]'")
 
