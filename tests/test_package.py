@@ -71,25 +71,11 @@ def test_every_dependency_has_a_floor():
 
 
 def test_public_names():
-    assert sorted(robust_vit_hf.__all__) == [
-        "CLIPZeroShotForImageClassification",
-        "ConfidenceLoss",
-        "DINOv3ViTForImageClassification",
-        "RelevanceLoss",
-        "RelevanceMapPipeline",
-        "RelevanceOutput",
-        "RobustViTConfig",
-        "RobustViTTrainer",
-        "diagnose",
-        "eval_transform",
-        "improve",
-        "load_image_set",
-        "load_masked_dataset",
-        "load_model",
-        "make_image_processor",
-        "relevance_map",
-        "train_transform",
-    ]
+    classes = "CLIPZeroShotForImageClassification ConfidenceLoss DINOv3ViTForImageClassification RelevanceLoss"
+    classes += " RelevanceMapPipeline RelevanceOutput RobustViTConfig RobustViTTrainer"
+    functions = "diagnose eval_transform improve load_image_set load_masked_dataset load_model make_image_processor"
+    functions += " relevance_map train_transform"
+    assert sorted(robust_vit_hf.__all__) == [*classes.split(), *functions.split()]
     for name in robust_vit_hf.__all__:
         assert getattr(robust_vit_hf, name).__module__.startswith("robust_vit_hf."), name
 

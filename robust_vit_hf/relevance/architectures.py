@@ -9,10 +9,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class TokenWeights(NamedTuple):
-    """Weights with which a classification head reads the tokens of the last layer."""
+    """Weights with which a classification head reads the tokens of the last layer.
 
-    prefix: tuple[float, ...]  # of the first prefix tokens; further ones have weight 0
-    patches: float  # of all patches together, shared equally
+    Args:
+        prefix: weights of the first prefix tokens; further ones have weight 0.
+        patches: weight of all patches together, which they share equally.
+    """
+
+    prefix: tuple[float, ...]
+    patches: float
 
 
 CLS = TokenWeights((1.0,), 0.0)
@@ -134,15 +139,13 @@ class ImageModel:
 
     def patch_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """Number of patches `(h, w)` of images `(B, 3, H, W)`, whose sides must be multiples of the patch size."""
-        if pixel_values.ndim != 4:
-            raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
-        (height, width), (patch_height, patch_width) = pixel_values.shape[2:], self.patch_size
-        if height % patch_height or width % patch_width:
+        sides, patch = tuple(pixel_values.shape[2:]), self.patch_size
+        if len(sides) != 2 or sides[0] % patch[0] or sides[1] % patch[1]:
             raise ValueError(
-                f"Image size {height}×{width} is not divisible by the patch size {patch_height}×{patch_width}: the border "
-                f"would have no relevance. Use {height // patch_height * patch_height}×{width // patch_width * patch_width}."
+                f"Image size {'×'.join(map(str, sides))} is not divisible by the patch size {patch[0]}×{patch[1]}: the border would have "
+                "no relevance. Expected `pixel_values` of shape (B, 3, H, W), with multiples of the patch size."
             )
-        return height // patch_height, width // patch_width
+        return sides[0] // patch[0], sides[1] // patch[1]
 
     def forward_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         """Arguments that some models need to accept images of `(H, W)` pixels or to compute attentions."""
@@ -179,16 +182,13 @@ class VisionTransformer(ImageModel):
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        if reason := getattr(self.pretrained, "NO_MAP", None):  # of functions
-            raise NoRelevanceMap(reason)
         of_timm, config, name = self.timm_model is not None, self.vision_config, self.name
         self.attentions = self._attentions_of_timm() if of_timm else self._attentions_of_transformers()
         own_grid = of_timm or (hasattr(config, "patch_size") and not hasattr(config, "window_size"))
         num_layers = getattr(config, "num_hidden_layers", len(self.attentions))
         if not self.attentions or len(self.attentions) != num_layers or not own_grid:
-            raise NoRelevanceMap(
-                f"`{name}` does not have one attention over one patch grid in each of its layers, so it has no relevance map."
-            )
+            reason = f"`{name}` does not have one attention over one patch grid in each of its layers, so it has no relevance map."
+            raise NoRelevanceMap(getattr(self.pretrained, "NO_MAP", reason))
         head = HEADS.get(name) or (self._head_of_timm() if of_timm else None)
         if head is None:
             raise NoRelevanceMap(

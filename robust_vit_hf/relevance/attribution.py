@@ -82,7 +82,11 @@ def attention_rollout(
     model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """Attention rollout: product of 0.5·A + 0.5·I over the layers, A the mean over the attention heads, in the row of
-    the tokens read by the classification head. The map is the same for every class: `target` is ignored.
+    the tokens read by the classification head.
+
+    Args:
+        model, pixel_values, check_finite: see [`relevance_map`].
+        target: ignored, since the map is the same for every class.
 
     Source: https://huggingface.co/papers/2005.00928
     """
@@ -100,8 +104,11 @@ def attention_rollout(
 def last_layer_attention(
     model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
-    """Last layer's attention of the tokens read by the classification head, mean over the attention heads. The map is
-    the same for every class: `target` is ignored.
+    """Last layer's attention of the tokens read by the classification head, mean over the attention heads.
+
+    Args:
+        model, pixel_values, check_finite: see [`relevance_map`].
+        target: ignored, since the map is the same for every class.
 
     Source: https://huggingface.co/papers/2104.14294
     """
@@ -115,6 +122,9 @@ def input_gradient(
 ) -> RelevanceOutput:
     """Gradient of the explained logit with respect to the normalised pixels: absolute value, maximum over the channels.
     For evaluation only: maps and logits are detached.
+
+    Args:
+        model, pixel_values, target, check_finite: see [`relevance_map`].
 
     Source: https://huggingface.co/papers/1312.6034
     """
@@ -138,6 +148,9 @@ def legrad(
     averaged over heads and queries; the map is the mean over all layers, with a second-order graph unless gradients are
     disabled. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all tokens, and
     by default only the last two layers.
+
+    Args:
+        model, pixel_values, target, check_finite: see [`relevance_map`].
 
     Source: https://huggingface.co/papers/2404.03214
     """

@@ -1,1 +1,1 @@
-"""Files, images, options, processes, public names, and the environment of a run."""
+"""Files, stages, images, options, processes, privacy, and the environment of a run."""

@@ -10,7 +10,6 @@ from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
-import datasets
 from safetensors import SafetensorError
 
 
@@ -119,6 +118,8 @@ def check_no_pattern(path: Path) -> None:
 
 def cache_of(files: Iterable[Path]) -> Path:
     """Folder within `HF_DATASETS_CACHE` for results computed from files, keyed by their paths, sizes and times."""
+    import datasets  # which takes a second that a command line without need of it does not wait
+
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()
     return Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", digest)

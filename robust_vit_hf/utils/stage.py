@@ -41,10 +41,14 @@ class Stage:
                 stage.finish({"top1": 0.5}, files=["rows.parquet"])
 
     A killed stage has no result, and begins again, or goes on from what it left, with the same inputs.
+
+    Args:
+        folder: folder that the stage owns, which may not exist yet. Stages may be nested.
+        inputs: all that its files depend on, as JSON values: digests of models and images, and settings.
     """
 
-    folder: Path  # which may not exist yet; stages may be nested
-    inputs: dict[str, Any]  # all that its files depend on, as JSON values: digests of models and images, and settings
+    folder: Path
+    inputs: dict[str, Any]
 
     @classmethod
     def of(cls, folder: Path) -> Self:

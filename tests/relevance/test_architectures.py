@@ -1,5 +1,4 @@
-"""Every supported architecture: the tokens that its head reads, its map, its gradients, and its finetuning; and what is
-refused."""
+"""Every architecture with a map: the tokens that its head reads, its map, its gradients, and its finetuning."""
 
 import copy
 
@@ -8,20 +7,16 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForImageClassification,
-    ConvNextConfig,
-    ConvNextForImageClassification,
     Data2VecVisionConfig,
     Data2VecVisionForImageClassification,
     DINOv3ViTModel,
-    SwinConfig,
-    SwinForImageClassification,
 )
 
 from robust_vit_hf import DINOv3ViTForImageClassification, RobustViTTrainer, relevance_map
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from ..helpers import reference
-from ..helpers.architectures import WITH_MAP, WITHOUT_LORA, TimmFamily, explicit_attentions, inputs_of
+from ..helpers.architectures import WITH_MAP, WITHOUT_LORA, WITHOUT_MAP, TimmFamily, explicit_attentions, inputs_of
 from ..helpers.families import FAMILIES, NUM_PATCHES, SIZES
 from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
 
@@ -51,11 +46,8 @@ def final_norm(model):
     if model.config.model_type == "clip_vision_model":
         return model.base_model.encoder.layers[-1]
     if hasattr(model, "vision_model"):
-        return (
-            model.vision_model.post_layernorm
-            if "Siglip" in type(model).__name__
-            else model.vision_model.encoder.layers[-1]
-        )
+        is_siglip = "Siglip" in type(model).__name__
+        return model.vision_model.post_layernorm if is_siglip else model.vision_model.encoder.layers[-1]
     return getattr(model.base_model, "layernorm", None) or model.base_model.norm
 
 
@@ -202,19 +194,10 @@ def test_dinov3_from_a_backbone(tmp_path):
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, labels))
 
 
-@pytest.mark.parametrize(
-    "model_class, config",
-    [
-        (
-            SwinForImageClassification,
-            SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4),
-        ),
-        (ConvNextForImageClassification, ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2)),
-    ],
-)
-def test_architectures_without_a_patch_grid(model_class, config):
-    with pytest.raises(ValueError, match=f"`{model_class.__name__}` does not have one attention over one patch grid"):
-        relevance_map(model_class(config), images())
+@pytest.mark.parametrize("name", ["Swin", "ConvNeXt"])
+def test_architectures_without_a_patch_grid(name):
+    with pytest.raises(ValueError, match=r"ForImageClassification` does not have one attention over one patch grid"):
+        relevance_map(WITHOUT_MAP[name].tiny(), images())
 
 
 def test_head_that_is_not_known(monkeypatch):

@@ -7,8 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
-    ConvNextConfig,
-    ConvNextForImageClassification,
     DonutImageProcessor,
     TimmWrapperImageProcessor,
     ViTImageProcessor,
@@ -18,6 +16,7 @@ from transformers import (
 from robust_vit_hf import make_image_processor, relevance_map
 from robust_vit_hf.data.transforms import place_in_image
 
+from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.families import FAMILIES
 from ..helpers.tiny import IMAGE_SIZE, masked_rows, tiny_vit
 
@@ -90,9 +89,8 @@ def test_batches_and_files(model, processor, hub, tmp_path):
     paths[1] = f"{hub.url}/user/pictures/resolve/main/1.png"
     for answers in (explain(paths, overlay=True), explain(pictures, overlay=True, batch_size=3)):
         for answer, expected, picture in zip(answers, alone, pictures, strict=True):
-            assert answer["label"] == expected["label"] and answer["score"] == pytest.approx(
-                expected["score"], rel=1e-4
-            )
+            assert answer["label"] == expected["label"]
+            assert answer["score"] == pytest.approx(expected["score"], rel=1e-4)
             for name in ("relevance", "overlay"):
                 assert answer[name].size == picture.size
                 difference = np.abs(np.asarray(answer[name]).astype(int) - np.asarray(expected[name]).astype(int))
@@ -147,7 +145,6 @@ def test_refused(model, processor, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(ValueError, match="400×1 pixels would be resized"):
         patched.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
         explain(Image.new("RGB", (400, 1)))
-    convolutional = ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2))
-    explain = pipeline("relevance-map", model=convolutional, image_processor=processor)
+    explain = pipeline("relevance-map", model=WITHOUT_MAP["ConvNeXt"].tiny(), image_processor=processor)
     with pytest.raises(ValueError, match="one attention over one patch grid"):
         explain(images(1)[0])

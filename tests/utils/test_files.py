@@ -32,7 +32,7 @@ def test_a_file_without_a_json_object(tmp_path):
     assert read_json(tmp_path / "run.json") is None
     for text in ('{"a": ', "[1]"):
         (tmp_path / "run.json").write_text(text)
-        with pytest.raises(ValueError, match="run.json` is not a JSON object, or is cut off"):
+        with pytest.raises(ValueError, match=r"run\.json` is not a JSON object, or is cut off"):
             read_json(tmp_path / "run.json")
 
 
