@@ -35,7 +35,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.verdict import VERDICT_FILE
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
-from robust_vit_hf.utils.plotting import save_picture_grid
+from robust_vit_hf.utils.images import save_picture_grid
 from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from robust_vit_hf.data import emoji_shift as artwork
 from robust_vit_hf.data.composition import ATTRIBUTES
-from robust_vit_hf.utils.plotting import save_picture_grid
+from robust_vit_hf.utils.images import save_picture_grid
 
 from .own_images import texture
 

@@ -40,7 +40,7 @@ from robust_vit_hf.masks.tokencut import TokenCut, coarse_masks, cut_eigenvector
 from robust_vit_hf.models.emoji_shift_model import load_backbone, load_biased_model
 from robust_vit_hf.relevance.architectures import ImageModel
 from robust_vit_hf.utils.files import write_atomically
-from robust_vit_hf.utils.plotting import save_picture_grid
+from robust_vit_hf.utils.images import save_picture_grid
 
 from ..scripts import script_parser
 

@@ -3,7 +3,7 @@
     python -m experiments draw_backgrounds emoji-shift runs/own/better docs/five_backgrounds.png
 
 Objects and backgrounds are drawn at random from 300 images of `val`, with openly licensed artwork alone: the first draw in which both models
-are right as often as on the report images of `improve` (`mixed_rand` in `runs/own/better/diagnosis/results.json`).
+are right as often as on the test images of `improve` (`mixed_rand` in `runs/own/better/diagnosis/results.json`).
 """
 
 import itertools
@@ -23,7 +23,7 @@ from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.utils.files import read_json
-from robust_vit_hf.utils.plotting import PICTURE_AXES
+from robust_vit_hf.utils.images import PICTURE_AXES
 
 from ..scripts import script_parser
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from robust_vit_hf.results.summary import class_changes
-from robust_vit_hf.utils.plotting import plain
+from robust_vit_hf.utils.images import plain
 
 from ..sweeps.intervals import change
 from ..sweeps.results import Results

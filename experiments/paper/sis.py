@@ -18,7 +18,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_sets
 from robust_vit_hf.models.image_processors import Protocol
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.results.tables import Table, percent
-from robust_vit_hf.utils.plotting import save_picture_grid
+from robust_vit_hf.utils.images import save_picture_grid
 from robust_vit_hf.utils.stage import Stage
 
 from .input_subsets import Subsets, concatenate, summarize

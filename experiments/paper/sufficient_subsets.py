@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 from transformers.utils import ModelOutput
 
 from robust_vit_hf.relevance.architectures import ImageModel
-from robust_vit_hf.relevance.relevance_map import target_logits
-from robust_vit_hf.utils.numerics import at_least_float32, check_finite
+from robust_vit_hf.relevance.relevance_map import at_least_float32, check_finite, target_logits
 
 
 @dataclass

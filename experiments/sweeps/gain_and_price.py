@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from robust_vit_hf.results.tables import Table
-from robust_vit_hf.utils.plotting import plain
+from robust_vit_hf.utils.images import plain
 
 from .choose_settings import setting_of
 from .intervals import Difference, change

@@ -23,8 +23,7 @@ from pyarrow import parquet
 from tqdm.auto import tqdm
 
 from ..utils.files import atomic_file, check_no_pattern, read_json, write_atomically
-from ..utils.images import to_rgb
-from ..utils.plotting import save_picture_grid
+from ..utils.images import save_picture_grid, to_rgb
 from ..utils.stage import STAGE_FILE, Stage
 from .schema import decode, mask_problem, row_digest
 

@@ -23,8 +23,7 @@ from ..evaluation.session import Session
 from ..relevance.overlay import denormalize
 from ..results.html_page import Gallery, Picture, data_url
 from ..utils.files import atomic_file
-from ..utils.images import to_webp
-from ..utils.plotting import plain
+from ..utils.images import plain, to_webp
 from .verdict import AttributeDiagnosis, Diagnosis
 
 

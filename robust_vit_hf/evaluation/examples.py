@@ -23,8 +23,7 @@ from ..relevance.relevance_map import relevance_map
 from ..results.html_page import Gallery, Picture, data_url
 from ..results.run_results import Run, SetResult
 from ..utils.files import atomic_file
-from ..utils.images import to_webp
-from ..utils.plotting import PICTURE_AXES, plain
+from ..utils.images import PICTURE_AXES, plain, to_webp
 from .session import Session
 from .sets import EvaluationSet
 

@@ -16,7 +16,7 @@ from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import denormalize, overlay
 from ..results.set_tables import attribution_table
-from ..utils.plotting import save_picture_grid
+from ..utils.images import save_picture_grid
 from ..utils.stage import Stage
 from .examples import may_be_shown
 from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure

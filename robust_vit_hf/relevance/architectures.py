@@ -80,7 +80,7 @@ class ImageModel:
     def __init__(self, model: nn.Module):
         self.model = model
         self.pretrained = unwrap_pretrained(model)
-        self.name = type(self.pretrained).__name__.removeprefix("FSDP")  # the prefix of sharded models
+        self.name = type(self.pretrained).__name__.removeprefix("FSDP")  # sharded models have this prefix
         if self.timm_model is not None:
             self.name = self.pretrained.config.architecture
 
@@ -168,7 +168,7 @@ class ImageModel:
             pixel_values = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
             arguments["spatial_shapes"] = torch.tensor([grid] * len(patches), device=patches.device)
         output = self.model(pixel_values=pixel_values, **arguments)
-        return output.logits if "logits" in output else output.last_hidden_state  # as PP-LCNet names them
+        return output.logits if "logits" in output else output.last_hidden_state  # PP-LCNet calls them so
 
 
 class VisionTransformer(ImageModel):

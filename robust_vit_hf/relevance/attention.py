@@ -51,13 +51,13 @@ def attention_with_probabilities(
 
 @dataclass
 class RecordedAttention:
-    """Inputs and output of the attention of a layer."""
+    """Inputs and output of the attention of a layer, whose scores are multiplied by `scaling`."""
 
     query: torch.Tensor  # (B, h, T, d), or (B, h, 1, d) if only the CLS token is read, see `cls_token_alone`
     key: torch.Tensor  # (B, h, T, d)
     value: torch.Tensor
     output: torch.Tensor  # (B, T, h, d), or (B, 1, h, d), in the graph
-    scaling: float  # of the scores
+    scaling: float
 
 
 class _Wanted(threading.local):

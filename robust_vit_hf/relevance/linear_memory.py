@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..utils.numerics import at_least_float32
 from .architectures import VisionTransformer
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
@@ -81,7 +80,7 @@ class RowProduct(torch.autograd.Function):
     def backward(ctx, product_gradient):
         row, query, key, value, gradient = ctx.saved_tensors
         row_gradient, query_gradient = torch.empty_like(row), torch.empty_like(query)
-        key_gradient = torch.zeros_like(at_least_float32(key))
+        key_gradient = torch.zeros_like(key, dtype=torch.promote_types(key.dtype, torch.float32))
         upstream = product_gradient / query.shape[1]  # (B, T)
         for images, rows, attention, contribution in chunks(row, query, key):
             own_query, own_key = query[images, :, rows], key[images]

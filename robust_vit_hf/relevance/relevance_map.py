@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.utils import ModelOutput
 
-from ..utils import numerics as finite
-from ..utils.numerics import at_least_float32
 from .architectures import ImageModel, VisionTransformer
 from .attention import (
     EXPLICIT_ATTENTION,
@@ -32,6 +30,11 @@ class RelevanceOutput(ModelOutput):
 
     relevance: torch.Tensor | None = None  # `(B, 1, H, W)`, fp32, in [0, 1] unless `normalize=False`
     logits: torch.Tensor | None = None  # `(B, C)`, of the same forward pass
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Convert a tensor to fp32; fp64 is kept, for checks of derivatives."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> torch.Tensor:
@@ -181,8 +184,19 @@ def make_output(relevance: torch.Tensor, logits: torch.Tensor, check: bool) -> R
         # A NaN pixel reaches every token, so pixels need no separate check. Maps are in [0, 1]: their sum is finite if
         # they are.
         sums = relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)
-        finite.check_finite("logits or relevance map", sums)
+        check_finite("logits or relevance map", sums)
     return RelevanceOutput(relevance=relevance, logits=logits)
+
+
+def check_finite(name: str, values: torch.Tensor) -> None:
+    """Refuse NaN and infinite values `(B, …)` of a batch; `name` is their name in errors."""
+    finite = values.detach().isfinite().flatten(1).all(dim=1) if values.dim() > 1 else values.detach().isfinite()
+    if not finite.all():
+        images = ", ".join(map(str, (~finite).nonzero().flatten().tolist()))
+        raise ValueError(
+            f"The {name} of image {images} of the batch is NaN or infinite. Look at the image and at the model's weights; in half "
+            "precision, try float32."
+        )
 
 
 def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..utils.files import atomic_file
-from ..utils.plotting import plain
+from ..utils.images import plain
 from .html_page import Picture, data_url
 from .summary import sides_of
 

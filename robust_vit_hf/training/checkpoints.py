@@ -22,7 +22,6 @@ from ..data.stream import MaskedStream, stream_identity
 from ..models.loading import BASE_FILE, model_digest
 from ..models.model_names import MODELS, resolve
 from ..utils.files import weights_written, write_json
-from ..utils.numerics import non_finite_weights
 from ..utils.stage import STAGE_FILE, Stage
 
 
@@ -100,7 +99,8 @@ class CheckpointingTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in the Trainer, but NaN or infinite weights raise [`TrainingDiverged`], a full disk an `OSError`, and adapters
         are saved with their base's digest."""
-        if bad := non_finite_weights(self.model):
+        weights = self.model.state_dict().items()
+        if bad := [name for name, value in weights if value.is_floating_point() and not value.isfinite().all()]:
             raise TrainingDiverged(
                 f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
                 f"saved. Lower the learning rate, {self.args.learning_rate:g}."

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..utils.numerics import at_least_float32
+from ..relevance.relevance_map import at_least_float32
 
 
 # Every map has a pixel of exactly 1 after min–max, where the gradient of a cross-entropy with 0 is infinite.

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 
 RUN_FILE = "run.json"  # metadata of a finetuning run, in its folder
-RESULTS_FILE = "results.json"  # of a finetuning run or an evaluation, in its folder
+RESULTS_FILE = "results.json"  # what a finetuning run or an evaluation has measured, in its folder
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
-        if error.filename is None and "No space left" in str(error):  # of libraries that do not say where
+        if error.filename is None and "No space left" in str(error):  # some libraries do not say where
             raise OSError(f"`{path}` could not be written: {error}") from error
         raise
     finally:
@@ -118,7 +118,7 @@ def check_no_pattern(path: Path) -> None:
 
 def cache_of(files: Iterable[Path]) -> Path:
     """Folder within `HF_DATASETS_CACHE` for results computed from files, keyed by their paths, sizes and times."""
-    import datasets  # which takes a second that a command line without need of it does not wait
+    import datasets  # takes a second, for which the help of a command does not wait
 
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()

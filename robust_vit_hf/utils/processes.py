@@ -13,7 +13,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from .environment import loaded_commit
 
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of settings, see mallopt(3)
 
 
 def begin_command() -> None:
@@ -46,7 +46,7 @@ def end_by_signals() -> None:
     """End at SIGTERM and SIGHUP as at Ctrl+C, so that files are cleaned up; and at Ctrl+C in the background too, where a shell
     ignores it."""
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if kind != signal.SIGHUP or signal.getsignal(kind) is not signal.SIG_IGN:  # as by `nohup`
+        if kind != signal.SIGHUP or signal.getsignal(kind) is not signal.SIG_IGN:  # `nohup` ignores it
             signal.signal(kind, signal.default_int_handler)
 
 

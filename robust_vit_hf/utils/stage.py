@@ -163,5 +163,5 @@ def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool
             path.write_text("")  # do not leave the host name in a folder that may be uploaded
         lock.release()
         if unused and not before:
-            with suppress(OSError):  # of another process by now
+            with suppress(OSError):  # another process may own it by now
                 folder.rmdir()

@@ -13,7 +13,7 @@ from robust_vit_hf import eval_transform, train_transform
 from robust_vit_hf.data.schema import check_rows, encode_image
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.masks.tokencut import MaskResult, TokenCut
-from robust_vit_hf.utils.images import to_rgb
+from robust_vit_hf.utils.images import save_picture_grid, to_rgb
 
 from ..helpers.tiny import FEATURES, masked_rows, tiny_vit
 from ..helpers.written import half_mask, masks_by
@@ -114,3 +114,9 @@ def test_tokencut_rejects_narrow_images_before_it_enlarges_them(size):
     assert narrow.rejected == (
         f"{width}×{height} pixels are too narrow to enlarge to a shorter side of 64: more than 4096 patches"
     )
+
+
+def test_captions_are_no_mathematics(tmp_path):
+    """Which matplotlib would read between two dollars, and not be able to draw."""
+    save_picture_grid([[("$_{$.jpg", np.zeros((4, 4, 3)))]], tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")

@@ -14,9 +14,8 @@ from tqdm.auto import tqdm
 from ...data.composition import background, is_background, paste
 from ...data.transforms import Transform
 from ...relevance.architectures import unwrap_pretrained
-from ...relevance.relevance_map import forward_logits
+from ...relevance.relevance_map import at_least_float32, forward_logits
 from ...utils.images import readable_suffixes, upright_image
-from ...utils.numerics import at_least_float32
 from .base import Method, Penalty
 
 

@@ -8,8 +8,7 @@ from torch import nn
 
 from ...relevance.architectures import ImageModel
 from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched_attention
-from ...relevance.relevance_map import forward_logits, target_logits
-from ...utils.numerics import at_least_float32
+from ...relevance.relevance_map import at_least_float32, forward_logits, target_logits
 from ..losses import RelevanceLoss, background_of
 from .base import Method, Penalty
 
