@@ -56,6 +56,11 @@ class Candidate:
     def of(cls, logits: Outputs, **fields) -> Self:
         return cls(**logits.right(), **fields)
 
+    @property
+    def strength(self) -> tuple[float, ...]:
+        """How far it is from the original model: among equals, the least is chosen. Settings of a sweep have further values."""
+        return (self.learning_rate, self.weight)
+
     def __str__(self) -> str:
         return f"{self.name}, interpolation weight {self.weight:g}" if self.weight else self.name
 
@@ -88,13 +93,13 @@ def loses_too_much(candidate: Candidate, before: Candidate, max_loss: float) -> 
 
 def rank(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> list[Candidate]:
     """Order by the rule: first those that do not lose too much, see [`loses_too_much`], by top-1 on the backgrounds of
-    other classes, the highest first; then the others, by their fall. Among equals, the smaller fall, the smaller
-    learning rate and the smaller interpolation weight come first."""
+    other classes, the highest first; then the others, by their fall. Among equals, the smaller fall and the smaller
+    strength come first."""
 
     def key(candidate: Candidate) -> tuple:
         fall, top1 = candidate.fall(before), candidate.top1()
         exceeds = loses_too_much(candidate, before, max_loss)
-        return (exceeds, fall if exceeds else -top1, fall, candidate.learning_rate, candidate.weight)
+        return (exceeds, fall if exceeds else -top1, fall, *candidate.strength)
 
     return sorted(candidates, key=key)
 

@@ -90,6 +90,14 @@ def test_equals_are_ordered_by_fall_rate_and_weight():
     assert [(candidate.learning_rate, candidate.weight) for candidate in order] == expected
 
 
+def test_settings_of_a_sweep_are_ordered_by_their_own_strength():
+    class Setting(Candidate):
+        strength = property(lambda setting: (-setting.learning_rate,))
+
+    settings = [Setting(BEFORE.mixed_rand, BEFORE.original, learning_rate=rate) for rate in (1e-6, 1e-5)]
+    assert rank(settings, BEFORE, max_loss=1.0) == settings[::-1]
+
+
 def test_among_those_within_one_standard_error_the_mildest_is_chosen():
     """Of 100 images, one fewer is within it, and ten fewer are not."""
     best, as_good, worse = measured(0.6, 0.94), measured(0.59, 0.97), measured(0.5, 0.99)
