@@ -2,7 +2,7 @@
 
     python -m experiments foretelling --root runs/improve --bf16    # after improve.py, which leaves models and images there
 
-Of each set of emoji-shift, the report images, with four composites of each by either mask, by the model before and after each effort; and
+Of each set of emoji-shift, the test images, with four composites of each by either mask, by the model before and after each effort; and
 top-1 on 300 other images whose backgrounds are random, from improve.json. Adds to foretelling.json beside this script.
 """
 
@@ -40,7 +40,7 @@ def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict
     """Top-1 on the backgrounds of other classes and its standard error, by side and kind of masks."""
     folder, model = root / name, str(root / name.removesuffix("-100") / "model")
     better = folder / effort
-    made = own_set(str(better / "masks" / "report"), "train")
+    made = own_set(str(better / "masks" / "test"), "train")
     rows = {"made": made, "true": replace(made, dataset=with_true_masks(made.dataset, name))}
     pair = PairOptions(model=model, compare=str(better) if (better / "config.json").is_file() else None)
     found: dict[str, dict[str, dict[str, float]]] = {}

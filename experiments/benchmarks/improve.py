@@ -10,7 +10,7 @@
 - each of them also with `-100`: no training or validation image has another background than the habitual one.
 
 Each result is measured on images that had no part in it: `home`, with the habitual backgrounds; `random`, with those of all classes; and
-`new`, with backgrounds that nothing was trained on; and `mixed_rand` is that of the report images. Writes improve.json, after each set anew.
+`new`, with backgrounds that nothing was trained on; and `mixed_rand` is that of the test images. Writes improve.json, after each set anew.
 """
 
 import subprocess

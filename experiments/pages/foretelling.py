@@ -15,7 +15,7 @@ NORMAL = 1.96  # quantile of 95 % intervals
 
 
 def foretold() -> str:
-    """`mixed_rand` of the report images, which foretells top-1 on random backgrounds, beside it, before and after, and how often top-1
+    """`mixed_rand` of the test images, which foretells top-1 on random backgrounds, beside it, before and after, and how often top-1
     lies in the interval that the report gives for it."""
     rows, differences, held = [], [], 0
     for name, efforts in benchmark("improve")["sets"].items():

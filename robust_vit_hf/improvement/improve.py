@@ -122,7 +122,8 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         images, pool = images_by_role(session, options, notes)
         stage = Stage(folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
-        _say(0, _estimate(session.sides["before"], images, options))
+        side = session.sides["before"]
+        _say(0, f"{side.name}, {_estimate(side, images, options)}")
         images = _with_masks(images, session, options, notes)
         train, selection, test = (session.with_images(of_role, options.dataset) for of_role in images.values())
 
@@ -290,7 +291,7 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
     own, other, compared = minutes, f"full: {of_full}", "more"
     if options.effort == "full":
         own, other, compared = of_full, f"minute: {minutes}", "less"
-    text = f"{side.name}, about {own} in all; --effort {other}"
+    text = f"about {own} in all; --effort {other}"
     if options.method is not None:  # of which nothing was measured
         return text
     gained = FULL_GAINED[why_no_map(side.model) is None]

@@ -20,7 +20,7 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
       robust-vit improve --model my-model --dataset photos --output_dir runs/better --effort full
 
     New last layers are made from features of the images and of their objects on other backgrounds; --effort full also finetunes the whole
-    model by background swap, without and with the loss on the relevance map. Of these, and of mixtures with the weights before, those are
+    model by background swap, without and with the loss on the relevance map. Of these, and of models between them and the one before, those are
     kept whose top-1 on the images as they are falls by at most --max_loss points; the one is chosen that is right on the most objects on
     the backgrounds of other classes, or, among those within one standard error of it, on the most images as they are. The output folder
     is a model, with its card and report.html; or it says that nothing helped. What is complete is skipped when the command is started
@@ -34,7 +34,7 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     train_split: str = option("train", "split to train on")
     eval_split: str = option(
         "validation",
-        "split of the selection and report images, one half each; where it is missing, a third of the training images is held out",
+        "split of the selection and test images, one half each; where it is missing, a third of the training images is held out",
     )
     effort: Literal["minute", "full"] = option(
         "minute",
