@@ -93,6 +93,45 @@ BY_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
 }
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation of the models of a session under its protocol."""
+
+    session: Session
+    folder: Path  # the output folder
+    by_masks: list[str]  # names of `BY_MASKS`
+    masked: dict[str, EvaluationSet]  # the sets to measure by masks
+    training_classes: frozenset[int] | None  # labels of the classes of the finetuning images, if known
+    passes: tuple[int, int]  # batch size, and number of processes that read images
+
+    def run(self) -> tuple[dict, list[str | Table]]:
+        """Measure, and write plots and examples.
+
+        Returns:
+            The results as JSON values, and as tables with notes; both empty outside the main process.
+        """
+        session = self.session
+        run = Run(measure_accuracy(session, Accuracy(*self.passes), session.protocol), self.training_classes)
+        tables_by_masks = []
+        for name in self.by_masks:
+            measurement, table = BY_MASKS[name]
+            within = f"{session.protocol}-{name}"
+            results = measure(replace(session, sets=self.masked), measurement(*self.passes), within)
+            columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
+            tables_by_masks.append(table(columns))
+        if not session.accelerator.is_main_process:
+            return {}, []
+        summary, notes, tables = summarize(run), session.without_map, [*tables_of(run), *tables_by_masks]
+        for name, figure, *_ in run_figures(summary, session.label_names):
+            save_figure(figure, self.folder / "plots" / session.protocol, name)
+        if "after" in session.sides:
+            drawn = draw_by_kind(run.sets, session.sets)
+            examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
+            save_examples(examples, self.folder / session.protocol / EXAMPLES_FILE)
+        parts = [f"# Protocol `{session.protocol}`", *notes, *tables]
+        return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
+
+
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     """Measure models on sets. Writes `results.json`, `tables.md`, `tables.tex`, `plots/`, the predictions for each
     image and, for two models, examples with relevance maps. Results already in the output folder are reused.
@@ -111,12 +150,14 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
             for protocol in protocols:
                 session = opened if protocol == opened.protocol else opened.under(protocol)
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
-        masked = [_masked_sets(session, options) for session in sessions]
-        classes = _training_classes(options, sessions[0])
+        by_masks = [name for name in BY_MASKS if getattr(options, name)]
+        masked = [_masked_sets(session, by_masks) for session in sessions]
+        classes, passes = _training_classes(options, sessions[0]), (options.batch_size, options.num_workers)
         facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
         for session, sets in zip(sessions, masked, strict=True):
-            facts["protocols"][session.protocol], tables_and_notes = _results(session, sets, classes, options)
+            evaluation = Evaluation(session, folder, by_masks, sets, classes, passes)
+            facts["protocols"][session.protocol], tables_and_notes = evaluation.run()
             parts += tables_and_notes
         if not parts:
             return ""
@@ -126,39 +167,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 
 
-def _results(
-    session: Session, masked: dict[str, EvaluationSet], classes: frozenset[int] | None, options: EvaluateOptions
-) -> tuple[dict, list[str | Table]]:
-    """Measure under one protocol, and write plots and examples. Returns the results as JSON values, and as tables with notes; both are
-    empty outside the main process. `masked` are the sets to measure by masks, and `classes` those of the finetuning images, if known."""
-    passes, folder = (options.batch_size, options.num_workers), options.output_dir
-    run = Run(measure_accuracy(session, Accuracy(*passes), session.protocol), classes)
-    tables_by_masks = []
-    for name in _by_masks(options):
-        measurement, table = BY_MASKS[name]
-        results = measure(replace(session, sets=masked), measurement(*passes), f"{session.protocol}-{name}")
-        columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
-        tables_by_masks.append(table(columns))
-    if not session.accelerator.is_main_process:
-        return {}, []
-    summary, notes, tables = summarize(run), session.without_map, [*tables_of(run), *tables_by_masks]
-    for name, figure, *_ in run_figures(summary, session.label_names):
-        save_figure(figure, folder / "plots" / session.protocol, name)
-    if "after" in session.sides:
-        drawn = draw_by_kind(run.sets, session.sets)
-        examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
-        save_examples(examples, folder / session.protocol / EXAMPLES_FILE)
-    parts = [f"# Protocol `{session.protocol}`", *notes, *tables]
-    return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
-
-
-def _by_masks(options: EvaluateOptions) -> list[str]:
-    return [name for name in BY_MASKS if getattr(options, name)]
-
-
-def _masked_sets(session: Session, options: EvaluateOptions) -> dict[str, EvaluationSet]:
+def _masked_sets(session: Session, by_masks: list[str]) -> dict[str, EvaluationSet]:
     """The labelled images of the sets with masks, if an option needs them."""
-    by_masks = _by_masks(options)
     masked = with_objects(session.sets) if by_masks else {}
     if by_masks and not masked:
         raise ValueError(
