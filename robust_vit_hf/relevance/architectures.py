@@ -220,8 +220,6 @@ class VisionTransformer(ImageModel):
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
         """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last."""
         num_patches, num_read = grid[0] * grid[1], len(self.head.prefix)
-        if num_tokens - num_patches < num_read:
-            raise ValueError(f"The head reads {num_read} prefix tokens, but there are {num_tokens - num_patches}.")
         row = torch.zeros(num_tokens, device=self.pretrained.device)
         row[:num_read] = torch.tensor(self.head.prefix, device=row.device)
         row[num_tokens - num_patches :] = self.head.patches / num_patches

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from robust_vit_hf.relevance.architectures import VisionTransformer
-from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS, head_at_every_layer
+from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from ..helpers import reference
 from ..helpers.families import FAMILIES, resolution
@@ -209,16 +208,8 @@ def test_what_follows_the_attentions_is_in_fp32_under_autocast(name):
     torch.testing.assert_close(relevance, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_head_at_every_layer():
-    model, pixel_values = tiny_vit(), images()
-    with head_at_every_layer(VisionTransformer(model)) as (outputs, stack):
-        logits = model(pixel_values).logits
-    assert [output.shape for output in outputs] == [(3, 17, 24)] * 2
-    assert torch.equal(stack[0], torch.cat(outputs))
-    torch.testing.assert_close(logits[3:], model(pixel_values).logits)
-    torch.testing.assert_close(logits[:3], legrad_scores(model, outputs[0]))
-
-    # A norm that reads something else than the last layer's output.
+def test_legrad_needs_a_final_norm_of_the_last_layer():
+    model = tiny_vit()
     model.vit.layernorm.register_forward_pre_hook(lambda module, args: (2 * args[0],))
     with pytest.raises(ValueError, match="no final norm"):
-        ATTRIBUTION_METHODS["legrad"](model, pixel_values)
+        ATTRIBUTION_METHODS["legrad"](model, images())
