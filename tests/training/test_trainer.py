@@ -371,5 +371,5 @@ def test_skips_or_refuses_empty_masks(tmp_path):
     rows[1]["mask"].paste(0, (0, 0, 40, 40))
     dataset = Dataset.from_list(rows, features=masked_dataset(1).features)
     assert len(RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), dataset).train_dataset) == 3
-    with pytest.raises(ValueError, match="1 of 4 masks of the train dataset are empty or full"):
+    with pytest.raises(ValueError, match=r"1 of 4 rows of the train dataset cannot be used:\n.*mask is empty"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, bad_masks="refuse"), dataset)
