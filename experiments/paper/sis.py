@@ -10,13 +10,13 @@ import torch
 from robust_vit_hf.data.classes import class_index
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.known_sets import IMAGES_PER_SET
+from robust_vit_hf.data.transforms import denormalize
 from robust_vit_hf.evaluation.examples import may_be_shown
 from robust_vit_hf.evaluation.measurement import Measured, measure
 from robust_vit_hf.evaluation.results_files import write_results_json
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_sets
 from robust_vit_hf.models.image_processors import Protocol
-from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.results.tables import Table, percent
 from robust_vit_hf.utils.images import save_picture_grid
 from robust_vit_hf.utils.stage import Stage

@@ -19,12 +19,11 @@ from ..evaluation.sets import EvaluationSet
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import TOP
 from ..relevance.attribution import ATTRIBUTION_METHODS
-from ..relevance.overlay import overlay, overlay_change
 from ..relevance.relevance_map import forward_logits
-from ..utils.images import to_rgb
+from ..utils.images import overlay, overlay_change, to_rgb
 
 
-PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # from scikit-image, of ImageNet classes
+PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # photographs of scikit-image, of ImageNet's classes
 PICTURE_SIDE = 512  # longest side of the pictures, in pixels
 
 

@@ -12,27 +12,26 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from ..data import emoji_shift as artwork
 from ..data.composition import CONDITIONS, paste
 from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
-from ..data.transforms import eval_transform, normalization
+from ..data.transforms import denormalize, eval_transform, normalization
 from ..diagnosis.composed_examples import TAKEN_FILE, TAKEN_RULE, Composed, load_composed
 from ..diagnosis.report import PAIRS_FILE, matrices
 from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.session import Session
 from ..masks.tokencut import TokenCut
-from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..results.tables import Table
 from ..utils.files import RESULTS_FILE, read_json
 
 
 Picture = tuple[Image.Image, str]  # with a caption: what it shows, and a line for each model's prediction
-MARKS = {"right": "✓", "taken": "●", "other": "✗"}  # of predictions, see `Composed.kind`
+MARKS = {"right": "✓", "taken": "●", "other": "✗"}  # signs of predictions, see `Composed.kind`
 # Kinds of images of a diagnosis, of any of its models.
 KINDS = ("all", "taken for the class of the background", "wrong on another background", "right everywhere")
 WITH_OBJECT = tuple(name for name in CONDITIONS if name not in ("no_fg", "only_bg"))
 NUM_BACKGROUNDS = 5
 TEXTS = ["image", "label", "donor_class"]  # columns, even if a class is called `1` or `NA`
 PHOTOGRAPHS = ("grass", "brick", "china", "coins", "hubble")  # backgrounds without images of the models' classes
-MAX_SIDE = 384  # of images to find a mask in, for an answer in seconds, since time grows with its sixth power
+MAX_SIDE = 384  # longest side of an image to find a mask in: the time grows with its sixth power
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def pasted_pictures(
         pictures = pictures or [to_pil_image(picture) for picture in denormalize(composed, of.processor)]
         with torch.no_grad():
             logits = forward_logits(of.model, composed.to(session.accelerator.device)).float().cpu()
-        scores, best = (found.tolist() for found in logits.softmax(dim=1).max(dim=1))
+        scores, best = (maxima.tolist() for maxima in logits.softmax(dim=1).max(dim=1))
         names = [session.classes[index] for index in best]
         for place, (name, score) in enumerate(zip(names, scores, strict=True)):
             usual = backgrounds[place - 1].classes if place else frozenset()

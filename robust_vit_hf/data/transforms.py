@@ -67,6 +67,12 @@ def pixel_levels(processor: BaseImageProcessor) -> tuple[torch.Tensor, torch.Ten
     return black[:, *middle], white[:, *middle]
 
 
+def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
+    """Undo the processor's normalisation and rescaling of pixel values `(B, 3, H, W)`: colours in [0, 1]."""
+    black, white = (level.view(3, 1, 1) for level in pixel_levels(processor))
+    return ((pixel_values - black) / (white - black)).clamp(0, 1)
+
+
 def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
     """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`."""
     both = has_plain_geometry(processor) and processor.do_rescale and processor.do_normalize

@@ -15,12 +15,11 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers import default_data_collator
 
 from ..data.composition import CONDITIONS
-from ..data.transforms import eval_transform, pixel_levels
+from ..data.transforms import denormalize, eval_transform, pixel_levels
 from ..evaluation.composites import KINDS, Composite, WithDonors, condition_composites
 from ..evaluation.examples import may_be_shown
 from ..evaluation.measurement import TransformedRows
 from ..evaluation.session import Session
-from ..relevance.overlay import denormalize
 from ..results.html_page import Gallery, Picture, data_url
 from ..utils.files import atomic_file
 from ..utils.images import plain, to_webp

@@ -17,13 +17,13 @@ from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
+from ..data.transforms import denormalize
 from ..relevance.architectures import why_no_map
-from ..relevance.overlay import denormalize, overlay
 from ..relevance.relevance_map import relevance_map
 from ..results.html_page import Gallery, Picture, data_url
 from ..results.run_results import Run, SetResult
 from ..utils.files import atomic_file
-from ..utils.images import PICTURE_AXES, plain, to_webp
+from ..utils.images import PICTURE_AXES, overlay, plain, to_webp
 from .session import Session
 from .sets import EvaluationSet
 

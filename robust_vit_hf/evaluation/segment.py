@@ -10,13 +10,12 @@ import torch
 from ..data.find_images import find_images
 from ..data.image_sets import load_image_set
 from ..data.known_sets import benchmarks
-from ..data.transforms import segmentation_transform
+from ..data.transforms import denormalize, segmentation_transform
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
-from ..relevance.overlay import denormalize, overlay
 from ..results.set_tables import attribution_table
-from ..utils.images import save_picture_grid
+from ..utils.images import overlay, save_picture_grid
 from ..utils.stage import Stage
 from .examples import may_be_shown
 from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure

@@ -9,8 +9,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..data.classes import class_index, classes_of_model
 from ..data.transforms import check_resized, place_in_image
+from ..utils.images import overlay as overlay_map
 from ..utils.images import upright_image
-from .overlay import overlay as overlay_map
 from .relevance_map import relevance_map
 
 

@@ -20,9 +20,10 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
+from ..data.transforms import denormalize
 from ..relevance.architectures import unwrap_pretrained
-from ..relevance.overlay import denormalize, overlay
 from ..relevance.relevance_map import relevance_map
+from ..utils.images import overlay
 
 
 STRIPS_FOLDER = "strips"  # next to the logs, since a push uploads logs, but must not upload the user's images

@@ -1,4 +1,4 @@
-"""Images: formats, reading from files and URLs, and conversion to RGB; pictures and text in figures of matplotlib."""
+"""Images: formats, reading from files and URLs, and conversion to RGB; overlays of maps; pictures and text in figures of matplotlib."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import torch
 from huggingface_hub import get_session
 from PIL import Image, ImageOps
 
@@ -101,3 +102,25 @@ def save_picture_grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: Pa
             axis.imshow(picture)
             axis.set_title(plain(caption), fontsize=7)
     figure.savefig(path, dpi=100)
+
+
+def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "inferno") -> torch.Tensor:
+    """Overlay maps on greyscale versions of images.
+
+    Args:
+        images: `(B, 3, H, W)`, in [0, 1], on the CPU.
+        relevance: `(B, 1, H, W)`, in [0, 1], on the CPU.
+        colours: name of a colour map of Matplotlib.
+
+    Returns:
+        Pictures `(B, 3, H, W)`, in [0, 1].
+    """
+    from matplotlib import colormaps
+
+    coloured = torch.from_numpy(colormaps[colours](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
+    return 0.35 * images.mean(dim=1, keepdim=True) + 0.65 * coloured
+
+
+def overlay_change(images: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Overlay the difference of two maps as [`overlay`] does: red where relevance was gained, and blue where it was lost."""
+    return overlay(images, (after - before + 1) / 2, "berlin")

@@ -16,12 +16,12 @@ from robust_vit_hf import eval_transform, make_image_processor, train_transform
 from robust_vit_hf.data.schema import mask_to_tensor
 from robust_vit_hf.data.transforms import (
     check_resized,
+    denormalize,
     input_size,
     measured_place,
     normalization,
     segmentation_transform,
 )
-from robust_vit_hf.relevance.overlay import denormalize
 
 
 IMAGENET_STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

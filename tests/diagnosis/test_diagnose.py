@@ -18,7 +18,7 @@ from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.groups import choose_images
 from robust_vit_hf.data.known_sets import benchmarks
-from robust_vit_hf.data.transforms import eval_transform, pixel_levels
+from robust_vit_hf.data.transforms import denormalize, eval_transform, pixel_levels
 from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
@@ -26,7 +26,6 @@ from robust_vit_hf.evaluation.composites import Backgrounds
 from robust_vit_hf.evaluation.evaluate import Sensitivity
 from robust_vit_hf.evaluation.measurement import Measured, measure
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map
 from robust_vit_hf.utils.stage import Stage
 

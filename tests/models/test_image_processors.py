@@ -19,7 +19,7 @@ from transformers import pipeline as pipeline_of
 from robust_vit_hf import RobustViTTrainer, eval_transform, load_model, make_image_processor, train_transform
 from robust_vit_hf.app.handlers import open_models
 from robust_vit_hf.app.options import AppOptions
-from robust_vit_hf.data.transforms import input_size, segmentation_transform
+from robust_vit_hf.data.transforms import denormalize, input_size, segmentation_transform
 from robust_vit_hf.evaluation.evaluate import _protocols, evaluate
 from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
 from robust_vit_hf.evaluation.segment import segment
@@ -31,7 +31,6 @@ from robust_vit_hf.models.image_processors import (
     squash_resample,
     timm_processor,
 )
-from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import forward_logits
 from robust_vit_hf.training.checkpoints import add_lora
 
