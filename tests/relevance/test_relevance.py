@@ -48,20 +48,6 @@ def test_work_spared_in_the_last_layer_changes_nothing(family, monkeypatch):
             torch.testing.assert_close(spared, full, atol=1e-6, rtol=1e-4)
 
 
-def test_attention_with_probabilities():
-    query, key, value = torch.randn(3, 2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
-    output, probabilities = reading.attention_with_probabilities(torch.nn.Module().eval(), query, key, value)
-    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
-    torch.testing.assert_close(output, expected.transpose(1, 2))
-    torch.testing.assert_close(probabilities @ value, expected)
-    torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(2, 3, 5))
-
-    bias = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(1))
-    output, _ = reading.attention_with_probabilities(torch.nn.Module().eval(), query, key, value, bias)
-    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    torch.testing.assert_close(output, expected.transpose(1, 2))
-
-
 @pytest.mark.parametrize("target", [4, -1, True, [0, 1], torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3, 1).long()])
 def test_bad_targets(target):
     with pytest.raises(ValueError, match="Expected `target`"):
@@ -163,15 +149,6 @@ def test_bf16_autocast():
     assert not torch.equal(output.relevance, expected)  # autocast was on
     output.relevance.square().mean().backward()
     assert prepared.vit.layers[0].attention.q_proj.weight.grad.abs().max() > 0
-
-
-def test_peft_model():
-    from peft import LoraConfig, get_peft_model
-
-    model = tiny_vit()
-    expected = relevance_map(model, images(), 1).relevance
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
-    torch.testing.assert_close(relevance_map(adapted, images(), 1).relevance, expected)
 
 
 def test_not_a_transformers_model():

@@ -1,10 +1,16 @@
-"""What a command changes in its process, and calls from Python do not; and signals that end it, as the shell left them."""
+"""What a command changes in its process, and calls from Python do not; which code a result is of; and signals that end a command, as
+the shell left them."""
 
 import json
+import runpy
+import shutil
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
+from robust_vit_hf.utils import environment
 from robust_vit_hf.utils.processes import end_by_signals
 
 from ..helpers.commands import launch
@@ -43,6 +49,26 @@ def test_a_command_sets_up_its_process(inputs, tmp_path):
     assert completed.out.splitlines()[-1] == "allocator,git"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["commit"] and results["hardware"].endswith(" 1 CPU thread")
+
+
+def test_results_do_not_make_code_dirty_and_edits_do(tmp_path):
+    """A result that is written between two trainings leaves the commit of the second as it is."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", tmp_path, "-c", "user.name=A", "-c", "user.email=a@b", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    code, results = tmp_path / "package" / "utils" / "environment.py", tmp_path / "results.json"
+    code.parent.mkdir(parents=True)
+    shutil.copy(Path(environment.__file__), code)
+    results.write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "--message", "Begin")
+    results.write_text("2")
+    assert runpy.run_path(str(code))["loaded_commit"]() == git("rev-parse", "HEAD")
+    code.write_text(code.read_text() + "\n")
+    assert runpy.run_path(str(code))["loaded_commit"]() == git("rev-parse", "HEAD") + "-dirty"
 
 
 @pytest.mark.slow
