@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer
 
+from ..training.test_not_finite import spoil
 from ..training.test_resume import SAVING
-from ..utils.test_finite import spoil
 from .tiny import masked_dataset, tiny_config, tiny_vit
 
 
