@@ -20,7 +20,7 @@ from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import TOP
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.relevance_map import forward_logits
-from ..utils.images import overlay, overlay_change, to_rgb
+from ..utils.images import overlay, to_rgb
 
 
 PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # photographs of scikit-image, of ImageNet's classes
@@ -87,7 +87,8 @@ def compare_maps(
         explanations[side] = Explanation(top, explained, probabilities[explained].item(), picture, agreement)
     if "after" not in placed:
         return explanations, None
-    return explanations, functional.to_pil_image(overlay_change(pixels, placed["before"], placed["after"])[0])
+    change = (placed["after"] - placed["before"] + 1) / 2  # red where relevance was gained, and blue where it was lost
+    return explanations, functional.to_pil_image(overlay(pixels, change, "berlin")[0])
 
 
 @dataclass(frozen=True)

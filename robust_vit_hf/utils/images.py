@@ -119,8 +119,3 @@ def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "infer
 
     coloured = torch.from_numpy(colormaps[colours](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
     return 0.35 * images.mean(dim=1, keepdim=True) + 0.65 * coloured
-
-
-def overlay_change(images: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Overlay the difference of two maps as [`overlay`] does: red where relevance was gained, and blue where it was lost."""
-    return overlay(images, (after - before + 1) / 2, "berlin")
