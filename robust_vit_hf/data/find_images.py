@@ -122,6 +122,8 @@ def find_images(
 def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
     """Add masks from pictures named as the `file_name` of images, with another suffix maybe, in a folder or its `<split>/`.
     Images without one are left out with a warning."""
+    if "file_name" not in dataset.column_names:
+        raise ValueError(f"The masks of `{folder}` are found by a column `file_name`, which the images do not have.")
     masks = _pictures(folder / split if (folder / split).is_dir() else folder)
     names = [name and _stem(name) for name in dataset.with_format(None)["file_name"]]
     kept = [index for index, name in enumerate(names) if name in masks]

@@ -1,6 +1,7 @@
 """Top-1 and top-5 accuracy over images, classes and groups, with class subsets and several accepted ids; accuracy of the worst group,
 and reliance on the background."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -172,6 +173,10 @@ class WorstGroupAccuracy(RobustAccuracy):
     def __init__(self, group_weights: Mapping[str, float] | None = None):
         super().__init__()
         self.group_weights = {str(name): value for name, value in (group_weights or {}).items()}
+        if bad := [name for name, weight in self.group_weights.items() if not 0 <= weight < math.inf]:
+            raise ValueError(
+                f"the weight of the group {bad[0]} is {self.group_weights[bad[0]]}: expected a number from 0 on"
+            )
 
     def scores(self, images: dict[str, np.ndarray]) -> dict:
         """Scores of all images.

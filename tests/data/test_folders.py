@@ -13,6 +13,7 @@ from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.classes import label_mapping
+from robust_vit_hf.data.find_images import with_mask_files
 from robust_vit_hf.data.image_sets import describe
 from robust_vit_hf.data.options import DescribeOptions
 from robust_vit_hf.data.schema import undecoded_rows
@@ -267,7 +268,7 @@ def test_names_as_labels_and_a_table(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("metadata.jsonl", '{"file_name": "0.png"\n', "JSON parse error"),
+        ("metadata.jsonl", '{"file_name": "0.png"\n', "metadata.jsonl` is not valid: JSON parse error"),
         ("metadata.jsonl", '{"label": 1}\n', "`file_name`"),
         ("metadata.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "0.png", "label": "a"}\n', "label"),
     ],
@@ -299,3 +300,9 @@ def test_file_names_keep_the_class_folder(tmp_path):
     (root / "train" / "dog" / "000.png").write_bytes(b"torn")
     out = describe(DescribeOptions(source=str(root)))
     assert "1 of them unusable" in out and "dog/000.png` cannot be decoded" in out
+
+
+def test_a_folder_of_masks_for_images_without_names(tmp_path):
+    rows = datasets.Dataset.from_dict({"image": [masked_rows(1)[0]["image"]]})
+    with pytest.raises(ValueError, match="are found by a column `file_name`, which the images do not have"):
+        with_mask_files(rows, tmp_path, "train")

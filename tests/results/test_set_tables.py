@@ -283,6 +283,12 @@ def test_a_group_that_is_none(group):
         WorstGroupAccuracy().update([0, 1], [0, 1], groups=["a", group])
 
 
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_a_weight_that_is_none(weight):
+    with pytest.raises(ValueError, match="weight of the group b is"):
+        WorstGroupAccuracy({"a": 1.0, "b": weight})
+
+
 def test_groups_of_a_diagnosis(tmp_path):
     """Beside the measures, as `evaluate` has them."""
     birds(list("xxxy")).to_parquet(tmp_path / "data" / "train-00000.parquet")

@@ -122,7 +122,11 @@ class ImageFolder:
         rows = []
         for table in metadata:
             base = table.rpartition("/")[0]
-            for line in METADATA[PurePosixPath(table).name](self.root / table).to_pylist():
+            try:
+                lines = METADATA[PurePosixPath(table).name](self.root / table).to_pylist()
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"`{self.root / table}` is not valid: {error}") from error
+            for line in lines:
                 names = {column: line[key] for key in line if (column := _picture_of(key))}
                 values = {key: value for key, value in line.items() if not _picture_of(key)}
                 if not names.get("image"):
