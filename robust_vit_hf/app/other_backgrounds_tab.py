@@ -161,7 +161,7 @@ def pasted_pictures(
     Returns:
         The image and the composites, as the first model sees them, with predictions, and a sentence on how many of these change.
     """
-    pictures, names, captions, counts = None, {}, [["the image"], *([f"on {other.name}"] for other in backgrounds)], []
+    pictures, captions, counts = None, [["the image"], *([f"on {other.name}"] for other in backgrounds)], []
     several = len(session.sides) > 1
     for side, of in session.sides.items():
         row = eval_transform(of.processor)({"image": [image], "mask": [mask]})

@@ -90,7 +90,7 @@ class Options:
     def is_given(self, name: str) -> bool:
         """Whether an option was given, on the command line, in a recipe or in Python, even with its default value. In copies of
         `dataclasses.replace`, all are."""
-        return name in self._given
+        return name in vars(self)["_given"]
 
 
 @dataclass(frozen=True)
