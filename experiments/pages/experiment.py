@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from robust_vit_hf.data.emoji_shift import NEW_BACKGROUNDS
 from robust_vit_hf.results.tables import Table, percent
-from robust_vit_hf.training.options import METHOD_OPTIONS, train_arguments
+from robust_vit_hf.training.options import METHOD_OPTIONS
+from robust_vit_hf.training.recipes import train_arguments
 
 from ..paper.experiment_tables import mean_score
 from ..paper.findings import SIMILAR

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from robust_vit_hf.evaluation.options import NamedSource, expand_sets
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
-from robust_vit_hf.training.options import check_option, find_recipe, read_recipe, read_yaml
+from robust_vit_hf.training.recipes import check_option, find_recipe, read_recipe, read_yaml
 from robust_vit_hf.utils.files import json_digest
 from robust_vit_hf.utils.options import SHARE, Options, declared_options, option
 

@@ -32,7 +32,8 @@ from robust_vit_hf.training.checkpoints import identity_of
 from robust_vit_hf.training.config import RobustViTConfig
 from robust_vit_hf.training.finetuning import finetune
 from robust_vit_hf.training.load_data import DRAWN_FROM_BENCHMARKS, load_data
-from robust_vit_hf.training.options import DataArguments, ModelArguments, train_arguments
+from robust_vit_hf.training.options import DataArguments, ModelArguments
+from robust_vit_hf.training.recipes import train_arguments
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from robust_vit_hf.utils.processes import begin_command, end_by_signals
 from robust_vit_hf.utils.stage import Stage, lock_file

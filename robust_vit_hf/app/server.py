@@ -21,7 +21,7 @@ from ..models import emoji_shift_model as bundled
 from ..models.image_processors import Protocol, resolve_protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS, registered_of, resolve
 from ..training.finetuning import finetune
-from ..training.options import list_recipes, train_arguments
+from ..training.recipes import list_recipes, train_arguments
 from ..utils.files import RESULTS_FILE, RUN_FILE, atomic_folder, cache_of, read_json
 from ..utils.privacy import is_hub_id
 from ..utils.processes import end_by_signals

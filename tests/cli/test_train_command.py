@@ -13,7 +13,7 @@ from robust_vit_hf import load_model, make_image_processor
 from robust_vit_hf.cli.train import parse_arguments
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.tables import Table
-from robust_vit_hf.training.options import find_recipe, list_recipes, read_recipe
+from robust_vit_hf.training.recipes import find_recipe, list_recipes, read_recipe
 
 from ..helpers.commands import call, kill_when, launch, succeed
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny

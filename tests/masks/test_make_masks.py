@@ -12,8 +12,8 @@ from transformers import ViTImageProcessor
 
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.emoji_shift import load_split
-from robust_vit_hf.data.schema import encode_image
 from robust_vit_hf.masks.tokencut import MaskResult
+from robust_vit_hf.utils.images import encode_image
 
 from ..helpers import layouts
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed

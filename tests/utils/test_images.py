@@ -10,10 +10,10 @@ from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf import eval_transform, train_transform
-from robust_vit_hf.data.schema import check_rows, encode_image
+from robust_vit_hf.data.schema import check_rows
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.masks.tokencut import MaskResult, TokenCut
-from robust_vit_hf.utils.images import save_picture_grid, to_rgb
+from robust_vit_hf.utils.images import encode_image, save_picture_grid, to_rgb
 
 from ..helpers.tiny import FEATURES, masked_rows, tiny_vit
 from ..helpers.written import half_mask, masks_by

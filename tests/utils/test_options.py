@@ -4,7 +4,7 @@ import pytest
 
 import robust_vit_hf
 from robust_vit_hf.training import load_data
-from robust_vit_hf.training.options import train_arguments
+from robust_vit_hf.training.recipes import train_arguments
 
 from ..helpers.commands import call
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit

@@ -16,10 +16,10 @@ import pandas as pd
 from PIL import Image, ImageOps
 from transformers.utils import logging
 
-from ...utils.images import to_rgb
+from ...utils.images import encode_image, to_rgb
 from ..classes import label_of_wnid, timm_list, wnids
 from ..known_sets import COUNTERANIMAL_PARTS, IMAGENET_9_VARIATIONS, IMAGENET_D_FACTORS, KNOWN_SETS, V2_VARIANTS
-from ..schema import Source, decode, encode_image, with_mask
+from ..schema import Source, decode, with_mask
 from .folders import (
     class_folders,
     file_row,
