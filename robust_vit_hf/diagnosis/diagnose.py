@@ -87,7 +87,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         images = replace(images, rows=choose_images(images.rows, options.num_images))
         draw_donors(images.rows.with_format(None)["label"][:])  # rejects one class before masks, which take long
         beside = _imagenet_9(session, options) if options.imagenet_9 is not None else {}
-        (images,) = mask_images({folder / MASKS_FOLDER: images}, session, options, options.slices)
+        (images,) = mask_images({folder / MASKS_FOLDER: images}, session, options, options.bf16, options.slices)
         session = session.with_images(images)
         report = measure_images(session, images, options, folder)
         if report is not None:
@@ -113,11 +113,15 @@ def _imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict[st
 
 
 def mask_images(
-    images: Mapping[Path, Images], session: Session, options: OwnImagesOptions, columns: Sequence[str] = ()
+    images: Mapping[Path, Images],
+    session: Session,
+    options: OwnImagesOptions,
+    bf16: bool,
+    columns: Sequence[str] = (),
 ) -> list[Images]:
     """The images with masks, which are made where there are none, and kept with these `columns` in the folders that are the keys."""
     side = session.sides["before"]
-    making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
+    making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, bf16)
     return masked_images(images, session.classes, making, columns)
 
 

@@ -244,13 +244,15 @@ def _on_other_backgrounds(
 ) -> tuple[list[Composite], dict[str, Donors]]:
     """The images as they are and their composites, with their donors by name, see [`composite_outputs`]."""
     names = [f"composite_{number}" for number in range(count)]
-    pictures = [f"picture_{number}" for number in range(count)] if picture_of else []
+    pictures: dict[str, Donors] = {}
     donors: dict[str, Donors] = {}
+    if picture_of:
+        pictures = {f"picture_{number}": partial(picture_of, number) for number in range(count)}
     if attributes or not picture_of:
         # Of images of one class, each counts as a class of its own: training images need no labels.
         classes = labels if len({*labels}) > 1 else [*range(len(labels))]
         donors = {name: draw_donors(classes, DONOR_SEED + number)[1] for number, name in enumerate(names)}
-    donors |= {name: partial(picture_of, number) for number, name in enumerate(pictures)}
+    donors |= pictures
     composites = [Composite("original", "original")]
     composites += [Composite(name, "mixed_rand", name) for name in pictures or names]
     composites += [Composite(f"{name}_{attribute}", attribute, name) for attribute in attributes for name in names]

@@ -128,7 +128,7 @@ class Evaluation:
             drawn = draw_by_kind(run.sets, session.sets)
             examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
             save_examples(examples, self.folder / session.protocol / EXAMPLES_FILE)
-        parts = [f"# Protocol `{session.protocol}`", *notes, *tables]
+        parts: list[str | Table] = [f"# Protocol `{session.protocol}`", *notes, *tables]
         return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
 
 

@@ -291,8 +291,9 @@ def write_card(folder: Path) -> None:
             contents = None
         measured.append(contents)
         figures += [name for name in pictures if contents is not None and (folder / name).is_file()]
-    write_atomically(folder / CARD_FILE, str(make_card(run, *measured, figures)))
-    write_eval_results(folder, _measurements(run, *measured))
+    results, evaluation = measured
+    write_atomically(folder / CARD_FILE, str(make_card(run, results, evaluation, figures)))
+    write_eval_results(folder, _measurements(run, results, evaluation))
 
 
 def add_evaluation(folder: Path, evaluation_folder: Path) -> None:

@@ -54,7 +54,8 @@ class Candidate:
 
     @classmethod
     def of(cls, logits: Outputs, **fields) -> Self:
-        return cls(**logits.right(), **fields)
+        right = logits.right()
+        return cls(right["mixed_rand"], right["original"], **fields)
 
     @property
     def strength(self) -> tuple[float, ...]:

@@ -191,7 +191,7 @@ def _with_masks(
     counts = {role: len(of_role.rows) for role, of_role in images.items()}
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['test']} validation images")
     folders = {options.output_dir / MASKS_FOLDER / role: of_role for role, of_role in images.items()}
-    images = dict(zip(images, mask_images(folders, session, options), strict=True))
+    images = dict(zip(images, mask_images(folders, session, options, options.bf16), strict=True))
     notes += [f"`{role}`: {note}" for role in ("train", "selection") for note in images[role].notes]
     return images
 
@@ -249,8 +249,13 @@ def _candidates(
 ) -> list[Candidate]:
     """The original model, new layers, and, with `--effort full`, trainings."""
     side, folder = selection.sides["before"], options.output_dir
-    given = {"count": SELECTION_COMPOSITES, "passes": options.passes, "attributes": attributes}
-    outputs_of = partial(composite_outputs, session=selection, **given)
+    outputs_of = partial(
+        composite_outputs,
+        session=selection,
+        count=SELECTION_COMPOSITES,
+        passes=options.passes,
+        attributes=attributes,
+    )
     if features is None:
         candidates = [Candidate.of(outputs_of(side))]
     else:

@@ -152,10 +152,17 @@ class Trainings:
             notes.append(f"{training} diverged, and is left out.")
         candidates = []
         for weight, right in ((float(weight), right) for weight, right in outcomes.items()):
-            values = {name: np.array(of_images, float) for name, of_images in right.items()}
-            facts = {"name": str(training), "weight": weight, "learning_rate": training.learning_rate}
-            made = partial(self.outputs, training, weight), partial(self.build, training, weight)
-            candidates.append(Candidate(**values, **facts, outputs=made[0], build=made[1]))
+            candidates.append(
+                Candidate(
+                    np.array(right["mixed_rand"], float),
+                    np.array(right["original"], float),
+                    str(training),
+                    weight,
+                    training.learning_rate,
+                    partial(self.outputs, training, weight),
+                    partial(self.build, training, weight),
+                )
+            )
         return candidates
 
     def _measured(self, training: Training) -> dict[str, Any]:
