@@ -22,8 +22,8 @@ from ..utils.stage import STAGE_FILE, OtherInputs, Stage
 from .options import AppOptions
 
 
-IMAGES_PER_SET = 200  # of a benchmark measured by the page
-IMAGES_OF_A_PAGE = 24  # that the gallery shows at a time
+IMAGES_PER_SET = 200  # images of each set of a benchmark that the page measures
+IMAGES_OF_A_PAGE = 24  # images that the gallery shows at a time
 FILTERS = ("changed", "corrected", "broken", "all")
 
 

@@ -22,7 +22,7 @@ from .gallery import FILTERS, IMAGES_OF_A_PAGE, measured_set
 from .options import AppOptions
 
 
-PREDICTED = -1  # in the list of classes: each model's own prediction
+PREDICTED = -1  # stands for each model's own prediction in the list of classes
 
 
 @contextmanager
@@ -44,7 +44,7 @@ class Handlers:
         self.without_map = list(dict.fromkeys(filter(None, reasons)))  # why the page shows no maps, in sentences
         self.measured = lru_cache(maxsize=2)(lambda name: measured_set(options, name, self.session))
         own = options.dataset and own_samples(options.dataset, options.split, self.session)
-        self.samples = own or load_samples(self.session.classes)  # to click
+        self.samples = own or load_samples(self.session.classes)
         self.diagnosed = None if options.diagnose is None else tab.read_diagnosis(options.diagnose, self.session)
 
     @cached_property

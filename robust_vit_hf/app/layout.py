@@ -18,7 +18,7 @@ from .other_backgrounds_tab import KINDS
 
 
 OUTPUT = {"interactive": False, "buttons": []}
-GRID = OUTPUT | {"show_label": False, "height": "auto", "object_fit": "cover", "allow_preview": False}  # to click
+GRID = OUTPUT | {"show_label": False, "height": "auto", "object_fit": "cover", "allow_preview": False}
 PICTURES = GRID | {"columns": 7, "object_fit": "contain", "elem_classes": "pictures"}
 MARKS = "✓ the class of the image · ● the class of the background · ✗ another"
 
@@ -27,7 +27,7 @@ class Page:
     """The page for a model, or for two. Its components are attributes."""
 
     def __init__(self, options: AppOptions):
-        local = options.host in LOOPBACK and not options.allowed_hosts  # which a proxy forwards
+        local = options.host in LOOPBACK and not options.allowed_hosts  # a proxy forwards to those
         self.handlers = Handlers(options)
         models = {"Model" if options.compare is None else "Before": options.model, "after": options.compare}
         names = [f"**{side}:** `{public_name(name)}`" for side, name in models.items() if name is not None]

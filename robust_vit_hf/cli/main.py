@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
         declared = resolve_name(command.options)
         options = parse(declared, prog, rest) if isinstance(declared, type) else declared(rest)
         function = resolve_name(command.function)
-        from ..utils.processes import begin_command, leave  # which imports torch
+        from ..utils.processes import begin_command, leave  # imports torch
 
         begin_command()
         if text := function(options):
@@ -96,7 +96,7 @@ def find(argv: list[str], root: Group, prog: str) -> tuple[Command, str, list[st
 
 def _one_line(error: BaseException) -> str:
     text = str(error)
-    if text.startswith("Caught "):  # by torch in a data loader worker, with its traceback before the message
+    if text.startswith("Caught "):  # an error in a data loader's worker, with its traceback before the message
         text = text.rpartition(f"\n{type(error).__name__}: ")[2]
     text = text.replace(":\n  ", ": ").replace("\n  ", "; ")  # lists of ours
     message = hide_tokens(" ".join(text.split())) or type(error).__name__

@@ -13,7 +13,7 @@ from ..utils.privacy import hide_tokens
 
 
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
-    """Parse arguments, or exit after printing the help, or with status 2 if options are refused."""
+    """Parse arguments, or exit after printing the help, or with status 2 if options are invalid."""
     parser = Parser(prog=prog, description=inspect.getdoc(options))
     parser.add_options(declared_options(options).values())
     given = vars(parser.parse_args(argv))

@@ -162,5 +162,5 @@ class OwnProcessor(BaseImageProcessor):
         return {"image_processor_type": type(self).__name__}
 
 
-def _described(found: Any) -> str:
-    return f"a {type(found).__name__} of shape {tuple(np.shape(found))}"
+def _described(output: Any) -> str:
+    return f"a {type(output).__name__} of shape {tuple(np.shape(output))}"

@@ -67,7 +67,7 @@ def convert_to_timm(source: str, output: Path, statistics: str | None = None) ->
     source = resolve(source)
     with atomic_folder(output) as folder:
         model = load_checked(AutoModelForImageClassification, source, dtype="auto")
-        weights = hf_to_timm(model)  # first, since it refuses other architectures, which may have no image size
+        weights = hf_to_timm(model)  # first: it rejects other architectures, which may have no image size
         if statistics:
             processor = timm_processor(None, "native", model.config.image_size, statistics)
         else:

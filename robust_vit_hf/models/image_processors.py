@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # names are read without importing transformers
 
 # `paper` and `native`: see `make_image_processor`. `model`: the processor saved with the model, unchanged.
 Protocol = Literal["paper", "native", "model"]
-TIMM_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluation transform
+TIMM_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # what timm's evaluation transform needs
 STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
 
@@ -206,7 +206,7 @@ def is_of_paper(model: str) -> bool:
     if find_model(model):
         return True
     record = _run_record(model)
-    bases = (model, record.get("base_model") or model)  # that of the bundled model is not registered
+    bases = (model, record.get("base_model") or model)  # the base of the bundled model is not registered
     return registered_of(record) == BUNDLED_MODEL or any(map(find_model, bases))
 
 

@@ -135,7 +135,7 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
         return MODELS[name].load()
     name = resolve(name)
     if is_timm(name):
-        with weights_read(name), suppress(OtherArchitecture):  # which transformers runs through timm
+        with weights_read(name), suppress(OtherArchitecture):  # transformers runs others through timm
             return timm_to_hf(*load_timm(name)).float().eval()
     with weights_read(name):
         adapter = find_adapter_config_file(name)
@@ -144,7 +144,7 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
     with weights_read(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     if timm_arguments := getattr(config, "model_args", None):
-        timm_arguments.pop("num_classes", None)  # which transformers would give twice
+        timm_arguments.pop("num_classes", None)  # transformers would give it twice
     if not with_head:
         config.num_labels = config.num_labels or 2  # timm has models without a head
     options = {"config": config, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
@@ -191,7 +191,7 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
     config, heads = model.config, head_names(model)
     config.id2label = dict(enumerate(check_class_names(classes)))
     config.label2id = {name: label for label, name in config.id2label.items()}
-    if hasattr(config, "label_names"):  # of timm, by which these are loaded
+    if hasattr(config, "label_names"):  # models of timm are loaded by these names
         config.label_names = list(config.label2id)
     model.num_labels = config.num_labels
     for name in heads:
@@ -291,5 +291,5 @@ def _computed(config: dict) -> dict:
     }
 
 
-def _as_json(values: dict) -> dict:
-    return json.loads(json.dumps(values, default=str))
+def _as_json(settings: dict) -> dict:
+    return json.loads(json.dumps(settings, default=str))

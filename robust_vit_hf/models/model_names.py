@@ -22,16 +22,27 @@ BUNDLED_MODEL, _BUNDLED_MODULE = "emoji-shift", "robust_vit_hf.models.emoji_shif
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A model that commands accept by name: one on the Hub, or a bundled one, with the fields after `license`."""
+    """A model that commands accept by name: one on the Hub, or a bundled one, which has the fields after `license`.
 
-    hub_ids: tuple[str, ...] = ()  # of the weights; the first is loaded
+    Args:
+        hub_ids: ids of its weights on the Hub, of which the first is loaded.
+        paper_name: what the paper calls it.
+        license: license according to its card on the Hub.
+        base_model: Hub id of its base, for model cards.
+        load: function that loads it.
+        image_size: side of the images that it was trained on, in pixels.
+        load_backbone: function that loads its self-supervised base.
+        note: note for model cards.
+    """
+
+    hub_ids: tuple[str, ...] = ()
     paper_name: str | None = None
-    license: str = "apache-2.0"  # according to the Hub model card
-    base_model: str | None = None  # Hub id of its base, for model cards
+    license: str = "apache-2.0"
+    base_model: str | None = None
     load: Callable[[], PreTrainedModel] | None = None
-    image_size: int | None = None  # side of the images that it was trained on, in pixels
-    load_backbone: Callable[[], PreTrainedModel] | None = None  # loads its self-supervised base
-    note: str | None = None  # in model cards
+    image_size: int | None = None
+    load_backbone: Callable[[], PreTrainedModel] | None = None
+    note: str | None = None
 
 
 # AugReg's weights are from timm, and are converted on loading.

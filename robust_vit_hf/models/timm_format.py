@@ -203,7 +203,7 @@ def _label_names(count: int, config: dict) -> list[str]:
 
 
 def _check_names(names: AbstractSet[str], expected: AbstractSet[str]) -> None:
-    """Refuse missing and unexpected weights."""
+    """Raise an error for missing and unexpected weights."""
     missing, unexpected = sorted(expected - names), sorted(names - expected)
     if missing or unexpected:
         raise OtherArchitecture(
@@ -234,8 +234,8 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
     for key in ("model", "state_dict"):
         if isinstance(weights.get(key), dict):
             weights = weights[key]
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}  # of `DataParallel`
+    if all(name.startswith("module.") for name in weights):  # saved from `DataParallel`
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     return weights, config
 
 
@@ -275,7 +275,7 @@ def save_timm(model: PreTrainedModel, weights: dict, processor: BaseImageProcess
     else:
         architecture = f"vit_{size}_patch{14 if size == 'huge' else 16}_224"
     mlp_ratio = config.intermediate_size / config.hidden_size
-    if int(config.hidden_size * mlp_ratio) != config.intermediate_size:  # as timm computes it
+    if int(config.hidden_size * mlp_ratio) != config.intermediate_size:  # timm computes it so
         mlp_ratio = math.nextafter(mlp_ratio, math.inf)
     # All settings, so that the architecture's name does not matter.
     model_args = {

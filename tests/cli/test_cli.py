@@ -142,6 +142,20 @@ def test_the_installed_command_and_the_module():
         assert shown.returncode == 0 and shown.stdout == "0.3.0\n"
 
 
+def test_another_program_has_its_own_commands(capsys):
+    """As `python -m experiments` has. The version is that of the package."""
+    root = Group("Push models", {"push": COMMANDS["push"]})
+    for word, expected in (
+        ("--version", "unknown option --version"),
+        ("psh", "unknown command psh; did you mean push?"),
+    ):
+        assert main([word], root, "python -m other") == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {expected}") and error.endswith(" See `python -m other --help`.\n")
+    assert main(["push", "--help"], root, "python -m other") == 0
+    assert capsys.readouterr().out.startswith("usage: python -m other push")
+
+
 @pytest.mark.slow
 def test_nothing_heavy_is_imported_before_it_is_needed():
     """`import robust_vit_hf` and the help of the command line wait for no library; wrong arguments of all commands but `train` do not wait for torch."""
