@@ -19,7 +19,7 @@ from robust_vit_hf.training.callbacks import TrainingInterrupted
 
 from ..helpers import tiny
 from ..helpers.commands import call, kill_when, launch_two, succeed
-from ..training.test_resume import At
+from ..training.test_resume import At, assert_same_weights
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache", "short_sleep")
@@ -66,11 +66,6 @@ def make_trainer(folder, rows=None, eval_rows=None, callbacks=None, model=None, 
     return RobustViTTrainer(
         model or tiny.tiny_vit(), tiny.tiny_config(folder, **defaults | settings), rows, eval_rows, callbacks=callbacks
     )
-
-
-def assert_same_weights(folder, other):
-    weights, expected = load_file(folder / "model.safetensors"), load_file(other / "model.safetensors")
-    assert all(torch.equal(weights[name], expected[name]) for name in weights | expected)
 
 
 # -- Rows -------------------------------------------------------------------------------------------------------------
@@ -227,18 +222,7 @@ def options(tmp_path) -> list:
     tiny.masked_dataset(4, seed=9).to_parquet(tmp_path / "data" / "validation-00000.parquet")
     tiny.save_pretrained(tiny.tiny_vit(hidden_dropout_prob=0.1), tmp_path / "model")
     options = ["train", "--streaming", "--model", tmp_path / "model", "--dataset", tmp_path / "data"]
-    options += [
-        "--max_steps",
-        12,
-        "--report_to",
-        "none",
-        "--use_cpu",
-        "True",
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        1,
-    ]
+    options += "--max_steps 12 --report_to none --use_cpu True --save_strategy steps --save_steps 1".split()
     return [*options, "--eval_strategy", "no", "--load_best_model_at_end", "False", "--per_device_train_batch_size", 4]
 
 

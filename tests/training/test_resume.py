@@ -44,6 +44,11 @@ def make_trainer(folder, rows=None, model=None, callbacks=None, **settings) -> R
     return RobustViTTrainer(model or tiny_vit(), config, rows, masked_dataset(4, seed=1), callbacks=callbacks)
 
 
+def assert_same_weights(folder: Path, other: Path):
+    weights, expected = load_file(folder / "model.safetensors"), load_file(other / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[name]) for name in weights | expected)
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory) -> Path:
     """Folder of a run of two epochs of three steps, which tests do not change."""
@@ -135,8 +140,7 @@ def test_a_checkpoint_that_lacks_a_file_does_not_count(begun, tmp_path, name):
     assert find_checkpoint(str(tmp_path), "last", begun=True) == str(last)
     shutil.rmtree(last)
     make_trainer(tmp_path).train(resume_from_checkpoint=True)
-    weights = [load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (begun, tmp_path)]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert_same_weights(begun / "checkpoint-6", tmp_path / "checkpoint-6")
 
 
 def test_an_earlier_checkpoint_is_deleted_when_the_new_one_is_complete(tmp_path, monkeypatch):
@@ -225,8 +229,7 @@ def test_a_signal_saves_a_checkpoint(begun, tmp_path, number):
     resumed = make_trainer(tmp_path, **settings)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 6 and len(resumed.state.log_history) > len(trainer.state.log_history)
-    weights = [load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (begun, tmp_path)]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert_same_weights(begun / "checkpoint-6", tmp_path / "checkpoint-6")
 
 
 def test_a_signal_keeps_its_checkpoint_beside_the_best(tmp_path):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTForImageClassification
 
@@ -23,13 +22,10 @@ from robust_vit_hf import (
     relevance_map,
 )
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.training.callbacks import SharedEpoch
-from robust_vit_hf.training.config import CHECKPOINTING
 
-from ..helpers.commands import call
 from ..helpers.sessions import evaluate_one
-from ..helpers.tiny import STILL, masked_dataset, masked_rows, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import STILL, masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
 
 
 COMPONENTS = ("background_loss", "foreground_loss", "relevance_loss", "confidence_loss", "top1", "original_top1")
@@ -255,42 +251,6 @@ def test_gradient_accumulation(images, whole, part, parts, steps, tmp_path):
     assert_equal_weights(parts.model, whole.model, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("second_order", [False, True])
-def test_activation_checkpointing(second_order, tmp_path):
-    # AdamW would blow up gradients that are rounding alone to full steps.
-    settings = {"second_order": second_order, "optim": "sgd", "learning_rate": 0.1}
-    plain = trained(tmp_path / "a", model=tiny_vit(**STILL), **settings)
-    checkpointed = trained(tmp_path / "b", model=tiny_vit(**STILL), **settings, **{CHECKPOINTING: True})
-    assert VisionTransformer(checkpointed.model).is_checkpointing
-    assert logged(checkpointed, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-6)
-    assert_equal_weights(checkpointed.model, plain.model, atol=1e-6, rtol=1e-5)
-    assert checkpointed.model.config._attn_implementation == "sdpa"
-
-
-def test_bf16_trains(tmp_path):
-    # In this order, since a process keeps the precision of its last Trainer.
-    half, full = trained(tmp_path / "b", bf16=True), trained(tmp_path / "a")
-    assert logged(half, "loss") != logged(full, "loss")
-    assert logged(half, "relevance_loss") == pytest.approx(logged(full, "relevance_loss"), rel=0.1)
-    for (name, before), after in zip(tiny_vit().named_parameters(), half.model.parameters(), strict=True):
-        assert after.dtype == torch.float32 and not torch.equal(before, after), name
-
-
-@pytest.mark.parametrize("rows", [masked_dataset(12), tensor_rows(12)], ids=["table", "list"])
-def test_resume_equals_the_uninterrupted_run(rows, tmp_path):
-    """With crops of a table's images, or backgrounds swapped in each part of a step."""
-    settings = {"num_train_epochs": 4, "save_strategy": "epoch", "save_total_limit": None}
-    if isinstance(rows, list):
-        settings |= {"background_swap": 0.5, "confidence_target": "original", "gradient_accumulation_steps": 2}
-        settings |= {"per_device_train_batch_size": 4}
-    whole = trained(tmp_path, rows, **settings)
-    resumed = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), rows)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    assert logged(resumed, "loss") == logged(whole, "loss")
-    assert logged(resumed, "original_top1") == logged(whole, "original_top1")
-    assert_equal_weights(resumed.model, whole.model, atol=0, rtol=0)
-
-
 def test_best_checkpoint_is_loaded_whole(tmp_path):
     """Checkpoints hold the names of transformers 4, of which the Trainer alone would load those that did not change."""
     trainer = trained(
@@ -310,19 +270,6 @@ def test_best_checkpoint_is_loaded_whole(tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
 
 
-def test_saved_model_loads_anywhere(tmp_path):
-    trainer = trained(tmp_path, masked_dataset(8))
-    trainer.save_model()
-    assert load_file(tmp_path / "model.safetensors") and not list(tmp_path.glob("pytorch_model*"))
-
-    image = masked_rows(1)[0]["image"]
-    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
-    assert loaded.config._attn_implementation == "sdpa"
-    pixel_values = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]
-    expected = trainer.model.eval()(pixel_values).logits
-    torch.testing.assert_close(loaded(pixel_values).logits, expected, atol=0, rtol=0)
-
-
 # -- What is refused before training ----------------------------------------------------------------------------------
 
 
@@ -330,13 +277,6 @@ def test_refuses_an_image_size_between_patches(tmp_path):
     processor = make_image_processor("paper", 36)
     with pytest.raises(ValueError, match="36×36 is not divisible by the patch size 8×8"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4), processing_class=processor).train()
-
-
-def test_refuses_to_evaluate_without_validation_images(tmp_path):
-    save_pretrained(tiny_vit(), tmp_path / "model")
-    masked_dataset(8).to_parquet(tmp_path / "data" / "train-00000.parquet")
-    options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "run"]
-    assert "validation" in call("train", *options, "--max_steps", 1, "--report_to", "none").error
 
 
 def test_refuses_half_precision_weights(tmp_path):
