@@ -16,8 +16,8 @@ from robust_vit_hf.data.write_dataset import SplitWriter
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
+from ..helpers.layouts import prepare
 from ..helpers.tiny import FEATURES, TENCH, WIDE, masked_dataset, masked_folder, masked_rows, tiny_vit
-from ..helpers.written import prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

@@ -16,9 +16,9 @@ from robust_vit_hf.evaluation.segment import Attribution
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers import layouts
+from ..helpers.layouts import prepare
 from ..helpers.sessions import evaluate_one, session_of
 from ..helpers.tiny import FEATURES, masked_rows, tiny_vit
-from ..helpers.written import prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

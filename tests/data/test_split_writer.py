@@ -19,8 +19,8 @@ from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
 from ..helpers.commands import files_below
+from ..helpers.layouts import half_mask, masks_by, prepare
 from ..helpers.tiny import FEATURES, GOLDFISH, TENCH, masked_dataset, masked_rows
-from ..helpers.written import half_mask, masks_by, prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

@@ -107,11 +107,6 @@ def test_nothing_measured(folder):
     [
         ("robustvit", "0", "by the method of\n[Optimizing"),
         ("robustvit", "0.75", "2006.09994). The swap is not of the paper; the relevance loss is that of\n[Optimizing"),
-        (
-            "finetune",
-            "0.75",
-            "swapped as in\n[mixed-rand](https://huggingface.co/papers/2006.09994), without the relevance loss of\n[Optimizing",
-        ),
         ("swap", "0.75", "2006.09994), without the relevance loss of\n[Optimizing"),
         ("finetune", "0", "for comparison with the method of\n[Optimizing"),
     ],
@@ -208,15 +203,6 @@ def test_evaluation_under_two_protocols(folder, tmp_path):
     assert "(accuracy_native.png)" in card.content and "accuracy_paper.png" not in card.content
 
 
-def test_the_loss_of_other_images_is_not_that_of_the_validation(tmp_path):
-    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(8), masked_dataset(4, seed=1))
-    trainer.train()
-    loss = trainer.evaluate()["eval_loss"]
-    trainer.evaluate([trainer.eval_dataset[0]] * 4)
-    trainer.create_model_card()
-    assert f"loss {loss:.4f}" in json.loads((tmp_path / "run.json").read_text())["validation"]["text"]
-
-
 def test_results_of_earlier_weights_are_not_taken_for_those_of_the_folder(folder, tmp_path):
     """A `results.json` whose weights were replaced. Otherwise it tells the weights before the finetuning."""
     copied, evaluated = tmp_path / "run", tmp_path / "evaluation"
@@ -283,7 +269,7 @@ def test_validation_is_that_of_the_kept_checkpoint(tmp_path):
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     best = max(evaluations, key=lambda entry: entry["eval_loss"])
     assert best != min(evaluations, key=lambda entry: entry["eval_loss"])
-    trainer.evaluate([trainer.eval_dataset[0]] * 12)
+    trainer.evaluate([trainer.eval_dataset[0]] * 4)
     trainer.create_model_card()
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["validation"]["images"] == 4 and f"loss {best['eval_loss']:.4f}" in run["validation"]["text"]

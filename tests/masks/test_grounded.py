@@ -265,10 +265,6 @@ def test_prompts_are_checked_first(tmp_path, found):
     assert not (tmp_path / "out").exists()
 
 
-def test_classes_outside_of_imagenet_keep_their_names():
-    assert prompts_of(["n01440764", "n01318894"]) == [["tench"], ["n01318894"]]  # the second is of ImageNet-21k
-
-
 def test_prompts_of_some_classes(tmp_path):
     names, path = ["tench", "dog"], tmp_path / "parts.json"
     assert prompts_of(names, path, {"tench": ["head", "fins"]}) == [["head", "fins"], ["dog"]]
@@ -278,6 +274,7 @@ def test_prompts_of_some_classes(tmp_path):
 
 def test_class_folders_are_prompted_by_words(tmp_path):
     """Without underscores and synonyms, which no detector knows; the file has the folder's name or the words."""
+    assert prompts_of(["n01318894"]) == [["n01318894"]]  # of ImageNet-21k
     folders = ["great white shark, white shark, man-eater", "great_grey_owl", "_", "n01440764"]
     assert prompts_of(folders) == [["great white shark"], ["great grey owl"], ["_"], ["tench"]]
     for first, second in ((folders[0], folders[1]), ("great white shark", "great grey owl")):

@@ -17,8 +17,8 @@ from robust_vit_hf.utils.images import encode_image
 
 from ..helpers import layouts
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
+from ..helpers.layouts import half_mask, masks_by
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
-from ..helpers.written import half_mask, masks_by
 from .test_grounded import make_models
 
 
@@ -269,7 +269,6 @@ def test_groups_are_kept(tmp_path):
     "options, message",
     [
         (["grounded", "--images", "UNNAMED"], "labels of type Value.*expected a `ClassLabel` with names"),
-        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object"),
         (
             ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
             "--per_class counts the masks of each class, in one process: give images with a column `label` of integers",
@@ -279,11 +278,10 @@ def test_groups_are_kept(tmp_path):
 )
 def test_what_is_refused(tmp_path, options, message):
     dataset = masked_dataset(1)
-    dataset.to_parquet(tmp_path / "named.parquet")
     dataset.cast_column("label", datasets.Value("int64")).to_parquet(tmp_path / "unnamed.parquet")
     (tmp_path / "prompts.json").write_text("[]")
     dataset.remove_columns("label").to_parquet(tmp_path / "unlabeled.parquet")
-    places = {"IMAGES": "named.parquet", "UNNAMED": "unnamed.parquet", "PROMPTS": "prompts.json"}
+    places = {"UNNAMED": "unnamed.parquet", "PROMPTS": "prompts.json"}
     places |= {"UNLABELED": "unlabeled.parquet", "FOLDER": "."}
     options = [str(tmp_path / places[option]) if option in places else option for option in options]
     refused = call("masks", *options, "--output_dir", tmp_path / "out")

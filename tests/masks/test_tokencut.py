@@ -172,18 +172,6 @@ def test_graphs_without_structure_have_no_cut(keys):
     assert not tokencut.coarse_masks(vectors, (5, 10)).any()
 
 
-def test_a_batch_gives_what_single_images_give(features):
-    generator = torch.Generator().manual_seed(0)
-    weak = keys_of_graph(cliques(*[1] * 40, 216))
-    random = torch.randn(20, 256, 384, generator=generator) + 0.1
-    keys = torch.cat([features, F.pad(weak, (0, 128)).unsqueeze(0), random])
-    vectors, _ = tokencut.cut_eigenvectors(keys)
-    masks = tokencut.coarse_masks(vectors, (16, 16))
-    for index, image in enumerate(keys):
-        single, _ = tokencut.cut_eigenvectors(image.unsqueeze(0))
-        np.testing.assert_array_equal(tokencut.coarse_masks(single, (16, 16))[0], masks[index])
-
-
 # -- Coarse masks -----------------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,6 @@
 
 import doctest
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import evaluate
 import numpy as np
@@ -80,25 +78,6 @@ def test_tensors(name, make):
     assert in_batches(make(name), 50, predictions=predictions, references=references) == expected
 
 
-def share(rank: int, cache_dir: str) -> dict:
-    """Results of every script, in one of two processes that add every other image."""
-    results = {}
-    for name in CLASSES:
-        process = {"num_process": 2, "process_id": rank, "experiment_id": "two", "cache_dir": cache_dir}
-        metric = load(name, **process)
-        metric.add_batch(**{key: column[rank::2] for key, column in example(name).items()})
-        results[name] = metric.compute()
-    return results
-
-
-def test_two_processes(tmp_path):
-    """Shares that are added in two processes give the result of one pass."""
-    with ProcessPoolExecutor(2, get_context("fork")) as pool:
-        first, second = pool.map(share, range(2), [str(tmp_path)] * 2, timeout=120)
-    assert first == {name: load(name).compute(**example(name)) for name in CLASSES}
-    assert second == dict.fromkeys(CLASSES)
-
-
 @every_metric
 @script_and_class
 def test_nothing_added(name, make):
@@ -141,7 +120,7 @@ def test_unequal_lengths_and_unknown_settings(name):
         load(name).compute(**columns, num_bins=3)
 
 
-def test_combined_and_side_by_side():
+def test_combined():
     logits, references = noise()
     names = ("robust_accuracy", "calibration")
     alone = {name: load(name).compute(predictions=logits, references=references) for name in names}
@@ -156,9 +135,3 @@ def test_combined_and_side_by_side():
     )
     for name, values in alone.items():
         assert {key: results.get(key, results.get(f"{name}_{key}")) for key in values} == values
-
-    # Of one experiment, so that they contend for a cache file.
-    first, second = load("calibration", experiment_id="one"), load("calibration", experiment_id="one", num_bins=3)
-    for metric in (first, second):
-        metric.add_batch(predictions=logits, references=references)
-    assert first.compute() == alone["calibration"] and second.compute()["ece"] != alone["calibration"]["ece"]

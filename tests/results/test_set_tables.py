@@ -21,8 +21,8 @@ from robust_vit_hf.results.intervals import Difference, Resamples
 
 from ..helpers import layouts
 from ..helpers.commands import call, succeed
+from ..helpers.experiment import result, run_of
 from ..helpers.metrics import load
-from ..helpers.results import result, run_of
 from ..helpers.sessions import evaluate_one, session_of
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
