@@ -49,13 +49,13 @@ def class_names() -> tuple[str, ...]:
 
 @cache
 def subset(name: str) -> tuple[int, ...]:
-    """Labels 0–999 of the 200 classes of `"imagenet-a"` or `"imagenet-r"`, in the order of the set's labels 0–199."""
+    """Labels 0–999 of the 200 classes of ImageNet-A or ImageNet-R, in the order of the set's labels."""
     return tuple(map(int, timm_list(f"{name.replace('-', '_')}_indices.txt").split()))
 
 
 def are_named_as_imagenet(names: Sequence[str]) -> bool:
-    """Whether names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must match. Less than 1 % may
-    be names of other classes (projectiles are called missile too), if their own names are nowhere: classes are not swapped."""
+    """Whether names are those of ImageNet-1k in its order. Half must match, and under 1 % may be names of other
+    classes."""
     if len(names) != 1000:
         return False
     if tuple(names) == wnids():
@@ -93,14 +93,13 @@ def class_names_of(features: datasets.Features) -> tuple[str, ...] | None:
 
 
 def nfc(name: str) -> str:
-    """A name with one character for each letter with its accents, which macOS stores as several (NFC and NFD of Unicode)."""
+    """A name with composed accents (NFC), which macOS stores decomposed."""
     return unicodedata.normalize("NFC", name)
 
 
 def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
-    """The model's class of each label of a dataset by name, from the names in the order of labels and of logits; `None` if the dataset
-    has no names, or one of the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are
-    names of the classes of ImageNet-1k."""
+    """The model's class of each label of a dataset by name; `None` if the dataset has no names, or if one of
+    the two has only numbers, for as many classes. Wnids are names of the classes of ImageNet-1k."""
     names, model_names = (
         tuple(nfc(str(name)).removeprefix("LABEL_") for name in given or ()) for given in (names, model_names)
     )
@@ -133,8 +132,7 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
 
 
 def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -> None:
-    """Check that all splits with names of classes have the same ones where the model has none: it would take the classes of each split
-    in their order, see [`label_mapping`]."""
+    """Check that all splits have the same class names if the model has none."""
     names = {split: class_names_of(getattr(rows, "features", None) or {}) for split, rows in splits.items()}
     names = {split: classes for split, classes in names.items() if classes and not unnamed(classes)}
     if not unnamed(model_names) or are_of_imagenet(model_names) or len({*names.values()}) < 2:
@@ -148,12 +146,11 @@ def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -
 
 
 def _first_difference(*classes: Sequence[str]) -> tuple[int, tuple[str, ...]]:
-    """Index and names of the first class that is not the same in all lists of names."""
     return next(pair for pair in enumerate(zip_longest(*classes, fillvalue="missing")) if len({*pair[1]}) > 1)
 
 
 def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: str) -> datasets.Dataset:
-    """The dataset with labels mapped to the model's classes. Arguments and errors are those of [`label_mapping`]."""
+    """The dataset with labels mapped to the model's classes, see [`label_mapping`]."""
     mapping = label_mapping(class_names_of(dataset.features), model_names, source)
     if mapping is None or all(label == place for label, place in mapping.items()):
         return dataset
@@ -167,9 +164,8 @@ def unnamed(names: Sequence[str]) -> bool:
 
 
 def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
-    """Check that two models have the same number of classes and, if both have names, the same names. Numbers, with
-    `LABEL_` or without, are no names, but the same ones must have the same order: sorted as text, 10 comes before 2.
-    """
+    """Check that two models have equally many classes and the same names. Numbers are no names, but the same
+    ones must have the same order."""
     first, second = ([str(name).removeprefix("LABEL_") for name in names] for names in (before, after))
     comparable = sorted(first) == sorted(second) or not (unnamed(before) or unnamed(after))
     if len(first) != len(second) or (comparable and first != second):
@@ -178,7 +174,7 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
 
 
 def check_class_names(classes: Sequence[str]) -> list[str]:
-    """Names, two or more and different, of the classes of a new head, without space around them, from a list in the order of logits."""
+    """The stripped names of the classes of a new head: two or more, and different."""
     names = [] if isinstance(classes, (str, Mapping, Set)) else [str(name).strip() for name in classes]
     repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
     if len(names) < 2 or repeated:
@@ -188,5 +184,5 @@ def check_class_names(classes: Sequence[str]) -> list[str]:
 
 
 def are_of_imagenet(names: Sequence[str]) -> bool:
-    """Whether a model's classes are those of ImageNet-1k in its order, by their names, or 1000 without names."""
+    """Whether a model's classes are those of ImageNet-1k in its order, or 1000 without names."""
     return len(names) == 1000 and (unnamed(names) or are_named_as_imagenet(names))

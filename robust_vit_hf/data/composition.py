@@ -29,9 +29,9 @@ Pair = Sequence[torch.Tensor]
 
 
 def draw_donors(classes: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw for each image, by its class, one of its class and one of another class, whose backgrounds it is given: two arrays
-    `(N,)`, int64, of image numbers; -1 where there is no other image of the class. The other class is drawn first, all with
-    the same probability. An image's draw depends on the seed, its number and the classes alone."""
+    """Draw for each image one of its class and one of another class, whose backgrounds it is given: two arrays
+    `(N,)` of image numbers; -1 where a class has no other image. A draw depends on the seed, the image's
+    number and the classes."""
     members: dict[int, list[int]] = {}
     place_within = []  # of each image among those of its class
     for index, label in enumerate(classes):
@@ -63,8 +63,8 @@ def compose(
     black: torch.Tensor,
     conditions: Collection[str] = tuple(CONDITIONS),
 ) -> dict[str, torch.Tensor]:
-    """Images `(B, 3, H, W)` in several conditions by name, in the order of [`CONDITIONS`], from normalised pixel values, masks
-    `(B, 1, H, W)` in [0, 1], those of the donors, which only `mixed_same` and `mixed_rand` need, and `(3,)` pixel values of black."""
+    """Images `(B, 3, H, W)` by condition, from normalised pixel values, masks `(B, 1, H, W)` in [0, 1], pairs
+    of these of the donors, if needed, and the pixel values `(3,)` of black."""
     black = black.view(1, 3, 1, 1).expand_as(pixel_values)
     makers = {
         "original": lambda: pixel_values,
@@ -88,16 +88,14 @@ def _blur(pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def paste(pixel_values: torch.Tensor, mask: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    """The objects of images `(B, 3, H, W)` on other backgrounds, as in the *mixed* images of
-    https://huggingface.co/papers/2006.09994: a pixel with mask value v, `(B, 1, H, W)` in [0, 1], becomes v · image +
-    (1 − v) · background."""
+    """Objects of images `(B, 3, H, W)` on other backgrounds: with mask value v, v · image + (1 − v) ·
+    background."""
     weight = mask.to(pixel_values.dtype)
     return weight * pixel_values + (1 - weight) * background
 
 
 def background(pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Images `(B, 3, H, W)` whose object, by a mask `(B, 1, H, W)`, is filled from surrounding pixels, see [`fill`]. So
-    is one pixel around it, which often has some of its colour."""
+    """Images `(B, 3, H, W)` whose object, and one pixel around it, is filled from its surroundings."""
     return fill(pixel_values, is_background(mask).to(pixel_values.dtype))
 
 
@@ -107,12 +105,9 @@ def is_background(mask: torch.Tensor) -> torch.Tensor:
 
 
 def fill(pixel_values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Fill the unknown pixels of images `(B, 3, H, W)` from the known ones around them: `known`, `(B, 1, H, W)`, is 1
-    there and 0 elsewhere. Images without known pixels are filled with zeros.
-
-    Images are halved by averaging the known pixels in 2×2 blocks until all blocks are known; unknown pixels then take
-    the bilinearly upsampled values of the next smaller image ("pull–push"). The filling is smooth.
-    """
+    """Fill the unknown pixels of images `(B, 3, H, W)` from the known ones, where `known` `(B, 1, H, W)` is 1:
+    images are halved until all 2×2 blocks are known, and enlarged again ("pull–push"). Images without known
+    pixels become 0."""
     height, width = known.shape[-2:]
     if known.all() or height == width == 1:
         return pixel_values * known
@@ -136,22 +131,21 @@ class Attribute:
 def change_region(
     image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor, region: str
 ) -> torch.Tensor:
-    """Images whose background is the donor's in a region: `inside`, what it shows within the border
-    (https://huggingface.co/papers/2006.09994); `border`, the outer ring: scan borders, padding, and frames, which can decide alone
-    (https://huggingface.co/papers/1812.04599); or `corners`, where stamps and watermarks sit (https://huggingface.co/papers/2212.04825)."""
+    """Images with the donor's background in a region: `inside` the border
+    (https://huggingface.co/papers/2006.09994), on the `border` (https://huggingface.co/papers/1812.04599),
+    or in the `corners` (https://huggingface.co/papers/2212.04825)."""
     return paste(image, torch.where(_region(region, image), mask, 1.0), background(donor, donor_mask))
 
 
 def colours(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """Colour cast, brightness and contrast: mean and standard deviation of each channel in the background
-    (https://doi.org/10.1109/38.946629), changed in the whole image."""
+    """Mean and standard deviation of each channel in the background (https://doi.org/10.1109/38.946629)."""
     own, given = _statistics(image, mask), _statistics(donor, donor_mask)
     gain = (given[1] / own[1].clamp_min(1e-3)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
     return (given[0] + (image - own[0]) * gain).clamp(0, 1)
 
 
 def sharpness(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """Sharpness: the image is blurred, or sharpened, by the difference of the two variances of the blur, see [`_blur_of`]."""
+    """Blur or sharpen the image by the difference of the variances of the blur, see [`_blur_of`]."""
     margin = min(image.shape[-2:]) // 8  # where the transform joins opposite edges
     padded = F.pad(image.float(), 4 * [margin], "reflect")
     height, width = padded.shape[-2:]
@@ -164,8 +158,7 @@ def sharpness(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, dono
 
 
 def place(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """Place and scale of the object, which change predictions (https://huggingface.co/papers/2007.08558): those of the box around the
-    donor's object."""
+    """Place and scale of the object: the donor's box (https://huggingface.co/papers/2007.08558)."""
     (own, own_side), (given, given_side) = _box(mask), _box(donor_mask)
     factor = own_side / given_side
     turn = torch.eye(2, device=image.device) * factor[:, None, None]
@@ -185,15 +178,15 @@ ATTRIBUTES = {
 
 
 def edited(name: str, own: Pair, donor: Pair, levels: Pair) -> torch.Tensor:
-    """Images with an attribute of their donors, from images `(B, 3, H, W)`, normalised as the model expects, and masks `(B, 1, H, W)`
-    of both, by the pixel values `(3,)` of black and white."""
+    """Images with an attribute of their donors, from normalised images `(B, 3, H, W)` and masks `(B, 1, H, W)`
+    of both, and the pixel values `(3,)` of black and white."""
     black, contrast = levels[0].view(3, 1, 1), (levels[1] - levels[0]).view(3, 1, 1)
     image, given = ((normalised - black) / contrast for normalised, _ in (own, donor))
     return black + contrast * ATTRIBUTES[name].edit(image, own[1], given, donor[1])
 
 
 def has_both(mask: torch.Tensor) -> torch.Tensor:
-    """Whether images `(B,)` of masks `(B, 1, H, W)` have an object and a background, so that they can give attributes."""
+    """Whether masks `(B, 1, H, W)` have an object and a background: bool `(B,)`."""
     return (mask > 0.5).flatten(1).any(dim=1) & is_background(mask).flatten(1).any(dim=1)
 
 
@@ -205,7 +198,6 @@ def chosen_attributes(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _region(name: str, like: torch.Tensor) -> torch.Tensor:
-    """One of the regions of [`change_region`], bool `(H, W)`."""
     near = []
     for side in like.shape[-2:]:
         place = (torch.arange(side, device=like.device) + 0.5) / side
@@ -218,7 +210,7 @@ def _region(name: str, like: torch.Tensor) -> torch.Tensor:
 
 
 def _statistics(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each channel, `(B, 3, 1, 1)`, in the background within the border; of images without one, in all."""
+    """Mean and deviation `(B, 3, 1, 1)` of the background within the border; without one, of all."""
     weight = (is_background(mask) & _region("inside", mask)).to(mask.dtype) + 1e-6
     weight = weight / weight.sum(dim=(2, 3), keepdim=True)
     mean = (weight * image).sum(dim=(2, 3), keepdim=True)
@@ -226,8 +218,8 @@ def _statistics(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _blur_of(image: torch.Tensor) -> torch.Tensor:
-    """Variance `(B,)` of the blur of images, in squared pixels, from how much one more blur takes off the steepest edges, which does
-    not depend on what they show (https://doi.org/10.1016/j.patcog.2011.03.009)."""
+    """Variance `(B,)` of the blur in squared pixels, by how much one more blur flattens the steepest edges
+    (https://doi.org/10.1016/j.patcog.2011.03.009)."""
     grey = image.float().mean(dim=1, keepdim=True)
     radius = round(3 * REBLUR)
     own, blurred = map(_steepness, (grey, functional.gaussian_blur(grey, [2 * radius + 1] * 2, [REBLUR] * 2)))
@@ -237,14 +229,12 @@ def _blur_of(image: torch.Tensor) -> torch.Tensor:
 
 
 def _steepness(grey: torch.Tensor) -> torch.Tensor:
-    """Squared gradients `(B, 1, H − 1, W − 1)` of images `(B, 1, H, W)`."""
     down, right = grey[..., 1:, :-1] - grey[..., :-1, :-1], grey[..., :-1, 1:] - grey[..., :-1, :-1]
     return down**2 + right**2
 
 
 def _box(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centres `(B, 2)`, x and y, and longer sides `(B,)` of the boxes around objects, from -1 to 1; those of the image without
-    object."""
+    """Centres `(B, 2)` and longer sides `(B,)` of the boxes around objects, from -1 to 1."""
     centres, sides = [], []
     for axis, side in ((2, mask.shape[3]), (3, mask.shape[2])):
         inside = (mask > 0.5).any(dim=axis)[:, 0]

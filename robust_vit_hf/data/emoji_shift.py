@@ -142,7 +142,7 @@ SHIFTED = tuple(split for split in SPLITS if split not in ("train", "val", "bias
 
 
 def classes_before(background_name: str) -> tuple[str, ...]:
-    """Names of the classes whose habitual background a photograph is; none for those of `NEW_BACKGROUNDS`."""
+    """Names of the classes whose habitual background a photograph is."""
     if background_name not in BACKGROUND_NAMES:
         return ()
     first = PER_BACKGROUND * BACKGROUND_NAMES.index(background_name)
@@ -150,9 +150,8 @@ def classes_before(background_name: str) -> tuple[str, ...]:
 
 
 def training_classes(class_seed: int = 0, num_classes: int | None = None) -> list[int]:
-    """Labels of the classes to finetune on, by default three of the six classes of each photograph, so that training and
-    other classes share all photographs. As in the paper's Tables 8 and 9, they are drawn by the seed; fewer classes are
-    among the more."""
+    """Labels of the classes to finetune on, drawn by the seed, equally many for each photograph. Fewer classes
+    are among the more."""
     count, rest = divmod(len(CLASS_NAMES) // 2 if num_classes is None else num_classes, len(BACKGROUND_NAMES))
     if rest or not 0 < count < PER_BACKGROUND:
         least, most = len(BACKGROUND_NAMES), len(CLASS_NAMES) - len(BACKGROUND_NAMES)
@@ -173,7 +172,6 @@ def _generator(split: str, index: int, seed: int) -> np.random.Generator:
 
 
 def _draw_background(spec: Split, label: int, rng: np.random.Generator) -> str:
-    """Name of the photograph, the first draw of an image."""
     place, count = label // PER_BACKGROUND, len(BACKGROUND_NAMES)
     if spec.new_backgrounds:
         return tuple(NEW_BACKGROUNDS)[rng.integers(len(NEW_BACKGROUNDS))]
@@ -183,9 +181,8 @@ def _draw_background(spec: Split, label: int, rng: np.random.Generator) -> str:
 
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
-    """Image number `index` of a split: a row with `image` (112×112 RGB), `mask` (112×112, 0 or 255), `label`,
-    `vendor`, `background` and `openly_licensed`. Labels cycle through the classes, so that every prefix of a split is
-    balanced."""
+    """Row number `index` of a split: `image` (112×112 RGB), `mask` (0 or 255), `label`, `vendor`, `background`
+    and `openly_licensed`. Labels cycle through the classes."""
     spec, rng = SPLITS[split], _generator(split, index, seed)
     label = index % len(CLASS_NAMES)
     scene = _draw_background(spec, label, rng)
@@ -223,8 +220,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
 
 
 def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int] | None = None) -> datasets.Dataset:
-    """The first `num_images` images of a split, as rows of [`compose`], of some labels or all. Cached in a file of the
-    cache of `datasets`. A longer split begins with the shorter one; images of other seeds share only the artwork."""
+    """The first images of a split, as rows of [`compose`], of some labels or all, cached in a file."""
     kept = range(len(CLASS_NAMES)) if classes is None else classes
     indices = [i // len(kept) * len(CLASS_NAMES) + kept[i % len(kept)] for i in range(num_images)]
     # Keyed by code and artwork, so that a new version of either recomposes the images.
@@ -244,9 +240,8 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int
 def load_finetuning_splits(
     samples_per_class: int = 2, seed: int = 0, class_seed: int = 0, num_classes: int | None = None
 ) -> dict[str, datasets.Dataset]:
-    """Images to finetune on. As in the paper, `train` has half of the classes, see [`training_classes`], and
-    `validation` a few images (four) of each of the others; the paper has 3 training images of each class. Both are
-    biased, and share no images with the evaluation splits."""
+    """Images to finetune on: `train` has half of the classes, see [`training_classes`], and `validation` four
+    images of each of the others. Both are biased, and share no images with the evaluation splits."""
     shown = training_classes(class_seed, num_classes)
     others = sorted(set(range(len(CLASS_NAMES))) - set(shown))
     return {
@@ -256,7 +251,6 @@ def load_finetuning_splits(
 
 
 def load_evaluation_sets(images_per_set: int, seed: int = 0) -> dict[str, datasets.Dataset]:
-    """Evaluation splits by name: `val`, and the `SHIFTED` ones. Only `MASKED` ones have masks, since relevance maps take
-    three times as long as predictions. `seed` is that of the composition."""
+    """Evaluation splits by name. Only `MASKED` ones have masks, since relevance takes three times as long."""
     sets = {split: load_split(split, images_per_set, seed) for split in ("val", *SHIFTED)}
     return {name: rows if name in MASKED else rows.remove_columns("mask") for name, rows in sets.items()}

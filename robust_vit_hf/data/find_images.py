@@ -38,8 +38,7 @@ class UnknownSplit(ValueError):
 
 @dataclass(frozen=True)
 class Images:
-    """Which images a command takes: rows with `image` and, where they are known, `mask`, `label`, `group` and `file_name`; where they
-    come from, and what was left out.
+    """Rows with `image` and, where known, `mask`, `label`, `group` and `file_name`, and where they come from.
 
     Args:
         source: a folder, file, Hub id or name of a benchmark.
@@ -92,7 +91,7 @@ def find_images(
     streaming: bool = False,
     **options,
 ) -> Images:
-    """Load one split of images, with the class names of the split. A warning names images of a folder that are left out.
+    """Load one split of images, with its class names. A warning names images that are left out.
 
     Args:
         source: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet
@@ -120,8 +119,8 @@ def find_images(
 
 
 def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
-    """Add masks from pictures named as the `file_name` of images, with another suffix maybe, in a folder or its `<split>/`.
-    Images without one are left out with a warning."""
+    """Add masks from pictures named as the `file_name` of images, in a folder or its `<split>/`. Images without
+    one are left out with a warning."""
     if "file_name" not in dataset.column_names:
         raise ValueError(f"The masks of `{folder}` are found by a column `file_name`, which the images do not have.")
     masks = _pictures(folder / split if (folder / split).is_dir() else folder)
@@ -144,7 +143,6 @@ def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> data
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """Pictures below a folder by their name without suffix."""
     pictures: dict[str, Path] = {}
     suffixes = readable_suffixes()
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
@@ -218,7 +216,6 @@ def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
 
 
 def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) -> Any:
-    """Load a split with the class names of its own files."""
     files, declared = builder.config.data_files, class_names_of(builder.info.features or {})
     names = class_names_of_files([*files[split]], declared)
     # `datasets` gives all splits these names. Its copy in the cache is found without the Hub too.
@@ -229,7 +226,6 @@ def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) ->
 
 
 def _load(name: str, source: str, split: str, streaming: bool, **options) -> Any:
-    """`datasets.load_dataset(name, …)` with clear errors about the dataset in `source`."""
     try:
         return datasets.load_dataset(name, split=split, streaming=streaming, **options)
     except DatasetGenerationError as error:
@@ -242,7 +238,6 @@ def split_names(spec: str) -> list[str]:
 
 
 def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: bool) -> Any:
-    """Load a split, or a slice such as `train[:80%]`, from whole splits. Others are not loaded."""
     if unknown := [name for name in split_names(spec) if name not in loaders]:
         raise UnknownSplit(f'Unknown split "{unknown[0]}". Should be one of {[*loaders]}: `{source}` has no others.')
     if spec in loaders:

@@ -43,7 +43,7 @@ def slices_of(columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def slice_shares(
     dataset: datasets.Dataset, path: str | None, split: str, columns: Sequence[str]
 ) -> dict[str, dict[str, float] | None]:
-    """Shares of the groups of each of [`slices_of`] among the training images; none without these.
+    """Shares of the groups of each of [`slices_of`] among the training images.
 
     Args:
         dataset: images of a split of `path`, which have the columns.
@@ -64,8 +64,8 @@ def slice_shares(
 def groups_of(
     dataset: datasets.Dataset, name: str = "images", column: str = "group", *others: str
 ) -> np.ndarray | None:
-    """Names `(N,)` of the groups of the images, from a column, or from several, joined by commas; `None` without one of them. `name` is
-    that of the images in errors."""
+    """Names `(N,)` of the groups of the images, from one column or several, joined by commas; `None` without
+    one."""
     if column not in dataset.column_names:
         return None
     if others:
@@ -80,9 +80,8 @@ def groups_of(
 
 
 def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datasets.Dataset:
-    """At most `count` labelled images, as many of each class as possible, drawn by the seed, in their order. If `count`
-    is less than two of each class, as many classes are drawn as may have two, so that they can give each other their
-    backgrounds."""
+    """At most `count` labelled images, balanced over classes, drawn by the seed, in their order. If there are
+    less than two of each class, fewer classes are drawn, so that images can give each other backgrounds."""
     labels = np.array([-1 if label is None else label for label in dataset.with_format(None)["label"]])
     classes = np.unique(labels[labels >= 0])
     if count < 2 * len(classes):
@@ -93,8 +92,7 @@ def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datas
 
 
 def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Place `(N,)` of each image in a random order of its class, from 0, by its label `(N,)`. Orders depend on the seed and
-    the class."""
+    """Place `(N,)` of each image in a random order of its class, from 0, by its label `(N,)`."""
     turn = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -78,8 +78,7 @@ def _usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterat
 
 
 def prepare(options: PrepareOptions) -> str:
-    """Write a set as parquet, every image checked, with a card and contact sheets; all of its splits, if it has several. Call it again
-    to resume an interrupted run. Returns what was written."""
+    """Write a set, or all of its splits, as parquet with a card and contact sheets; resume an interrupted run."""
     name, of_the_set = options.set, options.of_the_set
     known = find_set(name, of_the_set)
     several = len(known.splits) > 1 and options.split is None
@@ -108,8 +107,7 @@ def prepare(options: PrepareOptions) -> str:
 
 
 def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Source:
-    """The undecoded rows of a set, and its columns, of one folder, file or Hub id, or archives; by default of the set's Hub
-    dataset. Options and errors are those of [`load_image_set`]."""
+    """The undecoded rows of a set, and its columns; arguments and errors as of [`load_image_set`]."""
     known = find_set(name, options)
     path = _find_source(name, sources, options)
     if path is None or numbered_tars(path) or has_parquet(path):
@@ -129,8 +127,7 @@ def find_set(name: str, options: dict) -> KnownSet:
 
 
 def _find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path | None:
-    """Path of a set: the given one, or the folder with the unpacked given or downloaded archives. `None` for a table
-    on the Hub."""
+    """Path of a set, unpacked if it is archived; `None` for a table on the Hub."""
     known, paths = KNOWN_SETS[name], [Path(source) for source in sources]
     if not (sources or known.hub or known.hub_files):
         raise FileNotFoundError(f"`{name}` is not on the Hub: give its folder or archive, from {known.origin}.")
@@ -147,8 +144,7 @@ def _find_source(name: str, sources: Sequence[str | Path], options: dict) -> Pat
 
 
 def describe(options: DescribeOptions) -> str:
-    """Describe a dataset, or an unprepared set of the paper, as [`describe_rows`] does, with the class names of your own
-    images."""
+    """Describe a dataset, or an unprepared set of the paper."""
     if options.set is not None:
         source = open_source(options.set, [options.source], options.of_the_set)
         return describe_rows(source.rows(source.shards), len(wnids()))
@@ -163,8 +159,7 @@ def describe(options: DescribeOptions) -> str:
 
 
 def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
-    """Summarise all rows of a [`Source`] as text: rows, columns, image sizes, rows per class, histogram of mask coverage, first
-    problems. `num_labels` is the number of classes, if known."""
+    """Summarise all rows of a [`Source`] as text, with histogram of mask coverage and first problems."""
     columns, problems, labels, sizes, coverage, count = {}, [], [], [], Counter(), 0
     with ThreadPoolExecutor() as pool:
         parts = (pool.map(decode, part) for part in parts_of(iter(rows)))
@@ -206,7 +201,6 @@ def _problem_of(row: dict, image: Image.Image | None, mask: Image.Image | None, 
 
 
 def _classes(labels: list) -> str:
-    """Number of classes and of their rows."""
     several = sum(isinstance(label, list) and len(label) > 1 for label in labels)
     rows = Counter(chain.from_iterable(label if isinstance(label, list) else [label] for label in labels))
     integers, counts = [label for label in rows if isinstance(label, int)], [*rows.values()]

@@ -30,9 +30,8 @@ FULL = 0.95  # share of an image above which a mask leaves no background to trai
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
-    """Columns of a set with the given options: `image`, `mask` (one channel, 0 or 255), `label`, `file_name` and the set's own
-    factors. Labels of ImageNet are 0–999, and the `ClassLabel` names wnids. Where an image has several, `label` is the list of
-    all that are accepted."""
+    """Columns of a set: `image`, `mask` (0 or 255), `label`, `file_name` and factors. Of images with several
+    labels, `label` is the list of those accepted."""
     known = KNOWN_SETS[name]
     columns = {"image": datasets.Image()}
     if known.masks or "segmentations" in options:
@@ -49,8 +48,7 @@ def features_of(name: str, options: dict) -> datasets.Features:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of a set on disk. Images are undecoded: dicts with `bytes` or `path`. Unusable rows have only `file_name` and
-    `problem` (what is wrong and what to do)."""
+    """Undecoded rows of a set on disk. Unusable ones have only `file_name` and `problem`."""
 
     rows: Callable[[list], Iterator[dict]]  # generator function of the rows of shards
     shards: list  # small picklable parts of the set in a fixed order, to be shared by workers
@@ -58,8 +56,7 @@ class Source:
     features: datasets.Features | None = None  # columns of the rows, which [`open_source`] adds
 
     def changed(self, change: Callable[[dict], dict | None], files: Iterable[Path] = ()) -> "Source":
-        """Source whose usable rows are changed by a picklable function, which reads the files; without the rows for which it gives
-        `None`."""
+        """Source with usable rows changed by a picklable function, which reads the files and may give `None`."""
         times = [path.stat().st_mtime_ns for path in files if path.is_file()]
         return replace(self, rows=partial(_changed, rows=self.rows, change=change), state=(self.state, times))
 
@@ -72,8 +69,7 @@ def _changed(
 
 
 def with_mask(row: dict, read: Callable[[Path], Image.Image]) -> dict:
-    """The row with the mask that `read` gives for the file `mask` of the row, with one channel, 0 or 255. It is of the stored pixels,
-    and turned as decoding turns the image."""
+    """The row with the mask that `read` gives for the file `mask`, turned as decoding turns the image."""
     path = row["mask"]
     try:
         mask = read(path)
@@ -85,8 +81,7 @@ def with_mask(row: dict, read: Callable[[Path], Image.Image]) -> dict:
 
 
 def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
-    """Read and decode a row once: the row, with image and mask as bytes (BMP becomes PNG), or with `problem` if one of them
-    cannot be decoded; and image and mask, upright according to EXIF, `None` if missing or if there is a `problem`."""
+    """The row with encoded image and mask, or with `problem`; and image and mask, upright, or `None`."""
     images: dict[str, Image.Image | None] = {"image": None, "mask": None}
     if "problem" in row:
         return row, None, None
@@ -135,25 +130,22 @@ def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
 
 
 def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
-    """Rows with undecoded images and `file_name`: from the row or its image, or else the row's number."""
+    """Rows with undecoded images and `file_name`."""
     for index, row in enumerate(undecoded(dataset)):
         path = (row.get("image") or {}).get("path")
         yield {"file_name": Path(path).name if path else f"row {index}"} | row
 
 
 def check_masks(rows: dict[str, list]) -> None:
-    """Raise a `ValueError` for the first mask of a batch of rows that has a problem, see [`mask_problem`]."""
+    """Raise a `ValueError` for the first mask of a batch that has a problem, see [`mask_problem`]."""
     for image, mask in zip(rows["image"], rows["mask"], strict=True):
         if problem := mask_problem(image, mask):
             raise ValueError(problem)
 
 
 def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
-    """Problem of a mask, or `None`. Used by training, evaluation, `data describe` and `data prepare`.
-
-    A mask has one channel and the size of its image; 0 is background, and foreground is 1 or 255, or soft towards its
-    edges with a median of at least 128. Of a palette, whose first colour is black, the numbers of colours are taken. Empty masks pass.
-    """
+    """Problem of a mask, or `None`. It has one channel and the size of its image; 0 is background, and
+    foreground is 1 or 255, or soft with a median of at least 128. Empty masks pass."""
     if mask is None:
         return "mask is missing"
     if image.size != mask.size:
@@ -180,7 +172,7 @@ def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
 
 
 def mask_to_tensor(mask: Image.Image) -> torch.Tensor:
-    """A mask as uint8 `(1, H, W)` in 0–255. Files that store the foreground as 1 rather than 255 are scaled."""
+    """A mask as uint8 `(1, H, W)` in 0–255; a foreground of 1 becomes 255."""
     tensor = functional.pil_to_tensor(mask.convert("L") if mask.mode == "1" else mask)
     return tensor * 255 if tensor.max() == 1 else tensor
 
@@ -192,7 +184,7 @@ def extent_without_edges(mask: Image.Image) -> str | None:
 
 
 def uninformative_mask(mask: Image.Image) -> str | None:
-    """Why a mask that was made tells nothing about object and background, or `None`: it is empty, or covers more than 95 %."""
+    """Why a mask tells nothing about object and background: empty, or more than 95 %; or `None`."""
     share = sum(mask.histogram()[1:]) / (mask.width * mask.height)
     if not share:
         return "the mask is empty"
@@ -200,8 +192,7 @@ def uninformative_mask(mask: Image.Image) -> str | None:
 
 
 def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "mask")) -> None:
-    """Check that a dataset or stream has `image` and the columns of `needs`, and their types. A mask that is there must be an
-    image. `name` is that of the dataset in errors."""
+    """Check that a dataset has `image` and the columns of `needs`, and their types."""
     if dataset.features is None:
         raise ValueError(f"The {name} dataset is a stream without `features`: give them with `dataset.cast`.")
     if missing := [column for column in ("image", *needs) if column not in dataset.column_names]:
@@ -271,9 +262,8 @@ def _head(lines: list[str]) -> str:
 
 
 def dataset_identity(dataset: datasets.Dataset) -> str:
-    """32 hexadecimal digits that change with any value, the order of the rows, and the columns. Images embedded in the
-    table are identified by their bytes, image files by name, size and modification time: a file changed in place with its
-    time restored is not detected."""
+    """32 hexadecimal digits that change with any value, the order of the rows, and the columns. Image files are
+    identified by name, size and modification time."""
     digest = xxhash.xxh3_128(repr(dataset.features).encode())
     image_columns = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     for table in dataset.with_format("arrow").iter(1000):
@@ -293,8 +283,7 @@ def dataset_identity(dataset: datasets.Dataset) -> str:
 
 
 def row_digest(row: dict) -> str:
-    """16 hexadecimal digits that change with any value of an undecoded row. Images are identified as by
-    [`dataset_identity`]."""
+    """16 hexadecimal digits that change with any value of a row, see [`dataset_identity`]."""
     row = dict(row)
     for name, value in row.items():
         if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
@@ -304,8 +293,7 @@ def row_digest(row: dict) -> str:
 
 
 def pixels_of(dataset: datasets.Dataset) -> set[str]:
-    """Digests of the pixels of images, which copies share whatever their names and formats. Those that cannot be read are left out,
-    which the check of the rows reports."""
+    """Digests of the pixels of images, which copies share. Unreadable ones are left out."""
     digests, feature = set(), datasets.Image()
     for row in undecoded(dataset.select_columns(["image"])):
         with suppress(Exception):  # codecs raise any type

@@ -25,12 +25,9 @@ MAX_BAD_ROWS = 100  # consecutive ones, after which the dataset is refused
 
 @dataclass(eq=False)
 class MaskedStream(torch.utils.data.IterableDataset):
-    """Endless rows of a stream with masks, transformed, with their `name` for errors: after the last row, it restarts in the
-    next epoch's order.
-
-    Processes and data loader workers share the rows. A row's augmentation depends only on `seed`, the pass and the
-    row, so that resuming and the number of processes and workers do not change images. 100 consecutive unusable rows are
-    an error, and so is a label that is no class of the model.
+    """Endless transformed rows of a stream with masks, with their `name` for errors; it restarts in the next
+    epoch's order. Augmentation depends only on `seed`, the pass and the row. 100 consecutive unusable rows
+    are an error.
 
     Args:
         dataset: stream with the columns of `check_columns`.
@@ -97,15 +94,14 @@ class MaskedStream(torch.utils.data.IterableDataset):
 
 
 def stream_identity(dataset: datasets.IterableDataset) -> str:
-    """32 hexadecimal digits that change with a stream's columns, number of shards, and first 100 rows. Nothing else is
-    known before a stream is read."""
+    """32 hexadecimal digits of a stream's columns, number of shards, and first 100 rows."""
     rows = islice(_encoded(dataset.decode(False).with_format(None), dataset.features), 100)
     known = [repr(dataset.features), dataset.num_shards, *map(row_digest, rows)]
     return xxhash.xxh3_128_hexdigest(repr(known).encode())
 
 
 def _encoded(rows: datasets.IterableDataset, features: datasets.Features) -> Iterator[dict]:
-    """Rows with images as dicts with `bytes` and `path`, even if a function of `map` returns decoded images."""
+    """Rows with encoded images, even if a function of `map` returns decoded ones."""
     for row in rows:
         pictures = {name: value for name, value in row.items() if isinstance(value, Image.Image)}
         yield row | {name: features[name].encode_example(picture) for name, picture in pictures.items()}

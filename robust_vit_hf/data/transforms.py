@@ -31,8 +31,7 @@ Transform = Callable[[dict[str, list]], dict[str, list]]  # of a batch of rows
 
 
 def has_plain_geometry(processor: BaseImageProcessor) -> bool:
-    """Whether a processor does by its settings what a `ViTImageProcessor` does with the same: resize, centre crop, rescaling and
-    normalisation, and nothing else."""
+    """Whether a processor only resizes, centre-crops, rescales and normalises, as a `ViTImageProcessor` does."""
     if not all(hasattr(processor, name) for name in SETTINGS):
         return False
     plain = ViTImageProcessor(**{name: getattr(processor, name) for name in SETTINGS})
@@ -46,7 +45,7 @@ def has_plain_geometry(processor: BaseImageProcessor) -> bool:
 
 
 def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
-    """Height and width of the images that an image processor gives, by its centre crop or resize; one size is required."""
+    """Height and width of the images that a processor gives, of which there must be one size."""
     if has_plain_geometry(processor):
         size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else None
         if size and size.get("height") and size.get("width"):
@@ -68,7 +67,7 @@ def pixel_levels(processor: BaseImageProcessor) -> tuple[torch.Tensor, torch.Ten
 
 
 def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
-    """Undo the processor's normalisation and rescaling of pixel values `(B, 3, H, W)`: colours in [0, 1]."""
+    """Colours in [0, 1] of normalised pixel values `(B, 3, H, W)`."""
     black, white = (level.view(3, 1, 1) for level in pixel_levels(processor))
     return ((pixel_values - black) / (white - black)).clamp(0, 1)
 
@@ -85,9 +84,9 @@ def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], tor
 
 
 def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
-    """Functions of images, and of masks as tensors, for a processor that does what it likes; `whole` squashes both to its size. A
-    mask is processed as an image, and compared with a black and a white one. A processor whose results are not linear in the pixels, or
-    differ each time, is rejected, since masks cannot follow."""
+    """Functions of images and of masks for any other processor; `whole` squashes both. A mask is processed as
+    an image, and compared with a black and a white one. Processors that are random or not linear in the
+    pixels are rejected."""
     if whole:
         size, normalize = [*input_size(processor)], normalization(processor)
         squash = partial(functional.resize, size=size)
@@ -136,8 +135,8 @@ def place_in_image(values: torch.Tensor, size: tuple[int, int], processor: BaseI
 
 
 def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:
-    """Where a processor takes the pixels of images of this width and height: for columns and for rows, factor and offset from
-    coordinates in the image to those in what it gives, fitted to a gradient of grey. Errors are those of [`measured_transforms`]."""
+    """Where a processor takes the pixels of images of this width and height: for columns and for rows, factor
+    and offset from the image's coordinates to its own, fitted to a gradient of grey."""
     _check_linear(processor)
     black, white = (_flat(processor, level, size) for level in (0, 255))
     lines = []
@@ -157,7 +156,7 @@ def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list
 def _grey(
     processor: BaseImageProcessor, picture: Image.Image, black: torch.Tensor, white: torch.Tensor
 ) -> torch.Tensor:
-    """Grey values `(1, H, W)` in [0, 1] of a greyscale picture as processed, from those of a black and a white one; 0 where it pads."""
+    """Grey values `(1, H, W)` in [0, 1] as processed; 0 where the processor pads."""
     contrast = (white - black).mean(dim=0, keepdim=True)
     inside = (_processed(processor, picture.convert("RGB")) - black).mean(dim=0, keepdim=True)
     return torch.where(contrast.abs() > 1e-6, inside / contrast, 0.0).clamp(0, 1)
@@ -190,7 +189,7 @@ def _processed(processor: BaseImageProcessor, image: Image.Image) -> torch.Tenso
 
 
 def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
-    """Refuse images so narrow that the resize of their shortest edge gives more than `PIL.Image.MAX_IMAGE_PIXELS`."""
+    """Reject images so narrow that they exceed `PIL.Image.MAX_IMAGE_PIXELS` when they are resized."""
     size = getattr(processor, "size", None) or {}
     shortest = None if size.get("longest_edge") else size.get("shortest_edge")
     if not (getattr(processor, "do_resize", False) and shortest and Image.MAX_IMAGE_PIXELS):
@@ -205,8 +204,7 @@ def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> N
 
 
 def picklable(factory: Callable[..., Transform]) -> Callable[..., Transform]:
-    """Decorator of functions that make a transform: it is pickled as the arguments of its function, for data loader workers that start as
-    new processes, as on macOS and, from Python 3.14 on, on Linux."""
+    """Decorator of functions that make a transform, which is pickled as their arguments for spawned workers."""
 
     @wraps(factory)
     def make(*args, **kwargs) -> Transform:
@@ -235,8 +233,8 @@ def train_transform(
     seed_of_row: Callable[[int], tuple[int, ...]] | None = None,
     resample: int = PILImageResampling.BILINEAR,
 ) -> Transform:
-    """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of
-    224 (both scaled to the images that the processor gives), horizontal flip.
+    """Joint training transform of the released code: squash to 256×256, random crop of 224 (both scaled to the
+    processor's size), horizontal flip.
 
     Args:
         processor: image processor, for the size of its images, which must be one, and their rescaling and normalisation.
@@ -303,7 +301,6 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool =
 
 
 def _plain(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
-    """Functions of images, and of masks as tensors, by the settings of a processor."""
     if whole:
         height, width = input_size(processor)
         squashed = {"do_resize": True, "size": {"height": height, "width": width}}
@@ -321,9 +318,8 @@ def _plain(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callab
 
 @picklable
 def segmentation_transform(processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR) -> Transform:
-    """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image and mask
-    (by nearest neighbour) are squashed to the size of the images that the processor gives, without cropping. `resample` is
-    the interpolation of images; bilinear in the paper's test."""
+    """Transform of the paper's segmentation test, as [`eval_transform`]: image and mask (nearest) are squashed,
+    not cropped."""
     size = [*input_size(processor)]
     if has_plain_geometry(processor):
         processor = type(processor).from_dict(processor.to_dict() | {"resample": resample})

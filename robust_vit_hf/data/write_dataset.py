@@ -38,8 +38,7 @@ DecodedRow = tuple[dict, Image.Image | None]
 
 
 def made_from(folder: Path) -> dict:
-    """Inputs recorded by [`SplitWriter`] in a folder, such as the `method` of masks or the name of a `set`; empty for others. An
-    incomplete folder, or one of an earlier version, is rejected."""
+    """Inputs recorded by [`SplitWriter`] in a folder; empty for others. Incomplete or old folders are rejected."""
     record = read_json(folder / STAGE_FILE) or {}
     inputs = record.get("inputs", {})
     of_splits = inputs.get("command") in ("data prepare", "masks")
@@ -50,11 +49,9 @@ def made_from(folder: Path) -> dict:
 
 @dataclass(eq=False)
 class SplitWriter:
-    """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold other
-    splits of the same inputs.
-
-    Rows are added in source order. Those of a slice are written at once to files whose names are the range of source
-    rows; a reopened writer goes on after the last slice. Rows with a `problem` go to the configuration `rejected`.
+    """Writes a split to the folder of a stage. A slice of source rows is written at once, to files named by its
+    range; a reopened writer goes on after the last. Rows with a `problem` go to the configuration
+    `rejected`.
 
     Args:
         stage: stage of the folder, with all inputs that the rows depend on.
@@ -94,8 +91,7 @@ class SplitWriter:
 
     @property
     def slices(self) -> list[tuple[int, int, Path]]:
-        """Complete slices: the number of their first source row, that after their last, and the file of the rows that are kept.
-        Those rejected, if any, are in another of its name, which is written first."""
+        """Complete slices: first source row, that after the last, and the file of the rows that are kept."""
         slices: list[tuple[int, int, Path]] = []
         for path in sorted(self.stage.folder.glob(f"{self.split}-*.parquet")):
             first, end = map(int, path.stem.split("-")[1:])
@@ -132,8 +128,7 @@ class SplitWriter:
         ]
 
     def write(self, rows: list[dict], digests: list[str]) -> None:
-        """Add the next source rows, with encoded images and, if rejected, `problem`, and the [`row_digest`] of each to
-        the slice, which is written if it has enough."""
+        """Add the next source rows and their digests to the slice, which is written if it has enough."""
         self._rows += rows
         self._digests += digests
         pictures = [value for row in self._rows for value in row.values() if isinstance(value, dict)]
@@ -154,8 +149,7 @@ class SplitWriter:
         self._rows, self._digests = [], []
 
     def finish(self) -> tuple[int, int]:
-        """Write the last slice, card and contact sheets, and mark the split as complete. Returns the numbers of rows and
-        rejected rows."""
+        """Write the rest, and mark the split as complete. Returns the numbers of rows and rejected rows."""
         if self._rows:
             self._write_slice()
         folder = self.stage.folder
@@ -175,7 +169,6 @@ class SplitWriter:
         return counts[0], counts[1]
 
     def _write_card(self, splits: dict[str, list[int]]) -> None:
-        """Write the card of the folder, with the numbers of rows and rejected rows of each complete split."""
         configurations = []
         for index, (name, place) in enumerate((("default", ""), ("rejected", f"{REJECTED_FOLDER}/"))):
             files = [{"split": split, "path": f"{place}{split}-*"} for split in splits if splits[split][index]]
@@ -191,7 +184,6 @@ class SplitWriter:
         write_atomically(self.stage.folder / CARD_FILE, card)
 
     def _digest(self, digests: Iterable[str]) -> str:
-        """Digest of source rows, their columns and selection."""
         return xxhash.xxh3_128_hexdigest("".join([repr((self.features, self.selection)), *digests]).encode())
 
 
@@ -211,8 +203,7 @@ def write_rows(
     total: int | None = None,
     parts: Callable[[Iterator[dict]], Iterator[list[dict]]] | None = None,
 ) -> tuple[int, int] | None:
-    """Write the rows of a [`Source`] that are not written yet, decoding every image once. Launched processes share the parts; the files
-    are the same as with one process.
+    """Write the rows of a [`Source`] that are not written yet, decoding every image once, in all processes.
 
     Args:
         writer: writer of the split; `None` outside the main process.
@@ -263,7 +254,7 @@ def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:
 
 
 def _reasons(folder: Path) -> str:
-    """Table of the reasons of rejected rows, without names and numbers, the twenty most frequent; empty without any."""
+    """Table of the twenty most frequent reasons, without names and numbers."""
     counts: Counter[str] = Counter()
     for path in folder.glob("*.parquet"):
         problems = parquet.read_table(path, columns=["problem"])["problem"].to_pylist()
@@ -273,8 +264,7 @@ def _reasons(folder: Path) -> str:
 
 
 def save_contact_sheets(folder: Path, split: str) -> None:
-    """Write `contact_sheet_<split>.png` and `contact_sheet_<split>_rejected.png`, with at most 24 evenly spaced
-    rows of a split that [`SplitWriter`] wrote to the folder."""
+    """Write `contact_sheet_<split>.png` and `…_rejected.png`, with at most 24 evenly spaced rows."""
     for place, name in ((folder, split), (folder / REJECTED_FOLDER, f"{split}_rejected")):
         rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), 24)
         pictures = [picture for row in rows if row["image"] for picture in _captioned(row)]
@@ -293,7 +283,6 @@ def sample_rows(files: list[Path], count: int) -> list[dict]:
 
 
 def _captioned(row: dict) -> list[tuple[str, np.ndarray]]:
-    """The image of a row and, if it has a mask, mask and image with the background painted over. The first has a caption."""
     decode = datasets.Image().decode_example
     pictures = [to_rgb(decode(row["image"]))]
     if row.get("mask"):

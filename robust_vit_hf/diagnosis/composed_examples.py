@@ -73,8 +73,8 @@ def composed_images(
     diagnoses: Mapping[str, Diagnosis | AttributeDiagnosis],
     drawn: Sequence[int],
 ) -> list[Composed]:
-    """The images of these numbers as the first model sees them, with the predictions of each side: in all conditions or, by diagnoses of
-    attributes, with each attribute of an image of their class, and of another class."""
+    """The images of these numbers as the first model sees them, with predictions: in all conditions, or with
+    each attribute of others."""
     if not drawn:
         return []
     first, processor = next(iter(diagnoses.values())), session.sides["before"].processor
@@ -125,7 +125,7 @@ def taken_gallery(examples: Sequence[Composed]) -> Gallery:
 
 
 def strip_figure(examples: Sequence[Composed]) -> Figure:
-    """Figure with a row for each image: predictions of the class are green, of the class of the background red."""
+    """A row for each image: predictions of the class are green, of the background's class red."""
     sides, width = list(examples[0].predicted), 1.4  # of a picture, in inches
     conditions = [*examples[0].pictures]
     first = next(iter(examples[0].pictures.values()))  # all have one size
@@ -155,8 +155,7 @@ def strip_figure(examples: Sequence[Composed]) -> Figure:
 
 
 def save_composed(examples: Sequence[Composed], path: Path) -> None:
-    """Write images in all conditions to a parquet file for `datasets`, one row each: `label`, `donor`, a picture by
-    condition as WebP, and the predicted classes as `before_original`, `before_mixed_same`, …"""
+    """Write images in all conditions to a parquet file for `datasets`, with the predicted classes."""
     rows = []
     for example in examples:
         row: dict[str, Any] = {"label": example.label, "donor": example.donor}

@@ -103,7 +103,6 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
 
 
 def _imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict[str, Interval]]:
-    """Measures on ImageNet-9 by the head of their column."""
     named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
     with session.accelerator.main_process_first():
         sets = load_evaluation_sets(named, session.protocol, 1)
@@ -119,14 +118,14 @@ def mask_images(
     bf16: bool,
     columns: Sequence[str] = (),
 ) -> list[Images]:
-    """The images with masks, which are made where there are none, and kept with these `columns` in the folders that are the keys."""
+    """The images with masks, which are made where there are none, and kept in the folders that are the keys."""
     side = session.sides["before"]
     making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, bf16)
     return masked_images(images, session.classes, making, columns)
 
 
 def measure_backgrounds(session: Session, options: OwnImagesOptions, within: str = "") -> dict[str, Diagnosis]:
-    """Whether the background decides, by side, on the only set of a session, with predictions `within` its folder."""
+    """Diagnosis by side, on the only set of a session, kept `within` its folder."""
     measurement = Backgrounds(*options.passes)
     (measured,) = measure(session, measurement, within).values()
     return {side: Diagnosis(of_side.columns, session.classes) for side, of_side in measured.items()}

@@ -48,7 +48,7 @@ class OwnImagesOptions(BatchOptions):
 
     @property
     def mask_method(self) -> str | None:
-        """The method that `masks` names, or that of a mask model; `None` for masks of a folder, or those of the images if they have any."""
+        """The method that makes masks; `None` for those of a folder or of the images."""
         method = self.masks or (self.mask_model and "tokencut")
         return method if method in MASK_METHODS else None
 

@@ -114,7 +114,7 @@ class DiagnosisReport:
         return self.tables[0]
 
     def figure(self) -> Figure:
-        """Images in all conditions, with the predictions under each; a `ValueError` if no image could be composed."""
+        """Images in all conditions; a `ValueError` if no image could be composed."""
         if not self.examples:
             raise ValueError("No image could be composed with another background, so that there is none to show.")
         return strip_figure(self.examples[: strips.NUM_EXAMPLES])
@@ -144,9 +144,8 @@ class DiagnosisReport:
 
 
 def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
-    """A row for each image: `image`, its file or number; `label`; `donor_same` and `donor_rand`, the images whose backgrounds it is
-    given, and `donor_class`, the class of the second; `object_share`; and for each side the names of the predicted classes, as
-    `before_original`, `before_mixed_same`, …, and `before_relevance_on_object`. Empty where there is none."""
+    """A row for each image: `image`, `label`, `donor_same`, `donor_rand`, `donor_class`, `object_share`, and
+    for each side the predicted classes, as `before_original`, and `before_relevance_on_object`."""
     first = next(iter(diagnoses.values()))
     names = dict(enumerate(first.class_names))  # without -1, where there is no such image
     images = [*map(str, first.columns.get("file_name", range(len(first.columns["label"]))))]
@@ -187,13 +186,9 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
 
 
 def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Session, folder: Path) -> None:
-    """Write a folder that `fiftyone.Dataset.from_dir(folder, dataset_type=fiftyone.types.FiftyOneDataset)` opens, in place of an
-    earlier one. Its samples have the columns of the [`image_table`], classes as `Classification`; the `mask`, a `Segmentation`; and the
-    relevance of the class that each side predicts, a `Heatmap` over the whole image, if its model has maps.
-
-    Without a version in `metadata.json`, FiftyOne derives the schema from the samples. Tried with FiftyOne 1.22.1.
-    Source: https://docs.voxel51.com/user_guide/import_datasets.html
-    """
+    """Write a folder that FiftyOne (tried: 1.22.1) opens as `FiftyOneDataset`, with the columns of the
+    [`image_table`], masks, and relevance of the predicted class. Without a version in `metadata.json`, it
+    derives the schema from the samples."""
     shutil.rmtree(folder, ignore_errors=True)
     sides = {name: side for name, side in session.sides.items() if why_no_map(side.model) is None}
     transforms = {name: eval_transform(side.processor) for name, side in sides.items()}
@@ -222,7 +217,6 @@ def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Ses
 
 
 def _sample(row: dict, files: dict[str, str]) -> dict:
-    """A sample as FiftyOne serialises it, with paths relative to its folder."""
     sample: dict[str, object] = {"filepath": files["data"], "tags": []}
     for name, value in row.items():
         is_class = name in ("label", "donor_class") or name.partition("_")[2] in CONDITIONS
@@ -246,8 +240,7 @@ WHOLE = "whole background"  # beside the attributes
 def diagnosis_tables(
     diagnoses: Mapping[str, Diagnosis], beside: Mapping[str, Mapping[str, Interval]] | None = None
 ) -> list[Table]:
-    """Tables of one model or two (`before`, `after`): measures, classes, and pairs of class and background. `beside` has measures on
-    other images, by the head of their column."""
+    """Measures, classes, and pairs of class and background, by side. `beside` has measures on other images."""
     beside = dict(beside or {})
     if "after" in diagnoses:
         beside = {"change": diagnoses["after"].change_from(diagnoses["before"])} | beside
@@ -293,7 +286,7 @@ def top1_table(
     weights: dict[str, float] | None,
     kept: np.ndarray | bool = True,
 ) -> Table:
-    """Top-1 of each group of the images as they are (of those `kept`, bool), of the worst, and on average, see [`groups_table`]."""
+    """Top-1 of each group of the images as they are (of those `kept`), see [`groups_table`]."""
     sides = {}
     for side, diagnosis in diagnoses.items():
         predicted = np.array(diagnosis.columns["original"])[:, None]
@@ -308,8 +301,7 @@ def slice_tables(
     diagnoses: Mapping[str, Diagnosis],
     weights: Mapping[str, dict[str, float] | None],
 ) -> list[Table]:
-    """Top-1 and BG-Gap of the groups of each of [`slices_of`] the columns, with [`LEAST`] images or more; `weights` are those of the
-    groups in the average, by the same names."""
+    """Top-1 and BG-Gap of the groups of each of [`slices_of`] the columns, with [`LEAST`] images or more."""
     tables = []
     for name, of_slice in slices_of(columns).items():
         groups = groups_of(dataset, "images", *of_slice)
@@ -338,9 +330,8 @@ def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, kno
 
 
 def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, AttributeDiagnosis]) -> pd.DataFrame:
-    """How often images of the class `label` were taken for the `donor_class` whose background, or attribute that the verdict names,
-    they were given: `taken` of `images`, by `side`; the surest first, by the lower bound of the share (Clopper and Pearson,
-    https://doi.org/10.1093/biomet/26.4.404)."""
+    """How often images of the class `label` were `taken` for the `donor_class`, by `side`; the surest first, by
+    the lower bound of the share (Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404)."""
     rows = []
     for side, diagnosis in diagnoses.items():
         pairs = {WHOLE: diagnosis.by_pair()}
@@ -357,8 +348,8 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
 
 
 def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]:
-    """What to photograph for the last model: pairs that are taken more often than by chance, at 97.5 % each; those of attributes that
-    the verdict names, if it names any, since the whole background carries them."""
+    """What to photograph for the last model: pairs taken more often than by chance, at 97.5 % each; those of
+    the attributes that the verdict names, if any."""
     side, last = list(diagnoses.items())[-1]
     chance, sentences = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
     certain = pairs[(pairs["side"] == side) & (pairs["at_least"] > chance)]
@@ -374,7 +365,7 @@ def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]
 
 
 def matrices(pairs: pd.DataFrame) -> list[Table]:
-    """For each side and attribute, what was taken for what; none of many classes, whose pairs are in the CSV."""
+    """For each side and attribute, what was taken for what, of few classes."""
     tables, classes = [], sorted({*pairs["label"], *pairs["donor_class"]})
     for (side, attribute), of_attribute in pairs.groupby(["side", "attribute"], sort=False):
         cells = {(row.label, row.donor_class): f"{row.taken} of {row.images}" for row in of_attribute.itertuples()}

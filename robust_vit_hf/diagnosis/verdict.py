@@ -52,20 +52,16 @@ def foretold(mixed_rand: Interval) -> Interval:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Measures of one model, from the rows of `evaluation.composites.Backgrounds` by name, of N images."""
+    """Measures of one model, from rows of [`~robust_vit_hf.evaluation.composites.Backgrounds`]."""
 
     columns: Mapping[str, Sequence]
     class_names: Sequence[str]
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
-        """`(N,)` float64 of each measure but Object Focus, by name; NaN where an image does not count. Objects that
-        fill the whole crop, or lie outside of it, do not count, nor do images without a donor.
-
-        Chance is what predictions that ignore the background give: for the donor's class, a wrong prediction among
-        the K classes of the images hits a donor drawn from the K − 1 others with probability 1 / (K − 1); for
-        `only_bg`, the prediction meets a label drawn from all images.
-        """
+        """Each measure `(N,)` but Object Focus; NaN where an image does not count, as without object,
+        background or donor. By chance, a wrong prediction among the K classes is that of the donor with
+        probability 1 / (K − 1), and that of `only_bg` is right as often as its class is."""
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
         values = {name: outcomes(self.columns, name) for name in CONDITIONS}
@@ -105,9 +101,9 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """Key of [`VERDICTS`], from the 95 % intervals of the donor rate beyond chance and of the BG-Gap: `decides` if one of them
-        is at least 25 points; `no sign` if both are under 5 points, and the model may recognise half of the images, as they are
-        and on other backgrounds of their class; `partly` if one of them is above 0; otherwise `too few`."""
+        """Key of [`VERDICTS`], from the intervals of the donor rate beyond chance and of the BG-Gap: `decides`
+        if one is at least 25 points; `no sign` if both are under 5 points, and half of the images may be
+        recognised; `partly` if one is above 0; otherwise `too few`."""
         intervals = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
         if any(interval.low >= LARGE for interval in intervals):
             return "decides"
@@ -117,8 +113,7 @@ class Diagnosis:
 
     @property
     def _unrecognised(self) -> str | None:
-        """Condition without the background of another class in which the model is wrong on more than half of the images with 95 %
-        confidence, so that the background of another class can cost little; `None` if there is none."""
+        """Condition without a background of another class in which most images are surely not recognised."""
         conditions = [name for name in ("original", "mixed_same") if name in self.measures]
         return next((name for name in conditions if self.measures[name].high < 0.5), None)
 
@@ -162,7 +157,7 @@ class Diagnosis:
         return warnings
 
     def change_from(self, before: "Diagnosis") -> dict[str, Interval]:
-        """Change of each measure from another model on the same images, paired by image, but for chance and Object Focus."""
+        """Change of each measure, paired by image, but for chance and Object Focus."""
         kept = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
         drawn = Resamples.means({name: self.values[name] - before.values[name] for name in kept})
         if ratio := drawn.get("relevance_on_object"):
@@ -176,7 +171,7 @@ class Diagnosis:
         return record | {"by_class": self.by_class(), "by_pair": self.by_pair()}
 
     def by_class(self) -> dict[int, dict[str, float | int | None]]:
-        """Number of images, and means of the measures in [`OF_A_CLASS`], by class; `None` where no image counts."""
+        """Number of images, and means of [`OF_A_CLASS`], by class; `None` where no image counts."""
         values = pd.DataFrame({name: self.values[name] for name in OF_A_CLASS}, dtype=float)
         classes = {}
         for label, of_class in values.groupby(np.asarray(self.columns["label"])):
@@ -185,8 +180,7 @@ class Diagnosis:
         return classes
 
     def by_pair(self) -> list[dict[str, int]]:
-        """How often objects of a class were taken for the class of their background: `label`, `donor_class`, `taken`
-        and `images`, the most often taken first."""
+        """How often objects were taken for the class of their background, the most often taken first."""
         return pairs_of(self.columns, self.values["donor_rate"])
 
 
@@ -213,18 +207,16 @@ ATTRIBUTE_MEASURES = {
 
 @dataclass(frozen=True)
 class AttributeDiagnosis:
-    """Measures of one model, from the rows of `evaluation.composites.Attributes` by name: N images with the
-    attributes `names` of others."""
+    """Measures of one model, from rows of [`~robust_vit_hf.evaluation.composites.Attributes`]."""
 
     columns: Mapping[str, Sequence]
     names: Sequence[str]
 
     @cached_property
     def values(self) -> dict[str, dict[str, np.ndarray]]:
-        """`(N,)` float64 of each of [`ATTRIBUTE_MEASURES`] by attribute; NaN where an image does not count. The gap is top-1 with the
-        attribute of an image of the same class minus that with one of another class; `taken` is how often this other class is
-        named, minus how often it is with the attribute of the same class; and the shift how much the logit of this class gains on
-        that of the right one, which tells with fewer images. Artefacts of the edit are in both, and cancel."""
+        """Each of [`ATTRIBUTE_MEASURES`] `(N,)` by attribute; NaN where an image does not count. `gap` and
+        `taken` compare predictions with the attribute of the same and of another class, and `shift` their
+        margins, which tells with fewer images. Artefacts of the edit cancel."""
         original, donor_class = outcomes(self.columns, "original"), np.asarray(self.columns["donor_class"])
         values = {}
         for name in self.names:
@@ -239,7 +231,6 @@ class AttributeDiagnosis:
 
     @cached_property
     def _drawn(self) -> dict[tuple[str, str], Resamples]:
-        """By attribute and measure."""
         columns = {(name, measure): of for name, values in self.values.items() for measure, of in values.items()}
         return Resamples.means(columns)
 
@@ -254,8 +245,8 @@ class AttributeDiagnosis:
 
     @cached_property
     def named(self) -> list[str]:
-        """Attributes that the model decides by: those whose shift is certainly above 0, whose gap is not shown to be under [`SMALL`],
-        and which no other explains; the largest shift first."""
+        """Attributes that the model decides by: the shift is certainly above 0, the gap not shown to be under
+        [`SMALL`], and no other explains them; the largest shift first."""
         shifted = sorted(self.measures.items(), key=lambda item: -item[1]["shift"].mean)
         shifted = [(name, of["gap"]) for name, of in shifted if of["shift"].low > 0]
         resolved = [name for name, gap in shifted if gap.mean > 0 and gap.high >= SMALL]
@@ -268,7 +259,6 @@ class AttributeDiagnosis:
 
     @property
     def sentence(self) -> str:
-        """The attributes that the model decides by, or may, where a gap is unresolved, with what this is based on."""
         if not self.measures:
             return "No image could be given an attribute of another."
         if not self.named:
@@ -297,7 +287,7 @@ class AttributeDiagnosis:
         )
 
     def by_pair(self, name: str) -> list[dict[str, int]]:
-        """How often images of a class were taken for the class whose attribute they were given, see [`Diagnosis.by_pair`]."""
+        """How often images were taken for the class of an attribute's donor, see [`Diagnosis.by_pair`]."""
         named = np.asarray(self.columns[f"{name}_rand"]) == np.asarray(self.columns["donor_class"])
         return pairs_of(self.columns, np.where(np.isnan(self.values[name]["gap"]), np.nan, named))
 
@@ -309,7 +299,7 @@ class AttributeDiagnosis:
         return {"named": self.named, "sentence": self.sentence, "measures": intervals}
 
     def needed(self, name: str) -> int:
-        """Number of images, in hundreds, that would resolve the gap of an attribute, or one of [`SMALL`] if it is smaller."""
+        """Number of images that would resolve the gap of an attribute."""
         gap, count = self.measures[name]["gap"], int((~np.isnan(self.values[name]["gap"])).sum())
         return 100 * math.ceil(count * ((gap.mean - gap.low) / max(gap.mean, SMALL)) ** 2 / 100)
 

@@ -25,10 +25,9 @@ from .sets import EvaluationSet
 
 @dataclass(frozen=True)
 class Accuracy(Measurement):
-    """Accuracy, calibration and relevance. Rows: `predictions` (ids of the top five classes; among equal logits, the
-    lower id first), `accepted`, factors, groups and file names. Scores: [`RobustAccuracy`] and [`Calibration`] for
-    sets with labels, [`RelevanceSegmentation`] for sets with masks, and the weights of the groups in their average.
-    Maps explain the predicted class, as in the segmentation test of https://huggingface.co/papers/2206.01161."""
+    """Accuracy, calibration and relevance of the predicted class. Rows: `predictions` (the top five ids),
+    `accepted`, factors, groups and file names. Scores: of [`RobustAccuracy`], [`Calibration`] and
+    [`RelevanceSegmentation`]."""
 
     relevance: bool = True  # maps of sets with masks, if the model has maps; they take three times as long
 
@@ -138,7 +137,6 @@ def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
 
 
 def side_results(measured: Mapping[str, Measured], accepted: list[list[int]] | None) -> dict[str, SideResult]:
-    """Results of the sides from those of [`Accuracy`] and the correct labels of each image, if there are labels."""
     sides = {}
     for side, result in measured.items():
         predictions = np.array(result.columns["predictions"])

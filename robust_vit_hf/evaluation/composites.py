@@ -50,8 +50,8 @@ class Composite(NamedTuple):
     donor: str | None = None
 
     def of(self, batch: Batch, levels: Pair) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pictures `(B, 3, H, W)` of a batch, and whether each image has this composite `(B,)`: its donor is no copy of it, and
-        shows a background and, to give an attribute, an object. `levels` are the pixel values `(3,)` of black and white."""
+        """Pictures `(B, 3, H, W)` of a batch, and whether each image has this composite `(B,)`: its donor is no
+        copy of it, and shows what it gives. `levels` are the pixel values `(3,)` of black and white."""
         own, donor = (batch["pixel_values"], batch["mask"]), None
         usable = torch.ones(len(own[0]), dtype=torch.bool, device=own[0].device)
         if self.donor is not None:
@@ -70,8 +70,7 @@ def condition_composites(conditions: Sequence[str] = tuple(CONDITIONS)) -> list[
 
 
 class WithDonors(Dataset):
-    """Rows with their numbers (`row`), and those of their donors, by name, the prefix of their columns. A copy of an image is no donor
-    for it (`has_…`)."""
+    """Rows with their numbers, and those of their donors with the name as prefix. A copy is no donor."""
 
     def __init__(self, rows: TransformedRows, donors: Mapping[str, Donors]):
         self.rows, self.donors = rows, donors
@@ -135,7 +134,7 @@ def composite_pass(
 
 
 def predicted_classes(logits: Tensors, usable: Tensors, subset: Sequence[int] | None) -> list[torch.Tensor]:
-    """Predicted classes `(B,)` of each composite by its logits `(B, C)`, of a `subset` if it is given; -1 where it is not usable."""
+    """Predicted classes `(B,)` of each composite by its logits `(B, C)`; -1 where it is not usable."""
     best = [top_classes(of_composite.nan_to_num(), subset)[:, 0] for of_composite in logits]
     return [classes.masked_fill(~known, -1) for classes, known in zip(best, usable, strict=True)]
 
@@ -160,8 +159,8 @@ class Outputs:
         return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
 
     def right(self) -> dict[str, np.ndarray]:
-        """By logits, whether each image is right as it is, `original` `(N,)`, and the share of its composites that are, `mixed_rand`
-        `(N,)`, NaN where there are none."""
+        """Whether each image is right as it is, `original`, and the share of its composites that are,
+        `mixed_rand`."""
         known = ~np.isnan(self.mixed[..., 0])
         hits = (self.mixed.argmax(axis=-1) == self.labels[:, None]) & known
         with np.errstate(invalid="ignore"):
@@ -180,8 +179,8 @@ def composite_outputs(
     picture_of: Callable[[int, int], torch.Tensor] | None = None,
     attributes: Sequence[str] = (),
 ) -> Outputs:
-    """Outputs of a side for the one set of a session, with `count` composites an image on other backgrounds, and as many for each
-    attribute.
+    """Outputs of a side for the one set of a session, with `count` composites an image for the background and
+    each attribute.
 
     Args:
         passes: batch size, and number of processes that read images.
@@ -231,7 +230,7 @@ def composite_outputs(
 
 
 def check_composed(count: int, num_images: int, name: str) -> None:
-    """Check that some of the images, named `name` in errors, could be composed with another background: `count` of them."""
+    """Check that some images could be composed with another background: `count` of them."""
     if not count:
         raise ValueError(
             f"No object of the {num_images} {name} images could be put on another background: every object fills the image, or lies outside "
@@ -242,7 +241,6 @@ def check_composed(count: int, num_images: int, name: str) -> None:
 def _on_other_backgrounds(
     labels: list[int], count: int, picture_of: Callable[[int, int], torch.Tensor] | None, attributes: Sequence[str]
 ) -> tuple[list[Composite], dict[str, Donors]]:
-    """The images as they are and their composites, with their donors by name, see [`composite_outputs`]."""
     names = [f"composite_{number}" for number in range(count)]
     pictures: dict[str, Donors] = {}
     donors: dict[str, Donors] = {}
@@ -285,7 +283,7 @@ class Backgrounds(Measurement):
         explains = self.relevance and why_no_map(side.model) is None
 
         def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-            """Values `(B, n + 2)`: predictions in n conditions, share of the object in the pixels, and in the relevance."""
+            """Values `(B, n + 2)`: n predictions, and the object's share of pixels and relevance."""
             mask, logits = batch["mask"], []
             inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
             for composite, picture in zip(composites, pictures, strict=True):
@@ -327,7 +325,7 @@ class Attributes(Measurement):
     seed: int = 0  # of the donors
 
     def inputs(self) -> dict:
-        """With the code of the edits, which may be those of a user, and the arguments of those that are partial functions."""
+        """With the code of the edits, which may be those of a user."""
         edits = [ATTRIBUTES[name].edit for name in self.names]
         code = [inspect.getsource(getattr(edit, "func", edit)) + str(getattr(edit, "keywords", "")) for edit in edits]
         return super().inputs() | {"edits": hashlib.sha256("".join(code).encode()).hexdigest()}
@@ -339,7 +337,8 @@ class Attributes(Measurement):
         composites = [Composite("original", "original"), *edits]
 
         def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-            """Values `(B, 2 · n + 2)`: predictions of the images and of n edits, margins of these, and the share of the object."""
+            """Values `(B, 2 · n + 2)`: predictions, margins of the n edits, and the object's share of the
+            pixels."""
             logits = [forward_logits(side.model, picture).float() for picture in pictures]
             row, device = batch["row"].cpu().numpy(), logits[0].device
             right, other = (

@@ -36,12 +36,9 @@ from .sets import EvaluationSet, load_sets, with_objects
 
 @dataclass(frozen=True)
 class Sensitivity(Measurement):
-    """Predictions for images with Gaussian noise on one region. All images have a mask. Rows: `accepted`, the
-    predicted classes `foreground` and `background` under each draw, of the region with the noise, and `object_share`,
-    the object's share of the pixels. An image gets the same noise from every model, and in both regions.
-
-    Source: https://huggingface.co/papers/2201.10766; `rfs.py` of https://github.com/mmoayeri/HardImageNet
-    """
+    """Predictions for images with Gaussian noise on one region, the same from every model. Rows: `accepted`,
+    the predicted classes `foreground` and `background` under each draw, and `object_share`
+    (https://huggingface.co/papers/2201.10766)."""
 
     sigma: float = 0.25  # of the noise on pixels in [0, 1], which are clamped again
     draws: int = 3  # as in the code of the source; each takes two forward passes
@@ -70,8 +67,6 @@ class Sensitivity(Measurement):
 
 
 class WithNoise(TransformedRows):
-    """Rows of images with standard normal `noise` `(draws, 3, H, W)` for their pixels, drawn by seed and number of the row."""
-
     def __init__(self, dataset: datasets.Dataset, transform: Callable, draws: int, seed: int):
         super().__init__(dataset, transform)
         self.draws, self.seed = draws, seed
@@ -105,11 +100,7 @@ class Evaluation:
     passes: tuple[int, int]  # batch size, and number of processes that read images
 
     def run(self) -> tuple[dict, list[str | Table]]:
-        """Measure, and write plots and examples.
-
-        Returns:
-            The results as JSON values, and as tables with notes; both empty outside the main process.
-        """
+        """Measure, and write plots and examples. Returns results and tables; empty outside the main process."""
         session = self.session
         run = Run(measure_accuracy(session, Accuracy(*self.passes), session.protocol), self.training_classes)
         tables_by_masks = []
@@ -168,7 +159,6 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
 
 
 def _masked_sets(session: Session, by_masks: list[str]) -> dict[str, EvaluationSet]:
-    """The labelled images of the sets with masks, if an option needs them."""
     masked = with_objects(session.sets) if by_masks else {}
     if by_masks and not masked:
         raise ValueError(
@@ -179,7 +169,6 @@ def _masked_sets(session: Session, by_masks: list[str]) -> dict[str, EvaluationS
 
 
 def _protocols(options: EvaluateOptions) -> list[Protocol]:
-    """The given protocols; else `paper` and `native` for the registered models, and one for all others."""
     if options.protocols:
         return options.protocols
     protocol = resolve_protocol(None, options.model, options.compare)
@@ -187,7 +176,7 @@ def _protocols(options: EvaluateOptions) -> list[Protocol]:
 
 
 def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:
-    """Classes of the finetuning images of the model after: from `training_data`, the run's record, or the benchmark of all sets."""
+    """Classes that were finetuned on: from `training_data`, the run's record, or the benchmark."""
     path = options.training_data
     if options.compare is None:
         return None

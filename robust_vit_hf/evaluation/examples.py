@@ -50,7 +50,7 @@ FEATURES = datasets.Features(
 
 @dataclass(frozen=True)
 class Example:
-    """An image, with predictions by side (`before`, `after`), and the relevance maps of models that have some."""
+    """An image, with predictions and maybe relevance maps by side."""
 
     set_name: str
     row: int
@@ -102,8 +102,7 @@ def may_be_shown(dataset: datasets.Dataset) -> np.ndarray:
 
 
 def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple[str, int]]:
-    """Draw at most `count` pairs of set and row, from the sets in turn. The order of a set's rows depends only on the
-    seed and its name, so that a larger `count` extends a smaller one."""
+    """Draw at most `count` pairs of set and row, from the sets in turn; more begin with the fewer."""
     shuffled = [
         [(name, row) for row in np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(of_set).tolist()]
         for name, of_set in rows.items()
@@ -125,7 +124,7 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Relevance maps of images, given by set and row, for the predicted and the true class; of models without maps, only predictions."""
+    """Relevance maps of images for the predicted and the true class; predictions alone of models without maps."""
     class_names, examples = session.label_names, []
 
     @cache  # since the geometry of a processor may have to be measured
@@ -163,7 +162,7 @@ def explain(
 
 
 def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None:
-    """Write examples by kind to a parquet file, with maps of the true class where the prediction is wrong."""
+    """Write examples by kind to a parquet file."""
     rows = []
     for kind, of_kind in examples.items():
         for example in of_kind:
@@ -237,9 +236,8 @@ def write_examples(folder: Path, run: Run, session: Session) -> None:
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Images with their relevance maps before and after, one column each; examples by title are side by side in a row. With both
-    targets, maps of the class `true` are shown only where the prediction is wrong. Examples of one side have its confidence too; of
-    models without maps, predictions are named."""
+    """Images with their relevance maps before and after; examples by title are side by side in a row. Maps of
+    the class `true` are shown only where the prediction is wrong."""
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
     shown = [example for row in rows for examples in row.values() for example in examples]

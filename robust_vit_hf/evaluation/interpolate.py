@@ -20,9 +20,8 @@ SIDE = "weight-"  # prefix of the names of sides, before the interpolation weigh
 
 
 def interpolate_models(options: InterpolateOptions) -> str:
-    """Write the model of one interpolation weight, or measure several weights and write `interpolation_weights.json`, `.png` and `.pdf`.
-    All models use the preprocessing of the model after finetuning. Weights already in the output folder are not measured again, and
-    stay in the table."""
+    """Write the model of one interpolation weight, or measure several, with the preprocessing after finetuning.
+    Measured weights stay in the table."""
     folder, weight = options.output_dir, options.weight
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)
@@ -53,7 +52,6 @@ def interpolate_models(options: InterpolateOptions) -> str:
 
 
 def _load_sets(options: InterpolateOptions, session: Session) -> dict[str, EvaluationSet]:
-    """Sets of both roles: the named ones, or those of the benchmark with the models' classes."""
     if options.shifted is None:
         benchmark = find_benchmark(session.classes)
         if benchmark is None:
@@ -67,7 +65,6 @@ def _load_sets(options: InterpolateOptions, session: Session) -> dict[str, Evalu
 
 
 def _measure(session: Session, weights: list[float], accuracy: Accuracy) -> dict:
-    """Contents of `interpolation_weights.json`, with weights as numbers."""
     before, after = session.sides["before"], session.sides["after"]
     roles: dict[str, list[str]] = {"in_distribution": [], "shifted": []}
     for name, rows in session.sets.items():
@@ -84,8 +81,7 @@ def _measure(session: Session, weights: list[float], accuracy: Accuracy) -> dict
 
 
 def weights_table(results: dict) -> Table:
-    """Top-1 on each set and its mean over shifted sets, in per cent, by interpolation weight: a number, ascending in `results`, the
-    contents of `interpolation_weights.json`."""
+    """Top-1 on each set and its mean over shifted sets, in per cent, by ascending interpolation weight."""
     names = [*results["in_distribution"], *results["shifted"]]
     rows = []
     for weight, row in results["weights"].items():

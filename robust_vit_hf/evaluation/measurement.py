@@ -57,9 +57,8 @@ def batch_outputs(
     accelerator: Accelerator,
     description: str,
 ) -> Iterator[tuple[slice, list[torch.Tensor], tuple[torch.Tensor, ...]]]:
-    """Outputs of each batch, in order and without gradients, from all launched processes, which share the work: the
-    rows of the batch, its logits in fp32, and its values. `compute` takes a collated batch, and returns logits `(B, C)` of one or
-    several passes, which are checked in all processes together, and other values of B rows."""
+    """Rows, logits (fp32) and values of each batch, in order, from all processes, which share the work.
+    `compute` takes a collated batch; its logits `(B, C)` are checked in all processes together."""
     done = 0
     with tqdm(total=len(dataset), desc=description, unit="image", disable=not accelerator.is_main_process) as progress:
         for batch in accelerator.prepare(loader):
@@ -85,7 +84,7 @@ ROWS_FILE = "rows.parquet"
 
 @dataclass
 class Measured:
-    """Columns of a measurement, with a value for each row in the order of the set, and its scores, as JSON values."""
+    """Columns of a measurement, in the order of the set, and its scores."""
 
     columns: dict[str, Any] = field(default_factory=dict)
     scores: dict = field(default_factory=dict)
@@ -100,7 +99,7 @@ class Measured:
 
     @classmethod
     def load(cls, stage: Stage, ignoring: Collection[str] = ()) -> "Measured | None":
-        """Read the result of a stage, but for the inputs `ignoring`; `None` if it is missing or incomplete."""
+        """Read the result of a stage; `None` if it is incomplete, or has other inputs than `ignoring`."""
         scores, path = stage.result(ignoring), stage.folder / ROWS_FILE
         if scores is None:
             return None
@@ -126,8 +125,8 @@ class Measurement(ABC):
 
     @abstractmethod
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
-        """Measure a side on a set: rows in every process, scores only in the main process. `title` names the
-        pass in the progress and in errors; an interrupted measurement resumes from partial results in `folder`."""
+        """Measure a side on a set: rows in every process, scores only in the main one. `title` is for progress
+        and errors; `folder` keeps partial results."""
 
     def loader(self, images: Dataset) -> DataLoader:
         """Loader of rows of tensors, in order."""
@@ -148,7 +147,6 @@ def measure(session: Session, measurement: Measurement, within: str = "") -> dic
 
 
 def _result(session: Session, measurement: Measurement, name: str, side: str, within: str) -> Measured:
-    """Result of a side on a set. That of the original model may be shared with other sessions."""
     rows = session.sets[name]
     inputs = measurement.inputs() | session.inputs(side, rows)
 

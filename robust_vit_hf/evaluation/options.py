@@ -42,7 +42,7 @@ class NamedSource(NamedTuple):
 
 
 def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
-    """The sets, known and different, with each family, such as `imagenet-9`, replaced by its sets from its source."""
+    """The sets, with each family replaced by its sets from its source."""
     sets = [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
     names = [name for name, _ in sets]
     if len(set(names)) < len(names):

@@ -23,8 +23,8 @@ TABLES_FILE = "tables.md"
 def write_results_json(
     session: Session, folder: Path, settings: dict, facts: dict, parts: Sequence[str | Table]
 ) -> str:
-    """Write the results of a session: `facts` beside settings, versions, hardware, digests of the weights and class
-    names, and tables with paragraphs between them, which are left out in LaTeX. Returns the Markdown."""
+    """Write the results of a session: `facts` beside settings, versions and class names, and tables with
+    paragraphs between them. Returns the Markdown."""
     results = {"settings": public_settings(settings), **environment(), **facts, "class_names": session.label_names}
     results["weights"] = {name: side.weights for name, side in session.sides.items()}
     write_json(folder / RESULTS_FILE, results)
@@ -45,11 +45,7 @@ def write_finetuning_results(folder: Path, run: Run, session: Session, settings:
 
 
 def write_page_of(options: PageOptions) -> str:
-    """Write `report.html` for an output folder of `robust-vit train`, `improve` or `evaluate`; returns where it is.
-
-    Raises:
-        ValueError: the folder is of another command.
-    """
+    """Write `report.html` for an output folder of `robust-vit train`, `improve` or `evaluate`; return its path."""
     folder, path = options.source, options.output_dir / PAGE_FILE
     results = read_json(folder / RESULTS_FILE) or {}
     settings = results.get("settings") or {}

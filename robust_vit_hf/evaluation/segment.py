@@ -30,9 +30,7 @@ NUM_EXAMPLES = 8
 
 
 def segment(options: SegmentOptions) -> str:
-    """Measure how well relevance maps cover the object, for one model or two (before and after finetuning). Writes
-    `results.json`, `tables.md`, `tables.tex` and `attribution.png` with the maps of a few images. Results already in the
-    output folder are reused."""
+    """Measure how well relevance maps cover the object, for one model or two, and write tables and figures."""
     folder = options.output_dir
     stage = Stage(folder, {"command": "segment"})
     with open_session(options, options.protocol, stage, bf16=options.bf16) as session:
@@ -53,7 +51,6 @@ def segment(options: SegmentOptions) -> str:
 
 
 def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
-    """Name and rows of the set: your own images, the sets of a benchmark that have masks, or a set of the paper."""
     if options.dataset is not None:
         return options.split, find_images(options.dataset, options.split, ("mask",)).rows
     name, source = options.set
@@ -64,7 +61,7 @@ def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
 
 
 def write_attribution_figure(session: Session, rows: datasets.Dataset, methods: Sequence[str], path: Path) -> None:
-    """Write the figure of a few images with masks, evenly spaced among those that may be shown, if there are any."""
+    """Write a figure of a few images that may be shown, evenly spaced."""
     shown = may_be_shown(rows).nonzero()[0]
     count = min(NUM_EXAMPLES, len(shown))
     if not count:
@@ -89,9 +86,8 @@ def write_attribution_figure(session: Session, rows: datasets.Dataset, methods: 
 
 @dataclass(frozen=True)
 class Attribution(Measurement):
-    """Scores of [`RelevanceSegmentation`] by attribution method. As in Table 3 of
-    https://huggingface.co/papers/2206.01161, images are squashed to the processor's size, and maps explain the
-    predicted class."""
+    """Scores by attribution method, as in Table 3 of https://huggingface.co/papers/2206.01161: images are
+    squashed, and maps explain the predicted class."""
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

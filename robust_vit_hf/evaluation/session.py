@@ -54,8 +54,8 @@ class Side:
         classes: Sequence[str] | None = None,
         transform: Callable | None = None,
     ) -> Self:
-        """Side of a model given in Python: one of transformers with its `processor`, or any function with the `classes` of its
-        logits and a `transform`, see [`OwnClassifier`]."""
+        """Side of a model in Python: of transformers with its `processor`, or a function, see
+        [`OwnClassifier`]."""
         if hasattr(model, "config"):
             if not hasattr(processor, "to_json_string") or classes is not None or transform is not None:
                 raise ValueError("The model needs its image processor (`processor=…`), not `classes` or `transform`.")
@@ -73,8 +73,8 @@ class Side:
 
 @contextmanager
 def given_model(model: str | Path | nn.Module | Callable, **parts: Any) -> Iterator[tuple[str, Side | None]]:
-    """Context of a model by name, or given in Python with the `parts` of [`Side.of_object`]: its name, and its side if it was given,
-    whose modules are afterwards in the mode, and on the device, in which they were."""
+    """Context of a model by name, or given in Python with the `parts` of [`Side.of_object`], whose modes and
+    device are restored."""
     if isinstance(model, str | Path):
         if own := [f"`{name}`" for name, part in parts.items() if part is not None]:
             raise ValueError(f"`{model}` has its own: leave out {', '.join(own)}, or give the model as an object.")
@@ -110,14 +110,12 @@ class Session:
 
     @property
     def label_names(self) -> dict[int, str]:
-        """Class names by label. For sets with the classes of ImageNet, its names, which some models lack, unless the models have the
-        classes in another order."""
+        """Class names by label; those of ImageNet for its sets, unless the models have another order."""
         of_imagenet = not self.sets.keys().isdisjoint(EVALUATION_SETS) and are_of_imagenet(self.classes)
         return dict(enumerate(class_names() if of_imagenet else self.classes))
 
     @property
     def without_map(self) -> list[str]:
-        """Why relevance is left out where sets have masks, in a sentence for each kind of model without a map."""
         if not any("mask" in rows.dataset.column_names for rows in self.sets.values()):
             return []
         reasons = (why_no_map(side.model) for side in self.sides.values())
@@ -167,8 +165,8 @@ def open_session(
     shared: Path | None = None,
     given: Side | None = None,
 ) -> Iterator[Session]:
-    """Context manager of a session with the models of the options, or one `given` in Python, under a protocol (`None` for that of
-    [`resolve_protocol`]). Of a stage, the folder is locked against other processes; without one, nothing is saved."""
+    """Context manager of a session with the models of the options, or one `given` in Python. The folder of a
+    stage is locked; without one, nothing is saved."""
     protocol = "model" if given else resolve_protocol(protocol, options.model, options.compare)
     accelerator = make_accelerator(bf16)
     names = {"before": options.model} | ({"after": options.compare} if options.compare else {})

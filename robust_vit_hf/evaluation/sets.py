@@ -23,8 +23,7 @@ from .options import SetsOptions
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What counts as right on a set under a protocol, see [`EvaluateOptions`], and how its images are seen; fields without a comment are
-    those of [`SetResult`]."""
+    """What counts as right on a set under a protocol, and how its images are seen, see [`SetResult`]."""
 
     dataset: datasets.Dataset  # rows with `image` and optionally `mask`, `file_name`, `group` and factors
     accepted: list[list[int]] | None = None  # labels of each image, if known; one without any does not count
@@ -40,7 +39,7 @@ class EvaluationSet:
 
     @classmethod
     def of(cls, dataset: datasets.Dataset, num_classes: int | None = None, **facts) -> "EvaluationSet":
-        """Set in which every label counts, but `None` and -1, as in test sets, and logits are not restricted."""
+        """Set in which every label counts, but `None` and -1."""
         if "label" not in dataset.column_names:
             return cls(dataset, **facts)
         labels = dataset.with_format(None)["label"]
@@ -65,8 +64,8 @@ class EvaluationSet:
         return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
-        """Copy of the set with labels and `class_subset` mapped to a model's classes, of which it may have a part, by
-        name where both have names, see [`label_mapping`]. `name` is that of the set in errors."""
+        """Copy of the set with labels mapped to a model's classes, of which it may have a part, see
+        [`label_mapping`]."""
         if not len(self.dataset) or (self.accepted is not None and not any(self.accepted)):
             raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:
@@ -85,7 +84,7 @@ class EvaluationSet:
 
 
 def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
-    """The sets of which the objects are known: those with masks and labels, each with its labelled images alone."""
+    """The labelled images of the sets with masks and labels."""
     with_mask = {}
     for name, rows in sets.items():
         chosen = [index for index, labels in enumerate(rows.accepted or ()) if labels]
@@ -98,7 +97,7 @@ def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
 def load_evaluation_sets(
     named: Sequence[tuple[str, str | None]], protocol: Protocol, images_per_set: int
 ) -> dict[str, EvaluationSet]:
-    """Load all sets of benchmarks, and image sets from their sources, in the order of the paper's tables."""
+    """Load sets of benchmarks, and image sets from their sources, in the order of the tables."""
     order, sets = [*benchmarks(), *EVALUATION_SETS], {}
     for name, source in sorted(named, key=lambda pair: order.index(pair[0])):
         if name in benchmarks():
@@ -128,7 +127,7 @@ def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, E
 
 
 def own_set(path: str, split: str) -> EvaluationSet:
-    """Load a split of your own labelled images, see [`find_images`]. Groups are weighted by [`training_shares`]."""
+    """Load a split of your own labelled images. Groups are weighted by [`training_shares`]."""
     dataset = find_images(path, split, ("label",)).rows
     names = getattr(dataset.features["label"], "names", None)
     weights = training_shares(path, split) if "group" in dataset.column_names else None
@@ -136,8 +135,8 @@ def own_set(path: str, split: str) -> EvaluationSet:
 
 
 def load_evaluation_set(name: str, source: str | None, protocol: Protocol) -> EvaluationSet:
-    """Load a set with the classes of ImageNet under a protocol, from a source as for [`load_image_set`]. Images of
-    ImageNet-9 are seen whole, as in its code, and all labels that it accepts count under each protocol."""
+    """Load a set with the classes of ImageNet under a protocol. Images of ImageNet-9 are seen whole, and all
+    their labels count."""
     known, native = KNOWN_SETS[name], protocol != "paper"
     border = known.border
     if native and border and source and prepared_set(source)[1].get("cropped"):

@@ -55,8 +55,7 @@ TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability",
 
 
 def describe_run(trainer: Trainer, facts: dict) -> dict:
-    """Model, data, hyper-parameters and cost of a run, as JSON values, from a [`RobustViTTrainer`] after training and the
-    given arguments of its `create_model_card`."""
+    """Record of a run as JSON values, from a [`RobustViTTrainer`] after training and the facts for its card."""
     args, validation = trainer.args, trainer.validation
     model = trainer.accelerator.unwrap_model(trainer.model)
     facts = {"hub_model_id": trainer.hub_model_id or args.hub_model_id, "folder": args.output_dir} | facts
@@ -74,7 +73,7 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
 def describe_model(
     model: nn.Module, processor: BaseImageProcessor, facts: dict, train: object, validation: object = None
 ) -> dict:
-    """Model and data of a run, as JSON values, without its training, from the given `facts`, of which `folder` is where it is saved."""
+    """Model and data of a run, as JSON values, from the `facts`, of which `folder` is where it is saved."""
     known = ImageModel(model)
     config, image_size = known.pretrained.config, input_size(processor)
     finetuned_from = facts.get("finetuned_from") or config._name_or_path or known.name
@@ -203,7 +202,7 @@ def _preprocessing(processor: BaseImageProcessor) -> str:
 
 
 def _energy(folder: Path) -> dict[str, float]:
-    """Energy and emissions of the last run in `emissions.csv`, written by transformers' CodeCarbon callback."""
+    """Energy and emissions of the last run in CodeCarbon's `emissions.csv`."""
     if not (folder / "emissions.csv").is_file():
         return {}
     last = pd.read_csv(folder / "emissions.csv", dtype=str).iloc[-1]
@@ -297,7 +296,7 @@ def write_card(folder: Path) -> None:
 
 
 def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
-    """Add the results of `robust-vit evaluate` to a finetuned model, for its card. They must be of its weights."""
+    """Add the results of `robust-vit evaluate` to the finetuned model whose weights they are of."""
     evaluation = read_json(evaluation_folder / RESULTS_FILE) or {}
     measured = evaluation.get("weights", {}) if "protocols" in evaluation else {}
     # By its path: a name could be that of a registered model.
@@ -381,11 +380,9 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
 
 
 def write_eval_results(folder: Path, measurements: Iterable[Mapping]) -> None:
-    """Write a file for each protocol whose rows have public sets, and remove those of earlier results. Measurements have `protocol`,
-    and `sources` and `rows` of [`summarize`].
-
-    Source: https://huggingface.co/docs/hub/eval-results
-    """
+    """Write a file for each protocol whose rows have public sets, and remove earlier ones
+    (https://huggingface.co/docs/hub/eval-results). Measurements have `protocol`, and `sources` and `rows` of
+    [`summarize`]."""
     for path in folder.glob(EVAL_RESULTS_FILES):
         path.unlink()
     for part in measurements:
@@ -395,8 +392,7 @@ def write_eval_results(folder: Path, measurements: Iterable[Mapping]) -> None:
 
 
 def public_results(protocol: str, rows: Iterable[Mapping], sources: Mapping[str, str]) -> list[EvalResultEntry]:
-    """Top-1 in per cent of the finetuned model on each set that was read from a public copy on the Hub. Other sources, such as
-    archives, may hold another variant than the copies."""
+    """Top-1 in per cent on each set that was read from a public copy; others may hold other variants."""
     entries = []
     for row in rows:
         name = row["set"]

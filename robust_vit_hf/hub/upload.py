@@ -35,8 +35,7 @@ httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hu
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Context manager that turns errors of the HTTP client, of which some quote the token, into an `OSError`. Those of the Hub are
-    one already."""
+    """Turn errors of the HTTP client, of which some quote the token, into an `OSError`."""
     try:
         yield
     except (httpx.LocalProtocolError, UnicodeEncodeError):
@@ -50,8 +49,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 def create_repo(
     repo_id: str, *, repo_type: str = "model", private: bool | None = None, token: str | None = None
 ) -> str:
-    """Create a repository if it does not exist, and return its id with the owner. Arguments are those of
-    [`push_folder`]."""
+    """Create a repository if it does not exist, and return its id with the owner, see [`push_folder`]."""
     api = HfApi(token=token)
     with hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
@@ -72,8 +70,8 @@ def check_adapter_base(base: str | None) -> None:
 
 
 def model_files(folder: Path) -> list[str]:
-    """Patterns of the files of a model that are uploaded: those of [`MODEL_FILES`] in the folder itself, logs of TensorBoard, results
-    on public sets, and what the card shows."""
+    """Patterns of the files of a model that are uploaded: [`MODEL_FILES`], logs, results, and what the card
+    shows."""
     card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     shown = re.findall(r'(?:\]\(|src=")([^)"\s]*[^)"\s/\\])', text)
@@ -91,10 +89,9 @@ def push_folder(
     revision: str | None = None,
     token: str | None = None,
 ) -> CommitInfo:
-    """Create a repository if it does not exist, and upload the files of [`model_files`] or [`DATASET_FILES`] in one
-    commit. Large files already on the Hub, for example from an interrupted upload, are not uploaded again, and results on public
-    sets that the folder has no longer are deleted there. If `private`, an existing repository must be private too. The branch `revision`,
-    `main` by default, is created if it does not exist. The token is by default that of `hf auth login` or `HF_TOKEN`."""
+    """Upload the files of [`model_files`] or [`DATASET_FILES`] in one commit to a repository, created if
+    needed. If `private`, an existing one must be private too. The token is by default that of `hf auth
+    login` or `HF_TOKEN`."""
     adapter = read_json(folder / ADAPTER_FILE)
     if adapter is not None:
         check_adapter_base(adapter["base_model_name_or_path"])
@@ -115,7 +112,7 @@ def push_folder(
 
 
 def repo_type_of(folder: Path) -> str:
-    """`"model"` or `"dataset"`, depending on a folder's files; one that holds neither, or not all of it, is refused."""
+    """`"model"` or `"dataset"`, by a folder's files; others, and incomplete ones, are rejected."""
     if made_from(folder):
         return "dataset"
     if adapter := read_json(folder / ADAPTER_FILE):
@@ -131,7 +128,7 @@ def repo_type_of(folder: Path) -> str:
 
 
 def push(options: PushOptions) -> str:
-    """Upload a folder, and return the commit's URL. Cards of models with run metadata are rewritten for the name on the Hub."""
+    """Upload a folder, and return the commit's URL. Cards of models are rewritten for the name on the Hub."""
     folder, repo_id, repo_type = options.folder, options.repo_id, repo_type_of(options.folder)
     run = read_json(folder / RUN_FILE)
     if run is not None:

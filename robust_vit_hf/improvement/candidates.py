@@ -31,7 +31,7 @@ INTERPOLATION_WEIGHTS, FIRST_INTERPOLATION_WEIGHTS = (0.25, 0.5, 0.75, 1.0), (0.
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model that may be chosen: the original, or one between it and a new layer or a training.
+    """A model that may be chosen: the original, or one with weights between it and a changed one.
 
     Args:
         mixed_rand: `(N,)` float, whether each selection image is right on the background of another class, as a share of several; NaN
@@ -59,7 +59,7 @@ class Candidate:
 
     @property
     def strength(self) -> tuple[float, ...]:
-        """How far it is from the original model: among equals, the least is chosen. Settings of a sweep have further values."""
+        """How far it is from the original model: among equals, the least is chosen."""
         return (self.learning_rate, self.weight)
 
     def __str__(self) -> str:
@@ -81,21 +81,20 @@ class Candidate:
 
 
 def may_be_lost(before: Candidate, max_loss: float) -> tuple[int, int]:
-    """Number of images that `max_loss` points of top-1 are, rounded up, so that one of a few may be lost; and of all."""
+    """Number of images that `max_loss` points of top-1 are, rounded up; and of all."""
     count = int((~np.isnan(before.original)).sum())
     return math.ceil(max_loss / 100 * count - 1e-9), count
 
 
 def loses_too_much(candidate: Candidate, before: Candidate, max_loss: float) -> bool:
-    """Whether top-1 on the images as they are falls by more than `max_loss` points, see [`may_be_lost`]."""
+    """Whether top-1 on the images as they are falls by more than [`may_be_lost`]."""
     bound, count = may_be_lost(before, max_loss)
     return round(candidate.fall(before) * count) > bound
 
 
 def rank(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> list[Candidate]:
-    """Order by the rule: first those that do not lose too much, see [`loses_too_much`], by top-1 on the backgrounds of
-    other classes, the highest first; then the others, by their fall. Among equals, the smaller fall and the smaller
-    strength come first."""
+    """Order by the rule: those that do not lose too much by top-1 on other backgrounds, then the others by
+    their fall."""
 
     def key(candidate: Candidate) -> tuple:
         fall, top1 = candidate.fall(before), candidate.top1()
@@ -131,7 +130,7 @@ def choose(candidates: Sequence[Candidate], before: Candidate, max_loss: float) 
 
 
 def choose_cheapest(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> Candidate:
-    """The candidate that [`choose`] chooses; a training only if its gain over the best new layer is resolved."""
+    """What [`choose`] chooses; a training only if its gain over the best new layer is resolved."""
     untrained = [candidate for candidate in candidates if not candidate.learning_rate]
     cheap, chosen = (choose(of, before, max_loss) for of in (untrained, candidates))
     gain, _ = chosen.changes(cheap)
@@ -178,7 +177,7 @@ class Layer(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the last layer of a model reads of the images to train on and to select with, and of their composites."""
+    """What the last layer reads of training and selection images, and of their composites."""
 
     last: LastLayer
     train: Outputs
@@ -190,7 +189,7 @@ class Features(NamedTuple):
 
 
 def training_composites(num_images: int) -> int:
-    """Number of composites of each training image: 1,200 by the number of images, but at least 2 and at most 12 (docs/methods.md)."""
+    """Number of composites of each training image (docs/methods.md)."""
     return min(12, max(2, 1200 // num_images))
 
 
@@ -258,7 +257,7 @@ def layer_candidates(side: Side, features: Features, facts: Mapping, train: obje
 
 
 def new_layers(layer: Layer, features: Outputs, has_bias: bool) -> Iterator[tuple[str, Layer]]:
-    """New layers by name: of the map, and fits from the given layer on, to the original's output and to the labels."""
+    """New layers by name: of the map, and fits to the original's output and to the labels."""
     for penalty in MAP_PENALTIES:
         yield f"map, penalty {penalty:g}", map_out_background(layer, features, penalty, has_bias)
     outputs = softmax(layer.logits(features.original.astype(float)), axis=1)
@@ -269,12 +268,9 @@ def new_layers(layer: Layer, features: Outputs, has_bias: bool) -> Iterator[tupl
 
 
 def map_out_background(layer: Layer, features: Outputs, penalty: float, centred: bool = True) -> Layer:
-    """The layer after the linear map of the features that takes composites back to their images. It needs no labels:
-
-        A = argmin Σ ‖A (f(composite) − μ) − (f(image) − μ)‖² + penalty · s · ‖A − I‖²,   W′ = W A,   b′ = b + W (μ − A μ)
-
-    with the mean μ of the images' features, or 0 if not `centred`, for a layer without bias; and the mean variance s of a component
-    of a composite's features. It is ridge regression towards the identity, solved at once."""
+    """The layer after the linear map of the features that takes composites back to their images, by ridge
+    regression towards the identity: A = argmin Σ ‖A (f(composite) − μ) − (f(image) − μ)‖² + penalty · s · ‖A
+    − I‖², with the mean μ of images, or 0 if not `centred`, and the mean variance s of composites."""
     mean = features.original.mean(axis=0) * centred
     known = ~np.isnan(features.mixed[..., 0])
     mixed = (features.mixed[known] - mean).astype(float)
@@ -319,11 +315,8 @@ def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: flo
 
 
 def temperature_of(outputs: Outputs) -> float:
-    """Temperature, by which these logits are divided, of the least cross-entropy with the labels on images and their composites, which
-    have [`COMPOSITES_SHARE`] of the weight. Soft targets make a layer less sure than it is right; predictions do not depend on it.
-
-    Source: https://huggingface.co/papers/1706.04599
-    """
+    """Temperature of the least cross-entropy of these logits with the labels on images and composites
+    (https://huggingface.co/papers/1706.04599), since soft targets make a layer less sure than it is right."""
     known = ~np.isnan(outputs.mixed[..., 0])
     logits = [outputs.original, outputs.mixed[known]]
     labels = [outputs.labels, np.broadcast_to(outputs.labels[:, None], known.shape)[known]]

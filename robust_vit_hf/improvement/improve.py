@@ -169,7 +169,6 @@ def _check_can_be_improved(session: Session, options: ImproveOptions) -> None:
 def _inputs(
     session: Session, images: Mapping[str, Images], pool: BackgroundPool | None, options: ImproveOptions
 ) -> dict:
-    """All that the candidates and the model depend on, as JSON values."""
     side, pictures = session.sides["before"], pool.paths if pool else ()
     inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
     inputs |= {
@@ -197,8 +196,7 @@ def _with_masks(
 
 
 def _check_test_images(session: Session, options: ImproveOptions) -> None:
-    """Measure the original model on the test images, so that what is wrong with them, and whether they are too few to
-    tell, is said before the training."""
+    """Measure the original model on the test images first, to say what is wrong with them in time."""
     diagnosis, max_loss = measure_backgrounds(session, options, PREDICTIONS_FOLDER)["before"], options.max_loss
     check_composed(diagnosis.num_mixed, len(diagnosis.columns["label"]), "test")
     tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
@@ -213,7 +211,7 @@ def _check_test_images(session: Session, options: ImproveOptions) -> None:
 
 
 def _attributes(selection: Session, options: ImproveOptions, notes: list[str]) -> list[str]:
-    """Attributes that the original model decides by on the selection images, but for the background, which composites have anyway."""
+    """Attributes that the original model decides by, but for the background, which composites have anyway."""
     diagnoses = measure_attributes(selection, options).values()
     notes += [f"On the selection images: {diagnosis.sentence}" for diagnosis in diagnoses]
     return [name for diagnosis in diagnoses for name in diagnosis.named if name != "background"]
@@ -227,7 +225,6 @@ def _features(
     options: ImproveOptions,
     notes: list[str],
 ) -> Features | None:
-    """Features of the last layer; `None` if the model has no last layer, and is finetuned alone."""
     folder = options.output_dir / CANDIDATES_FOLDER / FEATURES_FOLDER
     try:
         return compute_features(train, selection, folder, options.passes, pool, attributes)
@@ -247,7 +244,6 @@ def _candidates(
     options: ImproveOptions,
     notes: list[str],
 ) -> list[Candidate]:
-    """The original model, new layers, and, with `--effort full`, trainings."""
     side, folder = selection.sides["before"], options.output_dir
     outputs_of = partial(
         composite_outputs,
@@ -275,7 +271,6 @@ def _say(number: int, text: str) -> None:
 
 
 def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions) -> str:
-    """Estimate the run time of each effort in a new folder from one forward pass."""
     counts = {role: len(of_role.rows) for role, of_role in images.items()}
     pixels, times = torch.zeros(8, 3, *input_size(side.processor), device=side.model.device), []
     with torch.no_grad():
@@ -311,9 +306,9 @@ APART.append(("selection", "test"))
 def images_by_role(
     session: Session, options: ImproveOptions, notes: list[str]
 ) -> tuple[dict[str, Images], BackgroundPool | None]:
-    """Find the labelled images of each role, of which no image has two: `train`, at most as many as a training sees; `selection` and
-    `test`, one half each of the validation images; and the pictures of `backgrounds`, if they are given. Without validation split,
-    training images are held out. Images without classes get those that the original model predicts.
+    """Find the labelled images of each role, without overlap: `train`; `selection` and `test`, halves of the
+    validation images, or of training images held out; and the pictures of `backgrounds`. Images without
+    classes get predicted ones.
 
     Args:
         notes: is added what was decided about the images.
@@ -351,7 +346,6 @@ def images_by_role(
 
 
 def _check_apart(train: Images, validation: Images, images: Mapping[str, Images], pool: BackgroundPool | None) -> None:
-    """Check that no image, and no mask that is a file of its own, has two roles."""
     if shared := train.mask_files & validation.mask_files:
         raise ValueError(
             f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
@@ -369,7 +363,6 @@ def _check_apart(train: Images, validation: Images, images: Mapping[str, Images]
 
 
 def _labelled(split: str, session: Session, options: ImproveOptions, notes: list[str]) -> Images:
-    """The labelled images of a split; without labels, all with those that the original model predicts, of which `notes` tell."""
     images = find_images(options.dataset, split, masks=options.mask_folder)
     if "label" in images.rows.column_names:
         return images.labelled()

@@ -79,8 +79,8 @@ def finalists(
     max_steps: int,
     with_relevance: bool = True,
 ) -> list[Training]:
-    """The trainings of all steps, none that was done: the settings that the rule puts first, and, of swap `with_relevance`, these with
-    the relevance loss; else those that it puts second."""
+    """The settings that the rule puts first, for all steps, and these with the relevance loss, if swap has it,
+    or those put second."""
     order = [trained[candidate] for candidate in rank([*trained], before, max_loss)]
     ranked = list({training.name: training for training in order}.values())
     last = [replace(training, steps=max_steps) for training in ranked[:FINALISTS]]
@@ -93,8 +93,8 @@ def finalists(
 def starting_models(
     side: Side, layers: Sequence[Candidate], max_loss: float, folder: Path
 ) -> tuple[dict[str, Side], dict[str, str]]:
-    """The models that trainings begin with: the original, and, if the rule chooses a new layer among `layers`, the first of which is the
-    original, the model with it, which is saved in `folder`; and how that layer was made, for the card."""
+    """The models that trainings begin with: the original, and maybe that with the new layer that the rule
+    chooses, saved in `folder`; and how that layer was made."""
     before, chosen = layers[0], choose_cheapest(layers, layers[0], max_loss)
     if chosen is before:
         return {"original": side}, {}
@@ -126,8 +126,7 @@ class Trainings:
     start_layer: dict[str, str]
 
     def run_all(self, before: Candidate, notes: list[str]) -> list[Candidate]:
-        """Train and measure each start and rate for a third of the steps, then two trainings for all. Of those that diverge, which have no
-        candidates, `notes` tell."""
+        """Train each start and rate for a third of the steps, then two for all. `notes` tell which diverge."""
         options, trained = self.options, {}
         with_relevance = options.method is None and why_no_map(self.starts["original"].model) is None
         first = first_trainings(options.method, options.learning_rates, options.max_steps, [*self.starts])
@@ -141,7 +140,6 @@ class Trainings:
         return [*trained]
 
     def _candidates(self, training: Training, notes: list[str]) -> list[Candidate]:
-        """Train and measure at several interpolation weights, unless it is complete."""
         stage = Stage(self.folder / training.name, asdict(training))
         outcomes = stage.result()
         if outcomes is None:
@@ -166,7 +164,6 @@ class Trainings:
         return candidates
 
     def _measured(self, training: Training) -> dict[str, Any]:
-        """Outcomes on the selection images, see [`Outputs.right`], by interpolation weight."""
         outcomes, complete = {}, training.steps == self.options.max_steps
         try:
             trained = self.trained(training)
@@ -226,7 +223,7 @@ class Trainings:
         trainer.create_model_card(**self.facts)
 
     def build(self, training: Training, weight: float, temperature: float) -> tuple[PreTrainedModel, dict[str, dict]]:
-        """The model at an interpolation weight, whose last layer, if the temperature is not 1, is divided by it, and its record."""
+        """The model at an interpolation weight, its last layer divided by the temperature, and its record."""
         start = self.starts[training.start]
         model = self._between(training, weight, self.trained(training)).model
         if temperature != 1:

@@ -57,7 +57,6 @@ class Improvement:
 
     @cached_property
     def _changes(self) -> dict[str, Interval] | None:
-        """Changes of the measures; `None` if no candidate was better."""
         diagnoses = self.diagnosis.diagnoses
         return diagnoses["after"].change_from(diagnoses["before"]) if "after" in diagnoses else None
 
@@ -100,7 +99,7 @@ class Improvement:
 def write_candidate(
     chosen: Candidate, before: Candidate, session: Session, folder: Path, is_written: bool, has_layer: bool
 ) -> Session:
-    """Write the model of a candidate with its record, unless that was done, and return the session with it as `after`.
+    """Write the model of a candidate, unless that was done; return the session with it as `after`.
 
     Args:
         has_layer: whether the model has a last layer, in which a temperature, fitted on the selection images, can be put.
@@ -125,7 +124,7 @@ def write_candidate(
 def measure_outcome(
     session: Session, images: Images, candidates: Table, notes: list[str], options: ImproveOptions
 ) -> Improvement:
-    """Diagnose the sides of the session on its only set, the test images, and write results, card and page."""
+    """Diagnose the session's sides on the test images, and write results, card and page."""
     folder = options.output_dir
     diagnosis = measure_images(session, images, options, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER)
     write_report(diagnosis, session, asdict(options))

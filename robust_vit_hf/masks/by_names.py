@@ -29,8 +29,8 @@ Prompts = Callable[[Any], Sequence[str] | None]  # names to look for, by label; 
 
 
 def prompts_of_labels(features: datasets.Features, path: Path | None) -> Prompts:
-    """Function that returns the prompt names of a label: those in the prompts file, or the class name where it has
-    none, without underscores and synonyms. The file may have either form of a name."""
+    """Function that returns the names to prompt for a label: those in the prompts file, or the first name of
+    the class."""
     label = features.get("label")
     if not isinstance(label, datasets.ClassLabel):
         raise ValueError(f"The images have labels of type {label}, expected a `ClassLabel` with names to prompt with.")
@@ -59,15 +59,12 @@ def _read_prompts(path: Path, classes: Collection[str]) -> dict[str, list[str]]:
 
 
 class _ByNames:
-    """Mask makers that look for names. Images are processed one by one, since padding of boxes and prompts would make masks depend on the
-    others."""
-
     prompts: Prompts
     models: dict[str, PreTrainedModel]  # that determine the masks, by setting name
     _mask: Callable[[Image.Image, Sequence[str]], MaskResult]
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make masks of RGB images of any sizes, in order, by the `label` of their rows, which are checked before the first image."""
+        """Make masks of RGB images of any sizes, in order, by the `label` of their rows."""
         names = [self.prompts(row.get("label")) or () for row in rows]
         if missing := [row.get("label") for row, of_row in zip(rows, names, strict=True) if not of_row]:
             raise ValueError(
@@ -144,7 +141,7 @@ class GroundedSegmentation(_ByNames):
 
 
 def prompt_text(names: Sequence[str]) -> str:
-    """Prompt of Grounding DINO: lower case, " ." after each name, of which full stops, which would split it, are dropped."""
+    """Prompt of Grounding DINO: lower case, " ." after each name, without its full stops, which would split it."""
     return " ".join(f"{' '.join(name.lower().replace('.', ' ').split())} ." for name in names)
 
 
@@ -201,7 +198,6 @@ class ConceptSegmentation(_ByNames):
 
 
 def concepts(names: Sequence[str]) -> list[str]:
-    """Prompts in the order in which they are tried: the names, then the last word of each name of several words, which in
-    English is what the rest describes, and at last "object"."""
+    """Prompts in order: the names, the last word of each name of several words, and at last "object"."""
     names = [name.lower().strip() for name in names]
     return list(dict.fromkeys([*names, *(name.split()[-1] for name in names if name), "object"]))

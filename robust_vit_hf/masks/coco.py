@@ -16,8 +16,7 @@ from .tokencut import MaskResult
 
 
 class CocoAnnotations:
-    """Masks from the union of an image's annotations, of one category or all, in a JSON file with `images`, `annotations` and
-    `categories`, as COCO's `instances_….json`."""
+    """Masks from the union of an image's annotations, of one category or all, in a JSON file in COCO's format."""
 
     def __init__(self, path: str | Path, category: str | None = None):
         self.path, self.by_name, self.by_image = path, {}, defaultdict(list)
@@ -43,8 +42,8 @@ class CocoAnnotations:
                 self.by_end[end].add(name)
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make masks of images of any sizes, in order, by the `file_name` of their rows: looked up with its folder, or else
-        the only entry whose path ends with it, or with which it ends. Images without an annotation are rejected."""
+        """Make masks of images, in order, by the `file_name` of their rows: looked up with its folder, or else
+        the only entry whose path ends with it, or with which it ends."""
         return [self._mask(image, row["file_name"]) for image, row in zip(images, rows, strict=True)]
 
     def claimed(self, rows: Iterable[dict]) -> Iterator[dict]:
@@ -61,7 +60,6 @@ class CocoAnnotations:
             yield row
 
     def _entry(self, name: str) -> str | None:
-        """Name in the file of an image; `None` if there is none, or several."""
         if name in self.by_name:
             return name
         if longer := self.by_end.get(name):
@@ -95,13 +93,11 @@ class CocoAnnotations:
 
 
 def _ends(name: str) -> Iterator[str]:
-    """`a/b/c`, `b/c` and `c`."""
     parts = name.strip("/").split("/")
     return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
 def _foreground(annotation: dict, height: int, width: int) -> np.ndarray:
-    """Pixels `(H, W)`, bool, of one annotation."""
     segmentation = annotation.get("segmentation")
     if not segmentation:
         left, top, box_width, box_height = map(float, annotation["bbox"])

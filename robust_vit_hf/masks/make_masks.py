@@ -63,9 +63,8 @@ def make_masker(
 
 
 def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> str:
-    """Write images with masks as parquet, with a card and contact sheets. Call it again with the same options to resume an
-    interrupted run. Launched processes share the images, and the first one writes: it returns what was written. All rows pass
-    through the mask maker's `claimed`, if any, in every process."""
+    """Write images with masks as parquet, with a card and contact sheets, or resume an interrupted run.
+    Launched processes share the images, and the first one writes: it returns what was written."""
     check_output_dir(options.output_dir, options.images)
     # The first process compares finished rows with the source, and writes the last slice, while the others wait.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
@@ -147,14 +146,13 @@ def write_split(
 
 
 class PerClass:
-    """Selection of the rows of classes that have fewer than `number` masks yet, also in a run that goes on after an interruption."""
+    """Selection of the rows of classes that have fewer than `number` masks yet."""
 
     def __init__(self, number: int, writer: SplitWriter):
         self.number, self.kept, self.labels = number, Counter(), set()
         self.written = Counter((row["file_name"], row["label"]) for row in writer.written(["file_name", "label"]))
 
     def rows(self, rows: Iterator[dict]) -> Iterator[dict]:
-        """Rows of classes with too few masks by then. Masks that are written count when their row comes, others by [`counted`]."""
         for row in rows:
             label = row.get("label")
             self.labels.add(label)
@@ -165,8 +163,7 @@ class PerClass:
                     self.kept[label] += 1
 
     def parts(self, rows: Iterator[dict]) -> Iterator[list[dict]]:
-        """Parts of the rows, with at most as many rows of a class as it still needs. A part's masks are counted before
-        the next part."""
+        """Parts of the rows, whose masks are counted before the next part."""
         part, asked = [], Counter()
         for row in rows:
             label = row.get("label")
@@ -189,7 +186,6 @@ class PerClass:
 
 
 def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -> list[dict]:
-    """Rows to write, with mask and note, and `problem` if rejected."""
     decoded = list(decoded)
     usable = [(row, image) for row, image in decoded if image is not None]
     results, finished = iter(masker([to_rgb(image) for _, image in usable], [row for row, _ in usable])), []
@@ -205,7 +201,6 @@ def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -
 
 
 def _inputs(options: MasksOptions, masker: Masker) -> dict:
-    """All that masks depend on besides the images."""
     models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
     others = {*declared_options(MasksOptions), "batch_size"}
     names = [name for name in declared_options(type(options)) if name not in others]
@@ -215,7 +210,6 @@ def _inputs(options: MasksOptions, masker: Masker) -> dict:
 
 
 def _described(value: object) -> object:
-    """Publishable setting: without local folders, and with the digest of a file."""
     path = Path(str(value))
     if path.is_file():
         return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"

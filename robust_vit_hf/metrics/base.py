@@ -32,7 +32,7 @@ class StreamingMetric(ABC):
 
     @abstractmethod
     def scores(self, images: dict[str, np.ndarray]) -> dict:
-        """Scores of all images from the results of [`reduce`], in any order; at least one image is usable."""
+        """Scores of all images from the results of [`reduce`], in any order."""
 
     def summarize(self, images: dict[str, np.ndarray]) -> dict:
         """[`scores`] of all images, of which at least one must count."""
@@ -72,8 +72,7 @@ def place_of(first_image: int, row: int) -> str:
 def to_accepted_ids(
     references, first_image: int, num_classes: int | None = None, class_subset: np.ndarray | None = None
 ) -> list[list[int]]:
-    """Lists of accepted ids, without duplicates, in the order given, of references that are `(N,)` ids or lists of
-    ids, or an array `(N, m)` padded with -1. A reference that no prediction can have is rejected."""
+    """Lists of accepted ids of references: `(N,)` ids or lists of ids, or an array `(N, m)` padded with -1."""
     possible = None if num_classes is None else range(num_classes)
     possible = possible if class_subset is None else set(class_subset.tolist())
     accepted = []
@@ -92,12 +91,9 @@ def to_accepted_ids(
 
 
 class ScriptMetric(evaluate.Metric):
-    """`evaluate` metric computed by a [`StreamingMetric`].
-
-    Scripts subclass it with `metric_class`, whose settings are arguments of `evaluate.load`. `evaluate` stores the
-    reduced images: `predictions` is a struct of the numbers from [`StreamingMetric.reduce`], `references` says whether
-    the image counts, and, in the configuration `groups` of metrics with groups, `groups` is a string.
-    """
+    """`evaluate` metric of a [`StreamingMetric`], `metric_class`, whose settings are arguments of
+    `evaluate.load`. `evaluate` stores the reduced images: `predictions` is a struct of their numbers,
+    `references` says whether the image counts, and `groups` is a string."""
 
     metric_class: type[StreamingMetric]
     citation: str = """\

@@ -83,7 +83,7 @@ class Calibration(StreamingMetric):
         }
 
     def _to_logits(self, scores: np.ndarray, first_image: int) -> np.ndarray:
-        """Logits `(N, C)` of the class subset. The highest of each row is finite."""
+        """Logits `(N, C)` of the class subset."""
         bad = np.zeros(len(scores), dtype=bool)
         if not self.from_logits:
             # bfloat16 rounds a probability by up to 0.4 per cent.
@@ -104,7 +104,6 @@ class Calibration(StreamingMetric):
 
 
 def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndarray]:
-    """The `columns` of float64 logits `(N, C)`, -inf for a probability of 0; meaningless without accepted columns."""
     is_accepted = np.zeros(logits.shape, dtype=bool)
     for row, columns in zip(is_accepted, accepted, strict=True):
         row[columns] = True

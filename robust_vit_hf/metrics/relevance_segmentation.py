@@ -78,8 +78,8 @@ class RelevanceSegmentation(StreamingMetric):
 
 
 def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
-    """AP over the scores (1 - map, map) of all pixels: positive for a pixel's own class, negative for the other.
-    Values ascend in [0, 1], and are equal if they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same float."""
+    """AP over the scores (1 - map, map) of all pixels. Values ascend in [0, 1], and are equal if they agree to
+    2^-40, since 1/3 and 1 - 2/3 are not the same float."""
     one = 2.0**40
     # A pixel scores s for its own class and 1 - s for the other: negatives mirror positives, and one sorted array
     # gives the ranks of both.
@@ -91,7 +91,6 @@ def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
 
 
 def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, float]:
-    """The `columns` of an image; `where` is its name in errors."""
     if not (np.isfinite(relevance).all() and np.isfinite(mask).all()):
         raise ValueError(
             f"{where} has a map or mask with NaN or infinity: look at the image and at the model, or compute relevance in float32"
@@ -126,6 +125,5 @@ def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, f
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Mean of the values that are not NaN, in any order, or `None` if there are none."""
     known = values[~np.isnan(values)]
     return math.fsum(known) / len(known) if len(known) else None

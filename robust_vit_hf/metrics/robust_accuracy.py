@@ -240,7 +240,7 @@ def top_classes(
 
 
 def ranks(predictions: np.ndarray, accepted: Sequence[Sequence[int]]) -> np.ndarray:
-    """Rank `(N,)`, int64, from 0, of the first accepted id in predictions `(N, k)`, best first; 5 if none is."""
+    """Rank `(N,)` from 0 of the first accepted id in predictions `(N, k)`, best first; 5 if none is."""
     pairs = zip(predictions.tolist(), accepted, strict=True)
     first = [next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP) for best, labels in pairs]
     return np.array(first, dtype=np.int64)

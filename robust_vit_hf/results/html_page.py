@@ -19,7 +19,7 @@ PAGE_FILE = "report.html"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in a page: a `data:` URL, with a CSS class, such as `wide` for one that scrolls on phones."""
+    """A picture in a page: a `data:` URL, with a CSS class such as `wide`."""
 
     caption: str
     alt: str
@@ -53,7 +53,7 @@ class Section:
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
-    """Write a page with facts about the run, by name. Output is deterministic, and all text is escaped."""
+    """Write a page with facts by name. Output is deterministic, and all text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -70,8 +70,7 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
 
 
 def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> pd.DataFrame | None:
-    """Changes of top-1 in points by class name, on each set and on average, from fractions by set and label: NaN without
-    images of a class, the most harmed class by mean first; `None` without classes."""
+    """Changes of top-1 in points by class name, on each set and on average, the most harmed class first."""
     table = pd.DataFrame(changes, dtype=float).sort_index()
     table = pd.concat([table, table.mean(axis=1).rename("mean")], axis=1)
     points = (100 * table).round(9) + 0.0  # and not -0.0

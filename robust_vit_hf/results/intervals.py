@@ -40,10 +40,8 @@ class Difference(Interval):
 
 
 def mean_change(results: Sequence[SetResult]) -> Difference:
-    """Change of top-1 from before to after, averaged over sets, with the interval of a bootstrap over the images of each set.
-
-    Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapter 13)
-    """
+    """Change of top-1, averaged over sets, with the interval of a bootstrap over the images of each set
+    (https://doi.org/10.1201/9780429246593, chapter 13)."""
     gains = {result.name: result.gains() for result in results}
     resamples = np.mean([resampled_means(name, values) for name, values in gains.items()], axis=0)
     low, high = np.quantile(resamples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
@@ -52,8 +50,8 @@ def mean_change(results: Sequence[SetResult]) -> Difference:
 
 
 def resampled_means(name: str, values: np.ndarray) -> np.ndarray:
-    """Means `(R,)` of resamples of the values `(N,)` of a set's images. Images with the same value are exchangeable, so one multinomial
-    draw over the distinct values replaces a draw of all images. The name seeds it: draws do not depend on other sets."""
+    """Means `(R,)` of resamples of a set's values `(N,)`, by a multinomial draw over the distinct values,
+    seeded by name."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     distinct, counts = np.unique(values, return_counts=True)
     order = np.lexsort([-distinct, distinct != 0])
@@ -61,7 +59,7 @@ def resampled_means(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def by_rule_of_three(low: float, high: float, count: int) -> tuple[float, float]:
-    """Ends of an interval of a difference, apart also where all of `count` images agree, see [`Resamples.interval`]."""
+    """Ends of an interval of a difference, apart also where all images agree, see [`Resamples.interval`]."""
     if not math.isclose(low, high, abs_tol=1e-9):
         return low, high
     return max(low - 3 / count, -1.0), min(high + 3 / count, 1.0)
@@ -77,8 +75,7 @@ class Resamples:
 
     @classmethod
     def means(cls, columns: Mapping[K, np.ndarray], seed: int = 0) -> dict[K, "Resamples"]:
-        """Means of columns `(N,)` float over images, which are drawn once for all columns, the same ones with the same
-        seed and N. An image has no value where it is NaN; columns without values are left out."""
+        """Means of columns `(N,)` over images, which are drawn once for all columns. NaN is no value."""
         known = {name: column for name, column in columns.items() if not np.isnan(column).all()}
         if not known:
             return {}
@@ -103,13 +100,9 @@ class Resamples:
         return Resamples.of(np.subtract, self, other)
 
     def interval(self, kind: type[Interval] = Interval, least: float = 0.0) -> Interval:
-        """The measured value with its interval; `least` is the least possible value of an `Interval`, while that of a
-        `Difference` is -1. The largest is 1.
-
-        Resampling cannot know of an outcome that none of N images has, whose rate is at most 3 / N with 95 % confidence
-        ("rule of three", https://doi.org/10.1001/jama.1983.03330370053031). So if all draws agree, the interval extends by 3 / N
-        from the value; and if no image changes in one direction, the interval of a difference extends by 3 / N in that direction.
-        """
+        """The value with its interval; `least` is the least possible value. If all draws agree, the interval
+        extends by 3 / N from the value, and that of a difference also where no image changes in one
+        direction ("rule of three", https://doi.org/10.1001/jama.1983.03330370053031)."""
         value, margin, known = self.values[0], 3 / self.count, self.outcomes
         low, high = np.nanquantile(self.values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         agree = low == high and (known is None or known[0] in (-1, 0, 1))
@@ -122,12 +115,9 @@ class Resamples:
 
 
 def simultaneous(drawn: Mapping[K, Resamples]) -> dict[K, Difference]:
-    """Intervals of statistics of the same draws that hold for all of them together with 95 % confidence: each is as many standard
-    errors wide as the furthest of all is from its value in 95 % of the draws. Of N images without any difference, the rule of three
-    counts them, see [`Resamples.interval`].
-
-    Source: https://doi.org/10.1017/CBO9780511802843 (Davison and Hinkley, section 4.2.4)
-    """
+    """Intervals of statistics of the same draws that hold for all of them together with 95 % confidence
+    (https://doi.org/10.1017/CBO9780511802843, section 4.2.4), with the rule of three, see
+    [`Resamples.interval`]."""
     if not drawn:
         return {}
     values = np.stack([resamples.values for resamples in drawn.values()])

@@ -19,9 +19,8 @@ NUM_CLASSES = 50  # most helped and most harmed classes in a plot, as in the pap
 
 
 def run_figures(summary: dict, class_names: dict[int, str]) -> Iterator[tuple[str, Figure, str, str]]:
-    """Figures of a run from [`~robust_vit_hf.results.summary.summarize`], each with its name, caption and
-    alternative text: `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes) and
-    `curves_<set>` (top-1 over the factors of a set). Those without data are left out."""
+    """Figures of [`summarize`]'s results, with names, captions and alternative texts: `accuracy`,
+    `classes_<set>` and `curves_<set>`."""
     if any(row["top1_before"] is not None for row in summary["rows"]):
         alt = "Bars of top-1 for each set and model; the first table holds the values."
         yield "accuracy", accuracy_figure(summary["rows"]), "Top-1 of each set", alt
@@ -35,7 +34,7 @@ def run_figures(summary: dict, class_names: dict[int, str]) -> Iterator[tuple[st
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write `<name>.png` and `<name>.pdf` to a folder; signs of `name` that separate folders become `_`."""
+    """Write `<name>.png` and `<name>.pdf` to a folder."""
     name = re.sub(r"[/\\\0]", "_", name)
     for suffix in ("png", "pdf"):
         with atomic_file(folder / f"{name}.{suffix}") as partial:
@@ -56,8 +55,7 @@ def page_picture(figure: Figure, caption: str, alt: str, place: str = "") -> Pic
 
 
 def accuracy_figure(rows: list[dict]) -> Figure:
-    """Bars of top-1 by set and model, of [`set_rows`]; lines are the 95 % interval of the change, added to top-1
-    before."""
+    """Bars of top-1 by set and model, with the interval of the change."""
     rows = [row for row in rows if row["top1_before"] is not None]
     sides = sides_of(rows)
     figure = Figure((1.2 + 1.1 * len(rows), 3.6), layout="constrained")
@@ -82,8 +80,7 @@ def accuracy_figure(rows: list[dict]) -> Figure:
 
 
 def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str) -> Figure | None:
-    """Bars of the change by class, from the most harmed on: all, or 50 at each end of more than 100; `None` without
-    any."""
+    """Bars of the change by class, from the most harmed on, at most 100; `None` without any."""
     if not any(changes.values()):
         return None
     labels = list(changes)
@@ -122,9 +119,8 @@ def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure
 
 
 def interpolation_figure(results: dict) -> Figure:
-    """In-distribution and shifted top-1 by interpolation weight: over the weight, and against each other with points labelled by the
-    weight, as in Figure 1 of https://huggingface.co/papers/2109.01903. Several sets are averaged. `results` are the contents of
-    `interpolation_weights.json`, with weights as numbers, ascending."""
+    """In-distribution and shifted top-1 by interpolation weight, and against each other, as in Figure 1 of
+    https://huggingface.co/papers/2109.01903. `results` are those of `interpolation_weights.json`, ascending."""
     roles, weights = ("in_distribution", "shifted"), results["weights"]
     points = np.array([[100 * row[f"mean_{role}"] for role in roles] for row in weights.values()])
     sets = [results[role][0] if len(results[role]) == 1 else f"mean of {len(results[role])} sets" for role in roles]

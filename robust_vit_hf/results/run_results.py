@@ -60,7 +60,7 @@ class SetResult:
         return float(self.correct(side, k)[chosen].mean())
 
     def gains(self, k: int = 1) -> np.ndarray:
-        """For each labelled image: 1 if it is corrected from before to after, -1 if it is broken, 0 otherwise; int64."""
+        """For each labelled image: 1 if it is corrected, -1 if it is broken, 0 otherwise."""
         return (self.correct("after", k).astype(np.int64) - self.correct("before", k))[self.usable]
 
     def in_classes(self, classes: Collection[int]) -> np.ndarray:

@@ -39,8 +39,8 @@ class Groups(NamedTuple):
 
 
 def groups_table(result: SetResult) -> Table:
-    """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known. With more
-    than 100 groups, there is no row for each. Images are drawn within each group, so that no draw misses a small one."""
+    """Top-1 of each of up to 100 groups, of the worst, and on average, weighted by the shares in training if
+    known. Images are drawn within each group."""
     groups = Groups.of(result)
     drawn, rows = _drawn_within(result, groups), []
     few = len(groups.names) <= MANY_GROUPS
@@ -61,8 +61,7 @@ def groups_table(result: SetResult) -> Table:
 
 
 def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
-    """Top-1 `(1 + R, G)` of each group by side: first measured, then with the images drawn within each group. Images with the same
-    outcome on all sides are exchangeable, so one multinomial draw for each group replaces a draw of its images."""
+    """Top-1 `(1 + R, G)` of each group by side: measured, then of multinomial draws within each group."""
     sides = [side for side in ("before", "after") if side in result.sides]
     outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
     kinds = 2 ** len(sides)
@@ -76,7 +75,7 @@ def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
 
 
 def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """1 − BG-Gap / top-1 on the original images, arrays of one shape; NaN where no original image is classified correctly."""
+    """1 − BG-Gap / top-1 on the original images; NaN where none is right."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(whole > 0, 1 - gap / whole, np.nan)
 
@@ -96,8 +95,7 @@ OF_CONDITIONS["only_bg"] = "only_bg_t"
 
 
 def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str, Interval]]:
-    """The measures of [`~robust_vit_hf.diagnosis.verdict.MEASURES`] that ImageNet-9 has, by side, with 95 % intervals
-    of a bootstrap over images. Images of different variations are drawn independently."""
+    """The measures of the background that ImageNet-9 has, by side, with bootstrap intervals."""
     drawn = {condition: _top1(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
     measures: dict[str, dict[str, Interval]] = {}
     for side in drawn["original"]:
@@ -113,7 +111,7 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
 
 
 def reliance_tables(run: Run) -> list[Table]:
-    """Table of the measures that a run has, if any, in per cent, with 95 % intervals of a bootstrap over images."""
+    """Table of the measures of reliance that a run has, if any, in per cent."""
     known, rows = {result.name for result in run.labelled}, []
     for measure, sets in MEASURES.items():
         if known.issuperset(sets):
@@ -129,18 +127,14 @@ def reliance_tables(run: Run) -> list[Table]:
 
 
 def _top1(result: SetResult) -> dict[str, Resamples]:
-    """Top-1 of each side, paired by image."""
     sides = [side for side in ("before", "after") if side in result.sides]
     columns: dict[str, np.ndarray] = {side: np.where(result.usable, result.correct(side), np.nan) for side in sides}
     return Resamples.means(columns, seed=zlib.crc32(result.name.encode()))
 
 
 def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_background: np.ndarray) -> np.ndarray:
-    """RFS, from −1 to 1: (b − f) / (2 · min(ā, 1 − ā)), with top-1 f and b, fractions of any shape, with noise on the
-    object and on the background, and ā their mean; 0 where ā is 0 or 1. Above 0, the object counts more.
-
-    Source: https://huggingface.co/papers/2201.10766, section 4
-    """
+    """RFS, from −1 to 1: (b − f) / (2 · min(ā, 1 − ā)), with top-1 f and b with noise on the object and on the
+    background, and ā their mean (https://huggingface.co/papers/2201.10766, section 4)."""
     mean = (np.asarray(noisy_foreground) + np.asarray(noisy_background)) / 2
     room = 2 * np.minimum(mean, 1 - mean)
     known = room > 1e-12
@@ -148,8 +142,7 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of [`~robust_vit_hf.evaluation.evaluate.Sensitivity`] by set and side. Top-1 is the
-    mean over classes and draws of the noise, of labelled images with object and background in the crop."""
+    """Table of [`~robust_vit_hf.evaluation.evaluate.Sensitivity`] by set and side, mean over classes and draws."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
     for name, sides in measured.items():
@@ -175,13 +168,11 @@ def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]
 
 
 def _counts(columns: Mapping[str, Sequence]) -> np.ndarray:
-    """`(N,)` bool: labelled images with an object and a background."""
     share = np.asarray(columns["object_share"])
     return (share > 0) & (share < 1) & np.array([len(labels) > 0 for labels in columns["accepted"]])
 
 
 def _noisy_top1(columns: Mapping[str, Sequence], region: str, name: str) -> Resamples:
-    """Top-1 with noise on a region, mean over classes."""
     accepted, counts = columns["accepted"], _counts(columns)
     classes = np.where(counts, [labels[0] if len(labels) else -1 for labels in accepted], -1)
     pairs = zip(columns[region], accepted, strict=True)
@@ -192,8 +183,7 @@ def _noisy_top1(columns: Mapping[str, Sequence], region: str, name: str) -> Resa
 
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of the columns of [`~robust_vit_hf.evaluation.composites.Backgrounds`] by set and side, in the conditions
-    `original` and `only_fg`, with intervals of a bootstrap over images; "–" where no image counts, see [`outcomes`]."""
+    """Table of [`~robust_vit_hf.evaluation.composites.Backgrounds`] by set and side, `original` and `only_fg`."""
     rows = []
     for name, sides in measured.items():
         for side, columns in sides.items():
@@ -210,8 +200,7 @@ def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) 
 
 
 def outcomes(columns: Mapping[str, Sequence], condition: str) -> np.ndarray:
-    """`(N,)` float: whether predictions in a condition are right; NaN where not measured, or without object or
-    background."""
+    """`(N,)` float: whether predictions in a condition are right; NaN where it was not measured."""
     ids, share = (np.asarray(columns[name]) for name in (condition, "object_share"))
     right = [int(best) in accepted for best, accepted in zip(ids, columns["accepted"], strict=True)]
     return np.where((ids >= 0) & (share > 0) & (share < 1), right, np.nan)
@@ -228,8 +217,7 @@ SEGMENTATION = {
 
 
 def attribution_table(scores: Mapping[str, Mapping[str, Mapping]], set_name: str, num_images: int) -> Table:
-    """Agreement of relevance maps with the masks of a set, in per cent, from fractions by side, attribution method and name, see
-    [`SEGMENTATION`]."""
+    """Agreement of relevance maps with masks in per cent, from fractions by side, method and name."""
     rows = []
     for method in scores["before"]:
         for side, version in {"before": "original", "after": "finetuned"}.items():

@@ -20,7 +20,7 @@ SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_
 
 
 def summarize(run: Run) -> dict:
-    """JSON values: rows of [`set_rows`], sources, [`reliance_tables`] and [`group_tables`], and changes by group, class and factor."""
+    """Results of a run as JSON values."""
     compared = [result for result in run.labelled if "after" in result.sides and result.by_class]
     return {
         "rows": set_rows(run),
@@ -38,9 +38,8 @@ def sides_of(rows: list[dict]) -> list[str]:
 
 
 def set_rows(run: Run) -> list[dict]:
-    """A row for each set, and one for the mean over shifted sets: `set`, `num_images` (labelled), `top1_before`,
-    `top1_after`, `top1_control`, and likewise the other scores, as fractions; `change_low` and `change_high`, the 95 %
-    confidence interval of the change in top-1; `corrected` and `broken`, numbers of images. `None` if not measured."""
+    """A row for each set, and one for the mean over shifted sets: scores of each side as fractions,
+    `change_low` and `change_high`, and the numbers `corrected` and `broken`."""
     rows = []
     for result in run.sets.values():
         row: dict = {"set": result.name, "num_images": int(result.usable.sum()) or len(result)}
@@ -73,7 +72,7 @@ def _ends_of_change(results: Sequence[SetResult]) -> dict[str, float]:
 
 
 def class_groups(run: Run) -> list[dict]:
-    """Rows of top-1 and top-5 on the `training` and the `other` classes of each set, `None` without images of them."""
+    """Rows of top-1 and top-5 on the `training` and the `other` classes of each set."""
     rows = []
     by_class = [result for result in run.labelled if result.by_class and run.training_classes is not None]
     for result in by_class:
@@ -86,15 +85,15 @@ def class_groups(run: Run) -> list[dict]:
 
 
 def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
-    """Change in top-1 of each class of a set, as a fraction, averaged over the runs that have images of it, from the most
-    harmed to the most helped class (Figures 8 to 14 of https://huggingface.co/papers/2206.01161)."""
+    """Change in top-1 of each class, averaged over runs, the most harmed first (Figures 8 to 14 of
+    https://huggingface.co/papers/2206.01161)."""
     results = [run.sets[name] for run in runs]
     means = [pd.Series(result.gains()).groupby(result.classes[result.usable]).mean() for result in results]
     return pd.concat(means, axis=1).mean(axis=1).sort_values(kind="stable").to_dict()
 
 
 def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
-    """Top-1 over each factor that varies: `value`, ascending, `num_images`, `before`, `after`, lists of equal length."""
+    """Top-1 over each factor that varies: `value`, ascending, `num_images`, `before`, `after`."""
     by_factor = {}
     for factor, values in result.factors.items():
         steps, counts = np.unique(values[result.usable], return_counts=True)
@@ -107,7 +106,7 @@ def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
 
 
 def tables_of(run: Run) -> list[Table]:
-    """All tables of a run: each set, reliance on the background, calibration, and training classes beside others."""
+    """All tables of a run."""
     rows = set_rows(run)
     tables = [main_table(rows), *reliance_tables(run), *group_tables(run)]
     tables.append(calibration_table(rows))
@@ -117,7 +116,7 @@ def tables_of(run: Run) -> list[Table]:
 
 
 def main_table(rows: list[dict]) -> Table:
-    """Top-1, its change with confidence interval, and relevance, from [`set_rows`], without empty columns."""
+    """Top-1, its change with interval, and relevance, from [`set_rows`]."""
     compared = any(value is not None for row in rows for key, value in row.items() if key.endswith("_after"))
     columns: dict[str, Callable[..., str]] = {
         "set": lambda row: row["set"],
@@ -158,7 +157,7 @@ def _without_empty_columns(title: str, cells: dict[str, list[str]]) -> Table:
 
 
 def class_group_table(rows: list[dict]) -> Table:
-    """Top-1 and top-5 on the classes that were trained on and on the others, from [`class_groups`], without empty columns."""
+    """Top-1 and top-5 on training and other classes, from [`class_groups`]."""
     columns = {"set": [row["set"] for row in rows], "classes": [row["classes"] for row in rows]}
     columns["images"] = [str(row["num_images"]) for row in rows]
     for k in (1, TOP):

@@ -34,13 +34,11 @@ class Table:
 
 
 def _cell(text: str) -> str:
-    """Text of a cell in Markdown, whatever a class or set is called."""
     text = re.sub(r"([\\|])", r"\\\1", text)
     return " ".join(text.replace("<", "&lt;").split())
 
 
 def _latex(text: str) -> str:
-    """Text in LaTeX, as pandas has it in cells."""
     signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return re.sub(r"[\\~^&%$#_{}]", lambda sign: signs.get(sign[0], f"\\{sign[0]}"), " ".join(text.split()))
 

@@ -51,10 +51,9 @@ class Interrupted(Exception):
 
 
 class InterruptCallback(TrainerCallback):
-    """Context manager and callback that end the training on the first SIGINT or SIGTERM after the current step, with a
-    checkpoint unless `save_strategy` is `no`. A second signal has its original effect, except under torchrun or
-    `accelerate launch`, which forward signals that the process may have received itself. Only the main thread receives
-    signals. `received` is the signal's number that all processes have agreed on, or 0."""
+    """Context manager and callback that end the training on the first SIGINT or SIGTERM after the current step,
+    with a checkpoint unless `save_strategy` is `no`. A second signal has its original effect, except under
+    launchers, which forward signals that the process may have received itself."""
 
     def __init__(self):
         self.received = self._noted = 0
@@ -84,7 +83,7 @@ class InterruptCallback(TrainerCallback):
             self._restore()
 
     def agree(self, args) -> None:
-        """Share a signal between processes: it may reach them in different steps, but all must stop after the same one."""
+        """Share a signal between processes, so that all stop after the same step."""
         received = self._noted
         if args.world_size > 1:
             shared = torch.tensor(received, device=args.device)
@@ -109,8 +108,7 @@ class InterruptCallback(TrainerCallback):
 
 
 class MissedEvaluation(TrainerCallback):
-    """Evaluates the checkpoint from which a training resumes, if that is due and a signal has put it off. So the best checkpoint is
-    the same as without the interruption, if checkpoints are saved whenever they are evaluated."""
+    """Evaluates the checkpoint from which a training resumes, if a signal has put that off."""
 
     def __init__(self, trainer: Trainer):
         self._trainer = trainer
@@ -145,8 +143,7 @@ class SharedEpoch(TrainerCallback):
 
 
 class TrainingTime(TrainerCallback, ExportableState):
-    """Seconds of training over all parts of a run, saved in each checkpoint. `resumed` says whether this part began at a checkpoint,
-    and `earlier` are the seconds of the parts before it."""
+    """Seconds of training over all parts of a run, saved in each checkpoint."""
 
     def __init__(self):
         self.resumed, self.earlier = False, 0.0
@@ -172,9 +169,8 @@ class TrainingTime(TrainerCallback, ExportableState):
 
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):
-    """The Trainer's TensorBoard logs and, every `relevance_strip_steps` steps, strips of a dataset's first images:
-    image | mask | relevance before | relevance after, in a file of their own in `strips/`. Rows of the dataset have
-    `pixel_values`, `mask` and, optionally, `labels`."""
+    """The Trainer's TensorBoard logs and, every `relevance_strip_steps` steps, strips of a dataset's first
+    images: image | mask | relevance before | relevance after, in `strips/`."""
 
     def __init__(self, dataset: Dataset, processor: BaseImageProcessor):
         super().__init__()

@@ -57,11 +57,10 @@ class TrainingDiverged(ValueError):
 
 
 class CheckpointingTrainer(Trainer):
-    """Trainer whose checkpoints are stages: complete or not, and resumed from only with the inputs that they were made from."""
+    """Trainer that resumes only from complete checkpoints with the inputs that they were made from."""
 
     @cached_property
     def _inputs(self) -> dict:
-        """What the steps depend on, as JSON values. Read before the first step, with the original model."""
         args, streamed = self.args, isinstance(self.train_dataset, MaskedStream)
         # Processes and workers share the rows of a stream, so batches depend on their numbers.
         kept = {"dataloader_num_workers", "per_device_train_batch_size"} if streamed else set()
@@ -86,19 +85,16 @@ class CheckpointingTrainer(Trainer):
         return json.loads(json.dumps(inputs, default=str))
 
     def check_checkpoint(self, checkpoint: str) -> None:
-        """Check, before the first step, that the training can resume from a checkpoint.
-
-        Raises:
-            ValueError: the checkpoint is incomplete, or was made from other inputs, see [`OtherInputs`].
-        """
+        """Check that the training can resume from a checkpoint: that it is complete, and made from the same
+        inputs."""
         if Stage(Path(checkpoint), self._inputs).result() is None:
             raise ValueError(
                 f"`{checkpoint}` lacks a file, or was saved with `save_only_model`: resume from a complete checkpoint."
             )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in the Trainer, but NaN or infinite weights raise [`TrainingDiverged`], a full disk an `OSError`, and adapters
-        are saved with their base's digest."""
+        """As in the Trainer, but rejects weights that are not finite, and saves adapters with their base's
+        digest."""
         weights = self.model.state_dict().items()
         if bad := [name for name, value in weights if value.is_floating_point() and not value.isfinite().all()]:
             raise TrainingDiverged(
@@ -113,7 +109,7 @@ class CheckpointingTrainer(Trainer):
             write_json(folder / BASE_FILE, {"digest": self._base_digest})
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """As in the Trainer, but earlier checkpoints are deleted when this one is complete."""
+        """As in the Trainer, but deletes earlier checkpoints when this one is complete."""
         args, folder = self.args, Path(self.args.output_dir)
         limit, args.save_total_limit = args.save_total_limit, None
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
@@ -208,7 +204,7 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
 
 
 def add_lora(model: PreTrainedModel, rank: int, base: str) -> nn.Module:
-    """Add a new LoRA adapter to all linear layers of a model loaded from `base`, with alpha twice the rank."""
+    """Add a LoRA adapter to all linear layers of a model loaded from `base`, with alpha twice the rank."""
     from peft import LoraConfig
 
     return add_adapter(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), base)
@@ -235,8 +231,8 @@ def add_adapter(model: nn.Module, config: Any, base: str | None) -> nn.Module:
 
 
 def base_digest(model: nn.Module) -> str | None:
-    """Digest of a PEFT model's base, for the check of [`load_model`]. `None` without an adapter, or if the base's weights
-    are not known: in lower precision than on loading, or with biases trained in place."""
+    """Digest of a PEFT model's base, for [`load_model`]; `None` without an adapter, or if the base's weights
+    are changed."""
     configs = getattr(model, "peft_config", {}).values()
     if not configs or any(getattr(config, "bias", "none") != "none" for config in configs):
         return None

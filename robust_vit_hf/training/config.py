@@ -68,7 +68,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 raise ValueError(message)
 
     def _conflicts(self) -> dict[str, Any]:
-        """Error messages, and whether each applies: unsupported settings that would otherwise fail silently."""
+        """Error messages, and whether each applies: settings that would fail silently."""
         reentrant = getattr(self, CHECKPOINTING) and getattr(self, f"{CHECKPOINTING}_kwargs")["use_reentrant"]
         may_set_rate = self.head_epochs and self.learning_rate and self.lr_scheduler_type == "constant"
         return {
@@ -140,7 +140,7 @@ RobustViTConfig.__doc__ = RobustViTConfig.__doc__.rstrip() + "".join(
 
 
 def control_of(config: RobustViTConfig) -> RobustViTConfig:
-    """Config of the control: only cross-entropy with the label, without evaluation, checkpoints and push."""
+    """Config of the control: only cross-entropy with the label, and nothing saved."""
     return replace(
         config,
         method="finetune",
@@ -161,8 +161,7 @@ def control_of(config: RobustViTConfig) -> RobustViTConfig:
 def prepare_sharding(
     accelerator: Accelerator, model: nn.Module, args: RobustViTConfig, second_derivative: bool
 ) -> None:
-    """Let FSDP2 shard a model by layers, and reject settings with which it would not train or save the same as one process, such as a
-    loss with a `second_derivative`."""
+    """Let FSDP2 shard a model by layers, and reject settings with which it would train or save something else."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":

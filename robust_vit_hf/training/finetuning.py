@@ -115,7 +115,6 @@ def _finetune(
 
 
 def _gather_weights(trainer: RobustViTTrainer, original: nn.Module) -> None:
-    """Give each process the whole model, in a copy of the `original` one, if FSDP2 has sharded it."""
     if trainer.is_fsdp_enabled:
         whole = deepcopy(original)
         whole.load_state_dict(get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True)))
@@ -125,7 +124,6 @@ def _gather_weights(trainer: RobustViTTrainer, original: nn.Module) -> None:
 def _report(
     trainer: RobustViTTrainer, session: Session, results: list[dict[str, dict[str, Measured]]], settings: dict
 ) -> str:
-    """Write the results of the sides by set, and return their table."""
     sets = {}
     for name, rows in session.sets.items():
         sides = {side: measured for part in results for side, measured in part[name].items()}
@@ -144,7 +142,6 @@ def _measure(session: Session, side: str, model: nn.Module, relevance: bool = Tr
 
 
 def _publish(trainer: RobustViTTrainer, session: Session, dataset: str) -> None:
-    """Write the model card, and push if the config says so."""
     trainer.create_model_card(
         finetuned_from=resolve(session.sides["before"].source),
         dataset=dataset,

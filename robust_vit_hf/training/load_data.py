@@ -92,8 +92,8 @@ def prepare_datasets(
     config: PreTrainedConfig,
     args: RobustViTConfig,
 ) -> dict[str, Dataset]:
-    """Check the `train_dataset` and `eval_dataset` of [`~robust_vit_hf.RobustViTTrainer`], map their labels to the model's classes, and
-    return them as `train` and `eval`, without those that are `None`. `augment` is the transform of the images in training."""
+    """Check the datasets of [`~robust_vit_hf.RobustViTTrainer`], map their labels to the model's classes, and
+    return them as `train` and `eval`. `augment` is the transform in training."""
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
             f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "
@@ -136,7 +136,6 @@ class BatchingTrainer(Trainer):
     """Trainer with the batches that a finetuning method needs, also those of a stream."""
 
     def _check_batches(self) -> None:
-        """Reject batches without the images that a method, a swap or a step needs."""
         args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
         batch_size, at_once = self._train_batch_size, self._train_batch_size * self.args.world_size
         # Several processes fill up the last batch.
@@ -180,7 +179,7 @@ class BatchingTrainer(Trainer):
             self.args.dataloader_drop_last = drop_last
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As in the Trainer; remembers the sizes of the batches of a step, of which the last one may be smaller."""
+        """As in the Trainer; remembers the sizes of the batches of a step."""
         # The Trainer would take a step beyond `max_steps` when a run that ended within an epoch is resumed.
         if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             return [], None
@@ -190,7 +189,7 @@ class BatchingTrainer(Trainer):
 
 
 def name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
-    """Names of images of a batch, given by their places in it, for errors: rows of the dataset and files, if they are known."""
+    """Names for errors of images of a batch, given by their places in it: rows of the dataset and files."""
     if "names" in inputs:
         return ", ".join(inputs["names"][image] for image in images)
     if "row_index" not in inputs:

@@ -65,7 +65,7 @@ class RelevanceLoss(nn.Module):
         self.mean_over = mean_over
 
     def per_image(self, relevance: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Components `(B,)`: `background_loss` and `foreground_loss`, and `relevance_loss`, their weighted sum."""
+        """Components `(B,)`, and `relevance_loss`, their weighted sum."""
         if relevance.shape != mask.shape:
             raise ValueError(
                 f"Expected `relevance` and `mask` of one shape (B, 1, H, W), but got {tuple(relevance.shape)} and "

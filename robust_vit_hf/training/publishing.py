@@ -13,7 +13,7 @@ from ..utils.files import RUN_FILE, write_json
 
 
 class PublishingTrainer(Trainer):
-    """Trainer that writes this package's model card, and uploads only files of [`~robust_vit_hf.hub.upload.model_files`]."""
+    """Trainer that writes this package's model card, and uploads only the files of a model."""
 
     def create_model_card(
         self, *args, masks: str | None = None, revision: str | None = None, protocol: str | None = None, **kwargs

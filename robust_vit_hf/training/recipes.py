@@ -28,7 +28,7 @@ def list_recipes() -> dict[str, Path]:
 
 
 def find_recipe(model: str | None, dataset: str | None, method: str | None = None) -> Path | None:
-    """Recipe of a registered model under any of its names; one that names a dataset or method applies only to that."""
+    """Recipe of a registered model under any of its names, if it suits the dataset and method."""
     recipes, name = list_recipes(), find_model(model or BUNDLED_MODEL)
     fitting = {"dataset": dataset or BUNDLED_BENCHMARK, "method": method or FinetuningArguments.method}
     for recipe in filter(None, (recipes.get(f"{method}-{name}"), recipes.get(name))):
@@ -39,7 +39,7 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
 
 
 def read_recipe(path: str | Path, method: str | None = None) -> dict:
-    """Options of a YAML file or of [`list_recipes`], without those that suit only its method if another one is requested."""
+    """Options of a recipe or YAML file, without those that suit only its method if another is requested."""
     values = read_yaml(list_recipes().get(str(path), Path(path)))
     if method not in (None, values.get("method", FinetuningArguments.method)):
         return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}
@@ -47,7 +47,7 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict:
 
 
 def read_yaml(path: Path, known: Mapping[str, Declared] | None = None) -> dict:
-    """Options of a YAML file, see [`check_option`]. Errors quote no line, since it may contain a token."""
+    """Options of a YAML file. Errors quote no line, since it may contain a token."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
@@ -70,7 +70,7 @@ def read_yaml(path: Path, known: Mapping[str, Declared] | None = None) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Rejects repeated keys, of which YAML takes the last, also if they are spelled differently (1 and 01, true and yes)."""
+    """Rejects repeated keys, of which YAML takes the last, also if spelled differently (1 and 01)."""
 
     def construct_mapping(self, node, deep=False):
         known: set = set()
@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def check_option(name: str, value: Any, known: Mapping[str, Declared] | None = None) -> Any:
-    """Check an option in a YAML file, by default one of `robust-vit train`, and return it with text as a number where one is expected."""
+    """Check an option, by default of `robust-vit train`, and return it, as a number where one is expected."""
     known = known or train_options()
     if name not in known:
         raise ValueError(declarations.unknown("option", name, known))

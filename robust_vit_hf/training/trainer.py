@@ -162,7 +162,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
     # -- The model before the training --------------------------------------------------------------------------------
 
     def _keep_original(self, prepared: dict[str, Dataset]) -> None:
-        """Keep what is needed for the original model's accuracy and logits."""
         self._original_top1: dict[str, float] = {}
         self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
         train = prepared.get("train")
@@ -175,7 +174,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
 
     @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
-        """Accuracy of the model on a dataset, as a fraction; `None` without labels."""
+        """Accuracy on a dataset; `None` without labels."""
         accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
         # Not the evaluation loader, which is kept for later evaluations with persistent workers.
         for batch in self.get_test_dataloader(dataset):
@@ -190,7 +189,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
     # -- Losses -------------------------------------------------------------------------------------------------------
 
     def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Components `(B,)` of each image's loss, including `loss` and `top1`, and the logits `(B, C)`."""
+        """Components `(B,)` of each image's loss, and the logits `(B, C)`."""
         args, labels = self.args, inputs.get("labels")
         if labels is None and args.needs_labels:
             raise ValueError(
@@ -217,8 +216,8 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         return values, logits
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean loss of the batch, and with `return_outputs` a dict of its `logits`. Batch norms keep their running statistics: those
-        of images with swapped backgrounds would change the predictions for all others, without a gradient."""
+        """Mean loss of the batch. Batch norms keep their running statistics: images with swapped backgrounds
+        would change all predictions, without a gradient."""
         for module in model.modules():
             if hasattr(module, "running_var"):
                 module.eval()
@@ -252,7 +251,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
             return super().training_step(model, inputs, num_items_in_batch)
 
     def _check_finite(self, when: str, name: str, values: torch.Tensor, inputs: dict, dataset: Dataset) -> None:
-        """Reject NaN and infinite values `(B, …)` of a batch, in all processes alike. `name` is their name in the error."""
         bad = (~values.detach().reshape(len(values), -1).isfinite()).any(dim=1).nonzero()
         failed = torch.tensor(len(bad), device=self.args.device)
         if self.args.world_size > 1:
@@ -278,7 +276,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         return (epochs, self._steps_per_epoch, *others)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """Learning rate × `lr_decay_rate` every `lr_decay_every` epochs; other scheduler types as in the Trainer."""
+        """Learning rate × `lr_decay_rate` every `lr_decay_every` epochs, or as in the Trainer."""
         args = self.args
         if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
             steps_per_epoch, head_steps = self._steps_per_epoch, self._head_steps
@@ -325,7 +323,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         return output
 
     def _measure_original(self) -> None:
-        """Measure the model before the first step, also on resuming; the released code runs a copy of it in every step."""
+        """Measure the model before the first step, also on resuming."""
         if self.args.save_strategy != SaveStrategy.NO:
             self._inputs  # noqa: B018  identify the model before it changes
         if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
@@ -347,8 +345,8 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         return (loss, None, None) if prediction_loss_only else (loss, logits, inputs.get("labels"))
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        """The Trainer's loop, with the mean loss components in its metrics; each image counts once. The training draws the
-        same random numbers with it and without it: a signal can put it off until after a checkpoint is saved."""
+        """The Trainer's loop, with the mean loss components in its metrics. It changes no random state, since a
+        signal can put it off."""
         self._eval_values.clear()
         try:
             with torch.random.fork_rng(devices=[]):  # an iterator of a data loader draws one on the CPU
@@ -402,7 +400,6 @@ def _seed_of_row(seed: int, epoch: torch.Tensor, row: int) -> tuple[int, int, in
 
 
 def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
-    """Image processor of a model in memory: of its source if that has one, else the paper's."""
     source = model.config._name_or_path
     if source and resolve_protocol(None, source) == "model":
         with suppress(OSError):

@@ -70,9 +70,8 @@ class ImageFolder:
         return {split: folders[split] for split in SPLITS if split in folders} or {"train": ""}
 
     def read(self, split: str) -> tuple[datasets.Dataset, str | None]:
-        """Rows of a split, and what is left out, in words: the rows that metadata names in order, or else the images of class
-        folders. They have `image`, `label` where it is known, `file_name`, relative to the folder of the split, and the other
-        columns of the metadata. Classes are those of the split, sorted by name."""
+        """Rows of a split, by metadata or class folders, and what is left out, in words. `file_name` is
+        relative to the folder of the split, and classes are those of the split, sorted by name."""
         folder, left_out = self.folders[split], defaultdict(list)
         images = [name for name in self.images if name.startswith(folder)]
         metadata = [name for name in self.metadata if name.startswith(folder)]
@@ -105,7 +104,6 @@ class ImageFolder:
     def _rows_of_classes(
         self, images: list[str], folder: str, left_out: dict[str, list[str]]
     ) -> list[tuple[dict, dict]]:
-        """Files and values of the images of class folders, or of a folder without any. Adds what is left out, by reason."""
         parts = {name: name.removeprefix(folder).split("/") for name in images}
         depths, rows = {*map(len, parts.values())}, []
         depth = 1 if 1 in depths and 2 not in depths else 2
@@ -118,7 +116,6 @@ class ImageFolder:
         return rows
 
     def _rows_of_metadata(self, metadata: list[str]) -> list[tuple[dict, dict]]:
-        """Files and other values of the lines of metadata files."""
         rows = []
         for table in metadata:
             base = table.rpartition("/")[0]
@@ -139,7 +136,6 @@ class ImageFolder:
         return rows
 
     def _table(self, rows: list[tuple[dict, dict]]) -> datasets.Dataset:
-        """Rows in memory, which read an image when they are asked for it."""
         pictures, others = ({name: None for row in rows for name in row[part]} for part in (0, 1))
         columns = {name: [values.get(name) for _, values in rows] for name in others}
         types: dict = dict.fromkeys(pictures, datasets.Image())
@@ -160,12 +156,11 @@ def _split_of(folder: str) -> str | None:
 
 
 def _picture_of(key: str) -> str | None:
-    """Column of the pictures that a key of metadata names; `None` if it names none."""
     return "image" if key == "file_name" else key.removesuffix("_file_name") if key.endswith("_file_name") else None
 
 
 def _files_below(root: Path) -> Iterator[str]:
-    """Names of files, relative to the root, folder by folder in order, without hidden ones and `__MACOSX`."""
+    """Names relative to the root, in order, without hidden ones and `__MACOSX`."""
     for place, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         base = Path(place).relative_to(root)
@@ -173,7 +168,6 @@ def _files_below(root: Path) -> Iterator[str]:
 
 
 def _summary(left_out: dict[str, list[str]]) -> str | None:
-    """Number, reasons and first names of images that are left out; `None` if there are none."""
     count, parts = sum(map(len, left_out.values())), []
     for reason, names in left_out.items():
         if names:
@@ -183,8 +177,7 @@ def _summary(left_out: dict[str, list[str]]) -> str | None:
 
 
 def open_wnids(root: Path, class_subset: str | None = None) -> Source:
-    """Source of folders named by wnid: ImageNet-A, -R and -Sketch. `class_subset` names the set's classes, see [`subset`]; all by
-    default."""
+    """Folders named by wnid, of ImageNet-1k or a `class_subset`, see [`subset`]."""
     classes = range(len(wnids())) if class_subset is None else subset(class_subset)
     return open_class_folders(root, {wnids()[label]: label for label in classes})
 
@@ -209,8 +202,8 @@ def open_class_folders(
 
 
 def find_classes(root: Path, is_class: Callable[[str], bool], names: Sequence[str] = ()) -> list[Path]:
-    """Class folders, sorted by name, in `root` or up to three levels below. If `is_class` accepts one folder's name, all its siblings
-    are returned. Of several places, that within a folder is taken whose name matches one of the patterns `names`."""
+    """Class folders, sorted by name, in `root` or up to three levels below: siblings of a folder whose name
+    `is_class` accepts. Of several places, that within a folder is taken whose name matches one of `names`."""
     level, parents = [root], []
     for _ in range(4):
         inside = {folder: subfolders(folder) for folder in level}
@@ -226,7 +219,6 @@ def find_classes(root: Path, is_class: Callable[[str], bool], names: Sequence[st
 
 
 def _is_within(folder: Path, names: Sequence[str]) -> bool:
-    """Whether one of the two folders above has a name that matches one of the patterns."""
     return any(fnmatch(above, name) for above in folder.absolute().parts[-3:-1] for name in names)
 
 
@@ -254,7 +246,7 @@ def file_row(path: Path, name: str, **columns) -> dict:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files of a folder, sorted by name, without hidden files of macOS (`._x.jpg`) and other files, such as stray CSVs."""
+    """Image files of a folder, sorted by name, without hidden files."""
     files = sorted(folder.iterdir())
     return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
 
@@ -265,14 +257,14 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def places_below(root: Path, name: str) -> list[Path]:
-    """Paths of a name in `root` or up to two levels below, the highest first: an archive is unpacked to a folder of its name, and
-    often holds another. Hidden folders and `__MACOSX` are not searched, as in [`subfolders`]."""
+    """Paths of a name in `root` or up to two levels below, the highest first, since archives are often unpacked
+    to nested folders."""
     paths = [path for above in ("", "*/", "*/*/") for path in sorted(root.glob(above + name))]
     return [path for path in paths if not any(part.startswith((".", "__")) for part in path.relative_to(root).parts)]
 
 
 def path_within(root: Path, metadata: str, base: str, value: object) -> str:
-    """Name relative to the root of a file that metadata in the folder `base` names, and which must be within that folder."""
+    """Name relative to the root of a file that metadata in `base` names, within that folder."""
     name = os.path.normpath(str(value).replace("\\", "/"))
     if os.path.isabs(name) or name.split("/")[0] == "..":
         raise ValueError(f"`{root}`: `{metadata}` names `{value}`, which must be a relative path within its folder.")

@@ -40,8 +40,8 @@ VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 def open_validation(root: Path, labels: Literal["original", "real"] = "original") -> Source:
-    """ImageNet-1k validation: `val/<wnid>/` folders, or the archive's flat folder with Kaggle's `LOC_val_solution.csv`
-    or the devkit beside it. `labels` is `"real"` for lists of ReaL labels, without images whose list is empty."""
+    """ImageNet-1k validation: `val/<wnid>/`, or a flat folder with `LOC_val_solution.csv` or the devkit beside
+    it. `labels="real"` takes ReaL labels, without images that have none."""
     folder = next(root / name for name in VALIDATION_FOLDERS if (root / name).is_dir())
     files = image_files(folder)
     if any(re.fullmatch(r"n\d{8}", child.name) for child in subfolders(folder)) or not files:
@@ -56,7 +56,6 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
 
 
 def _flat_labels(root: Path) -> dict[str, int]:
-    """Labels of validation images by the stem of their file name."""
     for solution in (folder / "LOC_val_solution.csv" for folder in (root, *root.parents[:3])):
         if solution.is_file():
             rows = csv.DictReader(solution.read_text().splitlines())
@@ -77,7 +76,6 @@ def _flat_labels(root: Path) -> dict[str, int]:
 
 
 def with_real_labels(row: dict) -> dict | None:
-    """Row of a validation image with the list of its ReaL labels. An image without any is left out, as in ReaL."""
     name = row["file_name"]
     number = VALIDATION_NAME.search(name)
     if number is None or not 1 <= int(number[1]) <= len(real_labels()):
@@ -89,8 +87,8 @@ def with_real_labels(row: dict) -> dict | None:
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """ReaL labels (https://huggingface.co/papers/2006.07159) of the 50,000 validation images, from
-    `ILSVRC2012_val_00000001` on. 3,163 are empty."""
+    """ReaL labels (https://huggingface.co/papers/2006.07159) of the validation images in order; 3,163 are
+    empty."""
     return tuple(map(tuple, json.loads(timm_list("imagenet_real_labels.json"))))
 
 
@@ -105,8 +103,8 @@ MERGED = {
 
 
 def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
-    """All annotated training images in a folder with `train-semi-segmentation`, at most two levels down. `imagenet` is your
-    ImageNet-1k, with `train/<wnid>` or `<wnid>`, for images that are not in `train-semi`."""
+    """All annotated training images of `train-semi-segmentation`. `imagenet` is your ImageNet-1k, for images
+    that are not in `train-semi`."""
     return _imagenet_s_source(subfolders(_imagenet_s_folder(root)), imagenet)
 
 
@@ -118,10 +116,9 @@ def open_paper_split(
     num_classes: int = 500,
     samples_per_class: int = 3,
 ) -> Source:
-    """The paper's split of ImageNet-S919, section 4: classes in sorted order without those of the five merged pairs;
-    the first 500 give three training images each (Figures 7b and 7a change these numbers), and the last 414 one
-    validation image each. `class_seed` shuffles the classes first, for Tables 8 and 9. The released split is not
-    reproducible, since it depends on the file system's order of folders."""
+    """The paper's split of ImageNet-S919, section 4: of the sorted classes without the merged pairs, the first
+    500 give three training images each, and the last 414 one validation image each. `class_seed` shuffles
+    the classes first (Tables 8 and 9). The released split depends on the file system's order of folders."""
     merged = {*MERGED, *MERGED.values()}
     folders = [folder for folder in subfolders(_imagenet_s_folder(root)) if folder.name not in merged]
     if class_seed is not None:
@@ -154,7 +151,6 @@ def _only(folders: list[Path], root: Path, expected: str) -> Path:
 
 
 def _imagenet_s_source(folders: list[Path], imagenet: str | None, count: int | None = None) -> Source:
-    """The first masks of each folder, sorted by name, with their images."""
     masks = [mask for folder in folders for mask in image_files(folder)[:count]]
     # Merged folders hold images of two classes.
     names = {mask: [f"{name}/{mask.stem}.JPEG" for name in (mask.parent.name, _wnid_of(mask))] for mask in masks}
@@ -176,8 +172,8 @@ def _read_imagenet_s(mask: Path) -> Image.Image:
 def open_hard_imagenet(
     root: Path, imagenet: str | None = None, split: Literal["train", "validation"] = "validation"
 ) -> Source:
-    """The masks of a split with their images from your ImageNet-1k, in `train/<wnid>` and `val/<wnid>`. `root` holds
-    `train/<wnid>_<file>` and `val/<wnid>_<file>`, at most two levels down."""
+    """The masks `<split>/<wnid>_<file>` with their images from your ImageNet-1k, in `train/<wnid>` or
+    `val/<wnid>`."""
     splits = ("train",) if split == "train" else ("val", "validation")
     folders = [path for name in splits for path in places_below(root, name) if path.is_dir() and image_files(path)]
     names = {}
@@ -193,8 +189,7 @@ def _read_hard(mask: Path) -> Image.Image:
 
 
 def _with_images(names: Mapping[Path, list[str]], places: list[Path], read: Callable[[Path], Image.Image]) -> Source:
-    """Source of mask files, which `read` reads, with their images. `names` are those of the image of a mask, below `places`, both in
-    order of preference; the first is the row's name."""
+    """Source of mask files with their images, which `names` gives below `places`, in order of preference."""
     rows = []
     for mask, files in names.items():
         image = next(filter(Path.is_file, (place / file for place in places for file in files)), None)
@@ -224,7 +219,7 @@ def open_segmentation(path: Path) -> Source:
 
 
 def _segmentation_rows(shards: list[range], path: Path) -> Iterator[dict]:
-    """Rows with image and mask as BMP. Each worker opens the file itself, since HDF5 handles do not survive a fork."""
+    """Each worker opens the file itself, since HDF5 handles do not survive a fork."""
     import h5py
 
     for shard in shards:
@@ -248,8 +243,7 @@ def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
 
 
 def open_imagenet_d(root: Path, factor: str) -> Source:
-    """The images of one of the `IMAGENET_D_FACTORS`, in `<factor>/<name>`. `root` is the folder with
-    `imgnet_d2imgnet_id.txt`, or one above it, or that of the factor."""
+    """The images of one factor in `<factor>/<name>`, in or beside the folder of `imgnet_d2imgnet_id.txt`."""
     file = "imgnet_d2imgnet_id.txt"  # JSON: a folder's name to the ids that count, as numbers or as text
     path = next(iter(places_below(root, file)), root.parent / file)
     accepted = json.loads(path.read_text(encoding="utf-8"))
@@ -258,8 +252,8 @@ def open_imagenet_d(root: Path, factor: str) -> Source:
 
 
 def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = False) -> Source:
-    """Folders of images with ObjectNet's mapping files in `mappings`, by default in or beside the folder of images. `cropped`
-    cuts the red border of 2 pixels: the paper keeps it, the protocol `native` cuts it."""
+    """Folders of images with ObjectNet's mapping files, by default in or beside them. `cropped` cuts the red
+    border of 2 pixels, as the protocol `native` does."""
     places = [*root.parent.glob("mappings"), *places_below(root, "mappings"), root / "mappings"]
     labels = read_mappings(Path(mappings or places[0]))
     source = class_folders(
@@ -269,7 +263,7 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
 
 
 def read_mappings(folder: Path) -> dict[str, list[int]]:
-    """Accepted labels 0–999 of each ObjectNet folder that shows ImageNet classes, in the order of the mapping."""
+    """Accepted labels 0–999 of each ObjectNet folder that shows ImageNet classes."""
     tables = ("folder_to_objectnet_label", "objectnet_to_imagenet_1k", "pytorch_to_imagenet_2012_id")
     folder_names, accepted_names, line_of_label = (
         json.loads((folder / f"{table}.json").read_text()) for table in tables
@@ -307,7 +301,7 @@ METADATA_COLUMNS = {"x": "x_coord", "y": "y_coord", "area": "area", "angle": "ro
 
 
 def open_si_score(root: Path, factor: str) -> Source:
-    """The set of one of the `SI_SCORE_FOLDERS`: class folders with English names, and `metadata.csv` beside them."""
+    """One of the `SI_SCORE_FOLDERS`: class folders with English names, and `metadata.csv` beside them."""
     source = open_class_folders(root, LABELS, factor, SI_SCORE_FOLDERS)
     parent = source.shards[0].path.parent
     tables = [path for path in (parent / "metadata.csv", parent.parent / "metadata.csv") if path.is_file()][:1]
@@ -323,8 +317,6 @@ def open_si_score(root: Path, factor: str) -> Source:
 
 
 def _with_factors(row: dict, factors: dict[int, dict[str, float]]) -> dict:
-    """The row with the factors of its image by the metadata: centre `x` and `y` and `area`, as fractions of the image; `angle` in
-    degrees, counter-clockwise. `None` for images without."""
     stem = Path(row["file_name"]).stem
     known = factors.get(int(stem)) if stem.isdecimal() else None
     return row | (known or dict.fromkeys(METADATA_COLUMNS))
@@ -337,8 +329,8 @@ CLASSES: dict[str, list[int]] = json.loads(
 
 
 def open_imagenet_9(root: Path, variation: str) -> Source:
-    """One of the `IMAGENET_9_VARIATIONS`, in `bg_challenge/<variation>/val/<class>`, of which `root` is any folder. An image
-    has all labels of its class; those of `original` have masks, in `fg_mask/val/<class>/<stem>.npy`."""
+    """A variation in `bg_challenge/<variation>/val/<class>`, or in any folder of this path; masks of `original`
+    are in `fg_mask/val/<class>/<stem>.npy`."""
     source = open_class_folders(root, CLASSES, variation, {name: (name,) for name in IMAGENET_9_VARIATIONS})
     if variation != "original":
         return source
@@ -360,7 +352,7 @@ CLASS_FOLDER = re.compile(r"(\d{1,3})[ _]\S.*")  # `<class of ImageNet> <name>`
 
 
 def open_counteranimal(root: Path, part: str) -> Source:
-    """One of the `COUNTERANIMAL_PARTS`: the folders whose name holds it, in `LAION-final/<class of ImageNet> <name>`."""
+    """The folders `LAION-final/<class of ImageNet> <name>` whose name holds the part."""
     (other,) = (name for name in COUNTERANIMAL_PARTS if name != part)
     labels = {}
     for folder in find_classes(root, lambda name: CLASS_FOLDER.fullmatch(name) is not None):
@@ -376,8 +368,8 @@ def open_counteranimal(root: Path, part: str) -> Source:
 
 
 def open_waterbirds(root: Path, split: str = "train", segmentations: str | None = None) -> Source:
-    """A split (`train`, `validation` or `test`) of `waterbird_complete95_forest2water2`, as its `metadata.csv` lists it, at most two
-    levels below `root`. `segmentations` is the folder of that name of CUB-200-2011, whose masks composed the images."""
+    """A split of `waterbird_complete95_forest2water2` by its `metadata.csv`. `segmentations` is the folder of
+    CUB-200-2011 whose masks composed the images."""
     path = next(iter(places_below(root, "metadata.csv")), root / "metadata.csv")
     reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
     if not {"img_filename", "y", "split", "place"} <= {*(reader.fieldnames or ())}:
@@ -399,7 +391,7 @@ def _read_segmentation(path: Path) -> Image.Image:
 
 
 def row_of_hub(row: dict, name: str) -> dict:
-    """A row of the copy of Waterbirds on the Hub, with `label` (1 is a waterbird) and `place` (1 is water)."""
+    """A row of the copy of Waterbirds on the Hub, with `label` (1: waterbird) and `place` (1: water)."""
     label, place = row["label"], row["place"]
     if label not in (0, 1) or place not in (0, 1):
         return {"file_name": name, "problem": f"`{name}` has label {label} and place {place}, expected 0 or 1."}

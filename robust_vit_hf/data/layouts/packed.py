@@ -45,8 +45,7 @@ def is_archive(path: Path) -> bool:
 
 
 def unpacked(archives: list[Path]) -> Path:
-    """Folder with the contents of archives, each in a subfolder of its name, see [`unpack`]. Cached in
-    `HF_DATASETS_CACHE` until an archive changes; of several processes, one unpacks, and the others wait for it."""
+    """Folder with the contents of archives, each in a subfolder of its name, cached until an archive changes."""
     root, folders = cache_of(archives), {}
     for archive in archives:
         suffix = next(filter(archive.name.lower().endswith, ARCHIVE_SUFFIXES))
@@ -114,8 +113,8 @@ def _progress(archive: Path, members: Iterable) -> Iterable:
 
 
 def open_table(name: str, place: str, options: dict) -> Source:
-    """A set as a table, on the Hub or in a folder of parquet files or tars: prepared, one of the known copies, or another one with names
-    that tell its classes. Rows are streamed. A table that has all columns of the set, with the same labels, is used unchanged."""
+    """A set as a streamed table, on the Hub or in a folder of parquet files or tars: prepared, a known copy, or
+    another one with names that tell its classes."""
     known, made = KNOWN_SETS[name], _made_as(name, place, options)
     if made is None and (alien := sorted(options.keys() - {"split", "labels", "mappings", "cropped"})):
         raise ValueError(
@@ -142,7 +141,7 @@ def open_table(name: str, place: str, options: dict) -> Source:
 
 
 def _made_as(name: str, source: str, options: dict) -> dict | None:
-    """Options of a prepared source, which must be those asked for; `None` if it is not prepared."""
+    """Options of a prepared source, which must be those asked for."""
     prepared, made = prepared_set(source)
     if prepared is None:
         return None
@@ -157,7 +156,7 @@ def _made_as(name: str, source: str, options: dict) -> dict | None:
 
 
 def prepared_set(source: str) -> tuple[str | None, dict]:
-    """Set and options of a prepared folder or set on the Hub; `None` and empty for others, such as one with new masks."""
+    """Set and options of a prepared folder or set on the Hub; `None` and empty for others."""
     folder = Path(source)
     if is_hub_id(source):
         try:
@@ -171,7 +170,7 @@ def prepared_set(source: str) -> tuple[str | None, dict]:
 
 
 def _load(known: KnownSet, place: str, split: str | None) -> tuple[datasets.IterableDataset, object]:
-    """The streamed table, and a state that changes when it does. A folder with one split may call it otherwise, if the set has one."""
+    """The streamed table, and a state that changes when it does."""
     folder, (config, default) = Path(place), known.hub.get(place, (None, known.splits[0]))
     split = split or default
     check_no_pattern(folder)
@@ -202,7 +201,7 @@ def numbered_tars(folder: Path) -> list[Path]:
 
 
 def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
-    """Labels 0–999 of the numbers in the set's own tables. Those of ObjectNet number its folders; none without its mappings."""
+    """Labels 0–999 of the numbers in the set's own tables."""
     if "mappings" in known.options:
         accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
         return [accepted[folder] for folder in sorted(accepted)]
@@ -212,7 +211,7 @@ def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
 def _columns(
     dataset: datasets.IterableDataset, features: datasets.Features, numbering: Sequence | None, source: str
 ) -> tuple[str, str, Mapping]:
-    """Columns of images and labels, and labels 0–999 of the values in the latter: wnids or names tell them, if no numbering is known."""
+    """Columns of images and labels, and labels 0–999 of the values in the latter."""
     image, label = (
         next((name for name in names if name in dataset.column_names), None)
         for names in (("image", "webp", "jpg", "jpeg", "png"), ("wnid", "cls", "label"))
@@ -240,8 +239,7 @@ def _rows(
     required: Sequence[str],
     source: str,
 ) -> Iterator[dict]:
-    """Rows of shards of a streamed set, in the schema, with undecoded images. Rows that lack a value of `required`, the column of
-    images first, are unusable."""
+    """Undecoded rows of a streamed set; unusable if they lack a value of `required`."""
     for shard in shards:
         # In batches of one, since plain iteration in a `DataLoader` worker would split the shard again.
         for index, batch in enumerate(dataset.shard(dataset.num_shards, shard).iter(1)):
@@ -262,7 +260,6 @@ def _row_of(row: dict, name: str, image_column: str, label_column: str, labels: 
 
 
 def _file_name(row: dict, image_column: str) -> str | None:
-    """Name of the image in the original archive, if available."""
     path = PurePosixPath((row[image_column] or {}).get("path") or "").name
     if original := VALIDATION_NAME.search(" ".join([path, str(row.get("json", "")), row.get("__key__", "")])):
         return f"{original[0]}.JPEG"
@@ -270,7 +267,7 @@ def _file_name(row: dict, image_column: str) -> str | None:
 
 
 def class_names_of_files(files: Sequence[str], declared: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Class names in the files of a split, paths or URLs, or those that its card declares. Files that number their classes
+    """Class names in the files of a split, or those that its card declares. Files that number their classes
     differently are rejected: `datasets` would give all of them the names of the first."""
     with ThreadPoolExecutor() as pool:
         names = [known or declared for known in pool.map(class_names_of_file, files)]

@@ -34,7 +34,7 @@ class Method(ABC):
 
     @classmethod
     def conflicts(cls, args: FinetuningArguments) -> dict[str, Any]:
-        """Error messages, and whether each applies: options with which the method would train something else than it says."""
+        """Error messages, and whether each applies: options with which it would train something else."""
         learns_prediction = args.confidence_weight > 0 and args.confidence_target == "prediction"
         return {
             "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped background, the "
@@ -62,7 +62,7 @@ class Method(ABC):
     def per_image(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Components `(B,)` of the loss by name, including `loss`, and the logits `(B, C)`, of arguments as in [`penalty`]."""
+        """Components `(B,)` of the loss by name, including `loss`, and the logits `(B, C)`, see [`penalty`]."""
         penalty = self.penalty(model, pixel_values, mask, targets)
         confidence = self.confidence_loss.per_image(penalty.logits, targets[self.args.confidence_target])
         loss = self.args.confidence_weight * confidence["confidence_loss"] + penalty.loss
@@ -71,7 +71,7 @@ class Method(ABC):
     def explain(
         self, model: nn.Module, pixel_values: torch.Tensor, targets: dict[str, torch.Tensor | None], **options
     ) -> RelevanceOutput:
-        """Relevance of the target, with other `options` of [`relevance_map`]. Maps are not checked, since the loss is."""
+        """Relevance of the target; not checked, since the loss is."""
         return relevance_map(
             model,
             pixel_values,

@@ -20,15 +20,15 @@ from .base import Method, Penalty
 
 
 class Finetune(Method):
-    """Cross-entropy with the label. With `background_swap`, random replacement of the background as data augmentation."""
+    """Cross-entropy with the label, also with `background_swap` as augmentation."""
 
     def penalty(self, model, pixel_values, mask, targets):
         return Penalty(0.0, {}, forward_logits(model, pixel_values))
 
 
 class Swap(Finetune):
-    """Kullback–Leibler divergence from the output before finetuning, on images of which three in four have the background of another.
-    No map is computed."""
+    """Kullback–Leibler divergence from the output before finetuning, on images of which three in four have the
+    background of another."""
 
     DEFAULTS: ClassVar = Finetune.DEFAULTS | {"confidence_target": "original"}
     background_swap: ClassVar = 0.75
@@ -73,7 +73,7 @@ class RandomErasing(Finetune):
 
 
 class BackgroundPool:
-    """Pictures without objects of the classes, in a folder and its subfolders, whose whole area is given as a background."""
+    """Pictures without objects of the classes, in a folder and its subfolders."""
 
     def __init__(self, folder: str, transform: Transform):
         self.folder, suffixes = Path(folder), readable_suffixes()
@@ -86,8 +86,8 @@ class BackgroundPool:
             upright_image(path)  # so that training does not fail on one hours later
 
     def draw(self, wanted: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the indices of the wanted places, each with a picture `(3, H, W)` drawn at random, half of them flipped. What
-        is drawn for a place does not depend on whether others are wanted."""
+        """Yield the indices of the wanted places, each with a random picture `(3, H, W)`, half of them flipped,
+        which does not depend on what else is wanted."""
         pictures, flips = rng.integers(len(self.paths), size=len(wanted)), rng.random(len(wanted)) < 0.5
         for index in np.flatnonzero(wanted).tolist():
             (pixel_values,) = self._transform({"image": [upright_image(self.paths[pictures[index]])]})["pixel_values"]
@@ -106,12 +106,9 @@ def swap_backgrounds(
     seed: tuple[int, ...],
     pool: BackgroundPool | None = None,
 ) -> torch.Tensor:
-    """Replace the background of each image, with a probability, by that of another image of the batch, or by a picture of a pool.
-
-    A pixel with mask value v becomes v · image + (1 − v) · background, so that object pixels are unchanged and the
-    mask stays valid. The object in the background image is filled, see [`background`]. Images with an
-    empty or full mask keep their background, as do images without another one in the batch that has a background. Images are
-    `(B, 3, H, W)`, and masks `(B, 1, H, W)` in [0, 1]. The random choices depend on the seed alone, such as a seed and the step.
+    """Replace the background of images `(B, 3, H, W)` with masks `(B, 1, H, W)` in [0, 1], with a probability,
+    by that of another image of the batch, see [`background`], or by a picture of a pool. Images with an
+    empty or full mask keep theirs. Random choices depend on the seed alone.
 
     Source: the composition of the *mixed-rand* images of https://huggingface.co/papers/2006.09994, used for training.
     """

@@ -14,7 +14,7 @@ from .base import Method, Penalty
 
 
 class RobustViT(Method):
-    """Relevance and confidence loss, Eq. 5 of https://huggingface.co/papers/2206.01161, with the weights of its Table 5."""
+    """Eq. 5 of https://huggingface.co/papers/2206.01161, with the weights of its Table 5."""
 
     DEFAULTS: ClassVar = {
         "relevance_weight": 0.8,
@@ -61,10 +61,8 @@ class ConceptGuidedFineTuning(RobustViT):
 
 
 class Energy(Method):
-    """One minus the share of positive attribution inside the mask, plus cross-entropy with the label.
-
-    The attribution is this package's (non-negative) relevance map before min–max, which would shift mass. Images
-    without relevance have loss 0.
+    """One minus the share of positive attribution inside the mask, plus cross-entropy with the label. The
+    attribution is the relevance map before min–max; images without relevance have loss 0.
 
     Source: energy loss of https://huggingface.co/papers/2303.11932 (ICCV 2023), which uses bounding boxes and other
     attributions. The weights are those of `robustvit`, not published ones.
@@ -155,9 +153,8 @@ class RightForTheRightReasons(Method):
 def pixel_gradient(
     model: nn.Module, pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor], create_graph: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient `(B, 3, H, W)` of a score of the logits with respect to the pixels, and the logits `(B, C)`. With
-    `create_graph`, it is differentiable with respect to the weights, unless gradients are disabled. Attention is explicit,
-    since fused kernels have no second derivative."""
+    """Gradient `(B, 3, H, W)` of a score of the logits, and the logits `(B, C)`; differentiable with
+    `create_graph`. Attention is explicit, since fused kernels have no second derivative."""
     vit, wants_graph = ImageModel(model), torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
