@@ -1,20 +1,18 @@
 """Every architecture of the table in docs/architectures.md, as a tiny model with random weights."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import transformers
 from transformers import (
     PreTrainedModel,
-    Siglip2Config,
     Siglip2ForImageClassification,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
 )
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
-from .families import FAMILIES, SIZES, Family, resolution, with_vision_config
+from .families import FAMILIES, SIZES, Family, resolution
 from .tiny import ROOT
 
 
@@ -27,7 +25,6 @@ class TimmFamily(Family):
 
     architecture: str
     model_class: type[PreTrainedModel] = TimmWrapperForImageClassification
-    config_class: type = TimmWrapperConfig
 
     def tiny(self, seed: int = 0, **overrides) -> PreTrainedModel:
         sizes = SIZES | self.settings | overrides
@@ -67,7 +64,7 @@ _TIMM = (
     ("ViT with relative positions (timm)", "vit_relpos_small_patch16_224", MEAN, (), 1),
 )
 _OTHERS = (
-    Family("SigLIP 2, NaFlex", Siglip2ForImageClassification, partial(with_vision_config, Siglip2Config), MEAN, (), 1),
+    Family("SigLIP 2, NaFlex", Siglip2ForImageClassification, MEAN, (), 1),
     *(
         TimmFamily(name=name, architecture=of, reads=reads, prefix=prefix, patches=patches)
         for name, of, reads, prefix, patches in _TIMM
@@ -216,17 +213,9 @@ WITHOUT_MAP = {name: WithoutMap(*of) for name, of in _OF_TRANSFORMERS.items()}
 WITHOUT_MAP |= {f"{name} (timm)": WithoutMap(*of, of_timm=True) for name, of in _OF_TIMM.items()}
 # Those of which LoRA adapts the linear head alone.
 HEADS_ALONE = (
-    "BiT",
-    "EfficientNet",
-    "HGNet V2",
-    "MobileNet V1",
-    "MobileNet V2",
-    "MobileViT V2",
-    "PoolFormer",
-    "PP-LCNet",
+    *"BiT,EfficientNet,HGNet V2,MobileNet V1,MobileNet V2,MobileViT V2,PoolFormer,PP-LCNet".split(","),
+    *"RegNet,ResNet,TextNet,ByobNet (timm),EfficientNet (timm),NFNet (timm),ResNet (timm)".split(","),
 )
-HEADS_ALONE += ("RegNet", "ResNet", "TextNet")
-HEADS_ALONE += tuple(f"{name} (timm)" for name in ("ByobNet", "EfficientNet", "NFNet", "ResNet"))
 
 
 def _titled(name: str, written: str) -> str:

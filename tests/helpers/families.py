@@ -2,38 +2,11 @@
 
 import inspect
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
-from transformers import (
-    BeitConfig,
-    BeitForImageClassification,
-    CLIPConfig,
-    CLIPForImageClassification,
-    CLIPVisionConfig,
-    Data2VecVisionConfig,
-    Data2VecVisionForImageClassification,
-    DeiTConfig,
-    DeiTForImageClassification,
-    DeiTForImageClassificationWithTeacher,
-    Dinov2Config,
-    Dinov2ForImageClassification,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersForImageClassification,
-    DINOv3ViTConfig,
-    IJepaConfig,
-    IJepaForImageClassification,
-    MetaClip2Config,
-    MetaClip2ForImageClassification,
-    PreTrainedModel,
-    SiglipConfig,
-    SiglipForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTMSNConfig,
-    ViTMSNForImageClassification,
-)
+import transformers
+from transformers import PreTrainedModel
 
 from robust_vit_hf import DINOv3ViTForImageClassification
 from robust_vit_hf.models.added_classifiers import CLIPZeroShotForImageClassification
@@ -58,7 +31,6 @@ class Family:
 
     Args:
         name: what its users call it.
-        model_class, config_class: of transformers.
         reads: what the head reads, in words.
         prefix: weights of the prefix tokens in what the head reads.
         patches: weight of the patches, which share it.
@@ -67,7 +39,6 @@ class Family:
 
     name: str
     model_class: type[PreTrainedModel]
-    config_class: type
     reads: str
     prefix: tuple[float, ...]
     patches: float
@@ -78,7 +49,11 @@ class Family:
         torch.manual_seed(seed)
         # The eager attention is chosen when the model is built alone in Data2VecVision; the others switch.
         eager = {"attn_implementation": "eager"} if "Data2Vec" in self.model_class.__name__ else {}
-        model = self.model_class._from_config(self.config_class(**SIZES | self.settings | overrides), **eager)
+        sizes = SIZES | self.settings | overrides
+        config_class = self.model_class.config_class
+        if "vision_config" in config_class.sub_configs:  # of images and texts
+            sizes = {"num_labels": sizes.pop("num_labels"), "vision_config": sizes}
+        model = self.model_class._from_config(config_class(**sizes), **eager)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.numel() > 1 and parameter.std() == 0:  # biases, relative positions, layer scales
@@ -101,58 +76,36 @@ def resolution(model: PreTrainedModel) -> dict[str, bool]:
     return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
 
 
-def with_vision_config(config_class, *, num_labels: int, **sizes):
-    return config_class(vision_config=sizes, num_labels=num_labels)
-
-
 _RELATIVE = {"use_relative_position_bias": True}
 _CLS, _MEAN, _BOTH = "CLS token", "patch mean", "CLS token and patch mean"
 _FAMILIES = (
-    Family("ViT", ViTForImageClassification, ViTConfig, _CLS, (1,), 0),
-    Family("DeiT", DeiTForImageClassification, DeiTConfig, _CLS, (1, 0), 0),
+    Family("ViT", transformers.ViTForImageClassification, _CLS, (1,), 0),
+    Family("DeiT", transformers.DeiTForImageClassification, _CLS, (1, 0), 0),
     Family(
         "DeiT, distilled",
-        DeiTForImageClassificationWithTeacher,
-        DeiTConfig,
+        transformers.DeiTForImageClassificationWithTeacher,
         "CLS and distillation tokens",
         (0.5, 0.5),
         0,
     ),
-    Family("ViTMSN", ViTMSNForImageClassification, ViTMSNConfig, _CLS, (1,), 0),
-    Family("Dinov2", Dinov2ForImageClassification, Dinov2Config, _BOTH, (1,), 1),
+    Family("ViTMSN", transformers.ViTMSNForImageClassification, _CLS, (1,), 0),
+    Family("Dinov2", transformers.Dinov2ForImageClassification, _BOTH, (1,), 1),
+    Family("Dinov2WithRegisters", transformers.Dinov2WithRegistersForImageClassification, _BOTH, (1, 0, 0, 0, 0), 1),
+    Family("DINOv3ViT", DINOv3ViTForImageClassification, _BOTH, (1, 0, 0, 0, 0), 1, {"num_register_tokens": 4}),
+    Family("BEiT", transformers.BeitForImageClassification, _MEAN, (0,), 1, _RELATIVE),
     Family(
-        "Dinov2WithRegisters",
-        Dinov2WithRegistersForImageClassification,
-        Dinov2WithRegistersConfig,
-        _BOTH,
-        (1, 0, 0, 0, 0),
-        1,
+        "BEiT without mean pooling",
+        transformers.BeitForImageClassification,
+        _CLS,
+        (1,),
+        0,
+        {"use_mean_pooling": False},
     ),
-    Family(
-        "DINOv3ViT",
-        DINOv3ViTForImageClassification,
-        DINOv3ViTConfig,
-        _BOTH,
-        (1, 0, 0, 0, 0),
-        1,
-        {"num_register_tokens": 4},
-    ),
-    Family("BEiT", BeitForImageClassification, BeitConfig, _MEAN, (0,), 1, _RELATIVE),
-    Family(
-        "BEiT without mean pooling", BeitForImageClassification, BeitConfig, _CLS, (1,), 0, {"use_mean_pooling": False}
-    ),
-    Family("Data2VecVision", Data2VecVisionForImageClassification, Data2VecVisionConfig, _MEAN, (0,), 1, _RELATIVE),
-    Family("IJepa", IJepaForImageClassification, IJepaConfig, _MEAN, (), 1),
-    Family(
-        "CLIP, zero-shot", CLIPZeroShotForImageClassification, CLIPVisionConfig, _CLS, (1,), 0, {"projection_dim": 16}
-    ),
-)
-_IMAGE_TEXT = (
-    ("CLIP", CLIPForImageClassification, CLIPConfig, (0,)),
-    ("MetaCLIP 2", MetaClip2ForImageClassification, MetaClip2Config, (0,)),
-    ("SigLIP", SiglipForImageClassification, SiglipConfig, ()),
-)
-_FAMILIES += tuple(
-    Family(name, of, partial(with_vision_config, config), _MEAN, prefix, 1) for name, of, config, prefix in _IMAGE_TEXT
+    Family("Data2VecVision", transformers.Data2VecVisionForImageClassification, _MEAN, (0,), 1, _RELATIVE),
+    Family("IJepa", transformers.IJepaForImageClassification, _MEAN, (), 1),
+    Family("CLIP, zero-shot", CLIPZeroShotForImageClassification, _CLS, (1,), 0, {"projection_dim": 16}),
+    Family("CLIP", transformers.CLIPForImageClassification, _MEAN, (0,), 1),
+    Family("MetaCLIP 2", transformers.MetaClip2ForImageClassification, _MEAN, (0,), 1),
+    Family("SigLIP", transformers.SiglipForImageClassification, _MEAN, (), 1),
 )
 FAMILIES = {family.name: family for family in _FAMILIES}
