@@ -20,7 +20,7 @@ from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.training.checkpoints import add_lora
 from robust_vit_hf.training.config import CHECKPOINTING, prepare_sharding
 
-from ..helpers.commands import Completed, launch, python, wait_until
+from ..helpers.commands import Completed, launch, start, wait_until
 from ..helpers.tiny import ROOT, STILL, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 from ..training.test_trainer import assert_equal_weights
 
@@ -127,15 +127,7 @@ def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
     command = [*LAUNCH, "--config_file", CONFIGS / "several_gpus.yaml", "--num_processes", 2]
     command += ["--mixed_precision", "no", "trainer/train.py", *options]
     command += ["--num_train_epochs", 400, "--per_device_train_batch_size", 4]
-    job = subprocess.Popen(
-        python(*command, "--output_dir", stopped),
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    job = start(*command, "--output_dir", stopped)
     wait_until((stopped / "checkpoint-4" / "trainer_state.json").is_file, job, timeout=500)
     os.killpg(job.pid, signal.SIGTERM)
     _, err = job.communicate(timeout=300)
@@ -163,7 +155,7 @@ def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
 
 # -- Slurm ------------------------------------------------------------------------------------------------------------
 
-SRUN = """#!/bin/bash
+SRUN = """
 # Starts the command on each of SLURM_NNODES nodes, which are this machine.
 shift 2  # --cpus-per-task N
 for node in $(seq 0 $((SLURM_NNODES - 1))); do
@@ -174,16 +166,14 @@ for process in "${processes[@]}"; do wait "$process" || exit 1; done
 """
 
 
-def run_under_slurm(script: str, nodes: int, folder: Path, *arguments) -> Completed:
-    """Run a script of `trainer/slurm` where `srun` and `scontrol` are stand-ins, and accelerate is real."""
-    programs = folder / "bin"
-    programs.mkdir()
-    for name, text in {"srun": SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1\n"}.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    slurm = {"NNODES": nodes, "GPUS_ON_NODE": 1, "CPUS_PER_TASK": 1, "JOB_NODELIST": "a,b", "JOB_ID": os.getpid()}
+def run_under_slurm(script: str, folder: Path, programs: dict[str, str], *arguments, **slurm) -> Completed:
+    """Run a script of `trainer/slurm` with stand-ins for `srun`, `scontrol` and others, and variables of Slurm."""
+    (folder / "bin").mkdir()
+    for name, text in programs.items():
+        (folder / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / "bin" / name).chmod(0o755)
     environment = {f"SLURM_{name}": str(value) for name, value in slurm.items()} | {"OMP_NUM_THREADS": "1"}
-    environment["PATH"] = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment["PATH"] = os.pathsep.join([f"{folder}/bin", str(Path(sys.executable).parent), os.environ["PATH"]])
     command = ["bash", str(ROOT / "trainer" / "slurm" / script), *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=600)
     return Completed(done.returncode, done.stdout, done.stderr)
@@ -204,25 +194,22 @@ def test_words_of_slurm_scripts(script, expected, tmp_path):
     programs = {"srun": 'echo "$1 $2"; shift 2; exec "$@"'}
     programs["scontrol"] = "echo first; seq 20000"  # more than a pipe holds
     programs["accelerate"] = "printf '%s\n' \"$@\""
-    for name, text in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
     slurm = {"NNODES": 3, "NODEID": 2, "GPUS_ON_NODE": 8, "CPUS_PER_TASK": 64}
     slurm |= {"JOB_NODELIST": "a,b,c", "JOB_ID": 40007}
-    environment = {f"SLURM_{name}": str(value) for name, value in slurm.items()}
-    environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
-    command = ["bash", str(ROOT / "trainer" / "slurm" / script), "--model", "my model"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = run_under_slurm(script, tmp_path, programs, "--model", "my model", **slurm)
     config, *words = expected.split()
     words = ["launch", "--config_file", f"trainer/accelerate_configs/{config}", *words, "trainer/train.py"]
-    assert done.stdout.splitlines() == ["--cpus-per-task 64", *words, "--model", "my model"], done.stderr
+    assert done.out.splitlines() == ["--cpus-per-task 64", *words, "--model", "my model"], done.err
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("script, nodes", [("one_node.sh", 1), ("several_nodes.sh", 2)])
 def test_slurm_scripts(options, tmp_path, script, nodes):
     run = tmp_path / "a run"  # a space, which shells split at
-    done = run_under_slurm(script, nodes, tmp_path, *options, "--num_train_epochs", 1, "--output_dir", run)
+    programs = {"srun": SRUN, "scontrol": "echo 127.0.0.1"}
+    slurm = {"NNODES": nodes, "GPUS_ON_NODE": 1, "CPUS_PER_TASK": 1, "JOB_NODELIST": "a,b", "JOB_ID": os.getpid()}
+    words = (*options, "--num_train_epochs", 1, "--output_dir", run)
+    done = run_under_slurm(script, tmp_path, programs, *words, **slurm)
     assert done.status == 0, done.err[-3000:]
     assert (run / "results.json").is_file()
     assert len(losses(run)) == (2 if nodes == 1 else 1)  # a step takes 8 images of each process

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,9 +19,8 @@ from experiments.sweeps.sweep import SweepRun, _run_here
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.utils.stage import lock_file
 
-from ..helpers.commands import kill_when, launch, python, wait_until
+from ..helpers.commands import kill_when, launch, start, wait_until
 from ..helpers.sweeps import SEEDS, VARIANTS, is_trained, points, sweep, table, write_grid
-from ..helpers.tiny import ROOT
 
 
 def test_jobs_have_a_gpu_each(inputs, tmp_path, monkeypatch):
@@ -106,12 +106,8 @@ def test_a_preempted_run_is_queued_again_and_resumes(notice, slurm, inputs, tmp_
     grid = write_grid(tmp_path / "grid.yaml", inputs, variants={"robustvit": {}}, options=options)
     assert "1 runs are submitted as 12345." in sweep(grid, out, "--cluster", "slurm")
     (logs,), (folder,) = (out / "logs").iterdir(), points(out)
-    variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "12345", "SLURM_PROCID": "0", "OMP_NUM_THREADS": "1"}
-
-    def job() -> subprocess.Popen:
-        command = python("-u", "-m", "submitit.core._submit", logs)
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
-
+    variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "12345", "SLURM_PROCID": "0"}
+    job = partial(start, "-u", "-m", "submitit.core._submit", logs, **variables)
     process = job()
     wait_until(lambda: len(list((folder / RUN).glob("checkpoint-*"))) > 1, process)  # one is complete
     if notice:
@@ -136,17 +132,6 @@ def test_a_preempted_run_is_queued_again_and_resumes(notice, slurm, inputs, tmp_
     assert "All 1 runs are complete." in sweep(grid, out, "--dry_run")
 
 
-def start(*arguments) -> subprocess.Popen:
-    return subprocess.Popen(
-        python("-m", "experiments", "sweep", *arguments),
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.release
 def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_path):
     variants = {"robustvit": VARIANTS["robustvit"]}
@@ -161,7 +146,7 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
     kill_when(lambda: bool(begun()), *command, out, "--cluster", "debug")
     kill_when(lambda: any(map(is_trained, points(out))), *command, out)
     # Now a run alone is killed, in its process: the sweep records it and goes on.
-    process = start(grid, "--output_dir", out)
+    process = start(*command, out, stdout=subprocess.PIPE)
 
     def process_of_a_run() -> int | None:
         for path in begun():
@@ -182,7 +167,8 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
 def test_two_sweeps_at_once_share_the_runs(inputs, tmp_path):
     """Both wait until all runs are complete, and none is run twice."""
     grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS, options={"num_train_epochs": 4})
-    sweeps = [start(grid, "--output_dir", tmp_path / "out", "--cluster", "debug") for _ in range(2)]
+    command = ("-m", "experiments", "sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
+    sweeps = [start(*command, stdout=subprocess.PIPE) for _ in range(2)]
     outputs = [process.communicate(timeout=400) for process in sweeps]
     assert [process.returncode for process in sweeps] == [0, 0], outputs[0][1][-3000:] + outputs[1][1][-3000:]
     assert all("All 4 runs are complete." in printed for printed, _ in outputs)

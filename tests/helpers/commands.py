@@ -58,21 +58,32 @@ def succeed(*arguments) -> str:
     return completed.out
 
 
-def python(*arguments, **environment) -> list[str]:
+def python(*arguments) -> list[str]:
     return list(map(str, [sys.executable, *arguments]))
 
 
-def launch(*arguments, timeout: float = 300, **environment) -> Completed:
-    """Python with arguments, in a process of its own in the root of the repository."""
-    done = subprocess.run(
+def start(*arguments, stdout: int = subprocess.DEVNULL, **environment) -> subprocess.Popen:
+    """Python with arguments, in a process and a group of its own in the root of the repository, which goes on."""
+    variables = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.Popen(
         python(*arguments),
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
+        env=variables,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
+        start_new_session=True,
     )
-    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def launch(*arguments, timeout: float = 300, **environment) -> Completed:
+    """What [`start`] leaves."""
+    process = start(*arguments, stdout=subprocess.PIPE, **environment)
+    try:
+        out, err = process.communicate(timeout=timeout)
+        return Completed(process.returncode, out, err)
+    finally:
+        process.kill()
 
 
 def launch_two(*arguments, **environment) -> Completed:
@@ -83,15 +94,7 @@ def launch_two(*arguments, **environment) -> Completed:
 
 def kill_when(condition: Callable[[], bool], *arguments, **environment) -> None:
     """Start Python with arguments, and kill it and its children without warning as soon as a condition holds."""
-    process = subprocess.Popen(
-        python(*arguments),
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(*arguments, **environment)
     wait_until(condition, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
