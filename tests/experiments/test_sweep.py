@@ -51,8 +51,7 @@ def test_a_dry_run_lists_and_estimates(swept, inputs, tmp_path):
     assert printed.count(": complete") == 4 and printed.count("-seed-2-") == 2 == printed.count(": to run")
     assert "2 of 6 runs are left. They take about 0 minutes" in printed
     assert len(points(out)) == 4
-    printed = sweep(longer, tmp_path / "new", "--dry_run")
-    assert "6 of 6 runs are left. None is complete, so their time is not known." in printed
+    sweep(longer, tmp_path / "new", "--dry_run")
     assert not (tmp_path / "new").exists()
     shutil.copytree(out, tmp_path / "out")
     for folder in points(tmp_path / "out"):
