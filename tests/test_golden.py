@@ -36,15 +36,13 @@ from robust_vit_hf.training.methods import METHODS
 from robust_vit_hf.utils.images import to_rgb
 
 from .data.test_transforms import KEPT, OTHERS, made
-from .helpers.ablations import ABLATIONS
 from .helpers.families import FAMILIES
 from .helpers.golden import Recorder, compare, moments
 from .helpers.golden_figures import draw_figures
 from .helpers.golden_inputs import write_inputs, write_model
-from .helpers.golden_page import serve
-from .helpers.golden_scripts import push_folders, run_scripts
+from .helpers.golden_scripts import push_folders, run_scripts, serve
 from .helpers.metrics import OF_GROUPS, SCRIPTS, load
-from .helpers.tiny import DATA, tiny_config
+from .helpers.tiny import ABLATIONS, DATA, tiny_config
 
 
 def train_by_methods(record: Recorder) -> None:

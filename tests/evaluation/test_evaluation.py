@@ -25,9 +25,9 @@ from robust_vit_hf.results.summary import main_table, set_rows
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
+from ..helpers.layouts import prepare
 from ..helpers.sessions import evaluate_one, session_of
 from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, LABELS, STINGRAY, TENCH, masked_dataset, tiny_vit
-from ..helpers.written import prepare
 
 
 MAPS = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")

@@ -10,7 +10,7 @@ from experiments.sweeps.results import Results, worst_group_table
 from experiments.sweeps.results_parquet import read_results
 
 from ..helpers.commands import succeed
-from ..helpers.results import result, run_of
+from ..helpers.experiment import result, run_of
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 
 

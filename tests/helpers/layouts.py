@@ -1,9 +1,11 @@
-"""Miniatures of the official layouts of the sets, with few and small images and every trap, and their rows as users load them."""
+"""Miniatures of the official layouts of the sets, with few and small images and every trap, and their rows as users load and
+write them."""
 
 import csv
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -12,6 +14,10 @@ from PIL import ExifTags, Image
 from scipy.io import savemat
 
 from robust_vit_hf import load_image_set
+from robust_vit_hf.data.image_sets import prepare as prepare_set
+from robust_vit_hf.data.options import PrepareOptions
+from robust_vit_hf.masks.make_masks import prepare_masks
+from robust_vit_hf.masks.options import CocoOptions
 
 from .tiny import GOLDFISH, STINGRAY, TENCH
 
@@ -279,3 +285,27 @@ def miniatures(root: Path) -> dict[str, Path]:
     for name, folder in (("location", "location20_area02_min0pc"), ("rotation", "rotation"), ("size", "area")):
         folders[f"si-score-{name}"] = si_score(root / name / folder, {"koala": 4, "wok": 2})
     return folders
+
+
+def prepare(name: str, sources: list[str], output: Path, **options) -> dict[str, tuple[int, int]]:
+    """Rows and rejected rows of each split of a set that is written."""
+    return counts_of(prepare_set(PrepareOptions(set=name, sources=sources, output_dir=output, **options)))
+
+
+def masks_by(masker: Callable, images: Path, output: Path, **options) -> dict[str, tuple[int, int]]:
+    """Rows and rejected rows of each split of images with masks that a mask maker of the test makes."""
+    given = CocoOptions(images=str(images), output_dir=output, annotations="none.json", **options)
+    return counts_of(prepare_masks(given, lambda options, features: masker))
+
+
+def counts_of(text: str) -> dict[str, tuple[int, int]]:
+    """Rows and rejected rows by split in what a command says that it wrote: `<split>: <rows> rows, <rejected> rejected`."""
+    lines = (line.partition(": ") for line in text.splitlines()[:-1])
+    return {split: tuple(int(part.split()[0].replace(",", "")) for part in of.split(", ")) for split, _, of in lines}
+
+
+def half_mask(image: Image.Image) -> Image.Image:
+    """Mask of the left half of an image."""
+    mask = Image.new("L", image.size)
+    mask.paste(255, (0, 0, image.width // 2, image.height))
+    return mask

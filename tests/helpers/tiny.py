@@ -95,6 +95,20 @@ def tiny_config(output_dir, **overrides) -> RobustViTConfig:
     return RobustViTConfig(str(output_dir), **settings)
 
 
+# Ablations of the paper's method, as options that override those of `robustvit`: Tables 4 and 12 of
+# https://huggingface.co/papers/2206.01161 to `ground-truth`. `start-layer` is half of the 12 layers of a base or small model.
+ABLATIONS: dict[str, dict] = {
+    "without-confidence": {"confidence_weight": 0.0},
+    "without-background": {"background_weight": 0.0},
+    "without-foreground": {"foreground_weight": 0.0},
+    "ground-truth": {"confidence_target": "label"},
+    "second-order": {"second_order": True},
+    "bce": {"relevance_distance": "bce"},
+    "label-free": {"relevance_target": "prediction"},
+    "start-layer": {"start_layer": 6},
+}
+
+
 def bright_square(folder: Path, side: int = 96) -> Path:
     """File of an image in which one object stands out: a bright square on dark noise."""
     pixels = np.random.default_rng(0).integers(0, 60, (side, side, 3), dtype=np.uint8)

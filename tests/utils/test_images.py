@@ -15,8 +15,8 @@ from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.masks.tokencut import MaskResult, TokenCut
 from robust_vit_hf.utils.images import encode_image, save_picture_grid, to_rgb
 
+from ..helpers.layouts import half_mask, masks_by
 from ..helpers.tiny import FEATURES, masked_rows, tiny_vit
-from ..helpers.written import half_mask, masks_by
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
