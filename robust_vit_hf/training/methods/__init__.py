@@ -1,6 +1,7 @@
 """Finetuning methods by the value of `--method`. See `docs/methods.md` for adding one."""
 
 from importlib import import_module
+from typing import Any
 
 
 # Module and class of each method. Names are listed without the slow import of torch.
@@ -17,7 +18,7 @@ METHODS = {
 }
 
 
-def load_method(name: str) -> type:
+def load_method(name: str) -> type[Any]:
     """Class of a method, a [`~robust_vit_hf.training.methods.base.Method`]."""
     module, _, method = METHODS[name].partition(".")
     return getattr(import_module(f".{module}", __name__), method)
