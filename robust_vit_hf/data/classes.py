@@ -122,8 +122,7 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         lack = "has more than once" if unknown[0] in model_names else "does not have"
         shown = ", ".join([*model_names[:4], *["…"][: len(model_names) - 4]])
         raise ValueError(
-            f"`{source}` has {len(unknown)} classes that the model {lack}, such as `{unknown[0]}`; it has {len(model_names)}: {shown}. Give "
-            "a model with a head for these classes, or rename them."
+            f"`{source}` has {len(unknown)} classes that the model {lack}, such as `{unknown[0]}`; it has {len(model_names)}: {shown}."
         )
     mapping = {label: places[name] for label, name in enumerate(names)}
     if any(label != place for label, place in mapping.items()):
@@ -140,8 +139,7 @@ def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -
     index, differing = _first_difference(*names.values())
     shown = ", ".join(f"`{name}` in `{split}`" for name, split in zip(differing, names, strict=True))
     raise ValueError(
-        f"The model has numbers instead of names of classes, and class {index} is {shown}: give all splits the same classes, or the model "
-        "their names (`id2label` in its `config.json`)."
+        f"Class {index} is {shown}, and the model has no names: give all splits the same classes, or set its `id2label`."
     )
 
 

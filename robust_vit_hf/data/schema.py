@@ -197,8 +197,7 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
         raise ValueError(f"The {name} dataset is a stream without `features`: give them with `dataset.cast`.")
     if missing := [column for column in ("image", *needs) if column not in dataset.column_names]:
         raise ValueError(
-            f"The {name} dataset has no column `{missing[0]}`; it has {', '.join(dataset.column_names)}. Rename one, or list labels and "
-            "masks of an image folder in a `metadata.jsonl`, a line each with `image_file_name`, `mask_file_name` and `label`."
+            f"The {name} dataset has no column `{missing[0]}`; it has {', '.join(dataset.column_names)}. See `metadata.jsonl` in docs/data.md."
         )
     for column in dict.fromkeys(("image", *needs, *({"mask"} & {*dataset.column_names}))):
         feature, expected = dataset.features[column], "integers" if column == "label" else "datasets.Image()"
@@ -231,8 +230,7 @@ def check_rows(
     count = len(dataset)
     if unusable := problems + (uninformative if bad_masks == "refuse" or not kept else []):
         raise ValueError(
-            f"{len(unusable)} of {count} rows of the {name} dataset cannot be used:\n{_head(unusable)}.\nRepair them, or leave them out "
-            "with `dataset.select`, or those with empty or full masks with `bad_masks='skip'`."
+            f"{len(unusable)} of {count} rows of the {name} dataset cannot be used:\n{_head(unusable)}.\nRepair or remove them."
         )
     if not uninformative:
         return dataset

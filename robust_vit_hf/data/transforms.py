@@ -53,8 +53,7 @@ def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
     sizes = {tuple(_flat(processor, 0, size).shape[1:]) for size in ((160, 96), (96, 160))}
     if len(sizes) > 1:
         raise ValueError(
-            f"The image processor, a {type(processor).__name__}, gives images of several sizes: expected one, so that an object fits "
-            "the background of another image. Give the protocol `paper` or `native`, or set `do_center_crop` and `crop_size`."
+            f"A {type(processor).__name__} gives images of several sizes: give a protocol, or set its `crop_size`."
         )
     return sizes.pop()
 
@@ -198,8 +197,7 @@ def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> N
         longest = round(shortest * max(image.size) / min(image.size))
         if shortest * longest > Image.MAX_IMAGE_PIXELS:
             raise ValueError(
-                f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
-                f"{longest:,} pixels at the other: crop it."
+                f"An image of {image.width}×{image.height} pixels would be resized to {longest:,} pixels at one side: crop it."
             )
 
 

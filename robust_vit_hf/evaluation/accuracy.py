@@ -94,9 +94,7 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
             measured[side] = Measured.load(stage, ignoring=["precision"])
             if measured[side] is None:
                 raise ValueError(
-                    f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol "
-                    f"`{session.protocol}`: run `robust-vit evaluate` with --compare, --protocols {session.protocol} and "
-                    f"--output_dir {folder} first."
+                    f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol `{session.protocol}`: evaluate it first."
                 )
         results[name] = set_result(name, rows, measured)
     return results

@@ -162,8 +162,7 @@ def _masked_sets(session: Session, by_masks: list[str]) -> dict[str, EvaluationS
     masked = with_objects(session.sets) if by_masks else {}
     if by_masks and not masked:
         raise ValueError(
-            f"--{' and --'.join(by_masks)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "
-            "labels. `robust-vit masks` makes masks."
+            f"--{' and --'.join(by_masks)}: none of {', '.join(session.sets)} has masks and labels. See `robust-vit masks`."
         )
     return masked
 

@@ -64,8 +64,7 @@ class Side:
             return cls.of(model, squashing(processor), name)
         if classes is None or transform is None or processor is not None:
             raise ValueError(
-                "A function of images needs `classes`, the names in the order of its logits, and `transform`, from a PIL image to "
-                "a tensor (3, H, W): give both, and no `processor`."
+                "A function of images needs its `classes`, and a `transform` to tensors (3, H, W), and no `processor`."
             )
         name = getattr(model, "__name__", type(model).__name__)
         return cls.of(OwnClassifier(model, classes, transform), OwnProcessor(transform), name)

@@ -64,8 +64,7 @@ def check_adapter_base(base: str | None) -> None:
     """Refuse an adapter whose base is a local folder, or unknown, so that others cannot load it."""
     if base not in MODELS and not is_hub_id(base or ""):
         raise ValueError(
-            f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
-            "adapter (`--merge_lora`, `model.merge_and_unload()`)."
+            f"The adapter's base is `{base}`, which nobody else has: finetune a Hub model, or merge it (`--merge_lora`)."
         )
 
 
@@ -121,8 +120,7 @@ def repo_type_of(folder: Path) -> str:
     is_model, has_card = names & {"config.json", ADAPTER_FILE}, names & {RUN_FILE, CARD_FILE}
     if not (is_model and has_card and any(name.endswith((".safetensors", ".bin")) for name in names)):
         raise ValueError(
-            f"`{folder}` holds no prepared images, and no model: expected `config.json` or `{ADAPTER_FILE}`, weights "
-            f"(`model.safetensors` or `adapter_model.safetensors`), and a model card `{CARD_FILE}`."
+            f"`{folder}` holds no prepared images, and no model with configuration, weights and `{CARD_FILE}`."
         )
     return "model"
 

@@ -91,16 +91,14 @@ def improve(
 def _check_can_be_trained(model: PreTrainedModel) -> None:
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
-            f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`. `diagnose` takes any "
-            "function."
+            f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`."
         )
     with torch.device("meta"):
         of_class = type(model)._from_config(model.config)
     shapes = [{name: weight.shape for name, weight in of.state_dict().items()} for of in (model, of_class)]
     if differing := sorted(shapes[0].items() ^ shapes[1].items()):
         raise ValueError(
-            f"A saved copy of this `{type(model).__name__}` could not be loaded: its class builds other layers from its configuration, "
-            f"see `{differing[0][0]}`. Write a class for it, or leave its layers as they were."
+            f"A saved copy of this `{type(model).__name__}` could not be loaded: `{differing[0][0]}` differs. Write a class for it."
         )
 
 
@@ -157,10 +155,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
 
 def _check_can_be_improved(session: Session, options: ImproveOptions) -> None:
     if session.accelerator.num_processes > 1:
-        raise ValueError(
-            "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
-            "`robust-vit train` on several."
-        )
+        raise ValueError("`improve` works in one process: leave out `accelerate launch`.")
     if options.method is not None:
         weight = load_method(options.method).DEFAULTS.get("relevance_weight")
         check_has_map(session.sides["before"].model, options.method, weight)
@@ -356,10 +351,7 @@ def _check_apart(train: Images, validation: Images, images: Mapping[str, Images]
     pixels = {role: pixels_of(of_role) for role, of_role in rows.items()}
     for first, second in APART:
         if shared := len(pixels[first] & pixels[second]):
-            raise ValueError(
-                f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
-                "--eval_split and --backgrounds."
-            )
+            raise ValueError(f"Splits overlap: {shared} images of `{second}` are in `{first}` too.")
 
 
 def _labelled(split: str, session: Session, options: ImproveOptions, notes: list[str]) -> Images:

@@ -29,10 +29,7 @@ class CocoAnnotations:
             for entry in content["images"]:
                 self.by_name[entry["file_name"]] = (entry["id"], (entry["width"], entry["height"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"`{path}` is not a COCO annotation file: {error!r}. Expected `images` with `id`, `file_name`, `width` and `height`, "
-                "`annotations` with `image_id` and `category_id`, and `categories` with `id` and `name`."
-            ) from error
+            raise ValueError(f"`{path}` is not a COCO annotation file: {error!r}.") from error
         if len(self.by_name) < len(content["images"]):
             raise ValueError(f"`{path}` has a `file_name` twice: expected an image once.")
         self.sought = "annotation" if category is None else f"annotation of `{category}`"
@@ -73,8 +70,7 @@ class CocoAnnotations:
         number, size = self.by_name[entry]
         if image.size != size:
             raise ValueError(
-                f"`{name}` has {image.width}×{image.height} pixels, but `{self.path}` says {size[0]}×{size[1]}. Annotations fit images of "
-                "that size only: use the images that were annotated, neither resized nor turned."
+                f"`{name}` has {image.width}×{image.height} pixels, but `{self.path}` says {size[0]}×{size[1]}: give images neither resized nor turned."
             )
         annotations = self.by_image.get(number, [])
         if not annotations:
@@ -85,8 +81,7 @@ class CocoAnnotations:
                 union |= _foreground(annotation, *union.shape)
             except Exception as error:  # the decoder raises any type
                 raise ValueError(
-                    f"An annotation of `{entry}` ({image.width}×{image.height} pixels, id {annotation.get('id')}) in `{self.path}` "
-                    f"cannot be read: {error}. Expected a `segmentation` (polygons or run lengths) or a `bbox` of x, y, width and height."
+                    f"Annotation {annotation.get('id')} of `{entry}` in `{self.path}` cannot be read: {error}."
                 ) from error
         names = [str(self.category_names.get(annotation["category_id"], "unnamed")) for annotation in annotations]
         return MaskResult.of(union, ", ".join(names), None if union.any() else "the annotations cover no pixel")

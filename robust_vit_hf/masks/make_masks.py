@@ -82,8 +82,7 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
             is_countable = "int" in str(getattr(columns.get("label"), "dtype", "")) and state.num_processes == 1
             if options.per_class is not None and not is_countable:
                 raise ValueError(
-                    "--per_class counts the masks of each class, in one process: give images with a column `label` of integers, such as "
-                    "folders of classes, and leave out `accelerate launch`."
+                    "--per_class needs one process, and images with a column `label` of integers, such as folders of classes."
                 )
             masker = make_masker(options, columns)
             name = "+".join(split_names(split))  # slices are named after their split
@@ -139,8 +138,7 @@ def write_split(
         names = getattr(columns["label"], "names", None)
         classes = ", ".join(f"`{names[label] if names else label}` {chosen.kept[label]}" for label in lacking)
         logger.warning(
-            f"Classes of `{split}` that ran out of images before they had {options.per_class} masks: {classes}. Give more images "
-            "of them, or train with fewer."
+            f"Classes of `{split}` that ran out of images before they had {options.per_class} masks: {classes}."
         )
     return counts
 

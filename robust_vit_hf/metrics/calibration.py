@@ -96,9 +96,7 @@ class Calibration(StreamingMetric):
         if bad.any():
             expected = "logits" if self.from_logits else "probabilities, from 0 and with a sum of 1"
             raise ValueError(
-                f"the predictions of {place_of(first_image, int(bad.argmax()))} have NaN or infinity, no probability on the classes that "
-                f"count, or are no {expected}, as the setting from_logits has it: look at the image and at the model, or evaluate in "
-                "float32"
+                f"the predictions of {place_of(first_image, int(bad.argmax()))} have NaN or infinity, no probability, or are no {expected}"
             )
         return scores
 

@@ -54,8 +54,7 @@ class RobustAccuracy(StreamingMetric):
         is_float, is_integer = (kind in str(values.dtype) for kind in ("float", "int"))
         if not ((is_float and values.ndim == 2) or (is_integer and values.ndim in (1, 2))):
             raise ValueError(
-                f"predictions are {values.dtype} of shape {tuple(values.shape)}: expected logits (N, C) in floating point, or integer "
-                "ids (N, k) or (N,). The label names of a pipeline need a label_mapping"
+                f"predictions are {values.dtype} of shape {tuple(values.shape)}: expected logits (N, C), or ids (N, k) or (N,)"
             )
         num_classes = values.shape[1] if is_float else None
         accepted = to_accepted_ids(references, first_image, num_classes, self.class_subset)
@@ -116,8 +115,7 @@ class RobustAccuracy(StreamingMetric):
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
-                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids of the best classes, "
-                "of class_subset if there is one. Logits are given in floating point"
+                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids, or floating logits"
             )
 
 
@@ -233,8 +231,7 @@ def top_classes(
     bad = logits.isnan().any(dim=1) | (first == -torch.inf)
     if bad.any():
         raise ValueError(
-            f"the logits of {place_of(first_image, int(bad.int().argmax()))} are NaN, or -inf for every class, which cannot be ranked: "
-            "look at the image and at the model, or evaluate in float32"
+            f"the logits of {place_of(first_image, int(bad.int().argmax()))} are NaN, or -inf for every class"
         )
     return best
 

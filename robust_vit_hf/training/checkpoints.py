@@ -98,8 +98,8 @@ class CheckpointingTrainer(Trainer):
         weights = self.model.state_dict().items()
         if bad := [name for name, value in weights if value.is_floating_point() and not value.isfinite().all()]:
             raise TrainingDiverged(
-                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
-                f"saved. Lower the learning rate, {self.args.learning_rate:g}."
+                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not saved. "
+                "Lower the learning rate."
             )
         folder = Path(output_dir or self.args.output_dir)
         # `_save_checkpoint` checks those of a checkpoint.
@@ -195,10 +195,7 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
         return last
     states = folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
     if not begun or any(not (path.parent / STAGE_FILE).exists() for path in states):
-        raise ValueError(
-            f"`{folder}` holds no run to resume, or its checkpoints are not complete, or of an earlier version: begin a new run "
-            "in another --output_dir, without --resume_from_checkpoint."
-        )
+        raise ValueError(f"`{folder}` holds no run to resume that is complete: begin one in another --output_dir.")
     logger.warning(f"The run in `{folder}` was stopped before its first complete checkpoint: it begins again.")
     return None
 

@@ -76,15 +76,13 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             "`hub_strategy` other than `end` uploads checkpoints without a card, and files with paths of this machine. Leave it `end`.": (
                 self.push_to_hub and self.hub_strategy != HubStrategy.END
             ),
-            "`torch_compile=True` makes attentions and logits sibling outputs of one compiled function, so that the gradient of one in the "
-            "other does not exist. Leave it False.": self.torch_compile,
+            "`torch_compile=True` loses the gradient of the logits in the attentions. Leave it False.": self.torch_compile,
             "`ddp_static_graph=True` takes the backward pass of the relevance map for that of the loss, so that gradients are wrong from the "
             "second step on. Leave it out.": self.ddp_static_graph,
             "DeepSpeed is not supported: use DDP or FSDP2, see docs/launch.md.": (
                 self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
             ),
-            "Reentrant activation checkpointing computes attentions without a graph. "
-            f'Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.': reentrant,
+            f'Reentrant checkpointing computes attentions without a graph: set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.': reentrant,
             "`head_epochs` freezes layers within a training, which works in one process only.": (
                 self.head_epochs and self.world_size > 1
             ),
@@ -166,8 +164,7 @@ def prepare_sharding(
     if plugin is None:
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise ValueError(
-                "FSDP was asked for, but accelerate shards on several GPUs only, and would take DDP here: launch with "
-                "another config file, see docs/launch.md."
+                "FSDP was asked for, but accelerate shards on several GPUs only: launch with another config file."
             )
         return
     problems = {

@@ -96,8 +96,7 @@ def prepare_datasets(
     return them as `train` and `eval`. `augment` is the transform in training."""
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
-            f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "
-            "Call `measure_accuracy` for several sets."
+            f"Expected `eval_dataset` to be one table, but got a {type(evaluation).__name__}: see `measure_accuracy`."
         )
     check_one_numbering(classes_of_model(config), {"train": train, "eval": evaluation})
     given = {"train": (train, augment), "eval": (evaluation, transform)}
@@ -118,8 +117,7 @@ def _prepare(
         return dataset.with_transform(with_rows(transform))
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
         logger.warning(
-            "The train dataset is streamed, so that `max_steps` count as one epoch: checkpoints and evaluations of the strategy "
-            "`epoch` come once, at the end. For more, give `save_strategy` and `eval_strategy` `steps`, with `save_steps`."
+            "The train dataset is streamed, so that `max_steps` count as one epoch, at whose end checkpoints and evaluations come."
         )
     mapping = label_mapping(class_names_of(dataset.features), classes_of_model(config), source)
     process = (args.process_index, args.world_size)

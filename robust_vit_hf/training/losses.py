@@ -68,8 +68,7 @@ class RelevanceLoss(nn.Module):
         """Components `(B,)`, and `relevance_loss`, their weighted sum."""
         if relevance.shape != mask.shape:
             raise ValueError(
-                f"Expected `relevance` and `mask` of one shape (B, 1, H, W), but got {tuple(relevance.shape)} and "
-                f"{tuple(mask.shape)}."
+                f"Expected `relevance` and `mask` of one shape (B, 1, H, W), but got {(*relevance.shape,)} and {(*mask.shape,)}."
             )
         mask = mask.to(relevance.dtype)
         background = background_of(mask, self.mask_edges)

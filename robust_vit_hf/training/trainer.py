@@ -193,8 +193,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         args, labels = self.args, inputs.get("labels")
         if labels is None and args.needs_labels:
             raise ValueError(
-                f"A batch has no `labels`; it has {', '.join(inputs)}. The loss needs the class of each image: name it `labels`, or "
-                "take another `method`, `relevance_target` or `confidence_target`."
+                f"A batch has no `labels`, only {', '.join(inputs)}: name its classes so, or take another `method` or target."
             )
         low, high = inputs["mask"].aminmax()
         if low < 0 or high > 1:
@@ -258,8 +257,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         if failed:
             images = name_images(inputs, bad.flatten().tolist(), dataset) if len(bad) else "images of another process"
             raise TrainingDiverged(
-                f"{when}: the {name} of {images} is NaN or infinite. Look at the image; if there are many, lower the learning rate, or "
-                "train in float32."
+                f"{when}: the {name} of {images} is NaN or infinite. Look at the image, or lower the learning rate."
             )
 
     # -- Schedule -----------------------------------------------------------------------------------------------------
@@ -390,8 +388,7 @@ def _check_dtype(model: nn.Module) -> None:
     half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
     if half:
         raise ValueError(
-            f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
-            "it with `dtype=torch.float32`, and give `bf16=True` for speed."
+            f"The model's weights are {', '.join(map(str, half))}: load them as `torch.float32`, and give `bf16=True` for speed."
         )
 
 

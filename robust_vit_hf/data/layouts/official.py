@@ -129,8 +129,7 @@ def open_paper_split(
     fewest = min((len(image_files(folder)) for folder in chosen), default=0)
     if num_classes >= len(folders) or fewest < count:
         raise ValueError(
-            f"`{root}` has {len(folders)} classes beside the merged ones, of at least {fewest} masks each: too few for {num_classes} "
-            f"classes for training, some more for validation, and {count} masks of each."
+            f"`{root}` has {len(folders)} classes beside the merged ones, of at least {fewest} masks: too few for {num_classes} of {count}."
         )
     return _imagenet_s_source(chosen, imagenet, count)
 

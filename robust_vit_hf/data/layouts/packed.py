@@ -227,7 +227,7 @@ def _columns(
     if image is None or not labels or several or features.keys() != {"image", "label", "file_name"}:
         raise ValueError(
             f"`{source}` has the columns {', '.join(dataset.column_names)}, from which the classes of this set cannot be told. Give "
-            "a prepared folder or the official archive, the `mappings` of ObjectNet, or columns `image` and `wnid`."
+            "a prepared folder, the `mappings` of ObjectNet, or columns `image` and `wnid`."
         )
     return image, label, labels
 
