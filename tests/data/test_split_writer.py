@@ -34,14 +34,8 @@ def no_contact_sheets(monkeypatch):
 
 
 def writer_of(folder: Path, features=NAMES, **options) -> SplitWriter:
-    return SplitWriter(
-        Stage(folder, {"command": "masks", "method": "coco"}),
-        "train",
-        features,
-        title="Names",
-        text="Text.",
-        **options,
-    )
+    stage = Stage(folder, {"command": "masks", "method": "coco"})
+    return SplitWriter(stage, "train", features, title="Names", text="Text.", **options)
 
 
 def masks_of(source: Path, output: Path) -> dict:

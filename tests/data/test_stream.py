@@ -153,7 +153,7 @@ def test_rows_of_a_function(tmp_path):
         make_trainer(tmp_path, dataset.to_iterable_dataset().map(lambda row: row))
 
 
-# -- Training ---------------------------------------------------------------------------------------------------------
+# -- Training and resuming --------------------------------------------------------------------------------------------
 
 
 def test_it_trains_on_as_many_passes_as_it_takes(tmp_path):
@@ -168,9 +168,6 @@ def test_it_trains_on_as_many_passes_as_it_takes(tmp_path):
     assert sum("eval_original_top1" in entry for entry in trainer.state.log_history) == 2
     for before, after in zip(tiny.tiny_vit().parameters(), trainer.model.parameters(), strict=True):
         assert not torch.equal(before, after)
-
-
-# -- Resuming ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_stopped_run_goes_on_with_the_same_images(tmp_path):

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
 from robust_vit_hf.data.transforms import input_size
-from robust_vit_hf.hub.model_card import describe_model, make_card, public_results, write_card, write_eval_results
+from robust_vit_hf.hub.model_card import describe_model, make_card, public_results, write_card
 from robust_vit_hf.models.loading import weights_digest
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 from robust_vit_hf.results.summary import summarize
@@ -37,6 +36,11 @@ def folder(tmp_path_factory) -> Path:
     trainer.save_model()
     trainer.create_model_card(license="mit", dataset="user/masked", masks="drawn by hand")
     return folder
+
+
+@pytest.fixture
+def copied(folder, tmp_path) -> Path:
+    return shutil.copytree(folder, tmp_path / "run")
 
 
 def results(shifted: bool = False) -> dict:
@@ -147,10 +151,8 @@ def test_results(folder):
     assert make_card(run, measured).data.eval_results[0].metric_value == 0.3333
 
 
-def test_energy(folder, tmp_path):
+def test_energy(copied):
     """From the file that CodeCarbon's callback leaves; the last run counts."""
-    copied = tmp_path / "run"
-    shutil.copytree(folder, copied)
     (copied / "emissions.csv").write_text("timestamp,emissions,energy_consumed\n1,9,9\n2,0.002,0.0125\n")
     trainer = RobustViTTrainer(tiny_vit(), tiny_config(copied), masked_dataset(8))
     trainer.create_model_card()
@@ -180,9 +182,8 @@ def evaluation_of(weights: str) -> dict:
     }
 
 
-def test_evaluation_under_two_protocols(folder, tmp_path):
-    copied, evaluated = tmp_path / "run", tmp_path / "evaluation"
-    shutil.copytree(folder, copied)
+def test_evaluation_under_two_protocols(copied, tmp_path):
+    evaluated = tmp_path / "evaluation"
     (copied / "accuracy_paper.png").write_bytes(b"of an earlier evaluation")
     (evaluated / "plots" / "native").mkdir(parents=True)
     (evaluated / "plots" / "native" / "accuracy.png").write_bytes(b"png")
@@ -203,10 +204,9 @@ def test_evaluation_under_two_protocols(folder, tmp_path):
     assert "(accuracy_native.png)" in card.content and "accuracy_paper.png" not in card.content
 
 
-def test_results_of_earlier_weights_are_not_taken_for_those_of_the_folder(folder, tmp_path):
+def test_results_of_earlier_weights_are_not_taken_for_those_of_the_folder(copied, tmp_path):
     """A `results.json` whose weights were replaced. Otherwise it tells the weights before the finetuning."""
-    copied, evaluated = tmp_path / "run", tmp_path / "evaluation"
-    shutil.copytree(folder, copied)
+    evaluated = tmp_path / "evaluation"
     evaluated.mkdir()
     digest = weights_digest(AutoModelForImageClassification.from_pretrained(copied))
     other = "0123456789abcdef"
@@ -223,10 +223,9 @@ def test_results_of_earlier_weights_are_not_taken_for_those_of_the_folder(folder
     assert "Protocol `native`" in (copied / "README.md").read_text()
 
 
-def test_evaluation_of_a_folder(folder, tmp_path):
+def test_evaluation_of_a_folder(copied, tmp_path):
     """Results of `robust-vit evaluate` itself, on images of this machine, whose folders they do not name."""
-    copied, data, evaluated = tmp_path / "run", masked_folder(tmp_path / "images"), tmp_path / "evaluation"
-    shutil.copytree(folder, copied)
+    data, evaluated = masked_folder(tmp_path / "images"), tmp_path / "evaluation"
     base = save_pretrained(tiny_vit(), tmp_path / "base")
     models = ["--model", base, "--compare", copied]
     succeed("evaluate", *models, "--dataset", data, "--protocols", "paper", "--output_dir", evaluated)
@@ -241,10 +240,8 @@ def test_evaluation_of_a_folder(folder, tmp_path):
     assert "(accuracy_paper.png)" in card.content and (copied / "accuracy_paper.png").is_file()
 
 
-def test_results_of_other_weights_are_left_out(folder, tmp_path, caplog):
+def test_results_of_other_weights_are_left_out(copied):
     """A second training in the same folder, or a resumed one, is not told by the figures of the first."""
-    copied = tmp_path / "run"
-    shutil.copytree(folder, copied)
     weights = json.loads((copied / "run.json").read_text())["weights"]
     (copied / "before_after.png").write_bytes(b"png")
     for digest, told in ((weights, True), ("0123456789abcdef", False)):
@@ -349,16 +346,3 @@ def test_which_sets_are_public(name, source, expected):
     assert [entry.value for entry in found] == [12.35] * len(found)
     assert all("7,500 images" in entry.notes and "protocol paper" in entry.notes for entry in found)
     assert public_results("paper", [row | {"top1_after": None}], {name: source}) == []
-
-
-def test_files_of_earlier_results_are_removed(tmp_path):
-    """And not those of the user."""
-    row = {"set": "imagenet-r", "num_images": 30, "top1_before": 0.1, "top1_after": 0.5}
-    first, second = ({"protocol": name, "rows": [row], "sources": {"imagenet-r": "imagenet-r"}} for name in "ab")
-    write_eval_results(tmp_path, [first, second])
-    own = tmp_path / ".eval_results" / "own.yaml"
-    own.write_text("mine")
-    write_eval_results(tmp_path, [second, first | {"rows": []}])
-    kept = own.parent / "robust-vit-hf-b.yaml"
-    assert {*own.parent.iterdir()} == {own, kept}
-    assert [entry["value"] for entry in yaml.safe_load(kept.read_text())] == [50.0]

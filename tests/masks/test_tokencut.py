@@ -400,12 +400,6 @@ def test_a_pixel_is_foreground_if_most_of_it_is_in_the_enlarged_mask(photographs
     assert np.array_equal(np.asarray(result.mask) > 0, shares > 0.5)
 
 
-def test_the_nearest_multiple_of_the_patch_size():
-    make = tokencut.TokenCut(tiny_vit())  # patch 8
-    for size, grid in [((43, 45), (6, 5)), ((3, 100), (12, 1)), ((8, 8), (1, 1))]:
-        assert make.grid(Image.new("RGB", size)) == grid
-
-
 def test_fallback_to_the_coarse_mask(backbone, photographs, monkeypatch):
     image = min(photographs, key=lambda pair: pair[1].mean())[0]  # of a small object
     (coarse,) = tokencut.TokenCut(backbone, refine=False)([image], [{}])
@@ -442,13 +436,9 @@ def test_nothing_to_cut():
     assert constant.mask is None and constant.rejected == "nothing to cut: all patches are alike, or no two are"
     assert other.mask is not None
     assert tiny.mask is None and tiny.rejected.startswith("2×1 patches are too few")
-
-
-def test_features_that_are_not_finite():
-    model = tiny_vit()
     with torch.no_grad():
         model.vit.embeddings.cls_token.fill_(torch.nan)
-    (result,) = tokencut.TokenCut(model)([Image.effect_noise((64, 64), 90).convert("RGB")], [{}])
+    (result,) = tokencut.TokenCut(model)([noise], [{}])
     assert result.mask is None and result.rejected == "the model's features are not finite"
 
 
@@ -468,6 +458,8 @@ def test_large_images_are_shrunk(monkeypatch, photographs):
     monkeypatch.setattr(tokencut, "MAX_PATCHES", 100)
     image = photographs[0][0].resize((400, 200))
     make = tokencut.TokenCut(tiny_vit(), refine=False)
+    for size, grid in [((43, 45), (6, 5)), ((3, 100), (12, 1)), ((8, 8), (1, 1))]:  # the nearest multiple of 8 pixels
+        assert make.grid(Image.new("RGB", size)) == grid
     assert make.grid(image) == (7, 14)
     assert make.grid(Image.new("RGB", (384, 240))) == (7, 12)  # 8 × 13 of 7.9 × 12.6 would be more than 100
     (result,) = make([image], [{}])

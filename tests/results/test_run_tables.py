@@ -9,11 +9,7 @@ from robust_vit_hf.results import summary
 from robust_vit_hf.results.intervals import NUM_RESAMPLES, mean_change
 from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
-from robust_vit_hf.results.set_tables import attribution_table
 from robust_vit_hf.results.tables import Table
-
-
-MAPS = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
 
 
 def side(correct: list[bool], labels: list[int], **scores) -> SideResult:
@@ -147,46 +143,6 @@ def test_curves():
     assert summary.curves(result(*sides, labels=labels, factors=factors)) == {
         "angle": {"value": [0, 20], "num_images": [2, 2], "before": [0.5, 0.5], "after": [1, 0.5]},
     }
-
-
-def test_main_table():
-    lines = summary.main_table(summary.set_rows(compared())).markdown().splitlines()
-    assert lines[0] == (
-        "| set | images | top-1 before | after | change [95 % interval] | corrected / broken | cross-entropy control | "
-        "relevance mIoU before | after |"
-    )
-    assert lines[2] == "| val | 4 | 100.0 | 75.0 | -25.0 [-75.0, +0.0] | 0 / 1 | 100.0 (+0.0) | 50.0 | 75.0 |"
-    assert lines[-1].startswith("| mean of the shifted sets | 8 | 37.5 | 62.5 | +25.0 [")
-    before = {
-        name: SetResult(name, {"before": one.sides["before"]}, one.classes, one.shifted)
-        for name, one in compared().sets.items()
-    }
-    alone = summary.main_table(summary.set_rows(Run(before))).markdown().splitlines()
-    assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 6
-
-
-def test_calibration_table():
-    run = compared()
-    for name, ece in (("before", 0.125), ("after", 0.25)):
-        run.sets["a"].sides[name].scores["ece"] = ece
-    table = summary.calibration_table(summary.set_rows(run))
-    heads = ["set", *(f"{score} {side}" for score in ("top-5", "ECE") for side in ("before", "after", "control"))]
-    assert table.head == heads[:-1]  # without the column of a side on which nothing is known
-    assert table.rows[1] == ["a", "100.0", "100.0", "100.0", "12.5", "25.0"]
-
-
-def test_attribution_table():
-    scores = {
-        side: {"gae": dict.fromkeys(MAPS, value), "legrad": dict.fromkeys(MAPS, None)}
-        for side, value in (("before", 0.5), ("after", 0.6))
-    }
-    table = attribution_table(scores, "imagenet-segmentation", 4276)
-    assert table.rows[:3] == [
-        ["gae, original", *["50.0"] * 6],
-        ["gae, finetuned", *["60.0"] * 6],
-        ["gae, change", *["+10.0"] * 6],
-    ]
-    assert table.rows[3] == ["legrad, original", *["–"] * 6] and "4276 images" in table.title
 
 
 def test_bars_have_the_interval_of_the_change_at_their_ends():

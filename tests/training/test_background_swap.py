@@ -167,9 +167,13 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+def pool_of(folder) -> BackgroundPool:
+    return BackgroundPool(str(folder), eval_transform(make_image_processor("paper", 16)))
+
+
 def test_backgrounds_of_a_folder(pictures):
     """Objects stay, and every other pixel is of one of the pictures; all are drawn, by the seed alone."""
-    pool = BackgroundPool(str(pictures), eval_transform(make_image_processor("paper", 16)))
+    pool = pool_of(pictures)
     images, mask = batch(60)
     swapped = swap_backgrounds(images, mask, 0.5, (0,), pool)
     foreground = mask.bool().expand_as(images)
@@ -194,9 +198,7 @@ def test_half_of_the_pictures_are_flipped(tmp_path):
     halves[:, 8:] = 255
     Image.fromarray(halves).save(tmp_path / "halves.png")
     images, mask = batch(80)
-    swapped = swap_backgrounds(
-        images, mask, 1.0, (0,), BackgroundPool(str(tmp_path), eval_transform(make_image_processor("paper", 16)))
-    )
+    swapped = swap_backgrounds(images, mask, 1.0, (0,), pool_of(tmp_path))
     flipped = [bool(image[0, 0, 0] > image[0, 0, -1]) for image in swapped]
     assert 25 < sum(flipped) < 55
 
@@ -204,20 +206,21 @@ def test_half_of_the_pictures_are_flipped(tmp_path):
 def test_training_with_backgrounds_of_a_folder(pictures, tmp_path):
     """Another training than with those of the batch, and resumed only with the same pictures."""
     settings = {"relevance_weight": 0.0, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
-    weights = {}
-    for name, options in {"batch": {}, "folder": {"backgrounds": str(pictures)}}.items():
+    processor = make_image_processor("paper", 32)
+
+    def make_trainer(name, **options):
         config = tiny_config(tmp_path / name, **settings, **SWAP, **options)
-        trainer = RobustViTTrainer(
-            tiny_vit(), config, tensor_rows(8), processing_class=make_image_processor("paper", 32)
-        )
+        return RobustViTTrainer(tiny_vit(), config, tensor_rows(8), processing_class=processor)
+
+    trainers = [make_trainer("batch"), make_trainer("folder", backgrounds=str(pictures))]
+    for trainer in trainers:
         trainer.train()
-        weights[name] = trainer.model.classifier.weight.detach().clone()
-    assert not torch.equal(*weights.values())
+    assert not torch.equal(*(trainer.model.classifier.weight for trainer in trainers))
     Image.new("RGB", (9, 9)).save(pictures / "d.png")
-    config = tiny_config(tmp_path / "folder", **settings, **SWAP, backgrounds=str(pictures))
-    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8), processing_class=make_image_processor("paper", 32))
     with pytest.raises(ValueError, match="differ in: backgrounds"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "folder" / "checkpoint-2"))
+        make_trainer("folder", backgrounds=str(pictures)).train(
+            resume_from_checkpoint=str(tmp_path / "folder" / "checkpoint-2")
+        )
 
 
 def test_a_picture_that_was_edited_in_place_is_another(tmp_path):
@@ -226,7 +229,7 @@ def test_a_picture_that_was_edited_in_place_is_another(tmp_path):
     for second, colour, size in ((0, "green", (40, 40)), (1, "red", (40, 40)), (1, "red", (40, 41))):
         Image.new("RGB", size, colour).save(path)
         os.utime(path, (second, second))
-        identities.append(BackgroundPool(str(tmp_path), eval_transform(make_image_processor("paper", 16))).identity())
+        identities.append(pool_of(tmp_path).identity())
     assert identities[0][0][:2] == identities[1][0][:2] and identities[0] != identities[1] != identities[2]
 
 
@@ -238,19 +241,18 @@ def tiff_of_floats() -> bytes:
 
 
 def test_bad_folders_of_backgrounds(pictures, tmp_path):
-    transform = eval_transform(make_image_processor("paper", 16))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="with pictures"):
-        BackgroundPool(str(tmp_path / "empty"), transform)
+        pool_of(tmp_path / "empty")
     (tmp_path / "empty" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(OSError, match=r"cannot identify image file '.*broken.png'"):
-        BackgroundPool(str(tmp_path / "empty"), transform)
+        pool_of(tmp_path / "empty")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.jpg")
     for content in ((tmp_path / "whole.jpg").read_bytes()[:-900], tiff_of_floats()):
         (tmp_path / "empty" / "broken.png").write_bytes(content)
         with pytest.raises((OSError, ValueError), match=r"broken.png` cannot be read as an image: "):
-            BackgroundPool(str(tmp_path / "empty"), transform)
+            pool_of(tmp_path / "empty")
     (tmp_path / "empty" / "broken.png").rename(tmp_path / "empty" / "._broken.png")  # of macOS, and no picture
     with pytest.raises(ValueError, match="with pictures"):
-        BackgroundPool(str(tmp_path / "empty"), transform)
+        pool_of(tmp_path / "empty")

@@ -31,7 +31,7 @@ from .test_trainer import COMPONENTS, assert_equal_weights
     ],
 )
 def test_a_fault_of_one_process_ends_both(tmp_path, fault, messages):
-    completed = launch_two("--module", "tests.helpers.faults", fault, tmp_path, timeout=600)
+    completed = launch_two("--module", "tests.helpers.distributed", fault, tmp_path, timeout=600)
     assert completed.status != 0
     for message in messages:
         assert re.search(f"error of process {message}", completed.out), completed.out + completed.err[-3000:]
@@ -54,7 +54,7 @@ def test_the_folder_stays_until_all_processes_have_ended(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     run(tmp_path / "1", 8)
-    completed = launch_two("--module", "tests.helpers.distributed", tmp_path / "2", 4)
+    completed = launch_two("--module", "tests.helpers.distributed", 4, tmp_path / "2")
     assert completed.status == 0, completed.err
     one, two = (json.loads((tmp_path / n / "summary.json").read_text()) for n in "12")
     assert (one["num_processes"], two["num_processes"]) == (1, 2)

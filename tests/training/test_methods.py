@@ -308,22 +308,13 @@ def test_epochs_of_the_head_alone(head_epochs, moved, tmp_path):
 
 
 def test_learning_rate_of_the_head_alone(tmp_path):
-    config = tiny_config(
-        tmp_path,
-        method="finetune",
-        head_epochs=1,
-        head_learning_rate=0.1,
-        per_device_train_batch_size=4,
-        lr_decay_every=1,
-    )
+    rates = {"head_epochs": 1, "head_learning_rate": 0.1, "lr_decay_every": 1}
+    config = tiny_config(tmp_path, method="finetune", per_device_train_batch_size=4, **rates)
     trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
     assert rates == pytest.approx([0.1, 0.1, 0.85e-3, 0.85e-3])
     assert config.describe()["epochs of the head alone"] == "1, learning rate 0.1"
-
-
-# -- Ablations ---------------------------------------------------------------------------------------------------------
 
 
 def test_each_ablation_gives_other_gradients(tmp_path):
