@@ -1,7 +1,4 @@
-"""The classes of ImageNet-1k, of datasets and of models, and the mapping of a dataset's labels to a model's classes by name.
-
-The lists of ImageNet are timm's, joined on the wnid (WordNet id): English names are not unique, as two classes are called "crane".
-"""
+"""The classes of ImageNet-1k (timm's lists, by wnid), of datasets and of models, and their mapping by name."""
 
 import difflib
 import re
@@ -36,7 +33,6 @@ def wnids() -> tuple[str, ...]:
 
 @cache
 def label_of_wnid() -> dict[str, int]:
-    """Label 0–999 of each wnid."""
     return {wnid: label for label, wnid in enumerate(wnids())}
 
 
@@ -131,7 +127,6 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
 
 
 def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -> None:
-    """Check that all splits have the same class names if the model has none."""
     names = {split: class_names_of(getattr(rows, "features", None) or {}) for split, rows in splits.items()}
     names = {split: classes for split, classes in names.items() if classes and not unnamed(classes)}
     if not unnamed(model_names) or are_of_imagenet(model_names) or len({*names.values()}) < 2:
@@ -157,7 +152,6 @@ def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: 
 
 
 def unnamed(names: Sequence[str]) -> bool:
-    """Whether names are only indices of classes."""
     return all(re.fullmatch(r"(LABEL_)?\d+", str(name)) for name in names)
 
 

@@ -1,5 +1,4 @@
-"""Images composed of others, on batches of tensors, for training and for diagnosis: objects on other backgrounds, and images with the
-attributes of others beside their object, such as a frame or a colour cast."""
+"""Images composed of others, for training and diagnosis: objects on other backgrounds, or with attributes of others."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -186,7 +185,6 @@ def edited(name: str, own: Pair, donor: Pair, levels: Pair) -> torch.Tensor:
 
 
 def has_both(mask: torch.Tensor) -> torch.Tensor:
-    """Whether masks `(B, 1, H, W)` have an object and a background: bool `(B,)`."""
     return (mask > 0.5).flatten(1).any(dim=1) & is_background(mask).flatten(1).any(dim=1)
 
 

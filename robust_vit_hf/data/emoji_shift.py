@@ -68,7 +68,6 @@ INSTALL = install_command("demo")
 
 @cache
 def artwork_files() -> tuple[Path, ...]:
-    """All artwork files used for images of emoji-shift."""
     vendors = (*TRAINING_VENDORS, UNSEEN_VENDOR)
     drawings = [_drawing_file(class_name, vendor) for class_name in CLASSES for vendor in vendors]
     return (*drawings, *map(_photograph_file, BACKGROUNDS | NEW_BACKGROUNDS))
@@ -84,14 +83,12 @@ def _photograph_file(name: str) -> Path:
 
 @cache
 def emoji(class_name: str, vendor: str) -> Image.Image:
-    """The 72×72 RGBA drawing of a class by a vendor."""
     with Image.open(_drawing_file(class_name, vendor)) as file:
         return file.convert("RGBA")
 
 
 @cache
 def background(name: str) -> Image.Image:
-    """The whole background photograph, RGB."""
     with Image.open(_photograph_file(name)) as file:
         return to_rgb(file)
 

@@ -1,8 +1,4 @@
-"""Which images a command takes: a split of a folder, a prepared set, a table, a Hub id or a benchmark, with its masks.
-
-Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 0 background, 1 or 255 foreground) and
-`label` (integer or `ClassLabel`), of which a command names those that it needs.
-"""
+"""Which images a command takes: rows with `image`, `mask` and `label` of a folder, table, Hub id or benchmark."""
 
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -43,10 +39,10 @@ class Images:
     Args:
         source: a folder, file, Hub id or name of a benchmark.
         split: its name, or a slice.
-        masks: where the masks come from, if all images have one, see [`~robust_vit_hf.masks.own_masks.masked_images`].
+        masks: where the masks come from, if all images have one.
         rejected: number of images that were left out for want of a mask.
         notes: sentences on what was left out.
-        group_weights: shares of the groups of the images that a model was trained on; `None` if they are unknown.
+        group_weights: shares of the groups that a model was trained on; `None` if unknown.
     """
 
     rows: Any
@@ -59,7 +55,6 @@ class Images:
 
     @property
     def name(self) -> str:
-        """The split in results."""
         return self.split.partition("[")[0]
 
     @property
@@ -74,7 +69,6 @@ class Images:
         return replace(self, rows=self.rows.select(indices))
 
     def labelled(self) -> "Images":
-        """The images with a label. A warning says how many have none."""
         labels = self.rows.with_format(None)["label"][:]
         chosen = [index for index, label in enumerate(labels) if label is not None and label >= 0]
         if left_out := len(labels) - len(chosen):
@@ -94,16 +88,13 @@ def find_images(
     """Load one split of images, with its class names. A warning names images that are left out.
 
     Args:
-        source: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet
-            files, folder of images (in class folders, or with a `metadata.jsonl` of `image_file_name`,
-            `mask_file_name` and `label`), or Hub id.
-        split: name of the split, or a slice such as `train[:80%]`. A single parquet file or dataset saved to disk only
-            has the split `train`. Of slices, the whole split is loaded first.
+        source: name of a benchmark, folder of `save_to_disk`, parquet file or folder, folder of images (in
+            class folders, or with a `metadata.jsonl`), or Hub id.
+        split: name of the split (`train` if a source has only one), or a slice such as `train[:80%]`.
         needs: columns that the command cannot do without, of `label` and `mask`.
-        masks: folder: either the output of `robust-vit masks`, whose images are taken then, or pictures of masks, see
-            [`with_mask_files`].
+        masks: output of `robust-vit masks`, or folder of pictures, see [`with_mask_files`].
         streaming: whether to read rows on the fly, without a copy.
-        options: options of a benchmark: `samples_per_class`, `num_classes`, `class_seed`, `seed`.
+        options: options of a benchmark, such as `class_seed`.
 
     Raises:
         FileNotFoundError: the file, folder or Hub dataset does not exist.
@@ -161,12 +152,9 @@ def load_masked_dataset(
     """Load one split of images with masks.
 
     Args:
-        path: folder, parquet file, Hub id or name of a benchmark, as the `source` of [`find_images`], which has further `options`.
+        path: as the `source` of [`find_images`], which has further `options`.
         split: name of the split, or a slice such as `train[:80%]`.
         streaming: whether to read rows on the fly, without a copy.
-
-    Returns:
-        Rows with `image` and, if they have them, `mask` (one channel, of the size of its image) and `label` (an integer).
     """
     return find_images(path, split, streaming=streaming, **options).rows
 
@@ -251,7 +239,6 @@ def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: boo
 
 
 def origin_of_masks(source: str) -> str:
-    """Where the masks of a source come from, for model cards."""
     if source in benchmarks():
         return benchmarks()[source].masks
     inputs = made_from(Path(source))

@@ -1,8 +1,4 @@
-"""Groups and classes of images: the groups' names and shares of the training images, and draws balanced over classes.
-
-A group, such as class and place, is a value of the column `group`, or of a column, or a pair of columns, that `robust-vit diagnose
---slices` names.
-"""
+"""Groups of images by a column, their shares of the training images, and draws balanced over classes."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -43,14 +39,7 @@ def slices_of(columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def slice_shares(
     dataset: datasets.Dataset, path: str | None, split: str, columns: Sequence[str]
 ) -> dict[str, dict[str, float] | None]:
-    """Shares of the groups of each of [`slices_of`] among the training images.
-
-    Args:
-        dataset: images of a split of `path`, which have the columns.
-
-    Raises:
-        ValueError: there is no such column, or an image has no value in it.
-    """
+    """Shares of the groups of each of [`slices_of`] among the training images."""
     for column in columns:
         if groups_of(dataset, split, column) is None:
             known = ", ".join(dataset.column_names)
@@ -101,7 +90,6 @@ def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def labels_of(dataset: datasets.Dataset) -> np.ndarray:
-    """Labels `(N,)` of labelled images."""
     return np.array(dataset.with_format(None)["label"])
 
 

@@ -1,5 +1,4 @@
-"""The known sets, from their official layouts, prepared folders and the Hub: how they are loaded; `robust-vit data prepare` and
-`robust-vit data describe`."""
+"""Loading of the known sets, and `robust-vit data prepare` and `robust-vit data describe`."""
 
 import hashlib
 from collections import Counter
@@ -41,10 +40,10 @@ def load_image_set(
 
     Args:
         name: one of `KNOWN_SETS`.
-        source: folder of the official layout, archive, `gtsegs_ijcv.mat`, folder of webdataset tars, folder written by
-            `robust-vit data prepare`, or Hub id; by default the set's Hub dataset.
-        streaming: whether to read rows on the fly, in constant memory. Otherwise, rows (paths, or bytes if the source
-            is not an image folder) are first written to the cache of `datasets`.
+        source: folder of the official layout, archive, folder of tars, prepared folder, or Hub id; by default
+            the set's Hub dataset.
+        streaming: whether to read rows on the fly. Otherwise, they are first written to the cache of
+            `datasets`.
         options: options of the set, as of `robust-vit data prepare`, such as `labels="real"`.
 
     Returns:
@@ -117,7 +116,6 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
 
 
 def find_set(name: str, options: dict) -> KnownSet:
-    """A set by name, which takes these options."""
     known = KNOWN_SETS[name]
     if not options.keys() <= {*known.options} or options.get("split", known.splits[0]) not in known.splits:
         given = ", ".join(f"{key}={value}" for key, value in options.items())
@@ -144,7 +142,6 @@ def _find_source(name: str, sources: Sequence[str | Path], options: dict) -> Pat
 
 
 def describe(options: DescribeOptions) -> str:
-    """Describe a dataset, or an unprepared set of the paper."""
     if options.set is not None:
         source = open_source(options.set, [options.source], options.of_the_set)
         return describe_rows(source.rows(source.shards), len(wnids()))

@@ -1,9 +1,4 @@
-"""The tables of all image sets, with layouts, columns, options and protocols, and of benchmarks: datasets to finetune on, with
-evaluation sets.
-
-Names are read without importing `datasets`, for the command line. To add a benchmark of your own, add an entry to `benchmarks` and its
-name to `BENCHMARK_NAMES`.
-"""
+"""The known image sets, and benchmarks to finetune on. Names are read without importing `datasets`."""
 
 from __future__ import annotations
 

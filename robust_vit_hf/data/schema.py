@@ -122,7 +122,6 @@ def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, I
 
 
 def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
-    """The dataset with images as dicts with `bytes` and `path`."""
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
@@ -130,7 +129,6 @@ def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
 
 
 def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
-    """Rows with undecoded images and `file_name`."""
     for index, row in enumerate(undecoded(dataset)):
         path = (row.get("image") or {}).get("path")
         yield {"file_name": Path(path).name if path else f"row {index}"} | row
@@ -212,8 +210,7 @@ def check_rows(
     """Decode and check every row once, so that training does not fail on it hours later.
 
     Args:
-        dataset: rows with `image`, `mask` and, maybe, `label`, an index of the model's classes, of which there are `num_labels`.
-        name: name of the dataset in errors, which name rows and files too.
+        dataset: rows with `image`, `mask` and, maybe, `label`, below `num_labels`.
         bad_masks: whether rows whose mask is empty or full are left out, or an error.
     """
     kept, problems, uninformative = [], [], []
@@ -240,7 +237,6 @@ def check_rows(
 
 
 def name_of(row: dict, index: int) -> str:
-    """Name of an undecoded row in errors: its number and its file."""
     return f"row {index} ({(row['image'] or {}).get('path') or 'image in the table'})"
 
 

@@ -32,10 +32,8 @@ class MaskedStream(torch.utils.data.IterableDataset):
     Args:
         dataset: stream with the columns of `check_columns`.
         transform: [`train_transform`] of an image processor.
-        num_labels: number of the model's classes.
         mapping: class of the model for each label, see [`label_mapping`].
-        bad_masks: whether rows with an unusable image or mask, or an empty or full mask, are left out, or an error.
-        seed: seed of crops and flips.
+        bad_masks: whether unusable rows, and empty or full masks, are left out, or an error.
         rank: number of this process among the `num_processes`.
     """
 

@@ -1,12 +1,7 @@
-"""What a model sees: the geometry of image processors, and joint transforms of image and mask for training, evaluation and segmentation.
+"""What a model sees: the geometry of image processors, and joint transforms of image and mask.
 
-Geometry is the size of the images that a processor gives, its normalisation, where it takes the pixels of a mask, and where the pixels
-that it gives lie in the image. Processors that only resize, crop and normalise by their settings, as most of transformers do, are read
-from these. Of any other, such as timm's, `LevitImageProcessor`, or a function, it is measured on flat images.
-
-Images are decoded upright according to EXIF, and masks belong to upright images. Masks are resized bilinearly without
-antialiasing, as in the released code, whose masks are floating-point tensors (torchvision 0.8.2 antialiases only
-images). So edges have fractional values, and small objects are not blurred.
+Geometry is read from the settings of processors that only resize, crop and normalise, and otherwise measured on flat
+images. Masks are resized bilinearly without antialiasing, as in the released code.
 """
 
 from collections.abc import Callable
@@ -112,7 +107,6 @@ def place_in_image(values: torch.Tensor, size: tuple[int, int], processor: BaseI
     Args:
         values: map `(H, W)` in [0, 1] of the input, such as relevance.
         size: width and height of the image.
-        processor: image processor of the input.
     """
     picture = Image.fromarray((255 * values.clamp(0, 1)).round().byte().cpu().numpy())
     if not has_plain_geometry(processor):
@@ -235,9 +229,8 @@ def train_transform(
     processor's size), horizontal flip.
 
     Args:
-        processor: image processor, for the size of its images, which must be one, and their rescaling and normalisation.
-        seed_of_row: seed of a row's crop and flip, as integers, by its `row_index`. By default, torch's global random
-            state is used.
+        processor: image processor, whose images have one size.
+        seed_of_row: seed of a row's crop and flip by its `row_index`; by default torch's random state.
         resample: interpolation of the squash of images; bilinear in the released code.
 
     Returns:
@@ -275,9 +268,8 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool =
     """Joint evaluation transform: images are processed by the processor, and masks, if any, get the same geometry.
 
     Args:
-        processor: image processor of the model.
-        border: width in pixels of a border that is cut at each edge first, of images without masks, such as ObjectNet's red one.
-        whole: whether images are squashed to the size that the processor gives, instead of cropped.
+        border: width in pixels of a border that is cut first, such as ObjectNet's red one.
+        whole: whether images are squashed to the processor's size, instead of cropped.
 
     Returns:
         Function with the inputs and outputs of that of [`train_transform`].

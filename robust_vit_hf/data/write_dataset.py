@@ -1,5 +1,4 @@
-"""Writing of datasets as parquet, with a card and contact sheets: rows are decoded and checked once, in a file for each slice of source
-rows, and resumed."""
+"""Writing of datasets as parquet, slice by slice, with a card and contact sheets."""
 
 import re
 from collections import Counter
@@ -55,12 +54,10 @@ class SplitWriter:
 
     Args:
         stage: stage of the folder, with all inputs that the rows depend on.
-        split: name of the split.
         features: columns of the rows that are kept.
-        title: title of the dataset card.
-        text: its first paragraph.
+        text: first paragraph of the card, after its `title`.
         rows_per_file: number of source rows of a slice, unless these exceed 64 MiB.
-        selection: rule by which the source rows of this split are selected.
+        selection: rule by which the source rows are selected.
     """
 
     stage: Stage
@@ -102,7 +99,6 @@ class SplitWriter:
 
     @property
     def position(self) -> int:
-        """Number of source rows that are written."""
         return max((end for _, end, _ in self.slices), default=0)
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
@@ -207,7 +203,7 @@ def write_rows(
 
     Args:
         writer: writer of the split; `None` outside the main process.
-        rows: all source rows, in order, with undecoded images, `total` of them if their number is known.
+        rows: all source rows, in order, with undecoded images, maybe `total` of them.
         skip_bad: whether rows that cannot be used are rejected, and not an error.
         finish: gives the rows to write of a part, one for each of its decoded rows.
         parts: cuts the rows into parts; by default [`parts_of`].
@@ -274,7 +270,6 @@ def save_contact_sheets(folder: Path, split: str) -> None:
 
 
 def sample_rows(files: list[Path], count: int) -> list[dict]:
-    """At most `count` evenly spaced rows."""
     if not files:
         return []
     rows = pyarrow.dataset.dataset(files)

@@ -100,7 +100,6 @@ def composed_images(
 
 
 def taken_rows(diagnosis: Diagnosis) -> list[int]:
-    """Numbers of the images of [`TAKEN_RULE`]."""
     values = diagnosis.values
     taken = (values["donor_rate"] == 1) & (values["original"] == 1) & (values["mixed_same"] == 1)
     rows = np.flatnonzero(taken)
@@ -108,7 +107,6 @@ def taken_rows(diagnosis: Diagnosis) -> list[int]:
 
 
 def taken_gallery(examples: Sequence[Composed]) -> Gallery:
-    """The images of [`taken_rows`], as they are and on both backgrounds."""
     shown = []
     for example in examples:
         captions = {

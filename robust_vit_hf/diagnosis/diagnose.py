@@ -54,9 +54,9 @@ def diagnose(
     """Measure whether a model decides by the background, see [`run_diagnosis`].
 
     Args:
-        model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from images `(B, 3, H, W)`,
-            on the CPU but for a torch module, to logits `(B, C)`, with its `classes`, names in the order of the logits, and
-            `transform`, from a PIL image to a tensor `(3, H, W)`. Its mode and device are afterwards as before.
+        model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from
+            images `(B, 3, H, W)` to logits `(B, C)`, with its `classes`, and `transform`, from a PIL image to a
+            tensor.
         dataset: labelled images, as for `robust-vit diagnose`.
         options: others of [`DiagnoseOptions`].
     """
@@ -71,10 +71,6 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
 
     Returns:
         The report; `None` outside the main process.
-
-    Raises:
-        ValueError: images, masks or models do not fit together.
-        OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
     chosen_attributes(options.attributes)  # rejects unknown ones before models are loaded
@@ -146,11 +142,7 @@ def measure_images(
     """Measure the sides of a session on its only set, of these images.
 
     Args:
-        folder: of the report.
         within: folder of the predictions, within that of the session.
-
-    Returns:
-        The report; `None` outside the main process.
     """
     diagnoses, attributes = measure_backgrounds(session, options, within), measure_attributes(session, options)
     if not session.accelerator.is_main_process:
@@ -166,7 +158,6 @@ def measure_images(
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
-    """The labelled images to diagnose on."""
     if options.dataset is not None and options.dataset not in benchmarks():
         return find_images(options.dataset, options.split, ("label",), masks=options.mask_folder).labelled()
     benchmark = options.dataset or find_benchmark(session.classes)

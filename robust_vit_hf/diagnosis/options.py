@@ -38,12 +38,10 @@ class OwnImagesOptions(BatchOptions):
 
     @property
     def passes(self) -> tuple[int, int]:
-        """Batch size, and number of processes that read images."""
         return self.batch_size, self.num_workers
 
     @property
     def mask_folder(self) -> str | None:
-        """The folder of masks that `masks` names; `None` if it names a method or nothing."""
         return None if self.masks in MASK_METHODS else self.masks
 
     @property

@@ -53,13 +53,13 @@ class DiagnosisReport:
 
     Args:
         diagnoses: by side, `before` and maybe `after`.
-        attributes: what else decides, by side; empty if not measured.
-        examples: images in all conditions, the first of which the strip shows.
-        taken: images that the last model takes for the class of the background, see [`TAKEN_RULE`].
-        edited: some of the examples with the attributes of others; empty if not measured.
-        without_map: sentences that say why relevance is left out.
-        groups: table of the groups of the images as they are, if they have any.
-        beside: measures on ImageNet-9 by the head of their column; empty if not measured.
+        attributes: what else decides, by side.
+        examples: images in all conditions, shown first.
+        taken: images of [`TAKEN_RULE`].
+        edited: examples with the attributes of others.
+        without_map: why relevance is left out.
+        groups: table of the groups of the images, if they have any.
+        beside: measures on ImageNet-9 by the head of their column.
     """
 
     diagnoses: dict[str, Diagnosis]
@@ -75,7 +75,6 @@ class DiagnosisReport:
 
     @property
     def verdict(self) -> str:
-        """A sentence for each model, and one more with attributes."""
         sentences = [
             (side, of.sentence) for of_sides in (self.diagnoses, self.attributes) for side, of in of_sides.items()
         ]
@@ -84,33 +83,27 @@ class DiagnosisReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What stands in the way of the verdict, of any model, and what is left out."""
         warnings = [warning for diagnosis in self.diagnoses.values() for warning in diagnosis.warnings]
         return list(dict.fromkeys([*warnings, *self.images.notes, *self.without_map]))
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Measures, classes, pairs of class and background, groups, and attributes."""
         return [*diagnosis_tables(self.diagnoses, self.beside), *self.groups, *self.attribute_tables]
 
     @property
     def attribute_tables(self) -> list[Table]:
-        """A table of attributes for each model; none if they were not measured."""
         return [attributes_table(diagnosis, side) for side, diagnosis in self.attributes.items()]
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """What was taken for what, see [`pair_table`]."""
         return pair_table(self.diagnoses, self.attributes)
 
     @property
     def advice(self) -> list[str]:
-        """What to photograph next."""
         return advice(self.pairs, self.diagnoses)
 
     @property
     def table(self) -> Table:
-        """The measures."""
         return self.tables[0]
 
     def figure(self) -> Figure:
@@ -120,7 +113,6 @@ class DiagnosisReport:
         return strip_figure(self.examples[: strips.NUM_EXAMPLES])
 
     def section(self) -> Section:
-        """Section of a page."""
         notes, tables = [*self.advice, *self.warnings], [*self.tables, *matrices(self.pairs)]
         section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), tables, notes=notes)
         edited = (
@@ -161,7 +153,6 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
 
 
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
-    """Write the files of a report, with the `settings` of the command."""
     folder, settings = report.folder, {name: value for name, value in settings.items() if value != []}
     of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
     taken = of_images.iloc[strips.taken_rows(last)]

@@ -96,7 +96,6 @@ class Diagnosis:
 
     @property
     def num_mixed(self) -> int:
-        """Number of objects that were measured on the background of another class."""
         return int((~np.isnan(self.values["donor_rate"])).sum())
 
     @property
@@ -119,7 +118,6 @@ class Diagnosis:
 
     @property
     def sentence(self) -> str:
-        """The verdict with what it is based on, and the top-1 that it foretells."""
         if not self.num_mixed:
             return f"{VERDICTS['too few']}: none of {len(self.columns['label'])} images could be composed with another background."
         if self.verdict == "too few" and self._unrecognised:
@@ -140,7 +138,6 @@ class Diagnosis:
 
     @property
     def warnings(self) -> list[str]:
-        """What stands in the way of the verdict."""
         warnings = []
         if (price := self.measures.get("composing")) and price.low > 0.1:
             warnings.append(
@@ -165,7 +162,6 @@ class Diagnosis:
         return {name: change.interval(Difference) for name, change in drawn.items()}
 
     def record(self) -> dict:
-        """Verdict, measures, classes and pairs as JSON values."""
         record = {name: getattr(self, name) for name in ("verdict", "sentence", "warnings", "num_mixed")}
         record["measures"] = {name: asdict(interval) for name, interval in self.measures.items()}
         return record | {"by_class": self.by_class(), "by_pair": self.by_pair()}
@@ -292,7 +288,6 @@ class AttributeDiagnosis:
         return pairs_of(self.columns, np.where(np.isnan(self.values[name]["gap"]), np.nan, named))
 
     def record(self) -> dict:
-        """Names, sentence and measures as JSON values."""
         intervals = {
             name: {key: asdict(of) for key, of in measures.items()} for name, measures in self.measures.items()
         }

@@ -75,17 +75,12 @@ class Accuracy(Measurement):
 
 
 def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> dict[str, SetResult]:
-    """Measure the sets of a session for the table of results, see [`measure`]."""
     measured = measure(session, accuracy, within)
     return {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
 
 
 def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
-    """The sets of a session as `robust-vit evaluate` saved them in `folder`, in any precision.
-
-    Raises:
-        ValueError: they are not saved there, or were measured on other inputs.
-    """
+    """The sets of a session as `robust-vit evaluate` saved them in `folder`, in any precision."""
     accuracy, results = Accuracy(), {}
     for name, rows in session.sets.items():
         measured = {}
@@ -101,7 +96,6 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
 
 
 def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured]) -> SetResult:
-    """A set for the table of results, from the results of [`Accuracy`] by side."""
     labelled = rows.accepted is not None
     return SetResult(
         name,

@@ -42,7 +42,7 @@ class Composite(NamedTuple):
     Args:
         name: unique among the composites of a pass.
         edit: one of `CONDITIONS`, which shows the donor's background if it takes one, or of `ATTRIBUTES`.
-        donor: name of the donors of [`WithDonors`] whose background or attribute the images are given; `None` for edits without one.
+        donor: name of the donors of [`WithDonors`]; `None` for edits without one.
     """
 
     name: str
@@ -110,10 +110,8 @@ def composite_pass(
     """Compose images with masks, and yield the values of a model for each batch, with the places of its images after `first`.
 
     Args:
-        title: of the progress, and in errors.
         donors: by name, see [`WithDonors`].
-        outputs_of: from a collated batch, the pictures of each composite, and whether each image has it: logits to check, and values
-            `(B, …)`.
+        outputs_of: from a batch, the composites and which images have them: logits, and values `(B, …)`.
         passes: batch size, and number of processes that read images.
         first: number of the image to begin with.
     """
@@ -145,8 +143,7 @@ class Outputs:
 
     Args:
         original: `(N, D)` fp32, of the images as they are.
-        mixed: `(N, K, D)` fp32, of their objects on the backgrounds of images of other classes, and of the images with attributes of
-            these; NaN where the donor has no background, or the image no object or no background.
+        mixed: `(N, K, D)` fp32, of composites; NaN where image or donor lack object or background.
         labels: `(N,)` int64.
     """
 
@@ -155,7 +152,6 @@ class Outputs:
     labels: np.ndarray
 
     def mapped(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> "Outputs":
-        """Logits, from features."""
         return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
 
     def right(self) -> dict[str, np.ndarray]:
@@ -184,13 +180,9 @@ def composite_outputs(
 
     Args:
         passes: batch size, and number of processes that read images.
-        layer: the last layer of the side, for its features instead of its logits.
-        folder: of a stage that keeps them, and goes on after a kill; by default nothing is kept.
-        picture_of: backgrounds instead of those of images of other classes: from the numbers of the composite and the image to a picture
-            `(3, H, W)`.
-
-    Raises:
-        ValueError: no image has a composite.
+        layer: the last layer, for its features instead of logits.
+        folder: of a stage that keeps them.
+        picture_of: backgrounds `(3, H, W)` by composite and image, instead of those of other classes.
     """
     ((name, rows),) = session.sets.items()
     size = session.classes if layer is None else layer.weight[0]
@@ -230,7 +222,6 @@ def composite_outputs(
 
 
 def check_composed(count: int, num_images: int, name: str) -> None:
-    """Check that some images could be composed with another background: `count` of them."""
     if not count:
         raise ValueError(
             f"No object of the {num_images} {name} images could be put on another background: give other images or masks."

@@ -90,8 +90,6 @@ BY_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Evaluation of the models of a session under its protocol."""
-
     session: Session
     folder: Path  # the output folder
     by_masks: list[str]  # names of `BY_MASKS`

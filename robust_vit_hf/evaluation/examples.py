@@ -87,7 +87,6 @@ def rows_of_kind(
 
 
 def is_of_kind(kind: str, result: SetResult) -> np.ndarray:
-    """`(N,)` bool: labelled images of a kind, see [`KINDS`]."""
     right, right_after = result.correct("before"), result.correct("after")
     best, best_after = (result.sides[side].predictions[:, 0] for side in ("before", "after"))
     chosen = {"corrected": ~right & right_after, "broken": right & ~right_after, "unchanged": best == best_after}
@@ -114,7 +113,6 @@ def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple
 def draw_by_kind(
     results: Mapping[str, SetResult], sets: Mapping[str, EvaluationSet]
 ) -> dict[str, list[tuple[str, int]]]:
-    """Draw at most `NUM_EXAMPLES` pairs of set and row of each of the [`KINDS`]."""
     return {kind: draw(rows_of_kind(kind, results, sets), NUM_EXAMPLES, seed=0) for kind in KINDS}
 
 
@@ -162,7 +160,6 @@ def explain(
 
 
 def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None:
-    """Write examples by kind to a parquet file."""
     rows = []
     for kind, of_kind in examples.items():
         for example in of_kind:

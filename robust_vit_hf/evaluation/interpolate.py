@@ -1,5 +1,4 @@
-"""`robust-vit interpolate`: save a model between those before and after finetuning, or measure such models on in-distribution
-and shifted sets."""
+"""`robust-vit interpolate`: save or measure models between those before and after finetuning."""
 
 from dataclasses import replace
 

@@ -89,7 +89,6 @@ class Measured:
     scores: dict = field(default_factory=dict)
 
     def save(self, stage: Stage) -> None:
-        """Write the rows, if any, and finish the stage with the scores."""
         if self.columns:
             table = pa.table({name: list(values) for name, values in self.columns.items()})
             with atomic_file(stage.folder / ROWS_FILE) as partial:
@@ -128,7 +127,6 @@ class Measurement(ABC):
         and errors; `folder` keeps partial results."""
 
     def loader(self, images: Dataset) -> DataLoader:
-        """Loader of rows of tensors, in order."""
         return DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
 
     def inputs(self) -> dict:
@@ -176,5 +174,4 @@ def _result(session: Session, measurement: Measurement, name: str, side: str, wi
 
 
 def is_measured(folder: Path) -> bool:
-    """Whether both models were measured on a set."""
     return all(Stage.of(folder / side).result() is not None for side in ("before", "after"))

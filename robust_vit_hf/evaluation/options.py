@@ -36,7 +36,6 @@ class NamedSource(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `NAME` or `NAME=SOURCE`."""
         name, _, source = text.partition("=")
         return cls(name, source or None)
 

@@ -37,7 +37,6 @@ class Side:
 
     @property
     def name(self) -> str:
-        """Publishable name of the model."""
         return public_name(self.source)
 
     @classmethod
@@ -121,24 +120,20 @@ class Session:
         return [f"Relevance is left out: {reason}" for reason in dict.fromkeys(filter(None, reasons))]
 
     def check_maps(self) -> None:
-        """Raise a `ValueError` for models without a relevance map."""
         for side in self.sides.values():
             VisionTransformer(side.model)
 
     def under(self, protocol: Protocol) -> "Session":
-        """Copy of the session with another protocol and without sets."""
         sides = {}
         for name, side in self.sides.items():
             sides[name] = replace(side, processor=load_processor(side.source, protocol, side.model))
         return replace(self, sides=sides, sets={}, protocol=protocol)
 
     def with_sets(self, sets: Mapping[str, EvaluationSet]) -> "Session":
-        """Copy of the session with these sets, with labels mapped to the models' classes."""
         config = unwrap_pretrained(next(iter(self.sides.values())).model).config
         return replace(self, sets={name: rows.for_model(name, config) for name, rows in sets.items()})
 
     def with_images(self, images: Images, source: str | None = None) -> "Session":
-        """Copy of the session with these images as its only set."""
         rows = EvaluationSet.of(images.rows, source=source, group_weights=images.group_weights)
         return self.with_sets({images.name: rows})
 

@@ -60,7 +60,6 @@ class EvaluationSet:
         return xxhash.xxh3_128(repr(facts).encode()).hexdigest()
 
     def transform(self, processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
-        """Transform of its images, see [`eval_transform`]."""
         return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
@@ -108,7 +107,6 @@ def load_evaluation_sets(
 
 
 def load_sets(options: SetsOptions, protocol: Protocol, images_per_set: int) -> dict[str, EvaluationSet]:
-    """Load the sets named by options, and your own images by split."""
     loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
     if options.dataset is not None:
         if options.split in loaded:

@@ -1,5 +1,4 @@
-"""Model card: the facts of a run, which `run.json` keeps, the `README.md` that is made from them and the results, and results on public
-sets for the Hub's leaderboards."""
+"""Model card: the facts of a run, the `README.md` made from them, and results for the Hub's leaderboards."""
 
 import json
 import shutil
@@ -148,7 +147,6 @@ def _in_words(metrics: dict[str, float]) -> str:
 
 
 def describe_method(trainer: Trainer) -> dict[str, str]:
-    """Rows of the card about losses, schedule and adapter."""
     rows, adapter = trainer.args.describe(), trainer._adapter
     if isinstance(trainer.train_dataset, MaskedStream) and trainer.args.lr_scheduler_type == "constant":
         rows["learning rate"] = f"{trainer.args.learning_rate:g}, constant"  # a stream is one epoch
@@ -202,7 +200,6 @@ def _preprocessing(processor: BaseImageProcessor) -> str:
 
 
 def _energy(folder: Path) -> dict[str, float]:
-    """Energy and emissions of the last run in CodeCarbon's `emissions.csv`."""
     if not (folder / "emissions.csv").is_file():
         return {}
     last = pd.read_csv(folder / "emissions.csv", dtype=str).iloc[-1]
@@ -210,7 +207,6 @@ def _energy(folder: Path) -> dict[str, float]:
 
 
 def rewrite_card(options: CardOptions) -> str:
-    """Rewrite the card, see [`add_evaluation`] and [`write_card`], and return its path."""
     if options.evaluation is not None:
         add_evaluation(options.folder, options.evaluation)
     write_card(options.folder)
@@ -276,11 +272,7 @@ def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> l
 
 
 def write_card(folder: Path) -> None:
-    """Write a folder's `README.md` from its JSON files and pictures, and [`write_eval_results`]. Results of other weights are left out.
-
-    Raises:
-        FileNotFoundError: the folder has no `run.json`, which `robust-vit train` and the trainer write.
-    """
+    """Write a folder's `README.md` from its JSON files and pictures, and [`write_eval_results`]. Results of other weights are left out."""
     run, figures = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")), []
     measured: list[dict | None] = []
     for file, pictures in FIGURES.items():

@@ -34,14 +34,13 @@ class Candidate:
     """A model that may be chosen: the original, or one with weights between it and a changed one.
 
     Args:
-        mixed_rand: `(N,)` float, whether each selection image is right on the background of another class, as a share of several; NaN
-            where it does not count.
+        mixed_rand: `(N,)` share of the composites of each selection image that are right; NaN without any.
         original: likewise, for the image as it is.
         name: how it was made.
-        weight: interpolation weight, from 0, the model before, to 1, the new layer or the finetuned weights.
+        weight: interpolation weight, from 0 to 1.
         learning_rate: of the training; 0 where nothing was trained.
         outputs: computes its logits on the selection images.
-        build: makes the model, with logits divided by a temperature, and the contents of the files beside it by name.
+        build: makes the model at a temperature, and the contents of the files beside it.
     """
 
     mixed_rand: np.ndarray
@@ -66,15 +65,12 @@ class Candidate:
         return f"{self.name}, interpolation weight {self.weight:g}" if self.weight else self.name
 
     def top1(self) -> float:
-        """Top-1 on the backgrounds of other classes."""
         return float(np.nanmean(self.mixed_rand))
 
     def fall(self, before: "Candidate") -> float:
-        """Fall of top-1 on the images as they are."""
         return float(np.nanmean(before.original) - np.nanmean(self.original))
 
     def changes(self, before: "Candidate") -> tuple[Interval, Interval]:
-        """Changes of `mixed_rand` and `original` from another model, paired by image."""
         changes = {"gain": self.mixed_rand - before.mixed_rand, "loss": self.original - before.original}
         gain, loss = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
         return gain, loss
@@ -139,7 +135,6 @@ def choose_cheapest(candidates: Sequence[Candidate], before: Candidate, max_loss
 
 
 def candidates_table(candidates: Sequence[Candidate], before: Candidate, chosen: Candidate, max_loss: float) -> Table:
-    """Table of all candidates in the order of the rule."""
     rows = []
     for candidate in rank(candidates, before, max_loss):
         exceeds = loses_too_much(candidate, before, max_loss)
@@ -168,7 +163,6 @@ class Layer(NamedTuple):
     bias: np.ndarray
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """Logits `(…, C)` of features `(…, D)`."""
         return features @ self.weight.T + self.bias
 
     def interpolated(self, other: "Layer", weight: float) -> "Layer":
@@ -194,7 +188,6 @@ def training_composites(num_images: int) -> int:
 
 
 def pool_picture(pool: BackgroundPool, composite: int, row: int) -> torch.Tensor:
-    """The picture `(3, H, W)` of a pool on which a composite of a training image is put."""
     ((_, picture),) = pool.draw(np.ones(1, bool), np.random.default_rng([DONOR_SEED, composite, row]))
     return picture
 
@@ -210,13 +203,8 @@ def compute_features(
     """Compute the features of the original model, or read them from `folder`, where they are kept.
 
     Args:
-        train, selection: sessions with the model and one set each.
         passes: batch size, and number of processes that read images.
-        pool: backgrounds of the training images, instead of those of images of other classes.
-        attributes: that images are given of others too.
-
-    Raises:
-        NoLastLayer: the model has no last linear layer.
+        pool: backgrounds of the training images.
     """
     side = train.sides["before"]
     last, (rows,) = LastLayer(side.model.eval(), input_size(side.processor)), train.sets.values()
@@ -229,12 +217,7 @@ def compute_features(
 
 
 def layer_candidates(side: Side, features: Features, facts: Mapping, train: object = None) -> list[Candidate]:
-    """The original model, and after it new layers at each interpolation weight.
-
-    Args:
-        facts: of the record of a model, see [`describe_model`].
-        train: images to train on, for the record.
-    """
+    """The original model, and after it new layers at each interpolation weight."""
     own, selection = features.layer, features.selection
 
     def outputs(layer: Layer, weight: float) -> Outputs:

@@ -77,8 +77,7 @@ def improve(
 
     Args:
         model: name, folder or Hub id; or a model of transformers, with its `processor`, of which copies are trained.
-        dataset: labelled images, as for `robust-vit improve`.
-        output_dir: folder to write, which is a model folder if a candidate is better.
+        output_dir: folder to write, a model folder if a candidate is better.
         options: others of [`ImproveOptions`].
     """
     if not isinstance(model, str | Path):
@@ -103,16 +102,7 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
 
 
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:
-    """Images and masks, features, candidates, choice, and writing, in one process. What is complete in the output folder is skipped.
-
-    Args:
-        given: the model before, if it is not loaded by its name.
-
-    Raises:
-        ValueError: model, images or masks do not fit together, the folder was made from other inputs, or several
-            processes were launched.
-        OSError: a model or set does not exist, or another process is writing to the output folder.
-    """
+    """Images and masks, features, candidates, choice and writing. What is complete is skipped."""
     folder, notes = options.output_dir, []
     pair, whole = PairOptions(model=options.model), Stage(folder, {"command": "improve"})
     with open_session(pair, options.protocol, whole, bf16=options.bf16, given=given) as session:
@@ -303,14 +293,7 @@ def images_by_role(
 ) -> tuple[dict[str, Images], BackgroundPool | None]:
     """Find the labelled images of each role, without overlap: `train`; `selection` and `test`, halves of the
     validation images, or of training images held out; and the pictures of `backgrounds`. Images without
-    classes get predicted ones.
-
-    Args:
-        notes: is added what was decided about the images.
-
-    Raises:
-        ValueError: images have two roles, or one class.
-    """
+    classes get predicted ones."""
     pool = None
     if options.backgrounds is not None:
         pool = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor))

@@ -55,7 +55,6 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
         return f"{self.variant.replace(' ', '-')}-from-{self.start}-{self.learning_rate}-{self.steps}"
 
     def __str__(self) -> str:
@@ -111,10 +110,9 @@ class Trainings:
 
     Args:
         starts: models to finetune, by name: their folder, Hub id or name, and the model itself.
-        train: images to train on, with masks and labels of the model.
         outputs_of: computes the logits of a model on the selection images.
         facts: for the run's record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
-        start_layer: how the last layer of the start `layer` was made, for the card; empty without this start.
+        start_layer: how the last layer of the start `layer` was made, for the card.
     """
 
     folder: Path
@@ -180,7 +178,6 @@ class Trainings:
         return replace(start, model=interpolate(start.model, trained, weight))
 
     def outputs(self, training: Training, weight: float) -> Outputs:
-        """Logits on the selection images at an interpolation weight."""
         return self.outputs_of(self._between(training, weight, self.trained(training)))
 
     def trained(self, training: Training) -> PreTrainedModel:

@@ -42,10 +42,8 @@ class Improvement:
 
     Args:
         max_loss: points of top-1 that the images as they are may lose.
-        diagnosis: the models before and, unless no candidate was better, after.
-        accuracy: tables of top-1, relevance and calibration on the images as they are; none if no candidate was better.
-        notes: what was decided about the images, and what stands in the way.
-        folder: the model folder.
+        diagnosis: the models before and, if a candidate was better, after.
+        accuracy: tables on the images as they are, if a candidate was better.
     """
 
     max_loss: float
@@ -75,7 +73,6 @@ class Improvement:
 
     @property
     def verdict(self) -> str:
-        """What to do, and the evidence for it."""
         diagnoses, text = self.diagnosis.diagnoses, OUTCOMES[self.outcome]
         if self._changes is None:
             return f"{text}. {diagnoses['before'].sentence}"

@@ -1,10 +1,7 @@
-"""Foreground masks from names: Grounding DINO finds boxes, whose contents SAM segments, or SAM 3 finds and segments all instances.
+"""Foreground masks from names: Grounding DINO finds boxes, which SAM segments, or SAM 3 segments all instances.
 
-The names are the class name, or names of its parts for the concept masks of *Concept-Guided Fine-Tuning*
-(https://huggingface.co/papers/2603.08309).
-
-Source: *Grounding DINO* (https://huggingface.co/papers/2303.05499), *Segment Anything* (https://huggingface.co/papers/2304.02643),
-*SAM 2* (https://huggingface.co/papers/2408.00714), *SAM 3* (https://huggingface.co/papers/2511.16719).
+Sources: https://huggingface.co/papers/2303.05499, https://huggingface.co/papers/2304.02643,
+https://huggingface.co/papers/2408.00714, https://huggingface.co/papers/2511.16719
 """
 
 import json
@@ -79,8 +76,7 @@ class GroundedSegmentation(_ByNames):
     detector with the same processor.
 
     Args:
-        detector: Grounding DINO, with its processor.
-        segmenter: SAM or SAM 2, with its processor.
+        segmenter: SAM or SAM 2.
         prompts: names to look for, of the class or of its parts, by label.
         box_threshold: least score of a box, in [0, 1].
     """
@@ -150,9 +146,8 @@ class ConceptSegmentation(_ByNames):
     """Masks of the first concept that SAM 3 finds in an image: the union of its instances.
 
     Args:
-        model: SAM 3, or its variant with a light text encoder, with its processor.
         prompts: names to look for by label, see [`concepts`].
-        threshold: least score of an instance, in [0, 1], which includes that the concept is present at all.
+        threshold: least score of an instance, in [0, 1].
     """
 
     model: PreTrainedModel

@@ -105,12 +105,8 @@ def write_split(
     """Write one split of images with masks to the output folder, see [`prepare_masks`].
 
     Args:
-        rows: rows with undecoded images and `file_name`, `total` of them if their number is known.
+        rows: rows with undecoded images and `file_name`, maybe `total` of them.
         columns: columns of the rows, of which `kept` are written too, if there are any.
-        title: title of the dataset card.
-
-    Returns:
-        The numbers of rows and rejected rows; `None` outside the main process.
     """
     features = {"image": datasets.Image(), "mask": datasets.Image()}
     features |= {name: columns[name] for name in kept if name in columns}

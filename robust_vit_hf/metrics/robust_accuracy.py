@@ -1,5 +1,4 @@
-"""Top-1 and top-5 accuracy over images, classes and groups, with class subsets and several accepted ids; accuracy of the worst group,
-and reliance on the background."""
+"""Top-1 and top-5 over images, classes and groups; accuracy of the worst group, and background gap."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -158,8 +157,8 @@ class WorstGroupAccuracy(RobustAccuracy):
     """Streaming top-1 of groups, of the worst of them, and on average.
 
     Args:
-        group_weights: weight of each group in the average, a finite number from 0 on, such as its share of the training images
-            (https://huggingface.co/papers/2012.07421); by default all groups count the same.
+        group_weights: weight of each group in the average, from 0 on, such as its share in training; equal by
+            default.
 
     Example:
         >>> accuracy = WorstGroupAccuracy()
@@ -206,13 +205,9 @@ def top_classes(
     Args:
         logits: `(N, C)`, floating point.
         class_subset: ascending ids of the classes to which logits are restricted; all by default.
-        first_image: number of the first image in the whole set, for errors.
 
     Returns:
         `(N, 5)` int64, or `(N, C)` for fewer classes, highest first; among equals, the lower id first.
-
-    Raises:
-        ValueError: logits of an image are NaN, or -inf for every class.
     """
     logits = torch.as_tensor(logits).detach()
     ids = torch.arange(logits.shape[1]) if class_subset is None else torch.as_tensor(np.asarray(class_subset))

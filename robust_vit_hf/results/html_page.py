@@ -79,5 +79,4 @@ def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mappi
 
 
 def data_url(kind: str, content: bytes) -> str:
-    """`data:` URL of a picture of a kind such as `png`."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -93,7 +93,6 @@ class Resamples:
 
     @classmethod
     def of(cls, function: Callable[..., np.ndarray], *parts: "Resamples") -> "Resamples":
-        """A function of statistics of the same draws, or of other images."""
         return cls(function(*(part.values for part in parts)), min(part.count for part in parts))
 
     def __sub__(self, other: "Resamples") -> "Resamples":

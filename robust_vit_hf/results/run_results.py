@@ -1,5 +1,4 @@
-"""The table of results: a row for each run, set, side and image. Tables, plots, model cards, the page and the app are
-made from it."""
+"""The table of results: a row for each run, set, side and image."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -16,8 +15,6 @@ SIDES = ("before", "after", "control")
 
 @dataclass(frozen=True)
 class SideResult:
-    """Results of one side on N images."""
-
     ranks: np.ndarray  # `(N,)` int, of the correct class, from 0; 5 if it is not in the top five, or unknown
     scores: dict = field(default_factory=dict)  # over all images, as fractions
     predictions: np.ndarray | None = None  # `(N, k)` int64, top k = 5 ids (or all, if fewer), best first, if saved
@@ -45,7 +42,6 @@ class SetResult:
 
     @cached_property
     def usable(self) -> np.ndarray:
-        """`(N,)` bool: labelled images."""
         return np.zeros(len(self), dtype=bool) if self.classes is None else self.classes >= 0
 
     def correct(self, side: str, k: int = 1) -> np.ndarray:
@@ -64,7 +60,6 @@ class SetResult:
         return (self.correct("after", k).astype(np.int64) - self.correct("before", k))[self.usable]
 
     def in_classes(self, classes: Collection[int]) -> np.ndarray:
-        """`(N,)` bool: labelled images of these classes."""
         return np.isin(self.classes, list(classes)) & self.usable
 
 

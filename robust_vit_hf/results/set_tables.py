@@ -20,8 +20,6 @@ def group_tables(run: Run) -> list[Table]:
 
 
 class Groups(NamedTuple):
-    """The G groups of the N usable images of a set."""
-
     names: list[str]  # ascending
     numbers: np.ndarray  # `(N,)` int, group of each image
     counts: np.ndarray

@@ -33,7 +33,6 @@ def summarize(run: Run) -> dict:
 
 
 def sides_of(rows: list[dict]) -> list[str]:
-    """The [`SIDES`] with top-1 in rows of [`set_rows`] or [`class_groups`]."""
     return [side for side in SIDES if any(row.get(f"top1_{side}") is not None for row in rows)]
 
 
@@ -106,7 +105,6 @@ def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
 
 
 def tables_of(run: Run) -> list[Table]:
-    """All tables of a run."""
     rows = set_rows(run)
     tables = [main_table(rows), *reliance_tables(run), *group_tables(run)]
     tables.append(calibration_table(rows))

@@ -19,12 +19,10 @@ class Table:
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """The table as Markdown, without its title."""
         head, *rows = ("| " + " | ".join(map(_cell, row)) + " |" for row in (self.head, *self.rows))
         return "\n".join([head, "|---|" + "---:|" * (len(self.head) - 1), *rows])
 
     def latex(self) -> str:
-        """The table as LaTeX (booktabs), with the title as caption."""
         import pandas as pd
 
         alignment = "l" + "r" * (len(self.head) - 1)
@@ -61,7 +59,6 @@ def change_with_interval(row: dict) -> str:
 
 
 def heads_of_sides(results: Sequence[SetResult]) -> list[str]:
-    """Heads of the columns of [`cells_of_sides`]."""
     return ["before", "after", "change"] if all("after" in result.sides for result in results) else ["value"]
 
 

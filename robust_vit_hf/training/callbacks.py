@@ -133,8 +133,6 @@ class MissedEvaluation(TrainerCallback):
 
 
 class SharedEpoch(TrainerCallback):
-    """The epoch, counted from 0, in memory shared with data loader workers."""
-
     def __init__(self):
         self.number = torch.zeros((), dtype=torch.int64).share_memory_()
 

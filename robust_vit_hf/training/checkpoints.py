@@ -152,12 +152,10 @@ def identity_of(dataset: object) -> str | int | None:
 
 
 def finish_checkpoint(checkpoint: Path, inputs: dict) -> None:
-    """Mark a checkpoint as complete, with all its files."""
     Stage(checkpoint, inputs).finish({}, [path.name for path in checkpoint.iterdir() if path.is_file()])
 
 
 def last_checkpoint(output_dir: str) -> str | None:
-    """The complete checkpoint with the highest step."""
     steps = {}
     for path in Path(output_dir).glob("checkpoint-*"):
         is_copy = re.fullmatch(r"checkpoint-\d+", path.name) is None
@@ -170,15 +168,11 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
     """Find the checkpoint to resume from.
 
     Args:
-        output_dir: folder of the run.
         resume_from_checkpoint: `"last"`, a folder, or `None` for a new run.
         begun: whether a run has already written to `output_dir`.
 
     Returns:
         Folder of the checkpoint; `None` to start from step 0, as does a run that was stopped before its first checkpoint.
-
-    Raises:
-        ValueError: `output_dir` holds other files where a run should begin, or no checkpoint to resume from.
     """
     folder = Path(output_dir)
     if resume_from_checkpoint is None:

@@ -95,7 +95,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         }
 
     def __getstate__(self) -> dict:
-        """State for `training_args.bin`, without tokens."""
         return self.__dict__ | {"hub_token": None}
 
     def to_dict(self) -> dict:
@@ -109,7 +108,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
 
     @property
     def rate_of_head(self) -> float:
-        """Initial learning rate of the `head_epochs`."""
         return self.learning_rate if self.head_learning_rate is None else self.head_learning_rate
 
     def describe(self) -> dict[str, str]:

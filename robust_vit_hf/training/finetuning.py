@@ -47,9 +47,6 @@ def finetune(
 
     Returns:
         The first table of the results, as Markdown; an empty string outside the main process.
-
-    Raises:
-        TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
     """
     # The first process locks the folder; its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:

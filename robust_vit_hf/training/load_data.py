@@ -36,8 +36,7 @@ def load_data(
     """Load the images of a finetuning.
 
     Args:
-        model_config: of the model, whose classes they have.
-        seed: draws the images of a benchmark, and shuffles a stream within a buffer of `SHUFFLE_BUFFER` images.
+        seed: draws the images of a benchmark, and shuffles a stream within a buffer.
         needs_validation: whether a missing validation split is an error.
 
     Returns:

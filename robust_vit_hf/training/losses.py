@@ -24,12 +24,10 @@ class RelevanceLoss(nn.Module):
     Args:
         background_weight: λ_bg of Eq. 3.
         foreground_weight: λ_fg of Eq. 3. Small, because this loss favours uniform relevance on the whole object.
-        distance: `"mse"`, mean squared error as in the paper, or `"bce"`, binary cross-entropy as in Concept-Guided
-            Fine-Tuning (https://huggingface.co/papers/2603.08309, with the weights 1.2 and 0.5).
-        mask_edges: background at a fractional mask value v: v with `"fractional"`, as in the released code, which
-            swaps only exact 0 and 1, or 1 − v with `"complement"`.
-        mean_over: pixels over which each distance is averaged: `"image"` for all, or `"region"` for only the
-            background or foreground, respectively, as in Concept-Guided Fine-Tuning.
+        distance: `"mse"` as in the paper, or `"bce"`, binary cross-entropy as in Concept-Guided Fine-Tuning.
+        mask_edges: background at a mask value v: v with `"fractional"`, as released, or 1 − v with
+            `"complement"`.
+        mean_over: average over all pixels, `"image"`, or over the background or foreground, `"region"`.
 
     Inputs: `relevance` and `mask`, both `(B, 1, H, W)` in [0, 1]; the mask is 1 on the foreground.
 
@@ -81,7 +79,6 @@ class RelevanceLoss(nn.Module):
         }
 
     def forward(self, relevance: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Scalar means of the components of [`per_image`] over the batch."""
         return {name: values.mean() for name, values in self.per_image(relevance, mask).items()}
 
     def _distance(self, prediction: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
@@ -123,7 +120,6 @@ class ConfidenceLoss(nn.Module):
         self.temperature = temperature
 
     def per_image(self, logits: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """`confidence_loss` `(B,)` of each image."""
         target = logits.argmax(dim=1) if target is None else target
         logits = at_least_float32(logits) / self.temperature
         if target.dim() == 1:
@@ -133,5 +129,4 @@ class ConfidenceLoss(nn.Module):
         return {"confidence_loss": divergence.sum(dim=1)}
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Scalar mean of [`per_image`] over the batch."""
         return {name: values.mean() for name, values in self.per_image(logits, target).items()}

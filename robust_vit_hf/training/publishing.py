@@ -22,10 +22,8 @@ class PublishingTrainer(Trainer):
         are kept unless given again.
 
         Args:
-            license: license of the weights; by default that of a registered model, otherwise none.
-            finetuned_from, dataset: Hub id, folder or name of the original model, by default its source, and of the images.
-            masks: description of the masks' origin.
-            protocol: protocol of the image processor, which later commands take; by default the one with its settings.
+            finetuned_from, dataset: Hub id, folder or name of the original model, and of the images.
+            protocol: protocol of the image processor, which later commands take.
             others: as in `Trainer.create_model_card`, and `revision`, the branch on the Hub.
         """
         given = inspect.signature(super().create_model_card).bind(*args, **kwargs).arguments
@@ -60,9 +58,6 @@ class PublishingTrainer(Trainer):
             blocking: whether to wait for the upload.
             facts: arguments of [`create_model_card`].
             others: as for [`push_folder`], by default as in `args`.
-
-        Returns:
-            In the main process, the commit, or a `Future` of it unless `blocking`.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:

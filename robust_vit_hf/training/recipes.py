@@ -70,7 +70,7 @@ def read_yaml(path: Path, known: Mapping[str, Declared] | None = None) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Rejects repeated keys, of which YAML takes the last, also if spelled differently (1 and 01)."""
+    """Rejects repeated keys, of which YAML takes the last."""
 
     def construct_mapping(self, node, deep=False):
         known: set = set()

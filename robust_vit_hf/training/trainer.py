@@ -49,17 +49,13 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
     before the first step, without augmentation, except on streams.
 
     Args:
-        model: image classification model of transformers, with or without a PEFT adapter, or its name, Hub id or folder, as for
-            [`load_model`].
+        model: image classification model, maybe with an adapter, or its name, Hub id or folder.
         args: hyper-parameters; by default those of the paper, with an `output_dir` named after the model.
-        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked here and transformed to
-            match `processing_class`. A `train_dataset` may be a stream, a `datasets.IterableDataset`, already
-            shuffled: its rows are checked on the fly, see [`MaskedStream`]; it requires `max_steps`, which count as
-            one epoch over any number of passes. A dataset that yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)`
-            in [0, 1] and `labels` is used unchanged.
-        processing_class: image processor that crops, or resizes to one size; saved with the model. By default that of
-            the protocol of [`resolve_protocol`]: the one saved with the model, but the `paper` protocol for the registered
-            models and for a plain ViT in memory whose source has none. See [`make_image_processor`].
+        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked and transformed
+            here; or with `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`. A stream for
+            training must be shuffled, and requires `max_steps`, see [`MaskedStream`].
+        processing_class: image processor that crops, or resizes to one size; by default that of the protocol of
+            [`resolve_protocol`].
         peft_config: adapter to finetune instead of the weights.
         kwargs: `data_collator`, `compute_metrics`, `callbacks`, `optimizers` and the others of [`~transformers.Trainer`].
 
@@ -159,8 +155,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
             self._strips = callbacks.RelevanceTensorBoardCallback(shown, self.processing_class)
             self.add_callback(self._strips)
 
-    # -- The model before the training --------------------------------------------------------------------------------
-
     def _keep_original(self, prepared: dict[str, Dataset]) -> None:
         self._original_top1: dict[str, float] = {}
         self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
@@ -174,7 +168,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
 
     @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
-        """Accuracy on a dataset; `None` without labels."""
         accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
         # Not the evaluation loader, which is kept for later evaluations with persistent workers.
         for batch in self.get_test_dataloader(dataset):
@@ -185,8 +178,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
             self._check_finite("Before the first step", "prediction", logits, batch, dataset)
             accuracy.update(*self.accelerator.gather_for_metrics((logits.float(), batch["labels"])))
         return accuracy.compute()["top1"]
-
-    # -- Losses -------------------------------------------------------------------------------------------------------
 
     def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Components `(B,)` of each image's loss, and the logits `(B, C)`."""
@@ -260,8 +251,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
                 f"{when}: the {name} of {images} is NaN or infinite. Look at the image, or lower the learning rate."
             )
 
-    # -- Schedule -----------------------------------------------------------------------------------------------------
-
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters: the released code also decays biases and norms."""
         return [name for name, _ in model.named_parameters()]
@@ -288,16 +277,8 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    # -- Training and validation --------------------------------------------------------------------------------------
-
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`].
-
-        Raises:
-            ValueError: the checkpoint was made from other inputs or is incomplete, or ([`TrainingDiverged`]) a loss or weight is NaN.
-            OSError: a checkpoint cannot be written, or another process trains in the `output_dir`.
-            TrainingInterrupted: after a signal.
-        """
+        """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`]."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
@@ -373,7 +354,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         return self._validated.get(self.state.global_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log `logs`, and with a training loss also its components' means since the last log."""
         if "loss" in logs:
             for name, values in self._train_values.items():
                 if name != "loss" and values:

@@ -189,9 +189,8 @@ def open_class_folders(
 
     Args:
         root: folder that has them, or up to three levels above. Names of files are relative to it.
-        labels: label of each class by its name.
         part: part of the set that is asked for, if it has several.
-        parts: patterns of the names of the folder that holds a part, by part. A folder of another part than `part` is rejected.
+        parts: patterns of the names of the folders that hold a part; those of other parts are rejected.
     """
     folders = find_classes(root, labels.__contains__, parts.get(part, ()))
     if others := [name for name in parts if name != part and _is_within(folders[0], parts[name])]:
@@ -230,7 +229,6 @@ class ClassFolder:
 
 
 def class_folders(root: Path, labels: Mapping[Path, Label]) -> Source:
-    """Source of the images in folders of one class each."""
     return Source(_class_folder_rows, [ClassFolder(folder, root, label) for folder, label in labels.items()])
 
 
@@ -241,18 +239,15 @@ def _class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
 
 
 def file_row(path: Path, name: str, **columns) -> dict:
-    """Row of an image file, with an undecoded image."""
     return {"image": {"bytes": None, "path": str(path)}, **columns, "file_name": name}
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files of a folder, sorted by name, without hidden files."""
     files = sorted(folder.iterdir())
     return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Subfolders, sorted by name, without hidden ones and `__MACOSX`."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 

@@ -1,5 +1,4 @@
-"""The known sets in their official layouts: ImageNet-1k, sets of masks for its images, and sets of another distribution or with changed
-backgrounds."""
+"""The known sets in their official layouts."""
 
 import csv
 import json
@@ -207,7 +206,6 @@ def _wnid_of(mask: Path) -> str:
 
 
 def open_segmentation(path: Path) -> Source:
-    """ImageNet-Segmentation from its MATLAB file, or from a folder with it."""
     import h5py
 
     path = path / "gtsegs_ijcv.mat" if path.is_dir() else path
@@ -280,7 +278,6 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
 
 
 def without_border(row: dict) -> dict:
-    """Row of ObjectNet, as BMP, without the red border."""
     row, image, _ = decode(row)
     if image is None:
         return row

@@ -1,5 +1,4 @@
-"""Packed images: archives, which are unpacked, and tables (parquet files and webdataset tars), which are read as they are, from the Hub
-or a folder."""
+"""Packed images: archives, which are unpacked, and tables, which are read as they are."""
 
 import os
 import re
@@ -141,7 +140,6 @@ def open_table(name: str, place: str, options: dict) -> Source:
 
 
 def _made_as(name: str, source: str, options: dict) -> dict | None:
-    """Options of a prepared source, which must be those asked for."""
     prepared, made = prepared_set(source)
     if prepared is None:
         return None
@@ -190,7 +188,6 @@ def _load(known: KnownSet, place: str, split: str | None) -> tuple[datasets.Iter
 
 
 def has_parquet(folder: Path) -> bool:
-    """Whether a folder holds parquet shards, directly or in `data`."""
     return any(True for place in (folder, folder / "data") for _ in place.glob("*.parquet"))
 
 
@@ -201,7 +198,6 @@ def numbered_tars(folder: Path) -> list[Path]:
 
 
 def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
-    """Labels 0–999 of the numbers in the set's own tables."""
     if "mappings" in known.options:
         accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
         return [accepted[folder] for folder in sorted(accepted)]
@@ -280,7 +276,6 @@ def class_names_of_files(files: Sequence[str], declared: tuple[str, ...] | None)
 
 
 def class_names_of_file(file: str) -> tuple[str, ...] | None:
-    """Class names in a parquet file, of which only the end is read."""
     try:
         with fsspec.open(file) as opened:
             return class_names_of(datasets.Features.from_arrow_schema(parquet.read_schema(opened)))

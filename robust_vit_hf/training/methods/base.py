@@ -52,11 +52,10 @@ class Method(ABC):
         """Penalty of each image, from one forward pass.
 
         Args:
-            model: wrapped by DDP and in autocast if training is. Gradients are disabled in evaluation.
+            model: wrapped as in training.
             pixel_values: `(B, 3, H, W)`, normalised.
             mask: `(B, 1, H, W)` in [0, 1], 1 on the object.
-            targets: targets by the names of `relevance_target` and `confidence_target`: labels `(B,)` if any, `None`
-                for the prediction, and logits `(B, C)` of the original model if used.
+            targets: by name: labels `(B,)` if any, `None` for the prediction, logits `(B, C)` of the original.
         """
 
     def per_image(

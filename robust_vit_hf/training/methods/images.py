@@ -1,5 +1,4 @@
-"""Methods that change the images: plain finetuning, background swap, CutMix and random erasing; and the swap itself, an augmentation
-that pastes the masked object of an image onto the background of another."""
+"""Methods that change the images: plain finetuning, background swap, CutMix and random erasing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,7 +93,6 @@ class BackgroundPool:
             yield index, pixel_values.flip(-1) if flips[index] else pixel_values
 
     def identity(self) -> list[tuple[str, int, int]]:
-        """Names, sizes and modification times of the files, as of images to train on."""
         stamps = ((path, path.stat()) for path in self.paths)
         return [(path.relative_to(self.folder).as_posix(), one.st_size, one.st_mtime_ns) for path, one in stamps]
 
