@@ -1,17 +1,23 @@
-"""A short finetuning and an evaluation, which `test_distributed.py` runs in one process and launches in two.
+"""Trainings that `test_distributed.py` launches in two processes: a short one with an evaluation, and one with a fault in its second
+process.
 
-torchrun --nproc_per_node N --module tests.helpers.distributed FOLDER BATCH_SIZE_OF_A_PROCESS
+torchrun --nproc_per_node 2 --module tests.helpers.distributed {BATCH_SIZE_OF_A_PROCESS,nan,validation} FOLDER
 """
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+
+from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
 from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
+from ..training.test_not_finite import spoil
+from ..training.test_resume import SAVING
 from .sessions import session_of
 from .tiny import IMAGE_SIZE, STILL, masked_dataset, tensor_rows, tiny_config, tiny_vit
 
@@ -62,6 +68,35 @@ def run(folder: Path, batch_size: int) -> None:
         (folder / "summary.json").write_text(json.dumps(summary))
 
 
+class InValidation(TrainerCallback):
+    """SIGTERM after a batch of a validation."""
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_with_fault(fault: str, folder: str) -> None:
+    """Train, and write the error of this process to stdout."""
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    settings = settings if fault == "validation" else SAVING
+    config = tiny_config(folder, per_device_train_batch_size=4, **settings)
+    trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(16), masked_dataset(16, seed=9))
+    if os.environ["RANK"] == "1" and fault == "nan":
+        for row in range(16):  # whichever its batches have
+            spoil(trainer, row)
+    if os.environ["RANK"] == "1" and fault == "validation":
+        trainer.add_callback(InValidation())
+    try:
+        trainer.train()
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        sys.stdout.write(f"error of process {os.environ['RANK']}: {error}\n")
+        sys.stdout.flush()
+        os._exit(1)
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), int(sys.argv[2]))
-    os._exit(0)  # as `robust-vit train` does: taking down a gloo group sometimes aborts or hangs
+    what, folder = sys.argv[1:]
+    if what.isdigit():
+        run(Path(folder), int(what))
+        os._exit(0)  # as `robust-vit train` does: taking down a gloo group sometimes aborts or hangs
+    run_with_fault(what, folder)
