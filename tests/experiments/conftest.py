@@ -6,8 +6,7 @@ import pytest
 
 from experiments.sweeps.results_parquet import ResultsFile, read_results
 
-from ..helpers.experiment import result_rows, write_rows
-from ..helpers.sweeps import SEEDS, VARIANTS, sweep, write_grid
+from ..helpers.experiment import SEEDS, SWEPT, result_rows, sweep, write_grid, write_rows
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
 
 
@@ -23,7 +22,7 @@ def inputs(tmp_path_factory) -> Path:
 def swept(inputs, tmp_path_factory) -> tuple[Path, Path, str]:
     """Grid, output folder and output of a sweep of four runs."""
     root = tmp_path_factory.mktemp("swept")
-    grid = write_grid(root / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS)
+    grid = write_grid(root / "grid.yaml", inputs, variants=SWEPT, seeds=SEEDS)
     return grid, root / "out", sweep(grid, root / "out")
 
 

@@ -10,7 +10,7 @@ from experiments.sweeps.grid import read_grid
 from experiments.sweeps.sweep import SweepRun, protocol_of
 
 from ..helpers.commands import call
-from ..helpers.sweeps import sweep, write_grid
+from ..helpers.experiment import sweep, write_grid
 from ..helpers.tiny import ROOT, masked_dataset, masked_folder
 
 

@@ -20,12 +20,12 @@ from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.utils.stage import lock_file
 
 from ..helpers.commands import kill_when, launch, start, wait_until
-from ..helpers.sweeps import SEEDS, VARIANTS, is_trained, points, sweep, table, write_grid
+from ..helpers.experiment import SEEDS, SWEPT, is_trained, points, sweep, table, write_grid
 
 
 def test_jobs_have_a_gpu_each(inputs, tmp_path, monkeypatch):
     """No more of them at once than `--jobs`; submitit gives the first GPU to each."""
-    grid = read_grid(write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS))
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", inputs, variants=SWEPT, seeds=SEEDS))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
     running, counts = set(), []
 
@@ -78,7 +78,7 @@ def sbatch_lines(slurm: Path, grid: Path, out: Path, *options) -> set[str]:
 
 
 def test_slurm_is_given_an_array(slurm, inputs, tmp_path):
-    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS)
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=SWEPT, seeds=SEEDS)
     given = "array=0-3%1 gpus-per-node=1 job-name=robust-vit nodes=1 open-mode=append signal=USR2@90 time=4320 wckey=submitit"
     usual = {f"#SBATCH --{one}" for one in given.split()}
     assert sbatch_lines(slurm, grid, tmp_path / "first") == usual
@@ -134,7 +134,7 @@ def test_a_preempted_run_is_queued_again_and_resumes(notice, slurm, inputs, tmp_
 
 @pytest.mark.release
 def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_path):
-    variants = {"robustvit": VARIANTS["robustvit"]}
+    variants = {"robustvit": SWEPT["robustvit"]}
     grid = write_grid(tmp_path / "grid.yaml", inputs, variants=variants, seeds=SEEDS, options={"num_train_epochs": 5})
     # All in processes of their own, since weights depend on the number of threads in their last bit.
     command, out = ["-m", "experiments", "sweep", grid, "--output_dir"], tmp_path / "out"
@@ -166,7 +166,7 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
 @pytest.mark.release
 def test_two_sweeps_at_once_share_the_runs(inputs, tmp_path):
     """Both wait until all runs are complete, and none is run twice."""
-    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS, options={"num_train_epochs": 4})
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=SWEPT, seeds=SEEDS, options={"num_train_epochs": 4})
     command = ("-m", "experiments", "sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
     sweeps = [start(*command, stdout=subprocess.PIPE) for _ in range(2)]
     outputs = [process.communicate(timeout=400) for process in sweeps]

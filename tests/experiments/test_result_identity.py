@@ -1,22 +1,19 @@
 """Results belong to the inputs that they are shown for: other settings, models and images are told apart or refused."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import ViTForImageClassification
 
 from experiments.sweeps.collect_runs import collect
 from experiments.sweeps.intervals import change
 from experiments.sweeps.point_folder import PREDICTIONS, RUN
 from experiments.sweeps.runs import Run
-from robust_vit_hf.utils.stage import folder_lock
 
-from ..helpers.commands import call, launch, succeed
-from ..helpers.sweeps import ONE_SEED, points, sweep, table, write_grid
+from ..helpers.commands import call
+from ..helpers.experiment import ONE_SEED, points, sweep, table, write_grid
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
 
 
@@ -96,40 +93,6 @@ def test_a_run_that_lost_predictions_is_not_complete(swept, tmp_path):
     assert len(runs_of(out)) == 3
     assert "All 4 runs are complete." in sweep(grid, out)
     assert len(runs_of(out)) == 4 and (lost / RUN / "model.safetensors").read_bytes() == kept
-
-
-def test_another_configuration_is_another_model(tmp_path):
-    """The same weights give other maps and predictions with another number of heads, or another activation."""
-    save_pretrained(tiny_vit(), tmp_path / "model")
-    masked_folder(tmp_path / "data", train=8)
-    options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir"]
-    commands = {
-        "evaluate": ["--protocols", "paper"],
-        "segment": ["--methods", "gae"],
-        "experiments sis": ["--num_images", 1],
-    }
-    for command, others in commands.items():
-        succeed(*command.split(), *options, tmp_path / command, *others)
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    for change_of in ({"num_attention_heads": 2 * config["num_attention_heads"]}, {"hidden_act": "relu"}):
-        (tmp_path / "model" / "config.json").write_text(json.dumps(config | change_of))
-        ViTForImageClassification.from_pretrained(tmp_path / "model")  # the weights fit
-        for command, others in commands.items():
-            error = call(*command.split(), *options, tmp_path / command, *others).error
-            assert "was made from other inputs, which differ in: model." in error
-
-
-@pytest.mark.slow
-def test_two_evaluations_in_one_folder_at_once(tmp_path):
-    """The second is refused, so that neither result is lost."""
-    save_pretrained(tiny_vit(), tmp_path / "model")
-    masked_folder(tmp_path / "data", train=4)
-    options = ("--model", tmp_path / "model", "--dataset", tmp_path / "data")
-    command = ["evaluate", *options, "--output_dir", tmp_path / "out"]
-    with folder_lock(tmp_path / "out", "stage"):
-        completed = launch("-m", "robust_vit_hf.cli", *command)
-        assert f"is in use by process {os.getpid()} on" in completed.error
-    succeed(*command)
 
 
 def test_the_original_counts_once_for_each_seed(swept, tmp_path):

@@ -1,12 +1,18 @@
-"""Results of an experiment that was never run: small, and with known effects."""
+"""Results of an experiment that was never run, small and with known effects, and sweeps of runs of a second each."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from experiments.sweeps.results_parquet import ResultsFile, write_results
 from experiments.sweeps.runs import Run
 from robust_vit_hf.results.run_results import SetResult, SideResult
+from robust_vit_hf.utils.stage import STAGE_FILE, Stage
+
+from .commands import succeed
 
 
 MODELS = ("ViT-B", "DeiT-B")
@@ -101,3 +107,38 @@ def result(name, count=200, groups=None, weights=None, **top1):
 
 def run_of(*results, model="DeiT-B"):
     return Run({one.name: one for one in results}, model=model)
+
+
+# -- Sweeps -----------------------------------------------------------------------------------------------------------
+
+SWEPT = {"robustvit": {"learning_rate": 0.01}, "bce": {"learning_rate": 0.01, "relevance_distance": "bce"}}
+SEEDS = {0: {"seed": 0}, 1: {"seed": 1}}
+ONE_SEED = {"seeds": {0: {"seed": 0}}, "variants": {"robustvit": {"learning_rate": 0.01}}}
+
+
+def write_grid(path: Path, inputs: Path, options: dict | None = None, **keys) -> Path:
+    """A grid of runs of the model and images in a folder."""
+    shared = {"model": str(inputs / "model"), "dataset": str(inputs / "data"), "num_train_epochs": 1}
+    shared |= {"report_to": "none", "use_cpu": True, "load_best_model_at_end": False, "disable_tqdm": True}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"options": shared | (options or {})} | keys))
+    return path
+
+
+def sweep(grid: Path, out: Path, *options, by: Callable[..., Any] = succeed) -> Any:
+    """What a sweep in this process prints, or the completed command, if that is called `by` [`call`]."""
+    return by("experiments", "sweep", grid, "--output_dir", out, "--cluster", "debug", *options)
+
+
+def points(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{STAGE_FILE}"))
+
+
+def is_trained(point: Path) -> bool:
+    return Stage.of(point).result() is not None
+
+
+def table(folder: Path, output: Path) -> str:
+    """The report of a sweep."""
+    succeed("experiments", "report", folder, "--output_dir", output)
+    return (output / "report.md").read_text()
