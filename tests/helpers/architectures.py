@@ -12,8 +12,8 @@ from transformers import (
 )
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
-from .families import FAMILIES, SIZES, Family, resolution
-from .tiny import ROOT
+from .families import FAMILIES, Family, resolution
+from .tiny import ROOT, SIZES
 
 
 CLS, MEAN = "CLS token", "patch mean"

@@ -11,17 +11,9 @@ from transformers import PreTrainedModel
 from robust_vit_hf import DINOv3ViTForImageClassification
 from robust_vit_hf.models.added_classifiers import CLIPZeroShotForImageClassification
 
+from .tiny import SIZES
 
-SIZES = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 48,
-    "image_size": 32,
-    "patch_size": 8,
-    "num_labels": 4,
-    "initializer_range": 0.3,
-}
+
 NUM_PATCHES = 16
 
 

@@ -16,6 +16,16 @@ DATA = Path(__file__).parents[1] / "golden"
 IMAGE_SIZE = 32
 WIDE = (52, 40)  # width and height
 PRETRAINING = ViTImageProcessor(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 48,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 8,
+    "num_labels": 4,
+    "initializer_range": 0.3,
+}
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 LABELS = (2, 0, 1, 3, 0, 2, 0, 1)  # of rows in turn: other numbers of each class, in no order
 TENCH, GOLDFISH, STINGRAY, TOILET_TISSUE = "n01440764", "n01443537", "n01498041", "n15075141"
@@ -25,19 +35,8 @@ def tiny_vit(seed: int = 0, **overrides) -> ViTForImageClassification:
     """ViT with 2 layers for 32×32 images, patch 8, 4 classes. Weights are large enough for maps that are not flat; `**STILL` leaves
     its dropout out, where a training is compared with another computation."""
     torch.manual_seed(seed)
-    settings = {
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 48,
-        "image_size": IMAGE_SIZE,
-        "patch_size": 8,
-        "num_labels": 4,
-        "initializer_range": 0.3,
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
-    } | overrides
-    return ViTForImageClassification(ViTConfig(**settings)).eval()
+    dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    return ViTForImageClassification(ViTConfig(**SIZES | dropout | overrides)).eval()
 
 
 def masked_rows(count: int, seed: int = 0, size: tuple[int, int] = WIDE) -> list[dict]:

@@ -25,9 +25,8 @@ from robust_vit_hf.training.checkpoints import add_lora
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed
-from ..helpers.families import SIZES
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
-from ..helpers.tiny import IMAGE_SIZE, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import IMAGE_SIZE, SIZES, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 PAPER_NAMES = {"vit-b": "ViT-B", "vit-l": "ViT-L", "deit-s": "DeiT-S", "deit-b": "DeiT-B"}

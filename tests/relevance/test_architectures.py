@@ -17,8 +17,8 @@ from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from ..helpers import reference
 from ..helpers.architectures import WITH_MAP, WITHOUT_LORA, WITHOUT_MAP, TimmFamily, explicit_attentions, inputs_of
-from ..helpers.families import FAMILIES, NUM_PATCHES, SIZES
-from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
+from ..helpers.families import FAMILIES, NUM_PATCHES
+from ..helpers.tiny import SIZES, tensor_rows, tiny_config, tiny_vit
 
 
 # Modules of the pretraining through which the classifier does not pass.
