@@ -81,7 +81,8 @@ class CocoAnnotations:
                 union |= _foreground(annotation, *union.shape)
             except Exception as error:  # the decoder raises any type
                 raise ValueError(
-                    f"Annotation {annotation.get('id')} of `{entry}` in `{self.path}` cannot be read: {error}."
+                    f"An annotation of `{entry}` (id {annotation.get('id')}) in `{self.path}` cannot be read: {error}. "
+                    "Expected a `segmentation` (polygons or run lengths) or a `bbox` of x, y, width and height."
                 ) from error
         names = [str(self.category_names.get(annotation["category_id"], "unnamed")) for annotation in annotations]
         return MaskResult.of(union, ", ".join(names), None if union.any() else "the annotations cover no pixel")

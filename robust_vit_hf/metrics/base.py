@@ -82,7 +82,8 @@ def to_accepted_ids(
         valid = values.ndim <= 1 and all(type(value) is int and value >= 0 for value in ids)
         if not valid or (ids and possible is not None and not any(value in possible for value in ids)):
             raise ValueError(
-                f"the reference of {place_of(first_image, row)} is {reprlib.repr(values.tolist())}: expected the id of a class, or a list of ids"
+                f"the reference of {place_of(first_image, row)} is {reprlib.repr(values.tolist())}: expected the id of a class "
+                f"{'in class_subset' if class_subset is not None else 'of the model'}, or a list of ids"
             )
         accepted.append(list(dict.fromkeys(ids)))
     return accepted

@@ -96,7 +96,8 @@ class Calibration(StreamingMetric):
         if bad.any():
             expected = "logits" if self.from_logits else "probabilities, from 0 and with a sum of 1"
             raise ValueError(
-                f"the predictions of {place_of(first_image, int(bad.argmax()))} have NaN or infinity, no probability, or are no {expected}"
+                f"the predictions of {place_of(first_image, int(bad.argmax()))} have NaN or infinity, no probability on "
+                f"the classes that count, or are no {expected}, as the setting from_logits has it"
             )
         return scores
 

@@ -53,7 +53,8 @@ class RobustAccuracy(StreamingMetric):
         is_float, is_integer = (kind in str(values.dtype) for kind in ("float", "int"))
         if not ((is_float and values.ndim == 2) or (is_integer and values.ndim in (1, 2))):
             raise ValueError(
-                f"predictions are {values.dtype} of shape {tuple(values.shape)}: expected logits (N, C), or ids (N, k) or (N,)"
+                f"predictions are {values.dtype} of shape {tuple(values.shape)}: expected logits (N, C), or ids (N, k) "
+                "or (N,). Label names need a label_mapping"
             )
         num_classes = values.shape[1] if is_float else None
         accepted = to_accepted_ids(references, first_image, num_classes, self.class_subset)
@@ -114,7 +115,8 @@ class RobustAccuracy(StreamingMetric):
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
-                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids, or floating logits"
+                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids, of class_subset "
+                "if there is one, or logits in floating point"
             )
 
 

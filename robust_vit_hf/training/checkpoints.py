@@ -189,7 +189,10 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
         return last
     states = folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
     if not begun or any(not (path.parent / STAGE_FILE).exists() for path in states):
-        raise ValueError(f"`{folder}` holds no run to resume that is complete: begin one in another --output_dir.")
+        raise ValueError(
+            f"`{folder}` holds no run to resume, or its checkpoints are not complete, or "
+            "of an earlier version: begin a new run in another --output_dir."
+        )
     logger.warning(f"The run in `{folder}` was stopped before its first complete checkpoint: it begins again.")
     return None
 

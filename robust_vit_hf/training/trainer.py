@@ -368,7 +368,7 @@ def _check_dtype(model: nn.Module) -> None:
     half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
     if half:
         raise ValueError(
-            f"The model's weights are {', '.join(map(str, half))}: load them as `torch.float32`, and give `bf16=True` for speed."
+            f"The model's weights are {', '.join(map(str, half))}: load them with `dtype=torch.float32`, and give `bf16=True`."
         )
 
 
