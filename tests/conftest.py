@@ -39,7 +39,6 @@ HUB = Hub()
 os.environ |= HUB.environment()  # read when `huggingface_hub` is imported
 
 import datasets
-import torch
 from hypothesis import settings
 
 from robust_vit_hf import make_image_processor
