@@ -87,8 +87,7 @@ def _blur(pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def paste(pixel_values: torch.Tensor, mask: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    """Objects of images `(B, 3, H, W)` on other backgrounds: with mask value v, v · image + (1 − v) ·
-    background."""
+    """Objects of images `(B, 3, H, W)` on other backgrounds: with mask value v, v · image + (1 − v) · background."""
     weight = mask.to(pixel_values.dtype)
     return weight * pixel_values + (1 - weight) * background
 

@@ -53,8 +53,7 @@ def slice_shares(
 def groups_of(
     dataset: datasets.Dataset, name: str = "images", column: str = "group", *others: str
 ) -> np.ndarray | None:
-    """Names `(N,)` of the groups of the images, from one column or several, joined by commas; `None` without
-    one."""
+    """Names `(N,)` of the groups of the images, from one column or several, joined by commas; `None` without one."""
     if column not in dataset.column_names:
         return None
     if others:

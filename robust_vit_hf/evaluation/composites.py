@@ -155,8 +155,7 @@ class Outputs:
         return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
 
     def right(self) -> dict[str, np.ndarray]:
-        """Whether each image is right as it is, `original`, and the share of its composites that are,
-        `mixed_rand`."""
+        """Whether each image is right as it is, `original`, and the share of its composites that are, `mixed_rand`."""
         known = ~np.isnan(self.mixed[..., 0])
         hits = (self.mixed.argmax(axis=-1) == self.labels[:, None]) & known
         with np.errstate(invalid="ignore"):
@@ -327,8 +326,7 @@ class Attributes(Measurement):
         composites = [Composite("original", "original"), *edits]
 
         def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-            """Values `(B, 2 · n + 2)`: predictions, margins of the n edits, and the object's share of the
-            pixels."""
+            """Values `(B, 2 · n + 2)`: predictions, margins of the n edits, and the object's share of the pixels."""
             logits = [forward_logits(side.model, picture).float() for picture in pictures]
             row, device = batch["row"].cpu().numpy(), logits[0].device
             right, other = (

@@ -53,8 +53,7 @@ class Side:
         classes: Sequence[str] | None = None,
         transform: Callable | None = None,
     ) -> Self:
-        """Side of a model in Python: of transformers with its `processor`, or a function, see
-        [`OwnClassifier`]."""
+        """Side of a model in Python: of transformers with its `processor`, or a function, see [`OwnClassifier`]."""
         if hasattr(model, "config"):
             if not hasattr(processor, "to_json_string") or classes is not None or transform is not None:
                 raise ValueError("The model needs its image processor (`processor=…`), not `classes` or `transform`.")

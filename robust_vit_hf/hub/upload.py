@@ -69,8 +69,7 @@ def check_adapter_base(base: str | None) -> None:
 
 
 def model_files(folder: Path) -> list[str]:
-    """Patterns of the files of a model that are uploaded: [`MODEL_FILES`], logs, results, and what the card
-    shows."""
+    """Patterns of the files of a model that are uploaded: [`MODEL_FILES`], logs, results, and what the card shows."""
     card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     shown = re.findall(r'(?:\]\(|src=")([^)"\s]*[^)"\s/\\])', text)

@@ -86,8 +86,7 @@ def with_real_labels(row: dict) -> dict | None:
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """ReaL labels (https://huggingface.co/papers/2006.07159) of the validation images in order; 3,163 are
-    empty."""
+    """ReaL labels (https://huggingface.co/papers/2006.07159) of the validation images in order; 3,163 are empty."""
     return tuple(map(tuple, json.loads(timm_list("imagenet_real_labels.json"))))
 
 
@@ -170,8 +169,7 @@ def _read_imagenet_s(mask: Path) -> Image.Image:
 def open_hard_imagenet(
     root: Path, imagenet: str | None = None, split: Literal["train", "validation"] = "validation"
 ) -> Source:
-    """The masks `<split>/<wnid>_<file>` with their images from your ImageNet-1k, in `train/<wnid>` or
-    `val/<wnid>`."""
+    """The masks `<split>/<wnid>_<file>` with their images from your ImageNet-1k, in `train/<wnid>` or `val/<wnid>`."""
     splits = ("train",) if split == "train" else ("val", "validation")
     folders = [path for name in splits for path in places_below(root, name) if path.is_dir() and image_files(path)]
     names = {}
