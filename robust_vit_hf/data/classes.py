@@ -94,8 +94,7 @@ def nfc(name: str) -> str:
 
 
 def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
-    """The model's class of each label of a dataset by name; `None` if the dataset has no names, or if one of
-    the two has only numbers, for as many classes. Wnids are names of the classes of ImageNet-1k."""
+    """The model's class of each label by name; `None` without names, or with mere numbers for as many classes."""
     names, model_names = (
         tuple(nfc(str(name)).removeprefix("LABEL_") for name in given or ()) for given in (names, model_names)
     )
@@ -156,8 +155,7 @@ def unnamed(names: Sequence[str]) -> bool:
 
 
 def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
-    """Check that two models have equally many classes and the same names. Numbers are no names, but the same
-    ones must have the same order."""
+    """Check that two models have the same classes; mere numbers must have the same order."""
     first, second = ([str(name).removeprefix("LABEL_") for name in names] for names in (before, after))
     comparable = sorted(first) == sorted(second) or not (unnamed(before) or unnamed(after))
     if len(first) != len(second) or (comparable and first != second):

@@ -147,8 +147,7 @@ def classes_before(background_name: str) -> tuple[str, ...]:
 
 
 def training_classes(class_seed: int = 0, num_classes: int | None = None) -> list[int]:
-    """Labels of the classes to finetune on, drawn by the seed, equally many for each photograph. Fewer classes
-    are among the more."""
+    """Labels of the classes to finetune on, drawn by the seed, equally many for each photograph."""
     count, rest = divmod(len(CLASS_NAMES) // 2 if num_classes is None else num_classes, len(BACKGROUND_NAMES))
     if rest or not 0 < count < PER_BACKGROUND:
         least, most = len(BACKGROUND_NAMES), len(CLASS_NAMES) - len(BACKGROUND_NAMES)

@@ -110,8 +110,7 @@ def find_images(
 
 
 def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
-    """Add masks from pictures named as the `file_name` of images, in a folder or its `<split>/`. Images without
-    one are left out with a warning."""
+    """Add masks from pictures named as the `file_name` of images; those without one are left out."""
     if "file_name" not in dataset.column_names:
         raise ValueError(f"The masks of `{folder}` are found by a column `file_name`, which the images do not have.")
     masks = _pictures(folder / split if (folder / split).is_dir() else folder)

@@ -68,8 +68,7 @@ def groups_of(
 
 
 def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datasets.Dataset:
-    """At most `count` labelled images, balanced over classes, drawn by the seed, in their order. If there are
-    less than two of each class, fewer classes are drawn, so that images can give each other backgrounds."""
+    """At most `count` labelled images, drawn by the seed, balanced over classes of two images or more."""
     labels = np.array([-1 if label is None else label for label in dataset.with_format(None)["label"]])
     classes = np.unique(labels[labels >= 0])
     if count < 2 * len(classes):

@@ -30,8 +30,7 @@ FULL = 0.95  # share of an image above which a mask leaves no background to trai
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
-    """Columns of a set: `image`, `mask` (0 or 255), `label`, `file_name` and factors. Of images with several
-    labels, `label` is the list of those accepted."""
+    """Columns of a set. Of images with several labels, `label` is the list of those accepted."""
     known = KNOWN_SETS[name]
     columns = {"image": datasets.Image()}
     if known.masks or "segmentations" in options:

@@ -339,8 +339,8 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
 
 
 def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]:
-    """What to photograph for the last model: pairs taken more often than by chance, at 97.5 % each; those of
-    the attributes that the verdict names, if any."""
+    """What to photograph: pairs taken more often than by chance (97.5 % each), those of named attributes if
+    any."""
     side, last = list(diagnoses.items())[-1]
     chance, sentences = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
     certain = pairs[(pairs["side"] == side) & (pairs["at_least"] > chance)]

@@ -233,8 +233,7 @@ def write_examples(folder: Path, run: Run, session: Session) -> None:
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Images with their relevance maps before and after; examples by title are side by side in a row. Maps of
-    the class `true` are shown only where the prediction is wrong."""
+    """Images with their relevance maps before and after, side by side; of the true class where it is missed."""
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
     shown = [example for row in rows for examples in row.values() for example in examples]

@@ -19,8 +19,7 @@ SIDE = "weight-"  # prefix of the names of sides, before the interpolation weigh
 
 
 def interpolate_models(options: InterpolateOptions) -> str:
-    """Write the model of one interpolation weight, or measure several, with the preprocessing after finetuning.
-    Measured weights stay in the table."""
+    """Write the model of one weight, or measure several, with the preprocessing after finetuning."""
     folder, weight = options.output_dir, options.weight
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)

@@ -123,8 +123,8 @@ class Measurement(ABC):
 
     @abstractmethod
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
-        """Measure a side on a set: rows in every process, scores only in the main one. `title` is for progress
-        and errors; `folder` keeps partial results."""
+        """Measure a side on a set: rows in every process, scores in the main one. `folder` keeps partial
+        results."""
 
     def loader(self, images: Dataset) -> DataLoader:
         return DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)

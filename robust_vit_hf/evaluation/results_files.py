@@ -23,8 +23,7 @@ TABLES_FILE = "tables.md"
 def write_results_json(
     session: Session, folder: Path, settings: dict, facts: dict, parts: Sequence[str | Table]
 ) -> str:
-    """Write the results of a session: `facts` beside settings, versions and class names, and tables with
-    paragraphs between them. Returns the Markdown."""
+    """Write results: `facts` beside settings and versions, and tables with paragraphs. Returns the Markdown."""
     results = {"settings": public_settings(settings), **environment(), **facts, "class_names": session.label_names}
     results["weights"] = {name: side.weights for name, side in session.sides.items()}
     write_json(folder / RESULTS_FILE, results)

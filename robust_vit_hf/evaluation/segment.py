@@ -86,8 +86,7 @@ def write_attribution_figure(session: Session, rows: datasets.Dataset, methods: 
 
 @dataclass(frozen=True)
 class Attribution(Measurement):
-    """Scores by attribution method, as in Table 3 of https://huggingface.co/papers/2206.01161: images are
-    squashed, and maps explain the predicted class."""
+    """Scores by attribution method, of the predicted class on squashed images (Table 3 of the paper)."""
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

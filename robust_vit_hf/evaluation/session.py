@@ -70,8 +70,7 @@ class Side:
 
 @contextmanager
 def given_model(model: str | Path | nn.Module | Callable, **parts: Any) -> Iterator[tuple[str, Side | None]]:
-    """Context of a model by name, or given in Python with the `parts` of [`Side.of_object`], whose modes and
-    device are restored."""
+    """Context of a model by name, or given in Python, whose modes and device are restored."""
     if isinstance(model, str | Path):
         if own := [f"`{name}`" for name, part in parts.items() if part is not None]:
             raise ValueError(f"`{model}` has its own: leave out {', '.join(own)}, or give the model as an object.")
@@ -158,8 +157,7 @@ def open_session(
     shared: Path | None = None,
     given: Side | None = None,
 ) -> Iterator[Session]:
-    """Context manager of a session with the models of the options, or one `given` in Python. The folder of a
-    stage is locked; without one, nothing is saved."""
+    """Context manager of a session with the models of the options, or one `given`; its folder is locked."""
     protocol = "model" if given else resolve_protocol(protocol, options.model, options.compare)
     accelerator = make_accelerator(bf16)
     names = {"before": options.model} | ({"after": options.compare} if options.compare else {})

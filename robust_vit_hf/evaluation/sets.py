@@ -133,8 +133,7 @@ def own_set(path: str, split: str) -> EvaluationSet:
 
 
 def load_evaluation_set(name: str, source: str | None, protocol: Protocol) -> EvaluationSet:
-    """Load a set with the classes of ImageNet under a protocol. Images of ImageNet-9 are seen whole, and all
-    their labels count."""
+    """Load a set with the classes of ImageNet under a protocol; those of ImageNet-9 are seen whole."""
     known, native = KNOWN_SETS[name], protocol != "paper"
     border = known.border
     if native and border and source and prepared_set(source)[1].get("cropped"):

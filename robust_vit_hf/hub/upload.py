@@ -87,9 +87,7 @@ def push_folder(
     revision: str | None = None,
     token: str | None = None,
 ) -> CommitInfo:
-    """Upload the files of [`model_files`] or [`DATASET_FILES`] in one commit to a repository, created if
-    needed. If `private`, an existing one must be private too. The token is by default that of `hf auth
-    login` or `HF_TOKEN`."""
+    """Upload the files of a model or dataset in one commit to a repository, created if needed."""
     adapter = read_json(folder / ADAPTER_FILE)
     if adapter is not None:
         check_adapter_base(adapter["base_model_name_or_path"])

@@ -78,8 +78,7 @@ def finalists(
     max_steps: int,
     with_relevance: bool = True,
 ) -> list[Training]:
-    """The settings that the rule puts first, for all steps, and these with the relevance loss, if swap has it,
-    or those put second."""
+    """The settings that the rule puts first, for all steps, and these with the relevance loss, or the second."""
     order = [trained[candidate] for candidate in rank([*trained], before, max_loss)]
     ranked = list({training.name: training for training in order}.values())
     last = [replace(training, steps=max_steps) for training in ranked[:FINALISTS]]
@@ -92,8 +91,7 @@ def finalists(
 def starting_models(
     side: Side, layers: Sequence[Candidate], max_loss: float, folder: Path
 ) -> tuple[dict[str, Side], dict[str, str]]:
-    """The models that trainings begin with: the original, and maybe that with the new layer that the rule
-    chooses, saved in `folder`; and how that layer was made."""
+    """The original, and maybe that with the chosen new layer, saved in `folder`; and how it was made."""
     before, chosen = layers[0], choose_cheapest(layers, layers[0], max_loss)
     if chosen is before:
         return {"original": side}, {}

@@ -78,8 +78,7 @@ class RelevanceSegmentation(StreamingMetric):
 
 
 def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
-    """AP over the scores (1 - map, map) of all pixels. Values ascend in [0, 1], and are equal if they agree to
-    2^-40, since 1/3 and 1 - 2/3 are not the same float."""
+    """AP over the scores (1 - map, map) of all pixels; ascending values are equal if they agree to 2^-40."""
     one = 2.0**40
     # A pixel scores s for its own class and 1 - s for the other: negatives mirror positives, and one sorted array
     # gives the ranks of both.

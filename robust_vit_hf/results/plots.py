@@ -19,8 +19,7 @@ NUM_CLASSES = 50  # most helped and most harmed classes in a plot, as in the pap
 
 
 def run_figures(summary: dict, class_names: dict[int, str]) -> Iterator[tuple[str, Figure, str, str]]:
-    """Figures of [`summarize`]'s results, with names, captions and alternative texts: `accuracy`,
-    `classes_<set>` and `curves_<set>`."""
+    """Figures of [`summarize`]'s results, with names, captions and alternative texts."""
     if any(row["top1_before"] is not None for row in summary["rows"]):
         alt = "Bars of top-1 for each set and model; the first table holds the values."
         yield "accuracy", accuracy_figure(summary["rows"]), "Top-1 of each set", alt
@@ -119,8 +118,7 @@ def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure
 
 
 def interpolation_figure(results: dict) -> Figure:
-    """In-distribution and shifted top-1 by interpolation weight, and against each other, as in Figure 1 of
-    https://huggingface.co/papers/2109.01903. `results` are those of `interpolation_weights.json`, ascending."""
+    """Top-1 by interpolation weight, and of both kinds of sets against each other."""
     roles, weights = ("in_distribution", "shifted"), results["weights"]
     points = np.array([[100 * row[f"mean_{role}"] for role in roles] for row in weights.values()])
     sets = [results[role][0] if len(results[role]) == 1 else f"mean of {len(results[role])} sets" for role in roles]

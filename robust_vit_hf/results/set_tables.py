@@ -37,8 +37,7 @@ class Groups(NamedTuple):
 
 
 def groups_table(result: SetResult) -> Table:
-    """Top-1 of each of up to 100 groups, of the worst, and on average, weighted by the shares in training if
-    known. Images are drawn within each group."""
+    """Top-1 of up to 100 groups, of the worst, and on average, weighted by the shares in training if known."""
     groups = Groups.of(result)
     drawn, rows = _drawn_within(result, groups), []
     few = len(groups.names) <= MANY_GROUPS

@@ -37,8 +37,7 @@ def sides_of(rows: list[dict]) -> list[str]:
 
 
 def set_rows(run: Run) -> list[dict]:
-    """A row for each set, and one for the mean over shifted sets: scores of each side as fractions,
-    `change_low` and `change_high`, and the numbers `corrected` and `broken`."""
+    """A row for each set, and one for the mean over shifted sets, with scores of each side as fractions."""
     rows = []
     for result in run.sets.values():
         row: dict = {"set": result.name, "num_images": int(result.usable.sum()) or len(result)}
@@ -84,8 +83,7 @@ def class_groups(run: Run) -> list[dict]:
 
 
 def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
-    """Change in top-1 of each class, averaged over runs, the most harmed first (Figures 8 to 14 of
-    https://huggingface.co/papers/2206.01161)."""
+    """Change in top-1 of each class, averaged over runs, the most harmed first."""
     results = [run.sets[name] for run in runs]
     means = [pd.Series(result.gains()).groupby(result.classes[result.usable]).mean() for result in results]
     return pd.concat(means, axis=1).mean(axis=1).sort_values(kind="stable").to_dict()

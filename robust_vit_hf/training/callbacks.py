@@ -167,8 +167,7 @@ class TrainingTime(TrainerCallback, ExportableState):
 
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):
-    """The Trainer's TensorBoard logs and, every `relevance_strip_steps` steps, strips of a dataset's first
-    images: image | mask | relevance before | relevance after, in `strips/`."""
+    """TensorBoard logs, with strips of a dataset's first images and their relevance before and after."""
 
     def __init__(self, dataset: Dataset, processor: BaseImageProcessor):
         super().__init__()

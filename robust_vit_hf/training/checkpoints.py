@@ -85,14 +85,14 @@ class CheckpointingTrainer(Trainer):
         return json.loads(json.dumps(inputs, default=str))
 
     def check_checkpoint(self, checkpoint: str) -> None:
-        """Check that the training can resume from a checkpoint: that it is complete, and made from the same inputs."""
+        """Check that a checkpoint is complete, and made from the same inputs."""
         if Stage(Path(checkpoint), self._inputs).result() is None:
             raise ValueError(
                 f"`{checkpoint}` lacks a file, or was saved with `save_only_model`: resume from a complete checkpoint."
             )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in the Trainer, but rejects weights that are not finite, and saves adapters with their base's digest."""
+        """As in the Trainer, but rejects NaN, and saves adapters with their base's digest."""
         weights = self.model.state_dict().items()
         if bad := [name for name, value in weights if value.is_floating_point() and not value.isfinite().all()]:
             raise TrainingDiverged(

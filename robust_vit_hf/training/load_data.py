@@ -91,8 +91,7 @@ def prepare_datasets(
     config: PreTrainedConfig,
     args: RobustViTConfig,
 ) -> dict[str, Dataset]:
-    """Check the datasets of [`~robust_vit_hf.RobustViTTrainer`], map their labels to the model's classes, and
-    return them as `train` and `eval`. `augment` is the transform in training."""
+    """Check both datasets, map their labels to the model's classes, and transform them."""
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
             f"Expected `eval_dataset` to be one table, but got a {type(evaluation).__name__}: see `measure_accuracy`."

@@ -39,8 +39,7 @@ VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 def open_validation(root: Path, labels: Literal["original", "real"] = "original") -> Source:
-    """ImageNet-1k validation: `val/<wnid>/`, or a flat folder with `LOC_val_solution.csv` or the devkit beside
-    it. `labels="real"` takes ReaL labels, without images that have none."""
+    """ImageNet-1k validation: `val/<wnid>/`, or a flat folder with labels beside it, maybe ReaL's."""
     folder = next(root / name for name in VALIDATION_FOLDERS if (root / name).is_dir())
     files = image_files(folder)
     if any(re.fullmatch(r"n\d{8}", child.name) for child in subfolders(folder)) or not files:
@@ -86,7 +85,7 @@ def with_real_labels(row: dict) -> dict | None:
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """ReaL labels (https://huggingface.co/papers/2006.07159) of the validation images in order; 3,163 are empty."""
+    """ReaL labels of the validation images in order (https://huggingface.co/papers/2006.07159)."""
     return tuple(map(tuple, json.loads(timm_list("imagenet_real_labels.json"))))
 
 
@@ -101,8 +100,7 @@ MERGED = {
 
 
 def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
-    """All annotated training images of `train-semi-segmentation`. `imagenet` is your ImageNet-1k, for images
-    that are not in `train-semi`."""
+    """All annotated training images; `imagenet` holds those that are not in `train-semi`."""
     return _imagenet_s_source(subfolders(_imagenet_s_folder(root)), imagenet)
 
 
@@ -169,7 +167,7 @@ def _read_imagenet_s(mask: Path) -> Image.Image:
 def open_hard_imagenet(
     root: Path, imagenet: str | None = None, split: Literal["train", "validation"] = "validation"
 ) -> Source:
-    """The masks `<split>/<wnid>_<file>` with their images from your ImageNet-1k, in `train/<wnid>` or `val/<wnid>`."""
+    """The masks `<split>/<wnid>_<file>` with their images from your ImageNet-1k."""
     splits = ("train",) if split == "train" else ("val", "validation")
     folders = [path for name in splits for path in places_below(root, name) if path.is_dir() and image_files(path)]
     names = {}
@@ -323,8 +321,7 @@ CLASSES: dict[str, list[int]] = json.loads(
 
 
 def open_imagenet_9(root: Path, variation: str) -> Source:
-    """A variation in `bg_challenge/<variation>/val/<class>`, or in any folder of this path; masks of `original`
-    are in `fg_mask/val/<class>/<stem>.npy`."""
+    """A variation in `bg_challenge/<variation>/val/<class>`; only `original` has masks."""
     source = open_class_folders(root, CLASSES, variation, {name: (name,) for name in IMAGENET_9_VARIATIONS})
     if variation != "original":
         return source
@@ -362,8 +359,7 @@ def open_counteranimal(root: Path, part: str) -> Source:
 
 
 def open_waterbirds(root: Path, split: str = "train", segmentations: str | None = None) -> Source:
-    """A split of `waterbird_complete95_forest2water2` by its `metadata.csv`. `segmentations` is the folder of
-    CUB-200-2011 whose masks composed the images."""
+    """A split by `metadata.csv`; `segmentations` is the folder of CUB-200-2011's masks."""
     path = next(iter(places_below(root, "metadata.csv")), root / "metadata.csv")
     reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
     if not {"img_filename", "y", "split", "place"} <= {*(reader.fieldnames or ())}:

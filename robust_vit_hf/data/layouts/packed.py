@@ -112,8 +112,7 @@ def _progress(archive: Path, members: Iterable) -> Iterable:
 
 
 def open_table(name: str, place: str, options: dict) -> Source:
-    """A set as a streamed table, on the Hub or in a folder of parquet files or tars: prepared, a known copy, or
-    another one with names that tell its classes."""
+    """A set as a streamed table: prepared, a known copy, or another one with names that tell its classes."""
     known, made = KNOWN_SETS[name], _made_as(name, place, options)
     if made is None and (alien := sorted(options.keys() - {"split", "labels", "mappings", "cropped"})):
         raise ValueError(

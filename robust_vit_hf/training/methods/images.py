@@ -26,8 +26,8 @@ class Finetune(Method):
 
 
 class Swap(Finetune):
-    """Kullback–Leibler divergence from the output before finetuning, on images of which three in four have the
-    background of another."""
+    """Kullback–Leibler divergence from the output before finetuning, with other backgrounds in three of four
+    images."""
 
     DEFAULTS: ClassVar = Finetune.DEFAULTS | {"confidence_target": "original"}
     background_swap: ClassVar = 0.75
@@ -85,8 +85,7 @@ class BackgroundPool:
             upright_image(path)  # so that training does not fail on one hours later
 
     def draw(self, wanted: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the indices of the wanted places, each with a random picture `(3, H, W)`, half of them flipped,
-        which does not depend on what else is wanted."""
+        """Yield the wanted places, each with a random picture `(3, H, W)`, whatever else is wanted."""
         pictures, flips = rng.integers(len(self.paths), size=len(wanted)), rng.random(len(wanted)) < 0.5
         for index in np.flatnonzero(wanted).tolist():
             (pixel_values,) = self._transform({"image": [upright_image(self.paths[pictures[index]])]})["pixel_values"]
