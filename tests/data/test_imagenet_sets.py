@@ -6,6 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.classes import class_names, label_of_wnid, subset, wnids
@@ -134,9 +135,16 @@ def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
         load_image_set("imagenet-v2", tmp_path, variant="top-images")
 
 
-def test_unknown_split(tmp_path):
-    with pytest.raises(ValueError, match="has the splits validation, train; got split=test"):
-        load_image_set("hard-imagenet", tmp_path, split="test")
+@pytest.mark.parametrize(
+    "name, source, options, message",
+    [
+        ("imagenet-a", ".", {"variant": "top-images"}, "`imagenet-a` takes no option"),
+        ("hard-imagenet", ".", {"split": "test"}, "has the splits validation, train; got split=test"),
+    ],
+)
+def test_unknown_set_option_and_folder(name, source, options, message, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_image_set(name, tmp_path / source, **options)
 
 
 PAPER_TOWEL = "n03887697"  # label 700, merged into toilet tissue
@@ -163,6 +171,13 @@ def test_segmentation_cells_and_transposed_axes(tmp_path, streaming):
             assert np.array_equal(np.asarray(row["image"]), image)
             assert row["mask"].mode == "L" and np.array_equal(np.asarray(row["mask"]), 255 * mask)
             assert row["file_name"] == f"gtsegs_ijcv.mat/{index}"
+
+
+def test_segmentation_is_opened_in_each_worker(tmp_path):
+    layouts.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", mat_examples(205))
+    stream = load_image_set("imagenet-segmentation", tmp_path, streaming=True).select_columns("file_name")
+    loader = DataLoader(stream, batch_size=None, num_workers=2)
+    assert len({row["file_name"] for row in loader}) == 205
 
 
 def test_imagenet_s_codes_ids_in_red_and_green_and_ignores_1000(tmp_path):
@@ -265,3 +280,10 @@ def test_paper_split_options(all_classes):
     assert wnids_of(root, num_classes=100, samples_per_class=1) == classes[:100]
     assert wnids_of(root, num_classes=100, split="validation") == classes[500:]
     assert wnids_of(root, num_classes=600, split="validation") == classes[600:]
+
+
+def test_paper_split_bad_numbers(all_classes):
+    root, _ = all_classes
+    for options in ({"num_classes": 914, "samples_per_class": 1}, {"samples_per_class": 3}):
+        with pytest.raises(ValueError, match="has 914 classes beside the merged ones, of at least 2 masks"):
+            load_image_set("paper-split", root, **options)

@@ -28,18 +28,13 @@ def names_of(rows) -> list[str]:
     return sorted(row["file_name"] for row in rows)
 
 
-def test_every_worker_reads_its_share(tmp_path):
-    """Of tars, folders and tables, and of a file of MATLAB, which each opens by itself."""
+def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
     rows = [(f"s{index}", layouts.picture(index), index) for index in range(20)]
     layouts.webdataset(tmp_path / "tars", rows)
     layouts.class_folders(tmp_path / "folders", {TENCH: 100, GOLDFISH: 100})
     prepare("imagenet-sketch", [str(tmp_path / "folders")], tmp_path / "prepared", rows_per_shard=64)
-    (tmp_path / "matlab").mkdir()
-    image, mask = np.asarray(layouts.picture(0)), np.eye(24, 30, dtype=np.uint8)
-    layouts.segmentation_mat(tmp_path / "matlab" / "gtsegs_ijcv.mat", [(image, mask)] * 205)
-    for source, count in (("tars", 20), ("folders", 200), ("prepared", 200), ("matlab", 205)):
-        name = "imagenet-segmentation" if source == "matlab" else "imagenet-sketch"
-        stream = load_image_set(name, tmp_path / source, streaming=True).select_columns("file_name")
+    for source, count in (("tars", 20), ("folders", 200), ("prepared", 200)):
+        stream = load_image_set("imagenet-sketch", tmp_path / source, streaming=True).select_columns("file_name")
         for num_workers in (0, 1, 2):
             loaded = list(DataLoader(stream, batch_size=None, num_workers=num_workers))
             assert len(loaded) == count and names_of(loaded) == names_of(stream)
@@ -73,6 +68,13 @@ def test_variant_deep_inside(tmp_path):
     layouts.webdataset(tmp_path / "wds", [("a", layouts.picture(0), 5)])
     with pytest.raises(ValueError, match="which has one variant"):
         load_image_set("imagenet-v2", tmp_path / "wds", variant="top-images")
+
+
+def test_other_factor_of_si_score(tmp_path):
+    layouts.si_score(tmp_path / "rotation", {"koala": 1})
+    for source in (tmp_path, tmp_path / "rotation"):
+        with pytest.raises(ValueError, match="rotation` holds `rotation` of this set, not `size`"):
+            load_image_set("si-score-size", source)
 
 
 def test_imagenet_s_beside_its_smaller_sets(tmp_path):

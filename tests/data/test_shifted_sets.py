@@ -148,8 +148,10 @@ def test_imagenet_9(tmp_path):
             (root / "fg_mask").rename(root / "unpacked" / "fg_mask")  # of another archive
 
 
-def test_imagenet_9_without_masks(tmp_path):
-    root = layouts.imagenet_9(tmp_path, {DOG: 1}, ("original",))
+def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
+    root = layouts.imagenet_9(tmp_path, {DOG: 1}, ("original", "mixed_rand"))
+    with pytest.raises(ValueError, match=r"mixed_rand/val` holds `mixed_rand` of this set, not `no_fg`"):
+        load_image_set("imagenet-9-no_fg", root / "mixed_rand")
     mask = root / "fg_mask" / "val" / DOG / f"{DOG}_0.npy"
     np.save(mask, np.array([{1: 2}], dtype=object), allow_pickle=True)  # which runs code when it is read
     with pytest.raises(ValueError, match=r"00_dog_0.npy` cannot be read as a mask: .*allow_pickle"):
@@ -216,6 +218,8 @@ def test_hard_imagenet_joins_masks_with_images(tmp_path):
         (1, f"{GOLDFISH}/ILSVRC2012_val_00000009.JPEG"),
     ]
     assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
+    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000007.JPEG is not in .*--imagenet"):
+        load_image_set("hard-imagenet", root)
     with pytest.raises(ValueError, match=r"one folder of masks .*`val` of hardImageNet.zip, but found none"):
         load_image_set("hard-imagenet", tmp_path / "imagenet", imagenet=str(tmp_path / "imagenet"))
     image = tmp_path / "imagenet" / "val" / TENCH / "ILSVRC2012_val_00000007.JPEG"

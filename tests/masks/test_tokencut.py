@@ -336,6 +336,13 @@ def test_the_model_is_left_as_it_was(photographs):
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 4)
 
 
+def test_other_architectures_are_refused():
+    with pytest.raises(ValueError, match="`ConvNextModel` has no key projection"):
+        tokencut.TokenCut(
+            transformers.ConvNextModel(transformers.ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[4, 4, 4, 4]))
+        )
+
+
 def test_a_model_that_hides_patches_is_refused(photographs):
     model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL)).eval()
     with pytest.raises(ValueError, match=r"keys of shape .* for 1 images of 28×28 patches.*masks its input"):

@@ -49,6 +49,20 @@ def test_equals_the_reference():
     assert means["background_loss"].item() == pytest.approx(per_image["background_loss"].mean().item())
 
 
+def test_confidence():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    # −log softmax of the larger logit: log(1 + e^−2) and log(1 + e^−1)
+    expected = torch.log1p(torch.exp(-torch.tensor([2.0, 1.0])))
+    torch.testing.assert_close(ConfidenceLoss().per_image(logits)["confidence_loss"], expected)
+    torch.testing.assert_close(ConfidenceLoss()(logits)["confidence_loss"], expected.mean())
+    expected = torch.log1p(torch.exp(-torch.tensor([4.0, 2.0])))
+    torch.testing.assert_close(ConfidenceLoss(temperature=0.5).per_image(logits)["confidence_loss"], expected)
+    # With labels it is ordinary cross-entropy.
+    labels = torch.tensor([1, 1])
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(ConfidenceLoss()(logits, labels)["confidence_loss"], expected)
+
+
 @pytest.mark.parametrize("arguments", [{"distance": "l1"}, {"mask_edges": "soft"}, {"mean_over": "pixels"}])
 def test_bad_arguments(arguments):
     with pytest.raises(ValueError, match="Expected one of"):

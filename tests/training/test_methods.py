@@ -19,7 +19,7 @@ from robust_vit_hf.training.methods import METHODS, load_method
 from robust_vit_hf.training.options import METHOD_OPTIONS
 
 from ..helpers import reference
-from ..helpers.tiny import ROOT, STILL, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import ABLATIONS, ROOT, STILL, tensor_rows, tiny_config, tiny_vit
 
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -234,6 +234,8 @@ def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
     torch.testing.assert_close(
         plain["loss"], losses("finetune", tmp_path, model, pixel_values, mask, targets)[0]["loss"]
     )
+    with pytest.raises(ValueError, match="mixes the labels"):
+        losses("cutmix", tmp_path, model, pixel_values, mask, targets, confidence_target="original")
 
 
 TWO, SWAP = "which needs two images", {"background_swap": 0.5, "confidence_target": "original"}
@@ -303,3 +305,26 @@ def test_epochs_of_the_head_alone(head_epochs, moved, tmp_path):
     assert grads == [step >= round(2 * head_epochs) for step in range(4)]  # of two steps each
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert "classifier.weight" in changed and any(name.startswith("vit.") for name in changed) is moved
+
+
+def test_learning_rate_of_the_head_alone(tmp_path):
+    rates = {"head_epochs": 1, "head_learning_rate": 0.1, "lr_decay_every": 1}
+    config = tiny_config(tmp_path, method="finetune", per_device_train_batch_size=4, **rates)
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([0.1, 0.1, 0.85e-3, 0.85e-3])
+    assert config.describe()["epochs of the head alone"] == "1, learning rate 0.1"
+
+
+def test_each_ablation_gives_other_gradients(tmp_path):
+    model, inputs = tiny_vit(num_hidden_layers=7).double(), batch()
+
+    def gradient(options: dict) -> torch.Tensor:
+        loss = losses("robustvit", tmp_path, model, *inputs, **options)[0]["loss"].sum()
+        return torch.autograd.grad(loss, model.vit.layers[-1].attention.q_proj.weight)[0]
+
+    full = gradient({})
+    for name, options in ABLATIONS.items():
+        assert not torch.allclose(gradient(options), full, rtol=1e-3, atol=0), name
+    assert not tiny_config(tmp_path, **ABLATIONS["label-free"]).needs_labels

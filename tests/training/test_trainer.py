@@ -267,6 +267,12 @@ def test_best_checkpoint_is_loaded_whole(tmp_path):
 # -- What is refused before training ----------------------------------------------------------------------------------
 
 
+def test_refuses_an_image_size_between_patches(tmp_path):
+    processor = make_image_processor("paper", 36)
+    with pytest.raises(ValueError, match="36×36 is not divisible by the patch size 8×8"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4), processing_class=processor).train()
+
+
 def test_refuses_half_precision_weights(tmp_path):
     with pytest.raises(ValueError, match=r"weights are torch.bfloat16.*dtype=torch.float32"):
         RobustViTTrainer(tiny_vit().bfloat16(), tiny_config(tmp_path))
