@@ -226,7 +226,7 @@ def check_rows(
     count = len(dataset)
     if unusable := problems + (uninformative if bad_masks == "refuse" or not kept else []):
         raise ValueError(
-            f"{len(unusable)} of {count} rows of the {name} dataset cannot be used:\n{_head(unusable)}.\nRepair or remove them."
+            f"{len(unusable)} of {count} rows of the {name} dataset cannot be used:\n{_head(unusable)}.\nRepair or remove them, or set `bad_masks='skip'`."
         )
     if not uninformative:
         return dataset
