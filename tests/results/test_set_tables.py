@@ -100,17 +100,43 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imagenet_9(model, tmp_path_factory):
-    """ImageNet-9, and what `evaluate` measures on it, by the name of the family."""
+    """ImageNet-9, and what `evaluate` prints and measures on it, by the name of the family."""
     folder = tmp_path_factory.mktemp("imagenet_9")
     root = layouts.imagenet_9(folder / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
     options = ["--sets", f"imagenet-9={root}", "--protocols", "paper", "--output_dir", folder / "out"]
-    succeed("evaluate", "--model", model, *options)
-    return root, json.loads((folder / "out" / "results.json").read_text())["protocols"]["paper"]
+    printed = succeed("evaluate", "--model", model, *options)
+    return root, printed, json.loads((folder / "out" / "results.json").read_text())["protocols"]["paper"]
+
+
+def test_evaluate_imagenet_9(imagenet_9):
+    """A prediction counts if it is any class of the nine's one; all variations are measured."""
+    _, printed, measured = imagenet_9
+    assert [row["set"] for row in measured["rows"]] == [f"imagenet-9-{name}" for name in IMAGENET_9_VARIATIONS]
+    assert measured["class_changes"] == {} and measured["class_groups"] == []  # an image has up to 116 classes
+    assert measured["rows"][0]["mean_iou_before"] is not None and measured["rows"][1]["mean_iou_before"] is None
+    assert [row[0] for row in measured["reliance"][0]["rows"]] == [
+        "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`",
+        "ImageNet-9: Object Focus, 1 − BG-Gap / `original`",
+    ] and "Reliance on the background" in printed  # fmt: skip
+
+
+def test_unlabelled_images_and_one_class_alone(tmp_path):
+    """Neither counts for what is measured by masks, nor breaks it."""
+    rows = masked_dataset(6)
+    labels = datasets.Dataset.from_dict(
+        {"label": [0, None, 0, 0, None, 0]}, features=datasets.Features({"label": rows.features["label"]})
+    )
+    rows = datasets.concatenate_datasets([rows.remove_columns("label"), labels], axis=1)
+    rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    printed = succeed("evaluate", *options, "--cut_out", "--sensitivity")
+    assert "| validation | before | 4 |" in printed and "| validation | 4 |" in printed
 
 
 def test_diagnose_beside_imagenet_9(model, imagenet_9, tmp_path):
     """A model of ImageNet on photographs of its own classes, and on ImageNet-9: the same measures, those of the sets."""
-    root, measured = imagenet_9
+    root, _, measured = imagenet_9
     data = masked_dataset(8).cast_column(
         "label", datasets.ClassLabel(names=["n01440764", "n01443537", "n01498041", "n15075141"])
     )
