@@ -100,7 +100,7 @@ def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
 
     The variance of the mean over seeds has two parts: that of Student's t over the means of the seeds, which holds the noise of
     images that each seed has of its own; and the covariance of two seeds by what they share, images, or the photographs that
-    their images are composed with. The degrees of freedom are Satterthwaite's. `benchmarks/coverage.py` simulates how often
+    their images are composed with. The degrees of freedom are Satterthwaite's. `experiments/benchmarks/coverage.py` simulates how often
     such an interval holds the true gain.
 
     Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapter 13), https://doi.org/10.2307/3002019

@@ -15,11 +15,9 @@ from experiments.paper.paper_plots import class_group_figure, size_figure
 from experiments.sweeps.gain_and_price import price_figure, prices
 from experiments.sweeps.results import Results
 from robust_vit_hf.data.composition import CONDITIONS
-from robust_vit_hf.diagnosis.composed_examples import Composed, strip_figure
-from robust_vit_hf.diagnosis.what_to_photograph import taken_gallery
+from robust_vit_hf.diagnosis.composed_examples import Composed, strip_figure, taken_gallery
 from robust_vit_hf.evaluation.examples import EXAMPLES_FILE, Example, before_after_figure, galleries, save_examples
-from robust_vit_hf.evaluation.interpolate import sweep_figure
-from robust_vit_hf.results.plots import accuracy_figure, class_figure, curve_figure
+from robust_vit_hf.results.plots import accuracy_figure, class_figure, curve_figure, interpolation_figure
 
 from .experiment import result_rows, runs_of
 from .golden import Recorder, levels
@@ -61,15 +59,15 @@ def draw_figures(record: Recorder) -> None:
     rows = [{"set": name, "top1_before": 0.5, "top1_after": after} for name, after in {"a_$1": 0.9, "b": 0.4}.items()]
     rows = [row | {"top1_control": 0.25, "change_low": -0.2, "change_high": 0.45} for row in rows]
     runs, named = runs_of(result_rows()), {"robustvit": "Ours $", "bce": "cross-entropy"}
-    half = [replace(run, name=f"{run.name}, half", share=0.5) for run in runs]
+    half = [replace(run, name=f"{run.name}, half", interpolation_weight=0.5) for run in runs]
     chosen = [run for run in runs if run.model == "ViT-B" and run.learning_rate == 1e-6]
     mixed = [run for run in half if run.model == "ViT-B" and run.method == "robustvit" and run.learning_rate == 1e-5]
     found = prices([*runs, *half], [*chosen, *mixed], "imagenet-a", "imagenet-1k")
     more = [replace(run, name=f"{run.name}, more", method="more-samples", train_images=24) for run in chosen[:2]]
     tops = {0.0: (0.9, 0.2, 0.3), 0.5: (0.8, 0.4, 0.5), 1.0: (0.6, 0.4, 0.7)}
-    alphas = {
-        alpha: {"mean_in_distribution": first, "mean_shifted": (second + third) / 2}
-        for alpha, (first, second, third) in tops.items()
+    weights = {
+        weight: {"mean_in_distribution": first, "mean_shifted": (second + third) / 2}
+        for weight, (first, second, third) in tops.items()
     }
     curve = {"value": [0.0, 20.0], "before": [0.5, 0.25], "after": [0.75, 0.5]}
     changes = {label: (label - 60) / 100 for label in range(121)}
@@ -79,7 +77,7 @@ def draw_figures(record: Recorder) -> None:
         "many classes": class_figure(changes, {}, "a set"),
         "curves": curve_figure({"angle": curve, "area": curve, "x": curve}, "si-score"),
         "price": price_figure(found, named, "INet-A", "INet val"),
-        "sweep": sweep_figure({"in_distribution": ["a"], "shifted": ["b", "c"], "alphas": alphas}),
+        "weights": interpolation_figure({"in_distribution": ["a"], "shifted": ["b", "c"], "weights": weights}),
         "figure 4": class_group_figure(Results(runs)),
         "figure 7": size_figure(Results([*chosen[:2], *more])),
     }

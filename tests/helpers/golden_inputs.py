@@ -43,7 +43,7 @@ def write_inputs(root: Path) -> None:
     options |= {"num_train_epochs": 1, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
     grid = {"options": options, "variants": {"swap": {"method": "swap", "learning_rate": [1e-3, 1e-2]}}}
     grid |= {"seeds": {"0": {"seed": 0}, "b": {"seed": 4}}, "choose_by": "mixed_rand", "validation_bound": 0.2}
-    (root / "grid.yaml").write_text(json.dumps(grid | {"mixtures": [0.7, 0.3]}))
+    (root / "grid.yaml").write_text(json.dumps(grid | {"interpolation_weights": [0.7, 0.3]}))
     (root / "paper").mkdir()
     rises = {"validation_after": 0.9, "training_classes": None}  # by more than may be lost
     rows = [
