@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+import transformers
 from timm.models import save_for_hf
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    ConvNextImageProcessor,
-    ResNetConfig,
-    ResNetForImageClassification,
-)
 
 from robust_vit_hf import diagnose
 from robust_vit_hf.models.loading import load_model
@@ -33,11 +27,11 @@ def photographs(tmp_path_factory):
 
 def resnet(folder):
     torch.manual_seed(0)
-    config = ResNetConfig(
+    config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], id2label=dict(enumerate(NAMES))
     )
-    ResNetForImageClassification(config).save_pretrained(folder)
-    ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8).save_pretrained(folder)
+    transformers.ResNetForImageClassification(config).save_pretrained(folder)
+    transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8).save_pretrained(folder)
 
 
 def of_timm(folder):
@@ -53,8 +47,8 @@ def of_timm(folder):
 @pytest.mark.parametrize("write", [resnet, of_timm])
 def test_a_folder_an_object_and_a_function_have_one_verdict(write, photographs, tmp_path):
     write(tmp_path / "model")
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "model").eval()
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "model").eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model")
     reports = {
         "folder": diagnose(str(tmp_path / "model"), photographs, output_dir=tmp_path / "folder"),
         "object": diagnose(model, photographs, processor=processor, output_dir=tmp_path / "object"),
@@ -90,11 +84,11 @@ def test_a_model_of_timm_that_transformers_saved_is_loaded_again(tmp_path):
 def test_an_object_is_compared_and_left_as_it_is(photographs, tmp_path):
     """A model in training, some of whose layers are frozen, beside another: the modes of all its modules are afterwards as before."""
     resnet(tmp_path / "model")
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "model").train()
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "model").train()
     model.resnet.embedder.eval()
     modes, statistics = [module.training for module in model.modules()], dict(model.named_buffers())
     statistics = {name: value.clone() for name, value in statistics.items()}
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model")
     options = {"processor": processor, "compare": str(tmp_path / "model"), "output_dir": tmp_path / "out"}
     report = diagnose(model, photographs, **options)
     before, after = (report.diagnoses[side].measures["mixed_rand"] for side in ("before", "after"))
@@ -135,10 +129,10 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).numpy()}, r"a ndarray of shape \(3, 32, 32\)"),
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).permute(1, 2, 0)}, r"shape \(32, 32, 3\)"),
         (_logits, GIVEN | {"classes": dict(enumerate(NAMES))}, "a list of the names.*got a dict"),
-        (_logits, GIVEN | {"processor": ConvNextImageProcessor()}, "no `processor`"),
-        ("resnet", {"processor": ConvNextImageProcessor()}, "leave out `processor`"),
+        (_logits, GIVEN | {"processor": transformers.ConvNextImageProcessor()}, "no `processor`"),
+        ("resnet", {"processor": transformers.ConvNextImageProcessor()}, "leave out `processor`"),
         (tiny_vit(), {"processor": "paper"}, "needs its image processor"),
-        (tiny_vit(), {"processor": ConvNextImageProcessor(), "classes": NAMES}, "not `classes` or"),
+        (tiny_vit(), {"processor": transformers.ConvNextImageProcessor(), "classes": NAMES}, "not `classes` or"),
         ("resnet", {"transform": _pixels}, "leave out `transform`, or give"),
     ],
 )

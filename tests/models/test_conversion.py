@@ -13,20 +13,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+import transformers
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    DeiTConfig,
-    DeiTForImageClassificationWithTeacher,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
-    ViTModel,
-)
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.models.model_names import find_model
@@ -88,9 +79,9 @@ def test_hf_to_timm_to_hf(distilled, tmp_path):
     }
     torch.manual_seed(0)
     if distilled:
-        model = DeiTForImageClassificationWithTeacher(DeiTConfig(**options)).eval()
+        model = transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**options)).eval()
     else:
-        model = ViTForImageClassification(ViTConfig(**options)).eval()
+        model = transformers.ViTForImageClassification(transformers.ViTConfig(**options)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.3)
@@ -99,7 +90,7 @@ def test_hf_to_timm_to_hf(distilled, tmp_path):
     loaded = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     torch.testing.assert_close(loaded(images(36, 1)), model(images(36, 1)).logits, rtol=0, atol=1e-5)
     convert(tmp_path / "timm", tmp_path / "back")
-    back = AutoModelForImageClassification.from_pretrained(tmp_path / "back")
+    back = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "back")
     assert_same_weights(back.state_dict(), model.state_dict())
     assert back.config.id2label == model.config.id2label and back.config.label2id == model.config.label2id
     assert back.config.num_attention_heads == 7 and back.config.qkv_bias is not distilled
@@ -115,7 +106,7 @@ def test_hf_to_timm_to_hf(distilled, tmp_path):
     ],
 )
 def test_timm_preprocesses_as_the_processor(options, crop_mode, tmp_path):
-    processor = ViTImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], **options)
+    processor = transformers.ViTImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], **options)
     tiny_vit().save_pretrained(tmp_path / "hf")
     processor.save_pretrained(tmp_path / "hf")
     convert(tmp_path / "hf", tmp_path / "timm", "--to", "timm")
@@ -132,7 +123,7 @@ def test_timm_preprocesses_as_the_processor(options, crop_mode, tmp_path):
 @pytest.mark.parametrize("size", [429, 890])  # where size / (size / resized) falls below resized
 def test_crop_that_floating_point_would_shrink(size, tmp_path):
     model = tiny_vit(image_size=size, patch_size=size)
-    processor = make_image_processor("native", size, ViTImageProcessor())
+    processor = make_image_processor("native", size, transformers.ViTImageProcessor())
     save_timm(model, hf_to_timm(model), processor, tmp_path)
     crop_pct = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]["crop_pct"]
     assert math.floor(size / crop_pct) == round(size * 248 / 224) == processor.size["shortest_edge"]
@@ -218,7 +209,7 @@ def test_truncated_file(name, part, tmp_path):
 
 
 def test_models_of_transformers_that_cannot_be_converted(tmp_path):
-    ViTModel(tiny_vit().config, add_pooling_layer=False).save_pretrained(tmp_path / "backbone")
+    transformers.ViTModel(tiny_vit().config, add_pooling_layer=False).save_pretrained(tmp_path / "backbone")
     tiny_vit(image_size=[32, 64]).save_pretrained(tmp_path / "wide")
     save_pretrained(WITHOUT_MAP["ResNet"].tiny(), tmp_path / "cnn")
     refused("ResNetForImageClassification", tmp_path / "cnn", tmp_path / "out", "--to", "timm")
@@ -233,10 +224,10 @@ def test_models_of_transformers_that_cannot_be_converted(tmp_path):
 def test_presets(tmp_path):
     source = saved_in(tmp_path / "source", tiny(), HUB_CONFIG)
     convert(source, tmp_path / "paper")
-    paper = AutoImageProcessor.from_pretrained(tmp_path / "paper")
+    paper = transformers.AutoImageProcessor.from_pretrained(tmp_path / "paper")
     assert paper.size["shortest_edge"] == round(32 * 256 / 224) and list(paper.image_mean) == [0.5] * 3
     convert(source, tmp_path / "native", "--protocol", "native", "--image_size", "224")
-    native = AutoImageProcessor.from_pretrained(tmp_path / "native")
+    native = transformers.AutoImageProcessor.from_pretrained(tmp_path / "native")
     assert native.size["shortest_edge"] == 248 and native.crop_size["height"] == 224
     assert [*native.image_mean, *native.image_std] == [0.485, 0.456, 0.406, 0.229, 0.224, 0.225]
 
@@ -245,13 +236,13 @@ def test_presets(tmp_path):
     arguments = [str(source / "model.safetensors"), str(tmp_path / "file"), "--protocol", "native"]
     refused(r"Nothing states mean and standard deviation.*`--statistics imagenet` or `half`", *arguments)
     convert(*arguments, "--statistics", "half")
-    assert AutoImageProcessor.from_pretrained(tmp_path / "file").image_std == (0.5, 0.5, 0.5)
+    assert transformers.AutoImageProcessor.from_pretrained(tmp_path / "file").image_std == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("setting", [{"size": {"height": 48, "width": 48}}, {"do_normalize": False}])
 def test_preprocessing_that_timm_has_not(setting, tmp_path):
     tiny_vit().save_pretrained(tmp_path / "hf")
-    ViTImageProcessor(**{"size": {"height": 32, "width": 32}} | setting).save_pretrained(tmp_path / "hf")
+    transformers.ViTImageProcessor(**{"size": {"height": 32, "width": 32}} | setting).save_pretrained(tmp_path / "hf")
     refused("--statistics", tmp_path / "hf", tmp_path / "out", "--to", "timm")
     assert not (tmp_path / "out").exists()
 
@@ -278,15 +269,15 @@ def test_models_on_the_hub(hub, tmp_path):
     convert(name, tmp_path / "hf", "--protocol", "native")
     cache = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     assert {path.name for path in cache.glob("snapshots/*/*")} == {"config.json", "model.safetensors"}
-    converted = AutoModelForImageClassification.from_pretrained(tmp_path / "hf")
+    converted = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "hf")
     assert_same_weights(hf_to_timm(converted), model.state_dict())
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "hf")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf")
     assert list(processor.image_mean) == HUB_CONFIG["pretrained_cfg"]["mean"]
     assert find_model(str(tmp_path / "hf")) == "augreg-s"  # what was converted is known by where it came from
 
     hub.add("models", "someone/ours", tmp_path / "hf")
     convert("someone/pickled", tmp_path / "pickled")
     convert("someone/ours", tmp_path / "timm", "--to", "timm")
-    converted = AutoModelForImageClassification.from_pretrained(tmp_path / "pickled")
+    converted = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "pickled")
     assert_same_weights(hf_to_timm(converted), tiny(1).state_dict())
     assert_same_weights(load_file(tmp_path / "timm" / "model.safetensors"), model.state_dict())

@@ -4,17 +4,10 @@ import json
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
-from transformers import (
-    Data2VecVisionConfig,
-    Data2VecVisionForImageClassification,
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-)
 
 from experiments.paper.published_tables import published_models
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
@@ -87,8 +80,8 @@ def test_a_snapshot_of_timm_is_known_by_its_tag(tmp_path):
 def test_an_own_model_in_timms_format_or_a_folder_of_that_name_is_not_registered(tmp_path):
     """Else it would get the statistics, recipe and licence of another."""
     sizes = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}  # of augreg-s
-    config = ViTConfig(**sizes, image_size=IMAGE_SIZE, num_labels=1000, layer_norm_eps=1e-6)
-    save_pretrained(ViTForImageClassification(config), tmp_path / "vit-b")
+    config = transformers.ViTConfig(**sizes, image_size=IMAGE_SIZE, num_labels=1000, layer_norm_eps=1e-6)
+    save_pretrained(transformers.ViTForImageClassification(config), tmp_path / "vit-b")
     succeed("convert", tmp_path / "vit-b", "--to", "timm", "--output_dir", tmp_path / "timm")
     assert find_model(str(tmp_path / "timm")) is None
     succeed("convert", tmp_path / "timm", "--output_dir", tmp_path / "hf")
@@ -214,7 +207,9 @@ def test_adapters_that_do_not_fit(fault, tmp_path):
 
 
 def test_data2vec_is_loaded_with_attentions(tmp_path):
-    Data2VecVisionForImageClassification(Data2VecVisionConfig(**SIZES)).save_pretrained(tmp_path)
+    transformers.Data2VecVisionForImageClassification(transformers.Data2VecVisionConfig(**SIZES)).save_pretrained(
+        tmp_path
+    )
     model = load_model(str(tmp_path))
     assert relevance_map(model, torch.randn(1, 3, 32, 32)).relevance.shape == (1, 1, 32, 32)
 
@@ -287,8 +282,8 @@ def test_a_head_that_cannot_be_told_from_other_layers():
 
 
 def test_features_of_timm_without_a_head(tmp_path):
-    config = TimmWrapperConfig(architecture="test_efficientnet", num_labels=2)
-    model = TimmWrapperForImageClassification(config)
+    config = transformers.TimmWrapperConfig(architecture="test_efficientnet", num_labels=2)
+    model = transformers.TimmWrapperForImageClassification(config)
     timm = model.timm_model
     timm.reset_classifier(0)
     del timm.pretrained_cfg["url"]
