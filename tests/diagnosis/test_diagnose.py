@@ -16,25 +16,22 @@ import robust_vit_hf
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.find_images import find_images
-from robust_vit_hf.data.groups import choose_images
+from robust_vit_hf.data.draw_images import choose_images
 from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.transforms import denormalize, eval_transform, pixel_levels
 from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.evaluation.composites import Backgrounds
-from robust_vit_hf.evaluation.evaluate import Sensitivity
+from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.measurement import Measured, measure
+from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import relevance_map
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
 from ..helpers.sessions import session_of
-from ..helpers.tiny import FEATURES, IMAGE_SIZE, WIDE, masked_dataset, masked_rows, save_pretrained, tiny_vit
-
-
-LETTERS = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, WIDE, masked_dataset, masked_rows, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from robust_vit_hf import diagnose
 from robust_vit_hf.data.composition import ATTRIBUTES, draw_donors
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.evaluation.composites import Attributes
 from robust_vit_hf.evaluation.measurement import measure
+from robust_vit_hf.evaluation.other_backgrounds import Attributes
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers.commands import files_below
 from ..helpers.sessions import session_of
-from ..helpers.tiny import FEATURES, WIDE, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import FEATURES, LETTERS, WIDE, masked_rows, save_pretrained, tiny_vit
 
 
 SIDE, COLOURS = 48, torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.9, 0.1]])
@@ -91,8 +91,7 @@ def test_without_the_option_nothing_differs(report, photographs, tmp_path):
 
 
 def test_the_images_that_are_taken_are_those_of_the_last_model(report, photographs, tmp_path):
-    names = {"id2label": dict(enumerate("abcd")), "label2id": {name: label for label, name in enumerate("abcd")}}
-    other = save_pretrained(tiny_vit(**names), tmp_path / "other", "paper")
+    other = save_pretrained(tiny_vit(**LETTERS), tmp_path / "other", "paper")
     compared = diagnosed(photographs, tmp_path / "out", compare=str(other))
     taken = pd.read_csv(tmp_path / "out" / "taken.csv")
     assert len(compared.taken) == len(taken) < len(report.taken)

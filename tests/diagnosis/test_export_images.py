@@ -15,7 +15,7 @@ from robust_vit_hf.diagnosis.report import image_table
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 
 from ..helpers.commands import succeed
-from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+from ..helpers.tiny import LETTERS, masked_dataset, save_pretrained, tiny_vit
 from .test_diagnosis import NAMES, diagnosis
 
 
@@ -35,9 +35,8 @@ def exported(tmp_path_factory) -> Path:
     rows = rows.add_column("openly_licensed", [row not in HIDDEN for row in range(16)])
     (root / "photographs").mkdir()
     rows.to_parquet(root / "photographs" / "validation-00000.parquet")
-    letters = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
     for name, seed in (("before", 0), ("after", 1)):
-        save_pretrained(tiny_vit(seed, **letters), root / name, "paper")
+        save_pretrained(tiny_vit(seed, **LETTERS), root / name, "paper")
     models = ["--model", root / "before", "--compare", root / "after", "--export", "fiftyone"]
     with patch("robust_vit_hf.diagnosis.report.LONGEST_SIDE", 100):
         for _ in range(2):  # the second takes the place of the first

@@ -12,7 +12,7 @@ from transformers import (
 )
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
-from .families import FAMILIES, Family, resolution
+from .families import FAMILIES, NUM_PATCHES, Family, resolution
 from .tiny import ROOT, SIZES
 
 
@@ -104,6 +104,17 @@ def explicit_attentions(model: PreTrainedModel, pixel_values: torch.Tensor) -> t
         attention.fused_attn = False
         attention.attn_drop.register_forward_hook(lambda module, args, output: attentions.append(output))
     return model(pixel_values).logits, attentions
+
+
+def slow_map(model: PreTrainedModel, pixel_values: torch.Tensor, read: torch.Tensor, **graph) -> torch.Tensor:
+    """Map of class 1, not normalised, over the whole matrix R of [`explicit_attentions`]; `graph` is that of their gradients."""
+    logits, attentions = explicit_attentions(model, pixel_values)
+    gradients = torch.autograd.grad(logits[:, 1].sum(), attentions, **graph)
+    matrix = torch.eye(attentions[0].shape[-1])
+    for attention, gradient in zip(attentions, gradients, strict=True):
+        matrix = matrix + (attention * gradient).relu().mean(dim=1) @ matrix
+    grid = (read @ matrix)[:, -NUM_PATCHES:].reshape(-1, 1, 4, 4)
+    return torch.nn.functional.interpolate(grid, (32, 32), mode="bilinear")
 
 
 @dataclass(frozen=True)

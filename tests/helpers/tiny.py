@@ -6,7 +6,8 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from robust_vit_hf import RobustViTConfig, make_image_processor
 
@@ -27,6 +28,7 @@ SIZES = {
     "initializer_range": 0.3,
 }
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+LETTERS = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
 LABELS = (2, 0, 1, 3, 0, 2, 0, 1)  # of rows in turn: other numbers of each class, in no order
 TENCH, GOLDFISH, STINGRAY, TOILET_TISSUE = "n01440764", "n01443537", "n01498041", "n15075141"
 
@@ -37,6 +39,18 @@ def tiny_vit(seed: int = 0, **overrides) -> ViTForImageClassification:
     torch.manual_seed(seed)
     dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     return ViTForImageClassification(ViTConfig(**SIZES | dropout | overrides)).eval()
+
+
+def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """Tokenizer of the words, among which `<unk>`, `<start>` and `<end>` are."""
+    known = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    known.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"unk_token": "<unk>", "bos_token": "<start>", "eos_token": "<end>", "pad_token": "<end>"}
+    return PreTrainedTokenizerFast(tokenizer_object=known, **special)
+
+
+def images(count: int = 2, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def masked_rows(count: int, seed: int = 0, size: tuple[int, int] = WIDE) -> list[dict]:

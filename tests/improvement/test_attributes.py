@@ -13,13 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from robust_vit_hf import improve, make_image_processor
 from robust_vit_hf.data.composition import draw_donors, edited
 from robust_vit_hf.data.transforms import eval_transform, pixel_levels
-from robust_vit_hf.evaluation.composites import composite_outputs
+from robust_vit_hf.evaluation.other_backgrounds import composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.improve import _attributes
 from robust_vit_hf.models.last_layer import LastLayer
 
 from ..helpers.sessions import session_of
-from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, tiny_vit
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, masked_dataset, tiny_vit
 
 
 COLOURS = np.array([[230, 30, 30], [30, 230, 30], [30, 30, 230], [220, 220, 30]], np.uint8)
@@ -46,8 +46,7 @@ def given(tmp_path_factory):
     root = tmp_path_factory.mktemp("framed")
     for split, count in (("train", 160), ("validation", 200)):
         framed(count, len(split)).to_parquet(root / "photographs" / f"{split}-00000.parquet")
-    names = {"id2label": dict(enumerate("abcd")), "label2id": {name: label for label, name in enumerate("abcd")}}
-    model, processor = tiny_vit(**names, hidden_size=48), make_image_processor("paper", IMAGE_SIZE)
+    model, processor = tiny_vit(**LETTERS, hidden_size=48), make_image_processor("paper", IMAGE_SIZE)
     rows = framed(160, 5)
     pixel_values = torch.stack(rows.with_transform(eval_transform(processor))[:]["pixel_values"])
     layer = LastLayer(model, tuple(pixel_values.shape[2:]))

@@ -11,35 +11,27 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
-from transformers import (
-    AutoModel,
-    Dinov2Config,
-    Dinov2Model,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTImageProcessor,
-)
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.find_images import Images, find_images
 from robust_vit_hf.data.write_dataset import made_from
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.masks import tokencut
-from robust_vit_hf.masks.own_masks import OF_THE_CLASSIFIER, MaskSettings, choose_mask_maker, masked_images
+from robust_vit_hf.masks.choose_mask_maker import OF_THE_CLASSIFIER, MaskSettings, choose_mask_maker, masked_images
 from robust_vit_hf.masks.tokencut import TokenCut, backbone_of, cut_eigenvectors
 from robust_vit_hf.models import emoji_shift_model
 from robust_vit_hf.models.loading import model_digest
 from robust_vit_hf.utils import environment as install
 
 from ..helpers.commands import call, succeed
-from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, masked_dataset, masked_rows, save_pretrained, tiny_vit
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
-LETTERS = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
 DINOV2 = "facebook/dinov2-small"
 
 
@@ -65,11 +57,13 @@ def classifier() -> tuple:
 
 def put_on_the_hub(hub, folder: Path) -> str:
     """A tiny model by the name of DINOv2-S; returns its digest."""
-    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=28, patch_size=14)
-    Dinov2Model(config).save_pretrained(folder)
-    ViTImageProcessor().save_pretrained(folder)
+    config = transformers.Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=28, patch_size=14
+    )
+    transformers.Dinov2Model(config).save_pretrained(folder)
+    transformers.ViTImageProcessor().save_pretrained(folder)
     hub.add("models", DINOV2, folder)
-    return model_digest(AutoModel.from_pretrained(folder))
+    return model_digest(transformers.AutoModel.from_pretrained(folder))
 
 
 def test_the_bundled_backbone_is_the_default(caplog, hub, tmp_path):
@@ -97,9 +91,9 @@ def test_else_those_of_the_classifier(no_backbone, hub, caplog):
 
 
 def test_a_classifier_without_patches_is_refused_where_neither_can_be_had(no_backbone, hub):
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=4)
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=4)
     with pytest.raises(ValueError, match=r"--mask_model, or .*--masks") as refused:
-        MaskSettings(model=ResNetForImageClassification(config), processor=classifier()[1]).tokencut()
+        MaskSettings(model=transformers.ResNetForImageClassification(config), processor=classifier()[1]).tokencut()
     assert "\n" not in str(refused.value)
 
 

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
+from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
 
 from robust_vit_hf.masks.by_names import ConceptSegmentation, concepts
 from robust_vit_hf.masks.options import Sam3Options
 
 from ..helpers.commands import succeed
-from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit, word_tokenizer
 
 
 WORDS = ["<unk>", "<start>", "<end>", "tench", "shark", "great", "white", "object", "a", "b", "c", "d"]
@@ -49,13 +48,8 @@ def make_sam3() -> tuple[Sam3Model, Sam3Processor]:
         for name, parameter in model.named_parameters():
             if "dot_product_scoring" in name or "text" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", bos_token="<start>", eos_token="<end>", pad_token="<end>"
-    )
     processor = Sam3ImageProcessor(size={"height": 56, "width": 56}, mask_size={"height": 16, "width": 16})
-    return model, Sam3Processor(processor, tokenizer)
+    return model, Sam3Processor(processor, word_tokenizer(WORDS))
 
 
 @pytest.fixture(scope="module")

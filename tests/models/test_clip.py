@@ -6,19 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForImageClassification,
-    CLIPConfig,
-    CLIPForImageClassification,
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPProcessor,
-    PreTrainedTokenizerFast,
-    ViTImageProcessor,
-    pipeline,
-)
+from tokenizers import processors
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.app.explain_image import compare_maps
@@ -30,31 +20,28 @@ from robust_vit_hf.models.interpolation import interpolate
 from robust_vit_hf.models.loading import load_zero_shot
 
 from ..helpers.commands import succeed
-from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit, word_tokenizer
 
 
 CLASSES = ["tench", "gold fish", "house"]
 WORDS = "<unk> <start> a b c d photo of this is . tench gold fish house drawing <end>".split()
 
 
-def make_clip() -> tuple[CLIPModel, CLIPProcessor]:
+def make_clip() -> tuple[transformers.CLIPModel, transformers.CLIPProcessor]:
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
     sizes |= {"intermediate_size": 48, "initializer_range": 0.3}
     torch.manual_seed(0)
-    config = CLIPConfig(
+    config = transformers.CLIPConfig(
         text_config=sizes | {"vocab_size": len(WORDS), "eos_token_id": len(WORDS) - 1, "max_position_embeddings": 16},
         vision_config=sizes | {"image_size": 32, "patch_size": 8},
         projection_dim=16,
     )
-    model = CLIPModel(config).eval()
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing("$0 <end>", special_tokens=[("<end>", len(WORDS) - 1)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", bos_token="<start>", eos_token="<end>", pad_token="<end>"
-    )
-    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    return model, CLIPProcessor(images, tokenizer)
+    model = transformers.CLIPModel(config).eval()
+    tokenizer = word_tokenizer(WORDS)
+    template = processors.TemplateProcessing("$0 <end>", special_tokens=[("<end>", len(WORDS) - 1)])
+    tokenizer.backend_tokenizer.post_processor = template
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return model, transformers.CLIPProcessor(images, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +62,8 @@ def test_the_head_is_that_of_the_zero_shot_pipeline(clip, tmp_path):
     (tmp_path / "classes.txt").write_text("\n".join([*CLASSES, ""]))
     options = ["--classes", tmp_path / "classes.txt", "--templates", "this is a photo of {}."]
     succeed("convert", clip, *options, "--output_dir", tmp_path / "made")
-    classify = pipeline("image-classification", model=str(tmp_path / "made"))
-    zero_shot = pipeline("zero-shot-image-classification", model=clip)
+    classify = transformers.pipeline("image-classification", model=str(tmp_path / "made"))
+    zero_shot = transformers.pipeline("zero-shot-image-classification", model=clip)
     for seed in range(2):
         expected = zero_shot(picture(seed), candidate_labels=CLASSES, hypothesis_template="this is a photo of {}.")
         expected = {one["label"]: one["score"] for one in expected}
@@ -160,7 +147,7 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     options = ["--model", classifier, "--dataset", tmp_path / "data", "--output_dir"]
     succeed("evaluate", *options, tmp_path / "evaluated")
     (row,) = json.loads((tmp_path / "evaluated" / "results.json").read_text())["protocols"]["model"]["rows"]
-    processor, model = CLIPImageProcessor.from_pretrained(classifier), load_model(str(classifier))
+    processor, model = transformers.CLIPImageProcessor.from_pretrained(classifier), load_model(str(classifier))
     pixel_values = processor([one.convert("RGB") for one in rows["image"]], return_tensors="pt")["pixel_values"]
     assert row["top1_before"] == (model(pixel_values).logits.argmax(1) == torch.tensor(rows["label"])).float().mean()
     assert row["mean_iou_before"] > 0
@@ -187,7 +174,9 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
 
 def test_clip_without_all_of_its_weights(clip, tmp_path):
     """Its image encoder with a head, which has the configuration of CLIP; and other shapes."""
-    CLIPForImageClassification(CLIPConfig.from_pretrained(clip)).save_pretrained(tmp_path / "finetuned")
+    transformers.CLIPForImageClassification(transformers.CLIPConfig.from_pretrained(clip)).save_pretrained(
+        tmp_path / "finetuned"
+    )
     with pytest.raises(ValueError, match=r"lacks \d+ weights of a `CLIPModel`, such as `logit_scale`"):
         load_model(str(tmp_path / "finetuned"), classes=CLASSES)
     shutil.copytree(clip, tmp_path / "clip")
@@ -203,7 +192,7 @@ def test_a_new_head_for_any_model(tmp_path):
     source = save_pretrained(tiny_vit(), tmp_path / "source", "paper")
     (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n", encoding="utf-8-sig")
     succeed("convert", source, "--classes", tmp_path / "classes.txt", "--output_dir", tmp_path / "made")
-    made = AutoModelForImageClassification.from_pretrained(tmp_path / "made")
+    made = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "made")
     pixel_values = torch.randn(2, 3, 32, 32)
     assert made.config.id2label == {0: "landbird", 1: "waterbird"} and made(pixel_values).logits.abs().max() == 0
     expected = load_model(str(source)).vit(pixel_values).last_hidden_state
@@ -218,7 +207,7 @@ def test_a_new_head_for_any_model(tmp_path):
 def test_the_image_processor_beside_a_new_head(tmp_path):
     """The paper's of a registered model, and that of any other; of weights of timm without one, the paper's."""
     (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
-    own = ViTImageProcessor(size={"height": 32, "width": 32})
+    own = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
     for name in ("mine", "vit-b"):
         tiny_vit().save_pretrained(tmp_path / name)
         own.save_pretrained(tmp_path / name)
@@ -233,7 +222,7 @@ def test_the_image_processor_beside_a_new_head(tmp_path):
         ("timm", make_image_processor("paper", 32)),
     ):
         write_with_classes(str(tmp_path / name), tmp_path / f"{name}-made", tmp_path / "classes.txt")
-        saved = ViTImageProcessor.from_pretrained(tmp_path / f"{name}-made")
+        saved = transformers.ViTImageProcessor.from_pretrained(tmp_path / f"{name}-made")
         assert saved.size == expected.size and saved.do_center_crop == expected.do_center_crop
 
 

@@ -9,8 +9,7 @@ from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from ..helpers import reference
 from ..helpers.families import FAMILIES, resolution
-from ..helpers.tiny import tiny_vit
-from .test_relevance import images
+from ..helpers.tiny import images, tiny_vit
 
 
 # Whose layers `slow_legrad` builds.
@@ -124,7 +123,7 @@ def test_differentiable_exactly_where_marked(family):
     """The gradient of a loss on the map reaches the attention of a method that is marked, and no other map has a graph."""
     for name, method in ATTRIBUTION_METHODS.items():
         model = FAMILIES[family].tiny()
-        output = method(model, images(), 1)
+        output = method(model, images(3), 1)
         assert output.relevance.requires_grad is output.logits.requires_grad is DIFFERENTIABLE[name], name
         if DIFFERENTIABLE[name]:
             output.relevance.square().mean().backward()
@@ -134,7 +133,7 @@ def test_differentiable_exactly_where_marked(family):
 
 @pytest.mark.parametrize("name", ATTRIBUTION_METHODS)
 def test_targets(name):
-    model, pixel_values, method = tiny_vit(), images(), ATTRIBUTION_METHODS[name]
+    model, pixel_values, method = tiny_vit(), images(3), ATTRIBUTION_METHODS[name]
     predicted = model(pixel_values).logits.argmax(dim=1)
     default, of_predicted, one, two = (
         method(model, pixel_values, target).relevance for target in (None, predicted, 1, 2)
@@ -165,7 +164,7 @@ def test_batch_equals_single_images(name, height, width):
 def test_without_gradients(name, context):
     model, method = tiny_vit(), ATTRIBUTION_METHODS[name]
     with context():
-        pixel_values = images()  # made in inference mode, it must serve outside as well
+        pixel_values = images(3)  # made in inference mode, it must serve outside as well
         output = method(model, pixel_values, 1)
     assert not output.relevance.requires_grad and not output.logits.requires_grad
     for requires_grad in (True, False):
@@ -176,7 +175,7 @@ def test_without_gradients(name, context):
 @pytest.mark.parametrize("name", ATTRIBUTION_METHODS)
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_nothing_about_the_model_is_left_changed(name, implementation):
-    model, method, pixel_values = tiny_vit().train(), ATTRIBUTION_METHODS[name], images()
+    model, method, pixel_values = tiny_vit().train(), ATTRIBUTION_METHODS[name], images(3)
     model.set_attn_implementation(implementation)
     hooks = {module: (len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()}
     state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -212,4 +211,4 @@ def test_legrad_needs_a_final_norm_of_the_last_layer():
     model = tiny_vit()
     model.vit.layernorm.register_forward_pre_hook(lambda module, args: (2 * args[0],))
     with pytest.raises(ValueError, match="no final norm"):
-        ATTRIBUTION_METHODS["legrad"](model, images())
+        ATTRIBUTION_METHODS["legrad"](model, images(3))

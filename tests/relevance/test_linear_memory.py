@@ -10,7 +10,7 @@ from robust_vit_hf.relevance.linear_memory import POSITION_BIASES, RowProduct, h
 from robust_vit_hf.training.config import CHECKPOINTING
 
 from ..helpers.families import FAMILIES
-from ..helpers.tiny import STILL, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import STILL, images, tensor_rows, tiny_config, tiny_vit
 
 
 @pytest.fixture
@@ -18,10 +18,6 @@ def always(monkeypatch):
     """Linear memory for any number of tokens, in chunks that do not divide it."""
     monkeypatch.setattr(linear_memory, "MIN_TOKENS", 0)
     monkeypatch.setattr(linear_memory, "CPU_CHUNK", 300)
-
-
-def images(count: int = 2, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
 def map_and_gradients(model, **options) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    DonutImageProcessor,
-    TimmWrapperImageProcessor,
-    ViTImageProcessor,
-    pipeline,
-)
+from transformers import DonutImageProcessor, TimmWrapperImageProcessor, ViTImageProcessor, pipeline
 
 from robust_vit_hf import make_image_processor, relevance_map
 from robust_vit_hf.data.transforms import place_in_image

@@ -13,11 +13,7 @@ from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS, legrad
 from robust_vit_hf.relevance.relevance_map import average_heads, min_max, propagate_relevance, upsample
 
 from ..helpers.families import FAMILIES
-from ..helpers.tiny import tiny_vit
-
-
-def images(count=3, height=32, width=32, seed=0):
-    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+from ..helpers.tiny import images, tiny_vit
 
 
 def test_two_tokens_by_hand():
@@ -38,7 +34,7 @@ def test_work_spared_in_the_last_layer_changes_nothing(family, monkeypatch):
     for heads in (reading.CLS_HEADS, ()):
         monkeypatch.setattr(reading, "CLS_HEADS", heads)
         model = FAMILIES[family].tiny()
-        output = relevance_map(model, images(), 1)
+        output = relevance_map(model, images(3), 1)
         (output.relevance.square().mean() + output.logits.square().mean()).backward()
         results.append([output.relevance, output.logits, *(parameter.grad for parameter in model.parameters())])
     for spared, full in zip(*results, strict=True):
@@ -51,19 +47,19 @@ def test_work_spared_in_the_last_layer_changes_nothing(family, monkeypatch):
 @pytest.mark.parametrize("target", [4, -1, True, [0, 1], torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3, 1).long()])
 def test_bad_targets(target):
     with pytest.raises(ValueError, match="Expected `target`"):
-        relevance_map(tiny_vit(), images(), target)
+        relevance_map(tiny_vit(), images(3), target)
 
 
 @pytest.mark.parametrize("start_layer", [2, -1])
 def test_layers_that_do_not_exist(start_layer):
     with pytest.raises(ValueError, match="start_layer"):
-        relevance_map(tiny_vit(), images(), start_layer=start_layer)
+        relevance_map(tiny_vit(), images(3), start_layer=start_layer)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_a_pixel_that_is_not_finite_names_its_image(family, value):
-    pixel_values, model = images(), family.tiny()
+    pixel_values, model = images(3), family.tiny()
     pixel_values[1, 2, 31, 0] = value
     for method in ATTRIBUTION_METHODS.values():
         with pytest.raises(ValueError, match="relevance map of image 1 of the batch"):
@@ -78,7 +74,7 @@ def test_weights_that_are_not_finite():
         model.classifier.bias[2] = math.nan
     for target in (None, 1, 2):
         with pytest.raises(ValueError, match="weights"):
-            relevance_map(model, images(), target)
+            relevance_map(model, images(3), target)
 
 
 def test_flat_map_is_zero_with_finite_gradients():
@@ -90,7 +86,7 @@ def test_flat_map_is_zero_with_finite_gradients():
 
     model = tiny_vit()
     torch.nn.init.zeros_(model.classifier.weight)  # no logit depends on any attention
-    assert torch.equal(relevance_map(model, images()).relevance, torch.zeros(3, 1, 32, 32))
+    assert torch.equal(relevance_map(model, images(3)).relevance, torch.zeros(3, 1, 32, 32))
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
@@ -110,7 +106,7 @@ def test_first_and_second_order():
     gradients = {}
     for create_graph in (False, True):
         model = tiny_vit()
-        relevance_map(model, images(), 1, create_graph=create_graph).relevance.square().mean().backward()
+        relevance_map(model, images(3), 1, create_graph=create_graph).relevance.square().mean().backward()
         gradients[create_graph] = model
     assert gradients[False].classifier.weight.grad is None
     assert gradients[True].classifier.weight.grad.abs().max() > 0
@@ -139,10 +135,10 @@ def test_bf16_autocast():
     from accelerate.state import AcceleratorState
 
     model = tiny_vit(initializer_range=0.05)  # activations of ordinary size: bf16 keeps three digits
-    expected = relevance_map(model, images(), 1).relevance
+    expected = relevance_map(model, images(3), 1).relevance
     AcceleratorState._reset_state(reset_partial_state=True)  # another test's Trainer may have left one
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(copy.deepcopy(model))
-    output = relevance_map(prepared, images(), 1)
+    output = relevance_map(prepared, images(3), 1)
     AcceleratorState._reset_state(reset_partial_state=True)
     assert output.relevance.dtype == torch.float32
     assert (output.relevance - expected).abs().max() < 2e-2
@@ -153,20 +149,20 @@ def test_bf16_autocast():
 
 def test_not_a_transformers_model():
     with pytest.raises(ValueError, match="Expected a transformers model"):
-        relevance_map(torch.nn.Linear(3, 3), images())
+        relevance_map(torch.nn.Linear(3, 3), images(3))
 
 
 def test_activation_checkpointing_in_second_order_needs_eager():
     model = tiny_vit().train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     with pytest.raises(ValueError, match='set_attn_implementation\\("eager"\\)'):
-        relevance_map(model, images(), create_graph=True)
+        relevance_map(model, images(3), create_graph=True)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu():
     model = tiny_vit()
-    expected = relevance_map(model, images(), 1).relevance
-    relevance = relevance_map(model.cuda(), images().cuda(), 1).relevance
+    expected = relevance_map(model, images(3), 1).relevance
+    relevance = relevance_map(model.cuda(), images(3).cuda(), 1).relevance
     torch.testing.assert_close(relevance.cpu(), expected, atol=1e-4, rtol=1e-4)

@@ -14,7 +14,7 @@ from robust_vit_hf import relevance_map
 from robust_vit_hf.relevance.attention import EXPLICIT_ATTENTION, RECORDED_ATTENTION, hooks_of_this_thread
 
 from ..helpers.families import FAMILIES
-from ..helpers.tiny import masked_rows, tiny_vit
+from ..helpers.tiny import images, masked_rows, tiny_vit
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +24,6 @@ def eager_switches():
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
-
-
-def images(seed: int, count: int = 2) -> torch.Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
 def at_once(*calls: Callable, rounds: int = 5) -> list[list]:
@@ -82,8 +78,8 @@ def test_four_maps_of_one_model(family):
     model = family.tiny()
     implementation = model.config._attn_implementation
     assert_as_alone(
-        *(lambda thread=thread: mapped(relevance_map, model, images(thread), thread) for thread in range(3)),
-        lambda: mapped(relevance_map, model, images(3), torch.tensor([3, 0])),
+        *(lambda thread=thread: mapped(relevance_map, model, images(seed=thread), thread) for thread in range(3)),
+        lambda: mapped(relevance_map, model, images(seed=3), torch.tensor([3, 0])),
         rounds=3,
     )
     assert_unchanged(model, implementation)
@@ -94,10 +90,10 @@ def test_plain_passes_beside_maps(implementation):
     model = tiny_vit()
     model.set_attn_implementation(implementation)
     assert_as_alone(
-        lambda: mapped(relevance_map, model, images(0), 1),
-        lambda: mapped(relevance_map, model, images(1, count=3)),
-        lambda: plain(model, images(2)),
-        lambda: plain(model, images(3, count=5)),
+        lambda: mapped(relevance_map, model, images(), 1),
+        lambda: mapped(relevance_map, model, images(3, seed=1)),
+        lambda: plain(model, images(seed=2)),
+        lambda: plain(model, images(5, seed=3)),
         rounds=20,
     )
     assert_unchanged(model, implementation)
@@ -106,7 +102,7 @@ def test_plain_passes_beside_maps(implementation):
 def test_a_pass_that_began_before_a_switch_finds_its_mask(monkeypatch):
     """transformers reads the name of the attention twice: here, a map of another thread begins in between."""
     model = tiny_vit()
-    expected, prepare = plain(model, images(0)), masking_utils._preprocess_mask_arguments
+    expected, prepare = plain(model, images()), masking_utils._preprocess_mask_arguments
 
     def switched(config, *arguments):
         prepared = prepare(config, *arguments)
@@ -116,7 +112,7 @@ def test_a_pass_that_began_before_a_switch_finds_its_mask(monkeypatch):
     monkeypatch.setattr(masking_utils, "_preprocess_mask_arguments", switched)
     for implementation in (EXPLICIT_ATTENTION, RECORDED_ATTENTION):
         model.config._attn_implementation = "sdpa"
-        torch.testing.assert_close(plain(model, images(0)), expected)
+        torch.testing.assert_close(plain(model, images()), expected)
         assert model.config._attn_implementation == implementation
 
 
@@ -125,7 +121,7 @@ def test_an_error_in_one_thread_leaves_the_others_alone():
 
     def refused() -> torch.Tensor:
         with pytest.raises(ValueError, match="Expected `target`"):
-            relevance_map(model, images(0), 4)
+            relevance_map(model, images(), 4)
         return torch.zeros(())
 
     def fail(module, args, output):
@@ -134,11 +130,11 @@ def test_an_error_in_one_thread_leaves_the_others_alone():
     def broken() -> torch.Tensor:
         with hooks_of_this_thread((model.vit.layers[1].register_forward_hook, fail)):
             with pytest.raises(RuntimeError, match="in the last layer"):
-                relevance_map(model, images(0), 1)
+                relevance_map(model, images(), 1)
         return torch.zeros(())
 
     assert_as_alone(
-        refused, broken, lambda: mapped(relevance_map, model, images(1), 1), lambda: plain(model, images(2))
+        refused, broken, lambda: mapped(relevance_map, model, images(seed=1), 1), lambda: plain(model, images(seed=2))
     )
     assert_unchanged(model, "sdpa")
 
