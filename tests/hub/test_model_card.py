@@ -106,21 +106,6 @@ def test_nothing_measured(folder):
     assert not re.search(r"\d+\.\d %|top-1 \d", card.content)
 
 
-@pytest.mark.parametrize(
-    ("method", "swap", "told"),
-    [
-        ("robustvit", "0", "by the method of\n[Optimizing"),
-        ("robustvit", "0.75", "2006.09994). The swap is not of the paper; the relevance loss is that of\n[Optimizing"),
-        ("swap", "0.75", "2006.09994), without the relevance loss of\n[Optimizing"),
-        ("finetune", "0", "for comparison with the method of\n[Optimizing"),
-    ],
-)
-def test_what_is_the_paper_and_what_is_not(folder, method, swap, told):
-    run = json.loads((folder / "run.json").read_text())
-    run["training"] |= {"method": method, "probability of a background swap": swap}
-    assert told in make_card(run).content
-
-
 def test_results(folder):
     run, measured = json.loads((folder / "run.json").read_text()), results()
     card = make_card(run, measured, figures=("before_after.png",))
