@@ -13,26 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.numpy import load_file
 
-from robust_vit_hf.evaluation.composites import OUTPUTS_FILE, Outputs, composite_outputs
+from robust_vit_hf.evaluation.other_backgrounds import OUTPUTS_FILE, Outputs, composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.candidates import (
-    COMPOSITES_SHARE,
-    SELECTION_COMPOSITES,
-    Candidate,
-    Layer,
-    candidates_table,
-    choose,
-    choose_cheapest,
-    compute_features,
-    fit_layer,
-    layer_candidates,
-    map_out_background,
-    may_be_lost,
-    new_layers,
-    rank,
-    temperature_of,
-    training_composites,
-)
+from robust_vit_hf.improvement import candidates
+from robust_vit_hf.improvement.candidates import COMPOSITES_SHARE, Candidate
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.trainings import (
     TRAINING_FOLDER,
@@ -65,27 +49,29 @@ BEFORE = replace(measured(0.3, 0.95, 0.0, 0.0), name="original")
 
 def test_the_highest_within_the_bound_is_first():
     best, costly = measured(0.6, 0.94), measured(0.9, 0.9)
-    assert rank([BEFORE, costly, measured(0.5, 0.95), best], BEFORE, max_loss=1.0)[0] is best
-    assert rank([BEFORE, costly, best], BEFORE, max_loss=5.0)[0] is costly
-    assert rank([BEFORE, costly, best], BEFORE, max_loss=0.0)[0] is BEFORE
-    assert rank([measured(0.3, 0.95), measured(0.2, 0.95), BEFORE], BEFORE, 1.0)[0] is BEFORE
-    assert rank([measured(0.9, 0.5), BEFORE], BEFORE, 1.0)[0] is BEFORE
+    assert candidates.rank([BEFORE, costly, measured(0.5, 0.95), best], BEFORE, max_loss=1.0)[0] is best
+    assert candidates.rank([BEFORE, costly, best], BEFORE, max_loss=5.0)[0] is costly
+    assert candidates.rank([BEFORE, costly, best], BEFORE, max_loss=0.0)[0] is BEFORE
+    assert candidates.rank([measured(0.3, 0.95), measured(0.2, 0.95), BEFORE], BEFORE, 1.0)[0] is BEFORE
+    assert candidates.rank([measured(0.9, 0.5), BEFORE], BEFORE, 1.0)[0] is BEFORE
 
 
 def test_the_bound_is_rounded_up_to_whole_images():
     """Of 20 images, one is 5 points."""
     before = measured(0.3, 0.95, 0.0, 0.0, count=20)
     one, two = (measured(0.6, home, count=20) for home in (0.9, 0.85))
-    assert rank([before, one], before, max_loss=1.0)[0] is one
-    assert rank([before, two], before, max_loss=1.0)[0] is before
-    assert rank([before, one], before, max_loss=0.0)[0] is before
-    assert [may_be_lost(BEFORE, float(points)) for points in range(100)] == [(points, 100) for points in range(100)]
+    assert candidates.rank([before, one], before, max_loss=1.0)[0] is one
+    assert candidates.rank([before, two], before, max_loss=1.0)[0] is before
+    assert candidates.rank([before, one], before, max_loss=0.0)[0] is before
+    assert [candidates.may_be_lost(BEFORE, float(points)) for points in range(100)] == [
+        (points, 100) for points in range(100)
+    ]
 
 
 def test_equals_are_ordered_by_fall_rate_and_weight():
     """New layers, of which nothing was trained, come first."""
     settings = [(0.95, 1e-5, 1.0), (0.95, 3e-6, 1.0), (0.94, 1e-6, 1.0), (0.95, 3e-6, 0.5), (0.95, 0.0, 1.0)]
-    order = rank([measured(0.6, *setting) for setting in settings], BEFORE, max_loss=1.0)
+    order = candidates.rank([measured(0.6, *setting) for setting in settings], BEFORE, max_loss=1.0)
     expected = [(0.0, 1.0), (3e-6, 0.5), (3e-6, 1.0), (1e-5, 1.0), (1e-6, 1.0)]
     assert [(candidate.learning_rate, candidate.weight) for candidate in order] == expected
 
@@ -95,20 +81,20 @@ def test_settings_of_a_sweep_are_ordered_by_their_own_strength():
         strength = property(lambda setting: (-setting.learning_rate,))
 
     settings = [Setting(BEFORE.mixed_rand, BEFORE.original, learning_rate=rate) for rate in (1e-6, 1e-5)]
-    assert rank(settings, BEFORE, max_loss=1.0) == settings[::-1]
+    assert candidates.rank(settings, BEFORE, max_loss=1.0) == settings[::-1]
 
 
 def test_among_those_within_one_standard_error_the_mildest_is_chosen():
     """Of 100 images, one fewer is within it, and ten fewer are not."""
     best, as_good, worse = measured(0.6, 0.94), measured(0.59, 0.97), measured(0.5, 0.99)
-    assert choose([BEFORE, best, as_good, worse], BEFORE, max_loss=1.0) is as_good
-    assert choose([BEFORE, best, worse], BEFORE, max_loss=1.0) is best
+    assert candidates.choose([BEFORE, best, as_good, worse], BEFORE, max_loss=1.0) is as_good
+    assert candidates.choose([BEFORE, best, worse], BEFORE, max_loss=1.0) is best
     costly = measured(0.9, 0.8)
-    assert choose([BEFORE, costly, worse], BEFORE, max_loss=1.0) is worse
-    assert choose([BEFORE], BEFORE, max_loss=1.0) is BEFORE
+    assert candidates.choose([BEFORE, costly, worse], BEFORE, max_loss=1.0) is worse
+    assert candidates.choose([BEFORE], BEFORE, max_loss=1.0) is BEFORE
     # Of two images, one is a standard error of the sample, which is larger than that of all by the root of two.
     before, best, milder = (measured(*of, count=2) for of in ((0.0, 1.0), (1.0, 0.5), (0.5, 1.0)))
-    assert choose([before, best, milder], before, max_loss=1.0) is milder
+    assert candidates.choose([before, best, milder], before, max_loss=1.0) is milder
 
 
 def test_images_that_do_not_count_are_left_out():
@@ -130,10 +116,10 @@ def test_first_trainings_are_swap_at_each_rate_from_each_start():
 
 def test_a_training_is_chosen_if_it_is_better_than_a_new_layer_without_doubt():
     layer, better, little = measured(0.6, 0.95, rate=0.0), measured(0.7, 0.95), measured(0.62, 0.95)
-    assert choose_cheapest([BEFORE, layer, little], BEFORE, 1.0) is layer  # two images of 100
-    assert choose_cheapest([BEFORE, layer, better], BEFORE, 1.0) is better
+    assert candidates.choose_cheapest([BEFORE, layer, little], BEFORE, 1.0) is layer  # two images of 100
+    assert candidates.choose_cheapest([BEFORE, layer, better], BEFORE, 1.0) is better
     costly = measured(0.6, 0.9, rate=0.0)
-    assert choose_cheapest([BEFORE, costly, little], BEFORE, 1.0) is little
+    assert candidates.choose_cheapest([BEFORE, costly, little], BEFORE, 1.0) is little
 
 
 def test_finalists_are_the_best_settings_without_and_with_the_relevance_loss():
@@ -167,7 +153,7 @@ def test_each_learning_rate_has_a_name_of_its_own():
 
 def test_the_table_shows_every_candidate_with_its_intervals():
     chosen, costly = measured(0.6, 0.95), measured(0.9, 0.5, rate=3e-5)
-    table = candidates_table([BEFORE, costly, chosen], BEFORE, chosen, max_loss=1.0)
+    table = candidates.candidates_table([BEFORE, costly, chosen], BEFORE, chosen, max_loss=1.0)
     assert [row[:2] + row[-1:] for row in table.rows] == [
         ["swap", "1", "chosen"], ["original", "–", ""], ["swap", "1", "loses too much"],
     ]  # fmt: skip
@@ -194,9 +180,9 @@ def features(seed: int = 0) -> Outputs:
     return Outputs(original.astype(np.float32), mixed.astype(np.float32), rng.integers(0, CLASSES, IMAGES))
 
 
-def layer(seed: int = 1) -> Layer:
+def layer(seed: int = 1) -> candidates.Layer:
     rng = np.random.default_rng(seed)
-    return Layer(rng.normal(size=(CLASSES, SIZE)), rng.normal(size=CLASSES))
+    return candidates.Layer(rng.normal(size=(CLASSES, SIZE)), rng.normal(size=CLASSES))
 
 
 def minimum(parameters, loss):
@@ -230,7 +216,7 @@ def test_the_map_minimises_its_objective(centred):
         return distance + 0.7 * scale * (matrix - identity).square().sum()
 
     (expected,) = minimum([matrix], loss)
-    new = map_out_background(own, found, 0.7, centred)
+    new = candidates.map_out_background(own, found, 0.7, centred)
     np.testing.assert_allclose(new.weight, own.weight @ expected, atol=1e-4)
     mean = mean.numpy()
     np.testing.assert_allclose(new.bias, own.bias + own.weight @ (mean - expected @ mean), atol=1e-4)
@@ -241,7 +227,7 @@ def test_the_fit_minimises_its_objective():
     found, own = features(), layer()
     rng = np.random.default_rng(2)
     targets = rng.dirichlet(np.ones(CLASSES), IMAGES)
-    new = fit_layer(own, found, targets, 0.03)
+    new = candidates.fit_layer(own, found, targets, 0.03)
     known = torch.from_numpy(~np.isnan(found.mixed[..., 0]))
     original, mixed, wanted = (torch.from_numpy(v).double() for v in (found.original, found.mixed, targets))
     inputs = torch.cat([original, mixed[known]])
@@ -269,10 +255,10 @@ def test_the_fit_minimises_its_objective():
 def test_features_that_are_the_same_for_all_images_leave_the_layer(value):
     found = Outputs(np.full((4, SIZE), value), np.full((4, 2, SIZE), value), np.array([0, 1, 1, 1]))
     own = layer()
-    new = map_out_background(own, found, 1.0, centred=value != 0)
+    new = candidates.map_out_background(own, found, 1.0, centred=value != 0)
     np.testing.assert_allclose(new.weight, own.weight)
     np.testing.assert_allclose(new.bias, own.bias)
-    fitted = fit_layer(own, found, np.eye(CLASSES)[found.labels], 1e-4)
+    fitted = candidates.fit_layer(own, found, np.eye(CLASSES)[found.labels], 1e-4)
     probabilities = np.exp(fitted.logits(found.original[0])) / np.exp(fitted.logits(found.original[0])).sum()
     np.testing.assert_allclose(probabilities, [0.25, 0.75, 0, 0, 0], atol=0.02)
 
@@ -293,7 +279,7 @@ def test_the_temperature_is_that_of_the_least_cross_entropy():
     logits = rng.normal(size=(4000, 4)) * 1.5
     labels = np.array([rng.choice(4, p=np.exp(row) / np.exp(row).sum()) for row in logits])
     sure = Outputs(4 * logits, 4 * logits[:, None], labels)
-    assert temperature_of(sure) == pytest.approx(4, rel=0.1)
+    assert candidates.temperature_of(sure) == pytest.approx(4, rel=0.1)
     half = Outputs(4 * logits, logits[:, None], labels)
     labels = torch.from_numpy(labels)
 
@@ -303,11 +289,11 @@ def test_the_temperature_is_that_of_the_least_cross_entropy():
             of_composite, labels
         )
 
-    assert temperature_of(half) == pytest.approx(min(np.arange(1, 4, 0.01), key=loss), abs=0.02)
+    assert candidates.temperature_of(half) == pytest.approx(min(np.arange(1, 4, 0.01), key=loss), abs=0.02)
 
 
 def test_few_training_images_have_more_composites():
-    assert [training_composites(count) for count in (10, 200, 5000)] == [12, 6, 2]
+    assert [candidates.training_composites(count) for count in (10, 200, 5000)] == [12, 6, 2]
 
 
 def test_features_go_on_after_the_images_that_are_complete(tmp_path):
@@ -351,7 +337,7 @@ def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr("robust_vit_hf.evaluation.composites.np.save", cut_off)
+        patched.setattr("robust_vit_hf.evaluation.other_backgrounds.np.save", cut_off)
         composite_outputs(*given, None, tmp_path)
     again = composite_outputs(*given, None, tmp_path)
     np.testing.assert_allclose(again.original, expected.original, atol=1e-5)
@@ -370,11 +356,11 @@ def test_the_temperature_divides_the_whole_layer(tmp_path):
     model, folder = tiny_vit(), tmp_path / "model"
     torch.nn.init.normal_(model.classifier.bias)
     session = session_of({"before": model}, {"noise": EvaluationSet.of(masked_dataset(16))})
-    features = compute_features(session, session, tmp_path / "features", (4, 0))
-    before, chosen, *_ = layer_candidates(session.sides["before"], features, {"folder": folder})
-    _, made = next(new_layers(features.layer, features.train, features.last.has_bias))
+    features = candidates.compute_features(session, session, tmp_path / "features", (4, 0))
+    before, chosen, *_ = candidates.layer_candidates(session.sides["before"], features, {"folder": folder})
+    _, made = next(candidates.new_layers(features.layer, features.train, features.last.has_bias))
     expected = features.layer.interpolated(made, chosen.weight)
-    temperature = temperature_of(features.selection.mapped(expected.logits))
+    temperature = candidates.temperature_of(features.selection.mapped(expected.logits))
     assert abs(temperature - 1) > 0.1
     # No temperature is fitted on selection images that the original all predicts right, nor where no layer could take it.
     right = replace(before, original=np.ones(16))
@@ -392,13 +378,13 @@ def test_a_finetuned_candidate_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
     first, second = tiny_vit(), tiny_vit(seed=1)
     session = session_of({"before": first}, {"noise": EvaluationSet.of(masked_dataset(16))})
     training, options = Training("swap", 1e-3, 2), SimpleNamespace(output_dir=tmp_path / "model")
-    outputs_of = partial(composite_outputs, session=session, count=SELECTION_COMPOSITES, passes=(4, 0))
+    outputs_of = partial(composite_outputs, session=session, count=candidates.SELECTION_COMPOSITES, passes=(4, 0))
     trainings = Trainings(tmp_path, {"original": session.sides["before"]}, None, outputs_of, options, {}, {})
     monkeypatch.setattr(Trainings, "trained", lambda *_: second)
     write_json(tmp_path / training.name / TRAINING_FOLDER / RUN_FILE, {"training": {}})
     side = replace(session.sides["before"], model=interpolate(first, second, 0.5))
-    temperature = temperature_of(outputs_of(side))
-    assert abs(temperature - 1) > 0.1 and temperature == temperature_of(trainings.outputs(training, 0.5))
+    temperature = candidates.temperature_of(outputs_of(side))
+    assert abs(temperature - 1) > 0.1 and temperature == candidates.temperature_of(trainings.outputs(training, 0.5))
     model, _ = trainings.build(training, 0.5, temperature)
     written = model.state_dict()
     for name, values in side.model.state_dict().items():
