@@ -25,23 +25,19 @@ from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.app.explain_image import compare_maps, load_samples, own_samples, picture_of, read_image
+from robust_vit_hf.app.explain_image import compare_maps, picture_of, read_image
 from robust_vit_hf.app.gallery import MeasuredSet, _images, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
 from robust_vit_hf.app.options import AppOptions
-from robust_vit_hf.app.other_backgrounds_tab import (
-    PHOTOGRAPHS,
-    find_mask,
-    other_backgrounds,
-    read_diagnosis,
-)
+from robust_vit_hf.app.other_backgrounds_tab import PHOTOGRAPHS, find_mask, other_backgrounds, read_diagnosis
+from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import cached_run, newest_run, own_names, running, write_space
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.options import NamedSource
 from robust_vit_hf.evaluation.results_files import TABLES_FILE
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.masks.own_masks import MaskSettings
+from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.results.run_results import SetResult, SideResult

@@ -20,13 +20,14 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import robust_vit_hf
-from robust_vit_hf.data.groups import halves, held_out
-from robust_vit_hf.data.schema import dataset_identity
+from robust_vit_hf.data.dataset_digest import dataset_identity
+from robust_vit_hf.data.draw_images import halves, held_out
 from robust_vit_hf.evaluation.accuracy import worse_classes
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import FIRST_INTERPOLATION_WEIGHTS, INTERPOLATION_WEIGHTS, MAP_PENALTIES
-from robust_vit_hf.improvement.improve import _check_test_images, _estimate, images_by_role
+from robust_vit_hf.improvement.images import images_by_role
+from robust_vit_hf.improvement.improve import _check_test_images, _estimate
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
 from robust_vit_hf.models.last_layer import NoLastLayer
@@ -211,9 +212,7 @@ def test_the_table_shows_every_candidate(improved):
 def test_a_second_run_trains_nothing(inputs, improved, monkeypatch):
     folder, printed = improved
     kept = {name: content for name, content in files_below(folder).items() if not name.startswith(".")}
-    monkeypatch.setattr(
-        "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
-    )
+    monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
     again = options_of(inputs, folder)
     again[3] = f"{inputs / 'photos'}/"  # the same images by another name
     assert printed.endswith(succeed("improve", *again))
@@ -305,9 +304,7 @@ ALL_BUT_A_CORNER[0, 0] = 0  # which is cropped
     ids=["one class", "objects that fill the image"],
 )
 def test_images_that_cannot_tell_are_refused_before_any_training(inputs, tmp_path, monkeypatch, drawn, message):
-    monkeypatch.setattr(
-        "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
-    )
+    monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
     assert message in call("improve", *with_masks(inputs, tmp_path, drawn)).error
 
 
@@ -466,9 +463,7 @@ def test_classes_that_certainly_got_worse():
 
 def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):
     """With its name, size and time."""
-    monkeypatch.setattr(
-        "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
-    )
+    monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
     picture = tmp_path / "pictures" / "meadow.bmp"
     picture.parent.mkdir()
     Image.new("RGB", (40, 40), "green").save(picture)

@@ -19,7 +19,7 @@ from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.relevance.architectures import ImageModel
 
 from ..helpers.families import FAMILIES
-from ..helpers.tiny import tiny_vit
+from ..helpers.tiny import SIZES, tiny_vit
 
 
 # -- The definition, one image at a time ------------------------------------------------------------------------------
@@ -273,8 +273,6 @@ def test_refinement_fills_holes_and_keeps_the_largest_component():
 
 # -- Keys of models ---------------------------------------------------------------------------------------------------
 
-SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
-SMALL |= {"image_size": 32, "patch_size": 8, "initializer_range": 0.3}
 # Prefix tokens by family.
 FAMILIES_OF_KEYS = {"ViT": 1, "ViTMSN": 1, "DeiT": 2, "Dinov2": 1, "Dinov2WithRegisters": 5, "DINOv3ViT": 5, "Beit": 1}
 FAMILIES_OF_KEYS |= {"Data2VecVision": 1}
@@ -285,7 +283,7 @@ def build(family: str, head: str = "Model"):
     extra = {"num_register_tokens": 4} if family in ("Dinov2WithRegisters", "DINOv3ViT") else {}
     if family in ("Beit", "Data2VecVision"):
         extra = {"use_relative_position_bias": True}
-    config = getattr(transformers, f"{family}Config")(**SMALL, **extra)
+    config = getattr(transformers, f"{family}Config")(**SIZES, **extra)
     model = getattr(transformers, f"{family}{head}")(config).eval()
     tokencut.key_projection(ImageModel(model)).register_parameter(
         "bias", torch.nn.Parameter(torch.linspace(-1, 1, 24))
@@ -344,7 +342,7 @@ def test_other_architectures_are_refused():
 
 
 def test_a_model_that_hides_patches_is_refused(photographs):
-    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL)).eval()
+    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SIZES)).eval()
     with pytest.raises(ValueError, match=r"keys of shape .* for 1 images of 28×28 patches.*masks its input"):
         tokencut.TokenCut(model)([photographs[0][0]], [{}])
 
