@@ -43,7 +43,7 @@ from hypothesis import settings
 
 from robust_vit_hf import make_image_processor
 
-from .helpers.tiny import IMAGE_SIZE, ROOT
+from .helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset
 
 
 # Few and the same examples each time; `--hypothesis-profile many` asks for others.
@@ -78,6 +78,14 @@ def datasets_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def processor():
     return make_image_processor("paper", IMAGE_SIZE)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> Path:
+    """Parquet with masks, which no test changes."""
+    root = tmp_path_factory.mktemp("photographs")
+    masked_dataset(24).to_parquet(root / "validation-00000.parquet")
+    return root
 
 
 @pytest.fixture

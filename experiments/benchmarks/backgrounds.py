@@ -17,7 +17,7 @@ import torch
 from robust_vit_hf.data.composition import CONDITIONS
 from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.transforms import eval_transform
-from robust_vit_hf.evaluation.composites import Backgrounds
+from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.image_processors import load_processor

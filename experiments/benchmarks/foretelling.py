@@ -12,8 +12,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from robust_vit_hf.evaluation.composites import composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
+from robust_vit_hf.evaluation.other_backgrounds import composite_outputs
 from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import own_set
 from robust_vit_hf.improvement.candidates import SELECTION_COMPOSITES

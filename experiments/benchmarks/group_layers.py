@@ -35,8 +35,8 @@ from robust_vit_hf.data.emoji_shift import (
     load_split,
 )
 from robust_vit_hf.data.transforms import input_size
-from robust_vit_hf.evaluation.composites import Outputs, composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
+from robust_vit_hf.evaluation.other_backgrounds import Outputs, composite_outputs
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import SELECTION_COMPOSITES, Candidate, Layer, choose, fit_layer

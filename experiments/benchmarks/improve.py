@@ -6,7 +6,7 @@
 - `example`: the bundled model and emoji-shift as photographs (export_photographs.py);
 - `emoji-1`, `-3`, `-4`, `-5`: the other biased models of emoji-shift, which train_emoji_bias.py makes first (6 minutes each);
 - `cnn-0` to `cnn-2`: EfficientNet-Lite0 with a head for the same classes (export_cnn.py);
-- `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (own_images.py);
+- `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (digits.py);
 - each of them also with `-100`: no training or validation image has another background than the habitual one.
 
 Each result is measured on images that had no part in it: `home`, with the habitual backgrounds; `random`, with those of all classes; and
@@ -38,7 +38,7 @@ from robust_vit_hf.utils.stage import Stage
 from ..makers.export_cnn import biased_cnn
 from ..makers.export_photographs import write_folders
 from ..scripts import script_parser
-from .own_images import finetune, write_split
+from .digits import finetune, write_split
 
 
 IMAGES = {"train": 288, "validation": 288, "home": 300, "random": 300, "new": 300}  # of emoji-shift

@@ -23,8 +23,8 @@ from torchvision.transforms.v2 import functional
 from robust_vit_hf.data.composition import background
 from robust_vit_hf.data.emoji_shift import load_finetuning_splits, load_split, training_classes
 from robust_vit_hf.data.transforms import eval_transform, input_size
-from robust_vit_hf.evaluation.composites import Outputs, composite_outputs
 from robust_vit_hf.evaluation.options import PairOptions
+from robust_vit_hf.evaluation.other_backgrounds import Outputs, composite_outputs
 from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import (
@@ -40,13 +40,13 @@ from robust_vit_hf.improvement.candidates import (
     pool_picture,
 )
 from robust_vit_hf.models.last_layer import LastLayer
-from robust_vit_hf.training.methods.images import BackgroundPool
+from robust_vit_hf.training.methods.augmentations import BackgroundPool
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser
-from .own_images import texture
+from .digits import texture
 
 
 SEEDS = range(10, 15)  # of images and models, as in experiments/grids/emoji-shift.yaml

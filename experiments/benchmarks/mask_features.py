@@ -3,8 +3,8 @@
     python -m experiments mask_features --output_dir runs/mask-features        # writes experiments/benchmarks/mask_features.json
 
 Three sets of 112-px images with known foregrounds: `val` of emoji-shift, the photographs of `export_photographs.py`
-(JPEGs of `train`), and the validation images of `own_images.py` (digits on textures). The classifiers are the
-bundled biased model, the folder that `export_photographs.py` writes, and the model that `own_images.py` finetunes. All three
+(JPEGs of `train`), and the validation images of `digits.py` (digits on textures). The classifiers are the
+bundled biased model, the folder that `export_photographs.py` writes, and the model that `digits.py` finetunes. All three
 are finetuned DINOv2-S: what a supervised ViT's features give is not measured.
 
 Quality: IoU with the true foreground, 0 where the mask is rejected, as `diagnose` makes masks. `given` has the mean over
@@ -37,7 +37,7 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
 from ..scripts import script_parser
-from .own_images import SIZE, draw, finetune, write_split
+from .digits import SIZE, draw, finetune, write_split
 
 
 OUTPUT = Path(__file__).with_suffix(".json")

@@ -16,7 +16,7 @@ from robust_vit_hf.data import emoji_shift as artwork
 from robust_vit_hf.data.composition import ATTRIBUTES
 from robust_vit_hf.utils.images import save_picture_grid
 
-from .own_images import texture
+from .digits import texture
 
 
 SPLITS = ("train", "validation", "random", "test", "test random")

@@ -12,8 +12,8 @@ from robust_vit_hf.results.tables import Table, percent
 from robust_vit_hf.training.options import METHOD_OPTIONS
 from robust_vit_hf.training.recipes import train_arguments
 
-from ..paper.experiment_tables import mean_score
 from ..paper.findings import SIMILAR
+from ..paper.paper_tables import mean_score
 from ..paper.set_titles import title_of
 from ..sweeps.choose_settings import choose_settings
 from ..sweeps.gain_and_price import price_figure, price_table, prices

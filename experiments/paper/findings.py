@@ -18,7 +18,7 @@ from robust_vit_hf.results.tables import Table
 from ..sweeps.intervals import Difference, Gains, change, gains_of, mean_gain, mean_over, versus
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
-from .experiment_tables import mean_score, sets_with_masks
+from .paper_tables import mean_score, sets_with_masks
 from .published_tables import METHODS, published_models
 from .set_titles import UNSHIFTED, title_of
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from robust_vit_hf.evaluation.accuracy import Accuracy
-from robust_vit_hf.evaluation.composites import Backgrounds
 from robust_vit_hf.evaluation.measurement import measure
+from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.session import Session, Side, load_sides
 from robust_vit_hf.evaluation.sets import EvaluationSet, with_objects
 from robust_vit_hf.models.image_processors import resolve_protocol

@@ -24,8 +24,9 @@ from .classes import class_names_of, wnids
 from .find_images import find_images, find_splits
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
 from .layouts.packed import has_parquet, is_archive, numbered_tars, open_table, unpacked
+from .mask_checks import mask_problem, mask_to_tensor
 from .options import DescribeOptions, PrepareOptions
-from .schema import NUM_SHOWN, Source, decode, features_of, label_problem, mask_problem, mask_to_tensor, undecoded_rows
+from .schema import NUM_SHOWN, Source, decode, features_of, label_problem, undecoded_rows
 from .write_dataset import SplitWriter, parts_of, write_rows
 
 

@@ -2,31 +2,25 @@
 
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-import pyarrow as pa
-import torch
-import xxhash
 from PIL import ExifTags, Image, ImageOps
-from torchvision.transforms.v2 import functional
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..utils.images import encode_image, to_rgb
 from .classes import wnids
 from .known_sets import KNOWN_SETS
+from .mask_checks import extent_without_edges, mask_problem
 
 
 logger = logging.get_logger(__name__)
 
 NUM_SHOWN = 10  # problems that a message names
-FULL = 0.95  # share of an image above which a mask leaves no background to train on
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
@@ -140,54 +134,6 @@ def check_masks(rows: dict[str, list]) -> None:
             raise ValueError(problem)
 
 
-def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
-    """Problem of a mask, or `None`. It has one channel and the size of its image; 0 is background, and
-    foreground is 1 or 255, or soft with a median of at least 128. Empty masks pass."""
-    if mask is None:
-        return "mask is missing"
-    if image.size != mask.size:
-        return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}: expected equal sizes"
-    if mask.mode not in ("1", "L", "P"):
-        return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
-    if mask.mode == "P" and mask.getpalette()[:3] != [0, 0, 0]:
-        return "colour 0 of the mask's palette, the background, is not black: save the mask with one channel (L)"
-    counts = mask.histogram()
-    counts[0] = 0
-    foreground = [value for value, count in enumerate(counts) if count]
-    if foreground == [1, 255]:
-        return "the mask mixes the values 1 and 255, expected one of them as the foreground (none stands for `ignore`)"
-    half = sum(counts) / 2
-    median = next(value for value, reached in enumerate(accumulate(counts)) if reached >= half)
-    if 1 < median < 128 or (median == 1 and foreground != [1]):
-        return f"the usual value of the mask's foreground is {median}, expected 1 or 255 (class ids are not a mask)"
-    # Class ids: few values without white, or with 255 (`ignore`) and a common value that is nearly black.
-    few = 0 < len(foreground) <= 4 and foreground != [1]
-    if few and (foreground[-1] < 250 or max(counts[1:32]) > half * 2 / 5 or max(counts[32:250]) > half):
-        listed = ", ".join(map(str, foreground))
-        return f"the mask has the values {listed}, expected 1 or 255 (class ids are not a mask)"
-    return None
-
-
-def mask_to_tensor(mask: Image.Image) -> torch.Tensor:
-    """A mask as uint8 `(1, H, W)` in 0–255; a foreground of 1 becomes 255."""
-    tensor = functional.pil_to_tensor(mask.convert("L") if mask.mode == "1" else mask)
-    return tensor * 255 if tensor.max() == 1 else tensor
-
-
-def extent_without_edges(mask: Image.Image) -> str | None:
-    """`empty` or `full` for masks without foreground or background, otherwise `None`."""
-    low, high = mask_to_tensor(mask).aminmax()
-    return None if low != high else "empty" if high == 0 else "full"
-
-
-def uninformative_mask(mask: Image.Image) -> str | None:
-    """Why a mask tells nothing about object and background: empty, or more than 95 %; or `None`."""
-    share = sum(mask.histogram()[1:]) / (mask.width * mask.height)
-    if not share:
-        return "the mask is empty"
-    return f"the mask covers {share:.0%} of the image" if share > FULL else None
-
-
 def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "mask")) -> None:
     """Check that a dataset has `image` and the columns of `needs`, and their types."""
     if dataset.features is None:
@@ -252,51 +198,3 @@ def label_problem(label: int | None, num_labels: int | None = None) -> str | Non
 def _head(lines: list[str]) -> str:
     shown = "\n".join(f"  {line}" for line in lines[:NUM_SHOWN])
     return shown + (f"\n  … and {len(lines) - NUM_SHOWN} more" if len(lines) > NUM_SHOWN else "")
-
-
-def dataset_identity(dataset: datasets.Dataset) -> str:
-    """32 hexadecimal digits that change with any value, the order of the rows, and the columns. Image files are
-    identified by name, size and modification time."""
-    digest = xxhash.xxh3_128(repr(dataset.features).encode())
-    image_columns = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    for table in dataset.with_format("arrow").iter(1000):
-        for name in image_columns:
-            images = table[name].combine_chunks()
-            in_table = images.field("bytes").is_valid().to_pylist()
-            paths = zip(images.field("path").to_pylist(), in_table, strict=True)
-            stamps = [None if path is None or embedded else _stamp(path) for path, embedded in paths]
-            digest.update(repr(stamps).encode())
-            table = table.set_column(table.column_names.index(name), name, images.field("bytes"))
-        # The stream format contains only the rows, regardless of the table's chunks.
-        with pa.BufferOutputStream() as stream:
-            with pa.ipc.new_stream(stream, table.schema.remove_metadata()) as writer:
-                writer.write_table(table.combine_chunks())
-            digest.update(stream.getvalue())
-    return digest.hexdigest()
-
-
-def row_digest(row: dict) -> str:
-    """16 hexadecimal digits that change with any value of a row, see [`dataset_identity`]."""
-    row = dict(row)
-    for name, value in row.items():
-        if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
-            content, path = value["bytes"], value["path"]
-            row[name] = xxhash.xxh3_64_hexdigest(content) if content is not None else path and _stamp(path)
-    return xxhash.xxh3_64_hexdigest(repr(row).encode())
-
-
-def pixels_of(dataset: datasets.Dataset) -> set[str]:
-    """Digests of the pixels of images, which copies share. Unreadable ones are left out."""
-    digests, feature = set(), datasets.Image()
-    for row in undecoded(dataset.select_columns(["image"])):
-        with suppress(Exception):  # codecs raise any type
-            picture = to_rgb(feature.decode_example(row["image"]))
-            digests.add(xxhash.xxh3_128_hexdigest(repr(picture.size).encode() + picture.tobytes()))
-    return digests
-
-
-def _stamp(path: str) -> tuple:
-    if not Path(path).is_file():
-        return (path,)  # a URL, or a missing file, which image loading reports
-    status = Path(path).stat()
-    return Path(path).name, status.st_size, status.st_mtime_ns

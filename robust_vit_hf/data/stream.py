@@ -14,7 +14,9 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
-from .schema import decode_pictures, extent_without_edges, label_problem, name_of, row_digest
+from .dataset_digest import row_digest
+from .mask_checks import extent_without_edges
+from .schema import decode_pictures, label_problem, name_of
 
 
 logger = logging.get_logger(__name__)

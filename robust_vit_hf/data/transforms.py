@@ -16,7 +16,8 @@ from transformers import BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
 
 from ..utils.images import to_rgb
-from .schema import check_masks, mask_to_tensor
+from .mask_checks import mask_to_tensor
+from .schema import check_masks
 
 
 SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")

@@ -24,7 +24,9 @@ from tqdm.auto import tqdm
 from ..utils.files import atomic_file, check_no_pattern, read_json, write_atomically
 from ..utils.images import save_picture_grid, to_rgb
 from ..utils.stage import STAGE_FILE, Stage
-from .schema import decode, mask_problem, row_digest
+from .dataset_digest import row_digest
+from .mask_checks import mask_problem
+from .schema import decode
 
 
 MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows

@@ -16,9 +16,9 @@ from transformers import default_data_collator
 
 from ..data.composition import CONDITIONS
 from ..data.transforms import denormalize, eval_transform, pixel_levels
-from ..evaluation.composites import KINDS, Composite, WithDonors, condition_composites
 from ..evaluation.examples import may_be_shown
 from ..evaluation.measurement import TransformedRows
+from ..evaluation.other_backgrounds import KINDS, Composite, WithDonors, condition_composites
 from ..evaluation.session import Session
 from ..results.html_page import Gallery, Picture, data_url
 from ..utils.files import atomic_file

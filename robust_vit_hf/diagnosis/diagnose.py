@@ -11,16 +11,17 @@ from torch import nn
 from transformers import BaseImageProcessor
 
 from ..data.composition import chosen_attributes, draw_donors
+from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
-from ..data.groups import choose_images, groups_of, slice_shares, training_shares
+from ..data.groups import groups_of, slice_shares, training_shares
 from ..data.known_sets import benchmarks, find_benchmark
 from ..evaluation.accuracy import Accuracy, measure_accuracy
-from ..evaluation.composites import Attributes, Backgrounds
 from ..evaluation.examples import may_be_shown
 from ..evaluation.measurement import measure
+from ..evaluation.other_backgrounds import Attributes, Backgrounds
 from ..evaluation.session import Session, Side, given_model, open_session
 from ..evaluation.sets import load_evaluation_sets
-from ..masks.own_masks import MaskSettings, masked_images
+from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..results.html_page import PAGE_FILE, write_page
 from ..results.intervals import Interval
 from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from ..data.composition import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
 from ..data.groups import groups_of, slices_of
-from ..data.schema import mask_to_tensor
+from ..data.mask_checks import mask_to_tensor
 from ..data.transforms import eval_transform, place_in_image
 from ..evaluation.examples import EXAMPLES_FILE, may_be_shown
 from ..evaluation.results_files import write_results_json

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.composition import ATTRIBUTES, CONDITIONS
-from ..evaluation.composites import KINDS
+from ..evaluation.other_backgrounds import KINDS
 from ..results.intervals import Difference, Interval, Resamples, simultaneous
 from ..results.set_tables import object_focus, outcomes
 from ..results.tables import Table
@@ -52,7 +52,7 @@ def foretold(mixed_rand: Interval) -> Interval:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Measures of one model, from rows of [`~robust_vit_hf.evaluation.composites.Backgrounds`]."""
+    """Measures of one model, from rows of [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`]."""
 
     columns: Mapping[str, Sequence]
     class_names: Sequence[str]
@@ -203,7 +203,7 @@ ATTRIBUTE_MEASURES = {
 
 @dataclass(frozen=True)
 class AttributeDiagnosis:
-    """Measures of one model, from rows of [`~robust_vit_hf.evaluation.composites.Attributes`]."""
+    """Measures of one model, from rows of [`~robust_vit_hf.evaluation.other_backgrounds.Attributes`]."""
 
     columns: Mapping[str, Sequence]
     names: Sequence[str]

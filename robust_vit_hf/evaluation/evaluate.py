@@ -3,20 +3,12 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
-
-import datasets
-import numpy as np
-import torch
 
 from ..data.classes import align_labels
 from ..data.find_images import find_images
 from ..data.known_sets import benchmarks
-from ..data.transforms import pixel_levels
-from ..metrics.robust_accuracy import top_classes
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
-from ..relevance.relevance_map import forward_logits
 from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run
 from ..results.set_tables import cut_out_table, sensitivity_table
@@ -25,62 +17,16 @@ from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json
 from ..utils.stage import Stage
 from .accuracy import Accuracy, measure_accuracy
-from .composites import Backgrounds
 from .examples import EXAMPLES_FILE, draw_by_kind, explain, save_examples
-from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
+from .measurement import Measurement, measure
+from .noise_sensitivity import Sensitivity
 from .options import EvaluateOptions
+from .other_backgrounds import Backgrounds
 from .results_files import write_results_json
-from .session import Session, Side, open_session
+from .session import Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
 
 
-@dataclass(frozen=True)
-class Sensitivity(Measurement):
-    """Predictions for images with Gaussian noise on one region, the same from every model. Rows: `accepted`,
-    the predicted classes `foreground` and `background` under each draw, and `object_share`
-    (https://huggingface.co/papers/2201.10766)."""
-
-    sigma: float = 0.25  # of the noise on pixels in [0, 1], which are clamped again
-    draws: int = 3  # as in the code of the source; each takes two forward passes
-    seed: int = 0
-
-    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
-        side.model.eval()
-        dataset, transform = rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor)
-        loader = self.loader(WithNoise(dataset, transform, self.draws, self.seed))
-        device = session.accelerator.device
-        black, white = (level.to(device)[:, None, None] for level in pixel_levels(side.processor))
-
-        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
-            logits = []
-            for noise, region in product(batch["noise"].unbind(1), REGIONS):
-                where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
-                noisy = batch["pixel_values"] + where * noise * self.sigma * (white - black)
-                logits.append(forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white)).float())
-            best = [top_classes(of.nan_to_num(), rows.class_subset)[:, 0].double() for of in logits]
-            return logits, (torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1),)
-
-        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, title)
-        values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
-        columns = {region: values[:, place:-1:2].astype(np.int64) for place, region in enumerate(REGIONS)}
-        return Measured({"accepted": rows.accepted} | columns | {"object_share": values[:, -1]})
-
-
-class WithNoise(TransformedRows):
-    def __init__(self, dataset: datasets.Dataset, transform: Callable, draws: int, seed: int):
-        super().__init__(dataset, transform)
-        self.draws, self.seed = draws, seed
-
-    def __getitems__(self, indices: list[int]) -> list[dict]:
-        items = super().__getitems__(indices)
-        for index, item in zip(indices, items, strict=True):
-            shape = (self.draws, *item["pixel_values"].shape)
-            drawn = np.random.default_rng((self.seed, index)).standard_normal(shape, np.float32)
-            item["noise"] = torch.from_numpy(drawn)
-        return items
-
-
-REGIONS = ("foreground", "background")
 # Measurement and table of the options that need masks.
 BY_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
     "cut_out": (partial(Backgrounds, conditions=("original", "only_fg"), relevance=False), cut_out_table),

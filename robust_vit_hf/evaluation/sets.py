@@ -10,12 +10,12 @@ import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
 
 from ..data.classes import class_names_of, classes_of_model, label_mapping, subset, wnids
+from ..data.dataset_digest import dataset_identity
 from ..data.find_images import find_images
 from ..data.groups import training_shares
 from ..data.image_sets import load_image_set
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS, benchmarks
 from ..data.layouts.packed import prepared_set
-from ..data.schema import dataset_identity
 from ..data.transforms import eval_transform
 from ..models.image_processors import Protocol
 from .options import SetsOptions

@@ -15,13 +15,13 @@ from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
 from ..data.transforms import input_size
-from ..evaluation.composites import DONOR_SEED, Outputs, composite_outputs
+from ..evaluation.other_backgrounds import DONOR_SEED, Outputs, composite_outputs
 from ..evaluation.session import Session, Side
 from ..hub.model_card import describe_model
 from ..models.last_layer import LastLayer
 from ..results.intervals import Difference, Interval, Resamples
 from ..results.tables import Table
-from ..training.methods.images import BackgroundPool
+from ..training.methods.augmentations import BackgroundPool
 from ..utils.files import RUN_FILE
 
 

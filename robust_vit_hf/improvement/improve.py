@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -16,25 +16,21 @@ import xxhash
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.classes import check_one_numbering
-from ..data.composition import chosen_attributes, draw_donors
-from ..data.find_images import Images, UnknownSplit, find_images
-from ..data.groups import choose_images, group_shares, groups_of, halves, held_out, labels_of
-from ..data.schema import dataset_identity, pixels_of
-from ..data.transforms import eval_transform, input_size
+from ..data.composition import chosen_attributes
+from ..data.dataset_digest import dataset_identity
+from ..data.find_images import Images
+from ..data.transforms import input_size
 from ..diagnosis.diagnose import MASKS_FOLDER, mask_images, measure_attributes, measure_backgrounds
-from ..evaluation.accuracy import Accuracy
-from ..evaluation.composites import check_composed, composite_outputs
-from ..evaluation.measurement import measure
 from ..evaluation.options import PairOptions
+from ..evaluation.other_backgrounds import check_composed, composite_outputs
 from ..evaluation.session import Session, Side, given_model, open_session
 from ..models.last_layer import NoLastLayer
 from ..models.model_names import resolve
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits
 from ..training.methods import load_method
+from ..training.methods.augmentations import BackgroundPool
 from ..training.methods.base import check_has_map
-from ..training.methods.images import BackgroundPool
 from ..utils.files import RUN_FILE, write_atomically
 from ..utils.privacy import public_name
 from ..utils.stage import Stage
@@ -50,6 +46,7 @@ from .candidates import (
     layer_candidates,
     training_composites,
 )
+from .images import images_by_role
 from .options import ImproveOptions
 from .trainings import FINALISTS, LAYER_FOLDER, TRAINING_FOLDER, Trainings, first_trainings, starting_models
 from .verdict import PREDICTIONS_FOLDER, Improvement, measure_outcome, write_candidate
@@ -281,72 +278,3 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
         return text
     gained = FULL_GAINED[why_no_map(side.model) is None]
     return f"{text}, and gained {gained} points {compared} on new backgrounds in docs/measured.md"
-
-
-SELECTION_IMAGES = 200  # at most, of the validation images
-APART = [(first, second) for first in ("train", "backgrounds") for second in ("selection", "test")]
-APART.append(("selection", "test"))
-
-
-def images_by_role(
-    session: Session, options: ImproveOptions, notes: list[str]
-) -> tuple[dict[str, Images], BackgroundPool | None]:
-    """Find the labelled images of each role, without overlap: `train`; `selection` and `test`, halves of the
-    validation images, or of training images held out; and the pictures of `backgrounds`. Images without
-    classes get predicted ones."""
-    pool = None
-    if options.backgrounds is not None:
-        pool = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor))
-    train = _labelled(options.train_split, session, options, notes)
-    try:
-        validation = _labelled(options.eval_split, session, options, notes)
-    except UnknownSplit:
-        if options.is_given("eval_split"):
-            raise
-        train, validation = map(train.select, held_out(labels_of(train.rows), options.seed))
-        notes.append(
-            f"`{public_name(train.source)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
-            f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
-        )
-    check_one_numbering(session.classes, {of.split: of.rows for of in (train, validation)})
-    groups_of(validation.rows, options.eval_split)
-    weights = group_shares(train.rows, options.train_split)
-    count = options.max_steps * options.train_batch_size
-    images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed), split="train")}
-    numbers = {"selection": SELECTION_IMAGES, "test": options.num_images}
-    for half, (role, count) in zip(halves(labels_of(validation.rows), options.seed), numbers.items(), strict=True):
-        rows = choose_images(validation.rows.select(half), count)
-        draw_donors(labels_of(rows).tolist())  # rejects one class before masks, which take long, are made
-        images[role] = replace(validation, rows=rows, split=role)
-    images["test"] = replace(images["test"], group_weights=weights)
-    _check_apart(train, validation, images, pool)
-    return images, pool
-
-
-def _check_apart(train: Images, validation: Images, images: Mapping[str, Images], pool: BackgroundPool | None) -> None:
-    if shared := train.mask_files & validation.mask_files:
-        raise ValueError(
-            f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
-        )
-    pictures, features = [str(path) for path in pool.paths] if pool else [], {"image": datasets.Image()}
-    backgrounds = datasets.Dataset.from_dict({"image": pictures}, datasets.Features(features))
-    rows = {role: of_role.rows for role, of_role in images.items()} | {"backgrounds": backgrounds}
-    pixels = {role: pixels_of(of_role) for role, of_role in rows.items()}
-    for first, second in APART:
-        if shared := len(pixels[first] & pixels[second]):
-            raise ValueError(f"Splits overlap: {shared} images of `{second}` are in `{first}` too.")
-
-
-def _labelled(split: str, session: Session, options: ImproveOptions, notes: list[str]) -> Images:
-    images = find_images(options.dataset, split, masks=options.mask_folder)
-    if "label" in images.rows.column_names:
-        return images.labelled()
-    accuracy = Accuracy(*options.passes, relevance=False)
-    measured = measure(replace(session.with_images(images), folder=None), accuracy)[images.name]["before"]
-    predicted = measured.columns["predictions"][:, 0]
-    notes.append(
-        f"The images of `{split}` have no classes: right is what your model predicts for an image as it is, and top-1 is how often "
-        "the prediction stays that."
-    )
-    feature = datasets.ClassLabel(names=session.classes)
-    return replace(images, rows=images.rows.add_column("label", predicted.tolist(), feature=feature))

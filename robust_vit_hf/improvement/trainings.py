@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from ..data.transforms import input_size
-from ..evaluation.composites import Outputs
 from ..evaluation.measurement import NonFiniteLogits
+from ..evaluation.other_backgrounds import Outputs
 from ..evaluation.session import Side
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.last_layer import LastLayer

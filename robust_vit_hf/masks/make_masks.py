@@ -17,7 +17,8 @@ from transformers.utils import logging
 from ..data.find_images import find_images, split_names
 from ..data.image_sets import open_source
 from ..data.known_sets import KNOWN_SETS
-from ..data.schema import undecoded_rows, uninformative_mask
+from ..data.mask_checks import uninformative_mask
+from ..data.schema import undecoded_rows
 from ..data.write_dataset import ROWS_PER_PART, DecodedRow, SplitWriter, write_rows
 from ..models.loading import model_digest
 from ..utils.files import check_output_dir

@@ -139,7 +139,7 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of [`~robust_vit_hf.evaluation.evaluate.Sensitivity`] by set and side, mean over classes and draws."""
+    """Table of [`~robust_vit_hf.evaluation.noise_sensitivity.Sensitivity`] by set and side, mean over classes and draws."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
     for name, sides in measured.items():
@@ -180,7 +180,7 @@ def _noisy_top1(columns: Mapping[str, Sequence], region: str, name: str) -> Resa
 
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of [`~robust_vit_hf.evaluation.composites.Backgrounds`] by set and side, `original` and `only_fg`."""
+    """Table of [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`] by set and side, `original` and `only_fg`."""
     rows = []
     for name, sides in measured.items():
         for side, columns in sides.items():

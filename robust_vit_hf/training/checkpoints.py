@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
-from ..data.schema import dataset_identity
+from ..data.dataset_digest import dataset_identity
 from ..data.stream import MaskedStream, stream_identity
 from ..models.loading import BASE_FILE, model_digest
 from ..models.model_names import MODELS, resolve

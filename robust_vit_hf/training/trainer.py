@@ -31,8 +31,8 @@ from .checkpoints import CheckpointingTrainer, TrainingDiverged, add_adapter, ba
 from .config import RobustViTConfig, prepare_sharding
 from .load_data import BatchingTrainer, name_images, prepare_datasets, with_rows
 from .methods import load_method
+from .methods.augmentations import BackgroundPool, swap_backgrounds
 from .methods.base import check_has_map
-from .methods.images import BackgroundPool, swap_backgrounds
 from .publishing import PublishingTrainer
 
 

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from robust_vit_hf.data.composition import ATTRIBUTES, CONDITIONS, chosen_attributes, compose, draw_donors, edited
-from robust_vit_hf.training.methods.images import swap_backgrounds
+from robust_vit_hf.training.methods.augmentations import swap_backgrounds
 
 
 def test_donors_are_of_the_class_or_of_another():

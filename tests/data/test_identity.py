@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTConfig
 
-from robust_vit_hf.data.schema import dataset_identity, pixels_of
+from robust_vit_hf.data.dataset_digest import dataset_identity, pixels_of
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.loading import model_digest, weights_digest
 from robust_vit_hf.training.checkpoints import add_lora

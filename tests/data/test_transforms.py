@@ -13,7 +13,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
-from robust_vit_hf.data.schema import mask_to_tensor
+from robust_vit_hf.data.mask_checks import mask_to_tensor
 from robust_vit_hf.data.transforms import (
     check_resized,
     denormalize,

@@ -12,17 +12,10 @@ from timm.models import save_for_hf
 from robust_vit_hf import diagnose
 from robust_vit_hf.models.loading import load_model
 
-from ..helpers.tiny import masked_dataset, tiny_vit
+from ..helpers.tiny import tiny_vit
 
 
 NAMES = list("abcd")
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photographs")
-    masked_dataset(24).to_parquet(root / "validation-00000.parquet")
-    return str(root)
 
 
 def resnet(folder):

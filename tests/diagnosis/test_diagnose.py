@@ -15,15 +15,15 @@ from transformers import ViTImageProcessor
 import robust_vit_hf
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
-from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.draw_images import choose_images
+from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.transforms import denormalize, eval_transform, pixel_levels
 from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.measurement import Measured, measure
+from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import relevance_map
@@ -37,14 +37,6 @@ from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, WIDE, masked_dataset, 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     return save_pretrained(tiny_vit(**LETTERS), tmp_path_factory.mktemp("models") / "mine", "paper")
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory) -> Path:
-    """Parquet with masks."""
-    root = tmp_path_factory.mktemp("photographs")
-    masked_dataset(24).to_parquet(root / "validation-00000.parquet")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -187,21 +179,19 @@ def test_labels_and_names_of_files_that_are_none(tmp_path):
 
 
 def test_classes_without_a_usable_mask_are_named(model, tmp_path):
-    rows = masked_rows(8)
-    for row in rows:
-        row["mask"] = Image.new("L", WIDE) if row["label"] == 1 else row["mask"]
-    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    report = robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
+    """Also in the error where one class alone is left."""
+
+    def diagnose(left: str):
+        rows = masked_rows(8)
+        for row in rows:
+            row["mask"] = row["mask"] if "abcd"[row["label"]] in left else Image.new("L", WIDE)
+        datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / left / "validation-00000.parquet")
+        return robust_vit_hf.diagnose(str(model), str(tmp_path / left), output_dir=tmp_path / "out" / left)
+
+    report = diagnose("acd")
     assert report.images.rejected == 2 and "Of these classes, no image is left: b." in str(report)
-
-
-def test_masks_of_one_class_alone_are_refused_by_the_names_of_the_others(model, tmp_path):
-    rows = masked_rows(4)
-    for row in rows[1:]:
-        row["mask"] = Image.new("L", WIDE)
-    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "data" / "validation-00000.parquet")
     with pytest.raises(ValueError, match="only images of `c` are left: all masks of a, b, d were rejected"):
-        robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
+        diagnose("c")
 
 
 def test_predictions_that_lost_a_row_are_named(tmp_path):

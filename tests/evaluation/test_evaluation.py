@@ -13,9 +13,9 @@ from transformers import ViTImageProcessor
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.classes import class_names, wnids
 from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy, set_result
-from robust_vit_hf.evaluation.composites import Attributes, Backgrounds
-from robust_vit_hf.evaluation.evaluate import Sensitivity
 from robust_vit_hf.evaluation.measurement import ROWS_FILE, Measured, measure
+from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
+from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
 from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.segment import Attribution
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set

@@ -24,20 +24,15 @@ def make_sam3() -> tuple[Sam3Model, Sam3Processor]:
     width = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
     backbone = width | {"num_hidden_layers": 2, "image_size": 56, "patch_size": 14, "pretrain_image_size": 56}
     backbone |= {"model_type": "sam3_vit_model", "window_size": 2, "global_attn_indexes": [1]}
+    text = width | {"model_type": "clip_text_model", "vocab_size": len(WORDS)}
+    text |= {"num_hidden_layers": 1, "max_position_embeddings": 32}
     config = Sam3Config(
         vision_config={
             "backbone_config": backbone,
             "fpn_hidden_size": 32,
             "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
         },
-        text_config=width
-        | {
-            "model_type": "clip_text_model",
-            "vocab_size": len(WORDS),
-            "num_hidden_layers": 1,
-            "max_position_embeddings": 32,
-        }
-        | {"projection_dim": 16, "eos_token_id": 2},
+        text_config=text | {"projection_dim": 16, "eos_token_id": 2},
         geometry_encoder_config=width | {"num_layers": 1},
         detr_encoder_config=width | {"num_layers": 1},
         detr_decoder_config=width | {"num_layers": 1, "num_queries": 4},

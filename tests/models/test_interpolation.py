@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2ForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from robust_vit_hf.models.interpolation import interpolate
 
+from ..helpers.families import FAMILIES
 from ..helpers.tiny import tiny_vit
 
 
@@ -54,15 +55,13 @@ def test_buffers():
     assert mixed.running_mean.tolist() == [2.0, 2.0] and mixed.count.dtype == torch.int64 and mixed.count == 7
 
 
-def dinov2() -> PreTrainedModel:
-    settings = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
-    return Dinov2ForImageClassification(Dinov2Config(num_labels=4, **settings))
-
-
 @pytest.mark.parametrize(
     "make_after, message",
     [
-        (dinov2, "`architecture` is ViTForImageClassification before and Dinov2ForImageClassification after"),
+        (
+            FAMILIES["Dinov2"].tiny,
+            "`architecture` is ViTForImageClassification before and Dinov2ForImageClassification after",
+        ),
         (lambda: tiny_vit(num_labels=5), "`num_labels` is 4 before and 5 after"),
         (lambda: tiny_vit(num_attention_heads=4), "`num_attention_heads`"),
         (lambda: tiny_vit(layer_norm_eps=1e-6), "`layer_norm_eps`"),

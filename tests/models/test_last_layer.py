@@ -8,14 +8,10 @@ from robust_vit_hf.models.last_layer import LastLayer, NoLastLayer
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.families import FAMILIES
-from ..helpers.tiny import tiny_vit
+from ..helpers.tiny import images, tiny_vit
 
 
 SIZE = (32, 32)
-
-
-def images():
-    return torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
 MODELS = {name: family.tiny for name, family in FAMILIES.items()}

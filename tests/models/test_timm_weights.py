@@ -4,10 +4,7 @@ import pytest
 import timm
 import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
-from transformers import (
-    DeiTForImageClassificationWithTeacher,
-    ViTForImageClassification,
-)
+from transformers import DeiTForImageClassificationWithTeacher, ViTForImageClassification
 
 from robust_vit_hf.data.classes import class_names
 from robust_vit_hf.models.timm_format import hf_to_timm, timm_to_hf

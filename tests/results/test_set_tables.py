@@ -13,7 +13,7 @@ from PIL import Image
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.official import CLASSES
-from robust_vit_hf.evaluation.evaluate import Sensitivity
+from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.metrics.robust_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results import set_tables

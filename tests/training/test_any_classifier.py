@@ -13,7 +13,7 @@ from robust_vit_hf import RobustViTTrainer, load_model
 from robust_vit_hf.models.loading import weights_digest
 from robust_vit_hf.relevance.architectures import NoRelevanceMap
 from robust_vit_hf.training.checkpoints import add_lora
-from robust_vit_hf.training.methods.images import swap_backgrounds
+from robust_vit_hf.training.methods.augmentations import swap_backgrounds
 
 from ..diagnosis.test_any_classifier import NAMES, of_timm
 from ..helpers.architectures import WITHOUT_MAP

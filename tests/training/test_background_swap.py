@@ -11,7 +11,7 @@ from PIL import Image
 
 from robust_vit_hf import RobustViTTrainer, eval_transform, make_image_processor
 from robust_vit_hf.training import trainer as trainer_module
-from robust_vit_hf.training.methods.images import BackgroundPool, swap_backgrounds
+from robust_vit_hf.training.methods.augmentations import BackgroundPool, swap_backgrounds
 
 from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
 from .test_trainer import logged, trained

@@ -7,14 +7,14 @@ from typing import Any
 # Module and class of each method. Names are listed without the slow import of torch.
 METHODS = {
     "cft": "relevance.ConceptGuidedFineTuning",
-    "cutmix": "images.CutMix",
+    "cutmix": "augmentations.CutMix",
     "energy": "relevance.Energy",
-    "finetune": "images.Finetune",
+    "finetune": "augmentations.Finetune",
     "gradmask": "relevance.GradMask",
-    "random_erasing": "images.RandomErasing",
+    "random_erasing": "augmentations.RandomErasing",
     "robustvit": "relevance.RobustViT",
     "rrr": "relevance.RightForTheRightReasons",
-    "swap": "images.Swap",
+    "swap": "augmentations.Swap",
 }
 
 

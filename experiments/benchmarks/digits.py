@@ -1,6 +1,6 @@
 """`diagnose` and `improve` on images that nothing in this package was tuned to.
 
-    python -m experiments own_images --output_dir runs/digits
+    python -m experiments digits --output_dir runs/digits
 
 Handwritten digits of scikit-learn, as strokes of a random colour, on textures: each digit has a habitual texture in 97 % of the
 images. A DINOv2-S/14 is finetuned on them with cross-entropy (the Trainer of transformers alone), diagnosed and improved from

@@ -1,0 +1,93 @@
+"""The images of an improvement by role: to train on, to select a candidate with, and to test it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import datasets
+
+from ..data.classes import check_one_numbering
+from ..data.composition import draw_donors
+from ..data.dataset_digest import pixels_of
+from ..data.draw_images import choose_images, halves, held_out, labels_of
+from ..data.find_images import Images, UnknownSplit, find_images
+from ..data.groups import group_shares, groups_of
+from ..data.transforms import eval_transform
+from ..evaluation.accuracy import Accuracy
+from ..evaluation.measurement import measure
+from ..evaluation.session import Session
+from ..training.methods.augmentations import BackgroundPool
+from ..utils.privacy import public_name
+from .options import ImproveOptions
+
+
+SELECTION_IMAGES = 200  # at most, of the validation images
+
+
+APART = [(first, second) for first in ("train", "backgrounds") for second in ("selection", "test")]
+
+
+APART.append(("selection", "test"))
+
+
+def images_by_role(
+    session: Session, options: ImproveOptions, notes: list[str]
+) -> tuple[dict[str, Images], BackgroundPool | None]:
+    """Find the labelled images of each role, without overlap: `train`; `selection` and `test`, halves of the
+    validation images, or of training images held out; and the pictures of `backgrounds`. Images without
+    classes get predicted ones."""
+    pool = None
+    if options.backgrounds is not None:
+        pool = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor))
+    train = _labelled(options.train_split, session, options, notes)
+    try:
+        validation = _labelled(options.eval_split, session, options, notes)
+    except UnknownSplit:
+        if options.is_given("eval_split"):
+            raise
+        train, validation = map(train.select, held_out(labels_of(train.rows), options.seed))
+        notes.append(
+            f"`{public_name(train.source)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
+            f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
+        )
+    check_one_numbering(session.classes, {of.split: of.rows for of in (train, validation)})
+    groups_of(validation.rows, options.eval_split)
+    weights = group_shares(train.rows, options.train_split)
+    count = options.max_steps * options.train_batch_size
+    images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed), split="train")}
+    numbers = {"selection": SELECTION_IMAGES, "test": options.num_images}
+    for half, (role, count) in zip(halves(labels_of(validation.rows), options.seed), numbers.items(), strict=True):
+        rows = choose_images(validation.rows.select(half), count)
+        draw_donors(labels_of(rows).tolist())  # rejects one class before masks, which take long, are made
+        images[role] = replace(validation, rows=rows, split=role)
+    images["test"] = replace(images["test"], group_weights=weights)
+    _check_apart(train, validation, images, pool)
+    return images, pool
+
+
+def _check_apart(train: Images, validation: Images, images: Mapping[str, Images], pool: BackgroundPool | None) -> None:
+    if shared := train.mask_files & validation.mask_files:
+        raise ValueError(
+            f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
+        )
+    pictures, features = [str(path) for path in pool.paths] if pool else [], {"image": datasets.Image()}
+    backgrounds = datasets.Dataset.from_dict({"image": pictures}, datasets.Features(features))
+    rows = {role: of_role.rows for role, of_role in images.items()} | {"backgrounds": backgrounds}
+    pixels = {role: pixels_of(of_role) for role, of_role in rows.items()}
+    for first, second in APART:
+        if shared := len(pixels[first] & pixels[second]):
+            raise ValueError(f"Splits overlap: {shared} images of `{second}` are in `{first}` too.")
+
+
+def _labelled(split: str, session: Session, options: ImproveOptions, notes: list[str]) -> Images:
+    images = find_images(options.dataset, split, masks=options.mask_folder)
+    if "label" in images.rows.column_names:
+        return images.labelled()
+    accuracy = Accuracy(*options.passes, relevance=False)
+    measured = measure(replace(session.with_images(images), folder=None), accuracy)[images.name]["before"]
+    predicted = measured.columns["predictions"][:, 0]
+    notes.append(
+        f"The images of `{split}` have no classes: right is what your model predicts for an image as it is, and top-1 is how often "
+        "the prediction stays that."
+    )
+    feature = datasets.ClassLabel(names=session.classes)
+    return replace(images, rows=images.rows.add_column("label", predicted.tolist(), feature=feature))
