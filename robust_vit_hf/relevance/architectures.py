@@ -142,8 +142,8 @@ class ImageModel:
         sides, patch = tuple(pixel_values.shape[2:]), self.patch_size
         if len(sides) != 2 or sides[0] % patch[0] or sides[1] % patch[1]:
             raise ValueError(
-                f"Image size {'×'.join(map(str, sides))} is not divisible by the patch size {patch[0]}×{patch[1]}: the border would have "
-                "no relevance. Expected `pixel_values` of shape (B, 3, H, W), with multiples of the patch size."
+                f"Image size {'×'.join(map(str, sides))} is not divisible by the patch size {patch[0]}×{patch[1]}: expected "
+                "`pixel_values` of shape (B, 3, H, W), with multiples of the patch size."
             )
         return sides[0] // patch[0], sides[1] // patch[1]
 

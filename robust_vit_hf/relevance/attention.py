@@ -1,9 +1,7 @@
-"""Recording of a model's attention within its graph, without changing the model: the probabilities, or, in memory
-linear in tokens, only inputs and outputs.
+"""Recording of a model's attention within its graph: the probabilities, or only inputs and outputs.
 
-Several threads may share a model and so its hooks and attention implementation. Hooks and records therefore act only
-in the thread that made them, and the implementation is restored when the last thread has left.
-"""
+Threads may share a model. Hooks and records act only in the thread that made them, and the attention implementation is
+restored when the last thread has left."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -37,9 +35,8 @@ def attention_with_probabilities(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention function for `transformers.AttentionInterface` that returns output `(B, T, h, d)` and probabilities `(B, h, T, T)`:
-    eager attention that scales the queries instead of the scores, which saves a pass over all pairs of tokens in the forward and
-    in each backward pass. `attention_mask` is the relative position bias of BEiT, `(1, h, T, T)`."""
+    """Eager attention, `(B, T, h, d)`, and its probabilities `(B, h, T, T)`. It scales the queries instead of the scores, to
+    save a pass over all pairs of tokens. `attention_mask` is the relative position bias of BEiT, `(1, h, T, T)`."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
@@ -61,8 +58,7 @@ class RecordedAttention:
 
 
 class _Wanted(threading.local):
-    """Settings of this thread's forward passes: the attention function (`None` for the model's own), and the attention
-    module, if any, of which only the CLS token is read."""
+    """This thread's attention function, and the attention module, if any, of which only the CLS token is read."""
 
     function: Callable | None = None
     cls_alone: nn.Module | None = None
@@ -91,11 +87,8 @@ _switching = threading.Lock()
 
 @contextmanager
 def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]:
-    """Context manager that switches the model's attention implementation, unless it is eager.
-
-    `EXPLICIT_ATTENTION` computes attention probabilities, as only eager attention does otherwise; `RECORDED_ATTENTION`
-    uses `sdpa`. A recording thread gets the implementation it needs, even if another thread has switched to the other.
-    """
+    """Context manager that switches the model's attention implementation, unless it is eager, to `EXPLICIT_ATTENTION`,
+    which computes probabilities, or `RECORDED_ATTENTION`, which uses `sdpa`. Threads may switch to different ones."""
     pretrained = model.pretrained
     with _switching:
         count, own = _switched.get(pretrained, (0, model.attention))
@@ -120,8 +113,7 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
 
 @contextmanager
 def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
-    """Context manager that fills a list with the attentions `(B, h, T, T)` of each layer during a forward pass; `(B,
-    h, 1, T)` for a layer of which only the CLS token is read."""
+    """Fill a list with the attentions of each layer: `(B, h, T, T)`, or `(B, h, 1, T)` if only the CLS token is read."""
     attentions: list[torch.Tensor] = []
 
     def record(module, args, output):
@@ -139,8 +131,7 @@ def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
 
 @contextmanager
 def record_outputs(vit: VisionTransformer) -> Iterator[list[RecordedAttention]]:
-    """Context manager that fills a list with the attention inputs and output of each layer during a forward pass.
-    Attention is computed by `sdpa`, without any `(B, h, T, T)` tensor."""
+    """Fill a list with the attention inputs and output of each layer, computed by `sdpa` without `(B, h, T, T)`."""
     attentions: list[RecordedAttention] = []
 
     def record(module, query, key, value, attention_mask=None, scaling=None, **settings):
@@ -176,8 +167,7 @@ def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callab
 
 @contextmanager
 def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
-    """Context manager with hooks that act only on the current thread's forward passes: pairs of the method that registers
-    a hook, such as `module.register_forward_hook`, and the hook."""
+    """Hooks that act only in this thread: pairs of a method such as `module.register_forward_hook`, and the hook."""
     thread = threading.get_ident()
 
     def of_this_thread(hook: Callable) -> Callable:
@@ -192,8 +182,8 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
 
 @contextmanager
 def cls_token_alone(vit: ImageModel) -> Iterator[None]:
-    """Context manager in which the last layer computes attention, output projection and MLP only for the CLS token, if the
-    head reads no other. Logits and all gradients stay the same; the last hidden states of the patches are meaningless."""
+    """Compute the last layer only for the CLS token, if the head reads no other: logits and gradients stay the same, and
+    the last hidden states of the patches are meaningless."""
     # Not with activation checkpointing, which reruns the layer in `loss.backward()`, without the hooks.
     if vit.name not in CLS_HEADS or vit.is_checkpointing:
         yield

@@ -1,9 +1,6 @@
-"""Attribution methods by name.
+"""Attribution methods by name, with the arguments, supported architectures and errors of [`relevance_map`].
 
-`ATTRIBUTION_METHODS[name](model, pixel_values, target)` has the arguments, supported architectures and errors of
-[`relevance_map`], and returns its [`RelevanceOutput`]. If gradients are enabled, maps of all methods except
-`input_gradient` are differentiable with respect to the weights.
-"""
+If gradients are enabled, all maps except those of `input_gradient` are differentiable in the weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,9 +27,8 @@ def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[lis
 
 @contextmanager
 def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    """Context manager in which the model's final norm and head read the outputs of all L layers, stacked on the batch
-    dimension, so that a forward pass gives logits `(L·B, C)`, layer by layer; the last B are the model's own. Yields the
-    outputs `(B, T, D)` of the layers, and a list of one tensor, the stack `(L·B, T, D)`, both filled by the pass."""
+    """Context manager in which the final norm and head read the outputs of all L layers, for logits `(L·B, C)`, layer
+    by layer. A forward pass fills two lists: the outputs `(B, T, D)`, and their stack `(L·B, T, D)` alone."""
     pretrained, attentions = vit.pretrained, set(vit.attentions)
     lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
     layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
@@ -81,18 +77,15 @@ def _attention_map(
 def attention_rollout(
     model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
-    """Attention rollout: product of 0.5·A + 0.5·I over the layers, A the mean over the attention heads, in the row of
-    the tokens read by the classification head.
+    """Attention rollout: product of 0.5·A + 0.5·I over the layers, A the mean over the heads.
 
     Args:
-        model, pixel_values, check_finite: see [`relevance_map`].
-        target: ignored, since the map is the same for every class.
+        target: ignored, since the map is the same for every class; the others as in [`relevance_map`].
 
     Source: https://huggingface.co/papers/2005.00928
     """
 
-    # As in `propagate_relevance`, a row vector from the last layer to the first gives the same product in O(T²) a
-    # layer. Rows of A sum to 1, and so do those of the mean with the identity.
+    # Rows of A sum to 1, and so do those of the mean with the identity.
     def read(row, attentions):
         for attention in reversed(attentions):
             row = 0.5 * (row + torch.bmm(row, attention.float().mean(dim=1)))  # (B, 1, T)
@@ -107,8 +100,7 @@ def last_layer_attention(
     """Last layer's attention of the tokens read by the classification head, mean over the attention heads.
 
     Args:
-        model, pixel_values, check_finite: see [`relevance_map`].
-        target: ignored, since the map is the same for every class.
+        target: ignored, since the map is the same for every class; the others as in [`relevance_map`].
 
     Source: https://huggingface.co/papers/2104.14294
     """
@@ -143,11 +135,9 @@ def legrad(
 ) -> RelevanceOutput:
     """LeGrad: sensitivity of each layer's score to its attention.
 
-    The score s of layer l is the target's logit when the final norm and head are applied to the output tokens of layer
-    l. Its relevance is the positive part of ∂s/∂A, the gradient with respect to the attention of the same layer,
-    averaged over heads and queries; the map is the mean over all layers, with a second-order graph unless gradients are
-    disabled. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all tokens, and
-    by default only the last two layers.
+    The score s of a layer is the target's logit when the final norm and head read that layer's output. Its relevance is
+    the positive part of ∂s/∂A, averaged over heads and queries; the map is the mean over layers, with a second-order
+    graph unless gradients are disabled. The authors' code for CLIP instead reads all tokens, of the last two layers.
 
     Args:
         model, pixel_values, target, check_finite: see [`relevance_map`].
@@ -164,8 +154,7 @@ def legrad(
         if target is None:
             target = logits[-1].argmax(dim=1)
         score = sum(target_logits(layer, target).sum() for layer in logits)
-        # Unlike a layer's output, the stack does not feed the layers above: this is the gradient of only the head, and
-        # each backward pass below stays within its layer.
+        # The stack feeds no layer above, so that each backward pass below stays within its layer.
         (gradient,) = torch.autograd.grad(score, stack, create_graph=wants_graph)
         tokens = 0
         for output, output_gradient, attention in zip(outputs, gradient.chunk(len(outputs)), attentions, strict=True):

@@ -1,8 +1,7 @@
 """First-order relevance maps of [`propagate_relevance`] in memory linear in tokens, without attention matrices.
 
-The gradient of a score s with respect to a layer's attention A is (∂s/∂O) Vᵀ, where O = A V is the attention output of
-each head. So the model can use fused attention, without A. Queries, keys, values and outputs are recorded; rows of A
-and of its gradient are computed in chunks, in the forward pass and again in the backward pass.
+The gradient of a score with respect to the attention A is (∂s/∂O) Vᵀ, where O = A V, so the model can use fused
+attention. Rows of A and of its gradient are computed in chunks, in the forward pass and again in the backward pass.
 """
 
 import math
@@ -14,8 +13,7 @@ from .architectures import VisionTransformer
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
 
-# Attention elements per chunk. On two cores, a quarter of this is 7 % slower and twice this is no faster; other
-# devices need more, since each operation costs a launch.
+# Attention elements per chunk, the fastest on two cores; other devices need more, since each operation costs a launch.
 CPU_CHUNK, OTHER_CHUNK = 2**21, 2**25
 MIN_TOKENS = 400  # faster from this number on, see experiments/benchmarks/linear_memory.py
 # Models with a bias on attention scores, whose gradient is not computed here.

@@ -15,9 +15,7 @@ from .relevance_map import relevance_map
 
 
 class RelevanceMapPipeline(Pipeline):
-    """Class, score and relevance map of images. Registered when `robust_vit_hf` is imported.
-
-    Takes an image or a list of images: PIL images, paths or URLs.
+    """Class, score and relevance map of an image or a list of images: PIL images, paths or URLs.
 
     Args:
         target (`int` or `str`, *optional*): class to explain, by id or name; each image's predicted class by default.

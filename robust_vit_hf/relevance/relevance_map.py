@@ -38,8 +38,7 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> torch.Tensor:
-    """Relevance `(B, T, T)` of one attention layer, Eq. 6, at least fp32: mean over the heads of the positive part of
-    gradient × attention, from probabilities and their gradients `(B, h, T, T)`; differentiable in both."""
+    """Relevance `(B, T, T)` of a layer, Eq. 6, at least fp32, from probabilities and their gradients `(B, h, T, T)`."""
     # (∇A ⊙ A)⁺ = (∇A)⁺ ⊙ A since A ≥ 0. Dividing the sum, unlike `mean`, saves a pass over all heads in backward.
     gradient, attention = at_least_float32(attention_gradient), at_least_float32(attention)
     return (gradient.clamp(min=0) * attention).sum(dim=1) / attention.shape[1]
@@ -48,12 +47,11 @@ def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> 
 def propagate_relevance(
     attentions: Sequence[torch.Tensor], attention_gradients: Sequence[torch.Tensor], row: torch.Tensor
 ) -> torch.Tensor:
-    """Relevance `(B, T)` of every token, at least fp32: rows of R, Eq. 7, R ← R + Ā R from the first layer to the last,
-    starting from the identity. A row vector from the last layer to the first gives the same product in O(T²) per layer.
+    """Relevance `(B, T)` of every token, at least fp32: rows of R, Eq. 7. A row vector from the last layer to the first
+    gives the same product in O(T²) per layer.
 
-    Attentions and gradients are `(B, h, T, T)`, first layer first; the last may be `(B, h, 1, T)` if the head reads only the first
-    token. `row`, `(B, T)`, are the weights of the tokens read by the head: one-hot at the CLS token for the paper's models.
-    """
+    Attentions and gradients are `(B, h, T, T)`, first layer first; the last may be `(B, h, 1, T)`. `row`, `(B, T)`, are
+    the weights of the tokens read by the head."""
     row = row.to(torch.promote_types(attentions[0].dtype, torch.float32))
     for attention, gradient in zip(reversed(attentions), reversed(attention_gradients), strict=True):
         weights = row[:, None, : attention.shape[2]]
@@ -97,21 +95,17 @@ def relevance_map(
 ) -> RelevanceOutput:
     """Relevance maps of a batch of images, in one forward and one backward pass.
 
-    Works with any attention implementation, autocast, DDP and `torch.no_grad()`, for any (also non-square) image size,
-    and leaves the model unchanged. Propagation and normalisation are in fp32.
+    Works with any attention implementation, autocast, DDP and `torch.no_grad()`. Propagation is in fp32.
 
     Args:
         model: image classification model of transformers over one patch grid, possibly wrapped by PEFT, Accelerate or
-            DDP. Call `eval()` first for maps without dropout. The map starts from the tokens read by its head: the CLS
-            token, the mean of the patches, or both.
+            DDP. Call `eval()` first for maps without dropout.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
         target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
-        create_graph: whether maps are also differentiable through the attention gradients (second order). By default,
-            these are constants, as in the released code.
+        create_graph: whether the attention gradients are differentiable too (second order), and not constants.
         start_layer: first layer of the propagation, counted from 0; lower layers count as the identity.
         normalize: whether to scale each map to [0, 1]; otherwise the propagated relevance (non-negative) is returned.
-        check_finite: whether to raise an error for non-finite logits or maps; otherwise they are returned, for callers
-            that check all processes together.
+        check_finite: whether to raise an error for non-finite logits or maps, instead of returning them.
 
     Returns:
         [`RelevanceOutput`], attached to the graph unless gradients are disabled.
@@ -153,9 +147,8 @@ def _relevance(
     explicit = vit.attention in ("eager", EXPLICIT_ATTENTION)
     if wants_graph and not linear and vit.is_checkpointing and vit.pretrained.training and not explicit:
         raise ValueError(
-            "With activation checkpointing the attention is computed again in `loss.backward()`, which must see the same "
-            'implementation: call `model.set_attn_implementation("eager")` first, or, before the model of timm is made, '
-            "`timm.layers.set_fused_attn(False)`."
+            "With activation checkpointing `loss.backward()` must see the same attention: call first "
+            '`model.set_attn_implementation("eager")`, or, to make a model of timm, `timm.layers.set_fused_attn(False)`.'
         )
     with torch.inference_mode(False), torch.enable_grad():
         record = record_outputs if linear else record_attentions
@@ -181,8 +174,7 @@ def _relevance(
 def make_output(relevance: torch.Tensor, logits: torch.Tensor, check: bool) -> RelevanceOutput:
     """Output of an attribution method: maps `(B, 1, H, W)` and logits `(B, C)`, with `check` only if they are finite."""
     if check:
-        # A NaN pixel reaches every token, so pixels need no separate check. Maps are in [0, 1]: their sum is finite if
-        # they are.
+        # A NaN pixel reaches every token, so pixels need no separate check.
         sums = relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)
         check_finite("logits or relevance map", sums)
     return RelevanceOutput(relevance=relevance, logits=logits)
@@ -194,8 +186,7 @@ def check_finite(name: str, values: torch.Tensor) -> None:
     if not finite.all():
         images = ", ".join(map(str, (~finite).nonzero().flatten().tolist()))
         raise ValueError(
-            f"The {name} of image {images} of the batch is NaN or infinite. Look at the image and at the model's weights; in half "
-            "precision, try float32."
+            f"The {name} of image {images} of the batch is NaN or infinite: check pixels and weights, or try float32."
         )
 
 
@@ -214,7 +205,6 @@ def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> to
     known = integers and classes.shape in ((), (batch_size,)) and 0 <= classes.min() and classes.max() < num_classes
     if not known:
         raise ValueError(
-            f"Expected `target` to be an integer, or integers of shape ({batch_size},), from 0 to {num_classes - 1}, the classes of "
-            f"the model, but got {target}."
+            f"Expected `target` as an integer, or {batch_size} of them, from 0 to {num_classes - 1}, but got {target}."
         )
     return logits.gather(1, classes.long().expand(batch_size).unsqueeze(1))
