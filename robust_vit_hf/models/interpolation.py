@@ -20,16 +20,14 @@ INTERPOLATION_FILE = "interpolation.json"
 
 
 def interpolate(before: PreTrainedModel, after: PreTrainedModel, weight: float) -> PreTrainedModel:
-    """Model with the weights (1 − w) · before + w · after. It costs the same at inference, and often keeps the accuracy on the
-    training distribution and much of the gain under distribution shift.
+    """Model with the weights (1 − w) · before + w · after, as cheap as one of them.
 
     Args:
         weight: interpolation weight w of the finetuned model, from 0 to 1.
 
     Returns:
-        Copy of `after` (its configuration, dtype, device and mode) with interpolated floating-point parameters and buffers, running
-        statistics included, computed in fp32, or in fp64 for those in fp64. Integers, such as counts of batches, are those of `after`,
-        or of `before` for 0. The weights are those of `before` for 0 and of `after` for 1, bit by bit.
+        Copy of `after` with interpolated floating-point parameters and buffers, computed in fp32 or fp64. Integers are those
+        of `after`, or of `before` for 0. All are those of `before` for 0 and of `after` for 1, bit by bit.
 
     Raises:
         ValueError: the models do not fit each other, see [`check_alike`].
@@ -78,8 +76,8 @@ def warn_of_other_images(before: BaseImageProcessor, after: BaseImageProcessor) 
 
 
 def write_interpolated(before: str, after: str, weight: float, output: Path) -> None:
-    """Write the folder of an interpolated model atomically, with `interpolation.json`, and the image processor of `after`, or of
-    `before` for the weight 0. `before` and `after` are names, folders or Hub ids."""
+    """Write the folder of an interpolated model, with `interpolation.json` and the image processor of
+    `after`, or of `before` for the weight 0."""
     with atomic_folder(output) as folder:
         model = interpolate(load_model(before), load_model(after), weight)
         processor = load_processor(after if weight else before, "model", model)

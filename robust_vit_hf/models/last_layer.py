@@ -17,8 +17,7 @@ class NoLastLayer(ValueError):
 
 
 class LastLayer:
-    """The layer whose outputs are the logits. Distilled DeiT has two, whose mean the logits are: their features stand beside each other.
-    The features of CLIP are its normalised embeddings.
+    """The layer whose outputs are the logits, or both of distilled DeiT, whose features stand beside each other.
 
     Args:
         model: image classifier in evaluation mode, possibly wrapped.

@@ -1,5 +1,4 @@
-"""Loading of models by name, Hub id or folder: with their own head or a new one, with adapters over the base they were trained on; and
-digests of models, recorded with results, runs and masks."""
+"""Loading of models by name, Hub id or folder, with their own head or a new one; and digests of models."""
 
 import copy
 import hashlib
@@ -55,11 +54,9 @@ def load_model(
     """Image classification model in fp32.
 
     Args:
-        name: name in [`MODELS`], Hub id or folder. timm's ViT and DeiT are converted, its other models run through timm, and PEFT
-            adapters are merged into their base, which is loaded in the same way.
+        name: name in [`MODELS`], Hub id or folder, also of timm, or of PEFT adapters, which are merged into their base.
         trust_remote_code: whether to run model code from the source.
-        classes: names of classes, for a new head: the zero-shot one of CLIP, see [`load_zero_shot`], and for any other model a
-            linear one with zeros, to be trained (`--method finetune`).
+        classes: names of classes, for a new head: of CLIP a zero-shot one, and otherwise a linear one of zeros, to train.
         templates: texts for the names of the classes of CLIP, see [`load_zero_shot`].
 
     Raises:
@@ -158,10 +155,9 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
 def load_checked(
     model_class: Any, name: str, optional: Callable[[PreTrainedModel], list[str]] | None = None, **options
 ) -> PreTrainedModel:
-    """Load a model, and raise an error for missing weights, weights of other shapes, and layers that the configuration does not have.
+    """Load a model; missing weights, other shapes, and layers that the configuration lacks raise an error.
 
     Args:
-        model_class: class with `from_pretrained`, which gets `name` and the `options`.
         optional: names the modules of the model whose weights may be missing.
     """
     with weights_read(name):
@@ -203,8 +199,7 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features. An error is raised
-    if there is none, or if a layer below has as many outputs as there are classes."""
+    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     num_labels = model.config.num_labels
     heads = {name: layer.in_features for name, layer in linear.items() if layer.out_features == num_labels}
@@ -243,8 +238,8 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
         adapted = PeftModel.from_pretrained(base, name)
     if differing := sorted(names ^ get_peft_model_state_dict(adapted).keys()):
         raise ValueError(
-            f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights are missing or unexpected, such as "
-            f"`{differing[0]}`."
+            f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights are missing or "
+            f"unexpected, such as `{differing[0]}`."
         )
     return adapted.merge_and_unload().float().requires_grad_(True).eval()
 
@@ -259,11 +254,8 @@ def _record_of_base(adapter: str) -> dict | None:
 
 
 def model_digest(model: PreTrainedModel, weights: str | None = None) -> str:
-    """16 hexadecimal digits that change with the weights, merged ones for PEFT, the class, and the configuration where it affects the
-    output, such as the number of heads. `weights` is the [`weights_digest`], if that is known already.
-
-    Defaults do not count, so that new options in later versions of transformers do not change the digest.
-    """
+    """16 hexadecimal digits that change with the weights, merged ones for PEFT, the class, and the configuration where
+    it affects the output. Defaults do not count, so that new options of transformers do not change the digest."""
     model = _merged(model)
     defaults = _as_json(type(model.config)().to_dict())
     config = {name: value for name, value in _computed(model.config.to_dict()).items() if value != defaults.get(name)}

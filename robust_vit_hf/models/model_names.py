@@ -26,13 +26,9 @@ class RegisteredModel:
 
     Args:
         hub_ids: ids of its weights on the Hub, of which the first is loaded.
-        paper_name: what the paper calls it.
-        license: license according to its card on the Hub.
-        base_model: Hub id of its base, for model cards.
-        load: function that loads it.
+        base_model: Hub id of its base, for model cards, as is `note`.
         image_size: side of the images that it was trained on, in pixels.
         load_backbone: function that loads its self-supervised base.
-        note: note for model cards.
     """
 
     hub_ids: tuple[str, ...] = ()
@@ -76,8 +72,8 @@ def registered_of(run: dict) -> str | None:
 
 
 def find_model(source: str) -> str | None:
-    """Name of the registered model with a source's weights: a name, Hub id, or folder, of a model that was converted from a registered
-    one, or of a timm snapshot with the classes of ImageNet. Its tag says little by itself: timm keeps it when a model is finetuned."""
+    """Name of the registered model whose weights a name, Hub id, converted folder or timm snapshot of ImageNet has. Other
+    classes than those of ImageNet tell a finetuned snapshot: timm keeps its tag."""
     if source in MODELS:
         return source
     config, conversion = Path(source, "config.json"), Path(source, CONVERSION_FILE)

@@ -79,8 +79,7 @@ def timm_to_hf(
     names = _names(options["num_hidden_layers"], distilled, options["qkv_bias"])
     if options["num_attention_heads"] is None and num_heads is None:
         raise ValueError(
-            "The weights do not show the number of heads, and are not of a tiny, small, base, large or huge ViT or DeiT: give "
-            "`num_heads` (`--num_heads`)."
+            "The weights are of no size from tiny to huge, and do not show the number of heads: give `--num_heads`."
         )
     options |= {"num_attention_heads": num_heads or options["num_attention_heads"], "image_size": image_size or side}
     tensors = dict(state_dict)
@@ -240,8 +239,7 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
 
 
 def timm_files(source: str | Path) -> tuple[Path, dict | None]:
-    """File of the weights, and timm's `config.json` if there is one, from a file, a folder, such as a snapshot of a model of timm on
-    the Hub, or a Hub id, of which only the configuration and one file of weights are downloaded, preferably safetensors."""
+    """File of the weights, and timm's `config.json` if any, from a file, folder or Hub id, of which only these are loaded."""
     folder, on_hub = Path(source), is_hub_id(str(source))
     if folder.is_file():
         return folder, None
@@ -259,9 +257,7 @@ def save_timm(model: PreTrainedModel, weights: dict, processor: BaseImageProcess
     """Write a folder from which `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads a model.
 
     Args:
-        model: model of transformers, whose configuration and classes are written.
-        weights: its weights in timm's names, see [`hf_to_timm`].
-        processor: image processor, whose settings are written.
+        weights: the weights of the `model` in timm's names, see [`hf_to_timm`].
         folder: existing folder, into which `config.json` and the weights are written.
     """
     import timm
