@@ -51,8 +51,7 @@ def picture_of(image: Image.Image) -> Image.Image:
 def compare_maps(
     session: Session, image: Image.Image, target: int | None, method: str | None, mask: Image.Image | None = None
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
-    """Explanations of an RGB image by side, for a class index or each model's prediction (`None`), and a picture of
-    the difference of both maps (after − before); `None` for one model. Without a `method`, predictions alone."""
+    """Explanations by side, for a class or each prediction, and a picture of the difference of the maps of two models."""
     device, shown = session.accelerator.device, picture_of(image)
     pixels = functional.pil_to_tensor(shown)[None] / 255
     explanations, placed = {}, {}

@@ -37,9 +37,7 @@ class MeasuredSet:
         return [self.result.sides[side].predictions for side in ("before", "after")]
 
     def order(self, shown: str) -> list[int]:
-        """Indices of the images of one of [`FILTERS`], the most changed first: by how many places the rank of the label
-        moved among the best five, where lower ranks count as one, and then by how many of the five were replaced.
-        """
+        """Indices of the images of one of [`FILTERS`], by changes of the rank of the label, and then of the best five."""
         before, after = self.predictions
         if shown in ("corrected", "broken"):
             chosen = is_of_kind(shown, self.result)

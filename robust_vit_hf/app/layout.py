@@ -1,5 +1,4 @@
-"""The page: an image explained by both models, a gallery of evaluated images, objects on other backgrounds, and the tables
-of a run."""
+"""The page: an image explained, a gallery of evaluated images, objects on other backgrounds, and tables of a run."""
 
 from collections.abc import Sequence
 from functools import partial

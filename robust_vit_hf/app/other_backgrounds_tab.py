@@ -36,13 +36,7 @@ MAX_SIDE = 384  # longest side of an image to find a mask in: the time grows wit
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """Result of `robust-vit diagnose`.
-
-    Args:
-        text: the verdict of each model with its warnings.
-        examples: images in all conditions.
-        tables: what was taken for what.
-    """
+    """Result of `robust-vit diagnose`: verdicts and warnings, images in all conditions, and what was taken for what."""
 
     text: str
     examples: list[Composed]
@@ -151,15 +145,11 @@ def find_mask(cut: TokenCut, image: Image.Image) -> Image.Image:
 def pasted_pictures(
     session: Session, image: Image.Image, mask: Image.Image, backgrounds: Sequence[Background]
 ) -> tuple[list[Picture], str]:
-    """The object of an image on other backgrounds.
+    """The image and its object on other backgrounds, as the first model sees them, with predictions, and a sentence on
+    how many of these change.
 
     Args:
-        session: the models, whose predictions are shown.
-        image: the image in RGB.
-        mask: mask of its object, greyscale, of its size.
-
-    Returns:
-        The image and the composites, as the first model sees them, with predictions, and a sentence on how many of these change.
+        mask: mask of the object of the RGB image, greyscale, of its size.
     """
     pictures, captions, counts = None, [["the image"], *([f"on {other.name}"] for other in backgrounds)], []
     several = len(session.sides) > 1

@@ -1,5 +1,4 @@
-"""`robust-vit app`: the server of the page, offline and on loopback by default, and its export as a Hub Space. Files of visitors are
-deleted after half an hour, and when it ends."""
+"""`robust-vit app`: the server of the page, on loopback by default, and its export as a Hub Space."""
 
 import os
 import shutil
@@ -70,9 +69,8 @@ def cached_run(**options) -> Path:
 
 
 def own_names(app, names: Sequence[str]):
-    """ASGI app that answers requests for the address that was connected to, and for `names` of this page alone (`*` for
-    all). Otherwise a page elsewhere, whose name is made to mean this address, could ask for anything ("DNS rebinding"). Nor may another
-    page ask under the right name: it cannot read the answer, but upload files."""
+    """ASGI app that answers requests for the address that was connected to, and for `names` (`*` for all), against "DNS
+    rebinding"; and none from a page elsewhere, which could not read the answer, but upload files."""
     from starlette.datastructures import Headers
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -173,8 +171,7 @@ def write_space(
 
 
 def requirements(with_backbone: bool) -> list[str]:
-    """Requirements of this package, without the SDK, which the Space installs, but with timm, whose models any id may name, and with
-    weights where needed."""
+    """Requirements of this package without the SDK, with timm for any model, and with weights where needed."""
     lines = []
     for line in requires("robust-vit-hf"):
         requirement = Requirement(line)

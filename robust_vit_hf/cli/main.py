@@ -35,8 +35,7 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
 
     Returns:
         Exit status: 0, 1 for an expected error, which is one line on stderr, 2 for wrong arguments, 130 for an
-        interrupt, 143 for a SIGTERM in the training.
-        Other errors are raised, and with `--debug` expected ones too.
+        interrupt, 143 for a SIGTERM in the training. Other errors are raised, and with `--debug` expected ones too.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv

@@ -24,9 +24,8 @@ def environment() -> dict:
 
 @cache
 def loaded_commit() -> str | None:
-    """Commit of this package's checkout, with `-dirty` if code or settings differ from it, since results that are written between two
-    trainings change neither; `None` for an installed package. A command asks for it as it begins, so that it is that of the code that
-    is loaded, whatever happens to the checkout later. From Python nothing does, since it starts git."""
+    """Commit of this package's checkout, with `-dirty` if code or settings differ; `None` for an installed package. A
+    command asks as it begins, for the code that is loaded. From Python nothing does, since it starts git."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None

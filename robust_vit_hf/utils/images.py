@@ -42,10 +42,8 @@ def is_picture(path: Path) -> bool:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image to 8-bit RGB; RGB images are returned unchanged.
 
-    16-bit greyscale is rescaled from 0–65535 to 0–255, where Pillow would clip to white. All other conversions are
-    Pillow's: CMYK without a colour profile, the first frame of an animation, and stored colours of transparent pixels,
-    as in `datasets` and torchvision. Refuses more pixels than `Image.MAX_IMAGE_PIXELS`, where Pillow only warns.
-    """
+    16-bit greyscale is rescaled, where Pillow would clip to white; all else is as in Pillow, `datasets` and torchvision.
+    More pixels than `Image.MAX_IMAGE_PIXELS`, where Pillow only warns, raise an error."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ValueError(
@@ -66,8 +64,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright_image(source: Image.Image | str | Path) -> Image.Image:
-    """Load an image, a path or a URL as RGB, upright according to EXIF. transformers' `load_image` would turn 16-bit greyscale
-    white. Errors name the file."""
+    """Load an image, a path or a URL as RGB, upright according to EXIF, with errors that name the file."""
     if not isinstance(source, Image.Image):
         if str(source).startswith(("http://", "https://")):
             source = io.BytesIO(get_session().get(str(source), follow_redirects=True).raise_for_status().content)

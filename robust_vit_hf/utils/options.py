@@ -55,9 +55,8 @@ def option(
     positional: bool = False,
     nargs: str | None = None,
 ) -> Any:
-    """Field of [`Options`], which is required without a default, with the help `text`. `allowed` is the range of a number, or of each
-    in a list; without one, numbers must be finite. `choices` are values, or a function that returns them, where the annotation is no
-    `Literal`. `metavar` and `nargs` are as for `argparse`; by default, they follow from the annotation."""
+    """Field of [`Options`], required without a default. `allowed` is the range of a number, or of each in a list; without
+    one, numbers must be finite. `choices` may be a function. `metavar` and `nargs` are as for `argparse`."""
     metadata: dict[str, Any] = {"help": text, "range": allowed, "choices": choices}
     metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
     if isinstance(default, (list, dict)):
@@ -88,8 +87,7 @@ class Options:
             declared.check(getattr(self, name))
 
     def is_given(self, name: str) -> bool:
-        """Whether an option was given, on the command line, in a recipe or in Python, even with its default value. In copies of
-        `dataclasses.replace`, all are."""
+        """Whether an option was given, even with its default value. In copies of `dataclasses.replace`, all are."""
         return name in vars(self)["_given"]
 
 

@@ -13,8 +13,7 @@ def public_name(name: str) -> str:
 
 
 def public_settings(settings: Any) -> Any:
-    """JSON values with [`public_name`] applied to all text. For a `…_dir`, which may not exist yet and look like a Hub
-    id, always the last component."""
+    """JSON values with [`public_name`] applied to all text; for a `…_dir`, always the last component."""
     if isinstance(settings, dict):
         return {
             key: _last_component(str(value)) if str(key).endswith("_dir") and value else public_settings(value)

@@ -17,16 +17,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of settings, see mallopt(3)
 
 
 def begin_command() -> None:
-    """Set up the process of a command: results name the commit of its code, and a process that computes alone on a CPU keeps freed
-    memory. torch's threads stay as it sets them, by `OMP_NUM_THREADS` or to all cores that the process may use."""
+    """Record the commit of the code, and keep freed memory if the process computes alone on a CPU."""
     loaded_commit()
     if not torch.cuda.is_available() and os.environ.get("WORLD_SIZE", "1") == "1":
         keep_freed_memory()
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep up to 2 GiB of freed memory for the next tensors. By default it returns large ones to the system at once, and page
-    faults of new ones take two thirds of the forward pass of a CNN on a CPU (`python -m experiments freed_memory`)."""
+    """Let glibc keep up to 2 GiB of freed memory, to save page faults: see `python -m experiments freed_memory`."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
@@ -43,8 +41,7 @@ def make_accelerator(bf16: bool) -> Accelerator:
 
 
 def end_by_signals() -> None:
-    """End at SIGTERM and SIGHUP as at Ctrl+C, so that files are cleaned up; and at Ctrl+C in the background too, where a shell
-    ignores it."""
+    """End at SIGTERM, SIGHUP and Ctrl+C, also in the background, so that files are cleaned up."""
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if kind != signal.SIGHUP or signal.getsignal(kind) is not signal.SIG_IGN:  # `nohup` ignores it
             signal.signal(kind, signal.default_int_handler)

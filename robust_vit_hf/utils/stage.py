@@ -40,7 +40,7 @@ class Stage:
                 ...  # write files
                 stage.finish({"top1": 0.5}, files=["rows.parquet"])
 
-    A killed stage has no result, and begins again, or goes on from what it left, with the same inputs.
+    A killed stage has no result, and begins again, or goes on with the same inputs.
 
     Args:
         folder: folder that the stage owns, which may not exist yet. Stages may be nested.
@@ -132,13 +132,9 @@ def lock_file(folder: Path, purpose: str) -> Path:
 
 @contextmanager
 def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool]:
-    """Context manager that locks a folder for one purpose against other processes; its value is whether a process has already written
-    to the folder under this lock. Unless `wait`, a `BlockingIOError` is raised if another process holds it. The folder is created if it
-    does not exist, and left unchanged if nothing is written.
-
-    The operating system holds the lock and always releases it when the process ends: a leftover file locks nothing.
-    The same process may enter twice.
-    """
+    """Context manager that locks a folder for one purpose against other processes, and gives whether one has already
+    written to it under this lock. The folder is created, and left unchanged if nothing is written. A held lock raises
+    a `BlockingIOError` unless `wait`; its process may enter twice, and frees it by ending, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     path, before = lock_file(folder, purpose), {*folder.iterdir()}
     lock = FileLock(path, is_singleton=True)
