@@ -67,7 +67,12 @@ def set_names(options: AppOptions, session: Session) -> list[str]:
         for protocol in get_args(Protocol)  # and not folders of other measurements, such as `paper-cut_out`
         for path in options.results.glob(f"{protocol}/*/after/{STAGE_FILE}")
     )
-    return [f"{folder.parent.name}/{folder.name}" for folder in folders if is_measured(folder)]
+    names = [f"{folder.parent.name}/{folder.name}" for folder in folders if is_measured(folder)]
+    if not names:
+        raise ValueError(
+            f"`{options.results}` has no results of two models: name the output of `robust-vit evaluate --compare`."
+        )
+    return names
 
 
 def how_to_fill(options: AppOptions) -> str:
@@ -76,9 +81,8 @@ def how_to_fill(options: AppOptions) -> str:
         return "The gallery compares two models: start the page with `--compare`, the model after finetuning."
     command = ["robust-vit", "evaluate", "--model", options.model, "--compare", options.compare]
     command += ["--dataset", options.dataset or "FOLDER", "--split", options.split, "--output_dir", "runs/evaluation"]
-    place = "" if options.results is None else f" in `{options.results}`"
     advice = "Run this, and start the page again with `--results runs/evaluation`"
-    return f"No results of two models{place}. {advice}:\n\n```bash\n{shlex.join(command)}\n```"
+    return f"No results of two models. {advice}:\n\n```bash\n{shlex.join(command)}\n```"
 
 
 def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSet:

@@ -324,7 +324,8 @@ def test_results_of_others_are_refused(models, evaluated, tmp_path):
         measured_set(AppOptions(results=evaluated.results, dataset=data), "paper/validation", session)
     with pytest.raises(ValueError, match="name them with `--dataset"):
         measured_set(AppOptions(results=evaluated.results), "paper/validation", session)
-    assert not set_names(AppOptions(results=tmp_path), session)
+    with pytest.raises(ValueError, match="has no results of two models"):
+        set_names(AppOptions(results=tmp_path), session)
 
 
 def test_images_of_a_set_are_those_of_its_source(models, monkeypatch):
