@@ -149,7 +149,7 @@ MUTATIONS = [
     Mutation("training/losses.py", "at_least_float32(target) / self.temperature", "at_least_float32(target)", "losses parity"),
     Mutation("training/losses.py", "region.sum(dim=(1, 2, 3)).clamp(min=1)", "region.sum(dim=(1, 2, 3))", "losses methods"),
     Mutation("training/config.py", "background_swap=0.0,\n        backgrounds=None,", "backgrounds=None,", "config train_command"),
-    Mutation("experiments/sweeps/collect_runs.py", 'weights=measured[sides[-1]]', 'weights=measured["before"]', "worst_groups sweep"),
+    Mutation("experiments/sweeps/collect_runs.py", 'weights=measured[sides[-1]]', 'weights=measured["before"]', "report sweep"),
     Mutation("experiments/sweeps/collect_runs.py", 'counts = (predicted["before"] >= 0)', 'counts = (predicted["before"] > 0)', "sweep"),
     Mutation("experiments/sweeps/collect_runs.py", "sum(entry.get(\"eval_runtime\", 0) for entry in history)", "0", "report choice sweep pages"),
     Mutation("experiments/sweeps/results_parquet.py", "len(run.sets) > len(runs[key].sets)", "len(run.sets) < len(runs[key].sets)", "report choice pages"),
