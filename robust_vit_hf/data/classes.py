@@ -117,7 +117,8 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         lack = "has more than once" if unknown[0] in model_names else "does not have"
         shown = ", ".join([*model_names[:4], *["…"][: len(model_names) - 4]])
         raise ValueError(
-            f"`{source}` has {len(unknown)} classes that the model {lack}, such as `{unknown[0]}`; it has {len(model_names)}: {shown}."
+            f"`{source}` has {len(unknown)} classes that the model {lack}, such as `{unknown[0]}`; it has {len(model_names)}: {shown}. "
+            "Give a model with a head for these classes, or rename them."
         )
     mapping = {label: places[name] for label, name in enumerate(names)}
     if any(label != place for label, place in mapping.items()):

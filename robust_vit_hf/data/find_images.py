@@ -118,7 +118,8 @@ def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> data
     kept = [index for index, name in enumerate(names) if name in masks]
     if not kept:
         raise ValueError(
-            f"`{folder}` has a mask for none of {len(names)} images, such as `{names[0]}.png`. Or give a method to make masks."
+            f"`{folder}` has a mask for none of {len(names)} images: expected a folder with `{names[0]}.png`, and so on, "
+            "or one of tokencut, grounded, sam3 and auto to make masks."
         )
     counts = Counter(names[index] for index in kept)
     name, count = counts.most_common(1)[0]

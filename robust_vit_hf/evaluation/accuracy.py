@@ -89,7 +89,8 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
             measured[side] = Measured.load(stage, ignoring=["precision"])
             if measured[side] is None:
                 raise ValueError(
-                    f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol `{session.protocol}`: evaluate it first."
+                    f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol `{session.protocol}`: run "
+                    f"`robust-vit evaluate` with --compare, --protocols {session.protocol} and --output_dir {folder} first."
                 )
         results[name] = set_result(name, rows, measured)
     return results

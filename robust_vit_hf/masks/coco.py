@@ -32,6 +32,10 @@ class CocoAnnotations:
             raise ValueError(f"`{path}` is not a COCO annotation file: {error!r}.") from error
         if len(self.by_name) < len(content["images"]):
             raise ValueError(f"`{path}` has a `file_name` twice: expected an image once.")
+        if category is not None and category not in self.category_names.values():
+            raise ValueError(
+                f"`{path}` has no category `{category}`; it has {', '.join(self.category_names.values())}."
+            )
         self.sought = "annotation" if category is None else f"annotation of `{category}`"
         self.by_end = defaultdict(set)  # names in the file, by all ends of their paths
         for name in self.by_name:

@@ -30,7 +30,10 @@ def write_with_classes(
     source: str, output: Path, classes: Path, templates: Sequence[str] | None = None, protocol: Protocol | None = None
 ) -> PreTrainedModel:
     """Write a model folder with a head for the classes that a file names on its lines, see [`load_model`]."""
-    names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{classes}` is no text in UTF-8 with the name of a class on each line: {error}") from error
     with atomic_folder(output) as folder:
         model = load_model(source, classes=names, templates=templates)
         if protocol is None:

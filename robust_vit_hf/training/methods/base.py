@@ -37,7 +37,7 @@ class Method(ABC):
         """Error messages, and whether each applies: options with which it would train something else."""
         learns_prediction = args.confidence_weight > 0 and args.confidence_target == "prediction"
         return {
-            "`background_swap` with `confidence_target='prediction'` would teach the shortcut: choose another target.": args.background_swap
+            "`background_swap` with `confidence_target='prediction'` would teach the shortcut: set `confidence_target` to `original` or `label`.": args.background_swap
             > 0
             and learns_prediction,
             "`head_epochs` freezes the layers whose attention the relevance loss trains: leave it 0, or set `relevance_weight=0`.": (
