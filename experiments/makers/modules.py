@@ -1,6 +1,6 @@
 """Print each module of the package with the first paragraph of its docstring.
 
-    python -m experiments modules
+python -m experiments modules
 """
 
 import ast
