@@ -134,7 +134,7 @@ def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -
     index, differing = _first_difference(*names.values())
     shown = ", ".join(f"`{name}` in `{split}`" for name, split in zip(differing, names, strict=True))
     raise ValueError(
-        f"The model has no names, and class {index} is {shown}: give all splits the same classes, or set its `id2label`."
+        f"The model has no names, and class {index} is {shown}: give all splits the same classes, or set `id2label` in its `config.json`."
     )
 
 

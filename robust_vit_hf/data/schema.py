@@ -140,7 +140,7 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
         raise ValueError(f"The {name} dataset is a stream without `features`: give them with `dataset.cast`.")
     if missing := [column for column in ("image", *needs) if column not in dataset.column_names]:
         raise ValueError(
-            f"The {name} dataset has no column `{missing[0]}`; it has {', '.join(dataset.column_names)}. See `metadata.jsonl` in docs/data.md."
+            f"The {name} dataset has no column `{missing[0]}`; it has {', '.join(dataset.column_names)}: rename one (`dataset.rename_column`), or see `metadata.jsonl` in docs/data.md."
         )
     for column in dict.fromkeys(("image", *needs, *({"mask"} & {*dataset.column_names}))):
         feature, expected = dataset.features[column], "integers" if column == "label" else "datasets.Image()"
@@ -172,7 +172,8 @@ def check_rows(
     count = len(dataset)
     if unusable := problems + (uninformative if bad_masks == "refuse" or not kept else []):
         raise ValueError(
-            f"{len(unusable)} of {count} rows of the {name} dataset cannot be used:\n{_head(unusable)}.\nRepair or remove them, or set `bad_masks='skip'`."
+            f"{len(unusable)} of {count} rows of the {name} dataset cannot be used:\n{_head(unusable)}.\n"
+            "Repair them, or leave them out with `dataset.select`; `bad_masks='skip'` leaves out those whose masks are empty or full."
         )
     if not uninformative:
         return dataset

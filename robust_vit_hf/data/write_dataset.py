@@ -73,9 +73,7 @@ class SplitWriter:
 
     def __post_init__(self):
         if not re.fullmatch(r"\w+(\.\w+)*", self.split):  # which `datasets` demands
-            raise ValueError(
-                f"`{self.split}` cannot name a split: give several one by one (`--split train validation`)."
-            )
+            raise ValueError(f"`{self.split}` cannot name a split: give several apart (`--split train validation`).")
         check_no_pattern(self.stage.folder)  # could not be loaded
         self.splits = (self.stage.result() or {"splits": {}})["splits"]  # that are complete
         self.is_complete = self.split in self.splits

@@ -117,7 +117,7 @@ def repo_type_of(folder: Path) -> str:
     is_model, has_card = names & {"config.json", ADAPTER_FILE}, names & {RUN_FILE, CARD_FILE}
     if not (is_model and has_card and any(name.endswith((".safetensors", ".bin")) for name in names)):
         raise ValueError(
-            f"`{folder}` holds no prepared images, and no model with configuration, weights and `{CARD_FILE}`."
+            f"`{folder}` holds no prepared images, and no model: `config.json` or `{ADAPTER_FILE}`, weights and `{CARD_FILE}`."
         )
     return "model"
 

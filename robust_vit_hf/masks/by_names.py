@@ -30,7 +30,9 @@ def prompts_of_labels(features: datasets.Features, path: Path | None) -> Prompts
     the class."""
     label = features.get("label")
     if not isinstance(label, datasets.ClassLabel):
-        raise ValueError(f"The images have labels of type {label}, expected a `ClassLabel` with names to prompt with.")
+        raise ValueError(
+            f"The images have labels of type {label}, expected a `ClassLabel` with names: see `dataset.cast_column`."
+        )
     names = [class_names()[label_of_wnid()[name]] if name in label_of_wnid() else name for name in label.names]
     texts = [name.replace("_", " ").split(",")[0].strip() or name for name in names]  # `great_white_shark, man-eater`
     given = {} if path is None else _read_prompts(path, {*texts, *names, *label.names})

@@ -29,7 +29,8 @@ class CocoAnnotations:
             for entry in content["images"]:
                 self.by_name[entry["file_name"]] = (entry["id"], (entry["width"], entry["height"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"`{path}` is not a COCO annotation file: {error!r}.") from error
+            expected = "`images`, `annotations` and `categories`"
+            raise ValueError(f"`{path}` is not a COCO annotation file with {expected}: {error!r}.") from error
         if len(self.by_name) < len(content["images"]):
             raise ValueError(f"`{path}` has a `file_name` twice: expected an image once.")
         if category is not None and category not in self.category_names.values():

@@ -83,7 +83,7 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
             is_countable = "int" in str(getattr(columns.get("label"), "dtype", "")) and state.num_processes == 1
             if options.per_class is not None and not is_countable:
                 raise ValueError(
-                    "--per_class needs one process, and images with a column `label` of integers, such as folders of classes."
+                    "--per_class needs one process, and images with a column `label` of integers, such as folders of classes: leave it out, or `accelerate launch`."
                 )
             masker = make_masker(options, columns)
             name = "+".join(split_names(split))  # slices are named after their split
@@ -135,7 +135,8 @@ def write_split(
         names = getattr(columns["label"], "names", None)
         classes = ", ".join(f"`{names[label] if names else label}` {chosen.kept[label]}" for label in lacking)
         logger.warning(
-            f"Classes of `{split}` that ran out of images before they had {options.per_class} masks: {classes}."
+            f"Classes of `{split}` that ran out of images before they had {options.per_class} masks: {classes}. "
+            "Give more images of them, or train with fewer."
         )
     return counts
 

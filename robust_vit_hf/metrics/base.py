@@ -37,9 +37,7 @@ class StreamingMetric(ABC):
     def summarize(self, images: dict[str, np.ndarray]) -> dict:
         """[`scores`] of all images, of which at least one must count."""
         if not images["usable"].any():
-            raise ValueError(
-                f"zero usable images: {len(images['usable'])} were added, and none has an accepted id or a mask"
-            )
+            raise ValueError(f"zero usable images: {len(images['usable'])} were added, with no accepted id or mask")
         return self.scores(images)
 
     def update(self, predictions, references, **columns) -> None:
@@ -83,7 +81,7 @@ def to_accepted_ids(
         if not valid or (ids and possible is not None and not any(value in possible for value in ids)):
             raise ValueError(
                 f"the reference of {place_of(first_image, row)} is {reprlib.repr(values.tolist())}: expected the id of a class "
-                f"{'in class_subset' if class_subset is not None else 'of the model'}, or a list of ids"
+                f"{'in class_subset' if class_subset is not None else 'of the model'}, or a list of ids. An image without a label has an empty list"
             )
         accepted.append(list(dict.fromkeys(ids)))
     return accepted

@@ -97,7 +97,7 @@ class Calibration(StreamingMetric):
             expected = "logits" if self.from_logits else "probabilities, from 0 and with a sum of 1"
             raise ValueError(
                 f"the predictions of {place_of(first_image, int(bad.argmax()))} have NaN or infinity, no probability on "
-                f"the classes that count, or are no {expected}, as the setting from_logits has it"
+                f"the classes that count, or are no {expected}, as the setting from_logits has it: look at the image, or evaluate in float32"
             )
         return scores
 

@@ -53,8 +53,8 @@ class RobustAccuracy(StreamingMetric):
         is_float, is_integer = (kind in str(values.dtype) for kind in ("float", "int"))
         if not ((is_float and values.ndim == 2) or (is_integer and values.ndim in (1, 2))):
             raise ValueError(
-                f"predictions are {values.dtype} of shape {tuple(values.shape)}: expected logits (N, C), or ids (N, k) "
-                "or (N,). Label names need a label_mapping"
+                f"predictions are {values.dtype} of shape {tuple(values.shape)}: expected logits (N, C) in floating point, "
+                "or integer ids (N, k) or (N,). Label names need a label_mapping"
             )
         num_classes = values.shape[1] if is_float else None
         accepted = to_accepted_ids(references, first_image, num_classes, self.class_subset)
@@ -115,8 +115,8 @@ class RobustAccuracy(StreamingMetric):
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
-                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids, of class_subset "
-                "if there is one, or logits in floating point"
+                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids of the best classes, "
+                "of class_subset if there is one, or logits in floating point"
             )
 
 
@@ -173,9 +173,7 @@ class WorstGroupAccuracy(RobustAccuracy):
         super().__init__()
         self.group_weights = {str(name): value for name, value in (group_weights or {}).items()}
         if bad := [name for name, weight in self.group_weights.items() if not 0 <= weight < math.inf]:
-            raise ValueError(
-                f"the weight of the group {bad[0]} is {self.group_weights[bad[0]]}: expected a number from 0 on"
-            )
+            raise ValueError(f"the weight of the group {bad[0]} is {self.group_weights[bad[0]]}: expected 0 or more")
 
     def scores(self, images: dict[str, np.ndarray]) -> dict:
         """Scores of all images.
@@ -228,7 +226,8 @@ def top_classes(
     bad = logits.isnan().any(dim=1) | (first == -torch.inf)
     if bad.any():
         raise ValueError(
-            f"the logits of {place_of(first_image, int(bad.int().argmax()))} are NaN, or -inf for every class"
+            f"the logits of {place_of(first_image, int(bad.int().argmax()))} are NaN, or -inf for every class: "
+            "look at the image and at the model, or evaluate in float32"
         )
     return best
 

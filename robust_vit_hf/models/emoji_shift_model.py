@@ -27,9 +27,7 @@ def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
 
     content = Path(onnx_file).read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != ONNX_SHA256:
-        raise ValueError(
-            f"`{onnx_file}` has SHA-256 {digest}, expected {ONNX_SHA256}. Reinstall it: {INSTALL_BACKBONE}"
-        )
+        raise ValueError(f"`{onnx_file}` has SHA-256 {digest}, expected {ONNX_SHA256}. Reinstall: {INSTALL_BACKBONE}")
     graph = onnx.load_from_string(content).graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
 

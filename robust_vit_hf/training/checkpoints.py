@@ -97,7 +97,7 @@ class CheckpointingTrainer(Trainer):
         if bad := [name for name, value in weights if value.is_floating_point() and not value.isfinite().all()]:
             raise TrainingDiverged(
                 f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not saved. "
-                "Lower the learning rate."
+                f"Lower the learning rate, {self.args.learning_rate:g}."
             )
         folder = Path(output_dir or self.args.output_dir)
         # `_save_checkpoint` checks those of a checkpoint.
@@ -189,7 +189,7 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
     if not begun or any(not (path.parent / STAGE_FILE).exists() for path in states):
         raise ValueError(
             f"`{folder}` holds no run to resume, or its checkpoints are not complete, or "
-            "of an earlier version: begin a new run in another --output_dir."
+            "of an earlier version: begin a new run in another --output_dir, without --resume_from_checkpoint."
         )
     logger.warning(f"The run in `{folder}` was stopped before its first complete checkpoint: it begins again.")
     return None

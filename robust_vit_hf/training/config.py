@@ -162,7 +162,7 @@ def prepare_sharding(
     if plugin is None:
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise ValueError(
-                "FSDP was asked for, but accelerate shards on several GPUs only: launch with another config file."
+                "FSDP was asked for, but accelerate shards on several GPUs only: launch with another config file, see docs/launch.md."
             )
         return
     problems = {

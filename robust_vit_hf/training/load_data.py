@@ -94,7 +94,7 @@ def prepare_datasets(
     """Check both datasets, map their labels to the model's classes, and transform them."""
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
-            f"Expected `eval_dataset` to be one table, but got a {type(evaluation).__name__}: see `measure_accuracy`."
+            f"Expected `eval_dataset` to be one table, but got a {type(evaluation).__name__}: call `measure_accuracy` for several."
         )
     check_one_numbering(classes_of_model(config), {"train": train, "eval": evaluation})
     given = {"train": (train, augment), "eval": (evaluation, transform)}
@@ -115,7 +115,8 @@ def _prepare(
         return dataset.with_transform(with_rows(transform))
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
         logger.warning(
-            "The train dataset is streamed, so that `max_steps` count as one epoch, at whose end checkpoints and evaluations come."
+            "The train dataset is streamed, so that `max_steps` count as one epoch, at whose end checkpoints and evaluations come. "
+            "For more, give `save_strategy` and `eval_strategy` `steps`, with `save_steps`."
         )
     mapping = label_mapping(class_names_of(dataset.features), classes_of_model(config), source)
     process = (args.process_index, args.world_size)

@@ -40,7 +40,10 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
 
 def read_recipe(path: str | Path, method: str | None = None) -> dict:
     """Options of a recipe or YAML file, without those that suit only its method if another is requested."""
-    values = read_yaml(list_recipes().get(str(path), Path(path)))
+    recipes = list_recipes()
+    if str(path) not in recipes and not Path(path).is_file():
+        raise FileNotFoundError(f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(recipes)}.")
+    values = read_yaml(recipes.get(str(path), Path(path)))
     if method not in (None, values.get("method", FinetuningArguments.method)):
         return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}
     return values

@@ -248,7 +248,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         if failed:
             images = name_images(inputs, bad.flatten().tolist(), dataset) if len(bad) else "images of another process"
             raise TrainingDiverged(
-                f"{when}: the {name} of {images} is NaN or infinite. Look at the image, or lower the learning rate."
+                f"{when}: the {name} of {images} is NaN or infinite. Look at the image; if there are many, lower the learning rate, or train in float32."
             )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -368,7 +368,7 @@ def _check_dtype(model: nn.Module) -> None:
     half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
     if half:
         raise ValueError(
-            f"The model's weights are {', '.join(map(str, half))}: load them with `dtype=torch.float32`, and give `bf16=True`."
+            f"The model's weights are {', '.join(map(str, half))}, which round small steps to zero. Load them with `dtype=torch.float32`, and give `bf16=True`."
         )
 
 

@@ -205,8 +205,11 @@ def open_segmentation(path: Path) -> Source:
     import h5py
 
     path = path / "gtsegs_ijcv.mat" if path.is_dir() else path
-    with h5py.File(path) as file:
-        count = len(file["/value/img"])
+    try:
+        with h5py.File(path) as file:
+            count = len(file["/value/img"])
+    except OSError as error:
+        raise ValueError(f"`{path}` is not in MATLAB's format 7.3: {error}. Download it again.") from error
     parts = [range(first, min(first + 100, count)) for first in range(0, count, 100)]
     return Source(partial(_segmentation_rows, path=path), parts, path.stat().st_mtime_ns)
 
@@ -283,7 +286,7 @@ def without_border(row: dict) -> dict:
 
 # label_str_to_imagenet_classes.py of google-research/si-score at 94cf862 (Apache-2.0): folders have English names
 # chosen by the authors, not ImageNet's. The sets have 61 of them.
-LABELS: dict[str, int] = json.loads(Path(__file__).with_name("si_score_classes.json").read_text(encoding="utf-8"))
+LABELS: dict[str, int] = json.loads(Path(__file__).with_name("si_score_classes.json").read_text("utf-8"))
 SI_SCORE_FOLDERS = {
     "size": ("area", "object_size"),
     "rotation": ("rotation", "object_rotation"),
@@ -315,9 +318,7 @@ def _with_factors(row: dict, factors: dict[int, dict[str, float]]) -> dict:
 
 
 # The classes of ImageNet-1k in each of the nine: `in_to_in9.json` of the repository at 46d224b. The other 630 classes belong to none.
-CLASSES: dict[str, list[int]] = json.loads(
-    Path(__file__).with_name("imagenet_9_classes.json").read_text(encoding="utf-8")
-)
+CLASSES: dict[str, list[int]] = json.loads(Path(__file__).with_name("imagenet_9_classes.json").read_text("utf-8"))
 
 
 def open_imagenet_9(root: Path, variation: str) -> Source:
@@ -351,9 +352,7 @@ def open_counteranimal(root: Path, part: str) -> Source:
         # "common" is not a part of "counter", nor the reverse: a folder belongs to one part.
         chosen = [path for path in subfolders(folder) if part in path.name.lower() and other not in path.name.lower()]
         if not named or not chosen:
-            raise ValueError(
-                f"`{folder}` is not a class, such as `9 ostrich`, with a folder named after `{part}` alone."
-            )
+            raise ValueError(f"`{folder}` is not a class, like `9 ostrich`, with a folder named after `{part}` alone.")
         labels |= dict.fromkeys(chosen, int(named[1]))
     return class_folders(root, labels)
 
