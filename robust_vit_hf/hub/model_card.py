@@ -1,6 +1,5 @@
 """Model card: the facts of a run, the `README.md` made from them, and results for the Hub's leaderboards."""
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -273,7 +272,10 @@ def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> l
 
 def write_card(folder: Path) -> None:
     """Write a folder's `README.md` from its JSON files and pictures, and [`write_eval_results`]. Results of other weights are left out."""
-    run, figures = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")), []
+    run, figures = read_json(folder / RUN_FILE), []
+    if run is None:
+        raise FileNotFoundError(f"`{folder}` has no `{RUN_FILE}`, which `robust-vit train` and the trainer write.")
+    run.setdefault("protocol", run.get("preset"))  # its name up to version 0.3
     measured: list[dict | None] = []
     for file, pictures in FIGURES.items():
         contents = read_json(folder / file)

@@ -213,7 +213,8 @@ def _run_record(name: str) -> dict:
             file = Path(hf_hub_download(name, RUN_FILE))
         except OSError:  # no such file or model, or offline and never downloaded: loading the model says so
             return {}
-    return read_json(file) or {}
+    record = read_json(file) or {}
+    return {"protocol": record.get("preset")} | record  # the name of the key up to version 0.3
 
 
 def protocol_of(processor: BaseImageProcessor) -> Protocol:

@@ -235,7 +235,8 @@ def test_results_of_other_weights_are_left_out(copied):
         text = (copied / "README.md").read_text()
         assert ("| validation | 4 | 75.0" in text) is told and ("(before_after.png)" in text) is told
     run = json.loads((copied / "run.json").read_text())
-    (copied / "run.json").write_text(json.dumps(run | {"resumed": True}))
+    run = run | {"resumed": True, "preset": run.pop("protocol")}  # as version 0.3 called it
+    (copied / "run.json").write_text(json.dumps(run))
     write_card(copied)
     assert "minutes in all its parts, 2 steps." in (copied / "README.md").read_text()
 

@@ -282,7 +282,8 @@ def test_the_rule_of_the_default(tmp_path):
     assert resolve_protocol(None, "facebook/deit-base-patch16-224", own) == "paper"
     assert resolve_protocol(None, own) == resolve_protocol(None, own, str(run)) == "model"
     first = save_pretrained(tiny_vit(), tmp_path / "first")  # itself finetuned, under another protocol than the run
-    (first / "run.json").write_text(json.dumps({"protocol": "native"}))
+    (first / "run.json").write_text(json.dumps({"preset": "native"}))  # as version 0.3 called it
+    assert resolve_protocol(None, str(first)) == "native"
     for recorded, expected in (("native", "native"), ("paper", "paper"), ("model", "model"), ("own", "model")):
         (run / "run.json").write_text(json.dumps({"protocol": recorded}))
         assert resolve_protocol(None, own, str(run)) == resolve_protocol(None, str(run)) == expected

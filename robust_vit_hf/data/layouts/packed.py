@@ -18,7 +18,7 @@ import datasets
 import fsspec
 import pyarrow as pa
 from filelock import FileLock
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, file_exists, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from pyarrow import parquet
 from tqdm.auto import tqdm
@@ -68,11 +68,10 @@ def unpack(archive: Path, folder: Path) -> None:
         (_unpack_zip if archive.suffix.lower() == ".zip" else _unpack_tar)(archive, partial)
         partial.rename(folder)
     except Exception as error:  # codecs raise any type
-        remedy = (
-            "If it is truncated, download it again; if it is encrypted, unpack it with `7z x`, and give the folder."
-        )
-        size = f"{archive.stat().st_size:,} bytes"
-        raise ValueError(f"`{archive}` ({size}) cannot be unpacked: {error}. {remedy}") from error
+        raise ValueError(
+            f"`{archive}` ({archive.stat().st_size:,} bytes) cannot be unpacked: {error}. If it is truncated, download it again; "
+            "if it is encrypted, unpack it with `7z x`, which asks for the password, and give the folder."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -116,7 +115,7 @@ def open_table(name: str, place: str, options: dict) -> Source:
     known, made = KNOWN_SETS[name], _made_as(name, place, options)
     if made is None and (alien := sorted(options.keys() - {"split", "labels", "mappings", "cropped"})):
         raise ValueError(
-            f"`{place}` is a table, which has one {' and '.join(alien)}: leave it out, or give the archive."
+            f"`{place}` is a table, which has one {' and '.join(alien)}: leave it out, or give the official folder or archive."
         )
     features = features_of(name, made or {})
     dataset, state = _load(known, place, options.get("split"))
@@ -160,8 +159,9 @@ def prepared_set(source: str) -> tuple[str | None, dict]:
             folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
         except LocalEntryNotFoundError as error:  # offline, or a failed request
             logger.warning(f"`{source}` is taken as it is, since its {STAGE_FILE} could not be read: {error}")
-        except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
-            pass
+        except (EntryNotFoundError, RepositoryNotFoundError) as error:  # also gated: loading the set says so
+            if isinstance(error, EntryNotFoundError) and file_exists(source, "made_by.json", repo_type="dataset"):
+                raise ValueError(f"`{source}` is of an earlier version: prepare and push it again.") from error
     inputs = made_from(folder)
     return (inputs["set"], inputs["options"]) if "options" in inputs else (None, {})
 
@@ -267,9 +267,8 @@ def class_names_of_files(files: Sequence[str], declared: tuple[str, ...] | None)
     with ThreadPoolExecutor() as pool:
         names = [known or declared for known in pool.map(class_names_of_file, files)]
     if others := [file for file, known in zip(files, names, strict=True) if known != names[0]]:
-        both = f"`{files[0]}` and `{others[0]}`"
         raise ValueError(
-            f"{both} are of one split, but number their classes differently: write both with one `ClassLabel`."
+            f"`{files[0]}` and `{others[0]}` are of one split, but number their classes differently: write both with one `ClassLabel`."
         )
     return names[0]
 
