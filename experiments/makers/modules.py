@@ -1,6 +1,8 @@
 """Print each module of the package with the first paragraph of its docstring.
 
-python -m experiments modules
+    python -m experiments modules
+
+They stand in the order of their paths.
 """
 
 import ast
