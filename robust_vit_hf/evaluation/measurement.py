@@ -70,7 +70,8 @@ def batch_outputs(
                     index, named = done + bad[0], "file_name" in dataset.column_names
                     image = f"`{dataset.with_format(None)['file_name'][index]}`" if named else f"image {index}"
                     raise NonFiniteLogits(
-                        f"{description}: the logits of {image} are NaN or infinite. In half precision, try float32."
+                        f"{description}: the logits of {image} are NaN or infinite. Look at the image and "
+                        "at the model's weights; in half precision, try float32."
                     )
             rows = slice(done, done + len(logits[0]))
             yield rows, logits, values

@@ -56,7 +56,7 @@ def write_page_of(options: PageOptions) -> str:
         parts = [("Results", results, folder)]
     if not all("tables" in part for _, part, _ in parts) or not parts:
         raise ValueError(
-            f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate`: name their --output_dir."
+            f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate`, or of an earlier version: name their --output_dir."
         )
     sections = []
     for title, part, place in parts:

@@ -75,7 +75,9 @@ def _check_apart(train: Images, validation: Images, images: Mapping[str, Images]
     pixels = {role: pixels_of(of_role) for role, of_role in rows.items()}
     for first, second in APART:
         if shared := len(pixels[first] & pixels[second]):
-            raise ValueError(f"Splits overlap: {shared} images of `{second}` are in `{first}` too.")
+            raise ValueError(
+                f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, --eval_split and --backgrounds."
+            )
 
 
 def _labelled(split: str, session: Session, options: ImproveOptions, notes: list[str]) -> Images:

@@ -87,14 +87,14 @@ def improve(
 def _check_can_be_trained(model: PreTrainedModel) -> None:
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
-            f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`."
+            f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`. `diagnose` takes any function."
         )
     with torch.device("meta"):
         of_class = type(model)._from_config(model.config)
     shapes = [{name: weight.shape for name, weight in of.state_dict().items()} for of in (model, of_class)]
     if differing := sorted(shapes[0].items() ^ shapes[1].items()):
         raise ValueError(
-            f"A saved copy of this `{type(model).__name__}` could not be loaded: `{differing[0][0]}` differs. Write a class for it."
+            f"A saved copy of this `{type(model).__name__}` could not be loaded: `{differing[0][0]}` differs. Write a class for it, or leave its layers as they were."
         )
 
 
