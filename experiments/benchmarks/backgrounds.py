@@ -45,7 +45,7 @@ def main() -> None:
     model = load_model(arguments.model).to(accelerator.device).eval()
     processor = load_processor(arguments.model, "paper" if arguments.model == "emoji-shift" else "model", model)
     side, images = Side.of(model, processor), load_split("val", arguments.images)
-    session = Session({"before": side}, {}, accelerator)
+    session = Session({"before": side}, {}, accelerator, passes=(BATCH_SIZE, 0))
     batch = images.with_transform(eval_transform(processor))[:]["pixel_values"]
     pixel_values = torch.stack(batch).to(accelerator.device).split(BATCH_SIZE)
 
@@ -56,7 +56,7 @@ def main() -> None:
                     forward_logits(model, values)
 
     def diagnose() -> None:
-        Backgrounds(BATCH_SIZE, relevance=False).measure(side, EvaluationSet.of(images), session, "val", None)
+        Backgrounds(relevance=False).measure(side, EvaluationSet.of(images), session, "val", None)
 
     seconds: dict[str, list[float]] = {"passes": [], "diagnose": []}
     for _ in range(arguments.rounds):

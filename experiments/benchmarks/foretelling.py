@@ -44,13 +44,12 @@ def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict
     rows = {"made": made, "true": replace(made, dataset=with_true_masks(made.dataset, name))}
     pair = PairOptions(model=model, compare=str(better) if (better / "config.json").is_file() else None)
     found: dict[str, dict[str, dict[str, float]]] = {}
-    with open_session(
-        pair, "model", Stage(folder / f"foretold-{effort}", {"command": "foretelling"}), bf16=bf16
-    ) as of_pair:
+    stage = Stage(folder / f"foretold-{effort}", {"command": "foretelling"})
+    with open_session(pair, "model", stage, bf16=bf16, passes=PASSES) as of_pair:
         for kind, images in rows.items():
             session = of_pair.with_sets({kind: images})
             for side, measured in session.sides.items():
-                outputs = composite_outputs(measured, session, SELECTION_COMPOSITES, PASSES)
+                outputs = composite_outputs(measured, session, SELECTION_COMPOSITES)
                 right = outputs.right()["mixed_rand"]
                 right = right[~np.isnan(right)]
                 found.setdefault(side, {})[kind] = {

@@ -57,7 +57,6 @@ UNSURE = (1.0, 4.0, 16.0)  # AFR's exponents
 SOLVER = {"gtol": 1e-9, "ftol": 0, "maxiter": 2000, "maxfun": 4000}
 FLAT = 1e-7  # the highest slope of a converged loss
 TESTS, TEST_IMAGES = ("background_new", "val", "background_random"), 300
-PASSES = (32, 0)
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]  # of the losses of images: a value, and its gradient
 
 
@@ -82,7 +81,7 @@ class Features:
 
         def of(name: str, rows: datasets.Dataset, count: int) -> Outputs:
             one = session.with_sets({name: EvaluationSet.of(rows)})
-            return composite_outputs(side, one, count, PASSES, last, folder / name)
+            return composite_outputs(side, one, count, last, folder / name)
 
         splits, classes = load_finetuning_splits(2, seed, seed), len(CLASS_NAMES)
         more = load_split("train", (VALIDATION + EACH) * classes, seed)

@@ -53,7 +53,6 @@ SEEDS = range(10, 15)  # of images and models, as in experiments/grids/emoji-shi
 COMPOSITES = 12  # of a training image
 TESTS, TEST_IMAGES = ("val", "background_new", "background_random"), 300
 MAX_LOSS = 1.0  # as of `improve`
-PASSES = (32, 0)
 Layers = dict[str, Layer]  # by name
 
 
@@ -138,7 +137,7 @@ class Features:
     def of(self, name: str, rows: datasets.Dataset, count: int, pool: BackgroundPool | None = None) -> Outputs:
         one = self.session.with_sets({name: EvaluationSet.of(rows)})
         return composite_outputs(
-            self.side, one, count, PASSES, self.last, self.folder / name, pool and partial(pool_picture, pool)
+            self.side, one, count, self.last, self.folder / name, pool and partial(pool_picture, pool)
         )
 
     def layers(self, features: Outputs) -> Layers:

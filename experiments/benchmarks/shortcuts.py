@@ -127,7 +127,7 @@ def trained(of: Shortcut) -> Session:
     processor = ViTImageProcessor(
         size={"height": SIZE, "width": SIZE}, image_mean=3 * [0.5], image_std=3 * [0.5], do_center_crop=False
     )
-    return Session({"before": Side.of(model, processor)}, {}, make_accelerator(of.bf16))
+    return Session({"before": Side.of(model, processor)}, {}, make_accelerator(of.bf16), passes=(64, 0))
 
 
 def dataset_of(rows: list[tuple], names: list[str]) -> datasets.Dataset:
@@ -145,7 +145,7 @@ def diagnosed(of: Shortcut) -> dict:
     """Top-1 at home and with the attribute at random, and the diagnosis."""
     session, shuffled = trained(of), of.rows("random")
     images = session.with_sets({"images": images_of(of.rows("validation"), session.classes)})
-    measured = measure(images, Attributes(batch_size=64))["images"]["before"]
+    measured = measure(images, Attributes())["images"]["before"]
     found = AttributeDiagnosis(measured.columns, tuple(ATTRIBUTES))
     home = np.mean(np.array(measured.columns["original"]) == np.array(measured.columns["label"]))
     last = LastLayer(session.sides["before"].model, tuple(pixels(shuffled[:1]).shape[2:]))
@@ -159,7 +159,7 @@ def new_layer(session: Session, rows: dict[str, list[tuple]], attributes: list[s
     of_role = {role: session.with_sets({role: images_of(of, session.classes)}) for role, of in rows.items()}
     with TemporaryDirectory() as folder:
         sessions = of_role["train"], of_role["selection"]
-        features = compute_features(*sessions, Path(folder), (64, 0), attributes=attributes)
+        features = compute_features(*sessions, Path(folder), attributes=attributes)
         layers = dict(new_layers(features.layer, features.train, features.last.has_bias))
         return choose_layer(features.layer, layers, features.selection)[0]
 

@@ -1,7 +1,7 @@
 """Sufficient input subsets of the images of a set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,6 @@ class Subsets(Measurement):
     if it is empty) and `image_foreground`. Scores: their means, see [`summarize`]. Each batch, with its subsets, is a
     separate file in the folder; existing files are reused."""
 
-    free = ("num_workers",)
-
     batch_size: int = 8
     targets: tuple[int, ...] = ()
     threshold: float = 0.9
@@ -45,7 +43,8 @@ class Subsets(Measurement):
         columns = ["image", "mask"] if "mask" in rows.dataset.column_names else ["image"]
         pairs = self.pairs(rows)
         repeated = rows.dataset.select([index for index, _ in pairs]).select_columns(columns)
-        loader = self.loader(TransformedRows(repeated, rows.transform(side.processor)))
+        images = TransformedRows(repeated, rows.transform(side.processor))
+        loader = replace(session, passes=(self.batch_size, 0)).loader(images)
         batches = []
         with tqdm(total=len(pairs), desc=title, unit="pair") as progress:
             for number, batch in enumerate(loader):

@@ -43,15 +43,15 @@ def measure_interpolated(
     sides = load_sides({"before": model.model, "after": config.output_dir}, protocol, accelerator)
     # Both see the images as the training did, whose size may be another than that of the original model.
     sides = {name: replace(side, processor=sides["after"].processor) for name, side in sides.items()}
-    session = Session(sides, {}, accelerator, shared=originals, protocol=protocol)
+    passes = config.per_device_eval_batch_size, config.dataloader_num_workers
+    session = Session(sides, {}, accelerator, shared=originals, protocol=protocol, passes=passes)
     _, validation, sets = load_data(data, sides["before"].model.config, config.seed)
     chosen = session.with_sets({VALIDATION: EvaluationSet.of(validation, source=data.dataset)})
-    batch_size, workers = config.per_device_eval_batch_size, config.dataloader_num_workers
     first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
     price_sets = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
     if len(weights) > 1:
         cut_out = replace(session, sides={"before": sides["before"]}, folder=point / CUT_OUT)
-        alone = Backgrounds(batch_size, workers, ("only_fg",), relevance=False)
+        alone = Backgrounds(("only_fg",), relevance=False)
         measure(cut_out.with_sets(with_objects(price_sets)), alone)
     for weight in weights:
         folder, compared = interpolated_folder(point, weight), sides
@@ -59,6 +59,6 @@ def measure_interpolated(
             between = interpolate(sides["before"].model, sides["after"].model, weight)
             compared = sides | {"after": Side.of(between, sides["after"].processor)}
             measured = replace(session, sides=compared, folder=folder).with_sets(price_sets)
-            measure(measured, Accuracy(batch_size, workers, relevance=False), within=SETS)
-        composed = Backgrounds(batch_size, workers, COMPARED, relevance=False)
+            measure(measured, Accuracy(relevance=False), within=SETS)
+        composed = Backgrounds(COMPARED, relevance=False)
         measure(replace(chosen, sides=compared, folder=folder), composed)

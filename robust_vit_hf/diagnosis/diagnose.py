@@ -1,6 +1,6 @@
 """`robust-vit diagnose`: whether a model decides by the background of your images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ..results.intervals import Interval
 from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
 from ..utils.stage import Stage
 from .composed_examples import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
-from .options import DiagnoseOptions, OwnImagesOptions
+from .options import DiagnoseOptions
 from .report import (
     FIFTYONE_FOLDER,
     DiagnosisReport,
@@ -75,7 +75,15 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
     """
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
     chosen_attributes(options.attributes)  # rejects unknown ones before models are loaded
-    with open_session(options, options.protocol, stage, bf16=options.bf16, given=given) as session:
+    with open_session(
+        options,
+        options.protocol,
+        stage,
+        bf16=options.bf16,
+        given=given,
+        passes=options.passes,
+        settings=asdict(options),
+    ) as session:
         with session.accelerator.main_process_first():
             images = load_images(options, session)
             if groups_of(images.rows, images.name) is not None and options.dataset is not None:
@@ -83,14 +91,16 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             weights = slice_shares(images.rows, options.dataset, options.split, options.slices)
         images = replace(images, rows=choose_images(images.rows, options.num_images))
         draw_donors(images.rows.with_format(None)["label"][:])  # rejects one class before masks, which take long
-        beside = _imagenet_9(session, options) if options.imagenet_9 is not None else {}
-        (images,) = mask_images({folder / MASKS_FOLDER: images}, session, options, options.bf16, options.slices)
+        beside = _imagenet_9(session, options.imagenet_9) if options.imagenet_9 is not None else {}
+        side = session.sides["before"]
+        making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
+        (images,) = masked_images({folder / MASKS_FOLDER: images}, session.classes, making, options.slices)
         session = session.with_images(images)
-        report = measure_images(session, images, options, folder)
+        report = measure_images(session, images, options.attributes, folder)
         if report is not None:
             slices = slice_tables(images.rows, options.slices, report.diagnoses, weights)
             report = replace(report, beside=beside, groups=[*report.groups, *slices])
-            write_report(report, session, asdict(options))
+            write_report(report, session)
             if options.export == "fiftyone":
                 export_fiftyone(image_table(report.diagnoses), images.rows, session, folder / FIFTYONE_FOLDER)
             if options.html:
@@ -99,53 +109,39 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         return report
 
 
-def _imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict[str, Interval]]:
-    named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
+def _imagenet_9(session: Session, source: str) -> dict[str, dict[str, Interval]]:
+    named = [(f"imagenet-9-{name}", source) for name in OF_CONDITIONS.values()]
     with session.accelerator.main_process_first():
         sets = load_evaluation_sets(named, session.protocol, 1)
-    accuracy = Accuracy(*options.passes, relevance=False)
-    measures = imagenet_9_measures(measure_accuracy(session.with_sets(sets), accuracy, "imagenet-9"))
+    measures = imagenet_9_measures(measure_accuracy(session.with_sets(sets), Accuracy(relevance=False), "imagenet-9"))
     return {f"ImageNet-9, {side}" if len(measures) > 1 else "ImageNet-9": of for side, of in measures.items()}
 
 
-def mask_images(
-    images: Mapping[Path, Images],
-    session: Session,
-    options: OwnImagesOptions,
-    bf16: bool,
-    columns: Sequence[str] = (),
-) -> list[Images]:
-    """The images with masks, which are made where there are none, and kept in the folders that are the keys."""
-    side = session.sides["before"]
-    making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, bf16)
-    return masked_images(images, session.classes, making, columns)
-
-
-def measure_backgrounds(session: Session, options: OwnImagesOptions, within: str = "") -> dict[str, Diagnosis]:
+def measure_backgrounds(session: Session, within: str = "") -> dict[str, Diagnosis]:
     """Diagnosis by side, on the only set of a session, kept `within` its folder."""
-    measurement = Backgrounds(*options.passes)
-    (measured,) = measure(session, measurement, within).values()
+    (measured,) = measure(session, Backgrounds(), within).values()
     return {side: Diagnosis(of_side.columns, session.classes) for side, of_side in measured.items()}
 
 
-def measure_attributes(session: Session, options: OwnImagesOptions) -> dict[str, AttributeDiagnosis]:
-    """What else than the background decides, likewise; empty without attributes."""
-    if not options.attributes:
+def measure_attributes(session: Session, attributes: Sequence[str]) -> dict[str, AttributeDiagnosis]:
+    """Which of these attributes decide, likewise; empty without any."""
+    if not attributes:
         return {}
-    measurement = Attributes(*options.passes, chosen_attributes(options.attributes))
+    measurement = Attributes(chosen_attributes(attributes))
     (measured,) = measure(session, measurement, ATTRIBUTES_FOLDER).values()
     return {side: AttributeDiagnosis(of_side.columns, measurement.names) for side, of_side in measured.items()}
 
 
 def measure_images(
-    session: Session, images: Images, options: OwnImagesOptions, folder: Path, *, within: str = ""
+    session: Session, images: Images, names: Sequence[str], folder: Path, *, within: str = ""
 ) -> DiagnosisReport | None:
     """Measure the sides of a session on its only set, of these images.
 
     Args:
+        names: of the attributes to measure too.
         within: folder of the predictions, within that of the session.
     """
-    diagnoses, attributes = measure_backgrounds(session, options, within), measure_attributes(session, options)
+    diagnoses, attributes = measure_backgrounds(session, within), measure_attributes(session, names)
     if not session.accelerator.is_main_process:
         return None
     rows, last = images.rows, [*diagnoses.values()][-1]

@@ -37,10 +37,6 @@ class OwnImagesOptions(BatchOptions):
             raise ValueError(f"--mask_model is the ViT of TokenCut, and --masks is {self.masks}: leave out one")
 
     @property
-    def passes(self) -> tuple[int, int]:
-        return self.batch_size, self.num_workers
-
-    @property
     def mask_folder(self) -> str | None:
         return None if self.masks in MASK_METHODS else self.masks
 

@@ -152,8 +152,8 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
-    folder, settings = report.folder, {name: value for name, value in settings.items() if value != []}
+def write_report(report: DiagnosisReport, session: Session) -> None:
+    folder, settings = report.folder, {name: value for name, value in session.settings.items() if value != []}
     of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
     taken = of_images.iloc[strips.taken_rows(last)]
     csv = {IMAGES_FILE: of_images, strips.TAKEN_FILE: taken, PAIRS_FILE: report.pairs}

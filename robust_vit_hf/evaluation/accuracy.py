@@ -35,7 +35,7 @@ class Accuracy(Measurement):
         side.model.eval()
         with_masks = self.relevance and "mask" in rows.dataset.column_names and why_no_map(side.model) is None
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
-        loader = self.loader(TransformedRows(dataset, rows.transform(side.processor)))
+        loader = session.loader(TransformedRows(dataset, rows.transform(side.processor)))
         main, labelled = session.accelerator.is_main_process, rows.accepted is not None
         # Updated batch by batch, so that the logits and maps of a large set are never all in memory.
         calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None

@@ -41,17 +41,16 @@ class Evaluation:
     by_masks: list[str]  # names of `BY_MASKS`
     masked: dict[str, EvaluationSet]  # the sets to measure by masks
     training_classes: frozenset[int] | None  # labels of the classes of the finetuning images, if known
-    passes: tuple[int, int]  # batch size, and number of processes that read images
 
     def run(self) -> tuple[dict, list[str | Table]]:
         """Measure, and write plots and examples. Returns results and tables; empty outside the main process."""
         session = self.session
-        run = Run(measure_accuracy(session, Accuracy(*self.passes), session.protocol), self.training_classes)
+        run = Run(measure_accuracy(session, Accuracy(), session.protocol), self.training_classes)
         tables_by_masks = []
         for name in self.by_masks:
             measurement, table = BY_MASKS[name]
             within = f"{session.protocol}-{name}"
-            results = measure(replace(session, sets=self.masked), measurement(*self.passes), within)
+            results = measure(replace(session, sets=self.masked), measurement(), within)
             columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
             tables_by_masks.append(table(columns))
         if not session.accelerator.is_main_process:
@@ -79,7 +78,9 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     """
     protocols, folder = _protocols(options), options.output_dir
     stage = Stage(folder, {"command": "evaluate"})
-    with open_session(options, protocols[0], stage, bf16=options.bf16, shared=originals) as opened:
+    with open_session(
+        options, protocols[0], stage, bf16=options.bf16, shared=originals, passes=options.passes
+    ) as opened:
         sessions = []
         with opened.accelerator.main_process_first():
             for protocol in protocols:
@@ -87,11 +88,11 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
         by_masks = [name for name in BY_MASKS if getattr(options, name)]
         masked = [_masked_sets(session, by_masks) for session in sessions]
-        classes, passes = _training_classes(options, sessions[0]), (options.batch_size, options.num_workers)
+        classes = _training_classes(options, sessions[0])
         facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
         for session, sets in zip(sessions, masked, strict=True):
-            evaluation = Evaluation(session, folder, by_masks, sets, classes, passes)
+            evaluation = Evaluation(session, folder, by_masks, sets, classes)
             facts["protocols"][session.protocol], tables_and_notes = evaluation.run()
             parts += tables_and_notes
         if not parts:

@@ -24,7 +24,8 @@ def interpolate_models(options: InterpolateOptions) -> str:
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)
         return f"{folder}: {1 - weight:g} · {options.before} + {weight:g} · {options.after}"
-    with open_session(PairOptions(model=options.before, compare=options.after), options.protocol) as session:
+    pair = PairOptions(model=options.before, compare=options.after)
+    with open_session(pair, options.protocol, passes=options.passes) as session:
         before, after = session.sides["before"], session.sides["after"]
         check_alike(before.model, after.model)
         warn_of_other_images(before.processor, after.processor)
@@ -38,8 +39,7 @@ def interpolate_models(options: InterpolateOptions) -> str:
         }
         with Stage(folder, inputs | {"sets": rows}).work(session.accelerator.is_main_process):
             known = {float(path.name.removeprefix(SIDE)) for path in (folder / PREDICTIONS_FOLDER).glob(f"*/{SIDE}*")}
-            accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
-            results = _measure(session, sorted({*map(float, options.weights), *known}), accuracy)
+            results = _measure(session, sorted({*map(float, options.weights), *known}))
             write_json(folder / WEIGHTS_FILE, results)
             save_figure(interpolation_figure(results), folder, WEIGHTS_FILE.removesuffix(".json"))
     table = weights_table(results)
@@ -62,7 +62,7 @@ def _load_sets(options: InterpolateOptions, session: Session) -> dict[str, Evalu
     return sets
 
 
-def _measure(session: Session, weights: list[float], accuracy: Accuracy) -> dict:
+def _measure(session: Session, weights: list[float]) -> dict:
     before, after = session.sides["before"], session.sides["after"]
     roles: dict[str, list[str]] = {"in_distribution": [], "shifted": []}
     for name, rows in session.sets.items():
@@ -71,7 +71,8 @@ def _measure(session: Session, weights: list[float], accuracy: Accuracy) -> dict
     for weight in weights:
         side = f"{SIDE}{weight!r}"
         interpolated = Side.of(interpolate(before.model, after.model, weight), after.processor)
-        results = measure_accuracy(replace(session, sides={side: interpolated}), accuracy, PREDICTIONS_FOLDER)
+        of_weight = replace(session, sides={side: interpolated})
+        results = measure_accuracy(of_weight, Accuracy(relevance=False), PREDICTIONS_FOLDER)
         top1 = {name: result.accuracy(side) for name, result in results.items()}
         means = {f"mean_{role}": sum(top1[name] for name in names) / len(names) for role, names in roles.items()}
         measured[weight] = {"top1": top1, **means}

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -13,9 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from pyarrow import parquet as pq
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import default_data_collator
 
 from ..data.schema import undecoded
 from ..utils.files import atomic_file, json_digest
@@ -115,25 +114,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement(ABC):
-    """A measurement of a side on a set. Its result depends on its fields, but not on those in `free`."""
-
-    free: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers")
-
-    batch_size: int = 32
-    num_workers: int = 0
+    """A measurement of a side on a set. Its result depends on its fields."""
 
     @abstractmethod
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         """Measure a side on a set: rows in every process, scores in the main one. `folder` keeps partial
         results."""
 
-    def loader(self, images: Dataset) -> DataLoader:
-        return DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
-
     def inputs(self) -> dict:
         """Inputs of a result other than side and set, as a JSON object."""
-        inputs = {name: value for name, value in asdict(self).items() if name not in self.free}
-        return json.loads(json.dumps(inputs))  # tuples become lists, as when read from a file
+        return json.loads(json.dumps(asdict(self)))  # tuples become lists, as when read from a file
 
 
 def measure(session: Session, measurement: Measurement, within: str = "") -> dict[str, dict[str, Measured]]:

@@ -30,7 +30,7 @@ class Sensitivity(Measurement):
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         side.model.eval()
         dataset, transform = rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor)
-        loader = self.loader(WithNoise(dataset, transform, self.draws, self.seed))
+        loader = session.loader(WithNoise(dataset, transform, self.draws, self.seed))
         device = session.accelerator.device
         black, white = (level.to(device)[:, None, None] for level in pixel_levels(side.processor))
 

@@ -93,6 +93,10 @@ class BatchOptions(Options):
     batch_size: int = option(32, "images that a process takes at once (default: 32)", COUNT)
     num_workers: int = option(0, "processes that read images, of each process", NOT_NEGATIVE)
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        return self.batch_size, self.num_workers
+
 
 @dataclass(kw_only=True)
 class PrecisionOptions(Options):

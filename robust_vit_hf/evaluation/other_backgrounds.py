@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import default_data_collator
+from torch.utils.data import Dataset, Subset
 
 from ..data.composition import ATTRIBUTES, CONDITIONS, Pair, compose, draw_donors, edited, has_both, is_background
 from ..data.transforms import pixel_levels
@@ -104,7 +103,6 @@ def composite_pass(
     composites: Sequence[Composite],
     donors: Mapping[str, Donors],
     outputs_of: Callable[[Batch, Tensors, Tensors], tuple[list[torch.Tensor], torch.Tensor]],
-    passes: tuple[int, int],
     first: int = 0,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Compose images with masks, and yield the values of a model for each batch, with the places of its images after `first`.
@@ -112,15 +110,13 @@ def composite_pass(
     Args:
         donors: by name, see [`WithDonors`].
         outputs_of: from a batch, the composites and which images have them: logits, and values `(B, …)`.
-        passes: batch size, and number of processes that read images.
         first: number of the image to begin with.
     """
     side.model.eval()
     levels = [level.to(session.accelerator.device) for level in pixel_levels(side.processor)]
     images = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
     rest = range(first, len(rows.dataset))
-    remaining, collate = Subset(WithDonors(images, donors), rest), default_data_collator
-    loader = DataLoader(remaining, passes[0], num_workers=passes[1], collate_fn=collate)
+    loader = session.loader(Subset(WithDonors(images, donors), rest))
 
     def compute(batch: Batch) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
         pictures, usable = zip(*(composite.of(batch, levels) for composite in composites), strict=True)
@@ -168,7 +164,6 @@ def composite_outputs(
     side: Side,
     session: Session,
     count: int,
-    passes: tuple[int, int],
     layer: LastLayer | None = None,
     folder: Path | None = None,
     picture_of: Callable[[int, int], torch.Tensor] | None = None,
@@ -178,7 +173,6 @@ def composite_outputs(
     each attribute.
 
     Args:
-        passes: batch size, and number of processes that read images.
         layer: the last layer, for its features instead of logits.
         folder: of a stage that keeps them.
         picture_of: backgrounds `(3, H, W)` by composite and image, instead of those of other classes.
@@ -208,9 +202,7 @@ def composite_outputs(
         return list(logits.chunk(len(pictures))), values
 
     if done < len(outputs):
-        for place, values in composite_pass(
-            side, rows, session, name, composites, donors, outputs_of, passes, first=done
-        ):
+        for place, values in composite_pass(side, rows, session, name, composites, donors, outputs_of, first=done):
             outputs[done:][place, 1:] = values[:, 1:]
             outputs[done:][place, 0] = values[:, 0]  # last, since it says that the image is complete
     if folder is not None:
@@ -286,8 +278,7 @@ class Backgrounds(Measurement):
             values = [*predicted_classes(logits, usable, rows.class_subset), mask.mean(dim=(1, 2, 3)), inside]
             return logits, torch.stack([value.double() for value in values], dim=1)
 
-        passes = self.batch_size, self.num_workers
-        batches = composite_pass(side, rows, session, title, composites, donors, outputs_of, passes)
+        batches = composite_pass(side, rows, session, title, composites, donors, outputs_of)
         values = np.concatenate([values for _, values in batches])
         columns = {"accepted": rows.accepted, "label": rows.labels, "donor_same": same, "donor_rand": other}
         if "file_name" in rows.dataset.column_names:
@@ -340,8 +331,7 @@ class Attributes(Measurement):
             ]
             return logits, torch.stack([value.double() for value in values], dim=1)
 
-        passes = self.batch_size, self.num_workers
-        batches = composite_pass(side, rows, session, title, composites, donors, outputs_of, passes)
+        batches = composite_pass(side, rows, session, title, composites, donors, outputs_of)
         values = np.concatenate([values for _, values in batches])
         columns = {"accepted": rows.accepted, "label": rows.labels, "donor_class": donor_class}
         columns |= {f"donor_{kind}": drawn for kind, drawn in donors.items()}

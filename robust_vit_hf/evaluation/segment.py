@@ -33,12 +33,12 @@ def segment(options: SegmentOptions) -> str:
     """Measure how well relevance maps cover the object, for one model or two, and write tables and figures."""
     folder = options.output_dir
     stage = Stage(folder, {"command": "segment"})
-    with open_session(options, options.protocol, stage, bf16=options.bf16) as session:
+    with open_session(options, options.protocol, stage, bf16=options.bf16, passes=options.passes) as session:
         session.check_maps()
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)
         session = session.with_sets({name: EvaluationSet(rows)})
-        measured = measure(session, Attribution(options.batch_size, options.num_workers, tuple(options.methods)))[name]
+        measured = measure(session, Attribution(tuple(options.methods)))[name]
         if not session.accelerator.is_main_process:
             return ""
         scores = {side: result.scores for side, result in measured.items()}
@@ -93,7 +93,7 @@ class Attribution(Measurement):
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         side.model.eval()
         transform = segmentation_transform(side.processor, squash_resample(side.processor))
-        loader = self.loader(TransformedRows(rows.dataset.select_columns(["image", "mask"]), transform))
+        loader = session.loader(TransformedRows(rows.dataset.select_columns(["image", "mask"]), transform))
         scores = {method: RelevanceSegmentation() for method in self.methods}
 
         def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:

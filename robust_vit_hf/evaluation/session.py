@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from accelerate import Accelerator
 from torch import nn
-from transformers import BaseImageProcessor
+from torch.utils.data import DataLoader, Dataset
+from transformers import BaseImageProcessor, default_data_collator
 
 from ..data.classes import are_of_imagenet, check_same_classes, class_names, classes_of_model
 from ..data.find_images import Images
@@ -99,6 +100,8 @@ class Session:
     folder: Path | None = None  # where results are saved, and read if they are there; `None` to save nothing
     shared: Path | None = None  # second folder, with results of original models on many sets, also read and written
     protocol: Protocol = "paper"  # preprocessing of the sides and protocol of the sets
+    passes: tuple[int, int] = (32, 0)  # batch size, and number of processes that read images
+    settings: dict = field(default_factory=dict)  # options of the command, which are recorded in its results
 
     @property
     def classes(self) -> list[str]:
@@ -135,6 +138,9 @@ class Session:
         rows = EvaluationSet.of(images.rows, source=source, group_weights=images.group_weights)
         return self.with_sets({images.name: rows})
 
+    def loader(self, images: Dataset) -> DataLoader:
+        return DataLoader(images, self.passes[0], num_workers=self.passes[1], collate_fn=default_data_collator)
+
     def inputs(self, side: str, rows: EvaluationSet) -> dict:
         """Inputs of a side's result on a set, as a JSON object."""
         measured = self.sides[side]
@@ -156,6 +162,8 @@ def open_session(
     bf16: bool = False,
     shared: Path | None = None,
     given: Side | None = None,
+    passes: tuple[int, int] = (32, 0),
+    settings: dict | None = None,
 ) -> Iterator[Session]:
     """Context manager of a session with the models of the options, or one `given`; its folder is locked."""
     protocol = "model" if given else resolve_protocol(protocol, options.model, options.compare)
@@ -163,7 +171,8 @@ def open_session(
     names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
     with stage.work(accelerator.is_main_process) if stage else nullcontext():
         sides = load_sides(names, protocol, accelerator, given)
-        yield Session(sides, {}, accelerator, stage.folder if stage else None, shared, protocol)
+        folder = stage.folder if stage else None
+        yield Session(sides, {}, accelerator, folder, shared, protocol, passes, settings or {})
 
 
 def load_sides(

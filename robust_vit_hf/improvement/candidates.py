@@ -196,22 +196,20 @@ def compute_features(
     train: Session,
     selection: Session,
     folder: Path,
-    passes: tuple[int, int],
     pool: BackgroundPool | None = None,
     attributes: Sequence[str] = (),
 ) -> Features:
     """Compute the features of the original model, or read them from `folder`, where they are kept.
 
     Args:
-        passes: batch size, and number of processes that read images.
         pool: backgrounds of the training images.
     """
     side = train.sides["before"]
     last, (rows,) = LastLayer(side.model.eval(), input_size(side.processor)), train.sets.values()
     picture_of = partial(pool_picture, pool) if pool else None
     count = training_composites(len(rows.dataset))
-    of_train = composite_outputs(side, train, count, passes, last, folder / "train", picture_of, attributes)
-    kept = passes, last, folder / "selection"
+    of_train = composite_outputs(side, train, count, last, folder / "train", picture_of, attributes)
+    kept = last, folder / "selection"
     of_selection = composite_outputs(side, selection, SELECTION_COMPOSITES, *kept, attributes=attributes)
     return Features(last, of_train, of_selection)
 

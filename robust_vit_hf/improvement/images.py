@@ -84,8 +84,8 @@ def _labelled(split: str, session: Session, options: ImproveOptions, notes: list
     images = find_images(options.dataset, split, masks=options.mask_folder)
     if "label" in images.rows.column_names:
         return images.labelled()
-    accuracy = Accuracy(*options.passes, relevance=False)
-    measured = measure(replace(session.with_images(images), folder=None), accuracy)[images.name]["before"]
+    unsaved = replace(session.with_images(images), folder=None)
+    measured = measure(unsaved, Accuracy(relevance=False))[images.name]["before"]
     predicted = measured.columns["predictions"][:, 0]
     notes.append(
         f"The images of `{split}` have no classes: right is what your model predicts for an image as it is, and top-1 is how often "

@@ -20,10 +20,11 @@ from ..data.composition import chosen_attributes
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import Images
 from ..data.transforms import input_size
-from ..diagnosis.diagnose import MASKS_FOLDER, mask_images, measure_attributes, measure_backgrounds
+from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.other_backgrounds import check_composed, composite_outputs
 from ..evaluation.session import Session, Side, given_model, open_session
+from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..models.last_layer import NoLastLayer
 from ..models.model_names import resolve
 from ..relevance.architectures import why_no_map
@@ -100,12 +101,19 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
 
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:
     """Images and masks, features, candidates, choice and writing. What is complete is skipped."""
-    folder, notes = options.output_dir, []
-    pair, whole = PairOptions(model=options.model), Stage(folder, {"command": "improve"})
-    with open_session(pair, options.protocol, whole, bf16=options.bf16, given=given) as session:
-        _check_can_be_improved(session, options)
+    pair, whole, notes = PairOptions(model=options.model), Stage(options.output_dir, {"command": "improve"}), []
+    with open_session(
+        pair,
+        options.protocol,
+        whole,
+        bf16=options.bf16,
+        given=given,
+        passes=options.passes,
+        settings=asdict(options),
+    ) as session:
+        _check_can_be_improved(session, options.method)
         images, pool = images_by_role(session, options, notes)
-        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
+        stage = Stage(session.folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
         side = session.sides["before"]
         _say(0, f"{side.name}, {_estimate(side, images, options)}")
@@ -113,10 +121,10 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         train, selection, test = (session.with_images(of_role, options.dataset) for of_role in images.values())
 
         _say(2, f"Candidates, measured on {len(images['selection'].rows)} selection images")
-        _check_test_images(test, options)
+        _check_test_images(test, options.max_loss)
         stage.begin()
-        attributes = _attributes(selection, options, notes)
-        features = _features(train, selection, pool, attributes, options, notes)
+        attributes = _attributes(selection, options.attributes, notes)
+        features = _features(train, selection, pool, attributes, options.effort, notes)
 
         facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": session.protocol}
         facts["masks"] = images["train"].masks
@@ -124,15 +132,15 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
 
         before, chosen = candidates[0], choose_cheapest(candidates, candidates[0], options.max_loss)
         table = candidates_table(candidates, before, chosen, options.max_loss)
-        write_atomically(folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
+        write_atomically(session.folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
 
         if chosen is not before:
             _say(3, f"Model: {chosen}")
             is_written = (stage.result() or {}).get("candidate") == str(chosen)
-            test = write_candidate(chosen, before, test, folder, is_written, has_layer=features is not None)
+            test = write_candidate(chosen, before, test, is_written, has_layer=features is not None)
         _say(4, f"Diagnosis on {len(images['test'].rows)} test images")
-        improvement = measure_outcome(test, images["test"], table, notes, options)
-        weights = [path.name for path in folder.glob("*.safetensors")]
+        improvement = measure_outcome(test, images["test"], table, notes, options.attributes, options.max_loss)
+        weights = [path.name for path in session.folder.glob("*.safetensors")]
         files = [*weights, "config.json", RUN_FILE] if weights else []
         stage.finish(improvement.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])
         for path in (*stage.folder.glob(f"*/{TRAINING_FOLDER}"), *stage.folder.glob(LAYER_FOLDER)):
@@ -140,12 +148,11 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         return improvement
 
 
-def _check_can_be_improved(session: Session, options: ImproveOptions) -> None:
+def _check_can_be_improved(session: Session, method: str | None) -> None:
     if session.accelerator.num_processes > 1:
         raise ValueError("`improve` works in one process: leave out `accelerate launch`.")
-    if options.method is not None:
-        weight = load_method(options.method).DEFAULTS.get("relevance_weight")
-        check_has_map(session.sides["before"].model, options.method, weight)
+    if method is not None:
+        check_has_map(session.sides["before"].model, method, load_method(method).DEFAULTS.get("relevance_weight"))
 
 
 def _inputs(
@@ -171,15 +178,16 @@ def _with_masks(
 ) -> dict[str, Images]:
     counts = {role: len(of_role.rows) for role, of_role in images.items()}
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['test']} validation images")
-    folders = {options.output_dir / MASKS_FOLDER / role: of_role for role, of_role in images.items()}
-    images = dict(zip(images, mask_images(folders, session, options, options.bf16), strict=True))
+    folders, side = {session.folder / MASKS_FOLDER / role: images[role] for role in images}, session.sides["before"]
+    making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
+    images = dict(zip(images, masked_images(folders, session.classes, making), strict=True))
     notes += [f"`{role}`: {note}" for role in ("train", "selection") for note in images[role].notes]
     return images
 
 
-def _check_test_images(session: Session, options: ImproveOptions) -> None:
+def _check_test_images(session: Session, max_loss: float) -> None:
     """Measure the original model on the test images first, to say what is wrong with them in time."""
-    diagnosis, max_loss = measure_backgrounds(session, options, PREDICTIONS_FOLDER)["before"], options.max_loss
+    diagnosis = measure_backgrounds(session, PREDICTIONS_FOLDER)["before"]
     check_composed(diagnosis.num_mixed, len(diagnosis.columns["label"]), "test")
     tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
     count, needed = diagnosis.num_mixed, math.ceil(CHANGED * (1.96 / (max_loss / 100)) ** 2) if max_loss else math.inf
@@ -192,9 +200,9 @@ def _check_test_images(session: Session, options: ImproveOptions) -> None:
         )
 
 
-def _attributes(selection: Session, options: ImproveOptions, notes: list[str]) -> list[str]:
+def _attributes(selection: Session, names: list[str], notes: list[str]) -> list[str]:
     """Attributes that the original model decides by, but for the background, which composites have anyway."""
-    diagnoses = measure_attributes(selection, options).values()
+    diagnoses = measure_attributes(selection, names).values()
     notes += [f"On the selection images: {diagnosis.sentence}" for diagnosis in diagnoses]
     return [name for diagnosis in diagnoses for name in diagnosis.named if name != "background"]
 
@@ -204,14 +212,14 @@ def _features(
     selection: Session,
     pool: BackgroundPool | None,
     attributes: list[str],
-    options: ImproveOptions,
+    effort: str,
     notes: list[str],
 ) -> Features | None:
-    folder = options.output_dir / CANDIDATES_FOLDER / FEATURES_FOLDER
+    folder = train.folder / CANDIDATES_FOLDER / FEATURES_FOLDER
     try:
-        return compute_features(train, selection, folder, options.passes, pool, attributes)
+        return compute_features(train, selection, folder, pool, attributes)
     except NoLastLayer as error:
-        if options.effort == "minute":
+        if effort == "minute":
             raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
         notes.append(f"{error} So it was finetuned alone.")
         return None
@@ -226,14 +234,8 @@ def _candidates(
     options: ImproveOptions,
     notes: list[str],
 ) -> list[Candidate]:
-    side, folder = selection.sides["before"], options.output_dir
-    outputs_of = partial(
-        composite_outputs,
-        session=selection,
-        count=SELECTION_COMPOSITES,
-        passes=options.passes,
-        attributes=attributes,
-    )
+    side, folder = selection.sides["before"], selection.folder
+    outputs_of = partial(composite_outputs, session=selection, count=SELECTION_COMPOSITES, attributes=attributes)
     if features is None:
         candidates = [Candidate.of(outputs_of(side))]
     else:

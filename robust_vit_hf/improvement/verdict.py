@@ -1,6 +1,7 @@
 """The outcome of an improvement: the model, and the verdict on the test images, with its tables, page and model card."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.privacy import public_name
 from .candidates import Candidate, temperature_of
-from .options import ImproveOptions
 
 
 DIAGNOSIS_FOLDER, PREDICTIONS_FOLDER, VERDICT_FILE = "diagnosis", "predictions", "verdict.json"
@@ -94,14 +94,14 @@ class Improvement:
 
 
 def write_candidate(
-    chosen: Candidate, before: Candidate, session: Session, folder: Path, is_written: bool, has_layer: bool
+    chosen: Candidate, before: Candidate, session: Session, is_written: bool, has_layer: bool
 ) -> Session:
-    """Write the model of a candidate, unless that was done; return the session with it as `after`.
+    """Write the model of a candidate to the session's folder, unless that was done; return the session with it as `after`.
 
     Args:
         has_layer: whether the model has a last layer, in which a temperature, fitted on the selection images, can be put.
     """
-    side = session.sides["before"]
+    side, folder = session.sides["before"], session.folder
     if not is_written:
         # Where the original is right on all, as on images that have its predictions for labels, nothing tells how sure to be.
         cools = has_layer and not before.original.all()
@@ -119,18 +119,17 @@ def write_candidate(
 
 
 def measure_outcome(
-    session: Session, images: Images, candidates: Table, notes: list[str], options: ImproveOptions
+    session: Session, images: Images, candidates: Table, notes: list[str], attributes: Sequence[str], max_loss: float
 ) -> Improvement:
-    """Diagnose the session's sides on the test images, and write results, card and page."""
-    folder = options.output_dir
-    diagnosis = measure_images(session, images, options, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER)
-    write_report(diagnosis, session, asdict(options))
-    facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
+    """Diagnose the session's sides on the test images, and write results, card and page to its folder."""
+    folder, source = session.folder, session.sets[images.name].source
+    diagnosis = measure_images(session, images, attributes, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER)
+    write_report(diagnosis, session)
+    facts = {"model": session.sides["before"].name, "data": public_name(source), "masks": images.masks}
     sections, tables = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
-        accuracy = Accuracy(*options.passes)
-        run = Run(measure_accuracy(session, accuracy, f"{PREDICTIONS_FOLDER}/accuracy"))
-        write_finetuning_results(folder, run, session, asdict(options))
+        run = Run(measure_accuracy(session, Accuracy(), f"{PREDICTIONS_FOLDER}/accuracy"))
+        write_finetuning_results(folder, run, session)
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
         tables = tables_of(run)
@@ -138,7 +137,7 @@ def measure_outcome(
             text = "Classes that certainly got worse on the images as they are, in points [95 % interval]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On the images as they are", tables, galleries=galleries(folder)))
-    improvement = Improvement(options.max_loss, diagnosis, candidates, tables, [*notes, *diagnosis.warnings], folder)
+    improvement = Improvement(max_loss, diagnosis, candidates, tables, [*notes, *diagnosis.warnings], folder)
     sections[0].notes = [*diagnosis.advice, *improvement.notes]  # of the diagnosis, and others
     write_json(folder / VERDICT_FILE, improvement.record())
     write_page(folder / PAGE_FILE, improvement.verdict.partition("\n")[0], facts, sections)

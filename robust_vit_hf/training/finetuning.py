@@ -106,7 +106,8 @@ def _finetune(
         "training": config.to_sanitized_dict(),
         "seconds": round(trainer.time.earlier + time.time() - started, 1),
     }
-    table = _report(trainer, session, results, settings) if trainer.accelerator.is_main_process else ""
+    session = replace(session, settings=settings)
+    table = _report(trainer, session, results) if trainer.accelerator.is_main_process else ""
     _publish(trainer, session, data_arguments.dataset)
     return table
 
@@ -118,9 +119,7 @@ def _gather_weights(trainer: RobustViTTrainer, original: nn.Module) -> None:
         trainer.model = whole.to(trainer.args.device)
 
 
-def _report(
-    trainer: RobustViTTrainer, session: Session, results: list[dict[str, dict[str, Measured]]], settings: dict
-) -> str:
+def _report(trainer: RobustViTTrainer, session: Session, results: list[dict[str, dict[str, Measured]]]) -> str:
     sets = {}
     for name, rows in session.sets.items():
         sides = {side: measured for part in results for side, measured in part[name].items()}
@@ -130,7 +129,7 @@ def _report(
         classes = frozenset(train.with_format(None)["label"][:])
     after = Side.of(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)
     session = replace(session, sides={**session.sides, "after": after})
-    return write_finetuning_results(Path(trainer.args.output_dir), Run(sets, classes), session, settings)
+    return write_finetuning_results(Path(trainer.args.output_dir), Run(sets, classes), session)
 
 
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:

@@ -96,9 +96,7 @@ def test_bad_masks_name_their_row(name, processor):
     with pytest.raises(ValueError, match=named):
         evaluate_one(model, rows, processor, batch_size=3)
     with pytest.raises(ValueError, match=named):
-        measure(
-            session_of({"before": model}, {"noise": rows}, processor=processor), Attribution(4, methods=("rollout",))
-        )
+        measure(session_of({"before": model}, {"noise": rows}, processor=processor), Attribution(("rollout",)))
     with pytest.raises(ValueError, match=rf"row 3 .*: .*{message}"):
         check_rows(dataset, "train", 4)
     assert re.search(f"row 3: .*{message}", describe_rows(undecoded_rows(dataset)))

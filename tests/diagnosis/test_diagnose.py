@@ -249,7 +249,8 @@ def test_batches_and_other_models_do_not_change_rows():
     """A class of one image has no `mixed_same`; a model of other statistics has another black."""
     rows = EvaluationSet.of(masked_dataset(13).select([0, 1, 2, 4, 5, 8]))
     session = session_of({"before": tiny_vit(**LETTERS)}, {"few": rows})
-    one, all_ = (measure(session, Backgrounds(size))["few"]["before"].columns for size in (1, 6))
+    sessions = [replace(session, passes=(size, 0)) for size in (1, 6)]
+    one, all_ = (measure(of_size, Backgrounds())["few"]["before"].columns for of_size in sessions)
     for name in CONDITIONS:
         assert one[name].tolist() == all_[name].tolist()
     assert one["mixed_same"].tolist().count(-1) == 1 and -1 not in one["mixed_rand"]
@@ -263,13 +264,13 @@ def test_batches_and_other_models_do_not_change_rows():
 def test_a_copy_is_no_donor():
     """Of the same class in `mixed_same`, and of another in `mixed_rand`; other images are measured as before."""
     rows = masked_dataset(4).select([0, 1, 0, 1]).remove_columns("label").add_column("label", [0, 1, 0, 2])
-    found = measure(session_of({"before": tiny_vit(**LETTERS)}, {"few": EvaluationSet.of(rows)}), Backgrounds(4))
+    found = measure(session_of({"before": tiny_vit(**LETTERS)}, {"few": EvaluationSet.of(rows)}), Backgrounds())
     columns, other = found["few"]["before"].columns, draw_donors(rows["label"])[1].tolist()
     assert columns["mixed_same"].tolist() == [-1] * 4
     assert [value == -1 for value in columns["mixed_rand"]] == [one % 2 == row % 2 for row, one in enumerate(other)]
 
 
-@pytest.mark.parametrize("measurement", [Backgrounds(2, relevance=False), Sensitivity(2)], ids=["swapped", "noisy"])
+@pytest.mark.parametrize("measurement", [Backgrounds(relevance=False), Sensitivity()], ids=["swapped", "noisy"])
 def test_nan_logits_of_a_later_batch_name_the_image(measurement):
     """On another background, or with noise on the background: the image as it is has none."""
     model, passes = tiny_vit(**LETTERS), []
@@ -281,7 +282,7 @@ def test_nan_logits_of_a_later_batch_name_the_image(measurement):
         return output
 
     rows = EvaluationSet.of(masked_dataset(24).add_column("file_name", [f"{index}.jpg" for index in range(24)]))
-    session = session_of({"before": model}, {"noise": rows})
+    session = session_of({"before": model}, {"noise": rows}, passes=(2, 0))
     model.classifier.register_forward_hook(poison)
     with pytest.raises(ValueError, match=r"noise: the logits of `(5|7)\.jpg` are NaN or infinite"):
         measurement.measure(session.sides["before"], rows, session, "noise", None)

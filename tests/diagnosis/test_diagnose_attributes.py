@@ -102,7 +102,7 @@ def test_images_without_object_or_background_give_no_attributes():
     rows[2]["mask"], rows[5]["mask"] = Image.new("L", WIDE, 0), Image.new("L", WIDE, 255)
     images = EvaluationSet.of(datasets.Dataset.from_list(rows, features=FEATURES))
     session = session_of({"before": tiny_vit()}, {"few": images})
-    columns = measure(session, Attributes(4, names=("border",)))["few"]["before"].columns
+    columns = measure(session, Attributes(("border",)))["few"]["before"].columns
     for kind, donors in zip(("same", "rand"), draw_donors([row["label"] for row in rows]), strict=True):
         given = [donor not in (2, 5) for donor in donors]
         assert [value != -1 for value in columns[f"border_{kind}"]] == given and not all(given)
@@ -111,9 +111,9 @@ def test_images_without_object_or_background_give_no_attributes():
 def test_results_are_read_again_until_an_edit_changes(report, photographs, monkeypatch):
     monkeypatch.setattr(Attributes, "measure", lambda *_: pytest.fail("measured again"))
     assert diagnosed(photographs, report.folder, attributes=["all"], html=True).verdict == report.verdict
-    own = Attributes(names=("border",)).inputs()
+    own = Attributes(("border",)).inputs()
     monkeypatch.setitem(ATTRIBUTES, "border", ATTRIBUTES["place"])
-    assert Attributes(names=("border",)).inputs()["edits"] != own["edits"]
+    assert Attributes(("border",)).inputs()["edits"] != own["edits"]
 
 
 def test_unknown_attributes_are_refused_before_masks(photographs, tmp_path):

@@ -99,7 +99,7 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
         before_after_figure, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows)
     )
     for _ in range(2):
-        write_finetuning_results(tmp_path, run, session, {})
+        write_finetuning_results(tmp_path, run, session)
     most, corrected, worse = saved[0].values()
     assert len(most) == len(corrected) == len(worse) == 4
     left = [example.background["before"] - example.background["after"] for example in most]

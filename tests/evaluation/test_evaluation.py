@@ -69,7 +69,7 @@ def test_the_size_of_a_batch_and_the_order_do_not_matter():
 
 @pytest.mark.parametrize(
     "measurement",
-    [Accuracy(), Attribution(methods=("gae",)), Backgrounds(), Sensitivity()],
+    [Accuracy(), Attribution(("gae",)), Backgrounds(), Sensitivity()],
     ids=lambda one: type(one).__name__,
 )
 def test_a_model_in_training_mode_is_measured_without_its_dropout(measurement):
@@ -123,11 +123,12 @@ def test_a_class_subset_ranks_its_classes_alone():
     )
 
 
-@pytest.mark.parametrize("measurement", [Backgrounds(4), Attributes(4, names=("border",)), Sensitivity(4)], ids=repr)
+@pytest.mark.parametrize("measurement", [Backgrounds(), Attributes(("border",)), Sensitivity()], ids=repr)
 def test_predictions_under_changes_are_of_the_class_subset(measurement):
     dataset = masked_dataset(8).filter(lambda row: row["label"] in (1, 3))
     rows = replace(EvaluationSet.of(dataset), class_subset=(1, 3))
-    columns = measure(session_of({"before": tiny_vit()}, {"noise": rows}), measurement)["noise"]["before"].columns
+    session = session_of({"before": tiny_vit()}, {"noise": rows}, passes=(4, 0))
+    columns = measure(session, measurement)["noise"]["before"].columns
     others = {"accepted", "label", "donor_same", "donor_rand", "object_share", "relevance_on_object"}
     for name in columns.keys() - others:
         assert name.endswith("margin") or {*np.unique(columns[name])} <= {-1, 1, 3}, name
@@ -138,7 +139,7 @@ def test_attribution_squashes_images_as_their_processor_resizes():
     model, dataset, seen = tiny_vit(), masked_dataset(4), []
     model.register_forward_pre_hook(lambda _, args, given: seen.append(given["pixel_values"]), with_kwargs=True)
     session = session_of({"before": model}, {"noise": EvaluationSet.of(dataset)}, processor=processor)
-    measure(session, Attribution(4, methods=("rollout",)))
+    measure(session, Attribution(("rollout",)))
     assert torch.equal(seen[0], processor(dataset[:]["image"], return_tensors="pt")["pixel_values"])
 
 
@@ -236,7 +237,7 @@ def test_report(tmp_path):
         {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(24))}
     )
     run = Run(measure_accuracy(session, Accuracy()))
-    table = write_finetuning_results(tmp_path, run, session, {"learning_rate": 1e-3})
+    table = write_finetuning_results(tmp_path, run, replace(session, settings={"learning_rate": 1e-3}))
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["rows"] == set_rows(run) and written["settings"] == {"learning_rate": 1e-3}
     assert written["versions"]["torch"] == torch.__version__

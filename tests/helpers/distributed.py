@@ -46,8 +46,10 @@ def run(folder: Path, batch_size: int) -> None:
     trainer.save_model()
     sets = {"noise": EvaluationSet.of(masked_dataset(7, seed=2))}
     processor = make_image_processor("paper", IMAGE_SIZE)
-    session = session_of({"before": trainer.model}, sets, processor=processor, accelerator=trainer.accelerator)
-    images = measure_accuracy(session, Accuracy(batch_size=2))["noise"]
+    session = session_of(
+        {"before": trainer.model}, sets, processor=processor, accelerator=trainer.accelerator, passes=(2, 0)
+    )
+    images = measure_accuracy(session, Accuracy())["noise"]
     result = images.sides["before"]
     if trainer.accelerator.is_main_process:
         summary = {

@@ -21,17 +21,20 @@ def session_of(
     folder: Path | None = None,
     processor=None,
     accelerator=None,
+    passes: tuple[int, int] = (32, 0),
 ) -> Session:
     """Models by side, in training mode, on sets; what is measured is kept in `folder`, if there is one. By default, the model before has
     the paper's processor, and others one with other statistics that gives wide images."""
     paper, other = make_image_processor("paper", IMAGE_SIZE), make_image_processor("native", (32, 48), PRETRAINING)
     given = {name: processor or (paper if name == "before" else other) for name in models}
     sides = {name: Side.of(model.train(), given[name]) for name, model in models.items()}
-    return Session(sides, {}, accelerator or Accelerator(cpu=True), folder).with_sets(sets)
+    return Session(sides, {}, accelerator or Accelerator(cpu=True), folder, passes=passes).with_sets(sets)
 
 
-def evaluate_one(model: nn.Module, rows: EvaluationSet, processor=None, **options) -> tuple[SetResult, SideResult]:
+def evaluate_one(
+    model: nn.Module, rows: EvaluationSet, processor=None, batch_size=32, **options
+) -> tuple[SetResult, SideResult]:
     """What is measured on one set, `noise`, and by its one model."""
-    session = session_of({"before": model}, {"noise": rows}, processor=processor)
+    session = session_of({"before": model}, {"noise": rows}, processor=processor, passes=(batch_size, 0))
     result = measure_accuracy(session, Accuracy(**options))["noise"]
     return result, result.sides["before"]

@@ -297,8 +297,9 @@ def test_few_training_images_have_more_composites():
 
 
 def test_features_go_on_after_the_images_that_are_complete(tmp_path):
-    session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(masked_dataset(8))})
-    given = session.sides["before"], session, 2, (3, 0), None, tmp_path
+    rows = EvaluationSet.of(masked_dataset(8))
+    session = session_of({"before": tiny_vit()}, {"noise": rows}, passes=(3, 0))
+    given = session.sides["before"], session, 2, None, tmp_path
     whole = composite_outputs(*given)
     expected = whole.original.copy(), whole.mixed.copy()
     values = np.load(tmp_path / OUTPUTS_FILE, "r+")
@@ -319,15 +320,16 @@ def test_images_without_object_or_background_have_no_composites():
     rows = EvaluationSet.of(datasets.Dataset.from_list(rows, features=FEATURES))
     session = session_of({"before": tiny_vit()}, {"noise": rows})
     for picture_of in (None, lambda *_: torch.zeros(3, 32, 32)):
-        mixed = composite_outputs(session.sides["before"], session, 3, (4, 0), picture_of=picture_of).mixed
+        mixed = composite_outputs(session.sides["before"], session, 3, picture_of=picture_of).mixed
         known = ~np.isnan(mixed).any(axis=2)
         assert not known[1:3].any() and known[3:].any(axis=1).all()
 
 
 def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):
     """As by a full disk: numpy would fill it with zeros, which count as complete."""
-    session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(masked_dataset(8))})
-    given = session.sides["before"], session, 2, (3, 0)
+    rows = EvaluationSet.of(masked_dataset(8))
+    session = session_of({"before": tiny_vit()}, {"noise": rows}, passes=(3, 0))
+    given = session.sides["before"], session, 2
     expected = composite_outputs(*given)
 
     def cut_off(file, values):
@@ -349,14 +351,14 @@ def test_images_without_any_composite_are_refused():
     rows = masked_dataset(8).map(lambda row: {"mask": Image.fromarray(np.full((40, 52), 255, np.uint8))})
     session = session_of({"before": tiny_vit()}, {"train": EvaluationSet.of(rows)})
     with pytest.raises(ValueError, match="No object of the 8 train images"):
-        composite_outputs(session.sides["before"], session, 2, (4, 0))
+        composite_outputs(session.sides["before"], session, 2)
 
 
 def test_the_temperature_divides_the_whole_layer(tmp_path):
     model, folder = tiny_vit(), tmp_path / "model"
     torch.nn.init.normal_(model.classifier.bias)
     session = session_of({"before": model}, {"noise": EvaluationSet.of(masked_dataset(16))})
-    features = candidates.compute_features(session, session, tmp_path / "features", (4, 0))
+    features = candidates.compute_features(session, session, tmp_path / "features")
     before, chosen, *_ = candidates.layer_candidates(session.sides["before"], features, {"folder": folder})
     _, made = next(candidates.new_layers(features.layer, features.train, features.last.has_bias))
     expected = features.layer.interpolated(made, chosen.weight)
@@ -365,7 +367,7 @@ def test_the_temperature_divides_the_whole_layer(tmp_path):
     # No temperature is fitted on selection images that the original all predicts right, nor where no layer could take it.
     right = replace(before, original=np.ones(16))
     for given, has_layer, scale in ((before, True, temperature), (right, True, 1), (before, False, 1)):
-        write_candidate(chosen, given, session, folder, is_written=False, has_layer=has_layer)
+        write_candidate(chosen, given, replace(session, folder=folder), is_written=False, has_layer=has_layer)
         written = load_file(folder / "model.safetensors")
         np.testing.assert_allclose(scale * written["classifier.weight"], expected.weight, rtol=1e-4)
         np.testing.assert_allclose(scale * written["classifier.bias"], expected.bias, rtol=1e-4)
@@ -378,7 +380,7 @@ def test_a_finetuned_candidate_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
     first, second = tiny_vit(), tiny_vit(seed=1)
     session = session_of({"before": first}, {"noise": EvaluationSet.of(masked_dataset(16))})
     training, options = Training("swap", 1e-3, 2), SimpleNamespace(output_dir=tmp_path / "model")
-    outputs_of = partial(composite_outputs, session=session, count=candidates.SELECTION_COMPOSITES, passes=(4, 0))
+    outputs_of = partial(composite_outputs, session=session, count=candidates.SELECTION_COMPOSITES)
     trainings = Trainings(tmp_path, {"original": session.sides["before"]}, None, outputs_of, options, {}, {})
     monkeypatch.setattr(Trainings, "trained", lambda *_: second)
     write_json(tmp_path / training.name / TRAINING_FOLDER / RUN_FILE, {"training": {}})

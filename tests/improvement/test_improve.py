@@ -380,7 +380,7 @@ def test_too_few_test_images_are_said_to_be_few(capsys):
     few = "16 test images will tell a change at home to within 9.8 points"  # 1.96 · √(0.04 / 16)
     needed = ", and to within --max_loss 5 it takes about 62: give more"  # 0.04 · (1.96 / 0.05)²
     for max_loss, text in ((10, ""), (5, few + needed), (0, f"{few}: give more")):  # no number resolves a bound of 0
-        _check_test_images(session, SimpleNamespace(passes=(8, 0), max_loss=max_loss))
+        _check_test_images(session, max_loss)
         said = capsys.readouterr().err
         assert "your model: " in said and ("will tell" in said) is bool(text) and text in said
 

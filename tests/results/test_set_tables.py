@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from unittest.mock import patch
 
 import datasets
@@ -324,9 +325,8 @@ def test_noise_is_where_it_should_be():
     clean, masks = (torch.stack(batches[name]) for name in ("pixel_values", "mask"))
     for batch_size in (4, 1):
         seen.clear()
-        found = Sensitivity(batch_size, draws=2).measure(
-            session.sides["before"], session.sets["noise"], session, "noise", None
-        )
+        session = replace(session, passes=(batch_size, 0))
+        found = Sensitivity(draws=2).measure(session.sides["before"], session.sets["noise"], session, "noise", None)
         noisy.append([torch.cat(seen[place::4]) for place in range(4)])
     on_object, on_background, *second = noisy[0]
     assert torch.equal(on_object.where(masks == 0, 0), clean.where(masks == 0, 0))
