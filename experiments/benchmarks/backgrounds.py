@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from robust_vit_hf.data.composition import CONDITIONS
+from robust_vit_hf.data.background_edits import CONDITIONS
 from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds

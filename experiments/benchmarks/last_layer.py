@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageChops, ImageFilter
 from torchvision.transforms.v2 import functional
 
-from robust_vit_hf.data.composition import background
+from robust_vit_hf.data.background_edits import background
 from robust_vit_hf.data.emoji_shift import load_finetuning_splits, load_split, training_classes
 from robust_vit_hf.data.transforms import eval_transform, input_size
 from robust_vit_hf.evaluation.options import PairOptions

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from robust_vit_hf.data import emoji_shift as artwork
-from robust_vit_hf.data.composition import ATTRIBUTES
+from robust_vit_hf.data.background_edits import ATTRIBUTES
 from robust_vit_hf.utils.images import save_picture_grid
 
 from .digits import texture

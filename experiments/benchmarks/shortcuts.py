@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import PreTrainedModel, ViTImageProcessor
 
-from robust_vit_hf.data.composition import ATTRIBUTES
+from robust_vit_hf.data.background_edits import ATTRIBUTES
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis
 from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.other_backgrounds import Attributes

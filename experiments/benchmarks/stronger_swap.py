@@ -24,7 +24,7 @@ import torch.nn.functional as F
 import yaml
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from robust_vit_hf.data.composition import background, is_background, paste
+from robust_vit_hf.data.background_edits import background, is_background, paste
 
 from ..scripts import script_parser
 from ..sweeps.collect_runs import collect

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from robust_vit_hf.data.background_edits import background, paste
 from robust_vit_hf.data.classes import classes_of_model
-from robust_vit_hf.data.composition import background, paste
 from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.transforms import denormalize, eval_transform
 from robust_vit_hf.evaluation.examples import may_be_shown

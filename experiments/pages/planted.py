@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import binomtest
 
-from robust_vit_hf.data.composition import ATTRIBUTES
+from robust_vit_hf.data.background_edits import ATTRIBUTES
 from robust_vit_hf.results.tables import Table
 
 from ..benchmarks.planted_images import PLANTED

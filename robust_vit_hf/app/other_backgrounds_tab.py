@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from ..data import emoji_shift as artwork
-from ..data.composition import CONDITIONS, paste
+from ..data.background_edits import CONDITIONS, paste
 from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
 from ..data.transforms import denormalize, eval_transform, normalization
 from ..diagnosis.composed_examples import TAKEN_FILE, TAKEN_RULE, Composed, load_composed

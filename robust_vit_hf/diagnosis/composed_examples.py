@@ -14,7 +14,7 @@ from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 from transformers import default_data_collator
 
-from ..data.composition import CONDITIONS
+from ..data.background_edits import CONDITIONS
 from ..data.transforms import denormalize, eval_transform, pixel_levels
 from ..evaluation.examples import may_be_shown
 from ..evaluation.measurement import TransformedRows

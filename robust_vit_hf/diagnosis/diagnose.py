@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import nn
 from transformers import BaseImageProcessor
 
-from ..data.composition import chosen_attributes, draw_donors
+from ..data.background_edits import chosen_attributes, draw_donors
 from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
 from ..data.groups import groups_of, slice_shares, training_shares

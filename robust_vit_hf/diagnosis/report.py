@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.composition import ATTRIBUTES, CONDITIONS
+from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
 from ..data.groups import groups_of, slices_of
 from ..data.mask_checks import mask_to_tensor

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ..data.composition import ATTRIBUTES, CONDITIONS
+from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..evaluation.other_backgrounds import KINDS
 from ..results.intervals import Difference, Interval, Resamples, simultaneous
 from ..results.set_tables import object_focus, outcomes

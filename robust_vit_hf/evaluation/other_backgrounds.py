@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
 
-from ..data.composition import ATTRIBUTES, CONDITIONS, Pair, compose, draw_donors, edited, has_both, is_background
+from ..data.background_edits import ATTRIBUTES, CONDITIONS, Pair, compose, draw_donors, edited, has_both, is_background
 from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..models.last_layer import LastLayer

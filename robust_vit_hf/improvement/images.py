@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import datasets
 
+from ..data.background_edits import draw_donors
 from ..data.classes import check_one_numbering
-from ..data.composition import draw_donors
 from ..data.dataset_digest import pixels_of
 from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images

@@ -16,7 +16,7 @@ import xxhash
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.composition import chosen_attributes
+from ..data.background_edits import chosen_attributes
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import Images
 from ..data.transforms import input_size

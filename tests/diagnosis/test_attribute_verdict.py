@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robust_vit_hf.data.composition import ATTRIBUTES
+from robust_vit_hf.data.background_edits import ATTRIBUTES
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis, attributes_table
 from robust_vit_hf.results.intervals import Resamples, simultaneous
 

@@ -13,7 +13,7 @@ from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from robust_vit_hf import diagnose
-from robust_vit_hf.data.composition import ATTRIBUTES, draw_donors
+from robust_vit_hf.data.background_edits import ATTRIBUTES, draw_donors
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.other_backgrounds import Attributes

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from robust_vit_hf import improve, make_image_processor
-from robust_vit_hf.data.composition import draw_donors, edited
+from robust_vit_hf.data.background_edits import draw_donors, edited
 from robust_vit_hf.data.transforms import eval_transform, pixel_levels
 from robust_vit_hf.evaluation.other_backgrounds import composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet

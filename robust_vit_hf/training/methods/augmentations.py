@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from ...data.composition import background, is_background, paste
+from ...data.background_edits import background, is_background, paste
 from ...data.transforms import Transform
 from ...relevance.architectures import unwrap_pretrained
 from ...relevance.relevance_map import at_least_float32, forward_logits

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from robust_vit_hf.data.composition import ATTRIBUTES, CONDITIONS, chosen_attributes, compose, draw_donors, edited
+from robust_vit_hf.data.background_edits import ATTRIBUTES, CONDITIONS, chosen_attributes, compose, draw_donors, edited
 from robust_vit_hf.training.methods.augmentations import swap_backgrounds
 
 

@@ -1,4 +1,4 @@
-"""Images composed of others, for training and diagnosis: objects on other backgrounds, or with attributes of others."""
+"""Edits of images for training and diagnosis: other backgrounds for objects, and attributes of other images."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
