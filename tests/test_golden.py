@@ -24,7 +24,7 @@ from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import KINDS
 from robust_vit_hf.data.background_edits import ATTRIBUTES, compose, draw_donors, edited
-from robust_vit_hf.data.draw_images import choose_images, halves, held_out
+from robust_vit_hf.data.balanced_splits import choose_images, halves, held_out
 from robust_vit_hf.data.transforms import measured_place, place_in_image
 from robust_vit_hf.hub.model_card import describe_method
 from robust_vit_hf.metrics.calibration import Calibration

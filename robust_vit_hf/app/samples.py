@@ -6,7 +6,7 @@ from itertools import count
 
 from PIL import Image
 
-from ..data.draw_images import choose_images
+from ..data.balanced_splits import choose_images
 from ..data.emoji_shift import CLASS_NAMES, SHIFTED, background, compose
 from ..data.find_images import find_images
 from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BaseImageProcessor
 
 from ..data.background_edits import chosen_attributes, draw_donors
-from ..data.draw_images import choose_images
+from ..data.balanced_splits import choose_images
 from ..data.find_images import Images, find_images
 from ..data.groups import groups_of, slice_shares, training_shares
 from ..data.known_sets import benchmarks, find_benchmark

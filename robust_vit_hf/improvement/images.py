@@ -6,9 +6,9 @@ from dataclasses import replace
 import datasets
 
 from ..data.background_edits import draw_donors
+from ..data.balanced_splits import choose_images, halves, held_out, labels_of
 from ..data.classes import check_one_numbering
 from ..data.dataset_digest import pixels_of
-from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
 from ..data.transforms import eval_transform

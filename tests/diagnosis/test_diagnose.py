@@ -15,7 +15,7 @@ from transformers import ViTImageProcessor
 import robust_vit_hf
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.background_edits import CONDITIONS, compose, draw_donors
-from robust_vit_hf.data.draw_images import choose_images
+from robust_vit_hf.data.balanced_splits import choose_images
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.transforms import denormalize, eval_transform, pixel_levels

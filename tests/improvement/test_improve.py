@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import robust_vit_hf
+from robust_vit_hf.data.balanced_splits import halves, held_out
 from robust_vit_hf.data.dataset_digest import dataset_identity
-from robust_vit_hf.data.draw_images import halves, held_out
 from robust_vit_hf.evaluation.accuracy import worse_classes
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.upload import model_files

@@ -1,4 +1,4 @@
-"""Draws of labelled images, balanced over their classes."""
+"""Parts of labelled images, balanced over their classes: a number of them, two halves, or a third that is held out."""
 
 import datasets
 import numpy as np
