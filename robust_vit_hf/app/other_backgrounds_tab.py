@@ -13,7 +13,7 @@ from ..data import emoji_shift as artwork
 from ..data.background_edits import CONDITIONS, paste
 from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
 from ..data.transforms import denormalize, eval_transform, normalization
-from ..diagnosis.composed_examples import TAKEN_FILE, TAKEN_RULE, Composed, load_composed
+from ..diagnosis.example_strip import TAKEN_FILE, TAKEN_RULE, Composed, load_composed
 from ..diagnosis.report import PAIRS_FILE, matrices
 from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.session import Session

@@ -26,7 +26,7 @@ from ..results.html_page import PAGE_FILE, write_page
 from ..results.intervals import Interval
 from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
 from ..utils.stage import Stage
-from .composed_examples import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
+from .example_strip import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
 from .options import DiagnoseOptions
 from .report import (
     FIFTYONE_FOLDER,

@@ -37,8 +37,8 @@ from ..results.set_tables import groups_table
 from ..results.tables import Table
 from ..utils.files import atomic_file, atomic_folder, write_atomically, write_json
 from ..utils.images import to_rgb
-from . import composed_examples as strips
-from .composed_examples import Composed, strip_figure
+from . import example_strip as strips
+from .example_strip import Composed, strip_figure
 from .verdict import BACKGROUND_MEASURES, OF_A_CLASS, AttributeDiagnosis, Diagnosis, attributes_table
 
 

@@ -19,8 +19,8 @@ from robust_vit_hf.data.balanced_splits import choose_images
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.transforms import denormalize, eval_transform, pixel_levels
-from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
+from robust_vit_hf.diagnosis.example_strip import Composed, load_composed
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.evaluation.measurement import Measured, measure
 from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf.data.background_edits import CONDITIONS
-from robust_vit_hf.diagnosis.composed_examples import Composed, taken_gallery, taken_rows
+from robust_vit_hf.diagnosis.example_strip import Composed, taken_gallery, taken_rows
 from robust_vit_hf.diagnosis.report import WHOLE, advice, matrices, pair_table, slice_tables
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis, Diagnosis
 

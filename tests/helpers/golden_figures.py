@@ -15,7 +15,7 @@ from experiments.paper.paper_plots import class_group_figure, size_figure
 from experiments.sweeps.gain_and_price import price_figure, prices
 from experiments.sweeps.results import Results
 from robust_vit_hf.data.background_edits import CONDITIONS
-from robust_vit_hf.diagnosis.composed_examples import Composed, strip_figure, taken_gallery
+from robust_vit_hf.diagnosis.example_strip import Composed, strip_figure, taken_gallery
 from robust_vit_hf.evaluation.examples import EXAMPLES_FILE, Example, before_after_figure, galleries, save_examples
 from robust_vit_hf.results.plots import accuracy_figure, class_figure, curve_figure, interpolation_figure
 

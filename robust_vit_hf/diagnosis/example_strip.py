@@ -1,4 +1,4 @@
-"""Example images in all conditions, with the predictions for each: their strip, and their file, from which the page shows them."""
+"""The strip: example images in all conditions, with right and wrong predictions in colours; and their file, for the app."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
