@@ -12,7 +12,7 @@ from robust_vit_hf.results.tables import Table, percent
 from robust_vit_hf.training.options import METHOD_OPTIONS
 from robust_vit_hf.training.recipes import train_arguments
 
-from ..paper.findings import SIMILAR
+from ..paper.check_claims import SIMILAR
 from ..paper.paper_tables import mean_score
 from ..paper.set_titles import title_of
 from ..sweeps.choose_settings import choose_settings

@@ -19,14 +19,14 @@ from PIL.PngImagePlugin import PngInfo
 from robust_vit_hf.results.plots import figure_bytes
 
 from ..scripts import script_parser
-from . import claims, costs, experiment, foretelling, gains, photographs, planted
+from . import costs, emoji_shift_claims, experiment, foretelling, gains, photographs, planted
 from .text_blocks import BLOCK, ROOT, texts
 
 
 PICTURE = ROOT / "experiments" / "price.png"
 BLOCKS: dict[str, Callable[[], str]] = {
     **experiment.BLOCKS,
-    **claims.BLOCKS,
+    **emoji_shift_claims.BLOCKS,
     **photographs.BLOCKS,
     **gains.BLOCKS,
     **foretelling.BLOCKS,

@@ -15,7 +15,7 @@ from ..sweeps.point_folder import RUN
 from ..sweeps.results import Results, worst_group_table
 from ..sweeps.results_parquet import RESULTS_TABLE, join, read_results, write_results
 from ..sweeps.runs import OURS
-from .findings import findings, findings_table
+from .check_claims import findings, findings_table
 from .options import ReportOptions
 from .paper_plots import class_group_figure, first_class_changes, size_figure
 from .paper_tables import paper_tables

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from pyarrow import parquet as pq
 
-from experiments.paper.findings import Difference, findings
+from experiments.paper.check_claims import Difference, findings
 from experiments.paper.paper_plots import size_figure
 from experiments.paper.published_tables import accuracy_tables
 from experiments.paper.set_titles import TITLES, title_of

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from ..paper.findings import KEEPS, Finding, findings, findings_table
+from ..paper.check_claims import KEEPS, Finding, findings, findings_table
 from ..paper.published_tables import METHODS
 from ..sweeps.intervals import mean_over
 from ..sweeps.results import Results

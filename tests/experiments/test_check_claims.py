@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy
 
-from experiments.paper.findings import (
+from experiments.paper.check_claims import (
     ALIKE,
     METHOD_CLAIMS,
     NO_MORE,
