@@ -7,12 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
-from textwrap import fill
 
 import datasets
-import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
 import xxhash
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
@@ -22,8 +19,8 @@ from pyarrow import parquet
 from tqdm.auto import tqdm
 
 from ..utils.files import atomic_file, check_no_pattern, read_json, write_atomically
-from ..utils.images import save_picture_grid, to_rgb
 from ..utils.stage import STAGE_FILE, Stage
+from .contact_sheets import save_contact_sheets
 from .dataset_digest import row_digest
 from .mask_checks import mask_problem
 from .schema import decode
@@ -32,9 +29,8 @@ from .schema import decode
 MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows
 DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadata of its files
 ROWS_PER_PART = 32  # which one process decodes and finishes together
-CARD_FILE, REJECTED_FOLDER, CONTACT_SHEET = "README.md", "rejected", "contact_sheet"
+CARD_FILE, REJECTED_FOLDER = "README.md", "rejected"
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
-NUM_COLUMNS = 6  # of a contact sheet: two images with masks, or six without
 DecodedRow = tuple[dict, Image.Image | None]
 
 
@@ -160,7 +156,7 @@ class SplitWriter:
         if not self.is_complete:
             splits = self.splits | {self.split: counts}
             self._write_card(splits)
-            save_contact_sheets(folder, self.split)
+            save_contact_sheets(folder, self.split, REJECTED_FOLDER)
             self.stage.finish({"splits": splits}, [CARD_FILE])
         return counts[0], counts[1]
 
@@ -257,34 +253,3 @@ def _reasons(folder: Path) -> str:
         counts.update(re.sub(r"`[^`]*`|'[^']*'|\d[\d.,]*", "…", problem) for problem in problems)
     rows = [f"| {reason.replace('|', ' ')} | {count} |" for reason, count in counts.most_common(20)]
     return "\n".join(["", "| reason of the rejection | rows |", "|---|---:|", *rows, ""]) if rows else ""
-
-
-def save_contact_sheets(folder: Path, split: str) -> None:
-    """Write `contact_sheet_<split>.png` and `…_rejected.png`, with at most 24 evenly spaced rows."""
-    for place, name in ((folder, split), (folder / REJECTED_FOLDER, f"{split}_rejected")):
-        rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), 24)
-        pictures = [picture for row in rows if row["image"] for picture in _captioned(row)]
-        lines = [pictures[first : first + NUM_COLUMNS] for first in range(0, len(pictures), NUM_COLUMNS)]
-        if lines:
-            save_picture_grid(lines, folder / f"{CONTACT_SHEET}_{name}.png")
-
-
-def sample_rows(files: list[Path], count: int) -> list[dict]:
-    if not files:
-        return []
-    rows = pyarrow.dataset.dataset(files)
-    total = rows.count_rows()
-    return rows.take(sorted({index * total // count for index in range(count)})).to_pylist()
-
-
-def _captioned(row: dict) -> list[tuple[str, np.ndarray]]:
-    decode = datasets.Image().decode_example
-    pictures = [to_rgb(decode(row["image"]))]
-    if row.get("mask"):
-        foreground = Image.fromarray(255 * (np.asarray(decode(row["mask"])) > 0).astype(np.uint8))  # palettes: indices
-        paint = Image.new("RGB", foreground.size, (255, 0, 255))
-        pictures += [foreground.convert("RGB"), Image.composite(pictures[0], paint, foreground)]
-    for picture in pictures:
-        picture.thumbnail((360, 360))
-    captions = [fill(row.get("problem") or row["file_name"], 26, max_lines=3), "", ""]
-    return [(caption, np.asarray(picture)) for caption, picture in zip(captions, pictures, strict=False)]

@@ -11,7 +11,8 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HTTPError
 
-from ..data.write_dataset import CONTACT_SHEET, made_from
+from ..data.contact_sheets import CONTACT_SHEET
+from ..data.write_dataset import made_from
 from ..models.interpolation import INTERPOLATION_FILE
 from ..models.loading import BASE_FILE
 from ..models.model_names import CONVERSION_FILE, MODELS

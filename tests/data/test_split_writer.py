@@ -13,7 +13,8 @@ from pyarrow import parquet
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data import write_dataset as split_writer
 from robust_vit_hf.data import write_dataset as write_rows
-from robust_vit_hf.data.write_dataset import SplitWriter, sample_rows
+from robust_vit_hf.data.contact_sheets import sample_rows
+from robust_vit_hf.data.write_dataset import SplitWriter
 from robust_vit_hf.masks.tokencut import MaskResult
 from robust_vit_hf.utils.stage import Stage
 

@@ -1,0 +1,46 @@
+"""Contact sheets: pictures of rows of a written dataset, each beside its mask, to look at."""
+
+from pathlib import Path
+from textwrap import fill
+
+import datasets
+import numpy as np
+import pyarrow.dataset
+from PIL import Image
+
+from ..utils.images import save_picture_grid, to_rgb
+
+
+CONTACT_SHEET = "contact_sheet"  # with which names of files begin
+NUM_COLUMNS = 6  # two images with masks, or six without
+
+
+def save_contact_sheets(folder: Path, split: str, rejected: str) -> None:
+    """Write `contact_sheet_<split>.png`, and `…_rejected.png` of the folder of rejected rows: at most 24 rows, evenly spaced."""
+    for place, name in ((folder, split), (folder / rejected, f"{split}_rejected")):
+        rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), 24)
+        pictures = [picture for row in rows if row["image"] for picture in _captioned(row)]
+        lines = [pictures[first : first + NUM_COLUMNS] for first in range(0, len(pictures), NUM_COLUMNS)]
+        if lines:
+            save_picture_grid(lines, folder / f"{CONTACT_SHEET}_{name}.png")
+
+
+def sample_rows(files: list[Path], count: int) -> list[dict]:
+    if not files:
+        return []
+    rows = pyarrow.dataset.dataset(files)
+    total = rows.count_rows()
+    return rows.take(sorted({index * total // count for index in range(count)})).to_pylist()
+
+
+def _captioned(row: dict) -> list[tuple[str, np.ndarray]]:
+    decode = datasets.Image().decode_example
+    pictures = [to_rgb(decode(row["image"]))]
+    if row.get("mask"):
+        foreground = Image.fromarray(255 * (np.asarray(decode(row["mask"])) > 0).astype(np.uint8))  # palettes: indices
+        paint = Image.new("RGB", foreground.size, (255, 0, 255))
+        pictures += [foreground.convert("RGB"), Image.composite(pictures[0], paint, foreground)]
+    for picture in pictures:
+        picture.thumbnail((360, 360))
+    captions = [fill(row.get("problem") or row["file_name"], 26, max_lines=3), "", ""]
+    return [(caption, np.asarray(picture)) for caption, picture in zip(captions, pictures, strict=False)]
