@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 
 import datasets
 
@@ -21,12 +22,8 @@ from .options import ImproveOptions
 
 
 SELECTION_IMAGES = 200  # at most, of the validation images
-
-
-APART = [(first, second) for first in ("train", "backgrounds") for second in ("selection", "test")]
-
-
-APART.append(("selection", "test"))
+# Roles that share no images.
+APART = [*product(("train", "backgrounds"), ("selection", "test")), ("selection", "test")]
 
 
 def images_by_role(
