@@ -12,9 +12,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.other_backgrounds import composite_outputs
-from robust_vit_hf.evaluation.session import open_session
+from robust_vit_hf.evaluation.session import Models, open_session
 from robust_vit_hf.evaluation.sets import own_set
 from robust_vit_hf.improvement.candidates import SELECTION_COMPOSITES
 from robust_vit_hf.utils.environment import environment
@@ -42,10 +41,10 @@ def mixed_rand(name: str, root: Path, effort: str, bf16: bool) -> dict[str, dict
     better = folder / effort
     made = own_set(str(better / "masks" / "test"), "train")
     rows = {"made": made, "true": replace(made, dataset=with_true_masks(made.dataset, name))}
-    pair = PairOptions(model=model, compare=str(better) if (better / "config.json").is_file() else None)
+    models = Models(model, str(better) if (better / "config.json").is_file() else None, "model")
     found: dict[str, dict[str, dict[str, float]]] = {}
     stage = Stage(folder / f"foretold-{effort}", {"command": "foretelling"})
-    with open_session(pair, "model", stage, bf16=bf16, passes=PASSES) as of_pair:
+    with open_session(models, stage, bf16=bf16, passes=PASSES) as of_pair:
         for kind, images in rows.items():
             session = of_pair.with_sets({kind: images})
             for side, measured in session.sides.items():

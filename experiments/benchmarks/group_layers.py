@@ -35,9 +35,8 @@ from robust_vit_hf.data.emoji_shift import (
     load_split,
 )
 from robust_vit_hf.data.transforms import input_size
-from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.other_backgrounds import Outputs, composite_outputs
-from robust_vit_hf.evaluation.session import Session, open_session
+from robust_vit_hf.evaluation.session import Models, Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import SELECTION_COMPOSITES, Candidate, Layer, choose, fit_layer
 from robust_vit_hf.models.last_layer import LastLayer
@@ -207,8 +206,8 @@ def main() -> None:
     settings, measured = {}, {}
     for seed in SEEDS:
         folder = arguments.output_dir / str(seed)
-        model = PairOptions(model=f"runs/emoji-bias-{seed}")
-        with open_session(model, "paper", Stage(folder, {}), bf16=arguments.bf16) as session:
+        model = Models(f"runs/emoji-bias-{seed}", protocol="paper")
+        with open_session(model, Stage(folder, {}), bf16=arguments.bf16) as session:
             found = Features(session, folder / "features", seed)
         for method, one in chosen_layers(found).items():
             settings.setdefault(method, []).append(one.name)

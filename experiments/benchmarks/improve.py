@@ -24,8 +24,7 @@ import datasets
 from robust_vit_hf import improve, make_image_processor
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, classes_before, load_split
 from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
-from robust_vit_hf.evaluation.options import PairOptions
-from robust_vit_hf.evaluation.session import open_session
+from robust_vit_hf.evaluation.session import Models, open_session
 from robust_vit_hf.evaluation.sets import own_set
 from robust_vit_hf.improvement.verdict import DIAGNOSIS_FOLDER
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
@@ -124,9 +123,9 @@ def make(name: str, root: Path) -> tuple[Path, Path]:
 
 def measured(model: Path, better: Path, elsewhere: Path, folder: Path, bf16: bool) -> dict[str, dict]:
     """Top-1 before and after, its change with an interval, and the calibration error, by place."""
-    pair = PairOptions(model=str(model), compare=str(better) if (better / "config.json").is_file() else str(model))
+    models = Models(str(model), str(better if (better / "config.json").is_file() else model), "model")
     sets = {place: own_set(str(elsewhere / place), "train") for place in PLACES}
-    with open_session(pair, "model", Stage(folder, {"command": "improve"}), bf16=bf16) as session:
+    with open_session(models, Stage(folder, {"command": "improve"}), bf16=bf16) as session:
         found = measure_accuracy(session.with_sets(sets), Accuracy(relevance=False))
     results = {}
     for place, result in found.items():

@@ -23,9 +23,8 @@ from torchvision.transforms.v2 import functional
 from robust_vit_hf.data.background_edits import background
 from robust_vit_hf.data.emoji_shift import load_finetuning_splits, load_split, training_classes
 from robust_vit_hf.data.transforms import eval_transform, input_size
-from robust_vit_hf.evaluation.options import PairOptions
 from robust_vit_hf.evaluation.other_backgrounds import Outputs, composite_outputs
-from robust_vit_hf.evaluation.session import Session, open_session
+from robust_vit_hf.evaluation.session import Models, Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import (
     INTERPOLATION_WEIGHTS,
@@ -236,8 +235,8 @@ def main() -> None:
     results = (read_json(file) or {}).get("models", {})
     for seed in (seed for seed in SEEDS if str(seed) not in results):
         folder = arguments.output_dir / str(seed)
-        model, stage = PairOptions(model=f"runs/emoji-bias-{seed}"), Stage(folder, {"command": "last layer"})
-        with open_session(model, "paper", stage, bf16=arguments.bf16) as session:
+        model, stage = Models(f"runs/emoji-bias-{seed}", protocol="paper"), Stage(folder, {"command": "last layer"})
+        with open_session(model, stage, bf16=arguments.bf16) as session:
             found = Features(session, folder / "features", seed)
             layers = found.layers(found.train)
             results[str(seed)] = dict(variants(found, layers))

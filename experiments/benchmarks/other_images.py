@@ -29,8 +29,7 @@ from scipy import ndimage
 from robust_vit_hf.data import emoji_shift as artwork
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, SPLITS
 from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
-from robust_vit_hf.evaluation.options import PairOptions
-from robust_vit_hf.evaluation.session import open_session
+from robust_vit_hf.evaluation.session import Models, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.verdict import VERDICT_FILE
 from robust_vit_hf.utils.environment import environment
@@ -133,9 +132,9 @@ def make_sets(photographs: list[Picture], places: np.ndarray, folder: Path) -> d
 def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: Path, bf16: bool) -> dict:
     """How many objects are right on each photograph, by way and side, and the commit. A model that was kept is the one before."""
     kept = (read_json(after / VERDICT_FILE) or {}).get("outcome") == "kept"
-    pair = PairOptions(model=str(before), compare=str(before if kept else after))
+    models = Models(str(before), str(before if kept else after), "model")
     stage = Stage(folder / after.parent.name / after.name, {"command": "other_images"})
-    with open_session(pair, "model", stage, bf16=bf16, shared=folder / "before") as session:
+    with open_session(models, stage, bf16=bf16, shared=folder / "before") as session:
         found = measure_accuracy(session.with_sets(sets), Accuracy(relevance=False))
     counts = {
         way: {side: np.bincount(places, result.correct(side)).astype(int).tolist() for side in result.sides}

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from robust_vit_hf.data.background_edits import background, paste
 from robust_vit_hf.data.classes import classes_of_model
 from robust_vit_hf.data.emoji_shift import load_split
+from robust_vit_hf.data.schema import may_be_shown
 from robust_vit_hf.data.transforms import denormalize, eval_transform
-from robust_vit_hf.evaluation.examples import may_be_shown
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.utils.files import read_json

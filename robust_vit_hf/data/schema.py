@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -194,6 +195,13 @@ def label_problem(label: int | None, num_labels: int | None = None) -> str | Non
         classes = f"the model's classes 0–{num_labels - 1}" if num_labels is not None else "all classes"
         return f"label {label} is outside {classes}"
     return None
+
+
+def may_be_shown(dataset: datasets.Dataset) -> np.ndarray:
+    """`(N,)` bool: publishable rows. For emoji-shift, those with openly licensed artwork."""
+    if "openly_licensed" not in dataset.column_names:
+        return np.ones(len(dataset), dtype=bool)
+    return np.array(dataset.with_format(None)["openly_licensed"][:], dtype=bool)
 
 
 def _head(lines: list[str]) -> str:

@@ -15,11 +15,12 @@ from ..data.balanced_splits import choose_images
 from ..data.find_images import Images, find_images
 from ..data.groups import groups_of, slice_shares, training_shares
 from ..data.known_sets import benchmarks, find_benchmark
+from ..data.schema import may_be_shown
 from ..evaluation.accuracy import Accuracy, measure_accuracy
-from ..evaluation.examples import may_be_shown
 from ..evaluation.measurement import measure
+from ..evaluation.options import NamedSource
 from ..evaluation.other_backgrounds import Attributes, Backgrounds
-from ..evaluation.session import Session, Side, given_model, open_session
+from ..evaluation.session import Models, Session, Side, given_model, open_session
 from ..evaluation.sets import load_evaluation_sets
 from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..results.html_page import PAGE_FILE, write_page
@@ -74,15 +75,10 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         The report; `None` outside the main process.
     """
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
+    models = Models(options.model, options.compare, options.protocol)
     chosen_attributes(options.attributes)  # rejects unknown ones before models are loaded
     with open_session(
-        options,
-        options.protocol,
-        stage,
-        bf16=options.bf16,
-        given=given,
-        passes=options.passes,
-        settings=asdict(options),
+        models, stage, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
     ) as session:
         with session.accelerator.main_process_first():
             images = load_images(options, session)
@@ -95,12 +91,12 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         side = session.sides["before"]
         making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
         (images,) = masked_images({folder / MASKS_FOLDER: images}, session.classes, making, options.slices)
-        session = session.with_images(images)
-        report = measure_images(session, images, options.attributes, folder)
+        measured = session.with_images(images)
+        report = measure_images(measured, images, options.attributes, folder)
         if report is not None:
             slices = slice_tables(images.rows, options.slices, report.diagnoses, weights)
             report = replace(report, beside=beside, groups=[*report.groups, *slices])
-            write_report(report, session)
+            write_report(report, measured)
             if options.export == "fiftyone":
                 export_fiftyone(image_table(report.diagnoses), images.rows, session, folder / FIFTYONE_FOLDER)
             if options.html:
@@ -110,7 +106,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
 
 
 def _imagenet_9(session: Session, source: str) -> dict[str, dict[str, Interval]]:
-    named = [(f"imagenet-9-{name}", source) for name in OF_CONDITIONS.values()]
+    named = [NamedSource(f"imagenet-9-{name}", source) for name in OF_CONDITIONS.values()]
     with session.accelerator.main_process_first():
         sets = load_evaluation_sets(named, session.protocol, 1)
     measures = imagenet_9_measures(measure_accuracy(session.with_sets(sets), Accuracy(relevance=False), "imagenet-9"))

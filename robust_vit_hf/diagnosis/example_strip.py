@@ -15,8 +15,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers import default_data_collator
 
 from ..data.background_edits import CONDITIONS
+from ..data.schema import may_be_shown
 from ..data.transforms import denormalize, eval_transform, pixel_levels
-from ..evaluation.examples import may_be_shown
 from ..evaluation.measurement import TransformedRows
 from ..evaluation.other_backgrounds import KINDS, Composite, WithDonors, condition_composites
 from ..evaluation.session import Session

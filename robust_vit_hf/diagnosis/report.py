@@ -22,8 +22,9 @@ from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
 from ..data.groups import groups_of, slices_of
 from ..data.mask_checks import mask_to_tensor
+from ..data.schema import may_be_shown
 from ..data.transforms import eval_transform, place_in_image
-from ..evaluation.examples import EXAMPLES_FILE, may_be_shown
+from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session
 from ..metrics.robust_accuracy import ranks

@@ -23,7 +23,7 @@ from .noise_sensitivity import Sensitivity
 from .options import EvaluateOptions
 from .other_backgrounds import Backgrounds
 from .results_files import write_results_json
-from .session import Session, open_session
+from .session import Models, Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
 
 
@@ -78,9 +78,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     """
     protocols, folder = _protocols(options), options.output_dir
     stage = Stage(folder, {"command": "evaluate"})
-    with open_session(
-        options, protocols[0], stage, bf16=options.bf16, shared=originals, passes=options.passes
-    ) as opened:
+    models = Models(options.model, options.compare, protocols[0])
+    with open_session(models, stage, bf16=options.bf16, shared=originals, passes=options.passes) as opened:
         sessions = []
         with opened.accelerator.main_process_first():
             for protocol in protocols:

@@ -17,6 +17,7 @@ from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
+from ..data.schema import may_be_shown
 from ..data.transforms import denormalize
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import relevance_map
@@ -91,13 +92,6 @@ def is_of_kind(kind: str, result: SetResult) -> np.ndarray:
     best, best_after = (result.sides[side].predictions[:, 0] for side in ("before", "after"))
     chosen = {"corrected": ~right & right_after, "broken": right & ~right_after, "unchanged": best == best_after}
     return chosen[kind] & result.usable
-
-
-def may_be_shown(dataset: datasets.Dataset) -> np.ndarray:
-    """`(N,)` bool: publishable rows. For emoji-shift, those with openly licensed artwork."""
-    if "openly_licensed" not in dataset.column_names:
-        return np.ones(len(dataset), dtype=bool)
-    return np.array(dataset.with_format(None)["openly_licensed"][:], dtype=bool)
 
 
 def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple[str, int]]:

@@ -9,8 +9,8 @@ from ..results.tables import Table, percent
 from ..utils.files import write_json
 from ..utils.stage import Stage
 from .accuracy import Accuracy, measure_accuracy
-from .options import InterpolateOptions, PairOptions
-from .session import Session, Side, open_session
+from .options import InterpolateOptions
+from .session import Models, Session, Side, open_session
 from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets
 
 
@@ -24,8 +24,8 @@ def interpolate_models(options: InterpolateOptions) -> str:
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)
         return f"{folder}: {1 - weight:g} · {options.before} + {weight:g} · {options.after}"
-    pair = PairOptions(model=options.before, compare=options.after)
-    with open_session(pair, options.protocol, passes=options.passes) as session:
+    models = Models(options.before, options.after, options.protocol)
+    with open_session(models, passes=options.passes) as session:
         before, after = session.sides["before"], session.sides["after"]
         check_alike(before.model, after.model)
         warn_of_other_images(before.processor, after.processor)

@@ -10,6 +10,7 @@ import torch
 from ..data.find_images import find_images
 from ..data.image_sets import load_image_set
 from ..data.known_sets import benchmarks
+from ..data.schema import may_be_shown
 from ..data.transforms import denormalize, segmentation_transform
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..models.image_processors import squash_resample
@@ -17,11 +18,10 @@ from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..results.set_tables import attribution_table
 from ..utils.images import overlay, save_picture_grid
 from ..utils.stage import Stage
-from .examples import may_be_shown
 from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
 from .options import SegmentOptions
 from .results_files import write_results_json
-from .session import Session, Side, open_session
+from .session import Models, Session, Side, open_session
 from .sets import EvaluationSet
 
 
@@ -33,7 +33,8 @@ def segment(options: SegmentOptions) -> str:
     """Measure how well relevance maps cover the object, for one model or two, and write tables and figures."""
     folder = options.output_dir
     stage = Stage(folder, {"command": "segment"})
-    with open_session(options, options.protocol, stage, bf16=options.bf16, passes=options.passes) as session:
+    models = Models(options.model, options.compare, options.protocol)
+    with open_session(models, stage, bf16=options.bf16, passes=options.passes) as session:
         session.check_maps()
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from accelerate import Accelerator
 from torch import nn
@@ -22,7 +22,6 @@ from ..relevance.architectures import VisionTransformer, unwrap_pretrained, why_
 from ..utils.privacy import public_name
 from ..utils.processes import make_accelerator
 from ..utils.stage import Stage
-from .options import PairOptions
 from .sets import EvaluationSet
 
 
@@ -153,10 +152,17 @@ class Session:
         }
 
 
+class Models(NamedTuple):
+    """Names of the models of a session, and the protocol by which they see images: by default that of [`resolve_protocol`]."""
+
+    before: str
+    after: str | None = None
+    protocol: Protocol | None = None
+
+
 @contextmanager
 def open_session(
-    options: PairOptions,
-    protocol: Protocol | None,
+    models: Models,
     stage: Stage | None = None,
     *,
     bf16: bool = False,
@@ -165,10 +171,10 @@ def open_session(
     passes: tuple[int, int] = (32, 0),
     settings: dict | None = None,
 ) -> Iterator[Session]:
-    """Context manager of a session with the models of the options, or one `given`; its folder is locked."""
-    protocol = "model" if given else resolve_protocol(protocol, options.model, options.compare)
+    """Context manager of a session with these models, or one `given`; its folder, that of the stage, is locked."""
+    protocol = "model" if given else resolve_protocol(models.protocol, models.before, models.after)
     accelerator = make_accelerator(bf16)
-    names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
+    names = {"before": models.before} | ({"after": models.after} if models.after else {})
     with stage.work(accelerator.is_main_process) if stage else nullcontext():
         sides = load_sides(names, protocol, accelerator, given)
         folder = stage.folder if stage else None

@@ -21,9 +21,8 @@ from ..data.dataset_digest import dataset_identity
 from ..data.find_images import Images
 from ..data.transforms import input_size
 from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
-from ..evaluation.options import PairOptions
 from ..evaluation.other_backgrounds import check_composed, composite_outputs
-from ..evaluation.session import Session, Side, given_model, open_session
+from ..evaluation.session import Models, Session, Side, given_model, open_session
 from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..models.last_layer import NoLastLayer
 from ..models.model_names import resolve
@@ -101,15 +100,10 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
 
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:
     """Images and masks, features, candidates, choice and writing. What is complete is skipped."""
-    pair, whole, notes = PairOptions(model=options.model), Stage(options.output_dir, {"command": "improve"}), []
+    models, notes = Models(options.model, protocol=options.protocol), []
+    whole = Stage(options.output_dir, {"command": "improve"})
     with open_session(
-        pair,
-        options.protocol,
-        whole,
-        bf16=options.bf16,
-        given=given,
-        passes=options.passes,
-        settings=asdict(options),
+        models, whole, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
     ) as session:
         _check_can_be_improved(session, options.method)
         images, pool = images_by_role(session, options, notes)
