@@ -31,17 +31,18 @@ def test_both_ends_are_exact(dtype):
     assert (bits(before), bits(after)) == originals  # neither is changed
 
 
-def test_midpoint_by_hand():
-    before, after = tiny_vit(seed=0), tiny_vit(seed=1)
+@pytest.mark.parametrize("dtype, rtol", [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])  # rounded once
+def test_midpoint_by_hand(dtype, rtol):
+    before, after = tiny_vit(seed=0).to(dtype), tiny_vit(seed=1).to(dtype)
     after.config.problem_type = "single_label_classification"
     mixed = interpolate(before, after, 0.25)
     assert type(mixed) is type(after) and mixed.config.problem_type == "single_label_classification"
     start, end = before.state_dict(), after.state_dict()
     assert mixed.state_dict().keys() == end.keys()
     for name, value in mixed.state_dict().items():
-        assert value.dtype == torch.float32
+        assert value.dtype == dtype
         expected = 0.75 * start[name].double() + 0.25 * end[name].double()
-        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(value.double(), expected, rtol=rtol, atol=1e-7)
     assert all(parameter.requires_grad for parameter in mixed.parameters())
 
 
