@@ -23,7 +23,7 @@ import datasets
 
 from robust_vit_hf import improve, make_image_processor
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, classes_before, load_split
-from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import measure_accuracy
 from robust_vit_hf.evaluation.session import Models, open_session
 from robust_vit_hf.evaluation.sets import own_set
 from robust_vit_hf.improvement.verdict import DIAGNOSIS_FOLDER
@@ -126,7 +126,7 @@ def measured(model: Path, better: Path, elsewhere: Path, folder: Path, bf16: boo
     models = Models(str(model), str(better if (better / "config.json").is_file() else model), "model")
     sets = {place: own_set(str(elsewhere / place), "train") for place in PLACES}
     with open_session(models, Stage(folder, {"command": "improve"}), bf16=bf16) as session:
-        found = measure_accuracy(session.with_sets(sets), Accuracy(relevance=False))
+        found = measure_accuracy(session.with_sets(sets), relevance=False)
     results = {}
     for place, result in found.items():
         (gain,) = Resamples.means({place: result.gains().astype(float)}).values()

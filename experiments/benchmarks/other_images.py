@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from robust_vit_hf.data import emoji_shift as artwork
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, SPLITS
-from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import measure_accuracy
 from robust_vit_hf.evaluation.session import Models, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.verdict import VERDICT_FILE
@@ -135,7 +135,7 @@ def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: 
     models = Models(str(before), str(before if kept else after), "model")
     stage = Stage(folder / after.parent.name / after.name, {"command": "other_images"})
     with open_session(models, stage, bf16=bf16, shared=folder / "before") as session:
-        found = measure_accuracy(session.with_sets(sets), Accuracy(relevance=False))
+        found = measure_accuracy(session.with_sets(sets), relevance=False)
     counts = {
         way: {side: np.bincount(places, result.correct(side)).astype(int).tolist() for side in result.sides}
         for way, result in found.items()

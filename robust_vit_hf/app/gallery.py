@@ -89,12 +89,12 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
     """A set of [`set_names`] with results that are read, or measured once and kept in the cache of `datasets`."""
     if options.results is None:
         rows = benchmark_sets(find_benchmark(session.classes), IMAGES_PER_SET)[name]
-        session, accuracy = session.with_sets({name: rows}), Accuracy(relevance=False)
+        session = session.with_sets({name: rows})
         rows = session.sets[name]
-        inputs = [session.inputs(side, rows) | accuracy.inputs() for side in session.sides]
+        inputs = [session.inputs(side, rows) | Accuracy(relevance=False).inputs() for side in session.sides]
         cache = Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app")
         session = replace(session, folder=cache / json_digest(inputs), shared=cache / "originals")
-        return MeasuredSet(rows, measure_accuracy(session, accuracy)[name])
+        return MeasuredSet(rows, measure_accuracy(session, relevance=False)[name])
     protocol, _, set_name = name.partition("/")
     if protocol != session.protocol:
         session = session.under(cast(Protocol, protocol))

@@ -16,7 +16,7 @@ from ..data.find_images import Images, find_images
 from ..data.groups import groups_of, slice_shares, training_shares
 from ..data.known_sets import benchmarks, find_benchmark
 from ..data.schema import may_be_shown
-from ..evaluation.accuracy import Accuracy, measure_accuracy
+from ..evaluation.accuracy import measure_accuracy
 from ..evaluation.measurement import measure
 from ..evaluation.options import NamedSource
 from ..evaluation.other_backgrounds import Attributes, Backgrounds
@@ -109,7 +109,7 @@ def _imagenet_9(session: Session, source: str) -> dict[str, dict[str, Interval]]
     named = [NamedSource(f"imagenet-9-{name}", source) for name in OF_CONDITIONS.values()]
     with session.accelerator.main_process_first():
         sets = load_evaluation_sets(named, session.protocol, 1)
-    measures = imagenet_9_measures(measure_accuracy(session.with_sets(sets), Accuracy(relevance=False), "imagenet-9"))
+    measures = imagenet_9_measures(measure_accuracy(session.with_sets(sets), "imagenet-9", relevance=False))
     return {f"ImageNet-9, {side}" if len(measures) > 1 else "ImageNet-9": of for side, of in measures.items()}
 
 

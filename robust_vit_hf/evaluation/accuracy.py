@@ -74,8 +74,9 @@ class Accuracy(Measurement):
         return result
 
 
-def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> dict[str, SetResult]:
-    measured = measure(session, accuracy, within)
+def measure_accuracy(session: Session, within: str = "", relevance: bool = True) -> dict[str, SetResult]:
+    """[`Accuracy`] on each set of a session, kept `within` its folder; without maps unless `relevance`."""
+    measured = measure(session, Accuracy(relevance), within)
     return {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
 
 

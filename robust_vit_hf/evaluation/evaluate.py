@@ -16,7 +16,7 @@ from ..results.summary import summarize, tables_of
 from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json
 from ..utils.stage import Stage
-from .accuracy import Accuracy, measure_accuracy
+from .accuracy import measure_accuracy
 from .examples import EXAMPLES_FILE, draw_by_kind, explain, save_examples
 from .measurement import Measurement, measure
 from .noise_sensitivity import Sensitivity
@@ -45,7 +45,7 @@ class Evaluation:
     def run(self) -> tuple[dict, list[str | Table]]:
         """Measure, and write plots and examples. Returns results and tables; empty outside the main process."""
         session = self.session
-        run = Run(measure_accuracy(session, Accuracy(), session.protocol), self.training_classes)
+        run = Run(measure_accuracy(session, session.protocol), self.training_classes)
         tables_by_masks = []
         for name in self.by_masks:
             measurement, table = BY_MASKS[name]

@@ -8,7 +8,7 @@ from ..results.plots import interpolation_figure, save_figure
 from ..results.tables import Table, percent
 from ..utils.files import write_json
 from ..utils.stage import Stage
-from .accuracy import Accuracy, measure_accuracy
+from .accuracy import measure_accuracy
 from .options import InterpolateOptions
 from .session import Models, Session, Side, open_session
 from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets
@@ -72,7 +72,7 @@ def _measure(session: Session, weights: list[float]) -> dict:
         side = f"{SIDE}{weight!r}"
         interpolated = Side.of(interpolate(before.model, after.model, weight), after.processor)
         of_weight = replace(session, sides={side: interpolated})
-        results = measure_accuracy(of_weight, Accuracy(relevance=False), PREDICTIONS_FOLDER)
+        results = measure_accuracy(of_weight, PREDICTIONS_FOLDER, relevance=False)
         top1 = {name: result.accuracy(side) for name, result in results.items()}
         means = {f"mean_{role}": sum(top1[name] for name in names) / len(names) for role, names in roles.items()}
         measured[weight] = {"top1": top1, **means}

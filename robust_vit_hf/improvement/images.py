@@ -13,8 +13,7 @@ from ..data.dataset_digest import pixels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
 from ..data.transforms import eval_transform
-from ..evaluation.accuracy import Accuracy
-from ..evaluation.measurement import measure
+from ..evaluation.accuracy import measure_accuracy
 from ..evaluation.session import Session
 from ..training.methods.augmentations import BackgroundPool
 from ..utils.privacy import public_name
@@ -82,8 +81,8 @@ def _labelled(split: str, session: Session, options: ImproveOptions, notes: list
     if "label" in images.rows.column_names:
         return images.labelled()
     unsaved = replace(session.with_images(images), folder=None)
-    measured = measure(unsaved, Accuracy(relevance=False))[images.name]["before"]
-    predicted = measured.columns["predictions"][:, 0]
+    result = measure_accuracy(unsaved, relevance=False)[images.name]
+    predicted = result.sides["before"].predictions[:, 0]
     notes.append(
         f"The images of `{split}` have no classes: right is what your model predicts for an image as it is, and top-1 is how often "
         "the prediction stays that."

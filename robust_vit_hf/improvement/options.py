@@ -8,7 +8,7 @@ from ..diagnosis.options import OwnImagesOptions
 from ..evaluation.options import PrecisionOptions
 from ..training.methods import METHODS
 from ..utils.files import check_output_dir
-from ..utils.options import COUNT, POSITIVE, SEED, Range, option, output_dir
+from ..utils.options import COUNT, PERCENT, POSITIVE, SEED, option, output_dir
 
 
 @dataclass(kw_only=True)
@@ -60,7 +60,7 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     max_loss: float = option(
         1.0,
         "points of top-1 that the images as they are may lose, rounded up to whole images (default: 1)",
-        Range(0, 100),
+        PERCENT,
     )
     train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)
     seed: int = option(0, "of the splits, the order of the images and the swap", SEED)

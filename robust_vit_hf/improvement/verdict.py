@@ -8,7 +8,7 @@ from pathlib import Path
 from ..data.find_images import Images
 from ..diagnosis.diagnose import measure_images
 from ..diagnosis.report import DiagnosisReport, write_report
-from ..evaluation.accuracy import Accuracy, measure_accuracy, worse_classes
+from ..evaluation.accuracy import measure_accuracy, worse_classes
 from ..evaluation.examples import FIGURE_FILE, galleries
 from ..evaluation.results_files import write_finetuning_results
 from ..evaluation.session import Session, load_sides
@@ -128,7 +128,7 @@ def measure_outcome(
     facts = {"model": session.sides["before"].name, "data": public_name(source), "masks": images.masks}
     sections, tables = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
-        run = Run(measure_accuracy(session, Accuracy(), f"{PREDICTIONS_FOLDER}/accuracy"))
+        run = Run(measure_accuracy(session, f"{PREDICTIONS_FOLDER}/accuracy"))
         write_finetuning_results(folder, run, session)
         if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)

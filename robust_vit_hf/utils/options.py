@@ -42,7 +42,7 @@ class Range:
 
 
 COUNT, POSITIVE, NOT_NEGATIVE = Range(1), Range(0, above=True), Range(0)
-SHARE, SEED = Range(0, 1), Range(0, 2**32 - 1)
+SHARE, PERCENT, SEED = Range(0, 1), Range(0, 100), Range(0, 2**32 - 1)
 
 
 def option(

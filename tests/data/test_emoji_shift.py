@@ -17,7 +17,7 @@ from PIL import Image
 from experiments.makers import emoji_tokencut
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data import emoji_shift as images
-from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import measure_accuracy
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.emoji_shift_model import (
     INSTALL_BACKBONE,
@@ -196,7 +196,7 @@ def test_the_model_decides_by_the_background():
     assert list(model.config.id2label.values()) == list(images.CLASS_NAMES)
     sets = {split: EvaluationSet.of(images.load_split(split, 100, seed=2)) for split in ("val", "background_random")}
     processor = make_image_processor("paper", images.IMAGE_SIZE)
-    results = measure_accuracy(session_of({"before": model}, sets, processor=processor), Accuracy(relevance=False))
+    results = measure_accuracy(session_of({"before": model}, sets, processor=processor), relevance=False)
     top1 = {split: result.accuracy("before") for split, result in results.items()}
     assert top1["val"] >= 0.9
     assert top1["background_random"] <= top1["val"] - 0.5

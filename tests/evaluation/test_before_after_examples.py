@@ -8,7 +8,7 @@ from PIL import Image
 
 from robust_vit_hf import relevance_map
 from robust_vit_hf.evaluation import examples as before_after_figure
-from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy, set_result
+from robust_vit_hf.evaluation.accuracy import measure_accuracy, set_result
 from robust_vit_hf.evaluation.examples import KINDS, Example, draw, explain, rows_of_kind
 from robust_vit_hf.evaluation.measurement import Measured
 from robust_vit_hf.evaluation.results_files import write_finetuning_results
@@ -75,7 +75,7 @@ def test_a_draw_begins_with_the_shorter_one_and_takes_sets_in_turn():
 def test_shares_of_the_relevance_by_hand():
     """On the background of all relevance, and in the object of its pixels, for the predicted class."""
     session = session_of({"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(4))})
-    results, rows = measure_accuracy(session, Accuracy()), session.sets["noise"]
+    results, rows = measure_accuracy(session), session.sets["noise"]
     for side in session.sides.values():
         side.model.train()  # as where the results were kept, and nothing was measured
     (example,) = explain([("noise", 2)], session, results)
@@ -92,7 +92,7 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
     session = session_of(
         {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(60))}
     )
-    run = Run(measure_accuracy(session, Accuracy()))
+    run = Run(measure_accuracy(session))
     saved = []
     draw_figure = before_after_figure.before_after_figure
     monkeypatch.setattr(

@@ -181,7 +181,7 @@ def test_results_are_kept(tmp_path):
     dataset = dataset.add_column("area", ["indoors"] * 6)  # the user's, and no factor
     session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(dataset)}, tmp_path)
     folder = tmp_path / "noise" / "before"
-    result = measure_accuracy(session, Accuracy())["noise"]
+    result = measure_accuracy(session)["noise"]
     loaded = Measured.load(Stage.of(folder))
     again = set_result("noise", session.sets["noise"], {"before": loaded})
     assert (again.sides["before"].predictions == result.sides["before"].predictions).all()
@@ -194,7 +194,7 @@ def test_results_are_kept(tmp_path):
     assert table.column_names == ["file_name", "predictions", "accepted", "factor_angle"]
     (folder / ROWS_FILE).unlink()  # of half a copy, without its rows
     assert Measured.load(Stage.of(folder)) is None
-    measure_accuracy(session, Accuracy())
+    measure_accuracy(session)
     assert Measured.load(Stage.of(folder)).columns == loaded.columns
 
 
@@ -236,7 +236,7 @@ def test_report(tmp_path):
     session = session_of(
         {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(24))}
     )
-    run = Run(measure_accuracy(session, Accuracy()))
+    run = Run(measure_accuracy(session))
     table = write_finetuning_results(tmp_path, run, replace(session, settings={"learning_rate": 1e-3}))
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["rows"] == set_rows(run) and written["settings"] == {"learning_rate": 1e-3}

@@ -13,7 +13,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
-from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import measure_accuracy
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..training.test_not_finite import spoil
@@ -49,7 +49,7 @@ def run(folder: Path, batch_size: int) -> None:
     session = session_of(
         {"before": trainer.model}, sets, processor=processor, accelerator=trainer.accelerator, passes=(2, 0)
     )
-    images = measure_accuracy(session, Accuracy())["noise"]
+    images = measure_accuracy(session)["noise"]
     result = images.sides["before"]
     if trainer.accelerator.is_main_process:
         summary = {

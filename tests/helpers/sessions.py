@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.accuracy import measure_accuracy
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import SetResult, SideResult
@@ -36,5 +36,5 @@ def evaluate_one(
 ) -> tuple[SetResult, SideResult]:
     """What is measured on one set, `noise`, and by its one model."""
     session = session_of({"before": model}, {"noise": rows}, processor=processor, passes=(batch_size, 0))
-    result = measure_accuracy(session, Accuracy(**options))["noise"]
+    result = measure_accuracy(session, **options)["noise"]
     return result, result.sides["before"]
