@@ -1,10 +1,8 @@
 """The page of `robust-vit app`, as programs call it and as a browser shows it."""
 
 import asyncio
-import csv
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,12 +22,10 @@ from huggingface_hub import get_session
 from PIL import Image
 from transformers import pipeline
 
-from robust_vit_hf import make_image_processor
-from robust_vit_hf.app.explain_image import compare_maps, picture_of, read_image
+from robust_vit_hf.app.explain_image import compare_maps, read_image
 from robust_vit_hf.app.gallery import MeasuredSet, _images, measured_set, set_names
-from robust_vit_hf.app.handlers import Handlers, open_models
+from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions
-from robust_vit_hf.app.other_backgrounds_tab import PHOTOGRAPHS, find_mask, other_backgrounds, read_diagnosis
 from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import cached_run, newest_run, own_names, running, write_space
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, SHIFTED, compose
@@ -37,7 +33,6 @@ from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.options import NamedSource
 from robust_vit_hf.evaluation.results_files import TABLES_FILE
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.results.run_results import SetResult, SideResult
@@ -46,31 +41,15 @@ from robust_vit_hf.utils.files import write_json
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.attacks import png_header
-from ..helpers.commands import python, succeed, wait_until
-from ..helpers.tiny import PRETRAINING, ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
+from ..helpers.commands import python, wait_until
+from ..helpers.tiny import ROOT, masked_folder, masked_rows, save_pretrained, tiny_vit
+from .conftest import open_pair
 
 
 PREDICTED = -1
 # Addresses that this process connects to. A hook stays until the process ends.
 CONNECTED: list[str] = []
 sys.addaudithook(lambda event, details: CONNECTED.append(str(details[1])) if event == "socket.connect" else None)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> list[str]:
-    """Folders of two models of one set of classes."""
-    folder = tmp_path_factory.mktemp("models")
-    return [str(save_pretrained(tiny_vit(seed), folder / side)) for seed, side in enumerate(("before", "after"))]
-
-
-@pytest.fixture(scope="module")
-def evaluated(models, tmp_path_factory) -> AppOptions:
-    """Images, and the output of `robust-vit evaluate` on them."""
-    folder = tmp_path_factory.mktemp("evaluated")
-    data = masked_folder(folder / "data", train=4, validation=40)
-    options = ["--dataset", data, "--protocols", "paper", "--output_dir", folder / "results"]
-    succeed("evaluate", "--model", models[0], "--compare", models[1], *options)
-    return AppOptions(results=folder / "results", dataset=str(data))
 
 
 @pytest.fixture(scope="module")
@@ -85,23 +64,8 @@ def client(address):
     return Client(address, verbose=False)
 
 
-@pytest.fixture
-def picture(tmp_path) -> Path:
-    path = tmp_path / "picture.png"
-    masked_rows(1, size=(512, 512))[0]["image"].save(path)
-    return path
-
-
-def open_pair(before: str, after: str | None, protocol: str | None):
-    """Session of the page with these models."""
-    return open_models(AppOptions(model=before, compare=after, protocol=protocol))
-
-
 def pixels(path: str) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=int)
-
-
-# -- An image ----------------------------------------------------------------------------------------------------------
 
 
 def test_maps_are_those_of_the_pipeline(models, picture):
@@ -190,16 +154,11 @@ def test_a_turned_image_of_print(tmp_path):
     assert turned.size == (32, 64) and turned.mode == "RGB" and not transparent
 
 
-# -- Privacy ---------------------------------------------------------------------------------------------------------
-
-
 def test_it_listens_on_loopback_and_connects_to_nothing_else(address, client, picture):
     client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
     port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", address)[1])
-    listening = [
-        c.laddr.ip for c in psutil.Process().net_connections() if c.laddr.port == port and c.status == "LISTEN"
-    ]
-    assert listening == ["127.0.0.1"]
+    hosts = [c.laddr.ip for c in psutil.Process().net_connections() if c.laddr.port == port and c.status == "LISTEN"]
+    assert hosts == ["127.0.0.1"]
     assert CONNECTED and all(re.search(r"'127\.0\.0\.1'|'::1'|^/", host) for host in CONNECTED)
 
 
@@ -255,13 +214,8 @@ def test_a_page_on_all_addresses_answers_under_the_one_that_was_connected_to(ser
 
 
 def test_no_file_outside_its_own_is_served(address, client, models, picture):
-    for path in (
-        "/etc/passwd",
-        ROOT / "pyproject.toml",
-        f"{models[0]}/config.json",
-        "pyproject.toml",
-        "../etc/passwd",
-    ):
+    own = ROOT / "pyproject.toml", f"{models[0]}/config.json", "pyproject.toml"
+    for path in ("/etc/passwd", *own, "../etc/passwd"):
         for route in ("gradio_api/file=", "file="):
             response = get_session().get(f"{address}{route}{path}")
             assert response.status_code in (403, 404) and "root:" not in response.text, path
@@ -278,9 +232,6 @@ def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
         client.close()
         assert [path for path in tmp_path.glob("robust-vit-app-*/files/**/*") if path.name == picture.name]
     assert not list(tmp_path.glob("robust-vit-app-*"))
-
-
-# -- Gallery, run, examples --------------------------------------------------------------------------------------------
 
 
 def test_gallery_of_an_evaluation(models, evaluated, client, monkeypatch):
@@ -382,9 +333,6 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
     assert (predictions == repeated).all()
 
 
-# -- Images of the user ------------------------------------------------------------------------------------------------
-
-
 def test_samples_of_the_user(models, tmp_path):
     """One of each class first, the same in each start, with masks, and labels by name."""
     names = {"id2label": dict(enumerate("dcba")), "label2id": {name: index for index, name in enumerate("dcba")}}
@@ -420,100 +368,6 @@ def test_models_without_a_map(evaluated, picture, tmp_path):
     assert not visible["method"] and visible["target"]
     texts = [one["props"].get("value") for one in components if one["type"] == "markdown"]
     assert any("so it has no relevance map. Maps are for plain vision transformers" in str(text) for text in texts)
-
-
-# -- Backgrounds -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def diagnosed(models, evaluated, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("diagnosed") / "out"
-    options = ["--dataset", evaluated.dataset, "--output_dir", folder]
-    succeed("diagnose", "--model", models[0], "--compare", models[1], *options)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def of_diagnosis(models, diagnosed):
-    with running(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed)) as address:
-        yield Client(address, verbose=False)
-
-
-def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
-    with pytest.raises(ValueError, match="is of other models"):
-        read_diagnosis(diagnosed, open_pair(models[1], models[0], "paper"))
-    with pytest.raises(ValueError, match="is of other models"):
-        read_diagnosis(diagnosed, open_pair(models[0], None, "paper"))
-    shutil.copytree(diagnosed, tmp_path / "improved" / "diagnosis")
-    assert len(read_diagnosis(tmp_path / "improved", open_pair(*models, "paper")).examples) == 24
-
-
-def test_what_was_taken_is_shown(models, diagnosed, of_diagnosis, tmp_path):
-    folder, session = tmp_path / "copy", open_pair(*models, None)
-    shutil.copytree(diagnosed, folder)
-    matrices = read_diagnosis(folder, session).tables  # no image of random models follows the background surely
-    after = next(table for table in matrices if table.title.endswith(", after"))
-    cells = {(row[0], donor): cell for row in after.rows for donor, cell in zip(after.head, row, strict=True)}
-    with (folder / "pairs.csv").open() as file:
-        pairs = [row for row in csv.DictReader(file) if row["side"] == "after"]
-    assert len(matrices) == 2 and pairs
-    assert all(cells[row["label"], row["donor_class"]] == f"{row['taken']} of {row['images']}" for row in pairs)
-    shown = [one["props"].get("value") for one in of_diagnosis.config["components"] if one["type"] == "markdown"]
-    assert {table.markdown() for table in matrices} <= {*shown}
-    (folder / "taken.csv").write_text("image,label,before_original,donor_class\n0007,NA,1,1\n")
-    assert read_diagnosis(folder, session).tables[0].rows == [["0007", "NA", "1"]]
-
-
-def test_an_oblong_image_on_other_backgrounds(tmp_path):
-    wide = tmp_path / "wide"
-    for part in (tiny_vit(), make_image_processor("paper", (32, 48))):
-        part.save_pretrained(wide)
-    handlers = Handlers(AppOptions(model=str(wide), compare=str(wide)))
-    _, pictures, _ = handlers.on_backgrounds(str(bright_square(tmp_path)))
-    assert len(pictures) == 1 + len(PHOTOGRAPHS)
-
-
-def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_path):
-    """As the models see it, composed once more."""
-    path = bright_square(tmp_path)
-    masked, pictures, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
-    session = open_pair(*models, None)
-    image, mask = Image.open(path), find_mask(MaskSettings().tokencut()[1], Image.open(path))
-    inside = np.asarray(mask) > 0
-    assert inside[32:64, 32:64].mean() > 0.8 and inside.mean() < 0.4
-    assert pixels(masked)[0, 0].min() > 150, "the background is not dimmed"
-    found = read_diagnosis(diagnosed, session)
-    backgrounds = other_backgrounds(session, found)
-    assert len(backgrounds) == 5 and {one.name for one in backgrounds[:4]} == {one.label for one in found.examples}
-    captions = [picture["caption"] for picture in pictures]
-    assert len(captions) == 6
-    row = eval_transform(session.sides["before"].processor)({"image": [image], "mask": [mask]})
-    mean, std = (torch.tensor(of)[:, None, None] for of in (PRETRAINING.image_mean, PRETRAINING.image_std))
-    other = (torch.from_numpy(np.asarray(backgrounds[2].picture, np.float32)).movedim(2, 0) / 255 - mean) / std
-    weight = row["mask"][0]
-    composed = weight * row["pixel_values"][0] + (1 - weight) * other
-    changed = {}
-    for side, of in session.sides.items():
-        with torch.no_grad():
-            scores, best = of.model(composed[None]).logits.softmax(dim=1)[0].max(dim=0)
-        assert f"{side}: {session.classes[best]} {scores:.0%}" in captions[3]
-        shown = [re.search(rf"{side}: (\S+) ", caption)[1] for caption in captions]
-        changed[side] = sum(name != shown[0] for name in shown)
-    assert text.endswith(f"before: {changed['before']} of 5 · after: {changed['after']} of 5.")
-
-
-def test_a_narrow_picture_keeps_a_pixel():
-    assert picture_of(Image.new("RGB", (3000, 2))).size == (512, 1)
-    assert picture_of(Image.new("RGB", (30, 20))).size == (512, 341)
-
-
-def test_where_no_object_is_found(of_diagnosis, tmp_path):
-    Image.new("RGB", (2000, 1)).save(tmp_path / "line.png")
-    with pytest.raises(Exception, match="TokenCut found no object: "):
-        of_diagnosis.predict(handle_file(tmp_path / "line.png"), api_name="/backgrounds")
-
-
-# -- Export and command ------------------------------------------------------------------------------------------------
 
 
 def test_a_space(hub, tmp_path):

@@ -13,8 +13,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.server import running
 
-from ..helpers.commands import succeed
-from ..helpers.tiny import masked_folder, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import masked_rows
 
 
 CHROMIUM = shutil.which("chromium")
@@ -29,15 +28,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("app")
-    models = [str(save_pretrained(tiny_vit(seed), folder / side)) for seed, side in enumerate(("before", "after"))]
-    data = masked_folder(folder / "data", train=4, validation=30)
-    options = ["--dataset", data, "--protocols", "paper", "--output_dir", folder / "results"]
-    succeed("evaluate", "--model", models[0], "--compare", models[1], *options)
-    options = ["--dataset", data, "--output_dir", folder / "diagnosis"]
-    succeed("diagnose", "--model", models[0], "--compare", models[1], *options)
-    shown = {"results": folder / "results", "dataset": str(data), "diagnose": folder / "diagnosis"}
+def address(models, evaluated, diagnosed):
+    shown = {"results": evaluated.results, "dataset": evaluated.dataset, "diagnose": diagnosed}
     with running(AppOptions(model=models[0], compare=models[1], **shown)) as address:
         yield address
 
@@ -144,9 +136,7 @@ def test_click_through_a_diagnosis(page):
     page.get_by_role("tab", name="Backgrounds").click()
     expect(page.locator("#verdict")).to_contain_text("Before: ")
     expect(page.locator("#conditions img")).to_have_count(7)
-    page.wait_for_function(
-        "[...document.querySelectorAll('#conditions img')].every(image => image.naturalWidth === 32)"
-    )
+    page.wait_for_function("[...document.querySelectorAll('#conditions img')].every(img => img.naturalWidth === 32)")
     expect(page.locator("#conditions")).to_contain_text("mixed_rand: on LABEL_")
     first = page.locator("#conditions").inner_html()
     page.locator("#next").click()

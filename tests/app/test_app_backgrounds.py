@@ -1,0 +1,104 @@
+"""Objects on other backgrounds, in the page of `robust-vit app`."""
+
+import csv
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.app.explain_image import picture_of
+from robust_vit_hf.app.handlers import Handlers
+from robust_vit_hf.app.options import AppOptions
+from robust_vit_hf.app.other_backgrounds_tab import PHOTOGRAPHS, find_mask, other_backgrounds, read_diagnosis
+from robust_vit_hf.app.server import running
+from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.masks.choose_mask_maker import MaskSettings
+
+from ..helpers.tiny import PRETRAINING, bright_square, tiny_vit
+from .conftest import open_pair
+
+
+@pytest.fixture(scope="module")
+def of_diagnosis(models, diagnosed):
+    with running(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed)) as address:
+        yield Client(address, verbose=False)
+
+
+def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
+    with pytest.raises(ValueError, match="is of other models"):
+        read_diagnosis(diagnosed, open_pair(models[1], models[0], "paper"))
+    with pytest.raises(ValueError, match="is of other models"):
+        read_diagnosis(diagnosed, open_pair(models[0], None, "paper"))
+    shutil.copytree(diagnosed, tmp_path / "improved" / "diagnosis")
+    assert len(read_diagnosis(tmp_path / "improved", open_pair(*models, "paper")).examples) == 24
+
+
+def test_what_was_taken_is_shown(models, diagnosed, of_diagnosis, tmp_path):
+    folder, session = tmp_path / "copy", open_pair(*models, None)
+    shutil.copytree(diagnosed, folder)
+    matrices = read_diagnosis(folder, session).tables  # no image of random models follows the background surely
+    after = next(table for table in matrices if table.title.endswith(", after"))
+    cells = {(row[0], donor): cell for row in after.rows for donor, cell in zip(after.head, row, strict=True)}
+    with (folder / "pairs.csv").open() as file:
+        pairs = [row for row in csv.DictReader(file) if row["side"] == "after"]
+    assert len(matrices) == 2 and pairs
+    assert all(cells[row["label"], row["donor_class"]] == f"{row['taken']} of {row['images']}" for row in pairs)
+    shown = [one["props"].get("value") for one in of_diagnosis.config["components"] if one["type"] == "markdown"]
+    assert {table.markdown() for table in matrices} <= {*shown}
+    (folder / "taken.csv").write_text("image,label,before_original,donor_class\n0007,NA,1,1\n")
+    assert read_diagnosis(folder, session).tables[0].rows == [["0007", "NA", "1"]]
+
+
+def test_an_oblong_image_on_other_backgrounds(tmp_path):
+    wide = tmp_path / "wide"
+    for part in (tiny_vit(), make_image_processor("paper", (32, 48))):
+        part.save_pretrained(wide)
+    handlers = Handlers(AppOptions(model=str(wide), compare=str(wide)))
+    _, pictures, _ = handlers.on_backgrounds(str(bright_square(tmp_path)))
+    assert len(pictures) == 1 + len(PHOTOGRAPHS)
+    assert not any(background.classes for background in other_backgrounds(handlers.session, None))
+
+
+def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_path):
+    """As the models see it, composed once more."""
+    path = bright_square(tmp_path)
+    masked, pictures, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
+    session = open_pair(*models, None)
+    image, mask = Image.open(path), find_mask(MaskSettings().tokencut()[1], Image.open(path))
+    inside = np.asarray(mask) > 0
+    assert inside[32:64, 32:64].mean() > 0.8 and inside.mean() < 0.4
+    assert np.asarray(Image.open(masked).convert("RGB"))[0, 0].min() > 150, "the background is not dimmed"
+    found = read_diagnosis(diagnosed, session)
+    backgrounds = other_backgrounds(session, found)
+    assert len(backgrounds) == 5 and {one.name for one in backgrounds[:4]} == {one.label for one in found.examples}
+    captions = [picture["caption"] for picture in pictures]
+    assert len(captions) == 6
+    row = eval_transform(session.sides["before"].processor)({"image": [image], "mask": [mask]})
+    mean, std = (torch.tensor(of)[:, None, None] for of in (PRETRAINING.image_mean, PRETRAINING.image_std))
+    other = (torch.from_numpy(np.asarray(backgrounds[2].picture, np.float32)).movedim(2, 0) / 255 - mean) / std
+    weight = row["mask"][0]
+    composed = weight * row["pixel_values"][0] + (1 - weight) * other
+    changed = {}
+    for side, of in session.sides.items():
+        with torch.no_grad():
+            scores, best = of.model(composed[None]).logits.softmax(dim=1)[0].max(dim=0)
+        assert f"{side}: {session.classes[best]} {scores:.0%}" in captions[3]
+        shown = [re.search(rf"{side}: (\S+) ", caption)[1] for caption in captions]
+        changed[side] = sum(name != shown[0] for name in shown)
+    assert text.endswith(f"before: {changed['before']} of 5 · after: {changed['after']} of 5.")
+
+
+def test_a_narrow_picture_keeps_a_pixel():
+    assert picture_of(Image.new("RGB", (3000, 2))).size == (512, 1)
+    assert picture_of(Image.new("RGB", (30, 20))).size == (512, 341)
+
+
+def test_where_no_object_is_found(of_diagnosis, tmp_path):
+    Image.new("RGB", (2000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(Exception, match="TokenCut found no object: "):
+        of_diagnosis.predict(handle_file(tmp_path / "line.png"), api_name="/backgrounds")
