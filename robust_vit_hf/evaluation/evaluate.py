@@ -37,7 +37,6 @@ BY_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
 @dataclass(frozen=True)
 class Evaluation:
     session: Session
-    folder: Path  # the output folder
     by_masks: list[str]  # names of `BY_MASKS`
     masked: dict[str, EvaluationSet]  # the sets to measure by masks
     training_classes: frozenset[int] | None  # labels of the classes of the finetuning images, if known
@@ -57,11 +56,11 @@ class Evaluation:
             return {}, []
         summary, notes, tables = summarize(run), session.without_map, [*tables_of(run), *tables_by_masks]
         for name, figure, *_ in run_figures(summary, session.label_names):
-            save_figure(figure, self.folder / "plots" / session.protocol, name)
+            save_figure(figure, session.folder / "plots" / session.protocol, name)
         if "after" in session.sides:
             drawn = draw_by_kind(run.sets, session.sets)
             examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
-            save_examples(examples, self.folder / session.protocol / EXAMPLES_FILE)
+            save_examples(examples, session.folder / session.protocol / EXAMPLES_FILE)
         parts: list[str | Table] = [f"# Protocol `{session.protocol}`", *notes, *tables]
         return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
 
@@ -91,7 +90,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
         for session, sets in zip(sessions, masked, strict=True):
-            evaluation = Evaluation(session, folder, by_masks, sets, classes)
+            evaluation = Evaluation(session, by_masks, sets, classes)
             facts["protocols"][session.protocol], tables_and_notes = evaluation.run()
             parts += tables_and_notes
         if not parts:

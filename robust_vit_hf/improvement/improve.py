@@ -105,11 +105,14 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
     with open_session(
         models, whole, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
     ) as session:
-        _check_can_be_improved(session, options.method)
+        side = session.sides["before"]
+        if session.accelerator.num_processes > 1:
+            raise ValueError("`improve` works in one process: leave out `accelerate launch`.")
+        if options.method is not None:
+            check_has_map(side.model, options.method, load_method(options.method).DEFAULTS.get("relevance_weight"))
         images, pool = images_by_role(session, options, notes)
         stage = Stage(session.folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
-        side = session.sides["before"]
         _say(0, f"{side.name}, {_estimate(side, images, options)}")
         images = _with_masks(images, session, options, notes)
         train, selection, test = (session.with_images(of_role, options.dataset) for of_role in images.values())
@@ -140,13 +143,6 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         for path in (*stage.folder.glob(f"*/{TRAINING_FOLDER}"), *stage.folder.glob(LAYER_FOLDER)):
             shutil.rmtree(path)  # what was measured is kept
         return improvement
-
-
-def _check_can_be_improved(session: Session, method: str | None) -> None:
-    if session.accelerator.num_processes > 1:
-        raise ValueError("`improve` works in one process: leave out `accelerate launch`.")
-    if method is not None:
-        check_has_map(session.sides["before"].model, method, load_method(method).DEFAULTS.get("relevance_weight"))
 
 
 def _inputs(
