@@ -15,7 +15,7 @@ from robust_vit_hf.models.loading import weights_digest
 from ..diagnosis.test_any_classifier import of_timm, resnet
 from ..helpers.commands import call, succeed
 from ..helpers.tiny import masked_folder, tiny_vit
-from .test_improve import CLASSES, OBJECT, with_masks, write_photographs
+from .conftest import CLASSES, OBJECT, with_masks, write_photographs
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -20,13 +19,10 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import robust_vit_hf
-from robust_vit_hf.data.balanced_splits import halves, held_out
-from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.evaluation.accuracy import worse_classes
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import FIRST_INTERPOLATION_WEIGHTS, INTERPOLATION_WEIGHTS, MAP_PENALTIES
-from robust_vit_hf.improvement.images import images_by_role
 from robust_vit_hf.improvement.improve import _check_test_images, _estimate
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
@@ -39,47 +35,13 @@ from robust_vit_hf.training.trainer import RobustViTTrainer
 from robust_vit_hf.utils.stage import Stage
 
 from ..diagnosis.test_diagnosis import diagnosis
-from ..helpers.attacks import COLOURS, biased_model
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
 from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+from .conftest import NAMES, OBJECT, SEED, options_of, with_masks, write_photographs
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
-SEED = 3  # and not a default
-CLASSES = {"circle": 0, "bar": 1, "cross": 2, "dot": 3}
-NAMES = {"id2label": {index: name for name, index in CLASSES.items()}, "label2id": CLASSES}
-
-
-def write_photographs(root: Path, split: str, of_each: int, seed: int) -> None:
-    """Class folders of JPEGs: a bright patch whose place shows the class, on a background whose colour does too."""
-    rng = np.random.default_rng(seed)
-    for name, label in CLASSES.items():
-        for number in range(of_each):
-            pixels = rng.integers(0, 50, (48 + 8 * (number % 2), 48, 3))
-            pixels += 60 * np.array(COLOURS[label])
-            top, left = 6 + 18 * (label // 2), 6 + 18 * (label % 2)
-            pixels[top : top + 16, left : left + 16] = 230
-            path = root / split / name / f"{number}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("own")
-    write_photographs(root / "photos", "train", 6, seed=0)
-    write_photographs(root / "photos", "validation", 8, seed=1)
-    rows = datasets.load_dataset("imagefolder", data_dir=str(root / "photos" / "train"), split="train")
-    labels = [CLASSES[rows.features["label"].names[label]] for label in rows["label"]]
-    save_pretrained(biased_model(rows["image"], labels, **NAMES), root / "model", "paper")
-    return root
-
-
-def options_of(inputs: Path, output: Path) -> list:
-    options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir", output]
-    options += ["--max_steps", 30, "--learning_rates", 3e-4, 3e-3, "--train_batch_size", 4, "--max_loss", 100]
-    return [*options, "--seed", SEED, "--effort", "full"]
 
 
 @pytest.fixture(scope="module")
@@ -155,22 +117,6 @@ def test_more_effort_goes_on_in_the_same_folder(inputs, of_a_minute, tmp_path):
     assert "swap, learning rate" in (tmp_path / "better" / "candidates.md").read_text()
 
 
-def test_images_without_classes(inputs, tmp_path):
-    """Right is what the model predicts for an image as it is."""
-    for path in (inputs / "photos").rglob("*.jpg"):
-        copy = tmp_path / "photos" / path.relative_to(inputs / "photos").parts[0] / f"{path.parent.name}-{path.name}"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-    options = options_of(inputs, tmp_path / "out")[:-1]
-    options[3] = tmp_path / "photos"
-    printed = succeed("improve", *options, "minute")
-    assert "right is what your model predicts" in printed
-    measures = json.loads((tmp_path / "out" / "diagnosis" / "results.json").read_text())["diagnosis"]["before"][
-        "measures"
-    ]
-    assert measures["original"]["mean"] == 1
-
-
 def test_pictures_are_the_backgrounds_of_new_layers(inputs, tmp_path):
     """And not those of the images; others give another layer."""
     weights = []
@@ -230,37 +176,6 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
         assert "was made from other inputs" in error and name in error
 
 
-def test_images_have_one_role(inputs, tmp_path):
-    options = [*options_of(inputs, tmp_path / "out"), "--eval_split", "train"]
-    assert "Splits overlap" in call("improve", *options).error
-    photos = tmp_path / "photos"
-    shutil.copytree(inputs / "photos", photos)
-    (photos / "validation" / "dot" / "copy.jpg").write_bytes((photos / "train" / "dot" / "0.jpg").read_bytes())
-    options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
-    assert "Splits overlap: 1 images" in call("improve", *options).error
-    (photos / "validation" / "dot" / "copy.jpg").unlink()
-    with Image.open(photos / "train" / "dot" / "1.jpg") as picture:
-        picture.save(photos / "validation" / "dot" / "saved again.png")
-    assert "Splits overlap: 1 images" in call("improve", *options).error
-    options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
-    assert "16 images of `selection` are in `backgrounds` too" in call("improve", *options).error
-
-
-def test_splits_of_other_classes_are_refused_for_a_model_without_names(inputs, tmp_path):
-    shutil.copytree(inputs / "photos", tmp_path / "photos")
-    (tmp_path / "photos" / "train" / "dot").rename(tmp_path / "photos" / "train" / "star")
-    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = [*options_of(inputs, tmp_path / "out"), "--model", model, "--dataset", tmp_path / "photos"]
-    assert "class 3 is `star` in `train`, `dot` in `validation`" in call("improve", *options).error
-
-
-def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path):
-    command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
-    error = call(*command, tmp_path / "out", "--split", "train[:6]").error
-    assert "images are of one class: give images of two" in error
-    assert not (tmp_path / "out").exists()
-
-
 def test_photographs_and_paths_stay_here(inputs, improved):
     """Of what is uploaded, nothing shows an image or names a folder of this machine."""
     folder, _ = improved
@@ -271,50 +186,8 @@ def test_photographs_and_paths_stay_here(inputs, improved):
     expected |= {"preprocessor_config.json", "run.json", "tables.md", "verdict.json"}
     assert {*files} == expected
     assert not [name for name, content in files.items() if str(inputs).encode() in content]
-    assert (
-        "before_after.png" not in files["README.md"].decode() and (folder / "diagnosis" / "before_after.png").is_file()
-    )
-
-
-def with_masks(inputs: Path, folder: Path, drawn: dict[str, np.ndarray]) -> list:
-    """Options for the photographs with masks in a folder, by class; `.` for all others."""
-    for path in sorted((inputs / "photos").rglob("*.jpg")):
-        place = (folder / "masks" / path.relative_to(inputs / "photos")).with_suffix(".png")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        height = Image.open(path).height
-        shape = drawn.get(path.parent.name, drawn["."])
-        Image.fromarray(np.pad(shape, ((0, height - 48), (0, 0)), mode="edge")).save(place)
-    return [*options_of(inputs, folder / "out"), "--masks", folder / "masks"]
-
-
-OBJECT = np.pad(np.full((20, 20), 255, np.uint8), ((10, 18), (10, 18)))
-ALL_BUT_A_CORNER = np.full((48, 48), 255, np.uint8)
-ALL_BUT_A_CORNER[0, 0] = 0  # which is cropped
-
-
-@pytest.mark.parametrize(
-    "drawn, message",
-    [
-        (
-            {"circle": OBJECT, ".": 0 * OBJECT},
-            "only images of `circle` are left",
-        ),
-        ({".": ALL_BUT_A_CORNER}, "could be put on another background"),
-    ],
-    ids=["one class", "objects that fill the image"],
-)
-def test_images_that_cannot_tell_are_refused_before_any_training(inputs, tmp_path, monkeypatch, drawn, message):
-    monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
-    assert message in call("improve", *with_masks(inputs, tmp_path, drawn)).error
-
-
-def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
-    options = with_masks(inputs, tmp_path, {".": OBJECT})
-    both = tmp_path / "both"
-    for split in ("train", "validation"):
-        shutil.copytree(tmp_path / "masks" / split, both, dirs_exist_ok=True)
-    error = call("improve", *options[:-1], both).error
-    assert "is the mask of images of both" in error
+    assert (folder / "diagnosis" / "before_after.png").is_file()
+    assert "before_after.png" not in files["README.md"].decode()
 
 
 def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):
@@ -385,36 +258,6 @@ def test_too_few_test_images_are_said_to_be_few(capsys):
         assert "your model: " in said and ("will tell" in said) is bool(text) and text in said
 
 
-@pytest.mark.parametrize("split", ["photos", "photos/train"], ids=["two splits", "held out"])
-def test_the_seed_draws_the_images_of_each_role(split, inputs):
-    session, drawn = session_of({"before": tiny_vit(**NAMES)}, {}), []
-    for seed in (0, 0, 1):
-        options = {"dataset": str(inputs / split), "max_steps": 2, "train_batch_size": 4, "num_images": 2}
-        images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", seed=seed, **options), [])
-        drawn.append({role: dataset_identity(of_role.rows) for role, of_role in images.items()})
-    assert drawn[0] == drawn[1] and all(drawn[0][role] != drawn[2][role] for role in drawn[0])
-
-
-def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
-    """Not those of the four that one step sees."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-1])
-    for split, groups in {"train": 12 * "x" + 4 * "y", "validation": 16 * "xy"}.items():
-        rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
-        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
-    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = {
-        "max_steps": 1,
-        "learning_rates": [1e-4],
-        "train_batch_size": 4,
-        "method": "robustvit",
-        "effort": "full",
-    }
-    robust_vit_hf.improve(str(model), str(tmp_path / "data"), tmp_path / "out", **options)
-    stages = (tmp_path / "out" / "predictions" / "accuracy").rglob("stage.json")
-    weights = [json.loads(path.read_text())["result"]["group_weights"] for path in stages]
-    assert weights and all(found == {"x": 0.75, "y": 0.25} for found in weights)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("max_steps, steps", [(3, 1), (6, 2)], ids=["when it is measured", "when it trains"])
 def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_path):
@@ -444,10 +287,8 @@ def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_pat
     ],
 )
 def test_the_outcome_is_that_of_the_intervals(mixed_rand, original, outcome):
-    diagnoses = {
-        "before": diagnosis(400, mixed_rand=0.5),
-        "after": diagnosis(400, mixed_rand=mixed_rand, original=original),
-    }
+    after = diagnosis(400, mixed_rand=mixed_rand, original=original)
+    diagnoses = {"before": diagnosis(400, mixed_rand=0.5), "after": after}
     found = Improvement(1.0, SimpleNamespace(diagnoses=diagnoses), Table("", [], []), [], [], Path("out"))
     assert found.outcome == outcome
 
@@ -495,31 +336,12 @@ def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
 def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path, monkeypatch):
     """A model that nothing improves: it says so, writes no weights, and ends well."""
     monkeypatch.setattr("robust_vit_hf.improvement.candidates.new_layers", lambda *_: [])
-    result = robust_vit_hf.improve(
-        inputs / "model",
-        inputs / "photos",
-        tmp_path,
-        max_steps=3,
-        learning_rates=[1e-12],
-        max_loss=0.0,
-        method="robustvit",
-        effort="full",
-    )
+    options = {"max_steps": 3, "learning_rates": [1e-12], "max_loss": 0.0, "method": "robustvit", "effort": "full"}
+    result = robust_vit_hf.improve(inputs / "model", inputs / "photos", tmp_path, **options)
     assert result.outcome == "kept" and result.verdict.startswith("It did not help: keep your model.")
     assert not [*tmp_path.rglob("*.safetensors")]
     assert json.loads((tmp_path / "verdict.json").read_text())["outcome"] == "kept"
     assert "original" in result.candidates.rows[0][0] and result.diagnosis.table.head == ["measure", "before"]
-
-
-@pytest.mark.slow
-def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path):
-    write_photographs(tmp_path / "photos", "train", 6, seed=3)
-    options = options_of(inputs, tmp_path / "out")
-    options[3] = tmp_path / "photos"
-    printed = succeed("improve", *options, "--max_steps", 2)
-    assert "has no split `validation`: 8 of the images of `train` were held out" in printed
-    named = call("improve", *options[:-2], "--eval_split", "test").error
-    assert 'Unknown split "test"' in named
 
 
 @pytest.mark.slow
@@ -540,18 +362,6 @@ def test_a_model_of_more_classes_with_dropout_on_greyscale_images(inputs, tmp_pa
     columns = result.diagnosis.diagnoses["before"].columns
     assert {500, 998, 999} <= {*columns["label"]} <= {7, 500, 998, 999}  # the single image may be a selection image
     assert not model.training and (tmp_path / "out" / "verdict.json").is_file()
-
-
-def test_splits_are_disjoint_and_balanced():
-    labels = np.array([0] * 9 + [1] * 2 + [2])
-    for parts in (held_out(labels, seed=0), halves(labels, seed=0)):
-        assert sorted(np.concatenate(parts)) == list(range(12))
-    train, part = (labels[one].tolist() for one in held_out(labels, seed=0))
-    assert part == [0, 0, 0] and {*train} == {0, 1, 2}
-    selection, test = (labels[one].tolist() for one in halves(labels, seed=0))
-    assert selection.count(1) == test.count(1) == 1 and abs(test.count(0) - selection.count(0)) == 1
-    # A class of one image is in either half in turn, so that both have several.
-    assert [half.tolist() for half in halves(np.arange(6), seed=0)] == [[1, 3, 5], [0, 2, 4]]
 
 
 @pytest.mark.release

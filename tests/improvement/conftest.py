@@ -1,0 +1,61 @@
+"""Photographs whose background shows their class too, and a model that decides by it, for `robust-vit improve`."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from ..helpers.attacks import COLOURS, biased_model
+from ..helpers.tiny import save_pretrained
+
+
+SEED = 3  # and not a default
+CLASSES = {"circle": 0, "bar": 1, "cross": 2, "dot": 3}
+NAMES = {"id2label": {index: name for name, index in CLASSES.items()}, "label2id": CLASSES}
+
+
+def write_photographs(root: Path, split: str, of_each: int, seed: int) -> None:
+    """Class folders of JPEGs: a bright patch whose place shows the class, on a background whose colour does too."""
+    rng = np.random.default_rng(seed)
+    for name, label in CLASSES.items():
+        for number in range(of_each):
+            pixels = rng.integers(0, 50, (48 + 8 * (number % 2), 48, 3))
+            pixels += 60 * np.array(COLOURS[label])
+            top, left = 6 + 18 * (label // 2), 6 + 18 * (label % 2)
+            pixels[top : top + 16, left : left + 16] = 230
+            path = root / split / name / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("own")
+    write_photographs(root / "photos", "train", 6, seed=0)
+    write_photographs(root / "photos", "validation", 8, seed=1)
+    rows = datasets.load_dataset("imagefolder", data_dir=str(root / "photos" / "train"), split="train")
+    labels = [CLASSES[rows.features["label"].names[label]] for label in rows["label"]]
+    save_pretrained(biased_model(rows["image"], labels, **NAMES), root / "model", "paper")
+    return root
+
+
+def options_of(inputs: Path, output: Path) -> list:
+    options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir", output]
+    options += ["--max_steps", 30, "--learning_rates", 3e-4, 3e-3, "--train_batch_size", 4, "--max_loss", 100]
+    return [*options, "--seed", SEED, "--effort", "full"]
+
+
+OBJECT = np.pad(np.full((20, 20), 255, np.uint8), ((10, 18), (10, 18)))
+
+
+def with_masks(inputs: Path, folder: Path, drawn: dict[str, np.ndarray]) -> list:
+    """Options for the photographs with masks in a folder, by class; `.` for all others."""
+    for path in sorted((inputs / "photos").rglob("*.jpg")):
+        place = (folder / "masks" / path.relative_to(inputs / "photos")).with_suffix(".png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        height = Image.open(path).height
+        shape = drawn.get(path.parent.name, drawn["."])
+        Image.fromarray(np.pad(shape, ((0, height - 48), (0, 0)), mode="edge")).save(place)
+    return [*options_of(inputs, folder / "out"), "--masks", folder / "masks"]

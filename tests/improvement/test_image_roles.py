@@ -1,0 +1,147 @@
+"""Training, selection and test images of `improve`: each has one role, and what cannot tell is rejected."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import robust_vit_hf
+from robust_vit_hf.data.balanced_splits import halves, held_out
+from robust_vit_hf.data.dataset_digest import dataset_identity
+from robust_vit_hf.improvement.images import images_by_role
+from robust_vit_hf.improvement.options import ImproveOptions
+from robust_vit_hf.training.trainer import RobustViTTrainer
+
+from ..helpers.commands import call, succeed
+from ..helpers.sessions import session_of
+from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+from .conftest import NAMES, OBJECT, options_of, with_masks, write_photographs
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def test_images_have_one_role(inputs, tmp_path):
+    options = [*options_of(inputs, tmp_path / "out"), "--eval_split", "train"]
+    assert "Splits overlap" in call("improve", *options).error
+    photos = tmp_path / "photos"
+    shutil.copytree(inputs / "photos", photos)
+    (photos / "validation" / "dot" / "copy.jpg").write_bytes((photos / "train" / "dot" / "0.jpg").read_bytes())
+    options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
+    assert "Splits overlap: 1 images" in call("improve", *options).error
+    (photos / "validation" / "dot" / "copy.jpg").unlink()
+    with Image.open(photos / "train" / "dot" / "1.jpg") as picture:
+        picture.save(photos / "validation" / "dot" / "saved again.png")
+    assert "Splits overlap: 1 images" in call("improve", *options).error
+    options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
+    assert "16 images of `selection` are in `backgrounds` too" in call("improve", *options).error
+
+
+def test_splits_of_other_classes_are_refused_for_a_model_without_names(inputs, tmp_path):
+    shutil.copytree(inputs / "photos", tmp_path / "photos")
+    (tmp_path / "photos" / "train" / "dot").rename(tmp_path / "photos" / "train" / "star")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = [*options_of(inputs, tmp_path / "out"), "--model", model, "--dataset", tmp_path / "photos"]
+    assert "class 3 is `star` in `train`, `dot` in `validation`" in call("improve", *options).error
+
+
+def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path):
+    command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
+    error = call(*command, tmp_path / "out", "--split", "train[:6]").error
+    assert "images are of one class: give images of two" in error
+    assert not (tmp_path / "out").exists()
+
+
+ALL_BUT_A_CORNER = np.full((48, 48), 255, np.uint8)
+ALL_BUT_A_CORNER[0, 0] = 0  # which is cropped
+
+
+@pytest.mark.parametrize(
+    "drawn, message",
+    [
+        ({"circle": OBJECT, ".": 0 * OBJECT}, "only images of `circle` are left"),
+        ({".": ALL_BUT_A_CORNER}, "could be put on another background"),
+    ],
+    ids=["one class", "objects that fill the image"],
+)
+def test_images_that_cannot_tell_are_refused_before_any_training(inputs, tmp_path, monkeypatch, drawn, message):
+    monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
+    assert message in call("improve", *with_masks(inputs, tmp_path, drawn)).error
+
+
+def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
+    options = with_masks(inputs, tmp_path, {".": OBJECT})
+    both = tmp_path / "both"
+    for split in ("train", "validation"):
+        shutil.copytree(tmp_path / "masks" / split, both, dirs_exist_ok=True)
+    error = call("improve", *options[:-1], both).error
+    assert "is the mask of images of both" in error
+
+
+def test_images_without_classes(inputs, tmp_path):
+    """Right is what the model predicts for an image as it is."""
+    for path in (inputs / "photos").rglob("*.jpg"):
+        copy = tmp_path / "photos" / path.relative_to(inputs / "photos").parts[0] / f"{path.parent.name}-{path.name}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    options = options_of(inputs, tmp_path / "out")[:-1]
+    options[3] = tmp_path / "photos"
+    printed = succeed("improve", *options, "minute")
+    assert "right is what your model predicts" in printed
+    diagnosis = json.loads((tmp_path / "out" / "diagnosis" / "results.json").read_text())["diagnosis"]
+    assert diagnosis["before"]["measures"]["original"]["mean"] == 1
+
+
+@pytest.mark.parametrize("split", ["photos", "photos/train"], ids=["two splits", "held out"])
+def test_the_seed_draws_the_images_of_each_role(split, inputs):
+    session, drawn = session_of({"before": tiny_vit(**NAMES)}, {}), []
+    for seed in (0, 0, 1):
+        options = {"dataset": str(inputs / split), "max_steps": 2, "train_batch_size": 4, "num_images": 2}
+        images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", seed=seed, **options), [])
+        drawn.append({role: dataset_identity(of_role.rows) for role, of_role in images.items()})
+    assert drawn[0] == drawn[1] and all(drawn[0][role] != drawn[2][role] for role in drawn[0])
+
+
+def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
+    """Not those of the four that one step sees."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-1])
+    for split, groups in {"train": 12 * "x" + 4 * "y", "validation": 16 * "xy"}.items():
+        rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
+        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = {
+        "max_steps": 1,
+        "learning_rates": [1e-4],
+        "train_batch_size": 4,
+        "method": "robustvit",
+        "effort": "full",
+    }
+    robust_vit_hf.improve(str(model), str(tmp_path / "data"), tmp_path / "out", **options)
+    stages = (tmp_path / "out" / "predictions" / "accuracy").rglob("stage.json")
+    weights = [json.loads(path.read_text())["result"]["group_weights"] for path in stages]
+    assert weights and all(found == {"x": 0.75, "y": 0.25} for found in weights)
+
+
+@pytest.mark.slow
+def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path):
+    write_photographs(tmp_path / "photos", "train", 6, seed=3)
+    options = options_of(inputs, tmp_path / "out")
+    options[3] = tmp_path / "photos"
+    printed = succeed("improve", *options, "--max_steps", 2)
+    assert "has no split `validation`: 8 of the images of `train` were held out" in printed
+    named = call("improve", *options[:-2], "--eval_split", "test").error
+    assert 'Unknown split "test"' in named
+
+
+def test_splits_are_disjoint_and_balanced():
+    labels = np.array([0] * 9 + [1] * 2 + [2])
+    for parts in (held_out(labels, seed=0), halves(labels, seed=0)):
+        assert sorted(np.concatenate(parts)) == list(range(12))
+    train, part = (labels[one].tolist() for one in held_out(labels, seed=0))
+    assert part == [0, 0, 0] and {*train} == {0, 1, 2}
+    selection, test = (labels[one].tolist() for one in halves(labels, seed=0))
+    assert selection.count(1) == test.count(1) == 1 and abs(test.count(0) - selection.count(0)) == 1
+    # A class of one image is in either half in turn, so that both have several.
+    assert [half.tolist() for half in halves(np.arange(6), seed=0)] == [[1, 3, 5], [0, 2, 4]]
