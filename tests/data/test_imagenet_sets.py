@@ -221,10 +221,7 @@ def test_imagenet_s_takes_images_from_imagenet(tmp_path, place):
 
 @pytest.mark.parametrize(
     "ids, message",
-    [
-        ([7, 8], r"it has the classes \[7, 8\], expected one"),
-        ([1000], r"it has the classes \[\], expected one"),
-    ],
+    [([7, 8], r"it has the classes \[7, 8\], expected one"), ([1000], r"it has the classes \[\], expected one")],
 )
 def test_imagenet_s_masks_with_several_classes_or_none(tmp_path, ids, message):
     layouts.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})

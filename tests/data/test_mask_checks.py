@@ -54,10 +54,7 @@ GOOD_MASKS = {
 BAD_MASKS = {
     "VOC": (mask_of(15, 15, 15), "usual value of the mask's foreground is 15, expected 1 or 255"),
     "ones among others": (mask_of(1, 1, 2), "usual value of the mask's foreground is 1,"),
-    "class ids": (
-        mask_of(131, 131, 180, 190, 200),
-        "has the values 131, 180, 190, 200, expected 1 or 255",
-    ),
+    "class ids": (mask_of(131, 131, 180, 190, 200), "has the values 131, 180, 190, 200, expected 1 or 255"),
     "a class id and ignore": (mask_of(31, 31, 255, 255, 255), "has the values 31, 255, expected 1 or 255"),
     "ones among 255": (mask_of(1, 255, 255), "mixes the values 1 and 255"),
     "RGB": (mask_of(255).convert("RGB"), "mask has mode RGB, expected one channel"),

@@ -20,11 +20,7 @@ import yaml
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".tar", ".gz")
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
 # User and role of each token.
-TOKENS = {
-    "hf_test": ("user", "write"),
-    "hf_read": ("user", "read"),
-    "hf_expired": ("user", "expired"),
-}
+TOKENS = {"hf_test": ("user", "write"), "hf_read": ("user", "read"), "hf_expired": ("user", "expired")}
 
 
 class Refusal(Exception):

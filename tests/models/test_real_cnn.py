@@ -21,10 +21,7 @@ def imagenet_model():
     [
         ({}, {"tiger cat": 0.393, "Egyptian cat": 0.356, "tabby": 0.170}),
         # Which cat comes first depends on the crop.
-        (
-            {"crop_pct": 1.0, "interpolation": "bilinear"},
-            {"Egyptian cat": 0.388, "tiger cat": 0.325, "tabby": 0.172},
-        ),
+        ({"crop_pct": 1.0, "interpolation": "bilinear"}, {"Egyptian cat": 0.388, "tiger cat": 0.325, "tabby": 0.172}),
     ],
 )
 @torch.no_grad()

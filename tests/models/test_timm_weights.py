@@ -172,10 +172,7 @@ def test_number_of_heads():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
-        ({"global_pool": "avg"}, "global_pool"),
-        ({"model_args": {"act_layer": "quick_gelu"}}, "act_layer"),
-    ],
+    [({"global_pool": "avg"}, "global_pool"), ({"model_args": {"act_layer": "quick_gelu"}}, "act_layer")],
 )
 def test_what_only_the_configuration_shows(settings, message):
     """The names and shapes of these weights are those of a plain ViT."""
