@@ -91,7 +91,7 @@ def classifiers(folder: Path) -> dict[str, nn.Module]:
 
 def make_masks(cut: TokenCut, examples: Examples) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """IoU of each image, 0 where the mask is rejected; whether it is given; and CPU seconds an image."""
-    spent, keys = [], tokencut.patch_keys
+    spent, keys = [], tokencut.patch_features
 
     def timed(*arguments) -> torch.Tensor:
         started = time.process_time()
@@ -100,7 +100,7 @@ def make_masks(cut: TokenCut, examples: Examples) -> tuple[np.ndarray, np.ndarra
         return found
 
     started = time.process_time()
-    with patch.object(tokencut, "patch_keys", timed):
+    with patch.object(tokencut, "patch_features", timed):
         results = cut([image for image, _ in examples], [{}] * len(examples))
     seconds = {"features": sum(spent), "all": time.process_time() - started}
     overlaps = np.zeros(len(examples))

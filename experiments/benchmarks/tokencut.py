@@ -36,7 +36,7 @@ from scipy import ndimage
 from transformers import ViTImageProcessor
 
 from robust_vit_hf.data.emoji_shift import load_split
-from robust_vit_hf.masks.tokencut import TokenCut, coarse_masks, cut_eigenvectors, patch_keys, refine_mask
+from robust_vit_hf.masks.tokencut import TokenCut, coarse_masks, cut_eigenvectors, patch_features, refine_mask
 from robust_vit_hf.models.emoji_shift_model import load_backbone, load_biased_model
 from robust_vit_hf.relevance.architectures import ImageModel
 from robust_vit_hf.utils.files import write_atomically
@@ -63,7 +63,7 @@ def features_of(images: list[Image.Image]) -> torch.Tensor:
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     batches = ((pixels - mean) / std).split(16)
-    return torch.cat([patch_keys(ImageModel(model), batch, key_bias=False) for batch in batches])
+    return torch.cat([patch_features(ImageModel(model), batch, key_bias=False).keys for batch in batches])
 
 
 def one_mask(keys: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:

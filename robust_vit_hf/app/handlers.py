@@ -56,7 +56,7 @@ class Handlers:
     def cut(self) -> TokenCut:
         """What finds the object of an image, loaded for the first one."""
         side = self.session.sides["before"]
-        return MaskSettings(None, self.options.mask_model, side.model, side.processor).tokencut()[1]
+        return MaskSettings(None, self.options.mask_model, side.model, side.processor).of_features()[2]
 
     @cached_property
     def class_names(self) -> list[str]:

@@ -42,5 +42,5 @@ def _captioned(row: dict) -> list[tuple[str, np.ndarray]]:
         pictures += [foreground.convert("RGB"), Image.composite(pictures[0], paint, foreground)]
     for picture in pictures:
         picture.thumbnail((360, 360))
-    captions = [fill(row.get("problem") or row["file_name"], 26, max_lines=3), "", ""]
+    captions = [fill(row.get("problem") or row.get("doubt") or row["file_name"], 26, max_lines=3), "", ""]
     return [(caption, np.asarray(picture)) for caption, picture in zip(captions, pictures, strict=False)]

@@ -119,7 +119,7 @@ def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> data
     if not kept:
         raise ValueError(
             f"`{folder}` has a mask for none of {len(names)} images: expected a folder with `{names[0]}.png`, and so on, "
-            "or one of tokencut, grounded, sam3 and auto to make masks."
+            "or a method to make masks: dinov2, tokencut, grounded, sam3, rembg or auto."
         )
     counts = Counter(names[index] for index in kept)
     name, count = counts.most_common(1)[0]

@@ -2,6 +2,8 @@
 
 from itertools import accumulate
 
+import datasets
+import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
@@ -56,3 +58,9 @@ def uninformative_mask(mask: Image.Image) -> str | None:
     if not share:
         return "the mask is empty"
     return f"the mask covers {share:.0%} of the image" if share > FULL else None
+
+
+def confirmed(rows: datasets.Dataset) -> np.ndarray:
+    """Which masks `(N,)`, bool, are trusted: all but those whose maker wrote a reason into the column `doubt`."""
+    doubts = rows.with_format(None)["doubt"][:] if "doubt" in rows.column_names else [None] * len(rows)
+    return np.array([doubt is None for doubt in doubts], dtype=bool)

@@ -74,8 +74,9 @@ def with_mask(row: dict, read: Callable[[Path], Image.Image]) -> dict:
         return {"file_name": row["file_name"], "problem": f"`{path}` cannot be read as a mask: {error}"}
 
 
-def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
-    """The row with encoded image and mask, or with `problem`; and image and mask, upright, or `None`."""
+def decode(row: dict, shorter_side: int | None = None) -> tuple[dict, Image.Image | None, Image.Image | None]:
+    """The row with encoded image and mask, or with `problem`; and image and mask, upright, or `None`. An image with a longer
+    `shorter_side`, in pixels, is reduced to it, also in the row."""
     images: dict[str, Image.Image | None] = {"image": None, "mask": None}
     if "problem" in row:
         return row, None, None
@@ -87,6 +88,8 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
         try:
             content = Path(path).read_bytes() if content is None else content
             images[column] = Image.open(io.BytesIO(content))
+            if column == "image" and shorter_side is not None:
+                images[column].draft(None, (shorter_side, shorter_side))  # a JPEG decodes to fewer pixels in less time
             if column == "image":
                 to_rgb(images[column])  # rejects what transforms cannot handle; too many pixels before decoding
             images[column].load()
@@ -94,6 +97,13 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
             if images[column].format == "BMP":
                 encoded = encode_image(images[column], path and Path(path).with_suffix(".png").name, "PNG")
             ImageOps.exif_transpose(images[column], in_place=True)  # as `datasets.Image` does
+            if column == "image" and shorter_side is not None and min(images[column].size) > shorter_side:
+                scale = shorter_side / min(images[column].size)
+                size = [round(scale * side) for side in images[column].size]
+                images[column] = to_rgb(images[column]).resize(size, Image.Resampling.LANCZOS)
+                encoded = encode_image(
+                    images[column], f"{Path(row['file_name']).stem}.jpg", "JPEG", quality=95, subsampling=0
+                )
         except Exception as error:  # codecs raise any type
             return {"file_name": row["file_name"], "problem": f"`{where}` cannot be decoded: {error}"}, None, None
         row = row | {column: encoded}

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -194,6 +195,7 @@ def write_rows(
     finish: Callable[[Iterator[DecodedRow]], list[dict]] = lambda decoded: [row for row, _ in decoded],
     total: int | None = None,
     parts: Callable[[Iterator[dict]], Iterator[list[dict]]] | None = None,
+    shorter_side: int | None = None,
 ) -> tuple[int, int] | None:
     """Write the rows of a [`Source`] that are not written yet, decoding every image once, in all processes.
 
@@ -203,11 +205,12 @@ def write_rows(
         skip_bad: whether rows that cannot be used are rejected, and not an error.
         finish: gives the rows to write of a part, one for each of its decoded rows.
         parts: cuts the rows into parts; by default [`parts_of`].
+        shorter_side: in pixels, to which larger images are reduced; by default, none is.
 
     Returns:
         The numbers of rows and rejected rows; `None` where `writer` is.
     """
-    state = PartialState()
+    state, read = PartialState(), partial(decode, shorter_side=shorter_side)
     if writer is not None:
         rows = writer.unwritten(rows)
     (position,) = broadcast_object_list([writer and writer.position])
@@ -222,7 +225,7 @@ def write_rows(
         while window := list(islice(shared, state.num_processes)):
             finished = []
             if state.process_index < len(window):
-                finished = finish(_decoded(pool.map(decode, window[state.process_index]), skip_bad))
+                finished = finish(_decoded(pool.map(read, window[state.process_index]), skip_bad))
             finished = iter(gather_object(finished))
             if writer is not None:
                 for part in window:

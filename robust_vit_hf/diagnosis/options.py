@@ -15,9 +15,9 @@ from ..utils.options import Range, option, output_dir
 class OwnImagesOptions(BatchOptions):
     masks: str | None = option(
         None,
-        "`tokencut` (no annotation; the default for images without masks), `grounded` or `sam3` (by the names of the classes) to "
-        "make them, or `auto` for the first of sam3 and grounded whose models can be loaded or downloaded, and otherwise tokencut; or a "
-        "folder: the output of `robust-vit masks`, from which the images are read too, or pictures with the names of the images",
+        "`dinov2` or `tokencut` (no annotation; dinov2 is the default for images without masks), `grounded` or `sam3` (by the names of "
+        "the classes) or `rembg` (a background remover) to make them, or `auto` for the first of sam3, grounded and rembg that can be had, and "
+        "otherwise dinov2; or a folder: the output of `robust-vit masks`, from which the images are read too, or pictures with the names of the images",
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, MASK_MODEL)

@@ -18,19 +18,24 @@ from transformers.utils import logging
 
 from ..data.classes import align_labels, class_names_of
 from ..data.find_images import Images, find_images, origin_of_masks
+from ..data.mask_checks import confirmed
 from ..data.schema import check_rows, undecoded_rows
+from ..data.transforms import input_size
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..utils.stage import Stage
+from .foreground_layer import ConfirmedMasks
 from .make_masks import KEPT, Masker, make_masker, write_split
-from .options import GroundedOptions, Sam3Options, TokenCutOptions
+from .options import Dinov2Options, GroundedOptions, RembgOptions, Sam3Options, TokenCutOptions
 from .tokencut import TokenCut
 
 
 logger = logging.get_logger(__name__)
 
-BY_NAMES = {"sam3": Sam3Options, "grounded": GroundedOptions}  # in the order in which `auto` tries them
-# Names of DINOv2-S for TokenCut, in the order in which they are tried, and what they are: no network before the Hub.
+# Methods with models of their own, in the order in which `auto` tries them.
+OTHERS = {"sam3": Sam3Options, "grounded": GroundedOptions, "rembg": RembgOptions}
+OF_FEATURES = {"dinov2": Dinov2Options, "tokencut": TokenCutOptions}
+# Names of DINOv2-S, in the order in which they are tried, and what they are: no network before the Hub.
 DINOV2_SMALL = {
     BUNDLED_MODEL: "DINOv2-S, the bundled backbone",
     MODELS[BUNDLED_MODEL].base_model: f"`{MODELS[BUNDLED_MODEL].base_model}`",
@@ -40,23 +45,29 @@ OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 
 @dataclass(frozen=True)
 class MaskSettings:
-    method: str | None = None  # of `MASK_METHODS`; by default, TokenCut for images without masks
-    # ViT whose features TokenCut cuts; by default, the first of [`DINOV2_SMALL`] that can be had, or else the classifier.
+    method: str | None = None  # of `MASK_METHODS`; by default, `dinov2` for images without masks
+    # ViT whose features are taken; by default, the first of [`DINOV2_SMALL`] that can be had, or else the classifier's are cut.
     mask_model: str | None = None
     model: nn.Module | None = None  # the classifier, which is not needed with `mask_model`, and its processor
     processor: BaseImageProcessor | None = None
     bf16: bool = False  # whether the features are computed with autocast to bfloat16
 
-    def tokencut(self) -> tuple[str, TokenCut]:
-        """TokenCut, and the `mask_model` that it took. Logs which, if none was named."""
+    @property
+    def shorter_side(self) -> int:
+        """Pixels to which larger images are reduced when their masks are written: twice what the classifier sees."""
+        return max(448, 2 * max(input_size(self.processor))) if self.processor else 448
+
+    def of_features(self) -> tuple[str, str, TokenCut]:
+        """Method, `mask_model` and mask maker of a ViT's features. Logs which, if no model was named."""
         settings: dict[str, Any] = {"min_side": TokenCutOptions.min_side, "bf16": self.bf16}
+        method, maker = ("tokencut", TokenCut) if self.method == "tokencut" else ("dinov2", ConfirmedMasks)
         if self.mask_model not in (None, OF_THE_CLASSIFIER):
-            return self.mask_model, TokenCut.from_pretrained(self.mask_model, PartialState().device, **settings)
+            return method, self.mask_model, maker.from_pretrained(self.mask_model, PartialState().device, **settings)
         for name, described in DINOV2_SMALL.items() if self.mask_model is None else ():
             with suppress(ImportError, OSError):
-                cut = TokenCut.from_pretrained(name, PartialState().device, **settings)
-                logger.warning(f"TokenCut makes masks with the features of {described}.")
-                return name, cut
+                made = maker.from_pretrained(name, PartialState().device, **settings)
+                logger.warning(f"Masks are made by `{method}`, with the features of {described}.")
+                return method, name, made
         no_dinov2 = f"DINOv2-S is not installed ({INSTALL_BACKBONE}) and cannot be loaded from the Hub"
         try:
             cut = TokenCut(self.model.eval(), self.processor, **settings)
@@ -67,17 +78,18 @@ class MaskSettings:
             ) from error
         if self.mask_model is None:
             logger.warning(f"TokenCut makes masks with the features of the classifier itself: {no_dinov2}.")
-        return OF_THE_CLASSIFIER, cut
+        return "tokencut", OF_THE_CLASSIFIER, cut
 
 
 @lru_cache(maxsize=1)
 def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> tuple[str, str | None, Masker]:
-    """The method, mask model and mask maker of settings; of `auto` the first of [`BY_NAMES`] whose models can be loaded, or else
-    TokenCut. Logs why."""
+    """The method, mask model and mask maker of settings; of `auto` the first of [`OTHERS`] that is installed and whose models can be
+    loaded, or else `dinov2`. Logs why."""
     label = datasets.ClassLabel(names=[*class_names]) if class_names else datasets.Value("int64")
-    for name in {"auto": BY_NAMES, "tokencut": ()}.get(settings.method, [settings.method]):
+    named = {"auto": OTHERS, None: ()} | dict.fromkeys(OF_FEATURES, ())
+    for name in named.get(settings.method, [settings.method]):
         try:
-            masker = make_masker(BY_NAMES[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
+            masker = make_masker(OTHERS[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
         except (ImportError, OSError, ValueError) as error:
             if settings.method != "auto":
                 raise
@@ -85,9 +97,7 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
         else:
             logger.warning(f"Masks are made by `{name}`.")
             return name, settings.mask_model, masker
-    if settings.method == "auto":
-        logger.warning("Masks are made by `tokencut`.")
-    return "tokencut", *settings.tokencut()
+    return settings.of_features()
 
 
 def masked_images(
@@ -118,7 +128,7 @@ def _masked(
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if settings.method is not None or "mask" not in images.rows.column_names:
-        state, method, mask_model, masker = PartialState(), settings.method or "tokencut", settings.mask_model, None
+        state, method, mask_model, masker = PartialState(), settings.method, settings.mask_model, None
         named = class_names_of(images.rows.features) or ()
         for first in (True, False):  # the main process chooses, since others may fail to load what it has
             if state.is_main_process is first:
@@ -127,10 +137,20 @@ def _masked(
             method, mask_model = broadcast_object_list([method, mask_model])
         given: dict[str, Any] = {"images": images.source, "output_dir": folder}
         given |= {"skip_bad": True, "rows_per_shard": 100}
-        options = BY_NAMES[method](**given) if method in BY_NAMES else TokenCutOptions(**given, model=mask_model)
+        options = OTHERS[method](**given) if method in OTHERS else OF_FEATURES[method](**given, model=mask_model)
         with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
-            write_split(options, "train", rows, images.rows.features, masker, title, kept=(*KEPT, *columns))
+            write_split(
+                options,
+                "train",
+                rows,
+                images.rows.features,
+                masker,
+                title,
+                None,
+                (*KEPT, *columns),
+                settings.shorter_side,
+            )
         state.wait_for_everyone()  # the first process has written the last rows
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin = f"made by {method}"
@@ -148,4 +168,9 @@ def _masked(
         )
     if lost:
         notes.append(f"Of these classes, no image is left: {lost}.")
+    if doubtful := int((~confirmed(rows)).sum()):
+        notes.append(
+            f"{doubtful} of {len(rows)} masks are in doubt: their images are put on no other background, and give none. Look at the contact "
+            "sheets of the masks. A background remover makes better ones: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
+        )
     return replace(images, rows=rows, masks=origin, rejected=rejected, notes=tuple(notes))

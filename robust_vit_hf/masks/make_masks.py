@@ -26,7 +26,16 @@ from ..utils.images import encode_image, to_rgb
 from ..utils.options import declared_options
 from ..utils.stage import Stage
 from .by_names import ConceptSegmentation, GroundedSegmentation, prompts_of_labels
-from .options import CocoOptions, GroundedOptions, MasksOptions, Sam3Options, TokenCutOptions
+from .foreground_layer import ConfirmedMasks
+from .options import (
+    CocoOptions,
+    Dinov2Options,
+    GroundedOptions,
+    MasksOptions,
+    RembgOptions,
+    Sam3Options,
+    TokenCutOptions,
+)
 from .tokencut import MaskResult, TokenCut
 
 
@@ -35,17 +44,20 @@ logger = logging.get_logger(__name__)
 Masker = Callable[[list[Image.Image], list[dict]], list[MaskResult]]
 
 TEXT = {
+    "dinov2": "Foreground masks by a linear layer on the features of DINOv2-S, which was trained without masks; those with which TokenCut "
+    "(https://huggingface.co/papers/2202.11539) does not agree have the reason in the column `doubt`.",
     "tokencut": "Foreground masks by TokenCut (https://huggingface.co/papers/2202.11539), without annotation.",
     "grounded": "Foreground masks by Grounding DINO and SAM, prompted with names "
     "(https://huggingface.co/papers/2303.05499, https://huggingface.co/papers/2304.02643).",
     "sam3": "Foreground masks by SAM 3, prompted with names (https://huggingface.co/papers/2511.16719).",
+    "rembg": "Foreground masks by a background remover of rembg (https://github.com/danielgatis/rembg).",
     "coco": "Foreground masks from annotations in COCO's format.",
 }
 KEPT = ("label", "group", "openly_licensed")  # columns of the images, if they have them
 
 
 def make_masker(
-    options: TokenCutOptions | GroundedOptions | Sam3Options | CocoOptions, features: datasets.Features
+    options: Dinov2Options | GroundedOptions | Sam3Options | RembgOptions | CocoOptions, features: datasets.Features
 ) -> Masker:
     """Mask maker of a method for images with the given columns, on the accelerator if available."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -53,9 +65,16 @@ def make_masker(
         from .coco import CocoAnnotations
 
         return CocoAnnotations(options.annotations, options.category)
-    if isinstance(options, TokenCutOptions):
-        settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
-        return TokenCut.from_pretrained(options.model, device, refine=not options.coarse, **settings)
+    if isinstance(options, RembgOptions):
+        from .background_remover import BackgroundRemover
+
+        return BackgroundRemover.from_pretrained(options.model)
+    if isinstance(options, Dinov2Options):
+        settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
+        if not isinstance(options, TokenCutOptions):
+            return ConfirmedMasks.from_pretrained(options.model, device, **settings)
+        settings |= {"refine": not options.coarse, "released": options.released}
+        return TokenCut.from_pretrained(options.model, device, **settings)
     prompts = prompts_of_labels(features, options.prompts)
     if isinstance(options, Sam3Options):
         return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
@@ -102,20 +121,25 @@ def write_split(
     title: str,
     total: int | None = None,
     kept: Sequence[str] = KEPT,
+    shorter_side: int | None = None,
 ) -> tuple[int, int] | None:
     """Write one split of images with masks to the output folder, see [`prepare_masks`].
 
     Args:
         rows: rows with undecoded images and `file_name`, maybe `total` of them.
         columns: columns of the rows, of which `kept` are written too, if there are any.
+        shorter_side: in pixels, to which larger images are reduced; by default, none is.
     """
     features = {"image": datasets.Image(), "mask": datasets.Image()}
     features |= {name: columns[name] for name in kept if name in columns}
-    features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
+    texts = ("file_name", "note", "doubt") if options.METHOD == "dinov2" else ("file_name", "note")
+    features |= dict.fromkeys(texts, datasets.Value("string"))
     writer, finish = None, partial(_with_masks, masker=masker, features=features)
     if PartialState().is_main_process:
         writer = SplitWriter(
-            Stage(options.output_dir, _inputs(options, masker)),
+            Stage(
+                options.output_dir, _inputs(options, masker) | ({"shorter_side": shorter_side} if shorter_side else {})
+            ),
             split,
             datasets.Features(features),
             title=title,
@@ -127,7 +151,7 @@ def write_split(
     claimed = getattr(masker, "claimed", iter)(rows)
     rows = ({name: row[name] for name in row if name != "mask"} for row in claimed)  # which need not be decoded
     if options.per_class is None or writer is None:
-        return write_rows(writer, rows, options.skip_bad, finish, total)
+        return write_rows(writer, rows, options.skip_bad, finish, total, shorter_side=shorter_side)
     chosen = PerClass(options.per_class, writer)
     finish = partial(chosen.counted, finish)
     counts = write_rows(writer, chosen.rows(rows), options.skip_bad, finish, parts=chosen.parts)
@@ -191,7 +215,7 @@ def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -
             result = next(results)
             mask = None if result.mask is None else encode_image(result.mask, file_format="PNG")
             problem = result.rejected or (result.mask and uninformative_mask(result.mask))
-            kept |= {"mask": mask, "note": result.note}
+            kept |= {"mask": mask, "note": result.note, "doubt": result.doubt}
         finished.append(kept | ({"problem": problem} if problem else {}))
     return finished
 

@@ -9,10 +9,10 @@ from ..data.options import WriterOptions
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, option
 
 
-MASK_METHODS = ("tokencut", "grounded", "sam3", "auto")  # of images of your own
+MASK_METHODS = ("dinov2", "tokencut", "grounded", "sam3", "rembg", "auto")  # of images of your own
 MASK_MODEL = (
-    "plain ViT, by Hub id or folder, whose features TokenCut cuts into masks (default: DINOv2-S, the bundled one or that of the Hub; the "
-    "features of the classifier where neither can be had)"
+    "plain ViT, by Hub id or folder, whose features TokenCut cuts into masks (default: a DINOv2-S, the bundled one or that of the Hub, and "
+    "where neither can be had, the classifier)"
 )
 
 
@@ -27,7 +27,23 @@ class MasksOptions(WriterOptions):
 
 
 @dataclass(kw_only=True)
-class TokenCutOptions(MasksOptions):
+class Dinov2Options(MasksOptions):
+    """Foreground masks by DINOv2-S: a linear layer on its features, which was trained on photographs without masks. A mask with which
+    TokenCut does not agree is kept, with the reason in the column `doubt`.
+
+    robust-vit masks dinov2 --images photographs --output_dir photographs-masks
+    """
+
+    METHOD = "dinov2"
+
+    model: str = option("facebook/dinov2-small", "DINOv2-S: Hub id or folder; `emoji-shift`: the bundled one")
+    batch_size: int = option(16, "images in a forward pass", COUNT)
+    min_side: int = option(224, "smaller images are enlarged for a finer patch grid", NOT_NEGATIVE)
+    min_pixels: int = option(520, "smaller masks are rejected; RobustViT's limit by default", NOT_NEGATIVE)
+
+
+@dataclass(kw_only=True)
+class TokenCutOptions(Dinov2Options):
     """Foreground masks by TokenCut: the salient object in the features of a ViT, without annotation.
 
     robust-vit masks tokencut --images sets/split --output_dir sets/split-tokencut --split train validation
@@ -37,9 +53,6 @@ class TokenCutOptions(MasksOptions):
     METHOD = "tokencut"
 
     model: str = option("facebook/dino-vitb16", "self-supervised ViT: Hub id or folder; `emoji-shift`: bundled DINOv2")
-    batch_size: int = option(16, "images in a forward pass", COUNT)
-    min_side: int = option(224, "smaller images are enlarged for a finer patch grid", NOT_NEGATIVE)
-    min_pixels: int = option(520, "smaller masks are rejected; RobustViT's limit by default", NOT_NEGATIVE)
     coarse: bool = option(False, "unions of patches, without the bilateral solver")
     released: bool = option(
         False,
@@ -79,6 +92,18 @@ class Sam3Options(MasksOptions):
         None, "JSON: classes, by name or wnid, to lists of names, tried in this order; by default their own"
     )
     threshold: float = option(0.5, "least score of an instance", SHARE)
+
+
+@dataclass(kw_only=True)
+class RembgOptions(MasksOptions):
+    """Foreground masks by a background remover of rembg (https://github.com/danielgatis/rembg), on the GPU where ONNX Runtime finds one.
+
+    robust-vit masks rembg --images photographs --output_dir photographs-masks
+    """
+
+    METHOD = "rembg"
+
+    model: str = option("isnet-general-use", "a model's name in rembg, which downloads it, or an ONNX file of ISNet")
 
 
 @dataclass(kw_only=True)

@@ -10,8 +10,7 @@ import re
 from collections import defaultdict
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
-from math import sqrt
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -33,7 +32,8 @@ from ..utils.files import weights_read
 
 TAU = 0.2  # cosine above which two patches are similar, as in the paper
 WEAK_LINK = 1e-5  # affinity of dissimilar patches, which keeps the graph connected
-MAX_PATCHES = 4096  # 1024×1024 pixels at patch 16; the affinity grows with the fourth power of the image's side
+MAX_SIDE_RELEASED = 1024  # pixels; the released pipeline does not shrink images
+CORNERS = 3  # a cut that holds so many corners is the background (MaskCut, https://huggingface.co/papers/2301.11320)
 
 
 @dataclass
@@ -44,11 +44,20 @@ class MaskResult:
         mask: mode "L", 0 background and 255 foreground, of the image's size; `None` if there is none.
         note: remark for the user, such as a fallback or the boxes found.
         rejected: why the mask should not be trained on; `None` if it may be.
+        doubt: why the mask is not trusted, although it may be right; `None` if it is.
     """
 
     mask: Image.Image | None
     note: str | None = None
     rejected: str | None = None
+    doubt: str | None = None
+
+    def resized(self, size: tuple[int, int]) -> "MaskResult":
+        """The result for an image of another size (width, height)."""
+        if self.mask is None or self.mask.size == size:
+            return self
+        method = Image.Resampling.BOX if size[0] < self.mask.width else Image.Resampling.BILINEAR
+        return replace(self, mask=self.mask.resize(size, method).point(lambda share: 255 * (share > 127)))
 
     @classmethod
     def of(cls, foreground: np.ndarray, note: str | None = None, rejected: str | None = None) -> "MaskResult":
@@ -59,8 +68,8 @@ class MaskResult:
 @dataclass(eq=False)
 class TokenCut:
     """Masks of the salient object, by the normalised cut of a ViT's features. Of the processor, only mean and standard deviation
-    count: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images with more than 4096
-    patches are shrunk, with a note.
+    count: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code). A cut that holds three corners of
+    the image is turned over.
 
     The bias of the key projection is left out of the keys but for the model type `vit`, such as DINO, as in the paper. Attention does
     not depend on it, so training does not determine it: in DINOv2-S/14, its norm equals that of the keys, which makes all patches similar.
@@ -74,10 +83,13 @@ class TokenCut:
         batch_size: number of images with the same patch grid in a forward pass.
         min_pixels: smallest foreground, in pixels, of a mask that is not rejected; 520 is the limit of RobustViT.
         min_side: shorter side in pixels to which smaller images are enlarged, for a finer patch grid; their masks are shrunk again.
-            `min_pixels` refers to the enlarged image. Images that would exceed 4096 patches are rejected.
+            `min_pixels` refers to the enlarged image.
+        max_side: longer side in pixels to which larger images are shrunk, since the time of a cut grows with the sixth power of the side;
+            their masks are enlarged again.
         refine: whether the bilateral solver aligns masks with edges; otherwise, they are unions of patches.
         released: whether to reject masks as RobustViT's released pipeline does: masks of more than half of the image, and refined
-            masks whose IoU with the coarse one is below 0.5. By default, the former are kept, and the latter replaced by the coarse mask.
+            masks whose IoU with the coarse one is below 0.5; cuts are not turned over, and images are shrunk to 1024 pixels. By default,
+            the former are kept, and the latter replaced by the coarse mask.
         bf16: whether to compute the keys with autocast to bfloat16; the cut stays in fp32 and fp64.
     """
 
@@ -88,6 +100,7 @@ class TokenCut:
     batch_size: int = 16
     min_pixels: int = 520
     min_side: int = 0
+    max_side: int = 448
     refine: bool = True
     released: bool = False
     bf16: bool = False
@@ -122,79 +135,82 @@ class TokenCut:
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make masks of RGB images of any sizes, in order. `rows`, an argument of all mask makers, is ignored."""
-        enlarged, by_grid, results = {}, defaultdict(list), {}
+        resized, by_grid, results = [], defaultdict(list), {}
+        longest = MAX_SIDE_RELEASED if self.released else self.max_side
         for index, image in enumerate(images):
-            scale = max(1, self.min_side / min(image.size))
-            size = [round(scale * side) for side in image.size]
-            # Before allocating memory: 20,000×1 pixels would become a billion.
-            if scale > 1 and size[0] * size[1] > MAX_PATCHES * self.patch_size[0] * self.patch_size[1]:
-                reason = f"{image.width}×{image.height} pixels are too narrow to enlarge to a shorter side of {self.min_side}: "
-                results[index] = MaskResult(None, rejected=f"{reason}more than {MAX_PATCHES} patches")
-                continue
-            enlarged[index] = image.resize(size, Image.Resampling.LANCZOS)
-            by_grid[self.grid(enlarged[index])].append(index)
+            scale = min(longest / max(image.size), max(1, self.min_side / min(image.size)))
+            size = [max(1, round(scale * side)) for side in image.size]
+            resized.append(image.resize(size, Image.Resampling.LANCZOS))
+            by_grid[self.grid(resized[index])].append(index)
         for grid, indices in by_grid.items():
             for start in range(0, len(indices), self.batch_size):
                 batch = indices[start : start + self.batch_size]
-                results |= zip(batch, self._batch([enlarged[index] for index in batch], grid), strict=True)
-        for index, image in enumerate(images):
-            mask = results[index].mask
-            if mask is not None and mask.size != image.size:
-                shrunk = mask.resize(image.size, Image.Resampling.BOX).point(lambda share: 255 * (share > 127))
-                results[index] = replace(results[index], mask=shrunk)
-        return [results[index] for index in range(len(images))]
+                results |= zip(batch, self._batch([resized[index] for index in batch], grid), strict=True)
+        return [results[index].resized(image.size) for index, image in enumerate(images)]
 
     def grid(self, image: Image.Image) -> tuple[int, int]:
-        """Patch grid `(h, w)` of the resized image."""
-        height = max(1, round(image.height / self.patch_size[0]))
-        width = max(1, round(image.width / self.patch_size[1]))
-        if height * width > MAX_PATCHES:
-            shrink = sqrt(MAX_PATCHES / (height * width))
-            height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
-        return height, width
+        """Patch grid `(h, w)` of an image of the size that the model sees."""
+        return tuple(
+            max(1, round(side / patch)) for side, patch in zip(image.size[::-1], self.patch_size, strict=True)
+        )
 
     def _batch(self, images: list[Image.Image], grid: tuple[int, int]) -> list[MaskResult]:
         """Results of images with the same patch grid."""
         if grid[0] * grid[1] < 3:
             reason = f"{grid[0]}×{grid[1]} patches are too few to tell an object from the background"
             return [MaskResult(None, rejected=reason) for _ in images]
+        features = self.features(images, grid)
+        finite = features.keys.isfinite().flatten(1).all(dim=1).tolist()
+        eigenvectors, unique = cut_eigenvectors(features.keys)
+        cuts = coarse_masks(eigenvectors, grid)
+        if not self.released:
+            cuts = np.stack([~cut if num_corners(cut) >= CORNERS else cut for cut in cuts])
+        proposals = self.proposed(features, cuts, unique.tolist(), [image.size for image in images])
+        return [self._result(*parts) for parts in zip(images, proposals, finite, strict=True)]
+
+    def features(self, images: list[Image.Image], grid: tuple[int, int]) -> "PatchFeatures":
+        """Features of images with the same patch grid."""
         size = (grid[1] * self.patch_size[1], grid[0] * self.patch_size[0])
         resized = [functional.pil_to_tensor(image.resize(size, Image.Resampling.LANCZOS)) for image in images]
         pixel_values = torch.stack([self.normalize(image) for image in resized])
         with torch.autocast(self.vit.pretrained.device.type, torch.bfloat16, enabled=self.bf16):
-            keys = patch_keys(self.vit, pixel_values, self.key_bias)
-        finite = keys.isfinite().flatten(1).all(dim=1).tolist()
-        eigenvectors, unique = cut_eigenvectors(keys)
-        coarse = coarse_masks(eigenvectors, grid)
-        return [self._result(*parts) for parts in zip(images, coarse, finite, unique.tolist(), strict=True)]
+            return patch_features(self.vit, pixel_values, self.key_bias)
 
-    def _result(self, image: Image.Image, coarse: np.ndarray, finite: bool, unique: bool) -> MaskResult:
+    def proposed(
+        self, features: "PatchFeatures", cuts: np.ndarray, unique: list[bool], sizes: list[tuple[int, int]]
+    ) -> list[MaskResult]:
+        """Coarse masks of images of the given sizes (width, height): here the cuts `(B, h, w)`, bool, themselves."""
+        results = []
+        for cut, is_unique, size in zip(cuts, unique, sizes, strict=True):
+            mask = Image.fromarray(cut).resize(size, Image.Resampling.NEAREST)
+            rejected = None if is_unique else "the cut is arbitrary: several parts of the image stand out alike"
+            results.append(MaskResult.of(np.asarray(mask), rejected=rejected))
+        return results
+
+    def _result(self, image: Image.Image, proposal: MaskResult, finite: bool) -> MaskResult:
         if not finite:
             return MaskResult(None, rejected="the model's features are not finite")
-        if not coarse.any():
+        mask = np.asarray(proposal.mask) > 0
+        if not mask.any():
             return MaskResult(None, rejected="nothing to cut: all patches are alike, or no two are")
-        notes, rejected = [], None
-        height, width = coarse.shape[0] * self.patch_size[0], coarse.shape[1] * self.patch_size[1]
-        if max(image.width / width, image.height / height) > 1.5:  # more than rounding to a multiple of the patch
-            notes.append(f"features of the image shrunk to {width}×{height} pixels")
-        mask = np.asarray(Image.fromarray(coarse).resize(image.size, Image.Resampling.NEAREST))
+        note, rejected = None, proposal.rejected
         if self.refine:
             refined = refine_mask(image, mask)
             overlap = (refined & mask).sum() / (refined | mask).sum()
             if overlap >= 0.5 or self.released:
                 mask = refined
             else:
-                notes.append(f"coarse mask: the refined one overlaps it by an IoU of {overlap:.2f}")
+                note = f"coarse mask: the refined one overlaps it by an IoU of {overlap:.2f}"
             if overlap < 0.5 and self.released:
-                rejected = f"the refined mask overlaps the coarse one by an IoU of {overlap:.2f}, below 0.5"
+                rejected = (
+                    rejected or f"the refined mask overlaps the coarse one by an IoU of {overlap:.2f}, below 0.5"
+                )
         num_pixels = int(mask.sum())
-        if not unique:
-            rejected = "the cut is arbitrary: several parts of the image stand out alike"
-        elif num_pixels < self.min_pixels:
+        if proposal.rejected is None and num_pixels < self.min_pixels:
             rejected = f"{num_pixels} foreground pixels, fewer than {self.min_pixels}"
         elif self.released and rejected is None and 2 * num_pixels > mask.size:
             rejected = f"the foreground is {num_pixels / mask.size:.0%} of the image, more than half"
-        return MaskResult.of(mask, "; ".join(notes) or None, rejected)
+        return replace(MaskResult.of(mask, note, rejected), doubt=proposal.doubt)
 
 
 @cache
@@ -219,18 +235,38 @@ def key_projection(model: ImageModel) -> nn.Module:
     return projections[-1]
 
 
+class PatchFeatures(NamedTuple):
+    """Features of the patches of B images in the last layer, without prefix tokens, fp32."""
+
+    keys: torch.Tensor  # `(B, N, C)` of the attention
+    hidden: torch.Tensor  # `(B, N, D)`, the last hidden state
+
+
 @torch.no_grad()
-def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
-    """Keys `(B, h·w, C)`, fp32, of the patches in the last layer of a model in eval mode, without prefix
-    tokens, and with the bias of the projection if `key_bias`. Pixel values are `(B, 3, H, W)`, normalised as the model expects."""
+def patch_features(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> PatchFeatures:
+    """Features of a model in eval mode, from one forward pass.
+
+    Args:
+        pixel_values: `(B, 3, H, W)`, normalised as the model expects.
+        key_bias: whether the keys keep the bias of their projection.
+
+    Raises:
+        ValueError: the model gives no key for each patch.
+    """
     pretrained, projection = model.pretrained, key_projection(model)
-    image_size = tuple(pixel_values.shape[2:])
     height, width = model.patch_grid(pixel_values)
-    arguments = model.forward_arguments(image_size)
-    outputs = []
-    with hooks_of_this_thread((projection.register_forward_hook, lambda module, args, output: outputs.append(output))):
+    arguments = model.forward_arguments(tuple(pixel_values.shape[2:]))
+    outputs: dict[str, torch.Tensor] = {}
+    hooks = (
+        (projection.register_forward_hook, lambda module, args, output: outputs.update(keys=output)),
+        (
+            pretrained.base_model.register_forward_hook,
+            lambda module, args, output: outputs.update(hidden=output.last_hidden_state),
+        ),
+    )
+    with hooks_of_this_thread(*hooks):
         pretrained(pixel_values=pixel_values.to(pretrained.device, pretrained.dtype), **arguments)
-    keys = outputs[0].float()
+    keys, hidden = (outputs[name].float() for name in ("keys", "hidden"))
     num_prefix_tokens = keys.shape[1] - height * width
     if len(keys) != len(pixel_values) or num_prefix_tokens < 0:
         raise ValueError(
@@ -239,7 +275,7 @@ def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) ->
         )
     if not key_bias and getattr(projection, "bias", None) is not None:
         keys = keys - projection.bias.float()
-    return keys[:, num_prefix_tokens:]
+    return PatchFeatures(keys[:, num_prefix_tokens:], hidden[:, num_prefix_tokens:])
 
 
 def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -299,6 +335,11 @@ def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarra
     components, _ = ndimage.label(foreground, within_images)
     of_seeds = np.take_along_axis(components.reshape(len(components), -1), seeds, axis=1)
     return foreground & (components == of_seeds[..., None])
+
+
+def num_corners(mask: np.ndarray) -> int:
+    """Number of corners of the image that a mask `(h, w)`, bool, holds."""
+    return int(mask[[0, 0, -1, -1], [0, -1, 0, -1]].sum())
 
 
 def refine_mask(image: Image.Image, coarse: np.ndarray) -> np.ndarray:

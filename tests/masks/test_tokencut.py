@@ -93,7 +93,7 @@ def features(backbone, photographs) -> torch.Tensor:
     pixel_values = (torch.from_numpy(pixels) / 255 - torch.tensor(IMAGENET_DEFAULT_MEAN)) / torch.tensor(
         IMAGENET_DEFAULT_STD
     )
-    return tokencut.patch_keys(ImageModel(backbone), pixel_values.movedim(3, 1), key_bias=False)
+    return tokencut.patch_features(ImageModel(backbone), pixel_values.movedim(3, 1), key_bias=False).keys
 
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> float:
@@ -310,10 +310,10 @@ def test_keys_of_every_architecture(family, head, size):
     (expected,) = recorded
 
     num_patches = size[0] // 8 * (size[1] // 8)
-    keys = tokencut.patch_keys(ImageModel(model), pixel_values, key_bias=True)
+    keys = tokencut.patch_features(ImageModel(model), pixel_values, key_bias=True).keys
     assert keys.shape == (2, num_patches, 24) and not keys.requires_grad
     torch.testing.assert_close(keys, expected[:, FAMILIES_OF_KEYS[family] :], rtol=0, atol=0)
-    without = tokencut.patch_keys(ImageModel(model), pixel_values, key_bias=False)
+    without = tokencut.patch_features(ImageModel(model), pixel_values, key_bias=False).keys
     torch.testing.assert_close(keys - without, torch.linspace(-1, 1, 24).expand_as(keys), rtol=0, atol=1e-5)
 
 
@@ -329,7 +329,7 @@ def test_the_model_is_left_as_it_was(photographs):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     with pytest.raises(ValueError, match="Expected 3 but got 5"):  # a failing pass leaves none, either
-        tokencut.patch_keys(ImageModel(model), torch.zeros(1, 5, 32, 32), key_bias=True)
+        tokencut.patch_features(ImageModel(model), torch.zeros(1, 5, 32, 32), key_bias=True)
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 4)
 
@@ -444,7 +444,8 @@ def test_an_arbitrary_cut_is_rejected_and_kept(monkeypatch):
     """Four quarters, each like nothing else."""
     group = np.kron([[0, 1], [2, 3]], np.ones((2, 2), dtype=int)).ravel()
     keys = keys_of_graph(group[:, None] == group).unsqueeze(0)  # of 4×4 patches
-    monkeypatch.setattr(tokencut, "patch_keys", lambda model, pixel_values, key_bias: keys)
+    features = tokencut.PatchFeatures(keys, keys)
+    monkeypatch.setattr(tokencut, "patch_features", lambda model, pixel_values, key_bias: features)
     results = [
         tokencut.TokenCut(tiny_vit(), min_pixels=0, refine=False)([Image.new("RGB", (32, 32))], [{}])[0] for _ in "ab"
     ]
@@ -452,16 +453,33 @@ def test_an_arbitrary_cut_is_rejected_and_kept(monkeypatch):
     assert 0 < foreground(results[0]).sum() < 32 * 32 and results[0].mask.tobytes() == results[1].mask.tobytes()
 
 
-def test_large_images_are_shrunk(monkeypatch, photographs):
-    monkeypatch.setattr(tokencut, "MAX_PATCHES", 100)
+def test_large_images_are_shrunk(photographs):
+    """To the features and the solver of a smaller image, whose mask is enlarged."""
     image = photographs[0][0].resize((400, 200))
-    make = tokencut.TokenCut(tiny_vit(), refine=False)
+    make = tokencut.TokenCut(tiny_vit(), max_side=112)
     for size, grid in [((43, 45), (6, 5)), ((3, 100), (12, 1)), ((8, 8), (1, 1))]:  # the nearest multiple of 8 pixels
         assert make.grid(Image.new("RGB", size)) == grid
-    assert make.grid(image) == (7, 14)
-    assert make.grid(Image.new("RGB", (384, 240))) == (7, 12)  # 8 × 13 of 7.9 × 12.6 would be more than 100
-    (result,) = make([image], [{}])
-    assert result.note == "features of the image shrunk to 112×56 pixels" and result.mask.size == (400, 200)
+    small = image.resize((112, 56), Image.Resampling.LANCZOS)
+    (result,), (of_small,) = (make([picture], [{}]) for picture in (image, small))
+    enlarged = of_small.mask.resize((400, 200), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(foreground(result), np.asarray(enlarged) > 127)
+
+
+def test_a_cut_that_holds_three_corners_is_turned_over(backbone, monkeypatch):
+    """But for the released pipeline."""
+    cut = np.ones((16, 16), dtype=bool)
+    cut[4:12, 4:] = False  # the object reaches two corners
+    monkeypatch.setattr(tokencut, "coarse_masks", lambda vectors, grid: np.stack([turned, cut[:, ::-1]]))
+    images = [Image.new("RGB", (224, 224))] * 2
+    for corners, is_turned in ((2, False), (3, True), (4, True)):
+        turned = cut.copy()
+        turned[[0, -1], -1] = False
+        turned[0, -1], turned[-1, -1] = corners > 2, corners > 3
+        result, other = tokencut.TokenCut(backbone, refine=False)(images, [{}, {}])
+        share = (~turned if is_turned else turned).mean()
+        assert foreground(result).mean() == share and foreground(other).mean() == (~cut).mean()
+        (result, _) = tokencut.TokenCut(backbone, refine=False, released=True)(images, [{}, {}])
+        assert foreground(result).mean() == turned.mean()
 
 
 def test_images_are_normalised_and_resized_as_documented(photographs):
