@@ -112,7 +112,7 @@ class Page:
             for table in diagnosed.tables if diagnosed else ():
                 with gr.Accordion(table.title, open=False):
                     gr.Markdown(table.markdown(), elem_classes="tables")
-        gr.Markdown("### An image of your own\nIts object is found by TokenCut and pasted on five other backgrounds.")
+        gr.Markdown("### An image of your own\nIts object is found and pasted on five other backgrounds.")
         with gr.Row():
             self.object = uploaded("object")
             self.mask = gr.Image(label="The object that was found", height=300, elem_id="mask", type="pil", **OUTPUT)

@@ -138,7 +138,7 @@ def find_mask(cut: TokenCut, image: Image.Image) -> Image.Image:
     small.thumbnail((MAX_SIDE, MAX_SIDE))
     (result,) = cut([small], [{}])
     if result.mask is None or result.rejected:
-        raise ValueError(f"TokenCut found no object: {result.rejected}. Give an image in which one object stands out.")
+        raise ValueError(f"No object was found: {result.rejected}. Give an image in which one object stands out.")
     return result.mask.resize(image.size, Image.Resampling.NEAREST)
 
 
@@ -158,7 +158,7 @@ def pasted_pictures(
         pixel_values, weight = row["pixel_values"][0][None], row["mask"][0][None]
         if not weight.any():
             raise ValueError(
-                "The object that TokenCut found lies outside of the crop that the models see: crop the image around the object."
+                "The object that was found lies outside of the crop that the models see: crop the image around the object."
             )
         normalize, size = normalization(of.processor), pixel_values.shape[:1:-1]  # width and height
         others = torch.stack([normalize(pil_to_tensor(other.picture.resize(size))) for other in backgrounds])

@@ -27,30 +27,37 @@ LARGEST_GAIN = 4.0  # of contrasts and frequencies, so that little noise is not 
 Pair = Sequence[torch.Tensor]
 
 
-def draw_donors(classes: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def draw_donors(
+    classes: Sequence[int], seed: int = 0, gives: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw for each image one of its class and one of another class, whose backgrounds it is given: two arrays
     `(N,)` of image numbers; -1 where a class has no other image. A draw depends on the seed, the image's
-    number and the classes."""
+    number and the classes. `gives`, bool `(N,)`, are the images that may be drawn; all by default."""
     members: dict[int, list[int]] = {}
     place_within = []  # of each image among those of its class
     for index, label in enumerate(classes):
-        siblings = members.setdefault(label, [])
+        siblings = members.setdefault(label, []) if gives is None or gives[index] else members.get(label, [])
         place_within.append(len(siblings))
-        siblings.append(index)
-    if len(members) < 2:
+        if gives is None or gives[index]:
+            siblings.append(index)
+    if len({*classes}) < 2:
         raise ValueError(f"All {len(classes)} images are of one class: give images of two classes or more.")
     names, places = sorted(members), {label: place for place, label in enumerate(sorted(members))}
     same, other = (np.full(len(classes), -1, dtype=np.int64) for _ in range(2))
     for index, label in enumerate(classes):
         rng = np.random.default_rng([seed, index])
         first, second, third = rng.random(3)
-        siblings = members[label]
-        if len(siblings) > 1:
+        siblings = members.get(label, [])
+        is_member = index in siblings[place_within[index] : place_within[index] + 1]
+        if len(siblings) > is_member:
             # From the image's own place on, so that every other image of the class is as likely.
-            step = 1 + int(first * (len(siblings) - 1))
+            step = is_member + int(first * (len(siblings) - is_member))
             same[index] = siblings[(place_within[index] + step) % len(siblings)]
-        chosen = members[names[(places[label] + 1 + int(second * (len(names) - 1))) % len(names)]]
-        other[index] = chosen[int(third * len(chosen))]
+        is_named = label in places
+        if len(names) > is_named:
+            step = places.get(label, 0) + is_named + int(second * (len(names) - is_named))
+            chosen = members[names[step % len(names)]]
+            other[index] = chosen[int(third * len(chosen))]
     return same, other
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class DiagnosisReport:
 
 
 def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
-    """A row for each image: `image`, `label`, `donor_same`, `donor_rand`, `donor_class`, `object_share`, and
+    """A row for each image: `image`, `label`, `donor_same`, `donor_rand`, `donor_class`, `object_share`, `confirmed`, and
     for each side the predicted classes, as `before_original`, and `before_relevance_on_object`."""
     first = next(iter(diagnoses.values()))
     names = dict(enumerate(first.class_names))  # without -1, where there is no such image
@@ -147,6 +147,7 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
         table[donor] = [images[row] if row >= 0 else None for row in first.columns[donor]]
     table["donor_class"] = [names.get(label) for label in first.columns["donor_class"]]
     table["object_share"] = first.columns["object_share"]
+    table["confirmed"] = first.columns["confirmed"]
     for side, diagnosis in diagnoses.items():
         table |= {f"{side}_{name}": [names.get(best) for best in diagnosis.columns[name]] for name in CONDITIONS}
         table[f"{side}_relevance_on_object"] = diagnosis.columns["relevance_on_object"]
@@ -236,6 +237,9 @@ def diagnosis_tables(
     beside = dict(beside or {})
     if "after" in diagnoses:
         beside = {"change": diagnoses["after"].change_from(diagnoses["before"])} | beside
+    for side, diagnosis in diagnoses.items():
+        if not np.all(diagnosis.columns["confirmed"]):
+            beside[f"{side}, masks in doubt too"] = replace(diagnosis, with_doubts=True).measures
     rows = []
     for name, title in BACKGROUND_MEASURES.items():
         cells = [_shown(name, diagnosis.measures) for diagnosis in diagnoses.values()]
@@ -323,7 +327,8 @@ def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, kno
 
 def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, AttributeDiagnosis]) -> pd.DataFrame:
     """How often images of the class `label` were `taken` for the `donor_class`, by `side`; the surest first, by
-    the lower bound of the share (Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404)."""
+    the lower bound of the share (Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404), with an error of 5 % for all pairs of a side
+    together (Bonferroni)."""
     rows = []
     for side, diagnosis in diagnoses.items():
         pairs = {WHOLE: diagnosis.by_pair()}
@@ -332,7 +337,8 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
         rows += [{"side": side, "attribute": name} | pair for name, of in pairs.items() for pair in of]
     table = pd.DataFrame(rows, columns=["side", "attribute", "label", "donor_class", "taken", "images"])
     taken, images = (table[name].to_numpy(float) for name in ("taken", "images"))
-    table["at_least"] = np.where(taken > 0, special.betaincinv(np.maximum(taken, 1), images - taken + 1, 0.025), 0.0)
+    error = 0.05 / table.groupby("side")["taken"].transform("size").to_numpy(float)
+    table["at_least"] = np.where(taken > 0, special.betaincinv(np.maximum(taken, 1), images - taken + 1, error), 0.0)
     names = next(iter(diagnoses.values())).class_names
     for column in ("label", "donor_class"):
         table[column] = [names[label] for label in table[column]]
@@ -340,12 +346,14 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
 
 
 def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]:
-    """What to photograph: pairs taken more often than by chance (97.5 % each), those of named attributes if
-    any."""
+    """What to photograph: pairs certainly taken more often than by chance, those of named attributes if any; nothing where the images do
+    not show that the model decides by the background."""
     side, last = list(diagnoses.items())[-1]
     chance, sentences = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
     certain = pairs[(pairs["side"] == side) & (pairs["at_least"] > chance)]
     of_attributes = certain[certain["attribute"] != WHOLE]
+    if of_attributes.empty and last.verdict not in ("decides", "partly"):
+        return []
     for row in (certain if of_attributes.empty else of_attributes).head(NUM_ADVICE).itertuples():
         how = f"on what `{row.donor_class}` stands on"
         if row.attribute != WHOLE:

@@ -17,12 +17,13 @@ from ..results.tables import Table
 
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
-# Standard deviation of `mixed_rand` minus top-1 on really random backgrounds, beyond that of the samples (docs/measured.md).
-FORETELLING = 0.06
+# Standard deviation of what is foretold minus top-1 on really random backgrounds, beyond that of the samples (docs/measured.md).
+FORETELLING = 0.08
+TINY = 1e-3  # top-1 in a draw that has no right answer on another background
 # Names of the measures in tables. Differences have a sign.
 BACKGROUND_MEASURES = {
     **{name: f"top-1 `{name}`" for name in CONDITIONS},
-    "foretold": "top-1 on random backgrounds, foretold by `mixed_rand`",
+    "foretold": "top-1 on random backgrounds, foretold: `original` · `mixed_rand` / `mixed_same`",
     "composing": "price of composing: `original` − `mixed_same`",
     "bg_gap": "BG-Gap: `mixed_same` − `mixed_rand`",
     "object_focus": "Object Focus: 1 − BG-Gap / `original`",
@@ -43,11 +44,16 @@ VERDICTS = {
 DIFFERENCES = ("composing", "bg_gap", "donor_excess", "only_bg_excess")
 
 
-def foretold(mixed_rand: Interval) -> Interval:
+def foretold(sample: Interval) -> Interval:
     """Top-1 on really random backgrounds, with the interval of the sample widened by [`FORETELLING`]."""
-    mean = mixed_rand.mean
-    low, high = (math.hypot(end - mean, 1.96 * FORETELLING) for end in (mixed_rand.low, mixed_rand.high))
+    mean = min(1.0, sample.mean)
+    low, high = (math.hypot(end - mean, 1.96 * FORETELLING) for end in (sample.low, sample.high))
     return Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
+
+
+def _on_random(original: np.ndarray, mixed_rand: np.ndarray, mixed_same: np.ndarray) -> np.ndarray:
+    """Top-1 `(1 + R,)` on random backgrounds without the price of composing, which `mixed_rand` and `mixed_same` both pay."""
+    return original * mixed_rand / np.maximum(mixed_same, TINY)
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,19 @@ class Diagnosis:
 
     columns: Mapping[str, Sequence]
     class_names: Sequence[str]
+    with_doubts: bool = False  # whether images whose mask is in doubt count too
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
         """Each measure `(N,)` but Object Focus; NaN where an image does not count, as without object,
-        background or donor. By chance, a wrong prediction among the K classes is that of the donor with
+        background or donor, or with a mask in doubt, unless `with_doubts`. By chance, a wrong prediction among the K classes is that of the donor with
         probability 1 / (K − 1), and that of `only_bg` is right as often as its class is."""
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
         values = {name: outcomes(self.columns, name) for name in CONDITIONS}
+        if not self.with_doubts:
+            for name in values.keys() - {"original"}:
+                values[name][~np.asarray(self.columns["confirmed"])] = np.nan
         known = {name: ~np.isnan(of_images) for name, of_images in values.items()}
         values["composing"] = values["original"] - values["mixed_same"]
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
@@ -80,7 +90,8 @@ class Diagnosis:
         values["only_bg_excess"] = values["only_bg"] - values["only_bg_chance"]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.asarray(self.columns["relevance_on_object"], dtype=float) / share
-        values["relevance_on_object"] = np.where(known["original"], ratio, np.nan)
+        trusted = np.asarray(self.columns["confirmed"]) | self.with_doubts
+        values["relevance_on_object"] = np.where(known["original"] & trusted, ratio, np.nan)
         return values
 
     @cached_property
@@ -90,8 +101,9 @@ class Diagnosis:
         if {"bg_gap", "original"} <= drawn.keys() and drawn["original"].values[0] > 0:
             drawn["object_focus"] = Resamples.of(object_focus, drawn["original"], drawn["bg_gap"])
         measures = {name: of.interval(Difference if name in DIFFERENCES else Interval) for name, of in drawn.items()}
-        if "mixed_rand" in measures:
-            measures["foretold"] = foretold(measures["mixed_rand"])
+        if {"mixed_rand", "mixed_same"} <= drawn.keys() and drawn["mixed_same"].values[0] > 0:
+            ratio = Resamples.of(_on_random, *(drawn[name] for name in ("original", "mixed_rand", "mixed_same")))
+            measures["foretold"] = foretold(ratio.interval())
         return measures
 
     @property
@@ -134,7 +146,9 @@ class Diagnosis:
         )
         if gap := self.measures.get("bg_gap"):
             text += f"; the background of another class instead of its own costs {gap} points of top-1"
-        return f"{text}. On random backgrounds, expect a top-1 of {_percent(self.measures['foretold'])}."
+        if expected := self.measures.get("foretold"):
+            text += f". On random backgrounds, expect a top-1 of {_percent(expected)}"
+        return f"{text}."
 
     @property
     def warnings(self) -> list[str]:
@@ -221,7 +235,7 @@ class AttributeDiagnosis:
             margins = [np.asarray(self.columns[f"{name}_{kind}_margin"], float) for kind in KINDS]
             measured = {"gap": same - rand, "taken": taken[1].astype(float) - taken[0]}
             measured |= {"shift": margins[0] - margins[1], "price": original - same}
-            known = ~np.isnan(same - rand)
+            known = ~np.isnan(same - rand) & np.asarray(self.columns["confirmed"])
             values[name] = {measure: np.where(known, of_images, np.nan) for measure, of_images in measured.items()}
         return values
 

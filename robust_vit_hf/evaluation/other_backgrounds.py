@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from ..data.background_edits import ATTRIBUTES, CONDITIONS, Pair, compose, draw_donors, edited, has_both, is_background
+from ..data.mask_checks import confirmed
 from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..models.last_layer import LastLayer
@@ -178,6 +179,7 @@ def composite_outputs(
         picture_of: backgrounds `(3, H, W)` by composite and image, instead of those of other classes.
     """
     ((name, rows),) = session.sets.items()
+    trusted = confirmed(rows.dataset)
     size = session.classes if layer is None else layer.weight[0]
     outputs = np.full((len(rows.labels), 1 + count * (1 + len(attributes)), len(size)), np.nan, np.float32)
     if folder is not None:
@@ -189,7 +191,7 @@ def composite_outputs(
                 np.save(file, outputs)  # if it were cut off, `r+` would fill it with zeros
         outputs = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(outputs[:, 0, 0])).sum())
-    composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes)
+    composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes, trusted)
 
     def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
         images = torch.cat([*pictures])
@@ -197,8 +199,9 @@ def composite_outputs(
         values = values.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()
         # Without an object, a composite would be a background alone; without a background, the image itself.
         share = batch["mask"].mean(dim=(1, 2, 3))
+        no_object = (share == 0) | (share == 1) | ~torch.from_numpy(trusted).to(share.device)[batch["row"]]
         for number, has_composite in enumerate(usable[1:], 1):
-            values[~has_composite | (share == 0) | (share == 1), number] = torch.nan
+            values[~has_composite | no_object, number] = torch.nan
         return list(logits.chunk(len(pictures))), values
 
     if done < len(outputs):
@@ -220,7 +223,11 @@ def check_composed(count: int, num_images: int, name: str) -> None:
 
 
 def _on_other_backgrounds(
-    labels: list[int], count: int, picture_of: Callable[[int, int], torch.Tensor] | None, attributes: Sequence[str]
+    labels: list[int],
+    count: int,
+    picture_of: Callable[[int, int], torch.Tensor] | None,
+    attributes: Sequence[str],
+    gives: np.ndarray,
 ) -> tuple[list[Composite], dict[str, Donors]]:
     names = [f"composite_{number}" for number in range(count)]
     pictures: dict[str, Donors] = {}
@@ -230,7 +237,7 @@ def _on_other_backgrounds(
     if attributes or not picture_of:
         # Of images of one class, each counts as a class of its own: training images need no labels.
         classes = labels if len({*labels}) > 1 else [*range(len(labels))]
-        donors = {name: draw_donors(classes, DONOR_SEED + number)[1] for number, name in enumerate(names)}
+        donors = {name: draw_donors(classes, DONOR_SEED + number, gives)[1] for number, name in enumerate(names)}
     donors |= pictures
     composites = [Composite("original", "original")]
     composites += [Composite(name, "mixed_rand", name) for name in pictures or names]
@@ -243,6 +250,7 @@ class Backgrounds(Measurement):
     """Predictions for the images of a set in each of `CONDITIONS`. All images have a label and a mask. Rows:
 
     - `file_name`, if known; `accepted`, the correct classes, and `label`, the first of them;
+    - `confirmed`, whether the mask is not in doubt;
     - `donor_same` and `donor_rand`, numbers of the images whose backgrounds are taken, and `donor_class`, the class of
       the second; -1 where there is none;
     - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
@@ -259,7 +267,9 @@ class Backgrounds(Measurement):
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         composites = condition_composites(self.conditions)
         needed = {composite.donor for composite in composites} - {None}
-        same, other = draw_donors(rows.labels.tolist(), self.seed) if needed else 2 * (np.full(len(rows.labels), -1),)
+        same, other = 2 * (np.full(len(rows.labels), -1),)
+        if needed:
+            same, other = draw_donors(rows.labels.tolist(), self.seed, confirmed(rows.dataset))
         donors = {kind: drawn for kind, drawn in zip(KINDS, (same, other), strict=True) if kind in needed}
         explains = self.relevance and why_no_map(side.model) is None
 
@@ -284,6 +294,7 @@ class Backgrounds(Measurement):
         if "file_name" in rows.dataset.column_names:
             columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
         columns["donor_class"] = np.where(other >= 0, rows.labels[other], -1)
+        columns["confirmed"] = confirmed(rows.dataset)
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
         return Measured(columns | {"object_share": values[:, -2], "relevance_on_object": values[:, -1]})
 
@@ -311,7 +322,8 @@ class Attributes(Measurement):
         return super().inputs() | {"edits": hashlib.sha256("".join(code).encode()).hexdigest()}
 
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
-        donors = dict(zip(KINDS, draw_donors(rows.labels.tolist(), self.seed), strict=True))
+        trusted = confirmed(rows.dataset)
+        donors = dict(zip(KINDS, draw_donors(rows.labels.tolist(), self.seed, trusted), strict=True))
         donor_class = np.where(donors["rand"] >= 0, rows.labels[donors["rand"]], -1)
         edits = [Composite(f"{name}_{kind}", name, kind) for kind in KINDS for name in self.names]
         composites = [Composite("original", "original"), *edits]
@@ -333,7 +345,7 @@ class Attributes(Measurement):
 
         batches = composite_pass(side, rows, session, title, composites, donors, outputs_of)
         values = np.concatenate([values for _, values in batches])
-        columns = {"accepted": rows.accepted, "label": rows.labels, "donor_class": donor_class}
+        columns = {"accepted": rows.accepted, "label": rows.labels, "donor_class": donor_class, "confirmed": trusted}
         columns |= {f"donor_{kind}": drawn for kind, drawn in donors.items()}
         columns |= {composite.name: values[:, place].astype(np.int64) for place, composite in enumerate(composites)}
         margins = values[:, len(composites) : -1].T

@@ -69,7 +69,7 @@ def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_pat
     path = bright_square(tmp_path)
     masked, pictures, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
     session = open_pair(*models, None)
-    image, mask = Image.open(path), find_mask(MaskSettings().tokencut()[1], Image.open(path))
+    image, mask = Image.open(path), find_mask(MaskSettings().of_features()[2], Image.open(path))
     inside = np.asarray(mask) > 0
     assert inside[32:64, 32:64].mean() > 0.8 and inside.mean() < 0.4
     assert np.asarray(Image.open(masked).convert("RGB"))[0, 0].min() > 150, "the background is not dimmed"
@@ -100,5 +100,5 @@ def test_a_narrow_picture_keeps_a_pixel():
 
 def test_where_no_object_is_found(of_diagnosis, tmp_path):
     Image.new("RGB", (2000, 1)).save(tmp_path / "line.png")
-    with pytest.raises(Exception, match="TokenCut found no object: "):
+    with pytest.raises(Exception, match="No object was found: "):
         of_diagnosis.predict(handle_file(tmp_path / "line.png"), api_name="/backgrounds")

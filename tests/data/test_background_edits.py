@@ -177,3 +177,16 @@ def test_attributes_are_chosen_by_name():
     assert chosen_attributes(["place", "border", "place"]) == ("place", "border")
     with pytest.raises(ValueError, match="frame"):
         chosen_attributes(["frame", "border"])
+
+
+def test_images_that_give_nothing_are_no_donors():
+    """They are given backgrounds all the same, and the other draws stay as they are where all give."""
+    classes, gives = np.repeat([0, 1, 2], 20), np.arange(60) % 3 > 0
+    for drawn, own in zip(draw_donors(classes, 3, gives), (True, False), strict=True):
+        assert (drawn >= 0).all() and gives[drawn].all()
+        assert ((classes[drawn] == classes) == own).all() and (drawn != np.arange(60)).all()
+        assert len({*drawn.tolist()}) > 20
+    for drawn, expected in zip(draw_donors(classes, 3, np.ones(60, bool)), draw_donors(classes, 3), strict=True):
+        assert np.array_equal(drawn, expected)
+    same, other = draw_donors([0, 0, 1], 0, np.array([False, True, False]))
+    assert same.tolist() == [1, -1, -1] and other.tolist() == [-1, -1, 1]

@@ -15,6 +15,7 @@ def diagnosis(count: int = 200, price: float = 0.0, **gaps: float) -> AttributeD
     place = np.random.default_rng(0).permutation(count) / count
     columns = {"accepted": [[int(one)] for one in label], "label": label, "original": label, "donor_class": donor}
     columns |= {"donor_same": label, "donor_rand": donor, "object_share": np.full(count, 0.1)}
+    columns["confirmed"] = np.ones(count, dtype=bool)
     for number, name in enumerate(ATTRIBUTES):
         columns[f"{name}_same"] = np.where(place >= 1 - price, 9, label)
         columns[f"{name}_rand"] = np.where(

@@ -105,7 +105,7 @@ def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatc
 
 
 def test_masks_are_made_where_there_are_none(model, tmp_path):
-    """By TokenCut: kept, with a contact sheet, and not made again."""
+    """By DINOv2-S: kept, with a contact sheet, and not made again."""
     square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
     rows = []
     for index in range(8):
@@ -119,7 +119,7 @@ def test_masks_are_made_where_there_are_none(model, tmp_path):
     printed = succeed("diagnose", *options)
     masks = tmp_path / "out" / "masks"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["masks"] == "made by tokencut" and results["num_images"] + results["num_rejected"] == 8
+    assert results["masks"] == "made by dinov2" and results["num_images"] + results["num_rejected"] == 8
     assert results["num_rejected"] >= 1
     assert (masks / "contact_sheet_train.png").is_file()
     written = {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}

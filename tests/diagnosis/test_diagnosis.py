@@ -46,6 +46,7 @@ def diagnosis(count: int = 200, **rates: float) -> Diagnosis:
     columns |= {"label": label, "accepted": [[int(one)] for one in label], "donor_class": donor}
     columns |= {"donor_same": np.roll(np.arange(count), CLASSES), "donor_rand": donor}
     columns |= {"object_share": np.full(count, rates["share"]), "relevance_on_object": np.full(count, 0.3)}
+    columns["confirmed"] = np.ones(count, dtype=bool)
     return Diagnosis(columns, NAMES)
 
 
@@ -117,7 +118,32 @@ def test_the_sentence_names_the_evidence():
         "Decides by the background: of 400 objects on the background of another class, 60 % ["
     )
     assert "were taken for that class (chance 23 %)" in found.sentence
-    assert found.sentence.endswith("points of top-1. On random backgrounds, expect a top-1 of 30 % [17, 43].")
+    assert found.sentence.endswith("points of top-1. On random backgrounds, expect a top-1 of 30 % [14, 46].")
+
+
+def test_the_price_of_composing_is_not_that_of_the_background():
+    """Composing costs 20 points here, and the background half of what is left."""
+    found = diagnosis(400, original=0.9, mixed_same=0.7, mixed_rand=0.35)
+    assert found.measures["foretold"].mean == pytest.approx(0.9 * 0.35 / 0.7)
+    assert found.measures["foretold"].low < 0.45 - 1.96 * 0.08 and found.measures["foretold"].high > 0.45 + 1.96 * 0.08
+    free = diagnosis(400, original=0.9, mixed_same=0.9, mixed_rand=0.35)
+    assert free.measures["foretold"].mean == pytest.approx(0.35)
+    without = diagnosis(400, mixed_same=0.0, mixed_rand=0.0)
+    assert "foretold" not in without.measures and "expect" not in without.sentence
+
+
+def test_images_with_masks_in_doubt_count_as_they_are_alone():
+    """The last half of the images, which are right on their own background alone."""
+    columns = dict(diagnosis(400, original=0.75, mixed_same=1.0, mixed_rand=0.5).columns)
+    found = Diagnosis(columns | {"confirmed": np.arange(400) < 200}, NAMES)
+    assert found.num_mixed == 200 and found.measures["original"].mean == 0.75
+    assert found.measures["mixed_rand"].mean == 1.0 and found.measures["bg_gap"].mean == 0
+    assert np.isnan(found.values["relevance_on_object"][200:]).all() and found.by_class()[0]["mixed_rand"] == 1.0
+    table = diagnosis_tables({"before": found})[0]
+    assert table.head == ["measure", "before", "before, masks in doubt too"]
+    (gaps,) = (row[1:] for row in table.rows if row[0].startswith("BG-Gap"))
+    assert gaps[0].startswith("+0.0") and gaps[1].startswith("+50.0")
+    assert len(diagnosis_tables({"before": Diagnosis(columns, NAMES)})[0].head) == 2
 
 
 def test_images_without_donor_or_object_do_not_count():

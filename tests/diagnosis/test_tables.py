@@ -19,6 +19,7 @@ def diagnosis(right: np.ndarray, mixed: np.ndarray) -> Diagnosis:
     columns |= {"mixed_rand": np.where(mixed, label, 1 - label), "label": label, "donor_class": 1 - label}
     columns |= {"accepted": [[int(one)] for one in label], "object_share": np.full(len(label), 0.1)}
     columns |= {"donor_same": label, "donor_rand": label, "relevance_on_object": np.full(len(label), 0.5)}
+    columns["confirmed"] = np.ones(len(label), dtype=bool)
     return Diagnosis(columns, ["cow", "boat"])
 
 
@@ -73,6 +74,7 @@ def columns() -> dict:
     found["mixed_rand"] = np.where((np.arange(24) % 4 > 0) & (label == 0), donor, label)
     found |= {"label": label, "accepted": [[int(one)] for one in label], "donor_class": donor, "donor_rand": donor}
     found |= {"donor_same": label, "object_share": np.full(24, 0.1), "relevance_on_object": np.linspace(0.9, 0.1, 24)}
+    found["confirmed"] = np.ones(24, dtype=bool)
     return found
 
 
@@ -129,6 +131,19 @@ def test_of_many_classes_the_first_are_shown():
     pairs = pair_table(diagnoses, {})
     assert len(pairs) == 24 and len(advice(pairs, diagnoses)) == 3 and matrices(pairs) == []
     assert len(taken_rows(diagnoses["before"])) == 20
+
+
+def test_a_pair_by_chance_among_many_is_no_advice():
+    """The images of one class of 24 are taken for the next: 3 of 3, which would be certain of one pair alone, are not."""
+    for count, advised in ((3, 0), (12, 1)):
+        label = np.repeat(np.arange(24), count)
+        own = {name: np.resize(of, len(label)) for name, of in columns().items() if name != "accepted"}
+        own |= dict.fromkeys(CONDITIONS, label) | {"label": label, "accepted": [[int(one)] for one in label]}
+        own |= {"mixed_rand": np.where(label == 0, 1, label), "donor_class": (label + 1) % 24}
+        diagnoses = {"before": Diagnosis(own, [str(one) for one in range(24)])}
+        pairs = pair_table(diagnoses, {})
+        assert pairs["at_least"][0] == pytest.approx((0.05 / 24) ** (1 / count))  # of Clopper and Pearson for n of n
+        assert len(advice(pairs, diagnoses)) == advised, diagnoses["before"].sentence
 
 
 def test_nothing_to_photograph():
