@@ -142,11 +142,13 @@ class Outputs:
         original: `(N, D)` fp32, of the images as they are.
         mixed: `(N, K, D)` fp32, of composites; NaN where image or donor lack object or background.
         labels: `(N,)` int64.
+        classes: numbers of the classes among which the highest logit counts; `None` for all.
     """
 
     original: np.ndarray
     mixed: np.ndarray
     labels: np.ndarray
+    classes: tuple[int, ...] | None = None
 
     def mapped(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> "Outputs":
         return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
@@ -154,11 +156,16 @@ class Outputs:
     def right(self) -> dict[str, np.ndarray]:
         """Whether each image is right as it is, `original`, and the share of its composites that are, `mixed_rand`."""
         known = ~np.isnan(self.mixed[..., 0])
-        hits = (self.mixed.argmax(axis=-1) == self.labels[:, None]) & known
+        hits = (self._best(self.mixed) == self.labels[:, None]) & known
         with np.errstate(invalid="ignore"):
             mixed_rand = hits.sum(axis=1) / known.sum(axis=1)
-        original = (self.original.argmax(axis=-1) == self.labels).astype(float)
+        original = (self._best(self.original) == self.labels).astype(float)
         return {"original": original, "mixed_rand": mixed_rand}
+
+    def _best(self, logits: np.ndarray) -> np.ndarray:
+        if self.classes is None:
+            return logits.argmax(axis=-1)
+        return np.array(self.classes)[logits[..., self.classes].argmax(axis=-1)]
 
 
 def composite_outputs(
@@ -212,7 +219,7 @@ def composite_outputs(
         stage.finish({}, [OUTPUTS_FILE])
     if count:
         check_composed((~np.isnan(outputs[:, 1:, 0])).sum(), len(outputs), name)
-    return Outputs(outputs[:, 0], outputs[:, 1:], rows.labels)
+    return Outputs(outputs[:, 0], outputs[:, 1:], rows.labels, rows.class_subset)
 
 
 def check_composed(count: int, num_images: int, name: str) -> None:

@@ -133,8 +133,11 @@ class Session:
         config = unwrap_pretrained(next(iter(self.sides.values())).model).config
         return replace(self, sets={name: rows.for_model(name, config) for name, rows in sets.items()})
 
-    def with_images(self, images: Images, source: str | None = None) -> "Session":
-        rows = EvaluationSet.of(images.rows, source=source, group_weights=images.group_weights)
+    def with_images(
+        self, images: Images, source: str | None = None, class_subset: tuple[int, ...] | None = None
+    ) -> "Session":
+        facts: dict[str, Any] = {"source": source, "group_weights": images.group_weights, "class_subset": class_subset}
+        rows = EvaluationSet.of(images.rows, **facts)
         return self.with_sets({images.name: rows})
 
     def loader(self, images: Dataset) -> DataLoader:

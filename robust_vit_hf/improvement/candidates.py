@@ -238,14 +238,20 @@ def layer_candidates(side: Side, features: Features, facts: Mapping, train: obje
 
 
 def new_layers(layer: Layer, features: Outputs, has_bias: bool) -> Iterator[tuple[str, Layer]]:
-    """New layers by name: of the map, and fits to the original's output and to the labels."""
+    """New layers by name: of the map, which changes all classes alike, and fits to the original's output and to the labels. Fits leave
+    classes without images as they are, and the mean logit of the others on every image (the gradients of a softmax add up to 0)."""
     for penalty in MAP_PENALTIES:
         yield f"map, penalty {penalty:g}", map_out_background(layer, features, penalty, has_bias)
-    outputs = softmax(layer.logits(features.original.astype(float)), axis=1)
-    labels = np.eye(len(layer.bias))[features.labels]
+    classes = np.unique(features.labels)
+    part = Layer(layer.weight[classes], layer.bias[classes])
+    outputs = softmax(part.logits(features.original.astype(float)), axis=1)
+    labels = np.eye(len(layer.bias))[features.labels][:, classes]
     for penalty in FIT_PENALTIES:
-        yield f"layer fitted to the output, penalty {penalty:g}", fit_layer(layer, features, outputs, penalty)
-        yield f"layer fitted to the label, penalty {penalty:g}", fit_layer(layer, features, labels, penalty)
+        for target, probabilities in {"output": outputs, "label": labels}.items():
+            fitted = Layer(*(values.copy() for values in layer))
+            for values, changed in zip(fitted, fit_layer(part, features, probabilities, penalty), strict=True):
+                values[classes] = changed
+            yield f"layer fitted to the {target}, penalty {penalty:g}", fitted
 
 
 def map_out_background(layer: Layer, features: Outputs, penalty: float, centred: bool = True) -> Layer:
@@ -291,6 +297,7 @@ def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: flo
     # That of scipy takes three times as long on several cores: its threads and those of torch wait for each other.
     solver = torch.optim.LBFGS([change], max_iter=MAX_ITERATIONS, **SOLVER, line_search_fn="strong_wolfe")
     solver.step(loss)
+    change -= change.mean(dim=0)  # 0 at the minimum, since a softmax does not see what all logits share
     weight, bias = change[:, :-1].numpy() / scale, change[:, -1].numpy()
     return Layer(start.weight + weight, start.bias + bias)
 

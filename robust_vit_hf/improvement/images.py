@@ -1,6 +1,6 @@
 """The images of an improvement by role: to train on, to select a candidate with, and to test it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -8,19 +8,21 @@ import datasets
 
 from ..data.background_edits import draw_donors
 from ..data.balanced_splits import choose_images, halves, held_out, labels_of
-from ..data.classes import check_one_numbering
+from ..data.classes import align_labels, check_one_numbering, classes_of_model
 from ..data.dataset_digest import pixels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
 from ..data.transforms import eval_transform
 from ..evaluation.accuracy import measure_accuracy
-from ..evaluation.session import Session
+from ..evaluation.session import Session, Side
+from ..models.loading import with_classes_alone
 from ..training.methods.augmentations import BackgroundPool
 from ..utils.privacy import public_name
 from .options import ImproveOptions
 
 
 SELECTION_IMAGES = 200  # at most, of the validation images
+NAMED = 8  # classes of a sentence
 # Roles that share no images.
 APART = [*product(("train", "backgrounds"), ("selection", "test")), ("selection", "test")]
 
@@ -58,6 +60,44 @@ def images_by_role(
     images["test"] = replace(images["test"], group_weights=weights)
     _check_apart(train, validation, images, pool)
     return images, pool
+
+
+def classes_with_images(
+    images: Mapping[str, Images], classes: Sequence[str], notes: list[str]
+) -> tuple[int, ...] | None:
+    """Numbers of the classes that have images of any role, among which top-1 counts; `None` for all. `notes` name those that lack some."""
+    present = {role: {*of_role.rows.with_format(None)["label"]} for role, of_role in images.items()}
+    known = set.union(*present.values())
+    for role, labels in present.items():
+        if lacking := sorted(known - labels):
+            notes.append(f"No image of `{role}`: {_listed([classes[label] for label in lacking])}.")
+    if len(known) == len(classes):
+        return None
+    notes.append(
+        f"{len(classes) - len(known)} of the model's {len(classes)} classes have no images: "
+        f"{_listed([name for number, name in enumerate(classes) if number not in known])}. Top-1 counts among the {len(known)} others. "
+        "For a model of these alone, give --only_these_classes."
+    )
+    return tuple(sorted(known))
+
+
+def with_these_classes_alone(session: Session, images: Mapping[str, Images]) -> tuple[Session, dict[str, Images]]:
+    """The session with its model cut to the classes that have images of any role, and the images with labels of these."""
+    aligned = {role: align_labels(of.rows, session.classes, of.name) for role, of in images.items()}
+    labels = {role: rows.with_format(None)["label"][:] for role, rows in aligned.items()}
+    side, kept = session.sides["before"], sorted(set().union(*labels.values()))
+    model = with_classes_alone(side.model, kept)
+    feature = datasets.ClassLabel(names=classes_of_model(model.config))
+    cut = {}
+    for role, of_role in images.items():
+        numbers = [kept.index(label) for label in labels[role]]
+        rows = of_role.rows.remove_columns("label").add_column("label", numbers, feature=feature)
+        cut[role] = replace(of_role, rows=rows)
+    return replace(session, sides={"before": Side.of(model, side.processor, side.source)}), cut
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED} others" if len(names) > NAMED else "")
 
 
 def _check_apart(train: Images, validation: Images, images: Mapping[str, Images], pool: BackgroundPool | None) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 import xxhash
 from tqdm.auto import tqdm
@@ -19,6 +20,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..data.background_edits import chosen_attributes
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import Images
+from ..data.mask_checks import confirmed
 from ..data.transforms import input_size
 from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
 from ..evaluation.other_backgrounds import check_composed, composite_outputs
@@ -46,10 +48,10 @@ from .candidates import (
     layer_candidates,
     training_composites,
 )
-from .images import images_by_role
+from .images import classes_with_images, images_by_role, with_these_classes_alone
 from .options import ImproveOptions
 from .trainings import FINALISTS, LAYER_FOLDER, TRAINING_FOLDER, Trainings, first_trainings, starting_models
-from .verdict import PREDICTIONS_FOLDER, Improvement, measure_outcome, write_candidate
+from .verdict import PREDICTIONS_FOLDER, Improvement, measure_outcome, other_classes, write_candidate
 
 
 CHANGED = 0.04  # share of predictions at home that an improvement usually changes, of which half are for the better
@@ -111,11 +113,16 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         if options.method is not None:
             check_has_map(side.model, options.method, load_method(options.method).DEFAULTS.get("relevance_weight"))
         images, pool = images_by_role(session, options, notes)
+        if options.only_these_classes:
+            session, images = with_these_classes_alone(session, images)
         stage = Stage(session.folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
         _say(0, f"{side.name}, {_estimate(side, images, options)}")
         images = _with_masks(images, session, options, notes)
-        train, selection, test = (session.with_images(of_role, options.dataset) for of_role in images.values())
+        classes = classes_with_images(images, session.classes, notes)
+        train, selection, test = (
+            session.with_images(of_role, options.dataset, classes) for of_role in images.values()
+        )
 
         _say(2, f"Candidates, measured on {len(images['selection'].rows)} selection images")
         _check_test_images(test, options.max_loss)
@@ -125,7 +132,8 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
 
         facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": session.protocol}
         facts["masks"] = images["train"].masks
-        candidates = _candidates(features, images["train"].rows, selection, attributes, facts, options, notes)
+        rows = images["train"].rows.select(np.flatnonzero(confirmed(images["train"].rows)))
+        candidates = _candidates(features, rows, selection, attributes, facts, options, notes)
 
         before, chosen = candidates[0], choose_cheapest(candidates, candidates[0], options.max_loss)
         table = candidates_table(candidates, before, chosen, options.max_loss)
@@ -135,6 +143,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
             _say(3, f"Model: {chosen}")
             is_written = (stage.result() or {}).get("candidate") == str(chosen)
             test = write_candidate(chosen, before, test, is_written, has_layer=features is not None)
+            notes += other_classes(test)
         _say(4, f"Diagnosis on {len(images['test'].rows)} test images")
         improvement = measure_outcome(test, images["test"], table, notes, options.attributes, options.max_loss)
         weights = [path.name for path in session.folder.glob("*.safetensors")]

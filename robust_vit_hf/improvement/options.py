@@ -63,6 +63,11 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         PERCENT,
     )
     train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)
+    only_these_classes: bool = option(
+        False,
+        "cut the model's head to the classes that have images, first of all; changes are measured from there. By default, the model keeps "
+        "its other classes, whose weights new layers leave as they are",
+    )
     seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
     output_dir: Path = output_dir()
 

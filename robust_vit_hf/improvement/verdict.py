@@ -1,21 +1,25 @@
 """The outcome of an improvement: the model, and the verdict on the test images, with its tables, page and model card."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from ..data.find_images import Images
 from ..diagnosis.diagnose import measure_images
 from ..diagnosis.report import DiagnosisReport, write_report
 from ..evaluation.accuracy import measure_accuracy, worse_classes
 from ..evaluation.examples import FIGURE_FILE, galleries
+from ..evaluation.other_backgrounds import composite_outputs
 from ..evaluation.results_files import write_finetuning_results
 from ..evaluation.session import Session, load_sides
 from ..hub.model_card import write_card
 from ..models.interpolation import INTERPOLATION_FILE
 from ..results.html_page import PAGE_FILE, Section, write_page
-from ..results.intervals import Interval
+from ..results.intervals import Difference, Interval, Resamples
 from ..results.run_results import Run
 from ..results.summary import tables_of
 from ..results.tables import Table
@@ -116,6 +120,26 @@ def write_candidate(
     side.processor.save_pretrained(folder)
     sides = load_sides({"after": str(folder)}, session.protocol, session.accelerator)
     return replace(session, sides={**session.sides, **sides})
+
+
+def other_classes(session: Session) -> list[str]:
+    """A sentence on the classes without images, if there are any: how far their mean logit moved against that of the others on the test
+    images, and how often an image is taken for one of them."""
+    ((name, rows),) = session.sets.items()
+    if rows.class_subset is None:
+        return []
+    gaps, taken = [], []
+    for side in session.sides.values():
+        logits = composite_outputs(side, session, 0).original
+        has_images = np.isin(np.arange(logits.shape[1]), rows.class_subset)
+        gaps.append(logits[:, ~has_images].mean(axis=1) - logits[:, has_images].mean(axis=1))
+        taken.append(~has_images[logits.argmax(axis=1)])
+    moved = Resamples.means({"moved": gaps[1] - gaps[0]})["moved"].interval(Difference, -math.inf)
+    return [
+        f"On the `{name}` images, the mean logit of the {(~has_images).sum()} classes without images moved by {moved.shown(1, 3)} against that "
+        f"of the others (standard deviation of the logits {logits.std():.1f}); {100 * taken[0].mean():.1f} % of the images were taken for one "
+        f"of them before, and {100 * taken[1].mean():.1f} % are now."
+    ]
 
 
 def measure_outcome(

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..data.classes import check_class_names
+from ..data.classes import check_class_names, classes_of_model
 from ..relevance.architectures import UNRECORDED_ATTENTION, unwrap_pretrained
 from ..utils.files import json_digest, read_json, weights_read
 from .added_classifiers import CLIPZeroShotForImageClassification
@@ -196,6 +196,24 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
     return model
+
+
+@torch.no_grad()
+def with_classes_alone(model: PreTrainedModel, labels: Sequence[int]) -> PreTrainedModel:
+    """Copy of a model whose head has these of its classes, in this order, and no others.
+
+    Raises:
+        ValueError: the model has no linear head.
+    """
+    names, heads = classes_of_model(model.config), head_names(model)
+    cut = with_new_head(copy.deepcopy(model), [names[label] for label in labels])
+    for name in heads:
+        head, part = model.get_submodule(name), cut.get_submodule(name)
+        part.to(head.weight.device, head.weight.dtype)
+        part.weight.copy_(head.weight[labels])
+        if head.bias is not None:
+            part.bias.copy_(head.bias[labels])
+    return cut
 
 
 def head_names(model: PreTrainedModel) -> list[str]:

@@ -263,6 +263,32 @@ def test_features_that_are_the_same_for_all_images_leave_the_layer(value):
     np.testing.assert_allclose(probabilities, [0.25, 0.75, 0, 0, 0], atol=0.02)
 
 
+def test_fits_leave_classes_without_images_where_they_are():
+    """Their rows, and the mean logit of the others on any features; with images of all classes, nothing is held."""
+    found, own = features(), layer()
+    some = replace(found, labels=np.where(found.labels < 2, found.labels, 3))
+    anything = np.random.default_rng(5).normal(size=(50, SIZE))
+    for name, new in candidates.new_layers(own, some, has_bias=True):
+        moved = new.logits(anything) - own.logits(anything)
+        assert np.abs(moved[:, [0, 1, 3]]).max() > 0.01, name
+        if name.startswith("layer fitted"):
+            assert np.array_equal(new.weight[[2, 4]], own.weight[[2, 4]]) and np.array_equal(
+                new.bias[[2, 4]], own.bias[[2, 4]]
+            )
+            np.testing.assert_allclose(moved[:, [0, 1, 3]].mean(axis=1), 0, atol=1e-4)
+    of_all = dict(candidates.new_layers(own, found, has_bias=True))["layer fitted to the label, penalty 0.0001"]
+    expected = candidates.fit_layer(own, found, np.eye(CLASSES)[found.labels], 1e-4)
+    np.testing.assert_array_equal(of_all.weight, expected.weight)
+
+
+def test_top1_counts_among_the_classes_with_images():
+    logits = np.array([[3, 2, 1], [1, 3, 2]], np.float32)
+    outputs = Outputs(logits, logits[:, None], np.array([1, 2]))
+    assert outputs.right()["original"].tolist() == [0, 0]
+    right = replace(outputs, classes=(1, 2)).right()
+    assert right["original"].tolist() == [1, 0] and right["mixed_rand"].tolist() == [1, 0]
+
+
 def test_outcomes_count_composites_with_a_donor():
     original = np.array([[0, 1], [1, 0]], np.float32)
     mixed = np.array([[[0, 1], [1, 0], [np.nan] * 2], [[np.nan] * 2] * 3], np.float32)

@@ -1,0 +1,64 @@
+"""`robust-vit improve` of a model with classes that have no images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from pyarrow import parquet as pq
+from transformers import AutoModelForImageClassification
+
+from robust_vit_hf.models.loading import with_classes_alone
+
+from ..helpers.commands import succeed
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def two_of_four_classes(inputs: Path, folder: Path) -> list:
+    for split in ("train", "validation"):
+        for name in ("circle", "bar"):
+            shutil.copytree(inputs / "photos" / split / name, folder / split / name)
+    return ["--model", inputs / "model", "--dataset", folder, "--masks", "tokencut"]
+
+
+def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path):
+    """And are no wrong answers: top-1 counts among the two that have images."""
+    options = two_of_four_classes(inputs, tmp_path / "two")
+    printed = succeed("improve", *options, "--max_loss", 100, "--output_dir", tmp_path / "better")
+    named = "2 of the model's 4 classes have no images: cross, dot. Top-1 counts among the 2 others."
+    assert named in printed and "classes without images moved by" in printed
+    verdict = json.loads((tmp_path / "better" / "verdict.json").read_text())
+    assert any(named in note for note in verdict["notes"])
+    model, own = (
+        AutoModelForImageClassification.from_pretrained(of) for of in (tmp_path / "better", inputs / "model")
+    )
+    assert model.config.num_labels == 4
+    record = json.loads((tmp_path / "better" / "run.json").read_text())["training"]
+    if "fitted" in record["last layer"]:
+        cooled = float(record["temperature, fitted on the selection images"])
+        torch.testing.assert_close(
+            model.classifier.weight[2:] * cooled, own.classifier.weight[2:], rtol=0.02, atol=1e-4
+        )
+    (predicted,) = (tmp_path / "better" / "predictions").glob("*/before/rows.parquet")
+    assert {*pq.read_table(predicted)["original"].to_pylist()} <= {0, 1}
+
+
+def test_a_model_of_these_classes_alone(inputs, tmp_path):
+    options = two_of_four_classes(inputs, tmp_path / "two")
+    options += ["--max_loss", 100, "--only_these_classes", "--output_dir", tmp_path / "better"]
+    printed = succeed("improve", *options)
+    assert "no images" not in printed
+    model, own = (
+        AutoModelForImageClassification.from_pretrained(of) for of in (tmp_path / "better", inputs / "model")
+    )
+    assert model.config.id2label == {0: "circle", 1: "bar"} and model.classifier.weight.shape[0] == 2
+    cut = with_classes_alone(own, [3, 1])
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    size = own.config.image_size
+    pixels = torch.nn.functional.interpolate(pixels, (size, size))
+    with torch.no_grad():
+        torch.testing.assert_close(cut(pixels).logits, own(pixels).logits[:, [3, 1]])
+    assert cut.config.id2label == {0: "dot", 1: "bar"} and own.config.num_labels == 4
