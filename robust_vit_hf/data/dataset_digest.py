@@ -1,5 +1,6 @@
 """Digests of datasets, fast enough for 50,000 images."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,12 +45,16 @@ def row_digest(row: dict) -> str:
 
 def pixels_of(dataset: datasets.Dataset) -> set[str]:
     """Digests of the pixels of images, which copies share. Unreadable ones are left out."""
-    digests, feature = set(), datasets.Image()
-    for row in undecoded(dataset.select_columns(["image"])):
+    feature = datasets.Image()
+
+    def digest(row: dict) -> str | None:
         with suppress(Exception):  # codecs raise any type
             picture = to_rgb(feature.decode_example(row["image"]))
-            digests.add(xxhash.xxh3_128_hexdigest(repr(picture.size).encode() + picture.tobytes()))
-    return digests
+            return xxhash.xxh3_128_hexdigest(repr(picture.size).encode() + picture.tobytes())
+        return None
+
+    with ThreadPoolExecutor() as pool:  # codecs let other threads run
+        return {*pool.map(digest, undecoded(dataset.select_columns(["image"])))} - {None}
 
 
 def _stamp(path: str) -> tuple:

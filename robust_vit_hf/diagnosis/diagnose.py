@@ -42,6 +42,7 @@ from .verdict import AttributeDiagnosis, Diagnosis
 
 
 MASKS_FOLDER, ATTRIBUTES_FOLDER = "masks", "attributes"
+ALL_CONDITIONS = Backgrounds()
 
 
 def diagnose(
@@ -113,9 +114,11 @@ def _imagenet_9(session: Session, source: str) -> dict[str, dict[str, Interval]]
     return {f"ImageNet-9, {side}" if len(measures) > 1 else "ImageNet-9": of for side, of in measures.items()}
 
 
-def measure_backgrounds(session: Session, within: str = "") -> dict[str, Diagnosis]:
+def measure_backgrounds(
+    session: Session, within: str = "", measurement: Backgrounds = ALL_CONDITIONS
+) -> dict[str, Diagnosis]:
     """Diagnosis by side, on the only set of a session, kept `within` its folder."""
-    (measured,) = measure(session, Backgrounds(), within).values()
+    (measured,) = measure(session, measurement, within).values()
     return {side: Diagnosis(of_side.columns, session.classes) for side, of_side in measured.items()}
 
 

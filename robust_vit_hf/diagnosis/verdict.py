@@ -71,7 +71,7 @@ class Diagnosis:
         probability 1 / (K − 1), and that of `only_bg` is right as often as its class is."""
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
-        values = {name: outcomes(self.columns, name) for name in CONDITIONS}
+        values = {name: outcomes(self.columns, name) for name in CONDITIONS if name in self.columns}
         if not self.with_doubts:
             for name in values.keys() - {"original"}:
                 values[name][~np.asarray(self.columns["confirmed"])] = np.nan
@@ -85,9 +85,10 @@ class Diagnosis:
             values[name] = np.where(known["mixed_rand"], of_donor, np.nan)
         values["donor_excess"] = values["donor_rate"] - values["donor_chance"]
         frequency = dict(zip(classes.tolist(), (counts / len(labels)).tolist(), strict=True))
-        chance = np.array([frequency.get(int(label), 0.0) for label in self.columns["only_bg"]])
-        values["only_bg_chance"] = np.where(known["only_bg"], chance, np.nan)
-        values["only_bg_excess"] = values["only_bg"] - values["only_bg_chance"]
+        if "only_bg" in values:
+            chance = np.array([frequency.get(int(label), 0.0) for label in self.columns["only_bg"]])
+            values["only_bg_chance"] = np.where(known["only_bg"], chance, np.nan)
+            values["only_bg_excess"] = values["only_bg"] - values["only_bg_chance"]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.asarray(self.columns["relevance_on_object"], dtype=float) / share
         trusted = np.asarray(self.columns["confirmed"]) | self.with_doubts
@@ -121,6 +122,13 @@ class Diagnosis:
         if len(intervals) == 2 and all(interval.high < SMALL for interval in intervals) and not self._unrecognised:
             return "no sign"
         return "partly" if any(interval.low > 0 for interval in intervals) else "too few"
+
+    @property
+    def has_little_to_gain(self) -> bool:
+        """Whether it is not certain that the model decides by the background, which costs less than [`SMALL`] in these images."""
+        costs = [self.measures[name].mean for name in ("donor_excess", "bg_gap") if name in self.measures]
+        unsure = self.verdict in ("no sign", "too few") and not self._unrecognised
+        return unsure and len(costs) == 2 and max(costs) < SMALL
 
     @property
     def _unrecognised(self) -> str | None:

@@ -23,7 +23,7 @@ from ..data.find_images import Images
 from ..data.mask_checks import confirmed
 from ..data.transforms import input_size
 from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
-from ..evaluation.other_backgrounds import check_composed, composite_outputs
+from ..evaluation.other_backgrounds import Backgrounds, check_composed, composite_outputs
 from ..evaluation.session import Models, Session, Side, given_model, open_session
 from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..models.last_layer import NoLastLayer
@@ -115,6 +115,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         images, pool = images_by_role(session, options, notes)
         if options.only_these_classes:
             session, images = with_these_classes_alone(session, images)
+            side = session.sides["before"]
         stage = Stage(session.folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
         _say(0, f"{side.name}, {_estimate(side, images, options)}")
@@ -128,12 +129,16 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         _check_test_images(test, options.max_loss)
         stage.begin()
         attributes = _attributes(selection, options.attributes, notes)
-        features = _features(train, selection, pool, attributes, options.effort, notes)
+        keeps = not attributes and _has_little_to_gain(selection)
+        features = None if keeps else _features(train, selection, pool, attributes, options.effort, notes)
 
         facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": session.protocol}
         facts["masks"] = images["train"].masks
         rows = images["train"].rows.select(np.flatnonzero(confirmed(images["train"].rows)))
-        candidates = _candidates(features, rows, selection, attributes, facts, options, notes)
+        if keeps:
+            candidates = [Candidate.of(composite_outputs(side, selection, SELECTION_COMPOSITES))]
+        else:
+            candidates = _candidates(features, rows, selection, attributes, facts, options, notes)
 
         before, chosen = candidates[0], choose_cheapest(candidates, candidates[0], options.max_loss)
         table = candidates_table(candidates, before, chosen, options.max_loss)
@@ -145,7 +150,8 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
             test = write_candidate(chosen, before, test, is_written, has_layer=features is not None)
             notes += other_classes(test)
         _say(4, f"Diagnosis on {len(images['test'].rows)} test images")
-        improvement = measure_outcome(test, images["test"], table, notes, options.attributes, options.max_loss)
+        names, max_loss = options.attributes, None if keeps else options.max_loss
+        improvement = measure_outcome(test, images["test"], table, notes, names, max_loss)
         weights = [path.name for path in session.folder.glob("*.safetensors")]
         files = [*weights, "config.json", RUN_FILE] if weights else []
         stage.finish(improvement.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])
@@ -197,6 +203,14 @@ def _check_test_images(session: Session, max_loss: float) -> None:
             "validation images, or expect that the cost stays unresolved.",
             file=sys.stderr,
         )
+
+
+def _has_little_to_gain(selection: Session) -> bool:
+    """Whether the original model hardly decides by the background of the selection images, so that nothing is to be mended."""
+    measurement = Backgrounds(("original", "mixed_same", "mixed_rand"), relevance=False)
+    diagnosis = measure_backgrounds(selection, f"{PREDICTIONS_FOLDER}/few", measurement)["before"]
+    tqdm.write(f"  your model, on the selection images: {diagnosis.sentence}", file=sys.stderr)
+    return diagnosis.has_little_to_gain
 
 
 def _attributes(selection: Session, names: list[str], notes: list[str]) -> list[str]:

@@ -36,6 +36,8 @@ OUTCOMES = {
     "--max_loss",
     "too few": "Too few images to tell whether it helped",
     "worse": "It did not help: keep your model",
+    "healthy": "Keep your model: on the selection images, the background of another class costs it less than 5 points of top-1, so that "
+    "there is little to gain, and nothing was trained",
     "kept": "It did not help: keep your model. On the selection images, no candidate that --max_loss allows was clearly better",
 }
 
@@ -45,12 +47,12 @@ class Improvement:
     """Result of [`~robust_vit_hf.improvement.improve.improve`]. As text, the verdict, tables and folder.
 
     Args:
-        max_loss: points of top-1 that the images as they are may lose.
+        max_loss: points of top-1 that the images as they are may lose; `None` if nothing was trained.
         diagnosis: the models before and, if a candidate was better, after.
         accuracy: tables on the images as they are, if a candidate was better.
     """
 
-    max_loss: float
+    max_loss: float | None
     diagnosis: DiagnosisReport
     candidates: Table
     accuracy: list[Table]
@@ -65,6 +67,8 @@ class Improvement:
     @property
     def outcome(self) -> str:
         """One of [`OUTCOMES`], from the intervals on the test images."""
+        if self.max_loss is None:
+            return "healthy"
         if self._changes is None:
             return "kept"
         gain, loss = self._changes["mixed_rand"], self._changes["original"]
@@ -143,7 +147,12 @@ def other_classes(session: Session) -> list[str]:
 
 
 def measure_outcome(
-    session: Session, images: Images, candidates: Table, notes: list[str], attributes: Sequence[str], max_loss: float
+    session: Session,
+    images: Images,
+    candidates: Table,
+    notes: list[str],
+    attributes: Sequence[str],
+    max_loss: float | None,
 ) -> Improvement:
     """Diagnose the session's sides on the test images, and write results, card and page to its folder."""
     folder, source = session.folder, session.sets[images.name].source

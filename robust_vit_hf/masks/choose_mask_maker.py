@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -21,6 +22,7 @@ from ..data.find_images import Images, find_images, origin_of_masks
 from ..data.mask_checks import confirmed
 from ..data.schema import check_rows, undecoded_rows
 from ..data.transforms import input_size
+from ..data.write_dataset import REJECTED_FOLDER
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..utils.stage import Stage
@@ -40,6 +42,7 @@ DINOV2_SMALL = {
     BUNDLED_MODEL: "DINOv2-S, the bundled backbone",
     MODELS[BUNDLED_MODEL].base_model: f"`{MODELS[BUNDLED_MODEL].base_model}`",
 }
+NAMED = 3  # images of a note that are named
 OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 
 
@@ -124,7 +127,7 @@ def _masked(
     images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings, columns: Sequence[str]
 ) -> Images:
     name = images.name
-    origin = origin_of_masks(images.source)
+    origin, rejected_names = origin_of_masks(images.source), []
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if settings.method is not None or "mask" not in images.rows.column_names:
@@ -153,7 +156,8 @@ def _masked(
             )
         state.wait_for_everyone()  # the first process has written the last rows
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
-        origin = f"made by {method}"
+        origin, files = f"made by {method}", sorted((folder / REJECTED_FOLDER).glob("*.parquet"))
+        rejected_names = [name for file in files for name in pq.read_table(file)["file_name"].to_pylist()]
     rows = check_rows(aligned, name, len(classes))
     left, rejected = {*rows.with_format(None)["label"]}, len(needed) - len(rows)
     lost, notes = ", ".join(classes[label] for label in sorted({*needed} - left)), []
@@ -163,8 +167,10 @@ def _masked(
             "contact sheets of the masks, and give others (--masks, --mask_model)."
         )
     if rejected:
+        named = ", ".join(rejected_names[:NAMED]) + (", …" if len(rejected_names) > NAMED else "")
         notes.append(
-            f"{rejected} images are left out: they cannot be read, or their masks were rejected, empty or full."
+            f"{rejected} images are left out: they cannot be read, or their masks were rejected, empty or full"
+            + (f" ({named}; reasons in `{folder.name}/{REJECTED_FOLDER}`)." if named else ".")
         )
     if lost:
         notes.append(f"Of these classes, no image is left: {lost}.")

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 
+from robust_vit_hf.data.background_edits import CONDITIONS
 from robust_vit_hf.data.find_images import Images
 from robust_vit_hf.diagnosis.report import DiagnosisReport, diagnosis_tables
 from robust_vit_hf.diagnosis.verdict import Diagnosis, pairs_of
@@ -130,6 +131,24 @@ def test_the_price_of_composing_is_not_that_of_the_background():
     assert free.measures["foretold"].mean == pytest.approx(0.35)
     without = diagnosis(400, mixed_same=0.0, mixed_rand=0.0)
     assert "foretold" not in without.measures and "expect" not in without.sentence
+
+
+@pytest.mark.parametrize(
+    "rates, count, little",
+    [
+        ({}, 400, True),
+        ({"mixed_rand": 0.97}, 40, True),  # too few to tell, and a small gap
+        ({"mixed_rand": 0.9}, 40, False),  # a gap of 10 points, though it may be chance
+        ({"mixed_rand": 0.97, "taken": 0.0}, 4000, True),  # certain, and certainly small
+        ({"original": 0.3, "mixed_same": 0.3, "mixed_rand": 0.3}, 400, False),  # recognises nothing to begin with
+    ],
+)
+def test_when_there_is_little_to_gain(rates, count, little):
+    found = diagnosis(count, **rates)
+    assert found.has_little_to_gain == little, found.sentence
+    three = ("original", "mixed_same", "mixed_rand")
+    few = {name: of for name, of in found.columns.items() if name not in CONDITIONS or name in three}
+    assert Diagnosis(few, NAMES).has_little_to_gain == little  # of the conditions that `improve` measures first
 
 
 def test_images_with_masks_in_doubt_count_as_they_are_alone():

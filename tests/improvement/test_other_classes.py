@@ -46,6 +46,18 @@ def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path)
     assert {*pq.read_table(predicted)["original"].to_pylist()} <= {0, 1}
 
 
+def test_a_model_with_little_to_gain_is_kept(inputs, tmp_path, monkeypatch):
+    """Before anything is fitted or trained."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve._has_little_to_gain", lambda selection: True)
+    for name in ("compute_features", "starting_models"):
+        monkeypatch.setattr(f"robust_vit_hf.improvement.improve.{name}", None)
+    options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--masks", "tokencut", "--effort", "full"]
+    printed = succeed("improve", *options, "--output_dir", tmp_path / "kept")
+    verdict = json.loads((tmp_path / "kept" / "verdict.json").read_text())
+    assert verdict["outcome"] == "healthy" and "there is little to gain, and nothing was trained" in printed
+    assert not (tmp_path / "kept" / "config.json").is_file() and (tmp_path / "kept" / "report.html").is_file()
+
+
 def test_a_model_of_these_classes_alone(inputs, tmp_path):
     options = two_of_four_classes(inputs, tmp_path / "two")
     options += ["--max_loss", 100, "--only_these_classes", "--output_dir", tmp_path / "better"]
