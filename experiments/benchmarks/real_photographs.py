@@ -1,0 +1,356 @@
+"""Masks, diagnoses and improvements on photographs as people take them, with a model that nobody biased.
+
+    python -m experiments real_photographs masks verdicts classes planted times --imagen imagen --samples samples --ecssd ECSSD \
+        --isnet isnet.onnx --root runs/real-photographs
+
+Photographs are those of public repositories, cloned beforehand, and stay out of this one:
+
+- `--imagen`: ajschumacher/imagen, five photographs of each of 200 synsets, of which 150 are classes of ImageNet;
+- `--samples`: EliSchwartz/imagenet-sample-images, one of each of the 1,000 classes;
+- `--ecssd`: the folder data/ECSSD of total-black/U2Net-ECSSD-Evaluation, 1,000 with masks drawn by people;
+- `--isnet`: an ONNX file of ISNet, such as /models/medium of the npm package @imgly/background-removal-data 1.4.5, joined.
+
+The model is EfficientNet-Lite0 with its own head. Adds to real_photographs.json beside this script, part by part.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from sklearn.linear_model import LogisticRegression
+from tqdm.auto import tqdm
+
+from robust_vit_hf import diagnose, improve
+from robust_vit_hf.data.classes import label_of_wnid
+from robust_vit_hf.data.find_images import find_images
+from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.diagnosis.verdict import Diagnosis
+from robust_vit_hf.masks.background_remover import BackgroundRemover
+from robust_vit_hf.masks.foreground_layer import ConfirmedMasks
+from robust_vit_hf.masks.tokencut import TokenCut
+from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.models.loading import load_model, with_new_head
+from robust_vit_hf.utils.environment import environment
+from robust_vit_hf.utils.files import read_json, write_json
+from robust_vit_hf.utils.images import upright_image
+
+from ..makers.export_cnn import features, load_efficientnet
+from ..scripts import script_parser
+
+
+RESULTS = Path(__file__).with_suffix(".json")
+TRAINING = 3  # photographs of a class in imagen; the other two, and the sample, are validation photographs
+BACKGROUNDS = 10  # of the planted bias, each of a tenth of the classes
+MEASURES = ("original", "mixed_same", "mixed_rand", "bg_gap", "composing", "foretold", "donor_rate")
+
+
+class Photographs:
+    """Photographs of the classes of ImageNet in folders of classes, linked from the repositories."""
+
+    def __init__(self, imagen: Path, samples: Path, root: Path):
+        self.root = root
+        by_class: dict[str, list[Path]] = {}
+        for path in sorted(imagen.rglob("*.jpg")):
+            if _is_whole(path):
+                by_class.setdefault(path.name.partition("_")[0], []).append(path)
+        self.samples = {path.name.partition("_")[0]: path for path in sorted(samples.glob("*.JPEG"))}
+        self.common = sorted(by_class.keys() & self.samples.keys())
+        self.parts = {"train": {wnid: by_class[wnid][:TRAINING] for wnid in self.common}}
+        self.parts["validation"] = {wnid: [*by_class[wnid][TRAINING:], self.samples[wnid]] for wnid in self.common}
+
+    def folder(self, name: str, classes: Sequence[str], splits: Sequence[str] = ("train", "validation")) -> Path:
+        for split in splits:
+            for wnid in classes:
+                link_all(self.parts[split][wnid], self.root / name / split / wnid)
+        return self.root / name
+
+    def others(self) -> Path:
+        """The samples of classes without photographs in imagen."""
+        for wnid, path in self.samples.items():
+            if wnid not in self.common:
+                link_all([path], self.root / "others" / "validation" / wnid)
+        return self.root / "others"
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError:
+        return False
+    return True
+
+
+def link_all(paths: Iterable[Path], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        if not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path.resolve())
+
+
+def overlap(mask: np.ndarray, other: np.ndarray) -> float:
+    return float((mask & other).sum() / max(1, (mask | other).sum()))
+
+
+def compared(made: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
+    """Mean IoU of masks, and shares of those below 0.3, and of those nearer to the inverse."""
+    overlaps = np.array([overlap(*pair) for pair in zip(made, true, strict=True)])
+    inverse = np.array([overlap(~mask, other) for mask, other in zip(made, true, strict=True)])
+    return {"iou": overlaps.mean(), "below 0.3": (overlaps < 0.3).mean(), "inverted": (inverse > overlaps).mean()}
+
+
+def pixels(mask: Image.Image | None, size: tuple[int, int]) -> np.ndarray:
+    return np.zeros(size[::-1], bool) if mask is None else np.asarray(mask.convert("L").resize(size)) > 127
+
+
+def measure_masks(paths: Sequence[Path], true: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
+    """Masks of both makers, against others, with seconds of one core for each."""
+    measured = {}
+    for name, kind in {"dinov2": ConfirmedMasks, "tokencut": TokenCut}.items():
+        maker, made, doubted, started = kind.from_pretrained("emoji-shift", min_side=224), [], [], time.process_time()
+        for path in tqdm(paths, name):
+            image = upright_image(path)
+            (result,) = maker([image], [{}])
+            made.append(pixels(result.mask, image.size))
+            doubted.append(result.doubt is not None)
+        seconds, trusted = (time.process_time() - started) / len(paths), ~np.array(doubted)
+        measured[name] = {"images": len(paths), "seconds": seconds} | compared(made, true)
+        if name == "dinov2":
+            kept = [[masks[index] for index in np.flatnonzero(trusted)] for masks in (made, true)]
+            measured["dinov2, confirmed"] = {"images": int(trusted.sum())} | compared(*kept)
+    return measured
+
+
+def masks_by_isnet(isnet: Path, folder: Path, split: str, output: Path) -> Path:
+    remover = BackgroundRemover.from_pretrained(str(isnet))
+    for path in tqdm(sorted((folder / split).rglob("*.*")), "ISNet"):
+        place = (output / split / path.relative_to(folder / split)).with_suffix(".png")
+        if not place.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (result,) = remover([upright_image(path)], [{}])
+            result.mask.save(place)
+    return output
+
+
+def masks(photographs: Photographs, ecssd: Path, isnet: Path) -> dict:
+    torch.set_num_threads(1)
+    drawn = sorted((ecssd / "ground_truth_mask").glob("*.png"))
+    paths = [next((ecssd / "images").glob(f"{path.stem}.*")) for path in drawn]
+    truth = [np.asarray(Image.open(path).convert("L")) > 127 for path in drawn]
+    measured = {"ECSSD": measure_masks(paths, truth)}
+    folder = photographs.folder("half", photographs.common[::2], ["validation"])
+    removed = masks_by_isnet(isnet, folder, "validation", photographs.root / "half-isnet")
+    names = [path.relative_to(removed) for path in sorted(removed.rglob("*.png")) if path.name.count("_") > 1]
+    names = [name for name in names if name.stem.split("_")[1].isdigit()]  # of imagen
+    paths = [next((folder / name.parent).glob(f"{name.stem}.*")) for name in names]
+    truth = [np.asarray(Image.open(removed / name)) > 127 for name in names]
+    shown = [index for index, mask in enumerate(truth) if mask.mean() > 0.02]
+    measured["imagen against ISNet"] = measure_masks(paths, truth)
+    measured["imagen where ISNet shows something"] = measure_masks(
+        [paths[index] for index in shown], [truth[index] for index in shown]
+    )
+    return measured
+
+
+def own_model(root: Path) -> Path:
+    if not (root / "model" / "config.json").is_file():
+        load_efficientnet().save_pretrained(root / "model")
+    return root / "model"
+
+
+def figures(diagnosis: Diagnosis) -> dict:
+    shown = {name: vars(diagnosis.measures[name]) for name in MEASURES if name in diagnosis.measures}
+    return {"composed": diagnosis.num_mixed, "sentence": diagnosis.sentence} | shown
+
+
+def verdicts(photographs: Photographs, isnet: Path) -> dict:
+    """The same photographs, diagnosed with masks of several makers; and those alone whose default masks are confirmed."""
+    root, model, measured = photographs.root, str(own_model(photographs.root)), {}
+    folder = photographs.folder("half", photographs.common[::2], ["validation"])
+    removed = masks_by_isnet(isnet, folder, "validation", root / "half-isnet")
+    for name, given in {"dinov2": "dinov2", "tokencut": "tokencut", "ISNet": str(removed)}.items():
+        report = diagnose(model, str(folder), masks=given, output_dir=root / f"diagnosis-{name}", html=True)
+        measured[name] = figures(report.diagnoses["before"])
+        measured[name]["advice"] = report.advice
+        if name == "dinov2":
+            (whole,) = report.diagnoses.values()
+            doubted = Diagnosis(whole.columns, whole.class_names, with_doubts=True)
+            measured["dinov2, masks in doubt too"] = figures(doubted)
+            confirmed = {Path(path).name for path in np.array(whole.columns["file_name"])[whole.columns["confirmed"]]}
+    for path in sorted((folder / "validation").rglob("*.*")):
+        if path.name in confirmed:
+            link_all([path], root / "confirmed" / "validation" / path.parent.name)
+    for name, given in {"dinov2": "dinov2", "ISNet": str(removed)}.items():
+        output = root / f"diagnosis-confirmed-{name}"
+        report = diagnose(model, str(root / "confirmed"), masks=given, output_dir=output)
+        measured[f"{name}, the confirmed photographs alone"] = figures(report.diagnoses["before"])
+    return measured
+
+
+@torch.no_grad()
+def top1(model: str, folder: Path, split: str = "validation", within: bool = False) -> float:
+    """Top-1 among all classes of a model on photographs in folders of classes; `within` those of the folder alone."""
+    loaded, rows = load_model(model).eval(), find_images(str(folder), split).labelled().rows
+    order = {name: number for number, name in loaded.config.id2label.items()}
+    labels = [order.get(name, label_of_wnid().get(name)) for name in rows.features["label"].names]
+    transform, right = eval_transform(load_processor(model, "model", loaded)), 0
+    for batch in tqdm(rows.iter(32), "top-1", total=-(-len(rows) // 32)):
+        images = torch.stack(transform({"image": batch["image"]})["pixel_values"])
+        logits = loaded(pixel_values=images).logits
+        if within:
+            outside = torch.ones(logits.shape[1], dtype=torch.bool)
+            outside[labels] = False
+            logits[:, outside] = -torch.inf
+        right += sum(
+            labels[label] == best for label, best in zip(batch["label"], logits.argmax(dim=1).tolist(), strict=True)
+        )
+    return right / len(rows)
+
+
+def classes(photographs: Photographs) -> dict:
+    """`improve` with photographs of 150 and of 10 of the model's 1000 classes, and the other classes before and after."""
+    root, measured = photographs.root, {}
+    model, others = str(own_model(root)), photographs.others()
+    for count in (150, 10):
+        step = len(photographs.common) // count
+        folder, output = (
+            photographs.folder(f"classes-{count}", photographs.common[::step][:count]),
+            root / f"better-{count}",
+        )
+        started = time.time()
+        outcome = improve(model, str(folder), output)
+        record = {
+            "seconds": time.time() - started,
+            "outcome": outcome.outcome,
+            "verdict": outcome.verdict,
+            "notes": outcome.notes,
+        }
+        after = str(output) if (output / "config.json").is_file() else model
+        for side, name in {"before": model, "after": after}.items():
+            record[side] = {"validation": top1(name, folder), "among these classes": top1(name, folder, within=True)}
+            record[side]["850 others"] = top1(name, others)
+        measured[f"{count} classes, quick"] = record
+    return measured
+
+
+def planted_photographs(photographs: Photographs, removed: Path, name: str, habitual: float, split: str) -> Path:
+    """Photographs whose object, by ISNet's masks, stands before one of a few real backgrounds: usually that of its class."""
+    rng, folder = np.random.default_rng([len(name), *map(ord, split)]), photographs.root / name
+    givers = [path for path in sorted(photographs.others().rglob("*.JPEG"))[:: 850 // BACKGROUNDS]][:BACKGROUNDS]
+    for number, wnid in enumerate(photographs.common[::2]):
+        for path in photographs.parts[split][wnid]:
+            place = folder / split / wnid / path.name
+            own = number % BACKGROUNDS
+            drawn = own if rng.random() < habitual else int(rng.integers(BACKGROUNDS))
+            if not place.is_file():
+                image = upright_image(path)
+                mask = Image.open((removed / split / wnid / path.name).with_suffix(".png"))
+                background = ImageOps.fit(upright_image(givers[drawn]), image.size)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.composite(image, background, mask).save(place, quality=92)
+    return folder
+
+
+def planted(photographs: Photographs, isnet: Path) -> dict:
+    """A head fitted to photographs with a planted background, improved, and measured on photographs as they are."""
+    root, half = photographs.root, photographs.common[::2]
+    folder = photographs.folder("half", half)
+    for split in ("train", "validation"):
+        removed = masks_by_isnet(isnet, folder, split, root / "half-isnet")
+    usual = [planted_photographs(photographs, removed, "planted", 1.0, split) for split in ("train", "validation")][0]
+    mixed = planted_photographs(photographs, removed, "planted-random", 0.0, "validation")
+    biased = root / "biased"
+    if not (biased / "config.json").is_file():
+        model, rows = load_efficientnet(), find_images(str(usual), "train").labelled().rows
+        fitted = LogisticRegression(max_iter=2000).fit(features(model, rows), rows["label"][:])
+        with_new_head(model, rows.features["label"].names)
+        with torch.no_grad():
+            model.timm_model.classifier.weight.copy_(torch.from_numpy(fitted.coef_))
+            model.timm_model.classifier.bias.copy_(torch.from_numpy(fitted.intercept_))
+        model.save_pretrained(biased)
+    started = time.time()
+    outcome = improve(str(biased), str(usual), root / "mended")
+    record = {
+        "seconds": time.time() - started,
+        "outcome": outcome.outcome,
+        "verdict": outcome.verdict,
+        "notes": outcome.notes,
+    }
+    after = str(root / "mended") if (root / "mended" / "config.json").is_file() else str(biased)
+    for side, name in {"before": str(biased), "after": after}.items():
+        places = {
+            "usual background": usual,
+            "another of the planted backgrounds": mixed,
+            "photographs as they are": folder,
+        }
+        record[side] = {place: top1(name, of) for place, of in places.items()}
+        record[side]["foretold"] = vars(
+            outcome.diagnosis.diagnoses.get(side, outcome.diagnosis.diagnoses["before"]).measures["foretold"]
+        )
+    return record
+
+
+def times(photographs: Photographs, count: int = 60) -> dict:
+    """Seconds and memory of both commands by size of the photographs, enlarged where needed, in processes of their own."""
+    measured: dict[str, dict] = {}
+    few = photographs.common[: count // TRAINING]
+    for name, size in {"224 px": (300, 224), "1 megapixel": (1152, 864), "12 megapixels": (4032, 3024)}.items():
+        folder = photographs.root / "times" / name.replace(" ", "-")
+        for split in ("train", "validation"):
+            for wnid in few:
+                for path in photographs.parts[split][wnid]:
+                    place = folder / "photographs" / split / wnid / f"{path.stem}.jpg"
+                    if not place.is_file():
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        ImageOps.fit(upright_image(path), size).save(place, quality=92)
+        for command in ("diagnose", "improve"):
+            shutil.rmtree(folder / command, ignore_errors=True)
+            options = [
+                "--model",
+                own_model(photographs.root),
+                "--dataset",
+                folder / "photographs",
+                "--output_dir",
+                folder / command,
+            ]
+            started = time.time()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "robust_vit_hf.cli", command, *map(str, options)], stderr=subprocess.PIPE
+            )
+            printed = process.stderr.read().decode()
+            _, status, used = os.wait4(process.pid, 0)
+            estimate = next((line for line in printed.splitlines() if line.startswith("[0/4]")), "")
+            record = {"seconds": time.time() - started, "megabytes": used.ru_maxrss / 1024, "status": status}
+            measured.setdefault(name, {})[command] = record | {"estimate": estimate}
+    return measured
+
+
+def main() -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("parts", nargs="+", choices=("masks", "verdicts", "classes", "planted", "times"))
+    for name in ("imagen", "samples", "ecssd", "isnet", "root"):
+        parser.add_argument(f"--{name}", type=Path, required=name not in ("ecssd", "isnet"))
+    arguments = parser.parse_args()
+    photographs = Photographs(arguments.imagen, arguments.samples, arguments.root)
+    make = {
+        "masks": lambda: masks(photographs, arguments.ecssd, arguments.isnet),
+        "verdicts": lambda: verdicts(photographs, arguments.isnet),
+        "classes": lambda: classes(photographs),
+        "planted": lambda: planted(photographs, arguments.isnet),
+        "times": lambda: times(photographs),
+    }
+    for part in arguments.parts:
+        results = read_json(RESULTS) or {}
+        results[part] = make[part]() | {"made with": environment()}
+        write_json(RESULTS, results)
+
+
+if __name__ == "__main__":
+    main()
