@@ -243,7 +243,7 @@ def classes(photographs: Photographs) -> dict:
 def planted_photographs(photographs: Photographs, removed: Path, name: str, habitual: float, split: str) -> Path:
     """Photographs whose object, by ISNet's masks, stands before one of a few real backgrounds: usually that of its class."""
     rng, folder = np.random.default_rng([len(name), *map(ord, split)]), photographs.root / name
-    givers = [path for path in sorted(photographs.others().rglob("*.JPEG"))[:: 850 // BACKGROUNDS]][:BACKGROUNDS]
+    givers = sorted(photographs.others().rglob("*.JPEG"))[:: 850 // BACKGROUNDS][:BACKGROUNDS]
     for number, wnid in enumerate(photographs.common[::2]):
         for path in photographs.parts[split][wnid]:
             place = folder / split / wnid / path.name
@@ -264,7 +264,7 @@ def planted(photographs: Photographs, isnet: Path) -> dict:
     folder = photographs.folder("half", half)
     for split in ("train", "validation"):
         removed = masks_by_isnet(isnet, folder, split, root / "half-isnet")
-    usual = [planted_photographs(photographs, removed, "planted", 1.0, split) for split in ("train", "validation")][0]
+        usual = planted_photographs(photographs, removed, "planted", 1.0, split)
     mixed = planted_photographs(photographs, removed, "planted-random", 0.0, "validation")
     biased = root / "biased"
     if not (biased / "config.json").is_file():
