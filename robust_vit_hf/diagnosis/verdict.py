@@ -125,10 +125,9 @@ class Diagnosis:
 
     @property
     def has_little_to_gain(self) -> bool:
-        """Whether it is not certain that the model decides by the background, which costs less than [`SMALL`] in these images."""
+        """Whether the model recognises these images, and their background costs less than [`SMALL`]."""
         costs = [self.measures[name].mean for name in ("donor_excess", "bg_gap") if name in self.measures]
-        unsure = self.verdict in ("no sign", "too few") and not self._unrecognised
-        return unsure and len(costs) == 2 and max(costs) < SMALL
+        return len(costs) == 2 and max(costs) < SMALL and not self._unrecognised
 
     @property
     def _unrecognised(self) -> str | None:
