@@ -26,6 +26,8 @@ from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backg
 from ..evaluation.other_backgrounds import Backgrounds, check_composed, composite_outputs
 from ..evaluation.session import Models, Session, Side, given_model, open_session
 from ..masks.choose_mask_maker import MaskSettings, masked_images
+from ..masks.foreground_layer import ConfirmedMasks
+from ..masks.options import Dinov2Options
 from ..models.last_layer import NoLastLayer
 from ..models.model_names import resolve
 from ..relevance.architectures import why_no_map
@@ -34,6 +36,7 @@ from ..training.methods import load_method
 from ..training.methods.augmentations import BackgroundPool
 from ..training.methods.base import check_has_map
 from ..utils.files import RUN_FILE, write_atomically
+from ..utils.images import to_rgb
 from ..utils.privacy import public_name
 from ..utils.stage import Stage
 from .candidates import (
@@ -58,7 +61,8 @@ CHANGED = 0.04  # share of predictions at home that an improvement usually chang
 # Points of top-1 on new backgrounds that --effort full gained beyond the new layer alone, of models with and without a relevance map, on
 # the sets of `python -m experiments improve` that have both.
 FULL_GAINED = {True: 8, False: 24}
-SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores
+# Of a mask on one core, of 336×252 pixels (`python -m experiments real_photographs masks`): of a background remover, and of others.
+SECONDS_PER_MASK = {"rembg": 1.7, None: 0.36}
 CANDIDATES_FOLDER, CANDIDATES_FILE, FEATURES_FOLDER = "candidates", "candidates.md", "features"
 # Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
 NO_INPUTS = {"effort", "batch_size", "num_workers", "output_dir", "model", "dataset", "backgrounds", "attributes"}
@@ -276,9 +280,10 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
             forward_logits(side.model, pixels).cpu()
             times.append((time.perf_counter() - started) / len(pixels))
     passes = 2 * 15 * counts["test"] + (1 + SELECTION_COMPOSITES) * counts["selection"]
+    passes += 3 * counts["selection"]  # whether there is anything to gain
     passes += (1 + training_composites(counts["train"])) * counts["train"]
     makes_masks = options.mask_method or "mask" not in images["train"].rows.column_names
-    masks = SECONDS_PER_MASK * sum(counts.values()) if makes_masks else 0.0
+    masks = _seconds_per_mask(images["train"], options.mask_method) * sum(counts.values()) if makes_masks else 0.0
     first = first_trainings(options.method, options.learning_rates, options.max_steps, ("original", "layer"))
     steps = sum(training.steps for training in first) + FINALISTS * options.max_steps
     measured = len(first) * len(FIRST_INTERPOLATION_WEIGHTS) + FINALISTS * len(INTERPOLATION_WEIGHTS)
@@ -293,3 +298,14 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
         return text
     gained = FULL_GAINED[why_no_map(side.model) is None]
     return f"{text}, and gained {gained} points {compared} on new backgrounds in docs/measured.md"
+
+
+def _seconds_per_mask(images: Images, method: str | None) -> float:
+    """Seconds to decode the first image, twice, and to make a mask of its size."""
+    started = time.perf_counter()
+    image = to_rgb(images.rows[0]["image"])
+    decoding = time.perf_counter() - started
+    scale = min(ConfirmedMasks.max_side / max(image.size), max(1, Dinov2Options.min_side / min(image.size)))
+    share = scale**2 * image.width * image.height / (336 * 252)
+    seconds = SECONDS_PER_MASK.get(method, SECONDS_PER_MASK[None] * share)
+    return 2 * decoding + seconds / torch.get_num_threads()

@@ -33,12 +33,20 @@ class BackgroundRemover:
             ValueError: rembg has no such model.
         """
         try:
+            from onnxruntime import SessionOptions
             from rembg import new_session
+            from rembg.sessions.dis_custom import DisCustomSession
         except ImportError as error:
             raise ImportError("rembg is not installed: `pip install 'robust-vit-hf[masks]'`.") from error
-        if Path(name).suffix == ".onnx":
-            return cls(new_session("dis_custom", model_path=name))
-        return cls(new_session(name))
+        if Path(name).suffix != ".onnx":
+            return cls(new_session(name))
+
+        class OfFile(DisCustomSession):
+            @classmethod
+            def download_models(cls, *args, **kwargs) -> str:
+                return name  # of any folder, where rembg takes those of its own alone
+
+        return cls(OfFile("dis_custom", SessionOptions(), model_path=name))
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make masks of RGB images of any sizes, in order. `rows`, an argument of all mask makers, is ignored."""

@@ -230,20 +230,20 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     assert "| swap and relevance, " in candidates and "layer" not in candidates
 
 
-@pytest.mark.parametrize("effort, own, other", [("minute", 1052, "full: 34332"), ("full", 34332, "minute: 1052")])
+@pytest.mark.parametrize("effort, own, other", [("minute", 1100, "full: 34380"), ("full", 34380, "minute: 1100")])
 def test_the_estimate_is_of_all_passes(effort, own, other, monkeypatch):
     """Of an image, and of a mask, a minute each."""
     clock = SimpleNamespace(perf_counter=iter(range(0, 10**6, 8 * 60)).__next__)
     monkeypatch.setattr("robust_vit_hf.improvement.improve.time", clock)
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.SECONDS_PER_MASK", 60)
+    monkeypatch.setattr("robust_vit_hf.improvement.improve._seconds_per_mask", lambda images, method: 60)
     sizes = {"train": 24, "selection": 16, "test": 20}
     images = {role: SimpleNamespace(rows=masked_dataset(size)) for role, size in sizes.items()}
     options = ImproveOptions(model="m", dataset="d", output_dir="o", masks="tokencut", effort=effort)
     session = session_of({"before": tiny_vit()}, {})
-    # Two models in 15 conditions; composites of selection and training images, 4 and 12 each. Trainings of 4 · 80 and 2 · 240
+    # Two models in 15 conditions; selection images in 3; composites of selection and training images, 4 and 12 each. Trainings of 4 · 80 and 2 · 240
     # steps of 8 images, each as long as 5 passes, of which 4 · 2 and 2 · 4 interpolation weights are measured.
-    composed = 2 * 15 * 20 + 5 * 16 + 13 * 24 + sum(sizes.values())
-    assert composed == 1052 and composed + 5 * 800 * 8 + 5 * 16 * 16 == 34332
+    composed = 2 * 15 * 20 + 3 * 16 + 5 * 16 + 13 * 24 + sum(sizes.values())
+    assert composed == 1100 and composed + 5 * 800 * 8 + 5 * 16 * 16 == 34380
     text = _estimate(session.sides["before"], images, options)
     assert text.startswith(f"about {own} minutes in all; --effort {other} minutes, and gained 8 points ")
 
