@@ -1,0 +1,76 @@
+"""Masks, verdicts and improvements on real photographs: tables of experiments/photographs.md (real_photographs.json)."""
+
+from collections.abc import Callable, Mapping
+
+from robust_vit_hf.results.intervals import Difference, Interval
+from robust_vit_hf.results.tables import Table
+
+from .text_blocks import benchmark
+
+
+MAKERS = {"dinov2": "default", "dinov2, confirmed": "default, confirmed masks alone", "tokencut": "TokenCut"}
+MEASURES = {
+    "original": "`original`",
+    "mixed_same": "`mixed_same`",
+    "mixed_rand": "`mixed_rand`",
+    "bg_gap": "BG-Gap",
+    "composing": "price of composing",
+    "donor_rate": "taken for the class of the background",
+    "foretold": "foretold",
+}
+DIFFERENCES = ("bg_gap", "composing")
+
+
+def part(name: str) -> dict[str, dict]:
+    return {title: of for title, of in benchmark("real_photographs").get(name, {}).items() if title != "made with"}
+
+
+def masks() -> str:
+    rows = []
+    for images, of_images in part("masks").items():
+        for maker, measured in of_images.items():
+            shares = (f"{100 * measured[name]:.1f}" for name in ("iou", "below 0.3", "inverted"))
+            seconds = f"{measured['seconds']:.2f}" if "seconds" in measured else ""
+            rows.append([images, MAKERS[maker], str(measured["images"]), *shares, seconds])
+    head = ["photographs", "masks", "images", "IoU", "below 0.3", "inverted", "seconds"]
+    return Table("", head, rows).markdown()
+
+
+def verdicts() -> str:
+    rows = []
+    for masks, measured in part("verdicts").items():
+        rows.append([masks, str(measured["composed"]), *(_shown(name, measured) for name in MEASURES)])
+    return Table("", ["masks", "composed", *MEASURES.values()], rows).markdown()
+
+
+def _shown(name: str, measured: Mapping[str, dict]) -> str:
+    if name not in measured:
+        return "–"
+    return str((Difference if name in DIFFERENCES else Interval)(**measured[name]))
+
+
+def improved() -> str:
+    rows = []
+    for title, run in (part("classes") | {"planted background": part("planted")}).items():
+        places = [place for place in run.get("before", ()) if place != "foretold"]
+        for place in places:
+            before, after = (100 * run[side][place] for side in ("before", "after"))
+            rows.append([title, run["outcome"], place, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"])
+    return Table("", ["run", "outcome", "photographs", "before", "after", "change"], rows).markdown()
+
+
+def times() -> str:
+    rows = []
+    for size, commands in part("times").items():
+        for command, measured in commands.items():
+            told = measured["estimate"].partition("about ")[2].partition(" in all")[0]
+            rows.append([size, command, f"{measured['seconds']:.0f}", told or "–", f"{measured['megabytes']:.0f}"])
+    return Table("", ["photographs", "command", "seconds", "estimated", "memory, MB"], rows).markdown()
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "masks of photographs": masks,
+    "verdicts of photographs": verdicts,
+    "improved photographs": improved,
+    "times of photographs": times,
+}
