@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
+import torch
 from PIL import Image
 
 from .tokencut import MaskResult
@@ -46,7 +47,9 @@ class BackgroundRemover:
             def download_models(cls, *args, **kwargs) -> str:
                 return name  # of any folder, where rembg takes those of its own alone
 
-        return cls(OfFile("dis_custom", SessionOptions(), model_path=name))
+        options = SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # its own would wait for those of torch
+        return cls(OfFile("dis_custom", options, model_path=name))
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make masks of RGB images of any sizes, in order. `rows`, an argument of all mask makers, is ignored."""
