@@ -245,7 +245,7 @@ def planted_photographs(photographs: Photographs, removed: Path, name: str, habi
     """Photographs whose object, by ISNet's masks, stands before one of a few real backgrounds: usually that of its class."""
     rng, folder = np.random.default_rng([len(name), *map(ord, split)]), photographs.root / name
     givers = sorted(photographs.others().rglob("*.JPEG"))[:: 850 // BACKGROUNDS][:BACKGROUNDS]
-    for number, wnid in enumerate(photographs.common[::2]):
+    for number, wnid in enumerate(photographs.common[::4]):
         for path in photographs.parts[split][wnid]:
             place = folder / split / wnid / path.name
             own = number % BACKGROUNDS
@@ -261,8 +261,8 @@ def planted_photographs(photographs: Photographs, removed: Path, name: str, habi
 
 def planted(photographs: Photographs, isnet: Path) -> dict:
     """A head fitted to photographs with a planted background, improved, and measured on photographs as they are."""
-    root, half = photographs.root, photographs.common[::2]
-    folder = photographs.folder("half", half)
+    root = photographs.root
+    folder = photographs.folder("quarter", photographs.common[::4])
     for split in ("train", "validation"):
         removed = masks_by_isnet(isnet, folder, split, root / "half-isnet")
         usual = planted_photographs(photographs, removed, "planted", 1.0, split)
