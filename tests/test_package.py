@@ -202,7 +202,14 @@ def test_a_job_refuses_wrong_arguments(words, said, hub, tmp_path):
 
 @pytest.mark.parametrize(
     "outcome, more",
-    {"kept": None, "worse": None, "costly": ["--revision", "costly"], "too few": [], "helped": []}.items(),
+    {
+        "healthy": None,
+        "kept": None,
+        "worse": None,
+        "costly": ["--revision", "costly"],
+        "too few": [],
+        "helped": [],
+    }.items(),
 )
 def test_a_job_pushes_by_the_outcome(outcome, more, tmp_path, monkeypatch, capsys):
     job, commands = script("improve_job"), []
@@ -216,6 +223,7 @@ def test_a_job_pushes_by_the_outcome(outcome, more, tmp_path, monkeypatch, capsy
     assert pushes == ([] if more is None else [push + more])
     said = {
         "costly": "user/better: the model goes to the branch `costly`",
+        "healthy": "Nothing is",
         "kept": "Nothing is",
         "worse": "Nothing is",
     }

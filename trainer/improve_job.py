@@ -19,7 +19,7 @@ from robust_vit_hf.improvement.options import ImproveOptions
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status, as of the commands. Nothing is pushed if the outcome is `kept` or `worse`; a `costly` model goes to a branch."""
+    """Exit status, as of the commands. Nothing is pushed if the outcome is `healthy`, `kept` or `worse`; a `costly` model goes to a branch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="Hub id of an image classifier")
     parser.add_argument("dataset", help="Hub id of labelled images")
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     if status := main(["improve", *command]):
         return status
     outcome = json.loads((given.output_dir / "verdict.json").read_text())["outcome"]
-    if outcome in ("kept", "worse"):
+    if outcome in ("healthy", "kept", "worse"):
         print(f"Nothing is pushed to {repo_id}: keep your model.")
         return 0
     push = ["push", str(given.output_dir), repo_id, "--commit_message", f"Improve {given.model}"]

@@ -63,7 +63,8 @@ class MaskSettings:
     def of_features(self) -> tuple[str, str, TokenCut]:
         """Method, `mask_model` and mask maker of a ViT's features. Logs which, if no model was named."""
         settings: dict[str, Any] = {"min_side": TokenCutOptions.min_side, "bf16": self.bf16}
-        method, maker = ("tokencut", TokenCut) if self.method == "tokencut" else ("dinov2", ConfirmedMasks)
+        method = self.method or ("tokencut" if self.mask_model else "dinov2")
+        maker = TokenCut if method == "tokencut" else ConfirmedMasks
         if self.mask_model not in (None, OF_THE_CLASSIFIER):
             return method, self.mask_model, maker.from_pretrained(self.mask_model, PartialState().device, **settings)
         for name, described in DINOV2_SMALL.items() if self.mask_model is None else ():
@@ -100,7 +101,7 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
         else:
             logger.warning(f"Masks are made by `{name}`.")
             return name, settings.mask_model, masker
-    return settings.of_features()
+    return replace(settings, method=None if settings.method == "auto" else settings.method).of_features()
 
 
 def masked_images(

@@ -170,6 +170,7 @@ def test_bf16_is_that_of_the_keys_alone(tmp_path):
 
 def test_a_mask_model_asks_for_masks():
     assert DiagnoseOptions(mask_model="vit").mask_method == "tokencut" and DiagnoseOptions().mask_method is None
+    assert MaskSettings(mask_model="emoji-shift").of_features()[0] == "tokencut"  # of a model that may be finetuned
     assert DiagnoseOptions(mask_model="vit", masks="auto").mask_method == "auto"
     with pytest.raises(ValueError, match="grounded"):
         DiagnoseOptions(mask_model="vit", masks="grounded")
