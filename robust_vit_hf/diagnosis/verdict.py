@@ -125,9 +125,10 @@ class Diagnosis:
 
     @property
     def has_little_to_gain(self) -> bool:
-        """Whether the model recognises these images, and their background costs less than [`SMALL`]."""
-        costs = [self.measures[name].mean for name in ("donor_excess", "bg_gap") if name in self.measures]
-        return len(costs) == 2 and max(costs) < SMALL and not self._unrecognised
+        """Whether the model recognises these images, and their background costs less than [`SMALL`], and certainly less than [`LARGE`]."""
+        costs = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
+        small = all(cost.mean < SMALL and cost.high < LARGE for cost in costs)
+        return small and len(costs) == 2 and not self._unrecognised
 
     @property
     def _unrecognised(self) -> str | None:

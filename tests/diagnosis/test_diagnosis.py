@@ -138,6 +138,7 @@ def test_the_price_of_composing_is_not_that_of_the_background():
     [
         ({}, 400, True),
         ({"mixed_rand": 0.97}, 40, True),  # too few to tell, and a small gap
+        ({}, 8, False),  # too few for that
         ({"mixed_rand": 0.9}, 40, False),  # a gap of 10 points, though it may be chance
         ({"mixed_rand": 0.97, "taken": 0.0}, 4000, True),  # certain, and certainly small
         ({"original": 0.3, "mixed_same": 0.3, "mixed_rand": 0.3}, 400, False),  # recognises nothing to begin with
