@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 import transformers
 from huggingface_hub.constants import HF_HUB_CACHE
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import to_pil_image
 
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.find_images import Images, find_images
 from robust_vit_hf.data.write_dataset import made_from
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
@@ -166,6 +167,28 @@ def test_bf16_is_that_of_the_keys_alone(tmp_path):
         settings = MaskSettings("tokencut", mask_model, bf16=bf16)
         masked_images({tmp_path / str(bf16): images}, list("abcd"), settings)
         assert made_from(tmp_path / str(bf16)).get("bf16", False) is bf16
+
+
+def test_a_camera_s_photographs_are_kept_small(tmp_path):
+    """Twice as large as the classifier sees them, upright and with masks of their size; smaller ones as they are."""
+    large = load_split("val", 8)[0]["image"].convert("RGB").resize((1200, 900), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    for name, image in {"a": large, "b": large.resize((400, 300))}.items():
+        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
+        image.save(tmp_path / "photos" / "train" / name / f"{name}.jpg", exif=exif)
+    model, processor = classifier()
+    given = {tmp_path / "masks": find_images(str(tmp_path / "photos"), "train")}
+    settings = MaskSettings("dinov2", None, model, processor)
+    (made,) = masked_images(given, ["a", "b"], settings)
+    assert settings.shorter_side == 448
+    sizes = {row["file_name"]: (row["image"].size, row["mask"].size) for row in made.rows}
+    assert sizes == {"a/a.jpg": 2 * ((448, 597),), "b/b.jpg": 2 * ((300, 400),)}
+    row, small = (next(row["image"] for row in made.rows if row["label"] == label) for label in (0, 1))
+    reduced = large.transpose(Image.Transpose.ROTATE_270).resize((448, 597), Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(row, float) - np.asarray(reduced)).mean() < 3  # of JPEGs
+    with Image.open(tmp_path / "photos" / "train" / "b" / "b.jpg") as photograph:
+        assert np.array_equal(np.asarray(small), np.asarray(ImageOps.exif_transpose(photograph)))
 
 
 def test_a_mask_model_asks_for_masks():
