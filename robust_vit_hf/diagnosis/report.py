@@ -40,7 +40,14 @@ from ..utils.files import atomic_file, atomic_folder, write_atomically, write_js
 from ..utils.images import to_rgb
 from . import example_strip as strips
 from .example_strip import Composed, strip_figure
-from .verdict import BACKGROUND_MEASURES, OF_A_CLASS, AttributeDiagnosis, Diagnosis, attributes_table
+from .verdict import (
+    BACKGROUND_MEASURES,
+    OF_A_CLASS,
+    AttributeDiagnosis,
+    Diagnosis,
+    attributes_table,
+    trusted_masks,
+)
 
 
 STRIP_FILE, ATTRIBUTES_FILE, IMAGES_FILE = "strip.png", "attributes.png", "images.csv"
@@ -147,7 +154,7 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
         table[donor] = [images[row] if row >= 0 else None for row in first.columns[donor]]
     table["donor_class"] = [names.get(label) for label in first.columns["donor_class"]]
     table["object_share"] = first.columns["object_share"]
-    table["confirmed"] = first.columns["confirmed"]
+    table["confirmed"] = trusted_masks(first.columns)
     for side, diagnosis in diagnoses.items():
         table |= {f"{side}_{name}": [names.get(best) for best in diagnosis.columns[name]] for name in CONDITIONS}
         table[f"{side}_relevance_on_object"] = diagnosis.columns["relevance_on_object"]
@@ -238,7 +245,7 @@ def diagnosis_tables(
     if "after" in diagnoses:
         beside = {"change": diagnoses["after"].change_from(diagnoses["before"])} | beside
     for side, diagnosis in diagnoses.items():
-        if not np.all(diagnosis.columns["confirmed"]):
+        if not trusted_masks(diagnosis.columns).all():
             beside[f"{side}, masks in doubt too"] = replace(diagnosis, with_doubts=True).measures
     rows = []
     for name, title in BACKGROUND_MEASURES.items():

@@ -56,6 +56,11 @@ def _on_random(original: np.ndarray, mixed_rand: np.ndarray, mixed_same: np.ndar
     return original * mixed_rand / np.maximum(mixed_same, TINY)
 
 
+def trusted_masks(columns: Mapping[str, Sequence]) -> np.ndarray:
+    """Whether the mask of each image `(N,)` is not in doubt; results of earlier versions did not ask."""
+    return np.asarray(columns.get("confirmed", np.ones(len(columns["label"]), dtype=bool)))
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """Measures of one model, from rows of [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`]."""
@@ -74,7 +79,7 @@ class Diagnosis:
         values = {name: outcomes(self.columns, name) for name in CONDITIONS if name in self.columns}
         if not self.with_doubts:
             for name in values.keys() - {"original"}:
-                values[name][~np.asarray(self.columns["confirmed"])] = np.nan
+                values[name][~trusted_masks(self.columns)] = np.nan
         known = {name: ~np.isnan(of_images) for name, of_images in values.items()}
         values["composing"] = values["original"] - values["mixed_same"]
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
@@ -91,7 +96,7 @@ class Diagnosis:
             values["only_bg_excess"] = values["only_bg"] - values["only_bg_chance"]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.asarray(self.columns["relevance_on_object"], dtype=float) / share
-        trusted = np.asarray(self.columns["confirmed"]) | self.with_doubts
+        trusted = trusted_masks(self.columns) | self.with_doubts
         values["relevance_on_object"] = np.where(known["original"] & trusted, ratio, np.nan)
         return values
 
@@ -243,7 +248,7 @@ class AttributeDiagnosis:
             margins = [np.asarray(self.columns[f"{name}_{kind}_margin"], float) for kind in KINDS]
             measured = {"gap": same - rand, "taken": taken[1].astype(float) - taken[0]}
             measured |= {"shift": margins[0] - margins[1], "price": original - same}
-            known = ~np.isnan(same - rand) & np.asarray(self.columns["confirmed"])
+            known = ~np.isnan(same - rand) & trusted_masks(self.columns)
             values[name] = {measure: np.where(known, of_images, np.nan) for measure, of_images in measured.items()}
         return values
 

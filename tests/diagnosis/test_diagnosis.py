@@ -164,6 +164,8 @@ def test_images_with_masks_in_doubt_count_as_they_are_alone():
     (gaps,) = (row[1:] for row in table.rows if row[0].startswith("BG-Gap"))
     assert gaps[0].startswith("+0.0") and gaps[1].startswith("+50.0")
     assert len(diagnosis_tables({"before": Diagnosis(columns, NAMES)})[0].head) == 2
+    of_earlier_versions = {name: values for name, values in columns.items() if name != "confirmed"}
+    assert Diagnosis(of_earlier_versions, NAMES).num_mixed == 400
 
 
 def test_images_without_donor_or_object_do_not_count():
