@@ -237,7 +237,7 @@ def classes(photographs: Photographs) -> dict:
         for side, name in {"before": model, "after": after}.items():
             record[side] = {"validation": top1(name, folder), "among these classes": top1(name, folder, within=True)}
             record[side]["850 others"] = top1(name, others)
-        measured[f"{count} classes, quick"] = record
+        measured[f"{count} classes, --effort minute"] = record
     return measured
 
 

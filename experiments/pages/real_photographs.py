@@ -70,7 +70,7 @@ def times() -> str:
 
 def in_short() -> str:
     """A sentence on a real model for the README."""
-    diagnosed, run = part("verdicts")["dinov2"], part("classes")["150 classes, quick"]
+    diagnosed, run = part("verdicts")["dinov2"], part("classes")["150 classes, --effort minute"]
     home, others = (
         {side: 100 * run[side][place] for side in ("before", "after")} for place in ("validation", "850 others")
     )
