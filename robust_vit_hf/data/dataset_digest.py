@@ -53,8 +53,13 @@ def pixels_of(dataset: datasets.Dataset) -> set[str]:
             return xxhash.xxh3_128_hexdigest(repr(picture.size).encode() + picture.tobytes())
         return None
 
-    with ThreadPoolExecutor() as pool:  # codecs let other threads run
-        return {*pool.map(digest, undecoded(dataset.select_columns(["image"])))} - {None}
+    rows, digests = undecoded(dataset.select_columns(["image"])), set()
+    with ThreadPoolExecutor(
+        2
+    ) as pool:  # codecs let other threads run; a part at a time, since all files may not fit into memory
+        for first in range(0, len(rows), 16):
+            digests |= {*pool.map(digest, rows.select(range(first, min(first + 16, len(rows)))))}
+    return digests - {None}
 
 
 def _stamp(path: str) -> tuple:

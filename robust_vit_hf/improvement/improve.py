@@ -63,6 +63,7 @@ CHANGED = 0.04  # share of predictions at home that an improvement usually chang
 FULL_GAINED = {True: 8, False: 24}
 # Of a mask on one core, of 336×252 pixels (`python -m experiments real_photographs masks`): of a background remover, and of others.
 SECONDS_PER_MASK = {"rembg": 1.7, None: 0.36}
+FITTING = 30  # seconds to load models and fit layers
 CANDIDATES_FOLDER, CANDIDATES_FILE, FEATURES_FOLDER = "candidates", "candidates.md", "features"
 # Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
 NO_INPUTS = {"effort", "batch_size", "num_workers", "output_dir", "model", "dataset", "backgrounds", "attributes"}
@@ -289,7 +290,9 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
     measured = len(first) * len(FIRST_INTERPOLATION_WEIGHTS) + FINALISTS * len(INTERPOLATION_WEIGHTS)
     # A step takes those of the original and of the model, and a backward pass; for maps, half of that again.
     full = passes + 5 * steps * options.train_batch_size + (1 + SELECTION_COMPOSITES) * measured * counts["selection"]
-    minutes, of_full = (f"{max(1, (min(times) * count + masks) / 60):.0f} minutes" for count in (passes, full))
+    minutes, of_full = (
+        f"{max(1, (min(times) * count + masks + FITTING) / 60):.0f} minutes" for count in (passes, full)
+    )
     own, other, compared = minutes, f"full: {of_full}", "more"
     if options.effort == "full":
         own, other, compared = of_full, f"minute: {minutes}", "less"
