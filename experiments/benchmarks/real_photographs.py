@@ -48,6 +48,7 @@ from ..scripts import script_parser
 RESULTS = Path(__file__).with_suffix(".json")
 TRAINING = 3  # photographs of a class in imagen; the other two, and the sample, are validation photographs
 BACKGROUNDS = 10  # of the planted bias, each of a tenth of the classes
+WITHIN = {"test photographs": False, "among these classes": True}
 MEASURES = ("original", "mixed_same", "mixed_rand", "bg_gap", "composing", "foretold", "donor_rate")
 
 
@@ -196,9 +197,12 @@ def verdicts(photographs: Photographs, isnet: Path) -> dict:
 
 
 @torch.no_grad()
-def top1(model: str, folder: Path, split: str = "validation", within: bool = False) -> float:
-    """Top-1 among all classes of a model on photographs in folders of classes; `within` those of the folder alone."""
-    loaded, rows = load_model(model).eval(), find_images(str(folder), split).labelled().rows
+def top1(model: str, folder: Path, names: set[str] | None = None, within: bool = False) -> float:
+    """Top-1 among all classes of a model, or `within` those of the folder alone, on validation photographs in folders of classes: all, or
+    those of these names."""
+    loaded, rows = load_model(model).eval(), find_images(str(folder), "validation").labelled().rows
+    if names is not None:
+        rows = rows.select([row for row, name in enumerate(rows["file_name"]) if Path(name).stem in names])
     order = {name: number for number, name in loaded.config.id2label.items()}
     labels = [order.get(name, label_of_wnid().get(name)) for name in rows.features["label"].names]
     transform, right = eval_transform(load_processor(model, "model", loaded)), 0
@@ -215,6 +219,11 @@ def top1(model: str, folder: Path, split: str = "validation", within: bool = Fal
     return right / len(rows)
 
 
+def test_names(better: Path) -> set[str]:
+    """Names of the validation photographs of an improvement that chose nothing."""
+    return {Path(name).stem for name in find_images(str(better / "masks" / "test"), "train").rows["file_name"]}
+
+
 def classes(photographs: Photographs) -> dict:
     """`improve` with photographs of 150 and of 10 of the model's 1000 classes, and the other classes before and after."""
     root, measured = photographs.root, {}
@@ -225,17 +234,12 @@ def classes(photographs: Photographs) -> dict:
             photographs.folder(f"classes-{count}", photographs.common[::step][:count]),
             root / f"better-{count}",
         )
-        started = time.time()
         outcome = improve(model, str(folder), output)
-        record = {
-            "seconds": time.time() - started,
-            "outcome": outcome.outcome,
-            "verdict": outcome.verdict,
-            "notes": outcome.notes,
-        }
+        record: dict = {"outcome": outcome.outcome, "verdict": outcome.verdict, "notes": outcome.notes}
+        names = test_names(output)
         after = str(output) if (output / "config.json").is_file() else model
         for side, name in {"before": model, "after": after}.items():
-            record[side] = {"validation": top1(name, folder), "among these classes": top1(name, folder, within=True)}
+            record[side] = {place: top1(name, folder, names, within) for place, within in WITHIN.items()}
             record[side]["850 others"] = top1(name, others)
         measured[f"{count} classes, --effort minute"] = record
     return measured
@@ -276,14 +280,9 @@ def planted(photographs: Photographs, isnet: Path) -> dict:
             model.timm_model.classifier.weight.copy_(torch.from_numpy(fitted.coef_))
             model.timm_model.classifier.bias.copy_(torch.from_numpy(fitted.intercept_))
         model.save_pretrained(biased)
-    started = time.time()
     outcome = improve(str(biased), str(usual), root / "mended")
-    record = {
-        "seconds": time.time() - started,
-        "outcome": outcome.outcome,
-        "verdict": outcome.verdict,
-        "notes": outcome.notes,
-    }
+    record: dict = {"outcome": outcome.outcome, "verdict": outcome.verdict, "notes": outcome.notes}
+    names = test_names(root / "mended")
     after = str(root / "mended") if (root / "mended" / "config.json").is_file() else str(biased)
     for side, name in {"before": str(biased), "after": after}.items():
         places = {
@@ -291,7 +290,7 @@ def planted(photographs: Photographs, isnet: Path) -> dict:
             "another of the planted backgrounds": mixed,
             "photographs as they are": folder,
         }
-        record[side] = {place: top1(name, of) for place, of in places.items()}
+        record[side] = {place: top1(name, of, names) for place, of in places.items()}
         record[side]["foretold"] = vars(
             outcome.diagnosis.diagnoses.get(side, outcome.diagnosis.diagnoses["before"]).measures["foretold"]
         )

@@ -81,7 +81,7 @@ def foretold_by_masks() -> str:
 
 
 def beside_random(expected: float, error: float, top1: float) -> Difference:
-    """What is expected of top-1 on random backgrounds less top-1, with the interval of both samples."""
+    """Difference of the forecast and the measured top-1 on random backgrounds. Its interval covers the errors of both samples."""
     margin = NORMAL * math.hypot(error, math.sqrt(top1 * (1 - top1) / TEST_IMAGES))
     return Difference(expected - top1, expected - top1 - margin, expected - top1 + margin)
 
