@@ -34,12 +34,12 @@ def draw_donors(
     `(N,)` of image numbers; -1 where a class has no other image. A draw depends on the seed, the image's
     number and the classes. `gives`, bool `(N,)`, are the images that may be drawn; all by default."""
     members: dict[int, list[int]] = {}
+    gives = np.ones(len(classes), dtype=bool) if gives is None else gives
     place_within = []  # of each image among those of its class
     for index, label in enumerate(classes):
-        siblings = members.setdefault(label, []) if gives is None or gives[index] else members.get(label, [])
-        place_within.append(len(siblings))
-        if gives is None or gives[index]:
-            siblings.append(index)
+        place_within.append(len(members.get(label, [])))
+        if gives[index]:
+            members.setdefault(label, []).append(index)
     if len({*classes}) < 2:
         raise ValueError(f"All {len(classes)} images are of one class: give images of two classes or more.")
     names, places = sorted(members), {label: place for place, label in enumerate(sorted(members))}
@@ -48,7 +48,7 @@ def draw_donors(
         rng = np.random.default_rng([seed, index])
         first, second, third = rng.random(3)
         siblings = members.get(label, [])
-        is_member = index in siblings[place_within[index] : place_within[index] + 1]
+        is_member = bool(gives[index])
         if len(siblings) > is_member:
             # From the image's own place on, so that every other image of the class is as likely.
             step = is_member + int(first * (len(siblings) - is_member))
