@@ -54,9 +54,8 @@ def pixels_of(dataset: datasets.Dataset) -> set[str]:
         return None
 
     rows, digests = undecoded(dataset.select_columns(["image"])), set()
-    with ThreadPoolExecutor(
-        2
-    ) as pool:  # codecs let other threads run; a part at a time, since all files may not fit into memory
+    with ThreadPoolExecutor(2) as pool:  # codecs let other threads run
+        # A part at a time, since all files may not fit into memory.
         for first in range(0, len(rows), 16):
             digests |= {*pool.map(digest, rows.select(range(first, min(first + 16, len(rows)))))}
     return digests - {None}

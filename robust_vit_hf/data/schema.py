@@ -88,9 +88,9 @@ def decode(row: dict, shorter_side: int | None = None) -> tuple[dict, Image.Imag
         try:
             content = Path(path).read_bytes() if content is None else content
             images[column] = Image.open(io.BytesIO(content))
-            if column == "image" and shorter_side is not None:
-                images[column].draft(None, (shorter_side, shorter_side))  # a JPEG decodes to fewer pixels in less time
             if column == "image":
+                if shorter_side is not None:  # a JPEG decodes to fewer pixels in less time
+                    images[column].draft(None, (shorter_side, shorter_side))
                 to_rgb(images[column])  # rejects what transforms cannot handle; too many pixels before decoding
             images[column].load()
             encoded = {"bytes": content, "path": path and Path(path).name}
