@@ -70,7 +70,7 @@ def condition_composites(conditions: Sequence[str] = tuple(CONDITIONS)) -> list[
 
 
 class WithDonors(Dataset):
-    """Rows with their numbers, and those of their donors with the name as prefix. A copy is no donor."""
+    """Each row with its number, and with the columns of its donors, prefixed with the donor's name. A copy of the image is no donor."""
 
     def __init__(self, rows: TransformedRows, donors: Mapping[str, Donors]):
         self.rows, self.donors = rows, donors

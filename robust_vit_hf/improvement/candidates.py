@@ -171,7 +171,7 @@ class Layer(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the last layer reads of training and selection images, and of their composites."""
+    """Inputs of the last layer for the training and selection images and their composites."""
 
     last: LastLayer
     train: Outputs

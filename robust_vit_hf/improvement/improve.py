@@ -106,7 +106,7 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
 
 
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:
-    """Images and masks, features, candidates, choice and writing. What is complete is skipped."""
+    """Find images and make masks, compute features, build candidates, choose one and write it. Steps that are complete are skipped."""
     models, notes = Models(options.model, protocol=options.protocol), []
     whole = Stage(options.output_dir, {"command": "improve"})
     with open_session(
