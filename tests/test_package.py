@@ -206,9 +206,8 @@ def test_a_job_refuses_wrong_arguments(words, said, hub, tmp_path):
         "healthy": None,
         "kept": None,
         "worse": None,
-        "costly": ["--revision", "costly"],
-        "too few": [],
-        "helped": [],
+        "open": ["--revision", "open"],
+        "better": [],
     }.items(),
 )
 def test_a_job_pushes_by_the_outcome(outcome, more, tmp_path, monkeypatch, capsys):
@@ -222,7 +221,7 @@ def test_a_job_pushes_by_the_outcome(outcome, more, tmp_path, monkeypatch, capsy
     push = ["push", str(tmp_path), "user/better", "--commit_message", "Improve user/mine"]
     assert pushes == ([] if more is None else [push + more])
     said = {
-        "costly": "user/better: the model goes to the branch `costly`",
+        "open": "user/better: the model goes to the branch `open`",
         "healthy": "Nothing is",
         "kept": "Nothing is",
         "worse": "Nothing is",
@@ -241,7 +240,7 @@ def test_a_job_improves_a_model_of_the_hub(commands, hub, tmp_path):
     hub.add("datasets", "user/photographs", tmp_path / "data")
     caches = {name: str(tmp_path / name) for name in ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "UV_CACHE_DIR")}
     uv = [Path(sys.executable).with_name("uv"), "run", "--active"]
-    options = ["--effort", "full", "--max_steps", 4, "--learning_rates", 1e-2, "--max_loss", 100, "--private"]
+    options = ["--effort", "full", "--max_steps", 4, "--learning_rate", 1e-2, "--private"]
     job = [*uv, ROOT / "trainer" / "improve_job.py", "user/mine", "user/photographs", "user/better", *options]
     printed = run(*job, folder=tmp_path, VIRTUAL_ENV=str(commands.parent), **caches)
     outcome = json.loads((tmp_path / "improved" / "verdict.json").read_text())["outcome"]

@@ -19,7 +19,7 @@ from robust_vit_hf.improvement.options import ImproveOptions
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status, as of the commands. Nothing is pushed if the outcome is `healthy`, `kept` or `worse`; a `costly` model goes to a branch."""
+    """Exit status, as of the commands. A model that is `better` goes to `main`, one of which that is `open` to a branch, and no other anywhere."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="Hub id of an image classifier")
     parser.add_argument("dataset", help="Hub id of labelled images")
@@ -37,15 +37,13 @@ def run(arguments: list[str]) -> int:
     if status := main(["improve", *command]):
         return status
     outcome = json.loads((given.output_dir / "verdict.json").read_text())["outcome"]
-    if outcome in ("healthy", "kept", "worse"):
+    if outcome not in ("better", "open"):
         print(f"Nothing is pushed to {repo_id}: keep your model.")
         return 0
     push = ["push", str(given.output_dir), repo_id, "--commit_message", f"Improve {given.model}"]
-    if outcome == "costly":
-        print(
-            f"{repo_id}: the model goes to the branch `costly`, since it loses more than --max_loss. `main` stays as it is."
-        )
-        push += ["--revision", "costly"]
+    if outcome == "open":
+        print(f"{repo_id}: the model goes to the branch `open`, since its images do not tell whether it is better. `main` stays as it is.")
+        push += ["--revision", "open"]
     return main(push)
 
 

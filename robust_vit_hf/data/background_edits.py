@@ -104,6 +104,28 @@ def background(pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return fill(pixel_values, is_background(mask).to(pixel_values.dtype))
 
 
+def moved(pixel_values: torch.Tensor, mask: torch.Tensor, donor: Pair, draws: torch.Tensor) -> torch.Tensor:
+    """Objects of images `(B, 3, H, W)`, smaller and elsewhere, on the mirrored backgrounds of donors, whose own objects are covered by
+    another part of the background. Unlike [`paste`] on [`background`], this keeps no place, size and smooth filling that a model could learn
+    as the marks of a composite.
+
+    Args:
+        mask: `(B, 1, H, W)` in [0, 1].
+        donor: images and masks of the donors.
+        draws: `(B, 3)` in [0, 1]: size, from 70 to 100 %, and place across and down, within the image.
+    """
+    centre, side = _box(mask)
+    scale = (0.7 + 0.3 * draws[:, 0]).to(side)
+    free = (1 - scale * side / 2).clamp_min(0)[:, None]
+    place = (2 * draws[:, 1:].to(centre) - 1) * free
+    turn = torch.eye(2, device=mask.device) / scale[:, None, None]
+    grid = F.affine_grid(torch.cat([turn, (centre - place / scale[:, None])[..., None]], 2), pixel_values.shape, False)
+    obj, weight = (F.grid_sample(of, grid.to(of.dtype), align_corners=False) for of in (pixel_values, mask))
+    shift, known = donor[0].shape[-1] // 2, is_background(donor[1])
+    rolled = torch.where(known.roll(shift, 3), donor[0].roll(shift, 3), background(*donor))
+    return paste(obj, weight, torch.where(known, donor[0], rolled).flip(3))
+
+
 def is_background(mask: torch.Tensor) -> torch.Tensor:
     """Pixels, bool, further than one pixel from the object of a mask `(B, 1, H, W)`."""
     return F.max_pool2d(mask, 3, stride=1, padding=1) == 0

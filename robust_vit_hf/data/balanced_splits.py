@@ -1,4 +1,4 @@
-"""Parts of labelled images, balanced over their classes: a number of them, two halves, or a third that is held out."""
+"""Parts of labelled images, balanced over their classes: a number of them, or a third that is held out."""
 
 import datasets
 import numpy as np
@@ -32,10 +32,3 @@ def held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of images without a third of each class, and of that third."""
     turn = turns_within_classes(labels, seed)
     return np.flatnonzero(turn % 3 != 2), np.flatnonzero(turn % 3 == 2)
-
-
-def halves(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of two halves of each class, of which a class of one image is in either in turn."""
-    begins = {label: place % 2 for place, label in enumerate(np.unique(labels).tolist())}
-    half = (turns_within_classes(labels, seed + 1) + [begins[label] for label in labels.tolist()]) % 2
-    return np.flatnonzero(half == 1), np.flatnonzero(half == 0)

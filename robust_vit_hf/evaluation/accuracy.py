@@ -15,7 +15,7 @@ from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits, relevance_map
-from ..results.intervals import Difference, Resamples
+from ..results.intervals import Resamples, simultaneous
 from ..results.run_results import SetResult, SideResult
 from ..utils.stage import Stage
 from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
@@ -113,10 +113,10 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
 
 
 def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
-    """The classes whose top-1 certainly fell from before to after, with the change of each."""
+    """The classes whose top-1 certainly fell from before to after, with the change of each: the intervals hold for all classes together."""
     labels, gains = result.classes[result.usable], result.gains().astype(float)
     of_classes = {label: np.where(labels == label, gains, np.nan) for label in range(len(names))}  # names may repeat
-    changes = {label: drawn.interval(Difference) for label, drawn in Resamples.means(of_classes).items()}
+    changes = simultaneous(Resamples.means(of_classes))
     return [f"{names[label]} {change}" for label, change in changes.items() if change.high < 0]
 
 

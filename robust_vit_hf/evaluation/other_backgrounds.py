@@ -6,13 +6,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch.utils.data import Dataset, Subset
 
-from ..data.background_edits import ATTRIBUTES, CONDITIONS, Pair, compose, draw_donors, edited, has_both, is_background
+from ..data.background_edits import (
+    ATTRIBUTES,
+    CONDITIONS,
+    Pair,
+    compose,
+    draw_donors,
+    edited,
+    has_both,
+    is_background,
+    moved,
+)
 from ..data.mask_checks import confirmed
 from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
@@ -29,6 +40,7 @@ from .sets import EvaluationSet
 KINDS = ("same", "rand")  # of donors: of the class of the image, and of another
 DONOR_SEED = 0  # of [`composite_outputs`]
 OUTPUTS_FILE = "outputs.npy"
+MOVED, MOVED_SEED = "moved", 1  # the edit [`~robust_vit_hf.data.background_edits.moved`], and the seed of its places
 Batch = Mapping[str, torch.Tensor]
 Tensors = Sequence[torch.Tensor]
 # Numbers `(N,)` of the rows of the donors, -1 where there is none; or a function from the number of a row to a picture `(3, H, W)`
@@ -41,7 +53,7 @@ class Composite(NamedTuple):
 
     Args:
         name: unique among the composites of a pass.
-        edit: one of `CONDITIONS`, which shows the donor's background if it takes one, or of `ATTRIBUTES`.
+        edit: one of `CONDITIONS`, which shows the donor's background if it takes one, of `ATTRIBUTES`, or [`MOVED`].
         donor: name of the donors of [`WithDonors`]; `None` for edits without one.
     """
 
@@ -58,6 +70,9 @@ class Composite(NamedTuple):
             donor = batch[f"{self.donor}_pixel_values"], batch[f"{self.donor}_mask"]
             gives = has_both(donor[1]) if self.edit in ATTRIBUTES else is_background(donor[1]).flatten(1).any(dim=1)
             usable = batch[f"has_{self.donor}"].bool() & gives
+        if self.edit == MOVED:
+            draws = [np.random.default_rng([MOVED_SEED, row]).random(3) for row in batch["row"].tolist()]
+            return moved(*own, donor, torch.tensor(np.array(draws), device=own[0].device)), usable
         if self.edit in ATTRIBUTES:
             return edited(self.edit, own, donor, levels), usable
         return compose(*own, donor, donor, levels[0], [self.edit])[self.edit], usable
@@ -155,17 +170,30 @@ class Outputs:
 
     def right(self) -> dict[str, np.ndarray]:
         """Whether each image is right as it is, `original`, and the share of its composites that are, `mixed_rand`."""
-        known = ~np.isnan(self.mixed[..., 0])
-        hits = (self._best(self.mixed) == self.labels[:, None]) & known
-        with np.errstate(invalid="ignore"):
-            mixed_rand = hits.sum(axis=1) / known.sum(axis=1)
-        original = (self._best(self.original) == self.labels).astype(float)
-        return {"original": original, "mixed_rand": mixed_rand}
+        among = self.among_classes()
+        original = (among.original.argmax(axis=-1) == among.labels).astype(float)
+        return {"original": original, "mixed_rand": among._mean(among.mixed.argmax(axis=-1) == among.labels[:, None])}
 
-    def _best(self, logits: np.ndarray) -> np.ndarray:
+    def probabilities(self, temperature: float) -> dict[str, np.ndarray]:
+        """Probability of the right class at a temperature: of each image as it is, and the mean of its composites."""
+        among = self.among_classes()
+        original, mixed = (softmax(logits / temperature, axis=-1) for logits in (among.original, among.mixed))
+        original = np.take_along_axis(original, among.labels[:, None], 1)[:, 0]
+        mixed = np.take_along_axis(mixed, among.labels[:, None, None], 2)[..., 0]
+        return {"original": original, "mixed_rand": among._mean(mixed)}
+
+    def among_classes(self) -> "Outputs":
+        """The logits of `classes` alone, and labels that number these."""
         if self.classes is None:
-            return logits.argmax(axis=-1)
-        return np.array(self.classes)[logits[..., self.classes].argmax(axis=-1)]
+            return self
+        logits = {"original": self.original[:, self.classes], "mixed": self.mixed[..., self.classes]}
+        return replace(self, **logits, labels=np.searchsorted(self.classes, self.labels), classes=None)
+
+    def _mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean `(N,)` of values of composites `(N, K)`; NaN without any."""
+        known = ~np.isnan(self.mixed[..., 0])
+        with np.errstate(invalid="ignore"):
+            return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
 def composite_outputs(
@@ -176,6 +204,7 @@ def composite_outputs(
     folder: Path | None = None,
     picture_of: Callable[[int, int], torch.Tensor] | None = None,
     attributes: Sequence[str] = (),
+    edit: str = "mixed_rand",
 ) -> Outputs:
     """Outputs of a side for the one set of a session, with `count` composites an image for the background and
     each attribute.
@@ -184,13 +213,17 @@ def composite_outputs(
         layer: the last layer, for its features instead of logits.
         folder: of a stage that keeps them.
         picture_of: backgrounds `(3, H, W)` by composite and image, instead of those of other classes.
+        edit: how objects are put on the backgrounds, see [`Composite`].
     """
     ((name, rows),) = session.sets.items()
     trusted = confirmed(rows.dataset)
     size = session.classes if layer is None else layer.weight[0]
     outputs = np.full((len(rows.labels), 1 + count * (1 + len(attributes)), len(size)), np.nan, np.float32)
     if folder is not None:
-        inputs = {"composites": count, "seed": DONOR_SEED} | ({"attributes": [*attributes]} if attributes else {})
+        inputs: dict[str, Any] = {"composites": count, "seed": DONOR_SEED} | (
+            {"attributes": [*attributes]} if attributes else {}
+        )
+        inputs |= {"edit": edit} if edit != "mixed_rand" else {}
         stage = Stage(folder, session.inputs("before", rows) | inputs)
         stage.begin()
         if not (folder / OUTPUTS_FILE).is_file():
@@ -198,7 +231,7 @@ def composite_outputs(
                 np.save(file, outputs)  # if it were cut off, `r+` would fill it with zeros
         outputs = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(outputs[:, 0, 0])).sum())
-    composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes, trusted)
+    composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes, trusted, edit)
 
     def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
         images = torch.cat([*pictures])
@@ -235,6 +268,7 @@ def _on_other_backgrounds(
     picture_of: Callable[[int, int], torch.Tensor] | None,
     attributes: Sequence[str],
     gives: np.ndarray,
+    edit: str,
 ) -> tuple[list[Composite], dict[str, Donors]]:
     names = [f"composite_{number}" for number in range(count)]
     pictures: dict[str, Donors] = {}
@@ -247,7 +281,7 @@ def _on_other_backgrounds(
         donors = {name: draw_donors(classes, DONOR_SEED + number, gives)[1] for number, name in enumerate(names)}
     donors |= pictures
     composites = [Composite("original", "original")]
-    composites += [Composite(name, "mixed_rand", name) for name in pictures or names]
+    composites += [Composite(name, edit, name) for name in pictures or names]
     composites += [Composite(f"{name}_{attribute}", attribute, name) for attribute in attributes for name in names]
     return composites, donors
 

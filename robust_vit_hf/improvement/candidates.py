@@ -1,6 +1,5 @@
-"""Candidates: models that may be chosen, new last layers among them, the rule that chooses, and the table of all."""
+"""Candidates: models that may be chosen, new last layers among them."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,18 +14,15 @@ from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
 from ..data.transforms import input_size
-from ..evaluation.other_backgrounds import DONOR_SEED, Outputs, composite_outputs
+from ..evaluation.other_backgrounds import DONOR_SEED, MOVED, Outputs, composite_outputs
 from ..evaluation.session import Session, Side
 from ..hub.model_card import describe_model
 from ..models.last_layer import LastLayer
-from ..results.intervals import Difference, Interval, Resamples
-from ..results.tables import Table
 from ..training.methods.augmentations import BackgroundPool
 from ..utils.files import RUN_FILE
 
 
-# Interpolation weights of a new layer, or of finetuned weights, that are measured: of all steps, and of the short trainings.
-INTERPOLATION_WEIGHTS, FIRST_INTERPOLATION_WEIGHTS = (0.25, 0.5, 0.75, 1.0), (0.5, 1.0)
+INTERPOLATION_WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of a new layer, or of finetuned weights, that are measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,121 +30,40 @@ class Candidate:
     """A model that may be chosen: the original, or one with weights between it and a changed one.
 
     Args:
-        mixed_rand: `(N,)` share of the composites of each selection image that are right; NaN without any.
-        original: likewise, for the image as it is.
+        usual: `(N,)` whether each validation image is right as it is.
+        other: `(N,)` share of its composites that are right; NaN without any.
+        usual_probability: `(N,)` probability of the right class, at the candidate's own temperature.
+        other_probability: `(N,)` mean of its composites.
         name: how it was made.
         weight: interpolation weight, from 0 to 1.
-        learning_rate: of the training; 0 where nothing was trained.
-        outputs: computes its logits on the selection images.
+        outputs: computes its logits on the validation images.
         build: makes the model at a temperature, and the contents of the files beside it.
     """
 
-    mixed_rand: np.ndarray
-    original: np.ndarray
+    usual: np.ndarray
+    other: np.ndarray
+    usual_probability: np.ndarray
+    other_probability: np.ndarray
     name: str = "original"
     weight: float = 0.0
-    learning_rate: float = 0.0
     outputs: Callable[[], Outputs] | None = None
     build: Callable[[float], tuple[PreTrainedModel, dict[str, dict]]] | None = None
 
     @classmethod
     def of(cls, logits: Outputs, **fields) -> Self:
-        right = logits.right()
-        return cls(right["mixed_rand"], right["original"], **fields)
-
-    @property
-    def strength(self) -> tuple[float, ...]:
-        """How far it is from the original model: among equals, the least is chosen."""
-        return (self.learning_rate, self.weight)
+        return cls(*measured_outcomes(logits), **fields)
 
     def __str__(self) -> str:
         return f"{self.name}, interpolation weight {self.weight:g}" if self.weight else self.name
 
-    def top1(self) -> float:
-        return float(np.nanmean(self.mixed_rand))
 
-    def fall(self, before: "Candidate") -> float:
-        return float(np.nanmean(before.original) - np.nanmean(self.original))
-
-    def changes(self, before: "Candidate") -> tuple[Interval, Interval]:
-        changes = {"gain": self.mixed_rand - before.mixed_rand, "loss": self.original - before.original}
-        gain, loss = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
-        return gain, loss
+def measured_outcomes(logits: Outputs) -> tuple[np.ndarray, ...]:
+    """The first four fields of a [`Candidate`]."""
+    right, probability = logits.right(), logits.probabilities(temperature_of(logits.among_classes()))
+    return right["original"], right["mixed_rand"], probability["original"], probability["mixed_rand"]
 
 
-def may_be_lost(before: Candidate, max_loss: float) -> tuple[int, int]:
-    """Number of images that `max_loss` points of top-1 are, rounded up; and of all."""
-    count = int((~np.isnan(before.original)).sum())
-    return math.ceil(max_loss / 100 * count - 1e-9), count
-
-
-def loses_too_much(candidate: Candidate, before: Candidate, max_loss: float) -> bool:
-    """Whether top-1 on the images as they are falls by more than [`may_be_lost`]."""
-    bound, count = may_be_lost(before, max_loss)
-    return round(candidate.fall(before) * count) > bound
-
-
-def rank(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> list[Candidate]:
-    """Order by the rule: those that do not lose too much by top-1 on other backgrounds, then the others by
-    their fall."""
-
-    def key(candidate: Candidate) -> tuple:
-        fall, top1 = candidate.fall(before), candidate.top1()
-        exceeds = loses_too_much(candidate, before, max_loss)
-        return (exceeds, fall if exceeds else -top1, fall, *candidate.strength)
-
-    return sorted(candidates, key=key)
-
-
-def choose(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> Candidate:
-    """The candidate that the rule chooses: of those that do not lose too much, and whose top-1 on the backgrounds of other
-    classes is within one standard error of the highest, the one with the highest top-1 on the images as they are. If all
-    lose too much, the one that loses least.
-
-    Which of several is highest is often chance, while their losses on the images as they are differ. The standard error is that of the
-    difference, paired by image (the "1-SE rule" of https://doi.org/10.1201/9781315139470, section 3.4.3).
-
-    Args:
-        max_loss: points of top-1 on the images as they are that may be lost, from 0 to 100.
-    """
-    order = rank(candidates, before, max_loss)
-    best = order[0]
-
-    def is_as_good(candidate: Candidate) -> bool:
-        difference = candidate.mixed_rand - best.mixed_rand
-        known = difference[~np.isnan(difference)]
-        error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else 0.0
-        return bool(known.mean() >= -error - 1e-12)
-
-    good = [candidate for candidate in order if is_as_good(candidate)]
-    allowed = [candidate for candidate in good if not loses_too_much(candidate, before, max_loss)]
-    return min(allowed, key=lambda candidate: candidate.fall(before), default=best)
-
-
-def choose_cheapest(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> Candidate:
-    """What [`choose`] chooses; a training only if its gain over the best new layer is resolved."""
-    untrained = [candidate for candidate in candidates if not candidate.learning_rate]
-    cheap, chosen = (choose(of, before, max_loss) for of in (untrained, candidates))
-    gain, _ = chosen.changes(cheap)
-    keeps_layer = cheap.weight > 0 and not loses_too_much(cheap, before, max_loss)
-    return cheap if keeps_layer and gain.low <= 0 else chosen
-
-
-def candidates_table(candidates: Sequence[Candidate], before: Candidate, chosen: Candidate, max_loss: float) -> Table:
-    rows = []
-    for candidate in rank(candidates, before, max_loss):
-        exceeds = loses_too_much(candidate, before, max_loss)
-        marked = "chosen" if candidate is chosen else "loses too much" if exceeds else ""
-        gain, loss = candidate.changes(before)
-        weight = f"{candidate.weight:g}" if candidate.weight else "–"
-        rows.append([candidate.name, weight, f"{100 * candidate.top1():.1f}", str(gain), str(loss), marked])
-    head = ["candidate", "interpolation weight", "`mixed_rand`", "change", "change of `original`", ""]
-    bound, count = may_be_lost(before, max_loss)
-    title = f"Candidates on {count} selection images, of which a candidate may lose {bound}; top-1 in per cent [95 % interval]"
-    return Table(title, head, rows)
-
-
-SELECTION_COMPOSITES = 4  # of each image
+VALIDATION_COMPOSITES = 4  # of each image
 COMPOSITES_SHARE = 0.75  # of the weight of all images that composites have in a fit
 MAX_ITERATIONS = 200  # of L-BFGS; it converges in fewer but for the smallest penalty
 SOLVER = {"tolerance_grad": 1e-5, "tolerance_change": 1e-12, "history_size": 10}
@@ -171,11 +86,11 @@ class Layer(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Inputs of the last layer for the training and selection images and their composites."""
+    """Inputs of the last layer for the training and validation images and their composites."""
 
     last: LastLayer
     train: Outputs
-    selection: Outputs
+    validation: Outputs
 
     @property
     def layer(self) -> Layer:
@@ -194,7 +109,7 @@ def pool_picture(pool: BackgroundPool, composite: int, row: int) -> torch.Tensor
 
 def compute_features(
     train: Session,
-    selection: Session,
+    validation: Session,
     folder: Path,
     pool: BackgroundPool | None = None,
     attributes: Sequence[str] = (),
@@ -209,17 +124,16 @@ def compute_features(
     picture_of = partial(pool_picture, pool) if pool else None
     count = training_composites(len(rows.dataset))
     of_train = composite_outputs(side, train, count, last, folder / "train", picture_of, attributes)
-    kept = last, folder / "selection"
-    of_selection = composite_outputs(side, selection, SELECTION_COMPOSITES, *kept, attributes=attributes)
-    return Features(last, of_train, of_selection)
+    kept = last, folder / "validation"
+    return Features(last, of_train, composite_outputs(side, validation, VALIDATION_COMPOSITES, *kept, edit=MOVED))
 
 
 def layer_candidates(side: Side, features: Features, facts: Mapping, train: object = None) -> list[Candidate]:
     """The original model, and after it new layers at each interpolation weight."""
-    own, selection = features.layer, features.selection
+    own, validation = features.layer, features.validation
 
     def outputs(layer: Layer, weight: float) -> Outputs:
-        return selection.mapped(own.interpolated(layer, weight).logits)
+        return validation.mapped(own.interpolated(layer, weight).logits)
 
     def build(layer: Layer, weight: float, name: str, temperature: float) -> tuple[PreTrainedModel, dict[str, dict]]:
         model = deepcopy(side.model)
@@ -229,7 +143,7 @@ def layer_candidates(side: Side, features: Features, facts: Mapping, train: obje
         run["training"] = {"last layer": name, "interpolation weight of the new layer": f"{weight:g}"}
         return model, {RUN_FILE: run}
 
-    candidates = [Candidate.of(selection.mapped(own.logits))]
+    candidates = [Candidate.of(validation.mapped(own.logits))]
     for name, layer in new_layers(own, features.train, features.last.has_bias):
         for weight in INTERPOLATION_WEIGHTS:
             made = {"outputs": partial(outputs, layer, weight), "build": partial(build, layer, weight, name)}
@@ -249,7 +163,8 @@ def new_layers(layer: Layer, features: Outputs, has_bias: bool) -> Iterator[tupl
     for penalty in FIT_PENALTIES:
         for target, probabilities in {"output": outputs, "label": labels}.items():
             fitted = Layer(*(values.copy() for values in layer))
-            for values, changed in zip(fitted, fit_layer(part, features, probabilities, penalty), strict=True):
+            new = fit_layer(part, features, probabilities, penalty, has_bias)
+            for values, changed in zip(fitted, new, strict=True):
                 values[classes] = changed
             yield f"layer fitted to the {target}, penalty {penalty:g}", fitted
 
@@ -268,7 +183,7 @@ def map_out_background(layer: Layer, features: Outputs, penalty: float, centred:
     return Layer(layer.weight @ matrix, layer.bias + layer.weight @ (mean - matrix @ mean))
 
 
-def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: float) -> Layer:
+def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: float, has_bias: bool = True) -> Layer:
     """Multinomial logistic regression on images and composites from a given layer on, by L-BFGS: the minimum of
 
         Σ weight · cross-entropy(softmax(W f + b), target) + penalty / 2 · (s² ‖W − W₀‖² + ‖b − b₀‖²)
@@ -277,6 +192,7 @@ def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: flo
 
     Args:
         targets: `(N, C)` probabilities of an image and of all its composites.
+        has_bias: whether the bias is fitted too; otherwise it stays that of `start`.
     """
     known = ~np.isnan(features.mixed[..., 0])
     inputs = np.concatenate([features.original, features.mixed[known]]).astype(float)
@@ -284,7 +200,7 @@ def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: flo
     weights = np.repeat(shares, [len(known), known.sum()])[:, None]
     targets = weights * np.concatenate([targets, np.repeat(targets, known.sum(axis=1), axis=0)])
     first, scale = start.logits(inputs), max(np.sqrt((inputs**2).sum(axis=1).mean()), TINY)
-    inputs = np.concatenate([inputs / scale, np.ones((len(inputs), 1))], axis=1)
+    inputs = np.concatenate([inputs / scale, np.full((len(inputs), 1), float(has_bias))], axis=1)
     # fp32 takes half the time; the minimum moves by less than the solver's tolerance.
     x, first, targets, weights = (torch.from_numpy(of).float() for of in (inputs, first, targets, weights))
     change = torch.zeros(start.bias.size, inputs.shape[1], dtype=torch.float64)  # of weights and bias

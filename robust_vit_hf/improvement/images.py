@@ -1,13 +1,12 @@
-"""The images of an improvement by role: to train on, to select a candidate with, and to test it."""
+"""The images of an improvement by role: to train on, and to choose and measure candidates with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 
 import datasets
 
 from ..data.background_edits import draw_donors
-from ..data.balanced_splits import choose_images, halves, held_out, labels_of
+from ..data.balanced_splits import choose_images, held_out, labels_of
 from ..data.classes import align_labels, check_one_numbering, classes_of_model
 from ..data.dataset_digest import pixels_of
 from ..data.find_images import Images, UnknownSplit, find_images
@@ -21,18 +20,14 @@ from ..utils.privacy import public_name
 from .options import ImproveOptions
 
 
-SELECTION_IMAGES = 200  # at most, of the validation images
 NAMED = 8  # classes of a sentence
-# Roles that share no images.
-APART = [*product(("train", "backgrounds"), ("selection", "test")), ("selection", "test")]
 
 
 def images_by_role(
     session: Session, options: ImproveOptions, notes: list[str]
 ) -> tuple[dict[str, Images], BackgroundPool | None]:
-    """Find the labelled images of each role, without overlap: `train`; `selection` and `test`, halves of the
-    validation images, or of training images held out; and the pictures of `backgrounds`. Images without
-    classes get predicted ones."""
+    """Find the labelled images of each role, without overlap: `train`; `validation`, or training images held out;
+    and the pictures of `backgrounds`. Images without classes get predicted ones."""
     pool = None
     if options.backgrounds is not None:
         pool = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor))
@@ -52,12 +47,9 @@ def images_by_role(
     weights = group_shares(train.rows, options.train_split)
     count = options.max_steps * options.train_batch_size
     images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed), split="train")}
-    numbers = {"selection": SELECTION_IMAGES, "test": options.num_images}
-    for half, (role, count) in zip(halves(labels_of(validation.rows), options.seed), numbers.items(), strict=True):
-        rows = choose_images(validation.rows.select(half), count)
-        draw_donors(labels_of(rows).tolist())  # rejects one class before masks, which take long, are made
-        images[role] = replace(validation, rows=rows, split=role)
-    images["test"] = replace(images["test"], group_weights=weights)
+    rows = choose_images(validation.rows, options.num_images)
+    draw_donors(labels_of(rows).tolist())  # rejects one class before masks, which take long, are made
+    images["validation"] = replace(validation, rows=rows, split="validation", group_weights=weights)
     _check_apart(train, validation, images, pool)
     return images, pool
 
@@ -109,10 +101,10 @@ def _check_apart(train: Images, validation: Images, images: Mapping[str, Images]
     backgrounds = datasets.Dataset.from_dict({"image": pictures}, datasets.Features(features))
     rows = {role: of_role.rows for role, of_role in images.items()} | {"backgrounds": backgrounds}
     pixels = {role: pixels_of(of_role) for role, of_role in rows.items()}
-    for first, second in APART:
-        if shared := len(pixels[first] & pixels[second]):
+    for other in ("train", "backgrounds"):
+        if shared := len(pixels[other] & pixels["validation"]):
             raise ValueError(
-                f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, --eval_split and --backgrounds."
+                f"Splits overlap: {shared} images of `validation` are in `{other}` too. Look for copies, and see --train_split, --eval_split and --backgrounds."
             )
 
 

@@ -1,7 +1,6 @@
 """`robust-vit improve`: from a model and photographs to a better model, or to the advice to keep it."""
 
 import json
-import math
 import shutil
 import sys
 import time
@@ -10,7 +9,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 import xxhash
@@ -23,50 +21,54 @@ from ..data.find_images import Images
 from ..data.mask_checks import confirmed
 from ..data.transforms import input_size
 from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
-from ..evaluation.other_backgrounds import Backgrounds, check_composed, composite_outputs
+from ..diagnosis.verdict import Diagnosis
+from ..evaluation.other_backgrounds import MOVED, check_composed, composite_outputs
 from ..evaluation.session import Models, Session, Side, given_model, open_session
 from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..masks.foreground_layer import ConfirmedMasks
 from ..masks.options import Dinov2Options
 from ..models.last_layer import NoLastLayer
 from ..models.model_names import resolve
-from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits
-from ..training.methods import load_method
+from ..results.html_page import Section
+from ..results.plots import page_picture
 from ..training.methods.augmentations import BackgroundPool
-from ..training.methods.base import check_has_map
 from ..utils.files import RUN_FILE, write_atomically
 from ..utils.images import to_rgb
 from ..utils.privacy import public_name
 from ..utils.stage import Stage
 from .candidates import (
-    FIRST_INTERPOLATION_WEIGHTS,
     INTERPOLATION_WEIGHTS,
-    SELECTION_COMPOSITES,
+    VALIDATION_COMPOSITES,
     Candidate,
-    Features,
-    candidates_table,
-    choose_cheapest,
     compute_features,
     layer_candidates,
     training_composites,
 )
+from .choice import candidates_figure, candidates_table, choose, cross_validated, resolution
+from .finetune import TRAINING_FOLDER, Finetuning
 from .images import classes_with_images, images_by_role, with_these_classes_alone
 from .options import ImproveOptions
-from .trainings import FINALISTS, LAYER_FOLDER, TRAINING_FOLDER, Trainings, first_trainings, starting_models
 from .verdict import PREDICTIONS_FOLDER, Improvement, measure_outcome, other_classes, write_candidate
 
 
-CHANGED = 0.04  # share of predictions at home that an improvement usually changes, of which half are for the better
-# Points of top-1 on new backgrounds that --effort full gained beyond the new layer alone, of models with and without a relevance map, on
-# the sets of `python -m experiments improve` that have both.
-FULL_GAINED = {True: 8, False: 24}
 # Of a mask on one core, of 336×252 pixels (`python -m experiments real_photographs masks`): of a background remover, and of others.
 SECONDS_PER_MASK = {"rembg": 1.7, None: 0.36}
 FITTING = 30  # seconds to load models and fit layers
-CANDIDATES_FOLDER, CANDIDATES_FILE, FEATURES_FOLDER = "candidates", "candidates.md", "features"
+CANDIDATES_FOLDER, CANDIDATES_FILE = "candidates", "candidates.md"
+FEATURES_FOLDER, FINETUNED_FOLDER = "features", "finetuned"
 # Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
-NO_INPUTS = {"effort", "batch_size", "num_workers", "output_dir", "model", "dataset", "backgrounds", "attributes"}
+NO_INPUTS = {
+    "effort",
+    "other_backgrounds",
+    "batch_size",
+    "num_workers",
+    "output_dir",
+    "model",
+    "dataset",
+    "backgrounds",
+    "attributes",
+}
 
 
 def improve(
@@ -112,55 +114,49 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
     with open_session(
         models, whole, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
     ) as session:
-        side = session.sides["before"]
         if session.accelerator.num_processes > 1:
             raise ValueError("`improve` works in one process: leave out `accelerate launch`.")
-        if options.method is not None:
-            check_has_map(side.model, options.method, load_method(options.method).DEFAULTS.get("relevance_weight"))
         images, pool = images_by_role(session, options, notes)
         if options.only_these_classes:
             session, images = with_these_classes_alone(session, images)
-            side = session.sides["before"]
+        side = session.sides["before"]
         stage = Stage(session.folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
         _say(0, f"{side.name}, {_estimate(side, images, options)}")
-        images = _with_masks(images, session, options, notes)
+        images = with_masks(images, session, options, notes)
         classes = classes_with_images(images, session.classes, notes)
-        train, selection, test = (
-            session.with_images(of_role, options.dataset, classes) for of_role in images.values()
-        )
+        train, validation = (session.with_images(of_role, options.dataset, classes) for of_role in images.values())
 
-        _say(2, f"Candidates, measured on {len(images['selection'].rows)} selection images")
-        _check_test_images(test, options.max_loss)
+        _say(2, f"Candidates, measured on {len(images['validation'].rows)} validation images")
+        diagnosis = _check_validation_images(validation, options.other_backgrounds)
         stage.begin()
-        attributes = _attributes(selection, options.attributes, notes)
-        keeps = not attributes and _has_little_to_gain(selection)
-        features = None if keeps else _features(train, selection, pool, attributes, options.effort, notes)
+        attributes = _attributes(validation, options.attributes, notes)
+        keeps = not attributes and diagnosis.has_little_to_gain
+        candidates = _candidates(train, validation, pool, attributes, images, options, notes, keeps)
 
-        facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": session.protocol}
-        facts["masks"] = images["train"].masks
-        rows = images["train"].rows.select(np.flatnonzero(confirmed(images["train"].rows)))
-        if keeps:
-            candidates = [Candidate.of(composite_outputs(side, selection, SELECTION_COMPOSITES))]
-        else:
-            candidates = _candidates(features, rows, selection, attributes, facts, options, notes)
-
-        before, chosen = candidates[0], choose_cheapest(candidates, candidates[0], options.max_loss)
-        table = candidates_table(candidates, before, chosen, options.max_loss)
+        share, before = options.other_backgrounds, candidates[0]
+        chosen, choice = choose(candidates, share), ("healthy" if keeps else "kept", None)
+        table = candidates_table(candidates, chosen, share)
         write_atomically(session.folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
-
+        section = Section("Candidates", [table])
         if chosen is not before:
+            outcome = cross_validated(candidates, validation.sets["validation"].labels, share, options.seed)
+            choice, section.tables = (outcome.key, outcome), [outcome.table, table]
+            alt = "Points of all candidates; the table holds the values."
+            figure = candidates_figure(candidates, chosen, share)
+            section.plots.append(
+                page_picture(figure, "Top-1 of the candidates on usual and on other backgrounds", alt)
+            )
             _say(3, f"Model: {chosen}")
             is_written = (stage.result() or {}).get("candidate") == str(chosen)
-            test = write_candidate(chosen, before, test, is_written, has_layer=features is not None)
-            notes += other_classes(test)
-        _say(4, f"Diagnosis on {len(images['test'].rows)} test images")
-        names, max_loss = options.attributes, None if keeps else options.max_loss
-        improvement = measure_outcome(test, images["test"], table, notes, names, max_loss)
+            validation = write_candidate(chosen, before, validation, is_written)
+            notes += other_classes(validation)
+        _say(4, f"Diagnosis on {len(images['validation'].rows)} validation images")
+        improvement = measure_outcome(validation, images["validation"], choice, section, notes, options.attributes)
         weights = [path.name for path in session.folder.glob("*.safetensors")]
         files = [*weights, "config.json", RUN_FILE] if weights else []
         stage.finish(improvement.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])
-        for path in (*stage.folder.glob(f"*/{TRAINING_FOLDER}"), *stage.folder.glob(LAYER_FOLDER)):
+        for path in stage.folder.glob(f"*/{TRAINING_FOLDER}"):
             shutil.rmtree(path)  # what was measured is kept
         return improvement
 
@@ -183,88 +179,71 @@ def _inputs(
     return inputs | {"processor": json.loads(side.processor.to_json_string())}
 
 
-def _with_masks(
+def with_masks(
     images: dict[str, Images], session: Session, options: ImproveOptions, notes: list[str]
 ) -> dict[str, Images]:
     counts = {role: len(of_role.rows) for role, of_role in images.items()}
-    _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['test']} validation images")
+    _say(1, f"Masks of {counts['train']} training and {counts['validation']} validation images")
     folders, side = {session.folder / MASKS_FOLDER / role: images[role] for role in images}, session.sides["before"]
     making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
     images = dict(zip(images, masked_images(folders, session.classes, making), strict=True))
-    notes += [f"`{role}`: {note}" for role in ("train", "selection") for note in images[role].notes]
+    notes += [f"`train`: {note}" for note in images["train"].notes]
     return images
 
 
-def _check_test_images(session: Session, max_loss: float) -> None:
-    """Measure the original model on the test images first, to say what is wrong with them in time."""
+def _check_validation_images(session: Session, share: float) -> Diagnosis:
+    """Measure the original model on the validation images first, to say what they can tell, and what is wrong with them, in time."""
     diagnosis = measure_backgrounds(session, PREDICTIONS_FOLDER)["before"]
-    check_composed(diagnosis.num_mixed, len(diagnosis.columns["label"]), "test")
+    count = len(diagnosis.columns["label"])
+    check_composed(diagnosis.num_mixed, count, "validation")
     tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
-    count, needed = diagnosis.num_mixed, math.ceil(CHANGED * (1.96 / (max_loss / 100)) ** 2) if max_loss else math.inf
-    if count < needed:
-        bound = f", and to within --max_loss {max_loss:g} it takes about {needed:,}" if max_loss else ""
-        tqdm.write(
-            f"  {count} test images will tell a change at home to within {196 * math.sqrt(CHANGED / count):.1f} points{bound}: give more "
-            "validation images, or expect that the cost stays unresolved.",
-            file=sys.stderr,
-        )
+    tqdm.write(
+        f"  {count} validation images tell a change of top-1 at {100 * share:.0f} % other backgrounds to within about "
+        f"{resolution(count, share):.1f} points.",
+        file=sys.stderr,
+    )
+    return diagnosis
 
 
-def _has_little_to_gain(selection: Session) -> bool:
-    """Whether the original model hardly decides by the background of the selection images, so that nothing is to be mended."""
-    measurement = Backgrounds(("original", "mixed_same", "mixed_rand"), relevance=False)
-    diagnosis = measure_backgrounds(selection, f"{PREDICTIONS_FOLDER}/few", measurement)["before"]
-    tqdm.write(f"  your model, on the selection images: {diagnosis.sentence}", file=sys.stderr)
-    return diagnosis.has_little_to_gain
-
-
-def _attributes(selection: Session, names: list[str], notes: list[str]) -> list[str]:
+def _attributes(validation: Session, names: list[str], notes: list[str]) -> list[str]:
     """Attributes that the original model decides by, but for the background, which composites have anyway."""
-    diagnoses = measure_attributes(selection, names).values()
-    notes += [f"On the selection images: {diagnosis.sentence}" for diagnosis in diagnoses]
+    diagnoses = measure_attributes(validation, names).values()
+    notes += [f"On the validation images: {diagnosis.sentence}" for diagnosis in diagnoses]
     return [name for diagnosis in diagnoses for name in diagnosis.named if name != "background"]
 
 
-def _features(
+def _candidates(
     train: Session,
-    selection: Session,
+    validation: Session,
     pool: BackgroundPool | None,
     attributes: list[str],
-    effort: str,
-    notes: list[str],
-) -> Features | None:
-    folder = train.folder / CANDIDATES_FOLDER / FEATURES_FOLDER
-    try:
-        return compute_features(train, selection, folder, pool, attributes)
-    except NoLastLayer as error:
-        if effort == "minute":
-            raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
-        notes.append(f"{error} So it was finetuned alone.")
-        return None
-
-
-def _candidates(
-    features: Features | None,
-    train: datasets.Dataset,
-    selection: Session,
-    attributes: list[str],
-    facts: dict[str, str],
+    images: Mapping[str, Images],
     options: ImproveOptions,
     notes: list[str],
+    keeps: bool,
 ) -> list[Candidate]:
-    side, folder = selection.sides["before"], selection.folder
-    outputs_of = partial(composite_outputs, session=selection, count=SELECTION_COMPOSITES, attributes=attributes)
-    if features is None:
+    """The original, and unless it `keeps` its place, new layers at each interpolation weight, and with --effort full the finetuned model."""
+    side, folder, of_train = train.sides["before"], train.folder / CANDIDATES_FOLDER, images["train"]
+    outputs_of = partial(composite_outputs, session=validation, count=VALIDATION_COMPOSITES, edit=MOVED)
+    if keeps:
+        return [Candidate.of(outputs_of(side))]
+    facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": train.protocol}
+    facts["masks"], rows = of_train.masks, of_train.rows.select(np.flatnonzero(confirmed(of_train.rows)))
+    try:
+        features = compute_features(train, validation, folder / FEATURES_FOLDER, pool, attributes)
+        made_from = facts | {"folder": train.folder}
+        candidates = layer_candidates(side, features, made_from, rows)
+    except NoLastLayer as error:
+        if options.effort == "quick":
+            raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
+        notes.append(f"{error} So it was finetuned alone.")
         candidates = [Candidate.of(outputs_of(side))]
-    else:
-        candidates = layer_candidates(side, features, facts | {"folder": folder}, train.remove_columns("label"))
     if options.effort == "full":
         if attributes:
-            notes.append("The finetuning does not use the attributes that were named.")
-        place = folder / CANDIDATES_FOLDER
-        starts, start_layer = starting_models(side, candidates, options.max_loss, place)
-        trainings = Trainings(place, starts, train, outputs_of, options, facts, start_layer)
-        candidates = [*candidates, *trainings.run_all(candidates[0], notes)]
+            notes.append("The training does not use the attributes that were named.")
+        finetuning = Finetuning(folder / FINETUNED_FOLDER, side, rows, outputs_of, options, facts)
+        tqdm.write(f"  {finetuning}", file=sys.stderr)
+        candidates += finetuning.candidates(notes)
     return candidates
 
 
@@ -280,27 +259,17 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
             started = time.perf_counter()
             forward_logits(side.model, pixels).cpu()
             times.append((time.perf_counter() - started) / len(pixels))
-    passes = 2 * 15 * counts["test"] + (1 + SELECTION_COMPOSITES) * counts["selection"]
-    passes += 3 * counts["selection"]  # whether there is anything to gain
+    passes = (2 * 15 + 1 + VALIDATION_COMPOSITES) * counts["validation"]
     passes += (1 + training_composites(counts["train"])) * counts["train"]
     makes_masks = options.mask_method or "mask" not in images["train"].rows.column_names
     masks = _seconds_per_mask(images["train"], options.mask_method) * sum(counts.values()) if makes_masks else 0.0
-    first = first_trainings(options.method, options.learning_rates, options.max_steps, ("original", "layer"))
-    steps = sum(training.steps for training in first) + FINALISTS * options.max_steps
-    measured = len(first) * len(FIRST_INTERPOLATION_WEIGHTS) + FINALISTS * len(INTERPOLATION_WEIGHTS)
-    # A step takes those of the original and of the model, and a backward pass; for maps, half of that again.
-    full = passes + 5 * steps * options.train_batch_size + (1 + SELECTION_COMPOSITES) * measured * counts["selection"]
-    minutes, of_full = (
-        f"{max(1, (min(times) * count + masks + FITTING) / 60):.0f} minutes" for count in (passes, full)
-    )
-    own, other, compared = minutes, f"full: {of_full}", "more"
+    # A step takes passes of the original and of the model, and a backward pass.
+    full = passes + 4 * options.max_steps * options.train_batch_size
+    full += len(INTERPOLATION_WEIGHTS) * (1 + VALIDATION_COMPOSITES) * counts["validation"]
+    quick, of_full = (f"{max(1, (min(times) * count + masks + FITTING) / 60):.0f} minutes" for count in (passes, full))
     if options.effort == "full":
-        own, other, compared = of_full, f"minute: {minutes}", "less"
-    text = f"about {own} in all; --effort {other}"
-    if options.method is not None:  # of which nothing was measured
-        return text
-    gained = FULL_GAINED[why_no_map(side.model) is None]
-    return f"{text}, and gained {gained} points {compared} on new backgrounds in docs/measured.md"
+        return f"about {of_full} in all; --effort quick: {quick}"
+    return f"about {quick} in all; --effort full: {of_full}"
 
 
 def _seconds_per_mask(images: Images, method: str | None) -> float:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,104 +17,80 @@ from ..evaluation.results_files import write_finetuning_results
 from ..evaluation.session import Session, load_sides
 from ..hub.model_card import write_card
 from ..models.interpolation import INTERPOLATION_FILE
+from ..models.last_layer import NoLastLayer
 from ..results.html_page import PAGE_FILE, Section, write_page
-from ..results.intervals import Difference, Interval, Resamples
+from ..results.intervals import Difference, Resamples
 from ..results.run_results import Run
 from ..results.summary import tables_of
 from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.privacy import public_name
 from .candidates import Candidate, temperature_of
+from .choice import OUTCOMES, Outcome
 
 
 DIAGNOSIS_FOLDER, PREDICTIONS_FOLDER, VERDICT_FILE = "diagnosis", "predictions", "verdict.json"
-OUTCOMES = {
-    "helped": "It helped",
-    "unresolved": "It helped; what it costs on the images as they are is unresolved",
-    "costly": "It helped on other backgrounds, and loses more than --max_loss on the images as they are: keep your model, or raise "
-    "--max_loss",
-    "too few": "Too few images to tell whether it helped",
-    "worse": "It did not help: keep your model",
-    "healthy": "Keep your model: on the selection images, the background of another class costs it less than 5 points of top-1, so that "
-    "there is little to gain, and nothing was trained",
-    "kept": "It did not help: keep your model. On the selection images, no candidate that --max_loss allows was clearly better",
-}
+SHOWN_NOTES = 4  # in the terminal
 
 
 @dataclass(frozen=True)
 class Improvement:
-    """Result of [`~robust_vit_hf.improvement.improve.improve`]. As text, the verdict, tables and folder.
+    """Result of [`~robust_vit_hf.improvement.improve.improve`]. As text, the verdict, a table of three rows and the folder.
 
     Args:
-        max_loss: points of top-1 that the images as they are may lose; `None` if nothing was trained.
-        diagnosis: the models before and, if a candidate was better, after.
-        accuracy: tables on the images as they are, if a candidate was better.
+        key: one of [`~robust_vit_hf.improvement.choice.OUTCOMES`].
+        outcome: cross-validated changes, if a candidate was chosen.
+        diagnosis: the models before and, if a candidate was chosen, after, on the validation images.
+        accuracy: tables on the images as they are, if a candidate was chosen.
     """
 
-    max_loss: float | None
+    key: str
+    outcome: Outcome | None
     diagnosis: DiagnosisReport
     candidates: Table
     accuracy: list[Table]
     notes: list[str]
     folder: Path
 
-    @cached_property
-    def _changes(self) -> dict[str, Interval] | None:
-        diagnoses = self.diagnosis.diagnoses
-        return diagnoses["after"].change_from(diagnoses["before"]) if "after" in diagnoses else None
-
-    @property
-    def outcome(self) -> str:
-        """One of [`OUTCOMES`], from the intervals on the test images."""
-        if self.max_loss is None:
-            return "healthy"
-        if self._changes is None:
-            return "kept"
-        gain, loss = self._changes["mixed_rand"], self._changes["original"]
-        if gain.high < 0:
-            return "worse"
-        if gain.low <= 0:
-            return "too few"
-        bound = -self.max_loss / 100
-        return "costly" if loss.high < bound else "helped" if loss.low > bound else "unresolved"
-
     @property
     def verdict(self) -> str:
-        diagnoses, text = self.diagnosis.diagnoses, OUTCOMES[self.outcome]
-        if self._changes is None:
-            return f"{text}. {diagnoses['before'].sentence}"
-        return (
-            f"{text}: top-1 on the backgrounds of other classes changes by {self._changes['mixed_rand']} points, and by "
-            f"{self._changes['original']} on the images as they are.\nBefore: {diagnoses['before'].sentence}\nAfter: "
-            f"{diagnoses['after'].sentence}"
-        )
+        if self.outcome is None:
+            return f"{OUTCOMES[self.key]}. {self.diagnosis.diagnoses['before'].sentence}"
+        return " ".join(self.outcome.sentences)
 
     def record(self) -> dict:
-        return {"outcome": self.outcome, "verdict": self.verdict, "notes": self.notes}
+        record = {"outcome": self.key, "verdict": self.verdict, "notes": self.notes}
+        return record | (self.outcome.record() if self.outcome else {})
 
     def __str__(self) -> str:
-        tables = [self.diagnosis.table, *(self.accuracy or self.diagnosis.groups), self.candidates]
-        texts = [text for table in tables for text in (f"{table.title}:", table.markdown())]
+        table = self.outcome.table if self.outcome else self.diagnosis.table
+        lines = (
+            ["", self.verdict, "", f"{table.title}:", "", table.markdown(), ""]
+            if self.outcome
+            else ["", self.verdict, ""]
+        )
+        lines += self.notes[:SHOWN_NOTES]
+        more = len(self.notes) - SHOWN_NOTES
+        lines += [f"{more} more remarks are in {PAGE_FILE}."] if more > 0 else []
         kept = "the model, its card, results" if self.accuracy else "no model, since yours is to be kept,"
-        place = f"{self.folder}: {kept} and {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}."
-        return "\n\n".join(["", self.verdict, *self.notes, *texts, place])
+        return "\n".join(
+            [*lines, "", f"{self.folder}: {kept} and {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}."]
+        )
 
 
-def write_candidate(
-    chosen: Candidate, before: Candidate, session: Session, is_written: bool, has_layer: bool
-) -> Session:
-    """Write the model of a candidate to the session's folder, unless that was done; return the session with it as `after`.
-
-    Args:
-        has_layer: whether the model has a last layer, in which a temperature, fitted on the selection images, can be put.
-    """
+def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_written: bool) -> Session:
+    """Write the model of a candidate to the session's folder, unless that was done; return the session with it as `after`. Its last layer, if
+    it has one, is divided by a temperature that is fitted on the validation images."""
     side, folder = session.sides["before"], session.folder
     if not is_written:
         # Where the original is right on all, as on images that have its predictions for labels, nothing tells how sure to be.
-        cools = has_layer and not before.original.all()
-        temperature = temperature_of(chosen.outputs()) if cools else 1.0
-        model, files = chosen.build(temperature)
-        files[RUN_FILE]["training"]["temperature, fitted on the selection images"] = f"{temperature:.2f}"
+        temperature = 1.0 if before.usual.all() else temperature_of(chosen.outputs())
+        try:
+            model, files = chosen.build(temperature)
+        except NoLastLayer:
+            temperature = 1.0
+            model, files = chosen.build(temperature)
+        files[RUN_FILE]["training"]["temperature, fitted on the validation images"] = f"{temperature:.2f}"
         with weights_written(folder):
             model.save_pretrained(folder)
         (folder / INTERPOLATION_FILE).unlink(missing_ok=True)  # of a training that was chosen here before
@@ -127,7 +102,7 @@ def write_candidate(
 
 
 def other_classes(session: Session) -> list[str]:
-    """A sentence on the classes without images, if there are any: how far their mean logit moved against that of the others on the test
+    """A sentence on the classes without images, if there are any: how far their mean logit moved against that of the others on the validation
     images, and how often an image is taken for one of them."""
     ((name, rows),) = session.sets.items()
     if rows.class_subset is None:
@@ -149,17 +124,17 @@ def other_classes(session: Session) -> list[str]:
 def measure_outcome(
     session: Session,
     images: Images,
-    candidates: Table,
+    choice: tuple[str, Outcome | None],
+    candidates: Section,
     notes: list[str],
     attributes: Sequence[str],
-    max_loss: float | None,
 ) -> Improvement:
-    """Diagnose the session's sides on the test images, and write results, card and page to its folder."""
+    """Diagnose the session's sides on the validation images, and write results, card and page to its folder."""
     folder, source = session.folder, session.sets[images.name].source
     diagnosis = measure_images(session, images, attributes, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER)
     write_report(diagnosis, session)
     facts = {"model": session.sides["before"].name, "data": public_name(source), "masks": images.masks}
-    sections, tables = [diagnosis.section(), Section("Candidates", [candidates])], []
+    sections, tables = [candidates, diagnosis.section()], []
     if "after" in session.sides:
         run = Run(measure_accuracy(session, f"{PREDICTIONS_FOLDER}/accuracy"))
         write_finetuning_results(folder, run, session)
@@ -167,13 +142,13 @@ def measure_outcome(
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
         tables = tables_of(run)
         if worse := worse_classes(run.sets[images.name], session.classes):
-            text = "Classes that certainly got worse on the images as they are, in points [95 % interval]"
+            text = "Classes that certainly got worse on the images as they are, in points [95 % interval for all classes together]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On the images as they are", tables, galleries=galleries(folder)))
-    improvement = Improvement(max_loss, diagnosis, candidates, tables, [*notes, *diagnosis.warnings], folder)
+    improvement = Improvement(*choice, diagnosis, candidates.tables[-1], tables, [*notes, *diagnosis.warnings], folder)
     sections[0].notes = [*diagnosis.advice, *improvement.notes]  # of the diagnosis, and others
     write_json(folder / VERDICT_FILE, improvement.record())
-    write_page(folder / PAGE_FILE, improvement.verdict.partition("\n")[0], facts, sections)
+    write_page(folder / PAGE_FILE, improvement.verdict, facts, sections)
     if tables:
         run = read_json(folder / RUN_FILE) | {"verdict": improvement.verdict, "notes": improvement.notes}
         write_json(folder / RUN_FILE, run)

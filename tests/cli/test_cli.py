@@ -157,7 +157,7 @@ import robust_vit_hf
 from robust_vit_hf.cli.main import main
 for command in ([], ["evaluate"], ["segment"], ["masks", "coco"], ["data", "prepare"], ["app"], ["convert"]):
     assert main([*command, "--help"]) == 0
-assert main(["evaluate", "--sets", "x"]) == main(["improve", "--max_loss", "-1"]) == 2
+assert main(["evaluate", "--sets", "x"]) == main(["improve", "--other_backgrounds", "-1"]) == 2
 heavy = {"torch", "transformers", "datasets", "numpy"} & set(sys.modules)
 assert not heavy, heavy
 assert robust_vit_hf.relevance_map.__module__ == "robust_vit_hf.relevance.relevance_map"

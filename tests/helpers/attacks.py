@@ -389,7 +389,7 @@ IMPROVE = [
     improved("training images of one class", lambda of: of.remove(*"bcd", split="train")),
     improved("validation images of one class", lambda of: of.remove(*"bcd"), "of one class"),
     improved("training images without masks", lambda of: shutil.rmtree(of.masks / "train"), "none of 8 images"),
-    improved("a learning rate of NaN", _options("--learning_rates", "nan"), "learning_rates"),
+    improved("a learning rate of NaN", _options("--learning_rate", "nan"), "learning_rate"),
     improved("a background that is a text", _text_as_background, "backgrounds/y.png"),
     improved("the model as the output folder", _at(lambda of: of.model), "stage.json"),
     improved("training images as the output folder", _at(lambda of: of.photos / "train"), WITHIN),

@@ -42,9 +42,7 @@ def push_folders(record: Recorder) -> None:
     record.run("pushed", "push run user/golden --private --revision trial --commit_message First".split())
     record.run("pushed again", "push run golden-again".split())
     record.run("pushed masks", "push of-coco user/golden-masks --private --revision other".split())
-    job = (
-        "vit photographs user/golden-better --private --output_dir better --masks masks --num_images 8 --max_loss 100"
-    )
+    job = "vit photographs user/golden-better --private --output_dir better --masks masks --num_images 8"
     record.add("job", str(script("improve_job").run(job.split())))
     api, models = HfApi(), {"golden": ("main", "trial"), "golden-again": ("main",), "golden-better": ("main",)}
     for kind, repos in {"model": models, "dataset": {"golden-masks": ("main", "other")}}.items():

@@ -43,7 +43,7 @@ def inputs(tmp_path_factory) -> Path:
 
 def options_of(inputs: Path, output: Path) -> list:
     options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir", output]
-    options += ["--max_steps", 30, "--learning_rates", 3e-4, 3e-3, "--train_batch_size", 4, "--max_loss", 100]
+    options += ["--max_steps", 30, "--learning_rate", 3e-3, "--train_batch_size", 4]
     return [*options, "--seed", SEED, "--effort", "full"]
 
 

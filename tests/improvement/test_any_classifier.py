@@ -8,12 +8,12 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from robust_vit_hf import improve, load_model, make_image_processor
-from robust_vit_hf.improvement.candidates import FIRST_INTERPOLATION_WEIGHTS, INTERPOLATION_WEIGHTS
+from robust_vit_hf.improvement.candidates import INTERPOLATION_WEIGHTS
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.loading import weights_digest
 
 from ..diagnosis.test_any_classifier import of_timm, resnet
-from ..helpers.commands import call, succeed
+from ..helpers.commands import succeed
 from ..helpers.tiny import masked_folder, tiny_vit
 from .conftest import CLASSES, OBJECT, with_masks, write_photographs
 
@@ -45,25 +45,23 @@ def inputs(tmp_path_factory):
 
 def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypatch):
     """By swap alone, whose candidates keep the statistics of the batch norms. The object stays as it is."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-1])
-    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--method", "swap"]
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    options = with_masks(inputs, tmp_path, {".": OBJECT})
     masks, folders = tmp_path / "masks", [tmp_path / name for name in ("out", "object")]
     succeed("improve", *options)
     model = AutoModelForImageClassification.from_pretrained(inputs / "model")
     before = weights_digest(model)
-    settings = {"max_steps": 30, "learning_rates": [3e-4, 3e-3], "train_batch_size": 4, "max_loss": 100.0, "seed": 3}
-    settings |= {"method": "swap", "effort": "full"}
+    settings = {"max_steps": 30, "learning_rate": 3e-3, "train_batch_size": 4, "seed": 3, "effort": "full"}
     processor = AutoImageProcessor.from_pretrained(inputs / "model")
     result = improve(model, str(inputs / "photos"), folders[1], processor=processor, masks=str(masks), **settings)
     assert weights_digest(model) == before
     one, two = (json.loads((folder / "verdict.json").read_text()) for folder in folders)
-    assert one == two and result.outcome == one["outcome"]
+    assert one == two and result.key == one["outcome"]
     before_and_after = [found.measures for found in result.diagnosis.diagnoses.values()]
     assert before_and_after[0]["original"].mean > 0.8
     assert before_and_after[1]["mixed_rand"].mean > before_and_after[0]["mixed_rand"].mean
     tables = [(folder / "candidates.md").read_text() for folder in folders]
-    count = 4 * len(FIRST_INTERPOLATION_WEIGHTS) + 2 * len(INTERPOLATION_WEIGHTS)
-    assert tables[0] == tables[1] and tables[0].count("| swap") == count
+    assert tables[0] == tables[1] and tables[0].count("| finetuned by swap") == len(INTERPOLATION_WEIGHTS)
     assert "relevance" not in tables[0] and tables[0].count("| chosen |") == 1
     models = [load_model(str(folder)) for folder in folders]
     assert weights_digest(models[0]) == weights_digest(models[1]) != before
@@ -75,13 +73,13 @@ def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypa
 
 def test_a_model_of_timm_ends_as_one(tmp_path, monkeypatch):
     """With its preprocessing, which is in its `config.json`."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-2])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-2])
     of_timm(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config["pretrained_cfg"]["input_size"] = [3, 32, 32]
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     photos = masked_folder(tmp_path / "photos", 8, 16)
-    options = {"max_steps": 2, "learning_rates": [1e-2], "max_loss": 100.0, "train_batch_size": 4, "effort": "full"}
+    options = {"max_steps": 2, "learning_rate": 1e-2, "train_batch_size": 4, "effort": "full"}
     model, processor = (
         of.from_pretrained(tmp_path / "model") for of in (AutoModelForImageClassification, AutoImageProcessor)
     )
@@ -100,23 +98,14 @@ def test_what_cannot_be_trained_is_refused_before_images_are_read(inputs, tmp_pa
     model = AutoModelForImageClassification.from_pretrained(inputs / "model")
     with pytest.raises(ValueError, match="needs its image processor"):
         improve(model, "nothing", tmp_path / "out")
-    options = ["--model", inputs / "model", "--dataset", tmp_path / "nothing", "--output_dir", tmp_path / "out"]
-    error = call("improve", *options, "--effort", "full", "--method", "robustvit").error
-    assert "`robustvit` trains that map. Train this model by cutmix, finetune," in error
-    assert "swap." in error and not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
 
 
-def test_backgrounds_are_for_the_swap(tmp_path):
-    options = {
-        "model": "model",
-        "dataset": "photos",
-        "output_dir": tmp_path / "out",
-        "backgrounds": "pictures",
-        "effort": "full",
-    }
-    assert ImproveOptions(**options, method="swap", train_batch_size=1).backgrounds == "pictures"
-    with pytest.raises(ValueError, match="leave out --method"):
-        ImproveOptions(**options, method="finetune")
+def test_one_image_of_a_step_needs_pictures(tmp_path):
+    options = {"model": "model", "dataset": "photos", "output_dir": tmp_path / "out", "train_batch_size": 1}
+    assert ImproveOptions(**options, backgrounds="pictures").backgrounds == "pictures"
+    with pytest.raises(ValueError, match=r"--train_batch_size 1: .* Give 2 or more, or --backgrounds"):
+        ImproveOptions(**options)
 
 
 def test_a_model_that_could_not_be_loaded_again_is_refused_first(tmp_path):

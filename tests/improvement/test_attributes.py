@@ -57,9 +57,7 @@ def given(tmp_path_factory):
     options = {
         "processor": processor,
         "attributes": ["border"],
-        "max_loss": 10,
         "max_steps": 1,
-        "learning_rates": [1e-5],
     }
     return {"model": model, "dataset": str(root / "photographs"), "output_dir": root / "better", **options}
 
@@ -77,7 +75,7 @@ def test_the_frame_is_named_and_mended(improvement):
 
 
 def test_finetuning_is_said_not_to_use_the_frame(improvement, given):
-    note = "The finetuning does not use the attributes that were named."
+    note = "The training does not use the attributes that were named."
     assert note not in str(improvement) and note in str(improve(**given, effort="full"))
 
 
@@ -85,7 +83,7 @@ def test_the_background_is_in_all_composites(monkeypatch):
     """`improve` adds only attributes that composites lack."""
     found, notes = SimpleNamespace(named=["background", "border"], sentence="Decides by both."), []
     monkeypatch.setattr("robust_vit_hf.improvement.improve.measure_attributes", lambda *_: {"before": found})
-    assert _attributes(None, None, notes) == ["border"] and notes == ["On the selection images: Decides by both."]
+    assert _attributes(None, None, notes) == ["border"] and notes == ["On the validation images: Decides by both."]
 
 
 def test_features_are_those_of_the_edited_images(tmp_path: Path):

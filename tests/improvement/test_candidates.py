@@ -1,4 +1,4 @@
-"""Candidates: the rule that chooses, the trainings that it asks for, and new last layers, against what they minimise."""
+"""Candidates: new last layers, against what they minimise, and the finetuned model."""
 
 import io
 from dataclasses import replace
@@ -13,158 +13,18 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.numpy import load_file
 
-from robust_vit_hf.evaluation.other_backgrounds import OUTPUTS_FILE, Outputs, composite_outputs
+from robust_vit_hf.evaluation.other_backgrounds import MOVED, OUTPUTS_FILE, Outputs, composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement import candidates
-from robust_vit_hf.improvement.candidates import COMPOSITES_SHARE, Candidate
-from robust_vit_hf.improvement.options import ImproveOptions
-from robust_vit_hf.improvement.trainings import (
-    TRAINING_FOLDER,
-    VARIANTS,
-    Training,
-    Trainings,
-    finalists,
-    first_trainings,
-)
+from robust_vit_hf.improvement.candidates import COMPOSITES_SHARE
+from robust_vit_hf.improvement.finetune import TRAINING_FOLDER, Finetuning, learning_rate
 from robust_vit_hf.improvement.verdict import write_candidate
 from robust_vit_hf.models.interpolation import interpolate
+from robust_vit_hf.models.last_layer import NoLastLayer
 from robust_vit_hf.utils.files import RUN_FILE, read_json, write_json
 
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, tiny_vit
-
-
-def measured(top1: float, home: float, rate: float = 1e-5, weight: float = 1.0, count: int = 100) -> Candidate:
-    """Right on shares of the images."""
-    mixed_rand, original = ((np.arange(count) < round(count * share)).astype(float) for share in (top1, home))
-    return Candidate(mixed_rand, original, "swap", weight, rate)
-
-
-def trained(top1: float, variant: str = "swap", rate: float = 1e-5, steps: int = 80) -> dict[Candidate, Training]:
-    return {measured(top1, 0.95, rate): Training(variant, rate, steps)}
-
-
-BEFORE = replace(measured(0.3, 0.95, 0.0, 0.0), name="original")
-
-
-def test_the_highest_within_the_bound_is_first():
-    best, costly = measured(0.6, 0.94), measured(0.9, 0.9)
-    assert candidates.rank([BEFORE, costly, measured(0.5, 0.95), best], BEFORE, max_loss=1.0)[0] is best
-    assert candidates.rank([BEFORE, costly, best], BEFORE, max_loss=5.0)[0] is costly
-    assert candidates.rank([BEFORE, costly, best], BEFORE, max_loss=0.0)[0] is BEFORE
-    assert candidates.rank([measured(0.3, 0.95), measured(0.2, 0.95), BEFORE], BEFORE, 1.0)[0] is BEFORE
-    assert candidates.rank([measured(0.9, 0.5), BEFORE], BEFORE, 1.0)[0] is BEFORE
-
-
-def test_the_bound_is_rounded_up_to_whole_images():
-    """Of 20 images, one is 5 points."""
-    before = measured(0.3, 0.95, 0.0, 0.0, count=20)
-    one, two = (measured(0.6, home, count=20) for home in (0.9, 0.85))
-    assert candidates.rank([before, one], before, max_loss=1.0)[0] is one
-    assert candidates.rank([before, two], before, max_loss=1.0)[0] is before
-    assert candidates.rank([before, one], before, max_loss=0.0)[0] is before
-    assert [candidates.may_be_lost(BEFORE, float(points)) for points in range(100)] == [
-        (points, 100) for points in range(100)
-    ]
-
-
-def test_equals_are_ordered_by_fall_rate_and_weight():
-    """New layers, of which nothing was trained, come first."""
-    settings = [(0.95, 1e-5, 1.0), (0.95, 3e-6, 1.0), (0.94, 1e-6, 1.0), (0.95, 3e-6, 0.5), (0.95, 0.0, 1.0)]
-    order = candidates.rank([measured(0.6, *setting) for setting in settings], BEFORE, max_loss=1.0)
-    expected = [(0.0, 1.0), (3e-6, 0.5), (3e-6, 1.0), (1e-5, 1.0), (1e-6, 1.0)]
-    assert [(candidate.learning_rate, candidate.weight) for candidate in order] == expected
-
-
-def test_settings_of_a_sweep_are_ordered_by_their_own_strength():
-    class Setting(Candidate):
-        strength = property(lambda setting: (-setting.learning_rate,))
-
-    settings = [Setting(BEFORE.mixed_rand, BEFORE.original, learning_rate=rate) for rate in (1e-6, 1e-5)]
-    assert candidates.rank(settings, BEFORE, max_loss=1.0) == settings[::-1]
-
-
-def test_among_those_within_one_standard_error_the_mildest_is_chosen():
-    """Of 100 images, one fewer is within it, and ten fewer are not."""
-    best, as_good, worse = measured(0.6, 0.94), measured(0.59, 0.97), measured(0.5, 0.99)
-    assert candidates.choose([BEFORE, best, as_good, worse], BEFORE, max_loss=1.0) is as_good
-    assert candidates.choose([BEFORE, best, worse], BEFORE, max_loss=1.0) is best
-    costly = measured(0.9, 0.8)
-    assert candidates.choose([BEFORE, costly, worse], BEFORE, max_loss=1.0) is worse
-    assert candidates.choose([BEFORE], BEFORE, max_loss=1.0) is BEFORE
-    # Of two images, one is a standard error of the sample, which is larger than that of all by the root of two.
-    before, best, milder = (measured(*of, count=2) for of in ((0.0, 1.0), (1.0, 0.5), (0.5, 1.0)))
-    assert candidates.choose([before, best, milder], before, max_loss=1.0) is milder
-
-
-def test_images_that_do_not_count_are_left_out():
-    whole = measured(0.5, 0.95)
-    right = np.where(np.arange(100) < 50, whole.mixed_rand, np.nan)  # without all that were wrong
-    assert replace(whole, mixed_rand=right).top1() == 1.0
-
-
-def test_first_trainings_are_swap_at_each_rate_from_each_start():
-    first = first_trainings(None, [3e-6, 1e-5], max_steps=240, starts=["original", "layer"])
-    assert [(training.start, training.learning_rate, training.steps) for training in first] == [
-        (start, rate, 80) for start in ("original", "layer") for rate in (3e-6, 1e-5)
-    ]
-    assert {(training.variant, training.options["method"]) for training in first} == {("swap", "swap")}
-    (named,) = first_trainings("gradmask", [1e-6], max_steps=1)
-    assert named.options == {"method": "gradmask"} and named.steps == 1
-    assert len({training.name for training in first}) == len(first)
-
-
-def test_a_training_is_chosen_if_it_is_better_than_a_new_layer_without_doubt():
-    layer, better, little = measured(0.6, 0.95, rate=0.0), measured(0.7, 0.95), measured(0.62, 0.95)
-    assert candidates.choose_cheapest([BEFORE, layer, little], BEFORE, 1.0) is layer  # two images of 100
-    assert candidates.choose_cheapest([BEFORE, layer, better], BEFORE, 1.0) is better
-    costly = measured(0.6, 0.9, rate=0.0)
-    assert candidates.choose_cheapest([BEFORE, costly, little], BEFORE, 1.0) is little
-
-
-def test_finalists_are_the_best_settings_without_and_with_the_relevance_loss():
-    better, worse = trained(0.8, rate=1e-5), trained(0.7, rate=3e-6)
-    without, with_map = finalists(worse | better, BEFORE, 1.0, 240)
-    (best,) = better.values()
-    assert without == replace(best, steps=240)
-    assert with_map == replace(without, variant="swap and relevance", options=VARIANTS["swap and relevance"])
-    assert finalists({}, BEFORE, 1.0, 240) == []
-    # The first trainings were of all steps.
-    assert [training.variant for training in finalists(better, BEFORE, 1.0, 80)] == ["swap and relevance"]
-
-
-@pytest.mark.parametrize("variant, has_map", [("swap", False), ("gradmask", True)])
-def test_finalists_without_the_relevance_loss_are_the_two_best(variant, has_map):
-    rates = {3e-6: 0.7, 1e-5: 0.8, 3e-5: 0.6}
-    first = {candidate: of for rate, right in rates.items() for candidate, of in trained(right, variant, rate).items()}
-    last = finalists(first, BEFORE, 1.0, 240, has_map)
-    assert last == [Training(variant, 1e-5, 240), Training(variant, 3e-6, 240)]
-    assert sum(training.steps for training in (*first.values(), *last)) <= 4 * 240  # what all together cost
-    assert finalists(first, BEFORE, 1.0, 80, has_map) == []
-
-
-def test_each_learning_rate_has_a_name_of_its_own():
-    first, other, usual = (Training("swap", rate, 80) for rate in (1.2345678e-5, 1.2345679e-5, 1e-5))
-    assert first.name != other.name and str(first) != str(other)
-    assert usual.name == "swap-from-original-1e-05-80"
-    with pytest.raises(ValueError, match="`learning_rates` not to be empty"):
-        ImproveOptions(model="m", dataset="d", output_dir="o", learning_rates=[])
-
-
-def test_the_table_shows_every_candidate_with_its_intervals():
-    chosen, costly = measured(0.6, 0.95), measured(0.9, 0.5, rate=3e-5)
-    table = candidates.candidates_table([BEFORE, costly, chosen], BEFORE, chosen, max_loss=1.0)
-    assert [row[:2] + row[-1:] for row in table.rows] == [
-        ["swap", "1", "chosen"], ["original", "–", ""], ["swap", "1", "loses too much"],
-    ]  # fmt: skip
-    assert table.rows[0][2] == "60.0" and table.rows[0][3].startswith("+30.0 [+2")
-    assert table.rows[2][4].startswith("-45.0 [")
-
-
-def test_changes_are_paired_by_image():
-    gain, home = measured(0.35, 0.95).changes(BEFORE)
-    assert gain.mean == pytest.approx(0.05) and gain.low > 0.005
-    assert home.mean == 0 and home.high == pytest.approx(0.03)  # agreement of 100 images
 
 
 CLASSES, SIZE, IMAGES, EACH = 5, 12, 40, 3
@@ -289,6 +149,15 @@ def test_top1_counts_among_the_classes_with_images():
     assert right["original"].tolist() == [1, 0] and right["mixed_rand"].tolist() == [1, 0]
 
 
+def test_probabilities_are_of_the_right_class_at_a_temperature():
+    logits = np.array([[0, 2, 9], [4, 0, 9]], np.float32)
+    mixed = np.stack([logits, np.full_like(logits, np.nan)], axis=1)
+    found = Outputs(logits, mixed, np.array([1, 1]), classes=(0, 1)).probabilities(2.0)
+    expected = [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(2))]  # of the two classes alone
+    np.testing.assert_allclose(found["original"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["mixed_rand"], expected, rtol=1e-6)
+
+
 def test_outcomes_count_composites_with_a_donor():
     original = np.array([[0, 1], [1, 0]], np.float32)
     mixed = np.array([[[0, 1], [1, 0], [np.nan] * 2], [[np.nan] * 2] * 3], np.float32)
@@ -380,7 +249,7 @@ def test_images_without_any_composite_are_refused():
         composite_outputs(session.sides["before"], session, 2)
 
 
-def test_the_temperature_divides_the_whole_layer(tmp_path):
+def test_the_temperature_divides_the_whole_layer(tmp_path, monkeypatch):
     model, folder = tiny_vit(), tmp_path / "model"
     torch.nn.init.normal_(model.classifier.bias)
     session = session_of({"before": model}, {"noise": EvaluationSet.of(masked_dataset(16))})
@@ -388,33 +257,63 @@ def test_the_temperature_divides_the_whole_layer(tmp_path):
     before, chosen, *_ = candidates.layer_candidates(session.sides["before"], features, {"folder": folder})
     _, made = next(candidates.new_layers(features.layer, features.train, features.last.has_bias))
     expected = features.layer.interpolated(made, chosen.weight)
-    temperature = candidates.temperature_of(features.selection.mapped(expected.logits))
+    temperature = candidates.temperature_of(features.validation.mapped(expected.logits))
     assert abs(temperature - 1) > 0.1
-    # No temperature is fitted on selection images that the original all predicts right, nor where no layer could take it.
-    right = replace(before, original=np.ones(16))
-    for given, has_layer, scale in ((before, True, temperature), (right, True, 1), (before, False, 1)):
-        write_candidate(chosen, given, replace(session, folder=folder), is_written=False, has_layer=has_layer)
+
+    def no_layer(temperature: float):
+        if temperature != 1:
+            raise NoLastLayer("none")
+        return chosen.build(1.0)
+
+    # No temperature is fitted on validation images that the original all predicts right, nor where no layer could take it.
+    right = replace(before, usual=np.ones(16))
+    for given, built, scale in (
+        (before, chosen, temperature),
+        (right, chosen, 1),
+        (before, replace(chosen, build=no_layer), 1),
+    ):
+        write_candidate(built, given, replace(session, folder=folder), is_written=False)
         written = load_file(folder / "model.safetensors")
         np.testing.assert_allclose(scale * written["classifier.weight"], expected.weight, rtol=1e-4)
         np.testing.assert_allclose(scale * written["classifier.bias"], expected.bias, rtol=1e-4)
-        told = read_json(folder / RUN_FILE)["training"]["temperature, fitted on the selection images"]
+        told = read_json(folder / RUN_FILE)["training"]["temperature, fitted on the validation images"]
         assert told == f"{scale:.2f}"
 
 
 def test_a_finetuned_candidate_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
-    """The temperature of its logits on the selection images divides the last layer; all other weights are the interpolated ones."""
+    """The temperature of its logits on the validation images divides the last layer; all other weights are the interpolated ones."""
     first, second = tiny_vit(), tiny_vit(seed=1)
     session = session_of({"before": first}, {"noise": EvaluationSet.of(masked_dataset(16))})
-    training, options = Training("swap", 1e-3, 2), SimpleNamespace(output_dir=tmp_path / "model")
-    outputs_of = partial(composite_outputs, session=session, count=candidates.SELECTION_COMPOSITES)
-    trainings = Trainings(tmp_path, {"original": session.sides["before"]}, None, outputs_of, options, {}, {})
-    monkeypatch.setattr(Trainings, "trained", lambda *_: second)
-    write_json(tmp_path / training.name / TRAINING_FOLDER / RUN_FILE, {"training": {}})
+    options = SimpleNamespace(output_dir=tmp_path / "model", learning_rate=1e-3, max_steps=2)
+    outputs_of = partial(composite_outputs, session=session, count=candidates.VALIDATION_COMPOSITES, edit=MOVED)
+    finetuning = Finetuning(tmp_path, session.sides["before"], None, outputs_of, options, {})
+    monkeypatch.setattr(Finetuning, "trained", lambda *_: second)
+    write_json(tmp_path / TRAINING_FOLDER / RUN_FILE, {"training": {}})
     side = replace(session.sides["before"], model=interpolate(first, second, 0.5))
     temperature = candidates.temperature_of(outputs_of(side))
-    assert abs(temperature - 1) > 0.1 and temperature == candidates.temperature_of(trainings.outputs(training, 0.5))
-    model, _ = trainings.build(training, 0.5, temperature)
+    assert abs(temperature - 1) > 0.1 and temperature == candidates.temperature_of(finetuning.outputs(0.5))
+    model, files = finetuning.build(0.5, temperature)
     written = model.state_dict()
     for name, values in side.model.state_dict().items():
         scale = temperature if name.startswith("classifier") else 1
         np.testing.assert_allclose(scale * written[name], values, rtol=1e-4, atol=1e-7)
+    assert files["interpolation.json"]["interpolation_weight"] == 0.5
+
+
+def test_the_learning_rate_goes_with_the_size_of_the_weights():
+    """The median over the weight matrices of their root mean square; biases and norms do not count."""
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 4), torch.nn.Conv2d(2, 2, 3), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2)
+    )
+    for module, size in zip((model[0], model[1], model[3]), (0.01, 0.02, 5.0), strict=True):
+        torch.nn.init.constant_(module.weight, size)
+        torch.nn.init.constant_(module.bias, 100.0)
+    assert learning_rate(model) == pytest.approx(0.0015 * 0.02)
+
+
+def test_a_layer_without_bias_stays_without_one():
+    """What is measured is what can be written: a fit learns no bias that the head could not hold."""
+    found, own = features(), layer()
+    for name, new in candidates.new_layers(own, found, has_bias=False):
+        assert np.array_equal(new.bias, own.bias), name
+        assert not np.array_equal(new.weight, own.weight), name

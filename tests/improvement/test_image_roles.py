@@ -1,4 +1,4 @@
-"""Training, selection and test images of `improve`: each has one role, and what cannot tell is rejected."""
+"""Training and validation images of `improve`: each has one role, and what cannot tell is rejected."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import robust_vit_hf
-from robust_vit_hf.data.balanced_splits import halves, held_out
+from robust_vit_hf.data.balanced_splits import held_out
 from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.improvement.images import images_by_role
 from robust_vit_hf.improvement.options import ImproveOptions
@@ -36,7 +36,7 @@ def test_images_have_one_role(inputs, tmp_path):
         picture.save(photos / "validation" / "dot" / "saved again.png")
     assert "Splits overlap: 1 images" in call("improve", *options).error
     options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
-    assert "16 images of `selection` are in `backgrounds` too" in call("improve", *options).error
+    assert "32 images of `validation` are in `backgrounds` too" in call("improve", *options).error
 
 
 def test_splits_of_other_classes_are_refused_for_a_model_without_names(inputs, tmp_path):
@@ -88,7 +88,7 @@ def test_images_without_classes(inputs, tmp_path):
         shutil.copy(path, copy)
     options = options_of(inputs, tmp_path / "out")[:-1]
     options[3] = tmp_path / "photos"
-    printed = succeed("improve", *options, "minute")
+    printed = succeed("improve", *options, "quick")
     assert "right is what your model predicts" in printed
     diagnosis = json.loads((tmp_path / "out" / "diagnosis" / "results.json").read_text())["diagnosis"]
     assert diagnosis["before"]["measures"]["original"]["mean"] == 1
@@ -106,18 +106,12 @@ def test_the_seed_draws_the_images_of_each_role(split, inputs):
 
 def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
     """Not those of the four that one step sees."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-1])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
     for split, groups in {"train": 12 * "x" + 4 * "y", "validation": 16 * "xy"}.items():
         rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
         rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
     model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = {
-        "max_steps": 1,
-        "learning_rates": [1e-4],
-        "train_batch_size": 4,
-        "method": "robustvit",
-        "effort": "full",
-    }
+    options = {"max_steps": 1, "train_batch_size": 4}
     robust_vit_hf.improve(str(model), str(tmp_path / "data"), tmp_path / "out", **options)
     stages = (tmp_path / "out" / "predictions" / "accuracy").rglob("stage.json")
     weights = [json.loads(path.read_text())["result"]["group_weights"] for path in stages]
@@ -137,11 +131,7 @@ def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path
 
 def test_splits_are_disjoint_and_balanced():
     labels = np.array([0] * 9 + [1] * 2 + [2])
-    for parts in (held_out(labels, seed=0), halves(labels, seed=0)):
-        assert sorted(np.concatenate(parts)) == list(range(12))
-    train, part = (labels[one].tolist() for one in held_out(labels, seed=0))
+    parts = held_out(labels, seed=0)
+    assert sorted(np.concatenate(parts)) == list(range(12))
+    train, part = (labels[indices].tolist() for indices in parts)
     assert part == [0, 0, 0] and {*train} == {0, 1, 2}
-    selection, test = (labels[one].tolist() for one in halves(labels, seed=0))
-    assert selection.count(1) == test.count(1) == 1 and abs(test.count(0) - selection.count(0)) == 1
-    # A class of one image is in either half in turn, so that both have several.
-    assert [half.tolist() for half in halves(np.arange(6), seed=0)] == [[1, 3, 5], [0, 2, 4]]

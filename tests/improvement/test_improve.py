@@ -22,19 +22,17 @@ import robust_vit_hf
 from robust_vit_hf.evaluation.accuracy import worse_classes
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.upload import model_files
-from robust_vit_hf.improvement.candidates import FIRST_INTERPOLATION_WEIGHTS, INTERPOLATION_WEIGHTS, MAP_PENALTIES
-from robust_vit_hf.improvement.improve import _check_test_images, _estimate
+from robust_vit_hf.improvement.candidates import INTERPOLATION_WEIGHTS, MAP_PENALTIES
+from robust_vit_hf.improvement.choice import OUTCOMES, resolution
+from robust_vit_hf.improvement.improve import _check_validation_images, _estimate
 from robust_vit_hf.improvement.options import ImproveOptions
-from robust_vit_hf.improvement.verdict import OUTCOMES, Improvement
 from robust_vit_hf.models.last_layer import NoLastLayer
 from robust_vit_hf.models.loading import weights_digest
 from robust_vit_hf.results.run_results import SetResult, SideResult
-from robust_vit_hf.results.tables import Table
 from robust_vit_hf.training.callbacks import TrainingInterrupted
 from robust_vit_hf.training.trainer import RobustViTTrainer
 from robust_vit_hf.utils.stage import Stage
 
-from ..diagnosis.test_diagnosis import diagnosis
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
 from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
@@ -64,15 +62,18 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     assert results["weights"]["after"] == run["weights"]
     assert {"ece_before", "ece_after", "top1_before", "top1_after"} <= results["rows"][0].keys()
     card = (folder / "README.md").read_text()
-    assert "| test " in card and verdict["verdict"].partition(":")[0] in card
-    assert "Candidates" in (folder / "report.html").read_text() and "ECE before" in printed
+    assert "| validation " in card and verdict["verdict"].partition(":")[0] in card
+    page = (folder / "report.html").read_text()
+    assert "Candidates" in page and "ECE before" in page
+    assert len(printed.splitlines()) <= 25 and printed.count("| usual backgrounds |") == 1
+    assert "candidates" not in printed.replace("candidates.md", "") and "ECE before" not in printed
     assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
-    assert len([*(folder / "candidates").glob("*/stage.json")]) == 4 + 2
+    assert len([*(folder / "candidates").glob("*/stage.json")]) == 1
     assert not [*(folder / "candidates").rglob("*.safetensors")]
 
 
 @pytest.fixture(scope="module")
-def of_a_minute(inputs, tmp_path_factory) -> Path:
+def quick(inputs, tmp_path_factory) -> Path:
     """Without a training, in a folder where one was chosen before."""
     folder = tmp_path_factory.mktemp("improved") / "better"
     Stage(folder, {"command": "improve"}).begin()
@@ -80,33 +81,37 @@ def of_a_minute(inputs, tmp_path_factory) -> Path:
     options = options_of(inputs, folder)[:-1]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
-        succeed("improve", *options, "minute")
+        succeed("improve", *options, "quick")
     return folder
 
 
-def test_the_new_layer_is_all_that_changes(inputs, of_a_minute):
+def test_the_new_layer_is_all_that_changes(inputs, quick):
     """Plain transformers loads a model with another last layer, whose predictions are those of the verdict, image by image."""
-    before, after = (load_file(place / "model.safetensors") for place in (inputs / "model", of_a_minute))
+    before, after = (load_file(place / "model.safetensors") for place in (inputs / "model", quick))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert before.keys() == after.keys() and changed == {"classifier.weight", "classifier.bias"}
-    assert not (of_a_minute / "interpolation.json").exists()
-    model = AutoModelForImageClassification.from_pretrained(of_a_minute)
-    processor = AutoImageProcessor.from_pretrained(of_a_minute)
-    rows = pq.read_table(of_a_minute / "predictions" / "test" / "after" / "rows.parquet").to_pydict()
-    (masks,) = (of_a_minute / "masks" / "test").glob("*.parquet")
+    assert not (quick / "interpolation.json").exists()
+    model = AutoModelForImageClassification.from_pretrained(quick)
+    processor = AutoImageProcessor.from_pretrained(quick)
+    rows = pq.read_table(quick / "predictions" / "validation" / "after" / "rows.parquet").to_pydict()
+    (masks,) = (quick / "masks" / "validation").glob("*.parquet")
     images = [Image.open(io.BytesIO(row["bytes"])) for row in pq.read_table(masks)["image"].to_pylist()]
     with torch.no_grad():
         logits = model(**processor(images, return_tensors="pt")).logits
     assert logits.argmax(dim=1).tolist() == rows["original"]
-    card = (of_a_minute / "README.md").read_text()
-    assert "with another last layer; all other weights are its own" in card and "Training took" not in card
-    measures = json.loads((of_a_minute / "diagnosis" / "results.json").read_text())["diagnosis"]
+    card = (quick / "README.md").read_text()
+    assert "all other weights are its own" in card and "Training took" not in card
+    layer = json.loads((quick / "run.json").read_text())
+    described = {"the labels of the images": "label", "what the model before says": "output", "a linear map": "map"}
+    assert all((text in card) is (name in layer["training"]["last layer"]) for text, name in described.items())
+    assert layer["data"]["training_classes"] == [0, 1, 2, 3] and "24 images without labels" not in card
+    measures = json.loads((quick / "diagnosis" / "results.json").read_text())["diagnosis"]
     gain = [measures[side]["measures"]["mixed_rand"]["mean"] for side in ("before", "after")]
     assert gain[1] > gain[0] + 0.2
 
 
-def test_more_effort_goes_on_in_the_same_folder(inputs, of_a_minute, tmp_path):
-    shutil.copytree(of_a_minute, tmp_path / "better")
+def test_more_effort_goes_on_in_the_same_folder(inputs, quick, tmp_path):
+    shutil.copytree(quick, tmp_path / "better")
     features = tmp_path / "better" / "candidates" / "features" / "train" / "outputs.npy"
     written = features.stat().st_mtime_ns
     options = [*options_of(inputs, tmp_path / "better"), "--max_steps", 1]
@@ -114,7 +119,7 @@ def test_more_effort_goes_on_in_the_same_folder(inputs, of_a_minute, tmp_path):
     options = options_of(inputs, tmp_path / "better")
     succeed("improve", *options)
     assert features.stat().st_mtime_ns == written
-    assert "swap, learning rate" in (tmp_path / "better" / "candidates.md").read_text()
+    assert "finetuned by swap, learning rate" in (tmp_path / "better" / "candidates.md").read_text()
 
 
 def test_pictures_are_the_backgrounds_of_new_layers(inputs, tmp_path):
@@ -124,35 +129,39 @@ def test_pictures_are_the_backgrounds_of_new_layers(inputs, tmp_path):
         picture = tmp_path / colour / "meadow.png"
         picture.parent.mkdir()
         Image.new("RGB", (40, 40), colour).save(picture)
-        options = [*options_of(inputs, tmp_path / f"of-{colour}")[:-1], "minute", "--backgrounds", picture.parent]
+        options = [*options_of(inputs, tmp_path / f"of-{colour}")[:-1], "quick", "--backgrounds", picture.parent]
         outputs = tmp_path / f"of-{colour}" / "candidates" / "features"
         succeed("improve", *options)
-        weights.append({role: np.load(outputs / role / "outputs.npy") for role in ("train", "selection")})
+        weights.append({role: np.load(outputs / role / "outputs.npy") for role in ("train", "validation")})
     first, second = weights
-    assert np.array_equal(first["selection"], second["selection"], equal_nan=True)
+    assert np.array_equal(first["validation"], second["validation"], equal_nan=True)
     assert np.array_equal(first["train"][:, 0], second["train"][:, 0])
     assert not np.isclose(first["train"][:, 1], second["train"][:, 1]).all(axis=1).any()
 
 
-def test_selection_images_are_no_test_images(improved):
+def test_training_images_are_no_validation_images(improved):
     folder, _ = improved
     parts = {}
-    for name in ("train", "selection", "test"):
+    for name in ("train", "validation"):
         files = sorted((folder / "masks" / name).glob("*.parquet"))
-        parts[name] = [row["bytes"] for file in files for row in pq.read_table(file)["image"].to_pylist()]
-    assert len(parts["selection"]) == len(parts["test"]) == 16 and len(parts["train"]) == 24
-    assert not {*parts["selection"]} & {*parts["test"]}
-    assert not {*parts["train"]} & {*parts["selection"], *parts["test"]}
+        parts[name] = {row["bytes"] for file in files for row in pq.read_table(file)["image"].to_pylist()}
+    assert len(parts["validation"]) == 32 and len(parts["train"]) == 24
+    assert not parts["train"] & parts["validation"]
 
 
 def test_the_table_shows_every_candidate(improved):
     text = (improved[0] / "candidates.md").read_text()
-    for start in ("", " from the new layer"):
-        assert text.count(f"| swap{start}, learning rate") in (4, 4 + len(INTERPOLATION_WEIGHTS))  # at two rates
-    assert text.count("| swap") == 4 * len(FIRST_INTERPOLATION_WEIGHTS) + 2 * len(INTERPOLATION_WEIGHTS)
-    assert text.count("| swap and relevance") == len(INTERPOLATION_WEIGHTS)
+    assert text.count("| finetuned by swap, learning rate 0.003, 30 steps |") == len(INTERPOLATION_WEIGHTS)
     assert text.count("| map, penalty") == len(MAP_PENALTIES) * len(INTERPOLATION_WEIGHTS)
     assert text.count("| chosen |") == 1 and "| original |" in text
+
+
+def test_another_share_chooses_anew_and_trains_nothing(inputs, improved, tmp_path, monkeypatch):
+    shutil.copytree(improved[0], tmp_path / "better")
+    monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
+    options = [*options_of(inputs, tmp_path / "better"), "--effort", "quick", "--other_backgrounds", 0.5]
+    assert "50 % other backgrounds" in succeed("improve", *options)
+    assert json.loads((tmp_path / "better" / "verdict.json").read_text())["share"] == 0.5
 
 
 def test_a_second_run_trains_nothing(inputs, improved, monkeypatch):
@@ -169,8 +178,8 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
     """Another model, other images, or other settings: nothing of the folder would be theirs."""
     folder, _ = improved
     other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
-    changes = {"model": ["--model", other], "max_loss": ["--max_loss", 5], "seed": ["--seed", SEED + 1]}
-    changes |= {"images.test": ["--num_images", 5], "mask_model": ["--mask_model", other]}
+    changes = {"model": ["--model", other], "max_steps": ["--max_steps", 5], "seed": ["--seed", SEED + 1]}
+    changes |= {"images.validation": ["--num_images", 5], "mask_model": ["--mask_model", other]}
     for name, change in changes.items():
         error = call("improve", *options_of(inputs, folder), *change).error
         assert "was made from other inputs" in error and name in error
@@ -192,19 +201,16 @@ def test_photographs_and_paths_stay_here(inputs, improved):
 
 def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):
     """Images that are left out, and classes that got worse; also in a card that is made again. Of an interpolated model."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose_cheapest", lambda measured, *_: measured[-2])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-2])
     options = with_masks(inputs, tmp_path, {"dot": 0 * OBJECT, ".": OBJECT})
-    options += ["--max_steps", 1, "--train_batch_size", 8, "--learning_rates", 0.1, "--method", "robustvit"]
+    options += ["--max_steps", 1, "--train_batch_size", 8, "--learning_rate", 0.1]
     succeed("improve", *options)
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["training"]["interpolation weight of the finetuned weights"] == f"{INTERPOLATION_WEIGHTS[-2]:g}"
-    start = json.loads((tmp_path / "out" / "interpolation.json").read_text())["before"]
-    assert ("last layer" in run["training"]) is (start == "layer") and run["training"]["method"] == "robustvit"
-    candidates = (tmp_path / "out" / "candidates.md").read_text()
-    assert all(f"| {name}, " in candidates for name in ("map", "robustvit", "robustvit from the new layer"))
+    assert run["training"]["method"] == "swap"
     assert run["weights"] == weights_digest(AutoModelForImageClassification.from_pretrained(tmp_path / "out"))
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
-    for told in ("`selection`: 4 images are left out", "Classes that certainly got worse", "4 images are left out"):
+    for told in ("`train`: 6 images are left out", "8 images are left out"):
         assert any(note.startswith(told) for note in notes), told
     (tmp_path / "out" / "README.md").unlink()
     succeed("card", tmp_path / "out")
@@ -219,78 +225,59 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
 
     monkeypatch.setattr("robust_vit_hf.improvement.candidates.LastLayer", none)
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 1]
-    refused, done = call("improve", *options, "--effort", "minute"), call("improve", *options)
+    refused, done = call("improve", *options, "--effort", "quick"), call("improve", *options)
     assert "linear layer. Give --effort full, which finetunes the model." in refused.error and done.status == 0
-    for result, other, compared in ((refused, "full", "more"), (done, "minute", "less")):  # as both efforts say first
-        text = rf"minutes in all; --effort {other}: \d+ minutes, and gained 8 points {compared} on new backgrounds"
-        assert re.search(text, result.err)
+    for result, other in ((refused, "full"), (done, "quick")):  # as both efforts say first
+        assert re.search(rf"minutes in all; --effort {other}: \d+ minutes", result.err)
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
     assert "The logits are not those of a linear layer. So it was finetuned alone." in notes
     candidates = (tmp_path / "out" / "candidates.md").read_text()
-    assert "| swap and relevance, " in candidates and "layer" not in candidates
+    assert "| finetuned by swap, " in candidates and "layer" not in candidates
 
 
-@pytest.mark.parametrize("effort, own, other", [("minute", 1100, "full: 34380"), ("full", 34380, "minute: 1100")])
+@pytest.mark.parametrize("effort, own, other", [("quick", 950, "full: 8950"), ("full", 8950, "quick: 950")])
 def test_the_estimate_is_of_all_passes(effort, own, other, monkeypatch):
     """Of an image, and of a mask, a minute each."""
     clock = SimpleNamespace(perf_counter=iter(range(0, 10**6, 8 * 60)).__next__)
     monkeypatch.setattr("robust_vit_hf.improvement.improve.time", clock)
     monkeypatch.setattr("robust_vit_hf.improvement.improve._seconds_per_mask", lambda images, method: 60)
-    sizes = {"train": 24, "selection": 16, "test": 20}
-    images = {role: SimpleNamespace(rows=masked_dataset(size)) for role, size in sizes.items()}
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.FITTING", 0)
+    images = {
+        role: SimpleNamespace(rows=masked_dataset(size)) for role, size in {"train": 24, "validation": 16}.items()
+    }
     options = ImproveOptions(model="m", dataset="d", output_dir="o", masks="tokencut", effort=effort)
     session = session_of({"before": tiny_vit()}, {})
-    # Two models in 15 conditions; selection images in 3; composites of selection and training images, 4 and 12 each. Trainings of 4 · 80 and 2 · 240
-    # steps of 8 images, each as long as 5 passes, of which 4 · 2 and 2 · 4 interpolation weights are measured.
-    composed = 2 * 15 * 20 + 3 * 16 + 5 * 16 + 13 * 24 + sum(sizes.values())
-    assert composed == 1100 and composed + 5 * 800 * 8 + 5 * 16 * 16 == 34380
+    # Two models in 15 conditions, and composites of validation and training images, 4 and 12 each. A training of 240 steps of 8 images,
+    # each as long as 4 passes, of which 4 interpolation weights are measured.
+    composed = 2 * 15 * 16 + 5 * 16 + 13 * 24 + 24 + 16
+    assert composed == 912 and composed + 4 * 240 * 8 + 4 * 5 * 16 == 8912
     text = _estimate(session.sides["before"], images, options)
-    assert text.startswith(f"about {own} minutes in all; --effort {other} minutes, and gained 8 points ")
+    assert text.startswith(f"about {own} minutes in all; --effort {other} minutes")
 
 
-def test_too_few_test_images_are_said_to_be_few(capsys):
-    session = session_of({"before": tiny_vit()}, {"test": EvaluationSet.of(masked_dataset(16))})
-    few = "16 test images will tell a change at home to within 9.8 points"  # 1.96 · √(0.04 / 16)
-    needed = ", and to within --max_loss 5 it takes about 62: give more"  # 0.04 · (1.96 / 0.05)²
-    for max_loss, text in ((10, ""), (5, few + needed), (0, f"{few}: give more")):  # no number resolves a bound of 0
-        _check_test_images(session, max_loss)
-        said = capsys.readouterr().err
-        assert "your model: " in said and ("will tell" in said) is bool(text) and text in said
+def test_what_the_validation_images_can_tell_is_said_before(capsys):
+    session = session_of({"before": tiny_vit()}, {"validation": EvaluationSet.of(masked_dataset(16))})
+    _check_validation_images(session, 0.25)
+    said = capsys.readouterr().err
+    assert "your model: " in said
+    assert (
+        f"16 validation images tell a change of top-1 at 25 % other backgrounds to within about {resolution(16, 0.25):.1f}"
+        in said
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("max_steps, steps", [(3, 1), (6, 2)], ids=["when it is measured", "when it trains"])
-def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_path):
-    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", max_steps, "--learning_rates", 1e-4, 1e30]
+def test_a_training_that_diverges_is_left_out(inputs, tmp_path):
+    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 3, "--learning_rate", 1e30]
     verdicts = []
     for _ in range(2):  # the second one trains nothing
         succeed("improve", *options)
         verdicts.append(json.loads((tmp_path / "out" / "verdict.json").read_text()))
-        diverged = [note for note in verdicts[-1]["notes"] if "diverged" in note]
-        names = ["swap", "swap from the new layer"]
-        wanted = [f"{name}, learning rate 1e+30, {steps} steps diverged, and is left out." for name in names]
-        assert diverged == wanted
+        (note,) = (note for note in verdicts[-1]["notes"] if "diverged" in note)
+        assert (
+            note == "The training diverged at the learning rate 1e+30, and is left out: give a lower --learning_rate."
+        )
     assert verdicts[0] == verdicts[1] and "1e+30" not in (tmp_path / "out" / "candidates.md").read_text()
-
-
-@pytest.mark.parametrize(
-    "mixed_rand, original, outcome",
-    [
-        (0.9, 1.0, "helped"),
-        (0.9, 0.985, "unresolved"),  # which may be a fall of less than a point, and of more
-        (0.9, 0.995, "unresolved"),  # a fall of half a point, which may be of more than one
-        (0.9, 0.8, "costly"),
-        (0.5025, 1.0, "too few"),  # one image of 400
-        (0.4975, 1.0, "too few"),
-        (0.4925, 1.0, "too few"),  # three of 400: the interval ends at 0
-        (0.3, 1.0, "worse"),
-    ],
-)
-def test_the_outcome_is_that_of_the_intervals(mixed_rand, original, outcome):
-    after = diagnosis(400, mixed_rand=mixed_rand, original=original)
-    diagnoses = {"before": diagnosis(400, mixed_rand=0.5), "after": after}
-    found = Improvement(1.0, SimpleNamespace(diagnoses=diagnoses), Table("", [], []), [], [], Path("out"))
-    assert found.outcome == outcome
 
 
 def test_classes_that_certainly_got_worse():
@@ -300,6 +287,16 @@ def test_classes_that_certainly_got_worse():
     sides = {"before": SideResult(np.zeros(120, int)), "after": SideResult(np.where(wrong, 5, 0))}
     (worse,) = worse_classes(SetResult("test", sides, labels), list("aba"))  # as two of ImageNet are `crane`
     assert worse.startswith("a -50.0 [-")
+
+
+def test_no_class_got_worse_by_chance():
+    """Of 40 simulated runs of ten classes without any change, at most three name one."""
+    named = 0
+    for seed in range(40):
+        right = np.random.default_rng(seed).random((2, 1000)) < 0.9
+        sides = {name: SideResult(np.where(of, 0, 5)) for name, of in zip(("before", "after"), right, strict=True)}
+        named += bool(worse_classes(SetResult("test", sides, np.arange(1000) % 10), [*"abcdefghij"]))
+    assert named <= 3
 
 
 def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):
@@ -328,17 +325,15 @@ def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", stopped)
     result = call("improve", *with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 3, "--bf16")
     assert result.status == 143 and "Resume with an option" not in result.err
-    assert "after step 2 of swap, learning rate 0.0003, 1 steps. Start the same command again" in result.err
+    assert "after step 2 of the training. Start the same command again" in result.err
     assert seen[0].bf16 and (seen[0].seed, seen[0].per_device_train_batch_size) == (SEED, 4)
 
 
-@pytest.mark.slow
-def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path, monkeypatch):
-    """A model that nothing improves: it says so, writes no weights, and ends well."""
+def test_a_model_that_nothing_improves_is_kept(inputs, tmp_path, monkeypatch):
+    """It says so, writes no weights, and ends well."""
     monkeypatch.setattr("robust_vit_hf.improvement.candidates.new_layers", lambda *_: [])
-    options = {"max_steps": 3, "learning_rates": [1e-12], "max_loss": 0.0, "method": "robustvit", "effort": "full"}
-    result = robust_vit_hf.improve(inputs / "model", inputs / "photos", tmp_path, **options)
-    assert result.outcome == "kept" and result.verdict.startswith("It did not help: keep your model.")
+    result = robust_vit_hf.improve(inputs / "model", inputs / "photos", tmp_path, masks="tokencut")
+    assert result.key == "kept" and result.verdict.startswith(OUTCOMES["kept"])
     assert not [*tmp_path.rglob("*.safetensors")]
     assert json.loads((tmp_path / "verdict.json").read_text())["outcome"] == "kept"
     assert "original" in result.candidates.rows[0][0] and result.diagnosis.table.head == ["measure", "before"]
@@ -357,23 +352,23 @@ def test_a_model_of_more_classes_with_dropout_on_greyscale_images(inputs, tmp_pa
     labels = {name: index for index, name in names.items()}
     model = tiny_vit(num_labels=1000, id2label=names, label2id=labels, hidden_dropout_prob=0.1)
     save_pretrained(model, tmp_path / "model", "paper")
-    options = {"max_steps": 2, "learning_rates": [1e-4], "max_loss": 100.0, "train_batch_size": 4}
+    options = {"max_steps": 2, "train_batch_size": 4}
     result = robust_vit_hf.improve(str(tmp_path / "model"), str(tmp_path / "photos"), tmp_path / "out", **options)
     columns = result.diagnosis.diagnoses["before"].columns
-    assert {500, 998, 999} <= {*columns["label"]} <= {7, 500, 998, 999}  # the single image may be a selection image
+    assert {*columns["label"]} == {7, 500, 998, 999}
     assert not model.training and (tmp_path / "out" / "verdict.json").is_file()
 
 
 @pytest.mark.release
 def test_killed_again_and_again(inputs, tmp_path):
-    """Killed before the last candidate is measured, and before the verdict."""
+    """Killed before the training is measured, and before the verdict."""
     options = {name: with_masks(inputs, tmp_path / name, {".": OBJECT}) for name in ("whole", "killed")}
     whole, killed = (tmp_path / name / "out" for name in options)
     # Both in processes of their own, since weights depend on the number of threads in their last bits.
     command = ["-m", "robust_vit_hf.cli", "improve"]
     completed = launch(*command, *options["whole"])
     assert completed.status == 0, completed.err[-3000:]
-    for moment in ("candidates/*-30/training/run.json", "predictions/*/after/rows.parquet"):
+    for moment in ("candidates/finetuned/training/run.json", "predictions/*/after/rows.parquet"):
         assert not any(killed.glob(moment))
         kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options["killed"])
         assert not (killed / "verdict.json").exists()

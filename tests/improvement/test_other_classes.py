@@ -27,7 +27,7 @@ def two_of_four_classes(inputs: Path, folder: Path) -> list:
 def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path):
     """And are no wrong answers: top-1 counts among the two that have images."""
     options = two_of_four_classes(inputs, tmp_path / "two")
-    printed = succeed("improve", *options, "--max_loss", 100, "--output_dir", tmp_path / "better")
+    printed = succeed("improve", *options, "--output_dir", tmp_path / "better")
     named = "2 of the model's 4 classes have no images: cross, dot. Top-1 counts among the 2 others."
     assert named in printed and "classes without images moved by" in printed
     verdict = json.loads((tmp_path / "better" / "verdict.json").read_text())
@@ -38,7 +38,7 @@ def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path)
     assert model.config.num_labels == 4
     record = json.loads((tmp_path / "better" / "run.json").read_text())["training"]
     if "fitted" in record["last layer"]:
-        cooled = float(record["temperature, fitted on the selection images"])
+        cooled = float(record["temperature, fitted on the validation images"])
         torch.testing.assert_close(
             model.classifier.weight[2:] * cooled, own.classifier.weight[2:], rtol=0.02, atol=1e-4
         )
@@ -48,8 +48,8 @@ def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path)
 
 def test_a_model_with_little_to_gain_is_kept(inputs, tmp_path, monkeypatch):
     """Before anything is fitted or trained."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve._has_little_to_gain", lambda selection: True)
-    for name in ("compute_features", "starting_models"):
+    monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", True)
+    for name in ("compute_features", "Finetuning"):
         monkeypatch.setattr(f"robust_vit_hf.improvement.improve.{name}", None)
     options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--masks", "tokencut", "--effort", "full"]
     printed = succeed("improve", *options, "--output_dir", tmp_path / "kept")
@@ -60,7 +60,7 @@ def test_a_model_with_little_to_gain_is_kept(inputs, tmp_path, monkeypatch):
 
 def test_a_model_of_these_classes_alone(inputs, tmp_path):
     options = two_of_four_classes(inputs, tmp_path / "two")
-    options += ["--max_loss", 100, "--only_these_classes", "--output_dir", tmp_path / "better"]
+    options += ["--only_these_classes", "--output_dir", tmp_path / "better"]
     printed = succeed("improve", *options)
     assert "no images" not in printed
     model, own = (

@@ -1,0 +1,165 @@
+"""The training of all layers, whose models are candidates at several interpolation weights."""
+
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, set_seed
+
+from ..data.transforms import input_size
+from ..evaluation.measurement import NonFiniteLogits
+from ..evaluation.other_backgrounds import Outputs
+from ..evaluation.session import Side
+from ..models.interpolation import INTERPOLATION_FILE, interpolate
+from ..models.last_layer import LastLayer
+from ..models.loading import load_model, weights_digest
+from ..training.callbacks import TrainingInterrupted
+from ..training.checkpoints import last_checkpoint
+from ..training.config import RobustViTConfig
+from ..training.trainer import RobustViTTrainer, TrainingDiverged
+from ..utils.files import RUN_FILE, read_json
+from ..utils.stage import Stage
+from .candidates import INTERPOLATION_WEIGHTS, Candidate, measured_outcomes
+from .options import ImproveOptions
+
+
+TRAINING_FOLDER = "training"  # within the folder of the candidate, deleted when the command ends
+SAVE_STEPS = 100  # between two checkpoints
+# Learning rate as a share of the median root mean square of the weights: those of a DINOv2-S are 0.016 and want 3e-5, those of an
+# EfficientNet-Lite0 0.097 and want 1e-4 (docs/measured.md).
+RATE = 0.0015
+
+
+def learning_rate(model: nn.Module) -> float:
+    """Rate for AdamW by the size of the model's weights, since each step changes a weight by about the rate, whatever its gradient."""
+    sizes = [weight.detach().float().square().mean().sqrt() for weight in model.parameters() if weight.ndim > 1]
+    return float(f"{RATE * torch.stack(sizes).median().item():.1e}")
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Finetunes a copy of a model, and measures it on the validation images.
+
+    Args:
+        folder: of its stage.
+        side: the original model.
+        train: images with masks.
+        outputs_of: computes the logits of a model on the validation images.
+        facts: for the run's record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
+        method: of [`~robust_vit_hf.training.methods.METHODS`]; `improve` takes the background swap.
+    """
+
+    folder: Path
+    side: Side
+    train: datasets.Dataset
+    outputs_of: Callable[[Side], Outputs]
+    options: ImproveOptions
+    facts: dict[str, str]
+    method: str = "swap"
+
+    @property
+    def rate(self) -> float:
+        return self.options.learning_rate or learning_rate(self.side.model)
+
+    def __str__(self) -> str:
+        return f"finetuned by {self.method}, learning rate {self.rate:g}, {self.options.max_steps} steps"
+
+    def candidates(self, notes: list[str]) -> list[Candidate]:
+        """The model at each interpolation weight; `notes` tell if the training diverges."""
+        stage = Stage(self.folder, {"training": str(self)})
+        outcomes = stage.result()
+        if outcomes is None:
+            stage.begin()
+            outcomes = self._measured()
+            stage.finish(outcomes)
+        if not outcomes:
+            notes.append(
+                f"The training diverged at the learning rate {self.rate:g}, and is left out: give a lower --learning_rate."
+            )
+        return [
+            Candidate(
+                *(np.array(values, float) for values in measured),
+                str(self),
+                float(weight),
+                partial(self.outputs, float(weight)),
+                partial(self.build, float(weight)),
+            )
+            for weight, measured in outcomes.items()
+        ]
+
+    def _measured(self) -> dict[str, Any]:
+        outcomes = {}
+        try:
+            for weight in INTERPOLATION_WEIGHTS:
+                measured = measured_outcomes(self.outputs(weight))
+                outcomes[f"{weight:g}"] = [values.tolist() for values in measured]
+        except (TrainingDiverged, NonFiniteLogits) as error:
+            tqdm.write(f"  the training is left out: {error}", file=sys.stderr)
+            return {}
+        return outcomes
+
+    def _between(self, weight: float) -> Side:
+        return replace(self.side, model=interpolate(self.side.model, self.trained(), weight))
+
+    def outputs(self, weight: float) -> Outputs:
+        return self.outputs_of(self._between(weight))
+
+    def trained(self) -> PreTrainedModel:
+        """The finetuned model, which is trained unless its weights are there: again, they are the same."""
+        folder = self.folder / TRAINING_FOLDER
+        if not (folder / RUN_FILE).is_file():  # written last
+            self._train(folder)
+        return load_model(str(folder)).to(self.side.model.device)
+
+    def _train(self, folder: Path) -> None:
+        options = self.options
+        set_seed(options.seed)
+        config = RobustViTConfig(
+            output_dir=str(folder),
+            max_steps=options.max_steps,
+            learning_rate=self.rate,
+            lr_scheduler_type="cosine",  # whatever the number of images, unlike a decay by epochs
+            per_device_train_batch_size=options.train_batch_size,
+            seed=options.seed,
+            eval_strategy="no",
+            save_strategy="steps",
+            save_steps=SAVE_STEPS,
+            load_best_model_at_end=False,
+            logging_strategy="no",
+            report_to="none",
+            bf16=options.bf16,
+            use_cpu=self.side.model.device.type == "cpu",
+            backgrounds=options.backgrounds,
+            method=self.method,
+        )
+        trainer = RobustViTTrainer(deepcopy(self.side.model), config, self.train, processing_class=self.side.processor)
+        try:
+            trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
+        except TrainingInterrupted as error:
+            raise TrainingInterrupted(
+                f"{str(error).partition('.')[0]} of the training. Start the same command again: it goes on from here.",
+                error.exit_status,
+            ) from error
+        trainer.save_model(_internal_call=True)
+        trainer.create_model_card(**self.facts)
+
+    def build(self, weight: float, temperature: float) -> tuple[PreTrainedModel, dict[str, dict]]:
+        """The model at an interpolation weight, its last layer divided by the temperature, and its record."""
+        model = self._between(weight).model
+        if temperature != 1:
+            last = LastLayer(model.eval(), input_size(self.side.processor))
+            last.replace(last.weight / temperature, last.bias / temperature)
+        run = read_json(self.folder / TRAINING_FOLDER / RUN_FILE)
+        run |= {"weights": weights_digest(model), "model_name": self.options.output_dir.resolve().name}
+        run["training"] |= {"interpolation weight of the finetuned weights": f"{weight:g}"}
+        interpolated = {"interpolation_weight": weight, "before": self.side.name, "after": self.folder.name}
+        return model, {RUN_FILE: run, INTERPOLATION_FILE: interpolated}

@@ -1,0 +1,166 @@
+"""The choice of a candidate by its worth, the outcome by cross-validation, and what the verdict says of it."""
+
+import numpy as np
+import pytest
+
+from robust_vit_hf.improvement import choice
+from robust_vit_hf.improvement.candidates import Candidate
+from robust_vit_hf.improvement.choice import Outcome, choose, cross_validated, resolution, worth
+
+
+def candidate(usual: float, other: float, weight: float = 1.0, count: int = 100) -> Candidate:
+    """Right on the first images of each kind."""
+    of_usual, of_other = ((np.arange(count) < round(count * share)).astype(float) for share in (usual, other))
+    return Candidate(of_usual, of_other, of_usual, of_other, "swap" if weight else "original", weight)
+
+
+BEFORE = candidate(0.95, 0.3, 0.0)
+
+
+def outcome(
+    usual: float, other: float, share: float = 0.25, deviations: tuple[float, float] = (0.005, 0.02)
+) -> Outcome:
+    """Changes with these standard deviations, of 200 images."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal([usual, other], deviations, (1000, 2))
+    before = np.tile([0.9, 0.4], (1001, 1))
+    return Outcome(share, before, before + np.concatenate([[[usual, other]], draws]), 200)
+
+
+def test_the_highest_worth_is_chosen():
+    mild, strong = candidate(0.95, 0.5), candidate(0.85, 0.7)
+    assert worth(0.95, 0.5, 0.25) == pytest.approx(0.8375)
+    assert choose([BEFORE, mild, strong], 0.25) is mild  # 0.8375 and 0.8125
+    assert choose([BEFORE, mild, strong], 0.5) is strong  # 0.725 and 0.775
+    assert choose([BEFORE, candidate(0.9, 0.4)], 0.25) is BEFORE  # 0.7875 and 0.775
+    assert choose([BEFORE, candidate(0.9, 0.4)], 0.5) is not BEFORE
+
+
+def test_among_equals_the_first_is_chosen():
+    """The original is first, and of a new layer the least interpolation weight."""
+    equal = [candidate(0.95, 0.3, weight) for weight in (0.25, 0.5)]
+    assert choose([BEFORE, *equal], 0.25) is BEFORE
+    better = [candidate(0.95, 0.5, weight) for weight in (0.25, 0.5)]
+    assert choose([BEFORE, *better], 0.25) is better[0]
+
+
+def test_candidates_are_compared_by_the_probability_of_the_right_class():
+    """Of two that are right on the same images, the surer one is chosen, and what is measured is whether they are right."""
+    right = np.tile([1.0, 0.0], 20)
+    unsure, sure = (Candidate(right, right, share * right, share * right, "swap", 1.0) for share in (0.6, 0.9))
+    before = Candidate(0 * right, 0 * right, 0 * right, 0 * right)
+    assert choose([before, unsure, sure], 0.25) is sure
+    found = cross_validated([before, unsure, sure], np.arange(40) % 4, 0.25)
+    assert found.usual.mean == found.other.mean == found.change.mean == 0.5
+
+
+def test_images_without_composites_count_as_they_are_alone():
+    """Half of the images have none, and all of the others are right."""
+    usual = np.ones(100)
+    other = np.where(np.arange(100) < 50, 1.0, np.nan)
+    none = np.where(np.isnan(other), np.nan, 0.0)
+    full, before = Candidate(usual, other, usual, other, "swap", 1.0), Candidate(usual, none, usual, none)
+    found = cross_validated([before, full], np.zeros(100, int), 0.5)
+    assert found.other.mean == 1 and found.usual.mean == 0 and found.change.mean == pytest.approx(0.5)
+
+
+def test_the_folds_that_choose_do_not_measure():
+    """Of many candidates that differ by chance, the best looks better than the original, and is not."""
+    gains, looks = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        right = (rng.random((41, 100)) < 0.5).astype(float)
+        candidates = [
+            Candidate(of, of, of, of, "swap" if number else "original", float(number > 0))
+            for number, of in enumerate(right)
+        ]
+        found = cross_validated(candidates, np.arange(100) % 4, 0.25)
+        gains.append(found.change.mean)
+        best = choose(candidates, 0.25)
+        looks.append(best.usual.mean() - right[0].mean())
+    assert np.mean(looks) > 0.08 and abs(np.mean(gains)) < 0.04
+
+
+def test_intervals_hold_for_the_choice():
+    """Of 60 simulated sets, in which the truth is known, nearly all have it within their intervals, and no verdict is wrong."""
+    held, wrong, shares = [], 0, np.array([[0.9, 0.4], [0.9, 0.5], [0.88, 0.6], [0.87, 0.65], [0.8, 0.7]])
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        ease = rng.random((2, 150))  # the same images are hard for all candidates
+        noise = rng.random((5, 2, 150))
+        right = np.where(noise < 0.3, rng.random((5, 2, 150)), ease) < shares[..., None]
+        candidates = [Candidate(*of, *of, str(number), float(number)) for number, of in enumerate(right)]
+        found = cross_validated(candidates, np.arange(150) % 5, 0.25, seed)
+        true = worth(*shares[candidates.index(choose(candidates, 0.25))], 0.25) - worth(*shares[0], 0.25)
+        held.append(found.change.low <= true <= found.change.high)
+        wrong += (found.key == "better" and true < 0) or (found.key == "worse" and true > 0)
+    assert np.mean(held) >= 0.93 and wrong == 0
+
+
+def test_break_even_is_where_gain_and_loss_are_equal():
+    even, at_most = outcome(-0.02, 0.18).break_even
+    assert even == pytest.approx(0.1) and 0.13 < at_most < 0.3
+    assert any(
+        "more than 10 % have other backgrounds (95 %: at most " in text for text in outcome(-0.02, 0.18).sentences
+    )
+    assert outcome(0.01, 0.3).break_even[0] == 0 and "at any share" in outcome(0.01, 0.3).sentences[1]
+    assert outcome(-0.05, -0.02).break_even == (1.0, 1.0)
+    assert worth(-0.02, 0.18, even) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    "usual, other, share, key",
+    [(0.0, 0.4, 0.25, "better"), (-0.02, 0.4, 0.0, "worse"), (0.0, 0.05, 0.25, "open"), (-0.09, 0.01, 0.25, "worse")],
+)
+def test_the_verdict_is_that_of_the_interval_at_the_share(usual, other, share, key):
+    found = outcome(usual, other, share)
+    assert found.key == key and found.change.mean == pytest.approx((1 - share) * usual + share * other)
+    assert found.sentences[0].startswith(choice.OUTCOMES[key])
+
+
+def test_the_interval_contains_how_far_composites_are_from_photographs():
+    spread = (outcome(0.0, 0.4).other.high - outcome(0.0, 0.4).other.low) / 2
+    assert spread == pytest.approx(1.96 * np.hypot(0.02, choice.COMPOSITES_ERROR), rel=0.1)
+    assert outcome(0.0, 0.4).usual.high == pytest.approx(1.96 * 0.005, rel=0.1)
+
+
+def test_a_certain_loss_is_said_whatever_the_verdict():
+    for other in (0.9, 0.05, -0.1):
+        assert any("certainly loses: -9.0 [" in sentence for sentence in outcome(-0.09, other).sentences)
+    assert not any("certainly" in sentence for sentence in outcome(-0.005, 0.4).sentences)
+
+
+def test_more_images_are_asked_for_with_the_number_that_would_tell():
+    """The interval of a change of 1 point has to become half as wide: four times as many images."""
+    found = outcome(0.01, 0.01, 0.0, (0.02 / choice.NORMAL, 0.0))
+    assert found.change.low == pytest.approx(-0.01, abs=0.001)
+    (asked,) = (sentence for sentence in found.sentences if "images instead of 200" in sentence)
+    assert 700 <= int(asked.split()[1].replace(",", "")) <= 900
+    assert not any("instead of" in sentence for sentence in outcome(0.0, 0.4).sentences)
+
+
+def test_the_table_has_usual_and_other_backgrounds_and_the_share():
+    table = outcome(-0.02, 0.18, 0.5).table
+    assert [row[:3] for row in table.rows] == [
+        ["usual backgrounds", "90.0", "88.0"],
+        ["other backgrounds", "40.0", "58.0"],
+        ["50 % other backgrounds", "65.0", "73.0"],
+    ]
+    assert [row[3].partition(" ")[0] for row in table.rows] == ["-2.0", "+18.0", "+8.0"]
+
+
+def test_what_images_can_tell_is_said_before():
+    """1.96 standard errors of both changes, by their shares."""
+    assert resolution(200, 0.0) == pytest.approx(100 * 1.96 * np.sqrt(0.04 / 200))
+    assert resolution(200, 1.0) == pytest.approx(100 * 1.96 * np.hypot(np.sqrt(0.3 / 200), choice.COMPOSITES_ERROR))
+
+
+def test_candidates_are_listed_by_worth_and_drawn():
+    chosen, costly = candidate(0.95, 0.6), candidate(0.5, 0.9)
+    table = choice.candidates_table([BEFORE, costly, chosen], chosen, 0.25)
+    assert [row[:3] + row[-1:] for row in table.rows] == [
+        ["swap", "1", "86.2", "chosen"], ["original", "–", "78.7", ""], ["swap", "1", "60.0", ""],
+    ]  # fmt: skip
+    assert table.rows[0][4].startswith("+30.0 [+2") and table.rows[2][3].startswith("-45.0 [")
+    (axis,) = choice.candidates_figure([BEFORE, costly, chosen], chosen, 0.25).axes
+    assert [line.get_xydata().tolist() for line in axis.lines[:3]] == [[[50, 90], [95, 60]], [[95, 30]], [[95, 60]]]
