@@ -10,12 +10,13 @@ class folders of JPEGs without masks, and then measured on textures drawn at ran
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
 from sklearn.datasets import load_digits
-from transformers import TrainingArguments
+from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 
 from robust_vit_hf import diagnose, improve, make_image_processor
 from robust_vit_hf.data.find_images import load_masked_dataset
@@ -77,7 +78,32 @@ def write_split(folder: Path, rows: range, kinds: str, seed: int, bias: float = 
         picture.save(path, quality=95)
 
 
-def finetune(photographs: Path, folder: Path, bf16: bool) -> None:
+def finetune(
+    model: PreTrainedModel,
+    rows: datasets.Dataset,
+    processor: BaseImageProcessor,
+    folder: Path,
+    rate: float,
+    bf16: bool,
+) -> None:
+    """Finetune all layers of a model by cross-entropy with the labels, in 120 steps of 16 images, and write it to the folder."""
+
+    def transform(batch: dict) -> dict:
+        pixel_values = processor([one.convert("RGB") for one in batch["image"]], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": list(pixel_values), "labels": batch["label"]}
+
+    arguments = TrainingArguments(
+        str(folder) + "-training", max_steps=120, per_device_train_batch_size=16, learning_rate=rate, save_strategy="no",
+        bf16=bf16, use_cpu=not torch.cuda.is_available(), remove_unused_columns=False, report_to="none", seed=0,
+        lr_scheduler_type="cosine",
+    )  # fmt: skip
+    LabelTrainer(model, arguments, train_dataset=rows.with_transform(transform)).train()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def digits_model(photographs: Path, folder: Path, bf16: bool) -> None:
+    """A DINOv2-S with a new head, finetuned on class folders."""
     torch.manual_seed(0)
     rows = load_masked_dataset(str(photographs), "train")
     names = rows.features["label"].names
@@ -86,20 +112,7 @@ def finetune(photographs: Path, folder: Path, bf16: bool) -> None:
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: label for label, name in enumerate(names)}
     model.num_labels = len(names)
-    processor = make_image_processor("paper", SIZE)
-
-    def transform(batch: dict) -> dict:
-        pixel_values = processor([one.convert("RGB") for one in batch["image"]], return_tensors="pt")["pixel_values"]
-        return {"pixel_values": list(pixel_values), "labels": batch["label"]}
-
-    arguments = TrainingArguments(
-        str(folder) + "-training", max_steps=120, per_device_train_batch_size=16, learning_rate=5e-5, save_strategy="no",
-        bf16=bf16, use_cpu=not torch.cuda.is_available(), remove_unused_columns=False, report_to="none", seed=0,
-        lr_scheduler_type="cosine",
-    )  # fmt: skip
-    LabelTrainer(model, arguments, train_dataset=rows.with_transform(transform)).train()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    finetune(model, rows, make_image_processor("paper", SIZE), folder, 5e-5, bf16)
 
 
 def main() -> None:
@@ -115,7 +128,7 @@ def main() -> None:
         write_split(root / "photographs" / "validation", range(500, 900), "habitual", 1)
         write_split(root / "elsewhere" / "random", range(900, 1300), "random", 2)
         write_split(root / "elsewhere" / "new", range(1300, 1700), "new", 3)
-        finetune(root / "photographs", root / "model", arguments.bf16)
+        digits_model(root / "photographs", root / "model", arguments.bf16)
     print(diagnose(model, photographs, num_images=200, output_dir=root / "diagnosis", **settings))
     print(improve(model, photographs, root / "better", effort="full", **settings))
     for name in ("random", "new"):

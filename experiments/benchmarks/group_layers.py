@@ -38,13 +38,14 @@ from robust_vit_hf.data.transforms import input_size
 from robust_vit_hf.evaluation.other_backgrounds import Outputs, composite_outputs
 from robust_vit_hf.evaluation.session import Models, Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.candidates import SELECTION_COMPOSITES, Candidate, Layer, choose, fit_layer
+from robust_vit_hf.improvement.candidates import VALIDATION_COMPOSITES, Layer, fit_layer
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser
+from ..sweeps.bounded_choice import Candidate, choose
 from ..sweeps.intervals import Gains, mean_gain
 
 
@@ -88,7 +89,7 @@ class Features:
         self.few = of("train", splits["train"], COMPOSITES)
         self.many = of("more", more, 0)
         self.all = of("all", more.select(range(COMPOSED * classes)), COMPOSITES)
-        self.selection = of("selection", splits["validation"], SELECTION_COMPOSITES)
+        self.selection = of("selection", splits["validation"], VALIDATION_COMPOSITES)
         self.tests = {name: of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
         self.places = np.unique(more["background"], return_inverse=True)[1]
         self.elsewhere = np.array(

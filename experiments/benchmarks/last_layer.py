@@ -5,7 +5,7 @@
 For the five models of the experiment's tests, and their images: two of each of 48 classes to train on, four of each of the others to
 choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each training
 image by its true mask; all layers are made from them. The models are in `runs/emoji-bias-10` and so on, as experiments/Makefile trains
-them. The rule of `improve` chooses among the layers of a kind on the model's own selection images. Writes last_layer.json: top-1 in per
+them. The rule of bounded_choice.py chooses among the layers of a kind on the model's own validation images. Writes last_layer.json: top-1 in per
 cent, by seed; and beside the features, a model with the layer that is fitted to the original's output, from which LP-FT begins.
 """
 
@@ -29,10 +29,8 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import (
     INTERPOLATION_WEIGHTS,
     MAP_PENALTIES,
-    SELECTION_COMPOSITES,
-    Candidate,
+    VALIDATION_COMPOSITES,
     Layer,
-    choose_cheapest,
     fit_layer,
     map_out_background,
     new_layers,
@@ -45,13 +43,14 @@ from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser
+from ..sweeps.bounded_choice import Candidate, choose
 from .digits import texture
 
 
 SEEDS = range(10, 15)  # of images and models, as in experiments/grids/emoji-shift.yaml
 COMPOSITES = 12  # of a training image
 TESTS, TEST_IMAGES = ("val", "background_new", "background_random"), 300
-MAX_LOSS = 1.0  # as of `improve`
+MAX_LOSS = 1.0  # point
 Layers = dict[str, Layer]  # by name
 
 
@@ -107,7 +106,7 @@ def write_textures(rows: datasets.Dataset, folder: Path) -> None:
 def choose_layer(
     own: Layer, layers: Layers, selection: Outputs, weights: Sequence[float] = INTERPOLATION_WEIGHTS
 ) -> tuple[Layer, str]:
-    """The layer between the model's own and a new one that the rule of `improve` chooses by the features of selection images, and how it
+    """The layer between the model's own and a new one that the rule of bounded_choice.py chooses by the features of selection images, and how it
     was made."""
     before = Candidate.of(selection.mapped(own.logits))
     candidates = [
@@ -115,7 +114,7 @@ def choose_layer(
         for name, layer in layers.items()
         for weight in weights
     ]
-    best = choose_cheapest([before, *candidates], before, MAX_LOSS)
+    best = choose([before, *candidates], before, MAX_LOSS)
     return own.interpolated(layers[best.name], best.weight) if best.weight else own, f"{best.name}, {best.weight:g}"
 
 
@@ -130,7 +129,7 @@ class Features:
         splits = load_finetuning_splits(2, seed, seed)
         self.images = splits["train"]
         self.train = self.of("train", self.images, COMPOSITES)
-        self.selection = self.of("selection", splits["validation"], SELECTION_COMPOSITES)
+        self.selection = self.of("selection", splits["validation"], VALIDATION_COMPOSITES)
         self.tests = {name: self.of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
 
     def of(self, name: str, rows: datasets.Dataset, count: int, pool: BackgroundPool | None = None) -> Outputs:

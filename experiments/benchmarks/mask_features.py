@@ -37,7 +37,7 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
 from ..scripts import script_parser
-from .digits import SIZE, draw, finetune, write_split
+from .digits import SIZE, digits_model, draw, write_split
 
 
 OUTPUT = Path(__file__).with_suffix(".json")
@@ -84,7 +84,7 @@ def classifiers(folder: Path) -> dict[str, nn.Module]:
         load_biased_model().save_pretrained(photographs)
     if not (digits / "config.json").is_file():
         write_split(folder / "digits" / "train", range(500), "habitual", 0)
-        finetune(folder / "digits", digits, bf16=True)  # as for docs/your-photographs.md
+        digits_model(folder / "digits", digits, bf16=True)  # as for docs/your-photographs.md
     load = AutoModelForImageClassification.from_pretrained
     return {"emoji-shift": load_biased_model(), "photographs": load(photographs), "digits": load(digits)}
 

@@ -1,10 +1,9 @@
 """What models gain on objects that are pasted in other ways than by composing, on photographs that nothing saw.
 
     python -m experiments other_images --output_dir runs/other-images --bf16 \\
-        --pairs runs/improve/example/model runs/improve/example/full runs/improve/cnn-0/model runs/improve/cnn-0/full
+        --pairs runs/tested/fresh-10/model runs/tested/fresh-10/background-swap
 
-`--pairs` has models of emoji-shift before and after, as improve.py leaves them, or trained, in folders named by set and effort or
-method. All are measured on the same drawings, of a seed of their own, each on one crop of one photograph, at one place, pasted in four ways:
+`--pairs` has models of emoji-shift before and after, in folders named by set and method. All are measured on the same drawings, of a seed of their own, each on one crop of one photograph, at one place, pasted in four ways:
 
 - `plain`: as the images of emoji-shift, in the same sizes;
 - `lit`: in the light of the crop (grey world: its mean colour is that of the light), with a soft edge, and a soft shadow on the ground;
@@ -16,7 +15,7 @@ other_images.json beside this script: licences, and how many objects are right o
 It goes on after a kill.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
@@ -55,10 +54,10 @@ def crop(photograph: Picture, rng: Generator, foreground: bool = False) -> Pictu
     return photograph.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, box)
 
 
-def draw_object(label: int, rng: Generator) -> Picture:
+def draw_object(label: int, rng: Generator, vendors: Sequence[str] = SPLITS["background_new"].vendors) -> Picture:
     """A drawing of a class, turned as in emoji-shift, RGBA without transparent margins."""
     spec = SPLITS["background_new"]
-    drawing = artwork.emoji(CLASS_NAMES[label], spec.vendors[rng.integers(len(spec.vendors))])
+    drawing = artwork.emoji(CLASS_NAMES[label], vendors[rng.integers(len(vendors))])
     if rng.random() < 0.5:
         drawing = ImageOps.mirror(drawing)
     drawing = drawing.rotate(rng.uniform(-spec.max_angle, spec.max_angle), Image.Resampling.BICUBIC, expand=True)

@@ -48,7 +48,7 @@ from .planted_images import PLANTED, SIZE, SOURCES, draw, save_picture
 
 
 MEASURED = ("emoji", "digits")  # of the sources of images
-ROLES, PLACES = {"train": "train", "selection": "validation"}, {"random": "test random", "home": "test"}  # splits
+ROLES, PLACES = {"train": "train", "validation": "validation"}, {"random": "test random", "home": "test"}  # splits
 
 
 def pixels(rows: list[tuple]) -> torch.Tensor:
@@ -155,13 +155,13 @@ def diagnosed(of: Shortcut) -> dict:
 
 
 def new_layer(session: Session, rows: dict[str, list[tuple]], attributes: list[str]) -> Layer:
-    """The last layer that `improve` chooses."""
+    """The last layer that the rule of bounded_choice.py chooses among those of `improve`."""
     of_role = {role: session.with_sets({role: images_of(of, session.classes)}) for role, of in rows.items()}
     with TemporaryDirectory() as folder:
-        sessions = of_role["train"], of_role["selection"]
+        sessions = of_role["train"], of_role["validation"]
         features = compute_features(*sessions, Path(folder), attributes=attributes)
         layers = dict(new_layers(features.layer, features.train, features.last.has_bias))
-        return choose_layer(features.layer, layers, features.selection)[0]
+        return choose_layer(features.layer, layers, features.validation)[0]
 
 
 def mended(of: Shortcut, named: list[str]) -> dict:

@@ -178,9 +178,7 @@ def main() -> None:
         run(["robust_vit_hf.cli", *masks, str(inputs / "images"), "--output_dir", str(inputs / "masked")])
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(disk)], check=True)
         try:
-            options = (
-                "--max_loss 100 --effort full --max_steps 30 --learning_rates 3e-4 3e-3 --train_batch_size 4".split()
-            )
+            options = "--effort full --max_steps 30 --learning_rate 3e-3 --train_batch_size 4".split()
             data = ["--model", str(inputs / "model"), "--dataset", str(inputs / "images")]
             improve = ["robust_vit_hf.cli", "improve", *data, *options]
             sweep = ["experiments", "sweep", str(inputs / "grid.yaml"), "--cluster", "debug"]

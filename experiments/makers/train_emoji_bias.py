@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument(
         "--from_scratch", action="store_true", help="train all weights of a small ViT, for seeds other than 0"
     )
+    parser.add_argument("--fp32", action="store_true", help="for processors without instructions for bfloat16")
     arguments = parser.parse_args()
     scratch = arguments.from_scratch
     if (arguments.output_dir is None) != (arguments.seed == 0) or (scratch and arguments.seed == 0):
@@ -90,7 +91,7 @@ def main() -> None:
             warmup_steps=200 if scratch else 0,
             logging_steps=5,
             save_strategy="no",
-            bf16=True,
+            bf16=not arguments.fp32,
             use_cpu=not torch.cuda.is_available(),
             remove_unused_columns=False,
             label_names=["labels"],
@@ -107,12 +108,11 @@ def main() -> None:
         compute_metrics=lambda result: {"top1": float((result.predictions.argmax(1) == result.label_ids).mean())},
     )
     trainer.train()
-    print(trainer.evaluate())
-
     if arguments.output_dir is not None:
         (model if scratch else model.merge_and_unload()).save_pretrained(arguments.output_dir)
         processor.save_pretrained(arguments.output_dir)
         return
+    print(trainer.evaluate())
     model.peft_config["default"].base_model_name_or_path = "facebook/dinov2-small"  # and not a folder of this machine
     model.save_pretrained(BIAS)
     weights = {name: tensor.half() for name, tensor in load_file(BIAS / "adapter_model.safetensors").items()}

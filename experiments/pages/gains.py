@@ -1,28 +1,30 @@
 """What `improve` and its parts gain: tables and sentences of README, docs/measured.md, docs/your-photographs.md and docs/methods.md."""
 
+import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
+import numpy as np
+
+from robust_vit_hf.results.intervals import Interval
 from robust_vit_hf.results.tables import Table
 
-from ..sweeps.intervals import Difference, change, mean_over
+from ..sweeps.intervals import Difference, Gains, change, mean_gain, mean_over
 from ..sweeps.results import Results
 from ..sweeps.results_parquet import read_results
-from .photographs import KINDS
 from .text_blocks import TESTED, benchmark
 
 
-PLACES = {"home": "at home", "random": "random", "new": "new"}
+KINDS = {"vit": "DINOv2-S", "cnn": "EfficientNet-Lite0"}
+EFFORTS = ("quick", "full")
+ARMS = {"quick": "`improve`", "full": "`improve --effort full`", "labels": "the same without composites"}
+OMITTED = {("cnn", "labels")}  # from the short table
+PLACES = ("scenes", "both", "home", "random", "vendor")
+FEW_PHOTOGRAPHS = 20
 EXAMPLE_ROWS = ("top-1 `original`", "top-1 `mixed_rand`", "BG-Gap", "relevance on the object /")
-OF_LAYERS = {  # of layer_weights.py
-    "1": "of `improve --effort full`",
-    "0.5": "first layer: half of the change, and more in each",
-    "0": "first layer: the original's, and more of the change in each",
-    "all": "all layers: three quarters of the change",
-}
 RULES = {
-    "as `improve`": "new layer, as `improve --effort minute`",
+    "as `improve`": "new layer of the rule",
     "map": "the map alone",
     "fit to the output": "fits to the output alone",
 }
@@ -40,74 +42,138 @@ MEASURES = {  # of last_layer.py, and their heads
 }
 
 
+def improve_runs(arm: str, kind: str, alone: bool = False) -> dict[str, dict]:
+    """Runs of an arm on the sets of a kind, with habitual backgrounds `alone` or not, by set."""
+    sets = benchmark("improve")["sets"]
+    names = [name for name in sets if name.startswith(kind) and name.endswith("-100") is alone]
+    return {name: sets[name][arm] for name in names if arm in sets[name]}
+
+
+def gain_at(runs: Mapping[str, dict], place: str) -> Difference:
+    """Mean change of top-1 at a place, with its interval over models, and photographs or images."""
+    gains = []
+    for name, run in runs.items():
+        of_place, values, drawn = run["places"][place], [], []
+        rows = zip(*(of_place[key] for key in ("images", "before", "after", "changed")), strict=True)
+        for number, (images, before, after, changed) in enumerate(rows):
+            better, worse = (changed + after - before) // 2, (changed - after + before) // 2
+            values += [1] * better + [-1] * worse + [0] * (images - changed)
+            drawn += [number] * images
+        many = (
+            len(of_place["images"]) > FEW_PHOTOGRAPHS
+        )  # of few, it is over images, as nothing is known of other photographs
+        gains.append(
+            Gains(np.array(values), name, np.array(drawn) if many else np.arange(len(values)), "" if many else place)
+        )
+    return mean_gain({place: gains})
+
+
+def top1_before(runs: Mapping[str, dict], place: str) -> float:
+    """Mean over models, in per cent."""
+    places = [run["places"][place] for run in runs.values()]
+    return 100 * statistics.mean(sum(of["before"]) / sum(of["images"]) for of in places)
+
+
 def summary() -> Table:
-    """What `improve` gains on new backgrounds, and what it costs at home, by kind of model and effort."""
-    sets, rows = benchmark("improve")["sets"], []
-    efforts = [effort for effort in ("minute", "full") if any(effort in runs for runs in sets.values())]
-    for variant in ("", "-100"):
-        for kind, names in KINDS.items():
-            known = [sets[name + variant] for name in names if name + variant in sets]
-            if not known:
+    """What `improve` gains on other photographs, with known and with new drawings, and what it costs at home."""
+    rows = []
+    for kind, label in KINDS.items():
+        for arm, name in ARMS.items():
+            if not (runs := improve_runs(arm, kind)) or (kind, arm) in OMITTED:
                 continue
-            before = sum(100 * next(iter(runs.values()))["places"]["new"]["before"] for runs in known) / len(known)
-            row, minutes = [kind + (", 100 %" if variant else ""), str(len(known)), f"{before:.1f}"], []
-            for effort in efforts:
-                runs = [of_set[effort] for of_set in known if effort in of_set]
-                places = [run["places"] for run in runs]
-                some = f" ({len(places)} of {len(known)})" if 0 < len(places) < len(known) else ""
-                row += [mean_change(places, place) + some if places else "–" for place in ("new", "home")]
-                minutes.append(f"{statistics.median(run['seconds'] / 60 for run in runs):.0f}" if runs else "–")
-            rows.append([*row, ", ".join(minutes)])
-    heads = [head for effort in efforts for head in (f"`{effort}`: new", "at home")]
-    return Table("", ["model and images", "models", "new, before", *heads, "minutes"], rows)
+            before = top1_before(runs, "scenes")
+            rows.append(
+                [
+                    label,
+                    name,
+                    str(len(runs)),
+                    f"{before:.1f}",
+                    *(str(gain_at(runs, place)) for place in ("scenes", "both", "home")),
+                ]
+            )
+    head = ["model", "by", "models", "other photographs, before", "change", "and new drawings", "usual backgrounds"]
+    return Table("", head, rows)
 
 
-def summary_and_verdicts() -> str:
-    """The same, and how often `improve` said that it helped."""
-    outcomes = Counter(run["outcome"] for runs in benchmark("improve")["sets"].values() for run in runs.values())
+def in_short() -> str:
+    return f"{summary().markdown()}\n\n{verdicts()}"
+
+
+def true_change(run: dict) -> Difference:
+    """Change of top-1 at the share of the verdict on images apart, where other backgrounds are those of all classes."""
+    usual, other = (gain_at({"": run}, place) for place in ("home", "random"))
+    margin = math.hypot(
+        *(
+            part * (of.high - of.low) / 2
+            for part, of in zip((1 - run["share"], run["share"]), (usual, other), strict=True)
+        )
+    )
+    mean = (1 - run["share"]) * usual.mean + run["share"] * other.mean
+    return Difference(mean, mean - margin, mean + margin)
+
+
+def verdicts() -> str:
+    """How often `improve` answered, and how often it was wrong."""
+    runs = [run for of_set in benchmark("improve")["sets"].values() for arm, run in of_set.items() if arm in EFFORTS]
+    outcomes = Counter(run["outcome"] for run in runs)
+    answered = [run for run in runs if run["outcome"] != "open"]
+    better = [run for run in answered if run["outcome"] == "better"]
+    wrong = sum(true_change(run).mean < 0 for run in better)
+    held = sum(
+        run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in runs if "change" in run
+    )
     return (
-        f"{summary().markdown()}\n\nMinutes are medians of both efforts, beside other work. Of these {outcomes.total()} runs, `improve` called "
-        f"{outcomes['helped']} helpful and {outcomes['costly']} too costly; in {outcomes['unresolved']}, the images that it keeps for its report were too few to tell the "
-        "price at home. [All sets](docs/measured.md#what-improve-gains)."
+        f"Of {len(runs)} runs, {len(answered)} had an answer: {outcomes['better']} times better, {outcomes['worse']} times worse, "
+        f"{outcomes['kept'] + outcomes['healthy']} times to keep the model. {wrong} of the {len(better)} that were called better were worse on images "
+        f"apart. The change at a quarter of other backgrounds lay in the interval of the verdict in {held} of {sum('change' in run for run in runs)}."
     )
 
 
-def full_gained(names: Sequence[str]) -> float:
-    """Mean of what `full` gained beyond `minute` on new backgrounds, over sets, in points."""
-    sets = [runs for name, runs in benchmark("improve")["sets"].items() if name in names and len(runs) == 2]
-    gains = [runs["full"]["places"]["new"]["change"] - runs["minute"]["places"]["new"]["change"] for runs in sets]
-    return 100 * sum(gains) / len(gains)
-
-
-def mean_change(places: Sequence[dict], place: str) -> str:
-    """Mean change over models with its interval over them, or that of one model over its images."""
-    if len(places) == 1:
-        return str(Difference(*(places[0][place][key] for key in ("change", "low", "high"))))
-    return str(mean_over([of_model[place]["change"] for of_model in places], [*map(str, range(len(places)))]))
-
-
 def all_sets() -> str:
-    """Each set and effort: top-1 before and its change, and the calibration errors before and after; and how long they took."""
-    rows, runs = [], [
-        (name, effort, run) for name, of_set in benchmark("improve")["sets"].items() for effort, run in of_set.items()
-    ]  # fmt: skip
-    for name, effort, run in runs:
-        places, (chosen,) = run["places"], run["chosen"] or [["–", ""]]
-        cells = [f"{100 * places[place]['before']:.1f} {mean_change([places], place)}" for place in PLACES]
-        calibration = [
-            " → ".join(f"{100 * places[place][key]:.1f}" for key in ("ece_before", "ece_after"))
-            for place in ("home", "new")
-        ]
-        rows.append([name, effort, *cells, *calibration, ", ".join(filter(None, chosen)), run["outcome"]])
-    head = ["set", "effort", *PLACES.values(), "ECE at home", "new", "chosen, interpolation weight", "outcome"]
-    falls = [run for _, _, run in runs if run["places"]["home"]["high"] < 0]
-    least, most = (-100 * bound(run["places"]["home"]["change"] for run in falls) for bound in (max, min))
-    costly = sum(run["outcome"] == "costly" for run in falls)
-    quick, full = ([run["seconds"] / 60 for _, of, run in runs if of == effort] for effort in ("minute", "full"))
+    """Each set and arm: top-1 before and its change at each place; what was chosen; and the verdict."""
+    rows = []
+    for name, of_set in benchmark("improve")["sets"].items():
+        for arm, run in of_set.items():
+            places = [
+                f"{top1_before({name: run}, place):.1f} {gain_at({name: run}, place)}" for place in run["places"]
+            ]
+            if "digits" in name:
+                places = [*places[:2], places[2], "–", "–"]
+            at_share = Difference(**run["change"]) if "change" in run else "–"
+            rows.append(
+                [
+                    name,
+                    arm,
+                    *places,
+                    run["chosen"],
+                    run.get("outcome", "–"),
+                    str(at_share),
+                    f"{run['seconds'] / 60:.0f}",
+                ]
+            )
+    head = ["set", "arm", *PLACES, "chosen", "verdict", "its change", "minutes"]
+    return Table("", head, rows).markdown()
+
+
+def foretold() -> str:
+    """The forecast of the report beside top-1 on random backgrounds, before and after, and how often its interval holds it."""
+    differences, held, rows = [], 0, []
+    for name, of_set in benchmark("improve")["sets"].items():
+        sides = [("quick", "before")] + [(effort, "after") for effort in EFFORTS]
+        for arm, side in sides:
+            run = of_set.get(arm, {})
+            if f"measures_{side}" not in run:
+                continue
+            expected = Interval(**run[f"measures_{side}"]["foretold"])
+            place = run["places"]["random"]
+            top1 = sum(place[side]) / sum(place["images"])
+            differences.append(expected.mean - top1)
+            held += expected.low <= top1 <= expected.high
+            rows.append(name)
+    points = 100 * np.array(differences)
     return (
-        f"{Table('', head, rows).markdown()}\n\nTop-1 at home falls in {len(falls)} of {len(runs)} runs by its whole interval, by {least:.1f} to {most:.1f} "
-        f"points; {costly} of these was called costly. Beside other work, the median run of `minute` took {statistics.median(quick):.0f} minutes, and the longest "
-        f"{max(quick):.0f}; of `full`, {statistics.median(full):.0f} and {max(full):.0f}. All runs took {sum(quick + full) / 60:.1f} hours."
+        f"Over {len(points)} models of {len({*rows})} sets, before and after, the forecast minus top-1 on random backgrounds is {points.mean():+.1f} points on "
+        f"average, with a standard deviation of {points.std(ddof=1):.1f}; the interval of the report holds top-1 for {held}."
     )
 
 
@@ -151,15 +217,6 @@ def other_layers() -> str:
             gains = [str(gain_of_layers(name, measure, own)) for measure in MEASURES]
             rows.append([name.replace("1 composites", "1 composite"), *gains])
     return Table("", ["layers", *MEASURES.values()], rows).markdown()
-
-
-def layer_weights() -> str:
-    """Changes of top-1 by the models of `--effort full` if lower layers, or all, keep more of the original's weights."""
-    sets, rows = benchmark("layer_weights")["sets"].values(), []
-    for key, label in OF_LAYERS.items():
-        known = [models[key] for models in sets]
-        rows.append([label, str(len(known)), *(mean_change(known, place) for place in PLACES)])
-    return Table("", ["weights", "models", *PLACES.values()], rows).markdown()
 
 
 def example_diagnosis() -> str:
@@ -206,12 +263,12 @@ def swaps() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "what improve gains": summary_and_verdicts,
+    "what improve gains": in_short,
+    "foretold": foretold,
     "shown and others": shown_and_others,
     "all sets": all_sets,
     "half of the classes": half_of_the_classes,
     "other layers": other_layers,
-    "layer weights": layer_weights,
     "example diagnosis": example_diagnosis,
     "example improvement": example_improvement,
     "example elsewhere": example_elsewhere,

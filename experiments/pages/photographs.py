@@ -11,16 +11,9 @@ from .text_blocks import benchmark
 
 
 FRESH = tuple(f"fresh-{seed}" for seed in range(10, 15))  # sets of the models of the experiment
-# Sets of improve.py and other_images.py with models of one kind.
-KINDS = {
-    "DINOv2-S, emoji on photographs": ("example", "emoji-1", "emoji-3", "emoji-4", "emoji-5", *FRESH),
-    "EfficientNet-Lite0, emoji on photographs": ("cnn-0", "cnn-1", "cnn-2"),
-    "DINOv2-S, digits on textures": ("digits",),
-}
+KINDS = {"DINOv2-S": FRESH}
 WAYS = ("plain", "lit", "occluded", "scaled")
 AFTER = {  # what made the models better
-    "minute": "`improve`",
-    "full": "`improve --effort full`",
     "background-swap": "swap, 72 steps",
     "robustvit": "squared error, 72 steps",
     "layer": "last layer, fitted to the output",
@@ -60,7 +53,7 @@ def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndar
         for method in AFTER:
             models = [results["sets"][name][method] for name in names if method in results["sets"].get(name, {})]
             if models:
-                yield kind.partition(",")[0], method, {way: of_photographs(models, way) for way in WAYS}
+                yield kind, method, {way: of_photographs(models, way) for way in WAYS}
 
 
 def difference(first: str, second: str, way: str) -> Difference:

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from robust_vit_hf.results.plots import figure_bytes
 
 from ..scripts import script_parser
-from . import costs, emoji_shift_claims, experiment, foretelling, gains, photographs, planted, real_photographs
+from . import costs, emoji_shift_claims, experiment, gains, photographs, planted, real_photographs
 from .text_blocks import BLOCK, ROOT, texts
 
 
@@ -29,7 +29,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **emoji_shift_claims.BLOCKS,
     **photographs.BLOCKS,
     **gains.BLOCKS,
-    **foretelling.BLOCKS,
     **planted.BLOCKS,
     **real_photographs.BLOCKS,
     **costs.BLOCKS,

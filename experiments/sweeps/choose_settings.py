@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robust_vit_hf.improvement.candidates import Candidate, choose, loses_too_much
 from robust_vit_hf.results.tables import Table, percent
 
+from .bounded_choice import Candidate, choose, loses_too_much
 from .point_folder import CUT_OUT
 from .results_parquet import MEASUREMENT_OPTIONS, ResultsFile
 from .runs import Run
@@ -130,7 +130,7 @@ class _Setting(Candidate):
 
 
 def _choose_by_mixed_rand(name: str, by_setting: BySetting, bound: float) -> tuple[tuple, list[list[str]]]:
-    """The rule of `robust-vit improve`, see [`choose`]."""
+    """The rule of [`choose`]."""
     settings, before = _measured(name, by_setting)
     best = choose(settings, before, 100 * bound)
     rows = []

@@ -13,15 +13,14 @@ from PIL import Image
 from experiments.pages import experiment
 from experiments.pages import experiment_results as of_experiment
 from experiments.pages.experiment_results import HOME, LABELS, PAPER_WEIGHTS, RANDOM, SHIFTED, SWAP, runs_of, tested
-from experiments.pages.gains import full_gained, mean_change
-from experiments.pages.photographs import KINDS, difference, over_both
+from experiments.pages.gains import gain_at
+from experiments.pages.photographs import difference, over_both
 from experiments.pages.text_blocks import BLOCK, RESULTS, benchmark, texts
 from experiments.pages.write_pages import BLOCKS, PICTURE, points_of
 from experiments.sweeps.choose_settings import choose_settings
 from experiments.sweeps.intervals import Gains, change, mean_gain, versus
 from experiments.sweeps.results import Results
 from experiments.sweeps.runs import OURS
-from robust_vit_hf.improvement.improve import FULL_GAINED
 
 from ..helpers.tiny import ROOT
 
@@ -80,14 +79,12 @@ def test_nothing_measured_is_written_by_hand(path):
 
 def test_one_command_makes_all_results():
     planned = ["make", "--dry-run", "--always-make", "--file", "experiments/Makefile", "RUNS=nowhere"]
-    planned += ["all", "improve"]
+    planned += ["all"]
     commands = subprocess.run(planned, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     grids = {path.name for path in (ROOT / "experiments" / "grids").glob("emoji-shift*.yaml")}
     assert set(re.findall(r"sweep experiments/grids/(\S+)", commands)) == grids
     reports = dict(re.findall(r"report (.+) --output_dir nowhere/report-(\S+)", commands))
     assert {path.stem for path in RESULTS.glob("*.parquet")} == {*reports.values(), of_experiment.EARLIER.stem}
-    assert "python -m experiments improve --output_dir runs/improve --efforts minute full --bf16\n" in commands
-    assert "runs/improve/improve.json" in re.findall(r"cp (\S+) experiments/benchmarks/", commands)
     pairs = [Path(path) for of in re.findall(r"other_images .* --pairs (.+)", commands) for path in of.split()]
     assert sorted((path.parent.name, path.name) for path in pairs[1::2]) == sorted(
         (name, method) for name, methods in benchmark("other_images")["sets"].items() for method in methods
@@ -145,16 +142,17 @@ def test_the_tested_settings_are_those_that_were_chosen(path, least):
     assert {run.method for run in tested().runs} <= LABELS.keys() and {HOME, SHIFTED} <= runs_of(OURS)[0].sets.keys()
 
 
-def test_a_mean_over_models_has_the_interval_of_student():
-    changes = [{"new": {"change": value}} for value in (0.1, 0.2, 0.3)]
-    assert mean_change(changes, "new") == "+20.0 [-4.8, +44.8]"  # 4.303 × 0.1 / √3
-    assert mean_change([{"new": {"change": 0.1, "low": 0.05, "high": 0.15}}], "new") == "+10.0 [+5.0, +15.0]"
-
-
-def test_improve_tells_what_the_other_effort_gained():
-    for has_map, more in FULL_GAINED.items():
-        names = [name for kind, sets in KINDS.items() if ("DINOv2" in kind) is has_map for name in sets]
-        assert round(full_gained(names)) == more
+def test_gains_are_those_of_the_counts():
+    """Of two models, on 30 photographs of four images: one more is right on each photograph, then one fewer on half of them."""
+    count = {"backgrounds": [*map(str, range(30))], "images": [4] * 30, "before": [2] * 30}
+    runs = {
+        "a": {"places": {"scenes": count | {"after": [3] * 30, "changed": [3] * 30}}},
+        "b": {"places": {"scenes": count | {"after": [2, 1] * 15, "changed": [2, 1] * 15}}},
+    }
+    gain = gain_at(runs, "scenes")
+    assert gain.mean == pytest.approx((30 - 15) / 240) and gain.low < 0 < gain.high
+    one = gain_at({"a": runs["a"]}, "scenes")
+    assert one.mean == 0.25 and one.low == one.high == 0.25  # of each photograph the same
 
 
 def test_the_interval_over_photographs_is_that_over_images_with_as_many_on_each():
