@@ -201,15 +201,16 @@ def composite_outputs(
     composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes, trusted)
 
     def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-        images = torch.cat([*pictures])
-        logits, values = layer.outputs(images) if layer else (forward_logits(side.model, images),) * 2
-        values = values.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()
+        # One forward pass for each composite, of as many pictures as the batch has images.
+        passes = [layer.outputs(of) if layer else (forward_logits(side.model, of),) * 2 for of in pictures]
+        logits, values = zip(*passes, strict=True)
+        values = torch.stack(values, dim=1).float()
         # Without an object, a composite would be a background alone; without a background, the image itself.
         share = batch["mask"].mean(dim=(1, 2, 3))
         no_object = (share == 0) | (share == 1) | ~torch.from_numpy(trusted).to(share.device)[batch["row"]]
         for number, has_composite in enumerate(usable[1:], 1):
             values[~has_composite | no_object, number] = torch.nan
-        return list(logits.chunk(len(pictures))), values
+        return [*logits], values
 
     if done < len(outputs):
         for place, values in composite_pass(side, rows, session, name, composites, donors, outputs_of, first=done):
