@@ -153,8 +153,6 @@ def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
         assert len(losses(run)) > step
 
 
-# -- Slurm ------------------------------------------------------------------------------------------------------------
-
 SRUN = """
 # Starts the command on each of SLURM_NNODES nodes, which are this machine.
 shift 2  # --cpus-per-task N

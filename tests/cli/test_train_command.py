@@ -148,9 +148,6 @@ def test_code_that_comes_with_the_weights_is_run_if_it_is_asked_for(inputs, tmp_
         assert json.loads((tmp_path / name / "config.json").read_text())["architectures"] == [name]
 
 
-# -- Recipes ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", list_recipes())
 def test_recipes(name):
     """Every recipe parses into the hyper-parameters that it names, and its header says how it is run and from where."""

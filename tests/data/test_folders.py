@@ -67,9 +67,6 @@ def tree(root, *files):
     return root
 
 
-# -- Class names of each file and split -------------------------------------------------------------------------------
-
-
 def test_a_class_with_the_name_of_a_split(tmp_path):
     tree(tmp_path / "vehicles", "bus/0.jpg", "car/0.jpg", "train/0.jpg")
     rows = both_ways(tmp_path / "vehicles")
@@ -109,9 +106,6 @@ def test_training_sees_the_names_of_the_split(tmp_path, streaming):
     assert sets["validation"].for_model("validation", MODEL).accepted == [[0], [1]]
 
 
-# -- Splits are folders below the root --------------------------------------------------------------------------------
-
-
 def test_class_names_are_no_splits(tmp_path):
     names = ["bullet_train", "test tube", "val"]
     for split, count in (("train", 3), ("validation", 1)):
@@ -145,9 +139,6 @@ def test_two_folders_of_one_split(tmp_path):
     root = tree(tmp_path / "set", "val/cat/0.png", "valid/cat/0.png")
     with pytest.raises(ValueError, match=r"two folders of the split `validation`, `val` and `valid`"):
         load_masked_dataset(str(root), "validation")
-
-
-# -- Images do not vanish ---------------------------------------------------------------------------------------------
 
 
 def left_out(root, caplog, split="train") -> str:
@@ -235,9 +226,6 @@ def test_images_without_a_line(tmp_path, caplog):
     assert "2 images" in message and "`3.png`" in message
 
 
-# -- Folders with metadata --------------------------------------------------------------------------------------------
-
-
 def lines(path, *rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -287,9 +275,6 @@ def test_a_column_of_metadata_does_not_name_pictures(tmp_path):
     (root / "metadata.jsonl").write_text('{"file_name": "0.png", "image": "../secret.png"}')
     (row,) = load_masked_dataset(str(root), "train")
     assert row["image"].tobytes() == Image.open(root / "0.png").tobytes()
-
-
-# -- Names of files ---------------------------------------------------------------------------------------------------
 
 
 def test_file_names_keep_the_class_folder(tmp_path):

@@ -88,9 +88,6 @@ def test_kill_loses_no_finished_slice(tmp_path):
     assert all(a["image"].tobytes() == b["image"].tobytes() for a, b in zip(rows, expected, strict=True))
 
 
-# -- Archives ---------------------------------------------------------------------------------------------------------
-
-
 def packed(path: Path, members: dict[str, bytes]) -> Path:
     """Zip or tar of these members. One that begins with `->` is a link."""
     if path.suffix == ".zip":
@@ -195,9 +192,6 @@ def test_one_of_two_unpacks(tmp_path, datasets_cache, monkeypatch):
     archive.write_bytes(archive.read_bytes() + b"\0")
     os.utime(archive, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert cache_of([archive]) != one  # another archive, though of the same time
-
-
-# -- Description ------------------------------------------------------------------------------------------------------
 
 
 def test_describe_masks(tmp_path):

@@ -40,9 +40,6 @@ def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
             assert len(loaded) == count and names_of(loaded) == names_of(stream)
 
 
-# -- Other sets and splits --------------------------------------------------------------------------------------------
-
-
 def test_training_images_are_no_validation_images(tmp_path):
     layouts.class_folders(tmp_path / "train", {TENCH: 1})
     for source in (tmp_path, tmp_path / "train"):
@@ -110,9 +107,6 @@ def test_prepared_with_real_labels(tmp_path):
     assert datasets.load_dataset(str(tmp_path / "out"), split="validation")["label"] == [[970, 795]]
 
 
-# -- Files that change ------------------------------------------------------------------------------------------------
-
-
 def later(path):
     """Make sure that a file that was just written again shows it."""
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
@@ -166,9 +160,6 @@ def test_edited_metadata_are_read_again(tmp_path):
     later(path)
     for streaming in (False, True):
         assert [row["x"] for row in load_image_set("si-score-size", tmp_path, streaming=streaming)] == [0.25]
-
-
-# -- Junk, turned and coloured images ---------------------------------------------------------------------------------
 
 
 def test_junk_of_macos(tmp_path):
@@ -255,9 +246,6 @@ def test_truncated_webdataset_tar(tmp_path):
     for streaming in (False, True):
         with pytest.raises(ValueError, match=r"`.*1.tar` is truncated: it has no end-of-archive mark"):
             load_image_set("imagenet-a", tmp_path, streaming=streaming)
-
-
-# -- The Hub ----------------------------------------------------------------------------------------------------------
 
 
 def add_parquet(hub, name, path, features, **columns):

@@ -68,9 +68,6 @@ def make_trainer(folder, rows=None, eval_rows=None, callbacks=None, model=None, 
     )
 
 
-# -- Rows -------------------------------------------------------------------------------------------------------------
-
-
 def test_bad_rows_are_named_once_and_left_out(caplog, monkeypatch):
     monkeypatch.setattr("robust_vit_hf.data.stream.MAX_BAD_ROWS", 2)  # in a row, not in all
     with caplog.at_level(logging.WARNING):
@@ -153,9 +150,6 @@ def test_rows_of_a_function(tmp_path):
         make_trainer(tmp_path, dataset.to_iterable_dataset().map(lambda row: row))
 
 
-# -- Training and resuming --------------------------------------------------------------------------------------------
-
-
 def test_it_trains_on_as_many_passes_as_it_takes(tmp_path):
     settings = {"background_swap": 0.5, "confidence_target": "label", "gradient_accumulation_steps": 2}
     settings |= {"eval_strategy": "steps", "eval_steps": 3, "report_to": "tensorboard", "relevance_strip_steps": 2}
@@ -203,9 +197,6 @@ def test_identity():
     ends = [dataset.select(99 * [0] + end).to_iterable_dataset() for end in ([0, 0], [0, 1], [1, 0])]
     first, second, third = map(stream_identity, ends)
     assert first == second != third  # by the first 100 rows
-
-
-# -- The command ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

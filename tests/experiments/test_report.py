@@ -247,9 +247,6 @@ def _miniature(model: str, folder: Path) -> Path:
     return folder
 
 
-# -- The worst group of images ----------------------------------------------------------------------------------------
-
-
 def test_groups_in_the_report_of_a_sweep(tmp_path):
     """A test split with groups, measured before and after; the groups and their weights come through the file of results."""
     for split, groups in {"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items():

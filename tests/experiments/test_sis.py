@@ -151,9 +151,6 @@ def test_finished_batches_are_not_computed_again(folders, tmp_path):
         assert f"differ in: {option}" in call(*command(folders, tmp_path, *options, f"--{option}", value)).error
 
 
-# -- Sufficient input subsets ------------------------------------------------------------------------------------------
-
-
 def l2_norm(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.flatten(1).norm(dim=1)
 

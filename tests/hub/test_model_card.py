@@ -308,9 +308,6 @@ def test_released_cards(released, tmp_path):
     )
 
 
-# -- Results on public sets, for the Hub's leaderboards ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "name, source, expected",
     [

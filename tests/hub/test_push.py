@@ -146,9 +146,6 @@ def changed(pushed, tmp_path) -> Path:
     return tmp_path / "changed"
 
 
-# -- What is pushed ---------------------------------------------------------------------------------------------------
-
-
 def test_what_is_pushed(hub, pushed):
     """One commit with weights, processor, card, table, figure and logs, and with no token and no path of the machine."""
     folder, log = pushed
@@ -285,9 +282,6 @@ def test_images_with_masks(hub, tmp_path):
         (label, WIDE, WIDE) for label in LABELS[:6]
     ]
     assert len(load_masked_dataset("user/prepared", "train")) == 6
-
-
-# -- What goes wrong --------------------------------------------------------------------------------------------------
 
 
 def test_a_commit_that_fails_leaves_the_old_one(hub, pushed, changed):

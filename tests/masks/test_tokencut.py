@@ -22,9 +22,6 @@ from ..helpers.families import FAMILIES
 from ..helpers.tiny import SIZES, tiny_vit
 
 
-# -- The definition, one image at a time ------------------------------------------------------------------------------
-
-
 def affinity(keys: torch.Tensor) -> np.ndarray:
     keys = F.normalize(keys, dim=-1)
     return np.where((keys @ keys.T).numpy() > 0.2, 1.0, 1e-5)
@@ -60,9 +57,6 @@ def angle(vector, other, degrees) -> float:
     vector, other = (np.asarray(x) * np.sqrt(degrees) for x in (vector, other))
     vector, other = vector / np.linalg.norm(vector), other / np.linalg.norm(other)
     return np.linalg.norm(vector - (vector @ other) * other)
-
-
-# -- Data -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +99,6 @@ def foreground(result) -> np.ndarray:
     values = np.asarray(result.mask)
     assert set(np.unique(values)) <= {0, 255}
     return values == 255
-
-
-# -- Eigenvectors -----------------------------------------------------------------------------------------------------
 
 
 def assert_is_the_cut(keys: torch.Tensor, grid: tuple[int, int]) -> None:
@@ -172,9 +163,6 @@ def test_graphs_without_structure_have_no_cut(keys):
     assert not tokencut.coarse_masks(vectors, (5, 10)).any()
 
 
-# -- Coarse masks -----------------------------------------------------------------------------------------------------
-
-
 def test_coarse_mask_by_hand():
     """Mean 0.25. The seed −4 is below it, so that side is the foreground; of its components the one of the seed is kept,
     and a diagonal neighbour is not part of it."""
@@ -199,9 +187,6 @@ def test_equal_seeds_are_not_told_apart_by_rounding():
     for noise in (-1e-12, 1e-12):
         vector[0, 6] = 1 + noise
         np.testing.assert_array_equal(tokencut.coarse_masks(vector, (1, 8))[0, 0].nonzero()[0], [0])
-
-
-# -- Refinement -------------------------------------------------------------------------------------------------------
 
 
 def drawing() -> tuple[Image.Image, np.ndarray]:
@@ -270,8 +255,6 @@ def test_refinement_fills_holes_and_keeps_the_largest_component():
     assert refined[30:40, 45:55].all() and not refined[:8, :8].any()
     assert not tokencut.refine_mask(image, np.zeros_like(disc)).any()
 
-
-# -- Keys of models ---------------------------------------------------------------------------------------------------
 
 # Prefix tokens by family.
 FAMILIES_OF_KEYS = {"ViT": 1, "ViTMSN": 1, "DeiT": 2, "Dinov2": 1, "Dinov2WithRegisters": 5, "DINOv3ViT": 5, "Beit": 1}
@@ -345,9 +328,6 @@ def test_a_model_that_hides_patches_is_refused(photographs):
     model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SIZES)).eval()
     with pytest.raises(ValueError, match=r"keys of shape .* for 1 images of 28×28 patches.*masks its input"):
         tokencut.TokenCut(model)([photographs[0][0]], [{}])
-
-
-# -- The whole --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

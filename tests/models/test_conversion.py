@@ -129,9 +129,6 @@ def test_crop_that_floating_point_would_shrink(size, tmp_path):
     assert math.floor(size / crop_pct) == round(size * 248 / 224) == processor.size["shortest_edge"]
 
 
-# -- Files that are read ----------------------------------------------------------------------------------------------
-
-
 def test_checkpoint_of_a_parallel_training(tmp_path):
     """As RobustViT saves it, optimizer and all, and as DeiT does, with its command line."""
     model = tiny()
@@ -218,9 +215,6 @@ def test_models_of_transformers_that_cannot_be_converted(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# -- What is written --------------------------------------------------------------------------------------------------
-
-
 def test_presets(tmp_path):
     source = saved_in(tmp_path / "source", tiny(), HUB_CONFIG)
     convert(source, tmp_path / "paper")
@@ -251,9 +245,6 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path):
     source = saved_in(tmp_path / "source", tiny())
     refused("not a multiple", source, tmp_path / "new" / "out", "--image_size", 33)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-# -- The Hub ----------------------------------------------------------------------------------------------------------
 
 
 def test_models_on_the_hub(hub, tmp_path):

@@ -126,9 +126,6 @@ def test_names_of_classes():
     assert config.id2label == dict(enumerate("abcde"))
 
 
-# -- Weights that are refused -----------------------------------------------------------------------------------------
-
-
 def test_missing_and_unexpected_names_in_one_error():
     weights = tiny().state_dict()
     for index in range(6):

@@ -28,9 +28,6 @@ from ..helpers.sessions import evaluate_one, session_of
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
-# -- Reliance on the background ----------------------------------------------------------------------------------------
-
-
 def test_measures_over_imagenet_9_and_counteranimal():
     (table,) = set_tables.reliance_tables(
         run_of(
@@ -155,9 +152,6 @@ def test_diagnose_beside_imagenet_9(model, imagenet_9, tmp_path):
         )
     gap = 100 * (top1["imagenet-9-mixed_same"] - top1["imagenet-9-mixed_rand"])
     assert float(rows["BG-Gap: `mixed_same` − `mixed_rand`"][1].split()[0]) == pytest.approx(gap, abs=0.06)
-
-
-# -- Groups --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_worst_group_and_the_weighted_average():
@@ -303,9 +297,6 @@ def test_groups_of_a_diagnosis(tmp_path):
     birds(["x", None, "y", "y"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
     completed = call("diagnose", *options, tmp_path / "other")
     assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
-
-
-# -- Noise, and objects cut out ------------------------------------------------------------------------------------------
 
 
 def test_relative_foreground_sensitivity():
