@@ -17,7 +17,7 @@ class OwnImagesOptions(BatchOptions):
         None,
         "`dinov2` or `tokencut` (no annotation; dinov2 is the default for images without masks), `grounded` or `sam3` (by the names of "
         "the classes) or `rembg` (a background remover) to make them, or `auto` for the first of sam3, grounded and rembg that can be had, and "
-        "otherwise dinov2; or a folder: the output of `robust-vit masks`, from which the images are read too, or pictures with the names of the images",
+        "otherwise dinov2; or a folder with the masks of the images of --dataset: the output of `robust-vit masks`, or pictures with the names of the images",
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, MASK_MODEL)

@@ -128,7 +128,7 @@ def _masked(
     images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings, columns: Sequence[str]
 ) -> Images:
     name = images.name
-    origin, rejected_names = origin_of_masks(images.source), []
+    origin, rejected_names = images.masks or origin_of_masks(images.source), []
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if settings.method is not None or "mask" not in images.rows.column_names:

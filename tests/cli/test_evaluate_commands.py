@@ -165,3 +165,14 @@ def test_results_of_another_command_are_not_replaced(command, tmp_path):
     assert "differ in: command" in call(*arguments).error
     (tmp_path / "out" / "stage.json").rename(tmp_path / "out" / "config.json")  # a model
     assert "holds files without a `stage.json`" in call(*arguments).error
+
+
+@pytest.mark.parametrize("command", ["evaluate", "segment", "train"])
+def test_results_are_not_written_among_the_images(command, tmp_path):
+    """The next command would read plots and pictures as images."""
+    layouts.class_folders(tmp_path / "photos" / "validation", {"a": 1, "b": 1})
+    before = {*tmp_path.rglob("*")}
+    refused = call(
+        command, "--dataset", tmp_path / "photos", "--output_dir", tmp_path / "photos" / "validation" / "out"
+    )
+    assert refused.status and "is within" in refused.error and {*tmp_path.rglob("*")} == before

@@ -13,7 +13,7 @@ from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.classes import label_mapping
-from robust_vit_hf.data.find_images import with_mask_files
+from robust_vit_hf.data.find_images import with_masks_of
 from robust_vit_hf.data.image_sets import describe
 from robust_vit_hf.data.options import DescribeOptions
 from robust_vit_hf.data.schema import undecoded_rows
@@ -290,4 +290,4 @@ def test_file_names_keep_the_class_folder(tmp_path):
 def test_a_folder_of_masks_for_images_without_names(tmp_path):
     rows = datasets.Dataset.from_dict({"image": [masked_rows(1)[0]["image"]]})
     with pytest.raises(ValueError, match="are found by a column `file_name`, which the images do not have"):
-        with_mask_files(rows, tmp_path, "train")
+        with_masks_of(rows, tmp_path, "train")

@@ -119,6 +119,18 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
     assert len(find_images(str(tmp_path / "images"), "validation[:50%]", masks=str(tmp_path / "masks")).rows) > 0
     shares = columns_of(tmp_path / "out")["object_share"]
     assert len(shares) == 8 and shares[0] == pytest.approx(13**2 / 40**2, abs=0.06)
+    # The output of `robust-vit masks` gives its masks and doubts only: images and labels are those of the data set.
+    given = find_images(str(tmp_path / "images"), "validation", masks=str(tmp_path / "masks")).rows
+    packed = given.select(range(7, 1, -1)).add_column("doubt", ["small", *5 * [None]])
+    others = packed.map(lambda row: {"image": row["mask"], "label": 0}, load_from_cache_file=False)
+    others.to_parquet(tmp_path / "packed" / "validation-00000.parquet")
+    read = find_images(str(tmp_path / "images"), "validation", masks=str(tmp_path / "packed")).rows
+    assert read["file_name"] == given["file_name"][2:8] and read["label"] == given["label"][2:8]
+    assert [row["image"] for row in read] == [row["image"] for row in given.select(range(2, 8))]
+    assert [row["mask"] for row in read] == [row["mask"] for row in given.select(range(2, 8))]
+    assert read["doubt"] == [*5 * [None], "small"]
+    with pytest.raises(FileNotFoundError, match=r"no file or folder `.*none`"):
+        find_images(str(tmp_path / "none"), "validation", masks=str(tmp_path / "packed"))
 
 
 def test_photographs_that_are_named_otherwise_or_were_moved(model, tmp_path, monkeypatch):
