@@ -132,10 +132,10 @@ def with_masks_of(dataset: datasets.Dataset, folder: Path, split: str) -> datase
             f"`{folder}` has a mask for none of {len(names)} images: expected a folder with `{names[0]}.png`, and so on, "
             "the output of `robust-vit masks` for these images, or a method to make masks: dinov2, tokencut, grounded, sam3, rembg or auto."
         )
-    name, count = Counter(names[index] for index in kept).most_common(1)[0]
-    if count > 1 or len(places) < len(known):
-        named = name if count > 1 else Counter(known).most_common(1)[0][0]
-        raise ValueError(f"The mask of `{named}` in `{folder}` is not that of one image: give each a name and a mask.")
+    counts, masks = Counter(names[index] for index in kept), Counter(known)
+    if several := [name for name in counts if counts[name] * masks[name] > 1]:
+        has = f"{counts[several[0]]} images and {masks[several[0]]} masks"
+        raise ValueError(f"`{several[0]}` is the name of {has} in `{folder}`: give each image a name and a mask.")
     if left_out := len(names) - len(kept):
         logger.warning(f"{left_out} of {len(names)} images have no mask in `{folder}`, and are left out.")
     rows = dataset.select(kept)
