@@ -114,6 +114,25 @@ class DiagnosisReport:
     def table(self) -> Table:
         return self.tables[0]
 
+    def record(self) -> dict[str, Any]:
+        """JSON values of `results.json`, without tables and settings."""
+        facts: dict[str, Any] = {"masks": self.images.masks}
+        facts |= {"num_images": len(self.images.rows), "num_rejected": self.images.rejected}
+        facts["diagnosis"] = {side: diagnosis.record() for side, diagnosis in self.diagnoses.items()}
+        if self.attributes:
+            facts["attributes"] = {side: diagnosis.record() for side, diagnosis in self.attributes.items()}
+        return facts | {"advice": self.advice}
+
+    def fails(self, condition: str | float) -> bool:
+        """Whether the last model `decides`, or the lower bound of its BG-Gap is above a number of points; a `ValueError` if no image has
+        one."""
+        last = [*self.diagnoses.values()][-1]
+        if condition == "decides":
+            return last.verdict == "decides"
+        if (gap := last.measures.get("bg_gap")) is None:
+            raise ValueError(f"--fail_if {condition}: no image has the BG-Gap. Give several images of each class.")
+        return 100 * gap.low > condition
+
     def figure(self) -> Figure:
         """Images in all conditions; a `ValueError` if no image could be composed."""
         if not self.examples:
@@ -175,12 +194,7 @@ def write_report(report: DiagnosisReport, session: Session) -> None:
                 strip_figure(shown).savefig(partial, dpi=120, format="png")
     if report.examples:
         strips.save_composed(report.examples, folder / EXAMPLES_FILE)
-    facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
-    facts |= {"num_images": len(report.images.rows), "num_rejected": report.images.rejected}
-    facts["diagnosis"] = {side: diagnosis.record() for side, diagnosis in report.diagnoses.items()}
-    if report.attributes:
-        facts["attributes"] = {side: diagnosis.record() for side, diagnosis in report.attributes.items()}
-    facts["advice"] = report.advice
+    facts = report.record() | {"tables": [asdict(table) for table in report.tables]}
     parts: list[str | Table] = [report.verdict, *report.advice, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"protocol": session.protocol}, facts, parts)
 

@@ -66,7 +66,17 @@ SECONDS_PER_MASK = {"rembg": 1.7, None: 0.36}
 FITTING = 30  # seconds to load models and fit layers
 CANDIDATES_FOLDER, CANDIDATES_FILE, FEATURES_FOLDER = "candidates", "candidates.md", "features"
 # Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
-NO_INPUTS = {"effort", "batch_size", "num_workers", "output_dir", "model", "dataset", "backgrounds", "attributes"}
+NO_INPUTS = {
+    "effort",
+    "batch_size",
+    "num_workers",
+    "output_dir",
+    "model",
+    "dataset",
+    "backgrounds",
+    "attributes",
+    "json",
+}
 
 
 def improve(

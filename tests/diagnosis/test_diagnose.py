@@ -1,6 +1,7 @@
 """`robust-vit diagnose`, from images to files."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +20,17 @@ from robust_vit_hf.data.balanced_splits import choose_images
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.transforms import eval_transform, pixel_levels
+from robust_vit_hf.diagnosis import diagnose as diagnosis
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.example_strip import Composed
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
+from robust_vit_hf.diagnosis.verdict import Diagnosis
 from robust_vit_hf.evaluation.measurement import Measured, measure
 from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import relevance_map
+from robust_vit_hf.results.intervals import Interval
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers.commands import call, files_below, launch_two, succeed
@@ -80,6 +84,33 @@ def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatc
     assert {name: content for name, content in files_below(folder).items() if not name.startswith(".")} == kept
 
 
+@pytest.mark.parametrize("condition, status", [("decides", 3), (5, 3), (5.2, 0), ("partly", 2), (101, 2)])
+def test_a_pipeline_gets_one_object_and_an_exit_status(condition, status, model, photographs, diagnosed, monkeypatch):
+    """Whatever a library prints. The verdict and the lower bound of the gap are set."""
+    measures, gap = Diagnosis.measures.func, {"bg_gap": Interval(0.5, 0.051, 1.0)}
+    monkeypatch.setattr(Diagnosis, "verdict", "decides" if condition == "decides" else "partly")
+    monkeypatch.setattr(Diagnosis, "measures", property(lambda self: measures(self) | gap))
+    monkeypatch.setattr(diagnosis, "choose_images", lambda rows, _: sys.stdout.write("of a library") and rows)
+    options = ["--model", model, "--dataset", photographs, "--output_dir", diagnosed[0], "--fail_if", condition]
+    completed = call("diagnose", *options, "--json")
+    assert completed.status == status
+    if status == 2:
+        assert "`fail_if` to be `decides` or a" in completed.error or "from 0 to 100, but got 101" in completed.error
+        return
+    printed, results = json.loads(completed.out), json.loads((diagnosed[0] / "results.json").read_text())
+    assert completed.out.count("\n") == 1 and "of a library" in completed.err
+    assert printed == {name: results[name] for name in printed} and len(printed) == 5
+    assert printed["diagnosis"]["before"]["measures"]["bg_gap"] == {"mean": 0.5, "low": 0.051, "high": 1.0}
+
+
+def test_a_gap_that_was_not_measured_is_no_pass(model, tmp_path):
+    masked_dataset(4).to_parquet(tmp_path / "few" / "validation-00000.parquet")  # one image of each class
+    options = ["--model", model, "--dataset", tmp_path / "few", "--output_dir", tmp_path / "out", "--fail_if"]
+    completed = call("diagnose", *options, 5)
+    assert completed.status == 1 and "--fail_if 5.0: no image has the BG-Gap" in completed.error
+    assert (tmp_path / "out" / "results.json").is_file() and call("diagnose", *options, "decides").status == 0
+
+
 def test_masks_are_made_where_there_are_none(model, tmp_path):
     """By DINOv2-S: kept, with a contact sheet, and not made again."""
     square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
@@ -98,6 +129,7 @@ def test_masks_are_made_where_there_are_none(model, tmp_path):
     assert results["masks"] == "made by dinov2" and results["num_images"] + results["num_rejected"] == 8
     assert results["num_rejected"] >= 1 and "row 1" in printed and "reasons in `masks/rejected`" in printed
     assert (masks / "contact_sheet_train.png").is_file()
+    assert "annotations_creators: machine-generated" in (masks / "README.md").read_text()
     written = {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
     assert succeed("diagnose", *options) == printed
     assert written == {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
