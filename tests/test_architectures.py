@@ -42,7 +42,7 @@ def trained(name, folder, processor, **options) -> RobustViTTrainer:
 
 @pytest.mark.parametrize("name", each(EVERY))
 def test_diagnose(name, photographs, tmp_path, processor):
-    """The model and its saved folder have one verdict, with relevance on the object if there is a map."""
+    """The model and its saved folder have one verdict, with relevance on the object, or LayerCAM."""
     model = EVERY[name].tiny()
     model.config.id2label = dict(enumerate("abcd"))
     model.save_pretrained(tmp_path / "model")
@@ -57,6 +57,7 @@ def test_diagnose(name, photographs, tmp_path, processor):
     measures = of_object["before"]["measures"]
     assert 0 <= measures["original"]["mean"] <= 1
     assert ("relevance_on_object" in measures) == (name in WITH_MAP) == (why_no_map(model) is None)
+    assert ("layercam_on_object" in measures) == (name in WITHOUT_MAP)
 
 
 @pytest.mark.parametrize("name", each(EVERY))

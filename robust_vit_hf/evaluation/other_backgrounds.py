@@ -17,8 +17,8 @@ from ..data.mask_checks import confirmed
 from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..models.last_layer import LastLayer
-from ..relevance.architectures import why_no_map
-from ..relevance.relevance_map import forward_logits, relevance_map
+from ..relevance.layer_cam import LAYER_CAM, class_map, map_name
+from ..relevance.relevance_map import forward_logits
 from ..utils.files import atomic_file
 from ..utils.stage import Stage
 from .measurement import Measured, Measurement, TransformedRows, batch_outputs
@@ -263,7 +263,8 @@ class Backgrounds(Measurement):
       the second; -1 where there is none;
     - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
     - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object`, its share of the
-      relevance of the predicted class in the original image (NaN without `relevance`, and for models without maps).
+      relevance of the predicted class in the original image (NaN without `relevance`, and for models without maps), or
+      `layercam_on_object`, that of LayerCAM.
 
     Source: https://huggingface.co/papers/2006.09994
     """
@@ -279,15 +280,15 @@ class Backgrounds(Measurement):
         if needed:
             same, other = draw_donors(rows.labels.tolist(), self.seed, confirmed(rows.dataset))
         donors = {kind: drawn for kind, drawn in zip(KINDS, (same, other), strict=True) if kind in needed}
-        explains = self.relevance and why_no_map(side.model) is None
+        explained = map_name(side.model) if self.relevance else None
 
         def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
             """Values `(B, n + 2)`: n predictions, and the object's share of pixels and relevance."""
             mask, logits = batch["mask"], []
             inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
             for composite, picture in zip(composites, pictures, strict=True):
-                if composite.name == "original" and explains:
-                    output = relevance_map(side.model, picture, check_finite=False)
+                if composite.name == "original" and explained:
+                    output = class_map(side.model, picture, check_finite=False)
                     logits.append(output.logits.float())
                     whole = output.relevance.sum(dim=(1, 2, 3))
                     inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
@@ -304,7 +305,8 @@ class Backgrounds(Measurement):
         columns["donor_class"] = np.where(other >= 0, rows.labels[other], -1)
         columns["confirmed"] = confirmed(rows.dataset)
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
-        return Measured(columns | {"object_share": values[:, -2], "relevance_on_object": values[:, -1]})
+        on_object = "layercam_on_object" if explained == LAYER_CAM else "relevance_on_object"
+        return Measured(columns | {"object_share": values[:, -2], on_object: values[:, -1]})
 
 
 @dataclass(frozen=True)

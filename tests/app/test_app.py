@@ -350,7 +350,7 @@ def test_samples_of_the_user(models, tmp_path):
 
 
 def test_models_without_a_map(evaluated, picture, tmp_path):
-    """The page says why it shows no maps, and shows the predictions that the models give."""
+    """The page says why it shows LayerCAM, and shows it with the predictions that the models give."""
     for seed, side in enumerate(("before", "after")):
         save_pretrained(WITHOUT_MAP["ResNet"].tiny(seed), tmp_path / side)
     models = {"model": str(tmp_path / "before"), "compare": str(tmp_path / "after")}
@@ -359,7 +359,7 @@ def test_models_without_a_map(evaluated, picture, tmp_path):
         shown = client.predict(handle_file(picture), 2, "gae", api_name="/explain")
         components = get_session().get(f"{address}config").json()["components"]
     _, after, maps, difference, measures = shown
-    assert maps is None and difference is None and "mIoU" not in measures
+    assert len(maps) == 2 and difference is not None and "LayerCAM on object" in measures
     image = eval_transform(load_processor(models["compare"], "model", None))({"image": [read_image(str(picture))[0]]})
     with torch.no_grad():
         scores = load_model(models["compare"])(image["pixel_values"][0][None]).logits[0].softmax(dim=0)
@@ -367,7 +367,9 @@ def test_models_without_a_map(evaluated, picture, tmp_path):
     visible = {one["props"].get("elem_id"): one["props"]["visible"] for one in components if "visible" in one["props"]}
     assert not visible["method"] and visible["target"]
     texts = [one["props"].get("value") for one in components if one["type"] == "markdown"]
-    assert any("so it has no relevance map. Maps are for plain vision transformers" in str(text) for text in texts)
+    assert any("so it has no relevance map. Maps show LayerCAM, which" in str(text) for text in texts)
+    (slider,) = [one["props"]["label"] for one in components if one["props"].get("elem_id") == "maps"]
+    assert slider == "LayerCAM: before | after"
 
 
 def test_a_space(hub, tmp_path):

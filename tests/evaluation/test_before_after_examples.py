@@ -26,7 +26,7 @@ def test_images_with_an_empty_mask_are_not_those_whose_relevance_left_the_backgr
     rows = masked_dataset(4).remove_columns("label")
     of_set = EvaluationSet(rows, [[0]] * 4)
     measured = {side: Measured({"predictions": np.full((4, 1), best)}) for side, best in (("before", 1), ("after", 0))}
-    session = SimpleNamespace(sets={"a": of_set})
+    session = SimpleNamespace(sets={"a": of_set}, map_name="relevance")
     backgrounds = [{"before": 0.5, "after": 0.4}, {}, {"before": 0.9, "after": 0.2}, {"before": 1.0}]
     groups = []
 
