@@ -24,8 +24,7 @@ from robust_vit_hf.utils import images
 from robust_vit_hf.utils.files import atomic_file
 
 from ..helpers import layouts
-from ..helpers.tiny import masked_rows, tiny_vit
-from .test_label_mapping import named
+from ..helpers.tiny import masked_rows, named, tiny_vit
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

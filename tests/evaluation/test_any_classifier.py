@@ -12,11 +12,10 @@ from robust_vit_hf import load_model
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed
-from ..helpers.tiny import LABELS, masked_folder
+from ..helpers.tiny import LABELS, LETTERS, masked_folder
 
 
 REASON = "`ResNetForImageClassification` does not have one attention over one patch grid in each of its layers"
-NAMES = dict(enumerate("abcd"))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("classifiers")
     for seed, side in enumerate(("before", "after")):
         model = WITHOUT_MAP["ResNet"].tiny(seed)
-        model.config.id2label, model.config.label2id = NAMES, {name: label for label, name in NAMES.items()}
+        model.config.update(LETTERS)
         model.save_pretrained(folder / side)
         ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8).save_pretrained(folder / side)
     masked_folder(folder / "images", 1, 24)
@@ -66,7 +65,7 @@ def test_evaluate(folder, evaluated):
     assert len({*predicted["before"]}) > 1 and len(examples) > 0
     for example in examples:
         for side, classes in predicted.items():
-            assert example[f"predicted_{side}"] == NAMES[classes[example["row"]]]
+            assert example[f"predicted_{side}"] == "abcd"[classes[example["row"]]]
             assert example["map"] == "LayerCAM" and example[f"{side}_predicted"] is not None
             assert 0 <= example[f"background_{side}"] <= 1
 
