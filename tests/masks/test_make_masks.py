@@ -213,6 +213,7 @@ def test_masks_of_nothing_or_nearly_all_are_rejected(tmp_path):
     ]
     card = (tmp_path / "masks" / "README.md").read_text()
     assert "| the mask covers …% of the image | 2 |" in card and "| the mask is empty | 1 |" in card
+    assert "annotations_creators: found" in card and "source_datasets:\n- extended\n" in card  # of COCO's
 
 
 def test_groups_are_kept(tmp_path):
