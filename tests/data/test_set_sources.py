@@ -33,6 +33,7 @@ def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
     layouts.webdataset(tmp_path / "tars", rows)
     layouts.class_folders(tmp_path / "folders", {TENCH: 100, GOLDFISH: 100})
     prepare("imagenet-sketch", [str(tmp_path / "folders")], tmp_path / "prepared", rows_per_shard=64)
+    assert "license: mit" in (tmp_path / "prepared" / "README.md").read_text()
     for source, count in (("tars", 20), ("folders", 200), ("prepared", 200)):
         stream = load_image_set("imagenet-sketch", tmp_path / source, streaming=True).select_columns("file_name")
         for num_workers in (0, 1, 2):
@@ -267,6 +268,9 @@ def test_imagenet_a_with_its_own_numbering_under_wnid_names(hub):
     rows = both_ways("imagenet-a")
     assert labels_and_names(rows) == [(13, "x.jpg"), (6, "0-1")]
     assert [row["image"].tobytes() for row in rows] == [layouts.picture(seed).tobytes() for seed in (0, 1)]
+    commit = hub.at("datasets", "barkermrl/imagenet-a", "main").sha
+    for source in (None, "barkermrl/imagenet-a"):
+        assert load_evaluation_set("imagenet-a", source, "paper").revision == commit
 
 
 def test_imagenet_a_with_its_own_numbering_beside_file_names(tmp_path):

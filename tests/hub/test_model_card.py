@@ -239,8 +239,9 @@ def test_released_cards(released, tmp_path):
 )
 def test_which_sets_are_public(name, source, expected):
     row = {"set": name, "num_images": 7500, "top1_before": 0.1, "top1_after": 0.123456}
-    found = public_results("paper", [row], {name: source})
+    part = {"protocol": "paper", "rows": [row], "sources": {name: source}}
+    found = public_results(part)
     assert [(entry.dataset_id, entry.task_id) for entry in found] == ([expected] if expected else [])
     assert [entry.value for entry in found] == [12.35] * len(found)
     assert all("7,500 images" in entry.notes and "protocol paper" in entry.notes for entry in found)
-    assert public_results("paper", [row | {"top1_after": None}], {name: source}) == []
+    assert public_results(part | {"rows": [row | {"top1_after": None}]}) == []

@@ -113,13 +113,16 @@ def test_results_on_public_sets_are_those_of_the_leaderboards(hub, changed):
     own, name = changed / ".eval_results" / "hle.yaml", f"{NAME}-ranked"
     results = json.loads((changed / "results.json").read_text())
     results["rows"] = [results["rows"][0] | {"set": "imagenet-a", "num_images": 7500, "top1_after": 0.125}]
-    results["sources"] = {"imagenet-a": "barkermrl/imagenet-a"}
+    results["sources"], results["revisions"] = {"imagenet-a": "barkermrl/imagenet-a"}, {"imagenet-a": "0a1b2c"}
     (changed / "results.json").write_text(json.dumps(results))
+    os.utime(changed / "results.json", (0, 86400))
     succeed("push", changed, name)
     pushed = hub.repos["models", name]
     (file,) = (file for file in pushed if file.startswith(".eval_results"))
     (entry,) = huggingface_hub.parse_eval_result_entries(yaml.safe_load(pushed[file]))
     assert (entry.dataset_id, entry.task_id, entry.value) == ("barkermrl/imagenet-a", "default", 12.5)
+    assert (entry.dataset_revision, entry.date) == ("0a1b2c", "1970-01-02T00:00:00+00:00")
+    assert entry.source_url == f"https://huggingface.co/{name}/blob/main/results.json"
     assert "imagenet-a" in {r.dataset_type for r in ModelCard(pushed["README.md"].decode()).data.eval_results}
 
     own.write_text("- {dataset: {id: cais/hle, task_id: hle}, value: 1}\n")
