@@ -12,7 +12,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from transformers.utils import logging
 
-from ..utils.files import cache_of, check_no_pattern
+from ..utils.files import cache_of, check_no_pattern, files_below, is_hidden
 from ..utils.images import readable_suffixes
 from ..utils.privacy import is_hub_id
 from .classes import class_names_of, nfc
@@ -147,15 +147,18 @@ def with_masks_of(dataset: datasets.Dataset, folder: Path, split: str) -> datase
 def _pictures(folder: Path) -> dict[str, Path]:
     pictures: dict[str, Path] = {}
     suffixes = readable_suffixes()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
-        known = pictures.setdefault(_stem(path.relative_to(folder).as_posix()), path)
-        if known != path:
-            raise ValueError(f"`{known}` and `{path}` are masks of one image: leave one of them.")
+    for name in files_below(folder):
+        if PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name):
+            known = pictures.setdefault(_stem(name), folder / name)
+            if known != folder / name:
+                raise ValueError(f"`{known}` and `{folder / name}` are masks of one image: leave one of them.")
     return pictures
 
 
 def _stem(name: str) -> str:
-    return nfc(PurePosixPath(name).with_suffix("").as_posix())
+    """The name without the suffix of an image; what follows the dot of `scan no.5` is none."""
+    path = PurePosixPath(name)
+    return nfc((path.with_suffix("") if path.suffix.lower() in readable_suffixes() else path).as_posix())
 
 
 def load_masked_dataset(
@@ -195,7 +198,7 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
         raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
     # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
     # changed files, would return the rows loaded first, or their columns.
-    cache = cache_of(file for file in sorted(path.rglob("*")) if file.is_file()) if path.is_dir() else None
+    cache = cache_of(path / name for name in files_below(path)) if path.is_dir() else None
     builder = datasets.load_dataset_builder(source, cache_dir=cache)
     if isinstance(builder, Parquet):
         return {str(split): partial(_load_parquet, source, builder, split) for split in builder.config.data_files}

@@ -70,7 +70,8 @@ class EvaluationSet:
             raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:
             return self
-        mapping = label_mapping(self.class_names, classes_of_model(config), name)
+        used = {label for labels in self.accepted for label in labels}
+        mapping = label_mapping(self.class_names, classes_of_model(config), name, used)
         count = max(self.num_classes or 0, 1 + max(max(labels) for labels in self.accepted if labels))
         if mapping is None and (count > config.num_labels or self.num_classes not in (None, config.num_labels)):
             raise ValueError(
