@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from ..data.classes import align_labels, class_names_of
 from ..data.find_images import Images, find_images, origin_of_masks
+from ..data.layouts.folders import first_few
 from ..data.mask_checks import confirmed
 from ..data.schema import check_rows, undecoded_rows
 from ..data.transforms import input_size
@@ -43,7 +44,6 @@ DINOV2_SMALL = {
     BUNDLED_MODEL: "DINOv2-S, the bundled backbone",
     MODELS[BUNDLED_MODEL].base_model: f"`{MODELS[BUNDLED_MODEL].base_model}`",
 }
-NAMED = 3  # images of a note that are named
 OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 
 
@@ -147,6 +147,8 @@ def _masked(
         given: dict[str, Any] = {"images": images.source, "output_dir": folder}
         given |= {"skip_bad": True, "rows_per_shard": 100}
         options = OTHERS[method](**given) if method in OTHERS else OF_FEATURES[method](**given, model=mask_model)
+        if state.is_main_process and Stage.of(folder).result() is not None:
+            logger.warning(f"Masks of `{name}` are not made again: see `{folder}`.")
         with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
             shorter_side = None if method == "alpha" else settings.shorter_side  # reduced images have no alpha
@@ -165,7 +167,7 @@ def _masked(
             "contact sheets of the masks, and give others (--masks, --mask_model)."
         )
     if rejected:
-        named = ", ".join(rejected_names[:NAMED]) + (", …" if len(rejected_names) > NAMED else "")
+        named = first_few(rejected_names)
         notes.append(
             f"{rejected} images are left out: they cannot be read, or their masks were rejected, empty or full"
             + (f" ({named}; reasons in `{folder.name}/{REJECTED_FOLDER}`)." if named else ".")
@@ -177,4 +179,4 @@ def _masked(
             f"{doubtful} of {len(rows)} masks are in doubt: their images are put on no other background, and give none. Look at the contact "
             "sheets of the masks. A background remover makes better ones: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
         )
-    return replace(images, rows=rows, masks=origin, rejected=rejected, notes=tuple(notes))
+    return replace(images, rows=rows, masks=origin, rejected=rejected, notes=(*images.notes, *notes))

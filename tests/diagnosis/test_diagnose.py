@@ -165,6 +165,24 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
         find_images(str(tmp_path / "none"), "validation", masks=str(tmp_path / "packed"))
 
 
+def test_copies_do_not_narrow_an_interval(model, tmp_path):
+    measures = []
+    for place, count in (("once", 1), ("often", 4)):
+        for index, row in enumerate(masked_rows(8)):
+            for copy in range(count):
+                for column in ("image", "mask"):
+                    name = f"{'abcd'[row['label']]}/{index}{'x' * copy}.png"
+                    path = tmp_path / place / column / "validation" / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    row[column].resize([side * (1 + copy) for side in row[column].size], 0).save(path)
+        folders = ["--dataset", tmp_path / place / "image", "--masks", tmp_path / place / "mask"]
+        printed = succeed("diagnose", "--model", model, *folders, "--output_dir", tmp_path / place / "out")
+        diagnosed = json.loads((tmp_path / place / "out" / "results.json").read_text())["diagnosis"]["before"]
+        measures.append(diagnosed["measures"])
+    assert "24 images are left out as copies, which count once: `a/0x.png` of `validation: a/0.png`" in printed
+    assert measures[0] == measures[1] and measures[0]["bg_gap"]["low"] < measures[0]["bg_gap"]["high"]
+
+
 def test_photographs_that_are_named_otherwise_or_were_moved(model, tmp_path, monkeypatch):
     square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
     for index in range(8):
