@@ -265,9 +265,9 @@ def test_an_empty_class_folder_does_not_shift_the_numbers(tmp_path):
     images = own_set(str(root), "train")
     with pytest.raises(ValueError, match=r"has 5 classes, .* the model does not have"):
         images.for_model("train", tiny_vit(num_labels=4).config)
-    model = tiny_vit(**named(["d", "c", "a"])).config
+    model = tiny_vit(**named(["d", "c", "a", "x"])).config
     assert images.for_model("train", model).labels.tolist() == [2, 1, 0]
-    assert align_labels(load_masked_dataset(str(root), "train"), ["d", "c", "a"], "set")["label"] == [2, 1, 0]
+    assert align_labels(load_masked_dataset(str(root), "train"), ["d", "c", "a", "x"], "set")["label"] == [2, 1, 0]
 
 
 def test_images_without_a_line(tmp_path, caplog):

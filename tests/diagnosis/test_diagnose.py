@@ -179,7 +179,7 @@ def test_copies_do_not_narrow_an_interval(model, tmp_path):
         printed = succeed("diagnose", "--model", model, *folders, "--output_dir", tmp_path / place / "out")
         diagnosed = json.loads((tmp_path / place / "out" / "results.json").read_text())["diagnosis"]["before"]
         measures.append(diagnosed["measures"])
-    assert "24 images are left out as copies, which count once: `a/0x.png` of `validation: a/0.png`" in printed
+    assert "24 images are left out as copies, which count once: `a/1x.png` of `validation: a/1.png`" in printed
     assert measures[0] == measures[1] and measures[0]["bg_gap"]["low"] < measures[0]["bg_gap"]["high"]
 
 
