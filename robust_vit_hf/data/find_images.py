@@ -92,7 +92,7 @@ def find_images(
             class folders, or with a `metadata.jsonl`), or Hub id.
         split: name of the split (`train` if a source has only one), or a slice such as `train[:80%]`.
         needs: columns that the command cannot do without, of `label` and `mask`.
-        masks: output of `robust-vit masks`, or folder of pictures, see [`with_mask_files`].
+        masks: output of `robust-vit masks`, or folder of pictures, see [`with_masks_of`].
         streaming: whether to read rows on the fly, without a copy.
         options: options of a benchmark, such as `class_seed`.
 
