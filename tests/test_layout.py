@@ -10,22 +10,9 @@ from .helpers.tiny import ROOT
 
 
 # Each package may import those before it.
-ORDER = [
-    "utils",
-    "data",
-    "relevance",
-    "models",
-    "masks",
-    "metrics",
-    "results",
-    "evaluation",
-    "hub",
-    "training",
-    "diagnosis",
-    "improvement",
-    "app",
-    "cli",
-]
+ORDER = (
+    "utils data relevance models masks metrics results evaluation hub training diagnosis improvement app cli".split()
+)
 
 
 def imports() -> dict[str, set[str]]:

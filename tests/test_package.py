@@ -102,7 +102,6 @@ def commands(wheel, tmp_path_factory) -> Path:
 
 ORDERS = [
     ("CLIPVisionConfig", True),
-    ("DINOv3ViTConfig", True),
     ("AutoModelForImageClassification", True),
     ("AutoConfig", False),
 ]

@@ -39,9 +39,6 @@ CLASSES = 4
 SEEDS = st.integers(0, 2**16)
 
 
-# -- Maps --------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Case:
     """A model with random weights, images, and what is asked for."""
@@ -206,9 +203,6 @@ def test_what_is_no_image_or_target_is_refused(pixel_values, target, start_layer
         assert output.relevance.shape == (len(pixel_values), 1, *pixel_values.shape[2:])
 
 
-# -- Losses ------------------------------------------------------------------------------------------------------------
-
-
 @st.composite
 def grey(draw, height: int = 8, width: int = 8) -> np.ndarray:
     """Mask or map `(height, width)` in [0, 1]: empty, full, one pixel, binary or fractional."""
@@ -265,9 +259,6 @@ def test_losses_of_all_methods_are_finite(name, mask, scale, bf16, linear, seed)
         values["loss"].mean().backward()
     assert all(value.shape == (2,) and value.isfinite().all() for value in values.values())
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-
-
-# -- Data sets ---------------------------------------------------------------------------------------------------------
 
 
 @st.composite

@@ -12,6 +12,7 @@ from ..evaluation.session import Session
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import TOP
 from ..relevance.attribution import ATTRIBUTION_METHODS
+from ..relevance.layer_cam import LAYER_CAM, layer_cam
 from ..relevance.relevance_map import forward_logits
 from ..utils.images import overlay, to_rgb
 
@@ -21,7 +22,7 @@ PICTURE_SIDE = 512  # longest side of the pictures, in pixels
 
 @dataclass(frozen=True)
 class Explanation:
-    """A model's prediction for an image, and its relevance map, if the models have one."""
+    """A model's prediction for an image, and its map, if the models have maps of one kind."""
 
     top: list[tuple[int, float]]  # five classes with probabilities, best first
     target: int  # the explained class
@@ -53,6 +54,7 @@ def compare_maps(
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
     """Explanations by side, for a class or each prediction, and a picture of the difference of the maps of two models."""
     device, shown = session.accelerator.device, picture_of(image)
+    attribute = layer_cam if session.map_name == LAYER_CAM else ATTRIBUTION_METHODS.get(method)
     pixels = functional.pil_to_tensor(shown)[None] / 255
     explanations, placed = {}, {}
     for side, of in session.sides.items():
@@ -60,7 +62,7 @@ def compare_maps(
         inputs = eval_transform(of.processor)(rows)
         pixel_values, picture, agreement = inputs["pixel_values"][0][None].to(device), shown, {}
         with torch.no_grad():
-            output = None if method is None else ATTRIBUTION_METHODS[method](of.model, pixel_values, target)
+            output = None if method is None else attribute(of.model, pixel_values, target)
             logits = forward_logits(of.model, pixel_values) if output is None else output.logits
         probabilities = logits[0].float().softmax(dim=0)
         scores, best = (values.tolist() for values in probabilities.topk(min(TOP, len(probabilities))))

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from ..evaluation.session import Models, Session, open_session
 from ..masks.choose_mask_maker import MaskSettings
 from ..masks.tokencut import TokenCut
-from ..relevance.architectures import why_no_map
+from ..relevance.layer_cam import RELEVANCE
 from ..results.tables import Table
 from ..utils.images import to_rgb
 from . import other_backgrounds_tab as tab
@@ -41,8 +41,7 @@ class Handlers:
     def __init__(self, options: AppOptions):
         self.options = options
         self.session = open_models(options)
-        reasons = (why_no_map(of.model) for of in self.session.sides.values())
-        self.without_map = list(dict.fromkeys(filter(None, reasons)))  # why the page shows no maps, in sentences
+        self.map_name = self.session.map_name  # `None` where the page shows no maps
         self.measured = lru_cache(maxsize=2)(lambda name: measured_set(options, name, self.session))
         own = options.dataset and own_samples(options.dataset, options.split, self.session)
         self.samples = own or load_samples(self.session.classes)
@@ -75,15 +74,15 @@ class Handlers:
             gr.Warning("The image is transparent in places: the models see the colours that are stored there.")
         mask = shown["mask"] if shown is not None and shown["digest"] == digest_of(image) else None
         explained, difference = compare_maps(
-            self.session, image, None if target == PREDICTED else target, None if self.without_map else method, mask
+            self.session, image, None if target == PREDICTED else target, method if self.map_name else None, mask
         )
         classes = self.class_names
         labels = [{classes[index]: score for index, score in side.top} for side in explained.values()]
         maps = [side.picture for side in explained.values()]
         if len(explained) == 1:
             maps, labels = [image.resize(maps[0].size), *maps], [*labels, None]
-        table = measures(explained, classes, not self.without_map)
-        return [*labels, None if self.without_map else tuple(maps), difference, table]
+        table = measures(explained, classes, self.map_name)
+        return [*labels, tuple(maps) if self.map_name else None, difference, table]
 
     @in_page()
     def choose_sample(self, event: gr.SelectData) -> list[Any]:
@@ -157,9 +156,9 @@ def open_models(options: AppOptions) -> Session:
     return session
 
 
-def measures(explained: dict[str, Explanation], classes: list[str], mapped: bool = True) -> str:
+def measures(explained: dict[str, Explanation], classes: list[str], map_name: str | None = RELEVANCE) -> str:
     """Table of the explained classes and, of models with maps, the agreement with the mask."""
-    scores = {"mean_iou": "mIoU with mask", "energy": "relevance on object"} if mapped else {}
+    scores = {"mean_iou": "mIoU with mask", "energy": f"{map_name} on object"} if map_name else {}
     rows = []
     for side, of in explained.items():
         shown = ("–" if (score := of.agreement.get(name)) is None else f"{score:.1%}" for name in scores)

@@ -9,6 +9,7 @@ import gradio as gr
 from ..evaluation.examples import FIGURE_FILE
 from ..evaluation.results_files import TABLES_FILE
 from ..relevance import ATTRIBUTION_METHOD_NAMES
+from ..relevance.layer_cam import RELEVANCE
 from ..utils.privacy import public_name
 from .gallery import FILTERS, how_to_fill, set_names
 from .handlers import PREDICTED, Handlers, thumbnail
@@ -49,10 +50,10 @@ class Page:
             self.add_events()
 
     def add_explanation(self) -> None:
-        compared, without_map = "after" in self.handlers.session.sides, self.handlers.without_map
+        compared, map_name = "after" in self.handlers.session.sides, self.handlers.map_name
         gr.Markdown("Click an example, or give an image of your own below.")
-        if without_map:
-            gr.Markdown(" ".join([*without_map, "Maps are for plain vision transformers: predictions are shown."]))
+        if notes := self.handlers.session.without_map:
+            gr.Markdown(" ".join(notes))
         samples = [(thumbnail(sample.image), sample.caption) for sample in self.handlers.samples]
         self.examples = gr.Gallery(samples, label="Examples", elem_id="examples", **GRID)
         with gr.Row():
@@ -62,9 +63,9 @@ class Page:
                 names += [(name, index) for index, name in enumerate(self.handlers.class_names)]
                 self.target = gr.Dropdown(names, value=PREDICTED, label="Class to explain", elem_id="target")
                 methods = {"choices": list(ATTRIBUTION_METHOD_NAMES), "value": "gae", "elem_id": "method"}
-                self.method = gr.Dropdown(**methods, label="Attribution method", visible=not without_map)
-            with gr.Column(scale=3, min_width=300, visible=not without_map):
-                label = "Relevance: before | after" if compared else "Image | relevance"
+                self.method = gr.Dropdown(**methods, label="Attribution method", visible=map_name == RELEVANCE)
+            with gr.Column(scale=3, min_width=300, visible=map_name is not None):
+                label = f"{map_name}: before | after" if compared else f"Image | {map_name}"
                 self.maps = gr.ImageSlider(label=label, type="pil", buttons=[], max_height=520, elem_id="maps")
         with gr.Row():
             self.labels = [
@@ -77,7 +78,7 @@ class Page:
                 )
                 for name in ("Before", "After")
             ]
-            with gr.Column(min_width=280, visible=compared and not without_map):
+            with gr.Column(min_width=280, visible=compared and map_name is not None):
                 label = "Change: red gained, blue lost"
                 self.difference = gr.Image(label=label, type="pil", height=300, elem_id="difference", **OUTPUT)
         self.measures = gr.Markdown(elem_id="measures", elem_classes="tables")
@@ -138,7 +139,7 @@ class Page:
             [self.image, self.target, self.method, self.shown],
             [*self.labels, self.maps, self.difference, self.measures],
             api_name="explain",
-            show_progress_on=[self.labels[0] if answers.without_map else self.maps],
+            show_progress_on=[self.maps if answers.map_name else self.labels[0]],
             trigger_mode="always_last",
             **queue,
         )

@@ -49,13 +49,14 @@ COMMANDS: dict[str, Command | Group] = {
     "improve": _command("improvement.options:ImproveOptions", "improvement.improve:run_improvement"),
     "segment": _command("evaluation.options:SegmentOptions", "evaluation.segment:segment"),
     "masks": Group(
-        "Make foreground masks: DINOv2, TokenCut, Grounding DINO with SAM, SAM 3, rembg, or COCO files",
+        "Make foreground masks: DINOv2, TokenCut, Grounding DINO with SAM, SAM 3, rembg, transparency, or COCO files",
         {
             "dinov2": _command("masks.options:Dinov2Options", "masks.make_masks:prepare_masks"),
             "tokencut": _command("masks.options:TokenCutOptions", "masks.make_masks:prepare_masks"),
             "grounded": _command("masks.options:GroundedOptions", "masks.make_masks:prepare_masks"),
             "sam3": _command("masks.options:Sam3Options", "masks.make_masks:prepare_masks"),
             "rembg": _command("masks.options:RembgOptions", "masks.make_masks:prepare_masks"),
+            "alpha": _command("masks.options:AlphaOptions", "masks.make_masks:prepare_masks"),
             "coco": _command("masks.options:CocoOptions", "masks.make_masks:prepare_masks"),
         },
     ),

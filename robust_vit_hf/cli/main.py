@@ -1,10 +1,14 @@
 """`robust-vit COMMAND …`: the commands, and their errors."""
 
+import json
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from pkgutil import resolve_name
+from typing import Any
 
 from .. import __version__
 from ..utils.environment import install_command
@@ -15,6 +19,7 @@ from .parser import Parser, parse
 
 
 ROOT = Group("Measure and reduce how much image classifiers decide by the background", COMMANDS)
+FAILED_IF = 3  # exit status of a command that ended well, and whose result is what `--fail_if` names
 # Extras of this package and the modules they install.
 EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard"),
@@ -34,8 +39,9 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
         prog: how the program is called, for its help.
 
     Returns:
-        Exit status: 0, 1 for an expected error, which is one line on stderr, 2 for wrong arguments, 130 for an
-        interrupt, 143 for a SIGTERM in the training. Other errors are raised, and with `--debug` expected ones too.
+        Exit status: 0, 1 for an expected error, which is one line on stderr, 2 for wrong arguments, 3 if the result is
+        what `--fail_if` names, 130 for an interrupt, 143 for a SIGTERM in the training. Other errors are raised, and
+        with `--debug` expected ones too.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
@@ -55,8 +61,7 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
         from ..utils.processes import begin_command, leave  # imports torch
 
         begin_command()
-        if text := function(options):
-            print(text, flush=True)
+        status = _report(function, options)
     except SystemExit as exit:
         return int(exit.code or 0)
     except KeyboardInterrupt as interrupt:
@@ -70,8 +75,18 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
             print(note)
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
-    leave()
-    return 0
+    leave(status)
+    return status
+
+
+def _report(function: Callable[[Any], Any], options: Any) -> int:
+    """Run a command, print its result, with `--json` as the only thing on stdout, and return the exit status."""
+    as_json, condition = (getattr(options, name, None) for name in ("json", "fail_if"))
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        result = function(options)
+    if result:  # in the main process
+        print(json.dumps(result.record()) if as_json else result, flush=True)
+    return FAILED_IF if result and condition is not None and result.fails(condition) else 0
 
 
 def find(argv: list[str], root: Group, prog: str) -> tuple[Command, str, list[str]]:

@@ -4,7 +4,7 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from functools import cache
 from itertools import zip_longest
 from typing import Any
@@ -93,8 +93,11 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
-    """The model's class of each label by name; `None` without names, or with mere numbers for as many classes."""
+def label_mapping(
+    names: Sequence[str] | None, model_names: Sequence[str], source: str, labels: Collection[int] | None = None
+) -> dict[int, int] | None:
+    """The model's class of each label by name; `None` without names, or with mere numbers for as many classes. With the `labels` of the
+    images, the model need not have classes without any."""
     names, model_names = (
         tuple(nfc(str(name)).removeprefix("LABEL_") for name in given or ()) for given in (names, model_names)
     )
@@ -113,14 +116,15 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
     if not places.keys() >= {*names} and len(names) == len(model_names) and unnamed(names) != unnamed(model_names):
         if unnamed(model_names) or names == tuple(map(str, range(len(names)))):
             return None
-    if unknown := [name for name in names if places.get(name) is None]:
+    used = {*range(len(names))} if labels is None else labels
+    if unknown := [name for label, name in enumerate(names) if name not in places and label in used]:
         lack = "has more than once" if unknown[0] in model_names else "does not have"
         shown = ", ".join([*model_names[:4], *["…"][: len(model_names) - 4]])
         raise ValueError(
-            f"`{source}` has {len(unknown)} classes that the model {lack}, such as `{unknown[0]}`; it has {len(model_names)}: {shown}. "
+            f"`{source}` has {len(names)} classes, {len(unknown)} of which the model {lack}, such as `{unknown[0]}`; it has {len(model_names)}: {shown}. "
             "Give a model with a head for these classes, or rename them."
         )
-    mapping = {label: places[name] for label, name in enumerate(names)}
+    mapping = {label: places[name] for label, name in enumerate(names) if name in places}
     if any(label != place for label, place in mapping.items()):
         logger.warning(f"`{source}` has the model's classes in another order: its labels are mapped by name.")
     return mapping
@@ -144,10 +148,12 @@ def _first_difference(*classes: Sequence[str]) -> tuple[int, tuple[str, ...]]:
 
 def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: str) -> datasets.Dataset:
     """The dataset with labels mapped to the model's classes, see [`label_mapping`]."""
-    mapping = label_mapping(class_names_of(dataset.features), model_names, source)
+    labels = dataset.with_format(None)["label"][:] if "label" in dataset.column_names else []
+    used = {label for label in labels if not isinstance(label, list)}
+    mapping = label_mapping(class_names_of(dataset.features), model_names, source, used)
     if mapping is None or all(label == place for label, place in mapping.items()):
         return dataset
-    labels = [label if label in (None, -1) else mapping[label] for label in dataset.with_format(None)["label"]]
+    labels = [label if label in (None, -1) else mapping[label] for label in labels]
     return dataset.remove_columns("label").add_column("label", labels, feature=datasets.Value("int64"))
 
 

@@ -1,15 +1,10 @@
 """Digests of datasets, fast enough for 50,000 images."""
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import xxhash
-
-from ..utils.images import to_rgb
-from .schema import undecoded
 
 
 def dataset_identity(dataset: datasets.Dataset) -> str:
@@ -41,24 +36,6 @@ def row_digest(row: dict) -> str:
             content, path = value["bytes"], value["path"]
             row[name] = xxhash.xxh3_64_hexdigest(content) if content is not None else path and _stamp(path)
     return xxhash.xxh3_64_hexdigest(repr(row).encode())
-
-
-def pixels_of(dataset: datasets.Dataset) -> set[str]:
-    """Digests of the pixels of images, which copies share. Unreadable ones are left out."""
-    feature = datasets.Image()
-
-    def digest(row: dict) -> str | None:
-        with suppress(Exception):  # codecs raise any type
-            picture = to_rgb(feature.decode_example(row["image"]))
-            return xxhash.xxh3_128_hexdigest(repr(picture.size).encode() + picture.tobytes())
-        return None
-
-    rows, digests = undecoded(dataset.select_columns(["image"])), set()
-    with ThreadPoolExecutor(2) as pool:  # codecs let other threads run
-        # A part at a time, since all files may not fit into memory.
-        for first in range(0, len(rows), 16):
-            digests |= {*pool.map(digest, rows.select(range(first, min(first + 16, len(rows)))))}
-    return digests - {None}
 
 
 def _stamp(path: str) -> tuple:

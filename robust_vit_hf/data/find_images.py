@@ -12,7 +12,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from transformers.utils import logging
 
-from ..utils.files import cache_of, check_no_pattern
+from ..utils.files import cache_of, check_no_pattern, files_below, is_hidden
 from ..utils.images import readable_suffixes
 from ..utils.privacy import is_hub_id
 from .classes import class_names_of, nfc
@@ -39,7 +39,7 @@ class Images:
     Args:
         source: a folder, file, Hub id or name of a benchmark.
         split: its name, or a slice.
-        masks: where the masks come from, if all images have one.
+        masks: where the masks come from, if they are not those of the source.
         rejected: number of images that were left out for want of a mask.
         notes: sentences on what was left out.
         group_weights: shares of the groups that a model was trained on; `None` if unknown.
@@ -92,7 +92,7 @@ def find_images(
             class folders, or with a `metadata.jsonl`), or Hub id.
         split: name of the split (`train` if a source has only one), or a slice such as `train[:80%]`.
         needs: columns that the command cannot do without, of `label` and `mask`.
-        masks: output of `robust-vit masks`, or folder of pictures, see [`with_mask_files`].
+        masks: output of `robust-vit masks`, or folder of pictures, see [`with_masks_of`].
         streaming: whether to read rows on the fly, without a copy.
         options: options of a benchmark, such as `class_seed`.
 
@@ -100,50 +100,65 @@ def find_images(
         FileNotFoundError: the file, folder or Hub dataset does not exist.
         ValueError: a needed column is missing, there is no such split ([`UnknownSplit`]), or the source cannot be used.
     """
-    if masks is not None and has_parquet(Path(masks)):
-        source, masks = masks, None
     rows = _slice_of(find_splits(source, **options), split, source, streaming)
     if masks is not None:
-        rows = with_mask_files(rows, Path(masks), split.partition("[")[0])
+        rows = with_masks_of(rows, Path(masks), split.partition("[")[0])
     check_columns(rows, split, needs)
-    return Images(rows, source, split)
+    return Images(rows, source, split, masks and origin_of_masks(masks))
 
 
-def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
-    """Add masks from pictures named as the `file_name` of images; those without one are left out."""
+def with_masks_of(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
+    """Add the masks of a folder by the `file_name` of images: of an output of `robust-vit masks`, with the column `doubt` if it has one, or
+    pictures with the names of the images. Images without a mask are left out."""
+    packed = has_parquet(folder)
     if "file_name" not in dataset.column_names:
-        raise ValueError(f"The masks of `{folder}` are found by a column `file_name`, which the images do not have.")
-    masks = _pictures(folder / split if (folder / split).is_dir() else folder)
-    names = [name and _stem(name) for name in dataset.with_format(None)["file_name"]]
-    kept = [index for index, name in enumerate(names) if name in masks]
+        raise ValueError(
+            f"The masks of `{folder}` are found by a column `file_name`, which the images do not have"
+            + (f": give `{folder}`, which holds images and masks, as the dataset." if packed else ".")
+        )
+    if packed:
+        made, key = find_images(str(folder), split, ("mask",)).rows, nfc
+        known = [nfc(name) for name in made.with_format(None)["file_name"]]
+        made = made.select_columns([name for name in ("mask", "doubt") if name in made.column_names])
+    else:
+        pictures, key = _pictures(folder / split if (folder / split).is_dir() else folder), _stem
+        known, paths = [*pictures], {"mask": [*map(str, pictures.values())]}
+        made = datasets.Dataset.from_dict(paths, datasets.Features({"mask": datasets.Image()}))
+    places = {name: place for place, name in enumerate(known)}
+    names = [name and key(name) for name in dataset.with_format(None)["file_name"]]
+    kept = [index for index, name in enumerate(names) if name in places]
     if not kept:
         raise ValueError(
             f"`{folder}` has a mask for none of {len(names)} images: expected a folder with `{names[0]}.png`, and so on, "
-            "or a method to make masks: dinov2, tokencut, grounded, sam3, rembg or auto."
+            "the output of `robust-vit masks` for these images, or a method to make masks: dinov2, tokencut, grounded, sam3, rembg, alpha or "
+            "auto."
         )
-    counts = Counter(names[index] for index in kept)
-    name, count = counts.most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"`{masks[name]}` is the mask of {count} images: give each a name and a mask.")
+    counts, masks = Counter(names[index] for index in kept), Counter(known)
+    if several := [name for name in counts if counts[name] * masks[name] > 1]:
+        has = f"{counts[several[0]]} images and {masks[several[0]]} masks"
+        raise ValueError(f"`{several[0]}` is the name of {has} in `{folder}`: give each image a name and a mask.")
     if left_out := len(names) - len(kept):
         logger.warning(f"{left_out} of {len(names)} images have no mask in `{folder}`, and are left out.")
     rows = dataset.select(kept)
-    rows = rows.remove_columns("mask") if "mask" in rows.column_names else rows
-    return rows.add_column("mask", [str(masks[name]) for name in counts]).cast_column("mask", datasets.Image())
+    rows = rows.remove_columns([name for name in made.column_names if name in rows.column_names])
+    return datasets.concatenate_datasets([rows, made.select([places[names[index]] for index in kept])], axis=1)
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
     pictures: dict[str, Path] = {}
     suffixes = readable_suffixes()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
-        known = pictures.setdefault(_stem(path.relative_to(folder).as_posix()), path)
-        if known != path:
-            raise ValueError(f"`{known}` and `{path}` are masks of one image: leave one of them.")
+    for name in files_below(folder):
+        if PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name):
+            known = pictures.setdefault(_stem(name), folder / name)
+            if known != folder / name:
+                raise ValueError(f"`{known}` and `{folder / name}` are masks of one image: leave one of them.")
     return pictures
 
 
 def _stem(name: str) -> str:
-    return nfc(PurePosixPath(name).with_suffix("").as_posix())
+    """The name without the suffix of an image; what follows the dot of `scan no.5` is none."""
+    path = PurePosixPath(name)
+    return nfc((path.with_suffix("") if path.suffix.lower() in readable_suffixes() else path).as_posix())
 
 
 def load_masked_dataset(
@@ -183,7 +198,7 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
         raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
     # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
     # changed files, would return the rows loaded first, or their columns.
-    cache = cache_of(file for file in sorted(path.rglob("*")) if file.is_file()) if path.is_dir() else None
+    cache = cache_of(path / name for name in files_below(path)) if path.is_dir() else None
     builder = datasets.load_dataset_builder(source, cache_dir=cache)
     if isinstance(builder, Parquet):
         return {str(split): partial(_load_parquet, source, builder, split) for split in builder.config.data_files}

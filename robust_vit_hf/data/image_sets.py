@@ -65,9 +65,13 @@ def load_image_set(
     state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
     fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     try:
-        return datasets.Dataset.from_generator(rows, opened.features, gen_kwargs=shards, fingerprint=fingerprint)
+        loaded = datasets.Dataset.from_generator(rows, opened.features, gen_kwargs=shards, fingerprint=fingerprint)
     except DatasetGenerationError as error:
         raise error.__cause__ from None
+    if isinstance(opened.state, str):  # the commit of a set on the Hub
+        place = source or next(iter(KNOWN_SETS[name].hub))
+        loaded.info.homepage = f"https://huggingface.co/datasets/{place}/tree/{opened.state}"
+    return loaded
 
 
 def _usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
@@ -100,6 +104,7 @@ def prepare(options: PrepareOptions) -> str:
                 title=name,
                 text=f"Prepared from the set of {known.origin}, whose terms hold for these images too.",
                 rows_per_file=options.rows_per_shard,
+                facts={"license": known.license, "source_datasets": ["original"]},
             )
             kept, rejected = write_rows(writer, source.rows(source.shards), options.skip_bad)
             lines.append(f"{writer.split}: {kept:,} rows, {rejected:,} rejected")

@@ -30,6 +30,7 @@ class KnownSet:
 
     origin: str  # URL of its archives
     layout: str  # function that opens a folder (or file) in the official layout; takes `part` and `options`
+    license: str = "unknown"  # of images or their repository, as the Hub calls it (docs/data.md)
     part: Mapping[str, str] = field(default_factory=dict)  # that tells it from others of its layout
     family: str | None = None  # name of all sets of the layout together
     evaluated: bool = True  # whether `evaluate` measures it: it has labels of ImageNet, and is not for training
@@ -58,6 +59,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     "imagenet-1k": KnownSet(
         "https://image-net.org",
         "official.open_validation",
+        license="other",
         options=("labels",),
         splits=("validation",),
         hub={
@@ -69,6 +71,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     "imagenet-a": KnownSet(
         "https://github.com/hendrycks/natural-adv-examples",
         "folders.open_wnids",
+        license="mit",
         part={"class_subset": "imagenet-a"},
         hub={"barkermrl/imagenet-a": (None, "train"), "clip-benchmark/wds_imagenet-a": (None, "test")},
         class_subset="imagenet-a",
@@ -83,11 +86,13 @@ KNOWN_SETS: dict[str, KnownSet] = {
     "imagenet-sketch": KnownSet(
         "https://github.com/HaohanWang/ImageNet-Sketch",
         "folders.open_wnids",
+        license="mit",
         hub={"clip-benchmark/wds_imagenet_sketch": (None, "test")},
     ),
     "imagenet-v2": KnownSet(
         "https://github.com/modestyachts/ImageNetV2",
         "official.open_v2",
+        license="mit",
         options=("variant",),
         hub={"clip-benchmark/wds_imagenetv2": (None, "test")},
         hub_files={"vaishaal/ImageNetV2": ("imagenetv2-{variant}.tar.gz",)},
@@ -95,6 +100,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
     "objectnet": KnownSet(
         "https://objectnet.dev",
         "official.open_objectnet",
+        license="other",
         labels="several",
         options=("mappings", "cropped"),
         hub={"clip-benchmark/wds_objectnet": (None, "test")},
@@ -150,6 +156,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
         f"imagenet-d-{factor}": KnownSet(
             "https://huggingface.co/datasets/zcs15/ImageNet-D",
             "official.open_imagenet_d",
+            license="mit",
             part={"factor": factor},
             family="imagenet-d",
             labels="several",

@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -31,6 +32,9 @@ MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its num
 DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadata of its files
 ROWS_PER_PART = 32  # which one process decodes and finishes together
 CARD_FILE, REJECTED_FOLDER = "README.md", "rejected"
+# Of cards (https://huggingface.co/docs/hub/datasets-cards): tasks by column, and sizes by the number of rows that they are below.
+TASKS = {"label": "image-classification", "mask": "image-segmentation"}
+SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 DecodedRow = tuple[dict, Image.Image | None]
 
@@ -57,6 +61,7 @@ class SplitWriter:
         text: first paragraph of the card, after its `title`.
         rows_per_file: number of source rows of a slice, unless these exceed 64 MiB.
         selection: rule by which the source rows are selected.
+        facts: further metadata of the card, such as `license`, which is unknown by default.
     """
 
     stage: Stage
@@ -67,6 +72,7 @@ class SplitWriter:
     text: str
     rows_per_file: int = 200
     selection: object = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if not re.fullmatch(r"\w+(\.\w+)*", self.split):  # which `datasets` demands
@@ -166,8 +172,12 @@ class SplitWriter:
         for index, (name, place) in enumerate((("default", ""), ("rejected", f"{REJECTED_FOLDER}/"))):
             files = [{"split": split, "path": f"{place}{split}-*"} for split in splits if splits[split][index]]
             configurations += [{"config_name": name, "data_files": files}] if files else []
+        kept = sum(count for count, _ in splits.values())
+        facts = {"license": "unknown", "pretty_name": self.title, "configs": configurations, "tags": ["robust-vit"]}
+        facts["task_categories"] = [task for column, task in TASKS.items() if column in self.features] or None
+        facts["size_categories"] = [next((size for limit, size in SIZES.items() if kept < limit), "10M<n<100M")]
         card = TEMPLATE.read_text(encoding="utf-8").format(
-            metadata=DatasetCardData(configs=configurations, tags=["robust-vit"]).to_yaml(),
+            metadata=DatasetCardData(**facts | self.facts).to_yaml(),
             title=self.title,
             text=self.text,
             columns=", ".join(f"`{column}`" for column in self.features if column != "image"),

@@ -12,6 +12,7 @@ from transformers import BaseImageProcessor
 
 from ..data.background_edits import chosen_attributes, draw_donors
 from ..data.balanced_splits import choose_images
+from ..data.copies import without_copies
 from ..data.find_images import Images, find_images
 from ..data.groups import groups_of, slice_shares, training_shares
 from ..data.known_sets import benchmarks, find_benchmark
@@ -88,6 +89,9 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             weights = slice_shares(images.rows, options.dataset, options.split, options.slices)
         images = replace(images, rows=choose_images(images.rows, options.num_images))
         draw_donors(images.rows.with_format(None)["label"][:])  # rejects one class before masks, which take long
+        if images.source not in benchmarks():
+            with session.accelerator.main_process_first():
+                images = without_copies({images.name: images}, folder)[images.name]
         beside = _imagenet_9(session, options.imagenet_9) if options.imagenet_9 is not None else {}
         side = session.sides["before"]
         making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)

@@ -23,7 +23,7 @@ from ..evaluation.session import Session
 from ..results.html_page import Gallery, Picture, data_url
 from ..utils.files import atomic_file
 from ..utils.images import plain, to_webp
-from .verdict import AttributeDiagnosis, Diagnosis
+from .verdict import MAP_MEASURES, AttributeDiagnosis, Diagnosis
 
 
 NUM_EXAMPLES = 6  # in the strip
@@ -33,7 +33,7 @@ NUM_TAKEN = 20
 TAKEN_FILE = "taken.csv"
 TAKEN_RULE = (
     f"At most {NUM_TAKEN} images that are right as they are and on another background of their class, and are taken for the class of "
-    "the background of another; those with the least relevance on the object first."
+    "the background of another; those with the least relevance (or LayerCAM) on the object first."
 )
 COLOURS = {"right": "#1a7f37", "taken": "#b3261e", "other": "#57606a"}  # of predictions, see `Composed.kind`
 _PICTURES = {name: datasets.Image() for name in CONDITIONS}
@@ -103,7 +103,8 @@ def taken_rows(diagnosis: Diagnosis) -> list[int]:
     values = diagnosis.values
     taken = (values["donor_rate"] == 1) & (values["original"] == 1) & (values["mixed_same"] == 1)
     rows = np.flatnonzero(taken)
-    return rows[np.argsort(values["relevance_on_object"][rows], kind="stable")][:NUM_TAKEN].tolist()
+    on_object = next(values[name] for name in MAP_MEASURES if name in values)
+    return rows[np.argsort(on_object[rows], kind="stable")][:NUM_TAKEN].tolist()
 
 
 def taken_gallery(examples: Sequence[Composed]) -> Gallery:

@@ -8,7 +8,7 @@ from ..evaluation.options import PROTOCOL, BatchOptions, PairOptions, PrecisionO
 from ..masks.options import MASK_METHODS, MASK_MODEL
 from ..models.image_processors import Protocol
 from ..utils.files import check_output_dir
-from ..utils.options import Range, option, output_dir
+from ..utils.options import PERCENT, Range, option, output_dir
 
 
 @dataclass(kw_only=True)
@@ -16,8 +16,9 @@ class OwnImagesOptions(BatchOptions):
     masks: str | None = option(
         None,
         "`dinov2` or `tokencut` (no annotation; dinov2 is the default for images without masks), `grounded` or `sam3` (by the names of "
-        "the classes) or `rembg` (a background remover) to make them, or `auto` for the first of sam3, grounded and rembg that can be had, and "
-        "otherwise dinov2; or a folder: the output of `robust-vit masks`, from which the images are read too, or pictures with the names of the images",
+        "the classes) or `rembg` (a background remover) to make them, `alpha` for the transparency of PNG and WebP, or `auto` for the first of "
+        "sam3, grounded and rembg that can be had, and otherwise dinov2; or a folder with the masks of the images of --dataset: the output of "
+        "`robust-vit masks`, or pictures with the names of the images",
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, MASK_MODEL)
@@ -30,6 +31,7 @@ class OwnImagesOptions(BatchOptions):
         metavar="NAME",
     )
     protocol: Protocol | None = option(None, PROTOCOL)
+    json: bool = option(False, "print the result as one JSON object to stdout, and all else to stderr")
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,8 +81,17 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         None,
         "write all images with masks, predictions and relevance maps for FiftyOne too, to fiftyone/ in the output folder",
     )
+    fail_if: Literal["decides"] | float | None = option(
+        None,
+        "exit with status 3, after everything is written, if the model (with --compare the second one) decides by the background: "
+        "`decides`, by the verdict; or a number of points that the BG-Gap exceeds by the lower bound of its interval",
+        PERCENT,
+        metavar="CONDITION",
+    )
     output_dir: Path = output_dir("runs/diagnosis")
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.fail_if, str) and self.fail_if != "decides":
+            raise ValueError("Expected `fail_if` to be `decides` or a number of points, such as 5.")
         check_output_dir(self.output_dir, self.dataset, self.mask_folder)

@@ -28,8 +28,7 @@ from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session
 from ..metrics.robust_accuracy import ranks
-from ..relevance.architectures import why_no_map
-from ..relevance.relevance_map import relevance_map
+from ..relevance.layer_cam import class_map, map_name
 from ..results.html_page import Section
 from ..results.intervals import Difference, Interval, Resamples
 from ..results.plots import page_picture
@@ -42,6 +41,7 @@ from . import example_strip as strips
 from .example_strip import Composed, strip_figure
 from .verdict import (
     BACKGROUND_MEASURES,
+    MAP_MEASURES,
     OF_A_CLASS,
     AttributeDiagnosis,
     Diagnosis,
@@ -114,6 +114,25 @@ class DiagnosisReport:
     def table(self) -> Table:
         return self.tables[0]
 
+    def record(self) -> dict[str, Any]:
+        """JSON values of `results.json`, without tables and settings."""
+        facts: dict[str, Any] = {"masks": self.images.masks}
+        facts |= {"num_images": len(self.images.rows), "num_rejected": self.images.rejected}
+        facts["diagnosis"] = {side: diagnosis.record() for side, diagnosis in self.diagnoses.items()}
+        if self.attributes:
+            facts["attributes"] = {side: diagnosis.record() for side, diagnosis in self.attributes.items()}
+        return facts | {"advice": self.advice}
+
+    def fails(self, condition: str | float) -> bool:
+        """Whether the last model `decides`, or the lower bound of its BG-Gap is above a number of points; a `ValueError` if no image has
+        one."""
+        last = [*self.diagnoses.values()][-1]
+        if condition == "decides":
+            return last.verdict == "decides"
+        if (gap := last.measures.get("bg_gap")) is None:
+            raise ValueError(f"--fail_if {condition}: no image has the BG-Gap. Give several images of each class.")
+        return 100 * gap.low > condition
+
     def figure(self) -> Figure:
         """Images in all conditions; a `ValueError` if no image could be composed."""
         if not self.examples:
@@ -145,7 +164,8 @@ class DiagnosisReport:
 
 def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
     """A row for each image: `image`, `label`, `donor_same`, `donor_rand`, `donor_class`, `object_share`, `confirmed`, and
-    for each side the predicted classes, as `before_original`, and `before_relevance_on_object`."""
+    for each side the predicted classes, as `before_original`, and `before_relevance_on_object` or
+    `before_layercam_on_object`."""
     first = next(iter(diagnoses.values()))
     names = dict(enumerate(first.class_names))  # without -1, where there is no such image
     images = [*map(str, first.columns.get("file_name", range(len(first.columns["label"]))))]
@@ -157,7 +177,8 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
     table["confirmed"] = trusted_masks(first.columns)
     for side, diagnosis in diagnoses.items():
         table |= {f"{side}_{name}": [names.get(best) for best in diagnosis.columns[name]] for name in CONDITIONS}
-        table[f"{side}_relevance_on_object"] = diagnosis.columns["relevance_on_object"]
+        of_map = next(name for name in MAP_MEASURES if name in diagnosis.columns)
+        table[f"{side}_{of_map}"] = diagnosis.columns[of_map]
     return pd.DataFrame(table)
 
 
@@ -175,22 +196,17 @@ def write_report(report: DiagnosisReport, session: Session) -> None:
                 strip_figure(shown).savefig(partial, dpi=120, format="png")
     if report.examples:
         strips.save_composed(report.examples, folder / EXAMPLES_FILE)
-    facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
-    facts |= {"num_images": len(report.images.rows), "num_rejected": report.images.rejected}
-    facts["diagnosis"] = {side: diagnosis.record() for side, diagnosis in report.diagnoses.items()}
-    if report.attributes:
-        facts["attributes"] = {side: diagnosis.record() for side, diagnosis in report.attributes.items()}
-    facts["advice"] = report.advice
+    facts = report.record() | {"tables": [asdict(table) for table in report.tables]}
     parts: list[str | Table] = [report.verdict, *report.advice, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"protocol": session.protocol}, facts, parts)
 
 
 def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Session, folder: Path) -> None:
     """Write a folder that FiftyOne (tried: 1.22.1) opens as `FiftyOneDataset`, with the columns of the
-    [`image_table`], masks, and relevance of the predicted class. Without a version in `metadata.json`, it
+    [`image_table`], masks, and the map of the predicted class, relevance or LayerCAM. Without a version in `metadata.json`, it
     derives the schema from the samples."""
     shutil.rmtree(folder, ignore_errors=True)
-    sides = {name: side for name, side in session.sides.items() if why_no_map(side.model) is None}
+    sides = {name: side for name, side in session.sides.items() if map_name(side.model)}
     transforms = {name: eval_transform(side.processor) for name, side in sides.items()}
     samples = []
     with atomic_folder(folder) as partial:
@@ -205,8 +221,9 @@ def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Ses
                 (pixel_values,) = transforms[name]({"image": [image]})["pixel_values"]
                 with torch.no_grad(), session.accelerator.autocast():
                     given = pixel_values[None].to(session.accelerator.device)
-                    relevance = relevance_map(side.model, given, check_finite=False).relevance[0, 0]
-                pictures[f"fields/{name}_relevance"] = place_in_image(relevance.float(), size, side.processor)
+                    relevance = class_map(side.model, given, check_finite=False).relevance[0, 0]
+                field = f"fields/{name}_{map_name(side.model).lower()}"
+                pictures[field] = place_in_image(relevance.float(), size, side.processor)
             for place, picture in pictures.items():
                 (partial / place).mkdir(parents=True, exist_ok=True)
                 picture.save(partial / place / f"{row:06}.png")
@@ -224,7 +241,7 @@ def _sample(row: dict, files: dict[str, str]) -> dict:
             sample[name] = {"_cls": "Classification", "label": value} if is_class else value
     sample["mask"] = {"_cls": "Segmentation", "mask_path": files["fields/mask"]}
     for place, file in files.items():
-        if place.endswith("_relevance"):
+        if place.endswith(("_relevance", "_layercam")):
             sample[place.removeprefix("fields/")] = {"_cls": "Heatmap", "map_path": file}
     return sample
 
@@ -279,7 +296,7 @@ def _shown(name: str, measures: Mapping[str, Interval]) -> str:
         return "–"
     if name.endswith("_chance"):
         return f"{100 * measure.mean:.1f}"
-    return measure.shown(1, 2) if name == "relevance_on_object" else str(measure)
+    return measure.shown(1, 2) if name in MAP_MEASURES else str(measure)
 
 
 def top1_table(

@@ -33,7 +33,9 @@ BACKGROUND_MEASURES = {
     "only_bg_chance": "top-1 `only_bg` by chance",
     "only_bg_excess": "difference ",
     "relevance_on_object": "relevance on the object / its share of the image",
+    "layercam_on_object": "LayerCAM on the object / its share of the image",
 }
+MAP_MEASURES = ("relevance_on_object", "layercam_on_object")  # of which a model has one
 OF_A_CLASS = ("original", "mixed_same", "mixed_rand", "donor_rate")  # measures by class
 VERDICTS = {
     "decides": "Decides by the background",
@@ -94,10 +96,11 @@ class Diagnosis:
             chance = np.array([frequency.get(int(label), 0.0) for label in self.columns["only_bg"]])
             values["only_bg_chance"] = np.where(known["only_bg"], chance, np.nan)
             values["only_bg_excess"] = values["only_bg"] - values["only_bg_chance"]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.asarray(self.columns["relevance_on_object"], dtype=float) / share
         trusted = trusted_masks(self.columns) | self.with_doubts
-        values["relevance_on_object"] = np.where(known["original"] & trusted, ratio, np.nan)
+        for name in filter(self.columns.__contains__, MAP_MEASURES):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.asarray(self.columns[name], dtype=float) / share
+            values[name] = np.where(known["original"] & trusted, ratio, np.nan)
         return values
 
     @cached_property
@@ -184,8 +187,8 @@ class Diagnosis:
         """Change of each measure, paired by image, but for chance and Object Focus."""
         kept = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
         drawn = Resamples.means({name: self.values[name] - before.values[name] for name in kept})
-        if ratio := drawn.get("relevance_on_object"):
-            drawn["relevance_on_object"] = replace(ratio, outcomes=None)  # whose bounds are not -1 and 1
+        for name in filter(drawn.__contains__, MAP_MEASURES):
+            drawn[name] = replace(drawn[name], outcomes=None)  # whose bounds are not -1 and 1
         return {name: change.interval(Difference) for name, change in drawn.items()}
 
     def record(self) -> dict:

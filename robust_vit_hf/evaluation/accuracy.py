@@ -109,6 +109,7 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
         groups=groups_of(rows.dataset),
         group_weights=rows.group_weights,
         by_class=rows.by_class,
+        revision=rows.revision,
     )
 
 

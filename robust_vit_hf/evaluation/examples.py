@@ -19,8 +19,7 @@ from tqdm.auto import tqdm
 
 from ..data.schema import may_be_shown
 from ..data.transforms import denormalize
-from ..relevance.architectures import why_no_map
-from ..relevance.relevance_map import relevance_map
+from ..relevance.layer_cam import LAYER_CAM, RELEVANCE, class_map
 from ..results.html_page import Gallery, Picture, data_url
 from ..results.run_results import Run, SetResult
 from ..utils.files import atomic_file
@@ -42,7 +41,7 @@ NUM_SHOWN = 4  # images in a group of the figure
 NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevance on the background
 _PICTURES = ("image", "before_predicted", "before_true", "after_predicted", "after_true")
 FEATURES = datasets.Features(
-    {name: datasets.Value("string") for name in ("kind", "set", "label", "predicted_before", "predicted_after")}
+    {name: datasets.Value("string") for name in ("kind", "set", "label", "predicted_before", "predicted_after", "map")}
     | {"row": datasets.Value("int64")}
     | {f"background_{side}": datasets.Value("float64") for side in ("before", "after")}
     | {name: datasets.Image() for name in _PICTURES}
@@ -51,7 +50,7 @@ FEATURES = datasets.Features(
 
 @dataclass(frozen=True)
 class Example:
-    """An image, with predictions and maybe relevance maps by side."""
+    """An image, with predictions and maybe maps by side, all named `map_name`."""
 
     set_name: str
     row: int
@@ -60,7 +59,8 @@ class Example:
     predicted: dict[str, str] = field(default_factory=dict)
     confidence: dict[str, float] = field(default_factory=dict)
     maps: dict[tuple[str, str], Image.Image] = field(default_factory=dict)  # by side and target (`predicted`, `true`)
-    # Of the predicted class: share of the relevance outside the mask, and mean of the map in it; empty without one.
+    map_name: str | None = RELEVANCE
+    # Of the predicted class: share of the map outside the mask, and mean of the map in it; empty without one.
     background: dict[str, float] = field(default_factory=dict)
     coverage: dict[str, float] = field(default_factory=dict)
 
@@ -116,7 +116,7 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Relevance maps of images for the predicted and the true class; predictions alone of models without maps."""
+    """Maps of images for the predicted and the true class; predictions alone unless the models have maps of one kind."""
     class_names, examples = session.label_names, []
 
     @cache  # since the geometry of a processor may have to be measured
@@ -134,13 +134,13 @@ def explain(
             pixel_values = row["pixel_values"].expand(len(targets), -1, -1, -1)
             picture = denormalize(pixel_values, processor)
             if example is None:
-                example = Example(name, index, class_names[label], to_pil_image(picture[0]))
+                example = Example(name, index, class_names[label], to_pil_image(picture[0]), map_name=session.map_name)
             example.predicted[side] = class_names[predicted]
-            if why_no_map(model):
+            if session.map_name is None:
                 continue
             model.eval()
             with torch.no_grad():
-                output = relevance_map(model, pixel_values.to(device), torch.tensor(targets, device=device))
+                output = class_map(model, pixel_values.to(device), torch.tensor(targets, device=device))
             relevance = output.relevance.cpu()
             shown = [to_pil_image(picture_of_target) for picture_of_target in overlay(picture, relevance)]
             example.maps[side, "predicted"], example.maps[side, "true"] = shown[0], shown[-1]
@@ -158,6 +158,7 @@ def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None
     for kind, of_kind in examples.items():
         for example in of_kind:
             row = {"kind": kind, "set": example.set_name, "row": example.row, "label": example.label}
+            row["map"] = example.map_name
             row["image"] = to_webp(example.image)
             for side, predicted in example.predicted.items():
                 row |= {f"predicted_{side}": predicted, f"background_{side}": example.background.get(side)}
@@ -174,7 +175,7 @@ def galleries(folder: Path) -> list[Gallery]:
     if not (folder / EXAMPLES_FILE).is_file():
         return []
     filled = []
-    rows = pq.read_table(folder / EXAMPLES_FILE, columns=list(FEATURES)).to_pylist()
+    rows = pq.read_table(folder / EXAMPLES_FILE).to_pylist()
     for kind, rule in KINDS.items():
         if examples := [_pictures(row) for row in rows if row["kind"] == kind]:
             filled.append(Gallery(kind.capitalize(), f"Images drawn at random, of which {rule}.", examples))
@@ -183,19 +184,21 @@ def galleries(folder: Path) -> list[Gallery]:
 
 def _pictures(row: dict) -> tuple[str, list[Picture]]:
     image = data_url("webp", row["image"]["bytes"])
+    of_cam = row.get("map") == LAYER_CAM  # files of earlier versions do not name it
+    map_name, prefix = (LAYER_CAM, f"{LAYER_CAM} ") if of_cam else ("Relevance", "")
     pictures = [Picture(row["label"], f"Image of the class {row['label']}.", image)]
     for side, target in product(("before", "after"), ("predicted", "true")):
         if (picture := row[f"{side}_{target}"]) is not None:
             name = row[f"predicted_{side}"] if target == "predicted" else row["label"]
-            alt = f"Relevance map {side} the finetuning, of the {target} class {name}."
-            caption, source = f"{side}, {target}: {name}", data_url("webp", picture["bytes"])
+            alt = f"{map_name} map {side} the finetuning, of the {target} class {name}."
+            caption, source = f"{prefix}{side}, {target}: {name}", data_url("webp", picture["bytes"])
             pictures.append(Picture(caption, alt, source, f"{side}-{target}"))
     caption = f"{row['set']}, row {row['row']}"
     if None in (row["before_predicted"], row["after_predicted"]):  # there is no map that names the class
         caption += f". Predicted: {row['predicted_before']} before, {row['predicted_after']} after"
     before, after = row["background_before"], row["background_after"]
     if None not in (before, after):
-        caption += f". Relevance of the predicted class on the background: {before:.0%} before, {after:.0%} after"
+        caption += f". {map_name} of the predicted class on the background: {before:.0%} before, {after:.0%} after"
     return caption, pictures
 
 
@@ -213,7 +216,8 @@ def write_examples(folder: Path, run: Run, session: Session) -> None:
     # Both shares are unknown where a mask is empty.
     complete = [by_image[image] for image in candidates if len(by_image[image].background) == 2]
     ranked = sorted(complete, key=lambda example: example.background["after"] - example.background["before"])
-    groups = {f"Corrected, of {len(ranked)} those whose\nrelevance left the background most": ranked[:NUM_SHOWN]}
+    rule = f"Corrected, of {len(ranked)} those whose\n{session.map_name} left the background most"
+    groups = {rule: ranked[:NUM_SHOWN]}
     titles = {"corrected": "Corrected", "broken": "Got worse"}
     if not drawn["corrected"] and not drawn["broken"]:
         titles = {"unchanged": "No prediction changed"}
@@ -249,13 +253,14 @@ def before_after_figure(
                 for side, predicted in example.predicted.items():
                     caption += [] if (side, "predicted") in example.maps else [f"{side}: {predicted}"]
                 pictures = [("\n".join(caption), example.image)]
+                prefix = f"{LAYER_CAM} " if example.map_name == LAYER_CAM else ""
                 for (side, target), picture in example.maps.items():
                     predicted = example.predicted[side]
                     is_new = target == "predicted" or len(targets) == 1 or predicted != example.label
                     if target in targets and is_new:
                         named = predicted if target == "predicted" else example.label
                         named += f", {example.confidence[side]:.0%}" if sides == 1 else ""
-                        pictures.append((f"{side}, {target}:\n{named}", picture))
+                        pictures.append((f"{prefix}{side}, {target}:\n{named}", picture))
                 for axis, (caption, picture) in zip(axes[:, column], pictures, strict=False):
                     axis.imshow(picture)
                     axis.set_title(plain(caption), fontsize=8)

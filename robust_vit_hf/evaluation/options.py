@@ -17,6 +17,7 @@ from ..data.known_sets import (
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
 from ..relevance import ATTRIBUTION_METHOD_NAMES
+from ..utils.files import check_output_dir
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_dir
 
 
@@ -129,6 +130,10 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
     sensitivity: bool = option(False, "also compare noise on the object with noise on the background (RFS), by masks")
     output_dir: Path = output_dir("runs/robustness")
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_output_dir(self.output_dir, self.dataset, self.training_data, *(source for _, source in self.sets))
+
 
 @dataclass(kw_only=True)
 class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions):
@@ -159,6 +164,7 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
                 f"expected one set with masks: --set ({', '.join(SEGMENTATION_SETS)}), or --dataset for your own images"
             )
         self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
+        check_output_dir(self.output_dir, self.dataset, self.set.source)
 
 
 @dataclass(kw_only=True)

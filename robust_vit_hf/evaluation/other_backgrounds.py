@@ -28,8 +28,8 @@ from ..data.mask_checks import confirmed
 from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..models.last_layer import LastLayer
-from ..relevance.architectures import why_no_map
-from ..relevance.relevance_map import forward_logits, relevance_map
+from ..relevance.layer_cam import LAYER_CAM, class_map, map_name
+from ..relevance.relevance_map import forward_logits
 from ..utils.files import atomic_file
 from ..utils.stage import Stage
 from .measurement import Measured, Measurement, TransformedRows, batch_outputs
@@ -234,15 +234,16 @@ def composite_outputs(
     composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes, trusted, edit)
 
     def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-        images = torch.cat([*pictures])
-        logits, values = layer.outputs(images) if layer else (forward_logits(side.model, images),) * 2
-        values = values.float().unflatten(0, (len(pictures), -1)).transpose(0, 1).clone()
+        # One forward pass for each composite, of as many pictures as the batch has images.
+        passes = [layer.outputs(of) if layer else (forward_logits(side.model, of),) * 2 for of in pictures]
+        logits, values = zip(*passes, strict=True)
+        values = torch.stack(values, dim=1).float()
         # Without an object, a composite would be a background alone; without a background, the image itself.
         share = batch["mask"].mean(dim=(1, 2, 3))
         no_object = (share == 0) | (share == 1) | ~torch.from_numpy(trusted).to(share.device)[batch["row"]]
         for number, has_composite in enumerate(usable[1:], 1):
             values[~has_composite | no_object, number] = torch.nan
-        return list(logits.chunk(len(pictures))), values
+        return [*logits], values
 
     if done < len(outputs):
         for place, values in composite_pass(side, rows, session, name, composites, donors, outputs_of, first=done):
@@ -296,7 +297,8 @@ class Backgrounds(Measurement):
       the second; -1 where there is none;
     - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
     - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object`, its share of the
-      relevance of the predicted class in the original image (NaN without `relevance`, and for models without maps).
+      relevance of the predicted class in the original image (NaN without `relevance`, and for models without maps), or
+      `layercam_on_object`, that of LayerCAM.
 
     Source: https://huggingface.co/papers/2006.09994
     """
@@ -312,15 +314,15 @@ class Backgrounds(Measurement):
         if needed:
             same, other = draw_donors(rows.labels.tolist(), self.seed, confirmed(rows.dataset))
         donors = {kind: drawn for kind, drawn in zip(KINDS, (same, other), strict=True) if kind in needed}
-        explains = self.relevance and why_no_map(side.model) is None
+        explained = map_name(side.model) if self.relevance else None
 
         def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
             """Values `(B, n + 2)`: n predictions, and the object's share of pixels and relevance."""
             mask, logits = batch["mask"], []
             inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
             for composite, picture in zip(composites, pictures, strict=True):
-                if composite.name == "original" and explains:
-                    output = relevance_map(side.model, picture, check_finite=False)
+                if composite.name == "original" and explained:
+                    output = class_map(side.model, picture, check_finite=False)
                     logits.append(output.logits.float())
                     whole = output.relevance.sum(dim=(1, 2, 3))
                     inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
@@ -337,7 +339,8 @@ class Backgrounds(Measurement):
         columns["donor_class"] = np.where(other >= 0, rows.labels[other], -1)
         columns["confirmed"] = confirmed(rows.dataset)
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
-        return Measured(columns | {"object_share": values[:, -2], "relevance_on_object": values[:, -1]})
+        on_object = "layercam_on_object" if explained == LAYER_CAM else "relevance_on_object"
+        return Measured(columns | {"object_share": values[:, -2], on_object: values[:, -1]})
 
 
 @dataclass(frozen=True)

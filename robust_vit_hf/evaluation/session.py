@@ -19,6 +19,7 @@ from ..models.added_classifiers import OwnClassifier, OwnProcessor
 from ..models.image_processors import Protocol, load_processor, resolve_protocol, squashing
 from ..models.loading import check_single_label, load_model, model_digest, weights_digest
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained, why_no_map
+from ..relevance.layer_cam import map_name
 from ..utils.privacy import public_name
 from ..utils.processes import make_accelerator
 from ..utils.stage import Stage
@@ -113,11 +114,17 @@ class Session:
         return dict(enumerate(class_names() if of_imagenet else self.classes))
 
     @property
+    def map_name(self) -> str | None:
+        """The one name of the maps of all models, see [`map_name`]; `None` if they have none, or maps of two kinds."""
+        names = {map_name(side.model) for side in self.sides.values()}
+        return names.pop() if len(names) == 1 else None
+
+    @property
     def without_map(self) -> list[str]:
-        if not any("mask" in rows.dataset.column_names for rows in self.sets.values()):
-            return []
-        reasons = (why_no_map(side.model) for side in self.sides.values())
-        return [f"Relevance is left out: {reason}" for reason in dict.fromkeys(filter(None, reasons))]
+        """Why there is no relevance, and what is shown in its place, for models without it."""
+        reasons = filter(None, (why_no_map(side.model) for side in self.sides.values()))
+        shown = f"Maps show {self.map_name}, which is not comparable." if self.map_name else "No maps are shown."
+        return [f"Relevance is left out: {reason} {shown}" for reason in dict.fromkeys(reasons)]
 
     def check_maps(self) -> None:
         for side in self.sides.values():

@@ -35,6 +35,7 @@ class EvaluationSet:
     whole: bool = False  # images are squashed to the model's size, if they have another, and not cropped
     group_weights: dict[str, float] | None = None
     source: str | None = None
+    revision: str | None = None  # commit of a source on the Hub
     shifted: bool = False
 
     @classmethod
@@ -69,7 +70,8 @@ class EvaluationSet:
             raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:
             return self
-        mapping = label_mapping(self.class_names, classes_of_model(config), name)
+        used = {label for labels in self.accepted for label in labels}
+        mapping = label_mapping(self.class_names, classes_of_model(config), name, used)
         count = max(self.num_classes or 0, 1 + max(max(labels) for labels in self.accepted if labels))
         if mapping is None and (count > config.num_labels or self.num_classes not in (None, config.num_labels)):
             raise ValueError(
@@ -140,7 +142,8 @@ def load_evaluation_set(name: str, source: str | None, protocol: Protocol) -> Ev
         border = 0
     # The border is cut when an image is read; a cropped copy of the set would need too much disk space.
     dataset = load_image_set(name, source, **{"cropped": False} if known.border and not native else {})
-    rows = EvaluationSet.of(dataset, len(wnids()), by_class=known.by_class, whole=known.whole, source=source or name)
+    facts = {"source": source or name, "revision": (dataset.info.homepage or "").partition("/tree/")[2] or None}
+    rows = EvaluationSet.of(dataset, len(wnids()), by_class=known.by_class, whole=known.whole, **facts)
     if not native:
         return replace(rows, accepted=[labels[:1] for labels in rows.accepted]) if known.first_label else rows
     if known.first_label:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import datasets
@@ -266,8 +267,9 @@ def make_card(
 
 def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> list[dict]:
     if evaluation is not None:
-        return [part | {"protocol": name} for name, part in evaluation["protocols"].items()]
-    return [] if results is None else [results | {"protocol": run["protocol"]}]
+        facts = {"date": evaluation.get("date"), "file": EVALUATION_FILE}
+        return [part | {"protocol": name} | facts for name, part in evaluation["protocols"].items()]
+    return [] if results is None else [results | {"protocol": run["protocol"], "file": RESULTS_FILE}]
 
 
 def write_card(folder: Path) -> None:
@@ -282,11 +284,11 @@ def write_card(folder: Path) -> None:
         if contents is not None and contents.get("weights", {}).get("after") != run.get("weights"):
             logger.warning(f"`{folder / file}` is of other weights than `{RUN_FILE}`, so the card leaves it out.")
             contents = None
-        measured.append(contents)
+        measured.append(contents and {"date": _date_of(folder / file)} | contents)
         figures += [name for name in pictures if contents is not None and (folder / name).is_file()]
     results, evaluation = measured
     write_atomically(folder / CARD_FILE, str(make_card(run, results, evaluation, figures)))
-    write_eval_results(folder, _measurements(run, results, evaluation))
+    write_eval_results(folder, _measurements(run, results, evaluation), run.get("hub_model_id"))
 
 
 def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
@@ -306,11 +308,16 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
     for picture in FIGURES[EVALUATION_FILE]:
         (folder / picture).unlink(missing_ok=True)
     kept = {key: evaluation[key] for key in ("weights", "versions", "hardware", "protocols")}
+    kept["date"] = _date_of(evaluation_folder / RESULTS_FILE)
     write_json(folder / EVALUATION_FILE, kept)
     for protocol in evaluation["protocols"]:
         plot = evaluation_folder / "plots" / protocol / "accuracy.png"
         if plot.is_file():
             shutil.copy(plot, folder / f"accuracy_{protocol}.png")
+
+
+def _date_of(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
 
 def _eval_results(measurements: list[dict], own_data: str | None, own_args: list[str] | None) -> list[EvalResult]:
@@ -373,31 +380,36 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
     return lines
 
 
-def write_eval_results(folder: Path, measurements: Iterable[Mapping]) -> None:
+def write_eval_results(folder: Path, measurements: Iterable[Mapping], repo_id: str | None) -> None:
     """Write a file for each protocol whose rows have public sets, and remove earlier ones
-    (https://huggingface.co/docs/hub/eval-results). Measurements have `protocol`, and `sources` and `rows` of
-    [`summarize`]."""
+    (https://huggingface.co/docs/hub/eval-results). Measurements have `protocol`, `date`, the `file` in the model's repository, from
+    which they are, and `sources`, `revisions` and `rows` of [`summarize`]."""
     for path in folder.glob(EVAL_RESULTS_FILES):
         path.unlink()
     for part in measurements:
-        if entries := public_results(part["protocol"], part["rows"], part.get("sources", {})):
+        facts = {"date": part.get("date")}
+        if repo_id is not None:
+            url = f"https://huggingface.co/{repo_id}/blob/main/{part['file']}"
+            facts |= {"source_url": url, "source_name": "robust-vit evaluate"}
+        if entries := public_results(part, **facts):
             path = folder / EVAL_RESULTS_FILES.replace("*", part["protocol"])
             write_atomically(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
 
 
-def public_results(protocol: str, rows: Iterable[Mapping], sources: Mapping[str, str]) -> list[EvalResultEntry]:
-    """Top-1 in per cent on each set that was read from a public copy; others may hold other variants."""
+def public_results(part: Mapping, **facts) -> list[EvalResultEntry]:
+    """Top-1 in per cent on each set of a measurement that was read from a public copy, with facts of all entries; others may hold other
+    variants."""
     entries = []
-    for row in rows:
+    for row in part["rows"]:
         name = row["set"]
         if name not in EVALUATION_SETS or row["top1_after"] is None:
             continue
-        known, source = KNOWN_SETS[name], sources.get(name)
+        known, source = KNOWN_SETS[name], part.get("sources", {}).get(name)
         copies = {**dict.fromkeys(known.hub_files, (None, None)), **known.hub}
         source = next(iter(copies), None) if source == name else source  # without a source, the first copy is read
         if source in copies:
             task = copies[source][0] or known.part.get("factor", "default")
-            notes = f"top-1 in per cent on {row['num_images']:,} images of {name}, protocol {protocol}"
-            value = round(100 * row["top1_after"], 2)
-            entries.append(EvalResultEntry(dataset_id=source, task_id=task, value=value, notes=notes))
+            notes = f"top-1 in per cent on {row['num_images']:,} images of {name}, protocol {part['protocol']}"
+            value, revision = round(100 * row["top1_after"], 2), part.get("revisions", {}).get(name)
+            entries.append(EvalResultEntry(source, task, value, revision, notes=notes, **facts))
     return entries

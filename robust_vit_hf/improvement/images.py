@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 
 from ..data.background_edits import draw_donors
 from ..data.balanced_splits import choose_images, held_out, labels_of
 from ..data.classes import align_labels, check_one_numbering, classes_of_model
-from ..data.dataset_digest import pixels_of
+from ..data.copies import without_copies
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
 from ..data.transforms import eval_transform
@@ -50,8 +51,7 @@ def images_by_role(
     rows = choose_images(validation.rows, options.num_images)
     draw_donors(labels_of(rows).tolist())  # rejects one class before masks, which take long, are made
     images["validation"] = replace(validation, rows=rows, split="validation", group_weights=weights)
-    _check_apart(train, validation, images, pool)
-    return images, pool
+    return _apart(train, validation, images, pool, session.folder), pool
 
 
 def classes_with_images(
@@ -92,20 +92,22 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED} others" if len(names) > NAMED else "")
 
 
-def _check_apart(train: Images, validation: Images, images: Mapping[str, Images], pool: BackgroundPool | None) -> None:
+def _apart(
+    train: Images, validation: Images, images: dict[str, Images], pool: BackgroundPool | None, folder: Path | None
+) -> dict[str, Images]:
+    """Images that share no photograph, nor validation images with the pool."""
     if shared := train.mask_files & validation.mask_files:
         raise ValueError(
             f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
         )
-    pictures, features = [str(path) for path in pool.paths] if pool else [], {"image": datasets.Image()}
-    backgrounds = datasets.Dataset.from_dict({"image": pictures}, datasets.Features(features))
-    rows = {role: of_role.rows for role, of_role in images.items()} | {"backgrounds": backgrounds}
-    pixels = {role: pixels_of(of_role) for role, of_role in rows.items()}
-    for other in ("train", "backgrounds"):
-        if shared := len(pixels[other] & pixels["validation"]):
-            raise ValueError(
-                f"Splits overlap: {shared} images of `validation` are in `{other}` too. Look for copies, and see --train_split, --eval_split and --backgrounds."
-            )
+    images = without_copies(images, folder)
+    if pool is None:
+        return images
+    columns = {name: [str(path) for path in pool.paths] for name in ("image", "file_name")}
+    features = datasets.Features({"image": datasets.Image(), "file_name": datasets.Value("string")})
+    roles = {"backgrounds": Images(datasets.Dataset.from_dict(columns, features), pool.folder.name, "backgrounds")}
+    roles |= {"validation": images["validation"]}
+    return images | {role: of for role, of in without_copies(roles, folder).items() if role in images}
 
 
 def _labelled(split: str, session: Session, options: ImproveOptions, notes: list[str]) -> Images:

@@ -68,6 +68,8 @@ NO_INPUTS = {
     "dataset",
     "backgrounds",
     "attributes",
+    "json",
+    "fail_if",
 }
 
 

@@ -56,6 +56,9 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         "cut the model's head to the classes that have images, first of all; changes are measured from there. By default, the model keeps "
         "its other classes, whose weights new layers leave as they are",
     )
+    fail_if: Literal["worse"] | None = option(
+        None, "end with exit status 3, after writing everything, if the model that was found is `worse`"
+    )
     seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
     output_dir: Path = output_dir()
 

@@ -62,6 +62,10 @@ class Improvement:
         record = {"outcome": self.key, "verdict": self.verdict, "notes": self.notes}
         return record | (self.outcome.record() if self.outcome else {})
 
+    def fails(self, condition: str) -> bool:
+        """Whether the outcome is what `--fail_if` names."""
+        return self.key == condition
+
     def __str__(self) -> str:
         table = self.outcome.table if self.outcome else self.diagnosis.table
         lines = (

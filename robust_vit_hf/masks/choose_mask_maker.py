@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from ..data.classes import align_labels, class_names_of
 from ..data.find_images import Images, find_images, origin_of_masks
+from ..data.layouts.folders import first_few
 from ..data.mask_checks import confirmed
 from ..data.schema import check_rows, undecoded_rows
 from ..data.transforms import input_size
@@ -26,23 +27,23 @@ from ..data.write_dataset import REJECTED_FOLDER
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..utils.stage import Stage
+from .alpha import first_cut_out
 from .foreground_layer import ConfirmedMasks
 from .make_masks import KEPT, Masker, make_masker, write_split
-from .options import Dinov2Options, GroundedOptions, RembgOptions, Sam3Options, TokenCutOptions
+from .options import AlphaOptions, Dinov2Options, GroundedOptions, RembgOptions, Sam3Options, TokenCutOptions
 from .tokencut import TokenCut
 
 
 logger = logging.get_logger(__name__)
 
-# Methods with models of their own, in the order in which `auto` tries them.
-OTHERS = {"sam3": Sam3Options, "grounded": GroundedOptions, "rembg": RembgOptions}
+AUTO = ("sam3", "grounded", "rembg")  # in the order in which `auto` tries them
+OTHERS = {"sam3": Sam3Options, "grounded": GroundedOptions, "rembg": RembgOptions, "alpha": AlphaOptions}
 OF_FEATURES = {"dinov2": Dinov2Options, "tokencut": TokenCutOptions}
 # Names of DINOv2-S, in the order in which they are tried, and what they are: no network before the Hub.
 DINOV2_SMALL = {
     BUNDLED_MODEL: "DINOv2-S, the bundled backbone",
     MODELS[BUNDLED_MODEL].base_model: f"`{MODELS[BUNDLED_MODEL].base_model}`",
 }
-NAMED = 3  # images of a note that are named
 OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 
 
@@ -87,10 +88,10 @@ class MaskSettings:
 
 @lru_cache(maxsize=1)
 def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> tuple[str, str | None, Masker]:
-    """The method, mask model and mask maker of settings; of `auto` the first of [`OTHERS`] that is installed and whose models can be
+    """The method, mask model and mask maker of settings; of `auto` the first of [`AUTO`] that is installed and whose models can be
     loaded, or else `dinov2`. Logs why."""
     label = datasets.ClassLabel(names=[*class_names]) if class_names else datasets.Value("int64")
-    named = {"auto": OTHERS, None: ()} | dict.fromkeys(OF_FEATURES, ())
+    named = {"auto": AUTO, None: ()} | dict.fromkeys(OF_FEATURES, ())
     for name in named.get(settings.method, [settings.method]):
         try:
             masker = make_masker(OTHERS[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
@@ -128,10 +129,14 @@ def _masked(
     images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings, columns: Sequence[str]
 ) -> Images:
     name = images.name
-    origin, rejected_names = origin_of_masks(images.source), []
+    origin, rejected_names = images.masks or origin_of_masks(images.source), []
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if settings.method is not None or "mask" not in images.rows.column_names:
+        if settings.method is None and (example := first_cut_out(images.rows)):
+            logger.warning(
+                f"Images such as `{example}` are partly transparent: --masks alpha takes their alpha as masks."
+            )
         state, method, mask_model, masker = PartialState(), settings.method, settings.mask_model, None
         named = class_names_of(images.rows.features) or ()
         for first in (True, False):  # the main process chooses, since others may fail to load what it has
@@ -142,19 +147,13 @@ def _masked(
         given: dict[str, Any] = {"images": images.source, "output_dir": folder}
         given |= {"skip_bad": True, "rows_per_shard": 100}
         options = OTHERS[method](**given) if method in OTHERS else OF_FEATURES[method](**given, model=mask_model)
+        if state.is_main_process and Stage.of(folder).result() is not None:
+            logger.warning(f"Masks of `{name}` are not made again: see `{folder}`.")
         with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
-            write_split(
-                options,
-                "train",
-                rows,
-                images.rows.features,
-                masker,
-                title,
-                None,
-                (*KEPT, *columns),
-                settings.shorter_side,
-            )
+            shorter_side = None if method == "alpha" else settings.shorter_side  # reduced images have no alpha
+            features, kept = images.rows.features, (*KEPT, *columns)
+            write_split(options, "train", rows, features, masker, title, None, kept, shorter_side)
         state.wait_for_everyone()  # the first process has written the last rows
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin, files = f"made by {method}", sorted((folder / REJECTED_FOLDER).glob("*.parquet"))
@@ -168,7 +167,7 @@ def _masked(
             "contact sheets of the masks, and give others (--masks, --mask_model)."
         )
     if rejected:
-        named = ", ".join(rejected_names[:NAMED]) + (", …" if len(rejected_names) > NAMED else "")
+        named = first_few(rejected_names)
         notes.append(
             f"{rejected} images are left out: they cannot be read, or their masks were rejected, empty or full"
             + (f" ({named}; reasons in `{folder.name}/{REJECTED_FOLDER}`)." if named else ".")
@@ -180,4 +179,4 @@ def _masked(
             f"{doubtful} of {len(rows)} masks are in doubt: their images are put on no other background, and give none. Look at the contact "
             "sheets of the masks. A background remover makes better ones: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
         )
-    return replace(images, rows=rows, masks=origin, rejected=rejected, notes=tuple(notes))
+    return replace(images, rows=rows, masks=origin, rejected=rejected, notes=(*images.notes, *notes))

@@ -24,13 +24,15 @@ from ..models.loading import model_digest
 from ..utils.files import check_output_dir
 from ..utils.images import encode_image, to_rgb
 from ..utils.options import declared_options
+from ..utils.privacy import is_hub_id
 from ..utils.stage import Stage
+from .alpha import make_alpha_masks
 from .by_names import ConceptSegmentation, GroundedSegmentation, prompts_of_labels
 from .foreground_layer import ConfirmedMasks
 from .options import (
+    AlphaOptions,
     CocoOptions,
     Dinov2Options,
-    GroundedOptions,
     MasksOptions,
     RembgOptions,
     Sam3Options,
@@ -51,20 +53,21 @@ TEXT = {
     "(https://huggingface.co/papers/2303.05499, https://huggingface.co/papers/2304.02643).",
     "sam3": "Foreground masks by SAM 3, prompted with names (https://huggingface.co/papers/2511.16719).",
     "rembg": "Foreground masks by a background remover of rembg (https://github.com/danielgatis/rembg).",
+    "alpha": "Foreground masks from the transparency of the images.",
     "coco": "Foreground masks from annotations in COCO's format.",
 }
 KEPT = ("label", "group", "openly_licensed")  # columns of the images, if they have them
 
 
-def make_masker(
-    options: Dinov2Options | GroundedOptions | Sam3Options | RembgOptions | CocoOptions, features: datasets.Features
-) -> Masker:
+def make_masker(options: MasksOptions, features: datasets.Features) -> Masker:
     """Mask maker of a method for images with the given columns, on the accelerator if available."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     if isinstance(options, CocoOptions):
         from .coco import CocoAnnotations
 
         return CocoAnnotations(options.annotations, options.category)
+    if isinstance(options, AlphaOptions):
+        return make_alpha_masks
     if isinstance(options, RembgOptions):
         from .background_remover import BackgroundRemover
 
@@ -146,6 +149,10 @@ def write_split(
             text=TEXT[options.METHOD],
             rows_per_file=options.rows_per_shard,
             selection=options.per_class,
+            facts={
+                "annotations_creators": "found" if options.METHOD in ("alpha", "coco") else "machine-generated",
+                "source_datasets": [f"extended|{options.images}" if is_hub_id(options.images) else "extended"],
+            },
         )
     # Annotations are of one image among all rows, of which this process makes the masks of a part.
     claimed = getattr(masker, "claimed", iter)(rows)

@@ -9,7 +9,7 @@ from ..data.options import WriterOptions
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, option
 
 
-MASK_METHODS = ("dinov2", "tokencut", "grounded", "sam3", "rembg", "auto")  # of images of your own
+MASK_METHODS = ("dinov2", "tokencut", "grounded", "sam3", "rembg", "alpha", "auto")  # of images of your own
 MASK_MODEL = (
     "plain ViT, by Hub id or folder, whose features TokenCut cuts into masks (default: a DINOv2-S, the bundled one or that of the Hub, and "
     "where neither can be had, the classifier)"
@@ -104,6 +104,16 @@ class RembgOptions(MasksOptions):
     METHOD = "rembg"
 
     model: str = option("isnet-general-use", "a model's name in rembg, which downloads it, or an ONNX file of ISNet")
+
+
+@dataclass(kw_only=True)
+class AlphaOptions(MasksOptions):
+    """Foreground masks from the transparency of PNG, WebP and others: foreground is what is opaque.
+
+    robust-vit masks alpha --images cut-outs --output_dir cut-outs-masks
+    """
+
+    METHOD = "alpha"
 
 
 @dataclass(kw_only=True)

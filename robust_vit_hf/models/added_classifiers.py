@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,8 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..data.classes import check_class_names
+from ..relevance.architectures import NoRelevanceMap
+from ..relevance.layer_cam import layer_cam
 
 
 class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
@@ -126,6 +129,10 @@ class OwnClassifier(PreTrainedModel):
             raise ValueError(f"`transform` gave {_described(pixels)}; expected a tensor (3, H, W).")
         with torch.no_grad():
             probe = self(pixels[None].to(device)).logits
+        self.has_layer_cam = False
+        if isinstance(predict, nn.Module):
+            with suppress(NoRelevanceMap, RuntimeError):  # the latter where it turns its output into NumPy
+                self.has_layer_cam = layer_cam(self, pixels[None].to(device), check_finite=False) is not None
         self.probe = nn.Parameter(probe.float(), requires_grad=False)
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> ImageClassifierOutput:

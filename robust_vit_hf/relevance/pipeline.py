@@ -1,4 +1,4 @@
-"""`pipeline("relevance-map")`: the class of an image and its relevance map."""
+"""`pipeline("relevance-map")`: the class of an image and its map, relevance or LayerCAM."""
 
 from typing import Any
 
@@ -11,24 +11,25 @@ from ..data.classes import class_index, classes_of_model
 from ..data.transforms import check_resized, place_in_image
 from ..utils.images import overlay as overlay_map
 from ..utils.images import upright_image
-from .relevance_map import relevance_map
+from .layer_cam import class_map, map_name
 
 
 class RelevanceMapPipeline(Pipeline):
-    """Class, score and relevance map of an image or a list of images: PIL images, paths or URLs.
+    """Class, score and relevance map of an image or a list of images: PIL images, paths or URLs. Of models without a relevance map,
+    the map is LayerCAM, see [`~robust_vit_hf.relevance.layer_cam.layer_cam`].
 
     Args:
         target (`int` or `str`, *optional*): class to explain, by id or name; each image's predicted class by default.
         overlay (`bool`, *optional*, defaults to `False`): whether to also return the image overlaid with its map.
 
     Returns:
-        For each image a dict with `label` and `score` (name and probability of the explained class); `relevance`, a
-        greyscale image (mode L) of the same size, white for the highest relevance, black for the lowest and outside
-        the processor's crop; and `overlay`, a colour image, if requested.
+        For each image a dict with `label` and `score` (name and probability of the explained class); `relevance` or
+        `layercam`, the map, a greyscale image (mode L) of the same size, white for the highest value, black for the lowest and
+        outside the processor's crop; and `overlay`, a colour image, if requested.
 
     Raises:
         OSError: a file or URL that cannot be read as an image.
-        ValueError: an architecture without relevance maps, a target that is not a class of the model, or an image without a
+        ValueError: a model of which no layer has features on a grid of the image, a target that is not a class of the model, or an image without a
             documented conversion to RGB, see [`~robust_vit_hf.utils.images.to_rgb`].
 
     Example:
@@ -65,7 +66,7 @@ class RelevanceMapPipeline(Pipeline):
         return {"image": image, "pixel_values": pixel_values.to(self.model.dtype)}
 
     def _forward(self, inputs: dict[str, Any], target: int | None = None) -> dict[str, Any]:
-        output = relevance_map(self.model, inputs["pixel_values"], target)
+        output = class_map(self.model, inputs["pixel_values"], target)
         classes = output.logits.argmax(dim=1) if target is None else torch.full((len(output.logits),), target)
         scores = output.logits.float().softmax(dim=1).gather(1, classes.to(output.logits.device).unsqueeze(1))
         return {"image": inputs["image"], "relevance": output.relevance, "class": classes[:, None], "score": scores}
@@ -76,7 +77,7 @@ class RelevanceMapPipeline(Pipeline):
         answer = {
             "label": self.model.config.id2label[int(outputs["class"][0, 0])],
             "score": float(outputs["score"][0, 0]),
-            "relevance": relevance,
+            map_name(self.model).lower(): relevance,
         }
         if overlay:
             pixels, grey = (functional.pil_to_tensor(picture) / 255 for picture in (image, relevance))

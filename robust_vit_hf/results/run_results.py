@@ -36,6 +36,7 @@ class SetResult:
     group_weights: dict[str, float] | None = None  # in the average, such as shares of the training images, if known
     clusters: np.ndarray | None = None  # `(N,)` int, equal for images drawn together, such as with one photograph
     by_class: bool = True  # otherwise images have several classes, as in ImageNet-9, and `classes` are the first ones
+    revision: str | None = None  # commit of a source on the Hub
 
     def __len__(self) -> int:
         return len(next(iter(self.sides.values())).ranks)

@@ -25,6 +25,7 @@ def summarize(run: Run) -> dict:
     return {
         "rows": set_rows(run),
         "sources": public_settings({name: result.source for name, result in run.sets.items()}),
+        "revisions": {name: result.revision for name, result in run.sets.items() if result.revision},
         "reliance": [asdict(table) for table in [*reliance_tables(run), *group_tables(run)]],
         "class_groups": class_groups(run),
         "class_changes": {result.name: class_changes([run], result.name) for result in compared},

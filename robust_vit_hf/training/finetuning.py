@@ -22,6 +22,7 @@ from ..models.image_processors import load_processor, resolve_protocol
 from ..models.loading import load_model
 from ..models.model_names import resolve
 from ..results.run_results import Run
+from ..utils.files import check_output_dir
 from ..utils.stage import folder_lock
 from .checkpoints import add_lora, find_checkpoint
 from .config import RobustViTConfig, control_of
@@ -48,6 +49,7 @@ def finetune(
     Returns:
         The first table of the results, as Markdown; an empty string outside the main process.
     """
+    check_output_dir(Path(config.output_dir), data_arguments.dataset)
     # The first process locks the folder; its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)

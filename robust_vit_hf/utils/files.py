@@ -108,6 +108,29 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
             )
 
 
+def files_below(root: Path) -> Iterator[str]:
+    """Names relative to a folder of all files below it, also through links, in order; none if there is no such folder.
+
+    Raises:
+        OSError: a folder cannot be read, or a link leads to nothing.
+    """
+    for path in sorted(root.iterdir() if root.is_dir() else (), key=lambda path: (path.is_dir(), path.name)):
+        if path.is_dir():
+            yield from (f"{path.name}/{name}" for name in files_below(path))
+        elif path.exists():
+            yield path.name
+        else:
+            raise FileNotFoundError(
+                f"`{path}` is a link to `{path.readlink()}`, which is not there: mount its disk, or remove the link."
+            )
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name relative to a folder is of a hidden file (`.…`), or within a hidden folder (`.…`, `__…`)."""
+    *folders, file = name.split("/")
+    return file.startswith(".") or any(folder.startswith((".", "__")) for folder in folders)
+
+
 def check_no_pattern(path: Path) -> None:
     """Raise an error for an existing path that `datasets` would read as a glob pattern."""
     if path.exists() and (sign := re.search(r"[*?[]", str(path.resolve()))):

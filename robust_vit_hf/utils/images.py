@@ -28,14 +28,15 @@ with suppress(ImportError):
 def readable_suffixes() -> set[str]:
     """Suffixes, in lower case, of images that Pillow reads: `.avif` since 11.3, `.heic` with `pillow-heif`."""
     Image.init()
-    return {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN.keys() - _STUBS}
+    readable = Image.OPEN.keys() - _STUBS | {"MPO"}  # which opens as a JPEG
+    return {suffix for suffix, name in Image.EXTENSION.items() if name in readable}
 
 
 def is_picture(path: Path) -> bool:
     """Whether a file, of any name, begins as an image that Pillow reads."""
     with suppress(Exception):  # codecs raise any type
         with Image.open(path) as opened:
-            return opened.format not in _STUBS
+            return opened.format not in _STUBS | {"TGA"}  # which has no signature
     return False
 
 

@@ -47,8 +47,8 @@ def end_by_signals() -> None:
             signal.signal(kind, signal.default_int_handler)
 
 
-def leave() -> None:
+def leave(status: int) -> None:
     """Exit a CPU process without destroying the process group, which sometimes aborts or hangs under gloo (torch 2.13)."""
     if PartialState._shared_state and PartialState().device.type == "cpu" and PartialState().num_processes > 1:
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(status)

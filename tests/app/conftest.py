@@ -1,5 +1,6 @@
 """Two models, and what is measured of them, for the page of `robust-vit app`."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from robust_vit_hf.app.options import AppOptions
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_folder, masked_rows, save_pretrained, tiny_vit
+
+
+CHROMIUM = shutil.which("chromium")
+BROWSER_OPTIONS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync""".split()
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,13 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation import segment
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
-from robust_vit_hf.utils.files import read_json
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
-from ..helpers.commands import call, kill_when, launch_two, succeed
+from ..helpers.commands import call, launch_two, succeed
 from ..helpers.layouts import miniatures
 from ..helpers.sessions import session_of
-from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, TENCH, masked_dataset, save_pretrained, tiny_vit
+from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +30,6 @@ def models(tmp_path_factory) -> list[Path]:
         after.classifier.weight += 0.2 * torch.randn_like(after.classifier.weight)
     root = tmp_path_factory.mktemp("models")
     return [save_pretrained(before, root / "before"), save_pretrained(after, root / "after")]
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory) -> dict[str, str]:
-    """Every evaluation set of the paper in its official layout, with 4 to 6 images, as the command takes it."""
-    folders = miniatures(tmp_path_factory.mktemp("sets"))
-    return {name: f"{name}={folder}" for name, folder in folders.items()}
 
 
 def results_of(output: Path, protocol: str) -> dict:
@@ -52,49 +44,30 @@ def close(rows: list[dict]) -> list[dict]:
     ]
 
 
-@pytest.fixture(scope="module")
-def robustness(models, sets, tmp_path_factory) -> Path:
-    """Output folder of one run over all sets."""
-    root = tmp_path_factory.mktemp("robustness")
-    training = masked_dataset(4).remove_columns("label").add_column("label", [0, 0, 105, 105])
-    training.to_parquet(root / "training" / "train-00000.parquet")
-    succeed(
-        "evaluate", "--model", models[0], "--compare", models[1], "--sets", *sets.values(), "--output_dir", root / "out",
-        "--training_data", root / "training", "--protocols", "paper", "native", "--batch_size", 2,
-    )  # fmt: skip
-    return root / "out"
-
-
 @pytest.mark.slow
-def test_two_processes_equal_one(robustness, models, sets, tmp_path):
-    completed = launch_two(
-        "eval/evaluate_robustness.py", "--model", models[0], "--compare", models[1], "--sets", *sets.values(),
-        "--output_dir", tmp_path, "--batch_size", 2, "--protocols", "native",
-    )  # fmt: skip
+def test_two_processes_equal_one(models, tmp_path):
+    """Of sets with one label an image, with several, and with factors."""
+    folders = miniatures(tmp_path / "sets")
+    sets = [f"{name}={folders[name]}" for name in ("imagenet-a", "objectnet", "si-score-rotation")]
+    options = [
+        "--model",
+        models[0],
+        "--compare",
+        models[1],
+        "--sets",
+        *sets,
+        "--batch_size",
+        2,
+        "--protocols",
+        "native",
+    ]
+    succeed("evaluate", *options, "--output_dir", tmp_path / "one")
+    completed = launch_two("eval/evaluate_robustness.py", *options, "--output_dir", tmp_path / "two")
     assert completed.status == 0, completed.err
     assert completed.out.count("# Protocol `native`") == 1
-    one, two = (results_of(folder, "native") for folder in (robustness, tmp_path))
+    one, two = (results_of(tmp_path / name, "native") for name in ("one", "two"))
     assert two["rows"] == close(one["rows"])
     assert two["class_changes"] == one["class_changes"] and two["curves"] == one["curves"]
-
-
-@pytest.mark.slow
-def test_killed_and_started_again(models, tmp_path):
-    """Finished sets are kept, the rest is measured, and all equals a run that was not killed."""
-    small = layouts.class_folders(tmp_path / "small", {TENCH: 2})
-    large = layouts.class_folders(tmp_path / "large", {GOLDFISH: 40, TENCH: 40})
-    options = ["--model", models[0], "--sets", f"imagenet-1k={small}", f"imagenet-sketch={large}"]
-    options += ["--protocols", "paper", "--batch_size", 1, "--output_dir"]
-    killed, complete = tmp_path / "killed", tmp_path / "complete"
-    finished = killed / "paper" / "imagenet-1k" / "before" / "stage.json"
-    kill_when(lambda: "result" in (read_json(finished) or {}), "eval/evaluate_robustness.py", *options, killed)
-    assert not (killed / "results.json").exists()
-    written = finished.stat().st_mtime_ns
-    for folder in (killed, complete):
-        succeed("evaluate", *options, folder)
-    assert finished.stat().st_mtime_ns == written
-    one, two = (results_of(folder, "paper") for folder in (complete, killed))
-    assert two == one | {"rows": close(one["rows"])}
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +138,14 @@ def test_results_of_another_command_are_not_replaced(command, tmp_path):
     assert "differ in: command" in call(*arguments).error
     (tmp_path / "out" / "stage.json").rename(tmp_path / "out" / "config.json")  # a model
     assert "holds files without a `stage.json`" in call(*arguments).error
+
+
+@pytest.mark.parametrize("command", ["evaluate", "segment", "train"])
+def test_results_are_not_written_among_the_images(command, tmp_path):
+    """The next command would read plots and pictures as images."""
+    layouts.class_folders(tmp_path / "photos" / "validation", {"a": 1, "b": 1})
+    before = {*tmp_path.rglob("*")}
+    refused = call(
+        command, "--dataset", tmp_path / "photos", "--output_dir", tmp_path / "photos" / "validation" / "out"
+    )
+    assert refused.status and "is within" in refused.error and {*tmp_path.rglob("*")} == before

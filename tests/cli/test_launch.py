@@ -20,7 +20,7 @@ from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.training.checkpoints import add_lora
 from robust_vit_hf.training.config import CHECKPOINTING, prepare_sharding
 
-from ..helpers.commands import Completed, launch, start, wait_until
+from ..helpers.commands import Completed, launch, start, succeed, wait_until
 from ..helpers.tiny import ROOT, STILL, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 from ..training.test_trainer import assert_equal_weights
 
@@ -66,30 +66,32 @@ def test_config_files_are_those_of_accelerate():
 
 
 @pytest.mark.slow
-def test_ddp_and_fsdp2_give_the_run_of_one_process(options, tmp_path):
-    """From the config files, checkpoints and a resume under FSDP2 included. Of the model that was sharded, report and card are made."""
-    one, ddp, fsdp = (tmp_path / name for name in ("one", "ddp", "fsdp"))
-    two = ("--num_processes", 2, "--mixed_precision", "no")
-    strips = ("--report_to", "tensorboard", "--relevance_strip_steps", 2)
+def test_fsdp2_gives_the_run_of_one_process(options, tmp_path):
+    """From the config file, checkpoints and a resume included. Of the model that was sharded, report and card are made."""
+    one, fsdp = tmp_path / "one", tmp_path / "fsdp"
     train = (*options, "--control", "--per_device_train_batch_size")
-    sharded = ("fsdp2.yaml", *two, "--module", "tests.helpers.sharded", "train", *train, 4, *strips)
-    runs = [
-        launched("cpu.yaml", "trainer/train.py", *train, 8, "--num_train_epochs", 3, "--output_dir", one),
-        launched(
-            "several_gpus.yaml", *two, "trainer/train.py", *train, 4, "--num_train_epochs", 3, "--output_dir", ddp
-        ),
-        launched(*sharded, "--num_train_epochs", 2, "--output_dir", fsdp),
-        launched(*sharded, "--num_train_epochs", 3, "--resume_from_checkpoint", "last", "--output_dir", fsdp),
-    ]
-    assert [run.status for run in runs] == [0] * 4, "\n".join(run.err[-2000:] for run in runs)
-    for run in (ddp, fsdp):
-        assert len(losses(run)) == 6
-        assert_same_run(run, one)
-        rows = [json.loads((folder / "results.json").read_text())["rows"] for folder in (run, one)]
-        for name in ("num_images", "top1_before", "top1_after", "top1_control"):  # of the images of both processes
-            measured, expected = ([row[name] for row in of_run] for of_run in rows)
-            assert measured == expected and None not in measured
-        assert (run / "before_after.png").is_file()
+    command = (
+        "--num_processes",
+        2,
+        "--mixed_precision",
+        "no",
+        "--module",
+        "tests.helpers.sharded",
+        "train",
+        *train,
+        4,
+    )
+    command += ("--report_to", "tensorboard", "--relevance_strip_steps", 2, "--output_dir", fsdp, "--num_train_epochs")
+    succeed("train", *train, 8, "--num_train_epochs", 3, "--output_dir", one)
+    runs = [launched("fsdp2.yaml", *command, *more) for more in ([2], [3, "--resume_from_checkpoint", "last"])]
+    assert [run.status for run in runs] == [0] * 2, "\n".join(run.err[-2000:] for run in runs)
+    assert len(losses(fsdp)) == 6
+    assert_same_run(fsdp, one)
+    rows = [json.loads((folder / "results.json").read_text())["rows"] for folder in (fsdp, one)]
+    for name in ("num_images", "top1_before", "top1_after", "top1_control"):  # of the images of both processes
+        measured, expected = ([row[name] for row in of_run] for of_run in rows)
+        assert measured == expected and None not in measured
+    assert (fsdp / "before_after.png").is_file()
     assert runs[1].out.count("| validation | 8 |") == 1  # one process writes
     assert json.loads((fsdp / "run.json").read_text())["architecture"] == "ViTForImageClassification"
 
@@ -152,8 +154,6 @@ def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
         assert_same_run(run, whole)
         assert len(losses(run)) > step
 
-
-# -- Slurm ------------------------------------------------------------------------------------------------------------
 
 SRUN = """
 # Starts the command on each of SLURM_NNODES nodes, which are this machine.

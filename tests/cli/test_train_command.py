@@ -40,17 +40,6 @@ def write_recipe(folder: Path, values) -> Path:
     return recipe
 
 
-def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "model.safetensors").write_bytes(b"precious")
-    recipe = write_recipe(tmp_path, inputs)
-    message = "holds other files, such as `model.safetensors`. Choose another --output_dir, or delete it"
-    assert message in call("train", recipe).error
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["model.safetensors"]
-    resumed = call("train", recipe, "--resume_from_checkpoint", "last")
-    assert "holds no run to resume" in resumed.error
-
-
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -148,9 +137,6 @@ def test_code_that_comes_with_the_weights_is_run_if_it_is_asked_for(inputs, tmp_
         assert json.loads((tmp_path / name / "config.json").read_text())["architectures"] == [name]
 
 
-# -- Recipes ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", list_recipes())
 def test_recipes(name):
     """Every recipe parses into the hyper-parameters that it names, and its header says how it is run and from where."""
@@ -173,6 +159,7 @@ def test_recipes(name):
 
 def test_every_model_has_its_recipe():
     """A recipe is found by what the model is: its name, its ids on the Hub, its conversion. Other models have none."""
+    assert {path.stem for path in (ROOT / "trainer" / "recipes").glob("*.yaml")} == set(list_recipes())  # by a link
     assert {name for name in list_recipes() if not name.startswith(("gradmask-", "rrr-"))} == set(MODELS)
     for name, entry in MODELS.items():
         for known in (name, *entry.hub_ids):
@@ -198,10 +185,6 @@ def test_another_method_leaves_out_the_options_of_the_recipe(named, capsys):
     with pytest.raises(SystemExit):
         parse_arguments([*named, "--method", "gradmask", "--relevance_distance", "mse"])
     assert "`relevance_distance` is not an option of the method `gradmask`" in capsys.readouterr().err
-
-
-def test_the_link_in_the_checkout_shows_the_recipes():
-    assert {path.stem for path in (ROOT / "trainer" / "recipes").glob("*.yaml")} == set(list_recipes())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -12,8 +13,8 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
-from robust_vit_hf.data.classes import label_mapping
-from robust_vit_hf.data.find_images import with_mask_files
+from robust_vit_hf.data.classes import align_labels, label_mapping
+from robust_vit_hf.data.find_images import with_masks_of
 from robust_vit_hf.data.image_sets import describe
 from robust_vit_hf.data.options import DescribeOptions
 from robust_vit_hf.data.schema import undecoded_rows
@@ -24,8 +25,7 @@ from robust_vit_hf.utils import images
 from robust_vit_hf.utils.files import atomic_file
 
 from ..helpers import layouts
-from ..helpers.tiny import masked_rows, tiny_vit
-from .test_label_mapping import named
+from ..helpers.tiny import masked_rows, named, tiny_vit
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -67,9 +67,6 @@ def tree(root, *files):
     return root
 
 
-# -- Class names of each file and split -------------------------------------------------------------------------------
-
-
 def test_a_class_with_the_name_of_a_split(tmp_path):
     tree(tmp_path / "vehicles", "bus/0.jpg", "car/0.jpg", "train/0.jpg")
     rows = both_ways(tmp_path / "vehicles")
@@ -109,9 +106,6 @@ def test_training_sees_the_names_of_the_split(tmp_path, streaming):
     assert sets["validation"].for_model("validation", MODEL).accepted == [[0], [1]]
 
 
-# -- Splits are folders below the root --------------------------------------------------------------------------------
-
-
 def test_class_names_are_no_splits(tmp_path):
     names = ["bullet_train", "test tube", "val"]
     for split, count in (("train", 3), ("validation", 1)):
@@ -145,9 +139,6 @@ def test_two_folders_of_one_split(tmp_path):
     root = tree(tmp_path / "set", "val/cat/0.png", "valid/cat/0.png")
     with pytest.raises(ValueError, match=r"two folders of the split `validation`, `val` and `valid`"):
         load_masked_dataset(str(root), "validation")
-
-
-# -- Images do not vanish ---------------------------------------------------------------------------------------------
 
 
 def left_out(root, caplog, split="train") -> str:
@@ -226,6 +217,59 @@ def test_heic_is_read_if_pillow_heif_is_there(tmp_path, monkeypatch):
     assert both_ways(root)["file_name"] == ["cat/0.png", "cat/1.heic"]
 
 
+def test_names_that_cameras_and_browsers_give(tmp_path, caplog):
+    """A file is an image by its content, whatever follows the dot; a hidden one is counted by name, and a link must lead somewhere."""
+    root = tree(
+        tmp_path / "set", *(f"train/cat/{name}.png" for name in "abcde"), "train/__fish__/0.png", "train/dog/1.png"
+    )
+    given = ["000.png?w=200", "scan no.5", "002.png_large", "IMG.MPO", ".hidden.jpg"]
+    for name, other in zip("abcde", given, strict=True):
+        (root / "train" / "cat" / f"{name}.png").rename(root / "train" / "cat" / other)
+    (root / "train" / "cat" / "._IMG.jpg").write_bytes(b"resources of macOS")
+    rows = both_ways(root)
+    assert {*rows["file_name"]} == {f"cat/{name}" for name in given[:4]} | {"dog/1.png"}
+    assert "2 images" in (message := left_out(root, caplog))
+    assert "`__fish__/0.png`" in message and "`cat/.hidden.jpg`" in message and "._IMG" not in message
+    for name in ("scan no.5.png", "scan no.6.png", "IMG.png"):
+        layouts.save(Image.new("L", (30, 24), 255), tmp_path / "masks" / "cat" / name)
+    assert with_masks_of(rows, tmp_path / "masks", "train")["file_name"] == ["cat/IMG.MPO", "cat/scan no.5"]
+    (root / "train" / "hen").symlink_to(tmp_path / "disk")
+    with pytest.raises(FileNotFoundError, match=r"`.*train/hen` is a link to `.*disk`, which is not there"):
+        load_masked_dataset(str(root), "train")
+    (root / "train" / "hen").unlink()
+    tree(tmp_path / "disk", "2.png")
+    (root / "train" / "hen").symlink_to(tmp_path / "disk")
+    assert "hen/2.png" in load_masked_dataset(str(root), "train")["file_name"]
+
+
+def test_a_class_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    root, listed = tree(tmp_path / "set", "cat/0.png", "dog/1.png"), Path.iterdir
+
+    def without_rights(path):  # root, which tests may run as, has all rights
+        if path.name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", without_rights)
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*set/dog'"):
+        load_masked_dataset(str(root), "train")
+
+
+def test_an_empty_class_folder_does_not_shift_the_numbers(tmp_path):
+    """Of a model that has only numbers; one with names needs none for a folder without images."""
+    root = tree(tmp_path / "set", *(f"{name}/0.png" for name in "acd"))
+    (root / "b").mkdir()
+    images = own_set(str(root), "train")
+    assert images.for_model("train", tiny_vit(num_labels=4).config).labels.tolist() == [0, 2, 3]
+    (root / "e").mkdir()
+    images = own_set(str(root), "train")
+    with pytest.raises(ValueError, match=r"has 5 classes, .* the model does not have"):
+        images.for_model("train", tiny_vit(num_labels=4).config)
+    model = tiny_vit(**named(["d", "c", "a", "x"])).config
+    assert images.for_model("train", model).labels.tolist() == [2, 1, 0]
+    assert align_labels(load_masked_dataset(str(root), "train"), ["d", "c", "a", "x"], "set")["label"] == [2, 1, 0]
+
+
 def test_images_without_a_line(tmp_path, caplog):
     root = layouts.image_folder(tmp_path / "photos", masked_rows(4))
     metadata = root / "train" / "metadata.jsonl"
@@ -233,9 +277,6 @@ def test_images_without_a_line(tmp_path, caplog):
     assert both_ways(root)["label"] == [2, 0, 1]
     message = left_out(root, caplog)
     assert "2 images" in message and "`3.png`" in message
-
-
-# -- Folders with metadata --------------------------------------------------------------------------------------------
 
 
 def lines(path, *rows):
@@ -265,6 +306,18 @@ def test_names_as_labels_and_a_table(tmp_path):
     assert both_ways(root)["label"] == [4, 5]
 
 
+def test_metadata_that_lists_a_file_twice_or_contradicts_the_folders(tmp_path, caplog):
+    root = tree(tmp_path / "set", "cat/0.png", "dog/1.png", "new/2.png")
+    (root / "metadata.csv").write_text("file_name,label\ncat/0.png,dog\ndog/1.png,dog\nnew/2.png,cat\ndog/1.png,dog\n")
+    assert names_of_rows(both_ways(root)) == ["dog", "dog", "cat"]
+    assert "1 images another class than their folder (`cat/0.png`), and counts" in caplog.text
+    assert "1 listed again in the metadata (`dog/1.png`)" in left_out(root, caplog)
+    with (root / "metadata.csv").open("a") as file:
+        file.write("dog/1.png,cat\n")
+    with pytest.raises(ValueError, match=r"lists `dog/1.png` as `dog` and as `cat`: leave one"):
+        load_masked_dataset(str(root), "train")
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
@@ -289,9 +342,6 @@ def test_a_column_of_metadata_does_not_name_pictures(tmp_path):
     assert row["image"].tobytes() == Image.open(root / "0.png").tobytes()
 
 
-# -- Names of files ---------------------------------------------------------------------------------------------------
-
-
 def test_file_names_keep_the_class_folder(tmp_path):
     root = tree(tmp_path / "set", "train/cat/000.png", "train/dog/000.png")
     rows = load_masked_dataset(str(root), "train")
@@ -305,4 +355,4 @@ def test_file_names_keep_the_class_folder(tmp_path):
 def test_a_folder_of_masks_for_images_without_names(tmp_path):
     rows = datasets.Dataset.from_dict({"image": [masked_rows(1)[0]["image"]]})
     with pytest.raises(ValueError, match="are found by a column `file_name`, which the images do not have"):
-        with_mask_files(rows, tmp_path, "train")
+        with_masks_of(rows, tmp_path, "train")

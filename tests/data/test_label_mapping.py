@@ -18,11 +18,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers import layouts
 from ..helpers.commands import call
-from ..helpers.tiny import LABELS, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
-
-
-def named(names: str) -> dict:
-    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+from ..helpers.tiny import LABELS, masked_dataset, masked_folder, named, save_pretrained, tiny_config, tiny_vit
 
 
 def renamed(others: dict[int, str]) -> list[str]:

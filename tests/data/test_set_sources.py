@@ -33,14 +33,12 @@ def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
     layouts.webdataset(tmp_path / "tars", rows)
     layouts.class_folders(tmp_path / "folders", {TENCH: 100, GOLDFISH: 100})
     prepare("imagenet-sketch", [str(tmp_path / "folders")], tmp_path / "prepared", rows_per_shard=64)
+    assert "license: mit" in (tmp_path / "prepared" / "README.md").read_text()
     for source, count in (("tars", 20), ("folders", 200), ("prepared", 200)):
         stream = load_image_set("imagenet-sketch", tmp_path / source, streaming=True).select_columns("file_name")
         for num_workers in (0, 1, 2):
             loaded = list(DataLoader(stream, batch_size=None, num_workers=num_workers))
             assert len(loaded) == count and names_of(loaded) == names_of(stream)
-
-
-# -- Other sets and splits --------------------------------------------------------------------------------------------
 
 
 def test_training_images_are_no_validation_images(tmp_path):
@@ -110,9 +108,6 @@ def test_prepared_with_real_labels(tmp_path):
     assert datasets.load_dataset(str(tmp_path / "out"), split="validation")["label"] == [[970, 795]]
 
 
-# -- Files that change ------------------------------------------------------------------------------------------------
-
-
 def later(path):
     """Make sure that a file that was just written again shows it."""
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
@@ -166,9 +161,6 @@ def test_edited_metadata_are_read_again(tmp_path):
     later(path)
     for streaming in (False, True):
         assert [row["x"] for row in load_image_set("si-score-size", tmp_path, streaming=streaming)] == [0.25]
-
-
-# -- Junk, turned and coloured images ---------------------------------------------------------------------------------
 
 
 def test_junk_of_macos(tmp_path):
@@ -257,9 +249,6 @@ def test_truncated_webdataset_tar(tmp_path):
             load_image_set("imagenet-a", tmp_path, streaming=streaming)
 
 
-# -- The Hub ----------------------------------------------------------------------------------------------------------
-
-
 def add_parquet(hub, name, path, features, **columns):
     """Put a table with these columns, beside as many images, into a repository. `image_names` are their file names."""
     content, images = io.BytesIO(), []
@@ -279,6 +268,9 @@ def test_imagenet_a_with_its_own_numbering_under_wnid_names(hub):
     rows = both_ways("imagenet-a")
     assert labels_and_names(rows) == [(13, "x.jpg"), (6, "0-1")]
     assert [row["image"].tobytes() for row in rows] == [layouts.picture(seed).tobytes() for seed in (0, 1)]
+    commit = hub.at("datasets", "barkermrl/imagenet-a", "main").sha
+    for source in (None, "barkermrl/imagenet-a"):
+        assert load_evaluation_set("imagenet-a", source, "paper").revision == commit
 
 
 def test_imagenet_a_with_its_own_numbering_beside_file_names(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from huggingface_hub import DatasetCard
 from pyarrow import parquet
 
 from robust_vit_hf import load_image_set, load_masked_dataset
@@ -65,11 +66,24 @@ def test_slices_rejected_rows_and_card(tmp_path, no_contact_sheets):
     assert [(first, end) for first, end, _ in writer.slices] == [(0, 3), (3, 6), (6, 7)]
     card = (tmp_path / "README.md").read_text()
     assert "| train | 3 | 4 |" in card and "| … is torn cut at … | 1 |" in card
+    facts = DatasetCard(card).data
+    assert facts.license == "unknown" and facts.pretty_name == "Names" and facts.task_categories is None
+    assert facts.size_categories == ["n<1K"]
     before = files_below(tmp_path)
     assert writer_of(tmp_path).finish() == (3, 4) and files_below(tmp_path) == before
     (tmp_path / "train-000000003-000000006.parquet").unlink()
     assert writer_of(tmp_path).position == 3  # what follows is written again
     assert {path.name[-11:] for path in tmp_path.rglob("*.parquet")} == {"003.parquet"}
+
+
+@pytest.mark.parametrize("count, size", [(998, "n<1K"), (999, "1K<n<10K"), (10**6, "1M<n<10M"), (10**7, "10M<n<100M")])
+def test_metadata_of_a_card(tmp_path, count, size):
+    """By the columns, and the rows of all splits together."""
+    facts = {"license": "mit", "source_datasets": ["original"]}
+    writer_of(tmp_path, FEATURES, facts=facts)._write_card({"train": [count, 5], "validation": [1, 0]})
+    facts |= {"task_categories": ["image-classification", "image-segmentation"], "size_categories": [size]}
+    written = DatasetCard((tmp_path / "README.md").read_text()).data.to_dict()
+    assert {name: written[name] for name in facts} == facts
 
 
 def test_a_stop_between_the_rejected_and_the_kept_rows_of_a_slice(tmp_path, monkeypatch, no_contact_sheets):

@@ -53,15 +53,22 @@ def test_a_folder_an_object_and_a_function_have_one_verdict(write, photographs, 
             output_dir=tmp_path / "function",
         ),
     }
-    assert len({str(report.table) for report in reports.values()}) == 1
+    tables = {name: report.table.rows for name, report in reports.items()}
+    *measured, (title, share) = tables["object"]
+    assert tables["folder"] == tables["object"] and tables["function"] == measured
+    assert title == "LayerCAM on the object / its share of the image" and 0 < float(share.split()[0]) < 10
     name = getattr(model.config, "architecture", type(model).__name__)
-    left_out = f"Relevance is left out: `{name}` does not have one attention over one patch grid"
-    assert "Relevance is left out: the attention of a function" in str(reports["function"])
+    left_out = f"Relevance is left out: `{name}` does not have one attention over one patch grid in each of its layers"
+    left_out += ", so it has no relevance map. Maps show LayerCAM, which is not comparable."
+    assert "of a function cannot be read, so it has no relevance map. No maps are shown." in str(reports["function"])
     assert left_out in str(reports["object"]) and left_out in (tmp_path / "folder" / "tables.md").read_text()
     found = {name: json.loads((tmp_path / name / "results.json").read_text())["diagnosis"] for name in reports}
-    assert found["folder"] == found["object"] == found["function"]
+    images = (tmp_path / "folder" / "images.csv").read_text().splitlines()[0]
+    assert images.endswith("before_layercam_on_object") and "relevance" not in images
     measures = found["folder"]["before"]["measures"]
-    assert "relevance_on_object" not in measures and 0 <= measures["original"]["mean"] <= 1
+    assert "relevance_on_object" not in measures and measures.pop("layercam_on_object")["mean"] > 0
+    found["object"]["before"]["measures"].pop("layercam_on_object")
+    assert found["folder"] == found["object"] == found["function"] and 0 <= measures["original"]["mean"] <= 1
 
 
 def test_a_model_of_timm_that_transformers_saved_is_loaded_again(tmp_path):

@@ -12,11 +12,10 @@ from robust_vit_hf import load_model
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed
-from ..helpers.tiny import LABELS, masked_folder
+from ..helpers.tiny import LABELS, LETTERS, masked_folder
 
 
 REASON = "`ResNetForImageClassification` does not have one attention over one patch grid in each of its layers"
-NAMES = dict(enumerate("abcd"))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("classifiers")
     for seed, side in enumerate(("before", "after")):
         model = WITHOUT_MAP["ResNet"].tiny(seed)
-        model.config.id2label, model.config.label2id = NAMES, {name: label for label, name in NAMES.items()}
+        model.config.update(LETTERS)
         model.save_pretrained(folder / side)
         ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8).save_pretrained(folder / side)
     masked_folder(folder / "images", 1, 24)
@@ -51,30 +50,33 @@ def evaluated(folder) -> Path:
 
 
 def test_evaluate(folder, evaluated):
-    """Tables and examples without relevance, and why."""
+    """Tables without relevance, and why; examples with LayerCAM, by its name."""
     (results,) = json.loads((evaluated / "results.json").read_text())["protocols"].values()
     (row,) = results["rows"]
     predicted = {side: predictions(folder, load_model(str(folder / side))) for side in ("before", "after")}
     for side, classes in predicted.items():
         right = sum(best == LABELS[index % 8] for index, best in enumerate(classes))
         assert row[f"top1_{side}"] == pytest.approx(right / 24) and row[f"mean_iou_{side}"] is None
-    assert results["notes"] == [f"Relevance is left out: {REASON}, so it has no relevance map."]
+    shown = "Maps show LayerCAM, which is not comparable."
+    assert results["notes"] == [f"Relevance is left out: {REASON}, so it has no relevance map. {shown}"]
     text = (evaluated / "tables.md").read_text()
     assert results["notes"][0] in text and "Top-1, in per cent" in text and "object alone" in text and "RFS" in text
     examples = Dataset.from_parquet(str(evaluated / "model" / "examples.parquet"))
     assert len({*predicted["before"]}) > 1 and len(examples) > 0
     for example in examples:
         for side, classes in predicted.items():
-            assert example[f"predicted_{side}"] == NAMES[classes[example["row"]]]
-            assert example[f"{side}_predicted"] is None and example[f"background_{side}"] is None
+            assert example[f"predicted_{side}"] == "abcd"[classes[example["row"]]]
+            assert example["map"] == "LayerCAM" and example[f"{side}_predicted"] is not None
+            assert 0 <= example[f"background_{side}"] <= 1
 
 
 def test_page(evaluated, tmp_path):
     succeed("page", evaluated, "--output_dir", tmp_path)
     page = (tmp_path / "report.html").read_text()
     example = Dataset.from_parquet(str(evaluated / "model" / "examples.parquet"))[0]
-    assert "Relevance is left out" in page
-    assert f"Predicted: {example['predicted_before']} before, {example['predicted_after']} after" in page
+    assert "Relevance is left out" in page and "Relevance map" not in page and "Relevance of the" not in page
+    assert f"LayerCAM before, predicted: {example['predicted_before']}" in page
+    assert f"LayerCAM of the predicted class on the background: {example['background_before']:.0%} before" in page
 
 
 def test_sufficient_subsets(folder, tmp_path):

@@ -1,18 +1,17 @@
 """`robust-vit page`: one file for a run or an evaluation, and `report --html` for a sweep, read as a file and in a browser."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
 
+from ..app.conftest import BROWSER_OPTIONS, CHROMIUM
 from ..helpers.commands import call, succeed
-from ..helpers.tiny import DATA, masked_dataset, masked_folder, save_pretrained, tiny_vit
+from ..helpers.tiny import DATA, masked_dataset, masked_folder, named, save_pretrained, tiny_vit
 
 
 HOSTILE = "<script>fetch('https://example.org')</script>"
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +19,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     """The page of an evaluation, of a run and of a sweep's results. A class of the models has a hostile name."""
     root = tmp_path_factory.mktemp("pages")
     for name, seed in (("before", 0), ("after", 1)):
-        names = dict(enumerate((HOSTILE, "b", "c", "d")))
-        model = tiny_vit(seed, id2label=names, label2id={name: label for label, name in names.items()})
-        save_pretrained(model, root / name)
+        save_pretrained(tiny_vit(seed, **named((HOSTILE, "b", "c", "d"))), root / name)
     rows = masked_dataset(60)
     rows = rows.add_column("plain", rows["label"]).remove_columns("label").rename_column("plain", "label")
     rows.to_parquet(root / "data" / "validation-00000.parquet")
@@ -65,10 +62,8 @@ def test_text_of_the_user_is_escaped(pages):
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 def test_in_a_browser(pages):
     """A table is sorted by its column, nothing is requested, no error is shown, and the page fits a phone."""
-    options = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    options += " --disable-component-update --disable-sync"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options.split(), timeout=120_000)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=BROWSER_OPTIONS, timeout=120_000)
         for name in ("evaluation", "run", "sweep"):
             page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
             page.set_default_timeout(120_000)

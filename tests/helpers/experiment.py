@@ -109,8 +109,6 @@ def run_of(*results, model="DeiT-B"):
     return Run({one.name: one for one in results}, model=model)
 
 
-# -- Sweeps -----------------------------------------------------------------------------------------------------------
-
 SWEPT = {"robustvit": {"learning_rate": 0.01}, "bce": {"learning_rate": 0.01, "relevance_distance": "bce"}}
 SEEDS = {0: {"seed": 0}, 1: {"seed": 1}}
 ONE_SEED = {"seeds": {0: {"seed": 0}}, "variants": {"robustvit": {"learning_rate": 0.01}}}

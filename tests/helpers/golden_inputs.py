@@ -23,11 +23,11 @@ from . import layouts
 from .architectures import WITHOUT_MAP
 from .experiment import result_rows, write_rows
 from .families import FAMILIES
-from .tiny import GOLDFISH, PRETRAINING, STINGRAY, TENCH, TOILET_TISSUE
+from .tiny import GOLDFISH, PRETRAINING, STINGRAY, TENCH, TOILET_TISSUE, named
 
 
 NAMES = ("dot", "bar", "cross", "ring")  # classes in the order of the models, which is not that of the alphabet
-NAMED = {"id2label": dict(enumerate(NAMES)), "label2id": {name: label for label, name in enumerate(NAMES)}}
+NAMED = named(NAMES)
 COLOURS = np.array([[150, 60, 60], [60, 140, 70], [60, 80, 160], [140, 130, 50]])  # of the habitual backgrounds
 SIZES = ((52, 40), (40, 56), (48, 48), (64, 44), (44, 72))  # width and height
 COUNTS = {"train": (5, 4, 6, 3), "validation": (9, 12, 7, 10)}  # of each class

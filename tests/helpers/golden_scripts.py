@@ -109,9 +109,6 @@ def train_biases(record: Recorder, few) -> None:
         record.add(f"{path.parent.name}/{path.name}", found)
 
 
-# -- The page ---------------------------------------------------------------------------------------------------------
-
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LISTS = "inputs outputs show_progress_on"
 OF_EVENT = "api_name api_visibility trigger_mode concurrency_limit concurrency_id targets"

@@ -111,9 +111,6 @@ class Hub:
             return left > 0
 
 
-# -- Files ------------------------------------------------------------------------------------------------------------
-
-
 def is_lfs(path: str, sample: bytes) -> bool:
     """Whether the Hub keeps a file in LFS: for its suffix, or because its first bytes are no text."""
     return bool(sample) and (path.endswith(LFS_SUFFIXES) or b"\0" in sample[:512])
@@ -157,9 +154,6 @@ def card_errors(card: str) -> list[str]:
                 errors += [f'"{key}.{name}" is required' for name in fields if not result.get(key, {}).get(name)]
             errors += ['"metrics.value" is required' for metric in result["metrics"] if metric.get("value") is None]
     return errors
-
-
-# -- Protocol ---------------------------------------------------------------------------------------------------------
 
 
 class Handler(BaseHTTPRequestHandler):

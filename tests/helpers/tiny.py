@@ -1,5 +1,6 @@
 """Small models and data. Everything is made on the spot."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -28,9 +29,16 @@ SIZES = {
     "initializer_range": 0.3,
 }
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-LETTERS = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
 LABELS = (2, 0, 1, 3, 0, 2, 0, 1)  # of rows in turn: other numbers of each class, in no order
 TENCH, GOLDFISH, STINGRAY, TOILET_TISSUE = "n01440764", "n01443537", "n01498041", "n15075141"
+
+
+def named(names: Sequence[str]) -> dict[str, dict]:
+    """Names of classes as settings of a configuration."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+LETTERS = named("abcd")
 
 
 def tiny_vit(seed: int = 0, **overrides) -> ViTForImageClassification:

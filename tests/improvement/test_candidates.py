@@ -194,8 +194,11 @@ def test_few_training_images_have_more_composites():
 def test_features_go_on_after_the_images_that_are_complete(tmp_path):
     rows = EvaluationSet.of(masked_dataset(8))
     session = session_of({"before": tiny_vit()}, {"noise": rows}, passes=(3, 0))
-    given = session.sides["before"], session, 2, None, tmp_path
+    given, at_once = (session.sides["before"], session, 2, None, tmp_path), []
+    model = session.sides["before"].model
+    model.register_forward_hook(lambda *called: at_once.append(len(called[-1].logits)))
     whole = composite_outputs(*given)
+    assert at_once == 6 * [3] + 3 * [2]  # each image, and two composites of it: never more than the batch size
     expected = whole.original.copy(), whole.mixed.copy()
     values = np.load(tmp_path / OUTPUTS_FILE, "r+")
     values[5:] = np.nan

@@ -16,9 +16,9 @@ from robust_vit_hf.masks.tokencut import MaskResult
 from robust_vit_hf.utils.images import encode_image
 
 from ..helpers import layouts
-from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
+from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
 from ..helpers.layouts import half_mask, masks_by
-from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+from ..helpers.tiny import masked_dataset, tiny_vit
 from .test_grounded import make_models
 
 
@@ -62,31 +62,6 @@ def free_port() -> int:
 
 def command(method: str, images, output, *options) -> tuple:
     return ("masks", method, "--images", images, "--output_dir", output, *options)
-
-
-def test_tokencut_masks_train(tmp_path, vit):
-    dataset = with_objects(12)
-    for split in ("train", "validation"):
-        dataset.to_parquet(tmp_path / "images" / f"{split}.parquet")
-    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--split", "train", "validation")
-    out = succeed(*command("tokencut", tmp_path / "images", tmp_path / "masks", *options))
-    masks = load_masked_dataset(str(tmp_path / "masks"), "train")
-    kept, rejected = map(int, re.search(r"train: (\d+) masks, (\d+) rejected", out).groups())
-    assert kept == len(masks) > 0 and kept + rejected == 12
-    by_name = {row["file_name"]: row for row in dataset}
-    for row in masks:
-        expected = by_name[row["file_name"]]
-        assert row["mask"].mode == "L" and row["mask"].size == expected["image"].size
-        assert row["image"].tobytes() == expected["image"].tobytes() and row["label"] == expected["label"]
-        assert set(np.unique(np.asarray(row["mask"]))) == {0, 255}
-    assert (tmp_path / "masks" / "contact_sheet_train.png").is_file()
-    for name in ("README.md", "stage.json"):
-        assert str(tmp_path) not in (tmp_path / "masks" / name).read_text()
-
-    save_pretrained(tiny_vit(), tmp_path / "model")
-    places = ("--model", tmp_path / "model", "--dataset", tmp_path / "masks", "--output_dir", tmp_path / "run")
-    succeed("train", *places, "--num_train_epochs", 1, "--report_to", "none", "--use_cpu", "true")
-    assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 def test_masks_of_another_model_in_the_same_folder_are_refused(tmp_path):
@@ -156,9 +131,8 @@ def test_two_processes_write_the_files_of_one(tmp_path, vit):
     assert len(files) > 5 and files == expected
 
 
-@pytest.mark.slow
 def test_coco_boxes(tmp_path):
-    """The script. One image is turned by its EXIF, and annotated as everybody sees it."""
+    """One image is turned by its EXIF, and annotated as everybody sees it."""
     images = with_objects(3)["image"]
     for index, image in enumerate(images[:2]):
         layouts.save(image, tmp_path / "images" / "train" / f"{index}.png")
@@ -173,9 +147,9 @@ def test_coco_boxes(tmp_path):
         "annotations": [{"id": 1, "image_id": 2, "category_id": 1, "bbox": [8, 8, 16, 24]}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(content))
-    _, *arguments = command("coco", tmp_path / "images", tmp_path / "masks", "--annotations", tmp_path / "boxes.json")
-    done = launch("trainer/prepare_masks.py", *arguments)
-    assert done.status == 0 and "train: 1 masks, 2 rejected" in done.out, done.err[-3000:]
+    options = ("--annotations", tmp_path / "boxes.json")
+    made = succeed(*command("coco", tmp_path / "images", tmp_path / "masks", *options))
+    assert "train: 1 masks, 2 rejected" in made
     (row,) = load_masked_dataset(str(tmp_path / "masks"), "train")
     assert row["image"].tobytes() == images[2].tobytes()
     expected = np.zeros((56, 48), dtype=np.uint8)
@@ -239,6 +213,7 @@ def test_masks_of_nothing_or_nearly_all_are_rejected(tmp_path):
     ]
     card = (tmp_path / "masks" / "README.md").read_text()
     assert "| the mask covers …% of the image | 2 |" in card and "| the mask is empty | 1 |" in card
+    assert "annotations_creators: found" in card and "source_datasets:\n- extended\n" in card  # of COCO's
 
 
 def test_groups_are_kept(tmp_path):

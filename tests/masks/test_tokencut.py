@@ -11,18 +11,14 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 from scipy import ndimage
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.masks import tokencut
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.relevance.architectures import ImageModel
 
-from ..helpers.families import FAMILIES
-from ..helpers.tiny import SIZES, tiny_vit
-
-
-# -- The definition, one image at a time ------------------------------------------------------------------------------
+from ..helpers.families import FAMILIES, resolution
+from ..helpers.tiny import SIZES, images, tiny_vit
 
 
 def affinity(keys: torch.Tensor) -> np.ndarray:
@@ -62,38 +58,29 @@ def angle(vector, other, degrees) -> float:
     return np.linalg.norm(vector - (vector @ other) * other)
 
 
-# -- Data -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def backbone():
     return load_backbone().eval()
 
 
-def photographs_of(first: int) -> list[tuple[Image.Image, np.ndarray]]:
-    """16 images of emoji-shift before all of its photographs, 224×224, and their foreground; `first` is below 6."""
+@pytest.fixture(scope="module")
+def photographs() -> list[tuple[Image.Image, np.ndarray]]:
+    """16 images of emoji-shift before all of its photographs, 224×224, and their foreground."""
     return [
         (
             row["image"].resize((224, 224), Image.Resampling.BICUBIC),
             np.asarray(row["mask"].resize((224, 224), Image.Resampling.NEAREST)) == 255,
         )
-        for row in load_split("val", 96).select(range(first, 96, 6))
+        for row in load_split("val", 96).select(range(0, 96, 6))
     ]
-
-
-@pytest.fixture(scope="module")
-def photographs() -> list[tuple[Image.Image, np.ndarray]]:
-    return photographs_of(0)
 
 
 @pytest.fixture(scope="module")
 def features(backbone, photographs) -> torch.Tensor:
     """Keys `(16, 256, 384)` of the images."""
-    pixels = np.stack([np.asarray(image) for image, _ in photographs])
-    pixel_values = (torch.from_numpy(pixels) / 255 - torch.tensor(IMAGENET_DEFAULT_MEAN)) / torch.tensor(
-        IMAGENET_DEFAULT_STD
-    )
-    return tokencut.patch_features(ImageModel(backbone), pixel_values.movedim(3, 1), key_bias=False).keys
+    normalize = tokencut.TokenCut(backbone).normalize
+    pixels = [normalize(torch.from_numpy(np.array(image)).movedim(2, 0)) for image, _ in photographs]
+    return tokencut.patch_features(ImageModel(backbone), torch.stack(pixels), key_bias=False).keys
 
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> float:
@@ -105,9 +92,6 @@ def foreground(result) -> np.ndarray:
     values = np.asarray(result.mask)
     assert set(np.unique(values)) <= {0, 255}
     return values == 255
-
-
-# -- Eigenvectors -----------------------------------------------------------------------------------------------------
 
 
 def assert_is_the_cut(keys: torch.Tensor, grid: tuple[int, int]) -> None:
@@ -172,9 +156,6 @@ def test_graphs_without_structure_have_no_cut(keys):
     assert not tokencut.coarse_masks(vectors, (5, 10)).any()
 
 
-# -- Coarse masks -----------------------------------------------------------------------------------------------------
-
-
 def test_coarse_mask_by_hand():
     """Mean 0.25. The seed −4 is below it, so that side is the foreground; of its components the one of the seed is kept,
     and a diagonal neighbour is not part of it."""
@@ -199,9 +180,6 @@ def test_equal_seeds_are_not_told_apart_by_rounding():
     for noise in (-1e-12, 1e-12):
         vector[0, 6] = 1 + noise
         np.testing.assert_array_equal(tokencut.coarse_masks(vector, (1, 8))[0, 0].nonzero()[0], [0])
-
-
-# -- Refinement -------------------------------------------------------------------------------------------------------
 
 
 def drawing() -> tuple[Image.Image, np.ndarray]:
@@ -271,50 +249,29 @@ def test_refinement_fills_holes_and_keeps_the_largest_component():
     assert not tokencut.refine_mask(image, np.zeros_like(disc)).any()
 
 
-# -- Keys of models ---------------------------------------------------------------------------------------------------
-
-# Prefix tokens by family.
-FAMILIES_OF_KEYS = {"ViT": 1, "ViTMSN": 1, "DeiT": 2, "Dinov2": 1, "Dinov2WithRegisters": 5, "DINOv3ViT": 5, "Beit": 1}
-FAMILIES_OF_KEYS |= {"Data2VecVision": 1}
+KEYED = ("ViT", "ViTMSN", "DeiT", "Dinov2", "Dinov2WithRegisters", "DINOv3ViT", "BEiT", "Data2VecVision")
 
 
-def build(family: str, head: str = "Model"):
-    torch.manual_seed(0)
-    extra = {"num_register_tokens": 4} if family in ("Dinov2WithRegisters", "DINOv3ViT") else {}
-    if family in ("Beit", "Data2VecVision"):
-        extra = {"use_relative_position_bias": True}
-    config = getattr(transformers, f"{family}Config")(**SIZES, **extra)
-    model = getattr(transformers, f"{family}{head}")(config).eval()
-    tokencut.key_projection(ImageModel(model)).register_parameter(
-        "bias", torch.nn.Parameter(torch.linspace(-1, 1, 24))
-    )
-    return model
-
-
-@pytest.mark.parametrize(
-    "family, head", [*((family, "Model") for family in FAMILIES_OF_KEYS), ("DeiT", "ForImageClassification")]
-)
+@pytest.mark.parametrize("name, headless", [*((name, True) for name in KEYED), ("DeiT", False)])
 @pytest.mark.parametrize("size", [(32, 32), (48, 24)])
-def test_keys_of_every_architecture(family, head, size):
+def test_keys_of_every_architecture(name, headless, size):
     """Against all that the projection puts out in a whole forward pass."""
-    model = build(family, head)
-    pixel_values = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    recorded = []
-    hook = tokencut.key_projection(ImageModel(model)).register_forward_hook(
-        lambda module, args, output: recorded.append(output)
-    )
-    by_itself = family.lower().startswith("dino")  # these take any size without being asked
+    model = FAMILIES[name].tiny()
+    model = model.base_model if headless else model
+    projection, bias = tokencut.key_projection(ImageModel(model)), torch.linspace(-1, 1, 24)
+    projection.register_parameter("bias", torch.nn.Parameter(bias))
+    pixel_values, recorded = images(2, *size), []
+    hook = projection.register_forward_hook(lambda module, args, output: recorded.append(output))
     with torch.no_grad():
-        model(pixel_values, **({} if by_itself else {"interpolate_pos_encoding": True}))
+        model(pixel_values, **resolution(model))
     hook.remove()
     (expected,) = recorded
-
     num_patches = size[0] // 8 * (size[1] // 8)
     keys = tokencut.patch_features(ImageModel(model), pixel_values, key_bias=True).keys
     assert keys.shape == (2, num_patches, 24) and not keys.requires_grad
-    torch.testing.assert_close(keys, expected[:, FAMILIES_OF_KEYS[family] :], rtol=0, atol=0)
+    torch.testing.assert_close(keys, expected[:, len(FAMILIES[name].prefix) :], rtol=0, atol=0)
     without = tokencut.patch_features(ImageModel(model), pixel_values, key_bias=False).keys
-    torch.testing.assert_close(keys - without, torch.linspace(-1, 1, 24).expand_as(keys), rtol=0, atol=1e-5)
+    torch.testing.assert_close(keys - without, bias.expand_as(keys), rtol=0, atol=1e-5)
 
 
 def test_the_model_is_left_as_it_was(photographs):
@@ -332,35 +289,6 @@ def test_the_model_is_left_as_it_was(photographs):
         tokencut.patch_features(ImageModel(model), torch.zeros(1, 5, 32, 32), key_bias=True)
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 4)
-
-
-def test_other_architectures_are_refused():
-    with pytest.raises(ValueError, match="`ConvNextModel` has no key projection"):
-        tokencut.TokenCut(
-            transformers.ConvNextModel(transformers.ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[4, 4, 4, 4]))
-        )
-
-
-def test_a_model_that_hides_patches_is_refused(photographs):
-    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SIZES)).eval()
-    with pytest.raises(ValueError, match=r"keys of shape .* for 1 images of 28×28 patches.*masks its input"):
-        tokencut.TokenCut(model)([photographs[0][0]], [{}])
-
-
-# -- The whole --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_masks_of_real_images(backbone, photographs):
-    """The bound is modest: over 200 images the mean is 0.73 refined and 0.63 coarse. A mask of everything has 0.10."""
-    images, truths = zip(*photographs, strict=True)
-    results = tokencut.TokenCut(backbone)(list(images), [{}] * len(images))
-    overlaps = [overlap(foreground(result), truth) for result, truth in zip(results, truths, strict=True)]
-    assert np.mean(overlaps) > 0.5
-    coarse = tokencut.TokenCut(backbone, refine=False)(list(images), [{}] * len(images))
-    coarse_overlaps = [overlap(foreground(result), truth) for result, truth in zip(coarse, truths, strict=True)]
-    assert 0.4 < np.mean(coarse_overlaps) < np.mean(overlaps)
-    assert all(result.rejected is None for result in results)
 
 
 def test_the_bias_of_the_keys(backbone, photographs):
@@ -403,10 +331,8 @@ def test_fallback_to_the_coarse_mask(backbone, photographs, monkeypatch):
     (coarse,) = tokencut.TokenCut(backbone, refine=False)([image], [{}])
     share = foreground(coarse).mean()
     assert 0.05 < share < 0.45
-    for refined, overlap in (
-        (lambda _, mask: ~mask, 0),
-        (lambda _, mask: np.ones_like(mask), share),
-    ):  # off, and flooded
+    # Off, and flooded.
+    for refined, overlap in ((lambda _, mask: ~mask, 0), (lambda _, mask: np.ones_like(mask), share)):
         monkeypatch.setattr(tokencut, "refine_mask", refined)
         (result,) = tokencut.TokenCut(backbone)([image], [{}])
         assert result.note == f"coarse mask: the refined one overlaps it by an IoU of {overlap:.2f}"
@@ -421,7 +347,8 @@ def test_small_masks_are_rejected_and_kept(backbone, photographs):
     assert result.rejected == f"{count} foreground pixels, fewer than {count + 1}"
     assert foreground(result).sum() == count
     assert tokencut.TokenCut(backbone, min_pixels=count)([image], [{}])[0].rejected is None
-    (small,) = tokencut.TokenCut(backbone)([photographs_of(1)[1][0].resize((40, 40))], [{}])
+    other = load_split("val", 96)[7]["image"].resize((224, 224), Image.Resampling.BICUBIC)
+    (small,) = tokencut.TokenCut(backbone)([other.resize((40, 40))], [{}])
     assert small.rejected == f"{foreground(small).sum()} foreground pixels, fewer than 520"
 
 
@@ -465,20 +392,20 @@ def test_large_images_are_shrunk(photographs):
     np.testing.assert_array_equal(foreground(result), np.asarray(enlarged) > 127)
 
 
-def test_a_cut_that_holds_three_corners_is_turned_over(backbone, monkeypatch):
+def test_a_cut_that_holds_three_corners_is_turned_over(monkeypatch):
     """But for the released pipeline."""
     cut = np.ones((16, 16), dtype=bool)
     cut[4:12, 4:] = False  # the object reaches two corners
     monkeypatch.setattr(tokencut, "coarse_masks", lambda vectors, grid: np.stack([turned, cut[:, ::-1]]))
-    images = [Image.new("RGB", (224, 224))] * 2
+    images, model = [Image.new("RGB", (128, 128))] * 2, tiny_vit()
     for corners, is_turned in ((2, False), (3, True), (4, True)):
         turned = cut.copy()
         turned[[0, -1], -1] = False
         turned[0, -1], turned[-1, -1] = corners > 2, corners > 3
-        result, other = tokencut.TokenCut(backbone, refine=False)(images, [{}, {}])
+        result, other = tokencut.TokenCut(model, refine=False)(images, [{}, {}])
         share = (~turned if is_turned else turned).mean()
         assert foreground(result).mean() == share and foreground(other).mean() == (~cut).mean()
-        (result, _) = tokencut.TokenCut(backbone, refine=False, released=True)(images, [{}, {}])
+        (result, _) = tokencut.TokenCut(model, refine=False, released=True)(images, [{}, {}])
         assert foreground(result).mean() == turned.mean()
 
 
@@ -506,17 +433,18 @@ def test_from_pretrained(tmp_path, photographs):
     white = make.normalize(torch.full((3, 8, 8), 255, dtype=torch.uint8))
     torch.testing.assert_close(white, torch.full((3, 8, 8), 2.0))  # (1 - 0.4) / 0.3
     assert not make.vit.pretrained.training
-    images = [image for image, _ in photographs[:2]]
+    images = [image.resize((96, 96)) for image, _ in photographs[:2]]
     expected = tokencut.TokenCut(model, transformers.ViTImageProcessor.from_pretrained(tmp_path), refine=False)
     for result, other in zip(make(images, [{}] * 2), expected(images, [{}] * 2), strict=True):
         assert result.mask.tobytes() == other.mask.tobytes()
 
 
-def test_a_file_without_the_layers_of_the_model_is_refused(tmp_path):
-    """Such as that of the DINOv3 head of this package, of which `AutoModel` takes no weight."""
+def test_models_without_layers_or_all_patches_are_refused(photographs, tmp_path):
+    """Such as the file of the DINOv3 head of this package, of which `AutoModel` takes no weight, and one that hides patches."""
     FAMILIES["DINOv3ViT"].tiny().save_pretrained(tmp_path)
     transformers.ViTImageProcessor().save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"lacks \d+ weights of layers of a `DINOv3ViTModel`, such as `model\.layer\.0"
-    ):
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of layers of a `DINOv3ViTModel`, such as `model\.layer"):
         tokencut.TokenCut.from_pretrained(str(tmp_path))
+    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SIZES)).eval()
+    with pytest.raises(ValueError, match=r"keys of shape .* for 1 images of 28×28 patches.*masks its input"):
+        tokencut.TokenCut(model)([photographs[0][0]], [{}])

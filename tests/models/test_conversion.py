@@ -129,9 +129,6 @@ def test_crop_that_floating_point_would_shrink(size, tmp_path):
     assert math.floor(size / crop_pct) == round(size * 248 / 224) == processor.size["shortest_edge"]
 
 
-# -- Files that are read ----------------------------------------------------------------------------------------------
-
-
 def test_checkpoint_of_a_parallel_training(tmp_path):
     """As RobustViT saves it, optimizer and all, and as DeiT does, with its command line."""
     model = tiny()
@@ -218,19 +215,8 @@ def test_models_of_transformers_that_cannot_be_converted(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# -- What is written --------------------------------------------------------------------------------------------------
-
-
 def test_presets(tmp_path):
     source = saved_in(tmp_path / "source", tiny(), HUB_CONFIG)
-    convert(source, tmp_path / "paper")
-    paper = transformers.AutoImageProcessor.from_pretrained(tmp_path / "paper")
-    assert paper.size["shortest_edge"] == round(32 * 256 / 224) and list(paper.image_mean) == [0.5] * 3
-    convert(source, tmp_path / "native", "--protocol", "native", "--image_size", "224")
-    native = transformers.AutoImageProcessor.from_pretrained(tmp_path / "native")
-    assert native.size["shortest_edge"] == 248 and native.crop_size["height"] == 224
-    assert [*native.image_mean, *native.image_std] == [0.485, 0.456, 0.406, 0.229, 0.224, 0.225]
-
     unused = ("--protocol", "paper", "--statistics", "half")
     refused("--statistics has no effect with --to hf", source, tmp_path / "file", *unused)
     arguments = [str(source / "model.safetensors"), str(tmp_path / "file"), "--protocol", "native"]
@@ -251,9 +237,6 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path):
     source = saved_in(tmp_path / "source", tiny())
     refused("not a multiple", source, tmp_path / "new" / "out", "--image_size", 33)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-# -- The Hub ----------------------------------------------------------------------------------------------------------
 
 
 def test_models_on_the_hub(hub, tmp_path):

@@ -214,9 +214,6 @@ def test_data2vec_is_loaded_with_attentions(tmp_path):
     assert relevance_map(model, torch.randn(1, 3, 32, 32)).relevance.shape == (1, 1, 32, 32)
 
 
-# -- What is refused --------------------------------------------------------------------------------------------------
-
-
 def damaged(folder, fault: str):
     """A model folder with a fault."""
     model = tiny_vit()

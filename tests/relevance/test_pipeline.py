@@ -10,9 +10,9 @@ from transformers import DonutImageProcessor, TimmWrapperImageProcessor, ViTImag
 
 from robust_vit_hf import make_image_processor, relevance_map
 from robust_vit_hf.data.transforms import place_in_image
+from robust_vit_hf.relevance.layer_cam import layer_cam
 
 from ..helpers.architectures import WITHOUT_MAP
-from ..helpers.families import FAMILIES
 from ..helpers.tiny import IMAGE_SIZE, masked_rows, tiny_vit
 
 
@@ -55,10 +55,9 @@ def test_answers(model, processor):
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(family, dtype, processor):
-    explain = pipeline("relevance-map", model=family.tiny().to(dtype), image_processor=processor)
+def test_half_precision(model, dtype, processor):
+    explain = pipeline("relevance-map", model=model.to(dtype), image_processor=processor)
     answer = explain(images(1)[0], target=1)
     assert 0 < answer["score"] < 1 and np.asarray(answer["relevance"]).max() > 100
 
@@ -140,6 +139,12 @@ def test_refused(model, processor, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(ValueError, match="400×1 pixels would be resized"):
         patched.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
         explain(Image.new("RGB", (400, 1)))
-    explain = pipeline("relevance-map", model=WITHOUT_MAP["ConvNeXt"].tiny(), image_processor=processor)
-    with pytest.raises(ValueError, match="one attention over one patch grid"):
-        explain(images(1)[0])
+
+
+def test_layer_cam_has_its_own_key(processor):
+    model, (image,) = WITHOUT_MAP["ConvNeXt"].tiny(), images(1)
+    answer = pipeline("relevance-map", model=model, image_processor=processor)(image, target=2)
+    assert set(answer) == {"label", "score", "layercam"}
+    cam = layer_cam(model, processor(image, return_tensors="pt")["pixel_values"], 2).relevance[0, 0]
+    expected = place_in_image(cam, (60, 40), processor)
+    assert np.array_equal(np.asarray(answer["layercam"]), np.asarray(expected)) and np.asarray(expected).any()

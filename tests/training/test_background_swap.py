@@ -90,9 +90,6 @@ def test_one_mask_does_not_change_the_draws_of_other_images():
     assert torch.equal(other[1::2], swapped[1::2]) and not torch.equal(swapped[1::2], images[1::2])
 
 
-# -- In the trainer ---------------------------------------------------------------------------------------------------
-
-
 def test_the_swap_changes_training_and_not_evaluation(tmp_path):
     rows, eval_rows = tensor_rows(8), tensor_rows(6, seed=1)
     plain = trained(tmp_path / "a", rows, eval_rows=eval_rows, confidence_target="original")

@@ -47,9 +47,6 @@ def losses(name, folder, model, pixel_values, mask, targets, **options):
     return load_method(name)(args).per_image(model, pixel_values, mask, targets)
 
 
-# -- What a method is --------------------------------------------------------------------------------------------------
-
-
 @every_method
 def test_defaults_are_options(name, tmp_path):
     defaults = load_method(name).DEFAULTS
@@ -72,9 +69,6 @@ def test_a_method_is_added_by_a_class_and_a_line(tmp_path, monkeypatch):
     trainer.train()
     areas = [entry["area_loss"] for entry in trainer.state.log_history if "area_loss" in entry]
     assert len(areas) == 2 and 0 < areas[1] < areas[0] < 1
-
-
-# -- Values ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,9 +148,6 @@ def test_cft_against_a_slow_reference(options, tmp_path):
         assert values["loss"][index].item() == pytest.approx(expected, rel=1e-3)
 
 
-# -- Derivatives -------------------------------------------------------------------------------------------------------
-
-
 @every_method
 def test_gradients_in_float64(name, tmp_path):
     """The gradient of the loss in weights of each kind, which goes through second derivatives of the model."""
@@ -215,9 +206,6 @@ def test_precision_and_checkpointing(name, second_order, tmp_path):
     assert again == pytest.approx(full, rel=1e-6)
     for (parameter, ours), theirs in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4, msg=parameter)
-
-
-# -- Baselines that do not look at the mask -----------------------------------------------------------------------------
 
 
 def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
@@ -283,9 +271,6 @@ def test_random_erasing_hides_a_part_of_half_the_images(tmp_path, monkeypatch):
     erased = (seen[0] == 0).all(dim=1)
     assert torch.equal(torch.where(erased[:, None], 0, pixel_values), seen[0])
     assert 10 < erased.flatten(1).any(dim=1).sum() < 30 and 0.01 < erased.double().mean() < 0.2
-
-
-# -- The head alone -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head_epochs, moved", [(0.0, True), (0.75, True), (1.0, True), (2.0, False)])

@@ -49,9 +49,6 @@ def assert_equal_weights(model, other, **tolerance):
         torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
 
 
-# -- What a run does --------------------------------------------------------------------------------------------------
-
-
 def test_every_parameter_moves_and_every_component_is_logged(tmp_path):
     original = tiny_vit()
     trainer = trained(tmp_path, masked_dataset(8), eval_rows=masked_dataset(4, seed=1), eval_strategy="epoch")
@@ -236,9 +233,6 @@ def test_tensorboard_has_scalars_and_the_strip(tmp_path):
         assert (pixels[:, 70:102] == pixels[:, 104:136]).all()  # before and after
 
 
-# -- Runs that must be equal ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("images, whole, part, parts, steps", [(16, 8, 1, 8, 4), (3, 3, 2, 2, 2)])
 def test_gradient_accumulation(images, whole, part, parts, steps, tmp_path):
     """Three images in batches of two and one, too, are a step of the mean over three."""
@@ -262,9 +256,6 @@ def test_best_checkpoint_is_loaded_whole(tmp_path):
     assert losses.index(min(losses)) < 4  # the last is worse, so that loading makes a difference
     assert_equal_weights(trainer.model, ViTForImageClassification.from_pretrained(best), atol=0, rtol=0)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
-
-
-# -- What is refused before training ----------------------------------------------------------------------------------
 
 
 def test_refuses_an_image_size_between_patches(tmp_path):

@@ -13,11 +13,15 @@ import datasets
 import pyarrow as pa
 from datasets.data_files import SPLIT_KEYWORDS
 from pyarrow import csv, json, parquet
+from transformers.utils import logging
 
+from ...utils.files import files_below, is_hidden
 from ...utils.images import is_picture, readable_suffixes
 from ..classes import nfc, subset, wnids
 from ..schema import Source
 
+
+logger = logging.get_logger(__name__)
 
 Label = int | list[int]  # 0–999, or a list of all that are accepted
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}  # of images of sets
@@ -32,25 +36,29 @@ NUM_NAMES = 3  # of files left out, shown for each reason
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images and metadata files below a folder, by names relative to it."""
+    """Images and metadata files below a folder, by names relative to it, and hidden images, which are left out."""
 
     root: Path
     images: list[str]
     metadata: list[str]
+    hidden: list[str]
 
     @classmethod
     def find(cls, root: Path) -> "ImageFolder | None":
         """List a folder of images; `None` if it has none, or holds tables."""
-        suffixes, images, metadata = readable_suffixes() | PICTURES, [], []
-        for name in _files_below(root):
+        suffixes, images, metadata, hidden = readable_suffixes() | PICTURES, [], [], []
+        for name in files_below(root):
             path = PurePosixPath(name)
-            if path.name in METADATA:
+            if is_hidden(name):
+                if path.suffix.lower() in suffixes and is_picture(root / name):
+                    hidden.append(name)
+            elif path.name in METADATA:
                 metadata.append(name)
-            elif path.suffix.lower() in suffixes or (not path.suffix and is_picture(root / name)):
-                images.append(name)
             elif path.suffix.lower() in (".parquet", ".arrow"):
                 return None
-        return cls(root, images, metadata) if images else None
+            elif path.suffix.lower() in suffixes or is_picture(root / name):
+                images.append(name)
+        return cls(root, images, metadata, hidden) if images else None
 
     @cached_property
     def folders(self) -> dict[str, str]:
@@ -76,7 +84,8 @@ class ImageFolder:
         images = [name for name in self.images if name.startswith(folder)]
         metadata = [name for name in self.metadata if name.startswith(folder)]
         metadata = metadata or [name for name in self.metadata if "/" not in name]
-        rows = self._rows_of_metadata(metadata) if metadata else self._rows_of_classes(images, folder, left_out)
+        of_metadata = self._rows_of_metadata(metadata, left_out)
+        rows = of_metadata if metadata else self._rows_of_classes(images, folder, left_out)
         kept, unreadable = [], PICTURES - readable_suffixes()
         for files, values in rows:
             if files["image"].startswith(folder):
@@ -90,6 +99,10 @@ class ImageFolder:
             left_out["without a line of metadata"] = [
                 name.removeprefix(folder) for name in images if name not in listed
             ]
+            self._check_folders(kept)
+        left_out["hidden, by a name that begins with `.` or `__`"] = [
+            name.removeprefix(folder) for name in self.hidden if name.startswith(folder)
+        ]
         if split == next(iter(self.folders)):  # once for all splits
             beside = [name for name in self.images if not name.startswith((*self.folders.values(),))]
             left_out["outside the folders of splits"] = [name for name in beside if name not in listed]
@@ -99,7 +112,8 @@ class ImageFolder:
             raise ValueError(
                 f"`{self.root / folder}` has no usable image, and {summary or 'no others'}. Expected {expected}."
             )
-        return self._table(kept), summary
+        classes = [] if metadata else [path.name for path in subfolders(self.root / folder)]
+        return self._table(kept, classes), summary
 
     def _rows_of_classes(
         self, images: list[str], folder: str, left_out: dict[str, list[str]]
@@ -115,8 +129,19 @@ class ImageFolder:
                 left_out[reason].append("/".join(place))
         return rows
 
-    def _rows_of_metadata(self, metadata: list[str]) -> list[tuple[dict, dict]]:
-        rows = []
+    def _check_folders(self, rows: list[tuple[dict, dict]]) -> None:
+        """Warn where a folder is named as another class than that of its image in the metadata."""
+        labels, others = {str(values.get("label")) for _, values in rows}, []
+        for files, values in rows:
+            parent = PurePosixPath(files["image"]).parent.name
+            if parent != str(values.get("label")) and parent in labels:
+                others.append(files["image"])
+        if others:
+            told = f"{len(others)} images another class than their folder ({first_few(others)}), and counts"
+            logger.warning(f"`{self.root}`: the metadata gives {told}.")
+
+    def _rows_of_metadata(self, metadata: list[str], left_out: dict[str, list[str]]) -> list[tuple[dict, dict]]:
+        rows, label_of = [], {}
         for table in metadata:
             base = table.rpartition("/")[0]
             try:
@@ -132,16 +157,25 @@ class ImageFolder:
                     column: path_within(self.root, table, base, name) if name else None
                     for column, name in names.items()
                 }
-                rows.append((files, values))
+                label, pictures = values.get("label"), tuple(files.values())
+                if pictures not in label_of:
+                    rows.append((files, values))
+                elif label_of[pictures] == label:
+                    left_out["listed again in the metadata"].append(files["image"])
+                else:
+                    both = f"as `{label_of[pictures]}` and as `{label}`"
+                    raise ValueError(f"`{self.root / table}` lists `{names['image']}` {both}: leave one of the lines.")
+                label_of[pictures] = label
         return rows
 
-    def _table(self, rows: list[tuple[dict, dict]]) -> datasets.Dataset:
+    def _table(self, rows: list[tuple[dict, dict]], classes: list[str]) -> datasets.Dataset:
+        """Table of the rows. `classes` may have no images, and are numbered as the others are."""
         pictures, others = ({name: None for row in rows for name in row[part]} for part in (0, 1))
         columns = {name: [values.get(name) for _, values in rows] for name in others}
         types: dict = dict.fromkeys(pictures, datasets.Image())
         if any(isinstance(label, str) for label in columns.get("label", [])):
             columns["label"] = [label and nfc(label) for label in columns["label"]]
-            names = sorted({*columns["label"]} - {None, ""})  # CSV has no other word for none
+            names = sorted({*columns["label"], *map(nfc, classes)} - {None, ""})  # CSV has no other word for none
             columns["label"] = [names.index(label) if label else None for label in columns["label"]]
             types["label"] = datasets.ClassLabel(names=names)
         features = datasets.Features.from_arrow_schema(pa.table(columns).schema) | types
@@ -159,21 +193,16 @@ def _picture_of(key: str) -> str | None:
     return "image" if key == "file_name" else key.removesuffix("_file_name") if key.endswith("_file_name") else None
 
 
-def _files_below(root: Path) -> Iterator[str]:
-    """Names relative to the root, in order, without hidden ones and `__MACOSX`."""
-    for place, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        base = Path(place).relative_to(root)
-        yield from ((base / name).as_posix() for name in sorted(files) if not name.startswith("."))
-
-
 def _summary(left_out: dict[str, list[str]]) -> str | None:
     count, parts = sum(map(len, left_out.values())), []
     for reason, names in left_out.items():
         if names:
-            shown = ", ".join(f"`{name}`" for name in names[:NUM_NAMES])
-            parts.append(f"{len(names):,} {reason} ({shown}{', …' if len(names) > NUM_NAMES else ''})")
+            parts.append(f"{len(names):,} {reason} ({first_few(names)})")
     return f"{count:,} image{'s' if count > 1 else ''}: {', '.join(parts)}" if count else None
+
+
+def first_few(names: Sequence[str]) -> str:
+    return ", ".join([f"`{name}`" for name in names[:NUM_NAMES]] + ["…"] * (len(names) > NUM_NAMES))
 
 
 def open_wnids(root: Path, class_subset: str | None = None) -> Source:

@@ -14,6 +14,7 @@ from ...data.background_edits import background, is_background, paste
 from ...data.transforms import Transform
 from ...relevance.architectures import unwrap_pretrained
 from ...relevance.relevance_map import at_least_float32, forward_logits
+from ...utils.files import files_below, is_hidden
 from ...utils.images import readable_suffixes, upright_image
 from .base import Method, Penalty
 
@@ -76,8 +77,8 @@ class BackgroundPool:
 
     def __init__(self, folder: str, transform: Transform):
         self.folder, suffixes = Path(folder), readable_suffixes()
-        files = (path for path in self.folder.rglob("*") if path.suffix.lower() in suffixes)
-        self.paths = sorted(path for path in files if not path.name.startswith("."))
+        names = (name for name in files_below(self.folder) if not is_hidden(name))
+        self.paths = sorted(self.folder / name for name in names if Path(name).suffix.lower() in suffixes)
         if not self.paths:
             raise ValueError(f"There is no folder `{folder}` with pictures, for `backgrounds`.")
         self._transform = transform

@@ -1,0 +1,86 @@
+"""Copies of photographs, also encoded again or resized, are found and count once."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robust_vit_hf.data import copies
+from robust_vit_hf.data.copies import without_copies
+from robust_vit_hf.data.find_images import find_images
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def photograph(seed: int) -> Image.Image:
+    """Coloured clouds with grain, 240×180 pixels."""
+    rng = np.random.default_rng(seed)
+    clouds = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((240, 180), Image.Resampling.BICUBIC)
+    return Image.fromarray(np.clip(np.asarray(clouds) + rng.normal(0, 12, (180, 240, 3)), 0, 255).astype(np.uint8))
+
+
+def save(image: Image.Image, path, **settings) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **settings)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Eight photographs in two splits, of which `train` has copies of the first and the sixth, and the fifth is in two classes."""
+    root, exif = tmp_path / "photos", Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    for seed in range(8):
+        save(photograph(seed), root / ("train" if seed < 5 else "test") / "ab"[seed % 2] / f"{seed}.jpg", quality=95)
+    save(photograph(0), root / "train" / "a" / "quality.jpg", quality=40)
+    save(photograph(0).resize((100, 75)), root / "train" / "a" / "small.png")
+    save(photograph(0).transpose(Image.Transpose.ROTATE_90), root / "train" / "a" / "turned.jpg", exif=exif)
+    save(photograph(4), root / "train" / "b" / "4.webp", quality=60)
+    save(photograph(5).resize((480, 360)), root / "train" / "b" / "large.jpg", quality=70)
+    (root / "train" / "b" / "broken.jpg").write_bytes(b"no image")
+    (root / "train" / "b" / "broken too.jpg").write_bytes(b"no image")
+    save(Image.new("RGB", (32, 32)), root / "train" / "b" / "black.png")
+    save(Image.new("RGB", (32, 32), (3, 3, 3)), root / "train" / "b" / "dark.png")  # too flat to tell
+    return root
+
+
+def test_each_photograph_is_left_once(photos):
+    images = {split: find_images(str(photos), split) for split in ("train", "test")}
+    left = without_copies(images, None)
+    kept = {split: of.rows.with_format(None)["file_name"][:] for split, of in left.items()}
+    others = ["b/black.png", "b/broken too.jpg", "b/broken.jpg", "b/dark.png", "b/large.jpg"]
+    assert kept["train"] == ["a/0.jpg", "a/2.jpg", "b/1.jpg", "b/3.jpg", *others]
+    assert kept["test"] == ["a/6.jpg", "b/7.jpg"]
+    contradicting, copied = left["train"].notes
+    assert (
+        copied
+        == "3 images are left out as copies, which count once: "
+        + ", ".join(f"`a/{name}` of `train: a/0.jpg`" for name in ("quality.jpg", "small.png", "turned.jpg"))
+        + "."
+    )
+    assert contradicting.endswith(
+        "2 images are left out as copies with different classes: `a/4.jpg` of `a`, `b/4.webp` of `b`."
+    )
+    assert left["test"].notes == (
+        "1 images are left out as copies, which count once: `b/5.jpg` of `train: b/large.jpg`.",
+    )
+
+
+def test_splits_that_overlap_are_refused(photos):
+    images = {"train": find_images(str(photos), "train"), "test": find_images(str(photos), "train[:80%]")}
+    with pytest.raises(ValueError, match=r"Splits overlap: \d+ images of `test` are in `train` too"):
+        without_copies(images, None)
+
+
+def test_images_are_decoded_once(photos, tmp_path, monkeypatch, caplog):
+    images = {"train": find_images(str(photos), "train")}
+    first, decoded, read = without_copies(images, tmp_path), [], copies._thumbnail
+    monkeypatch.setattr(copies, "_thumbnail", lambda image: decoded.append(image["path"]) or read(image))
+    with caplog.at_level(logging.WARNING):
+        again = without_copies(images, tmp_path)["train"]
+    assert not decoded and "14 images are not decoded again" in caplog.text
+    assert (again.rows["file_name"], again.notes) == (first["train"].rows["file_name"], first["train"].notes)
+    save(photograph(9), photos / "train" / "a" / "small.png")  # another photograph of this name
+    kept = without_copies({"train": find_images(str(photos), "train")}, tmp_path)["train"].rows["file_name"]
+    assert decoded == [str(photos / "train" / "a" / "small.png")] and "a/small.png" in kept
