@@ -42,7 +42,9 @@ def run(arguments: list[str]) -> int:
         return 0
     push = ["push", str(given.output_dir), repo_id, "--commit_message", f"Improve {given.model}"]
     if outcome == "open":
-        print(f"{repo_id}: the model goes to the branch `open`, since its images do not tell whether it is better. `main` stays as it is.")
+        print(
+            f"{repo_id}: the model goes to the branch `open`, since its images do not tell whether it is better. `main` stays as it is."
+        )
         push += ["--revision", "open"]
     return main(push)
 
