@@ -48,7 +48,7 @@ def images_by_role(
     weights = group_shares(train.rows, options.train_split)
     count = options.max_steps * options.train_batch_size
     images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed), split="train")}
-    rows = choose_images(validation.rows, options.num_images)
+    rows = choose_images(validation.rows, options.num_images, options.seed)
     draw_donors(labels_of(rows).tolist())  # rejects one class before masks, which take long, are made
     images["validation"] = replace(validation, rows=rows, split="validation", group_weights=weights)
     return _apart(train, validation, images, pool, session.folder), pool

@@ -150,7 +150,7 @@ def measure_outcome(
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On the images as they are", tables, galleries=galleries(folder)))
     improvement = Improvement(*choice, diagnosis, candidates.tables[-1], tables, [*notes, *diagnosis.warnings], folder)
-    sections[0].notes = [*diagnosis.advice, *improvement.notes]  # of the diagnosis, and others
+    sections[0].notes, sections[1].notes = [*diagnosis.advice, *improvement.notes], []  # each is told once
     write_json(folder / VERDICT_FILE, improvement.record())
     write_page(folder / PAGE_FILE, improvement.verdict, facts, sections)
     if tables:

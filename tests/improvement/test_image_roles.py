@@ -32,9 +32,9 @@ def test_images_have_one_role(inputs, tmp_path):
         picture.save(photos / "validation" / "dot" / "saved again.jpg", quality=60)
     session = session_of({"before": tiny_vit(**NAMES)}, {})
     images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", dataset=str(photos)), [])
-    (note,) = (*images["selection"].notes, *images["test"].notes)
+    (note,) = images["validation"].notes
     assert "1 images are left out" in note and "`dot/saved again.jpg` of `train: dot/1.jpg`" in note
-    assert len(images["selection"].rows) + len(images["test"].rows) == 32
+    assert len(images["validation"].rows) == 32
     options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
     assert "32 images of `validation` are in `backgrounds` too" in call("improve", *options).error
 

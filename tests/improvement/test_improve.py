@@ -210,7 +210,7 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     assert run["training"]["method"] == "swap"
     assert run["weights"] == weights_digest(AutoModelForImageClassification.from_pretrained(tmp_path / "out"))
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
-    for told in ("`train`: 6 images are left out", "8 images are left out"):
+    for told in ("`train`: 2 images are left out", "8 images are left out"):
         assert any(note.startswith(told) for note in notes), told
     (tmp_path / "out" / "README.md").unlink()
     succeed("card", tmp_path / "out")
@@ -235,7 +235,7 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     assert "| finetuned by swap, " in candidates and "layer" not in candidates
 
 
-@pytest.mark.parametrize("effort, own, other", [("quick", 950, "full: 8950"), ("full", 8950, "quick: 950")])
+@pytest.mark.parametrize("effort, own, other", [("quick", 912, "full: 8912"), ("full", 8912, "quick: 912")])
 def test_the_estimate_is_of_all_passes(effort, own, other, monkeypatch):
     """Of an image, and of a mask, a minute each."""
     clock = SimpleNamespace(perf_counter=iter(range(0, 10**6, 8 * 60)).__next__)
@@ -345,7 +345,9 @@ def test_a_model_of_more_classes_with_dropout_on_greyscale_images(inputs, tmp_pa
     write_photographs(tmp_path / "photos", "train", 3, seed=5)
     write_photographs(tmp_path / "photos", "validation", 4, seed=6)
     for path in (tmp_path / "photos").rglob("*.jpg"):
-        Image.open(path).convert("L").save(path)
+        pixels = np.asarray(Image.open(path).convert("L"))
+        noise = np.random.default_rng(len(path.stem) + pixels.astype(int).sum()).integers(0, 60, pixels.shape)
+        Image.fromarray((pixels // 2 + noise).astype(np.uint8)).save(path)  # without it, they would be copies
     for path in sorted((tmp_path / "photos" / "validation" / "dot").iterdir())[1:]:
         path.unlink()
     names = {index: f"class {index}" for index in range(1000)} | {7: "dot", 500: "bar", 998: "cross", 999: "circle"}
