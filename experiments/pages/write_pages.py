@@ -19,7 +19,16 @@ from PIL.PngImagePlugin import PngInfo
 from robust_vit_hf.results.plots import figure_bytes
 
 from ..scripts import script_parser
-from . import costs, emoji_shift_claims, experiment, gains, photographs, planted, real_photographs
+from . import (
+    before_training,
+    costs,
+    emoji_shift_claims,
+    experiment,
+    gains,
+    photographs,
+    planted,
+    real_photographs,
+)
 from .text_blocks import BLOCK, ROOT, texts
 
 
@@ -30,6 +39,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **photographs.BLOCKS,
     **gains.BLOCKS,
     **planted.BLOCKS,
+    **before_training.BLOCKS,
     **real_photographs.BLOCKS,
     **costs.BLOCKS,
 }

@@ -39,6 +39,7 @@ from .report import (
     top1_table,
     write_report,
 )
+from .stand_in import OutOfFold, PhotographsDiagnosis, StandIn
 from .verdict import AttributeDiagnosis, Diagnosis
 
 
@@ -47,7 +48,7 @@ ALL_CONDITIONS = Backgrounds()
 
 
 def diagnose(
-    model: str | nn.Module | Callable[[torch.Tensor], Any],
+    model: str | nn.Module | Callable[[torch.Tensor], Any] | None = None,
     dataset: str | None = None,
     *,
     processor: BaseImageProcessor | None = None,
@@ -60,16 +61,18 @@ def diagnose(
     Args:
         model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from
             images `(B, 3, H, W)` to logits `(B, C)`, with its `classes`, and `transform`, from a PIL image to a
-            tensor.
+            tensor. Without a model, whether the images invite a shortcut, see [`OutOfFold`].
         dataset: labelled images, as for `robust-vit diagnose`.
         options: others of [`DiagnoseOptions`].
     """
+    if model is None:
+        return run_diagnosis(DiagnoseOptions(dataset=dataset, **options))
     with given_model(model, processor=processor, classes=classes, transform=transform) as (name, given):
         return run_diagnosis(DiagnoseOptions(model=name, dataset=dataset, **options), given)
 
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
-    """Measure one model or two, or one `given` in Python, on images with the backgrounds of other images. Writes `results.json`, `tables.md`,
+    """Measure one model or two, or one `given` in Python, or, without one, a [`StandIn`], on images with the backgrounds of other images. Writes `results.json`, `tables.md`,
     `tables.tex`, `images.csv`, `taken.csv`, `pairs.csv`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
     Results already in the output folder are reused.
 
@@ -77,8 +80,10 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         The report; `None` outside the main process.
     """
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
-    models = Models(options.model, options.compare, options.protocol)
     chosen_attributes(options.attributes)  # rejects unknown ones before models are loaded
+    if options.model is None:
+        given = StandIn.for_images(options.dataset, options.split)
+    models = Models(options.model or given.source, options.compare, options.protocol)
     with open_session(
         models, stage, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
     ) as session:
@@ -106,7 +111,9 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
                 export_fiftyone(image_table(report.diagnoses), images.rows, session, folder / FIFTYONE_FOLDER)
             if options.html:
                 facts = {"model": session.sides["before"].name, "masks": images.masks}
-                write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])
+                decides = "Does the model decide by the background?"
+                title = decides if options.model else "Do the photographs invite a shortcut?"
+                write_page(folder / PAGE_FILE, title, facts, [report.section()])
         return report
 
 
@@ -122,8 +129,11 @@ def measure_backgrounds(
     session: Session, within: str = "", measurement: Backgrounds = ALL_CONDITIONS
 ) -> dict[str, Diagnosis]:
     """Diagnosis by side, on the only set of a session, kept `within` its folder."""
-    (measured,) = measure(session, measurement, within).values()
-    return {side: Diagnosis(of_side.columns, session.classes) for side, of_side in measured.items()}
+    is_fitted = isinstance(session.sides["before"], StandIn)
+    of_folds = OutOfFold(replace(measurement, relevance=False)) if is_fitted else measurement
+    (measured,) = measure(session, of_folds, within).values()
+    kind = PhotographsDiagnosis if is_fitted else Diagnosis
+    return {side: kind(of_side.columns, session.classes) for side, of_side in measured.items()}
 
 
 def measure_attributes(session: Session, attributes: Sequence[str]) -> dict[str, AttributeDiagnosis]:
@@ -131,7 +141,8 @@ def measure_attributes(session: Session, attributes: Sequence[str]) -> dict[str,
     if not attributes:
         return {}
     measurement = Attributes(chosen_attributes(attributes))
-    (measured,) = measure(session, measurement, ATTRIBUTES_FOLDER).values()
+    of_folds = OutOfFold(measurement) if isinstance(session.sides["before"], StandIn) else measurement
+    (measured,) = measure(session, of_folds, ATTRIBUTES_FOLDER).values()
     return {side: AttributeDiagnosis(of_side.columns, measurement.names) for side, of_side in measured.items()}
 
 
@@ -154,6 +165,7 @@ def measure_images(
     edited = composed_images(session, rows, attributes, drawn[:NUM_EXAMPLES]) if attributes else []
     groups = groups_of(rows, images.name)
     tables = [] if groups is None else [top1_table(images.name, diagnoses, groups, images.group_weights)]
+    tables += [of.told_table() for of in diagnoses.values() if isinstance(of, PhotographsDiagnosis)]
     return DiagnosisReport(diagnoses, attributes, examples, taken, edited, images, folder, session.without_map, tables)
 
 

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..data.known_sets import benchmarks
 from ..evaluation.options import PROTOCOL, BatchOptions, PairOptions, PrecisionOptions
 from ..masks.options import MASK_METHODS, MASK_MODEL
 from ..models.image_processors import Protocol
+from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import check_output_dir
 from ..utils.options import PERCENT, Range, option, output_dir
 
@@ -57,11 +59,17 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
 
       robust-vit diagnose --model my-vit --dataset photos --output_dir runs/diagnosis
       robust-vit diagnose --model my-vit --compare runs/better --dataset photos --output_dir runs/diagnosis-after
+      robust-vit diagnose --dataset photos --output_dir runs/photos     before training: do the photographs invite it?
 
-    Give images that the model was not trained on. Writes results.json, tables, a strip of images in all conditions, more of
+    Give images that the model was not trained on. Without a model, a linear classifier on DINOv2-S is fitted to the images of --split (by
+    default `train`) and measured on those that it was not fitted to. Writes results.json, tables, a strip of images in all conditions, more of
     them for `robust-vit app --diagnose`, the masks that it made with contact sheets to look at, and images.csv with the predictions for each image. An interrupted run resumes when it is started again.
     """
 
+    model: str | None = option(
+        None,
+        "name, folder or Hub id (default: the bundled model; with --dataset, a classifier that is fitted to the images)",
+    )
     dataset: str | None = option(
         None,
         "labelled images: class folders, parquet, Hub id, … (default: the bundled images with the habitual backgrounds)",
@@ -95,3 +103,10 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         if isinstance(self.fail_if, str) and self.fail_if != "decides":
             raise ValueError("Expected `fail_if` to be `decides` or a number of points, such as 5.")
         check_output_dir(self.output_dir, self.dataset, self.mask_folder)
+        if self.model is None and (self.dataset is None or self.dataset in benchmarks()):
+            self.model = BUNDLED_MODEL
+        if self.model is None:
+            of_a_model = ("compare", "protocol", "imagenet_9", "export")
+            if given := [f"--{name}" for name in of_a_model if getattr(self, name) is not None]:
+                raise ValueError(f"{', '.join(given)} measures a model: name it with --model, or leave it out")
+            self.split = self.split if self.is_given("split") else "train"

@@ -176,7 +176,8 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
     table["object_share"] = first.columns["object_share"]
     table["confirmed"] = trusted_masks(first.columns)
     for side, diagnosis in diagnoses.items():
-        table |= {f"{side}_{name}": [names.get(best) for best in diagnosis.columns[name]] for name in CONDITIONS}
+        predicted = [name for name in (*CONDITIONS, "background") if name in diagnosis.columns]
+        table |= {f"{side}_{name}": [names.get(best) for best in diagnosis.columns[name]] for name in predicted}
         of_map = next(name for name in MAP_MEASURES if name in diagnosis.columns)
         table[f"{side}_{of_map}"] = diagnosis.columns[of_map]
     return pd.DataFrame(table)

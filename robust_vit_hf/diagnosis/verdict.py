@@ -32,6 +32,9 @@ BACKGROUND_MEASURES = {
     "donor_excess": "difference",
     "only_bg_chance": "top-1 `only_bg` by chance",
     "only_bg_excess": "difference ",
+    "background": "class told by the background alone, before training",
+    "background_chance": "the same by chance ",
+    "background_excess": "difference  ",
     "relevance_on_object": "relevance on the object / its share of the image",
     "layercam_on_object": "LayerCAM on the object / its share of the image",
 }
@@ -43,7 +46,8 @@ VERDICTS = {
     "no sign": "No sign in these images that it decides by the background",
     "too few": "Too few images to tell",
 }
-DIFFERENCES = ("composing", "bg_gap", "donor_excess", "only_bg_excess")
+COSTS = ("donor_excess", "bg_gap")
+DIFFERENCES = ("composing", *COSTS, "only_bg_excess", "background_excess")
 
 
 def foretold(sample: Interval) -> Interval:
@@ -78,7 +82,7 @@ class Diagnosis:
         probability 1 / (K − 1), and that of `only_bg` is right as often as its class is."""
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
-        values = {name: outcomes(self.columns, name) for name in CONDITIONS if name in self.columns}
+        values = {name: outcomes(self.columns, name) for name in (*CONDITIONS, "background") if name in self.columns}
         if not self.with_doubts:
             for name in values.keys() - {"original"}:
                 values[name][~trusted_masks(self.columns)] = np.nan
@@ -92,10 +96,10 @@ class Diagnosis:
             values[name] = np.where(known["mixed_rand"], of_donor, np.nan)
         values["donor_excess"] = values["donor_rate"] - values["donor_chance"]
         frequency = dict(zip(classes.tolist(), (counts / len(labels)).tolist(), strict=True))
-        if "only_bg" in values:
-            chance = np.array([frequency.get(int(label), 0.0) for label in self.columns["only_bg"]])
-            values["only_bg_chance"] = np.where(known["only_bg"], chance, np.nan)
-            values["only_bg_excess"] = values["only_bg"] - values["only_bg_chance"]
+        for name in [name for name in ("only_bg", "background") if name in known]:
+            chance = np.array([frequency.get(int(label), 0.0) for label in self.columns[name]])
+            values[f"{name}_chance"] = np.where(known[name], chance, np.nan)
+            values[f"{name}_excess"] = values[name] - values[f"{name}_chance"]
         trusted = trusted_masks(self.columns) | self.with_doubts
         for name in filter(self.columns.__contains__, MAP_MEASURES):
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -121,13 +125,20 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """Key of [`VERDICTS`], from the intervals of the donor rate beyond chance and of the BG-Gap: `decides`
-        if one is at least 25 points; `no sign` if both are under 5 points, and half of the images may be
-        recognised; `partly` if one is above 0; otherwise `too few`."""
-        intervals = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
+        """Key of [`VERDICTS`], from the intervals of the donor rate beyond chance and of the BG-Gap, see [`judged`]."""
+        return self.judged(COSTS)
+
+    def judged(self, names: Sequence[str]) -> str:
+        """Key of [`VERDICTS`], from the intervals of these measures: `decides` if one is at least 25 points; `no sign` if all are under 5
+        points, and half of the images may be recognised; `partly` if one is above 0; otherwise `too few`."""
+        intervals = [self.measures[name] for name in names if name in self.measures]
         if any(interval.low >= LARGE for interval in intervals):
             return "decides"
-        if len(intervals) == 2 and all(interval.high < SMALL for interval in intervals) and not self._unrecognised:
+        if (
+            len(intervals) == len(names)
+            and all(interval.high < SMALL for interval in intervals)
+            and not self._unrecognised
+        ):
             return "no sign"
         return "partly" if any(interval.low > 0 for interval in intervals) else "too few"
 
@@ -152,18 +163,18 @@ class Diagnosis:
             how = "as they are" if self._unrecognised == "original" else "on other backgrounds of their class"
             count = int((~np.isnan(self.values[self._unrecognised])).sum())
             return (
-                f"The model recognises too little to tell: it is right on {_percent(self.measures[self._unrecognised])} of {count} images "
+                f"The model recognises too little to tell: it is right on {percent(self.measures[self._unrecognised])} of {count} images "
                 f"{how}, and the others cannot show what it decides by."
             )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
         text = (
             f"{VERDICTS[self.verdict]}: of {self.num_mixed} objects on the background of another class, "
-            f"{_percent(rate)} were taken for that class (chance {100 * chance.mean:.0f} %)"
+            f"{percent(rate)} were taken for that class (chance {100 * chance.mean:.0f} %)"
         )
         if gap := self.measures.get("bg_gap"):
             text += f"; the background of another class instead of its own costs {gap} points of top-1"
         if expected := self.measures.get("foretold"):
-            text += f". On random backgrounds, expect a top-1 of {_percent(expected)}"
+            text += f". On random backgrounds, expect a top-1 of {percent(expected)}"
         return f"{text}."
 
     @property
@@ -176,7 +187,7 @@ class Diagnosis:
             )
         if self._unrecognised == "original":
             warnings.append(
-                f"The model is right on {_percent(self.measures['original'])} of the images as they are: see whether their classes are its "
+                f"The model is right on {percent(self.measures['original'])} of the images as they are: see whether their classes are its "
                 "own, and its preprocessing too."
             )
         if lost := int((np.asarray(self.columns["donor_same"]) < 0).sum()):
@@ -218,7 +229,7 @@ def pairs_of(columns: Mapping[str, Sequence], taken: np.ndarray) -> list[dict[st
     return sorted(rows, key=lambda row: (-row["taken"], row["images"], row["label"], row["donor_class"]))
 
 
-def _percent(interval: Interval) -> str:
+def percent(interval: Interval) -> str:
     return f"{100 * interval.mean:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
 
 

@@ -1,0 +1,75 @@
+"""Whether `diagnose` without a model orders photographs as the models that are trained on them (before_training.json)."""
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from robust_vit_hf.results.intervals import Interval
+from robust_vit_hf.results.tables import Table
+
+from .text_blocks import benchmark
+
+
+def cost(found: dict) -> float:
+    """What random backgrounds cost the model that was trained on a set, in points of top-1."""
+    return 100 * (found["model"]["home"] - found["model"]["random"])
+
+
+def before_training() -> str:
+    """How the sets are ordered, and what photographs as people take them show."""
+    sets, measured = benchmark("before_training")["sets"], ("bg_gap", "background")
+    costs = [cost(found) for found in sets.values()]
+    orders = {
+        name: spearmanr(costs, [found["without"][name]["mean"] for found in sets.values()]).statistic
+        for name in measured
+    }
+    free, biased = (
+        [found["without"]["photographs"] for name, found in sets.items() if ("/0/" in name) is is_free]
+        for is_free in (True, False)
+    )
+    text = (
+        f"In {len(sets)} sets whose classes have a habitual background in 0, 95 or 100 % of the images, random backgrounds cost the models that "
+        f"were finetuned on them {min(costs):.0f} to {max(costs):.0f} points of top-1. The BG-Gap without a model orders the sets as these costs do "
+        f"with a rank correlation of {orders['bg_gap']:.2f}, and the share of classes told by the background with {orders['background']:.2f}. "
+        f'The verdict is "likely" for {biased.count("decides")} and "may" for {biased.count("partly")} of the {len(biased)} sets with habitual '
+        f'backgrounds, and "likely" for {free.count("decides")} and "may" for {free.count("partly")} of the {len(free)} without.'
+    )
+    if imagen := benchmark("before_training").get("imagen"):
+        known, told, gap = (Interval(**imagen[name]) for name in ("original", "background", "bg_gap"))
+        text += (
+            f" Of {imagen['images']} photographs as people take them, of 38 classes, the classifier recognises {known} %. The background alone "
+            f"tells the class for {told} % (chance {100 * imagen['background_chance']['mean']:.0f} %), and the BG-Gap is {gap} points."
+        )
+    return text
+
+
+def before_training_table() -> str:
+    rows = []
+    for name, found in benchmark("before_training")["sets"].items():
+        source, rate, _ = name.split("/")
+        cells = [str(Interval(**found["without"][measure])) for measure in ("background", "bg_gap")]
+        rows.append([source, f"{100 * float(rate):.0f} %", *cells, f"{cost(found):.1f}"])
+    head = ["objects", "habitual", "told by the background", "BG-Gap without a model", "cost of random backgrounds"]
+    return Table("", head, rows).markdown()
+
+
+def picture() -> Figure:
+    """The cost of random backgrounds by the BG-Gap without a model."""
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axis = figure.add_subplot()
+    for source, marker in {"emoji": "o", "digits": "s"}.items():
+        sets = [found for name, found in benchmark("before_training")["sets"].items() if name.startswith(source)]
+        gaps = [Interval(**found["without"]["bg_gap"]) for found in sets]
+        ends = [[100 * (gap.mean - gap.low) for gap in gaps], [100 * (gap.high - gap.mean) for gap in gaps]]
+        axis.errorbar([100 * gap.mean for gap in gaps], [*map(cost, sets)], xerr=ends, fmt=marker, label=source)
+    axis.set_xlabel("BG-Gap of the photographs, without a model (points)")
+    axis.set_ylabel("cost of random backgrounds\nfor the trained model (points)")
+    axis.legend()
+    return figure
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "before training": before_training,
+    "before training by set": before_training_table,
+}

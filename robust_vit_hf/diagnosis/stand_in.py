@@ -1,0 +1,157 @@
+"""Whether photographs invite a shortcut, before a model is trained on them: a linear classifier that is fitted to them stands in for it."""
+
+import copy
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from transformers import ViTImageProcessor
+
+from ..data.balanced_splits import turns_within_classes
+from ..data.classes import class_names_of
+from ..data.find_images import find_images
+from ..data.transforms import input_size
+from ..evaluation.measurement import Measured, Measurement
+from ..evaluation.other_backgrounds import Batch, Tensors, composite_pass, condition_composites
+from ..evaluation.session import Session, Side
+from ..evaluation.sets import EvaluationSet
+from ..masks.choose_mask_maker import DINOV2_SMALL
+from ..masks.tokencut import backbone_of
+from ..models.emoji_shift_model import INSTALL_BACKBONE
+from ..models.image_processors import STATISTICS
+from ..models.last_layer import LastLayer
+from ..models.loading import load_model, with_new_head
+from ..results.tables import Table
+from .verdict import COSTS, Diagnosis, percent
+
+
+MAX_FOLDS, IMAGE_SIZE = 5, 168  # pixels, with which DINOv2-S takes half of the time of 224
+PENALTIES = 10.0 ** np.arange(-4, 3)  # relative to the mean square of the standardised features
+NAMED = 5  # classes in a cell of the table
+LIKELY = {
+    "decides": "a model trained on them is likely to use it",
+    "partly": "a model trained on them may use it",
+    "no sign": "they give a model no reason to use it",
+    "too few": "they are too few to tell whether a model would use it",
+}
+
+
+class StandIn(Side):
+    """DINOv2-S, whose last layer is fitted by [`OutOfFold`]."""
+
+    @classmethod
+    def for_images(cls, dataset: str, split: str) -> "StandIn":
+        """With the classes of these images. Raises `OSError` if no DINOv2-S of [`DINOV2_SMALL`] is installed or can be loaded."""
+        with PartialState().main_process_first():
+            rows = find_images(dataset, split, ("label",)).rows
+        labels = rows.with_format(None)["label"][:]
+        classes = class_names_of(rows.features) or [*map(str, range(1 + max(filter(None, labels), default=0)))]
+        mean, std = STATISTICS["imagenet"]
+        size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}  # not cropped, which would cut off backgrounds
+        processor = ViTImageProcessor(size=size, image_mean=mean, image_std=std)
+        for name, described in DINOV2_SMALL.items():
+            with suppress(ImportError, OSError):
+                backbone = backbone_of(name)
+                model = load_model(name, classes=classes) if backbone is None else copy.deepcopy(backbone)
+                text = f"a linear classifier on {described}, fitted to the photographs"
+                return cls.of(with_new_head(model, classes).eval(), processor, text)
+        raise OSError(
+            f"Without --model, a classifier on DINOv2-S is fitted, which is not installed ({INSTALL_BACKBONE}) and cannot be loaded from "
+            "the Hub: install it, or name a model."
+        )
+
+
+def fit_layer(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights `(C, D)` and bias `(C,)`, fp32, of the ridge regression of C one-hot labels `(N,)` on features `(N, D)`, which are
+    standardised. Of [`PENALTIES`], the one with the least squared error on left-out images is taken
+    (https://doi.org/10.1080/00401706.1979.10489751)."""
+    inputs = torch.from_numpy(features).double()
+    mean, spread = inputs.mean(dim=0), inputs.std(dim=0, correction=0) + 1e-6
+    inputs = (inputs - mean) / spread
+    targets = F.one_hot(torch.from_numpy(labels), num_classes).double()
+    shares = targets.mean(dim=0)
+    values, vectors = torch.linalg.eigh(inputs @ inputs.T / inputs.shape[1])
+    inverses = [(vectors / (values.clamp_min(0) + penalty * len(inputs))) @ vectors.T for penalty in PENALTIES]
+    solved = [(inverse @ (targets - shares), inverse.diagonal()[:, None]) for inverse in inverses]
+    best, _ = min(solved, key=lambda pair: float((pair[0] / pair[1]).square().sum()))
+    weight = (best.T @ inputs / inputs.shape[1]) / spread
+    return weight.float(), (shares - weight @ mean).float()
+
+
+@dataclass(frozen=True)
+class OutOfFold(Measurement):
+    """A measurement of composites by a [`StandIn`], fitted to all folds of the images but one, and measured on that one. Images take
+    donors from their own fold, so that the layer saw neither the image nor its donors. Rows have two columns more: `fold`, and `background`,
+    the class predicted from the background alone (`only_bg`) by a layer that is fitted to the backgrounds of the other folds."""
+
+    of_fold: Measurement
+
+    def inputs(self) -> dict:
+        return self.of_fold.inputs() | {"folds": MAX_FOLDS, "penalties": PENALTIES.tolist()}
+
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+        layer = LastLayer(side.model, input_size(side.processor))
+        composites = condition_composites(["original", "only_bg"])
+
+        def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+            logits, features = zip(*map(layer.outputs, pictures), strict=True)
+            return [*logits], torch.stack(features, dim=1)
+
+        batches = composite_pass(side, rows, session, f"{title}, features", composites, {}, outputs_of)
+        features = np.concatenate([values for _, values in batches])
+        labels, parts = rows.labels, []
+        typical = int(np.median(np.unique(labels, return_counts=True)[1]))  # images of a class, two or more in a fold
+        folds = (turns_within_classes(labels, 0) + labels) % min(MAX_FOLDS, max(2, typical // 2))
+        for fold in np.unique(folds).tolist():
+            members, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+            fitted = [fit_layer(features[others, place], labels[others], len(session.classes)) for place in range(2)]
+            layer.replace(*(part.to(layer.weight.device) for part in fitted[0]))
+            accepted = [rows.accepted[member] for member in members]
+            held_out = replace(rows, dataset=rows.dataset.select(members), accepted=accepted)
+            columns = self.of_fold.measure(side, held_out, session, f"{title}, fold {fold + 1}", None).columns
+            for name in ("donor_same", "donor_rand"):
+                columns[name] = np.where(columns[name] >= 0, members[columns[name]], -1)
+            columns["background"] = F.linear(torch.from_numpy(features[members, 1]), *fitted[1]).argmax(dim=1).numpy()
+            parts.append(pd.DataFrame(columns | {"fold": fold}, index=members))
+        return Measured(pd.concat(parts).sort_index().to_dict("list"))
+
+
+class PhotographsDiagnosis(Diagnosis):
+    """Measures of a [`StandIn`], and what they say of the photographs that it was fitted to."""
+
+    @property
+    def likely(self) -> str:
+        """Key of [`LIKELY`], also from the interval of how often the background tells the class beyond chance."""
+        return self.judged(("background_excess", *COSTS))
+
+    @property
+    def sentence(self) -> str:
+        if not self.num_mixed:
+            return super().sentence
+        told, chance = self.measures["background"], self.measures["background_chance"]
+        return (
+            f"The background alone tells the class for {percent(told)} of {self.num_mixed} photographs (chance {100 * chance.mean:.0f} %): "
+            f"{LIKELY[self.likely]}. A linear classifier fitted to them: {super().sentence}"
+        )
+
+    def record(self) -> dict:
+        return super().record() | {"photographs": self.likely}
+
+    def told_table(self) -> Table:
+        """For each class, how often its background tells it, with which classes it shares backgrounds, and whose it never has."""
+        known, names = ~np.isnan(self.values["background"]), dict(enumerate(self.class_names))
+        labels, predicted = (pd.Series(self.columns[name])[known].map(names) for name in ("label", "background"))
+        counts = pd.crosstab(labels, predicted).reindex(columns=sorted({*labels, *predicted}), fill_value=0)
+        rows = []
+        for name, of_class in counts.iterrows():
+            others = of_class.drop(name).sort_values(ascending=False, kind="stable")
+            shared = [f"{other} ({count})" for other, count in others.items() if count]
+            cells = (of if len(of) <= NAMED else [*of[:NAMED], "…"] for of in (shared, [*others.index[others == 0]]))
+            rows.append([name, f"{of_class[name]} of {of_class.sum()}", *(", ".join(of) or "–" for of in cells)])
+        head = ["class", "told by its background", "background taken for that of", "no background like that of"]
+        return Table("Backgrounds of the classes", head, rows)

