@@ -29,7 +29,7 @@ from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session
 from ..metrics.robust_accuracy import ranks
 from ..relevance.layer_cam import class_map, map_name
-from ..results.html_page import Section
+from ..results.html_page import PAGE_FILE, Section
 from ..results.intervals import Difference, Interval, Resamples
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
@@ -184,6 +184,8 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
 
 def write_report(report: DiagnosisReport, session: Session) -> None:
     folder, settings = report.folder, {name: value for name, value in session.settings.items() if value != []}
+    for name in (PAGE_FILE, ATTRIBUTES_FILE):  # of other settings
+        (folder / name).unlink(missing_ok=True)
     of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
     taken = of_images.iloc[strips.taken_rows(last)]
     csv = {IMAGES_FILE: of_images, strips.TAKEN_FILE: taken, PAIRS_FILE: report.pairs}
@@ -376,7 +378,7 @@ def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]
     chance, sentences = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
     certain = pairs[(pairs["side"] == side) & (pairs["at_least"] > chance)]
     of_attributes = certain[certain["attribute"] != WHOLE]
-    if of_attributes.empty and last.verdict not in ("decides", "partly"):
+    if (of_attributes.empty or last.unrecognised) and last.verdict not in ("decides", "partly"):
         return []
     for row in (certain if of_attributes.empty else of_attributes).head(NUM_ADVICE).itertuples():
         how = f"on what `{row.donor_class}` stands on"
