@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..data.known_sets import BENCHMARK_NAMES
 from ..evaluation.options import PROTOCOL, BatchOptions, PairOptions, PrecisionOptions
 from ..masks.options import MASK_METHODS, MASK_MODEL
 from ..models.image_processors import Protocol
@@ -92,6 +93,8 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.dataset not in (None, *BENCHMARK_NAMES) and not self.is_given("model"):
+            raise ValueError("--dataset needs --model: the bundled model knows only the bundled images")
         if isinstance(self.fail_if, str) and self.fail_if != "decides":
             raise ValueError("Expected `fail_if` to be `decides` or a number of points, such as 5.")
         check_output_dir(self.output_dir, self.dataset, self.mask_folder)
