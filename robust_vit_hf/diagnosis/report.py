@@ -270,7 +270,7 @@ def diagnosis_tables(
     for name, title in BACKGROUND_MEASURES.items():
         cells = [_shown(name, diagnosis.measures) for diagnosis in diagnoses.values()]
         if any(cell != "–" for cell in cells):
-            rows.append([title.strip(), *cells, *(_shown(name, measures) for measures in beside.values())])
+            rows.append([title, *cells, *(_shown(name, measures) for measures in beside.values())])
     images = len(diagnoses["before"].columns["label"])
     title = f"Objects of {images} images on other backgrounds, in per cent [95 % interval]"
     tables = [Table(title, ["measure", *diagnoses, *beside], rows)]

@@ -31,7 +31,7 @@ BACKGROUND_MEASURES = {
     "donor_chance": "the same by chance",
     "donor_excess": "difference",
     "only_bg_chance": "top-1 `only_bg` by chance",
-    "only_bg_excess": "difference ",
+    "only_bg_excess": "difference",
     "relevance_on_object": "relevance on the object / its share of the image",
     "layercam_on_object": "LayerCAM on the object / its share of the image",
 }
