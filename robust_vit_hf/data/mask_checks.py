@@ -18,7 +18,8 @@ def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
     if mask is None:
         return "mask is missing"
     if image.size != mask.size:
-        return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}: expected equal sizes"
+        turned = ", and neither turned against the other, as by EXIF" if image.size == mask.size[::-1] else ""
+        return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}: expected equal sizes{turned}"
     if mask.mode not in ("1", "L", "P"):
         return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
     if mask.mode == "P" and mask.getpalette()[:3] != [0, 0, 0]:

@@ -177,7 +177,7 @@ class SplitWriter:
         facts["task_categories"] = [task for column, task in TASKS.items() if column in self.features] or None
         facts["size_categories"] = [next((size for limit, size in SIZES.items() if kept < limit), "10M<n<100M")]
         card = TEMPLATE.read_text(encoding="utf-8").format(
-            metadata=DatasetCardData(**facts | self.facts).to_yaml(),
+            metadata=DatasetCardData(**{**facts, **self.facts}).to_yaml(),
             title=self.title,
             text=self.text,
             columns=", ".join(f"`{column}`" for column in self.features if column != "image"),

@@ -29,7 +29,7 @@ from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session
 from ..metrics.robust_accuracy import ranks
 from ..relevance.layer_cam import class_map, map_name
-from ..results.html_page import Section
+from ..results.html_page import PAGE_FILE, Section
 from ..results.intervals import Difference, Interval, Resamples
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
@@ -127,8 +127,8 @@ class DiagnosisReport:
         """Whether the last model `decides`, or the lower bound of its BG-Gap is above a number of points; a `ValueError` if no image has
         one."""
         last = [*self.diagnoses.values()][-1]
-        if condition == "decides":
-            return last.verdict == "decides"
+        if isinstance(condition, str):
+            return last.verdict == condition
         if (gap := last.measures.get("bg_gap")) is None:
             raise ValueError(f"--fail_if {condition}: no image has the BG-Gap. Give several images of each class.")
         return 100 * gap.low > condition
@@ -185,6 +185,8 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
 
 def write_report(report: DiagnosisReport, session: Session) -> None:
     folder, settings = report.folder, {name: value for name, value in session.settings.items() if value != []}
+    for name in (PAGE_FILE, ATTRIBUTES_FILE):  # of other settings
+        (folder / name).unlink(missing_ok=True)
     of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
     taken = of_images.iloc[strips.taken_rows(last)]
     csv = {IMAGES_FILE: of_images, strips.TAKEN_FILE: taken, PAIRS_FILE: report.pairs}
@@ -269,7 +271,7 @@ def diagnosis_tables(
     for name, title in BACKGROUND_MEASURES.items():
         cells = [_shown(name, diagnosis.measures) for diagnosis in diagnoses.values()]
         if any(cell != "–" for cell in cells):
-            rows.append([title.strip(), *cells, *(_shown(name, measures) for measures in beside.values())])
+            rows.append([title, *cells, *(_shown(name, measures) for measures in beside.values())])
     images = len(diagnoses["before"].columns["label"])
     title = f"Objects of {images} images on other backgrounds, in per cent [95 % interval]"
     tables = [Table(title, ["measure", *diagnoses, *beside], rows)]
@@ -377,7 +379,7 @@ def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]
     chance, sentences = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
     certain = pairs[(pairs["side"] == side) & (pairs["at_least"] > chance)]
     of_attributes = certain[certain["attribute"] != WHOLE]
-    if of_attributes.empty and last.verdict not in ("decides", "partly"):
+    if (of_attributes.empty or last.unrecognised) and last.verdict not in ("decides", "partly"):
         return []
     for row in (certain if of_attributes.empty else of_attributes).head(NUM_ADVICE).itertuples():
         how = f"on what `{row.donor_class}` stands on"

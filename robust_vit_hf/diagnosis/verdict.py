@@ -31,10 +31,10 @@ BACKGROUND_MEASURES = {
     "donor_chance": "the same by chance",
     "donor_excess": "difference",
     "only_bg_chance": "top-1 `only_bg` by chance",
-    "only_bg_excess": "difference ",
+    "only_bg_excess": "difference",
     "background": "class told by the background alone, before training",
-    "background_chance": "the same by chance ",
-    "background_excess": "difference  ",
+    "background_chance": "the same by chance",
+    "background_excess": "difference",
     "relevance_on_object": "relevance on the object / its share of the image",
     "layercam_on_object": "LayerCAM on the object / its share of the image",
 }
@@ -137,7 +137,7 @@ class Diagnosis:
         if (
             len(intervals) == len(names)
             and all(interval.high < SMALL for interval in intervals)
-            and not self._unrecognised
+            and not self.unrecognised
         ):
             return "no sign"
         return "partly" if any(interval.low > 0 for interval in intervals) else "too few"
@@ -147,10 +147,10 @@ class Diagnosis:
         """Whether the model recognises these images, and their background costs less than [`SMALL`], and certainly less than [`LARGE`]."""
         costs = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
         small = all(cost.mean < SMALL and cost.high < LARGE for cost in costs)
-        return small and len(costs) == 2 and not self._unrecognised
+        return small and len(costs) == 2 and not self.unrecognised
 
     @property
-    def _unrecognised(self) -> str | None:
+    def unrecognised(self) -> str | None:
         """Condition without a background of another class in which most images are surely not recognised."""
         conditions = [name for name in ("original", "mixed_same") if name in self.measures]
         return next((name for name in conditions if self.measures[name].high < 0.5), None)
@@ -159,11 +159,11 @@ class Diagnosis:
     def sentence(self) -> str:
         if not self.num_mixed:
             return f"{VERDICTS['too few']}: none of {len(self.columns['label'])} images could be composed with another background."
-        if self.verdict == "too few" and self._unrecognised:
-            how = "as they are" if self._unrecognised == "original" else "on other backgrounds of their class"
-            count = int((~np.isnan(self.values[self._unrecognised])).sum())
+        if self.verdict == "too few" and self.unrecognised:
+            how = "as they are" if self.unrecognised == "original" else "on other backgrounds of their class"
+            count = int((~np.isnan(self.values[self.unrecognised])).sum())
             return (
-                f"The model recognises too little to tell: it is right on {percent(self.measures[self._unrecognised])} of {count} images "
+                f"The model recognises too little to tell: it is right on {percent(self.measures[self.unrecognised])} of {count} images "
                 f"{how}, and the others cannot show what it decides by."
             )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
@@ -185,7 +185,7 @@ class Diagnosis:
                 f"Composing alone costs {price} points of top-1: masks may be bad, or the model sees the edges. Look at "
                 "the contact sheet of the masks and at the strip."
             )
-        if self._unrecognised == "original":
+        if self.unrecognised == "original":
             warnings.append(
                 f"The model is right on {percent(self.measures['original'])} of the images as they are: see whether their classes are its "
                 "own, and its preprocessing too."
@@ -222,7 +222,9 @@ class Diagnosis:
 
 
 def pairs_of(columns: Mapping[str, Sequence], taken: np.ndarray) -> list[dict[str, int]]:
-    """See [`Diagnosis.by_pair`]; `taken` `(N,)` is NaN where an image does not count."""
+    """See [`Diagnosis.by_pair`]; `taken` `(N,)` is NaN where an image does not count. A class that is predicted for the image as it is, too,
+    is no confusion with the background."""
+    taken = np.where(np.asarray(columns["original"]) == np.asarray(columns["donor_class"]), 0 * taken, taken)
     mixed = pd.DataFrame({name: np.asarray(columns[name]) for name in ("label", "donor_class")} | {"taken": taken})
     pairs = mixed.dropna().astype(int).groupby(["label", "donor_class"])["taken"]
     rows = pairs.agg(taken="sum", images="size").reset_index().to_dict("records")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
@@ -17,8 +18,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.schema import undecoded
+from ..models.added_classifiers import OwnClassifier
 from ..utils.files import atomic_file, json_digest
-from ..utils.stage import Stage
+from ..utils.stage import OtherInputs, Stage
 from .session import Session, Side
 from .sets import EvaluationSet
 
@@ -45,7 +47,7 @@ class TransformedRows(torch.utils.data.Dataset):
             (index,) = indices
             path = (undecoded(self.dataset)[index]["image"] or {"path": "no image"})["path"]
             raise ValueError(
-                f"Row {index} ({path or 'in the table'}) cannot be used: {error}. `robust-vit data describe` lists such rows."
+                f"Row {index} ({path or 'in the table'}) cannot be used: {error}. `robust-vit data describe … --split …` lists such rows."
             ) from error
 
 
@@ -143,12 +145,14 @@ def _result(session: Session, measurement: Measurement, name: str, side: str, wi
 
     if session.folder is None:
         return compute(None)
+    # No weights tell a function from another: it is measured again, and known by what it predicts.
+    is_function = isinstance(session.sides[side].model, OwnClassifier)
     stages, incomplete = [Stage(Path(session.folder, within, name, side), inputs)], []
     if session.shared is not None and side == "before":
         stages.append(Stage(session.shared / f"{name}-{json_digest(inputs)}", inputs))
     for stage in stages:
         measured = Measured.load(stage)
-        is_known = [measured is not None]
+        is_known = [measured is not None and not is_function]
         broadcast_object_list(is_known)  # processes must agree, whatever another job writes meanwhile
         if is_known[0]:
             measured = measured or Measured.load(stage)
@@ -157,7 +161,10 @@ def _result(session: Session, measurement: Measurement, name: str, side: str, wi
         if session.accelerator.is_main_process:
             stage.begin()
     else:
-        measured = compute(stages[-1].folder)
+        kept, measured = measured, compute(stages[-1].folder)
+        classes = {name: of for name, of in measured.columns.items() if getattr(of, "dtype", None) == np.int64}
+        if kept is not None and not all(np.array_equal(kept.columns[name], classes[name]) for name in classes):
+            raise OtherInputs(stages[-1].folder, ["model"])
     if session.accelerator.is_main_process:
         for stage in reversed(incomplete):
             measured.save(stage)

@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -51,16 +51,21 @@ class Candidate:
 
     @classmethod
     def of(cls, logits: Outputs, **fields) -> Self:
-        return cls(*measured_outcomes(logits), **fields)
+        return cls(**measured_outcomes(logits), **fields)
 
     def __str__(self) -> str:
         return f"{self.name}, interpolation weight {self.weight:g}" if self.weight else self.name
 
 
-def measured_outcomes(logits: Outputs) -> tuple[np.ndarray, ...]:
-    """The first four fields of a [`Candidate`]."""
+def measured_outcomes(logits: Outputs) -> dict[str, Any]:
+    """The arrays of a [`Candidate`] by name."""
     right, probability = logits.right(), logits.probabilities(temperature_of(logits.among_classes()))
-    return right["original"], right["mixed_rand"], probability["original"], probability["mixed_rand"]
+    return {
+        "usual": right["original"],
+        "other": right["mixed_rand"],
+        "usual_probability": probability["original"],
+        "other_probability": probability["mixed_rand"],
+    }
 
 
 VALIDATION_COMPOSITES = 4  # of each image

@@ -61,10 +61,8 @@ class _Outcomes:
         names = ("usual", "other", "usual_probability", "other_probability")
         usual, other, *probabilities = (np.stack([getattr(of, name) for of in candidates]) for name in names)
         known = ~np.isnan(other).any(axis=0)
-        values = (
-            np.where(known, of, 0.0) if number % 2 else of for number, of in enumerate((usual, other, *probabilities))
-        )
-        return cls(*values, known.astype(float), share)
+        other, other_probability = (np.where(known, values, 0.0) for values in (other, probabilities[1]))
+        return cls(usual, other, probabilities[0], other_probability, known.astype(float), share)
 
     def chosen(self, counts: np.ndarray) -> np.ndarray:
         """Number `(R,)` of the candidate with the highest worth, by images that count as often as `counts` `(R, N)` says."""

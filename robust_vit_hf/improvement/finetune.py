@@ -85,23 +85,19 @@ class Finetuning:
             notes.append(
                 f"The training diverged at the learning rate {self.rate:g}, and is left out: give a lower --learning_rate."
             )
-        return [
-            Candidate(
-                *(np.array(values, float) for values in measured),
-                str(self),
-                float(weight),
-                partial(self.outputs, float(weight)),
-                partial(self.build, float(weight)),
-            )
-            for weight, measured in outcomes.items()
-        ]
+        candidates = []
+        for weight, measured in ((float(weight), measured) for weight, measured in outcomes.items()):
+            fields: dict[str, Any] = {name: np.array(values, float) for name, values in measured.items()}
+            fields |= {"outputs": partial(self.outputs, weight), "build": partial(self.build, weight)}
+            candidates.append(Candidate(**fields, name=str(self), weight=weight))
+        return candidates
 
     def _measured(self) -> dict[str, Any]:
         outcomes = {}
         try:
             for weight in INTERPOLATION_WEIGHTS:
                 measured = measured_outcomes(self.outputs(weight))
-                outcomes[f"{weight:g}"] = [values.tolist() for values in measured]
+                outcomes[f"{weight:g}"] = {name: values.tolist() for name, values in measured.items()}
         except (TrainingDiverged, NonFiniteLogits) as error:
             tqdm.write(f"  the training is left out: {error}", file=sys.stderr)
             return {}

@@ -33,6 +33,7 @@ from .options import (
     AlphaOptions,
     CocoOptions,
     Dinov2Options,
+    GroundedOptions,
     MasksOptions,
     RembgOptions,
     Sam3Options,
@@ -59,7 +60,10 @@ TEXT = {
 KEPT = ("label", "group", "openly_licensed")  # columns of the images, if they have them
 
 
-def make_masker(options: MasksOptions, features: datasets.Features) -> Masker:
+def make_masker(
+    options: Dinov2Options | GroundedOptions | Sam3Options | RembgOptions | AlphaOptions | CocoOptions,
+    features: datasets.Features,
+) -> Masker:
     """Mask maker of a method for images with the given columns, on the accelerator if available."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     if isinstance(options, CocoOptions):

@@ -42,6 +42,7 @@ class StreamingMetric(ABC):
 
     def update(self, predictions, references, **columns) -> None:
         """Add a batch. Arguments are those of [`reduce`]."""
+        check_lengths(predictions=predictions, references=references, **columns)
         batch = self.reduce(predictions, references, first_image=self.num_images, **columns)
         self._batches.append(batch)
         self.num_images += len(batch["usable"])
@@ -53,13 +54,35 @@ class StreamingMetric(ABC):
         return self.summarize(images or {"usable": np.empty(0, dtype=bool)})
 
 
-def to_numpy(values) -> np.ndarray:
-    """Convert a list, array or tensor, also on another device, in a graph, or in bfloat16."""
+def to_numpy(values, name: str = "values") -> np.ndarray:
+    """Convert a list, array or tensor, also on another device, in a graph, or in bfloat16; errors have the `name`."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         if values.is_floating_point() and values.itemsize == 2:
             values = values.float()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array, but got lists of several lengths") from error
+
+
+def to_numbers(values, name: str, ndim: int, kinds: str = "biuf") -> np.ndarray:
+    """Convert to an array of one of these kinds of `dtype`, with `ndim` axes or more; errors have the `name`."""
+    array = to_numpy(values, name)
+    if array.dtype.kind not in kinds or array.ndim < ndim or not array.size:
+        raise ValueError(f"{name}: expected numbers in {ndim} axes, but got {array.dtype} of shape {array.shape}")
+    return array
+
+
+def check_lengths(**arguments) -> None:
+    """Raise an error unless each is a list, array or tensor with a value for each image."""
+    counts: dict[str, int | str] = {}
+    given = {name: values for name, values in arguments.items() if name != "groups" or values is not None}
+    for name, values in given.items():
+        is_list = hasattr(values, "__len__") and not isinstance(values, str) and getattr(values, "ndim", 1) > 0
+        counts[name] = len(values) if is_list else type(values).__name__
+        if not is_list or len({*counts.values()}) > 1:
+            raise ValueError(f"{name}: expected a list or array with a value for each image, but got {counts}")
 
 
 def place_of(first_image: int, row: int) -> str:
@@ -71,11 +94,13 @@ def to_accepted_ids(
     references, first_image: int, num_classes: int | None = None, class_subset: np.ndarray | None = None
 ) -> list[list[int]]:
     """Lists of accepted ids of references: `(N,)` ids or lists of ids, or an array `(N, m)` padded with -1."""
+    if class_subset is not None and (class_subset[0] < 0 or class_subset[-1] >= (num_classes or np.inf)):
+        raise ValueError(f"class_subset: expected ids of the {num_classes} classes, but got {class_subset.tolist()}")
     possible = None if num_classes is None else range(num_classes)
     possible = possible if class_subset is None else set(class_subset.tolist())
     accepted = []
     for row, reference in enumerate(to_numpy(references) if hasattr(references, "shape") else references):
-        values = to_numpy(reference)
+        values = to_numpy(reference, f"the reference of {place_of(first_image, row)}")
         ids = [value for value in values.tolist() if value != -1] if values.ndim else [values.item()]
         valid = values.ndim <= 1 and all(type(value) is int and value >= 0 for value in ids)
         if not valid or (ids and possible is not None and not any(value in possible for value in ids)):
@@ -129,6 +154,7 @@ class ScriptMetric(evaluate.Metric):
 
     def add_batch(self, *, predictions=None, references=None, **groups):
         """Add images, reduced to a few numbers each. A batch that raises an error is not added."""
+        check_lengths(predictions=predictions, references=references, **groups)
         images = self.metric.reduce(predictions, references, first_image=len(self), **groups)
         groups = {name: images.pop("group").tolist() for name in groups}
         usable = images.pop("usable").tolist()
@@ -140,10 +166,11 @@ class ScriptMetric(evaluate.Metric):
         """Add one image."""
         # evaluate.combine uses the plural names here, too.
         image = {"predictions": prediction, "references": reference, **groups}
-        image["predictions"] = to_numpy(image["predictions"])
+        image["predictions"] = to_numpy(image["predictions"], "prediction")
         self.add_batch(**{name: value[None] if name == "predictions" else [value] for name, value in image.items()})
 
     def _compute(self, predictions, references, groups=None):
         images = {name: np.array([row[name] for row in predictions]) for name in self.features["predictions"]}
+        check_lengths(references=references, groups=groups)
         images |= {} if groups is None else {"group": np.array(groups, dtype=object)}
         return self.metric.summarize(images | {"usable": np.array(references, dtype=bool)})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from .base import StreamingMetric, place_of, to_accepted_ids, to_numpy
+from .base import StreamingMetric, place_of, to_accepted_ids, to_numbers
 
 
 class Calibration(StreamingMetric):
@@ -31,7 +31,8 @@ class Calibration(StreamingMetric):
     def __init__(self, from_logits: bool = True, class_subset: Sequence[int] | None = None, num_bins: int = 15):
         super().__init__()
         self.from_logits = from_logits
-        self.class_subset = None if class_subset is None else np.unique(to_numpy(class_subset))
+        ids = None if class_subset is None else to_numbers(class_subset, "class_subset", 1, "iu")
+        self.class_subset = None if ids is None else np.unique(ids)
         # Confidences are rounded: 0.2 from the probabilities 0.2, 0.16, …, 0.16 must not exceed the edge 3/15.
         self.edges = np.histogram_bin_edges([], num_bins, (0, 1))[1:-1] + 2.0**-40
 
@@ -46,13 +47,12 @@ class Calibration(StreamingMetric):
 
         Raises:
             ValueError: NaN or infinity, probabilities that do not sum to 1, or ids that do not exist or are not in the
-                subset (names the row).
+                subset (names the row); other lengths, shapes or types (names the argument).
         """
-        predictions = to_numpy(predictions)
         if not len(predictions):
             return {name: np.empty(0, dtype) for name, dtype in self.columns.items()} | {"usable": np.empty(0, bool)}
         # One memory layout for all batch sizes, since it affects the last bit of sums.
-        scores = predictions.astype(np.float64, order="C")
+        scores = to_numbers(predictions, "predictions", 2).astype(np.float64, order="C")
         accepted = to_accepted_ids(references, first_image, scores.shape[1], self.class_subset)
         usable = np.array([bool(labels) for labels in accepted], dtype=bool)
         if self.class_subset is not None:

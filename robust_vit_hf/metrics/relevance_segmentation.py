@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .base import StreamingMetric, place_of, to_numpy
+from .base import StreamingMetric, place_of, to_numbers, to_numpy
 
 
 class RelevanceSegmentation(StreamingMetric):
@@ -34,13 +34,13 @@ class RelevanceSegmentation(StreamingMetric):
             references: masks of the same sizes in [0, 1], foreground from 0.5.
 
         Raises:
-            ValueError: maps or masks with NaN or infinity (names the row), or inputs of different lengths.
-            IndexError: maps and masks of different sizes.
+            ValueError: maps or masks with NaN or infinity, or of different sizes (names the row); inputs of different lengths
+                (names the argument).
         """
         # One transfer if the batch is on another device.
         predictions, references = (to_numpy(x) if hasattr(x, "shape") else x for x in (predictions, references))
         rows = [
-            _numbers(to_numpy(relevance), to_numpy(mask), place_of(first_image, row))
+            _numbers(relevance, mask, place_of(first_image, row))
             for row, (relevance, mask) in enumerate(zip(predictions, references, strict=True))
         ]
         images = {name: np.array([row[name] for row in rows], dtype) for name, dtype in self.columns.items()}
@@ -89,14 +89,20 @@ def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
     return float(np.mean(positives_above / (positives_above + negatives_above)))
 
 
-def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, float]:
+def _numbers(relevance, mask, where: str) -> dict[str, float]:
+    relevance = to_numbers(relevance, f"the map of {where} in predictions", 2)
+    mask = to_numbers(mask, f"the mask of {where} in references", 2)
+    size = relevance.shape[-2:]
+    if mask.shape[-2:] != size or {relevance.size, mask.size} != {math.prod(size)}:
+        shapes = f"a map of shape {relevance.shape} in predictions and a mask of {mask.shape} in references"
+        raise ValueError(f"{where} has {shapes}: expected the same height and width, and no further axes")
     if not (np.isfinite(relevance).all() and np.isfinite(mask).all()):
         raise ValueError(
             f"{where} has a map or mask with NaN or infinity: look at the image and at the model, or compute relevance in float32"
         )
-    mask = mask.reshape(mask.shape[-2:]) >= 0.5
+    mask = mask.reshape(size) >= 0.5
     # One memory layout, since it affects the last bit of means.
-    relevance = relevance.reshape(relevance.shape[-2:]).astype(np.float64, order="C")
+    relevance = relevance.reshape(size).astype(np.float64, order="C")
     low, high = relevance.min(), relevance.max()
     flat = low == high
     relevance = np.zeros_like(relevance) if flat else (relevance - low) / (high - low)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from .base import StreamingMetric, place_of, to_accepted_ids, to_numpy
+from .base import StreamingMetric, place_of, to_accepted_ids, to_numbers, to_numpy
 
 
 TOP = 5
@@ -29,7 +29,8 @@ class RobustAccuracy(StreamingMetric):
 
     def __init__(self, class_subset: Sequence[int] | None = None):
         super().__init__()
-        self.class_subset = None if class_subset is None else np.unique(to_numpy(class_subset))
+        ids = None if class_subset is None else to_numbers(class_subset, "class_subset", 1, "iu")
+        self.class_subset = None if ids is None else np.unique(ids)
 
     def reduce(self, predictions, references, first_image: int = 0, groups=None) -> dict[str, np.ndarray]:
         """`rank` of the first accepted id among the top five (5 if none is accepted), `num_ranked` (5 for logits),
@@ -45,9 +46,10 @@ class RobustAccuracy(StreamingMetric):
             groups: `(N,)`, strings or numbers.
 
         Raises:
-            ValueError: NaN logits, or ids that do not exist, are not in the subset or come twice (names the row).
+            ValueError: NaN logits, or ids that do not exist, are not in the subset or come twice (names the row); other
+                lengths, shapes or types (names the argument).
         """
-        values = predictions if isinstance(predictions, torch.Tensor) else to_numpy(predictions)
+        values = predictions if isinstance(predictions, torch.Tensor) else to_numpy(predictions, "predictions")
         if values.ndim and not len(values):
             values = np.empty((0, 1), dtype=int)
         is_float, is_integer = (kind in str(values.dtype) for kind in ("float", "int"))
@@ -61,7 +63,7 @@ class RobustAccuracy(StreamingMetric):
         if is_float:
             ids = top_classes(values, self.class_subset, first_image=first_image).cpu().numpy()
         else:
-            ids = to_numpy(values)
+            ids = to_numpy(values, "predictions")
             ids = (ids if ids.ndim == 2 else ids[:, None])[:, :TOP]
             self._check_ids(ids, first_image)
         images = {
@@ -74,10 +76,11 @@ class RobustAccuracy(StreamingMetric):
             return images
         # One by one: in an array with 2.5, the group 1 would become 1.0.
         names = []
-        for row, (group, _) in enumerate(zip(groups, accepted, strict=True)):
-            if (value := to_numpy(group).item()) is None or value != value:
+        for row, group in enumerate(groups):
+            value = to_numpy(group, "groups")
+            if value.ndim or value.item() is None or value.item() != value.item():
                 raise ValueError(f"the group of {place_of(first_image, row)} is {value}: expected a name")
-            names.append(str(value))
+            names.append(str(value.item()))
         return images | {"group": np.array(names, dtype=object)}
 
     def scores(self, images: dict[str, np.ndarray]) -> dict:
@@ -142,9 +145,11 @@ class BackgroundGap(RobustAccuracy):
             condition.
 
         Raises:
-            KeyError: images have no conditions, or there is no usable image of `mixed_same` or of `mixed_rand`.
+            ValueError: images have no conditions, or there is no usable image of `mixed_same` or of `mixed_rand`.
         """
-        top1 = super().scores(images)["per_group_top1"]
+        top1 = super().scores(images).get("per_group_top1", {})
+        if missing := {"mixed_same", "mixed_rand"} - top1.keys():
+            raise ValueError(f"groups: expected images of {' and '.join(sorted(missing))}, but got {[*top1]}")
         conditions, counts = np.unique(images["group"][images["usable"]].astype(str), return_counts=True)
         gap, original = top1["mixed_same"] - top1["mixed_rand"], top1.get("original")
         return {
@@ -183,11 +188,15 @@ class WorstGroupAccuracy(RobustAccuracy):
             `per_group_top1` (by name, ascending); `num_images` (usable) and `num_excluded`. Accuracies are fractions.
 
         Raises:
-            KeyError: images have no groups, or a group has no weight.
+            ValueError: images have no groups, a group has no weight, or all have the weight 0.
         """
         scores = super().scores(images)
-        by_group = scores["per_group_top1"]
-        weights = [self.group_weights[name] if self.group_weights else 1.0 for name in by_group]
+        by_group = scores.get("per_group_top1", {})
+        weights = [self.group_weights.get(name, math.nan) if self.group_weights else 1.0 for name in by_group]
+        if not sum(weights) > 0:
+            raise ValueError(
+                f"groups and group_weights: expected groups with a weight each, one above 0, but got {[*by_group]} and {self.group_weights}"
+            )
         worst = min(by_group, key=by_group.get)
         return {
             "worst_group_top1": by_group[worst],

@@ -108,7 +108,8 @@ class OwnClassifier(PreTrainedModel):
     """A function as an image classifier, for measurements. It cannot be saved, or trained unless it is a torch module.
 
     Args:
-        predict: takes images `(B, 3, H, W)`, on the CPU unless it is a torch module, and returns logits `(B, C)`.
+        predict: takes images `(B, 3, H, W)`, on the CPU unless it is a torch module, and returns logits `(B, C)`, or probabilities, whose
+            logarithms are taken for logits (those of less than 1e-6 count as 1e-6).
         classes: names of the C classes, in the order of the logits.
         transform: takes a PIL image in RGB, and returns a tensor `(3, H, W)`.
     """
@@ -120,20 +121,12 @@ class OwnClassifier(PreTrainedModel):
     def __init__(self, predict: Callable[[torch.Tensor], Any], classes: Sequence[str], transform: Callable):
         super().__init__(PreTrainedConfig(id2label=dict(enumerate(check_class_names(classes)))))
         self.predict = predict.eval() if isinstance(predict, nn.Module) else predict
-        # A function has no weights that could tell it from another: its logits for a picture do, see `weights_digest`.
-        picture = Image.merge(
-            "RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256))]
-        )
-        device, pixels = next((parameter.device for parameter in self.parameters()), None), transform(picture)
-        if not isinstance(pixels, torch.Tensor) or pixels.ndim != 3 or len(pixels) != 3:
-            raise ValueError(f"`transform` gave {_described(pixels)}; expected a tensor (3, H, W).")
-        with torch.no_grad():
-            probe = self(pixels[None].to(device)).logits
+        self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # whose device transformers asks for
         self.has_layer_cam = False
         if isinstance(predict, nn.Module):
+            pixels = OwnProcessor(transform).preprocess([Image.new("RGB", (256, 256))])["pixel_values"]
             with suppress(NoRelevanceMap, RuntimeError):  # the latter where it turns its output into NumPy
-                self.has_layer_cam = layer_cam(self, pixels[None].to(device), check_finite=False) is not None
-        self.probe = nn.Parameter(probe.float(), requires_grad=False)
+                self.has_layer_cam = layer_cam(self, pixels.to(self.device), check_finite=False) is not None
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> ImageClassifierOutput:
         """Logits `(B, C)` of images `(B, 3, H, W)`."""
@@ -143,7 +136,10 @@ class OwnClassifier(PreTrainedModel):
             raise ValueError(
                 f"`predict` gave {_described(output)} for {len(given)} images; expected logits {wanted}, one for each of `classes`."
             )
-        return ImageClassifierOutput(logits=torch.as_tensor(output).to(pixel_values.device))
+        logits = torch.as_tensor(output).to(pixel_values.device).float()
+        if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(()).to(logits), atol=1e-3):
+            logits = logits.clamp(min=1e-6).log()
+        return ImageClassifierOutput(logits=logits)
 
 
 class OwnProcessor(BaseImageProcessor):
@@ -158,6 +154,9 @@ class OwnProcessor(BaseImageProcessor):
     def preprocess(self, images: Sequence[Image.Image], return_tensors: str | None = "pt", **kwargs) -> BatchFeature:
         """Tensors `(3, H, W)` of images, stacked if they have one size."""
         tensors = [self.transform(image.convert("RGB")) for image in images]
+        for pixels in tensors:
+            if not isinstance(pixels, torch.Tensor) or pixels.ndim != 3 or len(pixels) != 3:
+                raise ValueError(f"`transform` gave {_described(pixels)}; expected a tensor (3, H, W).")
         same = len({tensor.shape for tensor in tensors}) == 1
         return BatchFeature({"pixel_values": torch.stack(tensors) if same else tensors})
 

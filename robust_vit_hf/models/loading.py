@@ -29,7 +29,7 @@ from ..data.classes import check_class_names, classes_of_model
 from ..relevance.architectures import UNRECORDED_ATTENTION, unwrap_pretrained
 from ..utils.files import json_digest, read_json, weights_read
 from .added_classifiers import CLIPZeroShotForImageClassification
-from .model_names import MODELS, resolve
+from .model_names import MODELS, check_model, resolve
 from .timm_format import OtherArchitecture, load_timm, timm_to_hf
 
 
@@ -61,10 +61,13 @@ def load_model(
 
     Raises:
         OSError: there is no such model.
-        ValueError: weights do not fit; the head is for several labels or values, or cannot be replaced; the name is also a folder's.
+        ValueError: the name is of a file or of no model's folder, or a folder's too; weights do not fit; the head is for several labels
+            or values, or cannot be replaced.
     """
     if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder.")
+    if name not in MODELS:
+        check_model(name)
     is_clip = False
     if classes is not None and name not in MODELS and not is_timm(name) and find_adapter_config_file(name) is None:
         is_clip = isinstance(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code), CLIPConfig)
@@ -123,6 +126,11 @@ def check_single_label(model: nn.Module) -> nn.Module:
             f"The model has {config.num_labels} output(s) for `{config.problem_type or 'regression'}`: expected a classifier of two or "
             "more classes, of which each image has one."
         )
+    if config.id2label and sorted(config.id2label) != list(range(config.num_labels)):
+        raise ValueError(
+            f"`id2label` in the `config.json` of the model has the classes {min(config.id2label)} to {max(config.id2label)}: expected 0 to "
+            f"{config.num_labels - 1}, the places of the logits."
+        )
     return model
 
 
@@ -131,14 +139,12 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
     if name in MODELS and MODELS[name].load is not None:
         return MODELS[name].load()
     name = resolve(name)
-    if is_timm(name):
-        with weights_read(name), suppress(OtherArchitecture):  # transformers runs others through timm
-            return timm_to_hf(*load_timm(name)).float().eval()
     with weights_read(name):
-        adapter = find_adapter_config_file(name)
-    if adapter is not None:
-        return load_adapted(name, trust_remote_code)
-    with weights_read(name):
+        if is_timm(name):
+            with suppress(OtherArchitecture):  # transformers runs others through timm
+                return timm_to_hf(*load_timm(name)).float().eval()
+        if find_adapter_config_file(name) is not None:
+            return load_adapted(name, trust_remote_code)
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     if timm_arguments := getattr(config, "model_args", None):
         timm_arguments.pop("num_classes", None)  # transformers would give it twice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING
 from wrapt import lazy_import
 
 from ..utils.files import read_json
+from ..utils.options import did_you_mean
+from ..utils.privacy import is_hub_id
 
 
 if TYPE_CHECKING:  # names are read without importing transformers
     from transformers import PreTrainedModel
 
 
+SAVED_BY_TIMM = 'timm.models.save_for_hf(model, "my-model", model_config={"label_names": classes})'
 CONVERSION_FILE = "conversion.json"  # beside converted weights: their source
 BUNDLED_MODEL, _BUNDLED_MODULE = "emoji-shift", "robust_vit_hf.models.emoji_shift_model"
 
@@ -59,6 +63,30 @@ MODELS = {
         'the background of small pictures. "Before" is that model here, and not DINOv2.',
     ),
 }
+
+
+def check_model(name: str) -> None:
+    """Raise an error for a name that is neither a model nor its folder, before libraries say something else of it or the Hub is asked."""
+    path = Path(name)
+    if path.is_file():
+        by_timm = f"From weights of timm, also of its training script, `{SAVED_BY_TIMM}` writes the folder `my-model`"
+        raise ValueError(
+            f"`{name}` is a file: expected a folder with `config.json` and weights, or a Hub id. {by_timm}."
+        )
+    if not path.is_dir():
+        if name not in MODELS and not is_hub_id(name):
+            similar = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+            expected = f"a registered name, or a Hub id of the form `owner/name`{similar}"
+            raise FileNotFoundError(f"`{name}` cannot be loaded: there is no such folder. Expected one, {expected}")
+    elif not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+        inside = [str(config.parent) for config in sorted(path.glob("*/config.json"))]
+        other = f"; did you mean the model `{inside[-1]}`, of {len(inside)} in it?" if inside else ""
+        raise ValueError(f"`{name}` is no model: it has neither `config.json` nor `adapter_config.json`{other}")
+    for file in path.glob("*"):
+        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(b"version https://git-lfs"):
+            raise ValueError(
+                f"`{file}` is a pointer of Git LFS, not the file itself: run `git lfs pull` in its folder."
+            )
 
 
 def resolve(name: str) -> str:

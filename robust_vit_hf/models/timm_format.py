@@ -30,6 +30,7 @@ from ..data.classes import class_names, classes_of_model, wnids
 from ..data.transforms import input_size
 from ..utils.files import read_json, weights_read
 from ..utils.privacy import is_hub_id
+from .model_names import SAVED_BY_TIMM
 
 
 logger = logging.get_logger(__name__)
@@ -207,9 +208,9 @@ def _check_names(names: AbstractSet[str], expected: AbstractSet[str]) -> None:
     if missing or unexpected:
         raise OtherArchitecture(
             f"The weights are not those of a plain ViT or DeiT with a classifier that reads CLS: {len(missing)} are missing "
-            f"({', '.join(missing[:3])}) and {len(unexpected)} unexpected ({', '.join(unexpected[:3])}). For other ViTs (DINOv2, DeiT III, "
-            "CLIP) and for a backbone without a classifier, take a checkpoint of transformers, such as "
-            "`facebook/dinov2-base-imagenet1k-1-layer`, or `facebook/dino-vitb16`, to which `robust-vit convert … --classes FILE` gives one."
+            f"({', '.join(missing[:3])}) and {len(unexpected)} unexpected ({', '.join(unexpected[:3])}). Other models need no "
+            f"conversion: `{SAVED_BY_TIMM}` writes a folder that all commands take. `robust-vit convert … --classes FILE` gives a classifier to a "
+            "model without one."
         )
 
 

@@ -1,5 +1,6 @@
 """Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON, files of weights, and cache folders."""
 
+import errno
 import hashlib
 import json
 import re
@@ -71,6 +72,8 @@ def weights_read(source: str | Path) -> Iterator[None]:
     except (OSError, SafetensorError, EOFError, RuntimeError) as error:
         is_of_files = isinstance(error, OSError)
         reason = str(error) if is_of_files else f"{type(error).__name__}: {error}"
+        if getattr(error, "errno", None) == errno.EINVAL:  # of a mapping beyond the end of a file
+            reason = "A file of its weights is cut off: copy or download it again."
         raise (OSError if is_of_files else ValueError)(f"`{source}` cannot be loaded. {reason}") from error
 
 

@@ -1,5 +1,6 @@
 """Publishable names, settings and messages, without local paths and tokens."""
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -29,8 +30,12 @@ def _last_component(path: str) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form `owner/name` and is not a path on this machine."""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not Path(name).exists()
+    """Whether a name has the form `owner/name` and is not a path on this machine, also with a typing error: a folder `owner` here has
+    nothing of a similar name."""
+    path = Path(name)
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is None or path.exists():
+        return False
+    return not (path.parent.is_dir() and difflib.get_close_matches(path.name, os.listdir(path.parent)))
 
 
 def hide_tokens(message: str) -> str:

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+from accelerate.state import AcceleratorState
 
 from .environment import loaded_commit
 
@@ -32,10 +33,13 @@ def keep_freed_memory() -> None:
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
-    """Accelerator of an evaluation with bfloat16 autocast or fp32, regardless of `accelerate config`."""
+    """Accelerator of an evaluation with bfloat16 autocast or fp32, regardless of `accelerate config` and of earlier ones in this process."""
+    precision = "bf16" if bf16 else "no"
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
     return Accelerator(
         cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision=precision,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
     )
 

@@ -1,5 +1,6 @@
 """The command line as a whole: its help, its errors, and what is imported when."""
 
+import io
 import json
 import subprocess
 import sys
@@ -86,6 +87,14 @@ def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):
     assert completed.status == 1 and completed.err.startswith("error: ") and completed.err.count("\n") == 1
     with pytest.raises(ValueError, match="no model"):
         main([*arguments, "--debug"])
+
+
+def test_a_terminal_that_is_not_utf8(monkeypatch):
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", printed)
+    monkeypatch.setattr("robust_vit_hf.evaluation.results_files.write_page_of", lambda _: "3 − 2 → 1")
+    assert main(["page", "runs", "--output_dir", "page"]) == 0
+    assert printed.buffer.getvalue() == b"3 ? 2 ? 1\n"
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

@@ -324,13 +324,25 @@ def test_metadata_that_lists_a_file_twice_or_contradicts_the_folders(tmp_path, c
         ("metadata.jsonl", '{"file_name": "0.png"\n', "metadata.jsonl` is not valid: JSON parse error"),
         ("metadata.jsonl", '{"label": 1}\n', "`file_name`"),
         ("metadata.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "0.png", "label": "a"}\n', "label"),
+        ("metadata.csv", "file_name;label\n0.png;Bär\n", "line without an .* commas between"),
+        ("metadata.csv", "file_name,label\n0.png,Bär\n".encode("utf-16"), "not valid: .* in UTF-8"),
+        ("metadata.csv", "file_name,label\n0.png,Bär\n".encode("latin-1"), "not valid: its text is not UTF-8"),
     ],
 )
 def test_metadata_that_is_refused(tmp_path, name, content, message):
     root = tree(tmp_path / "set", "0.png")
-    (root / name).write_text(content)
+    (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         load_masked_dataset(str(root), "train")
+
+
+def test_class_folders_are_labels_beside_metadata_of_other_columns(tmp_path):
+    root = tree(tmp_path / "set", "train/cat/0.png", "train/dog/0.png", "train/dog/1.png")
+    (root / "train" / "metadata.csv").write_text("file_name,site\ndog/1.png,lake\ncat/0.png,wood\ndog/0.png,\n")
+    rows = load_masked_dataset(str(root), "train")
+    assert names_of_rows(rows) == ["dog", "cat", "dog"] and rows["site"] == ["lake", "wood", ""]
+    (root / "train" / "metadata.csv").write_text("file_name,label\ndog/1.png,a\ncat/0.png,b\ndog/0.png,b\n")
+    assert names_of_rows(load_masked_dataset(str(root), "train")) == ["a", "b", "b"]
 
 
 def test_a_column_of_metadata_does_not_name_pictures(tmp_path):

@@ -10,6 +10,7 @@ import transformers
 from timm.models import save_for_hf
 
 from robust_vit_hf import diagnose
+from robust_vit_hf.models.added_classifiers import OwnClassifier
 from robust_vit_hf.models.loading import load_model
 
 from ..helpers.tiny import tiny_vit
@@ -101,6 +102,30 @@ def _pixels(image):
     return torch.tensor(np.array(image.resize((32, 32))) / 255).permute(2, 0, 1).float()
 
 
+def test_a_function_never_gets_the_result_of_another(photographs, tmp_path):
+    """Also where both return hard labels that agree on most photographs. Nothing but the photographs is given to it."""
+
+    def labels(images, flipped=()):
+        best = images.mean(dim=(1, 2, 3)).mul(40).long() % 4
+        best[list(flipped)] = (best[list(flipped)] + 1) % 4
+        return torch.eye(4)[best]
+
+    given = GIVEN | {"output_dir": tmp_path}
+    first = diagnose(labels, photographs, **given)
+    assert str(diagnose(labels, photographs, **given)) == str(first)
+    with pytest.raises(ValueError, match="made from other inputs, which differ in: model"):
+        diagnose(lambda images: labels(images, [0]), photographs, **given)
+
+
+def test_probabilities_of_a_function_are_no_logits():
+    logits, images = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 9.0]]), torch.zeros(2, 3, 8, 8)
+    for given, expected in ((logits, logits), (logits.softmax(dim=1), logits.log_softmax(dim=1))):
+        torch.testing.assert_close(
+            OwnClassifier(lambda _, given=given: given, NAMES[:3], _pixels)(images).logits, expected
+        )
+    assert OwnClassifier(lambda _: torch.eye(3)[:2], NAMES[:3], _pixels)(images).logits.isfinite().all()
+
+
 def test_a_module_is_left_in_training(photographs, tmp_path):
     torch.manual_seed(0)
     layers = torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3 * 32 * 32, 4)
@@ -123,7 +148,7 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         (
             lambda images: {"logits": _logits(images)},
             GIVEN,
-            r"a dict of shape \(\) for 1 images; expected logits \(1, 4\)",
+            r"a dict of shape \(\) for 24 images; expected logits \(24, 4\)",
         ),
         (lambda images: _logits(images)[:1], GIVEN, r"shape \(1, 4\) for 24 images"),
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).numpy()}, r"a ndarray of shape \(3, 32, 32\)"),

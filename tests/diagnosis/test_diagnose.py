@@ -82,6 +82,9 @@ def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatc
     again = succeed("diagnose", "--model", model, "--dataset", photographs, "--output_dir", folder, "--html")
     assert again == printed
     assert {name: content for name, content in files_below(folder).items() if not name.startswith(".")} == kept
+    assert (folder / "report.html").is_file()
+    succeed("diagnose", "--model", model, "--dataset", photographs, "--output_dir", folder)
+    assert not (folder / "report.html").exists()  # of other settings
 
 
 @pytest.mark.parametrize("condition, status", [("decides", 3), (5, 3), (5.2, 0), ("partly", 2), (101, 2)])

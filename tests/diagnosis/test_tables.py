@@ -87,6 +87,8 @@ def test_a_sentence_says_what_to_photograph():
     ]
     assert pairs["at_least"].tolist() == pytest.approx([0.428, 0.0], abs=1e-3)  # of binom.test(9, 12) in R
     assert advice(pairs, diagnoses) == ["Photograph `cow` on what `boat` stands on: 9 of 12 are taken for `boat`."]
+    anyway = columns() | {"original": columns()["donor_class"]}  # is no confusion
+    assert pair_table({"before": Diagnosis(anyway, NAMES)}, {})["taken"].tolist() == [0, 0]
     mended = {**diagnoses, "after": Diagnosis(columns() | {"mixed_rand": columns()["label"]}, NAMES)}
     assert advice(pair_table(mended, {}), mended) == []  # it is for the last model
     (matrix,) = matrices(pairs)
@@ -106,6 +108,9 @@ def test_a_named_attribute_has_pairs_too():
         for one, of in (("cow", "boat"), ("boat", "cat"))
     ]
     assert advice(pairs, diagnoses) == frames
+    wrong = dict.fromkeys(("original", "mixed_same", "mixed_rand"), np.where(own["label"] == 0, 2, 0))
+    weak = {"before": Diagnosis(own | wrong, NAMES)}
+    assert "recognises too little" in weak["before"].sentence and advice(pairs, weak) == []
     assert len(matrices(pairs)) == 2
 
 

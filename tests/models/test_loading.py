@@ -1,8 +1,10 @@
 """Models by name: the paper's seven from where they lie on the Hub, adapters, and incomplete weights."""
 
 import json
+import os
 
 import pytest
+import timm
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -13,13 +15,13 @@ from experiments.paper.published_tables import published_models
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import head_names
-from robust_vit_hf.models.model_names import MODELS, find_model
+from robust_vit_hf.models.model_names import MODELS, SAVED_BY_TIMM, find_model
 from robust_vit_hf.training.checkpoints import add_lora
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
-from ..helpers.tiny import IMAGE_SIZE, SIZES, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import IMAGE_SIZE, ROOT, SIZES, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 PAPER_NAMES = {"vit-b": "ViT-B", "vit-l": "ViT-L", "deit-s": "DeiT-S", "deit-b": "DeiT-B"}
@@ -230,8 +232,50 @@ def damaged(folder, fault: str):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"problem_type": "multi_label_classification"}))
     elif fault == "one value":
         tiny_vit(num_labels=1).save_pretrained(folder)
+    elif fault == "pointer":
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    elif fault == "cut off pickle":
+        torch.save(load_file(file), folder / "pytorch_model.bin")
+        file.unlink()
+        os.truncate(folder / "pytorch_model.bin", 20_000)
+    elif fault == "classes from 1":
+        names = {1 + label: f"class {label}" for label in range(4)}
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"id2label": names, "label2id": {}}))
     elif fault == "no JSON":
         config.write_text('{"hidden')
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("x.pth.tar", r"x.pth.tar` is a file: .* `timm.models.save_for_hf\(model, "),
+        ("runs/modle", "`runs/modle` cannot be loaded: there is no such folder.* did you mean model"),
+        ("vti-b", "`vti-b` cannot be loaded: there is no such folder"),
+        ("runs", "`runs` is no model: it has neither .* did you mean the model `runs/model`, of 1 in it"),
+        ("runs/model/empty", "is no model: it has neither `config.json` nor"),
+    ],
+)
+def test_what_is_no_model(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_vit().save_pretrained("runs/model")
+    (tmp_path / "runs" / "model" / "empty").mkdir()
+    (tmp_path / "x.pth.tar").write_bytes(b"weights")
+    with pytest.raises((ValueError, OSError), match=message):
+        load_model(name)
+
+
+def test_docs_say_how_a_model_of_timm_is_saved(tmp_path, monkeypatch):
+    """The line that errors name."""
+    monkeypatch.chdir(tmp_path)
+    assert SAVED_BY_TIMM in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    model, classes = timm.create_model("test_convnext", num_classes=3), ["cat", "dog", "owl"]
+    eval(SAVED_BY_TIMM, {"timm": timm, "model": model, "classes": classes})
+    loaded, pixels = load_model("my-model"), torch.randn(2, 3, 64, 64)
+    assert [*loaded.config.id2label.values()] == classes
+    torch.testing.assert_close(loaded.eval()(pixels).logits, model.eval()(pixels))
+    torch.save(model.state_dict(), "last.pth.tar")
+    error = call("convert", "last.pth.tar", "--output_dir", "out").error
+    assert "not those of a plain ViT or DeiT" in error and SAVED_BY_TIMM in error and "DINO" not in error
 
 
 @pytest.mark.parametrize(
@@ -243,12 +287,15 @@ def damaged(folder, fault: str):
         ("fewer layers", "holds 16 weights of layers"),
         ("several labels", r"has 4 output\(s\) for `multi_label_classification`: expected a classifier"),
         ("one value", r"has 1 output\(s\) for `regression`"),
+        ("pointer", "model.safetensors` is a pointer of Git LFS, not the file itself: run `git lfs pull`"),
+        ("cut off pickle", "cannot be loaded. A file of its weights is cut off"),
+        ("classes from 1", "`id2label` .* has the classes 1 to 4: expected 0 to 3"),
         ("no JSON", "config.json` is not a JSON object"),
     ],
 )
 def test_a_damaged_model(fault, message, tmp_path):
     damaged(tmp_path / "model", fault)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         load_model(str(tmp_path / "model"))
 
 

@@ -105,12 +105,52 @@ def test_a_batch_that_raises_is_not_added(name, make):
 def test_unequal_lengths_and_unknown_settings(name):
     columns = example(name)
     for make in (load, streaming):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"^references: .*'predictions': 3, 'references': 2"):
             add(make(name), predictions=columns["predictions"][:3], references=columns["references"][:2])
     with pytest.raises(TypeError, match="no setting class_subest"):
         load(name, class_subest=[1])
     with pytest.raises(TypeError, match="num_bins"):
         load(name).compute(**columns, num_bins=3)
+
+
+GAP, WORST = ("background_gap", {}), ("worst_group_accuracy", {"group_weights": {"a": 1.0}})
+MAPS = ("relevance_segmentation", {})
+
+
+@pytest.mark.parametrize(
+    "metric, columns, error",
+    [
+        (("robust_accuracy", {}), {"predictions": [[0.0, 1.0], [1.0]]}, "predictions: .* lists of several lengths"),
+        (("robust_accuracy", {"class_subset": [0, 2]}), {}, r"class_subset: expected ids of the 2 .* \[0, 2\]"),
+        (("robust_accuracy", {"class_subset": ["cat"]}), {}, "class_subset: expected numbers .* <U3"),
+        (("calibration", {"class_subset": [-1, 0]}), {}, r"class_subset: expected ids .* \[-1, 0\]"),
+        (("calibration", {}), {"predictions": [0.0, 1.0]}, r"predictions: .* in 2 axes, .* shape \(2,\)"),
+        (("calibration", {}), {"predictions": ["cat", "dog"]}, "predictions: expected numbers .* <U3"),
+        (("calibration", {}), {"references": "ab"}, "references: .* 'references': 'str'"),
+        (MAPS, {"predictions": [[["a"]]] * 2, "references": [[[1]]] * 2}, "map of image 0 .* in predictions: .* <U1"),
+        (MAPS, {"predictions": [[[0.5, 1]]] * 2, "references": [[[0], [1]]] * 2}, r"image 0 .* \(1, 2\) .* \(2, 1\)"),
+        (
+            MAPS,
+            {"predictions": [[[0.0, 1]]] * 2, "references": [[[0, 1], [1]]] * 2},
+            "mask of image 0 .* in references: .* several lengths",
+        ),
+        (GAP, {"groups": ["mixed_same"]}, "groups: .* 'groups': 1"),
+        (
+            GAP,
+            {"groups": ["mixed_same", "mixd_rand"]},
+            r"groups: expected images of mixed_rand, but got \['mixd_rand'",
+        ),
+        (WORST, {"groups": ["a", "b"]}, r"group_weights: .* \['a', 'b'\] and {'a': 1.0}"),
+    ],
+)
+def test_what_does_not_fit_is_named(metric, columns, error):
+    (name, settings), columns = metric, {"predictions": [[0.0, 1.0]] * 2, "references": [0, 1]} | columns
+    with pytest.raises(ValueError, match=error):
+        load(name, *(["groups"] if "groups" in columns else []), **settings).compute(**columns)
+    with pytest.raises(ValueError, match=error):
+        metric = SCRIPTS[name](**settings)
+        metric.update(**columns)
+        metric.compute()
 
 
 def test_combined():

@@ -140,14 +140,8 @@ def test_channel_dimension():
 
 
 @pytest.mark.parametrize(
-    "relevance, mask, error",
-    [
-        ([[np.nan, 1]], [[0, 1]], ValueError),
-        ([[np.inf, 1]], [[0, 1]], ValueError),
-        ([[0.5, 1]], [[0, np.nan]], ValueError),
-        ([[0.5, 1]], [[0], [1]], IndexError),
-    ],
+    "relevance, mask", [([[np.nan, 1]], [[0, 1]]), ([[np.inf, 1]], [[0, 1]]), ([[0.5, 1]], [[0, np.nan]])]
 )
-def test_segmentation_refuses(relevance, mask, error):
-    with pytest.raises(error):
+def test_segmentation_refuses(relevance, mask):
+    with pytest.raises(ValueError, match=r"image 0 .* NaN or infinity"):
         load("relevance_segmentation").add_batch(predictions=[relevance], references=[mask])

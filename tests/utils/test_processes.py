@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 
 from robust_vit_hf.utils import environment
-from robust_vit_hf.utils.processes import end_by_signals
+from robust_vit_hf.utils.processes import end_by_signals, make_accelerator
 
 from ..helpers.commands import launch
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
+
+
+def test_precision_changes_within_a_process():
+    """As of `diagnose(…)`, and then `diagnose(…, bf16=True)` in one notebook."""
+    wanted = ["no", "bf16", "bf16", "no"]
+    assert [make_accelerator(precision == "bf16").mixed_precision for precision in wanted] == wanted
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ Label = int | list[int]  # 0–999, or a list of all that are accepted
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}  # of images of sets
 SPLITS = {str(split): names for split, names in SPLIT_KEYWORDS.items()}  # names of folders, in lower case, by split
 METADATA = {"metadata.jsonl": json.read_json, "metadata.csv": csv.read_csv, "metadata.parquet": parquet.read_table}
+ENCODED = "Expected text in UTF-8, and commas between columns of CSV."
 # Suffixes of images that Pillow may not read here.
 PICTURES = {".avif", ".avifs", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
 PICTURES |= {".heic", ".heif", ".hif"}
@@ -87,6 +88,10 @@ class ImageFolder:
         of_metadata = self._rows_of_metadata(metadata, left_out)
         rows = of_metadata if metadata else self._rows_of_classes(images, folder, left_out)
         kept, unreadable = [], PICTURES - readable_suffixes()
+        if metadata and not any("label" in values for _, values in rows):
+            labels = {files["image"]: of for files, of in self._rows_of_classes(images, folder, defaultdict(list))}
+            if len({of.get("label") for of in labels.values()}) > 1:
+                rows = [(files, labels.get(files["image"], {}) | values) for files, values in rows]
         for files, values in rows:
             if files["image"].startswith(folder):
                 file_name = files["image"].removeprefix(folder)
@@ -145,14 +150,16 @@ class ImageFolder:
         for table in metadata:
             base = table.rpartition("/")[0]
             try:
-                lines = METADATA[PurePosixPath(table).name](self.root / table).to_pylist()
+                read = METADATA[PurePosixPath(table).name](self.root / table)
+                if any(map(pa.types.is_binary, read.schema.types)):
+                    raise pa.ArrowInvalid("its text is not UTF-8")
             except pa.ArrowInvalid as error:
-                raise ValueError(f"`{self.root / table}` is not valid: {error}") from error
-            for line in lines:
+                raise ValueError(f"`{self.root / table}` is not valid: {error}. {ENCODED}") from error
+            for line in read.to_pylist():
                 names = {column: line[key] for key in line if (column := _picture_of(key))}
                 values = {key: value for key, value in line.items() if not _picture_of(key)}
                 if not names.get("image"):
-                    raise ValueError(f"`{self.root / table}` has a line without `file_name` or `image_file_name`.")
+                    raise ValueError(f"`{self.root / table}` has a line without an (`image_`)`file_name`. {ENCODED}")
                 files = {
                     column: path_within(self.root, table, base, name) if name else None
                     for column, name in names.items()
