@@ -41,6 +41,7 @@ KINDS = ("same", "rand")  # of donors: of the class of the image, and of another
 DONOR_SEED = 0  # of [`composite_outputs`]
 OUTPUTS_FILE = "outputs.npy"
 MOVED, MOVED_SEED = "moved", 1  # the edit [`~robust_vit_hf.data.background_edits.moved`], and the seed of its places
+LAYER_CAM_IMAGES = 4  # in a pass for LayerCAM, which keeps all layers of the graph
 Batch = Mapping[str, torch.Tensor]
 Tensors = Sequence[torch.Tensor]
 # Numbers `(N,)` of the rows of the donors, -1 where there is none; or a function from the number of a row to a picture `(3, H, W)`
@@ -322,10 +323,12 @@ class Backgrounds(Measurement):
             inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
             for composite, picture in zip(composites, pictures, strict=True):
                 if composite.name == "original" and explained:
-                    output = class_map(side.model, picture, check_finite=False)
-                    logits.append(output.logits.float())
-                    whole = output.relevance.sum(dim=(1, 2, 3))
-                    inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
+                    parts = picture.split(LAYER_CAM_IMAGES if explained == LAYER_CAM else len(picture))
+                    outputs = [class_map(side.model, part, check_finite=False) for part in parts]
+                    logits.append(torch.cat([output.logits.float() for output in outputs]))
+                    shown = torch.cat([output.relevance for output in outputs])
+                    whole = shown.sum(dim=(1, 2, 3))
+                    inside = torch.where(whole > 0, (shown * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
                 else:
                     logits.append(forward_logits(side.model, picture).float())
             values = [*predicted_classes(logits, usable, rows.class_subset), mask.mean(dim=(1, 2, 3)), inside]
