@@ -10,9 +10,22 @@ from .helpers.tiny import ROOT
 
 
 # Each package may import those before it.
-ORDER = (
-    "utils data relevance models masks metrics results evaluation hub training diagnosis improvement app cli".split()
-)
+ORDER = [
+    "utils",
+    "data",
+    "relevance",
+    "models",
+    "masks",
+    "metrics",
+    "results",
+    "evaluation",
+    "hub",
+    "training",
+    "diagnosis",
+    "improvement",
+    "app",
+    "cli",
+]
 
 
 def imports() -> dict[str, set[str]]:

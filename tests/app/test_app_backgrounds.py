@@ -1,9 +1,12 @@
 """Objects on other backgrounds, in the page of `robust-vit app`."""
 
 import csv
+import re
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from PIL import Image
 
@@ -11,10 +14,12 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.explain_image import picture_of
 from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions
-from robust_vit_hf.app.other_backgrounds_tab import PHOTOGRAPHS, other_backgrounds, read_diagnosis
+from robust_vit_hf.app.other_backgrounds_tab import PHOTOGRAPHS, find_mask, other_backgrounds, read_diagnosis
 from robust_vit_hf.app.server import running
+from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 
-from ..helpers.tiny import bright_square, tiny_vit
+from ..helpers.tiny import PRETRAINING, bright_square, tiny_vit
 from .conftest import open_pair
 
 
@@ -57,6 +62,35 @@ def test_an_oblong_image_on_other_backgrounds(tmp_path):
     _, pictures, _ = handlers.on_backgrounds(str(bright_square(tmp_path)))
     assert len(pictures) == 1 + len(PHOTOGRAPHS)
     assert not any(background.classes for background in other_backgrounds(handlers.session, None))
+
+
+def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_path):
+    """As the models see it, composed once more."""
+    path = bright_square(tmp_path)
+    masked, pictures, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
+    session = open_pair(*models, None)
+    image, mask = Image.open(path), find_mask(MaskSettings().of_features()[2], Image.open(path))
+    inside = np.asarray(mask) > 0
+    assert inside[32:64, 32:64].mean() > 0.8 and inside.mean() < 0.4
+    assert np.asarray(Image.open(masked).convert("RGB"))[0, 0].min() > 150, "the background is not dimmed"
+    found = read_diagnosis(diagnosed, session)
+    backgrounds = other_backgrounds(session, found)
+    assert len(backgrounds) == 5 and {one.name for one in backgrounds[:4]} == {one.label for one in found.examples}
+    captions = [picture["caption"] for picture in pictures]
+    assert len(captions) == 6
+    row = eval_transform(session.sides["before"].processor)({"image": [image], "mask": [mask]})
+    mean, std = (torch.tensor(of)[:, None, None] for of in (PRETRAINING.image_mean, PRETRAINING.image_std))
+    other = (torch.from_numpy(np.asarray(backgrounds[2].picture, np.float32)).movedim(2, 0) / 255 - mean) / std
+    weight = row["mask"][0]
+    composed = weight * row["pixel_values"][0] + (1 - weight) * other
+    changed = {}
+    for side, of in session.sides.items():
+        with torch.no_grad():
+            scores, best = of.model(composed[None]).logits.softmax(dim=1)[0].max(dim=0)
+        assert f"{side}: {session.classes[best]} {scores:.0%}" in captions[3]
+        shown = [re.search(rf"{side}: (\S+) ", caption)[1] for caption in captions]
+        changed[side] = sum(name != shown[0] for name in shown)
+    assert text.endswith(f"before: {changed['before']} of 5 · after: {changed['after']} of 5.")
 
 
 def test_a_narrow_picture_keeps_a_pixel():

@@ -81,6 +81,6 @@ def test_images_with_masks(hub, machine):
     succeed("push", "../masks", "user/masks")
     files = hub.repos["datasets", "user/masks"]
     assert_nothing_in(files, machine)
-    rows = datasets.load_dataset("user/masks", split="train").cast_column("image", datasets.Image(decode=False))
+    rows = datasets.load_dataset("../masks", split="train").cast_column("image", datasets.Image(decode=False))
     assert len(rows) == 2
     assert_nothing_in({"rows": repr(list(rows)).encode()}, machine)

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
+from PIL import Image
 
 from experiments.makers import emoji_tokencut
 from robust_vit_hf import make_image_processor
@@ -67,6 +68,17 @@ def test_backgrounds_of_all_sets():
     assert set(shown.pop("background_new")) == set(images.NEW_BACKGROUNDS)
     assert all(set(names) <= set(images.BACKGROUND_NAMES) for names in shown.values())
     assert not set(images.NEW_BACKGROUNDS.values()) & set(images.BACKGROUNDS.values())
+
+
+@pytest.mark.parametrize("split", ["location", "rotation", "size"])
+def test_the_object_is_where_the_mask_is(split, monkeypatch):
+    monkeypatch.setattr(images, "emoji", lambda class_name, vendor: Image.new("RGBA", (72, 72), (255, 0, 255, 255)))
+    for index in range(10):
+        row = images.compose(split, index)
+        drawn = (np.asarray(row["image"]) == (255, 0, 255)).all(axis=-1)
+        inside = foreground(row)
+        assert inside.any() and not (drawn & ~inside).any()
+        assert drawn.sum() > 0.6 * inside.sum()  # the rest are soft edges
 
 
 @pytest.mark.parametrize("class_seed", [0, 2])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image, ImageDraw
-from transformers import ViTImageProcessor
+from transformers import AutoImageProcessor, ViTImageProcessor
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
@@ -19,6 +19,7 @@ from robust_vit_hf.data.transforms import (
     denormalize,
     input_size,
     measured_place,
+    normalization,
     segmentation_transform,
 )
 
@@ -50,6 +51,44 @@ def test_transforms_are_sent_to_workers_that_start_as_new_processes():
         found = pickle.loads(pickle.dumps(transform))(noise_row())
         for key in ("pixel_values", "mask"):
             assert torch.equal(found[key][0], expected[key][0]), name
+
+
+def test_presets_at_224():
+    paper = make_image_processor("paper")
+    assert paper.size["shortest_edge"] == 256 and dict(paper.crop_size) == {"height": 224, "width": 224}
+    assert list(paper.image_mean) == list(paper.image_std) == [0.5] * 3
+    assert paper.resample == Image.Resampling.BILINEAR
+    native = make_image_processor("native", native_processor=ViTImageProcessor(**IMAGENET_STATISTICS))
+    assert native.size["shortest_edge"] == 248 and native.resample == Image.Resampling.BICUBIC
+    assert list(native.image_mean) == IMAGENET_STATISTICS["image_mean"]
+    assert list(native.image_std) == IMAGENET_STATISTICS["image_std"]
+
+
+@pytest.mark.parametrize("protocol", ["paper", "native"])
+def test_evaluation_equals_the_saved_processor(protocol, tmp_path):
+    processor = protocols()[protocol]
+    processor.save_pretrained(tmp_path)
+    rows = noise_row()
+    batch = eval_transform(processor)(rows)
+    expected = AutoImageProcessor.from_pretrained(tmp_path)(rows["image"], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(batch["pixel_values"][0], expected[0])
+    assert batch["pixel_values"][0].shape == (3, 32, 32) and batch["mask"][0].shape == (1, 32, 32)
+    assert batch["labels"] == [3]
+
+
+@pytest.mark.parametrize("image_size", [32, (32, 64)])
+@pytest.mark.parametrize("make", [train_transform, eval_transform])
+def test_image_and_mask_move_together(make, image_size):
+    rows = noise_row(24, 20)  # enlarged, so that antialiasing changes nothing
+    rows["image"] = [rows["mask"][0].convert("RGB")]  # an image that shows its own mask
+    transform = make(make_image_processor("paper", image_size))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        batch = transform(rows)
+        # mean and standard deviation 0.5 put black at −1 and white at 1
+        image = (batch["pixel_values"][0][:1] + 1) / 2
+        torch.testing.assert_close(image, batch["mask"][0], atol=2 / 255, rtol=0)  # images are rounded to 8 bits
+        assert 0 < batch["mask"][0].mean() < 1
 
 
 def test_a_wide_crop_is_not_padded():
@@ -208,6 +247,15 @@ def test_object_and_mask_are_taken_to_the_same_place(name, whole):
         bright, inside = denormalize(values, processor).mean(dim=0) > 0.5, mask[0] > 0.5
         assert inside.float().mean() > 0.05
         assert (bright & inside).sum() / (bright | inside).sum() >= 0.98
+
+
+@pytest.mark.parametrize("settings", [{}, {"rescale_factor": 1 / 127.5}, {"do_normalize": False}], ids=str)
+def test_training_normalises_as_the_processor_does(settings):
+    settings = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.3, 0.2, 0.1]} | settings
+    processor = transformers.ViTImageProcessor(do_resize=False, **settings)
+    image = np.random.default_rng(0).integers(0, 256, (3, 24, 24), dtype=np.uint8)
+    expected = processor(torch.from_numpy(image), return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(normalization(processor)(torch.from_numpy(image)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_measured_place_of_pixels():

@@ -1,5 +1,6 @@
 """`robust-vit diagnose --attributes`, from images with a frame to files."""
 
+import json
 from pathlib import Path
 
 import datasets
@@ -18,6 +19,7 @@ from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.other_backgrounds import Attributes
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
+from ..helpers.commands import files_below
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, LETTERS, WIDE, masked_rows, save_pretrained, tiny_vit
 
@@ -76,6 +78,16 @@ def test_the_strip_shows_the_frame(report):
         assert example.predicted["before"]["border_rand"] == example.donor
         assert example.kind("before", "border_rand") == "taken" and example.kind("before", "border_same") == "right"
     assert rows["border_rand"] == rows["donor_class"]
+
+
+def test_without_the_option_nothing_differs(report, photographs, tmp_path):
+    plain = diagnosed(photographs, tmp_path / "out", html=True)
+    assert plain.attributes == {} and not plain.attribute_tables
+    results, others = (json.loads((one.folder / "results.json").read_text()) for one in (plain, report))
+    assert "attributes" not in results and "attributes" not in results["settings"]
+    assert results["diagnosis"] == others["diagnosis"]
+    rows = {name for name in files_below(plain.folder) if name.endswith("rows.parquet")}
+    assert rows == {"validation/before/rows.parquet"}
 
 
 def test_the_images_that_are_taken_are_those_of_the_last_model(report, photographs, tmp_path):

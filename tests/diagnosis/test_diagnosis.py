@@ -258,6 +258,19 @@ def test_missing_values_are_left_out_of_resamples():
     assert found.keys() == {"one"} and found["one"].count == 3 and np.nanmin(found["one"].values) == 1.0
 
 
+def test_tables():
+    measures, classes, pairs = diagnosis_tables({"before": diagnosis(mixed_rand=0.5, taken=0.3)})
+    assert measures.head == ["measure", "before"]
+    cells = {row[0]: row[1] for row in measures.rows}
+    assert cells["top-1 `mixed_rand`"].startswith("50.0 [") and cells[
+        "BG-Gap: `mixed_same` − `mixed_rand`"
+    ].startswith("+50.0 [")
+    assert len(classes.rows) == CLASSES and pairs.rows[0][0].count("on the background of") == 1
+    compared = diagnosis_tables({"before": diagnosis(mixed_rand=0.5), "after": diagnosis(mixed_rand=0.9)})[0]
+    assert compared.head == ["measure", "before", "after", "change"]
+    assert {row[0]: row[3] for row in compared.rows}["top-1 `mixed_rand`"].startswith("+40.0 [")
+
+
 def test_of_pairs_taken_as_often_those_of_fewer_images_come_first():
     columns = {"label": [0, 0, 0, 1, 2, 2, 2], "donor_class": [1, 1, 2, 0, 1, 1, 0]}
     found = [[*pair.values()] for pair in pairs_of(columns, np.array([1, 0, 0, 1, 1, 1, np.nan]))]

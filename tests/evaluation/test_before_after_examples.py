@@ -11,6 +11,7 @@ from robust_vit_hf.evaluation import examples as before_after_figure
 from robust_vit_hf.evaluation.accuracy import measure_accuracy, set_result
 from robust_vit_hf.evaluation.examples import KINDS, Example, draw, explain, rows_of_kind
 from robust_vit_hf.evaluation.measurement import Measured
+from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import Run
 
@@ -85,3 +86,31 @@ def test_shares_of_the_relevance_by_hand():
         assert example.background[side] == pytest.approx(1 - inside / whole, rel=1e-4)
         assert example.coverage[side] == pytest.approx(inside / row["mask"].sum().item(), rel=1e-4)
         assert example.confidence[side] == pytest.approx(output.logits.softmax(dim=1).max().item(), rel=1e-4)
+
+
+def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
+    session = session_of(
+        {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(60))}
+    )
+    run = Run(measure_accuracy(session))
+    saved = []
+    draw_figure = before_after_figure.before_after_figure
+    monkeypatch.setattr(
+        before_after_figure, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows)
+    )
+    for _ in range(2):
+        write_finetuning_results(tmp_path, run, session)
+    most, corrected, worse = saved[0].values()
+    assert len(most) == len(corrected) == len(worse) == 4
+    left = [example.background["before"] - example.background["after"] for example in most]
+    assert left == sorted(left, reverse=True) and left[0] >= max(
+        example.background["before"] - example.background["after"] for example in corrected
+    )
+    for example in most:  # the prediction is the true class afterwards alone, and so is its map
+        assert example.predicted["before"] != example.label == example.predicted["after"]
+        assert example.maps["after", "predicted"] == example.maps["after", "true"]
+        assert example.maps["before", "predicted"] != example.maps["before", "true"]
+    again = saved[1].values()
+    for first, second in zip((most, corrected, worse), again, strict=True):
+        assert [example.row for example in first] == [example.row for example in second]
+    assert (tmp_path / "examples.parquet").is_file()

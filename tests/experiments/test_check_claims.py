@@ -1,6 +1,7 @@
 """Claims of the paper: their signs, their values, and verdicts on them."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,13 +19,17 @@ from experiments.paper.check_claims import (
     Finding,
     _less,
     findings,
+    findings_table,
     verdicts,
 )
 from experiments.paper.published_tables import published_models
 from experiments.paper.set_titles import UNSHIFTED
 from experiments.sweeps.choose_settings import choose_settings
 from experiments.sweeps.results import Results
+from experiments.sweeps.results_parquet import read_results
 from robust_vit_hf.data.known_sets import PAPER_SETS
+
+from ..helpers.experiment import MASKED, result_rows, write_rows
 
 
 def verdicts_of(runs):
@@ -106,6 +111,22 @@ def test_the_claims_have_the_signs_of_the_published_figures(claim):
             assert abs(difference) <= SIMILAR
         else:
             assert (difference > 0) == (claim.sign == RISES)
+
+
+@pytest.mark.parametrize("gain, verdict", [(0.07, "agrees"), (-0.07, "disagrees"), (0.0, "unresolved")])
+def test_relevance_maps_agree_with_the_paper_where_they_cover_the_masks_better(gain, verdict, tmp_path):
+    rows = result_rows()
+    for row in rows:
+        if row["set"] == MASKED:
+            row["mean_iou_after"] = row["mean_iou_before"] + gain + 0.001 * int(row["seed"])
+    chosen, _ = choose_settings(read_results(write_rows(tmp_path / "results.parquet", rows)))
+    claim = "The relevance maps cover the masks better: mIoU"
+    (row,) = findings_table([one for one in findings(Results(chosen)) if one.statement == claim]).rows
+    assert row[0] == "Table 3" and row[2] == "2" and row[-1] == verdict
+    low, high = (float(end) for end in re.search(r"\[(.*), (.*)\]", row[3]).groups())
+    assert low < 100 * gain + 0.05 < high and high - low == pytest.approx(
+        2 * 12.706 * 0.05, abs=0.11
+    )  # Student's t, 1
 
 
 def test_the_interval_of_a_difference_on_other_images():

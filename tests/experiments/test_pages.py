@@ -95,6 +95,11 @@ def test_one_command_makes_all_results():
     assert len(documented) == 2 and all(f"bin/{command}" in commands for command in documented)
 
 
+def test_the_intervals_cover_what_the_docs_say():
+    covered = [kind["coverage"] for kind in benchmark("coverage")["found"]]
+    assert len(covered) == 30 and 0.93 <= min(covered) and max(covered) <= 0.97
+
+
 def test_words_about_differences_are_those_of_the_intervals():
     """The blocks say "more", "unresolved" and "falls" whatever is measured. The intervals must agree."""
     by_rate = of_experiment.gains_by_rate(of_experiment.STEPS)

@@ -1,14 +1,20 @@
 """Published figures of the paper, against the averages that it states, and beside results of one run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.paper.published_tables import published_models
-from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
+from experiments.paper.published_tables import METHODS, accuracy_tables, class_group_tables, published_models
+from experiments.sweeps.results import Results
+from experiments.sweeps.runs import Run
+from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS, PAPER_SETS
 from robust_vit_hf.data.layouts.official import CLASSES
+from robust_vit_hf.models.model_names import MODELS, find_model
+from robust_vit_hf.results.run_results import SetResult, SideResult
+from robust_vit_hf.results.tables import Table
 
 from ..helpers import layouts
 from ..helpers.commands import call, succeed
@@ -27,6 +33,9 @@ def changes_of(before: str, after: str, name: str) -> tuple[float, ...]:
 def test_published_figures():
     """Average changes of the seven models against those that the paper states in Table 1 (its seeds differ from ours)."""
     models = published_models()
+    assert len(models) == 7 and set(models) == {entry.paper_name for entry in MODELS.values() if entry.paper_name}
+    assert MODELS[find_model("facebook/deit-base-patch16-224")].paper_name == "DeiT-B"
+    assert find_model("someone/else") is None
     stated = {"imagenet-1k": -0.8, "imagenet-a": 5.8, "imagenet-r": 2.7, "imagenet-sketch": 0.9, "objectnet": 5.0}
     for name, expected in stated.items():
         figures = [entry["paper"] for entry in models.values()]
@@ -38,6 +47,66 @@ def test_published_figures():
     for group, expected in {"training-classes": (4.8, 6.4), "other-classes": (6.5, 7.3)}.items():  # Table 11
         changes = changes_of(f"original-{group}", f"finetuned-{group}", "si-score-rotation")
         assert changes == pytest.approx(expected, abs=0.05)
+    # Half of the classes each: the mean of both is the single run of Table 4.
+    vit = models["ViT-B"]["paper"]
+    for name, scores in vit["full-loss"].items():
+        halves = [
+            vit[f"finetuned-{group}"].get(name, {}).get("top1") for group in ("training-classes", "other-classes")
+        ]
+        assert None in halves or np.mean(halves) == pytest.approx(scores["top1"], abs=0.5), name
+    for entry in models.values():
+        for version in ("original", "finetuned"):
+            assert entry["paper"][version].keys() == {*PAPER_SETS, "imagenet-segmentation"}
+    gains = {"si-score-location": 1.3, "si-score-rotation": 1.6, "si-score-size": 1.4}
+    for name, gain in gains.items():
+        assert vit["gradmask"][name]["top1"] - vit["original"][name]["top1"] == pytest.approx(gain)
+
+
+def accurate(*sides: int, name: str, labels: list[int] | None = None) -> SetResult:
+    """A set of four images, of which each side is right on the first so many, and has the others' class in its top five."""
+    results = {
+        side: SideResult(np.where(np.arange(4) < right, 0, 4))
+        for side, right in zip(("before", "after"), sides, strict=False)
+    }
+    return SetResult(name, results, np.array(labels or 4 * [0]), shifted=name not in ("val", "imagenet-1k"))
+
+
+def tables(sides: tuple[int, ...], model: str, protocol: str = "paper") -> list[Table]:
+    sets = {name: accurate(*sides, name=name) for name in ("imagenet-1k", "imagenet-a", "si-score-size")}
+    return [*accuracy_tables(Results([Run(sets, model=model)], list(METHODS)), protocol).values()]
+
+
+def test_tables_of_accuracy_show_published_figures_beside_ours():
+    real, synthetic = tables((1, 2), "ViT-B")
+    assert real.head == ["model", "method", "INet val", "INet-A"]  # nothing is known of validation images
+    names = ["Original", "Original, published", "Ours", "Ours, published (3 seeds)", "Ours, published (1 run)"]
+    assert [row[1] for row in real.rows[:5]] == names
+    assert [row[3] for row in real.rows[:4]] == ["25.0 100.0", "16.0 37.0", "50.0 100.0", "23.6±0.7 47.1±0.8"]
+    assert real.rows[-2][:2] == ["Avg. change of top-1", "Ours"] and real.rows[-2][3].startswith("+25.0 [")
+    assert [row[-1] for row in synthetic.rows[1:4:2]] == ["55.6 76.2", "60.9±0.4 81.2±0.3"]
+    assert [row[-1] for table in (real, synthetic) for row in table.rows[4:5]] == ["24.1 48.0", "61.0 81.4"]
+    assert [(row[1], row[-1]) for row in synthetic.rows[5:7]] == [
+        ("GradMask, published", "57.0 77.5"),
+        ("RRR, published", "58.0 78.4"),
+    ]
+    assert "Tables 8 and 9 for three seeds" in real.title
+    native, _ = tables((1,), "ViT-B", "native")
+    assert [row[2:] for row in native.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
+    unknown, _ = tables((1,), "someone's")
+    assert len(unknown.rows) == 1 and "published" not in unknown.title
+
+
+def test_tables_of_training_classes_and_others():
+    sets = {name: accurate(*sides, name=name) for name, sides in {"val": (4, 3), "a": (1, 3), "b": (2, 2)}.items()}
+    groups = class_group_tables(Results([Run(sets, frozenset([0]), model="m")]))["table_10"]
+    assert groups.head == ["model", "train classes", "", "val", "a", "b"]
+    assert groups.rows[0] == ["m", "✓", "Original", "100.0 100.0", "25.0 100.0", "50.0 100.0"]
+    assert groups.rows[-2] == ["Avg. change", "✓", "", "-25.0 +0.0", "+50.0 +0.0", "+0.0 +0.0"]
+    assert class_group_tables(Results([Run(sets)])) == {}
+    # Of the base models, whose changes are averaged, one was trained by another method alone.
+    runs = [Run(sets, frozenset([0]), model=name) for name in ("ViT-B", "DeiT-S")]
+    table = class_group_tables(Results([replace(runs[0], method="gradmask"), runs[1]]))["table_10"]
+    assert {row[0] for row in table.rows} == {"DeiT-S"} and table.latex()
 
 
 @pytest.fixture(scope="module")

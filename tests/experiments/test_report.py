@@ -1,5 +1,6 @@
 """`python -m experiments report`: the paper's tables, figures and findings from one file of results."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ..helpers.commands import call, files_below, succeed
 from ..helpers.experiment import result, result_rows, run_of, sweep, write_rows
 from ..helpers.layouts import miniatures
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
-from ..helpers.tiny import DATA, ROOT, masked_dataset, tiny_vit
+from ..helpers.tiny import DATA, ROOT, masked_dataset, save_pretrained, tiny_vit
 
 
 FIXED = DATA / "experiment"
@@ -62,13 +63,23 @@ def test_gain_and_price_by_rate_and_interpolation_weight(results):
     of_both = prices([*ours, *halves], [*chosen, *between], "imagenet-a", "imagenet-1k")
     rows = price_table(of_both, {}, "INet-A", "INet val").rows
     assert [row[:2] for row in rows] == [["robustvit, interpolation weight 0.5", "1e-05"], ["robustvit", "1e-06"]]
+    axis = price_figure({"robustvit": found}, {}, "INet-A", "INet val").axes[0]
+    through_rates, interpolated = (line.get_xydata() for line in axis.lines[:2])
+    points = [(100 * point.home.mean, 100 * point.gain.mean) for point in found]
+    assert through_rates.tolist() == [list(points[1]), list(points[3])]
+    assert interpolated.tolist() == [[0, 0], list(points[0]), list(points[1])]  # and not those of the other rate
     uneven = Difference(0.1, 0.08, 0.17)  # as of one seed
     bars = price_figure({"": [replace(found[1], gain=uneven, home=uneven)]}, {}, "", "").axes[0].collections
     ends = sorted(np.ptp(bar.get_segments()[0], axis=0).tolist() for bar in bars)
     assert ends == [pytest.approx([0, 9]), pytest.approx([9, 0])]
+    assert all(bar.get_segments()[0].max() == pytest.approx(17) for bar in bars)
+    of_chosen = price_figure(of_both, {}, "INet-A", "INet val").axes[0].lines[1].get_xydata()
+    assert of_chosen.tolist() == [[0, 0], list(points[2]), list(points[3])]
     of_one_seed = [run for run in halves if run.seed == ours[0].seed]  # a mean over others than the chosen setting's
-    lines = price_figure(prices([*ours, *of_one_seed], chosen, "imagenet-a", "imagenet-1k"), {}, "", "").axes[0].lines
+    found = prices([*ours, *of_one_seed], chosen, "imagenet-a", "imagenet-1k")
+    lines = price_figure(found, {}, "INet-A", "INet val").axes[0].lines
     assert ":" not in [line.get_linestyle() for line in lines]
+    assert lines[0].get_xydata().tolist() == through_rates.tolist()
     timed = [replace(ours[0], seed=str(seed), seconds=of) for seed, of in enumerate((10.0, 20.0, 90.0, None))]
     (point,) = prices(timed, timed, "imagenet-a", "imagenet-1k")["robustvit"]
     assert (point.seconds, point.seeds) == (20.0, 4)  # the median, of those that were not resumed
@@ -234,6 +245,42 @@ def _miniature(model: str, folder: Path) -> Path:
         return saved_in(folder, tiny(seed, num_classes=1000, patch_size=8, depth=2), HUB_CONFIG | settings)
     tiny_vit(seed, num_labels=1000).save_pretrained(folder)
     return folder
+
+
+def test_groups_in_the_report_of_a_sweep(tmp_path):
+    """A test split with groups, measured before and after; the groups and their weights come through the file of results."""
+    for split, groups in {"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items():
+        masked_dataset(len(groups)).add_column("group", list(groups)).to_parquet(
+            tmp_path / "data" / f"{split}-00000.parquet"
+        )
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = {"dataset": str(tmp_path / "data"), "test_split": "test", "model": str(model), "num_train_epochs": 1}
+    options |= {"learning_rate": 1e-3, "report_to": "none", "eval_strategy": "no", "save_strategy": "no"}
+    options |= {"load_best_model_at_end": False, "logging_strategy": "no"}
+    grid = {
+        "options": options,
+        "variants": {"robustvit": {}, "finetune": {"method": "finetune"}},
+        "seeds": {0: {"seed": 0}},
+    }
+    (tmp_path / "grid.yaml").write_text(json.dumps(grid))
+    succeed("experiments", "sweep", tmp_path / "grid.yaml", "--output_dir", tmp_path / "runs", "--cluster", "debug")
+    # Results of the original model are shared with runs on other training images.
+    for path in (tmp_path / "runs").glob("*/predictions/test/before/stage.json"):
+        recorded = json.loads(path.read_text())
+        recorded["result"]["group_weights"] = {"x": 0.5, "y": 0.5}
+        path.write_text(json.dumps(recorded))
+    printed = succeed("experiments", "report", tmp_path / "runs", "--output_dir", tmp_path / "report")
+    (run,) = (run for run in read_results(tmp_path / "report" / "results.parquet").runs if run.method == "finetune")
+    assert [*run.sets] == ["test"] and run.sets["test"].groups.tolist() == list("xyxyxy")
+    assert run.sets["test"].group_weights == {"x": 0.75, "y": 0.25}
+    top1 = [100 * run.sets["test"].accuracy("after", chosen=run.sets["test"].groups == name) for name in "xy"]
+    (line,) = (line for line in printed.splitlines() if line.startswith("| model, finetune, `test` | 1 |"))
+    cells = line.rstrip(" |").split(" | ")
+    assert float(cells[3]) == pytest.approx(min(top1), abs=0.06) and cells[-1] == "as in training"
+    assert float(cells[6]) == pytest.approx(0.75 * top1[0] + 0.25 * top1[1], abs=0.06) and top1[0] != top1[1]
+    card = (next((tmp_path / "runs").glob("*finetune*")) / "run" / "README.md").read_text()
+    assert "Groups of `test`, top-1 in per cent" in card and "| worst group |" in card
+    assert "| average, weighted by the training groups | 6 |" in card
 
 
 def test_runs_with_other_groups_in_training():

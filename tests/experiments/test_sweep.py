@@ -1,6 +1,7 @@
 """`python -m experiments sweep`: what runs, what is skipped, resumed, recorded and refused."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -24,6 +25,19 @@ from robust_vit_hf.utils.stage import STAGE_FILE, Stage
 from ..helpers.commands import call
 from ..helpers.experiment import SEEDS, SWEPT, is_trained, points, sweep, table, write_grid
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
+
+
+def test_each_point_is_a_run(swept):
+    _, out, _ = swept
+    for path in points(out):
+        assert re.fullmatch(r"[0-9a-f]{16}", path.name.rpartition("-")[2])  # 32 bits collide at 77,000 runs
+        training = json.loads((path / RUN / "results.json").read_text())["settings"]["training"]
+        assert training["relevance_distance"] == ("bce" if "bce" in path.name else "mse")
+        assert not list((path / RUN).glob("checkpoint-*"))  # which hold the optimizer
+    assert len(list((out / "originals").iterdir())) == 1  # the original model is measured once
+    for run in collect([out]).runs:
+        assert (run.train_images, run.epochs) == (16, 1) and run.original == Stage.of(out / run.name).inputs["model"]
+        assert run.commit == read_json(out / run.name / RUN / "results.json").get("commit")
 
 
 def test_a_dry_run_lists_and_estimates(swept, inputs, tmp_path):

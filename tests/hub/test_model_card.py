@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ViTImageProcessor
 
-from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.hub.model_card import make_card, public_results, write_card
+from robust_vit_hf import RobustViTTrainer, make_image_processor
+from robust_vit_hf.data.transforms import input_size
+from robust_vit_hf.hub.model_card import describe_model, make_card, public_results, write_card
 from robust_vit_hf.models.loading import weights_digest
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 from robust_vit_hf.results.summary import summarize
 
 from ..helpers.commands import call, succeed
-from ..helpers.tiny import ROOT, masked_dataset, tiny_config, tiny_vit
+from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
 
 
 RELEASED = sorted(path.parent for path in (ROOT / "model_cards").glob("*/run.json"))
@@ -54,6 +55,46 @@ def results(shifted: bool = False) -> dict:
     return summarize(Run({"validation": measured}, frozenset([0, 1])))
 
 
+def test_what_the_trainer_tells(folder):
+    run = json.loads((folder / "run.json").read_text())
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "mit" and card.data.datasets == ["user/masked"] and card.data.base_model is None
+    assert run["steps"] == 2 and run["seconds"] > 0 and run["resumed"] is False and run["energy_kwh"] is None
+    assert run["data"] == {
+        "dataset": "user/masked",
+        "dataset_on_hub": True,
+        "dataset_tags": None,
+        "dataset_args": None,
+        "masks": "drawn by hand",
+        "train_images": 8,
+        "validation_images": 4,
+        "training_classes": [0, 1, 2, 3],
+        "class_names": ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"],
+    }
+    assert (
+        "8 images of the 4 classes LABEL_0, LABEL_1, LABEL_2, LABEL_3, validated on 4 others, from `user/masked`"
+        in card.content
+    )
+    assert "| learning rate | 0.001, × 0.85 every 2 epochs |" in card.content
+    assert "| batch | 8 images, on 1 process |" in card.content  # in two parts
+    assert "shortest side 37 (bilinear), centre crop of 32×32, mean 0.5, 0.5, 0.5" in card.content
+    assert "doi" not in card.content and "arxiv.org/abs/2206.01161" in card.content
+    assert str(folder.parent) not in str(card) and "kWh" not in str(card)
+
+
+@pytest.mark.parametrize(
+    ("processor", "text"),
+    [
+        (make_image_processor("paper", (32, 64)), "37×73 (bilinear), centre crop of 32×64, mean 0.5, 0.5, 0.5"),
+        (ViTImageProcessor(rescale_factor=1 / 127.5, do_normalize=False), "values from 0 to 2, not normalised"),
+        (ViTImageProcessor(do_rescale=False, resample=3), "224×224 (bicubic), values from 0 to 255, mean"),
+    ],
+)
+def test_what_images_are_given(processor, text, tmp_path):
+    described = describe_model(tiny_vit(), processor, {"folder": tmp_path}, None)
+    assert text in described["preprocessing"] and described["image_size"] == [*input_size(processor)]
+
+
 def test_nothing_measured(folder):
     """Without results there are no figures but those of the validation in training."""
     run = json.loads((folder / "run.json").read_text())
@@ -66,16 +107,32 @@ def test_nothing_measured(folder):
 
 
 def test_results(folder):
-    """Of the images that were trained on, the Hub is told which part of a set they are."""
     run, measured = json.loads((folder / "run.json").read_text()), results()
+    card = make_card(run, measured, figures=("before_after.png",))
+    assert {(r.metric_name, r.metric_value, r.dataset_config) for r in card.data.eval_results} == {
+        ("top-1", 0.5, "paper"),
+        ("top-1 before finetuning", 0.75, "paper"),
+    }
+    (row,) = measured["rows"]
+    assert "| validation | 4 | 75.0 | 50.0 | -25.0 [" in card.content and "0 / 1 |" in card.content
+    assert row["change_low"] < 0 and "(before_after.png)" in card.content
+    worse = card.content.split("## What got worse")[1].split("## Intended use")[0]
+    assert "- Top-1, per cent: `validation` 75.0 → 50.0 (-25.0 [" in worse
+    assert "- Expected calibration error, per cent: `validation` 10.0 → 30.0." in worse
+    assert "- Mean IoU of relevance map and mask, per cent: `validation` 60.0 → 20.0." in worse
+    assert "- Negative log-likelihood" not in worse and "- Top-5" not in worse
+    assert "1 of 4 test images were classified correctly before and are not now." in worse
+    assert "Top-1 of the classes not shown in training, mean of the sets: 50.0 before, 0.0 after (-50.0)." in worse
+    assert "classes shown in training" not in worse
     with_mean = make_card(run, results(shifted=True)).content  # a row of no further images
     assert "| mean of the shifted sets |" in with_mean and "1 of 4 test images were classified" in with_mean
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
     tagged = run | {"data": run["data"] | {"dataset_tags": ["x/y"], "dataset_args": ["all"]}}
     elsewhere = measured | {"sources": {"validation": "other/images"}}
-    for given, arguments in ((measured, {"args": ["all"]}), (elsewhere, None)):
+    for given, arguments in ((measured, {"args": ["all"]}), (elsewhere, None)):  # of the images that were trained on
         data = make_card(tagged, given).data
         assert data.datasets == ["x/y"] and {str(r.dataset_args) for r in data.eval_results} == {str(arguments)}
-    measured["rows"][0]["top1_after"] = 1 / 3
+    row["top1_after"] = 1 / 3
     assert make_card(run, measured).data.eval_results[0].metric_value == 0.3333
 
 
@@ -151,6 +208,23 @@ def test_results_of_earlier_weights_are_not_taken_for_those_of_the_folder(copied
     assert "Protocol `native`" in (copied / "README.md").read_text()
 
 
+def test_evaluation_of_a_folder(copied, tmp_path):
+    """Results of `robust-vit evaluate` itself, on images of this machine, whose folders they do not name."""
+    data, evaluated = masked_folder(tmp_path / "images"), tmp_path / "evaluation"
+    base = save_pretrained(tiny_vit(), tmp_path / "base")
+    models = ["--model", base, "--compare", copied]
+    succeed("evaluate", *models, "--dataset", data, "--protocols", "paper", "--output_dir", evaluated)
+    succeed("card", copied, "--evaluation", evaluated)
+    assert json.loads((copied / "evaluation.json").read_text())["protocols"]["paper"]["sources"] == {
+        "validation": "images"
+    }
+    for name in ("README.md", "evaluation.json"):
+        assert str(tmp_path) not in (copied / name).read_text()
+    card = ModelCard.load(copied / "README.md")
+    assert {(r.dataset_type, r.dataset_split) for r in card.data.eval_results} == {("images", "validation")}
+    assert "(accuracy_paper.png)" in card.content and (copied / "accuracy_paper.png").is_file()
+
+
 def test_results_of_other_weights_are_left_out(copied):
     """A second training in the same folder, or a resumed one, is not told by the figures of the first."""
     weights = json.loads((copied / "run.json").read_text())["weights"]
@@ -183,6 +257,17 @@ def test_validation_is_that_of_the_kept_checkpoint(tmp_path):
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["validation"]["images"] == 4 and f"loss {best['eval_loss']:.4f}" in run["validation"]["text"]
     assert run["training"]["checkpoint"] == "highest loss in validation"
+
+    steps = RobustViTTrainer(
+        tiny_vit(),
+        tiny_config(tmp_path / "steps", max_steps=1, lr_scheduler_type="cosine", warmup_steps=5),
+        masked_dataset(16),
+    )
+    steps.train()
+    steps.create_model_card()
+    training = json.loads((tmp_path / "steps" / "run.json").read_text())["training"]
+    assert training["epochs"] == "0.5" and training["learning rate"] == "0.001, cosine"
+    assert training["warm-up"] == "5 steps"
 
 
 @pytest.mark.parametrize("base, registered", [("emoji-shift", "emoji-shift"), ("./emoji-shift", None)])

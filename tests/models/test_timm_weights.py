@@ -18,9 +18,21 @@ SMALL = [
     *("vit_base_patch16_224", "vit_base_patch16_224_miil"),  # MIIL's query, key and value have no bias
     *("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224"),
 ]
+LARGE = [
+    *("vit_small_patch16_224", "vit_small_patch16_384", "vit_small_patch32_384", "vit_base_patch8_224"),
+    *("vit_base_patch32_224", "vit_base_patch32_384", "vit_base_patch16_384", "vit_large_patch32_224"),
+    *("deit_small_patch16_224", "deit_base_patch16_224", "deit_base_distilled_patch16_224", "deit_base_patch16_384"),
+    *("deit_base_distilled_patch16_384", "vit_large_patch32_384"),
+]
 
 
-@pytest.mark.parametrize("name", [*SMALL, pytest.param("vit_large_patch16_224", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(*SMALL, pytest.param("vit_large_patch16_224", marks=pytest.mark.slow)),
+        *(pytest.param(name, marks=pytest.mark.release) for name in LARGE),
+    ],
+)
 def test_logits_of_every_variant(name):
     model = timm_model(name, num_classes=1000)
     converted = timm_to_hf(model.state_dict())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ..helpers.metrics import CLASSES, SCRIPTS, add, example, in_batches, load, noise, streaming
+from ..helpers.metrics import CLASSES, OF_GROUPS, SCRIPTS, add, example, in_batches, load, noise, streaming
 from ..helpers.tiny import ROOT
 
 
@@ -36,6 +36,13 @@ def test_pushed_as_it_is(name, hub, tmp_path):
     hub.add("spaces", f"user/{name}", ROOT / "eval" / name)
     metric = evaluate.load(f"user/{name}", revision="main", cache_dir=str(tmp_path))
     assert metric.compute(**example(name)) == load(name).compute(**example(name))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_card_cites_what_the_script_does(name):
+    groups = ("groups",) if name in OF_GROUPS else ()
+    citation = load(name, *groups).citation
+    assert f"```bibtex\n{citation.strip()}\n```" in (ROOT / "eval" / name / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name, settings", CASES)

@@ -97,6 +97,15 @@ def test_training_classes_and_the_others():
     training, other = summary.class_groups(Run({"a": result(first(1))}, frozenset([0])))
     assert other["num_images"] == 0 and other["top1_before"] is None and training["top1_before"] == 0.25
     assert summary.class_groups(Run({"a": both})) == []
+    *_, table = summary.tables_of(Run({"a": both}, frozenset([0])))
+    assert table.title == "Training classes and others, in per cent" and table.rows == [
+        ["a", "training", "4", "25.0", "100.0", "+75.0", "100.0", "100.0", "+0.0"],
+        ["a", "other", "4", "100.0", "0.0", "-100.0", "100.0", "100.0", "+0.0"],
+    ]
+    assert table.head[3:6] == ["top-1 before", "top-1 after", "change of top-1"]
+    *_, table = summary.tables_of(Run({"a": result(first(1))}, frozenset([0])))
+    assert table.head == ["set", "classes", "images", "top-1 before", "top-5 before"]
+    assert table.rows == [["a", "training", "4", "25.0", "100.0"], ["a", "other", "0", "–", "–"]]
     assert "classes" not in summary.tables_of(Run({"a": both}))[-1].head
 
 

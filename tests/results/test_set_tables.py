@@ -265,6 +265,27 @@ def test_noise_is_where_it_should_be():
     assert found.columns["background"].tolist() == torch.stack(predicted[1::2], 1).tolist()
 
 
+def test_the_table_of_the_sensitivity():
+    # Two draws: noise on the object breaks all of class 0, and that on the background class 1 under one of them.
+    accepted = [[0]] * 100 + [[1]] * 100
+    foreground, background = [[5, 5]] * 100 + [[1, 1]] * 100, [[0, 0]] * 100 + [[1, 5]] * 100
+    share = [0.5] * 200
+    columns = {"accepted": accepted, "foreground": foreground, "background": background, "object_share": share}
+    swapped = columns | {"foreground": background, "background": foreground}
+    table = set_tables.sensitivity_table({"photos": {"before": columns, "after": swapped}})
+    (row,) = table.rows
+    assert len(row) == len(table.head) and row[:6] == ["photos", "200", "50.0", "75.0", "75.0", "50.0"]
+    assert [cell.split(" ")[0] for cell in row[6:]] == ["33.3", "-33.3", "-66.7"]  # 0.25 / (2 · 0.375)
+    columns = {name: [*values, values[0]] for name, values in columns.items()} | {"object_share": [*share, 1.0]}
+    (row,) = set_tables.sensitivity_table({"photos": {"before": columns}}).rows  # the last object fills the crop
+    assert row[:4] == ["photos", "200", "50.0", "75.0"] and len(row) == 5
+    none = columns | {"object_share": [0.0] * 201}
+    compared = {"none": {"before": none, "after": none}, "photos": {"before": columns, "after": columns}}
+    table = set_tables.sensitivity_table(compared)
+    assert table.rows[0] == ["none", "0", *"–––––––"] and [len(row) for row in table.rows] == [len(table.head)] * 2
+    assert set_tables.sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
+
+
 def test_the_table_of_objects_alone():
     columns = {"accepted": [[0]] * 40, "original": [0] * 30 + [1] * 10, "only_fg": [0] * 10 + [1] * 30}
     columns["object_share"] = [0.5] * 20 + [1.0] * 20  # the last objects fill the crop

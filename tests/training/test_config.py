@@ -79,6 +79,15 @@ def test_the_control_is_cross_entropy_alone(options, tmp_path):
     assert control.backgrounds is None and control.confidence_target == "label"
 
 
+def test_options_of_the_relevance_loss_are_not_described_without_it(tmp_path):
+    described = RobustViTConfig(
+        str(tmp_path), relevance_weight=0.0, background_weight=3.0, second_order=True
+    ).describe()
+    shared = {"method", "learning rate", "temperature of the confidence", "probability of a background swap"}
+    assert described.keys() - shared == {"relevance weight", "confidence weight", "confidence target"}
+    assert RobustViTConfig(str(tmp_path), background_weight=0.0).describe()["background weight"] == "0"
+
+
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 def test_bf16_needs_no_accelerator(tmp_path):
     config = RobustViTConfig(str(tmp_path), bf16=True)
