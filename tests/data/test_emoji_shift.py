@@ -70,6 +70,24 @@ def test_backgrounds_of_all_sets():
     assert not set(images.NEW_BACKGROUNDS.values()) & set(images.BACKGROUNDS.values())
 
 
+def test_every_shift_is_what_it_says():
+    assert set(images.load_split("vendor", 40)["vendor"]) == {images.UNSEEN_VENDOR}
+    for split in set(images.SPLITS) - {"vendor"}:
+        assert set(images.load_split(split, 100)["vendor"]) <= set(images.TRAINING_VENDORS)
+
+    def sides(split):
+        boxes = [row["mask"].getbbox() for row in images.load_split(split, 60)]
+        return [max(right - left, bottom - top) / 112 for left, top, right, bottom in boxes]
+
+    assert max(sides("size")) < 0.34 and min(sides("background_random")) > 0.25
+
+    def touching(split):
+        masks = [foreground(row) for row in images.load_split(split, 60)]
+        return np.mean([m[0].any() or m[-1].any() or m[:, 0].any() or m[:, -1].any() for m in masks])
+
+    assert touching("location") > 2 * touching("background_random")
+
+
 @pytest.mark.parametrize("split", ["location", "rotation", "size"])
 def test_the_object_is_where_the_mask_is(split, monkeypatch):
     monkeypatch.setattr(images, "emoji", lambda class_name, vendor: Image.new("RGBA", (72, 72), (255, 0, 255, 255)))

@@ -67,7 +67,8 @@ def test_the_border_is_a_part_of_a_set():
     assert EvaluationSet.of(rows).digest != EvaluationSet.of(rows, border=2).digest
 
 
-@pytest.mark.parametrize("command, column", [("evaluate", "image"), ("segment", "mask")])
+@pytest.mark.parametrize("command", ["evaluate", "segment"])
+@pytest.mark.parametrize("column", ["image", "mask"])
 def test_results_of_other_pixels_are_not_reused(command, column, tmp_path):
     """Same labels, same folder, another image or mask: the cached result is refused by name."""
     options = [command, "--model", save_pretrained(tiny_vit(), tmp_path / "model"), "--split", "train"]

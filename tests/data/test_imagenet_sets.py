@@ -135,9 +135,16 @@ def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
         load_image_set("imagenet-v2", tmp_path, variant="top-images")
 
 
-def test_a_split_that_the_set_has_not(tmp_path):
-    with pytest.raises(ValueError, match="has the splits validation, train; got split=test"):
-        load_image_set("hard-imagenet", tmp_path, split="test")
+@pytest.mark.parametrize(
+    "name, source, options, message",
+    [
+        ("imagenet-a", ".", {"variant": "top-images"}, "`imagenet-a` takes no option"),
+        ("hard-imagenet", ".", {"split": "test"}, "has the splits validation, train; got split=test"),
+    ],
+)
+def test_unknown_set_option_and_folder(name, source, options, message, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_image_set(name, tmp_path / source, **options)
 
 
 PAPER_TOWEL = "n03887697"  # label 700, merged into toilet tissue

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import tarfile
 import threading
@@ -11,18 +12,61 @@ from pathlib import Path
 
 import datasets
 import pytest
+from PIL import Image
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.layouts.packed import unpack, unpacked
+from robust_vit_hf.data.schema import features_of
 from robust_vit_hf.utils.files import cache_of
 
 from ..helpers import layouts
-from ..helpers.commands import files_below, kill_when, succeed
+from ..helpers.commands import files_below, kill_when, launch, succeed
 from ..helpers.layouts import prepare
-from ..helpers.tiny import GOLDFISH, TENCH
+from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_dataset
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.mark.slow
+def test_prepare_from_an_archive(tmp_path):
+    folder = layouts.class_folders(tmp_path / "imagenet-a", {STINGRAY: 2, "n01531178": 1})
+    archive = layouts.tar_of(folder, tmp_path / "imagenet-a.tar")
+    output = tmp_path / "sets" / "imagenet-a"
+    arguments = ("data", "prepare", "imagenet-a", archive, "--output_dir", output, "--rows_per_shard", 2)
+    done = launch("-m", "robust_vit_hf.cli", *arguments)
+    assert done.status == 0 and "test: 3 rows, 0 rejected" in done.out, done.err
+    rows = datasets.load_dataset(str(output), split="test")
+    assert dict(rows.features) == dict(features_of("imagenet-a", {}))
+    assert [(row["label"], row["file_name"].split("/")[-1]) for row in rows] == [
+        (6, "n01498041_0.jpg"),
+        (6, "n01498041_1.jpg"),
+        (11, "n01531178_0.jpg"),
+    ]
+    for row, path in zip(rows, sorted(folder.glob("*/*.jpg")), strict=True):
+        assert row["image"].tobytes() == Image.open(path).tobytes()
+    # What is prepared loads under its name as the archive does.
+    assert load_image_set("imagenet-a", output)["label"] == rows["label"]
+    assert (output / "contact_sheet_test.png").stat().st_size > 5000
+
+
+def broken_set(root: Path) -> Path:
+    layouts.class_folders(root, {TENCH: 3, GOLDFISH: 1})
+    path = root / TENCH / f"{TENCH}_1.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    return root
+
+
+def test_bad_rows_stop_or_are_listed(tmp_path):
+    source, output = broken_set(tmp_path / "set"), tmp_path / "out"
+    with pytest.raises(ValueError, match=rf"`.*{TENCH}_1.jpg` cannot be decoded: .*[Tt]runcated.* --skip_bad"):
+        prepare("imagenet-sketch", [str(source)], tmp_path / "other")
+    out = succeed("data", "prepare", "imagenet-sketch", source, "--output_dir", output, "--skip_bad")
+    assert "test: 3 rows, 1 rejected" in out
+    assert datasets.load_dataset(str(output), split="test")["label"] == [0, 0, 1]
+    rejected = datasets.load_dataset(str(output), "rejected", split="test")
+    assert rejected["file_name"] == [f"{TENCH}/{TENCH}_1.jpg"] and "cannot be decoded" in rejected["problem"][0]
+    assert succeed("data", "describe", output).startswith("split: test\nrows: 3, 0 of them")  # it has no other split
 
 
 @pytest.mark.slow
@@ -150,4 +194,28 @@ def test_one_of_two_unpacks(tmp_path, datasets_cache, monkeypatch):
     assert cache_of([archive]) != one  # another archive, though of the same time
 
 
-# -- Description ------------------------------------------------------------------------------------------------------
+def test_describe_masks(tmp_path):
+    dataset = masked_dataset(6)
+    empty = {"image": Image.new("RGB", (40, 40)), "mask": Image.new("L", (40, 40)), "label": 3}
+    torn = empty | {"mask": Image.new("L", (20, 40))}
+    full = empty | {"mask": Image.new("L", (40, 40), 255), "label": 2}
+    nearly = full | {"mask": full["mask"].copy()}
+    nearly["mask"].paste(0, (0, 0, 40, 1))  # 97.5 % are left
+    rows = datasets.Dataset.from_list([*dataset, empty, torn, full, nearly], features=dataset.features)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    out = succeed("data", "describe", tmp_path / "rows.parquet")
+    assert "rows: 10, 1 of them unusable" in out and "columns: file_name, image, mask, label" in out
+    assert "classes: 4, labels 0–3, 1–4 rows each" in out
+    assert re.search(r"empty +1 █+", out) and re.search(r"10–20 +6 █{40}", out)  # 13 × 13 of 40 × 40 is 10.6 %
+    assert re.search(r"90–100 +1 █", out) and re.search(r"full +1 █", out)
+    assert "row 7: image is 40×40 but mask is 20×40" in out
+
+
+def test_describe_a_set_of_the_paper(tmp_path):
+    layouts.objectnet(tmp_path / "objectnet-1.0")
+    out = succeed("data", "describe", tmp_path / "objectnet-1.0", "--set", "objectnet")
+    assert "rows: 2, 0 of them unusable" in out and "1 rows accept several labels" in out
+    assert "images: 34–34 px wide (median 34), 28–28 px high" in out
+    source = broken_set(tmp_path / "set")
+    out = succeed("data", "describe", source, "--set", "imagenet-sketch")
+    assert "rows: 4, 1 of them unusable" in out and "first problems (1 of 1)" in out and "cannot be decoded" in out

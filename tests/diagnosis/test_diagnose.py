@@ -19,10 +19,10 @@ from robust_vit_hf.data.background_edits import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.balanced_splits import choose_images
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.known_sets import benchmarks
-from robust_vit_hf.data.transforms import eval_transform, pixel_levels
+from robust_vit_hf.data.transforms import denormalize, eval_transform, pixel_levels
 from robust_vit_hf.diagnosis import diagnose as diagnosis
 from robust_vit_hf.diagnosis.diagnose import load_images
-from robust_vit_hf.diagnosis.example_strip import Composed
+from robust_vit_hf.diagnosis.example_strip import Composed, load_composed
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 from robust_vit_hf.evaluation.measurement import Measured, measure
@@ -33,7 +33,7 @@ from robust_vit_hf.relevance.relevance_map import relevance_map
 from robust_vit_hf.results.intervals import Interval
 from robust_vit_hf.utils.stage import Stage
 
-from ..helpers.commands import call, files_below, launch_two, succeed
+from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, WIDE, masked_dataset, masked_rows, save_pretrained, tiny_vit
 
@@ -73,6 +73,30 @@ def test_predictions_are_those_of_the_composed_images(model, photographs, diagno
         inside = (relevance * masks[index]).sum() / relevance.sum()
         assert found["relevance_on_object"][index] == pytest.approx(inside.item(), abs=1e-4)
         assert found["object_share"][index] == pytest.approx(masks[index].mean().item(), abs=1e-6)
+
+
+def test_images_in_all_conditions_are_kept(model, photographs, diagnosed):
+    """With the predictions of the rows, and pictures as the model sees them."""
+    examples, columns = load_composed(diagnosed[0] / "examples.parquet"), columns_of(diagnosed[0])
+    assert len(examples) == 24
+
+    def named(name: str) -> list[str | None]:
+        return ["abcd"[best] if best >= 0 else None for best in columns[name]]
+
+    expected = zip(named("label"), named("donor_class"), *map(named, CONDITIONS), strict=True)
+    found = [(one.label, one.donor, *one.predicted["before"].values()) for one in examples]
+    assert sorted(found, key=str) == sorted(expected, key=str)
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    batch = masked_dataset(24).with_transform(eval_transform(processor))[:]
+    images, masks = (torch.stack(batch[name]) for name in ("pixel_values", "mask"))
+    given = [(images[donors], masks[donors]) for donors in map(torch.tensor, draw_donors(masked_dataset(24)["label"]))]
+    composed = compose(images, masks, *given, pixel_levels(processor)[0])
+    seen = {name: denormalize(rows, processor).mean(dim=1).numpy() * 255 for name, rows in composed.items()}
+    for one in examples:
+        # In grey, since WebP halves the resolution of colours.
+        shown = {name: np.asarray(picture, float).mean(axis=2) for name, picture in one.pictures.items()}
+        index = np.abs(seen["original"] - shown["original"]).mean(axis=(1, 2)).argmin()
+        assert all(np.abs(seen[name][index] - grey).mean() < 15 for name, grey in shown.items())
 
 
 def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatch):
@@ -279,6 +303,13 @@ def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, mo
     assert name == "val" and len(rows) == loaded
 
 
+def test_options_that_a_benchmark_does_not_have(tmp_path):
+    options = ["--split", "train", "--output_dir", tmp_path / "out"]
+    assert "leave out --split" in call("diagnose", *options).error
+    error = call("diagnose", "--dataset", "emoji-shift", *options).error
+    assert "`emoji-shift` has one set to diagnose on" in error and "leave out --split" in error
+
+
 def test_batches_and_other_models_do_not_change_rows():
     """A class of one image has no `mixed_same`; a model of other statistics has another black."""
     rows = EvaluationSet.of(masked_dataset(13).select([0, 1, 2, 4, 5, 8]))
@@ -330,3 +361,26 @@ def test_two_processes_equal_one(model, photographs, diagnosed, tmp_path):
     assert completed.out.count("measure | before") == 1
     one, two = columns_of(diagnosed[0]), columns_of(tmp_path)
     assert all(one[name] == two[name] for name in one if name not in ("object_share", "relevance_on_object"))
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(model, photographs, tmp_path):
+    other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
+    options = ["diagnose", "--model", model, "--compare", other, "--dataset", photographs, "--batch_size", 1]
+    finished = tmp_path / "killed" / "validation" / "before" / "rows.parquet"
+    record = finished.with_name("stage.json")  # whose result is written last
+    kill_when(
+        lambda: record.is_file() and '"result"' in record.read_text(),
+        "-m",
+        "robust_vit_hf.cli",
+        *options,
+        "--output_dir",
+        tmp_path / "killed",
+    )
+    assert not (tmp_path / "killed" / "results.json").exists()
+    written = finished.stat().st_mtime_ns
+    tables = []
+    for name in ("killed", "complete"):
+        succeed(*options, "--output_dir", tmp_path / name)
+        tables.append((tmp_path / name / "tables.md").read_text())
+    assert finished.stat().st_mtime_ns == written and tables[0] == tables[1]

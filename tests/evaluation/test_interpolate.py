@@ -1,5 +1,6 @@
 """`robust-vit interpolate`: one model as a folder, and several interpolation weights measured on sets."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,11 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from robust_vit_hf import eval_transform, make_image_processor
-from robust_vit_hf.evaluation.interpolate import WEIGHTS_FILE
+from robust_vit_hf.data.emoji_shift import IMAGE_SIZE as EMOJI_IMAGE_SIZE
+from robust_vit_hf.data.emoji_shift import SHIFTED, load_evaluation_sets
+from robust_vit_hf.evaluation.interpolate import WEIGHTS_FILE, weights_table
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
+from robust_vit_hf.models.emoji_shift_model import load_biased_model
 from robust_vit_hf.models.interpolation import interpolate
 
 from ..helpers import layouts
@@ -26,6 +30,26 @@ def models(tmp_path_factory) -> list[Path]:
     return [save_pretrained(tiny_vit(i, num_labels=1000), root / name) for i, name in enumerate(("before", "after"))]
 
 
+def test_the_command_writes_an_ordinary_model(models, tmp_path):
+    output = tmp_path / "new" / "between"
+    printed = succeed("interpolate", *models, "--weight", 0.25, "--output_dir", output)
+    assert f"{output}: 0.75 · {models[0]} + 0.25 · {models[1]}" in printed
+    assert [path.name for path in output.parent.iterdir()] == ["between"]
+    files = files_below(output)
+    assert files.keys() == {"config.json", "model.safetensors", "preprocessor_config.json", "interpolation.json"}
+    record = {"interpolation_weight": 0.25, "before": "before", "after": "after"}
+    assert json.loads(files["interpolation.json"]) == record
+    for name, content in files.items():
+        assert str(models[0].parent).encode() not in content
+        assert (b"interpolation_weight" in content) == (name == "interpolation.json")
+    first, second = (AutoImageProcessor.from_pretrained(folder).to_dict() for folder in (models[1], output))
+    assert first == second
+
+    before, after, loaded = map(AutoModelForImageClassification.from_pretrained, (*models, output))
+    expected = interpolate(before, after, 0.25).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+
 def test_weight_0_is_the_model_before_with_its_own_processor(models, tmp_path, caplog):
     before = tmp_path / "before"
     shutil.copytree(models[0], before)
@@ -37,6 +61,12 @@ def test_weight_0_is_the_model_before_with_its_own_processor(models, tmp_path, c
         succeed("interpolate", before, models[1], "--weight", weight, "--output_dir", tmp_path / str(weight))
         assert ("differ in image_mean. " in caplog.text) == (weight == 0.5)
         assert AutoImageProcessor.from_pretrained(tmp_path / str(weight)).image_mean == tuple(expected)
+
+
+def test_the_last_column_is_the_mean_of_the_shifted_sets():
+    row = {"top1": {"a": 0.9, "b": 0.5, "c": 0.3}, "mean_in_distribution": 0.9, "mean_shifted": 0.4}
+    table = weights_table({"in_distribution": ["a"], "shifted": ["b", "c"], "weights": {0.5: row}})
+    assert table.rows == [["0.5", "90.0", "50.0", "30.0", "40.0"]]
 
 
 MISSING = ["no/such/model", "nor/this/one"]
@@ -65,6 +95,47 @@ def top1(model: PreTrainedModel, sets: dict[str, EvaluationSet], processor) -> d
 
 def results_of(folder: Path) -> dict:
     return json.loads((folder / WEIGHTS_FILE).read_text())
+
+
+@pytest.mark.slow
+def test_weights_on_emoji_shift(tmp_path):
+    before = load_biased_model()
+    after = copy.deepcopy(before)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        after.classifier.weight += 0.2 * torch.randn_like(after.classifier.weight)
+    processor = make_image_processor("paper", EMOJI_IMAGE_SIZE)
+    for part in (after, processor):
+        part.save_pretrained(tmp_path / "moved")
+    output = tmp_path / "out"
+    options = ["--images_per_set", 2, "--output_dir", output, "--weights"]
+    completed = call("interpolate", "emoji-shift", tmp_path / "moved", *options, 0, 1)
+    assert completed.status == 0, completed.err
+    assert "val, weight-0.0" in completed.err and "size, weight-1.0" in completed.err
+
+    results = results_of(output)
+    assert (results["before"], results["after"]) == ("emoji-shift", "moved")
+    assert results["in_distribution"] == ["val"] and results["shifted"] == list(SHIFTED)
+    sets = {name: EvaluationSet.of(dataset) for name, dataset in load_evaluation_sets(2).items()}
+    expected = {"0.0": top1(before, sets, processor), "1.0": top1(after, sets, processor)}
+    assert expected["0.0"] != expected["1.0"]
+    assert {weight: row["top1"] for weight, row in results["weights"].items()} == expected
+    for weight, row in results["weights"].items():
+        assert row["mean_in_distribution"] == row["top1"]["val"]
+        assert row["mean_shifted"] == pytest.approx(np.mean([row["top1"][name] for name in SHIFTED]))
+        cells = [f"{100 * value:.1f}" for value in (*row["top1"].values(), row["mean_shifted"])]
+        assert f"| {' | '.join([f'{float(weight):g}', *cells])} |" in completed.out
+    assert (output / "interpolation_weights.png").is_file()
+
+    # Started again, from another folder with the same weights, with one weight more.
+    (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    completed = call("interpolate", "emoji-shift", tmp_path / "elsewhere", *options, 1, 0.5, 0)
+    assert completed.status == 0, completed.err
+    assert "val, weight-0.5" in completed.err
+    assert "weight-0.0:" not in completed.err and "weight-1.0:" not in completed.err
+    resumed = results_of(output)["weights"]
+    assert list(resumed) == ["0.0", "0.5", "1.0"]
+    assert {weight: resumed[weight] for weight in results["weights"]} == results["weights"]
 
 
 def test_weights_on_sets_of_the_paper(models, tmp_path):

@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from pyarrow import parquet as pq
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
@@ -36,10 +38,43 @@ def evaluation(inputs, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def figures(evaluation, inputs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("figures")
+    printed = succeed("experiments", "figures", evaluation, *inputs, "--output_dir", folder)
+    assert (folder / "captions.md").read_text() in printed
+    return folder
+
+
+def columns_of(evaluation: Path, side: str) -> dict[str, np.ndarray]:
+    table = pq.read_table(evaluation / "paper" / "validation" / side / "rows.parquet").to_pydict()
+    predicted, label = (np.array(table[name])[:, 0] for name in ("predictions", "accepted"))
+    return {"predicted": predicted, "label": label, "right": predicted == label}
+
+
 def shown(folder: Path, number: int) -> list[int]:
     """Rows of the images of a figure, as its caption names them."""
     caption = re.search(rf"^\*\*Figure {number}\*\* .*", (folder / "captions.md").read_text(), re.MULTILINE).group()
     return [int(row) for row in re.search(r"Images: validation, rows ([\d, ]+)\.$", caption).group(1).split(", ")]
+
+
+def test_the_images_follow_the_rules(figures, evaluation):
+    before, after = (columns_of(evaluation, side) for side in ("before", "after"))
+    corrected = ~before["right"] & after["right"]
+    broken = before["right"] & ~after["right"]
+    unchanged = before["predicted"] == after["predicted"]
+    rows = np.array(shown(figures, 2))
+    assert len(rows) == 12 and unchanged[rows[:4]].all() and corrected[rows[4:8]].all() and broken[rows[8:]].all()
+    first, further = shown(figures, 3), shown(figures, 6)
+    assert corrected[first + further].all() and len({*first, *further}) == 8
+    changes = {
+        label: after["right"][before["label"] == label].mean() - before["right"][before["label"] == label].mean()
+        for label in range(4)
+    }
+    harmed = [label for label in sorted(changes, key=changes.get)[:2] if changes[label] < 0]
+    assert harmed
+    expected = [row for label in harmed for row in np.flatnonzero(broken & (before["label"] == label))[:3]]
+    assert shown(figures, 15) == expected
 
 
 def test_both_rows_of_figure_1_are_in_the_order_that_its_caption_says(evaluation, inputs, tmp_path):
@@ -57,3 +92,13 @@ def test_both_rows_of_figure_1_are_in_the_order_that_its_caption_says(evaluation
     assert re.search(r"of 60 images that were drawn at random \(seed 0\), the \d+ .* of at least 90%", caption)
     assert len(outside) == 12 and outside[:6] == sorted(outside, reverse=True)[:6]
     assert within[6:] == sorted(within[6:])
+
+
+def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path):
+    for seed in (0, 1):
+        options = ["--figures", 3, "--seed", seed, "--output_dir", tmp_path / str(seed)]
+        succeed("experiments", "figures", evaluation, *inputs, *options)
+    for name in ("figure_3.png", "figure_3.pdf"):
+        assert (tmp_path / "0" / name).read_bytes() == (figures / name).read_bytes()
+    assert (tmp_path / "0" / "captions.md").read_text() in (figures / "captions.md").read_text()
+    assert shown(tmp_path / "1", 3) != shown(figures, 3)

@@ -21,6 +21,12 @@ LISTED = re.findall(rf"`({PROGRAM} [^`]+)`", PAGE) + re.findall(rf"^({PROGRAM} .
 LISTED = sorted({command for command in LISTED if "--help" not in command})
 
 
+def test_everything_of_the_paper_is_listed_in_order():
+    entries = re.findall(r"^\| (Table|Figure|Appendix) (\w+) \|", PAGE, re.MULTILINE)
+    expected = [("Table", str(number)) for number in range(1, 13)] + [("Figure", str(n)) for n in range(1, 16)]
+    assert entries == expected + [("Appendix", letter) for letter in "ABCDEFGHIJ"]
+
+
 @pytest.mark.parametrize("command", LISTED)
 def test_the_options_of_a_command_exist(command, in_root):
     words = shlex.split(command)

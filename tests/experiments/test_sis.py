@@ -44,6 +44,31 @@ def command(folders, output, *options) -> list:
     return ["experiments", "sis", *models, *settings, *options]
 
 
+def test_command(folders, tmp_path, datasets_cache):
+    """Every figure of the table, from the saved subsets and the masks."""
+    options = ["--dataset", folders / "images", "--num_images", 5, "--batch_size", 2]
+    out = succeed(*command(folders, tmp_path, *options))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["model"] == "before"
+    for side in ("before", "after"):
+        files = sorted((tmp_path / "validation" / side).glob("*.safetensors"))
+        batches = [load_file(file) for file in files]
+        assert [len(batch["found"]) for batch in batches] == [2, 2, 1]
+        measured = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        found, summary = measured["found"], results["scores"]["validation"][side]
+        assert summary["pairs"] == 5 and summary["found"] == pytest.approx(found.float().mean())
+        assert 0 < found.sum() and (measured["confidence"][found] >= 0.5).all()
+        assert summary["size"] == pytest.approx(measured["subset"][found].float().mean())
+        assert summary["confidence"] == pytest.approx(measured["confidence"][found].mean())
+        assert summary["revealed"] == pytest.approx(measured["revealed"][found].mean())
+        assert summary["all_masked"] == pytest.approx(measured["margins"][found, -1].sigmoid().mean())
+        assert summary["foreground"] == pytest.approx(measured["foreground"][found].nanmean())
+        assert summary["image_foreground"] == pytest.approx(measured["image_foreground"][found].mean())
+        assert f"| validation, {side} | 5 | {100 * summary['found']:.1f} | {100 * summary['size']:.1f} |" in out
+    with Image.open(tmp_path / "sis.png") as figure:
+        assert figure.width > figure.height / 2
+
+
 def test_measures_of_a_subset(folders, tmp_path, datasets_cache):
     """Share on the foreground, and the probability with neighbours, of the image's label, computed plainly."""
     from robust_vit_hf import eval_transform, load_masked_dataset, load_model

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from robust_vit_hf import relevance_map
+from robust_vit_hf import RobustViTTrainer, relevance_map
 from robust_vit_hf.relevance import linear_memory
 from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.relevance.linear_memory import POSITION_BIASES, RowProduct, has_linear_memory
+from robust_vit_hf.training.config import CHECKPOINTING
 
 from ..helpers.families import FAMILIES
-from ..helpers.tiny import STILL, images, tiny_vit
+from ..helpers.tiny import STILL, images, tensor_rows, tiny_config, tiny_vit
 
 
 @pytest.fixture
@@ -87,8 +88,15 @@ def test_which_path(monkeypatch):
     assert not has_linear_memory(VisionTransformer(eager), 16, False)
 
 
-def test_activation_checkpointing_needs_no_eager():
-    """By itself it takes the path for any number of tokens."""
+def test_activation_checkpointing_needs_no_eager(tmp_path):
+    """By itself it takes the path for any number of tokens; losses and weights are those without it."""
+    trainers = []
+    for name, checkpointing in (("plain", False), ("checkpointed", True)):
+        config = tiny_config(tmp_path / name, **{CHECKPOINTING: checkpointing})
+        trainers.append(RobustViTTrainer(tiny_vit(**STILL), config, tensor_rows(8)))
+        trainers[-1].train()
+    losses = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in trainers]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 2
     model = tiny_vit(**STILL).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     relevance_map(model, images(), 1).relevance.mean().backward()

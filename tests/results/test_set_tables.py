@@ -1,5 +1,6 @@
 """Tables of a set beyond top-1: reliance on the background, groups, noise, and objects cut out."""
 
+import json
 import re
 from dataclasses import replace
 from unittest.mock import patch
@@ -11,17 +12,20 @@ import torch
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
+from robust_vit_hf.data.layouts.official import CLASSES
 from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.metrics.robust_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results import set_tables
 from robust_vit_hf.results.intervals import Difference, Resamples
 
-from ..helpers.commands import succeed
+from ..helpers import layouts
+from ..helpers.commands import call, succeed
 from ..helpers.experiment import result, run_of
 from ..helpers.metrics import load
 from ..helpers.sessions import evaluate_one, session_of
-from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
+from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
 def test_measures_over_imagenet_9_and_counteranimal():
@@ -87,6 +91,33 @@ def test_images_of_imagenet_9_are_seen_whole():
     assert evaluate_one(model, EvaluationSet(dataset, [list(range(1000))], whole=True))[1].scores["top1"] == 1
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_pretrained(tiny_vit(num_labels=1000), tmp_path_factory.mktemp("models") / "mine", "paper")
+
+
+@pytest.fixture(scope="module")
+def imagenet_9(model, tmp_path_factory):
+    """ImageNet-9, and what `evaluate` prints and measures on it, by the name of the family."""
+    folder = tmp_path_factory.mktemp("imagenet_9")
+    root = layouts.imagenet_9(folder / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
+    options = ["--sets", f"imagenet-9={root}", "--protocols", "paper", "--output_dir", folder / "out"]
+    printed = succeed("evaluate", "--model", model, *options)
+    return root, printed, json.loads((folder / "out" / "results.json").read_text())["protocols"]["paper"]
+
+
+def test_evaluate_imagenet_9(imagenet_9):
+    """A prediction counts if it is any class of the nine's one; all variations are measured."""
+    _, printed, measured = imagenet_9
+    assert [row["set"] for row in measured["rows"]] == [f"imagenet-9-{name}" for name in IMAGENET_9_VARIATIONS]
+    assert measured["class_changes"] == {} and measured["class_groups"] == []  # an image has up to 116 classes
+    assert measured["rows"][0]["mean_iou_before"] is not None and measured["rows"][1]["mean_iou_before"] is None
+    assert [row[0] for row in measured["reliance"][0]["rows"]] == [
+        "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`",
+        "ImageNet-9: Object Focus, 1 − BG-Gap / `original`",
+    ] and "Reliance on the background" in printed  # fmt: skip
+
+
 def test_unlabelled_images_and_one_class_alone(tmp_path):
     """Neither counts for what is measured by masks, nor breaks it."""
     rows = masked_dataset(6)
@@ -99,6 +130,28 @@ def test_unlabelled_images_and_one_class_alone(tmp_path):
     options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
     printed = succeed("evaluate", *options, "--cut_out", "--sensitivity")
     assert "| validation | before | 4 |" in printed and "| validation | 4 |" in printed
+
+
+def test_diagnose_beside_imagenet_9(model, imagenet_9, tmp_path):
+    """A model of ImageNet on photographs of its own classes, and on ImageNet-9: the same measures, those of the sets."""
+    root, _, measured = imagenet_9
+    data = masked_dataset(8).cast_column(
+        "label", datasets.ClassLabel(names=["n01440764", "n01443537", "n01498041", "n15075141"])
+    )
+    data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--imagenet_9", root, "--protocol", "paper"]
+    printed = succeed("diagnose", *options, "--output_dir", tmp_path / "out")
+    lines = (line.rstrip(" |").split(" | ") for line in printed.splitlines() if line.startswith("| "))
+    rows = {name[2:]: cells for name, *cells in lines}
+    assert rows["measure"] == ["before", "ImageNet-9"]
+    top1 = {row["set"]: row["top1_before"] for row in measured["rows"]}
+    assert top1["imagenet-9-only_bg_t"] != top1["imagenet-9-only_bg_b"]
+    for condition, name in {"mixed_same": "mixed_same", "only_bg": "only_bg_t"}.items():
+        assert float(rows[f"top-1 `{condition}`"][1].split()[0]) == pytest.approx(
+            100 * top1[f"imagenet-9-{name}"], abs=0.06
+        )
+    gap = 100 * (top1["imagenet-9-mixed_same"] - top1["imagenet-9-mixed_rand"])
+    assert float(rows["BG-Gap: `mixed_same` − `mixed_rand`"][1].split()[0]) == pytest.approx(gap, abs=0.06)
 
 
 def test_the_worst_group_and_the_weighted_average():
@@ -231,6 +284,21 @@ def test_a_weight_that_is_none(weight):
         WorstGroupAccuracy({"a": 1.0, "b": weight})
 
 
+def test_groups_of_a_diagnosis(tmp_path):
+    """Beside the measures, as `evaluate` has them."""
+    birds(list("xxxy")).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    birds(list("xyxyyxxy")).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(2), tmp_path / "model", "paper")  # right on other images with other backgrounds
+    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir"]
+    printed = [succeed(command, *options, tmp_path / command) for command in ("diagnose", "evaluate")]
+    diagnosed, evaluated = (text[text.index("Groups of `validation`") :].split("\n\n")[:2] for text in printed)
+    assert diagnosed == evaluated and "| average, weighted by the training groups | 8 |" in diagnosed[1]
+    assert "Groups of `validation`" in (tmp_path / "diagnose" / "tables.md").read_text()
+    birds(["x", None, "y", "y"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    completed = call("diagnose", *options, tmp_path / "other")
+    assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
+
+
 def test_relative_foreground_sensitivity():
     """The examples of the definition: the sign, the largest value that a mean allows, and no room."""
     foreground, background = np.array([0.2, 0.6, 0.0, 1.0, 0.5]), np.array([0.6, 0.2, 0.4, 1.0, 0.5])
@@ -284,6 +352,20 @@ def test_the_table_of_the_sensitivity():
     table = set_tables.sensitivity_table(compared)
     assert table.rows[0] == ["none", "0", *"–––––––"] and [len(row) for row in table.rows] == [len(table.head)] * 2
     assert set_tables.sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
+
+
+def test_evaluate_objects_alone(tmp_path):
+    """As the conditions `original` and `only_fg` of the diagnosis."""
+    data = masked_folder(tmp_path / "data", train=4, validation=8)
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", data]
+    printed = succeed("evaluate", *options, "--cut_out", "--output_dir", tmp_path / "out")
+    (row,) = (line.split(" | ") for line in printed.splitlines() if line.startswith("| validation | before |"))
+    succeed("diagnose", *options, "--num_images", 8, "--output_dir", tmp_path / "diagnosis")
+    diagnosed = json.loads((tmp_path / "diagnosis" / "results.json").read_text())["diagnosis"]["before"]["measures"]
+    assert [float(cell.split()[0]) for cell in row[3:5]] == [
+        pytest.approx(100 * diagnosed[name]["mean"], abs=0.06) for name in ("original", "only_fg")
+    ]
 
 
 def test_the_table_of_objects_alone():

@@ -15,12 +15,13 @@ from robust_vit_hf.relevance.architectures import NoRelevanceMap
 from robust_vit_hf.training.checkpoints import add_lora
 from robust_vit_hf.training.methods.augmentations import swap_backgrounds
 
-from ..diagnosis.test_any_classifier import of_timm
+from ..diagnosis.test_any_classifier import NAMES, of_timm
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed
-from ..helpers.tiny import LETTERS, masked_folder, tensor_rows, tiny_config
+from ..helpers.tiny import masked_folder, tensor_rows, tiny_config
 
 
+LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: label for label, name in enumerate(NAMES)}}
 MODELS = ("ResNet", "ConvNeXt", "Swin", "timm")
 
 
@@ -32,7 +33,7 @@ def write(name, folder):
         config["pretrained_cfg"]["input_size"] = [3, 32, 32]
         (folder / "config.json").write_text(json.dumps(config))
         return
-    settings = WITHOUT_MAP[name].settings | LETTERS | ({"drop_path_rate": 0.0} if name == "Swin" else {})
+    settings = WITHOUT_MAP[name].settings | LABELS | ({"drop_path_rate": 0.0} if name == "Swin" else {})
     replace(WITHOUT_MAP[name], settings=settings).tiny().save_pretrained(folder)
     plain = ViTImageProcessor(size={"height": 32, "width": 32})
     (plain if name == "Swin" else ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8)).save_pretrained(
@@ -41,7 +42,6 @@ def write(name, folder):
 
 
 every_model = pytest.mark.parametrize("name", MODELS)
-of_two = pytest.mark.parametrize("name", ["ResNet", "timm"])  # of transformers, and of timm
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def statistics(model) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.named_buffers() if "running" in name or "tracked" in name}
 
 
-@of_two
+@pytest.mark.parametrize("name", ["ResNet", "timm"])
 def test_ten_steps_by_themselves_do_not_move_the_predictions(folders, tmp_path, name):
     """Batch norms normalise as before, and keep their statistics to the bit, whatever the weights do."""
     pixel_values = torch.stack([row["pixel_values"] for row in tensor_rows(6, seed=1)])
@@ -101,7 +101,7 @@ def test_swap_is_the_divergence_from_the_original_on_other_backgrounds(folders, 
     assert all(parameter.grad.isfinite().all() for parameter in trainer.model.parameters())
 
 
-@of_two
+@every_model
 def test_training_from_a_folder_to_a_folder(folders, tmp_path, name):
     """Weights, processor, results without relevance, examples and card; another training starts from the folder."""
     options = ["--dataset", folders / "photos", "--max_steps", 2, "--learning_rate", 0.01, "--method"]
@@ -126,7 +126,7 @@ def test_training_from_a_folder_to_a_folder(folders, tmp_path, name):
     assert settings["rows"][0]["top1_control"] is not None
 
 
-@of_two
+@every_model
 def test_a_resumed_training_ends_as_one_that_was_not_stopped(folders, tmp_path, name):
     settings = {"method": "swap", "save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
     settings |= {"max_steps": 3, "per_device_train_batch_size": 4}
@@ -137,7 +137,8 @@ def test_a_resumed_training_ends_as_one_that_was_not_stopped(folders, tmp_path, 
     assert whole.keys() == again.keys() and all(torch.equal(value, again[key]) for key, value in whole.items())
 
 
-@pytest.mark.parametrize("name, method", [("ResNet", "robustvit"), ("timm", "cft"), ("Swin", "energy")])
+@every_model
+@pytest.mark.parametrize("method", ["robustvit", "cft", "energy"])
 def test_a_method_that_needs_maps_is_refused_before_data_is_read(folders, tmp_path, name, method):
     options = ["--model", folders / name, "--dataset", tmp_path / "nothing", "--output_dir", tmp_path / "run"]
     error = call("train", *options, "--method", method).error
@@ -177,6 +178,15 @@ def test_an_adapter_of_the_linear_layers(folders, tmp_path, name):
     loaded, trained = (one.eval()(pixel_values=pixel_values).logits for one in (load_model(str(tmp_path)), model))
     torch.testing.assert_close(loaded, trained, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(trained, base(pixel_values).logits)
+
+
+@every_model
+def test_first_epochs_of_the_head_alone(folders, tmp_path, name):
+    trainer = trainer_of(folders, name, tmp_path, method="finetune", head_epochs=1, num_train_epochs=1)
+    before = {key: value.clone() for key, value in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {key for key, value in trainer.model.named_parameters() if not torch.equal(value, before[key])}
+    assert moved and all("classifier" in key for key in moved)
 
 
 def test_a_model_in_memory_needs_its_processor(folders, tmp_path):
