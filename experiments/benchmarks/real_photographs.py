@@ -18,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,9 @@ from ..scripts import script_parser
 RESULTS = Path(__file__).with_suffix(".json")
 TRAINING = 3  # photographs of a class in imagen; the other two, and the sample, are validation photographs
 BACKGROUNDS = 10  # of the planted bias, each of a tenth of the classes
+SPLITS = {"train": "train", "validation": "validation"}  # of a folder, and their parts of the photographs
+IMPROVED = {"train": "train", "validation": "choosing", "test": "test"}
+EFFORTS = ("quick", "full")
 WITHIN = {"test photographs": False, "among these classes": True}
 MEASURES = ("original", "mixed_same", "mixed_rand", "bg_gap", "composing", "foretold", "donor_rate")
 
@@ -65,11 +69,14 @@ class Photographs:
         self.common = sorted(by_class.keys() & self.samples.keys())
         self.parts = {"train": {wnid: by_class[wnid][:TRAINING] for wnid in self.common}}
         self.parts["validation"] = {wnid: [*by_class[wnid][TRAINING:], self.samples[wnid]] for wnid in self.common}
+        # For improvements, which choose on one photograph of each class and are tested on the two others.
+        self.parts["choosing"] = {wnid: of[:1] for wnid, of in self.parts["validation"].items()}
+        self.parts["test"] = {wnid: of[1:] for wnid, of in self.parts["validation"].items()}
 
-    def folder(self, name: str, classes: Sequence[str], splits: Sequence[str] = ("train", "validation")) -> Path:
-        for split in splits:
+    def folder(self, name: str, classes: Sequence[str], splits: Mapping[str, str] = SPLITS) -> Path:
+        for split, part in splits.items():
             for wnid in classes:
-                link_all(self.parts[split][wnid], self.root / name / split / wnid)
+                link_all(self.parts[part][wnid], self.root / name / split / wnid)
         return self.root / name
 
     def others(self) -> Path:
@@ -147,7 +154,7 @@ def masks(photographs: Photographs, ecssd: Path, isnet: Path) -> dict:
     paths = [next((ecssd / "images").glob(f"{path.stem}.*")) for path in drawn]
     truth = [np.asarray(Image.open(path).convert("L")) > 127 for path in drawn]
     measured = {"ECSSD": measure_masks(paths, truth)}
-    folder = photographs.folder("half", photographs.common[::2], ["validation"])
+    folder = photographs.folder("half", photographs.common[::2], {"validation": "validation"})
     removed = masks_by_isnet(isnet, folder, "validation", photographs.root / "half-isnet")
     names = [path.relative_to(removed) for path in sorted(removed.rglob("*.png")) if path.name.count("_") > 1]
     names = [name for name in names if name.stem.split("_")[1].isdigit()]  # of imagen
@@ -175,7 +182,7 @@ def figures(diagnosis: Diagnosis) -> dict:
 def verdicts(photographs: Photographs, isnet: Path) -> dict:
     """The same photographs, diagnosed with masks of several makers; and those alone whose default masks are confirmed."""
     root, model, measured = photographs.root, str(own_model(photographs.root)), {}
-    folder = photographs.folder("half", photographs.common[::2], ["validation"])
+    folder = photographs.folder("half", photographs.common[::2], {"validation": "validation"})
     removed = masks_by_isnet(isnet, folder, "validation", root / "half-isnet")
     for name, given in {"dinov2": "dinov2", "tokencut": "tokencut", "ISNet": str(removed)}.items():
         report = diagnose(model, str(folder), masks=given, output_dir=root / f"diagnosis-{name}", html=True)
@@ -197,12 +204,9 @@ def verdicts(photographs: Photographs, isnet: Path) -> dict:
 
 
 @torch.no_grad()
-def top1(model: str, folder: Path, names: set[str] | None = None, within: bool = False) -> float:
-    """Top-1 among all classes of a model, or `within` those of the folder alone, on validation photographs in folders of classes: all, or
-    those of these names."""
-    loaded, rows = load_model(model).eval(), find_images(str(folder), "validation").labelled().rows
-    if names is not None:
-        rows = rows.select([row for row, name in enumerate(rows["file_name"]) if Path(name).stem in names])
+def top1(model: str, folder: Path, split: str = "validation", within: bool = False) -> float:
+    """Top-1 among all classes of a model, or only those of the folder (`within`), on photographs in folders of classes."""
+    loaded, rows = load_model(model).eval(), find_images(str(folder), split).labelled().rows
     order = {name: number for number, name in loaded.config.id2label.items()}
     labels = [order.get(name, label_of_wnid().get(name)) for name in rows.features["label"].names]
     transform, right = eval_transform(load_processor(model, "model", loaded)), 0
@@ -219,9 +223,21 @@ def top1(model: str, folder: Path, names: set[str] | None = None, within: bool =
     return right / len(rows)
 
 
-def test_names(better: Path) -> set[str]:
-    """Names of the validation photographs of an improvement that chose nothing."""
-    return {Path(name).stem for name in find_images(str(better / "masks" / "test"), "train").rows["file_name"]}
+def improved(model: str, folder: Path, output: Path, places: Mapping[str, Callable[[str], float]]) -> dict[str, dict]:
+    """`improve` with both efforts, the second of which goes on in the folder of the first, and top-1 at places before and after."""
+    records = {}
+    for effort in EFFORTS:
+        started = time.time()
+        outcome = improve(model, str(folder), output, effort=effort)
+        record: dict = outcome.record() | {"seconds": round(time.time() - started)}
+        record["chosen"] = next(", ".join(row[:2]) for row in outcome.candidates.rows if row[-1] == "chosen")
+        after = str(output) if (output / "config.json").is_file() else model
+        for side, name in {"before": model, "after": after}.items():
+            record[side] = {place: measure(name) for place, measure in places.items()}
+            diagnosis = outcome.diagnosis.diagnoses.get(side, outcome.diagnosis.diagnoses["before"])
+            record[side]["foretold"] = vars(diagnosis.measures["foretold"])
+        records[effort] = record
+    return records
 
 
 def classes(photographs: Photographs) -> dict:
@@ -230,18 +246,11 @@ def classes(photographs: Photographs) -> dict:
     model, others = str(own_model(root)), photographs.others()
     for count in (150, 10):
         step = len(photographs.common) // count
-        folder, output = (
-            photographs.folder(f"classes-{count}", photographs.common[::step][:count]),
-            root / f"better-{count}",
-        )
-        outcome = improve(model, str(folder), output)
-        record: dict = {"outcome": outcome.outcome, "verdict": outcome.verdict, "notes": outcome.notes}
-        names = test_names(output)
-        after = str(output) if (output / "config.json").is_file() else model
-        for side, name in {"before": model, "after": after}.items():
-            record[side] = {place: top1(name, folder, names, within) for place, within in WITHIN.items()}
-            record[side]["850 others"] = top1(name, others)
-        measured[f"{count} classes, --effort minute"] = record
+        folder = photographs.folder(f"improved-{count}", photographs.common[::step][:count], IMPROVED)
+        places = {place: partial(top1, folder=folder, split="test", within=within) for place, within in WITHIN.items()}
+        places["850 others"] = partial(top1, folder=others)
+        for effort, record in improved(model, folder, root / f"better-of-{count}", places).items():
+            measured[f"{count} classes, --effort {effort}"] = record
     return measured
 
 
@@ -250,7 +259,7 @@ def planted_photographs(photographs: Photographs, removed: Path, name: str, habi
     rng, folder = np.random.default_rng([len(name), *map(ord, split)]), photographs.root / name
     givers = sorted(photographs.others().rglob("*.JPEG"))[:: 850 // BACKGROUNDS][:BACKGROUNDS]
     for number, wnid in enumerate(photographs.common[::4]):
-        for path in photographs.parts[split][wnid]:
+        for path in photographs.parts[IMPROVED[split]][wnid]:
             place = folder / split / wnid / path.name
             own = number % BACKGROUNDS
             drawn = own if rng.random() < habitual else int(rng.integers(BACKGROUNDS))
@@ -266,12 +275,12 @@ def planted_photographs(photographs: Photographs, removed: Path, name: str, habi
 def planted(photographs: Photographs, isnet: Path) -> dict:
     """A head fitted to photographs with a planted background, improved, and measured on photographs as they are."""
     root = photographs.root
-    folder = photographs.folder("quarter", photographs.common[::4])
-    for split in ("train", "validation"):
-        removed = masks_by_isnet(isnet, folder, split, root / "half-isnet")
-        usual = planted_photographs(photographs, removed, "planted", 1.0, split)
-    mixed = planted_photographs(photographs, removed, "planted-random", 0.0, "validation")
-    biased = root / "biased"
+    folder = photographs.folder("planted-as-they-are", photographs.common[::4], IMPROVED)
+    for split in IMPROVED:
+        removed = masks_by_isnet(isnet, folder, split, root / "planted-isnet")
+        usual = planted_photographs(photographs, removed, "planted-usual", 1.0, split)
+    mixed = planted_photographs(photographs, removed, "planted-mixed", 0.0, "test")
+    biased = root / "biased-of-three"
     if not (biased / "config.json").is_file():
         model, rows = load_efficientnet(), find_images(str(usual), "train").labelled().rows
         fitted = LogisticRegression(max_iter=2000).fit(features(model, rows), rows["label"][:])
@@ -280,21 +289,12 @@ def planted(photographs: Photographs, isnet: Path) -> dict:
             model.timm_model.classifier.weight.copy_(torch.from_numpy(fitted.coef_))
             model.timm_model.classifier.bias.copy_(torch.from_numpy(fitted.intercept_))
         model.save_pretrained(biased)
-    outcome = improve(str(biased), str(usual), root / "mended")
-    record: dict = {"outcome": outcome.outcome, "verdict": outcome.verdict, "notes": outcome.notes}
-    names = test_names(root / "mended")
-    after = str(root / "mended") if (root / "mended" / "config.json").is_file() else str(biased)
-    for side, name in {"before": str(biased), "after": after}.items():
-        places = {
-            "usual background": usual,
-            "another of the planted backgrounds": mixed,
-            "photographs as they are": folder,
-        }
-        record[side] = {place: top1(name, of, names) for place, of in places.items()}
-        record[side]["foretold"] = vars(
-            outcome.diagnosis.diagnoses.get(side, outcome.diagnosis.diagnoses["before"]).measures["foretold"]
-        )
-    return record
+    places = {
+        "usual background": partial(top1, folder=usual, split="test"),
+        "another of the planted backgrounds": partial(top1, folder=mixed, split="test"),
+        "photographs as they are": partial(top1, folder=folder, split="test"),
+    }
+    return improved(str(biased), usual, root / "better-of-planted", places)
 
 
 def times(photographs: Photographs, count: int = 60) -> dict:
