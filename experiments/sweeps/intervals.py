@@ -100,8 +100,9 @@ def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
 
     The variance of the mean over seeds has two parts: that of Student's t over the means of the seeds, which holds the noise of
     images that each seed has of its own; and the covariance of two seeds by what they share, images, or the photographs that
-    their images are composed with. The degrees of freedom are Satterthwaite's. `experiments/benchmarks/coverage.py` simulates how often
-    such an interval holds the true gain.
+    their images are composed with. The degrees of freedom are Satterthwaite's. Few seeds may happen to differ by less than the noise of
+    their images: the variance is at least that of the same seeds over what was drawn. `experiments/benchmarks/coverage.py` simulates
+    how often such an interval holds the true gain.
 
     Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapter 13), https://doi.org/10.2307/3002019
     (Satterthwaite), https://doi.org/10.1198/jbes.2010.07136 (Cameron, Gelbach and Miller: variance with two ways of clusters)
@@ -116,9 +117,13 @@ def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
     else:
         of_seeds = float(means.mean(axis=0).var(ddof=1)) / len(seeds)
         shared = np.array([_covariance(of_set, seeds) for of_set in gains.values()])
-        covariance, of_covariance = shared.sum(axis=0) / len(gains) ** np.array([2, 4])
-        if variance := of_seeds + covariance:
-            freedom = float(variance**2 / (of_seeds**2 / (len(seeds) - 1) + of_covariance))
+        covariance, of_covariance, fixed, of_fixed = shared.sum(axis=0) / len(gains) ** np.array([2, 4, 2, 4])
+        of_variance = of_seeds**2 / (len(seeds) - 1) + of_covariance
+        variance = of_seeds + covariance
+        if fixed > variance:
+            variance, of_variance = fixed, of_fixed
+        if variance:
+            freedom = float(variance**2 / of_variance)
             freedom = max(freedom, min(2, len(seeds) - 1))  # of less, estimated from little, t has no useful quantiles
         margin = special.stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(variance)
         low, high = mean - margin, mean + margin
@@ -130,18 +135,23 @@ def _mean_of(of_set: Sequence[Gains], seed: str) -> float:
     return float(np.mean([gain.values.mean() for gain in of_set if gain.seed == seed]))
 
 
-def _covariance(of_set: Sequence[Gains], seeds: Sequence[str]) -> tuple[float, float]:
-    """Covariance of the means of two seeds by what their images share, 0 if it is negative; and its square over its degrees of
-    freedom."""
-    digests, mean = [gain.images for gain in of_set], np.mean([_mean_of(of_set, seed) for seed in seeds])
+def _covariance(of_set: Sequence[Gains], seeds: Sequence[str]) -> tuple[float, float, float, float]:
+    """Covariance of the means of two seeds by what their images share, 0 if it is negative, and its square over its degrees of
+    freedom; and likewise the variance of the mean over these seeds by what was drawn."""
+    digests, means = [gain.images for gain in of_set], {seed: _mean_of(of_set, seed) for seed in seeds}
+    mean = np.mean([*means.values()])
     drawn = [gain.drawn + (digests.index(gain.images) << 32) for gain in of_set]
     distinct = np.unique(np.concatenate(drawn))
-    parts = np.zeros((len(seeds), len(distinct)))  # of the mean's deviation, by seed and what was drawn
+    # Of the deviation from the mean, and from the mean of the seed, by seed and what was drawn.
+    parts, within = np.zeros((2, len(seeds), len(distinct)))
     for gain, of_gain in zip(of_set, drawn, strict=True):
         count = len(gain.values) * len(seeds) * sum(other.seed == gain.seed for other in of_set)
-        np.add.at(parts[seeds.index(gain.seed)], np.searchsorted(distinct, of_gain), (gain.values - mean) / count)
+        places = np.searchsorted(distinct, of_gain)
+        np.add.at(parts[seeds.index(gain.seed)], places, (gain.values - mean) / count)
+        np.add.at(within[seeds.index(gain.seed)], places, (gain.values - means[gain.seed]) / count)
     others = max(len(distinct) - 1, 1)
     parts *= math.sqrt(len(distinct) / others)
     of_each = (parts**2).sum()
     covariance = max((parts.sum(axis=0) ** 2).sum() - of_each, 0.0) * len(seeds) / (len(seeds) - 1)
-    return covariance, covariance * (covariance + of_each) / others
+    fixed = (within.sum(axis=0) ** 2).sum() * len(distinct) / others
+    return covariance, covariance * (covariance + of_each) / others, fixed, fixed**2 / others
