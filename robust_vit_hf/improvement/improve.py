@@ -140,21 +140,21 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         chosen, choice = choose(candidates, share), ("healthy" if keeps else "kept", None)
         table = candidates_table(candidates, chosen, share)
         write_atomically(session.folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
-        section = Section("Candidates", [table])
+        section = Section("Choice", notes=[f"All candidates are in {CANDIDATES_FILE}."])
         if chosen is not before:
             outcome = cross_validated(candidates, validation.sets["validation"].labels, share, options.seed)
-            choice, section.tables = (outcome.key, outcome), [outcome.table, table]
-            alt = "Points of all candidates; the table holds the values."
-            figure = candidates_figure(candidates, chosen, share)
-            section.plots.append(
-                page_picture(figure, "Top-1 of the candidates on usual and on other backgrounds", alt)
-            )
+            choice, section.tables = (outcome.key, outcome), [outcome.table]
+            caption = "Top-1 of all candidates on usual and on other backgrounds"
+            alt = f"A point for each candidate; {CANDIDATES_FILE} holds the values."
+            section.plots.append(page_picture(candidates_figure(candidates, chosen, share), caption, alt))
             _say(3, f"Model: {chosen}")
             is_written = (stage.result() or {}).get("candidate") == str(chosen)
             validation = write_candidate(chosen, before, validation, is_written)
             notes += other_classes(validation)
         _say(4, f"Diagnosis on {len(images['validation'].rows)} validation images")
-        improvement = measure_outcome(validation, images["validation"], choice, section, notes, options.attributes)
+        improvement = measure_outcome(
+            validation, images["validation"], choice, table, section, notes, options.attributes
+        )
         weights = [path.name for path in session.folder.glob("*.safetensors")]
         files = [*weights, "config.json", RUN_FILE] if weights else []
         stage.finish(improvement.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])

@@ -129,7 +129,8 @@ def measure_outcome(
     session: Session,
     images: Images,
     choice: tuple[str, Outcome | None],
-    candidates: Section,
+    candidates: Table,
+    chosen: Section,
     notes: list[str],
     attributes: Sequence[str],
 ) -> Improvement:
@@ -138,7 +139,9 @@ def measure_outcome(
     diagnosis = measure_images(session, images, attributes, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER)
     write_report(diagnosis, session)
     facts = {"model": session.sides["before"].name, "data": public_name(source), "masks": images.masks}
-    sections, tables = [candidates, diagnosis.section()], []
+    diagnosed, tables = diagnosis.section(), []
+    shown = Section("Objects on other backgrounds", plots=diagnosed.plots, galleries=diagnosed.galleries)
+    sections = [chosen, shown, Section("Diagnosis", diagnosed.tables, notes=diagnosis.verdict.splitlines())]
     if "after" in session.sides:
         run = Run(measure_accuracy(session, f"{PREDICTIONS_FOLDER}/accuracy"))
         write_finetuning_results(folder, run, session)
@@ -148,11 +151,14 @@ def measure_outcome(
         if worse := worse_classes(run.sets[images.name], session.classes):
             text = "Classes that certainly got worse on the images as they are, in points [95 % interval for all classes together]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
-        sections.append(Section("On the images as they are", tables, galleries=galleries(folder)))
-    improvement = Improvement(*choice, diagnosis, candidates.tables[-1], tables, [*notes, *diagnosis.warnings], folder)
-    sections[0].notes, sections[1].notes = [*diagnosis.advice, *improvement.notes], []  # each is told once
+        shown.galleries += galleries(folder)
+        sections.append(Section("On usual backgrounds", tables))
+    improvement = Improvement(*choice, diagnosis, candidates, tables, [*notes, *diagnosis.warnings], folder)
+    title, _, more = improvement.verdict.partition(". ")
+    chosen.notes = [more, *chosen.notes] if more else chosen.notes
+    sections.append(Section("Remarks", notes=[*diagnosis.advice, *improvement.notes]))
     write_json(folder / VERDICT_FILE, improvement.record())
-    write_page(folder / PAGE_FILE, improvement.verdict, facts, sections)
+    write_page(folder / PAGE_FILE, f"{title.rstrip('.')}.", facts, [section for section in sections if section.filled])
     if tables:
         run = read_json(folder / RUN_FILE) | {"verdict": improvement.verdict, "notes": improvement.notes}
         write_json(folder / RUN_FILE, run)

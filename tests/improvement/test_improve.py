@@ -64,7 +64,10 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     card = (folder / "README.md").read_text()
     assert "| validation " in card and verdict["verdict"].partition(":")[0] in card
     page = (folder / "report.html").read_text()
-    assert "Candidates" in page and "ECE before" in page
+    main = page.partition("<main>")[2]
+    order = ("Top-1 on the validation images", "Top-1 of all candidates", "Objects on other backgrounds", "ECE before")
+    places = [main.index(text) for text in order]
+    assert places == sorted(places) and "map, penalty" not in main
     assert len(printed.splitlines()) <= 25 and printed.count("| usual backgrounds |") == 1
     assert "candidates" not in printed.replace("candidates.md", "") and "ECE before" not in printed
     assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
