@@ -122,7 +122,7 @@ def main() -> None:
     arguments = parser.parse_args()
     root, precision = arguments.output_dir, {"bf16": arguments.bf16}
     model, photographs = str(root / "model"), str(root / "photographs")
-    settings = precision | {"mask_model": model}  # as in docs/your-photographs.md, see `mask_features.py`
+    settings = precision | {"mask_model": model}  # as in docs/diagnose.md, see `mask_features.py`
     if not Path(model, "config.json").is_file():
         write_split(root / "photographs" / "train", range(500), "habitual", 0)
         write_split(root / "photographs" / "validation", range(500, 900), "habitual", 1)

@@ -1,4 +1,4 @@
-"""Collect the figures of the example in docs/your-photographs.md from the folder that its commands write.
+"""Collect the figures of the example in docs/diagnose.md and docs/improve.md from the folder that its commands write.
 
     python -m experiments example runs/own
 

@@ -84,7 +84,7 @@ def classifiers(folder: Path) -> dict[str, nn.Module]:
         load_biased_model().save_pretrained(photographs)
     if not (digits / "config.json").is_file():
         write_split(folder / "digits" / "train", range(500), "habitual", 0)
-        digits_model(folder / "digits", digits, bf16=True)  # as for docs/your-photographs.md
+        digits_model(folder / "digits", digits, bf16=True)  # as for docs/diagnose.md
     load = AutoModelForImageClassification.from_pretrained
     return {"emoji-shift": load_biased_model(), "photographs": load(photographs), "digits": load(digits)}
 

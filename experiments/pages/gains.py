@@ -1,4 +1,4 @@
-"""What `improve` and its parts gain: tables and sentences of README, docs/measured.md, docs/your-photographs.md and docs/methods.md."""
+"""What `improve` and its parts gain: tables and sentences of README, docs/improve.md and pages of experiments."""
 
 import math
 import statistics
@@ -220,7 +220,7 @@ def other_layers() -> str:
 
 
 def example_diagnosis() -> str:
-    """The verdict of `diagnose` on the example of docs/your-photographs.md."""
+    """The verdict of `diagnose` on the example of docs/diagnose.md."""
     return f"> {benchmark('example')['diagnosis']}"
 
 

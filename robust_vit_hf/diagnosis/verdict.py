@@ -17,7 +17,7 @@ from ..results.tables import Table
 
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
-# Standard deviation of what is foretold minus top-1 on really random backgrounds, beyond that of the samples (docs/measured.md).
+# Standard deviation of what is foretold minus top-1 on really random backgrounds, beyond that of the samples (docs/results.md).
 FORETELLING = 0.08
 TINY = 1e-3  # top-1 in a draw that has no right answer on another background
 # Names of the measures in tables. Differences have a sign.

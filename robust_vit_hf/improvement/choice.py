@@ -19,7 +19,7 @@ from .candidates import Candidate
 FOLDS = 5
 NUM_RESAMPLES = 1000
 NORMAL = 1.96  # quantile of 95 % intervals
-# Standard deviation of a gain on composites minus that on photographs with random backgrounds, beyond that of the samples (docs/measured.md).
+# Standard deviation of a gain on composites minus that on photographs with random backgrounds, beyond that of the samples (docs/results.md).
 COMPOSITES_ERROR = 0.07
 CHANGED = 0.04, 0.3  # share of the predictions that an improvement changes, on usual and on other backgrounds
 OUTCOMES = {

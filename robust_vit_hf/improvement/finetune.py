@@ -35,7 +35,7 @@ from .options import ImproveOptions
 TRAINING_FOLDER = "training"  # within the folder of the candidate, deleted when the command ends
 SAVE_STEPS = 100  # between two checkpoints
 # Learning rate as a share of the median root mean square of the weights: those of a DINOv2-S are 0.016 and want 3e-5, those of an
-# EfficientNet-Lite0 0.097 and want 1e-4 (docs/measured.md).
+# EfficientNet-Lite0 0.097 and want 1e-4 (docs/results.md).
 RATE = 0.0015
 
 
