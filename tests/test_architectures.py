@@ -1,4 +1,4 @@
-"""The table in docs/architectures.md: every architecture by diagnosis, background swap and LoRA. Those with maps have the tests of
+"""The table in experiments/architectures.md: every architecture by diagnosis, background swap and LoRA. Those with maps have the tests of
 `relevance/test_architectures.py`, too."""
 
 import json
@@ -93,5 +93,5 @@ def test_the_body_is_all_but_the_head(name):
 
 
 def test_the_table_in_the_documentation():
-    page = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    page = (ROOT / "experiments" / "architectures.md").read_text(encoding="utf-8")
     assert table() in page, f"`python -m tests.helpers.architectures` writes:\n{table()}"

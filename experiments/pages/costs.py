@@ -1,4 +1,4 @@
-"""Time, memory, masks, input subsets and faults: tables and sentences of docs/performance.md, data.md and reliability.md, and of sis.md."""
+"""Time, memory, masks, input subsets and faults: tables and sentences of docs/reference.md and data.md, and of pages of experiments."""
 
 from collections.abc import Callable, Sequence
 

@@ -113,7 +113,7 @@ def short_block() -> str:
     longer = change(chosen_runs(STEPS), [SHIFTED])
     return (
         f"On emoji-shift, the paper's loss at {weights[0] / weights[1]:.0f} times its weight changes top-1 on new backgrounds by {loss[0]} points (at home "
-        f"{loss[1]}), and [background swap](docs/methods.md#background-swap) by {swap[0]} ({swap[1]}), over five models; loss weights and "
+        f"{loss[1]}), and [background swap](docs/train.md#background-swap) by {swap[0]} ({swap[1]}), over five models; loss weights and "
         f"learning rates were chosen on others. At the paper's weight, {weights[1]:g}, no gain on new backgrounds was resolved: {paper[0]} in 72 steps, and "
         f"{longer} in 600, whose rate was chosen on these models. "
         "[How it was measured, and the paper's claims one by one](experiments/findings.md)."

@@ -191,7 +191,7 @@ def shown_and_others() -> str:
     return (
         f"Images of half of the classes help the others too, if less: a new last layer from two images of each, with true masks, gains {shown} points on new "
         f"backgrounds for these classes and {others} for the other half, at {home} at home, over {shown.seeds} DINOv2-S "
-        "([how](docs/methods.md#a-new-last-layer-without-training))."
+        "([how](experiments/layers.md#a-new-last-layer-without-training))."
     )
 
 

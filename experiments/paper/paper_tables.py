@@ -26,7 +26,7 @@ from .published_tables import (
 )
 
 
-# Begin the names of variants of the method (docs/methods.md), which are compared with it in tables of their own.
+# Begin the names of variants of the method (docs/paper.md), which are compared with it in tables of their own.
 ABLATIONS = "without-confidence without-background without-foreground ground-truth second-order bce label-free start-layer".split()
 
 

@@ -11,7 +11,7 @@ DESCRIPTION = f"""Finetune a model so that its relevance map leaves the backgrou
 
   robust-vit train                                                   the bundled model and images
   robust-vit train --model vit-b --dataset PATH_OR_ID --output_dir runs/vit-b
-  robust-vit train --method gradmask                                 another method, see docs/methods.md
+  robust-vit train --method gradmask                                 another method, see docs/train.md
   accelerate launch --module robust_vit_hf.cli train …               on several GPUs; so does trainer/train.py
 
 Options come from a recipe, which the command line overrides: the one that --config names (a YAML file, or one of

@@ -115,7 +115,7 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
 
     Protocol `paper`: images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5, and logits are not restricted. Protocol
     `native`: images are prepared as in the pretraining, and on ImageNet-A, ImageNet-R and ObjectNet, logits are restricted to the classes
-    of the set. Protocol `model`: as `native`, with the processor saved with each model. See docs/evaluation.md. Finished sets are not
+    of the set. Protocol `model`: as `native`, with the processor saved with each model. See docs/evaluate.md. Finished sets are not
     measured again: an interrupted run resumes when it is started again.
     """
 

@@ -103,7 +103,7 @@ class Features(NamedTuple):
 
 
 def training_composites(num_images: int) -> int:
-    """Number of composites of each training image (docs/methods.md)."""
+    """Number of composites of each training image (experiments/layers.md)."""
     return min(12, max(2, 1200 // num_images))
 
 

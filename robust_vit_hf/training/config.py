@@ -79,7 +79,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             "`torch_compile=True` loses the gradient of the logits in the attentions. Leave it False.": self.torch_compile,
             "`ddp_static_graph=True` takes the backward pass of the relevance map for that of the loss, so that gradients are wrong from the "
             "second step on. Leave it out.": self.ddp_static_graph,
-            "DeepSpeed is not supported: use DDP or FSDP2, see docs/launch.md.": (
+            "DeepSpeed is not supported: use DDP or FSDP2, see docs/train.md.": (
                 self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
             ),
             f'Reentrant checkpointing computes attentions without a graph: set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.': reentrant,
@@ -162,7 +162,7 @@ def prepare_sharding(
     if plugin is None:
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise ValueError(
-                "FSDP was asked for, but accelerate shards on several GPUs only: launch with another config file, see docs/launch.md."
+                "FSDP was asked for, but accelerate shards on several GPUs only: launch with another config file, see docs/train.md."
             )
         return
     problems = {

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer):
     """Finetunes the relevance maps of an image classification model, Eq. 5 of
-    https://huggingface.co/papers/2206.01161, or trains another `method` of `docs/methods.md`; some, such as `swap`, train any classifier.
+    https://huggingface.co/papers/2206.01161, or trains another `method` of `docs/train.md`; some, such as `swap`, train any classifier.
 
     Logs `background_loss`, `foreground_loss`, `relevance_loss` (or the components of the method), `confidence_loss`
     and `top1` beside `loss`, for training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy

@@ -61,7 +61,7 @@ def test_config_files_are_those_of_accelerate():
     assert [path.stem for path in files] == ["cpu", "fsdp2", "one_gpu_bf16", "several_gpus", "several_nodes"]
     for path in files:
         assert load_config_from_file(str(path)).num_processes >= 1  # refuses unknown keys
-    page = (ROOT / "docs" / "launch.md").read_text()
+    page = (ROOT / "docs" / "train.md").read_text()
     assert all(f"`{path.name}`" in page for path in files)
 
 

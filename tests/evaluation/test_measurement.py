@@ -1,4 +1,4 @@
-"""The measurement that docs/evaluation.md shows, as a command."""
+"""The measurement that eval/README.md shows, as a command."""
 
 import importlib.util
 import re
@@ -19,7 +19,7 @@ from ..helpers.tiny import IMAGE_SIZE, ROOT, masked_folder, save_pretrained, tin
 @pytest.fixture
 def flips(tmp_path, monkeypatch) -> None:
     """The module of the page in its place, and its line in the table of commands."""
-    text = (ROOT / "docs" / "evaluation.md").read_text().partition("## Add a measurement")[2]
+    text = (ROOT / "eval" / "README.md").read_text().partition("## Add a measurement")[2]
     code, line = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "flips.py").write_text(code)
     name = "robust_vit_hf.evaluation.flips"

@@ -1,4 +1,4 @@
-"""Every architecture of the table in docs/architectures.md, as a tiny model with random weights."""
+"""Every architecture of the table in experiments/architectures.md, as a tiny model with random weights."""
 
 from dataclasses import dataclass
 
@@ -235,7 +235,7 @@ def _titled(name: str, written: str) -> str:
 
 
 def table() -> str:
-    """The table in docs/architectures.md. A check is a test; – stands where a model has no map, or no adapters."""
+    """The table in experiments/architectures.md. A check is a test; – stands where a model has no map, or no adapters."""
     columns = ("architecture", "head reads", "diagnose", "swap", "relevance map", "relevance losses", "LoRA")
     rows = [columns, ("---", "---", *[":---:"] * 5)]
     for name, family in WITH_MAP.items():
@@ -248,6 +248,6 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    page = ROOT / "docs" / "architectures.md"
+    page = ROOT / "experiments" / "architectures.md"
     before, start, rest = page.read_text(encoding="utf-8").partition("| architecture |")
     page.write_text(before + table() + rest[rest.index("\n\n") :], encoding="utf-8")

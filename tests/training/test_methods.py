@@ -57,8 +57,9 @@ def test_defaults_are_options(name, tmp_path):
 
 
 def test_a_method_is_added_by_a_class_and_a_line(tmp_path, monkeypatch):
-    """The file and the line of `METHODS` that docs/methods.md shows."""
-    line, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), flags=re.DOTALL)
+    """The file and the line of `METHODS` that docs/contribute.md shows."""
+    text = (ROOT / "docs" / "contribute.md").read_text().partition("## Add a method")[2].partition("\n## ")[0]
+    code, line = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "area.py").write_text(code)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     for name, place in ast.literal_eval(f"{{{line}}}").items():

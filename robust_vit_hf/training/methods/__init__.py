@@ -1,4 +1,4 @@
-"""Finetuning methods by the value of `--method`. See `docs/methods.md` for adding one."""
+"""Finetuning methods by the value of `--method`. See `docs/contribute.md` for adding one."""
 
 from importlib import import_module
 from typing import Any
