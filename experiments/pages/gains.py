@@ -50,7 +50,7 @@ def improve_runs(arm: str, kind: str, alone: bool = False) -> dict[str, dict]:
 
 
 def gain_at(runs: Mapping[str, dict], place: str) -> Difference:
-    """Mean change of top-1 at a place, with its interval over models, and photographs or images."""
+    """Mean change of top-1 at a place, with its interval over models and photographs; over images, if there are few photographs."""
     gains = []
     for name, run in runs.items():
         of_place, values, drawn = run["places"][place], [], []
@@ -59,12 +59,14 @@ def gain_at(runs: Mapping[str, dict], place: str) -> Difference:
             better, worse = (changed + after - before) // 2, (changed - after + before) // 2
             values += [1] * better + [-1] * worse + [0] * (images - changed)
             drawn += [number] * images
-        many = (
-            len(of_place["images"]) > FEW_PHOTOGRAPHS
-        )  # of few, it is over images, as nothing is known of other photographs
-        gains.append(
-            Gains(np.array(values), name, np.array(drawn) if many else np.arange(len(values)), "" if many else place)
-        )
+        gain, photographs = np.array(values), np.array(drawn)
+        if len(of_place["images"]) <= FEW_PHOTOGRAPHS:
+            gains.append(Gains(gain, name, np.arange(len(gain)), place))
+        elif len(runs) == 1:
+            means = np.bincount(photographs, gain) / np.bincount(photographs)
+            gains.append(Gains(means, name, np.arange(len(means))))
+        else:
+            gains.append(Gains(gain, name, photographs))
     return mean_gain({place: gains})
 
 

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -111,15 +111,19 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
             )
 
 
-def files_below(root: Path) -> Iterator[str]:
-    """Names relative to a folder of all files below it, also through links, in order; none if there is no such folder.
+def files_below(root: Path, above: Collection[Path] = ()) -> Iterator[str]:
+    """Names relative to a folder of all files below it, also through links, in order; none if there is no such folder. A link to one of the
+    folders that hold it shows nothing new.
 
     Raises:
         OSError: a folder cannot be read, or a link leads to nothing.
     """
+    here = root.resolve()
+    if here in above:
+        return
     for path in sorted(root.iterdir() if root.is_dir() else (), key=lambda path: (path.is_dir(), path.name)):
         if path.is_dir():
-            yield from (f"{path.name}/{name}" for name in files_below(path))
+            yield from (f"{path.name}/{name}" for name in files_below(path, {*above, here}))
         elif path.exists():
             yield path.name
         else:

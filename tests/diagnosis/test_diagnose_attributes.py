@@ -108,9 +108,7 @@ def test_images_without_object_or_background_give_no_attributes():
         assert [value != -1 for value in columns[f"border_{kind}"]] == given and not all(given)
 
 
-def test_results_are_read_again_until_an_edit_changes(report, photographs, monkeypatch):
-    monkeypatch.setattr(Attributes, "measure", lambda *_: pytest.fail("measured again"))
-    assert diagnosed(photographs, report.folder, attributes=["all"], html=True).verdict == report.verdict
+def test_an_edit_belongs_to_the_inputs_of_a_result(monkeypatch):
     own = Attributes(("border",)).inputs()
     monkeypatch.setitem(ATTRIBUTES, "border", ATTRIBUTES["place"])
     assert Attributes(("border",)).inputs()["edits"] != own["edits"]

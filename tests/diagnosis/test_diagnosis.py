@@ -273,5 +273,8 @@ def test_tables():
 
 def test_of_pairs_taken_as_often_those_of_fewer_images_come_first():
     columns = {"label": [0, 0, 0, 1, 2, 2, 2], "donor_class": [1, 1, 2, 0, 1, 1, 0]}
+    columns["original"] = columns["label"]
     found = [[*pair.values()] for pair in pairs_of(columns, np.array([1, 0, 0, 1, 1, 1, np.nan]))]
     assert found == [[2, 1, 2, 2], [1, 0, 1, 1], [0, 1, 1, 2], [0, 2, 0, 1]]
+    anyway = columns | {"original": [0, 0, 0, 1, 1, 2, 2]}  # what is predicted for the image as it is, is no confusion
+    assert [*pairs_of(anyway, np.array([1, 0, 0, 1, 1, 1, np.nan]))[1].values()] == [0, 1, 1, 2]
