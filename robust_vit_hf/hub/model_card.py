@@ -231,7 +231,7 @@ def make_card(
     tables = []
     for part in measurements:
         reliance, table = [Table(**facts) for facts in part.get("reliance", ())], main_table(part["rows"]).markdown()
-        tables.append({"protocol": part["protocol"], "table": table, "reliance": reliance})
+        tables.append({"protocol": part["protocol"], "table": table, "rows": part["rows"], "reliance": reliance})
     registered = MODELS.get(registered_of(run))
     measured = [row["set"] for part in measurements for row in part["rows"]]
     validation = (results or {}).get("settings", {}).get("data", {}).get("eval_split")

@@ -72,7 +72,7 @@ def test_what_the_trainer_tells(folder):
         "class_names": ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"],
     }
     assert (
-        "8 images of the 4 classes LABEL_0, LABEL_1, LABEL_2, LABEL_3, validated on 4 others, from `user/masked`"
+        "8 images of the 4 classes LABEL_0, LABEL_1, LABEL_2, LABEL_3 from `user/masked`, validated on 4 others."
         in card.content
     )
     assert "| learning rate | 0.001, × 0.85 every 2 epochs |" in card.content
@@ -100,9 +100,9 @@ def test_nothing_measured(folder):
     run = json.loads((folder / "run.json").read_text())
     card = make_card(run)
     assert card.data.eval_results is None and "On the 4 validation images, in training: top-1" in card.content
-    assert "Only the validation images were measured, see above." in card.content
+    assert "Only the validation images were measured; see above." in card.content
     card = make_card(run | {"validation": None})
-    assert "Nothing was measured." in card.content and "It was not measured." in card.content
+    assert "Nothing was measured." in card.content and "This was not measured." in card.content
     assert not re.search(r"\d+\.\d %|top-1 \d", card.content)
 
 
@@ -181,10 +181,13 @@ def test_evaluation_under_two_protocols(copied, tmp_path):
         for protocol in ("paper", "native")
         for name, value in (("top-1", 0.5), ("top-1 before finetuning", 0.75))
     }
-    assert (
-        "Protocol `native`. Logits are restricted to the classes of the set for ImageNet-A, -R and ObjectNet alone"
-        in card.content
-    )
+    assert "Protocol `native`: images are resized to 248 pixels (bicubic)" in card.content
+    restricted = "On ImageNet-A, ImageNet-R and ObjectNet, logits are restricted"
+    assert restricted not in card.content
+    evaluation = evaluation_of(digest)
+    for part in evaluation["protocols"].values():
+        part["rows"][0]["set"] = "imagenet-a"
+    assert make_card(json.loads((copied / "run.json").read_text()), None, evaluation).content.count(restricted) == 1
     assert "Top-1, per cent under protocol `native`: `validation` 75.0 → 50.0" in card.content
     assert "(accuracy_native.png)" in card.content and "accuracy_paper.png" not in card.content
 
