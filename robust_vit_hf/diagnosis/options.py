@@ -18,7 +18,7 @@ class OwnImagesOptions(BatchOptions):
     masks: str | None = option(
         None,
         "folder with the masks of the images (the output of `robust-vit masks`, or pictures with the names of the images), or a method that "
-        "makes them: dinov2 (the default for images without masks), tokencut, grounded, sam3, rembg, alpha, or auto, see docs/masks.md",
+        "makes them: dinov2 (the default for images without masks), tokencut, grounded, sam3, rembg, alpha, or auto, see docs/data.md",
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, MASK_MODEL)
@@ -63,21 +63,15 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     model: str | None = option(
         None, "name, folder or Hub id (default: the bundled model; with --dataset, a classifier fitted to the images)"
     )
-    dataset: str | None = option(
-        None, "labelled images: class folders, parquet, Hub id, … (default: the bundled images)"
-    )
-    imagenet_9: str | None = option(
-        None, "source of ImageNet-9, to measure models with the classes of ImageNet on it too"
-    )
+    dataset: str | None = option(None, "labelled images: class folders, parquet, Hub id, … (default: bundled ones)")
+    imagenet_9: str | None = option(None, "source of ImageNet-9, to measure models of ImageNet on it too")
     slices: list[str] = option(
         [],
         "columns of metadata.csv, such as `camera site`: measure each value, and each pair of values with 20 images or more",
         metavar="COLUMN",
     )
     html: bool = option(False, "write report.html too")
-    export: Literal["fiftyone"] | None = option(
-        None, "also write images, masks, predictions and relevance maps for FiftyOne, to fiftyone/"
-    )
+    export: Literal["fiftyone"] | None = option(None, "also write images and predictions for FiftyOne, to fiftyone/")
     fail_if: Literal["decides"] | float | None = option(
         None,
         "exit with status 3 if the model (with --compare, the second one) decides by the background: `decides`, by the verdict, or a "
