@@ -12,8 +12,7 @@ import pytest
 
 from experiments.paper.options import FigureOptions
 from robust_vit_hf.cli.commands import COMMANDS, Group
-from robust_vit_hf.cli.main import ROOT as ALL
-from robust_vit_hf.cli.main import find, main
+from robust_vit_hf.cli.main import ROOT, find, main
 from robust_vit_hf.cli.parser import parse
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
 from robust_vit_hf.training.callbacks import TrainingInterrupted
@@ -40,7 +39,7 @@ def test_help(command, monkeypatch, tmp_path):
     examples = full.out.partition("for example:\n")[2].replace("\\\n", "").splitlines()
     assert example == examples[0] and example.startswith(f"  robust-vit {command}")
     for words in (shlex.split(each, comments=True) for each in examples):
-        chosen, prog, rest = find(words[words.index(command.split()[0]) :], ALL, "robust-vit")
+        chosen, prog, rest = find(words[words.index(command.split()[0]) :], ROOT, "robust-vit")
         assert chosen == LEAVES[command] and callable(resolve_name(chosen.function))
         options = resolve_name(chosen.options)
         assert parse(options, prog, rest) if isinstance(options, type) else options([*rest, "--use_cpu"])
@@ -179,9 +178,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     code = """
 import sys
 import robust_vit_hf
-from robust_vit_hf.cli.main import ROOT as ALL
-from robust_vit_hf.cli.main import find, main
-from robust_vit_hf.cli.parser import parse
+from robust_vit_hf.cli.main import main
 for command in ([], ["evaluate"], ["segment"], ["masks", "coco"], ["data", "prepare"], ["app"], ["convert"]):
     assert main([*command, "--help"]) == 0
 assert main(["evaluate", "--sets", "x"]) == main(["improve", "--other_backgrounds", "-1"]) == 2
