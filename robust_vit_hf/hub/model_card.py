@@ -259,7 +259,7 @@ def make_card(
         evaluated=evaluation is not None,
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
         results=tables,
-        chose_checkpoint=evaluation is None and results is not None and measured == [validation],
+        chose_checkpoint=evaluation is None and results is not None and ("verdict" in run or measured == [validation]),
         figures=figures,
         worse=_what_got_worse(measurements),
     )
