@@ -1,4 +1,4 @@
-"""Finetune the relevance maps of vision transformers, so that they decide by the object and not by the background."""
+"""Find out whether an image classifier decides by the background, and reduce it: with labelled photographs, or with masks and relevance maps."""
 
 import sys
 from importlib import import_module

@@ -29,10 +29,10 @@ def before_training() -> str:
         for is_free in (True, False)
     )
     text = (
-        f"In {len(sets)} sets whose classes have a habitual background in 0, 95 or 100 % of the images, random backgrounds cost the models that "
+        f"In {len(sets)} sets whose classes have a usual background in 0, 95 or 100 % of the images, random backgrounds cost the models that "
         f"were finetuned on them {min(costs):.0f} to {max(costs):.0f} points of top-1. The BG-Gap without a model orders the sets as these costs do "
         f"with a rank correlation of {orders['bg_gap']:.2f}, and the share of classes told by the background with {orders['background']:.2f}. "
-        f'The verdict is "likely" for {biased.count("decides")} and "may" for {biased.count("partly")} of the {len(biased)} sets with habitual '
+        f'The verdict is "likely" for {biased.count("decides")} and "may" for {biased.count("partly")} of the {len(biased)} sets with usual '
         f'backgrounds, and "likely" for {free.count("decides")} and "may" for {free.count("partly")} of the {len(free)} without.'
     )
     if imagen := benchmark("before_training").get("imagen"):
@@ -50,7 +50,13 @@ def before_training_table() -> str:
         source, rate, _ = name.split("/")
         cells = [str(Interval(**found["without"][measure])) for measure in ("background", "bg_gap")]
         rows.append([source, f"{100 * float(rate):.0f} %", *cells, f"{cost(found):.1f}"])
-    head = ["objects", "habitual", "told by the background", "BG-Gap without a model", "cost of random backgrounds"]
+    head = [
+        "objects",
+        "usual background",
+        "class told by the background",
+        "BG-Gap without a model",
+        "cost of random backgrounds",
+    ]
     return Table("", head, rows).markdown()
 
 

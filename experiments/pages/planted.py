@@ -18,7 +18,7 @@ UNTOLD = "compression"  # no attribute of `diagnose`
 
 
 def groups_of(results: dict[str, dict]) -> dict[tuple[str, str], dict[str, dict]]:
-    """Results by what was trained, and by the share of the images of a class that have its habitual value."""
+    """Results by what was trained, and by the share of the images of a class that have its usual value."""
     found: dict[tuple[str, str], dict[str, dict]] = {}
     for key, one in results.items():
         _, _, rate, _, *finetuned = key.split("/")
@@ -39,7 +39,7 @@ def matrix(results: dict[str, dict]) -> Table:
                 costs = [one["home"] - one["random"] for one in counted]
                 named = [sum(name in (one["named"] or ["nothing"]) for one in counted) for name in heads]
                 rows.append([*group, planted, str(len(counted)), f"{100 * np.mean(costs):.0f}", *map(str, named)])
-    return Table("Planted × named", ["trained", "habitual", "planted", "models", "cost, points", *heads], rows)
+    return Table("Planted × named", ["trained", "usual value", "planted", "models", "cost, points", *heads], rows)
 
 
 def mended_table(results: dict[str, dict]) -> Table:
@@ -55,7 +55,7 @@ def mended_table(results: dict[str, dict]) -> Table:
         if cells:
             rows.append([key, ", ".join(one["named"]) or "nothing", *cells])
     heads = ["without", "with the attribute", "with − without"]
-    return Table("Top-1", ["model", "named", "at random, before", *heads, "at home, before", *heads], rows)
+    return Table("Top-1", ["model", "named", "at random, before", *heads, "usual, before", *heads], rows)
 
 
 def summary(results: dict[str, dict]) -> str:
@@ -74,13 +74,13 @@ def counts(results: dict[str, dict]) -> str:
     alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
     text = (
         f"Where planting costs {100 * COST:.0f} points or more, the planted attribute is named first in {first} of {len(told)} models, and "
-        f"alone in {alone}; with {UNTOLD}, which has no name, first in {first} of {len(costly)}."
+        f"as the only one in {alone}; with {UNTOLD}, which has no name, first in {first} of {len(costly)}."
     )
     return f"{text} False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}." if alarms else text
 
 
 def all_counts(results: dict[str, dict]) -> str:
-    """[`counts`], what the false alarms show, and how many names stand on an unresolved gap."""
+    """[`counts`], what the false alarms show, and how many names stand on an inconclusive gap."""
     kinds, text = [(key.split("/")[1], one) for key, one in results.items()], counts(results)
     alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
     if alarms:
@@ -90,9 +90,7 @@ def all_counts(results: dict[str, dict]) -> str:
         )
     right = [name == of for of, one in kinds for name in one["named"] if one["measures"][name]["gap"]["low"] <= 0]
     count = sum(len(one["named"]) for _, one in kinds)
-    return (
-        f"{text} Of {count} names in all models, {len(right)} have an unresolved gap, of which {sum(right)} are right."
-    )
+    return f"{text} Of {count} names in all models, {len(right)} have an inconclusive gap, of which {sum(right)} are right."
 
 
 def shortcuts() -> str:

@@ -8,15 +8,15 @@ from robust_vit_hf.results.tables import Table
 from .text_blocks import benchmark
 
 
-MAKERS = {"dinov2": "default", "dinov2, confirmed": "default, confirmed masks alone", "tokencut": "TokenCut"}
+MAKERS = {"dinov2": "default", "dinov2, confirmed": "default, only masks not in doubt", "tokencut": "TokenCut"}
 MEASURES = {
     "original": "`original`",
     "mixed_same": "`mixed_same`",
     "mixed_rand": "`mixed_rand`",
     "bg_gap": "BG-Gap",
-    "composing": "price of composing",
-    "donor_rate": "taken for the class of the background",
-    "foretold": "foretold",
+    "composing": "loss from composing",
+    "donor_rate": "predicted as the class of the background",
+    "foretold": "estimate on random backgrounds",
 }
 DIFFERENCES = ("bg_gap", "composing")
 

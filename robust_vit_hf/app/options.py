@@ -18,15 +18,14 @@ class AppOptions(PairOptions):
     """Look at two models, before and after finetuning, in a page: relevance maps of your own images, of examples and of evaluated
     sets, and predictions for objects on other backgrounds.
 
-      robust-vit app                                                     the bundled model, and its newest finetuning in runs/
-      robust-vit app --model vit-b --compare runs/vit-b
-      robust-vit app --compare runs/emoji-shift --results runs/robustness
-      robust-vit app --model my-vit --dataset photos --diagnose runs/diagnosis
-      robust-vit app --model my-vit --compare runs/better --dataset photos --diagnose runs/better
-      robust-vit app --model OWNER/BEFORE --compare OWNER/AFTER --export space
-
     Without --compare and without a finetuning in runs/, the bundled model is finetuned once, in about a minute, and kept in the cache
     of `datasets`.
+
+      robust-vit app --model my-vit --compare runs/better --dataset photos --diagnose runs/better
+      robust-vit app    # the bundled model, and its newest finetuning in runs/
+      robust-vit app --compare runs/emoji-shift --results runs/robustness
+      robust-vit app --model my-vit --dataset photos --diagnose runs/diagnosis
+      robust-vit app --model OWNER/BEFORE --compare OWNER/AFTER --export space
     """
 
     compare: str | None = option(None, "the model after finetuning; a model of your own is shown alone without it")

@@ -39,29 +39,24 @@ def _command(options: str, function: str, title: str | None = None) -> Command:
 
 
 COMMANDS: dict[str, Command | Group] = {
+    "diagnose": _command("diagnosis.options:DiagnoseOptions", "diagnosis.diagnose:run_diagnosis"),
+    "improve": _command("improvement.options:ImproveOptions", "improvement.improve:run_improvement"),
     "train": _command(
         "cli.train:parse_arguments",
         "cli.train:train",
-        "Finetune a model so that its relevance map leaves the background, and measure it before and after",
+        "Finetune a model on images with masks, so that its relevance map leaves the background",
     ),
     "evaluate": _command("evaluation.options:EvaluateOptions", "evaluation.evaluate:evaluate"),
-    "diagnose": _command("diagnosis.options:DiagnoseOptions", "diagnosis.diagnose:run_diagnosis"),
-    "improve": _command("improvement.options:ImproveOptions", "improvement.improve:run_improvement"),
     "segment": _command("evaluation.options:SegmentOptions", "evaluation.segment:segment"),
     "masks": Group(
-        "Make foreground masks: DINOv2, TokenCut, Grounding DINO with SAM, SAM 3, rembg, transparency, or COCO files",
+        "Make foreground masks, for example by DINOv2, SAM 3 or rembg",
         {
-            "dinov2": _command("masks.options:Dinov2Options", "masks.make_masks:prepare_masks"),
-            "tokencut": _command("masks.options:TokenCutOptions", "masks.make_masks:prepare_masks"),
-            "grounded": _command("masks.options:GroundedOptions", "masks.make_masks:prepare_masks"),
-            "sam3": _command("masks.options:Sam3Options", "masks.make_masks:prepare_masks"),
-            "rembg": _command("masks.options:RembgOptions", "masks.make_masks:prepare_masks"),
-            "alpha": _command("masks.options:AlphaOptions", "masks.make_masks:prepare_masks"),
-            "coco": _command("masks.options:CocoOptions", "masks.make_masks:prepare_masks"),
+            name.lower(): _command(f"masks.options:{name}Options", "masks.make_masks:prepare_masks")
+            for name in ("Dinov2", "TokenCut", "Grounded", "Sam3", "Rembg", "Alpha", "Coco")
         },
     ),
     "data": Group(
-        "Prepare the sets of the paper, and later ones, as parquet, and describe any dataset",
+        "Prepare the evaluation sets of the paper, and describe any dataset",
         {
             "prepare": _command("data.options:PrepareOptions", "data.image_sets:prepare"),
             "describe": _command("data.options:DescribeOptions", "data.image_sets:describe"),

@@ -19,7 +19,9 @@ from .commands import COMMANDS, Command, Group
 from .parser import Parser, parse
 
 
-ROOT = Group("Measure and reduce how much image classifiers decide by the background", COMMANDS)
+ROOT = Group(
+    "Diagnose and improve image classifiers that decide by the background, and train relevance maps", COMMANDS
+)
 FAILED_IF = 3  # exit status of a command that ended well, and whose result is what `--fail_if` names
 # Extras of this package and the modules they install.
 EXTRAS = {
@@ -100,12 +102,8 @@ def find(argv: list[str], root: Group, prog: str) -> tuple[Command, str, list[st
         return find(argv[1:], command, name) if isinstance(command, Group) else (command, name, argv[1:])
     width = max(12, *map(len, root.commands))
     names = "\n".join(f"  {name:<{width}} {command.summary}" for name, command in root.commands.items())
-    parser = Parser(
-        prog=prog,
-        usage=f"{prog} COMMAND [options]",
-        description=f"{root.summary}.",
-        epilog=f"commands:\n{names}\n\n`{prog} COMMAND --help` lists the options of a command.",
-    )
+    epilog = f"commands:\n{names}\n\n`{prog} COMMAND --help` shows the main options of a command."
+    parser = Parser(prog, f"{root.summary}.", usage=f"{prog} COMMAND [options]", epilog=epilog)
     parser.add_argument("command", help="see below", metavar="COMMAND")
     if root is ROOT:
         parser.add_argument("--version", action="version", version=__version__)

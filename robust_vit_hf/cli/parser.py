@@ -3,8 +3,11 @@
 import argparse
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING
+from functools import partial
+from shutil import get_terminal_size
+from textwrap import dedent, fill, indent
 from types import NoneType
 from typing import Any, NoReturn
 
@@ -12,9 +15,20 @@ from ..utils.options import Declared, Options, declared_options, unknown
 from ..utils.privacy import hide_tokens
 
 
+# Options that `--help` shows, by title; `--help_all` shows the others too.
+COMMON = {
+    "input": "model compare dataset split eval_split sets set masks results diagnose evaluation classes category in_distribution shifted",
+    "settings": "method effort other_backgrounds only_these_classes attributes num_images protocols methods weight weights per_class prompts "
+    "detector segmenter threshold to image_size learning_rate num_train_epochs background_swap lora_rank per_device_train_batch_size "
+    "batch_size port skip_bad",
+    "output": "output_dir json html fail_if export private revision commit_message report_to push_to_hub",
+}
+TITLES = {name: title for title, names in COMMON.items() for name in names.split()}
+
+
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
     """Parse arguments, or exit after printing the help, or with status 2 if options are invalid."""
-    parser = Parser(prog=prog, description=inspect.getdoc(options))
+    parser = Parser(prog, inspect.getdoc(options), argv)
     parser.add_options(declared_options(options).values())
     given = vars(parser.parse_args(argv))
     try:
@@ -24,13 +38,22 @@ def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser with one-line errors, which never quote values, since one may be a token."""
+    """Argument parser with one-line errors, which never quote values, since one may be a token. The help begins with the paragraphs of
+    `text`, and ends with those that begin with `prog`, which are examples: the first line, or with `--help_all` in `argv` all."""
 
-    def __init__(self, **kwargs):
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(formatter_class=formatter, allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
+    def __init__(self, prog: str, text: str, argv: Sequence[str] = (), **kwargs):
+        self.shows_all = not {"--help_all", "--help-all"}.isdisjoint(argv)
+        parts, width = text.split("\n\n"), get_terminal_size().columns - 2
+        kwargs["description"] = "\n\n".join(fill(part, width) for part in parts if not part.lstrip().startswith(prog))
+        if examples := "\n".join(part for part in parts if part.lstrip().startswith(prog)):
+            shown = dedent(examples if self.shows_all else examples.partition("\n")[0])
+            kwargs["epilog"] = f"for example:\n{indent(shown, '  ')}"
+        kwargs["formatter_class"] = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
+        super().__init__(prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
+        self.groups = {title: self.add_argument_group(title) for title in (*COMMON, "help")}
+        self.groups["help"].add_argument("-h", "--help", action="help", help="show this help")
         # Only for the help: handled by `main`.
-        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self.groups["help"].add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
         message = hide_tokens(" ".join(message.split()).rstrip("."))
@@ -52,16 +75,18 @@ class Parser(argparse.ArgumentParser):
 
     def add_options(self, options: Iterable[Declared], undo: bool = False) -> None:
         """Add options of dataclasses, which check the values and set the defaults. To `undo` a recipe, flags take `true` or `false`."""
-        groups: dict[str | None, argparse._ActionsContainer] = {None: self}
-        for option in options:
-            if option.group not in groups:
-                groups[option.group] = self.add_argument_group(option.group)
-            _add_option(groups[option.group], option, undo)
+        self.groups["help"].add_argument("--help_all", action="help", help="show all options and examples")
+        for option in sorted(options, key=lambda option: [*TITLES, option.name].index(option.name)):
+            is_needed = option.default is MISSING or option.field.metadata.get("positional")
+            title = TITLES.get(option.name, "input" if is_needed else option.group or "more options")
+            group = self.groups.get(title) or self.groups.setdefault(title, self.add_argument_group(title))
+            _add_option(group, option, _help(option) if title in COMMON or self.shows_all else argparse.SUPPRESS, undo)
 
 
-def _add_option(group: argparse._ActionsContainer, option: Declared, undo: bool) -> None:
+def _add_option(group: argparse._ActionsContainer, option: Declared, text: str, undo: bool) -> None:
     metadata, default = option.field.metadata, option.default
-    settings: dict[str, Any] = {"help": _help(option), "metavar": metadata.get("metavar")}
+    metavar = "N" if option.types & {int, float} and str not in option.types else None
+    settings: dict[str, Any] = {"help": text, "metavar": metadata.get("metavar") or metavar}
     if option.choices:
         settings["metavar"] = settings["metavar"] or f"{{{','.join(map(str, option.choices))}}}"
     if is_flag := option.types <= {bool, NoneType}:
@@ -76,7 +101,7 @@ def _add_option(group: argparse._ActionsContainer, option: Declared, undo: bool)
     else:
         group.add_argument(f"--{option.name}", type=option.parse, required=default is MISSING, **settings)
     if is_flag and default is True:
-        text = f"undo --{option.name}"
+        text = argparse.SUPPRESS if text == argparse.SUPPRESS else f"undo --{option.name}"
         group.add_argument(f"--no_{option.name}", dest=option.name, action="store_const", const=False, help=text)
 
 

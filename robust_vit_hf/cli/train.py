@@ -7,15 +7,16 @@ from ..training.recipes import find_recipe, list_recipes, train_arguments, train
 from .parser import Parser
 
 
-DESCRIPTION = f"""Finetune a model so that its relevance map leaves the background and covers the object.
-
-  robust-vit train                                                   the bundled model and images
-  robust-vit train --model vit-b --dataset PATH_OR_ID --output_dir runs/vit-b
-  robust-vit train --method gradmask                                 another method, see docs/train.md
-  accelerate launch --module robust_vit_hf.cli train …               on several GPUs; so does trainer/train.py
+DESCRIPTION = f"""Finetune a model on images with masks, so that its relevance map leaves the background and covers the object, as in
+RobustViT (https://huggingface.co/papers/2206.01161), and measure it before and after.
 
 Options come from a recipe, which the command line overrides: the one that --config names (a YAML file, or one of
-{", ".join(list_recipes())}), or else that of the model and method, if they have one."""
+{", ".join(list_recipes())}), or else that of the model and method, if they have one.
+
+  robust-vit train --model vit-b --dataset photos-masks --output_dir runs/vit-b
+  robust-vit train                       # the bundled model and images
+  robust-vit train --method gradmask     # another method, see docs/train.md
+  accelerate launch --module robust_vit_hf.cli train --model vit-b    # on several GPUs; so does trainer/train.py"""
 
 
 def parse_arguments(argv: list[str]) -> tuple:
@@ -23,8 +24,8 @@ def parse_arguments(argv: list[str]) -> tuple:
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
     prog = "robust-vit train"
-    parser = Parser(prog=prog, usage=f"{prog} [--config RECIPE] [options]", description=DESCRIPTION)
-    parser.add_argument("--config", metavar="RECIPE", help="recipe, see above")
+    parser = Parser(prog, DESCRIPTION, argv, usage=f"{prog} [--config RECIPE] [options]")
+    parser.groups["input"].add_argument("--config", metavar="RECIPE", help="recipe, see above")
     # --debug belongs to all commands; a recipe can set the Trainer's option.
     parser.add_options([option for option in train_options().values() if option.name != "debug"], undo=True)
     options = vars(parser.parse_args(argv))

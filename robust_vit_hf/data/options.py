@@ -40,14 +40,12 @@ class SetOptions(Options):
 
 @dataclass(kw_only=True)
 class PrepareOptions(WriterOptions, SetOptions):
-    """Write a set of the paper, or a later one, as parquet, every image checked.
+    """Write a set of the paper, or a later one, as parquet, every image checked. An interrupted run resumes when it is started again.
 
-      robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
-
-    An interrupted run resumes when it is started again.
+    robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
     """
 
-    set: str = option(text="name of the set", choices=KNOWN_SETS, positional=True)
+    set: str = option(text=f"set: {', '.join(KNOWN_SETS)}", choices=KNOWN_SETS, metavar="SET", positional=True)
     sources: list[str] = option(
         [], "folder of the official layout, archives, or Hub id; by default the set's on the Hub", positional=True
     )
@@ -62,5 +60,5 @@ class DescribeOptions(SetOptions):
     """
 
     source: str = option(text="folder, file or Hub id", positional=True)
-    set: str | None = option(None, "read it as this set", choices=KNOWN_SETS)
+    set: str | None = option(None, "read it as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
     split: str | None = option(None, "split to read; `train` by default, if there is one")

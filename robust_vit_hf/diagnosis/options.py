@@ -17,19 +17,15 @@ from ..utils.options import PERCENT, Range, option, output_dir
 class OwnImagesOptions(BatchOptions):
     masks: str | None = option(
         None,
-        "`dinov2` or `tokencut` (no annotation; dinov2 is the default for images without masks), `grounded` or `sam3` (by the names of "
-        "the classes) or `rembg` (a background remover) to make them, `alpha` for the transparency of PNG and WebP, or `auto` for the first of "
-        "sam3, grounded and rembg that can be had, and otherwise dinov2; or a folder with the masks of the images of --dataset: the output of "
-        "`robust-vit masks`, or pictures with the names of the images",
+        "folder with the masks of the images (the output of `robust-vit masks`, or pictures with the names of the images), or a method that "
+        "makes them: dinov2 (the default for images without masks), tokencut, grounded, sam3, rembg, alpha, or auto, see docs/data.md",
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, MASK_MODEL)
     num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", Range(2))
     attributes: list[str] = option(
         [],
-        "what else may decide: background, border, corners, colours, sharpness, place, or `all`. Images are given each of these of "
-        "other images of their class and of other classes, in two passes an attribute. `improve` makes new layers with what is named; the "
-        "finetuning of --effort full does not use it",
+        "what else to exchange between images: background, border, corners, colours, sharpness, place, or `all`",
         metavar="NAME",
     )
     protocol: Protocol | None = option(None, PROTOCOL)
@@ -53,46 +49,33 @@ class OwnImagesOptions(BatchOptions):
 
 @dataclass(kw_only=True)
 class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
-    """Does a model decide by the background? Objects are put on the backgrounds of other images of their class and of other
-    classes, as in the Backgrounds Challenge (https://huggingface.co/papers/2006.09994), and it is counted how often the model
-    names the class of the background.
+    """Does a model decide by the background? Objects are put on backgrounds of their own class and of others, and the report says how often
+    the model predicts the class of the background, as in the Backgrounds Challenge (https://huggingface.co/papers/2006.09994).
+
+    Give images that the model was not trained on. Without --model, a linear classifier on DINOv2-S is fitted to one part of the photographs
+    and measured on the rest: do they invite it to decide by the background? An interrupted run resumes when it is started again.
 
       robust-vit diagnose --model my-vit --dataset photos --output_dir runs/diagnosis
       robust-vit diagnose --model my-vit --compare runs/better --dataset photos --output_dir runs/diagnosis-after
-      robust-vit diagnose --dataset photos --output_dir runs/photos     before training: do the photographs invite it?
-
-    Give images that the model was not trained on. Without a model, a linear classifier on DINOv2-S is fitted to the images of --split (by
-    default `train`) and measured on those that it was not fitted to. Writes results.json, tables, a strip of images in all conditions, more of
-    them for `robust-vit app --diagnose`, the masks that it made with contact sheets to look at, and images.csv with the predictions for each image. An interrupted run resumes when it is started again.
+      robust-vit diagnose --dataset photos --output_dir runs/photos    # before training
     """
 
     model: str | None = option(
-        None,
-        "name, folder or Hub id (default: the bundled model; with --dataset, a classifier that is fitted to the images)",
+        None, "name, folder or Hub id (default: the bundled model; with --dataset, a classifier fitted to the images)"
     )
-    dataset: str | None = option(
-        None,
-        "labelled images: class folders, parquet, Hub id, … (default: the bundled images with the habitual backgrounds)",
-    )
-    imagenet_9: str | None = option(
-        None,
-        "source of ImageNet-9, whose measures are shown beside those of your images: for models with the classes of ImageNet",
-    )
+    dataset: str | None = option(None, "labelled images: class folders, parquet, Hub id, … (default: bundled ones)")
+    imagenet_9: str | None = option(None, "source of ImageNet-9, to measure models of ImageNet on it too")
     slices: list[str] = option(
         [],
-        "columns of the images, such as `camera site` of a metadata.csv: top-1 and BG-Gap of each value, and of each pair of values with 20 "
-        "images or more",
+        "columns of metadata.csv, such as `camera site`: measure each value, and each pair of values with 20 images or more",
         metavar="COLUMN",
     )
     html: bool = option(False, "write report.html too")
-    export: Literal["fiftyone"] | None = option(
-        None,
-        "write all images with masks, predictions and relevance maps for FiftyOne too, to fiftyone/ in the output folder",
-    )
+    export: Literal["fiftyone"] | None = option(None, "also write images and predictions for FiftyOne, to fiftyone/")
     fail_if: Literal["decides"] | float | None = option(
         None,
-        "exit with status 3, after everything is written, if the model (with --compare the second one) decides by the background: "
-        "`decides`, by the verdict; or a number of points that the BG-Gap exceeds by the lower bound of its interval",
+        "exit with status 3 if the model (with --compare, the second one) decides by the background: `decides`, by the verdict, or a "
+        "number of points that the lower bound of the BG-Gap exceeds",
         PERCENT,
         metavar="CONDITION",
     )

@@ -24,7 +24,7 @@ from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
 OF_WEIGHTS = f"sets for --weights, {SOURCES}; by default those of the benchmark with the classes of the models"
 OF_THE_MODEL = "by default that of the run that trained the models, or else `paper` for the registered models and `model` for all others"
-PROTOCOL = f"preprocessing of the images, see `robust-vit train --help`; {OF_THE_MODEL}"
+PROTOCOL = f"preprocessing of the images, see `robust-vit evaluate --help`; {OF_THE_MODEL}"
 SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"
 
@@ -109,14 +109,13 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
     """Measure a model, or two (before and after finetuning), on shifted sets: tables of accuracy, relevance and calibration, plots of
     the classes that changed most, and curves over SI-Score's factors.
 
-      robust-vit evaluate --compare runs/emoji-shift                     the bundled model and sets
-      robust-vit evaluate --model vit-b --compare runs/vit-b --output_dir runs/vit-b-robustness \\
-          --sets imagenet-1k=sets/imagenet-1k imagenet-a=sets/imagenet-a --training_data sets/paper-split
-
     Protocol `paper`: images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5, and logits are not restricted. Protocol
     `native`: images are prepared as in the pretraining, and on ImageNet-A, ImageNet-R and ObjectNet, logits are restricted to the classes
-    of the set. Protocol `model`: as `native`, with the processor saved with each model. See docs/evaluate.md. Finished sets are not
-    measured again: an interrupted run resumes when it is started again.
+    of the set. Protocol `model`: as `native`, with the processor saved with each model. See docs/evaluate.md.
+
+      robust-vit evaluate --compare runs/emoji-shift    # the bundled model and sets
+      robust-vit evaluate --model vit-b --compare runs/vit-b --output_dir runs/vit-b-robustness \\
+          --sets imagenet-1k=sets/imagenet-1k imagenet-a=sets/imagenet-a --training_data sets/paper-split
     """
 
     protocols: list[Protocol] | None = option(
@@ -140,12 +139,12 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
     """Measure how well the maps of several attribution methods cover the object: before and after finetuning, as in the paper's
     Table 3. For plain vision transformers, which have maps.
 
-      robust-vit segment --compare runs/emoji-shift                      the bundled model and images
+    Images are squashed to the model's size, maps explain the predicted class and are thresholded at their mean. An interrupted run
+    resumes when it is started again.
+
+      robust-vit segment --compare runs/emoji-shift    # the bundled model and images
       robust-vit segment --model vit-b --compare runs/vit-b --set imagenet-segmentation=gtsegs_ijcv.mat \\
           --output_dir runs/vit-b-segmentation
-
-    Images are squashed to the model's size, maps explain the predicted class and are thresholded at their mean. A model that is
-    finished is not measured again: an interrupted run resumes when it is started again.
     """
 
     set: NamedSource | None = option(
@@ -153,7 +152,12 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
         f"{', '.join(SEGMENTATION_SETS)} (default: the first), from a source or the output of `robust-vit data prepare`",
         metavar=NAMED,
     )
-    methods: list[str] = option(list(ATTRIBUTION_METHOD_NAMES), "all by default", choices=ATTRIBUTION_METHOD_NAMES)
+    methods: list[str] = option(
+        [*ATTRIBUTION_METHOD_NAMES],
+        f"default: {' '.join(ATTRIBUTION_METHOD_NAMES)}",
+        choices=ATTRIBUTION_METHOD_NAMES,
+        metavar="METHOD",
+    )
     protocol: Protocol | None = option(None, PROTOCOL)
     output_dir: Path = output_dir("runs/segmentation")
 
@@ -183,19 +187,18 @@ class InterpolateOptions(BatchOptions, ImagesOptions):
     """Interpolate the weights of a model before and after finetuning (WiSE-FT): (1 - w) · BEFORE + w · AFTER, see
     https://huggingface.co/papers/2109.01903.
 
-      robust-vit interpolate BEFORE AFTER --weight 0.5 --output_dir runs/halfway
+    --weight writes the model of one interpolation weight. --weights measures models of several, and writes and plots
+    `interpolation_weights.json`; an interrupted run resumes when it is started again. All use the preprocessing of AFTER.
+
+      robust-vit interpolate emoji-shift runs/emoji-shift --weight 0.5 --output_dir runs/halfway
       robust-vit interpolate emoji-shift runs/emoji-shift --weights --output_dir runs/weights
       robust-vit interpolate BEFORE AFTER --weights 0 0.25 0.5 0.75 1 --output_dir runs/weights \\
           --in_distribution imagenet-1k=sets/imagenet-1k --shifted imagenet-a=sets/imagenet-a imagenet-r=sets/imagenet-r
-
-    The first command writes a model folder. The others measure models of several weights, write `interpolation_weights.json` and plot it;
-    all of them see their images through the preprocessing of AFTER, with which the model folder is saved. Weights that the output folder
-    holds are not measured again.
     """
 
     before: str = option(text="the original model: name, folder or Hub id", positional=True)
     after: str = option(text="the finetuned model", positional=True)
-    weight: float | None = option(None, "write the model of this interpolation weight, from 0 to 1", SHARE)
+    weight: float | None = option(None, "write the model of this interpolation weight", SHARE)
     weights: list[float] | None = option(
         None, "measure interpolation weights; without values, 0, 0.1 … 1", SHARE, metavar="WEIGHT", nargs="*"
     )

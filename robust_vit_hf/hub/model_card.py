@@ -231,7 +231,7 @@ def make_card(
     tables = []
     for part in measurements:
         reliance, table = [Table(**facts) for facts in part.get("reliance", ())], main_table(part["rows"]).markdown()
-        tables.append({"protocol": part["protocol"], "table": table, "reliance": reliance})
+        tables.append({"protocol": part["protocol"], "table": table, "rows": part["rows"], "reliance": reliance})
     registered = MODELS.get(registered_of(run))
     measured = [row["set"] for part in measurements for row in part["rows"]]
     validation = (results or {}).get("settings", {}).get("data", {}).get("eval_split")
@@ -259,7 +259,7 @@ def make_card(
         evaluated=evaluation is not None,
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
         results=tables,
-        chose_checkpoint=evaluation is None and results is not None and measured == [validation],
+        chose_checkpoint=evaluation is None and results is not None and ("verdict" in run or measured == [validation]),
         figures=figures,
         worse=_what_got_worse(measurements),
     )

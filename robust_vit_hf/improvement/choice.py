@@ -166,8 +166,16 @@ class Outcome:
         if self.usual.high < 0:
             sentences.append(f"On usual backgrounds it certainly loses: {self.usual} points.")
         if self.key == "open" and self.change.mean > 0:
-            needed = self.count * (1 - self.change.low / self.change.mean) ** 2
-            sentences.append(f"About {_rounded_up(needed):,} validation images instead of {self.count} would tell.")
+            gain, margin = self.change.mean, self.change.mean - self.change.low
+            error = NORMAL * self.share * COMPOSITES_ERROR  # which stays, however many images there are
+            if gain > error:
+                needed = _rounded_up(self.count * (margin**2 - error**2) / (gain**2 - error**2))
+                sentences.append(f"About {needed:,} validation images instead of {self.count} would tell.")
+            else:
+                sentences.append(
+                    "More validation images would not tell, since composites differ from photographs: measure both models on "
+                    "photographs with other backgrounds."
+                )
         return sentences
 
     @property

@@ -12,17 +12,15 @@ from ..utils.options import COUNT, POSITIVE, SEED, SHARE, option, output_dir
 
 @dataclass(kw_only=True)
 class ImproveOptions(PrecisionOptions, OwnImagesOptions):
-    """Mend a model that decides by the background: masks if there are none, new last layers, with --effort full also one training of all
-    layers, and the choice of one by the validation images.
+    """Make a model decide less by the background, from labelled photographs; masks are made where there are none.
+
+    New last layers are fitted to features of the training images and of their objects on other backgrounds; --effort full also finetunes all
+    layers with swapped backgrounds. The validation images choose from these models, yours, and interpolations between them, by the expected
+    top-1 where a share --other_backgrounds of your photographs has other backgrounds than usual. The output folder is the model, with its
+    card and report.html, or the report that says to keep yours. An interrupted run resumes when it is started again.
 
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better --effort full
-
-    New last layers are made from features of the training images and of their objects on other backgrounds; the training swaps backgrounds. Of
-    these, and of models between them and the one before, the one is chosen whose expected top-1 is highest where the share
-    --other_backgrounds of your photographs has other backgrounds than usual. All validation images choose and all measure, in five folds. The
-    output folder is a model, with its card and report.html; or it says to keep yours. What is complete is skipped when the command is started
-    again.
     """
 
     model: str = option(text="name, folder or Hub id of the model")
@@ -39,8 +37,7 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     )
     effort: Literal["quick", "full"] = option(
         "quick",
-        "`quick` (the default): a new last layer alone, from features that are computed once; `full`: also a training of all layers, which "
-        "takes many minutes",
+        "`quick` (the default): only a new last layer; `full`: also finetune all layers, which takes many minutes",
     )
     backgrounds: str | None = option(
         None,
@@ -53,12 +50,9 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)
     only_these_classes: bool = option(
         False,
-        "cut the model's head to the classes that have images, first of all; changes are measured from there. By default, the model keeps "
-        "its other classes, whose weights new layers leave as they are",
+        "first cut the model's head to the classes that have images; by default, the model keeps its other classes and their weights",
     )
-    fail_if: Literal["worse"] | None = option(
-        None, "end with exit status 3, after writing everything, if the model that was found is `worse`"
-    )
+    fail_if: Literal["worse"] | None = option(None, "exit with status 3 if the model that was found is `worse`")
     seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
     output_dir: Path = output_dir()
 

@@ -21,7 +21,7 @@ class MasksOptions(WriterOptions):
     METHOD: ClassVar[str]
 
     images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")
-    set: str | None = option(None, "read them as this set, unprepared", choices=KNOWN_SETS)
+    set: str | None = option(None, "read them as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
     split: list[str] = option([], "splits to make masks for (default: train, or the first of --set)")
     per_class: int | None = option(None, "take images until each class has this many masks (default: all)", COUNT)
 
@@ -46,7 +46,7 @@ class Dinov2Options(MasksOptions):
 class TokenCutOptions(Dinov2Options):
     """Foreground masks by TokenCut: the salient object in the features of a ViT, without annotation.
 
-    robust-vit masks tokencut --images sets/split --output_dir sets/split-tokencut --split train validation
+    robust-vit masks tokencut --images photographs --output_dir photographs-masks
     robust-vit masks tokencut --released --per_class 3 --images sets/ten --output_dir sets/three
     """
 

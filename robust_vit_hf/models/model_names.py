@@ -59,8 +59,8 @@ MODELS = {
         load=lazy_import(_BUNDLED_MODULE, "load_biased_model"),
         image_size=112,
         load_backbone=lazy_import(_BUNDLED_MODULE, "load_backbone"),
-        note="`emoji-shift` is the bundled model of `robust-vit-hf`: a DINOv2-S/14 that was trained, on purpose, to decide by "
-        'the background of small pictures. "Before" is that model here, and not DINOv2.',
+        note="`emoji-shift` is the bundled model of `robust-vit-hf`: a DINOv2-S/14 trained on purpose to decide by the "
+        'background of small pictures. In the results, "before" is this model.',
     ),
 }
 

@@ -10,7 +10,7 @@ from .image_processors import Protocol
 
 @dataclass(kw_only=True)
 class ConvertOptions(Options):
-    """Convert ViT and DeiT weights of timm to model folders of transformers, and back, bit for bit; or give a model another head.
+    """Convert ViT and DeiT weights between timm and transformers, bit for bit; or give a model another head.
 
     robust-vit convert timm/vit_base_patch16_224.augreg_in21k_ft_in1k --output_dir models/augreg-b
     robust-vit convert checkpoint.pth.tar --output_dir models/released --image_size 384
@@ -23,7 +23,7 @@ class ConvertOptions(Options):
     )
     output_dir: Path = output_dir()
     to: Literal["hf", "timm"] = option("hf", "format to write")
-    image_size: int | None = option(None, "another side of the images: interpolate position embeddings", COUNT)
+    image_size: int | None = option(None, "side of the images, to which position embeddings are interpolated", COUNT)
     num_heads: int | None = option(None, "attention heads, for weights of an unusual size", COUNT)
     classes: Path | None = option(
         None,

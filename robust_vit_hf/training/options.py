@@ -82,7 +82,7 @@ class FinetuningArguments(Options):
     # Losses
     method: str = option(
         "robustvit",
-        f"Method: {', '.join(METHODS)}. Each has some of the following options, with its own defaults: see docs/train.md.",
+        "Method; each has some of the options of the method, with its own defaults: see docs/train.md.",
         choices=METHODS,
     )
     relevance_weight: float | None = option(None, "Weight of the relevance loss (Eq. 5); at 0, no map.", NOT_NEGATIVE)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from experiments.paper.options import FigureOptions
 from robust_vit_hf.cli.commands import COMMANDS, Group
-from robust_vit_hf.cli.main import main
+from robust_vit_hf.cli.main import ROOT, find, main
+from robust_vit_hf.cli.parser import parse
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
 from robust_vit_hf.training.callbacks import TrainingInterrupted
 
@@ -26,13 +28,24 @@ LEAVES |= {f"{name} {each}": command for name, group in GROUPS.items() for each,
 
 
 @pytest.mark.parametrize("command", LEAVES)
-def test_help(command):
-    completed = call(*command.split(), "--help")
-    assert completed.status == 0 and completed.out.startswith(f"usage: robust-vit {command} [")
-    assert f"robust-vit {command}" in completed.out.partition("\n\n")[2]  # an example
-    assert callable(resolve_name(LEAVES[command].options)) and callable(resolve_name(LEAVES[command].function))
+def test_help(command, monkeypatch, tmp_path):
+    """On one screen, with an example at the end; all options and examples with `--help_all`. The examples have valid options."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+    completed, full = call(*command.split(), "--help"), call(*command.split(), "--help-all")
+    assert completed.status == full.status == 0 and completed.out.startswith(f"usage: robust-vit {command} [")
+    *lines, example = completed.out.splitlines()
+    assert len(lines) < 60 and max(map(len, (*lines, example))) <= 100
+    examples = full.out.partition("for example:\n")[2].replace("\\\n", "").splitlines()
+    assert example == examples[0] and example.startswith(f"  robust-vit {command}")
+    for words in (shlex.split(each, comments=True) for each in examples):
+        chosen, prog, rest = find(words[words.index(command.split()[0]) :], ROOT, "robust-vit")
+        assert chosen == LEAVES[command] and callable(resolve_name(chosen.function))
+        options = resolve_name(chosen.options)
+        assert parse(options, prog, rest) if isinstance(options, type) else options([*rest, "--use_cpu"])
     if command == "evaluate":
         assert "split of --dataset (default: validation)" in " ".join(completed.out.split())
+        assert "--images_per_set" in full.out and "--images_per_set" not in completed.out
 
 
 @pytest.mark.parametrize("group", ["", *GROUPS])

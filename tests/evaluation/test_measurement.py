@@ -59,4 +59,4 @@ def test_its_command_measures_keeps_and_refuses(flips, tmp_path):
     assert f"| validation | {100 * expected[0]:.1f} | 25.0 |" in succeed("flips", *pair, *options)
     error = call("flips", "--model", tmp_path / "after", *options).error
     assert "was made from other inputs, which differ in: model." in error
-    assert "--images_per_set" in succeed("flips", "--help")
+    assert "--images_per_set" in succeed("flips", "--help_all")

@@ -71,10 +71,7 @@ def test_what_the_trainer_tells(folder):
         "training_classes": [0, 1, 2, 3],
         "class_names": ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"],
     }
-    assert (
-        "8 images of the 4 classes LABEL_0, LABEL_1, LABEL_2, LABEL_3, validated on 4 others, from `user/masked`"
-        in card.content
-    )
+    assert "classes LABEL_0, LABEL_1, LABEL_2, LABEL_3 from `user/masked`, validated on 4 others." in card.content
     assert "| learning rate | 0.001, × 0.85 every 2 epochs |" in card.content
     assert "| batch | 8 images, on 1 process |" in card.content  # in two parts
     assert "shortest side 37 (bilinear), centre crop of 32×32, mean 0.5, 0.5, 0.5" in card.content
@@ -100,9 +97,9 @@ def test_nothing_measured(folder):
     run = json.loads((folder / "run.json").read_text())
     card = make_card(run)
     assert card.data.eval_results is None and "On the 4 validation images, in training: top-1" in card.content
-    assert "Only the validation images were measured, see above." in card.content
+    assert "Only the validation images were measured; see above." in card.content
     card = make_card(run | {"validation": None})
-    assert "Nothing was measured." in card.content and "It was not measured." in card.content
+    assert "Nothing was measured." in card.content and "This was not measured." in card.content
     assert not re.search(r"\d+\.\d %|top-1 \d", card.content)
 
 
@@ -125,7 +122,10 @@ def test_results(folder):
     assert "Top-1 of the classes not shown in training, mean of the sets: 50.0 before, 0.0 after (-50.0)." in worse
     assert "classes shown in training" not in worse
     with_mean = make_card(run, results(shifted=True)).content  # a row of no further images
-    assert "| mean of the shifted sets |" in with_mean and "1 of 4 test images were classified" in with_mean
+    assert (
+        "shifted sets was 75.0 % before and is 50.0 % now" in with_mean
+        and "1 of 4 test images were classified" in with_mean
+    )
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
     tagged = run | {"data": run["data"] | {"dataset_tags": ["x/y"], "dataset_args": ["all"]}}
     elsewhere = measured | {"sources": {"validation": "other/images"}}
@@ -181,10 +181,13 @@ def test_evaluation_under_two_protocols(copied, tmp_path):
         for protocol in ("paper", "native")
         for name, value in (("top-1", 0.5), ("top-1 before finetuning", 0.75))
     }
-    assert (
-        "Protocol `native`. Logits are restricted to the classes of the set for ImageNet-A, -R and ObjectNet alone"
-        in card.content
-    )
+    assert "Protocol `native`: images are resized to 248 pixels (bicubic)" in card.content
+    restricted = "On ImageNet-A, ImageNet-R and ObjectNet, logits are restricted"
+    assert restricted not in card.content
+    evaluation = evaluation_of(digest)
+    for part in evaluation["protocols"].values():
+        part["rows"][0]["set"] = "imagenet-a"
+    assert make_card(json.loads((copied / "run.json").read_text()), None, evaluation).content.count(restricted) == 1
     assert "Top-1, per cent under protocol `native`: `validation` 75.0 → 50.0" in card.content
     assert "(accuracy_native.png)" in card.content and "accuracy_paper.png" not in card.content
 

@@ -103,9 +103,9 @@ def test_the_new_layer_is_all_that_changes(inputs, quick):
         logits = model(**processor(images, return_tensors="pt")).logits
     assert logits.argmax(dim=1).tolist() == rows["original"]
     card = (quick / "README.md").read_text()
-    assert "all other weights are its own" in card and "Training took" not in card
+    assert "all other weights are unchanged" in card and "Training took" not in card
     layer = json.loads((quick / "run.json").read_text())
-    described = {"the labels of the images": "label", "what the model before says": "output", "a linear map": "map"}
+    described = {"the labels of the images": "label", "predictions of the original": "output", "a linear map": "map"}
     assert all((text in card) is (name in layer["training"]["last layer"]) for text, name in described.items())
     assert layer["data"]["training_classes"] == [0, 1, 2, 3] and "24 images without labels" not in card
     measures = json.loads((quick / "diagnosis" / "results.json").read_text())["diagnosis"]

@@ -117,7 +117,7 @@ def test_training_from_a_folder_to_a_folder(folders, tmp_path, name):
     assert (tmp_path / "run" / "examples.parquet").is_file() and [*(tmp_path / "run").rglob("events*")]
     assert not (tmp_path / "run" / "strips").exists()
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "without the relevance loss of" in card and "![Predictions before and after" in card
+    assert "finetuned on images with swapped backgrounds" in card and "![Predictions before and after" in card
     assert "relevance m" not in card and "relevance-map" not in card
     again = ["--model", tmp_path / "run", "--output_dir", tmp_path / "again", "--background_swap", 0.5]
     succeed("train", *options, "finetune", *again, "--control")
