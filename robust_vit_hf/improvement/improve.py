@@ -49,13 +49,21 @@ from .choice import candidates_figure, candidates_table, choose, cross_validated
 from .finetune import TRAINING_FOLDER, Finetuning
 from .images import classes_with_images, images_by_role, with_these_classes_alone
 from .options import ImproveOptions
-from .verdict import PREDICTIONS_FOLDER, Improvement, measure_outcome, other_classes, write_candidate
+from .verdict import (
+    CANDIDATES_FILE,
+    PREDICTIONS_FOLDER,
+    Improvement,
+    measure_outcome,
+    other_classes,
+    remove_model,
+    write_candidate,
+)
 
 
 # Of a mask on one core, of 336×252 pixels (`python -m experiments real_photographs masks`): of a background remover, and of others.
 SECONDS_PER_MASK = {"rembg": 1.7, None: 0.36}
 FITTING = 30  # seconds to load models and fit layers
-CANDIDATES_FOLDER, CANDIDATES_FILE = "candidates", "candidates.md"
+CANDIDATES_FOLDER = "candidates"
 FEATURES_FOLDER, FINETUNED_FOLDER = "features", "finetuned"
 # Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
 NO_INPUTS = {
@@ -124,20 +132,24 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         side = session.sides["before"]
         stage = Stage(session.folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
-        _say(0, f"{side.name}, {_estimate(side, images, options)}")
+        share, told = options.other_backgrounds, _told(len(images["validation"].rows), options.other_backgrounds)
+        _say(0, f"{side.name}, {_estimate(side, images, options)}\n  {told}")
         images = with_masks(images, session, options, notes)
         classes = classes_with_images(images, session.classes, notes)
         train, validation = (session.with_images(of_role, options.dataset, classes) for of_role in images.values())
 
         _say(2, f"Candidates, measured on {len(images['validation'].rows)} validation images")
-        diagnosis = _check_validation_images(validation, options.other_backgrounds)
+        diagnosis = _check_validation_images(validation)
         stage.begin()
         attributes = _attributes(validation, options.attributes, notes)
         keeps = not attributes and diagnosis.has_little_to_gain
         candidates = _candidates(train, validation, pool, attributes, images, options, notes, keeps)
 
-        share, before = options.other_backgrounds, candidates[0]
+        before = candidates[0]
         chosen, choice = choose(candidates, share), ("healthy" if keeps else "kept", None)
+        is_written = (stage.result() or {}).get("candidate") == str(chosen)
+        if not is_written:
+            stage.reopen()  # so that no model of another choice, which a kill may leave, counts as this one
         table = candidates_table(candidates, chosen, share)
         write_atomically(session.folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
         section = Section("Choice", notes=[f"All candidates are in {CANDIDATES_FILE}."])
@@ -148,9 +160,10 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
             alt = f"A point for each candidate; {CANDIDATES_FILE} holds the values."
             section.plots.append(page_picture(candidates_figure(candidates, chosen, share), caption, alt))
             _say(3, f"Model: {chosen}")
-            is_written = (stage.result() or {}).get("candidate") == str(chosen)
             validation = write_candidate(chosen, before, validation, is_written)
             notes += other_classes(validation)
+        else:
+            remove_model(session.folder)
         _say(4, f"Diagnosis on {len(images['validation'].rows)} validation images")
         improvement = measure_outcome(
             validation, images["validation"], choice, table, section, notes, options.attributes
@@ -193,17 +206,12 @@ def with_masks(
     return images
 
 
-def _check_validation_images(session: Session, share: float) -> Diagnosis:
-    """Measure the original model on the validation images first, to say what they can tell, and what is wrong with them, in time."""
+def _check_validation_images(session: Session) -> Diagnosis:
+    """Measure the original model on the validation images first, to say what is wrong with them in time."""
     diagnosis = measure_backgrounds(session, PREDICTIONS_FOLDER)["before"]
     count = len(diagnosis.columns["label"])
     check_composed(diagnosis.num_mixed, count, "validation")
     tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
-    tqdm.write(
-        f"  {count} validation images tell a change of top-1 at {100 * share:.0f} % other backgrounds to within about "
-        f"{resolution(count, share):.1f} points.",
-        file=sys.stderr,
-    )
     return diagnosis
 
 
@@ -251,6 +259,11 @@ def _candidates(
 
 def _say(number: int, text: str) -> None:
     tqdm.write(f"[{number}/4] {text}", file=sys.stderr)
+
+
+def _told(count: int, share: float) -> str:
+    changed = f"{count} validation images tell a change of top-1 at {100 * share:.0f} % other backgrounds"
+    return f"{changed} to within about {resolution(count, share):.1f} points."
 
 
 def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions) -> str:

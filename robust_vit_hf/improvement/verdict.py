@@ -1,4 +1,4 @@
-"""The outcome of an improvement: the model, and the verdict on the test images, with its tables, page and model card."""
+"""The outcome of an improvement: the model, and the verdict on the validation images, with its tables, page and model card."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.find_images import Images
-from ..diagnosis.diagnose import measure_images
+from ..diagnosis.diagnose import ATTRIBUTES_FOLDER, measure_images
 from ..diagnosis.report import DiagnosisReport, write_report
 from ..evaluation.accuracy import measure_accuracy, worse_classes
 from ..evaluation.examples import FIGURE_FILE, galleries
@@ -16,6 +16,7 @@ from ..evaluation.other_backgrounds import composite_outputs
 from ..evaluation.results_files import write_finetuning_results
 from ..evaluation.session import Session, load_sides
 from ..hub.model_card import write_card
+from ..hub.upload import MODEL_FILES
 from ..models.interpolation import INTERPOLATION_FILE
 from ..models.last_layer import NoLastLayer
 from ..results.html_page import PAGE_FILE, Section, write_page
@@ -25,11 +26,13 @@ from ..results.summary import tables_of
 from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.privacy import public_name
+from ..utils.stage import Stage
 from .candidates import Candidate, temperature_of
 from .choice import OUTCOMES, Outcome
 
 
-DIAGNOSIS_FOLDER, PREDICTIONS_FOLDER, VERDICT_FILE = "diagnosis", "predictions", "verdict.json"
+DIAGNOSIS_FOLDER, PREDICTIONS_FOLDER = "diagnosis", "predictions"
+CANDIDATES_FILE, VERDICT_FILE = "candidates.md", "verdict.json"
 SHOWN_NOTES = 4  # in the terminal
 
 
@@ -67,12 +70,9 @@ class Improvement:
         return self.key == condition
 
     def __str__(self) -> str:
-        table = self.outcome.table if self.outcome else self.diagnosis.table
-        lines = (
-            ["", self.verdict, "", f"{table.title}:", "", table.markdown(), ""]
-            if self.outcome
-            else ["", self.verdict, ""]
-        )
+        lines = ["", self.verdict, ""]
+        if self.outcome:
+            lines += [f"{self.outcome.table.title}:", "", self.outcome.table.markdown(), ""]
         lines += self.notes[:SHOWN_NOTES]
         more = len(self.notes) - SHOWN_NOTES
         lines += [f"{more} more remarks are in {PAGE_FILE}."] if more > 0 else []
@@ -102,7 +102,18 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
             write_json(folder / name, content)
     side.processor.save_pretrained(folder)
     sides = load_sides({"after": str(folder)}, session.protocol, session.accelerator)
+    for path in (path for root in (PREDICTIONS_FOLDER, ATTRIBUTES_FOLDER) for path in (folder / root).rglob("after")):
+        if Stage.of(path).inputs.get("model") != sides["after"].digest:  # of a model that another share has chosen
+            for file in sorted(path.iterdir()):  # the record last
+                file.unlink()
     return replace(session, sides={**session.sides, **sides})
+
+
+def remove_model(folder: Path) -> None:
+    """Remove the model that another share has chosen, with its card and results, since the verdict is to keep the one before."""
+    for path in [path for pattern in MODEL_FILES for path in folder.glob(pattern)]:
+        if path.name not in (CANDIDATES_FILE, VERDICT_FILE):
+            path.unlink(missing_ok=True)
 
 
 def other_classes(session: Session) -> list[str]:
@@ -153,6 +164,8 @@ def measure_outcome(
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         shown.galleries += galleries(folder)
         sections.append(Section("On usual backgrounds", tables))
+        text = "The first table is by folds. The others measure the model that all images chose on the same images, which flatters it a little."
+        chosen.notes.append(text)
     improvement = Improvement(*choice, diagnosis, candidates, tables, [*notes, *diagnosis.warnings], folder)
     title, _, more = improvement.verdict.partition(". ")
     chosen.notes = [more, *chosen.notes] if more else chosen.notes

@@ -82,6 +82,10 @@ class Stage:
         if not self.check():
             write_json(self.folder / STAGE_FILE, {"inputs": self.inputs})
 
+    def reopen(self) -> None:
+        """Take the result back, if there is one."""
+        write_json(self.folder / STAGE_FILE, {"inputs": self.inputs})
+
     def finish(self, result: dict, files: Iterable[str] = ()) -> None:
         """Mark the stage as complete, atomically. It is not complete without `files`, named relative to the folder."""
         write_json(self.folder / STAGE_FILE, {"inputs": self.inputs, "files": [*files], "result": result})

@@ -20,11 +20,10 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import robust_vit_hf
 from robust_vit_hf.evaluation.accuracy import worse_classes
-from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import INTERPOLATION_WEIGHTS, MAP_PENALTIES
 from robust_vit_hf.improvement.choice import OUTCOMES, resolution
-from robust_vit_hf.improvement.improve import _check_validation_images, _estimate
+from robust_vit_hf.improvement.improve import _estimate
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.last_layer import NoLastLayer
 from robust_vit_hf.models.loading import weights_digest
@@ -63,6 +62,7 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     assert {"ece_before", "ece_after", "top1_before", "top1_after"} <= results["rows"][0].keys()
     card = (folder / "README.md").read_text()
     assert "| validation " in card and verdict["verdict"].partition(":")[0] in card
+    assert "The model was chosen by these images" in card
     page = (folder / "report.html").read_text()
     main = page.partition("<main>")[2]
     order = ("Top-1 on the validation images", "Top-1 of all candidates", "Objects on other backgrounds", "ECE before")
@@ -167,6 +167,37 @@ def test_another_share_chooses_anew_and_trains_nothing(inputs, improved, tmp_pat
     assert json.loads((tmp_path / "better" / "verdict.json").read_text())["share"] == 0.5
 
 
+def test_the_model_is_the_one_that_is_chosen_now(inputs, quick, tmp_path, monkeypatch):
+    """And not that of another share, also after a kill; without a choice, none is left."""
+    folder, weights = shutil.copytree(quick, tmp_path / "better"), []
+    options = [*options_of(inputs, folder)[:-1], "quick"]
+
+    def improved_by(number: int) -> str:
+        monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[number])
+        return succeed("improve", *options)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    improved_by(1)
+    weights.append(load_file(folder / "model.safetensors"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("robust_vit_hf.improvement.improve.measure_outcome", killed)
+        improved_by(8)
+    for number in (1, 8):
+        improved_by(number)
+        weights.append(load_file(folder / "model.safetensors"))
+        model = AutoModelForImageClassification.from_pretrained(folder)
+        results = json.loads((folder / "results.json").read_text())
+        assert results["weights"]["after"] == weights_digest(model)
+    first, second, third = (of["classifier.weight"] for of in weights)
+    assert torch.equal(first, second) and not torch.equal(first, third)
+    assert "no model, since yours is to be kept" in improved_by(0)
+    left = {path.name for path in folder.iterdir()}
+    assert not left & {"model.safetensors", "config.json", "run.json", "results.json", "README.md"}
+    assert {"candidates.md", "verdict.json", "report.html"} <= left
+
+
 def test_a_second_run_trains_nothing(inputs, improved, monkeypatch):
     folder, printed = improved
     kept = {name: content for name, content in files_below(folder).items() if not name.startswith(".")}
@@ -231,7 +262,8 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     refused, done = call("improve", *options, "--effort", "quick"), call("improve", *options)
     assert "linear layer. Give --effort full, which finetunes the model." in refused.error and done.status == 0
     for result, other in ((refused, "full"), (done, "quick")):  # as both efforts say first
-        assert re.search(rf"minutes in all; --effort {other}: \d+ minutes", result.err)
+        told = f"32 validation images tell a change of top-1 at 25 % other backgrounds to within about {resolution(32, 0.25):.1f} points."
+        assert re.search(rf"minutes in all; --effort {other}: \d+ minutes\n  {told}\n\[1/4\]", result.err)
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
     assert "The logits are not those of a linear layer. So it was finetuned alone." in notes
     candidates = (tmp_path / "out" / "candidates.md").read_text()
@@ -256,17 +288,6 @@ def test_the_estimate_is_of_all_passes(effort, own, other, monkeypatch):
     assert composed == 912 and composed + 4 * 240 * 8 + 4 * 5 * 16 == 8912
     text = _estimate(session.sides["before"], images, options)
     assert text.startswith(f"about {own} minutes in all; --effort {other} minutes")
-
-
-def test_what_the_validation_images_can_tell_is_said_before(capsys):
-    session = session_of({"before": tiny_vit()}, {"validation": EvaluationSet.of(masked_dataset(16))})
-    _check_validation_images(session, 0.25)
-    said = capsys.readouterr().err
-    assert "your model: " in said
-    assert (
-        f"16 validation images tell a change of top-1 at 25 % other backgrounds to within about {resolution(16, 0.25):.1f}"
-        in said
-    )
 
 
 @pytest.mark.slow
