@@ -72,7 +72,8 @@ class Composite(NamedTuple):
             gives = has_both(donor[1]) if self.edit in ATTRIBUTES else is_background(donor[1]).flatten(1).any(dim=1)
             usable = batch[f"has_{self.donor}"].bool() & gives
         if self.edit == MOVED:
-            draws = [np.random.default_rng([MOVED_SEED, row]).random(3) for row in batch["row"].tolist()]
+            seed = [MOVED_SEED, *self.name.encode()]  # composites of an image differ in size and place too
+            draws = [np.random.default_rng([*seed, row]).random(3) for row in batch["row"].tolist()]
             return moved(*own, donor, torch.tensor(np.array(draws), device=own[0].device)), usable
         if self.edit in ATTRIBUTES:
             return edited(self.edit, own, donor, levels), usable

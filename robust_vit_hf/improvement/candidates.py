@@ -130,7 +130,8 @@ def compute_features(
     count = training_composites(len(rows.dataset))
     of_train = composite_outputs(side, train, count, last, folder / "train", picture_of, attributes)
     kept = last, folder / "validation"
-    return Features(last, of_train, composite_outputs(side, validation, VALIDATION_COMPOSITES, *kept, edit=MOVED))
+    composed = composite_outputs(side, validation, VALIDATION_COMPOSITES, *kept, attributes=attributes, edit=MOVED)
+    return Features(last, of_train, composed)
 
 
 def layer_candidates(side: Side, features: Features, facts: Mapping, train: object = None) -> list[Candidate]:

@@ -117,7 +117,8 @@ class Outcome:
 
     def _interval(self, draws: np.ndarray) -> Difference:
         """The measured value with 1.96 standard errors; 3 / N where all draws agree (https://doi.org/10.1001/jama.1983.03330370053031)."""
-        margin = NORMAL * float(np.nanstd(draws[1:])) or 3 / self.count
+        margin = NORMAL * float(np.nanstd(draws[1:]))
+        margin = margin if margin > 1e-9 else 3 / self.count
         return Difference(float(draws[0]), float(draws[0]) - margin, float(draws[0]) + margin)
 
     @cached_property
@@ -164,7 +165,7 @@ class Outcome:
                     f"It is better at any share of other backgrounds (95 %: above {100 * at_most:.0f} %)."
                 )
         if self.usual.high < 0:
-            sentences.append(f"On usual backgrounds it certainly loses: {self.usual} points.")
+            sentences.append(f"On usual backgrounds it is significantly worse: {self.usual} points.")
         if self.key == "open" and self.change.mean > 0:
             gain, margin = self.change.mean, self.change.mean - self.change.low
             error = NORMAL * self.share * COMPOSITES_ERROR  # which stays, however many images there are

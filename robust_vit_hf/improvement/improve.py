@@ -234,7 +234,9 @@ def _candidates(
 ) -> list[Candidate]:
     """The original, and unless it `keeps` its place, new layers at each interpolation weight, and with --effort full the finetuned model."""
     side, folder, of_train = train.sides["before"], train.folder / CANDIDATES_FOLDER, images["train"]
-    outputs_of = partial(composite_outputs, session=validation, count=VALIDATION_COMPOSITES, edit=MOVED)
+    outputs_of = partial(
+        composite_outputs, session=validation, count=VALIDATION_COMPOSITES, attributes=attributes, edit=MOVED
+    )
     if keeps:
         return [Candidate.of(outputs_of(side))]
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": train.protocol}

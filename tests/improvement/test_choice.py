@@ -126,8 +126,8 @@ def test_the_interval_contains_how_far_composites_are_from_photographs():
 
 def test_a_certain_loss_is_said_whatever_the_verdict():
     for other in (0.9, 0.05, -0.1):
-        assert any("certainly loses: -9.0 [" in sentence for sentence in outcome(-0.09, other).sentences)
-    assert not any("certainly" in sentence for sentence in outcome(-0.005, 0.4).sentences)
+        assert any("significantly worse: -9.0 [" in sentence for sentence in outcome(-0.09, other).sentences)
+    assert not any("significantly" in sentence for sentence in outcome(-0.005, 0.4).sentences)
 
 
 def test_more_images_are_asked_for_with_the_number_that_would_tell():
