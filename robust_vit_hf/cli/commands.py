@@ -44,7 +44,7 @@ COMMANDS: dict[str, Command | Group] = {
     "train": _command(
         "cli.train:parse_arguments",
         "cli.train:train",
-        "Finetune a model on images with masks, so that its relevance map leaves the background",
+        "Finetune a model on images with masks, so that relevance maps leave the background",
     ),
     "evaluate": _command("evaluation.options:EvaluateOptions", "evaluation.evaluate:evaluate"),
     "segment": _command("evaluation.options:SegmentOptions", "evaluation.segment:segment"),

@@ -17,7 +17,8 @@ from ..utils.privacy import hide_tokens
 
 # Options that `--help` shows, by title; `--help_all` shows the others too.
 COMMON = {
-    "input": "model compare dataset split eval_split sets set masks results diagnose evaluation classes category in_distribution shifted",
+    "input": "folder source before after images model compare dataset split eval_split sets set masks results diagnose evaluation "
+    "classes category in_distribution shifted",
     "settings": "method effort other_backgrounds only_these_classes attributes num_images protocols methods weight weights per_class prompts "
     "detector segmenter threshold to image_size learning_rate num_train_epochs background_swap lora_rank per_device_train_batch_size "
     "batch_size port skip_bad",

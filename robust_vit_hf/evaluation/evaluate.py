@@ -1,7 +1,7 @@
 """`robust-vit evaluate`: accuracy, calibration and relevance of one or two models on evaluation sets."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,37 +34,6 @@ BY_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    session: Session
-    by_masks: list[str]  # names of `BY_MASKS`
-    masked: dict[str, EvaluationSet]  # the sets to measure by masks
-    training_classes: frozenset[int] | None  # labels of the classes of the finetuning images, if known
-
-    def run(self) -> tuple[dict, list[str | Table]]:
-        """Measure, and write plots and examples. Returns results and tables; empty outside the main process."""
-        session = self.session
-        run = Run(measure_accuracy(session, session.protocol), self.training_classes)
-        tables_by_masks = []
-        for name in self.by_masks:
-            measurement, table = BY_MASKS[name]
-            within = f"{session.protocol}-{name}"
-            results = measure(replace(session, sets=self.masked), measurement(), within)
-            columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
-            tables_by_masks.append(table(columns))
-        if not session.accelerator.is_main_process:
-            return {}, []
-        summary, notes, tables = summarize(run), session.without_map, [*tables_of(run), *tables_by_masks]
-        for name, figure, *_ in run_figures(summary, session.label_names):
-            save_figure(figure, session.folder / "plots" / session.protocol, name)
-        if "after" in session.sides:
-            drawn = draw_by_kind(run.sets, session.sets)
-            examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
-            save_examples(examples, session.folder / session.protocol / EXAMPLES_FILE)
-        parts: list[str | Table] = [f"# Protocol `{session.protocol}`", *notes, *tables]
-        return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
-
-
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     """Measure models on sets. Writes `results.json`, `tables.md`, `tables.tex`, `plots/`, the predictions for each
     image and, for two models, examples with relevance maps. Results already in the output folder are reused.
@@ -90,8 +59,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
         for session, sets in zip(sessions, masked, strict=True):
-            evaluation = Evaluation(session, by_masks, sets, classes)
-            facts["protocols"][session.protocol], tables_and_notes = evaluation.run()
+            facts["protocols"][session.protocol], tables_and_notes = _evaluate(session, by_masks, sets, classes)
             parts += tables_and_notes
         if not parts:
             return ""
@@ -99,6 +67,30 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         settings = asdict(options) | {"protocols": protocols}
         markdown = write_results_json(session, folder, settings, facts, parts)
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
+
+
+def _evaluate(
+    session: Session, by_masks: list[str], masked: dict[str, EvaluationSet], classes: frozenset[int] | None
+) -> tuple[dict, list[str | Table]]:
+    """Measure under one protocol, and write plots and examples. Returns results and tables; empty outside the main process."""
+    run = Run(measure_accuracy(session, session.protocol), classes)
+    tables_by_masks = []
+    for name in by_masks:
+        measurement, table = BY_MASKS[name]
+        results = measure(replace(session, sets=masked), measurement(), f"{session.protocol}-{name}")
+        columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
+        tables_by_masks.append(table(columns))
+    if not session.accelerator.is_main_process:
+        return {}, []
+    summary, notes, tables = summarize(run), session.without_map, [*tables_of(run), *tables_by_masks]
+    for name, figure, *_ in run_figures(summary, session.label_names):
+        save_figure(figure, session.folder / "plots" / session.protocol, name)
+    if "after" in session.sides:
+        drawn = draw_by_kind(run.sets, session.sets)
+        examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
+        save_examples(examples, session.folder / session.protocol / EXAMPLES_FILE)
+    parts: list[str | Table] = [f"# Protocol `{session.protocol}`", *notes, *tables]
+    return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
 
 
 def _masked_sets(session: Session, by_masks: list[str]) -> dict[str, EvaluationSet]:

@@ -8,7 +8,7 @@ from ..utils.options import Options, option
 
 @dataclass(kw_only=True)
 class CardOptions(Options):
-    """Rewrite the model card of a finetuned model, with the results of `robust-vit evaluate`.
+    """Rewrite the card of a finetuned model, with the results of `robust-vit evaluate`.
 
     robust-vit card runs/vit-b --evaluation runs/vit-b-robustness
     """

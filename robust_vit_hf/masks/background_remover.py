@@ -1,7 +1,7 @@
 """Foreground masks by the background removers of rembg."""
 
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -10,19 +10,13 @@ from PIL import Image
 from .tokencut import MaskResult
 
 
-class RembgSession(Protocol):
-    """A model of rembg."""
-
-    def predict(self, img: Image.Image) -> list[Image.Image]: ...
-
-
 class BackgroundRemover:
-    """Masks where a background remover is at least half sure of the foreground.
+    """Masks where a background remover, a session of rembg, is at least half sure of the foreground.
 
     Source: https://github.com/danielgatis/rembg
     """
 
-    def __init__(self, session: RembgSession):
+    def __init__(self, session: Any):
         self.session = session
 
     @classmethod

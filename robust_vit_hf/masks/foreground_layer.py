@@ -62,8 +62,8 @@ class ConfirmedMasks(TokenCut):
     def proposed(
         self, features: PatchFeatures, cuts: np.ndarray, unique: list[bool], sizes: list[tuple[int, int]]
     ) -> list[MaskResult]:
-        results = []
-        for scores, cut, is_unique, size in zip(self.scores(features, cuts), cuts, unique, sizes, strict=True):
+        results, of_patches = [], bundled_layer().scores(features.hidden).unflatten(1, cuts.shape[1:]).cpu().numpy()
+        for scores, cut, is_unique, size in zip(of_patches, cuts, unique, sizes, strict=True):
             mask = Image.fromarray(scores).resize(size, Image.Resampling.BILINEAR)
             overlap = (cut & (scores > 0)).sum() / max(1, (cut | (scores > 0)).sum())
             doubt = None
@@ -71,7 +71,3 @@ class ConfirmedMasks(TokenCut):
                 doubt = f"TokenCut finds another object: its mask has an IoU of {overlap:.2f} with this one"
             results.append(replace(MaskResult.of(np.asarray(mask) > 0), doubt=doubt))
         return results
-
-    def scores(self, features: PatchFeatures, cuts: np.ndarray) -> np.ndarray:
-        """Scores `(B, h, w)` of the patches."""
-        return bundled_layer().scores(features.hidden).unflatten(1, cuts.shape[1:]).cpu().numpy()

@@ -62,7 +62,7 @@ class TokenCutOptions(Dinov2Options):
 
 @dataclass(kw_only=True)
 class GroundedOptions(MasksOptions):
-    """Foreground masks by Grounding DINO with SAM, from the name of the class, or of its parts.
+    """Foreground masks by Grounding DINO with SAM: from the name of the class, or of its parts.
 
     robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
     """
@@ -96,7 +96,7 @@ class Sam3Options(MasksOptions):
 
 @dataclass(kw_only=True)
 class RembgOptions(MasksOptions):
-    """Foreground masks by a background remover of rembg (https://github.com/danielgatis/rembg), on the GPU where ONNX Runtime finds one.
+    """Foreground masks by rembg: background removers (https://github.com/danielgatis/rembg), on the GPU where ONNX Runtime finds one.
 
     robust-vit masks rembg --images photographs --output_dir photographs-masks
     """

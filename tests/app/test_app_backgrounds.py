@@ -19,7 +19,8 @@ from robust_vit_hf.app.server import running
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 
-from ..helpers.tiny import PRETRAINING, bright_square, tiny_vit
+from ..helpers.layouts import bright_square, save
+from ..helpers.tiny import PRETRAINING, tiny_vit
 from .conftest import open_pair
 
 
@@ -59,14 +60,14 @@ def test_an_oblong_image_on_other_backgrounds(tmp_path):
     for part in (tiny_vit(), make_image_processor("paper", (32, 48))):
         part.save_pretrained(wide)
     handlers = Handlers(AppOptions(model=str(wide), compare=str(wide)))
-    _, pictures, _ = handlers.on_backgrounds(str(bright_square(tmp_path)))
+    _, pictures, _ = handlers.on_backgrounds(str(save(bright_square(), tmp_path / "square.png")))
     assert len(pictures) == 1 + len(PHOTOGRAPHS)
     assert not any(background.classes for background in other_backgrounds(handlers.session, None))
 
 
 def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_path):
     """As the models see it, composed once more."""
-    path = bright_square(tmp_path)
+    path = save(bright_square(), tmp_path / "square.png")
     masked, pictures, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
     session = open_pair(*models, None)
     image, mask = Image.open(path), find_mask(MaskSettings().of_features()[2], Image.open(path))

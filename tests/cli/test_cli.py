@@ -52,6 +52,7 @@ def test_help(command, monkeypatch, tmp_path):
 def test_help_lists_the_commands(group):
     completed = call(*group.split(), "--help")
     assert completed.status == 0 and completed.out.startswith(f"usage: robust-vit {group} COMMAND".replace("  ", " "))
+    assert max(map(len, completed.out.splitlines())) <= 100
     for name, command in (GROUPS[group].commands if group else COMMANDS).items():
         assert f"  {name} " in completed.out and command.summary in completed.out
 

@@ -9,6 +9,8 @@ import datasets
 import pytest
 from peft import PeftConfig
 
+from robust_vit_hf import load_masked_dataset
+
 from ..helpers.commands import call, succeed
 from ..helpers.tiny import masked_folder, masked_rows, tiny_vit
 
@@ -78,9 +80,11 @@ def test_images_with_masks(hub, machine):
     Path("../secret-project/boxes.json").write_text(json.dumps(contents))
     places = "--images ../secret-project/photos --annotations ../secret-project/boxes.json --output_dir ../masks"
     succeed("masks", "coco", *places.split())
-    succeed("push", "../masks", "user/masks")
+    where = succeed("push", "../masks", "user/masks", "--private").strip()
+    assert ("datasets", "user/masks") in hub.private
+    assert where.startswith(f"{hub.url}/datasets/user/masks/commit/")
     files = hub.repos["datasets", "user/masks"]
     assert_nothing_in(files, machine)
-    rows = datasets.load_dataset("../masks", split="train").cast_column("image", datasets.Image(decode=False))
-    assert len(rows) == 2
+    rows = datasets.load_dataset("user/masks", split="train").cast_column("image", datasets.Image(decode=False))
+    assert len(rows) == len(load_masked_dataset("user/masks", "train")) == 2
     assert_nothing_in({"rows": repr(list(rows)).encode()}, machine)

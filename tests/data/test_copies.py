@@ -10,6 +10,8 @@ from robust_vit_hf.data import copies
 from robust_vit_hf.data.copies import without_copies
 from robust_vit_hf.data.find_images import find_images
 
+from ..helpers.layouts import save
+
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -21,21 +23,15 @@ def photograph(seed: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(clouds) + rng.normal(0, 12, (180, 240, 3)), 0, 255).astype(np.uint8))
 
 
-def save(image: Image.Image, path, **settings) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **settings)
-
-
 @pytest.fixture
 def photos(tmp_path):
     """Eight photographs in two splits, of which `train` has copies of the first and the sixth, and the fifth is in two classes."""
-    root, exif = tmp_path / "photos", Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    root = tmp_path / "photos"
     for seed in range(8):
-        save(photograph(seed), root / ("train" if seed < 5 else "test") / "ab"[seed % 2] / f"{seed}.jpg", quality=95)
+        save(photograph(seed), root / ("train" if seed < 5 else "test") / "ab"[seed % 2] / f"{seed}.jpg")
     save(photograph(0), root / "train" / "a" / "quality.jpg", quality=40)
     save(photograph(0).resize((100, 75)), root / "train" / "a" / "small.png")
-    save(photograph(0).transpose(Image.Transpose.ROTATE_90), root / "train" / "a" / "turned.jpg", exif=exif)
+    save(photograph(0).transpose(Image.Transpose.ROTATE_90), root / "train" / "a" / "turned.jpg", orientation=6)
     save(photograph(4), root / "train" / "b" / "4.webp", quality=60)
     save(photograph(5).resize((480, 360)), root / "train" / "b" / "large.jpg", quality=70)
     (root / "train" / "b" / "broken.jpg").write_bytes(b"no image")

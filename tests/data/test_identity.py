@@ -10,7 +10,6 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTConfig
 
 from robust_vit_hf.data.dataset_digest import dataset_identity
-from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.loading import model_digest, weights_digest
 from robust_vit_hf.training.checkpoints import add_lora
 from robust_vit_hf.utils.files import json_digest
@@ -60,11 +59,6 @@ def test_files_are_identified_by_size_and_time(tmp_path):
     Path(files[1]).write_bytes(Path(files[1]).read_bytes() + b"more")
     os.utime(files[1], ns=(status.st_atime_ns, status.st_mtime_ns))
     assert dataset_identity(rows) != known
-
-
-def test_the_border_is_a_part_of_a_set():
-    rows = masked_dataset(2)
-    assert EvaluationSet.of(rows).digest != EvaluationSet.of(rows, border=2).digest
 
 
 @pytest.mark.parametrize("command", ["evaluate", "segment"])

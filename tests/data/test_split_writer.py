@@ -16,6 +16,7 @@ from robust_vit_hf.data import write_dataset as split_writer
 from robust_vit_hf.data import write_dataset as write_rows
 from robust_vit_hf.data.contact_sheets import sample_rows
 from robust_vit_hf.data.write_dataset import SplitWriter
+from robust_vit_hf.hub.upload import repo_type_of
 from robust_vit_hf.masks.tokencut import MaskResult
 from robust_vit_hf.utils.stage import Stage
 
@@ -58,8 +59,9 @@ def test_slices_rejected_rows_and_card(tmp_path, no_contact_sheets):
     writer.write([{"file_name": "c"}], ["3"])
     writer.write([{"file_name": name, "problem": f"`{name}` is torn at {name}"} for name in "def"], list("456"))
     writer.write([{"file_name": "g"}], ["7"])
-    with pytest.raises(ValueError, match="is not complete"):
-        load_masked_dataset(str(tmp_path), "train")
+    for read in (lambda: load_masked_dataset(str(tmp_path), "train"), lambda: repo_type_of(tmp_path)):
+        with pytest.raises(ValueError, match="is not complete"):
+            read()
     assert writer.finish() == (3, 4)
     assert datasets.load_dataset(str(tmp_path), split="train")["file_name"] == ["a", "c", "g"]
     assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["file_name"] == list("bdef")

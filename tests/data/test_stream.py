@@ -18,7 +18,7 @@ from robust_vit_hf.data.stream import MaskedStream, stream_identity
 from robust_vit_hf.training.callbacks import TrainingInterrupted
 
 from ..helpers import tiny
-from ..helpers.commands import call, kill_when, launch_two, succeed
+from ..helpers.commands import call, launch_two, succeed
 from ..training.test_resume import At, assert_same_weights
 
 
@@ -165,14 +165,19 @@ def test_it_trains_on_as_many_passes_as_it_takes(tmp_path):
 
 
 def test_a_stopped_run_goes_on_with_the_same_images(tmp_path):
-    """In the middle of the second pass, with dropout and accumulation; checkpoints of tables give this at the end of epochs."""
-    model = {"hidden_dropout_prob": 0.1}
-    settings = {"gradient_accumulation_steps": 2, "background_swap": 0.5, "confidence_target": "label"}
-    make_trainer(tmp_path / "whole", model=tiny.tiny_vit(**model), **settings).train()
-    stop = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    """In the middle of a pass over rows of which some are left out, with dropout, accumulation and two workers that read ahead;
+    checkpoints of tables give this at the end of epochs."""
+
+    def trainer(folder: str, callbacks: list | None = None) -> RobustViTTrainer:
+        rows = with_bad_rows().to_iterable_dataset(2).shuffle(0, buffer_size=5)
+        settings = {"gradient_accumulation_steps": 2, "background_swap": 0.5, "confidence_target": "label"}
+        settings |= {"callbacks": callbacks, "model": tiny.tiny_vit(hidden_dropout_prob=0.1)}
+        return make_trainer(tmp_path / folder, rows, dataloader_num_workers=2, **settings)
+
+    trainer("whole").train()
     with pytest.raises(TrainingInterrupted, match="after step 2"):
-        make_trainer(tmp_path / "stopped", model=tiny.tiny_vit(**model), callbacks=[stop], **settings).train()
-    make_trainer(tmp_path / "stopped", model=tiny.tiny_vit(**model), **settings).train(resume_from_checkpoint=True)
+        trainer("stopped", [At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))]).train()
+    trainer("stopped").train(resume_from_checkpoint=True)
     assert_same_weights(tmp_path / "stopped" / "checkpoint-6", tmp_path / "whole" / "checkpoint-6")
 
 
@@ -199,22 +204,18 @@ def test_identity():
     assert first == second != third  # by the first 100 rows
 
 
-@pytest.fixture
-def options(tmp_path) -> list:
-    """Options of a streamed run, over four files with six images each, one of them bad."""
+def test_command(tmp_path):
+    """Over four files with six images each, one of them bad."""
     for shard in range(4):
         rows = tiny.masked_rows(6, seed=shard)
         rows[shard]["mask"] = Image.new("L", tiny.WIDE)
         shard_file = tmp_path / "data" / f"train-{shard:05d}-of-00004.parquet"
         datasets.Dataset.from_list(rows, features=tiny.FEATURES).to_parquet(shard_file)
     tiny.masked_dataset(4, seed=9).to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    tiny.save_pretrained(tiny.tiny_vit(hidden_dropout_prob=0.1), tmp_path / "model")
+    tiny.save_pretrained(tiny.tiny_vit(), tmp_path / "model")
     options = ["train", "--streaming", "--model", tmp_path / "model", "--dataset", tmp_path / "data"]
-    options += "--max_steps 12 --report_to none --use_cpu True --save_strategy steps --save_steps 1".split()
-    return [*options, "--eval_strategy", "no", "--load_best_model_at_end", "False", "--per_device_train_batch_size", 4]
-
-
-def test_command(tmp_path, options):
+    options += "--max_steps 12 --report_to none --use_cpu True --save_strategy no --eval_strategy no".split()
+    options += ["--load_best_model_at_end", "False", "--per_device_train_batch_size", 4]
     out = succeed(*options, "--output_dir", tmp_path / "run")
     assert "Model, card, results.json and table" in out
     card = (tmp_path / "run" / "README.md").read_text()
@@ -224,18 +225,6 @@ def test_command(tmp_path, options):
     options[options.index("--max_steps") + 1] = -1
     refused = call(*options, "--output_dir", tmp_path / "other")
     assert "max_steps has to be specified" in refused.error
-
-
-@pytest.mark.release
-def test_a_killed_command_goes_on_with_the_same_images(tmp_path, options):
-    """Two workers read ahead of the step at which it is killed."""
-    options += ["--dataloader_num_workers", 2, "--save_total_limit", 20, "--output_dir"]
-    state = tmp_path / "killed" / "checkpoint-5" / "trainer_state.json"
-    kill_when(state.is_file, "-m", "robust_vit_hf.cli", *options, tmp_path / "killed")
-    assert not (tmp_path / "killed" / "results.json").exists()
-    succeed(*options, tmp_path / "killed", "--resume_from_checkpoint", "last")
-    succeed(*options, tmp_path / "whole")
-    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.release

@@ -34,6 +34,7 @@ from robust_vit_hf.results.intervals import Interval
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
+from ..helpers.layouts import bright_square, save
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, WIDE, masked_dataset, masked_rows, save_pretrained, tiny_vit
 
@@ -140,12 +141,7 @@ def test_a_gap_that_was_not_measured_is_no_pass(model, tmp_path):
 
 def test_masks_are_made_where_there_are_none(model, tmp_path):
     """By DINOv2-S: kept, with a contact sheet, and not made again."""
-    square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
-    rows = []
-    for index in range(8):
-        image = Image.fromarray(np.random.default_rng(index).integers(0, 60, (64, 64, 3), dtype=np.uint8))
-        image.paste(square, (10 + 3 * index, 20))
-        rows.append({"image": image, "label": index % 4})
+    rows = [{"image": bright_square(index), "label": index % 4} for index in range(8)]
     rows[1]["image"] = Image.new("RGB", (2000, 1))  # too narrow to be enlarged
     features = datasets.Features({name: FEATURES[name] for name in ("image", "label")})
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "photos" / "validation-00000.parquet")
@@ -169,10 +165,8 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
     for index, row in enumerate(masked_rows(9)):
         name = f"{'abcd'[row['label']]}/{index}"
         for kind, suffix in {"image": "jpg", "mask": "png"}.items():
-            path = tmp_path / f"{kind}s" / "validation" / f"{name}.{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
             if index < 8 or kind == "image":
-                row[kind].save(path)
+                save(row[kind], tmp_path / f"{kind}s" / "validation" / f"{name}.{suffix}")
     options = ["--model", model, "--dataset", tmp_path / "images", "--masks", tmp_path / "masks"]
     succeed("diagnose", *options, "--output_dir", tmp_path / "out")
     assert len(find_images(str(tmp_path / "images"), "validation[:50%]", masks=str(tmp_path / "masks")).rows) > 0
@@ -199,9 +193,8 @@ def test_copies_do_not_narrow_an_interval(model, tmp_path):
             for copy in range(count):
                 for column in ("image", "mask"):
                     name = f"{'abcd'[row['label']]}/{index}{'x' * copy}.png"
-                    path = tmp_path / place / column / "validation" / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    row[column].resize([side * (1 + copy) for side in row[column].size], 0).save(path)
+                    larger = row[column].resize([side * (1 + copy) for side in row[column].size], 0)
+                    save(larger, tmp_path / place / column / "validation" / name)
         folders = ["--dataset", tmp_path / place / "image", "--masks", tmp_path / place / "mask"]
         printed = succeed("diagnose", "--model", model, *folders, "--output_dir", tmp_path / place / "out")
         diagnosed = json.loads((tmp_path / place / "out" / "results.json").read_text())["diagnosis"]["before"]
@@ -211,13 +204,9 @@ def test_copies_do_not_narrow_an_interval(model, tmp_path):
 
 
 def test_photographs_that_are_named_otherwise_or_were_moved(model, tmp_path, monkeypatch):
-    square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
     for index in range(8):
-        path = tmp_path / "here" / "photos" / "validation" / "abcd"[index % 4] / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(np.random.default_rng(index).integers(0, 60, (64, 64, 3), dtype=np.uint8))
-        image.paste(square, (10 + 3 * index, 20))
-        image.save(path)
+        folder = tmp_path / "here" / "photos" / "validation" / "abcd"[index % 4]
+        save(bright_square(index), folder / f"{index}.png")
     command = ["diagnose", "--model", model, "--output_dir", tmp_path / "out", "--dataset"]
     printed = succeed(*command, tmp_path / "here" / "photos")
     monkeypatch.chdir(tmp_path / "here")

@@ -126,13 +126,18 @@ def test_images_that_are_taken_are_shown():
     assert [one.caption for one in shown] == ["cow", "on another cow’s", "on boat’s"]
 
 
+def of_24_classes(label: np.ndarray, taken_for: np.ndarray) -> dict[str, Diagnosis]:
+    """Images of which each gets the background of the next class, and is then taken for another."""
+    own = {name: np.resize(of, len(label)) for name, of in columns().items() if name != "accepted"}
+    own |= dict.fromkeys(CONDITIONS, label) | {"mixed_rand": taken_for, "donor_class": (label + 1) % 24}
+    own |= {"label": label, "accepted": [[int(one)] for one in label]}
+    return {"before": Diagnosis(own, [str(one) for one in range(24)])}
+
+
 def test_of_many_classes_the_first_are_shown():
     """Of 24, of which each is taken for the next: the matrix would be too wide, and the sentences too many."""
     label = np.repeat(np.arange(24), 12)
-    own = {name: np.resize(of, len(label)) for name, of in columns().items() if name != "accepted"}
-    own |= dict.fromkeys(CONDITIONS, label) | {"mixed_rand": (label + 1) % 24, "donor_class": (label + 1) % 24}
-    own |= {"label": label, "accepted": [[int(one)] for one in label]}
-    diagnoses = {"before": Diagnosis(own, [str(one) for one in range(24)])}
+    diagnoses = of_24_classes(label, (label + 1) % 24)
     pairs = pair_table(diagnoses, {})
     assert len(pairs) == 24 and len(advice(pairs, diagnoses)) == 3 and matrices(pairs) == []
     assert len(taken_rows(diagnoses["before"])) == 20
@@ -142,10 +147,7 @@ def test_a_pair_by_chance_among_many_is_no_advice():
     """The images of one class of 24 are taken for the next: 3 of 3, which would be certain of one pair alone, are not."""
     for count, advised in ((3, 0), (12, 1)):
         label = np.repeat(np.arange(24), count)
-        own = {name: np.resize(of, len(label)) for name, of in columns().items() if name != "accepted"}
-        own |= dict.fromkeys(CONDITIONS, label) | {"label": label, "accepted": [[int(one)] for one in label]}
-        own |= {"mixed_rand": np.where(label == 0, 1, label), "donor_class": (label + 1) % 24}
-        diagnoses = {"before": Diagnosis(own, [str(one) for one in range(24)])}
+        diagnoses = of_24_classes(label, np.where(label == 0, 1, label))
         pairs = pair_table(diagnoses, {})
         assert pairs["at_least"][0] == pytest.approx((0.05 / 24) ** (1 / count))  # of Clopper and Pearson for n of n
         assert len(advice(pairs, diagnoses)) == advised, diagnoses["before"].sentence

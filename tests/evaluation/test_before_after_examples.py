@@ -1,9 +1,12 @@
 """Examples of images before and after: of which kind, drawn how, and what their figure shows."""
 
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from robust_vit_hf import relevance_map
@@ -14,6 +17,7 @@ from robust_vit_hf.evaluation.measurement import Measured
 from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import Run
+from robust_vit_hf.results.summary import main_table, set_rows
 
 from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, tiny_vit
@@ -99,7 +103,13 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
         before_after_figure, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows)
     )
     for _ in range(2):
-        write_finetuning_results(tmp_path, run, session)
+        table = write_finetuning_results(tmp_path, run, replace(session, settings={"learning_rate": 1e-3}))
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["rows"] == set_rows(run) and written["settings"] == {"learning_rate": 1e-3}
+    assert written["versions"]["torch"] == torch.__version__
+    assert table == main_table(set_rows(run)).markdown() and table in (tmp_path / "tables.md").read_text()
+    assert (tmp_path / "before_after.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob("*.partial"))
     most, corrected, worse = saved[0].values()
     assert len(most) == len(corrected) == len(worse) == 4
     left = [example.background["before"] - example.background["after"] for example in most]

@@ -1,6 +1,5 @@
 """One pass over a set, protocols, and the files of a run."""
 
-import json
 from dataclasses import replace
 
 import datasets
@@ -16,12 +15,9 @@ from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy, set_re
 from robust_vit_hf.evaluation.measurement import ROWS_FILE, Measured, measure
 from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
-from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.segment import Attribution
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.metrics.robust_accuracy import top_classes
-from robust_vit_hf.results.run_results import Run
-from robust_vit_hf.results.summary import main_table, set_rows
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
@@ -229,18 +225,3 @@ def test_protocols_of_the_other_sets(tmp_path):
             assert (rows.class_subset and len(rows.class_subset)) == (200 if is_restricted else None)
             assert rows.accepted[0][0] in (rows.class_subset or rows.accepted[0])
             assert "label" not in rows.dataset.column_names
-
-
-def test_report(tmp_path):
-    """Two models of which each is right where the other is wrong: both rows of the figure have images."""
-    session = session_of(
-        {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(24))}
-    )
-    run = Run(measure_accuracy(session))
-    table = write_finetuning_results(tmp_path, run, replace(session, settings={"learning_rate": 1e-3}))
-    written = json.loads((tmp_path / "results.json").read_text())
-    assert written["rows"] == set_rows(run) and written["settings"] == {"learning_rate": 1e-3}
-    assert written["versions"]["torch"] == torch.__version__
-    assert table == main_table(set_rows(run)).markdown() and table in (tmp_path / "tables.md").read_text()
-    assert (tmp_path / "before_after.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob("*.partial"))

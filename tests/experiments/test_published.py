@@ -12,7 +12,6 @@ from experiments.sweeps.results import Results
 from experiments.sweeps.runs import Run
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS, PAPER_SETS
 from robust_vit_hf.data.layouts.official import CLASSES
-from robust_vit_hf.models.model_names import MODELS, find_model
 from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.results.tables import Table
 
@@ -33,9 +32,6 @@ def changes_of(before: str, after: str, name: str) -> tuple[float, ...]:
 def test_published_figures():
     """Average changes of the seven models against those that the paper states in Table 1 (its seeds differ from ours)."""
     models = published_models()
-    assert len(models) == 7 and set(models) == {entry.paper_name for entry in MODELS.values() if entry.paper_name}
-    assert MODELS[find_model("facebook/deit-base-patch16-224")].paper_name == "DeiT-B"
-    assert find_model("someone/else") is None
     stated = {"imagenet-1k": -0.8, "imagenet-a": 5.8, "imagenet-r": 2.7, "imagenet-sketch": 0.9, "objectnet": 5.0}
     for name, expected in stated.items():
         figures = [entry["paper"] for entry in models.values()]

@@ -28,12 +28,19 @@ def picture(seed: int, size: tuple[int, int] = (30, 24)) -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
-def save(image: Image.Image, path: Path, orientation: int = 1) -> Path:
+def bright_square(index: int = 4) -> Image.Image:
+    """Image in which one object stands out: a bright square on dark noise, further right for a larger index."""
+    pixels = np.random.default_rng(index).integers(0, 60, (96, 96, 3), dtype=np.uint8)
+    pixels[32:64, 16 + 4 * index : 48 + 4 * index] = 250
+    return Image.fromarray(pixels)
+
+
+def save(image: Image.Image, path: Path, orientation: int = 1, quality: int = 95) -> Path:
     """Write an image as stored, with the EXIF orientation by which a reader turns it; 1 leaves it as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    image.save(path, quality=95, **{} if orientation == 1 else {"exif": exif})
+    image.save(path, quality=quality, **{} if orientation == 1 else {"exif": exif})
     return path
 
 

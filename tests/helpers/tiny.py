@@ -130,14 +130,6 @@ ABLATIONS: dict[str, dict] = {
 }
 
 
-def bright_square(folder: Path, side: int = 96) -> Path:
-    """File of an image in which one object stands out: a bright square on dark noise."""
-    pixels = np.random.default_rng(0).integers(0, 60, (side, side, 3), dtype=np.uint8)
-    pixels[side // 3 : 2 * side // 3, side // 3 : 2 * side // 3] = 250
-    Image.fromarray(pixels).save(folder / "square.png")
-    return folder / "square.png"
-
-
 def save_pretrained(model, folder: Path, protocol: str = "native") -> Path:
     """Write a model with an image processor, as a finetuning does."""
     model.save_pretrained(folder)

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from ..helpers.attacks import COLOURS, biased_model
-from ..helpers.tiny import save_pretrained
+from ..helpers.layouts import save
+from ..helpers.tiny import named, save_pretrained
 
 
 SEED = 3  # and not a default
 CLASSES = {"circle": 0, "bar": 1, "cross": 2, "dot": 3}
-NAMES = {"id2label": {index: name for name, index in CLASSES.items()}, "label2id": CLASSES}
+NAMES = named([*CLASSES])
 
 
 def write_photographs(root: Path, split: str, of_each: int, seed: int) -> None:
@@ -25,9 +26,7 @@ def write_photographs(root: Path, split: str, of_each: int, seed: int) -> None:
             pixels += 60 * np.array(COLOURS[label])
             top, left = 6 + 18 * (label // 2), 6 + 18 * (label % 2)
             pixels[top : top + 16, left : left + 16] = 230
-            path = root / split / name / f"{number}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+            save(Image.fromarray(pixels.astype(np.uint8)), root / split / name / f"{number}.jpg")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +53,7 @@ def with_masks(inputs: Path, folder: Path, drawn: dict[str, np.ndarray]) -> list
     """Options for the photographs with masks in a folder, by class; `.` for all others."""
     for path in sorted((inputs / "photos").rglob("*.jpg")):
         place = (folder / "masks" / path.relative_to(inputs / "photos")).with_suffix(".png")
-        place.parent.mkdir(parents=True, exist_ok=True)
         height = Image.open(path).height
         shape = drawn.get(path.parent.name, drawn["."])
-        Image.fromarray(np.pad(shape, ((0, height - 48), (0, 0)), mode="edge")).save(place)
+        save(Image.fromarray(np.pad(shape, ((0, height - 48), (0, 0)), mode="edge")), place)
     return [*options_of(inputs, folder / "out"), "--masks", folder / "masks"]

@@ -33,6 +33,7 @@ from robust_vit_hf.training.trainer import RobustViTTrainer
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
+from ..helpers.layouts import save
 from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 from .conftest import NAMES, OBJECT, SEED, options_of, with_masks, write_photographs
@@ -129,9 +130,7 @@ def test_pictures_are_the_backgrounds_of_new_layers(inputs, tmp_path):
     """And not those of the images; others give another layer."""
     weights = []
     for colour in ("green", "red"):
-        picture = tmp_path / colour / "meadow.png"
-        picture.parent.mkdir()
-        Image.new("RGB", (40, 40), colour).save(picture)
+        picture = save(Image.new("RGB", (40, 40), colour), tmp_path / colour / "meadow.png")
         options = [*options_of(inputs, tmp_path / f"of-{colour}")[:-1], "quick", "--backgrounds", picture.parent]
         outputs = tmp_path / f"of-{colour}" / "candidates" / "features"
         succeed("improve", *options)
@@ -181,7 +180,7 @@ def test_the_model_is_the_one_that_is_chosen_now(inputs, quick, tmp_path, monkey
 
     improved_by(1)
     weights.append(load_file(folder / "model.safetensors"))
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(AssertionError, match="interrupted"):
         patched.setattr("robust_vit_hf.improvement.improve.measure_outcome", killed)
         improved_by(8)
     for number in (1, 8):
@@ -326,9 +325,7 @@ def test_no_class_got_worse_by_chance():
 def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):
     """With its name, size and time."""
     monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
-    picture = tmp_path / "pictures" / "meadow.bmp"
-    picture.parent.mkdir()
-    Image.new("RGB", (40, 40), "green").save(picture)
+    picture = save(Image.new("RGB", (40, 40), "green"), tmp_path / "pictures" / "meadow.bmp")
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--backgrounds", picture.parent]
     with pytest.raises(pytest.fail.Exception, match="trained"):
         call("improve", *options)

@@ -10,6 +10,7 @@ from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.masks.alpha import alpha_mask
 
 from ..helpers.commands import call, succeed
+from ..helpers.layouts import save
 from ..helpers.tiny import LETTERS, save_pretrained, tiny_vit
 
 
@@ -55,9 +56,7 @@ def test_cut_outs_are_diagnosed(tmp_path, caplog):
     save_pretrained(tiny_vit(**LETTERS), tmp_path / "model", "paper")
     large = ALPHA.repeat(16, 0).repeat(16, 1)
     for index in range(8):
-        path = tmp_path / "photos" / "validation" / "abcd"[index % 4] / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cut_out(large, index).save(path)
+        save(cut_out(large, index), tmp_path / "photos" / "validation" / "abcd"[index % 4] / f"{index}.png")
     options = ["diagnose", "--model", tmp_path / "model", "--dataset", tmp_path / "photos", "--output_dir"]
     succeed(*options, tmp_path / "out", "--masks", "alpha")
     rows = find_images(str(tmp_path / "out" / "masks"), "train").rows

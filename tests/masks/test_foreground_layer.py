@@ -50,7 +50,7 @@ def test_a_mask_is_in_doubt_unless_the_cut_agrees(monkeypatch):
     scores, cut = np.full((16, 16), -1.0, np.float32), np.zeros((16, 16), dtype=bool)
     scores[4:12, 4:8], cut[4:12, 4:8] = 1, True
     make = ConfirmedMasks(load_backbone().eval(), refine=False)
-    monkeypatch.setattr(ConfirmedMasks, "scores", lambda self, features, cuts: scores[None])
+    monkeypatch.setattr(ForegroundLayer, "scores", lambda self, hidden: torch.from_numpy(scores).flatten()[None])
     monkeypatch.setattr(
         foreground_layer.TokenCut,
         "features",

@@ -29,6 +29,7 @@ from robust_vit_hf.models.loading import model_digest
 from robust_vit_hf.utils import environment as install
 
 from ..helpers.commands import call, succeed
+from ..helpers.layouts import bright_square
 from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, masked_dataset, masked_rows, save_pretrained, tiny_vit
 
 
@@ -112,9 +113,7 @@ def square_images(folder: Path) -> Images:
     """Dark noise with a bright square, with masks that are wrong."""
     rows = masked_rows(8)
     for index, row in enumerate(rows):
-        pixels = np.random.default_rng(index).integers(0, 60, (64, 64, 3), dtype=np.uint8)
-        pixels[20:40, 10 + 3 * index : 30 + 3 * index] = 255
-        row["image"], row["mask"] = Image.fromarray(pixels), row["mask"].resize((64, 64))
+        row["image"], row["mask"] = bright_square(index), row["mask"].resize((96, 96))
     datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(folder / "validation-00000.parquet")
     return find_images(str(folder), "validation")
 

@@ -58,8 +58,9 @@ PROCESSORS = {
     "Dinov2": BitImageProcessor(size={"shortest_edge": 36}, crop_size=CROP, **STATISTICS),
     "BEiT": BeitImageProcessor(size=CROP),
 }
-# Pixel values without a mean and standard deviation, in [0, 1] and [0, 2].
+# Pixel values as they are, and without a mean and standard deviation, in [0, 1] and [0, 2].
 RANGES = {
+    "as saved": {},
     "not normalised": {"do_normalize": False},
     "rescaled": {"do_normalize": False, "rescale_factor": 1 / 127.5},
     "offset": {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},

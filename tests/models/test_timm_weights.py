@@ -18,21 +18,9 @@ SMALL = [
     *("vit_base_patch16_224", "vit_base_patch16_224_miil"),  # MIIL's query, key and value have no bias
     *("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224"),
 ]
-LARGE = [
-    *("vit_small_patch16_224", "vit_small_patch16_384", "vit_small_patch32_384", "vit_base_patch8_224"),
-    *("vit_base_patch32_224", "vit_base_patch32_384", "vit_base_patch16_384", "vit_large_patch32_224"),
-    *("deit_small_patch16_224", "deit_base_patch16_224", "deit_base_distilled_patch16_224", "deit_base_patch16_384"),
-    *("deit_base_distilled_patch16_384", "vit_large_patch32_384"),
-]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(*SMALL, pytest.param("vit_large_patch16_224", marks=pytest.mark.slow)),
-        *(pytest.param(name, marks=pytest.mark.release) for name in LARGE),
-    ],
-)
+@pytest.mark.parametrize("name", [*SMALL, pytest.param("vit_large_patch16_224", marks=pytest.mark.slow)])
 def test_logits_of_every_variant(name):
     model = timm_model(name, num_classes=1000)
     converted = timm_to_hf(model.state_dict())
@@ -137,10 +125,10 @@ def test_missing_and_unexpected_names_in_one_error():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("deit3_small_patch16_224", {}, "24 unexpected .*save_for_hf"),
-        ("vit_small_patch14_dinov2", {}, "24 unexpected .*need no conversion"),
+        ("deit3_small_patch16_224", {}, r"24 unexpected \(blocks.0.ls1.gamma.*save_for_hf"),
+        ("vit_small_patch14_dinov2", {}, "2 are missing .*24 unexpected"),
         ("vit_base_patch16_224", {"global_pool": "avg"}, "2 unexpected .fc_norm"),
-        ("vit_base_patch16_224", {"num_classes": 0}, "2 are missing .*gives a classifier to a model without one"),
+        ("vit_base_patch16_224", {"num_classes": 0}, r"2 are missing \(head.*--classes FILE"),
         ("swin_tiny_patch4_window7_224", {}, "not those of a plain ViT"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 
 from robust_vit_hf import relevance_map
 from robust_vit_hf.relevance import attention as reading
+from robust_vit_hf.relevance import linear_memory
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS, legrad
 from robust_vit_hf.relevance.relevance_map import average_heads, min_max, propagate_relevance, upsample
 
@@ -129,11 +130,13 @@ def test_second_order_by_finite_differences(method):
     assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(slope.norm().item(), rel=0.02)
 
 
-def test_bf16_autocast():
+@pytest.mark.parametrize("min_tokens", [0, 10**9], ids=["linear memory", "held attentions"])
+def test_bf16_autocast(min_tokens, monkeypatch):
     """Under autocast the returned attentions of a prepared model are copies; the map is within 2e-2 of fp32."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    monkeypatch.setattr(linear_memory, "MIN_TOKENS", min_tokens)
     model = tiny_vit(initializer_range=0.05)  # activations of ordinary size: bf16 keeps three digits
     expected = relevance_map(model, images(3), 1).relevance
     AcceleratorState._reset_state(reset_partial_state=True)  # another test's Trainer may have left one

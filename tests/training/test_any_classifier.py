@@ -15,13 +15,12 @@ from robust_vit_hf.relevance.architectures import NoRelevanceMap
 from robust_vit_hf.training.checkpoints import add_lora
 from robust_vit_hf.training.methods.augmentations import swap_backgrounds
 
-from ..diagnosis.test_any_classifier import NAMES, of_timm
+from ..diagnosis.test_any_classifier import of_timm
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed
-from ..helpers.tiny import masked_folder, tensor_rows, tiny_config
+from ..helpers.tiny import LETTERS, masked_folder, tensor_rows, tiny_config
 
 
-LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: label for label, name in enumerate(NAMES)}}
 MODELS = ("ResNet", "ConvNeXt", "Swin", "timm")
 
 
@@ -33,7 +32,7 @@ def write(name, folder):
         config["pretrained_cfg"]["input_size"] = [3, 32, 32]
         (folder / "config.json").write_text(json.dumps(config))
         return
-    settings = WITHOUT_MAP[name].settings | LABELS | ({"drop_path_rate": 0.0} if name == "Swin" else {})
+    settings = WITHOUT_MAP[name].settings | LETTERS | ({"drop_path_rate": 0.0} if name == "Swin" else {})
     replace(WITHOUT_MAP[name], settings=settings).tiny().save_pretrained(folder)
     plain = ViTImageProcessor(size={"height": 32, "width": 32})
     (plain if name == "Swin" else ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8)).save_pretrained(

@@ -13,6 +13,7 @@ from robust_vit_hf import RobustViTTrainer, eval_transform, make_image_processor
 from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.training.methods.augmentations import BackgroundPool, swap_backgrounds
 
+from ..helpers.layouts import save
 from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
 from .test_trainer import logged, trained
 
@@ -158,9 +159,7 @@ def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, give
 def pictures(tmp_path):
     """Pictures of one grey each, 40, 80 and 120, in a folder and below it."""
     for level, name in ((40, "a.png"), (80, "b.jpg"), (120, "below/c.png")):
-        path = tmp_path / "pictures" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (50, 40), (level,) * 3).save(path)
+        save(Image.new("RGB", (50, 40), (level,) * 3), tmp_path / "pictures" / name)
     return tmp_path / "pictures"
 
 

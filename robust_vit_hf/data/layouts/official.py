@@ -175,11 +175,12 @@ def open_hard_imagenet(
         wnid, stem = _wnid_of(mask), mask.stem.partition("_")[2]
         names[mask] = [f"{wnid}/{stem}.JPEG", f"{wnid}/{wnid}_{stem}.JPEG", f"{stem}.JPEG"]
     places = (*splits, *(f"ILSVRC/Data/CLS-LOC/{name}" for name in splits), ".")
-    return _with_images(names, [Path(imagenet) / place for place in places if imagenet], _read_hard)
+    above = partial(_read_above, level=0)  # any value above 0 is the object
+    return _with_images(names, [Path(imagenet) / place for place in places if imagenet], above)
 
 
-def _read_hard(mask: Path) -> Image.Image:
-    return Image.open(mask).convert("L").point(lambda value: 255 * (value > 0))  # any value above 0 is the object
+def _read_above(mask: Path, level: int) -> Image.Image:
+    return Image.open(mask).convert("L").point(lambda value: 255 * (value > level))
 
 
 def _with_images(names: Mapping[Path, list[str]], places: list[Path], read: Callable[[Path], Image.Image]) -> Source:
@@ -371,12 +372,8 @@ def open_waterbirds(root: Path, split: str = "train", segmentations: str | None 
     if segmentations is None:
         return Source(iter, rows)
     rows = [row | {"mask": (Path(segmentations) / row["file_name"]).with_suffix(".png")} for row in rows]
-    return Source(iter, rows).changed(partial(with_mask, read=_read_segmentation), [row["mask"] for row in rows])
-
-
-def _read_segmentation(path: Path) -> Image.Image:
-    # Levels are shares of the annotators: the object is where half of them agree.
-    return Image.open(path).convert("L").point(lambda level: 255 * (level > 127))
+    above = partial(_read_above, level=127)  # of shares of the annotators: the object is where half of them agree
+    return Source(iter, rows).changed(partial(with_mask, read=above), [row["mask"] for row in rows])
 
 
 def row_of_hub(row: dict, name: str) -> dict:
