@@ -19,11 +19,12 @@ def main() -> None:
     diagnosis, improved, elsewhere = (
         read_json(folder / name / "results.json") for name in ("diagnosis", "better", "evaluation")
     )
+    outcome = read_json(folder / "better" / "verdict.json")
     found = {
         "diagnosis": diagnosis["diagnosis"]["before"]["sentence"],
         "improve": {
-            "verdict": read_json(folder / "better" / "verdict.json")["verdict"],
-            "table": read_json(folder / "better" / "diagnosis" / "results.json")["tables"][0],
+            "verdict": outcome.pop("verdict"),
+            "outcome": {name: outcome[name] for name in ("share", "before", "after", "usual", "other", "change")},
             "report": improved["rows"][0],
         },
         "elsewhere": elsewhere["protocols"]["model"]["rows"][0],

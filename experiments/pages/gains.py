@@ -22,7 +22,6 @@ ARMS = {"quick": "`improve`", "full": "`improve --effort full`", "labels": "the 
 OMITTED = {("cnn", "labels")}  # from the short table
 PLACES = ("scenes", "both", "home", "random", "vendor")
 FEW_PHOTOGRAPHS = 20
-EXAMPLE_ROWS = ("top-1 `original`", "top-1 `mixed_rand`", "BG-Gap", "relevance on the object /")
 RULES = {
     "as `improve`": "new layer of the rule",
     "map": "the map alone",
@@ -220,20 +219,39 @@ def other_layers() -> str:
     return Table("", ["layers", *MEASURES.values()], rows).markdown()
 
 
+def example_verdicts() -> str:
+    """The first sentences of both commands on the example, as the terminal shows them."""
+    example = benchmark("example")
+    improved = " ".join(example["improve"]["verdict"].split(". ")[:2]) + "."
+    lines = [
+        f"$ robust-vit diagnose …\n{example['diagnosis']}",
+        f"$ robust-vit improve …\n{improved.replace('points It', 'points. It').replace('..', '.')}",
+    ]
+    return "```text\n" + "\n".join(lines) + "\n```"
+
+
 def example_diagnosis() -> str:
     """The verdict of `diagnose` on the example of docs/diagnose.md."""
     return f"> {benchmark('example')['diagnosis']}"
 
 
 def example_improvement() -> str:
-    """The verdict of `improve` on the example, four rows of its table, and calibration."""
+    """The verdict of `improve` on the example, its table, and calibration."""
     improved = benchmark("example")["improve"]
-    table, sentence = improved["table"], improved["verdict"].splitlines()[0]
-    rows = [row for row in table["rows"] if row[0].startswith(EXAMPLE_ROWS)]
+    outcome, rows = improved["outcome"], []
+    for name, share, key in (
+        ("usual", 0.0, "usual"),
+        ("other", 1.0, "other"),
+        (f"{100 * outcome['share']:.0f} % other", outcome["share"], "change"),
+    ):
+        sides = ((1 - share) * outcome[side]["usual"] + share * outcome[side]["other"] for side in ("before", "after"))
+        rows.append(
+            [f"{name} backgrounds", *(f"{100 * top1:.1f}" for top1 in sides), str(Difference(**outcome[key]))]
+        )
     return (
-        f"> {sentence}\n\n{Table('', table['head'], rows).markdown()}\n\n"
-        f"The expected calibration error on the images as they are {calibration(improved['report'])}: the layer includes a temperature fitted on "
-        "the selection images."
+        f"> {improved['verdict']}\n\n{Table('', ['top-1 in per cent', 'before', 'after', 'change'], rows).markdown()}\n\n"
+        f"On usual backgrounds, the expected calibration error {calibration(improved['report'])}: the layer includes a temperature that is fitted to the "
+        "validation images."
     )
 
 
@@ -270,6 +288,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "all sets": all_sets,
     "half of the classes": half_of_the_classes,
     "other layers": other_layers,
+    "example verdicts": example_verdicts,
     "example diagnosis": example_diagnosis,
     "example improvement": example_improvement,
     "example elsewhere": example_elsewhere,

@@ -195,10 +195,11 @@ class Outcome:
         )
 
     def record(self) -> dict:
-        changes = {name: asdict(getattr(self, name)) for name in ("usual", "other", "change")}
+        names, sides = ("usual", "other"), {"before": self.before, "after": self.after}
         return {
             "share": self.share,
-            **changes,
+            **{side: dict(zip(names, map(float, values[0]), strict=True)) for side, values in sides.items()},
+            **{name: asdict(getattr(self, name)) for name in (*names, "change")},
             "break_even": dict(zip(("share", "at_most"), self.break_even, strict=True)),
         }
 
