@@ -245,9 +245,7 @@ def example_improvement() -> str:
         (f"{100 * outcome['share']:.0f} % other", outcome["share"], "change"),
     ):
         sides = ((1 - share) * outcome[side]["usual"] + share * outcome[side]["other"] for side in ("before", "after"))
-        rows.append(
-            [f"{name} backgrounds", *(f"{100 * top1:.1f}" for top1 in sides), str(Difference(**outcome[key]))]
-        )
+        rows.append([f"{name} backgrounds", *(f"{100 * top1:.1f}" for top1 in sides), str(Difference(**outcome[key]))])
     return (
         f"> {improved['verdict']}\n\n{Table('', ['top-1 in per cent', 'before', 'after', 'change'], rows).markdown()}\n\n"
         f"On usual backgrounds, the expected calibration error {calibration(improved['report'])}: the layer includes a temperature that is fitted to the "

@@ -28,7 +28,7 @@ class AppOptions(PairOptions):
       robust-vit app --model OWNER/BEFORE --compare OWNER/AFTER --export space
     """
 
-    compare: str | None = option(None, "the model after finetuning; a model of your own is shown alone without it")
+    compare: str | None = option(None, "the model after finetuning; a model of your own is shown by itself without it")
     results: Path | None = option(None, "output of `robust-vit evaluate` (default: sets of the bundled benchmark)")
     dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
     sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")

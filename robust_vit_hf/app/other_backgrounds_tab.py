@@ -26,7 +26,7 @@ from ..utils.files import RESULTS_FILE, read_json
 Picture = tuple[Image.Image, str]  # with a caption: what it shows, and a line for each model's prediction
 MARKS = {"right": "✓", "taken": "●", "other": "✗"}  # signs of predictions, see `Composed.kind`
 # Kinds of images of a diagnosis, of any of its models.
-KINDS = ("all", "taken for the class of the background", "wrong on another background", "right everywhere")
+KINDS = ("all", "predicted as the class of the background", "wrong on another background", "right everywhere")
 WITH_OBJECT = tuple(name for name in CONDITIONS if name not in ("no_fg", "only_bg"))
 NUM_BACKGROUNDS = 5
 TEXTS = ["image", "label", "donor_class"]  # columns, even if a class is called `1` or `NA`
@@ -36,7 +36,7 @@ MAX_SIDE = 384  # longest side of an image to find a mask in: the time grows wit
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """Result of `robust-vit diagnose`: verdicts and warnings, images in all conditions, and what was taken for what."""
+    """Result of `robust-vit diagnose`: verdicts and warnings, images in all conditions, and what was predicted as what."""
 
     text: str
     examples: list[Composed]
@@ -81,7 +81,7 @@ def _what_was_taken(folder: Path) -> list[Table]:
         pd.read_csv(folder / name, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
         for name in (PAIRS_FILE, TAKEN_FILE)
     )
-    images = Table(TAKEN_RULE, ["image", "class", "taken for"], taken[TEXTS].to_numpy().tolist())
+    images = Table(TAKEN_RULE, ["image", "class", "predicted as"], taken[TEXTS].to_numpy().tolist())
     return [table for table in (images, *matrices(pairs)) if table.rows]
 
 

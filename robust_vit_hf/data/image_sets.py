@@ -143,7 +143,7 @@ def _find_source(name: str, sources: Sequence[str | Path], options: dict) -> Pat
     if paths and all(map(is_archive, paths)):
         return unpacked(paths)
     if len(paths) > 1:
-        raise ValueError(f"`{name}`: give one folder, or archives alone; got {', '.join(map(str, paths))}.")
+        raise ValueError(f"`{name}`: give one folder, or only archives; got {', '.join(map(str, paths))}.")
     return None if not paths or is_hub_id(str(paths[0])) else paths[0].absolute()
 
 

@@ -32,7 +32,7 @@ RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on 
 NUM_TAKEN = 20
 TAKEN_FILE = "taken.csv"
 TAKEN_RULE = (
-    f"At most {NUM_TAKEN} images that are right as they are and on another background of their class, and are taken for the class of "
+    f"At most {NUM_TAKEN} images that are right in the original and on another background of their class, and are predicted as the class of "
     "the background of another; those with the least relevance (or LayerCAM) on the object first."
 )
 COLOURS = {"right": "#1a7f37", "taken": "#b3261e", "other": "#57606a"}  # of predictions, see `Composed.kind`
@@ -119,7 +119,7 @@ def taken_gallery(examples: Sequence[Composed]) -> Gallery:
             Picture(caption, f"{caption}, {name}.", data_url("webp", to_webp(example.pictures[name])["bytes"]))
             for name, caption in captions.items()
         ]
-        shown.append((f"{example.label}, taken for {example.donor}", pictures))
+        shown.append((f"{example.label}, predicted as {example.donor}", pictures))
     return Gallery("Taken for the class of the background", TAKEN_RULE, shown)
 
 

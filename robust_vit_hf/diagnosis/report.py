@@ -282,7 +282,7 @@ def diagnosis_tables(
         for label, of_class in ordered:
             shares = ("–" if of_class[name] is None else f"{100 * of_class[name]:.0f}" for name in OF_A_CLASS)
             rows.append([names[label], str(of_class["images"]), *shares])
-        title = f"Classes, {side}, in per cent: the most often taken for the class of their background first"
+        title = f"Classes, {side}, in per cent: the most often predicted as the class of their background first"
         tables.append(Table(title, ["class", "images", *(BACKGROUND_MEASURES[name] for name in OF_A_CLASS)], rows))
         pairs = []
         for pair in (pair for pair in diagnosis.by_pair()[:20] if pair["taken"]):
@@ -309,7 +309,7 @@ def top1_table(
     weights: dict[str, float] | None,
     kept: np.ndarray | bool = True,
 ) -> Table:
-    """Top-1 of each group of the images as they are (of those `kept`), see [`groups_table`]."""
+    """Top-1 of each group of the original images (of those `kept`), see [`groups_table`]."""
     sides = {}
     for side, diagnosis in diagnoses.items():
         predicted = np.array(diagnosis.columns["original"])[:, None]
@@ -373,7 +373,7 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
 
 
 def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]:
-    """What to photograph: pairs certainly taken more often than by chance, those of named attributes if any; nothing where the images do
+    """What to photograph: pairs predicted significantly more often than by chance, those of named attributes if any; nothing where the images do
     not show that the model decides by the background."""
     side, last = list(diagnoses.items())[-1]
     chance, sentences = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
@@ -386,19 +386,17 @@ def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]
         if row.attribute != WHOLE:
             how = f"with {ATTRIBUTES[row.attribute].text} of `{row.donor_class}`"
         sentences.append(
-            f"Photograph `{row.label}` {how}: {row.taken} of {row.images} are taken for `{row.donor_class}`."
+            f"Photograph `{row.label}` {how}: {row.taken} of {row.images} are predicted as `{row.donor_class}`."
         )
     return sentences
 
 
 def matrices(pairs: pd.DataFrame) -> list[Table]:
-    """For each side and attribute, what was taken for what, of few classes."""
+    """For each side and attribute, what was predicted as what, of few classes."""
     tables, classes = [], sorted({*pairs["label"], *pairs["donor_class"]})
     for (side, attribute), of_attribute in pairs.groupby(["side", "attribute"], sort=False):
         cells = {(row.label, row.donor_class): f"{row.taken} of {row.images}" for row in of_attribute.itertuples()}
         rows = [[label, *(cells.get((label, donor), "–") for donor in classes)] for label in classes]
-        title = (
-            f"Images of a class (row) that were taken for the class (column) whose {attribute} they were given, {side}"
-        )
+        title = f"Images of a class (row) that were predicted as the class (column) whose {attribute} they were given, {side}"
         tables.append(Table(title, ["class", *classes], rows))
     return tables if len(classes) <= MANY_CLASSES else []

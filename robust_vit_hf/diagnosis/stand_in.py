@@ -153,5 +153,5 @@ class PhotographsDiagnosis(Diagnosis):
             shared = [f"{other} ({count})" for other, count in others.items() if count]
             cells = (of if len(of) <= NAMED else [*of[:NAMED], "…"] for of in (shared, [*others.index[others == 0]]))
             rows.append([name, f"{of_class[name]} of {of_class.sum()}", *(", ".join(of) or "–" for of in cells)])
-        head = ["class", "told by its background", "background taken for that of", "no background like that of"]
+        head = ["class", "told by its background", "background predicted as that of", "no background like that of"]
         return Table("Backgrounds of the classes", head, rows)

@@ -17,22 +17,22 @@ from ..results.tables import Table
 
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
-# Standard deviation of what is foretold minus top-1 on really random backgrounds, beyond that of the samples (docs/results.md).
+# Standard deviation of the estimate minus top-1 on really random backgrounds, beyond that of the samples (docs/results.md).
 FORETELLING = 0.08
 TINY = 1e-3  # top-1 in a draw that has no right answer on another background
 # Names of the measures in tables. Differences have a sign.
 BACKGROUND_MEASURES = {
     **{name: f"top-1 `{name}`" for name in CONDITIONS},
-    "foretold": "top-1 on random backgrounds, foretold: `original` · `mixed_rand` / `mixed_same`",
-    "composing": "price of composing: `original` − `mixed_same`",
+    "foretold": "top-1 on random backgrounds, estimated: `original` · `mixed_rand` / `mixed_same`",
+    "composing": "loss by composing: `original` − `mixed_same`",
     "bg_gap": "BG-Gap: `mixed_same` − `mixed_rand`",
     "object_focus": "Object Focus: 1 − BG-Gap / `original`",
-    "donor_rate": "taken for the class of the background",
+    "donor_rate": "predicted as the class of the background",
     "donor_chance": "the same by chance",
     "donor_excess": "difference",
     "only_bg_chance": "top-1 `only_bg` by chance",
     "only_bg_excess": "difference",
-    "background": "class told by the background alone, before training",
+    "background": "class told by only the background, before training",
     "background_chance": "the same by chance",
     "background_excess": "difference",
     "relevance_on_object": "relevance on the object / its share of the image",
@@ -58,7 +58,7 @@ def foretold(sample: Interval) -> Interval:
 
 
 def _on_random(original: np.ndarray, mixed_rand: np.ndarray, mixed_same: np.ndarray) -> np.ndarray:
-    """Top-1 `(1 + R,)` on random backgrounds without the price of composing, which `mixed_rand` and `mixed_same` both pay."""
+    """Top-1 `(1 + R,)` on random backgrounds without the loss by composing, which `mixed_rand` and `mixed_same` both pay."""
     return original * mixed_rand / np.maximum(mixed_same, TINY)
 
 
@@ -144,7 +144,7 @@ class Diagnosis:
 
     @property
     def has_little_to_gain(self) -> bool:
-        """Whether the model recognises these images, and their background costs less than [`SMALL`], and certainly less than [`LARGE`]."""
+        """Whether the model recognises these images, and their background costs less than [`SMALL`], and significantly less than [`LARGE`]."""
         costs = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
         small = all(cost.mean < SMALL and cost.high < LARGE for cost in costs)
         return small and len(costs) == 2 and not self.unrecognised
@@ -160,16 +160,18 @@ class Diagnosis:
         if not self.num_mixed:
             return f"{VERDICTS['too few']}: none of {len(self.columns['label'])} images could be composed with another background."
         if self.verdict == "too few" and self.unrecognised:
-            how = "as they are" if self.unrecognised == "original" else "on other backgrounds of their class"
+            what = (
+                "original images" if self.unrecognised == "original" else "images on other backgrounds of their class"
+            )
             count = int((~np.isnan(self.values[self.unrecognised])).sum())
             return (
-                f"The model recognises too little to tell: it is right on {percent(self.measures[self.unrecognised])} of {count} images "
-                f"{how}, and the others cannot show what it decides by."
+                f"The model recognises too little to tell: it is right on {percent(self.measures[self.unrecognised])} of {count} "
+                f"{what}, and the others cannot show what it decides by."
             )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
         text = (
             f"{VERDICTS[self.verdict]}: of {self.num_mixed} objects on the background of another class, "
-            f"{percent(rate)} were taken for that class (chance {100 * chance.mean:.0f} %)"
+            f"{percent(rate)} were predicted as that class (chance {100 * chance.mean:.0f} %)"
         )
         if gap := self.measures.get("bg_gap"):
             text += f"; the background of another class instead of its own costs {gap} points of top-1"
@@ -180,14 +182,14 @@ class Diagnosis:
     @property
     def warnings(self) -> list[str]:
         warnings = []
-        if (price := self.measures.get("composing")) and price.low > 0.1:
+        if (loss := self.measures.get("composing")) and loss.low > 0.1:
             warnings.append(
-                f"Composing alone costs {price} points of top-1: masks may be bad, or the model sees the edges. Look at "
+                f"Composing by itself costs {loss} points of top-1: masks may be bad, or the model sees the edges. Look at "
                 "the contact sheet of the masks and at the strip."
             )
         if self.unrecognised == "original":
             warnings.append(
-                f"The model is right on {percent(self.measures['original'])} of the images as they are: see whether their classes are its "
+                f"The model is right on {percent(self.measures['original'])} of the original images: see whether their classes are its "
                 "own, and its preprocessing too."
             )
         if lost := int((np.asarray(self.columns["donor_same"]) < 0).sum()):
@@ -217,7 +219,7 @@ class Diagnosis:
         return classes
 
     def by_pair(self) -> list[dict[str, int]]:
-        """How often objects were taken for the class of their background, the most often taken first."""
+        """How often objects were predicted as the class of their background, the most often taken first."""
         return pairs_of(self.columns, self.values["donor_rate"])
 
 
@@ -238,9 +240,9 @@ def percent(interval: Interval) -> str:
 # Measures of an attribute by name, and their heads in the table.
 ATTRIBUTE_MEASURES = {
     "gap": "gap: of its class − of another class",
-    "taken": "more taken for the other class",
+    "taken": "more predicted as the other class",
     "shift": "shift of the logits towards it",
-    "price": "price of the edit: `original` − of its class",
+    "price": "loss by the edit: `original` − of its class",
 }
 
 
@@ -275,7 +277,7 @@ class AttributeDiagnosis:
 
     @cached_property
     def measures(self) -> dict[str, dict[str, Interval]]:
-        """Measures by attribute. The intervals of all but the price hold for all attributes together."""
+        """Measures by attribute. The intervals of all but the loss by the edit hold for all attributes together."""
         together = simultaneous({key: drawn for key, drawn in self._drawn.items() if key[1] != "price"})
         measures: dict[str, dict[str, Interval]] = {name: {} for name, _ in self._drawn}
         for (name, measure), drawn in self._drawn.items():
@@ -284,7 +286,7 @@ class AttributeDiagnosis:
 
     @cached_property
     def named(self) -> list[str]:
-        """Attributes that the model decides by: the shift is certainly above 0, the gap not shown to be under
+        """Attributes that the model decides by: the shift is significantly above 0, the gap not shown to be under
         [`SMALL`], and no other explains them; the largest shift first."""
         shifted = sorted(self.measures.items(), key=lambda item: -item[1]["shift"].mean)
         shifted = [(name, of["gap"]) for name, of in shifted if of["shift"].low > 0]
@@ -306,9 +308,9 @@ class AttributeDiagnosis:
         for name in self.named:
             gap, shift = self.measures[name]["gap"], _shown("shift", self.measures[name]["shift"])
             how = "Decides" if gap.low >= LARGE else "Decides partly" if gap.low > 0 else "May decide"
-            unresolved = "" if gap.low > 0 else " (unresolved)"
+            inconclusive = "" if gap.low > 0 else " (inconclusive)"
             sentences.append(
-                f"{how} by {ATTRIBUTES[name].text}: that of another class instead of its own costs {gap} points of top-1{unresolved}, and "
+                f"{how} by {ATTRIBUTES[name].text}: that of another class instead of its own costs {gap} points of top-1{inconclusive}, and "
                 f"shifts the logits by {shift} towards that class."
             )
         return " ".join(sentences)
@@ -326,7 +328,7 @@ class AttributeDiagnosis:
         )
 
     def by_pair(self, name: str) -> list[dict[str, int]]:
-        """How often images were taken for the class of an attribute's donor, see [`Diagnosis.by_pair`]."""
+        """How often images were predicted as the class of an attribute's donor, see [`Diagnosis.by_pair`]."""
         named = np.asarray(self.columns[f"{name}_rand"]) == np.asarray(self.columns["donor_class"])
         return pairs_of(self.columns, np.where(np.isnan(self.values[name]["gap"]), np.nan, named))
 
@@ -347,7 +349,7 @@ def attributes_table(diagnosis: AttributeDiagnosis, side: str) -> Table:
     rows = []
     for name, measures in sorted(diagnosis.measures.items(), key=lambda item: -item[1]["gap"].mean):
         rows.append([ATTRIBUTES[name].text, *(_shown(measure, measures[measure]) for measure in ATTRIBUTE_MEASURES)])
-    title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, but for the price for all rows together]"
+    title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, but for the loss by the edit for all rows together]"
     return Table(title, ["attribute", *ATTRIBUTE_MEASURES.values()], rows)
 
 

@@ -114,7 +114,7 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
 
 
 def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
-    """The classes whose top-1 certainly fell from before to after, with the change of each: the intervals hold for all classes together."""
+    """The classes whose top-1 fell significantly from before to after, with the change of each: the intervals hold for all classes together."""
     labels, gains = result.classes[result.usable], result.gains().astype(float)
     of_classes = {label: np.where(labels == label, gains, np.nan) for label in range(len(names))}  # names may repeat
     changes = simultaneous(Resamples.means(of_classes))

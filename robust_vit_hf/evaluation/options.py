@@ -125,7 +125,7 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
     )
     training_data: str | None = option(None, "images that --compare was finetuned on, whose classes are shown apart")
     train_split: str = option("train", "split of --training_data")
-    cut_out: bool = option(False, "also classify the objects alone, cut out by their masks")
+    cut_out: bool = option(False, "also classify only the objects, cut out by their masks")
     sensitivity: bool = option(False, "also compare noise on the object with noise on the background (RFS), by masks")
     output_dir: Path = output_dir("runs/robustness")
 

@@ -68,7 +68,7 @@ def classes_with_images(
     notes.append(
         f"{len(classes) - len(known)} of the model's {len(classes)} classes have no images: "
         f"{_listed([name for number, name in enumerate(classes) if number not in known])}. Top-1 counts among the {len(known)} others. "
-        "For a model of these alone, give --only_these_classes."
+        "For a model of only these, give --only_these_classes."
     )
     return tuple(sorted(known))
 

@@ -248,7 +248,7 @@ def _candidates(
     except NoLastLayer as error:
         if options.effort == "quick":
             raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
-        notes.append(f"{error} So it was finetuned alone.")
+        notes.append(f"{error} So only the training is a candidate.")
         candidates = [Candidate.of(outputs_of(side))]
     if options.effort == "full":
         if attributes:

@@ -44,7 +44,7 @@ class Improvement:
         key: one of [`~robust_vit_hf.improvement.choice.OUTCOMES`].
         outcome: cross-validated changes, if a candidate was chosen.
         diagnosis: the models before and, if a candidate was chosen, after, on the validation images.
-        accuracy: tables on the images as they are, if a candidate was chosen.
+        accuracy: tables on the original images, if a candidate was chosen.
     """
 
     key: str
@@ -118,7 +118,7 @@ def remove_model(folder: Path) -> None:
 
 def other_classes(session: Session) -> list[str]:
     """A sentence on the classes without images, if there are any: how far their mean logit moved against that of the others on the validation
-    images, and how often an image is taken for one of them."""
+    images, and how often an image is predicted as one of them."""
     ((name, rows),) = session.sets.items()
     if rows.class_subset is None:
         return []
@@ -131,7 +131,7 @@ def other_classes(session: Session) -> list[str]:
     moved = Resamples.means({"moved": gaps[1] - gaps[0]})["moved"].interval(Difference, -math.inf)
     return [
         f"On the `{name}` images, the mean logit of the {(~has_images).sum()} classes without images moved by {moved.shown(1, 3)} against that "
-        f"of the others (standard deviation of the logits {logits.std():.1f}); {100 * taken[0].mean():.1f} % of the images were taken for one "
+        f"of the others (standard deviation of the logits {logits.std():.1f}); {100 * taken[0].mean():.1f} % of the images were predicted as one "
         f"of them before, and {100 * taken[1].mean():.1f} % are now."
     ]
 
@@ -160,7 +160,7 @@ def measure_outcome(
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
         tables = tables_of(run)
         if worse := worse_classes(run.sets[images.name], session.classes):
-            text = "Classes that certainly got worse on the images as they are, in points [95 % interval for all classes together]"
+            text = "Classes that are significantly worse on usual backgrounds, in points [95 % interval for all classes together]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         shown.galleries += galleries(folder)
         sections.append(Section("On usual backgrounds", tables))

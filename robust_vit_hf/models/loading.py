@@ -230,7 +230,7 @@ def head_names(model: PreTrainedModel) -> list[str]:
     if len({*heads.values()}) != 1:
         raise ValueError(
             f"`{type(model).__name__}` has {len(heads)} linear layers with {num_labels} outputs, as many as it has classes: "
-            "expected those of its head alone, to replace them."
+            "expected only those of its head, to replace them."
         )
     return list(heads)
 

@@ -193,7 +193,7 @@ def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) 
             cells = [whole.interval(), alone.interval(), (alone - whole).interval(Difference)]
             rows.append([name, side, str(whole.count), *map(str, cells)])
     title = "Top-1 with the background and without it (the object on black), in per cent [95 % interval]"
-    return Table(title, ["set", "model", "images", "as they are", "object alone", "change"], rows)
+    return Table(title, ["set", "model", "images", "original", "only the object", "change"], rows)
 
 
 def outcomes(columns: Mapping[str, Sequence], condition: str) -> np.ndarray:

@@ -122,7 +122,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             if (value := getattr(self, name)) is not None and value is not False:
                 described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
         if self.head_epochs:
-            described["epochs of the head alone"] = f"{self.head_epochs:g}, learning rate {self.rate_of_head:g}"
+            described["epochs of only the head"] = f"{self.head_epochs:g}, learning rate {self.rate_of_head:g}"
         described["temperature of the confidence"] = f"{self.confidence_temperature:g}"
         pictures = "" if self.backgrounds is None else ", with pictures of a folder"
         return described | {"probability of a background swap": f"{self.background_swap:g}{pictures}"}

@@ -55,7 +55,7 @@ class DataArguments(Options):
     num_classes: int | None = option(None, "Training classes of a benchmark; half of its classes by default.", COUNT)
     images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.", COUNT)
     benchmark_sets: bool = option(True, "Measure the sets of a benchmark before and after; otherwise no set is read.")
-    control: bool = option(False, "Also finetune a copy with cross-entropy alone on the same images, for comparison.")
+    control: bool = option(False, "Also finetune a copy with only cross-entropy on the same images, for comparison.")
 
 
 @dataclass

@@ -67,7 +67,7 @@ def weights_read(source: str | Path) -> Iterator[None]:
     except UnpicklingError as error:  # torch suggests `weights_only=False`
         raise ValueError(
             f"`{source}` is not loaded: its pickle holds more than tensors and plain values, or is cut off. Nothing in it was run: "
-            "save the `state_dict()` alone, preferably as safetensors."
+            "save the `state_dict()` only, preferably as safetensors."
         ) from error
     except (OSError, SafetensorError, EOFError, RuntimeError) as error:
         is_of_files = isinstance(error, OSError)

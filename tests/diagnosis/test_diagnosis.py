@@ -95,7 +95,9 @@ def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
     assert all(found.measures[name].high < 0.05 for name in ("donor_excess", "bg_gap"))
     assert found.verdict == "too few"
     assert found.sentence.startswith(f"The model recognises too little to tell: it is right on {right} % [")
-    assert "of 2000 images as they are" in found.sentence and any("as they are" in text for text in found.warnings)
+    assert "of 2000 original images" in found.sentence and any(
+        "of the original images" in text for text in found.warnings
+    )
 
 
 def test_a_model_that_recognises_no_composed_image_shows_nothing():
@@ -118,7 +120,7 @@ def test_the_sentence_names_the_evidence():
     assert found.sentence.startswith(
         "Decides by the background: of 400 objects on the background of another class, 60 % ["
     )
-    assert "were taken for that class (chance 23 %)" in found.sentence
+    assert "were predicted as that class (chance 23 %)" in found.sentence
     assert found.sentence.endswith("points of top-1. On random backgrounds, expect a top-1 of 30 % [14, 46].")
 
 
@@ -184,7 +186,7 @@ def test_images_without_donor_or_object_do_not_count():
 
 def test_bad_compositions_and_wrong_models_are_warned_of():
     assert any("Composing alone costs" in text for text in diagnosis(mixed_same=0.6).warnings)
-    assert any("as they are" in text for text in diagnosis(original=0.2, mixed_same=0.2).warnings)
+    assert any("of the original images" in text for text in diagnosis(original=0.2, mixed_same=0.2).warnings)
     assert not diagnosis().warnings and not diagnosis(40, mixed_same=0.9).warnings  # whose price may be smaller
 
 

@@ -86,7 +86,7 @@ def test_a_sentence_says_what_to_photograph():
         ["boat", "cat", 0, 12],
     ]
     assert pairs["at_least"].tolist() == pytest.approx([0.428, 0.0], abs=1e-3)  # of binom.test(9, 12) in R
-    assert advice(pairs, diagnoses) == ["Photograph `cow` on what `boat` stands on: 9 of 12 are taken for `boat`."]
+    assert advice(pairs, diagnoses) == ["Photograph `cow` on what `boat` stands on: 9 of 12 are predicted as `boat`."]
     anyway = columns() | {"original": columns()["donor_class"]}  # is no confusion
     assert pair_table({"before": Diagnosis(anyway, NAMES)}, {})["taken"].tolist() == [0, 0]
     mended = {**diagnoses, "after": Diagnosis(columns() | {"mixed_rand": columns()["label"]}, NAMES)}
@@ -104,7 +104,7 @@ def test_a_named_attribute_has_pairs_too():
     pairs = pair_table(diagnoses, {"before": AttributeDiagnosis(own | edited, ["border"])})
     assert set(pairs["attribute"]) == {WHOLE, "border"} and len(pairs) == 4
     frames = [
-        f"Photograph `{one}` with the border or frame of `{of}`: 12 of 12 are taken for `{of}`."
+        f"Photograph `{one}` with the border or frame of `{of}`: 12 of 12 are predicted as `{of}`."
         for one, of in (("cow", "boat"), ("boat", "cat"))
     ]
     assert advice(pairs, diagnoses) == frames
@@ -122,7 +122,7 @@ def test_images_that_are_taken_are_shown():
     pictures = dict.fromkeys(CONDITIONS, Image.new("RGB", (8, 8)))
     gallery = taken_gallery([Composed("cow", "boat", pictures, {"before": dict.fromkeys(CONDITIONS, "cow")})])
     ((caption, shown),) = gallery.examples
-    assert caption == "cow, taken for boat"
+    assert caption == "cow, predicted as boat"
     assert [one.caption for one in shown] == ["cow", "on another cow’s", "on boat’s"]
 
 

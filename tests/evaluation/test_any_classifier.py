@@ -60,7 +60,7 @@ def test_evaluate(folder, evaluated):
     shown = "Maps show LayerCAM, which is not comparable."
     assert results["notes"] == [f"Relevance is left out: {REASON}, so it has no relevance map. {shown}"]
     text = (evaluated / "tables.md").read_text()
-    assert results["notes"][0] in text and "Top-1, in per cent" in text and "object alone" in text and "RFS" in text
+    assert results["notes"][0] in text and "Top-1, in per cent" in text and "only the object" in text and "RFS" in text
     examples = Dataset.from_parquet(str(evaluated / "model" / "examples.parquet"))
     assert len({*predicted["before"]}) > 1 and len(examples) > 0
     for example in examples:

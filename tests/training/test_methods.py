@@ -300,7 +300,7 @@ def test_learning_rate_of_the_head_alone(tmp_path):
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
     assert rates == pytest.approx([0.1, 0.1, 0.85e-3, 0.85e-3])
-    assert config.describe()["epochs of the head alone"] == "1, learning rate 0.1"
+    assert config.describe()["epochs of only the head"] == "1, learning rate 0.1"
 
 
 def test_each_ablation_gives_other_gradients(tmp_path):

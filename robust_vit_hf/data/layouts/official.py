@@ -353,7 +353,7 @@ def open_counteranimal(root: Path, part: str) -> Source:
         # "common" is not a part of "counter", nor the reverse: a folder belongs to one part.
         chosen = [path for path in subfolders(folder) if part in path.name.lower() and other not in path.name.lower()]
         if not named or not chosen:
-            raise ValueError(f"`{folder}` is not a class, like `9 ostrich`, with a folder named after `{part}` alone.")
+            raise ValueError(f"`{folder}` is not a class, like `9 ostrich`, with a folder named only after `{part}`.")
         labels |= dict.fromkeys(chosen, int(named[1]))
     return class_folders(root, labels)
 
