@@ -85,7 +85,7 @@ MUTATIONS = [
     Mutation("diagnosis/verdict.py", "len(intervals) == len(names)", "True", "diagnosis diagnose attacks"),
     Mutation("diagnosis/verdict.py", "(mixed != labels)) / (len(classes) - 1)", "(mixed != labels)) / len(classes)", "diagnosis"),
     Mutation("results/set_tables.py", "(ids >= 0) & (share > 0) & (share < 1)", "(ids >= 0) & (share > 0)", "diagnosis"),
-    Mutation("diagnosis/verdict.py", "price.low > 0.1", "price.low > 0.5", "diagnosis"),
+    Mutation("diagnosis/verdict.py", "loss.low > 0.1", "loss.low > 0.5", "diagnosis"),
     Mutation("experiments/paper/check_claims.py", "RISES: (above(0), below(0))", "RISES: (above(-0.01), below(0))", "report choice check_claims seed_intervals pages"),
     Mutation("experiments/paper/check_claims.py", "np.hypot(other.mean - other.low, one.high - one.mean)", "other.mean - other.low", "report choice check_claims seed_intervals pages"),
     Mutation("experiments/sweeps/gain_and_price.py", "if point.seeds >= best.seeds]", "]", "report choice pages"),
@@ -206,6 +206,13 @@ MUTATIONS = [
     Mutation("experiments/sweeps/intervals.py", " * sum(other.seed == gain.seed for other in of_set)", "", "report choice check_claims seed_intervals"),
     Mutation("hub/model_card.py", "        path.unlink()", "        pass", "model_card"),
     Mutation("data/transforms.py", "values[inside] * (side - 1) + 0.5", "values[inside] * side + 0.5", "transforms"),
+    Mutation("data/find_images.py", "made.select([places[names[index]] for index in kept])", "made.select(sorted(places[names[index]] for index in kept))", "folders"),
+    Mutation("improvement/candidates.py", "default_rng([DONOR_SEED, composite, row])", "default_rng([DONOR_SEED, row])", "background_swap"),
+    Mutation("evaluation/other_backgrounds.py", "partial(picture_of, number)", "partial(picture_of, 0)", "candidates"),
+    Mutation("diagnosis/verdict.py", "if self.measures[name].high < 0.5", "if self.measures[name].mean < 0.5", "diagnosis"),
+    Mutation("results/set_tables.py", "sensitivity.interval(least=-1.0)", "sensitivity.interval()", "set_tables"),
+    Mutation("evaluation/other_backgrounds.py", 'callable(of) or not torch.equal(donor["pixel_values"], item["pixel_values"])', "True", "diagnose"),
+    Mutation("evaluation/other_backgrounds.py", 'batch[f"has_{self.donor}"].bool() & gives', 'gives & (batch[f"has_{self.donor}"].bool() | (self.edit in ATTRIBUTES))', "diagnose"),
 ]
 # fmt: on
 

@@ -230,9 +230,13 @@ def test_names_that_cameras_and_browsers_give(tmp_path, caplog):
     assert {*rows["file_name"]} == {f"cat/{name}" for name in given[:4]} | {"dog/1.png"}
     assert "2 images" in (message := left_out(root, caplog))
     assert "`__fish__/0.png`" in message and "`cat/.hidden.jpg`" in message and "._IMG" not in message
-    for name in ("scan no.5.png", "scan no.6.png", "IMG.png"):
-        layouts.save(Image.new("L", (30, 24), 255), tmp_path / "masks" / "cat" / name)
-    assert with_masks_of(rows, tmp_path / "masks", "train")["file_name"] == ["cat/IMG.MPO", "cat/scan no.5"]
+    for level, name in enumerate(("scan no.5.png", "scan no.6.png", "IMG.png")):
+        layouts.save(Image.new("L", (30, 24), level), tmp_path / "masks" / "cat" / name)
+    found = with_masks_of(rows.select(range(len(rows))[::-1]), tmp_path / "masks", "train")
+    assert [(row["file_name"], row["mask"].getpixel((0, 0))) for row in found] == [
+        ("cat/scan no.5", 0),
+        ("cat/IMG.MPO", 2),
+    ]
     (root / "train" / "hen").symlink_to(tmp_path / "disk")
     with pytest.raises(FileNotFoundError, match=r"`.*train/hen` is a link to `.*disk`, which is not there"):
         load_masked_dataset(str(root), "train")

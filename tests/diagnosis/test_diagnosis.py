@@ -75,6 +75,7 @@ def test_measures_are_means_over_the_images():
         ({}, 400, "no sign"),
         ({"mixed_rand": 0.99}, 400, "no sign"),
         ({"original": 0.6, "mixed_same": 0.6, "mixed_rand": 0.6}, 400, "no sign"),
+        ({"original": 0.48, "mixed_same": 0.48, "mixed_rand": 0.48}, 400, "no sign"),  # may be right on half
         ({"original": 0.4, "mixed_same": 0.4, "mixed_rand": 0.4}, 400, "too few"),  # wrong on most as they are
         ({}, 30, "too few"),  # agreement of 30 images rules out no more than 10 %
         ({"mixed_rand": 0.9, "mixed_same": 0.9}, 20, "too few"),

@@ -217,10 +217,12 @@ def test_images_without_object_or_background_have_no_composites():
     ]
     rows = EvaluationSet.of(datasets.Dataset.from_list(rows, features=FEATURES))
     session = session_of({"before": tiny_vit()}, {"noise": rows})
-    for picture_of in (None, lambda *_: torch.zeros(3, 32, 32)):
+    for picture_of in (None, lambda number, _: torch.full((3, 32, 32), number - 1.0)):
         mixed = composite_outputs(session.sides["before"], session, 3, picture_of=picture_of).mixed
         known = ~np.isnan(mixed).any(axis=2)
         assert not known[1:3].any() and known[3:].any(axis=1).all()
+    pairs = mixed[3:] - np.roll(mixed[3:], 1, axis=1)  # each composite shows a picture of its own
+    assert (np.abs(pairs).max(axis=2) > 1e-3).all()
 
 
 def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):

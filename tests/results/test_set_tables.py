@@ -343,7 +343,8 @@ def test_the_table_of_the_sensitivity():
     table = set_tables.sensitivity_table({"photos": {"before": columns, "after": swapped}})
     (row,) = table.rows
     assert len(row) == len(table.head) and row[:6] == ["photos", "200", "50.0", "75.0", "75.0", "50.0"]
-    assert [cell.split(" ")[0] for cell in row[6:]] == ["33.3", "-33.3", "-66.7"]  # 0.25 / (2 · 0.375)
+    # 0.25 / (2 · 0.375), and 3 / 200 to both sides
+    assert row[6:] == ["33.3 [31.8, 34.8]", "-33.3 [-34.8, -31.8]", "-66.7 [-68.2, -65.2]"]
     columns = {name: [*values, values[0]] for name, values in columns.items()} | {"object_share": [*share, 1.0]}
     (row,) = set_tables.sensitivity_table({"photos": {"before": columns}}).rows  # the last object fills the crop
     assert row[:4] == ["photos", "200", "50.0", "75.0"] and len(row) == 5

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from robust_vit_hf import RobustViTTrainer, eval_transform, make_image_processor
+from robust_vit_hf.improvement.candidates import pool_picture
 from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.training.methods.augmentations import BackgroundPool, swap_backgrounds
 
@@ -187,6 +188,8 @@ def test_backgrounds_of_a_folder(pictures):
     assert 15 <= kept <= 45 and all(levels.values())
     assert torch.equal(swapped, swap_backgrounds(images, mask, 0.5, (0,), pool))
     assert not torch.equal(swapped, swap_backgrounds(images, mask, 0.5, (1,), pool))
+    drawn = np.array([[pool_picture(pool, composite, row).mean() for row in range(8)] for composite in range(8)])
+    assert np.ptp(drawn, axis=0).min() > 0.2 and np.ptp(drawn, axis=1).min() > 0.2  # by composite and by image
 
 
 def test_half_of_the_pictures_are_flipped(tmp_path):
