@@ -12,7 +12,7 @@ from robust_vit_hf.relevance.architectures import ImageModel, why_no_map
 from robust_vit_hf.relevance.relevance_map import forward_logits
 
 from .helpers.architectures import HEADS_ALONE, WITH_MAP, WITHOUT_MAP, table
-from .helpers.tiny import ROOT, masked_dataset, tensor_rows, tiny_config
+from .helpers.tiny import ROOT, tensor_rows, tiny_config
 
 
 EVERY = WITH_MAP | WITHOUT_MAP
@@ -22,13 +22,6 @@ FAST = ("CLIP", "SigLIP 2, NaFlex", "EVA-02 (timm)", "Swin", "MobileNet V2", "Ef
 
 def each(names):
     return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in names]
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photographs")
-    masked_dataset(12).to_parquet(root / "validation-00000.parquet")
-    return str(root)
 
 
 def trained(name, folder, processor, **options) -> RobustViTTrainer:
@@ -45,7 +38,7 @@ def test_diagnose(name, photographs, tmp_path, processor):
     """With relevance on the object if there is a map, or else LayerCAM."""
     model = EVERY[name].tiny()
     model.config.id2label = dict(enumerate("abcd"))
-    diagnose(model, photographs, processor=processor, output_dir=tmp_path)
+    diagnose(model, str(photographs), processor=processor, output_dir=tmp_path)
     measures = json.loads((tmp_path / "results.json").read_text())["diagnosis"]["before"]["measures"]
     assert 0 <= measures["original"]["mean"] <= 1
     assert ("relevance_on_object" in measures) == (name in WITH_MAP) == (why_no_map(model) is None)

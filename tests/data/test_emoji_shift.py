@@ -3,7 +3,6 @@
 import hashlib
 import json
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -28,9 +27,7 @@ from robust_vit_hf.models.emoji_shift_model import (
 from robust_vit_hf.utils.environment import package_file
 
 from ..helpers.sessions import session_of
-
-
-DATA = Path(__file__).parents[1] / "golden"
+from ..helpers.tiny import DATA
 
 
 def foreground(row) -> np.ndarray:

@@ -15,6 +15,7 @@ from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.classes import class_names, wnids
 from robust_vit_hf.data.known_sets import KNOWN_SETS
 from robust_vit_hf.evaluation.sets import load_evaluation_set
+from robust_vit_hf.utils.images import encode_image
 
 from ..helpers import layouts
 from ..helpers.layouts import both_ways, labels_and_names, prepare
@@ -249,15 +250,11 @@ def test_truncated_webdataset_tar(tmp_path):
             load_image_set("imagenet-a", tmp_path, streaming=streaming)
 
 
-def add_parquet(hub, name, path, features, **columns):
+def add_parquet(hub, name, path, features, image_names, **columns):
     """Put a table with these columns, beside as many images, into a repository. `image_names` are their file names."""
-    content, images = io.BytesIO(), []
-    for seed, image_name in enumerate(columns.pop("image_names")):
-        encoded = io.BytesIO()
-        layouts.picture(seed).save(encoded, "PNG")
-        images.append({"bytes": encoded.getvalue(), "path": image_name})
-    features = datasets.Features({"image": datasets.Image()} | features)
-    datasets.Dataset.from_dict({"image": images} | columns, features=features).to_parquet(content)
+    content = io.BytesIO()
+    images = [encode_image(layouts.picture(seed), of, "PNG") for seed, of in enumerate(image_names)]
+    layouts.image_table(content, images, features, **columns)
     hub.repos.setdefault(("datasets", name), {})[path] = content.getvalue()
 
 
@@ -280,15 +277,8 @@ def test_imagenet_a_with_its_own_numbering_beside_file_names(tmp_path):
 
 
 def table_with_file_names(folder, label_type, labels, images=None):
-    features = {"image": datasets.Image(), "label": label_type, "file_name": datasets.Value("string")}
-    rows = {
-        "image": images or [layouts.picture(seed) for seed in range(len(labels))],
-        "label": labels,
-        "file_name": [f"{number}.jpg" for number in range(len(labels))],
-    }
-    path = folder / "test-00000-of-00001.parquet"
-    datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(path)
-    return path
+    path, names = folder / "test-00000-of-00001.parquet", [f"{number}.jpg" for number in range(len(labels))]
+    return layouts.image_table(path, images, {"label": label_type}, label=labels, file_name=names)
 
 
 @pytest.mark.parametrize("name", ["imagenet-1k", "imagenet-a"])

@@ -4,7 +4,6 @@ import io
 import json
 from collections import Counter
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -283,26 +282,9 @@ def test_waterbirds_with_other_metadata(tmp_path):
         load_image_set("waterbirds", root)
 
 
-def encoded(seed: int) -> dict:
-    content = io.BytesIO()
-    layouts.picture(seed).save(content, "PNG")
-    return {"bytes": content.getvalue(), "path": f"{seed}.png"}
-
-
-def table(path, **columns):
-    """A table of images with other columns, of values."""
-    count = len(next(iter(columns.values())))
-    images = datasets.Dataset.from_dict(
-        {"image": [encoded(seed) for seed in range(count)]}, datasets.Features({"image": datasets.Image()})
-    )
-    for name, values in columns.items():
-        images = images.add_column(name, values)
-    images.to_parquet(path)
-
-
 def test_tables_from_elsewhere(hub, tmp_path):
     """Whose numbers may be others, such as 0 to 44 for the animals: labels would be read as those of ImageNet."""
-    table(tmp_path / "animals" / "test.parquet", label=[0, 44], file_name=["a", "b"])
+    layouts.image_table(tmp_path / "animals" / "test.parquet", label=[0, 44], file_name=["a", "b"])
     files = {"data/test-0.parquet": (tmp_path / "animals" / "test.parquet").read_bytes()}
     hub.repos["datasets", "someone/animals"] = files
     layouts.webdataset(tmp_path / "tars", [("a", layouts.picture(0), 3)])
@@ -317,7 +299,7 @@ def test_tables_from_elsewhere(hub, tmp_path):
     ):
         with pytest.raises(ValueError, match=r"columns .*, from which the classes of this set cannot be told"):
             load_image_set(name, source)
-    table(tmp_path / "birds" / "test.parquet", label=[0, 1], place=[0, 1])
+    layouts.image_table(tmp_path / "birds" / "test.parquet", label=[0, 1], place=[0, 1])
     with pytest.raises(ValueError, match="cannot be told"):
         load_image_set("waterbirds", tmp_path / "birds", split="test")
 
@@ -327,7 +309,7 @@ def test_rows_of_waterbirds_on_the_hub_that_lack_a_value(hub, tmp_path):
         ({"label": [0, None], "place": [0, 1]}, "`1.png` has no label"),
         ({"label": [0, 1], "place": [0, None]}, "`1.png` has label 1 and place None, expected 0 or 1"),
     ):
-        table(tmp_path / "test.parquet", **columns)
+        layouts.image_table(tmp_path / "test.parquet", **columns)
         files = {"data/test-0.parquet": (tmp_path / "test.parquet").read_bytes()}
         hub.repos["datasets", "grodino/waterbirds"] = files
         with pytest.raises(ValueError, match=problem):
@@ -335,12 +317,8 @@ def test_rows_of_waterbirds_on_the_hub_that_lack_a_value(hub, tmp_path):
 
 
 def test_waterbirds_from_the_hub(hub):
-    content, rows = io.BytesIO(), []
-    for seed in range(2):
-        rows.append({"image": encoded(seed), "label": 1, "place": seed, "bird": "Gull"})
-    types = {"label": datasets.Value("int64"), "place": datasets.Value("int64"), "bird": datasets.Value("string")}
-    features = datasets.Features({"image": datasets.Image()} | types)
-    datasets.Dataset.from_list(rows, features=features).to_parquet(content)
+    content = io.BytesIO()
+    layouts.image_table(content, label=[1, 1], place=[0, 1], bird=["Gull", "Gull"])
     hub.repos["datasets", "grodino/waterbirds"] = {"data/test-00000-of-00001.parquet": content.getvalue()}
     read = both_ways("waterbirds", split="test")
     assert [(row["label"], row["group"], row["file_name"]) for row in read] == [(1, 2, "0.png"), (1, 3, "1.png")]

@@ -208,7 +208,7 @@ _OF_TRANSFORMERS = {
     "Swin V2": ("Swinv2", _WINDOWS),
     "TextNet": ("TextNet", {"image_size": [32, 32], "stem_out_channels": 8, "hidden_sizes": [8] * 5}),
 }
-_PLAIN = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+PLAIN = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 _OF_TIMM = {
     "ByobNet": ("test_byobnet", {}),
     "ConvNeXt": ("test_convnext", {}),
@@ -217,8 +217,8 @@ _OF_TIMM = {
     "NFNet": ("test_nfnet", {}),
     "ResNet": ("test_resnet", {}),
     "Swin": ("swin_tiny_patch4_window7_224", {"img_size": 32, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2]}),
-    "ViT of SigLIP, pooled by attention": ("vit_base_patch16_siglip_224", _PLAIN),
-    "ViT with differences of attentions": ("vit_dwee_patch16_reg1_gap_256", _PLAIN),
+    "ViT of SigLIP, pooled by attention": ("vit_base_patch16_siglip_224", PLAIN),
+    "ViT with differences of attentions": ("vit_dwee_patch16_reg1_gap_256", PLAIN),
 }
 WITHOUT_MAP = {name: WithoutMap(*of) for name, of in _OF_TRANSFORMERS.items()}
 WITHOUT_MAP |= {f"{name} (timm)": WithoutMap(*of, of_timm=True) for name, of in _OF_TIMM.items()}

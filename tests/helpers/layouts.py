@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import h5py
 import numpy as np
 from PIL import ExifTags, Image
@@ -18,6 +19,7 @@ from robust_vit_hf.data.image_sets import prepare as prepare_set
 from robust_vit_hf.data.options import PrepareOptions
 from robust_vit_hf.masks.make_masks import prepare_masks
 from robust_vit_hf.masks.options import CocoOptions
+from robust_vit_hf.utils.images import encode_image
 
 from .tiny import GOLDFISH, STINGRAY, TENCH
 
@@ -41,6 +43,17 @@ def save(image: Image.Image, path: Path, orientation: int = 1, quality: int = 95
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     image.save(path, quality=quality, **{} if orientation == 1 else {"exif": exif})
+    return path
+
+
+def image_table(path, images: list | None = None, features: dict | None = None, **columns: list):
+    """Write parquet of images, by default pictures `0.png`, `1.png`, …, and other columns, with features that their values do not tell."""
+    count = len(next(iter(columns.values())))
+    images = images or [encode_image(picture(seed), f"{seed}.png", "PNG") for seed in range(count)]
+    rows = datasets.Dataset.from_dict({"image": images}, datasets.Features({"image": datasets.Image()}))
+    for name, values in columns.items():
+        rows = rows.add_column(name, values, feature=(features or {}).get(name))
+    rows.to_parquet(path)
     return path
 
 

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import evaluate
 import numpy as np
+from scipy.special import softmax
 
 from robust_vit_hf.metrics.calibration import Calibration
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
@@ -56,10 +57,6 @@ def maps(count: int = 7, size: int = 16, seed: int = 0):
     return relevance, masks
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-
-
 def within(references: list[list[int]], subset) -> list[list[int]]:
     """Accepted ids of which some lie in a class subset wherever there are any: others are refused."""
     return [ids if not ids or set(ids) & set(subset) else [subset[0]] for ids in references]
@@ -71,5 +68,5 @@ def example(name: str, **settings) -> dict:
     if "class_subset" in settings:
         references = within(references, settings["class_subset"])
     if not settings.get("from_logits", True):
-        predictions = softmax(predictions)
+        predictions = softmax(predictions, axis=1)
     return {"predictions": predictions, "references": references}

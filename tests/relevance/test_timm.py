@@ -8,13 +8,12 @@ from robust_vit_hf import RobustViTTrainer, relevance_map
 from robust_vit_hf.relevance.architectures import VisionTransformer, why_no_map
 from robust_vit_hf.training.config import CHECKPOINTING
 
-from ..helpers.architectures import WITH_MAP, TimmFamily, explicit_attentions, slow_map
+from ..helpers.architectures import PLAIN, WITH_MAP, TimmFamily, explicit_attentions, slow_map
 from ..helpers.tiny import images, tensor_rows, tiny_config
 from .test_threads import assert_as_alone, mapped, plain
 
 
 TIMM = {name: family for name, family in WITH_MAP.items() if isinstance(family, TimmFamily)}
-SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 
 
 def fused(model) -> set[bool]:
@@ -95,13 +94,13 @@ def test_dropout_of_attentions():
     "architecture, arguments, why",
     [
         ("test_resnet", {}, "`test_resnet` does not have one attention over one patch grid"),
-        ("vit_dwee_patch16_reg1_gap_256", SMALL, "one attention over one patch grid"),  # their difference
-        ("vit_small_patch16_18x2_224", SMALL, "one attention over one patch grid"),  # beside each other
-        ("vit_base_patch16_siglip_224", SMALL, "head of `vit_base_patch16_siglip_224`"),
-        ("vit_tiny_patch16_224", SMALL | {"global_pool": "avgmax"}, "head of `vit_tiny_patch16_224`"),
+        ("vit_dwee_patch16_reg1_gap_256", PLAIN, "one attention over one patch grid"),  # their difference
+        ("vit_small_patch16_18x2_224", PLAIN, "one attention over one patch grid"),  # beside each other
+        ("vit_base_patch16_siglip_224", PLAIN, "head of `vit_base_patch16_siglip_224`"),
+        ("vit_tiny_patch16_224", PLAIN | {"global_pool": "avgmax"}, "head of `vit_tiny_patch16_224`"),
         (
             "vit_tiny_patch16_224",
-            SMALL | {"global_pool": "avg", "pool_include_prefix": True},
+            PLAIN | {"global_pool": "avg", "pool_include_prefix": True},
             "head of `vit_tiny_patch16_224`",
         ),
     ],
