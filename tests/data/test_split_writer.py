@@ -17,12 +17,11 @@ from robust_vit_hf.data import write_dataset as write_rows
 from robust_vit_hf.data.contact_sheets import sample_rows
 from robust_vit_hf.data.write_dataset import SplitWriter
 from robust_vit_hf.hub.upload import repo_type_of
-from robust_vit_hf.masks.tokencut import MaskResult
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
 from ..helpers.commands import files_below
-from ..helpers.layouts import half_mask, masks_by, prepare
+from ..helpers.layouts import half_masks, masks_by, prepare
 from ..helpers.tiny import FEATURES, GOLDFISH, TENCH, masked_dataset, masked_rows
 
 
@@ -42,7 +41,7 @@ def writer_of(folder: Path, features=NAMES, **options) -> SplitWriter:
 
 
 def masks_of(source: Path, output: Path) -> dict:
-    return masks_by(lambda images, rows: [MaskResult(half_mask(image)) for image in images], source, output)
+    return masks_by(half_masks, source, output)
 
 
 def photos(root: Path, rows: list[dict]) -> Path:

@@ -28,13 +28,14 @@ def resnet(folder):
     transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8).save_pretrained(folder)
 
 
-def of_timm(folder):
+def of_timm(folder, **pretrained):
     torch.manual_seed(0)
     model = timm.create_model("test_efficientnet", num_classes=4)
     del model.pretrained_cfg["url"]
     save_for_hf(model, str(folder), model_config={"label_names": NAMES}, safe_serialization=True)
     config = json.loads((folder / "config.json").read_text())
     del config["model_args"]  # as on the Hub
+    config["pretrained_cfg"] |= pretrained
     (folder / "config.json").write_text(json.dumps(config))
 
 

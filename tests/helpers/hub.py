@@ -53,7 +53,6 @@ class Hub:
         self.repos: dict[tuple[str, str], dict[str, bytes]] = {}
         self.branches: dict[tuple[str, str, str], list[Commit]] = {}  # of a repository: commits, the newest last
         self.private: set[tuple[str, str]] = set()
-        self.gated: set[str] = set()  # ids of repositories that need a token
         self.blobs: dict[str, bytes] = {}  # of LFS, by SHA-256
         self.begun: list[str] = []  # SHA-256 of each LFS upload whose content arrived
         self.uploads: list[str] = []  # and of each that was kept
@@ -215,8 +214,6 @@ class Handler(BaseHTTPRequestHandler):
         key = (kind or "models", name)
         if key not in self.hub.repos or (key in self.hub.private and self.user != name.split("/")[0]):
             raise Refusal(401 if self.user is None else 404, "Repository not found", "RepoNotFound")
-        if name in self.hub.gated and self.user is None:
-            raise Refusal(401, f"Access to {name} is restricted. You must be authenticated.", "GatedRepo")
         return key
 
     def writable(self, kind: str, name: str) -> tuple[str, str]:
@@ -257,7 +254,7 @@ class Handler(BaseHTTPRequestHandler):
                 "author": repo.split("/")[0],
                 "sha": commit.sha,
                 "private": key in self.hub.private,
-                "gated": "auto" if repo in self.hub.gated else False,
+                "gated": False,
                 "disabled": False,
                 "tags": [],
                 "siblings": [{"rfilename": path} for path in sorted(commit.files)],

@@ -19,6 +19,7 @@ from robust_vit_hf.data.image_sets import prepare as prepare_set
 from robust_vit_hf.data.options import PrepareOptions
 from robust_vit_hf.masks.make_masks import prepare_masks
 from robust_vit_hf.masks.options import CocoOptions
+from robust_vit_hf.masks.tokencut import MaskResult
 from robust_vit_hf.utils.images import encode_image
 
 from .tiny import GOLDFISH, STINGRAY, TENCH
@@ -324,8 +325,9 @@ def counts_of(text: str) -> dict[str, tuple[int, int]]:
     return {split: tuple(int(part.split()[0].replace(",", "")) for part in of.split(", ")) for split, _, of in lines}
 
 
-def half_mask(image: Image.Image) -> Image.Image:
-    """Mask of the left half of an image."""
-    mask = Image.new("L", image.size)
-    mask.paste(255, (0, 0, image.width // 2, image.height))
-    return mask
+def half_masks(images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
+    """Mask maker of the left half of each image."""
+    masks = [Image.new("L", image.size) for image in images]
+    for mask in masks:
+        mask.paste(255, (0, 0, mask.width // 2, mask.height))
+    return [MaskResult(mask) for mask in masks]

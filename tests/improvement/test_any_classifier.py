@@ -74,10 +74,7 @@ def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypa
 def test_a_model_of_timm_ends_as_one(tmp_path, monkeypatch):
     """With its preprocessing, which is in its `config.json`."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-2])
-    of_timm(tmp_path / "model")
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    config["pretrained_cfg"]["input_size"] = [3, 32, 32]
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    of_timm(tmp_path / "model", input_size=[3, 32, 32])
     photos = masked_folder(tmp_path / "photos", 8, 16)
     options = {"max_steps": 2, "learning_rate": 1e-2, "train_batch_size": 4, "effort": "full"}
     model, processor = (

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -17,7 +18,7 @@ from robust_vit_hf.utils.images import encode_image
 
 from ..helpers import layouts
 from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
-from ..helpers.layouts import half_mask, masks_by
+from ..helpers.layouts import half_masks, masks_by
 from ..helpers.tiny import masked_dataset, tiny_vit
 from .test_grounded import make_models
 
@@ -187,11 +188,7 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
 
 def test_slices_are_named_after_their_split(tmp_path):
     masked_dataset(4).to_parquet(tmp_path / "images" / "train.parquet")
-
-    def masker(images, rows):
-        return [MaskResult(half_mask(image)) for image in images]
-
-    made = masks_by(masker, tmp_path / "images", tmp_path / "masks", split=["train[:1]+train[2:]"])
+    made = masks_by(half_masks, tmp_path / "images", tmp_path / "masks", split=["train[:1]+train[2:]"])
     assert made == {"train": (3, 0)} and len(load_masked_dataset(str(tmp_path / "masks"), "train")) == 3
 
 
@@ -220,8 +217,8 @@ def test_groups_are_kept(tmp_path):
     """Of Waterbirds, and of images of your own, also of rejected ones."""
 
     def masker(images, rows):
-        rejected = ["bad", *[None] * (len(images) - 1)]
-        return [MaskResult(half_mask(image), None, why) for image, why in zip(images, rejected, strict=True)]
+        first, *others = half_masks(images, rows)
+        return [replace(first, rejected="bad"), *others]
 
     birds = layouts.waterbirds(tmp_path, [(0, 1, 0), (1, 1, 0), (1, 0, 0), (0, 0, 2), (1, 1, 2)])
     masks_by(masker, birds, tmp_path / "birds", set="waterbirds")

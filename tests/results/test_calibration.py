@@ -85,20 +85,3 @@ def test_calibration_at_the_extremes():
     assert every["nll"] == pytest.approx(0, abs=1e-15) and every["brier"] == pytest.approx(0, abs=1e-15)
     with pytest.raises(ValueError, match="zero usable images: 1 were added"):
         load("calibration").compute(predictions=[[0.3, 0.2]], references=[[]])
-
-
-@pytest.mark.parametrize(
-    "settings, predictions, reference, message",
-    [
-        ({}, [[0.0, 1.0]], 2, "the reference"),
-        ({}, [[0.0, np.inf]], 1, r"image 0 \(row 0 of the batch\)"),
-        ({}, [[-np.inf, -np.inf]], 1, "no probability"),
-        ({"from_logits": False}, [[0.9, 0.3]], 1, "sum of 1"),
-        ({"from_logits": False}, [[1.5, -0.5]], 1, "sum of 1"),
-        ({"from_logits": False, "class_subset": [0]}, [[0.0, 1.0]], 0, "no probability"),
-        ({"class_subset": [0]}, [[0.0, 1.0]], 1, "class_subset"),
-    ],
-)
-def test_calibration_refuses(settings, predictions, reference, message):
-    with pytest.raises(ValueError, match=message):
-        load("calibration", **settings).add_batch(predictions=predictions, references=[reference])

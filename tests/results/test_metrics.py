@@ -160,6 +160,33 @@ def test_what_does_not_fit_is_named(metric, columns, error):
         metric.compute()
 
 
+@pytest.mark.parametrize(
+    "name, settings, predictions, reference, message",
+    [
+        ("robust_accuracy", {}, [[0.0, 1.0]], 2, r"image 0 \(row 0 of the batch\)"),
+        ("robust_accuracy", {}, [[-np.inf, -np.inf]], 1, "-inf for every class"),
+        ("robust_accuracy", {}, [[0.0, 1.0]], -1, "expected the id"),
+        ("robust_accuracy", {}, [[0.0, 1.0]], 0.5, "expected the id"),
+        ("robust_accuracy", {}, [[0.0, 1.0]], "cat", "expected the id"),
+        ("robust_accuracy", {}, [[3, 3]], 1, "different ids"),
+        ("robust_accuracy", {}, [[3, -1]], 1, "different ids"),
+        ("robust_accuracy", {}, ["LABEL_1"], 1, "label_mapping"),
+        ("robust_accuracy", {"class_subset": [0, 2]}, [[0.0, 1.0, 0.0]], 1, "class_subset"),
+        ("robust_accuracy", {"class_subset": [0, 2]}, [[0, 1]], 0, "class_subset"),
+        ("calibration", {}, [[0.0, 1.0]], 2, "the reference"),
+        ("calibration", {}, [[0.0, np.inf]], 1, r"image 0 \(row 0 of the batch\)"),
+        ("calibration", {}, [[-np.inf, -np.inf]], 1, "no probability"),
+        ("calibration", {"from_logits": False}, [[0.9, 0.3]], 1, "sum of 1"),
+        ("calibration", {"from_logits": False}, [[1.5, -0.5]], 1, "sum of 1"),
+        ("calibration", {"from_logits": False, "class_subset": [0]}, [[0.0, 1.0]], 0, "no probability"),
+        ("calibration", {"class_subset": [0]}, [[0.0, 1.0]], 1, "class_subset"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused(name, settings, predictions, reference, message):
+    with pytest.raises(ValueError, match=message):
+        load(name, **settings).add_batch(predictions=predictions, references=[reference])
+
+
 def test_combined():
     logits, references = noise()
     names = ("robust_accuracy", "calibration")

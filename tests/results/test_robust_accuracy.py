@@ -102,26 +102,6 @@ def test_there_is_no_top5_where_a_batch_ranks_fewer_classes():
         assert result["top1"] == 0.5 and result["per_class_top1"] == {0: 0, 1: 0, 2: 1, 4: 1}
 
 
-@pytest.mark.parametrize(
-    "settings, predictions, reference, message",
-    [
-        ({}, [[0.0, 1.0]], 2, r"image 0 \(row 0 of the batch\)"),
-        ({}, [[-np.inf, -np.inf]], 1, "-inf for every class"),
-        ({}, [[0.0, 1.0]], -1, "expected the id"),
-        ({}, [[0.0, 1.0]], 0.5, "expected the id"),
-        ({}, [[0.0, 1.0]], "cat", "expected the id"),
-        ({}, [[3, 3]], 1, "different ids"),
-        ({}, [[3, -1]], 1, "different ids"),
-        ({}, ["LABEL_1"], 1, "label_mapping"),
-        ({"class_subset": [0, 2]}, [[0.0, 1.0, 0.0]], 1, "class_subset"),
-        ({"class_subset": [0, 2]}, [[0, 1]], 0, "class_subset"),
-    ],
-)
-def test_accuracy_refuses(settings, predictions, reference, message):
-    with pytest.raises(ValueError, match=message):
-        load("robust_accuracy", **settings).add_batch(predictions=predictions, references=[reference])
-
-
 @pytest.mark.parametrize("groups", [["a", "b", "a"], [0, 180, 0], [1, 2.5, 1], torch.tensor([0, 180, 0])])
 def test_groups_in_batches(groups):
     """A group has the same name in any batch."""

@@ -27,10 +27,7 @@ MODELS = ("ResNet", "ConvNeXt", "Swin", "timm")
 def write(name, folder):
     """Write a classifier of 32×32 images, without random depth, and its image processor."""
     if name == "timm":
-        of_timm(folder)
-        config = json.loads((folder / "config.json").read_text())
-        config["pretrained_cfg"]["input_size"] = [3, 32, 32]
-        (folder / "config.json").write_text(json.dumps(config))
+        of_timm(folder, input_size=[3, 32, 32])
         return
     settings = WITHOUT_MAP[name].settings | LETTERS | ({"drop_path_rate": 0.0} if name == "Swin" else {})
     replace(WITHOUT_MAP[name], settings=settings).tiny().save_pretrained(folder)

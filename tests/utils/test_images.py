@@ -12,10 +12,10 @@ from transformers import pipeline
 from robust_vit_hf import eval_transform, train_transform
 from robust_vit_hf.data.schema import check_rows
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.masks.tokencut import MaskResult, TokenCut
+from robust_vit_hf.masks.tokencut import TokenCut
 from robust_vit_hf.utils.images import encode_image, save_picture_grid, to_rgb
 
-from ..helpers.layouts import half_mask, masks_by
+from ..helpers.layouts import half_masks, masks_by
 from ..helpers.tiny import FEATURES, masked_rows, tiny_vit
 
 
@@ -85,7 +85,7 @@ def test_unknown_range_is_refused_with_its_row(tmp_path, mode, kind):
 
     def masker(images, rows):
         assert [np.asarray(image)[..., 0].max() for image in images] == [255]
-        return [MaskResult(half_mask(image)) for image in images]
+        return half_masks(images, rows)
 
     arguments = (masker, tmp_path / "images.parquet", tmp_path / "masks")
     with pytest.raises(ValueError, match=rf"`bad.tif` cannot be decoded: {message}(.|\n)*--skip_bad"):
