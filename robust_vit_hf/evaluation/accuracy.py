@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+from scipy.stats import binom
 
 from ..data.groups import groups_of
 from ..data.layouts.official import METADATA_COLUMNS
@@ -15,7 +16,7 @@ from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits, relevance_map
-from ..results.intervals import Resamples, simultaneous
+from ..results.intervals import CONFIDENCE, Resamples, simultaneous
 from ..results.run_results import SetResult, SideResult
 from ..utils.stage import Stage
 from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
@@ -114,11 +115,18 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
 
 
 def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
-    """The classes whose top-1 fell significantly from before to after, with the change of each: the intervals hold for all classes together."""
+    """The classes whose top-1 fell significantly from before to after, by a sign test with Bonferroni's correction, which also holds for classes
+    of few images; with the change of each and its interval for all classes together."""
     labels, gains = result.classes[result.usable], result.gains().astype(float)
     of_classes = {label: np.where(labels == label, gains, np.nan) for label in range(len(names))}  # names may repeat
     changes = simultaneous(Resamples.means(of_classes))
-    return [f"{names[label]} {change}" for label, change in changes.items() if change.high < 0]
+    worse = []
+    for label, change in changes.items():
+        of_class = gains[labels == label]
+        lost, gained = (of_class < 0).sum(), (of_class > 0).sum()
+        if change.high < 0 and binom.cdf(gained, lost + gained, 0.5) < (1 - CONFIDENCE) / 2 / len(changes):
+            worse.append(f"{names[label]} {change}")
+    return worse
 
 
 def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:

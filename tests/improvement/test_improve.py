@@ -320,6 +320,11 @@ def test_no_class_got_worse_by_chance():
         sides = {name: SideResult(np.where(of, 0, 5)) for name, of in zip(("before", "after"), right, strict=True)}
         named += bool(worse_classes(SetResult("test", sides, np.arange(1000) % 10), [*"abcdefghij"]))
     assert named <= 3
+    few = {
+        "before": SideResult(np.zeros(8, int)),
+        "after": SideResult(np.where(np.arange(8) < 3, 5, 0)),
+    }  # three of four
+    assert not worse_classes(SetResult("test", few, np.repeat([0, 1], 4)), ["a", "b"])
 
 
 def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):
