@@ -43,7 +43,7 @@ from hypothesis import settings
 
 from robust_vit_hf import make_image_processor
 
-from .helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset
+from .helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
 # Few and the same examples each time; `--hypothesis-profile many` asks for others.
@@ -86,6 +86,14 @@ def photographs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("photographs")
     masked_dataset(24).to_parquet(root / "validation-00000.parquet")
     return root
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Path:
+    """A model, and images with masks in two splits, which no test changes."""
+    root = tmp_path_factory.mktemp("inputs")
+    save_pretrained(tiny_vit(), root / "model")
+    return masked_folder(root / "data").parent
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Inputs of sweeps, a complete sweep, and a file of results, which several files use."""
+"""A complete sweep, and a file of results, which several files use."""
 
 from pathlib import Path
 
@@ -7,15 +7,6 @@ import pytest
 from experiments.sweeps.results_parquet import ResultsFile, read_results
 
 from ..helpers.experiment import SEEDS, SWEPT, result_rows, sweep, write_grid, write_rows
-from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
-
-
-@pytest.fixture(scope="package")
-def inputs(tmp_path_factory) -> Path:
-    """A model and images with masks."""
-    root = tmp_path_factory.mktemp("inputs")
-    save_pretrained(tiny_vit(), root / "model")
-    return masked_folder(root / "data", train=16).parent
 
 
 @pytest.fixture(scope="package")

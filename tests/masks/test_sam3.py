@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
 
 from robust_vit_hf.masks.by_names import ConceptSegmentation, concepts
@@ -14,6 +13,7 @@ from robust_vit_hf.masks.options import Sam3Options
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit, word_tokenizer
+from .test_grounded import images
 
 
 WORDS = ["<unk>", "<start>", "<end>", "tench", "shark", "great", "white", "object", "a", "b", "c", "d"]
@@ -56,12 +56,7 @@ def sam3(tmp_path_factory):
     return str(folder)
 
 
-def images():
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((50, 70), (80, 40))]
-
-
-PROMPTS = {0: ["Tench"], 1: ["great white shark"]}.get
+IMAGES, PROMPTS = images()[:2], {0: ["Tench"], 1: ["great white shark"]}.get
 
 
 def test_concepts_fall_back_to_the_last_word_and_to_an_object():
@@ -71,8 +66,8 @@ def test_concepts_fall_back_to_the_last_word_and_to_an_object():
 def test_masks_are_the_union_of_the_instances(sam3):
     """As the model and its processor give them for one image and one text, without the shared features."""
     cut = ConceptSegmentation.from_pretrained(PROMPTS, sam3, threshold=0.1)
-    results = cut(images(), [{"label": 0}, {"label": 1}])
-    for image, result, text in zip(images(), results, ("tench", "great white shark"), strict=True):
+    results = cut(IMAGES, [{"label": 0}, {"label": 1}])
+    for image, result, text in zip(IMAGES, results, ("tench", "great white shark"), strict=True):
         inputs = cut.processor(images=image, text=text, return_tensors="pt")
         with torch.no_grad():
             output = cut.model(**inputs)
@@ -90,7 +85,7 @@ def test_a_checkpoint_that_names_the_processor_for_videos(sam3, tmp_path):
     path.write_text(path.read_text().replace('"Sam3Processor"', '"Sam3VideoProcessor"'))
     assert "Sam3VideoProcessor" in path.read_text()
     cut = ConceptSegmentation.from_pretrained(PROMPTS, str(tmp_path / "model"), threshold=0.0)
-    assert len(cut(images(), [{"label": 0}, {"label": 1}])) == 2
+    assert len(cut(IMAGES, [{"label": 0}, {"label": 1}])) == 2
 
 
 def test_nothing_is_found_for_the_first_concepts(sam3):
@@ -98,7 +93,7 @@ def test_nothing_is_found_for_the_first_concepts(sam3):
 
     def found(names, threshold):
         (result,) = ConceptSegmentation.from_pretrained({0: names}.get, sam3, threshold=threshold)(
-            images()[:1], [{"label": 0}]
+            IMAGES[:1], [{"label": 0}]
         )
         return result
 

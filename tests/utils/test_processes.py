@@ -14,21 +14,12 @@ from robust_vit_hf.utils import environment
 from robust_vit_hf.utils.processes import end_by_signals, make_accelerator
 
 from ..helpers.commands import launch
-from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
 
 
 def test_precision_changes_within_a_process():
     """As of `diagnose(…)`, and then `diagnose(…, bf16=True)` in one notebook."""
     wanted = ["no", "bf16", "bf16", "no"]
     assert [make_accelerator(precision == "bf16").mixed_precision for precision in wanted] == wanted
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    save_pretrained(tiny_vit(), folder / "model")
-    masked_folder(folder / "data", 8, 8)
-    return folder
 
 
 # Prints which of the changes of a process were asked for.
