@@ -250,7 +250,7 @@ def classes(photographs: Photographs) -> dict:
         places = {place: partial(top1, folder=folder, split="test", within=within) for place, within in WITHIN.items()}
         places["850 others"] = partial(top1, folder=others)
         for effort, record in improved(model, folder, root / f"better-of-{count}", places).items():
-            measured[f"{count} classes, --effort {effort}"] = record
+            measured[f"{count} classes, {effort}"] = record
     return measured
 
 

@@ -76,23 +76,22 @@ def top1_before(runs: Mapping[str, dict], place: str) -> float:
 
 
 def summary() -> Table:
-    """What `improve` gains on other photographs, with known and with new drawings, and what it costs at home."""
+    """What `improve` gains on other photographs, with known and with new drawings, and what it costs on usual backgrounds."""
     rows = []
     for kind, label in KINDS.items():
         for arm, name in ARMS.items():
-            if not (runs := improve_runs(arm, kind)) or (kind, arm) in OMITTED:
-                continue
-            before = top1_before(runs, "scenes")
-            rows.append(
-                [
-                    label,
-                    name,
-                    str(len(runs)),
-                    f"{before:.1f}",
-                    *(str(gain_at(runs, place)) for place in ("scenes", "both", "home")),
-                ]
-            )
-    head = ["model", "by", "models", "other photographs, before", "change", "and new drawings", "usual backgrounds"]
+            if (runs := improve_runs(arm, kind)) and (kind, arm) not in OMITTED:
+                changes = [str(gain_at(runs, place)) for place in ("scenes", "both", "home", "vendor")]
+                rows.append([f"{label}, {name}", str(len(runs)), f"{top1_before(runs, 'scenes'):.1f}", *changes])
+    head = [
+        "model",
+        "models",
+        "other backgrounds, before",
+        "change",
+        "new drawings on them",
+        "usual backgrounds",
+        "new drawings on them",
+    ]
     return Table("", head, rows)
 
 
@@ -124,9 +123,9 @@ def verdicts() -> str:
         run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in runs if "change" in run
     )
     return (
-        f"Of {len(runs)} runs, {len(answered)} had an answer: {outcomes['better']} times better, {outcomes['worse']} times worse, "
-        f"{outcomes['kept'] + outcomes['healthy']} times to keep the model. {wrong} of the {len(better)} that were called better were worse on images "
-        f"apart. The change at a quarter of other backgrounds lay in the interval of the verdict in {held} of {sum('change' in run for run in runs)}."
+        f"`improve` answered in {len(answered)} of {len(runs)} runs: better in {outcomes['better']}, worse in {outcomes['worse']}, keep the model in "
+        f"{outcomes['kept'] + outcomes['healthy']}. Of those called better, {wrong} were worse on other photographs; the change lay in the "
+        f"interval of the verdict in {held} of {sum('change' in run for run in runs)}. [All sets](experiments/improve.md)."
     )
 
 
@@ -173,7 +172,7 @@ def foretold() -> str:
             rows.append(name)
     points = 100 * np.array(differences)
     return (
-        f"Over {len(points)} models of {len({*rows})} sets, before and after, the forecast minus top-1 on random backgrounds is {points.mean():+.1f} points on "
+        f"Over {len(points)} models of {len({*rows})} set(s), before and after, the estimate minus top-1 on random backgrounds is {points.mean():+.1f} points on "
         f"average, with a standard deviation of {points.std(ddof=1):.1f}; the interval of the report holds top-1 for {held}."
     )
 
