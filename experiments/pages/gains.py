@@ -131,26 +131,17 @@ def verdicts() -> str:
 
 def all_sets() -> str:
     """Each set and arm: top-1 before and its change at each place; what was chosen; and the verdict."""
-    rows = []
+    rows, renamed = [], {"new": "scenes"}  # for digits, textures that nothing was trained on
     for name, of_set in benchmark("improve")["sets"].items():
         for arm, run in of_set.items():
-            places = [
-                f"{top1_before({name: run}, place):.1f} {gain_at({name: run}, place)}" for place in run["places"]
-            ]
-            if "digits" in name:
-                places = [*places[:2], places[2], "–", "–"]
-            at_share = Difference(**run["change"]) if "change" in run else "–"
-            rows.append(
-                [
-                    name,
-                    arm,
-                    *places,
-                    run["chosen"],
-                    run.get("outcome", "–"),
-                    str(at_share),
-                    f"{run['seconds'] / 60:.0f}",
-                ]
-            )
+            shown = {}
+            for place in run["places"]:
+                before, change = top1_before({name: run}, place), gain_at({name: run}, place)
+                shown[renamed.get(place, place)] = f"{before:.1f} {change}"
+            places = [shown.get(place, "–") for place in PLACES]
+            at_share = str(Difference(**run["change"])) if "change" in run else "–"
+            minutes = f"{run['seconds'] / 60:.0f}"
+            rows.append([name, arm, *places, run["chosen"], run.get("outcome", "–"), at_share, minutes])
     head = ["set", "arm", *PLACES, "chosen", "verdict", "its change", "minutes"]
     return Table("", head, rows).markdown()
 
