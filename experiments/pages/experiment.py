@@ -144,7 +144,7 @@ def found_block() -> str:
             f"{on_forty(SWAP, 'layer', 'plain')}; on the four, the difference is inconclusive, {less_swap}. The [layer](checks.md#the-last-layer) "
             f"gains {change(layers, [SHIFTED])} (`val`: {change(layers, [HOME])}), and swap from it (LP-FT) {change(beyond_the_layer, [SHIFTED])} more.",
             f"- **At the paper's weight, 0.8, no gain on new backgrounds was significant**: {gain(PAPER_WEIGHTS)} in 72 steps, and "
-            f"{change(longer, [SHIFTED])} in [600](checks.md#with-the-papers-weight), which gain {change(longer, [RANDOM])} on random backgrounds. On the six sets "
+            f"{change(longer, [SHIFTED])} in [600](checks.md#with-the-papers-weight), nor on random ones, {change(longer, [RANDOM])} in 600. On the six sets "
             "of an earlier version, whose models relied on the background more, it gained 11 points on average, at 5e-6.",
             "- **What falls is top-1 on a new vendor's drawings** with their usual background, a right cue: it changes by "
             f"{vendor} points with squared error, by {vendor_of_swap} with swap and by {change(lp_ft, ['vendor'])} with LP-FT.",

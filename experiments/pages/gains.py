@@ -214,8 +214,8 @@ def example_verdicts() -> str:
     example = benchmark("example")
     improved = " ".join(example["improve"]["verdict"].split(". ")[:2]) + "."
     lines = [
-        f"$ robust-vit diagnose …\n{example['diagnosis']}",
-        f"$ robust-vit improve …\n{improved.replace('points It', 'points. It').replace('..', '.')}",
+        f"diagnose: {example['diagnosis']}",
+        f"improve: {improved.replace('points It', 'points. It').replace('..', '.')}",
     ]
     return "```text\n" + "\n".join(lines) + "\n```"
 
