@@ -90,7 +90,7 @@ def test_an_unresolved_cost_is_called_so():
     gap = found.measures["border"]["gap"]
     assert gap.low < 0 < gap.mean and found.named == ["border"]
     assert found.sentence == (
-        f"May decide by the border or frame: that of another class instead of its own costs {gap} points of top-1 (unresolved), and shifts "
+        f"May decide by the border or frame: that of another class instead of its own costs {gap} points of top-1 (inconclusive), and shifts "
         "the logits by +1.00 [+0.97, +1.00] towards that class."
     )
 

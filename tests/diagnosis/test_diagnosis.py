@@ -186,7 +186,7 @@ def test_images_without_donor_or_object_do_not_count():
 
 
 def test_bad_compositions_and_wrong_models_are_warned_of():
-    assert any("Composing alone costs" in text for text in diagnosis(mixed_same=0.6).warnings)
+    assert any("Composing by itself costs" in text for text in diagnosis(mixed_same=0.6).warnings)
     assert any("of the original images" in text for text in diagnosis(original=0.2, mixed_same=0.2).warnings)
     assert not diagnosis().warnings and not diagnosis(40, mixed_same=0.9).warnings  # whose price may be smaller
 
@@ -200,7 +200,7 @@ def test_a_page_warns(tmp_path):
     write_page(tmp_path / "report.html", "A diagnosis", {}, [report.section()])
     page = (tmp_path / "report.html").read_text()
     composing, accuracy, *notes = report.warnings
-    assert composing.startswith("Composing alone costs") and accuracy.startswith("The model is right on 30 %")
+    assert composing.startswith("Composing by itself costs") and accuracy.startswith("The model is right on 30 %")
     assert tuple(notes) == images.notes and "<i>" not in page
     for warning in report.warnings:
         assert f"<p>{html.escape(warning)}</p>" in page
