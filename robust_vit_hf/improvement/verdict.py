@@ -19,6 +19,7 @@ from ..hub.model_card import write_card
 from ..hub.upload import MODEL_FILES
 from ..models.interpolation import INTERPOLATION_FILE
 from ..models.last_layer import NoLastLayer
+from ..models.loading import load_model, weights_digest
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.intervals import Difference, Resamples
 from ..results.run_results import Run
@@ -86,6 +87,8 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
     """Write the model of a candidate to the session's folder, unless that was done; return the session with it as `after`. Its last layer, if
     it has one, is divided by a temperature that is fitted on the validation images."""
     side, folder = session.sides["before"], session.folder
+    if is_written:  # unless another model was put in its place
+        is_written = weights_digest(load_model(str(folder))) == read_json(folder / RUN_FILE)["weights"]
     if not is_written:
         # Where the original is right on all, as on images that have its predictions for labels, nothing tells how sure to be.
         temperature = 1.0 if before.usual.all() else temperature_of(chosen.outputs())

@@ -219,9 +219,7 @@ def test_command(tmp_path):
     out = succeed(*options, "--output_dir", tmp_path / "run")
     assert "Model, card, results.json and table" in out
     card = (tmp_path / "run" / "README.md").read_text()
-    assert ", validated on 4 others." in card and re.search(
-        r"\| learning rate \| \S+, constant \|", card
-    )
+    assert ", validated on 4 others." in card and re.search(r"\| learning rate \| \S+, constant \|", card)
     options[options.index("--max_steps") + 1] = -1
     refused = call(*options, "--output_dir", tmp_path / "other")
     assert "max_steps has to be specified" in refused.error
