@@ -245,6 +245,6 @@ def test_a_job_improves_a_model_of_the_hub(commands, hub, tmp_path):
     outcome = json.loads((tmp_path / "improved" / "verdict.json").read_text())["outcome"]
     assert outcome != "kept" and ("models", "user/better") in hub.private
     assert printed.strip().splitlines()[-1].startswith(f"{hub.url}/user/better/commit/")
-    pushed = hub.repos["models", "user/better"]
+    pushed = hub.at("models", "user/better", {"better": "main", "open": "open"}[outcome]).files
     assert pushed["model.safetensors"] == (tmp_path / "improved" / "model.safetensors").read_bytes()
     assert ModelCard(pushed["README.md"].decode()).data.base_model == "user/mine"
