@@ -37,7 +37,7 @@ class Candidate:
         name: how it was made.
         weight: interpolation weight, from 0 to 1.
         outputs: computes its logits on the validation images.
-        build: makes the model at a temperature, and the contents of the files beside it.
+        build: makes the model, and the contents of the files beside it.
     """
 
     usual: np.ndarray
@@ -47,11 +47,16 @@ class Candidate:
     name: str = "original"
     weight: float = 0.0
     outputs: Callable[[], Outputs] | None = None
-    build: Callable[[float], tuple[PreTrainedModel, dict[str, dict]]] | None = None
+    build: Callable[[], tuple[PreTrainedModel, dict[str, dict]]] | None = None
 
     @classmethod
     def of(cls, logits: Outputs, **fields) -> Self:
         return cls(**measured_outcomes(logits), **fields)
+
+    @property
+    def top1(self) -> tuple[float, float]:
+        """On usual and on other backgrounds."""
+        return float(np.nanmean(self.usual)), float(np.nanmean(self.other))
 
     def __str__(self) -> str:
         return f"{self.name}, interpolation weight {self.weight:g}" if self.weight else self.name
@@ -141,10 +146,10 @@ def layer_candidates(side: Side, features: Features, facts: Mapping, train: obje
     def outputs(layer: Layer, weight: float) -> Outputs:
         return validation.mapped(own.interpolated(layer, weight).logits)
 
-    def build(layer: Layer, weight: float, name: str, temperature: float) -> tuple[PreTrainedModel, dict[str, dict]]:
+    def build(layer: Layer, weight: float, name: str) -> tuple[PreTrainedModel, dict[str, dict]]:
         model = deepcopy(side.model)
-        cooled = (torch.from_numpy(values / temperature).float() for values in own.interpolated(layer, weight))
-        features.last.of(model).replace(*(values.to(model.device) for values in cooled))
+        between = (torch.from_numpy(values).float() for values in own.interpolated(layer, weight))
+        features.last.of(model).replace(*(values.to(model.device) for values in between))
         run = describe_model(model, side.processor, dict(facts), train) | {"seconds": None}  # nothing was trained
         run["training"] = {"last layer": name, "interpolation weight of the new layer": f"{weight:g}"}
         return model, {RUN_FILE: run}

@@ -15,13 +15,11 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
-from ..data.transforms import input_size
 from ..evaluation.measurement import NonFiniteLogits
 from ..evaluation.other_backgrounds import Outputs
 from ..evaluation.session import Side
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
-from ..models.last_layer import LastLayer
-from ..models.loading import load_model, weights_digest
+from ..models.loading import load_model
 from ..training.callbacks import TrainingInterrupted
 from ..training.checkpoints import last_checkpoint
 from ..training.config import RobustViTConfig
@@ -86,9 +84,10 @@ class Finetuning:
                 f"The training diverged at the learning rate {self.rate:g}, and is left out: give a lower --learning_rate."
             )
         candidates = []
-        for weight, measured in ((float(weight), measured) for weight, measured in outcomes.items()):
-            fields: dict[str, Any] = {name: np.array(values, float) for name, values in measured.items()}
-            fields |= {"outputs": partial(self.outputs, weight), "build": partial(self.build, weight)}
+        for name, measured in outcomes.items():
+            weight, outcome = float(name), {of: np.array(values, float) for of, values in measured.items()}
+            outputs, build = partial(self.outputs, weight), partial(self.build, weight)
+            fields: dict[str, Any] = {**outcome, "outputs": outputs, "build": build}
             candidates.append(Candidate(**fields, name=str(self), weight=weight))
         return candidates
 
@@ -148,14 +147,10 @@ class Finetuning:
         trainer.save_model(_internal_call=True)
         trainer.create_model_card(**self.facts)
 
-    def build(self, weight: float, temperature: float) -> tuple[PreTrainedModel, dict[str, dict]]:
-        """The model at an interpolation weight, its last layer divided by the temperature, and its record."""
-        model = self._between(weight).model
-        if temperature != 1:
-            last = LastLayer(model.eval(), input_size(self.side.processor))
-            last.replace(last.weight / temperature, last.bias / temperature)
+    def build(self, weight: float) -> tuple[PreTrainedModel, dict[str, dict]]:
+        """The model at an interpolation weight, and its record."""
         run = read_json(self.folder / TRAINING_FOLDER / RUN_FILE)
-        run |= {"weights": weights_digest(model), "model_name": self.options.output_dir.resolve().name}
+        run |= {"model_name": self.options.output_dir.resolve().name}
         run["training"] |= {"interpolation weight of the finetuned weights": f"{weight:g}"}
         interpolated = {"interpolation_weight": weight, "before": self.side.name, "after": self.folder.name}
-        return model, {RUN_FILE: run, INTERPOLATION_FILE: interpolated}
+        return self._between(weight).model, {RUN_FILE: run, INTERPOLATION_FILE: interpolated}

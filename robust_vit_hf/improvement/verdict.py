@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..data.find_images import Images
+from ..data.transforms import input_size
 from ..diagnosis.diagnose import ATTRIBUTES_FOLDER, measure_images
 from ..diagnosis.report import DiagnosisReport, write_report
 from ..evaluation.accuracy import measure_accuracy, worse_classes
@@ -18,7 +20,7 @@ from ..evaluation.session import Session, load_sides
 from ..hub.model_card import write_card
 from ..hub.upload import MODEL_FILES
 from ..models.interpolation import INTERPOLATION_FILE
-from ..models.last_layer import NoLastLayer
+from ..models.last_layer import LastLayer, NoLastLayer
 from ..models.loading import load_model, weights_digest
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.intervals import Difference, Resamples
@@ -90,13 +92,14 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
     if is_written:  # unless another model was put in its place
         is_written = weights_digest(load_model(str(folder))) == read_json(folder / RUN_FILE)["weights"]
     if not is_written:
+        (model, files), temperature = chosen.build(), 1.0
         # Where the original is right on all, as on images that have its predictions for labels, nothing tells how sure to be.
-        temperature = 1.0 if before.usual.all() else temperature_of(chosen.outputs())
-        try:
-            model, files = chosen.build(temperature)
-        except NoLastLayer:
-            temperature = 1.0
-            model, files = chosen.build(temperature)
+        if not before.usual.all():
+            with suppress(NoLastLayer):
+                last = LastLayer(model.eval(), input_size(side.processor))
+                temperature = temperature_of(chosen.outputs())
+                last.replace(last.weight / temperature, last.bias / temperature)
+        files[RUN_FILE]["weights"] = weights_digest(model)
         files[RUN_FILE]["training"]["temperature, fitted on the validation images"] = f"{temperature:.2f}"
         with weights_written(folder):
             model.save_pretrained(folder)

@@ -20,7 +20,8 @@ from robust_vit_hf.improvement.candidates import COMPOSITES_SHARE
 from robust_vit_hf.improvement.finetune import TRAINING_FOLDER, Finetuning, learning_rate
 from robust_vit_hf.improvement.verdict import write_candidate
 from robust_vit_hf.models.interpolation import interpolate
-from robust_vit_hf.models.last_layer import NoLastLayer
+from robust_vit_hf.models.last_layer import LastLayer, NoLastLayer
+from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.utils.files import RUN_FILE, read_json, write_json
 
 from ..helpers.sessions import session_of
@@ -265,19 +266,14 @@ def test_the_temperature_divides_the_whole_layer(tmp_path, monkeypatch):
     temperature = candidates.temperature_of(features.validation.mapped(expected.logits))
     assert abs(temperature - 1) > 0.1
 
-    def no_layer(temperature: float):
-        if temperature != 1:
-            raise NoLastLayer("none")
-        return chosen.build(1.0)
+    def no_layer(*_):
+        raise NoLastLayer("none")
 
     # No temperature is fitted on validation images that the original all predicts right, nor where no layer could take it.
     right = replace(before, usual=np.ones(16))
-    for given, built, scale in (
-        (before, chosen, temperature),
-        (right, chosen, 1),
-        (before, replace(chosen, build=no_layer), 1),
-    ):
-        write_candidate(built, given, replace(session, folder=folder), is_written=False)
+    for given, last_layer, scale in ((before, LastLayer, temperature), (right, LastLayer, 1), (before, no_layer, 1)):
+        monkeypatch.setattr("robust_vit_hf.improvement.verdict.LastLayer", last_layer)
+        write_candidate(chosen, given, replace(session, folder=folder), is_written=False)
         written = load_file(folder / "model.safetensors")
         np.testing.assert_allclose(scale * written["classifier.weight"], expected.weight, rtol=1e-4)
         np.testing.assert_allclose(scale * written["classifier.bias"], expected.bias, rtol=1e-4)
@@ -297,12 +293,14 @@ def test_a_finetuned_candidate_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
     side = replace(session.sides["before"], model=interpolate(first, second, 0.5))
     temperature = candidates.temperature_of(outputs_of(side))
     assert abs(temperature - 1) > 0.1 and temperature == candidates.temperature_of(finetuning.outputs(0.5))
-    model, files = finetuning.build(0.5, temperature)
-    written = model.state_dict()
+    right, built = np.zeros(16), {"outputs": partial(finetuning.outputs, 0.5), "build": partial(finetuning.build, 0.5)}
+    chosen, before = (candidates.Candidate(*4 * [right], **made) for made in (built, {}))
+    write_candidate(chosen, before, replace(session, folder=options.output_dir), is_written=False)
+    written = load_model(str(options.output_dir)).state_dict()
     for name, values in side.model.state_dict().items():
         scale = temperature if name.startswith("classifier") else 1
         np.testing.assert_allclose(scale * written[name], values, rtol=1e-4, atol=1e-7)
-    assert files["interpolation.json"]["interpolation_weight"] == 0.5
+    assert read_json(options.output_dir / "interpolation.json")["interpolation_weight"] == 0.5
 
 
 def test_the_learning_rate_goes_with_the_size_of_the_weights():
