@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..evaluation.other_backgrounds import KINDS
-from ..results.intervals import Difference, Interval, Resamples, simultaneous
+from ..results.intervals import NORMAL, Difference, Interval, Resamples, simultaneous
 from ..results.set_tables import object_focus, outcomes
 from ..results.tables import Table
 
@@ -53,7 +53,7 @@ DIFFERENCES = ("composing", *COSTS, "only_bg_excess", "background_excess")
 def foretold(sample: Interval) -> Interval:
     """Top-1 on really random backgrounds, with the interval of the sample widened by [`FORETELLING`]."""
     mean = min(1.0, sample.mean)
-    low, high = (math.hypot(end - mean, 1.96 * FORETELLING) for end in (sample.low, sample.high))
+    low, high = (math.hypot(end - mean, NORMAL * FORETELLING) for end in (sample.low, sample.high))
     return Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
 
 

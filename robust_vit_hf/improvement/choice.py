@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.balanced_splits import turns_within_classes
-from ..results.intervals import Difference, Resamples
+from ..results.intervals import NORMAL, Difference, Resamples
 from ..results.plots import COLOURS
 from ..results.tables import Table
 from .candidates import Candidate
@@ -18,7 +18,6 @@ from .candidates import Candidate
 
 FOLDS = 5
 NUM_RESAMPLES = 1000
-NORMAL = 1.96  # quantile of 95 % intervals
 # Standard deviation of a gain on composites minus that on photographs with random backgrounds, beyond that of the samples (docs/results.md).
 COMPOSITES_ERROR = 0.07
 CHANGED = 0.04, 0.3  # share of the predictions that an improvement changes, on usual and on other backgrounds
@@ -216,13 +215,15 @@ def resolution(count: int, share: float) -> float:
 
 
 def candidates_table(candidates: Sequence[Candidate], chosen: Candidate, share: float) -> Table:
-    rows, before = [], candidates[0]
-    means = {id(of): tuple(float(np.nanmean(values)) for values in (of.usual, of.other)) for of in candidates}
-    for candidate in sorted(candidates, key=lambda candidate: -worth(*means[id(candidate)], share)):
-        changes = {"usual": candidate.usual - before.usual, "other": candidate.other - before.other}
-        shown = [str(drawn.interval(Difference)) for drawn in Resamples.means(changes).values()]
+    rows, before, changes = [], candidates[0], {}
+    for number, candidate in enumerate(candidates):
+        changes[number, "usual"] = candidate.usual - before.usual
+        changes[number, "other"] = candidate.other - before.other
+    drawn = Resamples.means(changes)
+    for number, candidate in sorted(enumerate(candidates), key=lambda pair: -worth(*pair[1].top1, share)):
+        shown = [str(drawn[number, name].interval(Difference)) for name in ("usual", "other")]
         weight = f"{candidate.weight:g}" if candidate.weight else "–"
-        value = f"{100 * worth(*means[id(candidate)], share):.1f}"
+        value = f"{100 * worth(*candidate.top1, share):.1f}"
         rows.append([candidate.name, weight, value, *shown, "chosen" if candidate is chosen else ""])
     head = ["candidate", "interpolation weight", "worth", "change on usual backgrounds", "on other backgrounds", ""]
     title = f"Candidates on {len(before.usual)} validation images, by top-1 at {100 * share:.0f} % other backgrounds"
@@ -233,14 +234,14 @@ def candidates_figure(candidates: Sequence[Candidate], chosen: Candidate, share:
     """Top-1 on usual against other backgrounds; on the line, a model is worth as much as the original at the share."""
     figure = Figure((5.0, 4.0), layout="constrained")
     axis = figure.subplots()
-    places = np.array([[100 * np.nanmean(of.usual), 100 * np.nanmean(of.other)] for of in candidates])
-    axis.plot(*places[1:].T, ".", color=COLOURS["control"], label="candidates")
-    axis.plot(*places[0], "o", color=COLOURS["before"], label="your model")
-    if chosen is not candidates[0]:
-        number = next(number for number, candidate in enumerate(candidates) if candidate is chosen)
-        axis.plot(*places[number], "o", color=COLOURS["after"], label="chosen")
+    before, *others = (100 * np.array(candidate.top1) for candidate in candidates)
+    axis.plot(*np.transpose(others), ".", color=COLOURS["control"], label="candidates")
+    axis.plot(*before, "o", color=COLOURS["before"], label="your model")
+    axis.plot(*(100 * np.array(chosen.top1)), "o", color=COLOURS["after"], label="chosen")
     if share > 0:
-        axis.axline(places[0], slope=-(1 - share) / share, color="black", linewidth=0.8, label="as good as your model")
+        axis.axline(
+            tuple(before), slope=-(1 - share) / share, color="black", linewidth=0.8, label="as good as your model"
+        )
     axis.set(xlabel="top-1 on usual backgrounds, %", ylabel="top-1 on other backgrounds, %")
     axis.legend(frameon=False, fontsize=8)
     return figure

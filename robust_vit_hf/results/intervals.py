@@ -13,7 +13,7 @@ from .run_results import SetResult
 
 NUM_RESAMPLES = 10_000
 NUM_RESAMPLED_MEANS = 2000  # fewer, as they are drawn for many columns
-CONFIDENCE = 0.95
+CONFIDENCE, NORMAL = 0.95, 1.96  # NORMAL: the standard errors on each side of a mean that hold it with this confidence
 K = TypeVar("K", bound=Hashable)  # names of statistics
 
 
