@@ -41,11 +41,14 @@ MEASURES = {  # of last_layer.py, and their heads
 }
 
 
-def improve_runs(arm: str, kind: str, alone: bool = False) -> dict[str, dict]:
-    """Runs of an arm on the sets of a kind, with habitual backgrounds `alone` or not, by set."""
+def improve_runs(arm: str, kind: str) -> dict[str, dict]:
+    """Runs of an arm on the sets of a kind that have some photographs with other backgrounds than the usual one, by set."""
     sets = benchmark("improve")["sets"]
-    names = [name for name in sets if name.startswith(kind) and name.endswith("-100") is alone]
-    return {name: sets[name][arm] for name in names if arm in sets[name]}
+    return {
+        name: runs[arm]
+        for name, runs in sets.items()
+        if name.startswith(kind) and not name.endswith("-100") and arm in runs
+    }
 
 
 def gain_at(runs: Mapping[str, dict], place: str) -> Difference:

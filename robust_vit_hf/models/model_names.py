@@ -74,7 +74,7 @@ def check_model(name: str) -> None:
             f"`{name}` is a file: expected a folder with `config.json` and weights, or a Hub id. {by_timm}."
         )
     if not path.is_dir():
-        if name not in MODELS and not is_hub_id(name):
+        if not is_hub_id(name):
             similar = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
             expected = f"a registered name, or a Hub id of the form `owner/name`{similar}"
             raise FileNotFoundError(f"`{name}` cannot be loaded: there is no such folder. Expected one, {expected}")
