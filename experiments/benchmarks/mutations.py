@@ -140,7 +140,7 @@ MUTATIONS = [
     Mutation("data/stream.py", "(self.seed, epoch, int(digest, 16))", "(self.seed, int(digest, 16))", "stream"),
     Mutation("app/server.py", "[*LOOPBACK, options.host, *options.allowed_hosts]", '["*"]', "app"),
     Mutation("app/handlers.py", ' and shown["digest"] == digest_of(image) else None', " else None", "app"),
-    Mutation("app/explain_image.py", 'next(row for row in rows if row["openly_licensed"])', "next(rows)", "app"),
+    Mutation("app/samples.py", 'next(row for row in rows if row["openly_licensed"])', "next(rows)", "app"),
     Mutation("relevance/linear_memory.py", "contribution.clamp_(min=0).mul_(attention)", "contribution.mul_(attention)", "linear_memory relevance"),
     Mutation("relevance/linear_memory.py", "key_gradient[images] +=", "key_gradient[images] =", "linear_memory relevance"),
     Mutation("relevance/relevance_map.py", "attentions = attentions[start_layer:]", "attentions = attentions[start_layer + 1 :] or attentions[-1:]", "relevance"),

@@ -1,21 +1,14 @@
-"""Samples of the page, of the user or from installed packages, and an image as both models see it: best classes, relevance maps, their difference, agreement with a mask."""
+"""Samples to explain, and an image as both models see it: best classes, relevance maps, their difference, agreement with a mask."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 
-from ..data.balanced_splits import choose_images
-from ..data.emoji_shift import CLASS_NAMES, SHIFTED, background, compose
-from ..data.find_images import find_images
-from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
 from ..data.transforms import eval_transform, place_in_image
 from ..evaluation.session import Session
-from ..evaluation.sets import EvaluationSet
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import TOP
 from ..relevance.attribution import ATTRIBUTION_METHODS
@@ -24,40 +17,7 @@ from ..relevance.relevance_map import forward_logits
 from ..utils.images import overlay, to_rgb
 
 
-PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # photographs of scikit-image, of ImageNet's classes
 PICTURE_SIDE = 512  # longest side of the pictures, in pixels
-
-
-@dataclass(frozen=True)
-class Sample:
-    image: Image.Image
-    caption: str
-    mask: Image.Image | None = None
-
-
-def load_samples(classes: Sequence[str]) -> list[Sample]:
-    """Samples for a model with these classes: two images of each shifted set of emoji-shift, or else photographs."""
-    if find_benchmark(classes) != BUNDLED_BENCHMARK:
-        return [Sample(background(name), name) for name in PHOTOGRAPHS]
-    samples = []
-    for number, split in enumerate(2 * SHIFTED):
-        # Only openly licensed artwork, from a different offset in each set, so that the classes differ.
-        rows = (compose(split, index) for index in count(8 * number))
-        row = next(row for row in rows if row["openly_licensed"])
-        caption = f"{CLASS_NAMES[row['label']]} · {split.replace('_', ' ')}"
-        samples.append(Sample(row["image"], caption, row["mask"]))
-    return samples
-
-
-def own_samples(path: str, split: str, session: Session) -> list[Sample]:
-    """A few labelled images of the user, of different classes as far as there are, always the same ones."""
-    images = find_images(path, split, ("label",))
-    rows = session.with_sets({split: EvaluationSet.of(choose_images(images.rows, 12))}).sets[split]
-    labels = [accepted[0] for accepted in rows.accepted]
-    return [
-        Sample(to_rgb(row["image"]), session.classes[label], row.get("mask"))
-        for row, label in zip(rows.dataset, labels, strict=True)
-    ]
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from ..relevance.layer_cam import RELEVANCE
 from ..results.tables import Table
 from ..utils.images import to_rgb
 from . import other_backgrounds_tab as tab
-from .explain_image import Explanation, compare_maps, load_samples, own_samples, picture_of, read_image
+from .explain_image import Explanation, compare_maps, picture_of, read_image
 from .gallery import FILTERS, IMAGES_OF_A_PAGE, measured_set
 from .options import AppOptions
+from .samples import load_samples, own_samples
 
 
 PREDICTED = -1  # stands for each model's own prediction in the list of classes

@@ -22,10 +22,11 @@ from huggingface_hub import get_session
 from PIL import Image
 from transformers import pipeline
 
-from robust_vit_hf.app.explain_image import compare_maps, load_samples, own_samples, read_image
+from robust_vit_hf.app.explain_image import compare_maps, read_image
 from robust_vit_hf.app.gallery import MeasuredSet, _images, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions
+from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import cached_run, newest_run, own_names, running, write_space
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
