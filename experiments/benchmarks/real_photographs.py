@@ -235,7 +235,8 @@ def improved(model: str, folder: Path, output: Path, places: Mapping[str, Callab
         for side, name in {"before": model, "after": after}.items():
             record[side] = {place: measure(name) for place, measure in places.items()}
             diagnosis = outcome.diagnosis.diagnoses.get(side, outcome.diagnosis.diagnoses["before"])
-            record[side]["foretold"] = vars(diagnosis.measures["foretold"])
+            if "foretold" in diagnosis.measures:  # not with one photograph of each class
+                record[side]["foretold"] = vars(diagnosis.measures["foretold"])
         records[effort] = record
     return records
 
