@@ -44,7 +44,7 @@ def framed(count: int, seed: int) -> datasets.Dataset:
 def given(tmp_path_factory):
     """Arguments of `improve`."""
     root = tmp_path_factory.mktemp("framed")
-    for split, count in (("train", 160), ("validation", 200)):
+    for split, count in (("train", 80), ("validation", 100)):
         framed(count, len(split)).to_parquet(root / "photographs" / f"{split}-00000.parquet")
     model, processor = tiny_vit(**LETTERS, hidden_size=48), make_image_processor("paper", IMAGE_SIZE)
     rows = framed(160, 5)

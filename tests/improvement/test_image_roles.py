@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet as pq
 
 import robust_vit_hf
 from robust_vit_hf.data.balanced_splits import held_out
@@ -81,17 +82,22 @@ def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
 
 
 def test_images_without_classes(inputs, tmp_path):
-    """Right is what the model predicts for an image as it is."""
+    """Right is what the model predicts for an image as it is. No training image is a validation image."""
     for path in (inputs / "photos").rglob("*.jpg"):
         copy = tmp_path / "photos" / path.relative_to(inputs / "photos").parts[0] / f"{path.parent.name}-{path.name}"
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    options = options_of(inputs, tmp_path / "out")[:-1]
+    options = [*options_of(inputs, tmp_path / "out")[:-1], "quick", "--masks", "dinov2"]
     options[3] = tmp_path / "photos"
-    printed = succeed("improve", *options, "quick")
+    printed = succeed("improve", *options)
     assert "right is what your model predicts" in printed
     diagnosis = json.loads((tmp_path / "out" / "diagnosis" / "results.json").read_text())["diagnosis"]
     assert diagnosis["before"]["measures"]["original"]["mean"] == 1
+    parts = []
+    for name in ("train", "validation"):
+        (file,) = (tmp_path / "out" / "masks" / name).glob("*.parquet")
+        parts.append({row["bytes"] for row in pq.read_table(file)["image"].to_pylist()})
+    assert [len(part) for part in parts] == [24, 32] and not parts[0] & parts[1]
 
 
 @pytest.mark.parametrize("split", ["photos", "photos/train"], ids=["two splits", "held out"])
@@ -123,7 +129,7 @@ def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path
     write_photographs(tmp_path / "photos", "train", 6, seed=3)
     options = options_of(inputs, tmp_path / "out")
     options[3] = tmp_path / "photos"
-    printed = succeed("improve", *options, "--max_steps", 2)
+    printed = succeed("improve", *options, "--max_steps", 2, "--masks", "dinov2")
     assert "has no split `validation`: 8 of the images of `train` were held out" in printed
     named = call("improve", *options[:-2], "--eval_split", "test").error
     assert 'Unknown split "test"' in named

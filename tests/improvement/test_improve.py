@@ -1,7 +1,6 @@
 """`robust-vit improve`, from images to a model folder."""
 
 import html
-import io
 import json
 import os
 import re
@@ -98,8 +97,7 @@ def test_the_new_layer_is_all_that_changes(inputs, quick):
     model = AutoModelForImageClassification.from_pretrained(quick)
     processor = AutoImageProcessor.from_pretrained(quick)
     rows = pq.read_table(quick / "predictions" / "validation" / "after" / "rows.parquet").to_pydict()
-    (masks,) = (quick / "masks" / "validation").glob("*.parquet")
-    images = [Image.open(io.BytesIO(row["bytes"])) for row in pq.read_table(masks)["image"].to_pylist()]
+    images = [Image.open(path) for path in sorted((inputs / "photos" / "validation").rglob("*.jpg"))]
     with torch.no_grad():
         logits = model(**processor(images, return_tensors="pt")).logits
     assert logits.argmax(dim=1).tolist() == rows["original"]
@@ -139,16 +137,6 @@ def test_pictures_are_the_backgrounds_of_new_layers(inputs, tmp_path):
     assert np.array_equal(first["validation"], second["validation"], equal_nan=True)
     assert np.array_equal(first["train"][:, 0], second["train"][:, 0])
     assert not np.isclose(first["train"][:, 1], second["train"][:, 1]).all(axis=1).any()
-
-
-def test_training_images_are_no_validation_images(improved):
-    folder, _ = improved
-    parts = {}
-    for name in ("train", "validation"):
-        files = sorted((folder / "masks" / name).glob("*.parquet"))
-        parts[name] = {row["bytes"] for file in files for row in pq.read_table(file)["image"].to_pylist()}
-    assert len(parts["validation"]) == 32 and len(parts["train"]) == 24
-    assert not parts["train"] & parts["validation"]
 
 
 def test_the_table_shows_every_candidate(improved):
@@ -212,7 +200,7 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
     folder, _ = improved
     other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
     changes = {"model": ["--model", other], "max_steps": ["--max_steps", 5], "seed": ["--seed", SEED + 1]}
-    changes |= {"images.validation": ["--num_images", 5], "mask_model": ["--mask_model", other]}
+    changes |= {"images.validation": ["--num_images", 5], "mask_model": ["--masks", "tokencut", "--mask_model", other]}
     for name, change in changes.items():
         error = call("improve", *options_of(inputs, folder), *change).error
         assert "was made from other inputs" in error and name in error
@@ -358,7 +346,7 @@ def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
 def test_a_model_that_nothing_improves_is_kept(inputs, tmp_path, monkeypatch):
     """It says so, writes no weights, and ends well."""
     monkeypatch.setattr("robust_vit_hf.improvement.candidates.new_layers", lambda *_: [])
-    result = robust_vit_hf.improve(inputs / "model", inputs / "photos", tmp_path, masks="tokencut")
+    result = robust_vit_hf.improve(inputs / "model", inputs / "photos", tmp_path, masks=str(inputs / "masks"))
     assert result.key == "kept" and result.verdict.startswith(OUTCOMES["kept"])
     assert not [*tmp_path.rglob("*.safetensors")]
     assert json.loads((tmp_path / "verdict.json").read_text())["outcome"] == "kept"

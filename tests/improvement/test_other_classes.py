@@ -21,7 +21,7 @@ def two_of_four_classes(inputs: Path, folder: Path) -> list:
     for split in ("train", "validation"):
         for name in ("circle", "bar"):
             shutil.copytree(inputs / "photos" / split / name, folder / split / name)
-    return ["--model", inputs / "model", "--dataset", folder, "--masks", "tokencut"]
+    return ["--model", inputs / "model", "--dataset", folder, "--masks", inputs / "masks"]
 
 
 def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path):
@@ -51,7 +51,16 @@ def test_a_model_with_little_to_gain_is_kept(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", True)
     for name in ("compute_features", "Finetuning"):
         monkeypatch.setattr(f"robust_vit_hf.improvement.improve.{name}", None)
-    options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--masks", "tokencut", "--effort", "full"]
+    options = [
+        "--model",
+        inputs / "model",
+        "--dataset",
+        inputs / "photos",
+        "--masks",
+        inputs / "masks",
+        "--effort",
+        "full",
+    ]
     printed = succeed("improve", *options, "--output_dir", tmp_path / "kept")
     verdict = json.loads((tmp_path / "kept" / "verdict.json").read_text())
     assert verdict["outcome"] == "healthy" and "there is little to gain, and nothing was trained" in printed
