@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -122,11 +123,16 @@ class OwnClassifier(PreTrainedModel):
         super().__init__(PreTrainedConfig(id2label=dict(enumerate(check_class_names(classes)))))
         self.predict = predict.eval() if isinstance(predict, nn.Module) else predict
         self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # whose device transformers asks for
-        self.has_layer_cam = False
-        if isinstance(predict, nn.Module):
-            pixels = OwnProcessor(transform).preprocess([Image.new("RGB", (256, 256))])["pixel_values"]
-            with suppress(NoRelevanceMap, RuntimeError):  # the latter where it turns its output into NumPy
-                self.has_layer_cam = layer_cam(self, pixels.to(self.device), check_finite=False) is not None
+        self.processor = OwnProcessor(transform)
+
+    @cached_property
+    def has_layer_cam(self) -> bool:
+        """Whether [`layer_cam`] has a map, which is tried on a black image, and not of functions."""
+        if isinstance(self.predict, nn.Module):
+            pixels = self.processor.preprocess([Image.new("RGB", (256, 256))])["pixel_values"].to(self.device)
+            with suppress(NoRelevanceMap, RuntimeError):  # the latter if the module converts its output to NumPy
+                return layer_cam(self, pixels, check_finite=False) is not None
+        return False
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> ImageClassifierOutput:
         """Logits `(B, C)` of images `(B, 3, H, W)`."""

@@ -35,6 +35,13 @@ def test_equals_the_formula_by_hand():
     assert (high > 0).all() and not output.relevance.requires_grad
 
 
+def test_a_module_is_tried_once_when_the_first_map_is_asked_for():
+    module, calls = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten()), []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    model = own(module)
+    assert calls == [] and map_name(model) == map_name(model) == "LayerCAM" and calls == [1]
+
+
 @pytest.mark.parametrize("size", [(64, 96), (64, 64)])
 def test_layouts(size):
     height, width = size[0] // 16, size[1] // 16
