@@ -1,4 +1,4 @@
-"""Base classes of the metrics: batches are reduced to a few numbers per image, and wrapped as scripts for `evaluate`."""
+"""Base classes of the metrics, which reduce batches to a few numbers per image, and their form as metrics of `evaluate`."""
 
 import inspect
 import reprlib
@@ -10,12 +10,10 @@ import numpy as np
 
 
 class StreamingMetric(ABC):
-    """A metric over a set that is added batch by batch. Batches that raise an error are not added.
+    """A metric over a set that is added batch by batch. Batches that raise an error are not added. Subclasses define `reduce` and `scores`,
+    which change nothing, since [`ScriptMetric`] also calls them."""
 
-    Subclasses define `reduce` and `scores`. Both are pure, since the scripts for `evaluate` also call them.
-    """
-
-    columns: dict[str, str]  # dtypes by name of [`reduce`]'s results except `usable` and `group`
+    columns: dict[str, str]  # dtypes of the results of [`reduce`] by name, except `usable` and `group`
 
     def __init__(self):
         self._batches: list[dict[str, np.ndarray]] = []
@@ -37,7 +35,7 @@ class StreamingMetric(ABC):
     def summarize(self, images: dict[str, np.ndarray]) -> dict:
         """[`scores`] of all images, of which at least one must count."""
         if not images["usable"].any():
-            raise ValueError(f"zero usable images: {len(images['usable'])} were added, with no accepted id or mask")
+            raise ValueError(f"zero usable images: {len(images['usable'])} were added, all without a label")
         return self.scores(images)
 
     def update(self, predictions, references, **columns) -> None:
@@ -55,7 +53,7 @@ class StreamingMetric(ABC):
 
 
 def to_numpy(values, name: str = "values") -> np.ndarray:
-    """Convert a list, array or tensor, also on another device, in a graph, or in bfloat16; errors have the `name`."""
+    """Convert a list, an array, or any tensor, also in bfloat16 or on another device. Errors contain the `name`."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         if values.is_floating_point() and values.itemsize == 2:
@@ -67,11 +65,16 @@ def to_numpy(values, name: str = "values") -> np.ndarray:
 
 
 def to_numbers(values, name: str, ndim: int, kinds: str = "biuf") -> np.ndarray:
-    """Convert to an array of one of these kinds of `dtype`, with `ndim` axes or more; errors have the `name`."""
+    """Convert to an array with a dtype of one of these kinds, and `ndim` axes or more. Errors contain the `name`."""
     array = to_numpy(values, name)
     if array.dtype.kind not in kinds or array.ndim < ndim or not array.size:
         raise ValueError(f"{name}: expected numbers in {ndim} axes, but got {array.dtype} of shape {array.shape}")
     return array
+
+
+def to_class_subset(ids) -> np.ndarray | None:
+    """Ids of a class subset, ascending; `None` for all classes."""
+    return None if ids is None else np.unique(to_numbers(ids, "class_subset", 1, "iu"))
 
 
 def check_lengths(**arguments) -> None:
@@ -86,14 +89,14 @@ def check_lengths(**arguments) -> None:
 
 
 def place_of(first_image: int, row: int) -> str:
-    """Name of an image in errors: its number in the set and its row in the batch."""
+    """An image in errors: its number in the set and its row in the batch."""
     return f"image {first_image + row} (row {row} of the batch)"
 
 
 def to_accepted_ids(
     references, first_image: int, num_classes: int | None = None, class_subset: np.ndarray | None = None
 ) -> list[list[int]]:
-    """Lists of accepted ids of references: `(N,)` ids or lists of ids, or an array `(N, m)` padded with -1."""
+    """Lists of accepted ids, from references: ids or lists of ids `(N,)`, or an array `(N, m)` padded with -1."""
     if class_subset is not None and (class_subset[0] < 0 or class_subset[-1] >= (num_classes or np.inf)):
         raise ValueError(f"class_subset: expected ids of the {num_classes} classes, but got {class_subset.tolist()}")
     possible = None if num_classes is None else range(num_classes)
@@ -106,16 +109,15 @@ def to_accepted_ids(
         if not valid or (ids and possible is not None and not any(value in possible for value in ids)):
             raise ValueError(
                 f"the reference of {place_of(first_image, row)} is {reprlib.repr(values.tolist())}: expected the id of a class "
-                f"{'in class_subset' if class_subset is not None else 'of the model'}, or a list of ids. An image without a label has an empty list"
+                f"{'in class_subset' if class_subset is not None else 'of the model'}, or a list of ids, which is empty for an image without a label"
             )
         accepted.append(list(dict.fromkeys(ids)))
     return accepted
 
 
 class ScriptMetric(evaluate.Metric):
-    """`evaluate` metric of a [`StreamingMetric`], `metric_class`, whose settings are arguments of
-    `evaluate.load`. `evaluate` stores the reduced images: `predictions` is a struct of their numbers,
-    `references` says whether the image counts, and `groups` is a string."""
+    """A [`StreamingMetric`] (`metric_class`) as a metric of `evaluate`. Its settings are arguments of `evaluate.load`. `evaluate` stores
+    the reduced images: their numbers in `predictions`, whether they count in `references`, and their groups as strings."""
 
     metric_class: type[StreamingMetric]
     citation: str = """\
@@ -147,8 +149,8 @@ class ScriptMetric(evaluate.Metric):
         settings = {name: kwargs.pop(name) for name in own if name in kwargs}
         # The base class ignores unknown keywords.
         if unknown := sorted(kwargs.keys() - inspect.signature(evaluate.Metric).parameters.keys()):
-            known = ", ".join(own) or "none of its own"
-            raise TypeError(f"{self.metric_class.__name__} has no setting {', '.join(unknown)}: it has {known}")
+            known = ", ".join(own) or "none"
+            raise TypeError(f"{self.metric_class.__name__} has no setting {', '.join(unknown)}: expected {known}")
         self.metric = self.metric_class(**settings)
         super().__init__(*args, **kwargs)
 
@@ -164,7 +166,7 @@ class ScriptMetric(evaluate.Metric):
 
     def add(self, *, prediction=None, reference=None, **groups):
         """Add one image."""
-        # evaluate.combine uses the plural names here, too.
+        # `evaluate.combine` uses the plural names here too.
         image = {"predictions": prediction, "references": reference, **groups}
         image["predictions"] = to_numpy(image["predictions"], "prediction")
         self.add_batch(**{name: value[None] if name == "predictions" else [value] for name, value in image.items()})

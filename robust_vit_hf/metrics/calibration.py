@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from .base import StreamingMetric, place_of, to_accepted_ids, to_numbers
+from .base import StreamingMetric, place_of, to_accepted_ids, to_class_subset, to_numbers
 
 
 class Calibration(StreamingMetric):
-    """Calibration of a classifier's confidence. Each batch is reduced to four numbers per image.
+    """Calibration of the confidence of a classifier.
 
     Args:
         from_logits: whether predictions are logits, or probabilities.
@@ -31,23 +31,21 @@ class Calibration(StreamingMetric):
     def __init__(self, from_logits: bool = True, class_subset: Sequence[int] | None = None, num_bins: int = 15):
         super().__init__()
         self.from_logits = from_logits
-        ids = None if class_subset is None else to_numbers(class_subset, "class_subset", 1, "iu")
-        self.class_subset = None if ids is None else np.unique(ids)
-        # Confidences are rounded: 0.2 from the probabilities 0.2, 0.16, …, 0.16 must not exceed the edge 3/15.
+        self.class_subset = to_class_subset(class_subset)
+        # A little more than the edges: a confidence of 0.2 may be rounded up, and must not exceed the edge 3/15.
         self.edges = np.histogram_bin_edges([], num_bins, (0, 1))[1:-1] + 2.0**-40
 
     def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
         """`confidence` of the predicted class, `nll`, `brier`, `correct` (bool) and `usable` of each image.
 
         Args:
-            predictions: logits, or probabilities that sum to 1, `(N, C)`, floating point. Among equal ones, the lower
-                id is predicted.
-            references: `(N,)`, each an id, or a list of accepted ids. Images with an empty list are excluded and
-                counted. An array `(N, m)` holds such lists, padded with -1.
+            predictions: logits, or probabilities that sum to 1, `(N, C)`, floating point. Among equal ones, the lower id is predicted.
+            references: `(N,)`, each an id, or a list of accepted ids, which is empty for an image that does not count; or an array `(N, m)`
+                of such lists, padded with -1.
 
         Raises:
-            ValueError: NaN or infinity, probabilities that do not sum to 1, or ids that do not exist or are not in the
-                subset (names the row); other lengths, shapes or types (names the argument).
+            ValueError: NaN or infinity, probabilities that do not sum to 1, or ids that do not exist or are not in the subset (names the
+                row); other lengths, shapes or types (names the argument).
         """
         if not len(predictions):
             return {name: np.empty(0, dtype) for name, dtype in self.columns.items()} | {"usable": np.empty(0, bool)}
@@ -64,10 +62,10 @@ class Calibration(StreamingMetric):
         """Scores of all images.
 
         Returns:
-            `ece`, in [0, 1]: mean over images of the gap between accuracy and mean confidence of the image's bin; bins
-            are (0, 1/num_bins], …, (1 − 1/num_bins, 1]. `nll`, in nats, at least 0, infinite if an accepted
-            probability is 0. `brier`, in [0, 2]: mean squared error of the probabilities, summed over the classes,
-            with the accepted ids as one class. `num_images` (usable) and `num_excluded`.
+            `ece`, in [0, 1]: mean over images of the gap between accuracy and mean confidence of the image's bin; bins are (0, 1/num_bins],
+            …, (1 − 1/num_bins, 1]. `nll`, in nats, at least 0, infinite if an accepted probability is 0. `brier`, in [0, 2]: squared
+            error of the probabilities, summed over the classes, with the accepted ids as one class. `num_images` (usable) and
+            `num_excluded`.
         """
         usable = images["usable"]
         confidence = images["confidence"][usable]
@@ -86,18 +84,19 @@ class Calibration(StreamingMetric):
         """Logits `(N, C)` of the class subset."""
         bad = np.zeros(len(scores), dtype=bool)
         if not self.from_logits:
-            # bfloat16 rounds a probability by up to 0.4 per cent.
+            # In bfloat16, a probability is off by up to 0.4 per cent.
             bad = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 0.01)
-            # Logarithms of 0, and of negative values, which are rejected below.
+            # The logarithm of 0 is meant; that of a negative value is rejected below.
             with np.errstate(divide="ignore", invalid="ignore"):
                 scores = np.log(scores)
         scores = scores if self.class_subset is None else scores.take(self.class_subset, axis=1)
         bad |= ~np.isfinite(scores.max(axis=1))
         if bad.any():
-            expected = "logits" if self.from_logits else "probabilities, from 0 and with a sum of 1"
+            probabilities = "probabilities that sum to 1, with some above 0 in class_subset"
+            expected = "logits without NaN or infinity" if self.from_logits else probabilities
             raise ValueError(
-                f"the predictions of {place_of(first_image, int(bad.argmax()))} have NaN or infinity, no probability on "
-                f"the classes that count, or are no {expected}, as the setting from_logits has it: look at the image, or evaluate in float32"
+                f"the predictions of {place_of(first_image, int(bad.argmax()))} are invalid: expected {expected} (from_logits="
+                f"{self.from_logits}). Look at the image, or evaluate in float32"
             )
         return scores
 

@@ -1,4 +1,4 @@
-"""Relevance maps against foreground masks: the paper's segmentation test, pointing game, energy inside, AUC."""
+"""Agreement of relevance maps with masks: the paper's segmentation test, pointing game, energy on the object, and AUC."""
 
 import math
 
@@ -8,7 +8,7 @@ from .base import StreamingMetric, place_of, to_numbers, to_numpy
 
 
 class RelevanceSegmentation(StreamingMetric):
-    """Agreement of relevance maps with foreground masks. Each pair of map and mask is reduced to eight numbers.
+    """Agreement of relevance maps with foreground masks.
 
     Example:
         >>> segmentation = RelevanceSegmentation()
@@ -25,17 +25,17 @@ class RelevanceSegmentation(StreamingMetric):
     )
 
     def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
-        """Numbers of pixels (`foreground` of the mask, `predicted` of the thresholded map, their `intersection`,
-        `pixels`), `ap`, `pointing_game`, `energy` and `auc` (NaN if undefined), and `usable` (always true).
+        """Numbers of pixels (`foreground` of the mask, `predicted` of the thresholded map, their `intersection`, and all `pixels`), `ap`,
+        `pointing_game`, `energy` and `auc` (NaN if undefined), and `usable` (always true).
 
         Args:
-            predictions: relevance maps `(N, H, W)` or `(N, 1, H, W)`, finite numbers of any range and sign; or a list
-                of maps of different sizes. Each map is scaled to [0, 1] by its minimum and maximum.
-            references: masks of the same sizes in [0, 1], foreground from 0.5.
+            predictions: relevance maps `(N, H, W)` or `(N, 1, H, W)`, finite numbers of any range and sign; or a list of maps of different
+                sizes. Each map is scaled to [0, 1] by its minimum and maximum.
+            references: masks of the same sizes in [0, 1]; 0.5 and more is foreground.
 
         Raises:
-            ValueError: maps or masks with NaN or infinity, or of different sizes (names the row); inputs of different lengths
-                (names the argument).
+            ValueError: maps or masks with NaN or infinity, or of different sizes (names the row); inputs of different lengths (names the
+                argument).
         """
         # One transfer if the batch is on another device.
         predictions, references = (to_numpy(x) if hasattr(x, "shape") else x for x in (predictions, references))
@@ -50,14 +50,13 @@ class RelevanceSegmentation(StreamingMetric):
         """Scores of all images, in [0, 1].
 
         Returns:
-            `pixel_accuracy`: accuracy over all pixels of the set, with maps thresholded at their mean. `mean_iou`: IoU
-            over all pixels of the set, averaged over background and foreground (without a class that never occurs).
-            `mean_ap`: mean over images of the average precision of the scores (1 − map, map) of all pixels for the
-            classes (background, foreground), both in one ranking. `pointing_game`: share of the images with foreground
-            whose maximum lies on it. `energy`: mean over these images of the share of the map's sum on the foreground.
-            `auc`: mean over the images with both classes of the ROC AUC of the map for the mask. `num_images`,
-            `num_empty_masks`, `num_full_masks`. Scores without images are `None`. Constant maps scale to 0; their
-            maxima and energy are spread over all pixels.
+            `pixel_accuracy`: accuracy over all pixels of the set, with maps thresholded at their mean. `mean_iou`: IoU over all pixels of
+            the set, averaged over background and foreground (without a class that never occurs). `mean_ap`: mean over images of the
+            average precision of the scores (1 − map, map) of all pixels for the classes (background, foreground), both in one ranking.
+            `pointing_game`: share of the images with foreground whose maximum lies on it. `energy`: mean over these images of the
+            foreground's share of the sum of the map. `auc`: mean over the images with both classes of the ROC AUC of the map for the mask.
+            `num_images`, `num_empty_masks`, `num_full_masks`. Scores without images are `None`. In a constant map, all pixels are maxima,
+            and the energy is spread evenly.
         """
         intersection, predicted, foreground, pixels = (
             int(images[name].sum()) for name in ("intersection", "predicted", "foreground", "pixels")
@@ -80,8 +79,7 @@ class RelevanceSegmentation(StreamingMetric):
 def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
     """AP over the scores (1 - map, map) of all pixels; ascending values are equal if they agree to 2^-40."""
     one = 2.0**40
-    # A pixel scores s for its own class and 1 - s for the other: negatives mirror positives, and one sorted array
-    # gives the ranks of both.
+    # A pixel scores s for its class and 1 - s for the other: negatives mirror positives, so one sorted array ranks both.
     positive = np.concatenate([np.rint(one * foreground), one - np.rint(one * background[::-1])])
     positive.sort()
     positives_above = len(positive) - np.searchsorted(positive, positive, side="left")
@@ -98,7 +96,7 @@ def _numbers(relevance, mask, where: str) -> dict[str, float]:
         raise ValueError(f"{where} has {shapes}: expected the same height and width, and no further axes")
     if not (np.isfinite(relevance).all() and np.isfinite(mask).all()):
         raise ValueError(
-            f"{where} has a map or mask with NaN or infinity: look at the image and at the model, or compute relevance in float32"
+            f"{where} has a map or mask with NaN or infinity: look at the image and the model, or compute relevance in float32"
         )
     mask = mask.reshape(size) >= 0.5
     # One memory layout, since it affects the last bit of means.

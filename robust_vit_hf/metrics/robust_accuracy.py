@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from .base import StreamingMetric, place_of, to_accepted_ids, to_numbers, to_numpy
+from .base import StreamingMetric, place_of, to_accepted_ids, to_class_subset, to_numpy
 
 
 TOP = 5
 
 
 class RobustAccuracy(StreamingMetric):
-    """Streaming accuracy. Logits are reduced to the rank of the correct class.
+    """Top-1 and top-5 over images, classes and groups.
 
     Args:
         class_subset: ids of the classes to which logits are restricted; all by default.
@@ -29,25 +29,22 @@ class RobustAccuracy(StreamingMetric):
 
     def __init__(self, class_subset: Sequence[int] | None = None):
         super().__init__()
-        ids = None if class_subset is None else to_numbers(class_subset, "class_subset", 1, "iu")
-        self.class_subset = None if ids is None else np.unique(ids)
+        self.class_subset = to_class_subset(class_subset)
 
     def reduce(self, predictions, references, first_image: int = 0, groups=None) -> dict[str, np.ndarray]:
-        """`rank` of the first accepted id among the top five (5 if none is accepted), `num_ranked` (5 for logits),
-        `class_id` (the first accepted id, or -1), `usable`, and `group` if there are groups.
+        """`rank` of the first accepted id among the top five (5 if none is accepted), `num_ranked` (5 for logits), `class_id` (the first
+        accepted id, or -1), `usable`, and `group` if there are groups.
 
         Args:
-            predictions: one of
-                - logits or probabilities `(N, C)`, floating point. Among equal logits, the lower id ranks first.
-                - ids `(N, k)`, integers, best first. With fewer than five, there is no top-5.
-                - ids `(N,)`, integers, of the predicted classes.
-            references: `(N,)`, each an id, or a list of accepted ids. Images with an empty list are excluded and
-                counted. An array `(N, m)` holds such lists, padded with -1.
+            predictions: logits or probabilities `(N, C)`, floating point, of which the lower id ranks first among equals; or ids, integers:
+                of the predicted classes `(N,)`, or ranked, best first, `(N, k)`. With k below 5, there is no top-5.
+            references: `(N,)`, each an id, or a list of accepted ids, which is empty for an image that does not count; or an array `(N, m)`
+                of such lists, padded with -1.
             groups: `(N,)`, strings or numbers.
 
         Raises:
-            ValueError: NaN logits, or ids that do not exist, are not in the subset or come twice (names the row); other
-                lengths, shapes or types (names the argument).
+            ValueError: NaN logits, or ids that do not exist, are not in the subset or come twice (names the row); other lengths, shapes
+                or types (names the argument).
         """
         values = predictions if isinstance(predictions, torch.Tensor) else to_numpy(predictions, "predictions")
         if values.ndim and not len(values):
@@ -87,9 +84,8 @@ class RobustAccuracy(StreamingMetric):
         """Scores of all images.
 
         Returns:
-            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending),
-            and the same for top-5; `mean_per_group_top1`, `per_group_top1`, … if there are groups; `num_images`
-            (usable) and `num_excluded`.
+            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending), and the same for top-5;
+            `mean_per_group_top1`, `per_group_top1`, … if there are groups; `num_images` (usable) and `num_excluded`.
 
         Raises:
             ValueError: no image has an accepted id.
@@ -110,7 +106,7 @@ class RobustAccuracy(StreamingMetric):
         return results | {"num_images": int(usable.sum()), "num_excluded": int((~usable).sum())}
 
     def _check_ids(self, ids: np.ndarray, first_image: int) -> None:
-        """Reject ids that are not a ranking of classes, such as integer logits."""
+        """Raise an error for ids that are no ranking of classes, such as integer logits."""
         ascending = np.sort(ids, axis=1)
         bad = (ids < 0).any(axis=1) | (ascending[:, 1:] == ascending[:, :-1]).any(axis=1)
         if self.class_subset is not None:
@@ -118,14 +114,14 @@ class RobustAccuracy(StreamingMetric):
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
-                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids of the best classes, "
-                "of class_subset if there is one, or logits in floating point"
+                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids of classes (in class_subset, "
+                "if it is given), or logits in floating point"
             )
 
 
 class BackgroundGap(RobustAccuracy):
-    """Streaming accuracy by condition of the Backgrounds Challenge (https://huggingface.co/papers/2006.09994), with the
-    gap between the backgrounds of the own class and of others. Arguments are those of [`RobustAccuracy`].
+    """Accuracy by condition of the Backgrounds Challenge (https://huggingface.co/papers/2006.09994), and BG-Gap. Arguments are those of
+    [`RobustAccuracy`]; groups are the conditions.
 
     Example:
         >>> gap = BackgroundGap()
@@ -139,13 +135,12 @@ class BackgroundGap(RobustAccuracy):
         """Scores of all images.
 
         Returns:
-            `bg_gap`, top-1 of `mixed_same` minus that of `mixed_rand`, from -1 to 1; `object_focus`, 1 − BG-Gap / top-1 of
-            `original` (`None` without such images, or if none is right; https://github.com/visinf/beyond-accuracy divides
-            by top-1 on ImageNet instead, as its published figures do); `top1` by condition; and `num_images` by
-            condition.
+            `bg_gap`, top-1 of `mixed_same` minus top-1 of `mixed_rand`, from -1 to 1; `object_focus`, 1 − BG-Gap / top-1 of `original`
+            (`None` without such images, or if none is right; the published figures of https://github.com/visinf/beyond-accuracy divide by
+            top-1 on ImageNet instead); `top1` and `num_images` by condition.
 
         Raises:
-            ValueError: images have no conditions, or there is no usable image of `mixed_same` or of `mixed_rand`.
+            ValueError: no image of `mixed_same` or of `mixed_rand` has an accepted id.
         """
         top1 = super().scores(images).get("per_group_top1", {})
         if missing := {"mixed_same", "mixed_rand"} - top1.keys():
@@ -161,11 +156,10 @@ class BackgroundGap(RobustAccuracy):
 
 
 class WorstGroupAccuracy(RobustAccuracy):
-    """Streaming top-1 of groups, of the worst of them, and on average.
+    """Top-1 of groups, of the worst group, and on average.
 
     Args:
-        group_weights: weight of each group in the average, from 0 on, such as its share in training; equal by
-            default.
+        group_weights: weight of each group in the average, 0 or more, such as its share of the training images; equal by default.
 
     Example:
         >>> accuracy = WorstGroupAccuracy()
@@ -195,7 +189,7 @@ class WorstGroupAccuracy(RobustAccuracy):
         weights = [self.group_weights.get(name, math.nan) if self.group_weights else 1.0 for name in by_group]
         if not sum(weights) > 0:
             raise ValueError(
-                f"groups and group_weights: expected groups with a weight each, one above 0, but got {[*by_group]} and {self.group_weights}"
+                f"groups and group_weights: expected a weight for each group, one of them above 0, but got {[*by_group]} and {self.group_weights}"
             )
         worst = min(by_group, key=by_group.get)
         return {
@@ -221,10 +215,8 @@ def top_classes(
     logits = torch.as_tensor(logits).detach()
     ids = torch.arange(logits.shape[1]) if class_subset is None else torch.as_tensor(np.asarray(class_subset))
     ids = ids.to(logits.device)
-    # A copy in which -inf marks classes already taken, so logits themselves must be higher.
+    # A copy, in which -inf marks the classes that were taken. Logits of -inf have to be higher.
     scores = (logits if class_subset is None else logits[:, ids]).clamp(min=torch.finfo(logits.dtype).min)
-    if not len(scores):
-        return ids[:TOP].repeat(0, 1)
     # Five times `argmax` is faster than sorting, and takes the first among equals.
     best = []
     for _ in range(min(TOP, len(ids))):
@@ -236,7 +228,7 @@ def top_classes(
     if bad.any():
         raise ValueError(
             f"the logits of {place_of(first_image, int(bad.int().argmax()))} are NaN, or -inf for every class: "
-            "look at the image and at the model, or evaluate in float32"
+            "look at the image and the model, or evaluate in float32"
         )
     return best
 
