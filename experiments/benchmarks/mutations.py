@@ -110,7 +110,7 @@ MUTATIONS = [
     Mutation("diagnosis/report.py", 'np.array(diagnosis.columns["original"])', 'np.array(diagnosis.columns["mixed_rand"])', "set_tables"),
     Mutation("improvement/choice.py", '"better" if self.change.low > 0', '"better" if self.change.mean > 0', "choice"),
     Mutation("improvement/choice.py", "self.change.high < 0 else", "self.change.mean < 0 else", "choice"),
-    Mutation("improvement/choice.py", "table.chosen(counts * ~inside)", "table.chosen(counts)", "choice"),
+    Mutation("improvement/choice.py", "share, counts * ~inside)", "share, counts)", "choice"),
     Mutation("improvement/choice.py", "return (1 - share) * usual + share * other", "return share * usual + (1 - share) * other", "choice"),
     Mutation("improvement/choice.py", "return usual, other + error", "return usual, other", "choice"),
     Mutation("data/balanced_splits.py", ", np.flatnonzero(turn % 3 == 2)", ", np.flatnonzero(turn % 3 == 1)", "image_roles"),

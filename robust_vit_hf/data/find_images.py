@@ -42,6 +42,7 @@ class Images:
         masks: where the masks come from, if they are not those of the source.
         rejected: number of images that were left out for want of a mask.
         notes: sentences on what was left out.
+        predicted: whether the labels are predictions of a model, for want of others.
         group_weights: shares of the groups that a model was trained on; `None` if unknown.
     """
 
@@ -51,6 +52,7 @@ class Images:
     masks: str | None = None
     rejected: int = 0
     notes: tuple[str, ...] = ()
+    predicted: bool = False
     group_weights: dict[str, float] | None = None
 
     @property

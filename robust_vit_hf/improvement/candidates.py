@@ -1,4 +1,4 @@
-"""Candidates: models that may be chosen, new last layers among them."""
+"""Candidates, the models that may be chosen, and those of them with a new last layer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -27,17 +27,16 @@ INTERPOLATION_WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of a new layer, or of finetune
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model that may be chosen: the original, or one with weights between it and a changed one.
+    """The original model, or an interpolation between it and a changed model.
 
     Args:
-        usual: `(N,)` whether each validation image is right as it is.
-        other: `(N,)` share of its composites that are right; NaN without any.
-        usual_probability: `(N,)` probability of the right class, at the candidate's own temperature.
-        other_probability: `(N,)` mean of its composites.
-        name: how it was made.
+        usual, other: `(N,)` whether each validation image is right, and the share of its composites that are; NaN without any.
+        usual_probability, other_probability: `(N,)` probability of the right class, at the candidate's own temperature, for the image, and
+            the mean for its composites.
+        name: how the changed model was made.
         weight: interpolation weight, from 0 to 1.
         outputs: computes its logits on the validation images.
-        build: makes the model, and the contents of the files beside it.
+        build: makes the model, and the contents of the files that are saved with it.
     """
 
     usual: np.ndarray
@@ -55,7 +54,7 @@ class Candidate:
 
     @property
     def top1(self) -> tuple[float, float]:
-        """On usual and on other backgrounds."""
+        """Top-1 on usual and on other backgrounds."""
         return float(np.nanmean(self.usual)), float(np.nanmean(self.other))
 
     def __str__(self) -> str:
@@ -74,10 +73,10 @@ def measured_outcomes(logits: Outputs) -> dict[str, Any]:
 
 
 VALIDATION_COMPOSITES = 4  # of each image
-COMPOSITES_SHARE = 0.75  # of the weight of all images that composites have in a fit
-MAX_ITERATIONS = 200  # of L-BFGS; it converges in fewer but for the smallest penalty
+COMPOSITES_SHARE = 0.75  # share of the weights in a fit that composites have
+MAX_ITERATIONS = 200  # of L-BFGS, which needs fewer, except for the smallest penalty
 SOLVER = {"tolerance_grad": 1e-5, "tolerance_change": 1e-12, "history_size": 10}
-TINY = 1e-12  # variance and norm of features that are the same for all images
+TINY = 1e-12  # stands for the variance and norm of features that are the same for all images
 MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-6, 1e-5, 1e-4)
 
 
@@ -91,7 +90,7 @@ class Layer(NamedTuple):
         return features @ self.weight.T + self.bias
 
     def interpolated(self, other: "Layer", weight: float) -> "Layer":
-        """The layer between this one, at an interpolation weight of 0, and another."""
+        """The layer at this interpolation weight between this layer (0) and another (1)."""
         return Layer(*((1 - weight) * own + weight * theirs for own, theirs in zip(self, other, strict=True)))
 
 
@@ -124,23 +123,21 @@ def compute_features(
     pool: BackgroundPool | None = None,
     attributes: Sequence[str] = (),
 ) -> Features:
-    """Compute the features of the original model, or read them from `folder`, where they are kept.
-
-    Args:
-        pool: backgrounds of the training images.
-    """
+    """Compute the features of the original model, or read them from `folder`, where they are saved. `pool` has the backgrounds of the training
+    images."""
     side = train.sides["before"]
     last, (rows,) = LastLayer(side.model.eval(), input_size(side.processor)), train.sets.values()
     picture_of = partial(pool_picture, pool) if pool else None
     count = training_composites(len(rows.dataset))
     of_train = composite_outputs(side, train, count, last, folder / "train", picture_of, attributes)
-    kept = last, folder / "validation"
-    composed = composite_outputs(side, validation, VALIDATION_COMPOSITES, *kept, attributes=attributes, edit=MOVED)
-    return Features(last, of_train, composed)
+    of_validation = composite_outputs(
+        side, validation, VALIDATION_COMPOSITES, last, folder / "validation", attributes=attributes, edit=MOVED
+    )
+    return Features(last, of_train, of_validation)
 
 
 def layer_candidates(side: Side, features: Features, facts: Mapping, train: object = None) -> list[Candidate]:
-    """The original model, and after it new layers at each interpolation weight."""
+    """The original model, followed by each new layer at each interpolation weight."""
     own, validation = features.layer, features.validation
 
     def outputs(layer: Layer, weight: float) -> Outputs:
@@ -163,8 +160,8 @@ def layer_candidates(side: Side, features: Features, facts: Mapping, train: obje
 
 
 def new_layers(layer: Layer, features: Outputs, has_bias: bool) -> Iterator[tuple[str, Layer]]:
-    """New layers by name: of the map, which changes all classes alike, and fits to the original's output and to the labels. Fits leave
-    classes without images as they are, and the mean logit of the others on every image (the gradients of a softmax add up to 0)."""
+    """New layers by name: from the linear map, which changes all classes, and from fits to the original model's output and to the labels. Fits do
+    not change classes without images, nor the mean logit of the others (the gradients of a softmax add up to 0)."""
     for penalty in MAP_PENALTIES:
         yield f"map, penalty {penalty:g}", map_out_background(layer, features, penalty, has_bias)
     classes = np.unique(features.labels)
@@ -181,9 +178,11 @@ def new_layers(layer: Layer, features: Outputs, has_bias: bool) -> Iterator[tupl
 
 
 def map_out_background(layer: Layer, features: Outputs, penalty: float, centred: bool = True) -> Layer:
-    """The layer after the linear map of the features that takes composites back to their images, by ridge
-    regression towards the identity: A = argmin Σ ‖A (f(composite) − μ) − (f(image) − μ)‖² + penalty · s · ‖A
-    − I‖², with the mean μ of images, or 0 if not `centred`, and the mean variance s of composites."""
+    """The layer, applied to features that a linear map takes from composites back to their images, by ridge regression towards the identity:
+
+        A = argmin Σ ‖A (f(composite) − μ) − (f(image) − μ)‖² + penalty · s · ‖A − I‖²
+
+    with the mean μ of images, or 0 if not `centred`, and the mean variance s of composites."""
     mean = features.original.mean(axis=0) * centred
     known = ~np.isnan(features.mixed[..., 0])
     mixed = (features.mixed[known] - mean).astype(float)
@@ -195,16 +194,12 @@ def map_out_background(layer: Layer, features: Outputs, penalty: float, centred:
 
 
 def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: float, has_bias: bool = True) -> Layer:
-    """Multinomial logistic regression on images and composites from a given layer on, by L-BFGS: the minimum of
+    """Multinomial logistic regression on images and composites, which begins with a given layer, by L-BFGS: the minimum of
 
         Σ weight · cross-entropy(softmax(W f + b), target) + penalty / 2 · (s² ‖W − W₀‖² + ‖b − b₀‖²)
 
-    with s² the mean squared norm of the features. Composites have [`COMPOSITES_SHARE`] of the weight.
-
-    Args:
-        targets: `(N, C)` probabilities of an image and of all its composites.
-        has_bias: whether the bias is fitted too; otherwise it stays that of `start`.
-    """
+    with s² the mean squared norm of the features. Composites have [`COMPOSITES_SHARE`] of the weights. `targets` `(N, C)` are the
+    probabilities for an image and all its composites. The bias is fitted only if `has_bias`."""
     known = ~np.isnan(features.mixed[..., 0])
     inputs = np.concatenate([features.original, features.mixed[known]]).astype(float)
     shares = [(1 - COMPOSITES_SHARE) / len(known), COMPOSITES_SHARE / known.sum()]
@@ -212,26 +207,26 @@ def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: flo
     targets = weights * np.concatenate([targets, np.repeat(targets, known.sum(axis=1), axis=0)])
     first, scale = start.logits(inputs), max(np.sqrt((inputs**2).sum(axis=1).mean()), TINY)
     inputs = np.concatenate([inputs / scale, np.full((len(inputs), 1), float(has_bias))], axis=1)
-    # fp32 takes half the time; the minimum moves by less than the solver's tolerance.
+    # In fp32, this takes half the time, and the minimum moves by less than the solver's tolerance.
     x, first, targets, weights = (torch.from_numpy(of).float() for of in (inputs, first, targets, weights))
-    change = torch.zeros(start.bias.size, inputs.shape[1], dtype=torch.float64)  # of weights and bias
+    change = torch.zeros(start.bias.size, inputs.shape[1], dtype=torch.float64)  # of the weights, and of the bias
 
     def loss() -> torch.Tensor:
         log_probabilities = torch.log_softmax(first + x @ change.float().T, 1)
         change.grad = ((weights * log_probabilities.exp() - targets).T @ x).double() + penalty * change
         return -(targets * log_probabilities).sum(dtype=torch.float64) + penalty / 2 * change.square().sum()
 
-    # That of scipy takes three times as long on several cores: its threads and those of torch wait for each other.
+    # L-BFGS of scipy takes three times as long on several cores, since its threads and those of torch wait for each other.
     solver = torch.optim.LBFGS([change], max_iter=MAX_ITERATIONS, **SOLVER, line_search_fn="strong_wolfe")
     solver.step(loss)
-    change -= change.mean(dim=0)  # 0 at the minimum, since a softmax does not see what all logits share
+    change -= change.mean(dim=0)  # this is 0 at the minimum: a softmax does not depend on what all logits share
     weight, bias = change[:, :-1].numpy() / scale, change[:, -1].numpy()
     return Layer(start.weight + weight, start.bias + bias)
 
 
 def temperature_of(outputs: Outputs) -> float:
-    """Temperature of the least cross-entropy of these logits with the labels on images and composites
-    (https://huggingface.co/papers/1706.04599), since soft targets make a layer less sure than it is right."""
+    """The temperature with the least cross-entropy on images and composites (https://huggingface.co/papers/1706.04599). It corrects layers
+    that soft targets have made less confident than accurate."""
     known = ~np.isnan(outputs.mixed[..., 0])
     logits = [outputs.original, outputs.mixed[known]]
     labels = [outputs.labels, np.broadcast_to(outputs.labels[:, None], known.shape)[known]]

@@ -1,10 +1,10 @@
-"""The choice of a candidate by its worth where some photographs have other backgrounds, its outcome by cross-validation, and the verdict."""
+"""The choice of a candidate by its expected top-1, the outcome of this choice by cross-validation, and the verdict."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,79 +18,60 @@ from .candidates import Candidate
 
 FOLDS = 5
 NUM_RESAMPLES = 1000
-# Standard deviation of a gain on composites minus that on photographs with random backgrounds, beyond that of the samples (docs/results.md).
+# Standard deviation of a gain on composites minus the gain on photographs with random backgrounds, without the part that the samples add
+# (docs/results.md).
 COMPOSITES_ERROR = 0.07
-CHANGED = 0.04, 0.3  # share of the predictions that an improvement changes, on usual and on other backgrounds
+CHANGED = 0.04, 0.3  # typical share of the predictions that change, on usual and on other backgrounds
 OUTCOMES = {
     "better": "Better",
     "open": "Open",
     "worse": "Worse: keep your model",
     "kept": "Keep your model: no candidate was better on the validation images",
-    "healthy": "Keep your model: the background of another class costs it less than 5 points of top-1 on the validation images, so that there "
-    "is little to gain, and nothing was trained",
+    "healthy": "Keep your model: the background of another class costs it less than 5 points of top-1 on the validation images, so there is "
+    "little to gain, and nothing was trained",
 }
 
 
 def worth(usual: Any, other: Any, share: float) -> Any:
-    """Expected top-1 where this share of the photographs has other backgrounds than usual."""
+    """Expected top-1 if this share of the photographs has other backgrounds than usual."""
     return (1 - share) * usual + share * other
 
 
 def choose(candidates: Sequence[Candidate], share: float) -> Candidate:
     """The candidate with the highest worth on all validation images; among equals, the first. Candidates are compared by the probability of
-    the right class, which tells more of an image than whether it is right."""
-    table = _Outcomes.of(candidates, share)
-    return candidates[int(table.chosen(np.ones((1, len(table.usual[0]))))[0])]
+    the right class, which tells more about an image than whether it is right."""
+    return candidates[int(_chosen(candidates, share, np.ones((1, len(candidates[0].usual))))[0])]
 
 
-@dataclass(frozen=True)
-class _Outcomes:
-    """Outcomes of candidates on images `(C, N)`: whether they are right, and the probability of the right class, as they are and on other
-    backgrounds, 0 where `known` `(N,)` is not."""
+def _chosen(candidates: Sequence[Candidate], share: float, counts: np.ndarray) -> np.ndarray:
+    """Numbers `(R,)` of the candidates with the highest worth, if each image counts as often as `counts` `(R, N)` says."""
+    probabilities = [(candidate.usual_probability, candidate.other_probability) for candidate in candidates]
+    with np.errstate(invalid="ignore"):
+        usual, other = (_means(counts, np.stack(of_candidates)) for of_candidates in zip(*probabilities, strict=True))
+    return np.nan_to_num(worth(usual, other, share), nan=-1.0).round(9).argmax(axis=1)
 
-    usual: np.ndarray
-    other: np.ndarray
-    usual_probability: np.ndarray
-    other_probability: np.ndarray
-    known: np.ndarray
-    share: float
 
-    @classmethod
-    def of(cls, candidates: Sequence[Candidate], share: float) -> Self:
-        names = ("usual", "other", "usual_probability", "other_probability")
-        usual, other, *probabilities = (np.stack([getattr(of, name) for of in candidates]) for name in names)
-        known = ~np.isnan(other).any(axis=0)
-        other, other_probability = (np.where(known, values, 0.0) for values in (other, probabilities[1]))
-        return cls(usual, other, probabilities[0], other_probability, known.astype(float), share)
-
-    def chosen(self, counts: np.ndarray) -> np.ndarray:
-        """Number `(R,)` of the candidate with the highest worth, by images that count as often as `counts` `(R, N)` says."""
-        with np.errstate(invalid="ignore"):
-            composed = (counts * self.known).sum(axis=1, keepdims=True)
-            usual = counts @ self.usual_probability.T / counts.sum(axis=1, keepdims=True)
-            expected = worth(usual, counts @ self.other_probability.T / composed, self.share)
-        return np.nan_to_num(expected, nan=-1.0).round(9).argmax(axis=1)
+def _means(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means `(R, C)` over the images of values `(C, N)`, without images that have NaN."""
+    counts = counts * ~np.isnan(values).any(axis=0)
+    return counts @ np.nan_to_num(values).T / counts.sum(axis=1, keepdims=True)
 
 
 def cross_validated(candidates: Sequence[Candidate], labels: np.ndarray, share: float, seed: int = 0) -> "Outcome":
-    """What choosing among the candidates gains: in each of [`FOLDS`] folds of the images, the one that is best on the others is measured, and
-    all folds are pooled. The intervals are of the same procedure, choices included, on resamples of the images: with these, simulated
-    intervals hold 95 to 98 % of the true changes of the candidate that is chosen on all images.
-
-    Source: the pooling is that of BBC-CV (https://doi.org/10.1007/s10994-018-5714-4).
-    """
-    table = _Outcomes.of(candidates, share)
+    """What choosing among the candidates gains: in each of [`FOLDS`] folds of the images, the candidate that is best on the other folds is
+    measured, and the folds are pooled, as in BBC-CV (https://doi.org/10.1007/s10994-018-5714-4). Intervals come from the same procedure,
+    choices included, on resamples of the images. In simulations, they hold 95 to 98 % of the true changes of the chosen candidate."""
     rng, count = np.random.default_rng(seed), len(labels)
-    folds = turns_within_classes(labels, seed)
-    folds = (
-        folds + np.unique(labels, return_inverse=True)[1]
-    ) % FOLDS  # classes of few images begin in different folds
+    # Each class begins in another fold, so that the images of small classes are not all in the first folds.
+    folds = (turns_within_classes(labels, seed) + np.unique(labels, return_inverse=True)[1]) % FOLDS
+    usual, other = (np.stack([getattr(of, name) for of in candidates]) for name in ("usual", "other"))
+    known = ~np.isnan(other).any(axis=0)
     counts = np.concatenate([np.ones((1, count)), rng.multinomial(count, np.full(count, 1 / count), NUM_RESAMPLES)])
     before, after = np.zeros((2, len(counts), 2))
     for fold in range(FOLDS):
         inside = folds == fold
-        chosen = table.chosen(counts * ~inside)
-        for place, (values, weights) in enumerate(((table.usual, counts), (table.other, counts * table.known))):
+        chosen = _chosen(candidates, share, counts * ~inside)
+        for place, (values, weights) in enumerate(((usual, counts), (np.where(known, other, 0), counts * known))):
             total = weights.sum(axis=1)
             before[:, place] += weights[:, inside] @ values[0, inside] / total
             after[:, place] += (weights[:, inside] * values[chosen][:, inside]).sum(axis=1) / total
@@ -99,23 +80,25 @@ def cross_validated(candidates: Sequence[Candidate], labels: np.ndarray, share: 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Top-1 before and after, each `(1 + R, 2)` as they are and on other backgrounds: as measured, and of resamples of N images."""
+    """Top-1 `before` and `after` on usual and on other backgrounds, each `(1 + R, 2)`: as measured, and on resamples of the `count` images.
+    If their labels are `predicted` by the original model, it is always right on usual backgrounds."""
 
     share: float
     before: np.ndarray
     after: np.ndarray
     count: int
+    predicted: bool = False
 
     @cached_property
     def _draws(self) -> tuple[np.ndarray, np.ndarray]:
-        """Changes `(1 + R,)`; those on other backgrounds with the error of composites."""
+        """Changes `(1 + R,)` on usual and on other backgrounds; the latter have the error of composites added."""
         usual, other = (self.after - self.before).T
         error = np.random.default_rng(1).normal(0, COMPOSITES_ERROR, len(other))
         error[0] = 0
         return usual, other + error
 
     def _interval(self, draws: np.ndarray) -> Difference:
-        """The measured value with 1.96 standard errors; 3 / N where all draws agree (https://doi.org/10.1001/jama.1983.03330370053031)."""
+        """The measured value ± 1.96 standard errors, or ± 3 / N if all resamples agree (https://doi.org/10.1001/jama.1983.03330370053031)."""
         margin = NORMAL * float(np.nanstd(draws[1:]))
         margin = margin if margin > 1e-9 else 3 / self.count
         return Difference(float(draws[0]), float(draws[0]) - margin, float(draws[0]) + margin)
@@ -130,12 +113,12 @@ class Outcome:
 
     @cached_property
     def change(self) -> Difference:
-        """Of the worth at the share."""
+        """Change of the worth at the share."""
         return self._interval(worth(*self._draws, self.share))
 
     @cached_property
     def break_even(self) -> tuple[float, float]:
-        """Share of other backgrounds from which on the new model is better, and its upper bound (95 %, one-sided); 1 for never."""
+        """The share of other backgrounds from which on the new model is better, and its upper bound (95 %, one-sided); 1 if it never is."""
         usual, other = self._draws
         loss = np.maximum(-usual, 0)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -151,30 +134,32 @@ class Outcome:
     @property
     def sentences(self) -> list[str]:
         share, (even, at_most) = f"{100 * self.share:.0f} %", self.break_even
-        change = (
-            f"if {share} of your photographs have other backgrounds than usual, top-1 changes by {self.change} points"
-        )
-        sentences = [f"{OUTCOMES[self.key]}: {change}."]
-        if self.key != "worse" and even < 1:
-            if even > 0:
-                bound = f"95 %: at most {100 * at_most:.0f} %" if at_most < 1 else "an upper bound needs more images"
-                sentences.append(f"It is better if more than {100 * even:.0f} % have other backgrounds ({bound}).")
-            elif at_most < 1:
-                sentences.append(
-                    f"It is better at any share of other backgrounds (95 %: above {100 * at_most:.0f} %)."
-                )
-        if self.usual.high < 0:
+        sentences = [
+            f"{OUTCOMES[self.key]}: if {share} of your photographs have other backgrounds than usual, top-1 changes by {self.change} points."
+        ]
+        if self.key != "worse" and even < 1 and at_most < 1:  # without an upper bound, the share says nothing
+            bound = f"{100 * at_most:.0f} %"
+            sentences.append(
+                f"It is better if more than {100 * even:.0f} % have other backgrounds (95 %: at most {bound})."
+                if even > 0
+                else f"It is better at any share of other backgrounds (95 %: above {bound})."
+            )
+        if self.predicted:
+            sentences.append(
+                f"On usual backgrounds, {100 * abs(self.usual.mean):.1f} % of its predictions are not those of your model."
+            )
+        elif self.usual.high < 0:
             sentences.append(f"On usual backgrounds it is significantly worse: {self.usual} points.")
         if self.key == "open" and self.change.mean > 0:
             gain, margin = self.change.mean, self.change.mean - self.change.low
-            error = NORMAL * self.share * COMPOSITES_ERROR  # which stays, however many images there are
+            error = NORMAL * self.share * COMPOSITES_ERROR  # more images do not reduce it
             if gain > error:
                 needed = _rounded_up(self.count * (margin**2 - error**2) / (gain**2 - error**2))
                 sentences.append(f"About {needed:,} validation images instead of {self.count} would tell.")
             else:
                 sentences.append(
-                    "More validation images would not tell, since composites differ from photographs: measure both models on "
-                    "photographs with other backgrounds."
+                    "More validation images would not tell, since composites are not photographs: measure both models on photographs with "
+                    "other backgrounds."
                 )
         return sentences
 
@@ -189,9 +174,8 @@ class Outcome:
         ):
             sides = (f"{100 * worth(*of[0], share):.1f}" for of in (self.before, self.after))
             rows.append([name, *sides, str(change)])
-        return Table(
-            "Top-1 on the validation images, in per cent [95 % interval]", ["", "before", "after", "change"], rows
-        )
+        title = "Top-1 on the validation images, in per cent [95 % interval]"
+        return Table(title, ["", "before", "after", "change"], rows)
 
     def record(self) -> dict:
         names, sides = ("usual", "other"), {"before": self.before, "after": self.after}
@@ -209,7 +193,7 @@ def _rounded_up(count: float) -> int:
 
 
 def resolution(count: int, share: float) -> float:
-    """Points of worth within which this many validation images tell, where [`CHANGED`] of the predictions change."""
+    """The least change of worth, in points, that this many validation images can tell if [`CHANGED`] of the predictions change."""
     usual, other = (math.sqrt(changed / count) for changed in CHANGED)
     return 100 * NORMAL * math.hypot((1 - share) * usual, share * other, share * COMPOSITES_ERROR)
 
@@ -231,7 +215,7 @@ def candidates_table(candidates: Sequence[Candidate], chosen: Candidate, share: 
 
 
 def candidates_figure(candidates: Sequence[Candidate], chosen: Candidate, share: float) -> Figure:
-    """Top-1 on usual against other backgrounds; on the line, a model is worth as much as the original at the share."""
+    """Top-1 on other against usual backgrounds. Models on the line are worth as much as the original at the share."""
     figure = Figure((5.0, 4.0), layout="constrained")
     axis = figure.subplots()
     before, *others = (100 * np.array(candidate.top1) for candidate in candidates)
@@ -239,9 +223,7 @@ def candidates_figure(candidates: Sequence[Candidate], chosen: Candidate, share:
     axis.plot(*before, "o", color=COLOURS["before"], label="your model")
     axis.plot(*(100 * np.array(chosen.top1)), "o", color=COLOURS["after"], label="chosen")
     if share > 0:
-        axis.axline(
-            tuple(before), slope=-(1 - share) / share, color="black", linewidth=0.8, label="as good as your model"
-        )
+        axis.axline(tuple(before), slope=-(1 - share) / share, color="black", linewidth=0.8, label="as good as yours")
     axis.set(xlabel="top-1 on usual backgrounds, %", ylabel="top-1 on other backgrounds, %")
     axis.legend(frameon=False, fontsize=8)
     return figure

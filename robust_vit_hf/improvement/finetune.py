@@ -1,4 +1,4 @@
-"""The training of all layers, whose models are candidates at several interpolation weights."""
+"""The training of all layers, which gives candidates at several interpolation weights."""
 
 import sys
 from collections.abc import Callable
@@ -30,15 +30,15 @@ from .candidates import INTERPOLATION_WEIGHTS, Candidate, measured_outcomes
 from .options import ImproveOptions
 
 
-TRAINING_FOLDER = "training"  # within the folder of the candidate, deleted when the command ends
+TRAINING_FOLDER = "training"  # in the folder of the candidate, deleted when the command ends
 SAVE_STEPS = 100  # between two checkpoints
-# Learning rate as a share of the median root mean square of the weights: those of a DINOv2-S are 0.016 and want 3e-5, those of an
-# EfficientNet-Lite0 0.097 and want 1e-4 (docs/results.md).
+# Learning rate, relative to the median root mean square of the weights. It is 0.016 for DINOv2-S, where 3e-5 is best, and 0.097 for
+# EfficientNet-Lite0, where 1e-4 is best (docs/results.md).
 RATE = 0.0015
 
 
 def learning_rate(model: nn.Module) -> float:
-    """Rate for AdamW by the size of the model's weights, since each step changes a weight by about the rate, whatever its gradient."""
+    """Learning rate for AdamW by the size of the weights: each step changes a weight by about the rate, whatever its gradient."""
     sizes = [weight.detach().float().square().mean().sqrt() for weight in model.parameters() if weight.ndim > 1]
     return float(f"{RATE * torch.stack(sizes).median().item():.1e}")
 
@@ -48,12 +48,11 @@ class Finetuning:
     """Finetunes a copy of a model, and measures it on the validation images.
 
     Args:
-        folder: of its stage.
         side: the original model.
         train: images with masks.
         outputs_of: computes the logits of a model on the validation images.
-        facts: for the run's record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
-        method: of [`~robust_vit_hf.training.methods.METHODS`]; `improve` takes the background swap.
+        facts: for the record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
+        method: one of [`~robust_vit_hf.training.methods.METHODS`].
     """
 
     folder: Path
@@ -72,7 +71,7 @@ class Finetuning:
         return f"finetuned by {self.method}, learning rate {self.rate:g}, {self.options.max_steps} steps"
 
     def candidates(self, notes: list[str]) -> list[Candidate]:
-        """The model at each interpolation weight; `notes` tell if the training diverges."""
+        """The model at each interpolation weight; none, and a note in `notes`, if the training diverges."""
         stage = Stage(self.folder, {"training": str(self)})
         outcomes = stage.result()
         if outcomes is None:
@@ -109,9 +108,9 @@ class Finetuning:
         return self.outputs_of(self._between(weight))
 
     def trained(self) -> PreTrainedModel:
-        """The finetuned model, which is trained unless its weights are there: again, they are the same."""
+        """The finetuned model, which is trained if it was not saved. A second training gives the same weights."""
         folder = self.folder / TRAINING_FOLDER
-        if not (folder / RUN_FILE).is_file():  # written last
+        if not (folder / RUN_FILE).is_file():  # this file is written last
             self._train(folder)
         return load_model(str(folder)).to(self.side.model.device)
 
@@ -122,7 +121,7 @@ class Finetuning:
             output_dir=str(folder),
             max_steps=options.max_steps,
             learning_rate=self.rate,
-            lr_scheduler_type="cosine",  # whatever the number of images, unlike a decay by epochs
+            lr_scheduler_type="cosine",  # the default decays by epochs, which depend on the number of images
             per_device_train_batch_size=options.train_batch_size,
             seed=options.seed,
             eval_strategy="no",
@@ -141,7 +140,7 @@ class Finetuning:
             trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
         except TrainingInterrupted as error:
             raise TrainingInterrupted(
-                f"{str(error).partition('.')[0]} of the training. Start the same command again: it goes on from here.",
+                f"{str(error).partition('.')[0]} of the training. Start the same command again to resume.",
                 error.exit_status,
             ) from error
         trainer.save_model(_internal_call=True)

@@ -21,14 +21,14 @@ from ..utils.privacy import public_name
 from .options import ImproveOptions
 
 
-NAMED = 8  # classes of a sentence
+NAMED = 8  # classes that a sentence names
 
 
 def images_by_role(
     session: Session, options: ImproveOptions, notes: list[str]
 ) -> tuple[dict[str, Images], BackgroundPool | None]:
-    """Find the labelled images of each role, without overlap: `train`; `validation`, or training images held out;
-    and the pictures of `backgrounds`. Images without classes get predicted ones."""
+    """Find the images of the roles `train` and `validation` (or training images that are held out), and the pictures of `backgrounds`, without
+    overlap. Images without labels get predicted ones."""
     pool = None
     if options.backgrounds is not None:
         pool = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor))
@@ -40,8 +40,8 @@ def images_by_role(
             raise
         train, validation = map(train.select, held_out(labels_of(train.rows), options.seed))
         notes.append(
-            f"`{public_name(train.source)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
-            f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
+            f"`{public_name(train.source)}` has no split `{options.eval_split}`: {len(validation.rows)} of the images of `{options.train_split}` "
+            "were held out. If your model was trained on them, its top-1 on them is too high."
         )
     check_one_numbering(session.classes, {of.split: of.rows for of in (train, validation)})
     groups_of(validation.rows, options.eval_split)
@@ -49,7 +49,7 @@ def images_by_role(
     count = options.max_steps * options.train_batch_size
     images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed), split="train")}
     rows = choose_images(validation.rows, options.num_images, options.seed)
-    draw_donors(labels_of(rows).tolist())  # rejects one class before masks, which take long, are made
+    draw_donors(labels_of(rows).tolist())  # rejects images of one class before masks are made, which takes long
     images["validation"] = replace(validation, rows=rows, split="validation", group_weights=weights)
     return _apart(train, validation, images, pool, session.folder), pool
 
@@ -57,7 +57,7 @@ def images_by_role(
 def classes_with_images(
     images: Mapping[str, Images], classes: Sequence[str], notes: list[str]
 ) -> tuple[int, ...] | None:
-    """Numbers of the classes that have images of any role, among which top-1 counts; `None` for all. `notes` name those that lack some."""
+    """Numbers of the classes with images of any role, among which top-1 counts; `None` for all. `notes` name classes that lack images."""
     present = {role: {*of_role.rows.with_format(None)["label"]} for role, of_role in images.items()}
     known = set.union(*present.values())
     for role, labels in present.items():
@@ -68,13 +68,13 @@ def classes_with_images(
     notes.append(
         f"{len(classes) - len(known)} of the model's {len(classes)} classes have no images: "
         f"{_listed([name for number, name in enumerate(classes) if number not in known])}. Top-1 counts among the {len(known)} others. "
-        "For a model of only these, give --only_these_classes."
+        "Give --only_these_classes for a model of only these classes."
     )
     return tuple(sorted(known))
 
 
 def with_these_classes_alone(session: Session, images: Mapping[str, Images]) -> tuple[Session, dict[str, Images]]:
-    """The session with its model cut to the classes that have images of any role, and the images with labels of these."""
+    """The session with its model cut to the classes that have images of any role, and the images with labels among these classes."""
     aligned = {role: align_labels(of.rows, session.classes, of.name) for role, of in images.items()}
     labels = {role: rows.with_format(None)["label"][:] for role, rows in aligned.items()}
     side, kept = session.sides["before"], sorted(set().union(*labels.values()))
@@ -95,10 +95,10 @@ def _listed(names: list[str]) -> str:
 def _apart(
     train: Images, validation: Images, images: dict[str, Images], pool: BackgroundPool | None, folder: Path | None
 ) -> dict[str, Images]:
-    """Images that share no photograph, nor validation images with the pool."""
+    """The images without copies of those in another role, and without validation images that are in the pool."""
     if shared := train.mask_files & validation.mask_files:
         raise ValueError(
-            f"Splits overlap: `{min(shared)}` is the mask of images of both. Put masks into folders named as the splits."
+            f"Splits overlap: `{min(shared)}` is the mask of images of both. Put the masks of each split into a folder of its name."
         )
     images = without_copies(images, folder)
     if pool is None:
@@ -118,8 +118,8 @@ def _labelled(split: str, session: Session, options: ImproveOptions, notes: list
     result = measure_accuracy(unsaved, relevance=False)[images.name]
     predicted = result.sides["before"].predictions[:, 0]
     notes.append(
-        f"The images of `{split}` have no classes: right is what your model predicts for an image as it is, and top-1 is how often "
-        "the prediction stays that."
+        f"The images of `{split}` have no classes: right is what your model predicts for the original image, so top-1 is how often the "
+        "prediction stays the same."
     )
     feature = datasets.ClassLabel(names=session.classes)
-    return replace(images, rows=images.rows.add_column("label", predicted.tolist(), feature=feature))
+    return replace(images, rows=images.rows.add_column("label", predicted.tolist(), feature=feature), predicted=True)

@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -60,25 +60,13 @@ from .verdict import (
 )
 
 
-# Of a mask on one core, of 336×252 pixels (`python -m experiments real_photographs masks`): of a background remover, and of others.
+# Seconds for a mask of 336×252 pixels on one core, by method (`python -m experiments real_photographs masks`); `None` for the others.
 SECONDS_PER_MASK = {"rembg": 1.7, None: 0.36}
 FITTING = 30  # seconds to load models and fit layers
 CANDIDATES_FOLDER = "candidates"
 FEATURES_FOLDER, FINETUNED_FOLDER = "features", "finetuned"
-# Options that do not change what is in the folder, or whose contents are inputs: images, masks and pictures.
-NO_INPUTS = {
-    "effort",
-    "other_backgrounds",
-    "batch_size",
-    "num_workers",
-    "output_dir",
-    "model",
-    "dataset",
-    "backgrounds",
-    "attributes",
-    "json",
-    "fail_if",
-}
+# Options that do not change what is saved, or that name something whose contents are inputs.
+NO_INPUTS = "effort other_backgrounds batch_size num_workers output_dir model dataset backgrounds attributes json fail_if".split()
 
 
 def improve(
@@ -92,9 +80,10 @@ def improve(
     """Finetune a model so that it decides by the object, see [`run_improvement`].
 
     Args:
-        model: name, folder or Hub id; or a model of transformers, with its `processor`, of which copies are trained.
-        output_dir: folder to write, a model folder if a candidate is better.
-        options: others of [`ImproveOptions`].
+        model: name, folder or Hub id; or a model of transformers, which is not changed, with its `processor`.
+        dataset: labelled images, as for `robust-vit improve`.
+        output_dir: folder to write. If a candidate is better than the model, it becomes a model folder.
+        options: other options of [`ImproveOptions`].
     """
     if not isinstance(model, str | Path):
         _check_can_be_trained(model)
@@ -113,12 +102,13 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
     shapes = [{name: weight.shape for name, weight in of.state_dict().items()} for of in (model, of_class)]
     if differing := sorted(shapes[0].items() ^ shapes[1].items()):
         raise ValueError(
-            f"A saved copy of this `{type(model).__name__}` could not be loaded: `{differing[0][0]}` differs. Write a class for it, or leave its layers as they were."
+            f"A saved copy of this `{type(model).__name__}` could not be loaded, since its `{differing[0][0]}` was changed: undo the change, or "
+            "write a class for this model."
         )
 
 
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:
-    """Find images and make masks, compute features, build candidates, choose one and write it. Steps that are complete are skipped."""
+    """Find images, make masks, compute features, build candidates, choose one, and write and measure it. Complete steps are skipped."""
     models, notes = Models(options.model, protocol=options.protocol), []
     whole = Stage(options.output_dir, {"command": "improve"})
     with open_session(
@@ -132,8 +122,8 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         side = session.sides["before"]
         stage = Stage(session.folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
-        share, told = options.other_backgrounds, _told(len(images["validation"].rows), options.other_backgrounds)
-        _say(0, f"{side.name}, {_estimate(side, images, options)}\n  {told}")
+        share = options.other_backgrounds
+        _say(0, f"{side.name}, {_estimate(side, images, options)}")
         images = with_masks(images, session, options, notes)
         classes = classes_with_images(images, session.classes, notes)
         train, validation = (session.with_images(of_role, options.dataset, classes) for of_role in images.values())
@@ -142,19 +132,22 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         diagnosis = _check_validation_images(validation)
         stage.begin()
         attributes = _attributes(validation, options.attributes, notes)
-        keeps = not attributes and diagnosis.has_little_to_gain
-        candidates = _candidates(train, validation, pool, attributes, images, options, notes, keeps)
-
+        if keeps := not attributes and diagnosis.has_little_to_gain:
+            right = diagnosis.values["original"], diagnosis.values["mixed_rand"]
+            candidates = [Candidate(*right, *right)]
+        else:
+            candidates = _candidates(train, validation, pool, attributes, images, options, notes)
         before = candidates[0]
         chosen, choice = choose(candidates, share), ("healthy" if keeps else "kept", None)
         is_written = (stage.result() or {}).get("candidate") == str(chosen)
         if not is_written:
-            stage.reopen()  # so that no model of another choice, which a kill may leave, counts as this one
+            stage.reopen()  # a model of another choice must not count as this one after a kill
         table = candidates_table(candidates, chosen, share)
         write_atomically(session.folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
         section = Section("Choice", notes=[f"All candidates are in {CANDIDATES_FILE}."])
         if chosen is not before:
             outcome = cross_validated(candidates, validation.sets["validation"].labels, share, options.seed)
+            outcome = replace(outcome, predicted=images["validation"].predicted)
             choice, section.tables = (outcome.key, outcome), [outcome.table]
             caption = "Top-1 of all candidates on usual and on other backgrounds"
             alt = f"A point for each candidate; {CANDIDATES_FILE} holds the values."
@@ -165,15 +158,13 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         else:
             remove_model(session.folder)
         _say(4, f"Diagnosis on {len(images['validation'].rows)} validation images")
-        improvement = measure_outcome(
-            validation, images["validation"], choice, table, section, notes, options.attributes
-        )
+        result = measure_outcome(validation, images["validation"], choice, table, section, notes, options.attributes)
         weights = [path.name for path in session.folder.glob("*.safetensors")]
         files = [*weights, "config.json", RUN_FILE] if weights else []
-        stage.finish(improvement.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])
+        stage.finish(result.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])
         for path in stage.folder.glob(f"*/{TRAINING_FOLDER}"):
-            shutil.rmtree(path)  # what was measured is kept
-        return improvement
+            shutil.rmtree(path)  # its measurements are kept
+        return result
 
 
 def _inputs(
@@ -207,7 +198,7 @@ def with_masks(
 
 
 def _check_validation_images(session: Session) -> Diagnosis:
-    """Measure the original model on the validation images first, to say what is wrong with them in time."""
+    """Measure the original model on the validation images, so that unsuitable images are rejected before anything is trained."""
     diagnosis = measure_backgrounds(session, PREDICTIONS_FOLDER)["before"]
     count = len(diagnosis.columns["label"])
     check_composed(diagnosis.num_mixed, count, "validation")
@@ -216,7 +207,7 @@ def _check_validation_images(session: Session) -> Diagnosis:
 
 
 def _attributes(validation: Session, names: list[str], notes: list[str]) -> list[str]:
-    """Attributes that the original model decides by, but for the background, which composites have anyway."""
+    """Attributes that the original model decides by, except the background, which all composites exchange."""
     diagnoses = measure_attributes(validation, names).values()
     notes += [f"On the validation images: {diagnosis.sentence}" for diagnosis in diagnoses]
     return [name for diagnosis in diagnoses for name in diagnosis.named if name != "background"]
@@ -230,15 +221,12 @@ def _candidates(
     images: Mapping[str, Images],
     options: ImproveOptions,
     notes: list[str],
-    keeps: bool,
 ) -> list[Candidate]:
-    """The original, and unless it `keeps` its place, new layers at each interpolation weight, and with --effort full the finetuned model."""
+    """The original model, and at each interpolation weight the new layers and, with --effort full, the finetuned model."""
     side, folder, of_train = train.sides["before"], train.folder / CANDIDATES_FOLDER, images["train"]
     outputs_of = partial(
         composite_outputs, session=validation, count=VALIDATION_COMPOSITES, attributes=attributes, edit=MOVED
     )
-    if keeps:
-        return [Candidate.of(outputs_of(side))]
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": train.protocol}
     facts["masks"], rows = of_train.masks, of_train.rows.select(np.flatnonzero(confirmed(of_train.rows)))
     try:
@@ -248,11 +236,11 @@ def _candidates(
     except NoLastLayer as error:
         if options.effort == "quick":
             raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
-        notes.append(f"{error} So only the training is a candidate.")
+        notes.append(f"{error} So the training is the only candidate.")
         candidates = [Candidate.of(outputs_of(side))]
     if options.effort == "full":
         if attributes:
-            notes.append("The training does not use the attributes that were named.")
+            notes.append("The training of all layers does not exchange attributes; the new layers do.")
         finetuning = Finetuning(folder / FINETUNED_FOLDER, side, rows, outputs_of, options, facts)
         tqdm.write(f"  {finetuning}", file=sys.stderr)
         candidates += finetuning.candidates(notes)
@@ -263,12 +251,8 @@ def _say(number: int, text: str) -> None:
     tqdm.write(f"[{number}/4] {text}", file=sys.stderr)
 
 
-def _told(count: int, share: float) -> str:
-    changed = f"{count} validation images tell a change of top-1 at {100 * share:.0f} % other backgrounds"
-    return f"{changed} to within about {resolution(count, share):.1f} points."
-
-
 def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions) -> str:
+    """How long the command takes, and how small a change it can tell."""
     counts = {role: len(of_role.rows) for role, of_role in images.items()}
     pixels, times = torch.zeros(8, 3, *input_size(side.processor), device=side.model.device), []
     with torch.no_grad():
@@ -284,9 +268,12 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
     full = passes + 4 * options.max_steps * options.train_batch_size
     full += len(INTERPOLATION_WEIGHTS) * (1 + VALIDATION_COMPOSITES) * counts["validation"]
     quick, of_full = (f"{max(1, (min(times) * count + masks + FITTING) / 60):.0f} minutes" for count in (passes, full))
-    if options.effort == "full":
-        return f"about {of_full} in all; --effort quick: {quick}"
-    return f"about {quick} in all; --effort full: {of_full}"
+    chosen, other, effort = (of_full, quick, "quick") if options.effort == "full" else (quick, of_full, "full")
+    share, points = options.other_backgrounds, resolution(counts["validation"], options.other_backgrounds)
+    return (
+        f"about {chosen} in all; --effort {effort}: {other}\n  {counts['validation']} validation images tell a change of top-1 at "
+        f"{100 * share:.0f} % other backgrounds to within about {points:.1f} points."
+    )
 
 
 def _seconds_per_mask(images: Images, method: str | None) -> float:

@@ -16,21 +16,19 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
 
     New last layers are fitted to features of the training images and of their objects on other backgrounds; --effort full also finetunes all
     layers with swapped backgrounds. The validation images choose from these models, yours, and interpolations between them, by the expected
-    top-1 where a share --other_backgrounds of your photographs has other backgrounds than usual. The output folder is the model, with its
-    card and report.html, or the report that says to keep yours. An interrupted run resumes when it is started again.
+    top-1 if a share --other_backgrounds of your photographs has other backgrounds than usual. The output folder becomes the model, with its
+    card and report.html, or has a report that says to keep yours. An interrupted run resumes when it is started again.
 
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better --effort full
     """
 
     model: str = option(text="name, folder or Hub id of the model")
-    dataset: str = option(
-        text="labelled images: class folders, parquet, Hub id, …; masks are made where there are none"
-    )
+    dataset: str = option(text="labelled images: class folders, parquet, Hub id, …; masks are made if there are none")
     train_split: str = option("train", "split to train on")
     eval_split: str = option(
         "validation",
-        "split of the images that choose and measure; where it is missing, a third of the training images is held out",
+        "split of the images that choose and measure; without it, a third of the training images is held out",
     )
     other_backgrounds: float = option(
         0.25, "share of your photographs that will have other backgrounds than usual (default: 0.25)", SHARE
@@ -41,25 +39,22 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     )
     backgrounds: str | None = option(
         None,
-        "folder of pictures without objects of the classes, as backgrounds of the swap; by default those of your images",
+        "folder of pictures without objects of the classes, as backgrounds to train on; by default those of your images",
     )
     learning_rate: float | None = option(
-        None, "learning rate of the training (default: by the size of the model's weights)", POSITIVE
+        None, "learning rate of the training (default: set by the size of the model's weights)", POSITIVE
     )
     max_steps: int = option(240, "steps of the training (default: 240)", COUNT)
     train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)
     only_these_classes: bool = option(
-        False,
-        "first cut the model's head to the classes that have images; by default, the model keeps its other classes and their weights",
+        False, "first remove the classes without images from the model; by default, it keeps them and their weights"
     )
-    fail_if: Literal["worse"] | None = option(None, "exit with status 3 if the model that was found is `worse`")
-    seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
+    fail_if: Literal["worse"] | None = option(None, "exit with status 3 if the new model is `worse`")
+    seed: int = option(0, "seed of the splits, the order of the images and the swap", SEED)
     output_dir: Path = output_dir()
 
     def __post_init__(self):
         super().__post_init__()
         check_output_dir(self.output_dir, self.dataset, self.mask_folder, self.backgrounds)
         if self.train_batch_size == 1 and self.backgrounds is None:
-            raise ValueError(
-                "--train_batch_size 1: the swap takes the background of another image of the batch. Give 2 or more, or --backgrounds."
-            )
+            raise ValueError("--train_batch_size 1 leaves no background to swap: give 2 or more, or --backgrounds.")

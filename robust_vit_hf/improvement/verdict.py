@@ -1,4 +1,4 @@
-"""The outcome of an improvement: the model, and the verdict on the validation images, with its tables, page and model card."""
+"""The outcome of an improvement: the model, and the verdict on the validation images, with tables, page and model card."""
 
 import math
 from collections.abc import Sequence
@@ -41,14 +41,9 @@ SHOWN_NOTES = 4  # in the terminal
 
 @dataclass(frozen=True)
 class Improvement:
-    """Result of [`~robust_vit_hf.improvement.improve.improve`]. As text, the verdict, a table of three rows and the folder.
-
-    Args:
-        key: one of [`~robust_vit_hf.improvement.choice.OUTCOMES`].
-        outcome: cross-validated changes, if a candidate was chosen.
-        diagnosis: the models before and, if a candidate was chosen, after, on the validation images.
-        accuracy: tables on the original images, if a candidate was chosen.
-    """
+    """Result of [`~robust_vit_hf.improvement.improve.improve`]. As text, the verdict, a table of three rows and the folder. If no candidate
+    was chosen, it has no `outcome` (cross-validated changes), no `accuracy` (tables on the original images), and a diagnosis of only the
+    model before. `key` is one of [`~robust_vit_hf.improvement.choice.OUTCOMES`]."""
 
     key: str
     outcome: Outcome | None
@@ -78,22 +73,21 @@ class Improvement:
             lines += [f"{self.outcome.table.title}:", "", self.outcome.table.markdown(), ""]
         lines += self.notes[:SHOWN_NOTES]
         more = len(self.notes) - SHOWN_NOTES
-        lines += [f"{more} more remarks are in {PAGE_FILE}."] if more > 0 else []
-        kept = "the model, its card, results" if self.accuracy else "no model, since yours is to be kept,"
-        return "\n".join(
-            [*lines, "", f"{self.folder}: {kept} and {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}."]
-        )
+        lines += [f"{PAGE_FILE} has {more} more remarks."] if more > 0 else []
+        written = "the model, its card, results and" if self.accuracy else "no model, since yours is to be kept, but"
+        lines += ["", f"{self.folder} has {written} {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}."]
+        return "\n".join(lines)
 
 
 def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_written: bool) -> Session:
-    """Write the model of a candidate to the session's folder, unless that was done; return the session with it as `after`. Its last layer, if
-    it has one, is divided by a temperature that is fitted on the validation images."""
+    """Write the model of a candidate to the session's folder, unless it was written; return the session with this model as `after`. Its last
+    layer, if it has one, is divided by a temperature that is fitted to the validation images."""
     side, folder = session.sides["before"], session.folder
-    if is_written:  # unless another model was put in its place
+    if is_written:  # another model may have been put in its place
         is_written = weights_digest(load_model(str(folder))) == read_json(folder / RUN_FILE)["weights"]
     if not is_written:
         (model, files), temperature = chosen.build(), 1.0
-        # Where the original is right on all, as on images that have its predictions for labels, nothing tells how sure to be.
+        # If the original is always right, as it is if labels are its predictions, no temperature can be fitted.
         if not before.usual.all():
             with suppress(NoLastLayer):
                 last = LastLayer(model.eval(), input_size(side.processor))
@@ -103,28 +97,30 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
         files[RUN_FILE]["training"]["temperature, fitted on the validation images"] = f"{temperature:.2f}"
         with weights_written(folder):
             model.save_pretrained(folder)
-        (folder / INTERPOLATION_FILE).unlink(missing_ok=True)  # of a training that was chosen here before
+        (folder / INTERPOLATION_FILE).unlink(missing_ok=True)  # a training may have been chosen here before
         for name, content in files.items():
             write_json(folder / name, content)
     side.processor.save_pretrained(folder)
     sides = load_sides({"after": str(folder)}, session.protocol, session.accelerator)
     for path in (path for root in (PREDICTIONS_FOLDER, ATTRIBUTES_FOLDER) for path in (folder / root).rglob("after")):
-        if Stage.of(path).inputs.get("model") != sides["after"].digest:  # of a model that another share has chosen
-            for file in sorted(path.iterdir()):  # the record last
+        if (
+            Stage.of(path).inputs.get("model") != sides["after"].digest
+        ):  # predictions of a model chosen for another share
+            for file in sorted(path.iterdir()):  # the record is deleted last
                 file.unlink()
     return replace(session, sides={**session.sides, **sides})
 
 
 def remove_model(folder: Path) -> None:
-    """Remove the model that another share has chosen, with its card and results, since the verdict is to keep the one before."""
+    """Remove a model that was chosen for another share, with its card and results: the verdict now is to keep the original."""
     for path in [path for pattern in MODEL_FILES for path in folder.glob(pattern)]:
         if path.name not in (CANDIDATES_FILE, VERDICT_FILE):
             path.unlink(missing_ok=True)
 
 
 def other_classes(session: Session) -> list[str]:
-    """A sentence on the classes without images, if there are any: how far their mean logit moved against that of the others on the validation
-    images, and how often an image is predicted as one of them."""
+    """A sentence on the classes without images, if there are any: how far their mean logit moved, compared with the mean logit of the others on
+    the validation images, and how often an image is predicted as one of them."""
     ((name, rows),) = session.sets.items()
     if rows.class_subset is None:
         return []
@@ -136,9 +132,9 @@ def other_classes(session: Session) -> list[str]:
         taken.append(~has_images[logits.argmax(axis=1)])
     moved = Resamples.means({"moved": gaps[1] - gaps[0]})["moved"].interval(Difference, -math.inf)
     return [
-        f"On the `{name}` images, the mean logit of the {(~has_images).sum()} classes without images moved by {moved.shown(1, 3)} against that "
-        f"of the others (standard deviation of the logits {logits.std():.1f}); {100 * taken[0].mean():.1f} % of the images were predicted as one "
-        f"of them before, and {100 * taken[1].mean():.1f} % are now."
+        f"On the `{name}` images, the mean logit of the {(~has_images).sum()} classes without images moved by {moved.shown(1, 3)}, compared with "
+        f"the other classes (standard deviation of the logits: {logits.std():.1f}). Of the images, {100 * taken[0].mean():.1f} % were predicted as "
+        f"one of them before, and {100 * taken[1].mean():.1f} % are now."
     ]
 
 
@@ -162,16 +158,17 @@ def measure_outcome(
     if "after" in session.sides:
         run = Run(measure_accuracy(session, f"{PREDICTIONS_FOLDER}/accuracy"))
         write_finetuning_results(folder, run, session)
-        if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
+        if (figure := folder / FIGURE_FILE).is_file():  # photographs must not be uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
         tables = tables_of(run)
-        if worse := worse_classes(run.sets[images.name], session.classes):
+        if not images.predicted and (worse := worse_classes(run.sets[images.name], session.classes)):
             text = "Classes that are significantly worse on usual backgrounds, in points [95 % interval for all classes together]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         shown.galleries += galleries(folder)
         sections.append(Section("On usual backgrounds", tables))
-        text = "The first table is by folds. The others measure the model that all images chose on the same images, which flatters it a little."
-        chosen.notes.append(text)
+        chosen.notes.append(
+            "The first table is cross-validated. The others measure the model on the images that chose it, so they are slightly too good."
+        )
     improvement = Improvement(*choice, diagnosis, candidates, tables, [*notes, *diagnosis.warnings], folder)
     title, _, more = improvement.verdict.partition(". ")
     chosen.notes = [more, *chosen.notes] if more else chosen.notes

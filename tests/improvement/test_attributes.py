@@ -54,11 +54,7 @@ def given(tmp_path_factory):
         features = layer.outputs(pixel_values)[1].numpy()
     fitted = LogisticRegression(max_iter=500).fit(features, rows["label"])
     layer.replace(*(torch.from_numpy(one).float() for one in (fitted.coef_, fitted.intercept_)))
-    options = {
-        "processor": processor,
-        "attributes": ["border"],
-        "max_steps": 1,
-    }
+    options = {"processor": processor, "attributes": ["border"], "max_steps": 1}
     return {"model": model, "dataset": str(root / "photographs"), "output_dir": root / "better", **options}
 
 
@@ -75,7 +71,7 @@ def test_the_frame_is_named_and_mended(improvement):
 
 
 def test_finetuning_is_said_not_to_use_the_frame(improvement, given):
-    note = "The training does not use the attributes that were named."
+    note = "The training of all layers does not exchange attributes; the new layers do."
     assert note not in str(improvement) and note in str(improve(**given, effort="full"))
 
 

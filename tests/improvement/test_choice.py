@@ -1,5 +1,7 @@
 """The choice of a candidate by its worth, the outcome by cross-validation, and what the verdict says of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,9 @@ def test_break_even_is_where_gain_and_loss_are_equal():
     )
     assert outcome(0.01, 0.3).break_even[0] == 0 and "at any share" in outcome(0.01, 0.3).sentences[1]
     assert outcome(-0.05, -0.02).break_even == (1.0, 1.0)
+    unbounded = outcome(-0.02, 0.05, deviations=(0.02, 0.05))
+    assert unbounded.key == "open" and unbounded.break_even[0] == pytest.approx(2 / 7) and unbounded.break_even[1] == 1
+    assert not any("It is better" in text for text in unbounded.sentences)
     assert worth(-0.02, 0.18, even) == pytest.approx(0)
 
 
@@ -128,6 +133,9 @@ def test_a_certain_loss_is_said_whatever_the_verdict():
     for other in (0.9, 0.05, -0.1):
         assert any("significantly worse: -9.0 [" in sentence for sentence in outcome(-0.09, other).sentences)
     assert not any("significantly" in sentence for sentence in outcome(-0.005, 0.4).sentences)
+    without_labels = replace(outcome(-0.09, 0.9), predicted=True).sentences
+    assert without_labels[-1] == "On usual backgrounds, 9.0 % of its predictions are not those of your model."
+    assert not any("significantly" in sentence for sentence in without_labels)
 
 
 def test_more_images_are_asked_for_with_the_number_that_would_tell():

@@ -252,7 +252,7 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
         told = f"32 validation images tell a change of top-1 at 25 % other backgrounds to within about {resolution(32, 0.25):.1f} points."
         assert re.search(rf"minutes in all; --effort {other}: \d+ minutes\n  {told}\n\[1/4\]", result.err)
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
-    assert "The logits are not those of a linear layer. So only the training is a candidate." in notes
+    assert "The logits are not those of a linear layer. So the training is the only candidate." in notes
     candidates = (tmp_path / "out" / "candidates.md").read_text()
     assert "| finetuned by swap, " in candidates and "layer" not in candidates
 

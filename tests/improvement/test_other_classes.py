@@ -49,7 +49,7 @@ def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path)
 def test_a_model_with_little_to_gain_is_kept(inputs, tmp_path, monkeypatch):
     """Before anything is fitted or trained."""
     monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", True)
-    for name in ("compute_features", "Finetuning"):
+    for name in ("compute_features", "composite_outputs", "Finetuning"):
         monkeypatch.setattr(f"robust_vit_hf.improvement.improve.{name}", None)
     options = [
         "--model",
