@@ -26,11 +26,10 @@ from .sets import EvaluationSet
 
 @dataclass(frozen=True)
 class Accuracy(Measurement):
-    """Accuracy, calibration and relevance of the predicted class. Rows: `predictions` (the top five ids),
-    `accepted`, factors, groups and file names. Scores: of [`RobustAccuracy`], [`Calibration`] and
-    [`RelevanceSegmentation`]."""
+    """Accuracy, calibration and relevance of the predicted class. Rows have `predictions` (the top five ids), `accepted`, factors, groups and
+    file names. Scores are those of [`RobustAccuracy`], [`Calibration`] and [`RelevanceSegmentation`]."""
 
-    relevance: bool = True  # maps of sets with masks, if the model has maps; they take three times as long
+    relevance: bool = True  # whether to compute maps for sets with masks, which takes three times as long
 
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         side.model.eval()
@@ -38,7 +37,7 @@ class Accuracy(Measurement):
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
         loader = session.loader(TransformedRows(dataset, rows.transform(side.processor)))
         main, labelled = session.accelerator.is_main_process, rows.accepted is not None
-        # Updated batch by batch, so that the logits and maps of a large set are never all in memory.
+        # Metrics are updated batch by batch, so that the logits and maps of a large set are never all in memory.
         calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None
         segmentation = RelevanceSegmentation() if main and with_masks else None
         predictions = []
@@ -76,7 +75,7 @@ class Accuracy(Measurement):
 
 
 def measure_accuracy(session: Session, within: str = "", relevance: bool = True) -> dict[str, SetResult]:
-    """[`Accuracy`] on each set of a session, kept `within` its folder; without maps unless `relevance`."""
+    """Measure [`Accuracy`] on each set of a session, and save the results in the folder `within` that of the session."""
     measured = measure(session, Accuracy(relevance), within)
     return {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
 
@@ -115,8 +114,8 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
 
 
 def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
-    """The classes whose top-1 fell significantly from before to after, by a sign test with Bonferroni's correction, which also holds for classes
-    of few images; with the change of each and its interval for all classes together."""
+    """Classes whose top-1 fell significantly, each with its change, and intervals that hold for all classes together. The sign test, with
+    Bonferroni's correction, also holds for classes with few images."""
     labels, gains = result.classes[result.usable], result.gains().astype(float)
     of_classes = {label: np.where(labels == label, gains, np.nan) for label in range(len(names))}  # names may repeat
     changes = simultaneous(Resamples.means(of_classes))
@@ -130,12 +129,12 @@ def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
 
 
 def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
-    """Columns of SI-Score with location and pose of the object, if known for every image."""
+    """Columns of SI-Score with the location and pose of the object, if they are known for every image."""
     names = sorted(set(METADATA_COLUMNS) & set(dataset.column_names))
     if not names:
         return {}
     columns = dataset.with_format(None).select_columns(names).to_pandas()
-    known = columns.select_dtypes("number").dropna(axis=1)  # a column of the user's may have the name
+    known = columns.select_dtypes("number").dropna(axis=1)  # a user's column may have one of these names
     return {name: known[name].to_numpy(float) for name in known}
 
 

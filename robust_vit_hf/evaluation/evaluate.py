@@ -35,15 +35,9 @@ BY_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
-    """Measure models on sets. Writes `results.json`, `tables.md`, `tables.tex`, `plots/`, the predictions for each
-    image and, for two models, examples with relevance maps. Results already in the output folder are reused.
-
-    Args:
-        originals: folder with results of original models, which several evaluations share.
-
-    Returns:
-        The tables as Markdown; an empty string outside the main process.
-    """
+    """Measure models on sets. Writes `results.json`, tables, plots, the predictions for each image and, for two models, examples with maps.
+    Results in the output folder are used again, and those of original models in the folder `originals`, which several evaluations share.
+    Returns the tables as Markdown; an empty string outside the main process."""
     protocols, folder = _protocols(options), options.output_dir
     stage = Stage(folder, {"command": "evaluate"})
     models = Models(options.model, options.compare, protocols[0])
@@ -72,7 +66,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
 def _evaluate(
     session: Session, by_masks: list[str], masked: dict[str, EvaluationSet], classes: frozenset[int] | None
 ) -> tuple[dict, list[str | Table]]:
-    """Measure under one protocol, and write plots and examples. Returns results and tables; empty outside the main process."""
+    """Measure under one protocol, and write plots and examples. Returns results and tables, both empty outside the main process."""
     run = Run(measure_accuracy(session, session.protocol), classes)
     tables_by_masks = []
     for name in by_masks:
@@ -97,7 +91,7 @@ def _masked_sets(session: Session, by_masks: list[str]) -> dict[str, EvaluationS
     masked = with_objects(session.sets) if by_masks else {}
     if by_masks and not masked:
         raise ValueError(
-            f"--{' and --'.join(by_masks)}: none of {', '.join(session.sets)} has masks and labels. See `robust-vit masks`."
+            f"--{' and --'.join(by_masks)}: none of {', '.join(session.sets)} has masks and labels. Make masks with `robust-vit masks`."
         )
     return masked
 

@@ -50,7 +50,7 @@ FEATURES = datasets.Features(
 
 @dataclass(frozen=True)
 class Example:
-    """An image, with predictions and maybe maps by side, all named `map_name`."""
+    """An image with its predictions and, if the models have maps of the kind `map_name`, with maps."""
 
     set_name: str
     row: int
@@ -60,7 +60,7 @@ class Example:
     confidence: dict[str, float] = field(default_factory=dict)
     maps: dict[tuple[str, str], Image.Image] = field(default_factory=dict)  # by side and target (`predicted`, `true`)
     map_name: str | None = RELEVANCE
-    # Of the predicted class: share of the map outside the mask, and mean of the map in it; empty without one.
+    # Of the map of the predicted class, by side: its share outside the mask, and its mean inside; empty without a mask.
     background: dict[str, float] = field(default_factory=dict)
     coverage: dict[str, float] = field(default_factory=dict)
 
@@ -71,12 +71,8 @@ def rows_of_kind(
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
-    """Labelled, publishable rows by set, of sets with one class an image.
-
-    Args:
-        kind: one of [`KINDS`]; `None` for all.
-        classes: labels of the classes; all by default.
-    """
+    """Labelled images by set that may be published, of sets with one class per image: those of one of [`KINDS`] (`None` for all), and of these
+    `classes` (all by default)."""
     rows = {}
     for name, result in results.items():
         if result.classes is not None and result.by_class:
@@ -95,7 +91,7 @@ def is_of_kind(kind: str, result: SetResult) -> np.ndarray:
 
 
 def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple[str, int]]:
-    """Draw at most `count` pairs of set and row, from the sets in turn; more begin with the fewer."""
+    """Draw at most `count` pairs of set and row, from the sets in turn. A larger `count` draws the same pairs first."""
     shuffled = [
         [(name, row) for row in np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(of_set).tolist()]
         for name, of_set in rows.items()
@@ -116,10 +112,10 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Maps of images for the predicted and the true class; predictions alone unless the models have maps of one kind."""
+    """Maps of images for the predicted and the true class; only predictions if the models have no maps, or maps of two kinds."""
     class_names, examples = session.label_names, []
 
-    @cache  # since the geometry of a processor may have to be measured
+    @cache  # the geometry of a processor may have to be measured
     def transformed(name: str, side: str) -> datasets.Dataset:
         rows = session.sets[name]
         return rows.dataset.with_transform(rows.transform(session.sides[side].processor))
@@ -194,7 +190,7 @@ def _pictures(row: dict) -> tuple[str, list[Picture]]:
             caption, source = f"{prefix}{side}, {target}: {name}", data_url("webp", picture["bytes"])
             pictures.append(Picture(caption, alt, source, f"{side}-{target}"))
     caption = f"{row['set']}, row {row['row']}"
-    if None in (row["before_predicted"], row["after_predicted"]):  # there is no map that names the class
+    if None in (row["before_predicted"], row["after_predicted"]):  # no map, whose caption would name the class
         caption += f". Predicted: {row['predicted_before']} before, {row['predicted_after']} after"
     before, after = row["background_before"], row["background_after"]
     if None not in (before, after):
@@ -231,12 +227,12 @@ def write_examples(folder: Path, run: Run, session: Session) -> None:
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Images with their relevance maps before and after, side by side; of the true class where it is missed."""
+    """Images with their maps before and after, for the predicted class and, where the prediction is wrong, for the true one."""
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
     shown = [example for row in rows for examples in row.values() for example in examples]
     sides = max(len(example.predicted) for example in shown)
-    lines = sides + len(targets) if any(example.maps for example in shown) else 1  # pictures of a column
+    lines = sides + len(targets) if any(example.maps for example in shown) else 1  # pictures in a column
     columns = [[max(len(examples), 3) for examples in row.values()] for row in rows]  # space for the title
     height = 1.8 * lines if lines > 1 else 2.4  # of a row: without maps, the image's caption names the predictions
     figure = Figure((1.45 * max(map(sum, columns)), height * len(rows)), layout="constrained")

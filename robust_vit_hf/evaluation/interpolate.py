@@ -19,7 +19,7 @@ SIDE = "weight-"  # prefix of the names of sides, before the interpolation weigh
 
 
 def interpolate_models(options: InterpolateOptions) -> str:
-    """Write the model of one weight, or measure several, with the preprocessing after finetuning."""
+    """Write the model of one interpolation weight, or measure models of several, with the preprocessing of the finetuned model."""
     folder, weight = options.output_dir, options.weight
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)
@@ -33,11 +33,8 @@ def interpolate_models(options: InterpolateOptions) -> str:
         session = replace(session, sides=sides, folder=folder).with_sets(_load_sets(options, session))
         inputs = {"command": "interpolate", "before": before.digest, "after": after.digest}
         inputs |= {"protocol": session.protocol}
-        rows = {
-            name: session.inputs("after", of_set) | {"shifted": of_set.shifted}
-            for name, of_set in session.sets.items()
-        }
-        with Stage(folder, inputs | {"sets": rows}).work(session.accelerator.is_main_process):
+        sets = {name: session.inputs("after", rows) | {"shifted": rows.shifted} for name, rows in session.sets.items()}
+        with Stage(folder, inputs | {"sets": sets}).work(session.accelerator.is_main_process):
             known = {float(path.name.removeprefix(SIDE)) for path in (folder / PREDICTIONS_FOLDER).glob(f"*/{SIDE}*")}
             results = _measure(session, sorted({*map(float, options.weights), *known}))
             write_json(folder / WEIGHTS_FILE, results)

@@ -1,4 +1,4 @@
-"""Measurements: functions of a model and a set that give rows for the images and scores of them all, each a stage."""
+"""Measurements of a model on a set: a row for each image, and scores of all images, saved as a stage."""
 
 import json
 from abc import ABC, abstractmethod
@@ -58,8 +58,8 @@ def batch_outputs(
     accelerator: Accelerator,
     description: str,
 ) -> Iterator[tuple[slice, list[torch.Tensor], tuple[torch.Tensor, ...]]]:
-    """Rows, logits (fp32) and values of each batch, in order, from all processes, which share the work.
-    `compute` takes a collated batch; its logits `(B, C)` are checked in all processes together."""
+    """Rows, logits (fp32) and values of each batch, in order, gathered from all processes. `compute` takes a collated batch, and returns logits
+    `(B, C)`, which have to be finite, and values."""
     done = 0
     with tqdm(total=len(dataset), desc=description, unit="image", disable=not accelerator.is_main_process) as progress:
         for batch in accelerator.prepare(loader):
@@ -99,7 +99,7 @@ class Measured:
 
     @classmethod
     def load(cls, stage: Stage, ignoring: Collection[str] = ()) -> "Measured | None":
-        """Read the result of a stage; `None` if it is incomplete, or has other inputs than `ignoring`."""
+        """Read the result of a stage, whose inputs may differ in those of `ignoring`; `None` if it is incomplete."""
         scores, path = stage.result(ignoring), stage.folder / ROWS_FILE
         if scores is None:
             return None
@@ -120,8 +120,7 @@ class Measurement(ABC):
 
     @abstractmethod
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
-        """Measure a side on a set: rows in every process, scores in the main one. `folder` keeps partial
-        results."""
+        """Measure a side on a set: rows in every process, scores in the main one. `folder` keeps partial results."""
 
     def inputs(self) -> dict:
         """Inputs of a result other than side and set, as a JSON object."""
@@ -129,7 +128,7 @@ class Measurement(ABC):
 
 
 def measure(session: Session, measurement: Measurement, within: str = "") -> dict[str, dict[str, Measured]]:
-    """Results by set and side, from the session's folder (`within` it), or else measured now."""
+    """Results by set and side. They are read from the folder `within` that of the session, or measured and saved there."""
     return {
         name: {side: _result(session, measurement, name, side, within) for side in session.sides}
         for name in session.sets
@@ -145,7 +144,7 @@ def _result(session: Session, measurement: Measurement, name: str, side: str, wi
 
     if session.folder is None:
         return compute(None)
-    # No weights tell a function from another: it is measured again, and known by what it predicts.
+    # A function has no weights to identify it: it is measured again, and has to predict what was saved.
     is_function = isinstance(session.sides[side].model, OwnClassifier)
     stages, incomplete = [Stage(Path(session.folder, within, name, side), inputs)], []
     if session.shared is not None and side == "before":
@@ -153,7 +152,7 @@ def _result(session: Session, measurement: Measurement, name: str, side: str, wi
     for stage in stages:
         measured = Measured.load(stage)
         is_known = [measured is not None and not is_function]
-        broadcast_object_list(is_known)  # processes must agree, whatever another job writes meanwhile
+        broadcast_object_list(is_known)  # processes must agree, although another job may write meanwhile
         if is_known[0]:
             measured = measured or Measured.load(stage)
             break

@@ -19,12 +19,11 @@ from .sets import EvaluationSet
 
 @dataclass(frozen=True)
 class Sensitivity(Measurement):
-    """Predictions for images with Gaussian noise on one region, the same from every model. Rows: `accepted`,
-    the predicted classes `foreground` and `background` under each draw, and `object_share`
-    (https://huggingface.co/papers/2201.10766)."""
+    """Predictions for images with Gaussian noise on the object, and on the background, the same noise for every model. Rows have `accepted`, the
+    predicted classes `foreground` and `background` of each draw, and `object_share` (https://huggingface.co/papers/2201.10766)."""
 
-    sigma: float = 0.25  # of the noise on pixels in [0, 1], which are clamped again
-    draws: int = 3  # as in the code of the source; each takes two forward passes
+    sigma: float = 0.25  # standard deviation of the noise, on pixels in [0, 1], which are then clamped
+    draws: int = 3  # as in the authors' code; each takes two forward passes
     seed: int = 0
 
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:

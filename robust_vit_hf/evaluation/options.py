@@ -5,15 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ..data.known_sets import (
-    BENCHMARK_NAMES,
-    EVALUATION_SETS,
-    FAMILIES,
-    IMAGES_PER_SET,
-    LATER_SETS,
-    MASKED_SETS,
-    PAPER_SETS,
-)
+from ..data import known_sets
+from ..data.known_sets import BENCHMARK_NAMES, FAMILIES, IMAGES_PER_SET, LATER_SETS, PAPER_SETS
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
 from ..relevance import ATTRIBUTION_METHOD_NAMES
@@ -25,7 +18,7 @@ SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
 OF_WEIGHTS = f"sets for --weights, {SOURCES}; by default those of the benchmark with the classes of the models"
 OF_THE_MODEL = "by default that of the run that trained the models, or else `paper` for the registered models and `model` for all others"
 PROTOCOL = f"preprocessing of the images, see `robust-vit evaluate --help`; {OF_THE_MODEL}"
-SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
+SEGMENTATION_SETS = (*BENCHMARK_NAMES, *known_sets.MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"
 
 
@@ -47,11 +40,10 @@ def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
     names = [name for name, _ in sets]
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
-    if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *EVALUATION_SETS)]:
+    if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *known_sets.EVALUATION_SETS)]:
         raise ValueError(
             f"Unknown set `{unknown[0]}`: expected {', '.join((*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS))}. `robust-vit "
-            "segment` takes sets with masks. For images of your own, or with classes of their own, such as prepared waterbirds, give "
-            "--dataset and --split."
+            "segment` also takes sets with masks. For other images, such as your own or waterbirds, give --dataset and --split."
         )
     return sets
 
@@ -92,7 +84,7 @@ class ImagesOptions(Options):
 @dataclass(kw_only=True)
 class BatchOptions(Options):
     batch_size: int = option(32, "images that a process takes at once (default: 32)", COUNT)
-    num_workers: int = option(0, "processes that read images, of each process", NOT_NEGATIVE)
+    num_workers: int = option(0, "worker processes that read images, for each process", NOT_NEGATIVE)
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -123,10 +115,10 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
         "see above; by default `paper` and `native` for the registered models, and for all others the one that the run of "
         "--compare or --model was trained with, or else `model`",
     )
-    training_data: str | None = option(None, "images that --compare was finetuned on, whose classes are shown apart")
+    training_data: str | None = option(None, "images that --compare was finetuned on; tables separate their classes")
     train_split: str = option("train", "split of --training_data")
-    cut_out: bool = option(False, "also classify only the objects, cut out by their masks")
-    sensitivity: bool = option(False, "also compare noise on the object with noise on the background (RFS), by masks")
+    cut_out: bool = option(False, "also classify the objects without their backgrounds, cut out by their masks")
+    sensitivity: bool = option(False, "also compare noise on the object and on the background (RFS); needs masks")
     output_dir: Path = output_dir("runs/robustness")
 
     def __post_init__(self):
@@ -136,8 +128,8 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
 
 @dataclass(kw_only=True)
 class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions):
-    """Measure how well the maps of several attribution methods cover the object: before and after finetuning, as in the paper's
-    Table 3. For plain vision transformers, which have maps.
+    """Measure how well the maps of attribution methods cover the object: before and after finetuning, as in Table 3 of the paper. Only plain
+    vision transformers have these maps.
 
     Images are squashed to the model's size, maps explain the predicted class and are thresholded at their mean. An interrupted run
     resumes when it is started again.
@@ -165,7 +157,7 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
         super().__post_init__()
         if self.set and (self.dataset or self.set.name not in SEGMENTATION_SETS):
             raise ValueError(
-                f"expected one set with masks: --set ({', '.join(SEGMENTATION_SETS)}), or --dataset for your own images"
+                f"give one set with masks: either --set ({', '.join(SEGMENTATION_SETS)}), or --dataset for your own images"
             )
         self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
         check_output_dir(self.output_dir, self.dataset, self.set.source)
@@ -210,10 +202,8 @@ class InterpolateOptions(BatchOptions, ImagesOptions):
     def __post_init__(self):
         super().__post_init__()
         if (self.weight is None) == (self.weights is None) or (self.in_distribution is None) != (self.shifted is None):
-            raise ValueError(
-                "give one of --weight and --weights, and both of --in_distribution and --shifted, or neither"
-            )
+            raise ValueError("give --weight or --weights, and --in_distribution and --shifted together or not at all")
         if self.shifted is not None:
-            expand_sets((*self.in_distribution, *self.shifted))  # rejects a set of both
+            expand_sets((*self.in_distribution, *self.shifted))  # rejects a set that is named in both
             self.in_distribution, self.shifted = expand_sets(self.in_distribution), expand_sets(self.shifted)
         self.weights = [step / 10 for step in range(11)] if self.weights == [] else self.weights

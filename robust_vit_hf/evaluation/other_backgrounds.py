@@ -1,4 +1,4 @@
-"""Composites: images with the background or an attribute of another image, and what a model predicts for them, in one pass."""
+"""Composites, which are images with the background or an attribute of another image, and what a model predicts for them."""
 
 import hashlib
 import inspect
@@ -37,15 +37,14 @@ from .session import Session, Side
 from .sets import EvaluationSet
 
 
-KINDS = ("same", "rand")  # of donors: of the class of the image, and of another
-DONOR_SEED = 0  # of [`composite_outputs`]
+KINDS = ("same", "rand")  # donors of the class of the image, and of another class
+DONOR_SEED = 0  # in [`composite_outputs`]
 OUTPUTS_FILE = "outputs.npy"
 MOVED, MOVED_SEED = "moved", 1  # the edit [`~robust_vit_hf.data.background_edits.moved`], and the seed of its places
-LAYER_CAM_IMAGES = 4  # in a pass for LayerCAM, which keeps all layers of the graph
+LAYER_CAM_IMAGES = 4  # images of one pass for LayerCAM, which keeps the outputs of all layers
 Batch = Mapping[str, torch.Tensor]
 Tensors = Sequence[torch.Tensor]
-# Numbers `(N,)` of the rows of the donors, -1 where there is none; or a function from the number of a row to a picture `(3, H, W)`
-# that is a background as a whole.
+# Row numbers `(N,)` of the donors, -1 for none; or a function from a row number to a picture `(3, H, W)` of only background.
 Donors = np.ndarray | Callable[[int], torch.Tensor]
 
 
@@ -54,8 +53,8 @@ class Composite(NamedTuple):
 
     Args:
         name: unique among the composites of a pass.
-        edit: one of `CONDITIONS`, which shows the donor's background if it takes one, of `ATTRIBUTES`, or [`MOVED`].
-        donor: name of the donors of [`WithDonors`]; `None` for edits without one.
+        edit: one of `CONDITIONS` or `ATTRIBUTES`, or [`MOVED`].
+        donor: name of its donors in [`WithDonors`]; `None` for an edit without donors.
     """
 
     name: str
@@ -63,8 +62,8 @@ class Composite(NamedTuple):
     donor: str | None = None
 
     def of(self, batch: Batch, levels: Pair) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures `(B, 3, H, W)` of a batch, and whether each image has this composite `(B,)`: its donor is no
-        copy of it, and shows what it gives. `levels` are the pixel values `(3,)` of black and white."""
+        """Pictures `(B, 3, H, W)` of a batch, and whether each image has this composite `(B,)`: it has none if its donor is a copy of it, or
+        does not show the background or attribute. `levels` are the pixel values `(3,)` of black and white."""
         own, donor = (batch["pixel_values"], batch["mask"]), None
         usable = torch.ones(len(own[0]), dtype=torch.bool, device=own[0].device)
         if self.donor is not None:
@@ -81,13 +80,13 @@ class Composite(NamedTuple):
 
 
 def condition_composites(conditions: Sequence[str] = tuple(CONDITIONS)) -> list[Composite]:
-    """Images in these conditions, by donors of the class and of another class, [`KINDS`]."""
+    """Composites for these conditions, whose donors are named by [`KINDS`]."""
     donors = {"mixed_same": "same", "mixed_rand": "rand"}  # the other conditions take no background of another image
     return [Composite(name, name, donors.get(name)) for name in conditions]
 
 
 class WithDonors(Dataset):
-    """Each row with its number, and with the columns of its donors, prefixed with the donor's name. A copy of the image is no donor."""
+    """Rows with their number (`row`), and with the columns of each donor after its name. `has_<donor>` is false if it is a copy of the image."""
 
     def __init__(self, rows: TransformedRows, donors: Mapping[str, Donors]):
         self.rows, self.donors = rows, donors
@@ -123,11 +122,11 @@ def composite_pass(
     outputs_of: Callable[[Batch, Tensors, Tensors], tuple[list[torch.Tensor], torch.Tensor]],
     first: int = 0,
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Compose images with masks, and yield the values of a model for each batch, with the places of its images after `first`.
+    """Compose images with masks, and yield for each batch the places of its images, counted from `first`, and values of a model.
 
     Args:
         donors: by name, see [`WithDonors`].
-        outputs_of: from a batch, the composites and which images have them: logits, and values `(B, …)`.
+        outputs_of: takes a batch, its composites, and which images have each; returns logits, and values `(B, …)`.
         first: number of the image to begin with.
     """
     side.model.eval()
@@ -146,7 +145,7 @@ def composite_pass(
 
 
 def predicted_classes(logits: Tensors, usable: Tensors, subset: Sequence[int] | None) -> list[torch.Tensor]:
-    """Predicted classes `(B,)` of each composite by its logits `(B, C)`; -1 where it is not usable."""
+    """Predicted classes `(B,)` of each composite from its logits `(B, C)`; -1 for images without this composite."""
     best = [top_classes(of_composite.nan_to_num(), subset)[:, 0] for of_composite in logits]
     return [classes.masked_fill(~known, -1) for classes, known in zip(best, usable, strict=True)]
 
@@ -156,10 +155,10 @@ class Outputs:
     """Outputs, D logits or features, for N images, and for K composites of each.
 
     Args:
-        original: `(N, D)` fp32, of the images as they are.
+        original: `(N, D)` fp32, of the original images.
         mixed: `(N, K, D)` fp32, of composites; NaN where image or donor lack object or background.
         labels: `(N,)` int64.
-        classes: numbers of the classes among which the highest logit counts; `None` for all.
+        classes: numbers of the classes among which the highest logit is the prediction; `None` for all.
     """
 
     original: np.ndarray
@@ -171,13 +170,13 @@ class Outputs:
         return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
 
     def right(self) -> dict[str, np.ndarray]:
-        """Whether each image is right as it is, `original`, and the share of its composites that are, `mixed_rand`."""
+        """Whether each original image is right (`original`), and the share of its composites that are (`mixed_rand`)."""
         among = self.among_classes()
         original = (among.original.argmax(axis=-1) == among.labels).astype(float)
         return {"original": original, "mixed_rand": among._mean(among.mixed.argmax(axis=-1) == among.labels[:, None])}
 
     def probabilities(self, temperature: float) -> dict[str, np.ndarray]:
-        """Probability of the right class at a temperature: of each image as it is, and the mean of its composites."""
+        """Probability of the right class at a temperature, for each original image, and the mean for its composites."""
         among = self.among_classes()
         original, mixed = (softmax(logits / temperature, axis=-1) for logits in (among.original, among.mixed))
         original = np.take_along_axis(original, among.labels[:, None], 1)[:, 0]
@@ -185,7 +184,7 @@ class Outputs:
         return {"original": original, "mixed_rand": among._mean(mixed)}
 
     def among_classes(self) -> "Outputs":
-        """The logits of `classes` alone, and labels that number these."""
+        """Only the logits of `classes`, with labels that count among these."""
         if self.classes is None:
             return self
         logits = {"original": self.original[:, self.classes], "mixed": self.mixed[..., self.classes]}
@@ -208,12 +207,11 @@ def composite_outputs(
     attributes: Sequence[str] = (),
     edit: str = "mixed_rand",
 ) -> Outputs:
-    """Outputs of a side for the one set of a session, with `count` composites an image for the background and
-    each attribute.
+    """Outputs of a side for the only set of a session, with `count` composites of each image for the background and for each attribute.
 
     Args:
-        layer: the last layer, for its features instead of logits.
-        folder: of a stage that keeps them.
+        layer: the last layer, whose features are returned instead of logits.
+        folder: where a stage saves the outputs.
         picture_of: backgrounds `(3, H, W)` by composite and image, instead of those of other classes.
         edit: how objects are put on the backgrounds, see [`Composite`].
     """
@@ -222,9 +220,8 @@ def composite_outputs(
     size = session.classes if layer is None else layer.weight[0]
     outputs = np.full((len(rows.labels), 1 + count * (1 + len(attributes)), len(size)), np.nan, np.float32)
     if folder is not None:
-        inputs: dict[str, Any] = {"composites": count, "seed": DONOR_SEED} | (
-            {"attributes": [*attributes]} if attributes else {}
-        )
+        inputs: dict[str, Any] = {"composites": count, "seed": DONOR_SEED}
+        inputs |= {"attributes": [*attributes]} if attributes else {}
         inputs |= {"edit": edit} if edit != "mixed_rand" else {}
         stage = Stage(folder, session.inputs("before", rows) | inputs)
         stage.begin()
@@ -240,7 +237,7 @@ def composite_outputs(
         passes = [layer.outputs(of) if layer else (forward_logits(side.model, of),) * 2 for of in pictures]
         logits, values = zip(*passes, strict=True)
         values = torch.stack(values, dim=1).float()
-        # Without an object, a composite would be a background alone; without a background, the image itself.
+        # Without an object, a composite would be only a background; without a background, the image itself.
         share = batch["mask"].mean(dim=(1, 2, 3))
         no_object = (share == 0) | (share == 1) | ~torch.from_numpy(trusted).to(share.device)[batch["row"]]
         for number, has_composite in enumerate(usable[1:], 1):
@@ -250,7 +247,7 @@ def composite_outputs(
     if done < len(outputs):
         for place, values in composite_pass(side, rows, session, name, composites, donors, outputs_of, first=done):
             outputs[done:][place, 1:] = values[:, 1:]
-            outputs[done:][place, 0] = values[:, 0]  # last, since it says that the image is complete
+            outputs[done:][place, 0] = values[:, 0]  # written last: it says that the image is complete
     if folder is not None:
         stage.finish({}, [OUTPUTS_FILE])
     if count:
@@ -279,7 +276,7 @@ def _on_other_backgrounds(
     if picture_of:
         pictures = {f"picture_{number}": partial(picture_of, number) for number in range(count)}
     if attributes or not picture_of:
-        # Of images of one class, each counts as a class of its own: training images need no labels.
+        # If all images have one class, each counts as a class of its own, so that training images need no labels.
         classes = labels if len({*labels}) > 1 else [*range(len(labels))]
         donors = {name: draw_donors(classes, DONOR_SEED + number, gives)[1] for number, name in enumerate(names)}
     donors |= pictures
@@ -291,21 +288,19 @@ def _on_other_backgrounds(
 
 @dataclass(frozen=True)
 class Backgrounds(Measurement):
-    """Predictions for the images of a set in each of `CONDITIONS`. All images have a label and a mask. Rows:
+    """Predictions for the images of a set in each of `CONDITIONS`. All images have a label and a mask. Rows have:
 
     - `file_name`, if known; `accepted`, the correct classes, and `label`, the first of them;
     - `confirmed`, whether the mask is not in doubt;
-    - `donor_same` and `donor_rand`, numbers of the images whose backgrounds are taken, and `donor_class`, the class of
-      the second; -1 where there is none;
-    - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
-    - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object`, its share of the
-      relevance of the predicted class in the original image (NaN without `relevance`, and for models without maps), or
-      `layercam_on_object`, that of LayerCAM.
+    - `donor_same` and `donor_rand`, the numbers of the donors, and `donor_class`, the class of `donor_rand`; -1 if there is none;
+    - `original`, `mixed_same`, …: predicted classes; -1 if no donor has a background;
+    - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object` or `layercam_on_object`, its share of
+      the map of the predicted class in the original image (NaN without `relevance`, and for models without maps).
 
     Source: https://huggingface.co/papers/2006.09994
     """
 
-    conditions: tuple[str, ...] = tuple(CONDITIONS)  # some of them, in their order
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
     relevance: bool = True
     seed: int = 0  # of the donors
 
@@ -319,7 +314,7 @@ class Backgrounds(Measurement):
         explained = map_name(side.model) if self.relevance else None
 
         def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-            """Values `(B, n + 2)`: n predictions, and the object's share of pixels and relevance."""
+            """Values `(B, n + 2)`: n predictions, and the object's shares of the pixels and of the map."""
             mask, logits = batch["mask"], []
             inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
             for composite, picture in zip(composites, pictures, strict=True):
@@ -350,21 +345,17 @@ class Backgrounds(Measurement):
 @dataclass(frozen=True)
 class Attributes(Measurement):
     """Predictions for the images of a set with each of [`ATTRIBUTES`] of an image of their class, and of another class. All images
-    have a label and a mask. Rows:
+    have a label and a mask. Rows have `accepted`, `label`, `confirmed`, `object_share` and the donors as those of [`Backgrounds`], and:
 
-    - `accepted`, the correct classes, and `label`, the first of them;
-    - `donor_same` and `donor_rand`, numbers of the images whose attributes are taken, and `donor_class`, the class of the second;
-      -1 where there is none;
-    - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 where there is no such image;
-    - `border_same_margin`, `border_rand_margin`, …: logit of the class minus that of the class of `donor_rand`;
-    - `object_share`, the object's share of the pixels that the model sees.
+    - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 if there is no such image;
+    - `border_same_margin`, `border_rand_margin`, …: logit of the label minus the logit of `donor_class`.
     """
 
     names: tuple[str, ...] = tuple(ATTRIBUTES)
     seed: int = 0  # of the donors
 
     def inputs(self) -> dict:
-        """With the code of the edits, which may be those of a user."""
+        """Fields, and the code of the edits, which may be a user's own."""
         edits = [ATTRIBUTES[name].edit for name in self.names]
         code = [inspect.getsource(getattr(edit, "func", edit)) + str(getattr(edit, "keywords", "")) for edit in edits]
         return super().inputs() | {"edits": hashlib.sha256("".join(code).encode()).hexdigest()}
@@ -377,18 +368,13 @@ class Attributes(Measurement):
         composites = [Composite("original", "original"), *edits]
 
         def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-            """Values `(B, 2 · n + 2)`: predictions, margins of the n edits, and the object's share of the pixels."""
+            """Values `(B, 2 · n + 2)`: n + 1 predictions, n margins of the edits, and the object's share of the pixels."""
             logits = [forward_logits(side.model, picture).float() for picture in pictures]
             row, device = batch["row"].cpu().numpy(), logits[0].device
-            right, other = (
-                torch.from_numpy(classes[row])[:, None].to(device) for classes in (rows.labels, donor_class)
-            )
+            right, other = (torch.from_numpy(labels[row])[:, None].to(device) for labels in (rows.labels, donor_class))
             margins = [(edited.gather(1, right) - edited.gather(1, other))[:, 0] for edited in logits[1:]]
-            values = [
-                *predicted_classes(logits, usable, rows.class_subset),
-                *margins,
-                batch["mask"].mean(dim=(1, 2, 3)),
-            ]
+            classes = predicted_classes(logits, usable, rows.class_subset)
+            values = [*classes, *margins, batch["mask"].mean(dim=(1, 2, 3))]
             return logits, torch.stack([value.double() for value in values], dim=1)
 
         batches = composite_pass(side, rows, session, title, composites, donors, outputs_of)

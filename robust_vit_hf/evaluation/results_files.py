@@ -23,7 +23,7 @@ TABLES_FILE = "tables.md"
 def write_results_json(
     session: Session, folder: Path, settings: dict, facts: dict, parts: Sequence[str | Table]
 ) -> str:
-    """Write results: `facts` beside settings and versions, and tables with paragraphs. Returns the Markdown."""
+    """Write `facts` with settings and versions as JSON, and tables and paragraphs as Markdown and LaTeX. Returns the Markdown."""
     results = {"settings": public_settings(settings), **environment(), **facts, "class_names": session.label_names}
     results["weights"] = {name: side.weights for name, side in session.sides.items()}
     write_json(folder / RESULTS_FILE, results)
@@ -48,7 +48,7 @@ def write_page_of(options: PageOptions) -> str:
     folder, path = options.source, options.output_dir / PAGE_FILE
     results = read_json(folder / RESULTS_FILE) or {}
     settings = results.get("settings") or {}
-    if "training" in settings:  # of `train`; those of `improve` are in one level
+    if "training" in settings:  # `train` groups its settings
         settings = settings["model"] | settings["data"]
     names = {int(label): name for label, name in results.get("class_names", {}).items()}
     parts = [(f"Protocol {name}", part, folder / name) for name, part in results.get("protocols", {}).items()]
@@ -56,7 +56,7 @@ def write_page_of(options: PageOptions) -> str:
         parts = [("Results", results, folder)]
     if not all("tables" in part for _, part, _ in parts) or not parts:
         raise ValueError(
-            f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate`, or of an earlier version: name their --output_dir."
+            f"`{folder / RESULTS_FILE}` has no results of this version of `robust-vit train`, `improve` or `evaluate`: give their --output_dir."
         )
     sections = []
     for title, part, place in parts:
@@ -68,14 +68,14 @@ def write_page_of(options: PageOptions) -> str:
             for name, figure, caption, alt in run_figures(part | {"class_changes": changes}, names)
         ]
         tables = [Table(**table) for table in part["tables"]]
-        notes = part.get("notes", [])  # not of earlier versions
+        notes = part.get("notes", [])  # earlier versions wrote none
         sections.append(Section(title, tables, plots, class_changes_table(changes, names), galleries(place), notes))
     facts = {
         "model": settings.get("model"),
         "after finetuning": settings.get("compare"),
         "data": settings.get("dataset"),
+        "hardware": results.get("hardware"),
+        "versions": ", ".join(f"{name} {value}" for name, value in results.get("versions", {}).items()),
     }
-    facts["hardware"] = results.get("hardware")
-    facts |= {"versions": ", ".join(f"{name} {value}" for name, value in results.get("versions", {}).items())}
     write_page(path, "Report of a finetuning", {name: value for name, value in facts.items() if value}, sections)
     return f"Open {path} in a browser."

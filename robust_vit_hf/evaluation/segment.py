@@ -62,7 +62,7 @@ def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
 
 
 def write_attribution_figure(session: Session, rows: datasets.Dataset, methods: Sequence[str], path: Path) -> None:
-    """Write a figure of a few images that may be shown, evenly spaced."""
+    """Write a figure of a few images that may be published, evenly spaced in the set."""
     shown = may_be_shown(rows).nonzero()[0]
     count = min(NUM_EXAMPLES, len(shown))
     if not count:
@@ -87,7 +87,7 @@ def write_attribution_figure(session: Session, rows: datasets.Dataset, methods: 
 
 @dataclass(frozen=True)
 class Attribution(Measurement):
-    """Scores by attribution method, of the predicted class on squashed images (Table 3 of the paper)."""
+    """Scores by attribution method, for maps of the predicted class on squashed images (Table 3 of the paper)."""
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

@@ -54,7 +54,7 @@ class Side:
         classes: Sequence[str] | None = None,
         transform: Callable | None = None,
     ) -> Self:
-        """Side of a model in Python: of transformers with its `processor`, or a function, see [`OwnClassifier`]."""
+        """Side of a model of transformers with its `processor`, or of a function or torch module, see [`OwnClassifier`]."""
         if hasattr(model, "config"):
             if not hasattr(processor, "to_json_string") or classes is not None or transform is not None:
                 raise ValueError("The model needs its image processor (`processor=…`), not `classes` or `transform`.")
@@ -62,19 +62,17 @@ class Side:
             name = model.config._name_or_path or type(unwrap_pretrained(model)).__name__
             return cls.of(model, squashing(processor), name)
         if classes is None or transform is None or processor is not None:
-            raise ValueError(
-                "A function of images needs its `classes`, and a `transform` to tensors (3, H, W), and no `processor`."
-            )
+            raise ValueError("A function needs `classes` and a `transform` to tensors (3, H, W), and no `processor`.")
         name = getattr(model, "__name__", type(model).__name__)
         return cls.of(OwnClassifier(model, classes, transform), OwnProcessor(transform), name)
 
 
 @contextmanager
 def given_model(model: str | Path | nn.Module | Callable, **parts: Any) -> Iterator[tuple[str, Side | None]]:
-    """Context of a model by name, or given in Python, whose modes and device are restored."""
+    """Context for a model: its name, and its side if it is given in Python. Its modes and device are restored at the end."""
     if isinstance(model, str | Path):
         if own := [f"`{name}`" for name, part in parts.items() if part is not None]:
-            raise ValueError(f"`{model}` has its own: leave out {', '.join(own)}, or give the model as an object.")
+            raise ValueError(f"`{model}` names a model: leave out {', '.join(own)}, or give the model itself.")
         yield str(model), None
         return
     modules = [*model.modules()] if isinstance(model, nn.Module) else []
@@ -97,8 +95,8 @@ class Session:
     sides: Mapping[str, Side]  # such as `before` and `after`, all with the same classes
     sets: Mapping[str, EvaluationSet]  # labels are class indices of the models
     accelerator: Accelerator
-    folder: Path | None = None  # where results are saved, and read if they are there; `None` to save nothing
-    shared: Path | None = None  # second folder, with results of original models on many sets, also read and written
+    folder: Path | None = None  # where results are saved, and read again; `None` to save nothing
+    shared: Path | None = None  # second such folder, for results of original models that several runs use
     protocol: Protocol = "paper"  # preprocessing of the sides and protocol of the sets
     passes: tuple[int, int] = (32, 0)  # batch size, and number of processes that read images
     settings: dict = field(default_factory=dict)  # options of the command, which are recorded in its results
@@ -121,7 +119,7 @@ class Session:
 
     @property
     def without_map(self) -> list[str]:
-        """Why there is no relevance, and what is shown in its place, for models without it."""
+        """Sentences on models without relevance maps: the reason, and what is shown instead."""
         reasons = filter(None, (why_no_map(side.model) for side in self.sides.values()))
         shown = f"Maps show {self.map_name}, which is not comparable." if self.map_name else "No maps are shown."
         return [f"Relevance is left out: {reason} {shown}" for reason in dict.fromkeys(reasons)]
@@ -163,7 +161,7 @@ class Session:
 
 
 class Models(NamedTuple):
-    """Names of the models of a session, and the protocol by which they see images: by default that of [`resolve_protocol`]."""
+    """Names of the models of a session, and the protocol of their images (by default as in [`resolve_protocol`])."""
 
     before: str
     after: str | None = None
@@ -181,7 +179,7 @@ def open_session(
     passes: tuple[int, int] = (32, 0),
     settings: dict | None = None,
 ) -> Iterator[Session]:
-    """Context manager of a session with these models, or one `given`; its folder, that of the stage, is locked."""
+    """Context of a session with these models; the first may be `given` instead. The folder of the stage is locked."""
     protocol = "model" if given else resolve_protocol(models.protocol, models.before, models.after)
     accelerator = make_accelerator(bf16)
     names = {"before": models.before} | ({"after": models.after} if models.after else {})

@@ -23,7 +23,7 @@ from .options import SetsOptions
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What counts as right on a set under a protocol, and how its images are seen, see [`SetResult`]."""
+    """Images of a set, their correct labels, and how the images are preprocessed under a protocol; see also [`SetResult`]."""
 
     dataset: datasets.Dataset  # rows with `image` and optionally `mask`, `file_name`, `group` and factors
     accepted: list[list[int]] | None = None  # labels of each image, if known; one without any does not count
@@ -32,7 +32,7 @@ class EvaluationSet:
     class_names: tuple[str, ...] | None = None  # in the order of the labels, if known
     border: int = 0  # pixels to cut at each edge of an image
     by_class: bool = True
-    whole: bool = False  # images are squashed to the model's size, if they have another, and not cropped
+    whole: bool = False  # images are squashed to the model's size, and not cropped
     group_weights: dict[str, float] | None = None
     source: str | None = None
     revision: str | None = None  # commit of a source on the Hub
@@ -40,7 +40,7 @@ class EvaluationSet:
 
     @classmethod
     def of(cls, dataset: datasets.Dataset, num_classes: int | None = None, **facts) -> "EvaluationSet":
-        """Set in which every label counts, but `None` and -1."""
+        """Set with the labels of its column `label`, in which `None` and -1 mean no label."""
         if "label" not in dataset.column_names:
             return cls(dataset, **facts)
         labels = dataset.with_format(None)["label"]
@@ -64,10 +64,9 @@ class EvaluationSet:
         return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
-        """Copy of the set with labels mapped to a model's classes, of which it may have a part, see
-        [`label_mapping`]."""
+        """Copy of the set with labels mapped to a model's classes, see [`label_mapping`]. It need not have all of them."""
         if not len(self.dataset) or (self.accepted is not None and not any(self.accepted)):
-            raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
+            raise ValueError(f"`{name}` has no usable image: none of its {len(self.dataset)} images has a label.")
         if self.accepted is None:
             return self
         used = {label for labels in self.accepted for label in labels}
@@ -75,7 +74,7 @@ class EvaluationSet:
         count = max(self.num_classes or 0, 1 + max(max(labels) for labels in self.accepted if labels))
         if mapping is None and (count > config.num_labels or self.num_classes not in (None, config.num_labels)):
             raise ValueError(
-                f"`{name}` has {count} classes, but the model has {config.num_labels}: give a model with a head for those."
+                f"`{name}` has {count} classes, but the model has {config.num_labels}: give a model of these classes."
             )
         accepted, chosen = self.accepted, self.class_subset
         if mapping is not None:
@@ -85,7 +84,7 @@ class EvaluationSet:
 
 
 def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
-    """The labelled images of the sets with masks and labels."""
+    """The labelled images of the sets with masks."""
     with_mask = {}
     for name, rows in sets.items():
         chosen = [index for index, labels in enumerate(rows.accepted or ()) if labels]
@@ -118,7 +117,7 @@ def load_sets(options: SetsOptions, protocol: Protocol, images_per_set: int) -> 
 
 
 def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, EvaluationSet]:
-    """Evaluation sets of a benchmark, the same under every protocol. `seed` draws the images."""
+    """Evaluation sets of a benchmark, which are the same under every protocol. `seed` draws the images."""
     benchmark = benchmarks()[name]
     return {
         split: EvaluationSet.of(dataset, len(benchmark.class_names), source=name, shifted=split in benchmark.shifted)
@@ -135,7 +134,7 @@ def own_set(path: str, split: str) -> EvaluationSet:
 
 
 def load_evaluation_set(name: str, source: str | None, protocol: Protocol) -> EvaluationSet:
-    """Load a set with the classes of ImageNet under a protocol; those of ImageNet-9 are seen whole."""
+    """Load a set with the classes of ImageNet under a protocol. Images of ImageNet-9 are not cropped."""
     known, native = KNOWN_SETS[name], protocol != "paper"
     border = known.border
     if native and border and source and prepared_set(source)[1].get("cropped"):

@@ -158,7 +158,7 @@ def test_a_model_of_other_classes_is_refused():
     for of_set, message in (
         (rows, "10 classes, but the model has 4"),
         (EvaluationSet(rows.dataset, [[7]] * 4), "8 classes, but the model has 4"),
-        (EvaluationSet(rows.dataset, [[]] * 4), "no usable image: of 4, none has a label"),
+        (EvaluationSet(rows.dataset, [[]] * 4), "no usable image: none of its 4 images has a label"),
     ):
         with pytest.raises(ValueError, match=f"`noise` has {message}"):
             evaluate_one(tiny_vit(), of_set)

@@ -50,7 +50,7 @@ def test_one_file_that_names_no_other_equal_to_the_byte(pages, tmp_path):
 
 def test_the_folder_of_another_command_is_rejected(tmp_path):
     error = call("page", tmp_path, "--output_dir", tmp_path / "page").error
-    assert "is not of `robust-vit train`, `improve` or `evaluate`" in error
+    assert "has no results of this version of `robust-vit train`, `improve` or `evaluate`" in error
 
 
 def test_text_of_the_user_is_escaped(pages):
