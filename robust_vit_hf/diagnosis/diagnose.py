@@ -60,10 +60,10 @@ def diagnose(
 
     Args:
         model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from
-            images `(B, 3, H, W)` to logits `(B, C)`, with its `classes`, and `transform`, from a PIL image to a
-            tensor. Without a model, whether the images invite a shortcut, see [`OutOfFold`].
+            images `(B, 3, H, W)` to logits `(B, C)`, with the names of its `classes`, and a `transform` from a PIL image to a tensor
+            `(3, H, W)`. Without a model, the images are asked whether they invite a shortcut, see [`OutOfFold`].
         dataset: labelled images, as for `robust-vit diagnose`.
-        options: others of [`DiagnoseOptions`].
+        options: other options of [`DiagnoseOptions`].
     """
     if model is None:
         return run_diagnosis(DiagnoseOptions(dataset=dataset, **options))
@@ -72,15 +72,11 @@ def diagnose(
 
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
-    """Measure one model or two, or one `given` in Python, or, without one, a [`StandIn`], on images with the backgrounds of other images. Writes `results.json`, `tables.md`,
-    `tables.tex`, `images.csv`, `taken.csv`, `pairs.csv`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
-    Results already in the output folder are reused.
-
-    Returns:
-        The report; `None` outside the main process.
-    """
+    """Measure one model or two on composites, and write the files of the report (listed in docs/diagnose.md). The first model may be `given`
+    in Python; without one, a [`StandIn`] is fitted. Results that are in the output folder are used again. Returns `None` outside the main
+    process."""
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
-    chosen_attributes(options.attributes)  # rejects unknown ones before models are loaded
+    chosen_attributes(options.attributes)  # rejects unknown names before models are loaded
     if options.model is None:
         given = StandIn.for_images(options.dataset, options.split)
     models = Models(options.model or given.source, options.compare, options.protocol)
@@ -93,11 +89,13 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
                 images = replace(images, group_weights=training_shares(options.dataset, options.split))
             weights = slice_shares(images.rows, options.dataset, options.split, options.slices)
         images = replace(images, rows=choose_images(images.rows, options.num_images))
-        draw_donors(images.rows.with_format(None)["label"][:])  # rejects one class before masks, which take long
+        draw_donors(
+            images.rows.with_format(None)["label"][:]
+        )  # rejects images of one class before masks are made, which takes long
         if images.source not in benchmarks():
             with session.accelerator.main_process_first():
                 images = without_copies({images.name: images}, folder)[images.name]
-        beside = _imagenet_9(session, options.imagenet_9) if options.imagenet_9 is not None else {}
+        imagenet_9 = {} if options.imagenet_9 is None else _imagenet_9(session, options.imagenet_9)
         side = session.sides["before"]
         making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
         (images,) = masked_images({folder / MASKS_FOLDER: images}, session.classes, making, options.slices)
@@ -105,7 +103,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         report = measure_images(measured, images, options.attributes, folder)
         if report is not None:
             slices = slice_tables(images.rows, options.slices, report.diagnoses, weights)
-            report = replace(report, beside=beside, groups=[*report.groups, *slices])
+            report = replace(report, imagenet_9=imagenet_9, groups=[*report.groups, *slices])
             write_report(report, measured)
             if options.export == "fiftyone":
                 export_fiftyone(image_table(report.diagnoses), images.rows, session, folder / FIFTYONE_FOLDER)
@@ -128,7 +126,7 @@ def _imagenet_9(session: Session, source: str) -> dict[str, dict[str, Interval]]
 def measure_backgrounds(
     session: Session, within: str = "", measurement: Backgrounds = ALL_CONDITIONS
 ) -> dict[str, Diagnosis]:
-    """Diagnosis by side, on the only set of a session, kept `within` its folder."""
+    """Diagnosis by side, on the only set of a session; predictions are saved in the folder `within` that of the session."""
     is_fitted = isinstance(session.sides["before"], StandIn)
     of_folds = OutOfFold(replace(measurement, relevance=False)) if is_fitted else measurement
     (measured,) = measure(session, of_folds, within).values()
@@ -137,7 +135,7 @@ def measure_backgrounds(
 
 
 def measure_attributes(session: Session, attributes: Sequence[str]) -> dict[str, AttributeDiagnosis]:
-    """Which of these attributes decide, likewise; empty without any."""
+    """Diagnosis of these attributes by side, on the only set of a session; empty without attributes."""
     if not attributes:
         return {}
     measurement = Attributes(chosen_attributes(attributes))
@@ -149,12 +147,8 @@ def measure_attributes(session: Session, attributes: Sequence[str]) -> dict[str,
 def measure_images(
     session: Session, images: Images, names: Sequence[str], folder: Path, *, within: str = ""
 ) -> DiagnosisReport | None:
-    """Measure the sides of a session on its only set, of these images.
-
-    Args:
-        names: of the attributes to measure too.
-        within: folder of the predictions, within that of the session.
-    """
+    """Measure the sides of a session on its only set, which has these images, and the attributes `names`. Predictions are saved in the folder
+    `within` that of the session."""
     diagnoses, attributes = measure_backgrounds(session, within), measure_attributes(session, names)
     if not session.accelerator.is_main_process:
         return None
@@ -174,11 +168,9 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
         return find_images(options.dataset, options.split, ("label",), masks=options.mask_folder).labelled()
     benchmark = options.dataset or find_benchmark(session.classes)
     if benchmark is None:
-        raise ValueError("This model has classes of its own: name labelled images of them with --dataset.")
+        raise ValueError("No bundled images have the classes of this model: give labelled images with --dataset.")
     if options.is_given("split") or options.mask_folder is not None:
-        raise ValueError(
-            f"`{benchmark}` has one set to diagnose on, with masks: leave out --split and --masks FOLDER."
-        )
+        raise ValueError(f"`{benchmark}` has its own split and masks for this: leave out --split and --masks FOLDER.")
     known = benchmarks()[benchmark]
     sets = known.evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class
     name = next(name for name in sets if name not in known.shifted)

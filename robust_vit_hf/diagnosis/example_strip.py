@@ -1,4 +1,4 @@
-"""The strip: example images in all conditions, with right and wrong predictions in colours; and their file, for the app."""
+"""The strip of example images in all conditions, with predictions in colours, and the file of these images, which the app reads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ from ..utils.images import plain, to_webp
 from .verdict import MAP_MEASURES, AttributeDiagnosis, Diagnosis
 
 
-NUM_EXAMPLES = 6  # in the strip
-NUM_COMPOSED = 24  # in the file, the first of which are those in the strip
+NUM_EXAMPLES = 6  # images in the strip
+NUM_COMPOSED = 24  # images in the file; the first are those of the strip
 RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on other backgrounds"
 NUM_TAKEN = 20
 TAKEN_FILE = "taken.csv"
 TAKEN_RULE = (
-    f"At most {NUM_TAKEN} images that are right in the original and on another background of their class, and are predicted as the class of "
-    "the background of another; those with the least relevance (or LayerCAM) on the object first."
+    f"At most {NUM_TAKEN} images that are predicted correctly in the original and on another background of their class, but on the background "
+    "of another class as that class. Those with the least relevance (or LayerCAM) on the object come first."
 )
-COLOURS = {"right": "#1a7f37", "taken": "#b3261e", "other": "#57606a"}  # of predictions, see `Composed.kind`
+COLOURS = {"right": "#1a7f37", "taken": "#b3261e", "other": "#57606a"}  # by kind of prediction, see [`Composed.kind`]
 _PICTURES = {name: datasets.Image() for name in CONDITIONS}
 
 
@@ -44,8 +44,8 @@ class Composed:
     """An image in all conditions, or with all attributes, as the model sees it.
 
     Args:
-        label, donor: names of the image's class, and of the class whose background it is given in `mixed_rand`.
-        predicted: name of the predicted class by side and condition; `None` where there is no such image.
+        label, donor: names of the image's class, and of the class of its donor in `mixed_rand`.
+        predicted: names of the predicted class by side and condition; `None` if the image could not be composed.
     """
 
     label: str
@@ -54,7 +54,7 @@ class Composed:
     predicted: dict[str, dict[str, str | None]]
 
     def kind(self, side: str, condition: str) -> Literal["right", "taken", "other"]:
-        """Whether a prediction is right, is the class of the background (`taken`), or another."""
+        """Whether a prediction is `right`, the class of the donor (`taken`), or another class."""
         predicted = self.predicted[side][condition]
         if predicted == self.label:
             return "right"
@@ -62,7 +62,7 @@ class Composed:
 
 
 def drawn_rows(dataset: datasets.Dataset, diagnosis: Diagnosis) -> list[int]:
-    """At most `NUM_COMPOSED` numbers of images, the first of which are those of [`RULE`]."""
+    """Row numbers of at most `NUM_COMPOSED` images, drawn at random. The first are those of [`RULE`]."""
     usable = ~np.isnan(diagnosis.values["donor_rate"]) & may_be_shown(dataset)
     return np.random.default_rng(0).permutation(np.flatnonzero(usable))[:NUM_COMPOSED].tolist()
 
@@ -73,8 +73,7 @@ def composed_images(
     diagnoses: Mapping[str, Diagnosis | AttributeDiagnosis],
     drawn: Sequence[int],
 ) -> list[Composed]:
-    """The images of these numbers as the first model sees them, with predictions: in all conditions, or with
-    each attribute of others."""
+    """The images of these rows as the first model sees them, in all conditions or with each attribute of others, with predictions."""
     if not drawn:
         return []
     first, processor = next(iter(diagnoses.values())), session.sides["before"].processor
@@ -87,7 +86,7 @@ def composed_images(
     batch = default_data_collator(WithDonors(pairs, donors).__getitems__([*drawn]))
     images = {composite.name: composite.of(batch, pixel_levels(processor))[0] for composite in composites}
     pictures = {name: denormalize(of_condition, processor) for name, of_condition in images.items()}
-    names = dict(enumerate(session.classes))  # not -1, the class of an image that could not be composed
+    names = dict(enumerate(session.classes))  # -1, of images that could not be composed, has no name
     return [
         Composed(
             names[first.columns["label"][row]],
@@ -120,18 +119,18 @@ def taken_gallery(examples: Sequence[Composed]) -> Gallery:
             for name, caption in captions.items()
         ]
         shown.append((f"{example.label}, predicted as {example.donor}", pictures))
-    return Gallery("Taken for the class of the background", TAKEN_RULE, shown)
+    return Gallery("Predicted as the class of the background", TAKEN_RULE, shown)
 
 
 def strip_figure(examples: Sequence[Composed]) -> Figure:
-    """A row for each image: predictions of the class are green, of the background's class red."""
-    sides, width = list(examples[0].predicted), 1.4  # of a picture, in inches
+    """A row for each image. Right predictions are green, and those of the class of the background are red."""
+    sides, width = list(examples[0].predicted), 1.4  # width of a picture, in inches
     conditions = [*examples[0].pictures]
-    first = next(iter(examples[0].pictures.values()))  # all have one size
+    first = next(iter(examples[0].pictures.values()))  # all pictures have the same size
     height = width * first.height / first.width
-    pitch = height + 0.25 + 0.12 * len(sides)  # of rows, with one line above and those of the sides below
+    pitch = height + 0.25 + 0.12 * len(sides)  # height of a row, with a line above and one for each side below
     figure = Figure((0.3 + (width + 0.1) * len(conditions), 0.15 + pitch * len(examples)))
-    # In inches from the top left, since axes of its own for each picture take ten times as long to draw.
+    # One axis, in inches from the top left: separate axes for the pictures take ten times as long to draw.
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     axis.axis("off")
     for row, example in enumerate(examples):

@@ -34,7 +34,7 @@ class OwnImagesOptions(BatchOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.mask_model is not None and self.masks not in (None, "tokencut", "auto"):
-            raise ValueError(f"--mask_model is the ViT of TokenCut, and --masks is {self.masks}: leave out one")
+            raise ValueError(f"--mask_model is for --masks tokencut, but --masks is {self.masks}: leave one out")
 
     @property
     def mask_folder(self) -> str | None:
@@ -42,7 +42,7 @@ class OwnImagesOptions(BatchOptions):
 
     @property
     def mask_method(self) -> str | None:
-        """The method that makes masks; `None` for those of a folder or of the images."""
+        """The method that makes masks; `None` if they are in a folder, or come with the images."""
         method = self.masks or (self.mask_model and "tokencut")
         return method if method in MASK_METHODS else None
 
@@ -53,7 +53,7 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     the model predicts the class of the background, as in the Backgrounds Challenge (https://huggingface.co/papers/2006.09994).
 
     Give images that the model was not trained on. Without --model, a linear classifier on DINOv2-S is fitted to one part of the photographs
-    and measured on the rest: do they invite it to decide by the background? An interrupted run resumes when it is started again.
+    and measured on the rest: do they invite a model to decide by the background? An interrupted run resumes when it is started again.
 
       robust-vit diagnose --model my-vit --dataset photos --output_dir runs/diagnosis
       robust-vit diagnose --model my-vit --compare runs/better --dataset photos --output_dir runs/diagnosis-after
@@ -91,5 +91,5 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         if self.model is None:
             of_a_model = ("compare", "protocol", "imagenet_9", "export")
             if given := [f"--{name}" for name in of_a_model if getattr(self, name) is not None]:
-                raise ValueError(f"{', '.join(given)} measures a model: name it with --model, or leave it out")
+                raise ValueError(f"{', '.join(given)} cannot be used without --model: give it, or leave this out")
             self.split = self.split if self.is_given("split") else "train"

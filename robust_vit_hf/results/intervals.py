@@ -12,8 +12,8 @@ from .run_results import SetResult
 
 
 NUM_RESAMPLES = 10_000
-NUM_RESAMPLED_MEANS = 2000  # fewer, as they are drawn for many columns
-CONFIDENCE, NORMAL = 0.95, 1.96  # NORMAL: the standard errors on each side of a mean that hold it with this confidence
+NUM_RESAMPLED_MEANS = 2000  # fewer, since they are drawn for many columns
+CONFIDENCE, NORMAL = 0.95, 1.96  # NORMAL: half the width of the interval of a normal distribution, in standard errors
 K = TypeVar("K", bound=Hashable)  # names of statistics
 
 
@@ -26,7 +26,7 @@ class Interval:
     high: float
 
     def shown(self, factor: float = 100, decimals: int = 1) -> str:
-        """In per cent or points by default; a difference with its sign."""
+        """The interval as text, by default in per cent or points. A difference has its sign."""
         sign = "+" if isinstance(self, Difference) else ""
         mean, low, high = (f"{factor * value:{sign}.{decimals}f}" for value in (self.mean, self.low, self.high))
         return f"{mean} [{low}, {high}]" if math.isfinite(self.low) else mean
@@ -36,7 +36,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A mean difference of accuracy and its 95 % interval, as fractions; an infinite one is unknown."""
+    """A mean difference of accuracy and its 95 % interval, as fractions. An infinite interval is unknown."""
 
 
 def mean_change(results: Sequence[SetResult]) -> Difference:
@@ -59,7 +59,7 @@ def resampled_means(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def by_rule_of_three(low: float, high: float, count: int) -> tuple[float, float]:
-    """Ends of an interval of a difference, apart also where all images agree, see [`Resamples.interval`]."""
+    """Bounds of the interval of a difference; they are made to differ if all images agree, see [`Resamples.interval`]."""
     if not math.isclose(low, high, abs_tol=1e-9):
         return low, high
     return max(low - 3 / count, -1.0), min(high + 3 / count, 1.0)
@@ -67,15 +67,15 @@ def by_rule_of_three(low: float, high: float, count: int) -> tuple[float, float]
 
 @dataclass(frozen=True)
 class Resamples:
-    """A statistic of images as measured, and of the same images drawn again, for its interval."""
+    """A statistic of images, and of resamples of these images, from which its interval follows."""
 
-    values: np.ndarray  # `(1 + R,)` float, first the measured value; NaN where a draw has none
-    count: int  # number N of images, of the smallest group if there are several
-    outcomes: np.ndarray | None = None  # `(N,)` float, what the statistic is a mean of, if it is one
+    values: np.ndarray  # `(1 + R,)` float, first the measured value; NaN if a resample has none
+    count: int  # number N of images; the smallest one, if the statistic is of several groups
+    outcomes: np.ndarray | None = None  # `(N,)` float, the values of the images, if the statistic is their mean
 
     @classmethod
     def means(cls, columns: Mapping[K, np.ndarray], seed: int = 0) -> dict[K, "Resamples"]:
-        """Means of columns `(N,)` over images, which are drawn once for all columns. NaN is no value."""
+        """Means of columns `(N,)` over images. All columns have the same resamples. NaN is no value."""
         known = {name: column for name, column in columns.items() if not np.isnan(column).all()}
         if not known:
             return {}
@@ -99,9 +99,9 @@ class Resamples:
         return Resamples.of(np.subtract, self, other)
 
     def interval(self, kind: type[Interval] = Interval, least: float = 0.0) -> Interval:
-        """The value with its interval; `least` is the least possible value. If all draws agree, the interval
-        extends by 3 / N from the value, and that of a difference also where no image changes in one
-        direction ("rule of three", https://doi.org/10.1001/jama.1983.03330370053031)."""
+        """The value with its interval; `least` is the least possible value. If all resamples agree, the interval extends by 3 / N from the
+        value, and so does the interval of a difference in a direction in which no image changes ("rule of three",
+        https://doi.org/10.1001/jama.1983.03330370053031)."""
         value, margin, known = self.values[0], 3 / self.count, self.outcomes
         low, high = np.nanquantile(self.values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         agree = low == high and (known is None or known[0] in (-1, 0, 1))
@@ -114,9 +114,8 @@ class Resamples:
 
 
 def simultaneous(drawn: Mapping[K, Resamples]) -> dict[K, Difference]:
-    """Intervals of statistics of the same draws that hold for all of them together with 95 % confidence
-    (https://doi.org/10.1017/CBO9780511802843, section 4.2.4), with the rule of three, see
-    [`Resamples.interval`]."""
+    """Intervals that hold for all of these statistics together with 95 % confidence (https://doi.org/10.1017/CBO9780511802843, section
+    4.2.4). They are of the same resamples. The rule of three is applied as in [`Resamples.interval`]."""
     if not drawn:
         return {}
     values = np.stack([resamples.values for resamples in drawn.values()])

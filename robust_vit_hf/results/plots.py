@@ -79,7 +79,7 @@ def accuracy_figure(rows: list[dict]) -> Figure:
 
 
 def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str) -> Figure | None:
-    """Bars of the change by class, from the most harmed on, at most 100; `None` without any."""
+    """Bars of the change by class, of at most 100 classes, from the largest loss on; `None` if no class changed."""
     if not any(changes.values()):
         return None
     labels = list(changes)
@@ -118,7 +118,7 @@ def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure
 
 
 def interpolation_figure(results: dict) -> Figure:
-    """Top-1 by interpolation weight, and of both kinds of sets against each other."""
+    """Top-1 by interpolation weight, and top-1 on shifted against in-distribution sets."""
     roles, weights = ("in_distribution", "shifted"), results["weights"]
     points = np.array([[100 * row[f"mean_{role}"] for role in roles] for row in weights.values()])
     sets = [results[role][0] if len(results[role]) == 1 else f"mean of {len(results[role])} sets" for role in roles]

@@ -1,4 +1,4 @@
-"""The table of results: a row for each run, set, side and image."""
+"""Results of runs: for each set and side, the outcome of each image."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ SIDES = ("before", "after", "control")
 
 @dataclass(frozen=True)
 class SideResult:
-    ranks: np.ndarray  # `(N,)` int, of the correct class, from 0; 5 if it is not in the top five, or unknown
-    scores: dict = field(default_factory=dict)  # over all images, as fractions
-    predictions: np.ndarray | None = None  # `(N, k)` int64, top k = 5 ids (or all, if fewer), best first, if saved
+    ranks: np.ndarray  # `(N,)` int, rank of the correct class from 0; 5 if it is not in the top five, or unknown
+    scores: dict = field(default_factory=dict)  # scores over all images, as fractions
+    predictions: np.ndarray | None = None  # `(N, k)` int64, best k = 5 ids (or all, if fewer), if they were saved
     num_ranked: int = TOP  # largest k for which top-k is known
 
 
@@ -27,13 +27,13 @@ class SetResult:
 
     name: str
     sides: dict[str, SideResult]
-    classes: np.ndarray | None  # `(N,)` int, the first accepted label, -1 without one; `None`: an unlabelled set
-    shifted: bool = False  # included in the mean over shifted sets
+    classes: np.ndarray | None  # `(N,)` int, first accepted labels, -1 if there is none; `None` for an unlabelled set
+    shifted: bool = False  # whether the mean over shifted sets includes it
     source: str | None = None  # Hub id or folder of the images, or name of a benchmark
     factors: dict[str, np.ndarray] = field(default_factory=dict)  # `(N,)` float: angle, area, position
-    images: str | None = None  # digest of the images: runs may have been measured on other images of a set
-    groups: np.ndarray | None = None  # `(N,)` names of the groups of the images, of any dtype
-    group_weights: dict[str, float] | None = None  # in the average, such as shares of the training images, if known
+    images: str | None = None  # digest of the images, since runs may have been measured on other images of a set
+    groups: np.ndarray | None = None  # `(N,)` names of the images' groups, of any dtype
+    group_weights: dict[str, float] | None = None  # shares of the groups of the training images, if known
     clusters: np.ndarray | None = None  # `(N,)` int, equal for images drawn together, such as with one photograph
     by_class: bool = True  # otherwise images have several classes, as in ImageNet-9, and `classes` are the first ones
     revision: str | None = None  # commit of a source on the Hub
@@ -50,7 +50,7 @@ class SetResult:
         return self.sides[side].ranks < k
 
     def accuracy(self, side: str, k: int = 1, chosen: np.ndarray | bool = True) -> float | None:
-        """Top-k of labelled images, or those chosen, as a fraction; `None` without any, or if unknown."""
+        """Top-k as a fraction of the labelled images that are `chosen`; `None` if there are none, or if it is unknown."""
         chosen = self.usable & chosen
         if not chosen.any() or self.sides[side].num_ranked < k:
             return None

@@ -1,4 +1,4 @@
-"""Tables of a set beyond top-1: groups, reliance on the background, noise, objects cut out, and relevance maps against masks."""
+"""Tables of groups, of reliance on the background, of noise, of cut-out objects, and of maps compared with masks."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from .run_results import Run, SetResult
 from .tables import Table, cells_of_sides, change, heads_of_sides, percent
 
 
-MANY_GROUPS = 100  # with more, a table has no row for each
+MANY_GROUPS = 100  # a table of more groups has no row for each
 
 
 def group_tables(run: Run) -> list[Table]:
@@ -23,9 +23,9 @@ class Groups(NamedTuple):
     names: list[str]  # ascending
     numbers: np.ndarray  # `(N,)` int, group of each image
     counts: np.ndarray
-    weights: list[float]  # of the groups in the average: their shares of the training images if known, or else equal
-    weighted: bool  # whether the shares of the training images are known
-    missing: list[str]  # groups of the training that have no images here
+    weights: list[float]  # in the average: shares of the training images if they are known, or else 1
+    weighted: bool  # whether these shares are known
+    missing: list[str]  # groups of the training images that have no images here
 
     @classmethod
     def of(cls, result: SetResult) -> "Groups":
@@ -37,7 +37,7 @@ class Groups(NamedTuple):
 
 
 def groups_table(result: SetResult) -> Table:
-    """Top-1 of up to 100 groups, of the worst, and on average, weighted by the shares in training if known."""
+    """Top-1 of up to 100 groups, of the worst, and on average, weighted by the shares of the training images if known."""
     groups = Groups.of(result)
     drawn, rows = _drawn_within(result, groups), []
     few = len(groups.names) <= MANY_GROUPS
@@ -58,7 +58,7 @@ def groups_table(result: SetResult) -> Table:
 
 
 def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
-    """Top-1 `(1 + R, G)` of each group by side: measured, then of multinomial draws within each group."""
+    """Top-1 `(1 + R, G)` of each group by side: as measured, and of resamples within each group."""
     sides = [side for side in ("before", "after") if side in result.sides]
     outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
     kinds = 2 ** len(sides)
@@ -72,13 +72,13 @@ def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
 
 
 def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """1 − BG-Gap / top-1 on the original images; NaN where none is right."""
+    """1 − BG-Gap / top-1 on the original images; NaN if none is right."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(whole > 0, 1 - gap / whole, np.nan)
 
 
 _MIXED = ("imagenet-9-mixed_same", "imagenet-9-mixed_rand")
-# Sets of each measure by its title: two, whose difference it is; or three, for Object Focus, of which the first has original images.
+# Sets by title of the measure: the two whose difference it is, or, for Object Focus, the original images and these two.
 # Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet; 2403.11497
 MEASURES = {
     "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`": _MIXED,
@@ -86,7 +86,7 @@ MEASURES = {
     "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet": ("imagenet-1k", *_MIXED),
     "CounterAnimal: common − counter": ("counteranimal-common", "counteranimal-counter"),
 }
-# Variations of ImageNet-9 by the condition of `robust-vit diagnose` that they correspond to.
+# Conditions of `robust-vit diagnose`, and the variations of ImageNet-9 that they correspond to.
 OF_CONDITIONS = {name: name for name in ("original", "mixed_same", "mixed_rand", "only_fg", "no_fg")}
 OF_CONDITIONS["only_bg"] = "only_bg_t"
 
@@ -108,7 +108,7 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
 
 
 def reliance_tables(run: Run) -> list[Table]:
-    """Table of the measures of reliance that a run has, if any, in per cent."""
+    """Table of those of [`MEASURES`] whose sets a run has, in per cent; none without any."""
     known, rows = {result.name for result in run.labelled}, []
     for measure, sets in MEASURES.items():
         if known.issuperset(sets):
@@ -139,7 +139,7 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of [`~robust_vit_hf.evaluation.noise_sensitivity.Sensitivity`] by set and side, mean over classes and draws."""
+    """Table of [`~robust_vit_hf.evaluation.noise_sensitivity.Sensitivity`], with top-1 averaged over classes and draws."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
     for name, sides in measured.items():
@@ -157,9 +157,8 @@ def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]
             cells.append(str((after - before).interval(Difference)))
         rows.append([name, str(count), *accuracies, *cells])
     texts = ("top-1, noise on the object", "on the background", "RFS")
-    heads = [
-        f"{text}, {side}" if side else text for text in texts for side in (("before", "after") if compared else [""])
-    ]
+    of_sides = (", before", ", after") if compared else ("",)
+    heads = [f"{text}{side}" for text in texts for side in of_sides]
     title = "Relative foreground sensitivity, in per cent [95 % interval]: above 0, noise on the object costs more"
     return Table(title, ["set", "images", *heads, *(["change"] if compared else [])], rows)
 
@@ -180,7 +179,7 @@ def _noisy_top1(columns: Mapping[str, Sequence], region: str, name: str) -> Resa
 
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`] by set and side, `original` and `only_fg`."""
+    """Table of top-1 in the conditions `original` and `only_fg`, from [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`]."""
     rows = []
     for name, sides in measured.items():
         for side, columns in sides.items():
@@ -189,15 +188,15 @@ def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) 
             if not drawn:
                 rows.append([name, side, "0", *3 * "–"])
                 continue
-            whole, alone = drawn.values()
-            cells = [whole.interval(), alone.interval(), (alone - whole).interval(Difference)]
-            rows.append([name, side, str(whole.count), *map(str, cells)])
+            original, cut_out = drawn.values()
+            cells = [original.interval(), cut_out.interval(), (cut_out - original).interval(Difference)]
+            rows.append([name, side, str(original.count), *map(str, cells)])
     title = "Top-1 with the background and without it (the object on black), in per cent [95 % interval]"
     return Table(title, ["set", "model", "images", "original", "only the object", "change"], rows)
 
 
 def outcomes(columns: Mapping[str, Sequence], condition: str) -> np.ndarray:
-    """`(N,)` float: whether predictions in a condition are right; NaN where it was not measured."""
+    """`(N,)` float: whether predictions in a condition are right; NaN for images without object, background or donor."""
     ids, share = (np.asarray(columns[name]) for name in (condition, "object_share"))
     right = [int(best) in accepted for best, accepted in zip(ids, columns["accepted"], strict=True)]
     return np.where((ids >= 0) & (share > 0) & (share < 1), right, np.nan)

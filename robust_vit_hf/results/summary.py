@@ -15,7 +15,7 @@ from .tables import Table, change, change_with_interval, number, percent
 
 
 MEAN_ROW = "mean of the shifted sets"
-# Scores other than top-1 and top-5: fractions, except NLL (nats) and Brier score (0–2).
+# Scores other than top-1 and top-5. They are fractions, except NLL (in nats) and Brier score (from 0 to 2).
 SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_per_class_top1", "mean_per_group_top1")
 
 
@@ -84,7 +84,7 @@ def class_groups(run: Run) -> list[dict]:
 
 
 def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
-    """Change in top-1 of each class, averaged over runs, the most harmed first."""
+    """Change in top-1 of each class, averaged over runs, sorted from the largest loss on."""
     results = [run.sets[name] for run in runs]
     means = [pd.Series(result.gains()).groupby(result.classes[result.usable]).mean() for result in results]
     return pd.concat(means, axis=1).mean(axis=1).sort_values(kind="stable").to_dict()
@@ -148,7 +148,7 @@ def calibration_table(rows: list[dict]) -> Table:
 
 
 def _without_empty_columns(title: str, cells: dict[str, list[str]]) -> Table:
-    # Column names may end in spaces to distinguish equal headings.
+    # A column name may end in a space, which tells it from an equal heading.
     cells = {name: column for name, column in cells.items() if set(column) != {"–"}}
     return Table(title, [name.strip() for name in cells], [list(row) for row in zip(*cells.values(), strict=True)])
 

@@ -135,7 +135,7 @@ def test_a_gap_that_was_not_measured_is_no_pass(model, tmp_path):
     masked_dataset(4).to_parquet(tmp_path / "few" / "validation-00000.parquet")  # one image of each class
     options = ["--model", model, "--dataset", tmp_path / "few", "--output_dir", tmp_path / "out", "--fail_if"]
     completed = call("diagnose", *options, 5)
-    assert completed.status == 1 and "--fail_if 5.0: no image has the BG-Gap" in completed.error
+    assert completed.status == 1 and "--fail_if 5.0: no image has a BG-Gap" in completed.error
     assert (tmp_path / "out" / "results.json").is_file() and call("diagnose", *options, "decides").status == 0
 
 
@@ -296,7 +296,7 @@ def test_options_that_a_benchmark_does_not_have(tmp_path):
     options = ["--split", "train", "--output_dir", tmp_path / "out"]
     assert "leave out --split" in call("diagnose", *options).error
     error = call("diagnose", "--dataset", "emoji-shift", *options).error
-    assert "`emoji-shift` has one set to diagnose on" in error and "leave out --split" in error
+    assert "`emoji-shift` has its own split and masks" in error and "leave out --split" in error
 
 
 def test_batches_and_other_models_do_not_change_rows():

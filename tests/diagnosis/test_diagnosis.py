@@ -22,14 +22,7 @@ NAMES = ["cat", "dog", "fox", "hen", *(f"class {label}" for label in range(CLASS
 def diagnosis(count: int = 200, **rates: float) -> Diagnosis:
     """A model of 1000 classes, on images of four, that is right on each condition at a rate, and otherwise names the donor's class (`taken`) or,
     in `mixed_rand`, another one."""
-    rates = {
-        "original": 1.0,
-        "mixed_same": 1.0,
-        "mixed_rand": 1.0,
-        "only_bg": 0.25,
-        "taken": 0.0,
-        "share": 0.1,
-    } | rates
+    rates = dict.fromkeys(CONDITIONS, 1.0) | {"only_bg": 0.25, "taken": 0.0, "share": 0.1} | rates
     label = np.arange(count) % CLASSES
     donor = (label + 1 + np.arange(count) // CLASSES % (CLASSES - 1)) % CLASSES
     other = np.array([next(c for c in range(CLASSES) if c not in pair) for pair in zip(label, donor, strict=True)])
@@ -38,10 +31,7 @@ def diagnosis(count: int = 200, **rates: float) -> Diagnosis:
     def right(rate: float) -> np.ndarray:
         return np.where(place < rate, label, other)
 
-    columns = {
-        name: right(rates.get(name, 1.0))
-        for name in ("original", "mixed_same", "only_fg", "no_fg", "only_bg", "blurred")
-    }
+    columns = {name: right(rates[name]) for name in CONDITIONS}
     taken = place >= 1 - rates["taken"]
     columns["mixed_rand"] = np.where(taken, donor, right(rates["mixed_rand"]))
     columns |= {"label": label, "accepted": [[int(one)] for one in label], "donor_class": donor}
@@ -200,7 +190,7 @@ def test_a_page_warns(tmp_path):
     write_page(tmp_path / "report.html", "A diagnosis", {}, [report.section()])
     page = (tmp_path / "report.html").read_text()
     composing, accuracy, *notes = report.warnings
-    assert composing.startswith("Composing by itself costs") and accuracy.startswith("The model is right on 30 %")
+    assert composing.startswith("Composing by itself costs") and accuracy.startswith("The model is right on only 30 %")
     assert tuple(notes) == images.notes and "<i>" not in page
     for warning in report.warnings:
         assert f"<p>{html.escape(warning)}</p>" in page

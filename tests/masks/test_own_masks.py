@@ -149,7 +149,7 @@ def test_the_command_makes_masks_by_the_named_model(tmp_path):
     digest = digest_of(TokenCut.from_pretrained(str(models[1])))
     assert made_from(tmp_path / "out" / "masks")["digests"] == {"model": digest}
     refused = call("diagnose", *options, "--masks", tmp_path, "--output_dir", tmp_path / "other").error
-    assert "--mask_model is the ViT of TokenCut" in refused
+    assert "--mask_model is for --masks tokencut" in refused
 
 
 def test_bf16_is_that_of_the_keys_alone(tmp_path):
