@@ -15,28 +15,25 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 # Classes are registered with transformers as soon as it has loaded the respective registry.
-
-
 @when_imported("transformers.pipelines")
 def _register_pipeline(pipelines) -> None:
-    # Registers it; its import may trigger that of `transformers.pipelines`.
+    # The import registers the pipeline. It may itself import `transformers.pipelines`.
     import_module(f"{__name__}.relevance.pipeline")
 
 
 _AUTO = "transformers.models.auto.modeling_auto"
-_CLASSIFIERS = {  # modules of transformers' configurations without a classifier, and the classifiers of this package
+_CLASSIFIERS = {  # modules and configurations for which transformers has no classifier, and the classifiers of this package
     "transformers.models.clip.configuration_clip": ("CLIPVisionConfig", "CLIPZeroShotForImageClassification"),
     "transformers.models.dinov3_vit.configuration_dinov3_vit": ("DINOv3ViTConfig", "DINOv3ViTForImageClassification"),
 }
 
 
 def _register_classifiers(_) -> None:
-    """Register the classifiers of what is loaded. A module that imports another may be half loaded when that is complete: its turn
-    comes when it is complete itself."""
+    """Register the classifiers of all modules that are loaded. It is called after each: when one is complete, another may be half loaded."""
     mapping = getattr(sys.modules.get(_AUTO), "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", None)
     for place, (name, classifier) in _CLASSIFIERS.items():
         if mapping is not None and (configuration := getattr(sys.modules.get(place), name, None)):
-            # Imported on use. `register` refuses classes for transformers' own configurations, in some releases silently.
+            # The class is imported when it is used. `register` rejects transformers' own configurations, in some releases silently.
             mapping._extra_content[configuration] = lazy_import(f"{__name__}.models.added_classifiers", classifier)
 
 

@@ -1,4 +1,4 @@
-"""Samples to explain, and an image as both models see it: best classes, relevance maps, their difference, agreement with a mask."""
+"""An image as the models see it: best classes, relevance maps, their difference, and agreement with a mask."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,24 +27,24 @@ class Explanation:
     top: list[tuple[int, float]]  # five classes with probabilities, best first
     target: int  # the explained class
     score: float  # its probability
-    picture: Image.Image  # overlaid with the map
-    agreement: dict[str, float]  # with the mask, see [`RelevanceSegmentation`]; empty without one
+    picture: Image.Image  # the image, overlaid with the map
+    agreement: dict[str, float]  # of map and mask, see [`RelevanceSegmentation`]; empty without a mask
 
 
 def read_image(path: str) -> tuple[Image.Image, bool]:
-    """Read an image file as upright RGB, and whether it has transparency. Colours of transparent pixels are kept."""
+    """Read an image file as upright RGB, with the colours of transparent pixels; and whether it has transparency."""
     try:
         with Image.open(path) as file:
             return to_rgb(ImageOps.exif_transpose(file)), file.has_transparency_data
     except Exception as error:  # codecs raise any type
         name = Path(path).name
         raise ValueError(
-            f"`{name}` cannot be read as an image: {str(error).replace(path, name)}. Save it as PNG or JPEG, and drop it again."
+            f"`{name}` cannot be read as an image: {str(error).replace(path, name)}. Save it as PNG or JPEG, and try again."
         ) from error
 
 
 def picture_of(image: Image.Image) -> Image.Image:
-    """An image as it is shown, with `PICTURE_SIDE` pixels on its longer side, and at least one on the other."""
+    """The image in the size in which it is shown, with `PICTURE_SIDE` pixels on its longer side."""
     factor = PICTURE_SIDE / max(image.size)
     return image.resize([max(1, round(factor * side)) for side in image.size])
 
@@ -52,7 +52,7 @@ def picture_of(image: Image.Image) -> Image.Image:
 def compare_maps(
     session: Session, image: Image.Image, target: int | None, method: str | None, mask: Image.Image | None = None
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
-    """Explanations by side, for a class or each prediction, and a picture of the difference of the maps of two models."""
+    """Explanations by side, of the class `target` or of each prediction, and a picture of the difference between the maps of two models."""
     device, shown = session.accelerator.device, picture_of(image)
     attribute = layer_cam if session.map_name == LAYER_CAM else ATTRIBUTION_METHODS.get(method)
     pixels = functional.pil_to_tensor(shown)[None] / 255
@@ -80,5 +80,5 @@ def compare_maps(
         explanations[side] = Explanation(top, explained, probabilities[explained].item(), picture, agreement)
     if "after" not in placed:
         return explanations, None
-    change = (placed["after"] - placed["before"] + 1) / 2  # red where relevance was gained, and blue where it was lost
+    change = (placed["after"] - placed["before"] + 1) / 2  # red: gained relevance; blue: lost relevance
     return explanations, functional.to_pil_image(overlay(pixels, change, "berlin")[0])

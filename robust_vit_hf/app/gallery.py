@@ -1,4 +1,4 @@
-"""Images of evaluation sets by how much their prediction changed, from results of `robust-vit evaluate`."""
+"""Images of evaluation sets, sorted by how much their prediction changed, from results of `robust-vit evaluate`."""
 
 import shlex
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class MeasuredSet:
         return [self.result.sides[side].predictions for side in ("before", "after")]
 
     def order(self, shown: str) -> list[int]:
-        """Indices of the images of one of [`FILTERS`], by changes of the rank of the label, and then of the best five."""
+        """Indices of the images of one of [`FILTERS`], sorted by the change of the label's rank, and then of the best five classes."""
         before, after = self.predictions
         if shown in ("corrected", "broken"):
             chosen = is_of_kind(shown, self.result)
@@ -45,11 +45,11 @@ class MeasuredSet:
             chosen = (before[:, 0] != after[:, 0]) | (shown == "all")
         replaced = np.array([len({*a} - {*b}) for a, b in zip(before, after, strict=True)])
         moved = abs(self.result.sides["before"].ranks - self.result.sides["after"].ranks)
-        # lexsort is stable: ties stay in the order of the set.
+        # This sort is stable: ties stay in the order of the set.
         return [int(index) for index in np.lexsort((-replaced, -moved)) if chosen[index]]
 
     def captions(self, indices: Sequence[int], names: Sequence[str]) -> list[str]:
-        """`label: class before → class after` of images, with names of the classes; without a label where an image has many."""
+        """`label: class before → class after` of images; without a label if the images of the set have several."""
         labels = [f"{names[label]}: " if label >= 0 else "no label: " for label in self.result.classes[indices]]
         best = [[names[predictions[index, 0]] for predictions in self.predictions] for index in indices]
         if not self.rows.by_class:
@@ -58,25 +58,23 @@ class MeasuredSet:
 
 
 def set_names(options: AppOptions, session: Session) -> list[str]:
-    """Names of the sets for [`measured_set`]: `<protocol>/<set>` in the folder of results, or those of the benchmark."""
+    """Names of the sets for [`measured_set`]: `<protocol>/<set>` in the folder of results, or the sets of the benchmark."""
     if options.results is None:
         benchmark = find_benchmark(session.classes) if "after" in session.sides else None
         return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]
     folders = sorted(
         path.parent.parent
-        for protocol in get_args(Protocol)  # and not folders of other measurements, such as `paper-cut_out`
+        for protocol in get_args(Protocol)  # other folders, such as `paper-cut_out`, have other measurements
         for path in options.results.glob(f"{protocol}/*/after/{STAGE_FILE}")
     )
     names = [f"{folder.parent.name}/{folder.name}" for folder in folders if is_measured(folder)]
     if not names:
-        raise ValueError(
-            f"`{options.results}` has no results of two models: name the output of `robust-vit evaluate --compare`."
-        )
+        raise ValueError(f"`{options.results}` has no results of two models: run `robust-vit evaluate --compare`.")
     return names
 
 
 def how_to_fill(options: AppOptions) -> str:
-    """Markdown that says what to run so that the gallery has a set."""
+    """Markdown that says what to run to get sets for the gallery."""
     if options.compare is None:
         return "The gallery compares two models: start the page with `--compare`, the model after finetuning."
     command = ["robust-vit", "evaluate", "--model", options.model, "--compare", options.compare]
@@ -86,7 +84,7 @@ def how_to_fill(options: AppOptions) -> str:
 
 
 def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSet:
-    """A set of [`set_names`] with results that are read, or measured once and kept in the cache of `datasets`."""
+    """A set of [`set_names`] with its results, which are read, or measured once and saved in the cache of `datasets`."""
     if options.results is None:
         rows = benchmark_sets(find_benchmark(session.classes), IMAGES_PER_SET)[name]
         session = session.with_sets({name: rows})
@@ -104,13 +102,13 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
         return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
     except OtherInputs as error:
         raise ValueError(
-            f"The results `{name}` were not measured with these inputs, which differ in: {', '.join(error.differing)}. Start the page "
-            "with the --model, --compare, --dataset, --split and --sets that were evaluated."
+            f"The results `{name}` are of other inputs ({', '.join(error.differing)}). Start the page with the --model, --compare, --dataset, "
+            "--split and --sets that were evaluated."
         ) from error
 
 
 def _images(options: AppOptions, name: str, session: Session, count: int) -> EvaluationSet:
-    """Images of a set in the folder of results; `count` for a benchmark."""
+    """Images of a set in the folder of results, `count` of them if it is of a benchmark."""
     benchmark = find_benchmark(session.classes)
     if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):
         return benchmark_sets(benchmark, count)[name]
@@ -118,4 +116,4 @@ def _images(options: AppOptions, name: str, session: Session, count: int) -> Eva
         return load_evaluation_set(name, dict(options.sets).get(name), session.protocol)
     if options.dataset is not None and name == options.split:
         return own_set(options.dataset, name)
-    raise ValueError(f"The results are of your own images `{name}`: name them with `--dataset … --split {name}`.")
+    raise ValueError(f"The results are of your own images `{name}`: give them with `--dataset … --split {name}`.")

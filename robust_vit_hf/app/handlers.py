@@ -23,7 +23,7 @@ from .options import AppOptions
 from .samples import load_samples, own_samples
 
 
-PREDICTED = -1  # stands for each model's own prediction in the list of classes
+PREDICTED = -1  # stands for each model's prediction in the list of classes
 
 
 @contextmanager
@@ -53,7 +53,7 @@ class Handlers:
 
     @cached_property
     def cut(self) -> TokenCut:
-        """What finds the object of an image, loaded for the first one."""
+        """TokenCut, which finds the object of an image. It is loaded for the first image."""
         side = self.session.sides["before"]
         return MaskSettings(None, self.options.mask_model, side.model, side.processor).of_features()[2]
 
@@ -71,7 +71,7 @@ class Handlers:
             return [None, None, None, None, ""]
         image, transparent = read_image(path)
         if transparent:
-            gr.Warning("The image is transparent in places: the models see the colours that are stored there.")
+            gr.Warning("Parts of the image are transparent: the models see the colours that are stored there.")
         mask = shown["mask"] if shown is not None and shown["digest"] == digest_of(image) else None
         explained, difference = compare_maps(
             self.session, image, None if target == PREDICTED else target, method if self.map_name else None, mask
@@ -102,7 +102,7 @@ class Handlers:
         measured = self.measured(name)
         order = measured.order(shown)
         pages = max(1, -(-len(order) // IMAGES_OF_A_PAGE))
-        page = min(int(page or 1), pages)  # an emptied box is `None`
+        page = min(int(page or 1), pages)  # an empty box is `None`
         indices = order[(page - 1) * IMAGES_OF_A_PAGE :][:IMAGES_OF_A_PAGE]
         images = [thumbnail(image) for image in measured.rows.dataset.select(indices)["image"]]
         top1 = " → ".join(f"{measured.result.accuracy(side):.1%}" for side in ("before", "after"))
@@ -122,11 +122,11 @@ class Handlers:
 
     @in_page()
     def conditions(self, shown: str, number: float | None, step: int = 0) -> list[Any]:
-        """Verdict, and an image of the diagnosis in all conditions: number `number` + `step` of a kind, in a circle."""
+        """Verdict, and the image `number` + `step` of a kind in all conditions; the first image follows the last."""
         diagnosed = self.diagnosed
         if diagnosed is None:
-            how = "Start the page with `--diagnose runs/diagnosis`, the output of `robust-vit diagnose`, to click through"
-            return [f"{how} your images on other backgrounds.", [], "", 1]
+            how = "To see your images on other backgrounds, start the page with `--diagnose` and an output of `robust-vit diagnose`."
+            return [how, [], "", 1]
         order = diagnosed.order(shown)
         if not order:
             return [diagnosed.text, [], f"None of {len(diagnosed.examples)} images.", 1]
@@ -137,7 +137,7 @@ class Handlers:
 
     @in_page()
     def on_backgrounds(self, path: str | None) -> list[Any]:
-        """Mask of the object of an image, and the predictions for it on other backgrounds."""
+        """The mask of an image's object, and the predictions for the object on other backgrounds."""
         if path is None:
             return [None, [], ""]
         image, _ = read_image(path)
@@ -149,7 +149,7 @@ class Handlers:
 
 
 def open_models(options: AppOptions) -> Session:
-    """The model of the page, or two, which must have the same classes, without sets and store."""
+    """A session with the models of the page, without sets and folder."""
     with open_session(Models(options.model, options.compare, options.protocol)) as session:
         for side in session.sides.values():
             side.model.eval().requires_grad_(False)
@@ -157,7 +157,7 @@ def open_models(options: AppOptions) -> Session:
 
 
 def measures(explained: dict[str, Explanation], classes: list[str], map_name: str | None = RELEVANCE) -> str:
-    """Table of the explained classes and, of models with maps, the agreement with the mask."""
+    """Table of the explained classes and, if the models have maps, their agreement with the mask."""
     scores = {"mean_iou": "mIoU with mask", "energy": f"{map_name} on object"} if map_name else {}
     rows = []
     for side, of in explained.items():

@@ -27,7 +27,7 @@ class Page:
     """The page for a model, or for two. Its components are attributes."""
 
     def __init__(self, options: AppOptions):
-        local = options.host in LOOPBACK and not options.allowed_hosts  # a proxy forwards to those
+        local = options.host in LOOPBACK and not options.allowed_hosts  # allowed hosts are names of a proxy
         self.handlers = Handlers(options)
         models = {"Model" if options.compare is None else "Before": options.model, "after": options.compare}
         names = [f"**{side}:** `{public_name(name)}`" for side, name in models.items() if name is not None]
@@ -35,7 +35,7 @@ class Page:
         outputs = [Path(folder) for folder in (options.compare, options.results) if folder is not None]
         reports = [folder for folder in outputs if (folder / TABLES_FILE).is_file()]
         with gr.Blocks(title="robust-vit", analytics_enabled=False) as self.blocks:
-            self.shown = gr.State(None)  # what is known of the image that a visitor sees
+            self.shown = gr.State(None)  # digest and mask of the image that a visitor sees
             gr.Markdown("## What the model looks at\n" + " · ".join(names))
             with gr.Tabs(selected="explain") as self.tabs:
                 with gr.Tab("Explain", id="explain"):
@@ -131,7 +131,7 @@ class Page:
 
     def add_events(self) -> None:
         answers, chosen = self.handlers, [self.image, self.shown]
-        queue = {"concurrency_id": "models", "concurrency_limit": 1}  # they answer one request; others wait
+        queue = {"concurrency_id": "models", "concurrency_limit": 1}  # one request at a time
         private = queue | {"api_visibility": "private"}
         gr.on(
             [self.image.change, self.target.input, self.method.input],
@@ -172,7 +172,7 @@ class Page:
 
 
 def uploaded(name: str) -> gr.Image:
-    """Image to drop, whose value is the path of the file."""
+    """Image that a visitor gives, whose value is the path of the file."""
     image = gr.Image(
         label="Image: drop, paste or choose",
         type="filepath",
@@ -183,6 +183,6 @@ def uploaded(name: str) -> gr.Image:
         height=300,
         elem_id=name,
     )
-    # The file as it is: a conversion by Gradio would lose depth, and its errors name no remedy.
+    # Gradio would convert the file, lose its colour depth, and raise errors that name no remedy.
     image.preprocess = lambda payload: payload and payload.path
     return image

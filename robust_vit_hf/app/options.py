@@ -28,7 +28,7 @@ class AppOptions(PairOptions):
       robust-vit app --model OWNER/BEFORE --compare OWNER/AFTER --export space
     """
 
-    compare: str | None = option(None, "the model after finetuning; a model of your own is shown by itself without it")
+    compare: str | None = option(None, "the model after finetuning; without it, only your own --model is shown")
     results: Path | None = option(None, "output of `robust-vit evaluate` (default: sets of the bundled benchmark)")
     dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
     sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
@@ -39,11 +39,11 @@ class AppOptions(PairOptions):
     protocol: Protocol | None = option(None, PROTOCOL)
     host: str = option("127.0.0.1", "address to listen on (default: 127.0.0.1)")
     allowed_hosts: list[str] = option(
-        [], "further names of the page, such as that of a proxy, without a port; `*` for all", metavar="NAME"
+        [], "further host names of the page, such as that of a proxy, without ports; `*` for all", metavar="NAME"
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
     export: Path | None = option(
-        None, "write a Space of the page, with the pictures of --diagnose, and do not serve it", metavar="FOLDER"
+        None, "do not serve the page, but write a Space of it, with the pictures of --diagnose", metavar="FOLDER"
     )
 
     def __post_init__(self):
@@ -51,6 +51,4 @@ class AppOptions(PairOptions):
         self.sets = expand_sets(self.sets)
         has_results = self.model != BUNDLED_MODEL and self.results is not None
         if self.compare is None and (has_results or self.export is not None):
-            raise ValueError(
-                "--results and --export need --compare, the model after finetuning; for --export, its Hub id"
-            )
+            raise ValueError("--results and --export need --compare, the finetuned model; --export needs its Hub id")

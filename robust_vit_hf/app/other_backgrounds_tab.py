@@ -1,4 +1,4 @@
-"""Objects on other backgrounds: images of a diagnosis in all conditions, and the object of any image, cut out and pasted."""
+"""Objects on other backgrounds: images of a diagnosis in all conditions, and the object of a visitor's image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ from ..utils.files import RESULTS_FILE, read_json
 
 
 Picture = tuple[Image.Image, str]  # with a caption: what it shows, and a line for each model's prediction
-MARKS = {"right": "✓", "taken": "●", "other": "✗"}  # signs of predictions, see `Composed.kind`
-# Kinds of images of a diagnosis, of any of its models.
+MARKS = {"right": "✓", "taken": "●", "other": "✗"}  # by the kind of prediction, see [`Composed.kind`]
+# Kinds of images of a diagnosis. Of two models, one needs to make the prediction.
 KINDS = ("all", "predicted as the class of the background", "wrong on another background", "right everywhere")
 WITH_OBJECT = tuple(name for name in CONDITIONS if name not in ("no_fg", "only_bg"))
 NUM_BACKGROUNDS = 5
-TEXTS = ["image", "label", "donor_class"]  # columns, even if a class is called `1` or `NA`
-PHOTOGRAPHS = ("grass", "brick", "china", "coins", "hubble")  # backgrounds without images of the models' classes
-MAX_SIDE = 384  # longest side of an image to find a mask in: the time grows with its sixth power
+TEXTS = ["image", "label", "donor_class"]  # columns of text, even if a class is called `1` or `NA`
+PHOTOGRAPHS = ("grass", "brick", "china", "coins", "hubble")  # backgrounds for models without a diagnosis
+MAX_SIDE = 384  # pixels of the longer side in the search for the object, whose time grows with the sixth power
 
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """Result of `robust-vit diagnose`: verdicts and warnings, images in all conditions, and what was predicted as what."""
+    """Result of `robust-vit diagnose`: verdicts and warnings as text, images in all conditions, and tables of confusions."""
 
     text: str
     examples: list[Composed]
@@ -62,7 +62,7 @@ def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
     models = {side: of.weights for side, of in session.sides.items()}
     if not results["weights"].items() <= models.items():
         raise ValueError(
-            f"The diagnosis in `{folder}` is of other models: start the page with the --model and --compare that were diagnosed."
+            f"`{folder}` is a diagnosis of other models: start the page with the --model and --compare that were diagnosed."
         )
     diagnosed = results["diagnosis"]
     verdicts = [*diagnosed.items(), *results.get("attributes", {}).items()]
@@ -74,7 +74,7 @@ def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
 
 
 def _what_was_taken(folder: Path) -> list[Table]:
-    """The images that follow the background of another class, and the matrices of classes; none in a Space, which has no such files."""
+    """Tables of the images that follow the background, and of the classes; none in a Space, which does not have the files."""
     if not (folder / PAIRS_FILE).is_file():
         return []
     pairs, taken = (
@@ -91,13 +91,13 @@ def diagnosis_folder(folder: Path) -> Path:
         if "diagnosis" in (read_json(place / RESULTS_FILE) or {}) and (place / EXAMPLES_FILE).is_file():
             return place
     raise ValueError(
-        f"`{folder}` has no diagnosis with `{EXAMPLES_FILE}`: expected the --output_dir of `robust-vit diagnose` or "
-        "`robust-vit improve`. If it has no such file, run the command again: what it measured is reused."
+        f"`{folder}` has no diagnosis with `{EXAMPLES_FILE}`: give the --output_dir of `robust-vit diagnose` or `robust-vit improve`. If it "
+        "has no such file, run the command again, which uses what it measured before."
     )
 
 
 def condition_pictures(example: Composed) -> list[Picture]:
-    """An image of a diagnosis in each condition that it has, with the predictions."""
+    """An image of a diagnosis in all conditions in which it could be composed, with the predictions."""
     pictures = []
     for name in CONDITIONS:
         predicted, several = {side: best[name] for side, best in example.predicted.items()}, len(example.predicted) > 1
@@ -118,7 +118,7 @@ class Background:
 
 
 def other_backgrounds(session: Session, diagnosed: Diagnosed | None) -> list[Background]:
-    """Backgrounds of images of a diagnosis, of different classes as far as there are, or else photographs of emoji-shift."""
+    """Backgrounds of images of a diagnosis, of as many classes as possible, or else photographs of emoji-shift."""
     if diagnosed is not None:
         names = [example.label for example in diagnosed.examples]
         turns = [names[:place].count(name) for place, name in enumerate(names)]  # classes in turn
@@ -145,12 +145,8 @@ def find_mask(cut: TokenCut, image: Image.Image) -> Image.Image:
 def pasted_pictures(
     session: Session, image: Image.Image, mask: Image.Image, backgrounds: Sequence[Background]
 ) -> tuple[list[Picture], str]:
-    """The image and its object on other backgrounds, as the first model sees them, with predictions, and a sentence on
-    how many of these change.
-
-    Args:
-        mask: mask of the object of the RGB image, greyscale, of its size.
-    """
+    """The RGB image and its object on other backgrounds, as the first model sees them, with predictions, and a sentence on how many
+    predictions change. `mask` is a greyscale mask of the object, of the size of the image."""
     pictures, captions, counts = None, [["the image"], *([f"on {other.name}"] for other in backgrounds)], []
     several = len(session.sides) > 1
     for side, of in session.sides.items():
@@ -158,7 +154,7 @@ def pasted_pictures(
         pixel_values, weight = row["pixel_values"][0][None], row["mask"][0][None]
         if not weight.any():
             raise ValueError(
-                "The object that was found lies outside of the crop that the models see: crop the image around the object."
+                "The object that was found is outside the part of the image that the models see: crop the image around the object."
             )
         normalize, size = normalization(of.processor), pixel_values.shape[:1:-1]  # width and height
         others = torch.stack([normalize(pil_to_tensor(other.picture.resize(size))) for other in backgrounds])

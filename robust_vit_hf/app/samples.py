@@ -1,4 +1,4 @@
-"""Sample images of the page: of the user, or from installed packages."""
+"""Sample images of the page: the user's own, or those of installed packages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..evaluation.sets import EvaluationSet
 from ..utils.images import to_rgb
 
 
-PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # photographs of scikit-image, of ImageNet's classes
+PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # photographs of scikit-image, with classes of ImageNet
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Sample:
 
 
 def load_samples(classes: Sequence[str]) -> list[Sample]:
-    """Samples for a model with these classes: two images of each shifted set of emoji-shift, or else photographs."""
+    """Samples for a model with these classes: two images of each shifted set of emoji-shift, or photographs."""
     if find_benchmark(classes) != BUNDLED_BENCHMARK:
         return [Sample(background(name), name) for name in PHOTOGRAPHS]
     samples = []
     for number, split in enumerate(2 * SHIFTED):
-        # Only openly licensed artwork, from a different offset in each set, so that the classes differ.
+        # Only openly licensed artwork. Each set begins at another index, so that the classes differ.
         rows = (compose(split, index) for index in count(8 * number))
         row = next(row for row in rows if row["openly_licensed"])
         caption = f"{CLASS_NAMES[row['label']]} · {split.replace('_', ' ')}"
@@ -40,7 +40,7 @@ def load_samples(classes: Sequence[str]) -> list[Sample]:
 
 
 def own_samples(path: str, split: str, session: Session) -> list[Sample]:
-    """A few labelled images of the user, of different classes as far as there are, always the same ones."""
+    """At most twelve labelled images of the user, balanced over the classes, and the same ones each time."""
     images = find_images(path, split, ("label",))
     rows = session.with_sets({split: EvaluationSet.of(choose_images(images.rows, 12))}).sets[split]
     labels = [accepted[0] for accepted in rows.accepted]

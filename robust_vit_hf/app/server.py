@@ -28,7 +28,7 @@ from .options import LOOPBACK, AppOptions
 from .other_backgrounds_tab import diagnosis_folder
 
 
-# Seconds between two looks for old uploads and pictures of visitors, and seconds after which they are deleted.
+# Seconds between two searches for old uploads and pictures of visitors, and their age in seconds when they are deleted.
 KEPT = (60, 1800)
 
 
@@ -41,7 +41,10 @@ def serve(options: AppOptions) -> str:
     if options.compare is None and options.model == BUNDLED_MODEL:
         after = newest_run(Path("runs"))
         if after is None:
-            print("Without a finetuning in runs/, a cached one is shown, made once in about a minute.", flush=True)
+            print(
+                "There is no finetuning in runs/: a cached one is shown, made once in about a minute.",
+                flush=True,
+            )
             after = cached_run()
         options = replace(options, compare=str(after))
     with running(options) as address:
@@ -51,14 +54,14 @@ def serve(options: AppOptions) -> str:
 
 
 def newest_run(folder: Path) -> Path | None:
-    """Newest complete finetuning run of the bundled model in a folder."""
+    """The newest complete finetuning of the bundled model in a folder."""
     runs = [file for file in folder.glob(f"*/{RUN_FILE}") if registered_of(read_json(file)) == BUNDLED_MODEL]
     newest = max(runs, key=lambda file: file.stat().st_mtime, default=None)
     return newest and newest.parent
 
 
 def cached_run(**options) -> Path:
-    """Folder of the bundled model, finetuned by its recipe at the first call, with `options` of `robust-vit train`."""
+    """Folder of the bundled model finetuned by its recipe, which the first call does, with `options` of `robust-vit train`."""
     recipe = list_recipes()[BUNDLED_MODEL]
     folder = cache_of((recipe, Path(bundled.__file__))) / "finetuned"
     if not (folder / RUN_FILE).is_file():
@@ -69,8 +72,8 @@ def cached_run(**options) -> Path:
 
 
 def own_names(app, names: Sequence[str]):
-    """ASGI app that answers requests for the address that was connected to, and for `names` (`*` for all), against "DNS
-    rebinding"; and none from a page elsewhere, which could not read the answer, but upload files."""
+    """ASGI app that answers only requests for the address of the connection or for `names` (`*` for all), which prevents "DNS rebinding", and
+    none from pages of other sites, which could not read the answers, but could upload files."""
     from starlette.datastructures import Headers
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -85,7 +88,7 @@ def own_names(app, names: Sequence[str]):
         origin = None if scope["type"] == "lifespan" else Headers(scope=scope).get("origin")
         if origin is None:
             await answered(scope, receive, send)
-        else:  # checked as the name, which is asked for, is
+        else:  # the origin is checked like the host name of the request
             named = scope | {"headers": [(b"host", urlsplit(origin).netloc.encode())]}
             await trusted(answered)(named, receive, send)
 
@@ -94,11 +97,13 @@ def own_names(app, names: Sequence[str]):
 
 @contextmanager
 def running(options: AppOptions) -> Iterator[str]:
-    """Context in which the page is served; its value is the address of the page."""
+    """Context in which the page is served at the address that it gives."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    socket.create_server((options.host.strip("[]"), 0), family=family).close()  # Gradio's error would be about ports
+    socket.create_server(
+        (options.host.strip("[]"), 0), family=family
+    ).close()  # a bad host: Gradio's error would name ports
     with tempfile.TemporaryDirectory(prefix="robust-vit-app-") as folder:
-        # Keep all uploads and pictures there, and Gradio from calling its own servers.
+        # All uploads and pictures stay in this folder, and Gradio does not call its own servers.
         os.environ |= {
             "GRADIO_TEMP_DIR": str(Path(folder, "files")),
             "GRADIO_EXAMPLES_CACHE": str(Path(folder, "examples")),
@@ -110,13 +115,13 @@ def running(options: AppOptions) -> Iterator[str]:
 
         @asynccontextmanager
         async def lifespan(app) -> AsyncIterator[None]:
-            """Wrap the app before it listens. Middleware of `app_kwargs` would run after Gradio's, which answers CORS preflights."""
+            """Wrap the app before it listens. Middleware in `app_kwargs` would run after Gradio's, which answers CORS preflights."""
             app.middleware_stack = own_names(app.middleware_stack, [*LOOPBACK, options.host, *options.allowed_hosts])
             yield
 
         page = Page(options).blocks
         page.delete_cache = KEPT
-        # A theme of Gradio names fonts of Google, which the page would fetch.
+        # By default, a theme of Gradio names fonts of Google, which the page would fetch.
         theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
         _, address, _ = page.launch(
             server_name=options.host,
@@ -132,7 +137,7 @@ def running(options: AppOptions) -> Iterator[str]:
             run_history=False,
             max_file_size="50mb",
             app_kwargs={"lifespan": lifespan},
-            _frontend=False,  # Gradio's startup check fails after 3 s, too short on a busy machine
+            _frontend=False,  # Gradio checks the server for 3 s at the start, which fails on a busy machine
         )
         try:
             yield address
@@ -143,12 +148,12 @@ def running(options: AppOptions) -> Iterator[str]:
 def write_space(
     folder: Path, before: str, after: str, protocol: Protocol | None, diagnose: Path | None = None
 ) -> None:
-    """Write a Space of Hub ids or registered models to a new or empty folder, with this package, which no index has."""
+    """Write a Space for models of the Hub or registered ones to a new or empty folder. It contains this package, which no index has."""
     for name in (before, after):
         if name not in MODELS and not is_hub_id(name):
             raise ValueError(
-                f"`{name}` is not a Hub id, and a Space cannot load a folder of this machine: push it first, `robust-vit push "
-                f"{name} OWNER/NAME`, and give that id."
+                f"`{name}` is not a Hub id, and a Space cannot load a folder of this machine: upload it with `robust-vit push {name} "
+                "OWNER/NAME`, and give that id."
             )
     protocol = resolve_protocol(protocol, before, after)
     ids = [name for name in map(resolve, (before, after)) if name not in MODELS]
@@ -171,7 +176,7 @@ def write_space(
 
 
 def requirements(with_backbone: bool) -> list[str]:
-    """Requirements of this package without the SDK, with timm for any model, and with weights where needed."""
+    """Requirements of this package in a Space, without the SDK, and with a package that has the weights of the backbone if needed."""
     lines = []
     for line in requires("robust-vit-hf"):
         requirement = Requirement(line)

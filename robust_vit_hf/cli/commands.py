@@ -10,12 +10,12 @@ from pkgutil import resolve_name
 
 @dataclass(frozen=True)
 class Command:
-    """A command. Modules are imported only when it is called.
+    """A command, whose modules are imported only when it is called.
 
     Args:
         options: `module:name` of a dataclass of options, or of a function that parses the arguments.
-        function: `module:name` of a function that takes them, and returns the text to print, empty outside the main process.
-        title: its line in the list of commands, if the docstring of the options does not begin with one.
+        function: `module:name` of a function that takes them, and returns what to print; nothing outside the main process.
+        title: its line in the list of commands, if the first sentence of the docstring of the options is not one.
     """
 
     options: str

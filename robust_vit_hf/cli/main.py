@@ -22,8 +22,8 @@ from .parser import Parser, parse
 ROOT = Group(
     "Diagnose and improve image classifiers that decide by the background, and train relevance maps", COMMANDS
 )
-FAILED_IF = 3  # exit status of a command that ended well, and whose result is what `--fail_if` names
-# Extras of this package and the modules they install.
+FAILED_IF = 3  # exit status of a command that succeeded, with a result that `--fail_if` names
+# Extras of this package, and the modules that they install.
 EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard", "timm"),
     "data": ("h5py",),
@@ -35,28 +35,23 @@ EXTRAS = {
 
 
 def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-vit") -> int:
-    """Run a command, by default that of the process.
-
-    Args:
-        root: the commands.
-        prog: how the program is called, for its help.
+    """Run a command of `root`, by default with the arguments of the process. `prog` is the name of the program in its help.
 
     Returns:
-        Exit status: 0, 1 for an expected error, which is one line on stderr, 2 for wrong arguments, 3 if the result is
-        what `--fail_if` names, 130 for an interrupt, 143 for a SIGTERM in the training. Other errors are raised, and
-        with `--debug` expected ones too.
+        Exit status: 0; 1 for an expected error, which is one line on stderr; 2 for wrong arguments; 3 if the result is what `--fail_if`
+        names; 130 for an interrupt; 143 for a SIGTERM in the training. Other errors are raised, and with `--debug` expected ones too.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
-    # On a full disk, logging would print a traceback beside the error of the command.
+    # On a full disk, logging would print a traceback in addition to the error of the command.
     logging.raiseExceptions = debug
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal or log that is not UTF-8 has no `→`
+        if isinstance(stream, io.TextIOWrapper):  # terminals and logs that are not UTF-8 have no `→`
             stream.reconfigure(errors="replace")
-    if not debug:  # only the progress and warnings of the command itself
+    if not debug:  # print only the progress and warnings of the command itself
         for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
-            os.environ.setdefault(name, "1")  # read when they are imported, by processes of the command too
+            os.environ.setdefault(name, "1")  # the libraries read this when they are imported, in child processes too
         for category in (FutureWarning, DeprecationWarning):
             warnings.simplefilter("ignore", category)
     try:
@@ -77,7 +72,7 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
         if debug:
             error.args = tuple(hide_tokens(part) if isinstance(part, str) else part for part in error.args)
             raise
-        for note in getattr(error, "__notes__", ()):  # what was done before the error
+        for note in getattr(error, "__notes__", ()):  # these say what was done before the error
             print(note)
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
@@ -86,7 +81,7 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
 
 
 def _report(function: Callable[[Any], Any], options: Any) -> int:
-    """Run a command, print its result, with `--json` as the only thing on stdout, and return the exit status."""
+    """Run a command, print its result (with `--json`, nothing else goes to stdout), and return the exit status."""
     as_json, condition = (getattr(options, name, None) for name in ("json", "fail_if"))
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         result = function(options)
@@ -112,9 +107,9 @@ def find(argv: list[str], root: Group, prog: str) -> tuple[Command, str, list[st
 
 def _one_line(error: BaseException) -> str:
     text = str(error)
-    if text.startswith("Caught "):  # an error in a data loader's worker, with its traceback before the message
+    if text.startswith("Caught "):  # an error in a worker of a data loader: its traceback is before the message
         text = text.rpartition(f"\n{type(error).__name__}: ")[2]
-    text = text.replace(":\n  ", ": ").replace("\n  ", "; ")  # lists of ours
+    text = text.replace(":\n  ", ": ").replace("\n  ", "; ")  # lists in our messages
     message = hide_tokens(" ".join(text.split())) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)

@@ -15,7 +15,7 @@ from ..utils.options import Declared, Options, declared_options, unknown
 from ..utils.privacy import hide_tokens
 
 
-# Options that `--help` shows, by title; `--help_all` shows the others too.
+# Options that `--help` shows, by their title; `--help_all` shows all.
 COMMON = {
     "input": "folder source before after images model compare dataset split eval_split sets set masks results diagnose evaluation "
     "classes category in_distribution shifted",
@@ -39,8 +39,8 @@ def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser with one-line errors, which never quote values, since one may be a token. The help begins with the paragraphs of
-    `text`, and ends with those that begin with `prog`, which are examples: the first line, or with `--help_all` in `argv` all."""
+    """Argument parser with errors of one line, which never quote values, since one may be a token. The help begins with the paragraphs of `text`.
+    Those that begin with `prog` are examples, which end the help: only the first, unless `argv` has `--help_all`."""
 
     def __init__(self, prog: str, text: str, argv: Sequence[str] = (), **kwargs):
         self.shows_all = not {"--help_all", "--help-all"}.isdisjoint(argv)
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
         self.groups = {title: self.add_argument_group(title) for title in (*COMMON, "help")}
         self.groups["help"].add_argument("-h", "--help", action="help", help="show this help")
-        # Only for the help: handled by `main`.
+        # Only for the help: `main` handles the option.
         self.groups["help"].add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        # Dashes in the name of an option are underscores.
+        # Dashes in the name of an option are accepted for underscores.
         tokens = [re.sub(r"^--[^=]+", lambda name: f"--{name[0][2:].replace('-', '_')}", token) for token in args]
         return super().parse_known_args(tokens, namespace)
 
@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def add_options(self, options: Iterable[Declared], undo: bool = False) -> None:
-        """Add options of dataclasses, which check the values and set the defaults. To `undo` a recipe, flags take `true` or `false`."""
+        """Add options of dataclasses, which check values and set defaults. With `undo`, flags take `true` or `false`, to override a recipe."""
         self.groups["help"].add_argument("--help_all", action="help", help="show all options and examples")
         for option in sorted(options, key=lambda option: [*TITLES, option.name].index(option.name)):
             is_needed = option.default is MISSING or option.field.metadata.get("positional")

@@ -11,7 +11,7 @@ DESCRIPTION = f"""Finetune a model on images with masks, so that its relevance m
 RobustViT (https://huggingface.co/papers/2206.01161), and measure it before and after.
 
 Options come from a recipe, which the command line overrides: the one that --config names (a YAML file, or one of
-{", ".join(list_recipes())}), or else that of the model and method, if they have one.
+{", ".join(list_recipes())}), or else the recipe of the model and method, if there is one.
 
   robust-vit train --model vit-b --dataset photos-masks --output_dir runs/vit-b
   robust-vit train                       # the bundled model and images
@@ -20,13 +20,13 @@ Options come from a recipe, which the command line overrides: the one that --con
 
 
 def parse_arguments(argv: list[str]) -> tuple:
-    """Arguments of [`finetune`], or exit as [`~robust_vit_hf.cli.parser.parse`]."""
+    """Arguments of [`finetune`]; exits like [`~robust_vit_hf.cli.parser.parse`]."""
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
     prog = "robust-vit train"
     parser = Parser(prog, DESCRIPTION, argv, usage=f"{prog} [--config RECIPE] [options]")
     parser.groups["input"].add_argument("--config", metavar="RECIPE", help="recipe, see above")
-    # --debug belongs to all commands; a recipe can set the Trainer's option.
+    # --debug is an option of all commands. Only a recipe can set the Trainer's option of this name.
     parser.add_options([option for option in train_options().values() if option.name != "debug"], undo=True)
     options = vars(parser.parse_args(argv))
     named = options.pop("config", None)
@@ -41,12 +41,12 @@ def parse_arguments(argv: list[str]) -> tuple:
 
 
 def train(arguments: tuple) -> str:
-    """Finetune, and return the table and the output path; an empty string outside the main process."""
+    """Finetune, and return the table and the output folder as text; an empty string outside the main process."""
     from ..evaluation.examples import FIGURE_FILE
     from ..training.finetuning import finetune
 
     table = finetune(*arguments)
     folder = Path(arguments[-1].output_dir)
-    picture = folder / FIGURE_FILE  # only for labelled images
+    picture = folder / FIGURE_FILE  # there is none for images without labels
     look = f" Look at {picture}." if picture.is_file() else ""
     return f"\n{table}\n\nModel, card, results.json and table: {folder}.{look}" if table else ""
