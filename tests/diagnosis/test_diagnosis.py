@@ -86,9 +86,8 @@ def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
     assert all(found.measures[name].high < 0.05 for name in ("donor_excess", "bg_gap"))
     assert found.verdict == "too few"
     assert found.sentence.startswith(f"The model recognises too little to tell: it is right on {right} % [")
-    assert "of 2000 original images" in found.sentence and any(
-        "of the original images" in text for text in found.warnings
-    )
+    assert "of 2000 original images" in found.sentence
+    assert any("of the original images" in text for text in found.warnings)
 
 
 def test_a_model_that_recognises_no_composed_image_shows_nothing():
@@ -163,9 +162,7 @@ def test_images_with_masks_in_doubt_count_as_they_are_alone():
 
 def test_images_without_donor_or_object_do_not_count():
     found = diagnosis(40, mixed_rand=0.5)
-    columns = {
-        name: np.array(values, dtype=object if name == "accepted" else None) for name, values in found.columns.items()
-    }
+    columns = {name: np.array(of, dtype=object if name == "accepted" else None) for name, of in found.columns.items()}
     columns["mixed_same"][:10], columns["donor_same"][:10] = -1, -1
     columns["object_share"] = np.where(np.arange(40) < 4, 0.0, columns["object_share"])
     columns["object_share"][4] = 1.0
@@ -184,9 +181,8 @@ def test_bad_compositions_and_wrong_models_are_warned_of():
 def test_a_page_warns(tmp_path):
     notes = ("200 images are left out", "Of these classes, no image is left: <i>owl</i>.")
     images = Images(datasets.Dataset.from_dict({}), "photographs", "validation", "drawn by hand", 200, notes)
-    report = DiagnosisReport(
-        {"before": diagnosis(original=0.3, mixed_same=0.0)}, {}, [], [], [], images, Path("out"), [], []
-    )
+    found = diagnosis(original=0.3, mixed_same=0.0)
+    report = DiagnosisReport({"before": found}, {}, [], [], [], images, Path("out"), [], [])
     write_page(tmp_path / "report.html", "A diagnosis", {}, [report.section()])
     page = (tmp_path / "report.html").read_text()
     composing, accuracy, *notes = report.warnings
@@ -255,9 +251,8 @@ def test_tables():
     measures, classes, pairs = diagnosis_tables({"before": diagnosis(mixed_rand=0.5, taken=0.3)})
     assert measures.head == ["measure", "before"]
     cells = {row[0]: row[1] for row in measures.rows}
-    assert cells["top-1 `mixed_rand`"].startswith("50.0 [") and cells[
-        "BG-Gap: `mixed_same` − `mixed_rand`"
-    ].startswith("+50.0 [")
+    assert cells["top-1 `mixed_rand`"].startswith("50.0 [")
+    assert cells["BG-Gap: `mixed_same` − `mixed_rand`"].startswith("+50.0 [")
     assert len(classes.rows) == CLASSES and pairs.rows[0][0].count("on the background of") == 1
     compared = diagnosis_tables({"before": diagnosis(mixed_rand=0.5), "after": diagnosis(mixed_rand=0.9)})[0]
     assert compared.head == ["measure", "before", "after", "change"]

@@ -102,9 +102,7 @@ def test_intervals_hold_for_the_choice():
 def test_break_even_is_where_gain_and_loss_are_equal():
     even, at_most = outcome(-0.02, 0.18).break_even
     assert even == pytest.approx(0.1) and 0.13 < at_most < 0.3
-    assert any(
-        "more than 10 % have other backgrounds (95 %: at most " in text for text in outcome(-0.02, 0.18).sentences
-    )
+    assert "more than 10 % have other backgrounds (95 %: at most " in " ".join(outcome(-0.02, 0.18).sentences)
     assert outcome(0.01, 0.3).break_even[0] == 0 and "at any share" in outcome(0.01, 0.3).sentences[1]
     assert outcome(-0.05, -0.02).break_even == (1.0, 1.0)
     unbounded = outcome(-0.02, 0.05, deviations=(0.02, 0.05))
