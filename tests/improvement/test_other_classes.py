@@ -51,16 +51,8 @@ def test_a_model_with_little_to_gain_is_kept(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", True)
     for name in ("compute_features", "composite_outputs", "Finetuning"):
         monkeypatch.setattr(f"robust_vit_hf.improvement.improve.{name}", None)
-    options = [
-        "--model",
-        inputs / "model",
-        "--dataset",
-        inputs / "photos",
-        "--masks",
-        inputs / "masks",
-        "--effort",
-        "full",
-    ]
+    options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--masks", inputs / "masks"]
+    options += ["--effort", "full"]
     printed = succeed("improve", *options, "--output_dir", tmp_path / "kept")
     verdict = json.loads((tmp_path / "kept" / "verdict.json").read_text())
     assert verdict["outcome"] == "healthy" and "there is little to gain, and nothing was trained" in printed
