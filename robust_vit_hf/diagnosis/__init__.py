@@ -1,1 +1,1 @@
-"""Whether your own model decides by the background of your own images."""
+"""Diagnosis: whether a model decides by the background of your images."""

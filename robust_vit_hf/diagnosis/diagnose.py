@@ -61,7 +61,7 @@ def diagnose(
     Args:
         model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from
             images `(B, 3, H, W)` to logits `(B, C)`, with the names of its `classes`, and a `transform` from a PIL image to a tensor
-            `(3, H, W)`. Without a model, the images are asked whether they invite a shortcut, see [`OutOfFold`].
+            `(3, H, W)`. Without a model, it measures whether the images invite a shortcut, see [`OutOfFold`].
         dataset: labelled images, as for `robust-vit diagnose`.
         options: other options of [`DiagnoseOptions`].
     """

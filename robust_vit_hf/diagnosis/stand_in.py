@@ -142,7 +142,7 @@ class PhotographsDiagnosis(Diagnosis):
         return super().record() | {"photographs": self.likely}
 
     def told_table(self) -> Table:
-        """For each class, how often its background tells it, and as which classes its background is predicted, and is never predicted."""
+        """For each class, how often its background tells it, and as which classes its background is predicted, or never."""
         known, names = ~np.isnan(self.values["background"]), dict(enumerate(self.class_names))
         labels, predicted = (pd.Series(self.columns[name])[known].map(names) for name in ("label", "background"))
         counts = pd.crosstab(labels, predicted).reindex(columns=sorted({*labels, *predicted}), fill_value=0)

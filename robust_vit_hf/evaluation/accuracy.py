@@ -81,7 +81,7 @@ def measure_accuracy(session: Session, within: str = "", relevance: bool = True)
 
 
 def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
-    """The sets of a session as `robust-vit evaluate` saved them in `folder`, in any precision."""
+    """Results on the sets of a session that `robust-vit evaluate` saved in `folder`, in any precision."""
     accuracy, results = Accuracy(), {}
     for name, rows in session.sets.items():
         measured = {}

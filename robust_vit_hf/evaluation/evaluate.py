@@ -104,7 +104,7 @@ def _protocols(options: EvaluateOptions) -> list[Protocol]:
 
 
 def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:
-    """Classes that were finetuned on: from `training_data`, the run's record, or the benchmark."""
+    """Classes that the second model was finetuned on: from `training_data`, the run's record, or the benchmark."""
     path = options.training_data
     if options.compare is None:
         return None

@@ -35,7 +35,7 @@ KINDS = {
     "broken": "the prediction is right before the finetuning and wrong after it",
     "unchanged": "the prediction is the same before and after the finetuning",
 }
-NUM_EXAMPLES = 8  # of each kind, in the file
+NUM_EXAMPLES = 8  # examples of each kind in the file
 FIGURE_FILE = "before_after.png"
 NUM_SHOWN = 4  # images in a group of the figure
 NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevance on the background
@@ -234,7 +234,7 @@ def before_after_figure(
     sides = max(len(example.predicted) for example in shown)
     lines = sides + len(targets) if any(example.maps for example in shown) else 1  # pictures in a column
     columns = [[max(len(examples), 3) for examples in row.values()] for row in rows]  # space for the title
-    height = 1.8 * lines if lines > 1 else 2.4  # of a row: without maps, the image's caption names the predictions
+    height = 1.8 * lines if lines > 1 else 2.4  # height of a row; without maps, captions name the predictions
     figure = Figure((1.45 * max(map(sum, columns)), height * len(rows)), layout="constrained")
     bands = figure.subfigures(len(rows), 1, squeeze=False, hspace=0.02)[:, 0]
     for band, widths, row in zip(bands, columns, rows, strict=True):

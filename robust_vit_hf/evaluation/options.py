@@ -16,7 +16,7 @@ from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
 OF_WEIGHTS = f"sets for --weights, {SOURCES}; by default those of the benchmark with the classes of the models"
-OF_THE_MODEL = "by default that of the run that trained the models, or else `paper` for the registered models and `model` for all others"
+OF_THE_MODEL = "by default as in the training of the models; or else `paper` for registered models, `model` for others"
 PROTOCOL = f"preprocessing of the images, see `robust-vit evaluate --help`; {OF_THE_MODEL}"
 SEGMENTATION_SETS = (*BENCHMARK_NAMES, *known_sets.MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"

@@ -33,7 +33,7 @@ class Side:
     model: nn.Module
     processor: BaseImageProcessor
     source: str
-    digest: str  # of weights and configuration, see [`model_digest`]
+    digest: str  # digest of weights and configuration, see [`model_digest`]
     weights: str  # digest of the weights only, which identifies them in published results
 
     @property
@@ -90,7 +90,7 @@ def given_model(model: str | Path | nn.Module | Callable, **parts: Any) -> Itera
 
 @dataclass(frozen=True)
 class Session:
-    """Which models a command measures, on which sets, and where what is measured is kept."""
+    """Which models a command measures, on which sets, and where it saves results."""
 
     sides: Mapping[str, Side]  # such as `before` and `after`, all with the same classes
     sets: Mapping[str, EvaluationSet]  # labels are class indices of the models
@@ -107,13 +107,13 @@ class Session:
 
     @property
     def label_names(self) -> dict[int, str]:
-        """Class names by label; those of ImageNet for its sets, unless the models have another order."""
+        """Class names by label. They are the names of ImageNet for its sets, unless the models have another order."""
         of_imagenet = not self.sets.keys().isdisjoint(EVALUATION_SETS) and are_of_imagenet(self.classes)
         return dict(enumerate(class_names() if of_imagenet else self.classes))
 
     @property
     def map_name(self) -> str | None:
-        """The one name of the maps of all models, see [`map_name`]; `None` if they have none, or maps of two kinds."""
+        """The name of the maps of all models, see [`map_name`]; `None` if they have none, or maps of two kinds."""
         names = {map_name(side.model) for side in self.sides.values()}
         return names.pop() if len(names) == 1 else None
 

@@ -28,8 +28,8 @@ class EvaluationSet:
     dataset: datasets.Dataset  # rows with `image` and optionally `mask`, `file_name`, `group` and factors
     accepted: list[list[int]] | None = None  # labels of each image, if known; one without any does not count
     class_subset: tuple[int, ...] | None = None  # classes to which logits are restricted, ascending; `None` for all
-    num_classes: int | None = None  # that the model must have, if known
-    class_names: tuple[str, ...] | None = None  # in the order of the labels, if known
+    num_classes: int | None = None  # number of classes that the model must have, if known
+    class_names: tuple[str, ...] | None = None  # names in the order of the labels, if known
     border: int = 0  # pixels to cut at each edge of an image
     by_class: bool = True
     whole: bool = False  # images are squashed to the model's size, and not cropped

@@ -1,4 +1,4 @@
-"""Candidates, the models that may be chosen, and those of them with a new last layer."""
+"""Candidates: the models that may be chosen, most of which have a new last layer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -22,7 +22,7 @@ from ..training.methods.augmentations import BackgroundPool
 from ..utils.files import RUN_FILE
 
 
-INTERPOLATION_WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of a new layer, or of finetuned weights, that are measured
+INTERPOLATION_WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of new layers and of finetuned weights
 
 
 @dataclass(frozen=True, eq=False)

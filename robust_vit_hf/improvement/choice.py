@@ -155,7 +155,7 @@ class Outcome:
             error = NORMAL * self.share * COMPOSITES_ERROR  # more images do not reduce it
             if gain > error:
                 needed = _rounded_up(self.count * (margin**2 - error**2) / (gain**2 - error**2))
-                sentences.append(f"About {needed:,} validation images instead of {self.count} would tell.")
+                sentences.append(f"About {needed:,} validation images instead of {self.count} would suffice to tell.")
             else:
                 sentences.append(
                     "More validation images would not tell, since composites are not photographs: measure both models on photographs with "

@@ -141,7 +141,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         chosen, choice = choose(candidates, share), ("healthy" if keeps else "kept", None)
         is_written = (stage.result() or {}).get("candidate") == str(chosen)
         if not is_written:
-            stage.reopen()  # a model of another choice must not count as this one after a kill
+            stage.reopen()  # after a kill, a model of another choice must not count as this one
         table = candidates_table(candidates, chosen, share)
         write_atomically(session.folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
         section = Section("Choice", notes=[f"All candidates are in {CANDIDATES_FILE}."])
@@ -175,7 +175,7 @@ def _inputs(
     inputs |= {
         "masks": options.mask_method,
         "model": side.digest,
-        "pictures": [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pictures],  # as the swap draws from them
+        "pictures": [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pictures],  # in the order of the swap
         "mask_model": options.mask_model and public_name(options.mask_model),  # masks record its digest
         "images": {role: dataset_identity(of_role.rows) for role, of_role in images.items()},
         "precision": session.accelerator.mixed_precision,

@@ -36,7 +36,7 @@ from .choice import OUTCOMES, Outcome
 
 DIAGNOSIS_FOLDER, PREDICTIONS_FOLDER = "diagnosis", "predictions"
 CANDIDATES_FILE, VERDICT_FILE = "candidates.md", "verdict.json"
-SHOWN_NOTES = 4  # in the terminal
+SHOWN_NOTES = 4  # notes that the terminal shows
 
 
 @dataclass(frozen=True)

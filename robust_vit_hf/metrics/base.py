@@ -17,7 +17,7 @@ class StreamingMetric(ABC):
 
     def __init__(self):
         self._batches: list[dict[str, np.ndarray]] = []
-        self.num_images = 0  # added, usable or not
+        self.num_images = 0  # images that were added, usable or not
 
     @abstractmethod
     def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:

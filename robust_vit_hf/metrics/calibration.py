@@ -113,5 +113,5 @@ def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndar
         "confidence": probabilities.max(axis=1),
         "nll": nll,
         "brier": (1 - np.exp(-nll)) ** 2 + np.square(others).sum(axis=1),
-        "correct": is_accepted[np.arange(len(logits)), logits.argmax(axis=1)],  # the first among equals
+        "correct": is_accepted[np.arange(len(logits)), logits.argmax(axis=1)],  # argmax takes the first among equals
     }

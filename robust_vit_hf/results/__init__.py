@@ -1,1 +1,1 @@
-"""The table of results and its confidence intervals, tables, plots and checks of the paper's findings."""
+"""Results of runs: confidence intervals, tables, plots and pages."""

@@ -73,7 +73,7 @@ def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mappi
     """Changes of top-1 in points by class name, on each set and on average, sorted from the largest loss on."""
     table = pd.DataFrame(changes, dtype=float).sort_index()
     table = pd.concat([table, table.mean(axis=1).rename("mean")], axis=1)
-    points = (100 * table).round(9) + 0.0  # and not -0.0
+    points = (100 * table).round(9) + 0.0  # turns -0.0 into 0.0
     points = points.iloc[points.iloc[:, -1].argsort(kind="stable")]
     return None if points.empty else points.rename(index=lambda label: names.get(label, str(label)))
 
