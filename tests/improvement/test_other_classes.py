@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 
 from robust_vit_hf.models.loading import with_classes_alone
 
-from ..helpers.commands import succeed
+from ..helpers.commands import call, succeed
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -27,7 +27,10 @@ def two_of_four_classes(inputs: Path, folder: Path) -> list:
 def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path):
     """And are no wrong answers: top-1 counts among the two that have images."""
     options = two_of_four_classes(inputs, tmp_path / "two")
-    printed = succeed("improve", *options, "--output_dir", tmp_path / "better")
+    options += ["--output_dir", tmp_path / "better"]
+    refused = call("improve", *options, "--effort", "full").error
+    assert "2 of the model's 4 classes have no images, and a training of all layers" in refused
+    printed = succeed("improve", *options)
     named = "2 of the model's 4 classes have no images: cross, dot. Top-1 counts among the 2 others."
     assert named in printed and "classes without images moved by" in printed
     verdict = json.loads((tmp_path / "better" / "verdict.json").read_text())
