@@ -184,7 +184,7 @@ def check_rows(
     if unusable := problems + (uninformative if bad_masks == "refuse" or not kept else []):
         raise ValueError(
             f"{len(unusable)} of {count} rows of the {name} dataset cannot be used:\n{_head(unusable)}.\n"
-            "Repair them, or leave them out with `dataset.select`; `bad_masks='skip'` leaves out those whose masks are empty or full."
+            "Repair or remove them (in Python, `dataset.select` leaves them out); `bad_masks='skip'` leaves out those whose masks are empty or full."
         )
     if not uninformative:
         return dataset
