@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ..utils.files import cache_of, check_no_pattern, files_below, is_hidden
 from ..utils.images import readable_suffixes
-from ..utils.privacy import is_hub_id
+from ..utils.privacy import check_on_hub, is_hub_id
 from .classes import class_names_of, nfc
 from .known_sets import benchmarks
 from .layouts.folders import ImageFolder
@@ -25,6 +25,7 @@ from .write_dataset import made_from
 
 logger = logging.get_logger(__name__)
 
+LEFT_OUT = ": left out"  # in what rows of a folder have as their description
 Loader = Callable[[bool], Any]  # takes whether to stream, and returns the rows of a split
 
 
@@ -73,9 +74,10 @@ class Images:
     def labelled(self) -> "Images":
         labels = self.rows.with_format(None)["label"][:]
         chosen = [index for index, label in enumerate(labels) if label is not None and label >= 0]
-        if left_out := len(labels) - len(chosen):
-            logger.warning(f"{left_out} of {len(labels)} images of `{self.split}` have no label, and are left out.")
-        return self.select(chosen) if left_out else self
+        note = (
+            f"{len(labels) - len(chosen)} of {len(labels)} images of `{self.split}` have no label, and are left out."
+        )
+        return self if len(chosen) == len(labels) else replace(self.select(chosen), notes=(*self.notes, note))
 
 
 def find_images(
@@ -103,10 +105,15 @@ def find_images(
         ValueError: a needed column is missing, there is no such split ([`UnknownSplit`]), or the source cannot be used.
     """
     rows = _slice_of(find_splits(source, **options), split, source, streaming)
+    notes = [note for note in (rows.info.description or "").split("\n\n") if LEFT_OUT in note]
     if masks is not None:
-        rows = with_masks_of(rows, Path(masks), split.partition("[")[0])
+        count, rows = len(rows), with_masks_of(rows, Path(masks), split.partition("[")[0])
+        if without := count - len(rows):
+            notes.append(f"{without} of {count} images have no mask in `{Path(masks).name}`, and are left out.")
     check_columns(rows, split, needs)
-    return Images(rows, source, split, masks and origin_of_masks(masks))
+    for note in notes:
+        logger.warning(note)
+    return Images(rows, source, split, masks and origin_of_masks(masks), notes=tuple(notes))
 
 
 def with_masks_of(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
@@ -139,8 +146,6 @@ def with_masks_of(dataset: datasets.Dataset, folder: Path, split: str) -> datase
     if several := [name for name in counts if counts[name] * masks[name] > 1]:
         has = f"{counts[several[0]]} images and {masks[several[0]]} masks"
         raise ValueError(f"`{several[0]}` is the name of {has} in `{folder}`: give each image a name and a mask.")
-    if left_out := len(names) - len(kept):
-        logger.warning(f"{left_out} of {len(names)} images have no mask in `{folder}`, and are left out.")
     rows = dataset.select(kept)
     rows = rows.remove_columns([name for name in made.column_names if name in rows.column_names])
     return datasets.concatenate_datasets([rows, made.select([places[names[index]] for index in kept])], axis=1)
@@ -202,6 +207,9 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
         )
     if not path.is_dir() and not is_hub_id(source):
         raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
+    if not path.is_dir():
+        owner = source.partition("/")[0]
+        check_on_hub(source, "dataset", Path(datasets.config.HF_DATASETS_CACHE).glob(f"{owner}___*"))
     # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
     # changed files, would return the rows loaded first, or their columns.
     cache = cache_of(path / name for name in files_below(path)) if path.is_dir() else None
@@ -218,9 +226,9 @@ def _stream_if(rows: datasets.Dataset, streaming: bool) -> Any:
 
 def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
     rows, left_out = images.read(split)
-    if left_out:
-        logger.warning(f"`{images.root}`, split `{split}`: left out {left_out}.")
-    return rows.to_iterable_dataset(min(len(rows), 1024)) if streaming else rows
+    rows = rows.to_iterable_dataset(min(len(rows), 1024)) if streaming else rows
+    rows.info.description = f"`{split}`{LEFT_OUT} {left_out}." if left_out else ""
+    return rows
 
 
 def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) -> Any:

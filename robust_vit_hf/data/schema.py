@@ -75,8 +75,8 @@ def with_mask(row: dict, read: Callable[[Path], Image.Image]) -> dict:
 
 
 def decode(row: dict, shorter_side: int | None = None) -> tuple[dict, Image.Image | None, Image.Image | None]:
-    """The row with encoded image and mask, or with `problem`; and image and mask, upright, or `None`. An image with a longer
-    `shorter_side`, in pixels, is reduced to it, also in the row."""
+    """Return the row with encoded image and mask, or with `problem`; and the upright image and mask, or `None`. An image whose shorter
+    side is longer than `shorter_side` pixels is reduced to it, also in the row."""
     images: dict[str, Image.Image | None] = {"image": None, "mask": None}
     if "problem" in row:
         return row, None, None
@@ -87,23 +87,25 @@ def decode(row: dict, shorter_side: int | None = None) -> tuple[dict, Image.Imag
         where = path if content is None else row["file_name"]
         try:
             content = Path(path).read_bytes() if content is None else content
-            images[column] = Image.open(io.BytesIO(content))
+            picture: Image.Image = Image.open(io.BytesIO(content))
+            side = shorter_side if column == "image" and shorter_side and min(picture.size) > shorter_side else None
+            if side is not None:
+                picture.draft(None, (side, side))  # a JPEG decodes to fewer pixels in less time
             if column == "image":
-                if shorter_side is not None:  # a JPEG decodes to fewer pixels in less time
-                    images[column].draft(None, (shorter_side, shorter_side))
-                to_rgb(images[column])  # rejects what transforms cannot handle; too many pixels before decoding
-            images[column].load()
+                to_rgb(picture)  # rejects modes that transforms cannot handle, and too many pixels before decoding
+            picture.load()
             encoded = {"bytes": content, "path": path and Path(path).name}
-            if images[column].format == "BMP":
-                encoded = encode_image(images[column], path and Path(path).with_suffix(".png").name, "PNG")
-            ImageOps.exif_transpose(images[column], in_place=True)  # as `datasets.Image` does
-            if column == "image" and shorter_side is not None and min(images[column].size) > shorter_side:
-                scale = shorter_side / min(images[column].size)
-                size = [round(scale * side) for side in images[column].size]
-                images[column] = to_rgb(images[column]).resize(size, Image.Resampling.LANCZOS)
+            if picture.format == "BMP":
+                encoded = encode_image(picture, path and Path(path).with_suffix(".png").name, "PNG")
+            ImageOps.exif_transpose(picture, in_place=True)  # as `datasets.Image` does
+            if side is not None:
+                scale = side / min(picture.size)
+                size = [round(scale * length) for length in picture.size]
+                picture = to_rgb(picture).resize(size, Image.Resampling.LANCZOS)
                 encoded = encode_image(
-                    images[column], f"{Path(row['file_name']).stem}.jpg", "JPEG", quality=95, subsampling=0
+                    picture, f"{Path(row['file_name']).stem}.jpg", "JPEG", quality=95, subsampling=0
                 )
+            images[column] = picture
         except Exception as error:  # codecs raise any type
             return {"file_name": row["file_name"], "problem": f"`{where}` cannot be decoded: {error}"}, None, None
         row = row | {column: encoded}
@@ -184,7 +186,7 @@ def check_rows(
     if unusable := problems + (uninformative if bad_masks == "refuse" or not kept else []):
         raise ValueError(
             f"{len(unusable)} of {count} rows of the {name} dataset cannot be used:\n{_head(unusable)}.\n"
-            "Repair them, or leave them out with `dataset.select`; `bad_masks='skip'` leaves out those whose masks are empty or full."
+            "Repair or remove them (in Python, `dataset.select` leaves them out); `bad_masks='skip'` leaves out those whose masks are empty or full."
         )
     if not uninformative:
         return dataset

@@ -46,7 +46,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         with opened.accelerator.main_process_first():
             for protocol in protocols:
                 session = opened if protocol == opened.protocol else opened.under(protocol)
-                sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
+                sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set, folder)))
         by_masks = [name for name in BY_MASKS if getattr(options, name)]
         masked = [_masked_sets(session, by_masks) for session in sessions]
         classes = _training_classes(options, sessions[0])
@@ -76,7 +76,7 @@ def _evaluate(
         tables_by_masks.append(table(columns))
     if not session.accelerator.is_main_process:
         return {}, []
-    summary, notes, tables = summarize(run), session.without_map, [*tables_of(run), *tables_by_masks]
+    summary, notes, tables = summarize(run), session.notes, [*tables_of(run), *tables_by_masks]
     for name, figure, *_ in run_figures(summary, session.label_names):
         save_figure(figure, session.folder / "plots" / session.protocol, name)
     if "after" in session.sides:

@@ -37,7 +37,7 @@ def write_results_json(
 def write_finetuning_results(folder: Path, run: Run, session: Session) -> str:
     """Write the results of a run to an existing folder. Returns the first table, as Markdown."""
     write_examples(folder, run, session)
-    tables, notes = tables_of(run), session.without_map
+    tables, notes = tables_of(run), session.notes
     facts = summarize(run) | {"tables": [asdict(table) for table in tables], "notes": notes}
     write_results_json(session, folder, session.settings, facts, [*notes, *tables])
     return tables[0].markdown()

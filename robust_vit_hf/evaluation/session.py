@@ -124,6 +124,11 @@ class Session:
         shown = f"Maps show {self.map_name}, which is not comparable." if self.map_name else "No maps are shown."
         return [f"Relevance is left out: {reason} {shown}" for reason in dict.fromkeys(reasons)]
 
+    @property
+    def notes(self) -> list[str]:
+        """What a report says of the images that were left out, and [`without_map`]."""
+        return [*(note for rows in self.sets.values() for note in rows.notes), *self.without_map]
+
     def check_maps(self) -> None:
         for side in self.sides.values():
             VisionTransformer(side.model)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -10,6 +12,7 @@ import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
 
 from ..data.classes import class_names_of, classes_of_model, label_mapping, subset, wnids
+from ..data.copies import without_copies
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import find_images
 from ..data.groups import training_shares
@@ -35,6 +38,7 @@ class EvaluationSet:
     whole: bool = False  # images are squashed to the model's size, and not cropped
     group_weights: dict[str, float] | None = None
     source: str | None = None
+    notes: tuple[str, ...] = ()  # on what was left out
     revision: str | None = None  # commit of a source on the Hub
     shifted: bool = False
 
@@ -107,12 +111,14 @@ def load_evaluation_sets(
     return sets
 
 
-def load_sets(options: SetsOptions, protocol: Protocol, images_per_set: int) -> dict[str, EvaluationSet]:
+def load_sets(
+    options: SetsOptions, protocol: Protocol, images_per_set: int, folder: Path | None = None
+) -> dict[str, EvaluationSet]:
     loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
     if options.dataset is not None:
         if options.split in loaded:
             raise ValueError(f"`{options.split}` is a split of --dataset and one of --sets: measure one at a time.")
-        loaded[options.split] = own_set(options.dataset, options.split)
+        loaded[options.split] = own_set(options.dataset, options.split, folder)
     return loaded
 
 
@@ -125,12 +131,14 @@ def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, E
     }
 
 
-def own_set(path: str, split: str) -> EvaluationSet:
-    """Load a split of your own labelled images. Groups are weighted by [`training_shares`]."""
-    dataset = find_images(path, split, ("label",)).rows
-    names = getattr(dataset.features["label"], "names", None)
-    weights = training_shares(path, split) if "group" in dataset.column_names else None
-    return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
+def own_set(path: str, split: str, folder: Path | None = None) -> EvaluationSet:
+    """Load a split of your own labelled images, each photograph once, see [`without_copies`]. Groups are weighted by
+    [`training_shares`]."""
+    (images,) = without_copies({split: find_images(path, split, ("label",))}, folder).values()
+    names = class_names_of(images.rows.features)
+    weights = training_shares(path, split) if "group" in images.rows.column_names else None
+    facts: dict[str, Any] = {"source": path, "group_weights": weights, "notes": images.notes}
+    return EvaluationSet.of(images.rows, len(names) if names else None, **facts)
 
 
 def load_evaluation_set(name: str, source: str | None, protocol: Protocol) -> EvaluationSet:

@@ -50,7 +50,7 @@ SCORES = {
     "pixel_accuracy": ("Pixel accuracy of the relevance map, per cent", True, percent),
     "mean_ap": ("Average precision of the relevance map, per cent", True, percent),
 }
-TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability", "arxiv:2206.01161")
+TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability")  # the Hub adds the cited papers
 
 
 def describe_run(trainer: Trainer, facts: dict) -> dict:

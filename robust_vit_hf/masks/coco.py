@@ -27,7 +27,8 @@ class CocoAnnotations:
                 if category is None or self.category_names.get(annotation["category_id"]) == category:
                     self.by_image[annotation["image_id"]].append(annotation)
             for entry in content["images"]:
-                self.by_name[entry["file_name"]] = (entry["id"], (entry["width"], entry["height"]))
+                name = str(entry["file_name"]).replace("\\", "/")
+                self.by_name[name] = (entry["id"], (entry["width"], entry["height"]))
         except (KeyError, TypeError, ValueError) as error:
             expected = "`images`, `annotations` and `categories`"
             raise ValueError(f"`{path}` is not a COCO annotation file with {expected}: {error!r}.") from error

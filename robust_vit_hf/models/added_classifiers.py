@@ -138,7 +138,7 @@ class OwnClassifier(PreTrainedModel):
         """Logits `(B, C)` of images `(B, 3, H, W)`."""
         given = pixel_values if isinstance(self.predict, nn.Module) else pixel_values.cpu()
         output, wanted = self.predict(given), (len(given), self.config.num_labels)
-        if np.shape(output) != wanted:
+        if isinstance(output, tuple) or np.shape(output) != wanted:
             raise ValueError(
                 f"`predict` gave {_described(output)} for {len(given)} images; expected logits {wanted}, one for each of `classes`."
             )
@@ -172,4 +172,5 @@ class OwnProcessor(BaseImageProcessor):
 
 
 def _described(output: Any) -> str:
-    return f"a {type(output).__name__} of shape {tuple(np.shape(output))}"
+    shape = "" if isinstance(output, tuple) else f" of shape {tuple(np.shape(output))}"  # its parts may have several
+    return f"a {type(output).__name__}{shape}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from PIL.Image import Resampling
 
 from ..utils.files import RUN_FILE, read_json
-from ..utils.privacy import is_hub_id
+from ..utils.privacy import check_on_hub, is_hub_id
 from .model_names import BUNDLED_MODEL, MODELS, find_model, registered_of, resolve
 
 
@@ -209,6 +209,7 @@ def _run_record(name: str) -> dict:
 
     file = Path(name, RUN_FILE)
     if is_hub_id(name):
+        check_on_hub(name)
         try:
             file = Path(hf_hub_download(name, RUN_FILE))
         except OSError:  # no such file or model, or offline and never downloaded: loading the model says so

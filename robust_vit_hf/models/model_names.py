@@ -12,7 +12,7 @@ from wrapt import lazy_import
 
 from ..utils.files import read_json
 from ..utils.options import did_you_mean
-from ..utils.privacy import is_hub_id
+from ..utils.privacy import check_on_hub, is_hub_id
 
 
 if TYPE_CHECKING:  # names are read without importing transformers
@@ -78,6 +78,7 @@ def check_model(name: str) -> None:
             similar = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
             expected = f"a registered name, or a Hub id of the form `owner/name`{similar}"
             raise FileNotFoundError(f"`{name}` cannot be loaded: there is no such folder. Expected one, {expected}")
+        check_on_hub(name)
     elif not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
         inside = [str(config.parent) for config in sorted(path.glob("*/config.json"))]
         other = f"; did you mean the model `{inside[-1]}`, of {len(inside)} in it?" if inside else ""

@@ -1,10 +1,9 @@
 """Data of a finetuning: loaded, checked, prepared for the Trainer, and read in batches."""
 
-import shlex
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import datasets
 from accelerate.data_loader import prepare_data_loader
@@ -14,6 +13,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..data.classes import align_labels, check_one_numbering, class_names_of, classes_of_model, label_mapping
+from ..data.copies import without_copies
 from ..data.find_images import UnknownSplit, find_images
 from ..data.groups import group_shares
 from ..data.known_sets import benchmarks, find_benchmark
@@ -50,15 +50,14 @@ def load_data(
         logger.warning(
             f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
         )
-    train = find_images(source, arguments.train_split, streaming=arguments.streaming, **options).rows
+    images = {
+        arguments.train_split: find_images(source, arguments.train_split, streaming=arguments.streaming, **options)
+    }
+    train = images[arguments.train_split].rows
     if "mask" not in (train.column_names or ["mask"]):
-        name = source.rstrip("/") if Path(source).exists() else source.rpartition("/")[2]
-        parts = (source, f"{name}-masks", model_config._name_or_path or "MODEL")
-        images, masks, model = map(shlex.quote, parts)
         raise ValueError(
-            f"`{source}` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks "
-            f"tokencut --images {images} --output_dir {masks}`, then `robust-vit train --dataset {masks} --model {model}`; or do it "
-            f"all with `robust-vit improve --model {model} --dataset {images} --output_dir runs/better`."
+            f"`{source}` has no column `mask`, and a finetuning needs foreground masks: make them with `robust-vit masks`, or leave it to "
+            "`robust-vit improve`, which makes masks and finetunes."
         )
     if arguments.control and "label" not in train.column_names:
         raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
@@ -67,20 +66,22 @@ def load_data(
         train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
     else:
         weights = group_shares(train, arguments.train_split)
-    validation = None
     with nullcontext() if needs_validation else suppress(UnknownSplit):
-        validation = find_images(source, arguments.eval_split, **options).rows
+        images[arguments.eval_split] = find_images(source, arguments.eval_split, **options)
+    measured = arguments.test_split or arguments.eval_split
     if arguments.test_split is not None:
-        measured = {arguments.test_split: find_images(source, arguments.test_split, **options).rows}
+        images[measured] = find_images(source, measured, **options)
     elif benchmark is not None:
         sets = benchmark_sets(benchmark, arguments.images_per_set, seed) if arguments.benchmark_sets else {}
-        return train, validation, sets
-    else:
-        measured = {} if validation is None else {arguments.eval_split: validation}
-    splits = {arguments.train_split: train, arguments.eval_split: validation, **measured}
-    check_one_numbering(classes_of_model(model_config), splits)
-    sets = {name: EvaluationSet.of(rows, source=source, group_weights=weights) for name, rows in measured.items()}
-    return train, validation, sets
+        return train, images[arguments.eval_split].rows if arguments.eval_split in images else None, sets
+    check_one_numbering(classes_of_model(model_config), {name: of.rows for name, of in images.items()})
+    if not arguments.streaming and source not in benchmarks():
+        images = without_copies(images, None)  # the training keeps its own
+    validation, sets = images.get(arguments.eval_split), {}
+    if measured in images:
+        facts: dict[str, Any] = {"group_weights": weights, "notes": images[measured].notes}
+        sets[measured] = EvaluationSet.of(images[measured].rows, source=source, **facts)
+    return train, validation and validation.rows, sets
 
 
 def prepare_datasets(

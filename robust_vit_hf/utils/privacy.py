@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,20 @@ def is_hub_id(name: str) -> bool:
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is None or path.exists():
         return False
     return not (path.parent.is_dir() and difflib.get_close_matches(path.name, os.listdir(path.parent)))
+
+
+def check_on_hub(name: str, kind: str = "model", caches: Iterable[Path] = ()) -> None:
+    """Raise an error at once for a Hub id that is in no cache, if it does not exist or the Hub cannot be reached: libraries try for a minute."""
+    from huggingface_hub import HfApi, constants
+
+    cache = Path(constants.HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}")
+    if not any(path.exists() for path in (cache, *caches)):
+        try:
+            HfApi().repo_info(name, repo_type=kind, timeout=10)
+        except Exception as error:  # of the HTTP client too, which depends on the version of huggingface_hub
+            raise FileNotFoundError(
+                f"`{name}` is no folder here, and no {kind} that the Hub gives: {error}."
+            ) from error
 
 
 def hide_tokens(message: str) -> str:

@@ -9,8 +9,12 @@ from PIL import Image
 from robust_vit_hf.data import copies
 from robust_vit_hf.data.copies import without_copies
 from robust_vit_hf.data.find_images import find_images
+from robust_vit_hf.evaluation.sets import own_set
+from robust_vit_hf.training.load_data import load_data
+from robust_vit_hf.training.options import DataArguments
 
 from ..helpers.layouts import save
+from ..helpers.tiny import tiny_vit
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -61,6 +65,20 @@ def test_each_photograph_is_left_once(photos):
     assert left["test"].notes == (
         "1 images are left out as copies, which count once: `b/5.jpg` of `train: b/large.jpg`.",
     )
+
+
+def test_evaluations_and_trainings_count_each_photograph_once(photos):
+    assert own_set(str(photos), "train").dataset["file_name"][:2] == ["a/0.jpg", "a/2.jpg"]
+    for split in ("train", "test"):
+        names = find_images(str(photos), split).rows["file_name"]
+        lines = "".join(f"{name},mask.png,{name[0]}\n" for name in names)
+        save(Image.new("L", (8, 8)), photos / split / "mask.png")
+        (photos / split / "metadata.csv").write_text("image_file_name,mask_file_name,label\n" + lines)
+    data = DataArguments(dataset=str(photos), eval_split="test")
+    train, validation, sets = load_data(data, tiny_vit(num_labels=2).config, seed=0)
+    assert len(train) == 14 and [*validation["file_name"]] == ["a/6.jpg", "b/7.jpg"]
+    assert [*sets["test"].dataset["file_name"]] == ["a/6.jpg", "b/7.jpg"]
+    assert "`b/5.jpg` of `train: b/large.jpg`" in sets["test"].notes[0]
 
 
 def test_splits_that_overlap_are_refused(photos):

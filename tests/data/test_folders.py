@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.classes import align_labels, label_mapping
-from robust_vit_hf.data.find_images import with_masks_of
+from robust_vit_hf.data.find_images import find_images, with_masks_of
 from robust_vit_hf.data.image_sets import describe
 from robust_vit_hf.data.options import DescribeOptions
 from robust_vit_hf.data.schema import undecoded_rows
@@ -142,6 +143,7 @@ def left_out(root, caplog, split="train") -> str:
     with caplog.at_level(logging.WARNING):
         load_masked_dataset(str(root), split)
     (message,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert find_images(str(root), split).notes == (message,)  # for reports
     return message
 
 
@@ -150,6 +152,14 @@ def test_one_image_nested_deeper_keeps_the_labels(tmp_path, caplog):
     assert names_of_rows(both_ways(root)) == ["cat", "dog"]
     message = left_out(root, caplog)
     assert "2 images" in message and "`cat/old/1.png`" in message and "`3.png`" in message
+
+
+@pytest.mark.parametrize("name", [b"train/cat/caf\xe9.png", b"train/caf\xe9/0.png"])
+def test_a_name_that_is_not_in_utf8(name, tmp_path):
+    root = tree(tmp_path / "set", "train/cat/0.png", "train/xxx/0.png")
+    os.renames(root / "train" / "xxx" / "0.png", os.fsencode(root) + b"/" + name)
+    with pytest.raises(ValueError, match=r"The name 'train/.*caf\\udce9.*' in `.*` is not in UTF-8: rename"):
+        load_masked_dataset(str(root), "train")
 
 
 def test_images_beside_the_splits(tmp_path, caplog):

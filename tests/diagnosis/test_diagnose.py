@@ -169,7 +169,10 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
                 save(row[kind], tmp_path / f"{kind}s" / "validation" / f"{name}.{suffix}")
     options = ["--model", model, "--dataset", tmp_path / "images", "--masks", tmp_path / "masks"]
     succeed("diagnose", *options, "--output_dir", tmp_path / "out")
-    assert len(find_images(str(tmp_path / "images"), "validation[:50%]", masks=str(tmp_path / "masks")).rows) > 0
+    half = find_images(str(tmp_path / "images"), "validation[:50%]", masks=str(tmp_path / "masks"))
+    assert (
+        len(half.rows) > 0 and "1 of 9 images have no mask in `masks`" in (tmp_path / "out" / "tables.md").read_text()
+    )
     shares = columns_of(tmp_path / "out")["object_share"]
     assert len(shares) == 8 and shares[0] == pytest.approx(13**2 / 40**2, abs=0.06)
     # The output of `robust-vit masks` gives its masks and doubts only: images and labels are those of the data set.

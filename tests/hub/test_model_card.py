@@ -17,11 +17,21 @@ from robust_vit_hf.hub.model_card import describe_model, make_card, public_resul
 from robust_vit_hf.models.loading import weights_digest
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 from robust_vit_hf.results.summary import summarize
+from robust_vit_hf.training.methods import METHODS
 
 from ..helpers.commands import call, succeed
 from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
 
 
+OTHER_METHODS = {
+    "cft": "elisha2026concept",
+    "cutmix": "yun2019cutmix",
+    "energy": "rao2023studying",
+    "gradmask": "simpson2019gradmask",
+    "random_erasing": "zhong2020random",
+    "rrr": "ross2017right",
+}
+LAYER, SWAP = "interpolation weight of the new layer", {"probability of a background swap": "0.75"}
 RELEASED = sorted(path.parent for path in (ROOT / "model_cards").glob("*/run.json"))
 
 
@@ -134,6 +144,28 @@ def test_results(folder):
         assert data.datasets == ["x/y"] and {str(r.dataset_args) for r in data.eval_results} == {str(arguments)}
     row["top1_after"] = 1 / 3
     assert make_card(run, measured).data.eval_results[0].metric_value == 0.3333
+
+
+@pytest.mark.parametrize(
+    "training, cited",
+    [
+        ({"last layer": "map", LAYER: "1"}, ["chen2012marginalized"]),
+        ({"last layer": "layer fitted to the label", LAYER: "0.5"}, ["kirichenko2023last", "wortsman2022robust"]),
+        ({"method": "robustvit", "relevance weight": "0.8"} | SWAP, ["chefer2022optimizing", "xiao2021noise"]),
+        ({"relevance weight": "0", "interpolation weight of the finetuned weights": "0.5"}, ["wortsman2022robust"]),
+        ({"method": "swap"} | SWAP, ["xiao2021noise"]),
+        ({"method": "finetune"}, []),
+        *(
+            ({"method": method}, [OTHER_METHODS[method]])
+            for method in sorted({*METHODS} - {"robustvit", "swap", "finetune"})
+        ),
+    ],
+)
+def test_cards_cite_what_the_model_was_made_by(folder, training, cited):
+    card = make_card(json.loads((folder / "run.json").read_text()) | {"training": training})
+    assert re.findall(r"@inproceedings{(\w+),\n  title = {.+},\n  author = {.+ and .+},", card.content) == cited
+    assert ("## Citation" in card.content) is bool(cited)
+    assert (cited == []) is ("arxiv.org" not in str(card)) and "arxiv:" not in str(card.data)
 
 
 def test_energy(copied):

@@ -123,7 +123,7 @@ def named(*names: str) -> dict:
 def test_names_from_the_root(tmp_path):
     """The longest end of a path decides; an image of another folder has no mask, and a part of a folder's name is no folder."""
     path = write(
-        tmp_path, named("train/cat/000.jpg", "train/dog/000.jpg", "val/dog/1.jpg", "train/dog/1.jpg", "000.jpg")
+        tmp_path, named("train/cat/000.jpg", "train/dog/000.jpg", "val\\dog\\1.jpg", "train/dog/1.jpg", "000.jpg")
     )
     names = ("cat/000.jpg", "set/train/dog/000.jpg", "dog/1.jpg", "dog/2.jpg", "fox/1.jpg", "x/000.jpg")
     cat, dog, both, none, other, at_root = masks(path, *names)

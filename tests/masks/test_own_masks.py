@@ -173,16 +173,17 @@ def test_a_camera_s_photographs_are_kept_small(tmp_path):
     large = load_split("val", 8)[0]["image"].convert("RGB").resize((1200, 900), Image.Resampling.BICUBIC)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned
-    for name, image in {"a": large, "b": large.resize((400, 300))}.items():
+    # A JPEG of twice the shorter side is decoded to the size that is wanted.
+    for name, image in {"a": large, "b": large.resize((400, 300)), "c": large.resize((1200, 896))}.items():
         (tmp_path / "photos" / "train" / name).mkdir(parents=True)
         image.save(tmp_path / "photos" / "train" / name / f"{name}.jpg", exif=exif)
     model, processor = classifier()
     given = {tmp_path / "masks": find_images(str(tmp_path / "photos"), "train")}
     settings = MaskSettings("dinov2", None, model, processor)
-    (made,) = masked_images(given, ["a", "b"], settings)
+    (made,) = masked_images(given, ["a", "b", "c"], settings)
     assert settings.shorter_side == 448
     sizes = {row["file_name"]: (row["image"].size, row["mask"].size) for row in made.rows}
-    assert sizes == {"a/a.jpg": 2 * ((448, 597),), "b/b.jpg": 2 * ((300, 400),)}
+    assert sizes == {"a/a.jpg": 2 * ((448, 597),), "b/b.jpg": 2 * ((300, 400),), "c/c.jpg": 2 * ((448, 600),)}
     row, small = (next(row["image"] for row in made.rows if row["label"] == label) for label in (0, 1))
     reduced = large.transpose(Image.Transpose.ROTATE_270).resize((448, 597), Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(row, float) - np.asarray(reduced)).mean() < 3  # of JPEGs

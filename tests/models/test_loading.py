@@ -251,6 +251,7 @@ def damaged(folder, fault: str):
         ("x.pth.tar", r"x.pth.tar` is a file: .* `timm.models.save_for_hf\(model, "),
         ("runs/modle", "`runs/modle` cannot be loaded: there is no such folder.* did you mean model"),
         ("vti-b", "`vti-b` cannot be loaded: there is no such folder"),
+        ("nobody/nothing", "`nobody/nothing` is no folder here, and no model that the Hub gives: "),
         ("runs", "`runs` is no model: it has neither .* did you mean the model `runs/model`, of 1 in it"),
         ("runs/model/empty", "is no model: it has neither `config.json` nor"),
     ],

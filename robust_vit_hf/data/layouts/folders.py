@@ -49,6 +49,8 @@ class ImageFolder:
         """List a folder of images; `None` if it has none, or holds tables."""
         suffixes, images, metadata, hidden = readable_suffixes() | PICTURES, [], [], []
         for name in files_below(root):
+            if "\\udc" in ascii(name):  # which no table can hold
+                raise ValueError(f"The name {name!a} in `{root}` is not in UTF-8: rename the file or folder.")
             path = PurePosixPath(name)
             if is_hidden(name):
                 if path.suffix.lower() in suffixes and is_picture(root / name):
