@@ -220,7 +220,7 @@ def test_a_job_pushes_by_the_outcome(outcome, more, tmp_path, monkeypatch, capsy
     push = ["push", str(tmp_path), "user/better", "--commit_message", "Improve user/mine"]
     assert pushes == ([] if more is None else [push + more])
     said = {
-        "open": "user/better: the model goes to the branch `open`",
+        "open": "user/better: the model is pushed to the branch `open`",
         "healthy": "Nothing is",
         "kept": "Nothing is",
         "worse": "Nothing is",

@@ -19,21 +19,27 @@ from robust_vit_hf.improvement.options import ImproveOptions
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status, as of the commands. A model that is `better` goes to `main`, one of which that is `open` to a branch, and no other anywhere."""
+    """Run the job, and return its exit status. A model whose outcome is `better` is pushed to `main`, one whose outcome is `open` to a branch
+    of this name, and any other is not pushed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="Hub id of an image classifier")
     parser.add_argument("dataset", help="Hub id of labelled images")
     parser.add_argument("push_to", help="Hub id of the result; created if it does not exist")
     parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     parser.add_argument(
-        "--output_dir", type=Path, default=Path("improved"), help="folder that resumes an interrupted job"
+        "--output_dir",
+        type=Path,
+        default=Path("improved"),
+        help="folder of the results; give it again to resume an interrupted job",
     )
     given, options = parser.parse_known_args(arguments)
-    if any(word.startswith("-") for word in arguments[:3]):  # whose value would be taken for an id
+    if any(word.startswith("-") for word in arguments[:3]):  # the value of an option would be read as an id
         parser.error("give the three ids first, and options after them")
     command = ["--model", given.model, "--dataset", given.dataset, "--output_dir", str(given.output_dir), *options]
     parse(ImproveOptions, "robust-vit improve", command)
-    repo_id = create_repo(given.push_to, private=given.private)  # before hours of work: the token may not write
+    repo_id = create_repo(
+        given.push_to, private=given.private
+    )  # fail now, not after hours, if the token may not write
     if status := main(["improve", *command]):
         return status
     outcome = json.loads((given.output_dir / "verdict.json").read_text())["outcome"]
@@ -43,7 +49,7 @@ def run(arguments: list[str]) -> int:
     push = ["push", str(given.output_dir), repo_id, "--commit_message", f"Improve {given.model}"]
     if outcome == "open":
         print(
-            f"{repo_id}: the model goes to the branch `open`, since its images do not tell whether it is better. `main` stays as it is."
+            f"{repo_id}: the model is pushed to the branch `open`, since the images do not show whether it is better. `main` stays unchanged."
         )
         push += ["--revision", "open"]
     return main(push)

@@ -1,4 +1,4 @@
-"""Model card: the facts of a run, the `README.md` made from them, and results for the Hub's leaderboards."""
+"""Model cards: the facts of a run, the `README.md` made from them, and results for the leaderboards of the Hub."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,14 +32,14 @@ from .options import CardOptions
 logger = logging.get_logger(__name__)
 
 EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
-# Pictures by results file; the template has their captions.
+# Pictures by file of results. The template has the captions.
 FIGURES = {
     RESULTS_FILE: ["before_after.png"],
     EVALUATION_FILE: ["accuracy_paper.png", "accuracy_native.png", "accuracy_model.png"],
 }
-# Files of this package: one for each protocol, so that a benchmark has one score in a file. Others in the folder are the user's.
+# One file for each protocol, since a file has one score for each benchmark. Other files in this folder are the user's.
 EVAL_RESULTS_FILES = f"{EVAL_RESULTS_FOLDER}/robust-vit-hf-*.yaml"
-# Scores that may get worse: name, whether higher is better, and format.
+# Scores that may get worse: name, whether higher is better, and function that formats a value.
 SCORES = {
     "top1": ("Top-1, per cent", True, percent),
     "top5": ("Top-5, per cent", True, percent),
@@ -54,7 +54,7 @@ TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability")
 
 
 def describe_run(trainer: Trainer, facts: dict) -> dict:
-    """Record of a run as JSON values, from a [`RobustViTTrainer`] after training and the facts for its card."""
+    """Contents of `run.json`: JSON values from a [`RobustViTTrainer`] after training, and from the `facts` for its card."""
     args, validation = trainer.args, trainer.validation
     model = trainer.accelerator.unwrap_model(trainer.model)
     facts = {"hub_model_id": trainer.hub_model_id or args.hub_model_id, "folder": args.output_dir} | facts
@@ -72,7 +72,7 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
 def describe_model(
     model: nn.Module, processor: BaseImageProcessor, facts: dict, train: object, validation: object = None
 ) -> dict:
-    """Model and data of a run, as JSON values, from the `facts`, of which `folder` is where it is saved."""
+    """Model and data of a run, as JSON values. `facts` are arguments of `create_model_card`, and `folder`, where the model is saved."""
     known = ImageModel(model)
     config, image_size = known.pretrained.config, input_size(processor)
     finetuned_from = facts.get("finetuned_from") or config._name_or_path or known.name
@@ -86,7 +86,7 @@ def describe_model(
         "revision": facts.get("revision"),
         "weights": weights_digest(model),
         "finetuned_from": public_name(finetuned_from),
-        "registered": name,  # `finetuned_from` may be the last part of a path
+        "registered": name,  # `finetuned_from` is not enough, since it may be the last part of a path
         "base_model": finetuned_from if is_hub_id(finetuned_from) else base_model,
         "language": facts.get("language"),
         "license": facts.get("license") or (registered and registered.license),
@@ -126,7 +126,7 @@ def _data(train: object, validation: object, facts: dict, class_names: dict[int,
         "dataset_tags": _listed(facts.get("dataset_tags")),
         "dataset_args": _listed(facts.get("dataset_args")),
         "masks": facts.get("masks", "those that came with the dataset"),
-        "train_images": counts[0],  # None: streamed
+        "train_images": counts[0],  # `None` for a stream
         "validation_images": counts[1],
         "training_classes": labels,
         "class_names": None if labels is None else [class_names[label] for label in labels],
@@ -149,7 +149,7 @@ def _in_words(metrics: dict[str, float]) -> str:
 def describe_method(trainer: Trainer) -> dict[str, str]:
     rows, adapter = trainer.args.describe(), trainer._adapter
     if isinstance(trainer.train_dataset, MaskedStream) and trainer.args.lr_scheduler_type == "constant":
-        rows["learning rate"] = f"{trainer.args.learning_rate:g}, constant"  # a stream is one epoch
+        rows["learning rate"] = f"{trainer.args.learning_rate:g}, constant"  # a stream has one epoch: no decay
     if adapter is not None:
         rank = f" of rank {adapter.r}" if getattr(adapter, "r", None) else ""
         merged = "" if hasattr(trainer.model, "peft_config") else ", merged"
@@ -216,16 +216,16 @@ def rewrite_card(options: CardOptions) -> str:
 def make_card(
     run: dict, results: dict | None = None, evaluation: dict | None = None, figures: Sequence[str] = ()
 ) -> ModelCard:
-    """Model card from only measured results, with metadata that includes the `model-index`.
+    """Model card, with only measured results, and with metadata that includes the `model-index`.
 
     Args:
-        run: facts of [`describe_run`].
+        run: contents of `run.json`, see [`describe_run`].
         results: `results.json` of `robust-vit train`, if there is one.
-        evaluation: results of `robust-vit evaluate`, which replace them.
-        figures: those of [`FIGURES`] that are in the card's folder.
+        evaluation: results of `robust-vit evaluate`, which are shown instead of `results`.
+        figures: those of [`FIGURES`] that are in the folder of the card.
     """
     data, emissions, measurements = run["data"], None, _measurements(run, results, evaluation)
-    # Of a resumed run, only those of its last part are known.
+    # Of a resumed run, only the emissions of its last part are known.
     if run["emissions_kg"] is not None and not run["resumed"]:
         emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}
     tables = []
@@ -273,16 +273,17 @@ def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> l
 
 
 def write_card(folder: Path) -> None:
-    """Write a folder's `README.md` from its JSON files and pictures, and [`write_eval_results`]. Results of other weights are left out."""
+    """Write the `README.md` of a folder, and its files for leaderboards, from its JSON files and pictures. Results of other weights
+    are left out."""
     run, figures = read_json(folder / RUN_FILE), []
     if run is None:
-        raise FileNotFoundError(f"`{folder}` has no `{RUN_FILE}`, which `robust-vit train` and the trainer write.")
-    run.setdefault("protocol", run.get("preset"))  # its name up to version 0.3
+        raise FileNotFoundError(f"`{folder}` has no `{RUN_FILE}`: expected the output of `train` or `improve`.")
+    run.setdefault("protocol", run.get("preset"))  # the key of versions up to 0.3
     measured: list[dict | None] = []
     for file, pictures in FIGURES.items():
         contents = read_json(folder / file)
         if contents is not None and contents.get("weights", {}).get("after") != run.get("weights"):
-            logger.warning(f"`{folder / file}` is of other weights than `{RUN_FILE}`, so the card leaves it out.")
+            logger.warning(f"The card leaves out `{folder / file}`: its weights are not those of `{RUN_FILE}`.")
             contents = None
         measured.append(contents and {"date": _date_of(folder / file)} | contents)
         figures += [name for name in pictures if contents is not None and (folder / name).is_file()]
@@ -292,18 +293,19 @@ def write_card(folder: Path) -> None:
 
 
 def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
-    """Add the results of `robust-vit evaluate` to the finetuned model whose weights they are of."""
+    """Add results of `robust-vit evaluate` to the folder of the finetuned model, if they are of its weights."""
     evaluation = read_json(evaluation_folder / RESULTS_FILE) or {}
     measured = evaluation.get("weights", {}) if "protocols" in evaluation else {}
-    # By its path: a name could be that of a registered model.
+    # The absolute path cannot be the name of a registered model.
     known = {"after": weights_digest(load_model(str(folder.absolute())))}
     recorded = (read_json(folder / RESULTS_FILE) or {}).get("weights", {})
-    if recorded.get("after") == known["after"]:  # otherwise the results are those of weights that were here before
+    if recorded.get("after") == known["after"]:  # otherwise these results are of weights that were replaced
         known |= recorded
     if other := [side for side, digest in known.items() if measured.get(side) != digest]:
         raise ValueError(
-            f"`{evaluation_folder}` measured {'other weights than' if measured else 'nothing with'} those {other[0]} the finetuning of "
-            f"`{folder}`: run `robust-vit evaluate` with {'--model' if other[0] == 'before' else '--compare'}, and give its --output_dir."
+            f"`{evaluation_folder}` has no results of the weights {other[0]} the finetuning of `{folder}`, "
+            f"{'but of other weights' if measured else 'and of no others'}. Run `robust-vit evaluate --model ORIGINAL --compare {folder}`, and give "
+            "its --output_dir."
         )
     for picture in FIGURES[EVALUATION_FILE]:
         (folder / picture).unlink(missing_ok=True)
@@ -381,9 +383,13 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
 
 
 def write_eval_results(folder: Path, measurements: Iterable[Mapping], repo_id: str | None) -> None:
-    """Write a file for each protocol whose rows have public sets, and remove earlier ones
-    (https://huggingface.co/docs/hub/eval-results). Measurements have `protocol`, `date`, the `file` in the model's repository, from
-    which they are, and `sources`, `revisions` and `rows` of [`summarize`]."""
+    """Write results on public sets for the Hub (https://huggingface.co/docs/hub/eval-results), one file for each protocol, and
+    remove earlier files.
+
+    Args:
+        measurements: each has `protocol`, `date`, `file`, the name of the file with these results in the repository, and
+            `sources`, `revisions` and `rows` of [`summarize`].
+    """
     for path in folder.glob(EVAL_RESULTS_FILES):
         path.unlink()
     for part in measurements:
@@ -397,8 +403,8 @@ def write_eval_results(folder: Path, measurements: Iterable[Mapping], repo_id: s
 
 
 def public_results(part: Mapping, **facts) -> list[EvalResultEntry]:
-    """Top-1 in per cent on each set of a measurement that was read from a public copy, with facts of all entries; others may hold other
-    variants."""
+    """Top-1 in per cent on each set that was read from a known public copy; other copies may be variants of the set. `facts` are
+    added to all entries."""
     entries = []
     for row in part["rows"]:
         name = row["set"]

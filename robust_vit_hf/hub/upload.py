@@ -1,4 +1,4 @@
-"""Uploads to the Hub."""
+"""Upload models and datasets to the Hub."""
 
 import glob
 import re
@@ -24,24 +24,24 @@ from .options import PushOptions
 
 
 ADAPTER_FILE = "adapter_config.json"
-# What is uploaded, and nothing else: other files in the folder, such as the Trainer's and those of other commands, hold local paths,
-# the user's images or their names.
+# Only these files are uploaded. Others in the folder, of the Trainer and of other commands, contain local paths, the user's
+# images or their names.
 MODEL_FILES = [CARD_FILE, RUN_FILE, RESULTS_FILE, EVALUATION_FILE, INTERPOLATION_FILE, CONVERSION_FILE, BASE_FILE]
 MODEL_FILES += ["tables.md", "candidates.md", "verdict.json", "LICENSE*", "NOTICE*"]
 MODEL_FILES += ["*config.json", "*model*.safetensors", "*model*.bin", "*.index.json", "*.py"]
 DATASET_FILES = [CARD_FILE, STAGE_FILE, "*.parquet", f"{CONTACT_SHEET}*.png"]
 LOGS = "runs/*/events.out.tfevents.*"
-httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, or httpx2 since 2.0
+httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, and since 2.0 httpx2
 
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turn errors of the HTTP client, of which some quote the token, into an `OSError`."""
+    """Context manager that turns errors of the HTTP client into an `OSError`, since some of them quote the token."""
     try:
         yield
     except (httpx.LocalProtocolError, UnicodeEncodeError):
         raise PermissionError(
-            f"The token for `{repo_id}` has invalid characters, such as a space or a line break: log in with `hf auth login`."
+            f"The token for `{repo_id}` contains characters that no token has, such as a space or a line break. Log in with `hf auth login`."
         ) from None
     except httpx.TransportError as error:
         raise ConnectionError(f"The Hub cannot be reached for `{repo_id}`: {error}. Push again later.") from None
@@ -50,27 +50,28 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 def create_repo(
     repo_id: str, *, repo_type: str = "model", private: bool | None = None, token: str | None = None
 ) -> str:
-    """Create a repository if it does not exist, and return its id with the owner, see [`push_folder`]."""
+    """Create a repository if it does not exist, and return its id, `owner/name`. Arguments as in [`push_folder`]."""
     api = HfApi(token=token)
     with hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
         if private and not api.repo_info(repo_id, repo_type=repo_type).private:
             raise ValueError(
-                f"`{repo_id}` exists and is public, so nothing was uploaded. Make it private on the Hub, or take another name."
+                f"`{repo_id}` exists and is public, so nothing was uploaded. Make it private on the Hub, or choose another name."
             )
     return repo_id
 
 
 def check_adapter_base(base: str | None) -> None:
-    """Refuse an adapter whose base is a local folder, or unknown, so that others cannot load it."""
+    """Reject an adapter whose base is a local folder or unknown, since nobody else could load it."""
     if base not in MODELS and not is_hub_id(base or ""):
         raise ValueError(
-            f"The adapter's base is `{base}`, which nobody else has: finetune a Hub model, or merge it (`--merge_lora`)."
+            f"The base of the adapter is `{base}`, which is not on the Hub, so nobody else could load it. Finetune a model of the Hub, or merge "
+            "the adapter (`--merge_lora`)."
         )
 
 
 def model_files(folder: Path) -> list[str]:
-    """Patterns of the files of a model that are uploaded: [`MODEL_FILES`], logs, results, and what the card shows."""
+    """Patterns of the files of a model to upload: [`MODEL_FILES`], logs, results, and the pictures and files that the card links."""
     card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     shown = re.findall(r'(?:\]\(|src=")([^)"\s]*[^)"\s/\\])', text)
@@ -88,7 +89,7 @@ def push_folder(
     revision: str | None = None,
     token: str | None = None,
 ) -> CommitInfo:
-    """Upload the files of a model or dataset in one commit to a repository, created if needed."""
+    """Upload the files of a model or dataset in one commit. The repository is created if it does not exist."""
     adapter = read_json(folder / ADAPTER_FILE)
     if adapter is not None:
         check_adapter_base(adapter["base_model_name_or_path"])
@@ -104,12 +105,12 @@ def push_folder(
             commit_message=commit_message,
             revision=revision,
             allow_patterns=model_files(folder) if repo_type == "model" else DATASET_FILES,
-            delete_patterns=EVAL_RESULTS_FILES if repo_type == "model" else None,  # results of earlier weights
+            delete_patterns=EVAL_RESULTS_FILES if repo_type == "model" else None,  # they may be of earlier weights
         )
 
 
 def repo_type_of(folder: Path) -> str:
-    """`"model"` or `"dataset"`, by a folder's files; others, and incomplete ones, are rejected."""
+    """`"model"` or `"dataset"`, by the files of a folder. Other and incomplete folders raise a `ValueError`."""
     if made_from(folder):
         return "dataset"
     if adapter := read_json(folder / ADAPTER_FILE):
@@ -118,13 +119,14 @@ def repo_type_of(folder: Path) -> str:
     is_model, has_card = names & {"config.json", ADAPTER_FILE}, names & {RUN_FILE, CARD_FILE}
     if not (is_model and has_card and any(name.endswith((".safetensors", ".bin")) for name in names)):
         raise ValueError(
-            f"`{folder}` holds no prepared images, and no model: `config.json` or `{ADAPTER_FILE}`, weights and `{CARD_FILE}`."
+            f"`{folder}` is not a folder that can be pushed. Expected prepared images, or a model with `config.json` or `{ADAPTER_FILE}`, weights, "
+            f"and `{RUN_FILE}` or `{CARD_FILE}`."
         )
     return "model"
 
 
 def push(options: PushOptions) -> str:
-    """Upload a folder, and return the commit's URL. Cards of models are rewritten for the name on the Hub."""
+    """Upload a folder, and return the URL of the commit. The card of a model is rewritten for its name on the Hub."""
     folder, repo_id, repo_type = options.folder, options.repo_id, repo_type_of(options.folder)
     run = read_json(folder / RUN_FILE)
     if run is not None:

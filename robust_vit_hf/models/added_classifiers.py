@@ -1,4 +1,4 @@
-"""Image classifiers that transformers lacks: zero-shot classification with CLIP, DINOv3, and functions from Python."""
+"""Image classifiers that transformers lacks: CLIP for zero-shot classification, DINOv3, and Python functions."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,10 +31,10 @@ from ..relevance.layer_cam import layer_cam
 
 
 class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
-    """CLIP's image encoder with the normalised text embeddings of the classes as a fixed head. Logits are cosine
-    similarities times a temperature. The head is in buffers, so that finetuning changes the image encoder alone.
+    """The image encoder of CLIP, with the normalised text embeddings of the classes as a fixed head. Logits are cosine
+    similarities times a scale. The head consists of buffers, so that finetuning changes only the image encoder.
 
-    `CLIPForImageClassification` of transformers averages the patches instead, and leaves the projection out.
+    `CLIPForImageClassification` of transformers instead averages the patches and has no projection.
 
     Source: https://huggingface.co/papers/2103.00020, section 3.1.2
     """
@@ -75,9 +75,9 @@ class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
 
 
 class DINOv3ViTForImageClassification(DINOv3ViTPreTrainedModel):
-    """DINOv3 with a linear head over the CLS token and the mean of the patches, as in its authors' linear probe.
+    """DINOv3 with a linear head over the CLS token and the mean of the patches, like the linear probe of its authors.
 
-    Checkpoints of the backbone give an untrained head: train it first.
+    Loaded from a checkpoint of the backbone, it has an untrained head: train it first.
 
     Source: https://huggingface.co/papers/2508.10104 and `dinov3/hub/classifiers.py` of its authors
     """
@@ -106,11 +106,11 @@ class DINOv3ViTForImageClassification(DINOv3ViTPreTrainedModel):
 
 
 class OwnClassifier(PreTrainedModel):
-    """A function as an image classifier, for measurements. It cannot be saved, or trained unless it is a torch module.
+    """A function as an image classifier, for measurements. It cannot be saved, and only a torch module can be trained.
 
     Args:
-        predict: takes images `(B, 3, H, W)`, on the CPU unless it is a torch module, and returns logits `(B, C)`, or probabilities, whose
-            logarithms are taken for logits (those of less than 1e-6 count as 1e-6).
+        predict: takes images `(B, 3, H, W)`, on the CPU unless it is a torch module, and returns logits `(B, C)`, or
+            probabilities, whose logarithms (of at least 1e-6) are used as logits.
         classes: names of the C classes, in the order of the logits.
         transform: takes a PIL image in RGB, and returns a tensor `(3, H, W)`.
     """
@@ -122,12 +122,12 @@ class OwnClassifier(PreTrainedModel):
     def __init__(self, predict: Callable[[torch.Tensor], Any], classes: Sequence[str], transform: Callable):
         super().__init__(PreTrainedConfig(id2label=dict(enumerate(check_class_names(classes)))))
         self.predict = predict.eval() if isinstance(predict, nn.Module) else predict
-        self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # whose device transformers asks for
+        self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # for `model.device`
         self.processor = OwnProcessor(transform)
 
     @cached_property
     def has_layer_cam(self) -> bool:
-        """Whether [`layer_cam`] has a map, which is tried on a black image, and not of functions."""
+        """Whether [`layer_cam`] gives a map of a black image; for a function that is no torch module, `False`."""
         if isinstance(self.predict, nn.Module):
             pixels = self.processor.preprocess([Image.new("RGB", (256, 256))])["pixel_values"].to(self.device)
             with suppress(NoRelevanceMap, RuntimeError):  # the latter if the module converts its output to NumPy
@@ -140,7 +140,7 @@ class OwnClassifier(PreTrainedModel):
         output, wanted = self.predict(given), (len(given), self.config.num_labels)
         if isinstance(output, tuple) or np.shape(output) != wanted:
             raise ValueError(
-                f"`predict` gave {_described(output)} for {len(given)} images; expected logits {wanted}, one for each of `classes`."
+                f"`predict` returned {_described(output)} for {len(given)} images; expected logits {wanted}, one for each of `classes`."
             )
         logits = torch.as_tensor(output).to(pixel_values.device).float()
         if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(()).to(logits), atol=1e-3):
@@ -158,16 +158,16 @@ class OwnProcessor(BaseImageProcessor):
         self.transform = transform
 
     def preprocess(self, images: Sequence[Image.Image], return_tensors: str | None = "pt", **kwargs) -> BatchFeature:
-        """Tensors `(3, H, W)` of images, stacked if they have one size."""
+        """Tensors `(3, H, W)` of images, stacked if all have the same size."""
         tensors = [self.transform(image.convert("RGB")) for image in images]
         for pixels in tensors:
             if not isinstance(pixels, torch.Tensor) or pixels.ndim != 3 or len(pixels) != 3:
-                raise ValueError(f"`transform` gave {_described(pixels)}; expected a tensor (3, H, W).")
+                raise ValueError(f"`transform` returned {_described(pixels)}; expected a tensor (3, H, W).")
         same = len({tensor.shape for tensor in tensors}) == 1
         return BatchFeature({"pixel_values": torch.stack(tensors) if same else tensors})
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings as JSON values: the transform is a function, whose text may not tell it from another."""
+        """Settings as JSON values, without the transform, since the text of two functions can be the same."""
         return {"image_processor_type": type(self).__name__}
 
 

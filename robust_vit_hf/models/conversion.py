@@ -1,4 +1,4 @@
-"""Bit-exact conversion of ViT and DeiT between timm weights and transformers model folders, and models with another head."""
+"""Bit-exact conversion of ViT and DeiT between timm and transformers, and models with a new head."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from .timm_format import hf_to_timm, load_timm, save_timm, timm_files, timm_to_h
 
 
 def convert(options: ConvertOptions) -> str:
-    """Convert weights, see [`convert_to_timm`], [`convert_to_transformers`] and [`write_with_classes`], and say what was written."""
+    """Run `robust-vit convert`, and return what was written, in a line."""
     output = options.output_dir
     if options.classes is not None:
         model = write_with_classes(options.source, output, options.classes, options.templates, options.protocol)
@@ -29,11 +29,11 @@ def convert(options: ConvertOptions) -> str:
 def write_with_classes(
     source: str, output: Path, classes: Path, templates: Sequence[str] | None = None, protocol: Protocol | None = None
 ) -> PreTrainedModel:
-    """Write a model folder with a head for the classes that a file names on its lines, see [`load_model`]."""
+    """Write a model folder with a new head, see [`load_model`]. Each line of the file `classes` is the name of a class."""
     try:
         names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"`{classes}` is no text in UTF-8 with the name of a class on each line: {error}") from error
+        raise ValueError(f"`{classes}` must be UTF-8 text with the name of a class on each line: {error}") from error
     with atomic_folder(output) as folder:
         model = load_model(source, classes=names, templates=templates)
         if protocol is None:
@@ -46,8 +46,8 @@ def write_with_classes(
 
 
 def convert_to_transformers(options: ConvertOptions) -> PreTrainedModel:
-    """Write a model folder of transformers with the image processor of a protocol, by default `paper` for a registered
-    model and for weights without timm's preprocessing, and `model` for others; and its source in `conversion.json`."""
+    """Write a model folder of transformers, with `conversion.json`, which names the source. The protocol of its image
+    processor is by default `paper` for registered models and for weights without timm's preprocessing, else `model`."""
     source = resolve(options.source)
     protocol: Protocol | None = options.protocol
     with atomic_folder(options.output_dir) as folder:
@@ -63,11 +63,11 @@ def convert_to_transformers(options: ConvertOptions) -> PreTrainedModel:
 
 
 def convert_to_timm(source: str, output: Path, statistics: str | None = None) -> PreTrainedModel:
-    """Write a model folder of timm with the source's preprocessing, or the native protocol with these `statistics`."""
+    """Write a model folder of timm with the preprocessing of the source, or the native protocol with these `statistics`."""
     source = resolve(source)
     with atomic_folder(output) as folder:
         model = load_checked(AutoModelForImageClassification, source, dtype="auto")
-        weights = hf_to_timm(model)  # first: it rejects other architectures, which may have no image size
+        weights = hf_to_timm(model)  # rejects other architectures, which may have no image size
         if statistics:
             processor = timm_processor(None, "native", model.config.image_size, statistics)
         else:

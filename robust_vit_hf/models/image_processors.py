@@ -1,4 +1,4 @@
-"""Image processors: the protocols of preprocessing (the paper's, the pretraining's, and the model's own), and the choice of one."""
+"""Image processors, and the protocols of preprocessing: of the paper, of the pretraining, and of the model itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..utils.privacy import check_on_hub, is_hub_id
 from .model_names import BUNDLED_MODEL, MODELS, find_model, registered_of, resolve
 
 
-if TYPE_CHECKING:  # names are read without importing transformers
+if TYPE_CHECKING:  # the command line does not import transformers for names
     from transformers import BaseImageProcessor, PreTrainedModel, ViTImageProcessor
 
 
@@ -26,13 +26,14 @@ STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half"
 def make_image_processor(
     protocol: Protocol, image_size: int | tuple[int, int] = 224, native_processor: BaseImageProcessor | None = None
 ) -> ViTImageProcessor:
-    """Image processor of a protocol. It is saved with the finetuned model.
+    """Image processor of a protocol.
 
     Args:
-        protocol: `"paper"`: shortest side to 256 (bilinear), crop of 224, mean and standard deviation 0.5, DeiT included;
+        protocol: `"paper"`: shortest side to 256 (bilinear), crop of 224, mean and standard deviation 0.5, also for DeiT;
             `"native"`: shortest side to 248 (bicubic), crop of 224, and the statistics of the pretraining, as in timm.
-        image_size: side of the crop in pixels, or `(height, width)`, to which images are squashed. The resize scales.
-        native_processor: processor of the pretrained model, with the statistics of the native protocol.
+        image_size: side of the crop in pixels, or `(height, width)`, to whose proportions images are squashed. The size
+            before the crop is scaled with it.
+        native_processor: processor of the pretrained model, whose statistics the native protocol uses.
     """
     factor, resample = {"paper": (256 / 224, Resampling.BILINEAR), "native": (248 / 224, Resampling.BICUBIC)}[protocol]
     statistics = STATISTICS["half"] if protocol == "paper" else _statistics(native_processor)
@@ -53,7 +54,7 @@ def _cropping_processor(
 
 
 def _statistics(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation, of pixels in [0, 1], by which a processor normalises."""
+    """Mean and standard deviation with which a processor normalises pixels in [0, 1]."""
     factor = getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 1
     if getattr(processor, "do_normalize", False) and factor == 1 / 255:
         return list(processor.image_mean), list(processor.image_std)
@@ -64,12 +65,12 @@ def _statistics(processor: BaseImageProcessor) -> tuple[list[float], list[float]
 
 
 def _settings(config: dict | None) -> dict:
-    """Settings of the pretraining in timm's `config.json`."""
+    """Settings of the pretraining in a `config.json` of timm."""
     return (config or {}).get("pretrained_cfg", config or {})
 
 
 def states_preprocessing(config: dict | None) -> bool:
-    """Whether timm's `config.json` has all of [`TIMM_SETTINGS`]."""
+    """Whether a `config.json` of timm has all of [`TIMM_SETTINGS`]."""
     return set(TIMM_SETTINGS) <= _settings(config).keys()
 
 
@@ -82,7 +83,7 @@ def timm_processor(
         config: timm's `config.json`, if there is one.
         protocol: see [`make_image_processor`]; `"model"` is timm's own evaluation transform.
         image_size: side of the images in pixels.
-        statistics: key of [`STATISTICS`] that replaces those of `config` under the native protocol.
+        statistics: for the native protocol, the key of [`STATISTICS`] to use instead of those of `config`.
     """
     from transformers import ViTImageProcessor
 
@@ -92,14 +93,14 @@ def timm_processor(
     if protocol == "native":
         if statistics is None and not {"mean", "std"} <= settings.keys():
             raise ValueError(
-                "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
+                "The mean and standard deviation of the pretraining are not known: give `--statistics imagenet` or `half`."
             )
         mean, std = STATISTICS[statistics] if statistics else (settings["mean"], settings["std"])
         return make_image_processor("native", image_size, ViTImageProcessor(image_mean=mean, image_std=std))
     mode = settings.get("crop_mode") or "center"
     if not states_preprocessing(config) or mode not in ("center", "squash"):
         raise ValueError(
-            f"timm's configuration lacks {', '.join(TIMM_SETTINGS)} or a known `crop_mode`: give `--protocol paper` or `native`."
+            f"The `config.json` of timm lacks one of {', '.join(TIMM_SETTINGS)}, or its `crop_mode` is unknown: give `--protocol paper` or `native`."
         )
     side = math.floor(image_size / settings["crop_pct"])
     resized = {"shortest_edge": side} if mode == "center" else {"height": side, "width": side}
@@ -113,9 +114,9 @@ def load_processor(
     """Image processor of a model under a protocol, see [`make_image_processor`].
 
     Args:
-        name: name, Hub id or folder that the model was loaded from. The processor of a bundled model is the paper's.
-        protocol: with `"model"`, the processor that is saved with the model, or the one of timm's configuration.
-        image_size: side of the images in pixels, to which size and crop are scaled; by default that of processor or model.
+        name: name, Hub id or folder of the model. The bundled model has the processor of the protocol `paper`.
+        protocol: with `"model"`, the processor that is saved with the model, or that of timm's `config.json`.
+        image_size: side of the images in pixels, to which resize and crop are scaled. By default that of the processor or model.
     """
     from transformers import AutoImageProcessor
     from transformers.utils import IMAGE_PROCESSOR_NAME
@@ -132,22 +133,21 @@ def load_processor(
     source = resolve(name)
     if is_timm(source) and model.config.model_type != "timm_wrapper":
         return timm_processor(timm_files(source)[1], protocol, image_size or model.config.image_size)
-    if Path(source).is_dir():
-        read_json(Path(source, IMAGE_PROCESSOR_NAME))  # transformers calls a damaged file missing
-    # In folders, transformers prefers timm's `config.json`.
+    read_json(Path(source, IMAGE_PROCESSOR_NAME))  # rejects a damaged file, which transformers would report as missing
+    # In folders, transformers would prefer a `config.json` of timm.
     named = {"image_processor_filename": IMAGE_PROCESSOR_NAME} if Path(source, IMAGE_PROCESSOR_NAME).is_file() else {}
     try:
         saved = AutoImageProcessor.from_pretrained(source, **named)
     except OSError as error:
-        if adapter := find_adapter_config_file(source):  # saved without one: that of its base
+        if adapter := find_adapter_config_file(source):  # an adapter saved without a processor has that of its base
             base = read_json(Path(adapter))["base_model_name_or_path"]
             return load_processor(base, protocol, model, image_size)
         if protocol != "paper":
             raise OSError(
-                f"`{name}` has no image processor, which the protocol `{protocol}` takes: save one beside the weights, "
+                f"`{name}` has no image processor, and the protocol `{protocol}` needs it: save one with the weights by "
                 "`processor.save_pretrained(folder)`, or give `--protocol paper`."
             ) from error
-        saved = None  # the paper's protocol depends only on the size
+        saved = None  # the protocol `paper` needs only the image size
     saved = squashing(saved)
     if protocol == "model":
         return saved if image_size is None else _scaled(saved, image_size)
@@ -158,7 +158,7 @@ def load_processor(
 
 
 def squashing(processor: BaseImageProcessor | None) -> BaseImageProcessor | None:
-    """The processor, or for SigLIP 2 (NaFlex) one that squashes images to a square of at most as many patches."""
+    """The processor itself; for SigLIP 2 (NaFlex), one that squashes images to a square with at most as many patches."""
     from transformers import ViTImageProcessor
 
     if not hasattr(processor, "max_num_patches"):
@@ -169,12 +169,12 @@ def squashing(processor: BaseImageProcessor | None) -> BaseImageProcessor | None
 
 
 def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
-    """Copy of a processor for square images of another size, in its own proportion of resize and crop."""
+    """Copy of a processor for square images of another size, with the same ratio of resize and crop."""
     from ..data.transforms import has_plain_geometry, input_size
 
     if not has_plain_geometry(processor):
         raise ValueError(
-            f"A {type(processor).__name__} cannot be scaled: leave out `image_size`, or give the protocol `paper` or `native`."
+            f"A {type(processor).__name__} cannot be scaled to another image size: leave out `image_size`, or choose the protocol `paper` or `native`."
         )
     height, width = input_size(processor)
     square = {"height": image_size, "width": image_size}
@@ -184,7 +184,7 @@ def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcesso
 
 
 def resolve_protocol(protocol: Protocol | None, model: str, compare: str | None = None) -> Protocol:
-    """The given protocol, or that of the run of `compare` or `model`, or `paper` for a registered model, or `model`."""
+    """The given protocol, or that of the run that made `compare` or `model`, or `paper` for a registered model, or `model`."""
     if protocol is not None:
         return protocol
     registered = {name: find_model(name) for name in (compare, model) if name}
@@ -195,16 +195,16 @@ def resolve_protocol(protocol: Protocol | None, model: str, compare: str | None 
 
 
 def is_of_paper(model: str) -> bool:
-    """Whether a model is registered, or finetuned from a registered one according to the record of its run."""
+    """Whether a model is registered, or was finetuned from a registered one according to its `run.json`."""
     if find_model(model):
         return True
     record = _run_record(model)
-    bases = (model, record.get("base_model") or model)  # the base of the bundled model is not registered
+    bases = (model, record.get("base_model") or model)  # of the bundled model, it is DINOv2, which is not registered
     return registered_of(record) == BUNDLED_MODEL or any(map(find_model, bases))
 
 
 def _run_record(name: str) -> dict:
-    """`run.json` beside a finetuned model that is not registered; empty if there is none."""
+    """Contents of the `run.json` of a finetuned model; empty if there is none."""
     from huggingface_hub import hf_hub_download
 
     file = Path(name, RUN_FILE)
@@ -212,28 +212,28 @@ def _run_record(name: str) -> dict:
         check_on_hub(name)
         try:
             file = Path(hf_hub_download(name, RUN_FILE))
-        except OSError:  # no such file or model, or offline and never downloaded: loading the model says so
+        except OSError:  # no such file or model, or offline: loading the model reports it
             return {}
     record = read_json(file) or {}
-    return {"protocol": record.get("preset")} | record  # the name of the key up to version 0.3
+    return {"protocol": record.get("preset")} | record  # the key of versions up to 0.3
 
 
 def protocol_of(processor: BaseImageProcessor) -> Protocol:
-    """The protocol with the settings of an image processor; `model` if it has those of no other."""
+    """The protocol that gives this image processor; `model` if neither `paper` nor `native` does."""
     from ..data.transforms import SETTINGS, input_size
 
     for protocol in ("paper", "native"):
         try:
             made = make_image_processor(protocol, input_size(processor), processor)
-        except (ValueError, TypeError, AttributeError):  # images of several sizes, or no statistics
+        except (ValueError, TypeError, AttributeError):  # a processor for several image sizes, or without statistics
             continue
-        # Processors of transformers leave switches as `None`.
+        # In processors of transformers, `None` means False.
         if all((getattr(processor, name, None) or False) == (getattr(made, name) or False) for name in SETTINGS):
             return protocol
     return "model"
 
 
 def squash_resample(processor: BaseImageProcessor) -> int:
-    """Interpolation of squashed images: bilinear as in the released code, or the processor's own under `model`."""
+    """Interpolation with which images are squashed: bilinear as in the released code; under `model`, that of the processor."""
     own = getattr(processor, "resample", Resampling.BILINEAR)
     return own if protocol_of(processor) == "model" else Resampling.BILINEAR

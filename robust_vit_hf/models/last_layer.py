@@ -1,4 +1,4 @@
-"""The last linear layer of a classifier: its inputs, the features of an image, and its replacement by another."""
+"""The last linear layer of a classifier: find it, record its inputs (the features of an image), and replace it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +13,18 @@ from .added_classifiers import CLIPZeroShotForImageClassification
 
 
 class NoLastLayer(ValueError):
-    """The logits of a model are not those of one linear layer."""
+    """The logits of a model are not the outputs of a linear layer."""
 
 
 class LastLayer:
-    """The layer whose outputs are the logits, or both of distilled DeiT, whose features stand beside each other.
+    """The layer whose outputs are the logits. Distilled DeiT has two, whose features are concatenated.
 
     Args:
         model: image classifier in evaluation mode, possibly wrapped.
         image_size: height and width of its images in pixels.
 
     Raises:
-        NoLastLayer: the logits of a noise image are not those of a linear layer.
+        NoLastLayer: for an image of noise, no linear layer gives the logits.
     """
 
     def __init__(self, model: nn.Module, image_size: tuple[int, int]):
@@ -34,18 +34,18 @@ class LastLayer:
         noise, num_labels = noise.to(self.pretrained.device, self.pretrained.dtype), self.pretrained.config.num_labels
         linear = [module for module in self.pretrained.modules() if isinstance(module, nn.Linear)]
         single = [[layer] for layer in linear if layer.out_features == num_labels]
-        # Others, such as an encoder's or an adapter's, may have as many outputs.
+        # Layers of an encoder or an adapter may have as many outputs, so each is tried, the last one first.
         choices = [*reversed(single), *(first + second for first, second in pairwise(single))]
         for layers in [[self.pretrained.visual_projection]] if self.zero_shot else choices:
             self.layers = layers
             with torch.no_grad(), self._recorded() as inputs:
                 logits = self.model.logits(noise)
             if sum(features.numel() for features in inputs) != self.weight.shape[1]:
-                continue  # not called, or called for tokens
+                continue  # the layer is not called, or called for each token
             own, bound = _beside(inputs) @ self.weight.T + self.bias, max(1e-3, 4 * torch.finfo(logits.dtype).eps)
             if torch.allclose(own, logits.float(), atol=bound, rtol=bound):
                 return
-        raise NoLastLayer(f"The logits of `{self.model.name}` are not those of a linear layer of the model.")
+        raise NoLastLayer(f"The logits of `{self.model.name}` are not the outputs of a linear layer.")
 
     def of(self, copy: nn.Module) -> "LastLayer":
         """The same layer in a copy of the model."""
@@ -57,12 +57,12 @@ class LastLayer:
 
     @property
     def has_bias(self) -> bool:
-        """Whether a bias can be put in place of the model's."""
+        """Whether the layer has a bias that can be replaced."""
         return not self.zero_shot and all(layer.bias is not None for layer in self.layers)
 
     @property
     def weight(self) -> torch.Tensor:
-        """Weights `(C, D)`, fp32, of the D features for the C classes."""
+        """Weights `(C, D)`, fp32, for D features and C classes."""
         if self.zero_shot:
             return self.pretrained.logit_scale.exp() * self.pretrained.text_embeds
         return torch.cat([layer.weight for layer in self.layers], dim=1).detach().float() / len(self.layers)
@@ -75,14 +75,14 @@ class LastLayer:
         return sum((bias.detach().float() for bias in biases), zeros) / max(1, len(biases))
 
     def outputs(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `(B, C)` of images `(B, 3, H, W)`, and features `(B, D)`, fp32."""
+        """Logits `(B, C)` of images `(B, 3, H, W)`, and their features `(B, D)` in fp32."""
         with self._recorded() as inputs:
             logits = self.model.logits(pixel_values)
         return logits, _beside(inputs)
 
     @contextmanager
     def _recorded(self) -> Iterator[list[torch.Tensor]]:
-        """Context manager that fills a list with the inputs of the layers, or with the normalised embeddings of CLIP."""
+        """Context manager that fills a list with the inputs of the layers (of CLIP, with the normalised embeddings)."""
         inputs: list[torch.Tensor] = []
 
         def record(module, args, output):
@@ -97,7 +97,7 @@ class LastLayer:
 
     @torch.no_grad()
     def replace(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        """Put another layer in place of the model's: `weight` `(C, D)`, and `bias` `(C,)`, which is left out where the model has none."""
+        """Replace the weights `(C, D)` of the layer, and its bias `(C,)` if it has one."""
         if self.zero_shot:
             self.pretrained.text_embeds.copy_(weight / self.pretrained.logit_scale.exp())
             return

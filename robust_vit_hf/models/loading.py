@@ -1,4 +1,4 @@
-"""Loading of models by name, Hub id or folder, with their own head or a new one; and digests of models."""
+"""Load models by name, Hub id or folder, with their own head or a new one. Also digests of models."""
 
 import copy
 import hashlib
@@ -33,13 +33,13 @@ from .model_names import MODELS, check_model, resolve
 from .timm_format import OtherArchitecture, load_timm, timm_to_hf
 
 
-BASE_FILE = "base_model.json"  # beside an adapter: the digest of its base
-# Configuration values that change no logits: names, paths, versions, initialisation, and output format.
-# `architectures`, set on saving, is covered by the model's class, and `dtype` by the weights.
+BASE_FILE = "base_model.json"  # in the folder of an adapter: the digest of its base
+# Values of a configuration that do not change logits: names, paths, versions, initialisation and output format. The digest
+# covers `architectures` by the class of the model, and `dtype` by its weights.
 NOT_COMPUTED = {
     *("architectures", "attn_implementation", "auto_map", "dtype", "finetuning_task", "id2label", "initializer_range"),
     *("label2id", "output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype"),
-    *("transformers_version", "use_cache"),  # the Trainer sets the latter
+    *("transformers_version", "use_cache"),  # the Trainer sets `use_cache`
 }
 TEMPLATES = ("a photo of a {}.",)
 
@@ -51,28 +51,29 @@ def load_model(
     classes: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
 ) -> PreTrainedModel:
-    """Image classification model in fp32.
+    """Load an image classifier in fp32.
 
     Args:
-        name: name in [`MODELS`], Hub id or folder, also of timm, or of PEFT adapters, which are merged into their base.
-        trust_remote_code: whether to run model code from the source.
-        classes: names of classes, for a new head: of CLIP a zero-shot one, and otherwise a linear one of zeros, to train.
+        name: name in [`MODELS`], or Hub id or folder of a model of transformers or timm, or of a PEFT adapter, which is
+            merged into its base.
+        trust_remote_code: whether to run model code that comes with the weights.
+        classes: names of classes for a new head: for CLIP a zero-shot head, for others a linear head of zeros, to be trained.
         templates: texts for the names of the classes of CLIP, see [`load_zero_shot`].
 
     Raises:
         OSError: there is no such model.
-        ValueError: the name is of a file or of no model's folder, or a folder's too; weights do not fit; the head is for several labels
-            or values, or cannot be replaced.
+        ValueError: the name is ambiguous, or that of a file or a folder without a model; weights do not fit; or the head is
+            not for exclusive classes, or cannot be replaced.
     """
     if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
-        raise ValueError(f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder.")
+        raise ValueError(f"`{name}` is both a registered model and a folder here. For the folder, give `./{name}`.")
     if name not in MODELS:
         check_model(name)
     is_clip = False
     if classes is not None and name not in MODELS and not is_timm(name) and find_adapter_config_file(name) is None:
         is_clip = isinstance(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code), CLIPConfig)
     if templates is not None and not is_clip:
-        raise ValueError(f"`templates` are texts for the classes of CLIP, and `{name}` is another model.")
+        raise ValueError(f"`templates` are texts for the classes of CLIP. `{name}` is another model: leave them out.")
     if classes is None:
         return check_single_label(_load(name, trust_remote_code))
     if is_clip:
@@ -87,8 +88,8 @@ def load_zero_shot(
 
     Args:
         name: Hub id or folder of a CLIP with its tokenizer.
-        classes: names of the classes as they stand in a text.
-        templates: texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP.
+        classes: names of the classes, as used in a text.
+        templates: texts with `{}` in place of the name. Embeddings of several texts are averaged, as by CLIP's authors.
     """
     classes, templates = check_class_names(classes), list(templates)
     if not templates or any("{}" not in template for template in templates):
@@ -109,47 +110,47 @@ def load_zero_shot(
             embedding.copy_(F.normalize(F.normalize(embeds, dim=-1).mean(dim=0), dim=-1))
         model.logit_scale.copy_(clip.logit_scale)
     distances = torch.cdist(model.text_embeds, model.text_embeds, compute_mode="donot_use_mm_for_euclid_dist")
-    if len(equal := (distances < 1e-4).triu(1).nonzero()):  # between which no image could decide
+    if len(equal := (distances < 1e-4).triu(1).nonzero()):  # no image could decide between these classes
         first, second = (classes[index] for index in equal[0])
         raise ValueError(
-            f"`{name}` has the same embedding for `{first}` and `{second}`: CLIP reads no capitals, so give names that differ in more; "
-            "or the model's tokenizer files are missing, from which transformers makes an empty tokenizer: put them there."
+            f"`{name}` gives `{first}` and `{second}` the same embedding. Give names that differ in more than capitals, which CLIP does "
+            "not read. If they do, the tokenizer files are missing from the model: add them."
         )
     return model
 
 
 def check_single_label(model: nn.Module) -> nn.Module:
-    """The model, if its logits are those of classes that exclude each other."""
+    """Return the model if each image has exactly one of its classes; otherwise raise a `ValueError`."""
     config = unwrap_pretrained(model).config
     if config.problem_type in ("multi_label_classification", "regression") or config.num_labels < 2:
         raise ValueError(
-            f"The model has {config.num_labels} output(s) for `{config.problem_type or 'regression'}`: expected a classifier of two or "
-            "more classes, of which each image has one."
+            f"The model has {config.num_labels} output(s) for `{config.problem_type or 'regression'}`. Expected a classifier with two or "
+            "more classes, of which each image has exactly one."
         )
     if config.id2label and sorted(config.id2label) != list(range(config.num_labels)):
         raise ValueError(
-            f"`id2label` in the `config.json` of the model has the classes {min(config.id2label)} to {max(config.id2label)}: expected 0 to "
-            f"{config.num_labels - 1}, the places of the logits."
+            f"`id2label` in the `config.json` of the model has the classes {min(config.id2label)} to {max(config.id2label)}. Expected 0 to "
+            f"{config.num_labels - 1}, one for each logit."
         )
     return model
 
 
 def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrainedModel:
-    """Model in fp32, whose head may be untrained unless `with_head`."""
+    """Model in fp32. Without `with_head`, weights of the head may be missing."""
     if name in MODELS and MODELS[name].load is not None:
         return MODELS[name].load()
     name = resolve(name)
     with weights_read(name):
         if is_timm(name):
-            with suppress(OtherArchitecture):  # transformers runs others through timm
+            with suppress(OtherArchitecture):  # transformers runs other models through timm
                 return timm_to_hf(*load_timm(name)).float().eval()
         if find_adapter_config_file(name) is not None:
             return load_adapted(name, trust_remote_code)
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     if timm_arguments := getattr(config, "model_args", None):
-        timm_arguments.pop("num_classes", None)  # transformers would give it twice
+        timm_arguments.pop("num_classes", None)  # transformers would pass it twice
     if not with_head:
-        config.num_labels = config.num_labels or 2  # timm has models without a head
+        config.num_labels = config.num_labels or 2  # some models of timm have no head
     options = {"config": config, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
     options["optional"] = None if with_head else head_names
     model = load_checked(AutoModelForImageClassification, name, **options)
@@ -161,10 +162,10 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
 def load_checked(
     model_class: Any, name: str, optional: Callable[[PreTrainedModel], list[str]] | None = None, **options
 ) -> PreTrainedModel:
-    """Load a model; missing weights, other shapes, and layers that the configuration lacks raise an error.
+    """Load a model. Raise a `ValueError` for missing weights, other shapes, and weights of layers that the configuration lacks.
 
     Args:
-        optional: names the modules of the model whose weights may be missing.
+        optional: function that gives the names of the modules whose weights may be missing.
     """
     with weights_read(name):
         model, loading = model_class.from_pretrained(
@@ -175,25 +176,25 @@ def load_checked(
         spared = {*optional(model)}
     if mismatched := sorted(loading["mismatched_keys"]):
         key, shape, expected = mismatched[0]
-        problem = f"holds {len(mismatched)} weights of other shapes than its `config.json` says, such as `{key}`: {tuple(shape)}, expected {tuple(expected)}."
+        problem = f"has {len(mismatched)} weights whose shapes do not fit its `config.json`, such as `{key}`: {tuple(shape)}, expected {tuple(expected)}."
     elif missing := sorted(key for key in loading["missing_keys"] if key.rpartition(".")[0] not in spared):
         problem = (
-            f"lacks {len(missing)} weights of a `{type(model).__name__}`, such as `{missing[0]}`. Expected a model with a trained head; "
-            "for CLIP, and for a new head to train, name the classes: `load_model(…, classes=[…])`, or `robust-vit convert … --classes FILE`."
+            f"lacks {len(missing)} weights of a `{type(model).__name__}`, such as `{missing[0]}`. Expected a model with a trained head. For "
+            "CLIP, or for a new head to train, name the classes: `load_model(…, classes=[…])` or `robust-vit convert … --classes FILE`."
         )
     elif layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
-        problem = f"holds {len(layers)} weights of layers that its `config.json` does not have, such as `{layers[0]}`."
+        problem = f"has {len(layers)} weights of layers that are not in its `config.json`, such as `{layers[0]}`."
     if problem is not None:
         raise ValueError(f"`{name}` {problem}")
     return model
 
 
 def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedModel:
-    """Give a model a linear head of zeros for other classes, which have the same probability until it is trained."""
+    """Replace the head of a model by a linear head of zeros for other classes. Until it is trained, all are equally probable."""
     config, heads = model.config, head_names(model)
     config.id2label = dict(enumerate(check_class_names(classes)))
     config.label2id = {name: label for label, name in config.id2label.items()}
-    if hasattr(config, "label_names"):  # models of timm are loaded by these names
+    if hasattr(config, "label_names"):  # models of timm read the names from here
         config.label_names = list(config.label2id)
     model.num_labels = config.num_labels
     for name in heads:
@@ -206,7 +207,7 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
 
 @torch.no_grad()
 def with_classes_alone(model: PreTrainedModel, labels: Sequence[int]) -> PreTrainedModel:
-    """Copy of a model whose head has these of its classes, in this order, and no others.
+    """Copy of a model whose head has only these classes, in this order.
 
     Raises:
         ValueError: the model has no linear head.
@@ -223,20 +224,20 @@ def with_classes_alone(model: PreTrainedModel, labels: Sequence[int]) -> PreTrai
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers that give the logits: one, or in distilled models several that read as many features."""
+    """Names of the linear layers that give the logits: one, or several of the same size in distilled models."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     num_labels = model.config.num_labels
     heads = {name: layer.in_features for name, layer in linear.items() if layer.out_features == num_labels}
     if len({*heads.values()}) != 1:
         raise ValueError(
-            f"`{type(model).__name__}` has {len(heads)} linear layers with {num_labels} outputs, as many as it has classes: "
-            "expected only those of its head, to replace them."
+            f"The head of `{type(model).__name__}` cannot be replaced: {len(heads)} linear layers have {num_labels} outputs, as many as "
+            "there are classes. Expected only those of the head."
         )
     return list(heads)
 
 
 def is_timm(name: str) -> bool:
-    """Whether a Hub id or folder holds timm weights, as timm saves them; those of transformers' wrapper of timm have a `model_type`."""
+    """Whether a Hub id or folder has weights as timm saves them. If transformers' wrapper of timm saved them, they have a `model_type`."""
     config = Path(name, "config.json")
     if not config.is_file():
         return name.startswith("timm/")
@@ -244,42 +245,36 @@ def is_timm(name: str) -> bool:
 
 
 def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The base of a PEFT adapter, checked to be that of its training, with the adapter merged. All parameters are trainable."""
+    """Model of a PEFT adapter merged into its base, with all parameters trainable. The base must be the one of its training."""
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 
     base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
     if base_name is None:
-        raise ValueError(f"The adapter `{name}` does not name its base in `adapter_config.json`: write it there.")
+        raise ValueError(f"The `adapter_config.json` of `{name}` names no base: add `base_model_name_or_path`.")
     base = load_model(base_name, trust_remote_code)
-    known, digest = (_record_of_base(name) or {}).get("digest"), model_digest(base)
+    record = None
+    with suppress(EntryNotFoundError):  # also raised if offline and never downloaded
+        record = read_json(Path(name, BASE_FILE) if Path(name).is_dir() else Path(hf_hub_download(name, BASE_FILE)))
+    known, digest = (record or {}).get("digest"), model_digest(base)
     if known not in (None, digest):
         raise ValueError(
-            f"The adapter `{name}` was trained over another `{base_name}`: its digest was {known}, and is {digest} now. Put the base back "
-            f"that it was trained over, or train it again. Without `{BASE_FILE}`, the base is not checked."
+            f"The base `{base_name}` has changed since the adapter `{name}` was trained: its digest was {known}, and is {digest} now. "
+            f"Restore the base, or train the adapter again. Without `{BASE_FILE}`, the base is not checked."
         )
     with weights_read(name):
         names = load_peft_weights(name, device="cpu").keys()
         adapted = PeftModel.from_pretrained(base, name)
     if differing := sorted(names ^ get_peft_model_state_dict(adapted).keys()):
         raise ValueError(
-            f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights are missing or "
-            f"unexpected, such as `{differing[0]}`."
+            f"The adapter `{name}` does not fit its base `{base_name}`: {len(differing)} weights are missing or unexpected, such as "
+            f"`{differing[0]}`."
         )
     return adapted.merge_and_unload().float().requires_grad_(True).eval()
 
 
-def _record_of_base(adapter: str) -> dict | None:
-    """What is recorded of the base that an adapter in a folder or on the Hub was trained on, if anything."""
-    if Path(adapter).is_dir():
-        return read_json(Path(adapter, BASE_FILE))
-    with suppress(EntryNotFoundError):  # also when offline and never downloaded
-        return read_json(Path(hf_hub_download(adapter, BASE_FILE)))
-    return None
-
-
 def model_digest(model: PreTrainedModel, weights: str | None = None) -> str:
-    """16 hexadecimal digits that change with the weights, merged ones for PEFT, the class, and the configuration where
-    it affects the output. Defaults do not count, so that new options of transformers do not change the digest."""
+    """16 hexadecimal digits that identify the weights (with PEFT adapters merged), the class, and the configuration where it
+    affects the output. Default values do not count, so that new options of transformers do not change the digest."""
     model = _merged(model)
     defaults = _as_json(type(model.config)().to_dict())
     config = {name: value for name, value in _computed(model.config.to_dict()).items() if value != defaults.get(name)}
@@ -287,7 +282,7 @@ def model_digest(model: PreTrainedModel, weights: str | None = None) -> str:
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits that identify the weights, merged ones for PEFT, in published results."""
+    """16 hexadecimal digits that identify the weights (with PEFT adapters merged) in published results."""
     digest = hashlib.sha256()
     for tensor in _merged(model).state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -299,7 +294,7 @@ def _merged(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _computed(config: dict) -> dict:
-    """Values of a configuration, also nested, that affect the output, as JSON values."""
+    """The part of a configuration that affects the output, as JSON values."""
     return {
         name: _computed(value) if isinstance(value, dict) else value
         for name, value in _as_json(config).items()

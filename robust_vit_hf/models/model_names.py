@@ -1,4 +1,4 @@
-"""Registered models: the paper's seven and the bundled one."""
+"""Registered models: the seven of the paper, and the bundled one."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from ..utils.options import did_you_mean
 from ..utils.privacy import check_on_hub, is_hub_id
 
 
-if TYPE_CHECKING:  # names are read without importing transformers
+if TYPE_CHECKING:  # the command line does not import transformers for names
     from transformers import PreTrainedModel
 
 
 SAVED_BY_TIMM = 'timm.models.save_for_hf(model, "my-model", model_config={"label_names": classes})'
-CONVERSION_FILE = "conversion.json"  # beside converted weights: their source
+CONVERSION_FILE = "conversion.json"  # in the folder of converted weights: their source
 BUNDLED_MODEL, _BUNDLED_MODULE = "emoji-shift", "robust_vit_hf.models.emoji_shift_model"
 
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A model that commands accept by name: one on the Hub, or a bundled one, which has the fields after `license`.
+    """A model that commands accept by name: on the Hub, or bundled. Only bundled models have the fields after `license`.
 
     Args:
-        hub_ids: ids of its weights on the Hub, of which the first is loaded.
-        base_model: Hub id of its base, for model cards, as is `note`.
-        image_size: side of the images that it was trained on, in pixels.
+        hub_ids: Hub ids of its weights, of which the first is loaded.
+        base_model, note: Hub id of its base, and a remark, for model cards.
+        load: function that loads the model.
+        image_size: side of the images in pixels.
         load_backbone: function that loads its self-supervised base.
     """
 
@@ -45,7 +46,7 @@ class RegisteredModel:
     note: str | None = None
 
 
-# AugReg's weights are from timm, and are converted on loading.
+# The weights of AugReg are in the format of timm, and are converted when they are loaded.
 MODELS = {
     "vit-b": RegisteredModel(("google/vit-base-patch16-224", "timm/vit_base_patch16_224.orig_in21k_ft_in1k"), "ViT-B"),
     "vit-l": RegisteredModel(("google/vit-large-patch16-224",), "ViT-L"),
@@ -66,49 +67,49 @@ MODELS = {
 
 
 def check_model(name: str) -> None:
-    """Raise an error for a name that is neither a model nor its folder, before libraries say something else of it or the Hub is asked."""
+    """Raise an error for a name that cannot be a model or its folder, before the Hub or a library reports something misleading."""
     path = Path(name)
     if path.is_file():
-        by_timm = f"From weights of timm, also of its training script, `{SAVED_BY_TIMM}` writes the folder `my-model`"
+        by_timm = f"If these are weights of timm, `{SAVED_BY_TIMM}` writes such a folder"
         raise ValueError(
-            f"`{name}` is a file: expected a folder with `config.json` and weights, or a Hub id. {by_timm}."
+            f"`{name}` is a file. Expected a folder with `config.json` and weights, or a Hub id. {by_timm}."
         )
     if not path.is_dir():
         if not is_hub_id(name):
             similar = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
-            expected = f"a registered name, or a Hub id of the form `owner/name`{similar}"
-            raise FileNotFoundError(f"`{name}` cannot be loaded: there is no such folder. Expected one, {expected}")
+            expected = f"a folder, a registered name, or a Hub id of the form `owner/name`{similar}"
+            raise FileNotFoundError(f"`{name}` cannot be loaded: there is no such folder. Expected {expected}")
         check_on_hub(name)
     elif not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
         inside = [str(config.parent) for config in sorted(path.glob("*/config.json"))]
-        other = f"; did you mean the model `{inside[-1]}`, of {len(inside)} in it?" if inside else ""
-        raise ValueError(f"`{name}` is no model: it has neither `config.json` nor `adapter_config.json`{other}")
+        other = f" Did you mean the model in it, `{inside[-1]}` (of {len(inside)})?" if inside else ""
+        raise ValueError(f"`{name}` has neither `config.json` nor `adapter_config.json`, so it is no model.{other}")
     for file in path.glob("*"):
         if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(b"version https://git-lfs"):
             raise ValueError(
-                f"`{file}` is a pointer of Git LFS, not the file itself: run `git lfs pull` in its folder."
+                f"`{file}` is a pointer of Git LFS, not the file itself. Run `git lfs pull` in its folder."
             )
 
 
 def resolve(name: str) -> str:
-    """Hub id of a registered model by name, and any other name unchanged."""
+    """Hub id of a registered model, given by its name. Any other name is returned unchanged."""
     return MODELS[name].hub_ids[0] if name in MODELS and MODELS[name].hub_ids else name
 
 
 def registered_of(run: dict) -> str | None:
-    """Registered model that a run began from, by its `run.json`. In version 0.2.0, it may be the last part of a path."""
+    """Registered model that a run started from, by its `run.json`, which version 0.2.0 wrote without `registered`."""
     return run.get("registered", run.get("finetuned_from"))
 
 
 def find_model(source: str) -> str | None:
-    """Name of the registered model whose weights a name, Hub id, converted folder or timm snapshot of ImageNet has. Other
-    classes than those of ImageNet tell a finetuned snapshot: timm keeps its tag."""
+    """Name of the registered model with the weights of a name, Hub id, converted folder or folder of timm. Since timm keeps
+    the tag of the weights in finetuned models, only folders with 1,000 classes count."""
     if source in MODELS:
         return source
     config, conversion = Path(source, "config.json"), Path(source, CONVERSION_FILE)
     identities = {source}
     if conversion.is_file():
-        identities = {read_json(conversion)["source"]} - {*MODELS}  # a folder may have the name of a registered model
+        identities = {read_json(conversion)["source"]} - {*MODELS}  # the source may be a folder with such a name
     elif settings := read_json(config):
         tag = settings.get("pretrained_cfg", {}).get("tag") if settings.get("num_classes") == 1000 else None
         identities = {f"timm/{settings.get('architecture')}.{tag}"}

@@ -10,7 +10,7 @@ from .image_processors import Protocol
 
 @dataclass(kw_only=True)
 class ConvertOptions(Options):
-    """Convert ViT and DeiT weights between timm and transformers, bit for bit; or give a model another head.
+    """Convert ViT and DeiT weights between timm and transformers, bit for bit, or give a model a new head.
 
     robust-vit convert timm/vit_base_patch16_224.augreg_in21k_ft_in1k --output_dir models/augreg-b
     robust-vit convert checkpoint.pth.tar --output_dir models/released --image_size 384
@@ -19,7 +19,7 @@ class ConvertOptions(Options):
     """
 
     source: str = option(
-        text="file of weights, checkpoint, folder, Hub id, or name of a model of the paper", positional=True
+        text="file of weights or checkpoint, folder, Hub id, or name of a model of the paper", positional=True
     )
     output_dir: Path = output_dir()
     to: Literal["hf", "timm"] = option("hf", "format to write")
@@ -27,17 +27,19 @@ class ConvertOptions(Options):
     num_heads: int | None = option(None, "attention heads, for weights of an unusual size", COUNT)
     classes: Path | None = option(
         None,
-        "file with the name of a class on each line, for a new head: that of zero-shot classification for CLIP, and for any other model "
-        "one of zeros, to be trained by `robust-vit train --method finetune`",
+        "file with the name of a class on each line, for a new head: for CLIP a zero-shot head, for other models a head of zeros, to be "
+        "trained by `robust-vit train --method finetune`",
         metavar="FILE",
     )
     templates: list[str] | None = option(
-        None, "texts for the classes of CLIP, with {} for the name (default: 'a photo of a {}.')", metavar="TEXT"
+        None,
+        "texts for the classes of CLIP, with {} in place of the name (default: 'a photo of a {}.')",
+        metavar="TEXT",
     )
     protocol: Protocol | None = option(
         None,
-        "image processor to save: `model`, that of timm's configuration, by default; `paper` for the registered models, and where "
-        "the source has no such configuration",
+        "image processor to save; by default `paper` for registered models and weights without timm's configuration, otherwise `model`, "
+        "the preprocessing in that configuration",
     )
     statistics: Literal["imagenet", "half"] | None = option(None, "mean and standard deviation of the native protocol")
 
@@ -51,5 +53,5 @@ class ConvertOptions(Options):
         names = ("image_size", "num_heads", "classes", "templates", "protocol", "statistics")
         if unused := [f"--{name}" for name in names if getattr(self, name) and name not in used]:
             raise ValueError(
-                f"{', '.join(unused)} has no effect with {kind}; --statistics goes with --protocol native"
+                f"{', '.join(unused)} has no effect with {kind}. Leave it out; --statistics needs --protocol native"
             )

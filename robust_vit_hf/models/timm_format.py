@@ -1,4 +1,4 @@
-"""timm's format: its weights, converted bit-exactly for ViT and DeiT, and its weight and configuration files."""
+"""The format of timm: bit-exact conversion of ViT and DeiT, and files of weights and configuration."""
 
 import argparse
 import math
@@ -35,8 +35,8 @@ from .model_names import SAVED_BY_TIMM
 
 logger = logging.get_logger(__name__)
 
-LAYER_NORM_EPS = 1e-6  # for all ViT and DeiT in timm; transformers defaults to 1e-12
-# Name in timm and number of heads (not visible in weights) by hidden size, layers and MLP size.
+LAYER_NORM_EPS = 1e-6  # of ViT and DeiT in timm; the default of transformers is 1e-12
+# Name in timm and number of heads (which weights do not show), by hidden size, number of layers and MLP size.
 SIZES = {
     (192, 12, 768): ("tiny", 3),
     (384, 12, 1536): ("small", 6),
@@ -44,7 +44,7 @@ SIZES = {
     (1024, 24, 4096): ("large", 16),
     (1280, 32, 5120): ("huge", 16),
 }
-# Arguments of timm's class that follow from the weights or do not affect a trained model's output.
+# Arguments of the class in timm that follow from the weights, or do not affect the output of a trained model.
 KNOWN_ARGUMENTS = {
     *("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias"),
     *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
@@ -63,13 +63,13 @@ def timm_to_hf(
     image_size: int | None = None,
     num_heads: int | None = None,
 ) -> PreTrainedModel:
-    """Model equivalent to timm's, in evaluation mode and with copied weights in their dtype: a
+    """Model of transformers with the output of a model of timm, in evaluation mode, with copied weights in their dtype: a
     `DeiTForImageClassificationWithTeacher` if there is a distillation token, otherwise a `ViTForImageClassification`.
 
     Args:
-        state_dict: weights in timm's names. They define all sizes except the number of heads.
-        config: timm's `config.json`, for the number of heads and the names of the classes, by default those of ImageNet.
-        image_size: another side of the images in pixels, for which the position embeddings are interpolated as timm does.
+        state_dict: weights with their names in timm. They define all sizes except the number of heads.
+        config: `config.json` of timm, for the number of heads and the names of the classes, by default those of ImageNet.
+        image_size: new side of the images in pixels, for which position embeddings are interpolated as in timm.
         num_heads: number of attention heads, required for sizes other than tiny, small, base, large and huge.
 
     Source: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/vision_transformer.py
@@ -80,13 +80,13 @@ def timm_to_hf(
     names = _names(options["num_hidden_layers"], distilled, options["qkv_bias"])
     if options["num_attention_heads"] is None and num_heads is None:
         raise ValueError(
-            "The weights are of no size from tiny to huge, and do not show the number of heads: give `--num_heads`."
+            "The weights have none of the sizes from tiny to huge, so the number of attention heads is not known. Give `--num_heads`."
         )
     options |= {"num_attention_heads": num_heads or options["num_attention_heads"], "image_size": image_size or side}
     tensors = dict(state_dict)
     if options["image_size"] != side:
         if image_size % patch_size:
-            raise ValueError(f"The image size {image_size} is not a multiple of the patch size, {patch_size}.")
+            raise ValueError(f"The image size is {image_size}. Expected a multiple of the patch size, {patch_size}.")
         tensors["pos_embed"] = _resized_positions(tensors["pos_embed"], 1 + distilled, image_size // patch_size)
     with torch.device("meta"):  # without initialising weights that are overwritten
         if distilled:
@@ -103,12 +103,12 @@ def timm_to_hf(
 
 
 def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> dict:
-    """Configuration of the model; the number of heads is `None` if nothing shows it."""
+    """Configuration of the model. The number of heads is `None` if it is not known."""
     settings = {name: config[name] for name in ("global_pool",) if name in config} | (config.get("model_args") or {})
     for name, value in settings.items():
         if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
             raise OtherArchitecture(
-                f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT."
+                f"The `config.json` of timm sets `{name}` to `{value}`, which a plain ViT or DeiT does not have."
             )
     blocks = [int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)]
     depth = max(blocks, default=0) + 1
@@ -136,7 +136,7 @@ def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> d
 
 
 def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
-    """Position embeddings `(1, prefix + n · n, C)` as `(1, prefix + side · side, C)`, interpolated as timm does."""
+    """Position embeddings `(1, prefix + n · n, C)` interpolated to `(1, prefix + side · side, C)`, as in timm."""
     grid = math.isqrt(positions.shape[1] - prefix)
     patches = positions[:, prefix:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
     patches = nn.functional.interpolate(patches, side, mode="bicubic", antialias=True)
@@ -145,7 +145,7 @@ def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
 
 
 def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Weights in timm's names, copied: the inverse of [`timm_to_hf`], bit for bit. Warns if timm's epsilon is another."""
+    """Copied weights with their names in timm: the inverse of [`timm_to_hf`], bit for bit. Warn if the epsilon differs from timm's."""
     distilled, config = isinstance(model, DeiTForImageClassificationWithTeacher), model.config
     activation = getattr(config, "hidden_act", None)
     if not (distilled or isinstance(model, ViTForImageClassification)) or activation != "gelu":
@@ -155,7 +155,7 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
         )
     if config.layer_norm_eps != LAYER_NORM_EPS:
         logger.warning(
-            f"`layer_norm_eps` is {config.layer_norm_eps} and in timm {LAYER_NORM_EPS}: logits will differ slightly."
+            f"`layer_norm_eps` is {config.layer_norm_eps}, but {LAYER_NORM_EPS} in timm, so the logits will differ slightly."
         )
     parameters = model.state_dict()
     names = _names(config.num_hidden_layers, distilled, config.qkv_bias)
@@ -164,7 +164,7 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _names(depth: int, distilled: bool, qkv_bias: bool) -> dict[str, list[str]]:
-    """transformers parameters by timm parameter: query, key and value, or a single one."""
+    """Parameters of transformers by parameter of timm: one, or query, key and value."""
     base = "deit" if distilled else "vit"
     names = {"cls_token": [f"{base}.embeddings.cls_token"], "pos_embed": [f"{base}.embeddings.position_embeddings"]}
     modules = {
@@ -207,10 +207,10 @@ def _check_names(names: AbstractSet[str], expected: AbstractSet[str]) -> None:
     missing, unexpected = sorted(expected - names), sorted(names - expected)
     if missing or unexpected:
         raise OtherArchitecture(
-            f"The weights are not those of a plain ViT or DeiT with a classifier that reads CLS: {len(missing)} are missing "
+            f"Expected the weights of a plain ViT or DeiT whose classifier reads the CLS token, but {len(missing)} are missing "
             f"({', '.join(missing[:3])}) and {len(unexpected)} unexpected ({', '.join(unexpected[:3])}). Other models need no "
-            f"conversion: `{SAVED_BY_TIMM}` writes a folder that all commands take. `robust-vit convert … --classes FILE` gives a classifier to a "
-            "model without one."
+            f"conversion: `{SAVED_BY_TIMM}` writes a folder that all commands accept. If the model has no classifier, "
+            "`robust-vit convert … --classes FILE` adds one."
         )
 
 
@@ -218,18 +218,19 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
-    """Weights in timm's names, also of a training checkpoint, and timm's `config.json`, if any. No pickled code is run."""
+    """Weights with their names in timm, also from a checkpoint of a training, and the `config.json` of timm if there is one.
+    No pickled code is run."""
     path, config = timm_files(source)
     with weights_read(path):
         if path.suffix == ".safetensors":
             weights = load_file(path)
         else:
             try:
-                # Checkpoints of timm and DeiT hold the command line as a Namespace.
+                # Checkpoints of timm and DeiT contain the command line, a Namespace.
                 with torch.serialization.safe_globals([argparse.Namespace]):
                     weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             except (LookupError, TypeError, ValueError, struct.error) as error:
-                # torch reads any file as a pickle, also a text.
+                # torch reads any file as a pickle, even a text.
                 raise UnpicklingError(str(error)) from error
     for key in ("model", "state_dict"):
         if isinstance(weights.get(key), dict):
@@ -240,7 +241,7 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
 
 
 def timm_files(source: str | Path) -> tuple[Path, dict | None]:
-    """File of the weights, and timm's `config.json` if any, from a file, folder or Hub id, of which only these are loaded."""
+    """File of the weights, and the `config.json` of timm if there is one. Of a Hub id, only these files are downloaded."""
     folder, on_hub = Path(source), is_hub_id(str(source))
     if folder.is_file():
         return folder, None
@@ -250,7 +251,7 @@ def timm_files(source: str | Path) -> tuple[Path, dict | None]:
         if (folder / name).is_file():
             return folder / name, read_json(folder / "config.json")
     raise FileNotFoundError(
-        f"There is no file `{source}`, nor a folder or Hub id (`owner/name`) of this name with {' or '.join(WEIGHT_FILES)}."
+        f"`{source}` is neither a file, nor a folder or Hub id (`owner/name`) with {' or '.join(WEIGHT_FILES)}."
     )
 
 
@@ -258,8 +259,8 @@ def save_timm(model: PreTrainedModel, weights: dict, processor: BaseImageProcess
     """Write a folder from which `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads a model.
 
     Args:
-        weights: the weights of the `model` in timm's names, see [`hf_to_timm`].
-        folder: existing folder, into which `config.json` and the weights are written.
+        weights: weights of the `model` with their names in timm, see [`hf_to_timm`].
+        folder: existing folder for `config.json` and the weights.
     """
     import timm
     from timm.models import save_for_hf
@@ -272,9 +273,9 @@ def save_timm(model: PreTrainedModel, weights: dict, processor: BaseImageProcess
     else:
         architecture = f"vit_{size}_patch{14 if size == 'huge' else 16}_224"
     mlp_ratio = config.intermediate_size / config.hidden_size
-    if int(config.hidden_size * mlp_ratio) != config.intermediate_size:  # timm computes it so
+    if int(config.hidden_size * mlp_ratio) != config.intermediate_size:  # timm rounds the product down
         mlp_ratio = math.nextafter(mlp_ratio, math.inf)
-    # All settings, so that the architecture's name does not matter.
+    # With all of these settings, the name of the architecture does not matter.
     model_args = {
         "img_size": config.image_size,
         "patch_size": config.patch_size,
@@ -288,7 +289,7 @@ def save_timm(model: PreTrainedModel, weights: dict, processor: BaseImageProcess
     with torch.device("meta"):  # without initialising weights that are overwritten
         exported = timm.create_model(architecture, num_classes=config.num_labels, **model_args)
     exported.load_state_dict(weights, assign=True)
-    exported.pretrained_cfg |= {"tag": None}  # timm gives the first of the architecture's weights
+    exported.pretrained_cfg |= {"tag": None}  # timm would name the first weights of the architecture
     labels = classes_of_model(config)
     save_for_hf(
         exported,
@@ -301,7 +302,7 @@ def save_timm(model: PreTrainedModel, weights: dict, processor: BaseImageProcess
 
 
 def _preprocessing(processor: BaseImageProcessor, config: PreTrainedConfig) -> dict:
-    """Settings of timm's evaluation transform, which resizes to floor(image size / `crop_pct`), then crops."""
+    """Settings of the evaluation transform of timm, which resizes to floor(image size / `crop_pct`) and then crops."""
     size, image_size = processor.size, input_size(processor)[0]
     squash = size["shortest_edge"] is None
     resized = size["height"] if squash else size["shortest_edge"]
@@ -309,8 +310,8 @@ def _preprocessing(processor: BaseImageProcessor, config: PreTrainedConfig) -> d
     square = input_size(processor) == (image_size, image_size) and size["width"] in (None, resized)
     if not switches or not square or config.image_size not in (image_size, [image_size] * 2) or resized < image_size:
         raise ValueError(
-            f"The image processor has the size {size} and the model takes images of {config.image_size} px. timm always resizes to the "
-            "same or a larger square, crops, rescales and normalises: give `--statistics imagenet` or `half` for the native protocol."
+            f"The image processor has the size {size}, and the model takes images of {config.image_size} px. timm always resizes to a "
+            "square at least as large, crops, rescales and normalises. For the native protocol, give `--statistics imagenet` or `half`."
         )
     crop_pct = image_size / resized
     if math.floor(image_size / crop_pct) != resized:
@@ -319,7 +320,7 @@ def _preprocessing(processor: BaseImageProcessor, config: PreTrainedConfig) -> d
         "crop_pct": crop_pct,
         "crop_mode": "squash" if squash else "center",
         "interpolation": PILImageResampling(processor.resample).name.lower(),
-        # For models with fewer channels than the processor.
+        # The model may have fewer channels than the processor.
         "mean": list(processor.image_mean)[: config.num_channels],
         "std": list(processor.image_std)[: config.num_channels],
     }

@@ -1,4 +1,4 @@
-"""Relevance maps of vision transformers, other attribution methods, and their visualisation."""
+"""Relevance maps of vision transformers, and other attribution methods."""
 
-# For the command line, which does not import torch for names.
+# Here, so that the command line does not import torch for the names.
 ATTRIBUTION_METHOD_NAMES = ("gae", "rollout", "last_layer", "input_gradient", "legrad")

@@ -1,4 +1,4 @@
-"""Inspection of models: [`ImageModel`] for forward passes, [`VisionTransformer`] for relevance maps."""
+"""What the package knows of a model: [`ImageModel`] for forward passes, [`VisionTransformer`] for relevance maps."""
 
 from inspect import signature
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ class TokenWeights(NamedTuple):
     """Weights with which a classification head reads the tokens of the last layer.
 
     Args:
-        prefix: weights of the first prefix tokens; further ones have weight 0.
-        patches: weight of all patches together, which they share equally.
+        prefix: weights of the first prefix tokens. Further prefix tokens have weight 0.
+        patches: weight of all patches together, each an equal part.
     """
 
     prefix: tuple[float, ...]
@@ -21,11 +21,11 @@ class TokenWeights(NamedTuple):
 
 
 CLS = TokenWeights((1.0,), 0.0)
-CLS_AND_DISTILLATION = TokenWeights((0.5, 0.5), 0.0)  # each has a head, and the logits are their mean
+CLS_AND_DISTILLATION = TokenWeights((0.5, 0.5), 0.0)  # each token has a head, and the logits are their mean
 CLS_AND_PATCH_MEAN = TokenWeights((1.0,), 1.0)
 PATCH_MEAN = TokenWeights((), 1.0)
 
-# Tokens read by the head, by model class. With `config.use_mean_pooling`, the mean of the patches.
+# Tokens that the head reads, by model class. With `config.use_mean_pooling`, it reads the mean of the patches instead.
 HEADS: dict[str, TokenWeights] = {
     "ViTForImageClassification": CLS,
     "ViTMSNForImageClassification": CLS,
@@ -43,21 +43,21 @@ HEADS: dict[str, TokenWeights] = {
     "SiglipForImageClassification": PATCH_MEAN,
     "Siglip2ForImageClassification": PATCH_MEAN,
 }
-# Plain vision transformers of timm by class, their attentions with probabilities of one softmax, and what heads read by `global_pool`.
+# In timm: classes of plain vision transformers, classes of attentions with one softmax, and tokens read by `global_pool`.
 TIMM_PLAIN = ("Beit", "Eva", "VisionTransformer", "VisionTransformerDistilled", "VisionTransformerRelPos")
 TIMM_ATTENTIONS = ("Attention", "AttentionRope", "EvaAttention", "ParallelScalingBlock", "RelPosAttention")
 TIMM_POOLING = {"token": CLS, "avg": PATCH_MEAN}
 SUPPORTED = (
     "Relevance maps are for plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
-    "Data2VecVision, IJepa, CLIP, MetaCLIP 2, SigLIP, SigLIP 2, those of timm (ViT, EVA-02, …), and, after `robust-vit convert`, "
-    "CLIP with a zero-shot head. `robust-vit diagnose`, `improve`, `evaluate`, `interpolate`, `sis` and `app` take any image classifier."
+    "Data2VecVision, IJepa, CLIP, MetaCLIP 2, SigLIP, SigLIP 2, those of timm (ViT, EVA-02, …), and CLIP with a zero-shot head from "
+    "`robust-vit convert`. `robust-vit diagnose`, `improve`, `evaluate`, `interpolate` and `app` take any image classifier."
 )
-# Attention class of models for which transformers declares no module to record for `output_attentions=True`.
+# Attention classes of models for which transformers does not declare what to record for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
 
 
 class NoRelevanceMap(ValueError):
-    """A model has no attention from which a relevance map could be computed, for a `reason`, a sentence, beside `advice`."""
+    """No relevance map can be computed for a model. `reason` says why, and `advice` what to do, each in a sentence."""
 
     def __init__(self, reason: str, advice: str = ""):
         super().__init__(f"{reason} {SUPPORTED} {advice}".strip())
@@ -65,56 +65,56 @@ class NoRelevanceMap(ValueError):
 
 
 def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside `model`, which may be wrapped by DDP, PEFT or Accelerate."""
+    """The model of transformers in `model`, which DDP, PEFT or Accelerate may wrap."""
     if isinstance(model, nn.DataParallel):  # its attentions would be on different devices
-        raise ValueError("`nn.DataParallel` is not supported: use `accelerate launch`, which starts a process a GPU.")
+        raise ValueError("`nn.DataParallel` is not supported. Use `accelerate launch`, with a process for each GPU.")
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             return module
-    raise ValueError(f"Expected a transformers model, possibly wrapped, but got `{type(model).__name__}`.")
+    raise ValueError(f"Expected a model of transformers, possibly wrapped, but got a `{type(model).__name__}`.")
 
 
 class ImageModel:
-    """Any image classifier of transformers, for forward passes, which call its wrapper (DDP, PEFT, Accelerate) if any."""
+    """Any image classifier of transformers. Forward passes call its wrapper (DDP, PEFT, Accelerate) if it has one."""
 
     def __init__(self, model: nn.Module):
         self.model = model
         self.pretrained = unwrap_pretrained(model)
-        self.name = type(self.pretrained).__name__.removeprefix("FSDP")  # sharded models have this prefix
+        self.name = type(self.pretrained).__name__.removeprefix("FSDP")  # the class of a sharded model has this prefix
         if self.timm_model is not None:
             self.name = self.pretrained.config.architecture
 
     @property
     def vision_config(self) -> PreTrainedConfig:
-        """Configuration of the image encoder, which is a part of that of image–text models."""
+        """Configuration of the image encoder. In image–text models, it is a part of the configuration of the model."""
         return getattr(self.pretrained.config, "vision_config", None) or self.pretrained.config
 
     @property
     def is_checkpointing(self) -> bool:
-        """Whether activation checkpointing is on, from the flag that all versions of transformers 5 set on layers, or timm's."""
+        """Whether activation checkpointing is on, by the flags that transformers 5 or timm set in the model."""
         flags = ("gradient_checkpointing", "grad_checkpointing")
         return any(getattr(module, flag, False) for module in self.pretrained.modules() for flag in flags)
 
     @property
     def timm_model(self) -> nn.Module | None:
-        """The model of timm that transformers wraps, if any."""
+        """The model of timm that the model of transformers wraps, if it does."""
         return getattr(self.pretrained, "timm_model", None)
 
     @property
     def body(self) -> list[nn.Parameter]:
-        """All parameters below the classification head, which timm has within its model."""
+        """All parameters below the classification head. In models of timm, the head is a part of the encoder."""
         heads = () if self.timm_model is None else self.timm_model.get_classifier()
         kept = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
         return [p for p in self.encoder.parameters() if id(p) not in kept]
 
     @property
     def encoder(self) -> nn.Module:
-        """The model below the classification head, that of images in image–text models."""
+        """The model below the classification head. Of image–text models, the image encoder."""
         return getattr(self.pretrained, "vision_model", self.pretrained.base_model)
 
     @property
     def attention(self) -> str:
-        """Name of the attention implementation, to be set. timm's is `sdpa`, or `eager` with probabilities."""
+        """Name of the attention implementation, which can be set. For timm, `sdpa`, or `eager`, which computes probabilities."""
         if self.timm_model is None:
             return self.encoder.config._attn_implementation
         fused = any(getattr(module, "fused_attn", False) for module in self.timm_model.modules())
@@ -133,7 +133,7 @@ class ImageModel:
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
         if self.timm_model is not None:
-            return self.timm_model.patch_embed.feat_ratio(as_scalar=False)  # also of patches of a CNN's features
+            return self.timm_model.patch_embed.feat_ratio(as_scalar=False)  # also right for patches of CNN features
         size = self.vision_config.patch_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
@@ -142,15 +142,15 @@ class ImageModel:
         sides, patch = tuple(pixel_values.shape[2:]), self.patch_size
         if len(sides) != 2 or sides[0] % patch[0] or sides[1] % patch[1]:
             raise ValueError(
-                f"Image size {'×'.join(map(str, sides))} is not divisible by the patch size {patch[0]}×{patch[1]}: expected "
-                "`pixel_values` of shape (B, 3, H, W), with multiples of the patch size."
+                f"The image size {'×'.join(map(str, sides))} is not divisible by the patch size {patch[0]}×{patch[1]}. Expected "
+                "`pixel_values` of shape (B, 3, H, W), where H and W are multiples of the patch size."
             )
         return sides[0] // patch[0], sides[1] // patch[1]
 
     def forward_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
-        """Arguments that some models need to accept images of `(H, W)` pixels or to compute attentions."""
+        """Arguments that some models need for images of `(H, W)` pixels, or to compute attentions."""
         arguments = {"output_attentions": True} if self.name in UNRECORDED_ATTENTION else {}
-        takers = self.pretrained, self.encoder  # CLIP passes on what it is given
+        takers = self.pretrained, self.encoder  # CLIP passes its arguments on to the encoder
         if any("interpolate_pos_encoding" in signature(taker.forward).parameters for taker in takers):
             size = self.vision_config.image_size
             resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
@@ -162,22 +162,22 @@ class ImageModel:
         if pixel_values.is_inference() and torch.is_grad_enabled():
             pixel_values = pixel_values.clone()  # inference tensors cannot be saved for backward
         arguments = self.forward_arguments(tuple(pixel_values.shape[2:]))
-        if self.name == "Siglip2ForImageClassification":  # reads rows of patches
+        if self.name == "Siglip2ForImageClassification":  # this model reads rows of patches
             grid, (height, width) = self.patch_grid(pixel_values), self.patch_size
             patches = pixel_values.unflatten(3, (grid[1], width)).unflatten(2, (grid[0], height))
             pixel_values = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
             arguments["spatial_shapes"] = torch.tensor([grid] * len(patches), device=patches.device)
         output = self.model(pixel_values=pixel_values, **arguments)
-        return output.logits if "logits" in output else output.last_hidden_state  # PP-LCNet calls them so
+        return output.logits if "logits" in output else output.last_hidden_state  # the name of the logits in PP-LCNet
 
 
 class VisionTransformer(ImageModel):
-    """A plain vision transformer and its properties for relevance maps. Other models raise [`NoRelevanceMap`].
+    """A plain vision transformer, with what relevance maps need of it. Other models raise [`NoRelevanceMap`].
 
     Attributes:
-        attentions: modules recorded by transformers for `output_attentions=True`, first layer first. Their second
-            output is the attention. Of timm's, it is the output of their `attn_drop`.
-        head: weights of the tokens read by the classification head.
+        attentions: attention modules, first layer first. The attention is their second output, or for timm the output of
+            their `attn_drop`.
+        head: weights with which the classification head reads the tokens.
     """
 
     def __init__(self, model: nn.Module):
@@ -192,8 +192,8 @@ class VisionTransformer(ImageModel):
         head = HEADS.get(name) or (self._head_of_timm() if of_timm else None)
         if head is None:
             raise NoRelevanceMap(
-                f"Unknown classification head of `{name}`: no tokens are known from which a relevance map could start.",
-                "For a head of your own, register the tokens that it reads: "
+                f"It is not known which tokens the classification head of `{name}` reads, so it has no relevance map.",
+                "For your own head, register the tokens that it reads: "
                 f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).',
             )
         self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else head
@@ -218,7 +218,7 @@ class VisionTransformer(ImageModel):
         return None if reads_all else TIMM_POOLING.get(self.timm_model.global_pool)
 
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
-        """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last."""
+        """Weights `(T,)`, fp32, with which the head reads the tokens: prefix tokens first, the `grid` of patches last."""
         num_patches, num_read = grid[0] * grid[1], len(self.head.prefix)
         row = torch.zeros(num_tokens, device=self.pretrained.device)
         row[:num_read] = torch.tensor(self.head.prefix, device=row.device)
@@ -227,7 +227,7 @@ class VisionTransformer(ImageModel):
 
 
 def why_no_map(model: nn.Module) -> str | None:
-    """Why a model has no relevance map, in a sentence; `None` if it has one."""
+    """A sentence that says why a model has no relevance map; `None` if it has one."""
     try:
         VisionTransformer(model)
     except NoRelevanceMap as error:

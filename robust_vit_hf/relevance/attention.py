@@ -1,7 +1,7 @@
-"""Recording of a model's attention within its graph: the probabilities, or only inputs and outputs.
+"""Record the attentions of a model as parts of its graph: the probabilities, or only inputs and outputs.
 
 Threads may share a model. Hooks and records act only in the thread that made them, and the attention implementation is
-restored when the last thread has left."""
+restored when the last thread leaves."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -20,8 +20,8 @@ from transformers.masking_utils import sdpa_mask
 from .architectures import ImageModel, VisionTransformer
 
 
-EXPLICIT_ATTENTION, RECORDED_ATTENTION = "explicit", "recorded"  # their names in transformers' registry
-# Models whose head reads only the last layer's CLS token.
+EXPLICIT_ATTENTION, RECORDED_ATTENTION = "explicit", "recorded"  # names in the registry of transformers
+# Models whose head reads only the CLS token of the last layer.
 CLS_HEADS = ("ViTForImageClassification", "ViTMSNForImageClassification", "DeiTForImageClassification")
 
 
@@ -35,8 +35,8 @@ def attention_with_probabilities(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eager attention, `(B, T, h, d)`, and its probabilities `(B, h, T, T)`. It scales the queries instead of the scores, to
-    save a pass over all pairs of tokens. `attention_mask` is the relative position bias of BEiT, `(1, h, T, T)`."""
+    """Eager attention `(B, T, h, d)`, and its probabilities `(B, h, T, T)`. It scales the queries, not the scores, which
+    saves a pass over all pairs of tokens. `attention_mask` is the relative position bias of BEiT, `(1, h, T, T)`."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
@@ -48,17 +48,17 @@ def attention_with_probabilities(
 
 @dataclass
 class RecordedAttention:
-    """Inputs and output of the attention of a layer, whose scores are multiplied by `scaling`."""
+    """Inputs and output of the attention of a layer, and the factor `scaling` of its scores."""
 
-    query: torch.Tensor  # (B, h, T, d), or (B, h, 1, d) if only the CLS token is read, see `cls_token_alone`
+    query: torch.Tensor  # (B, h, T, d), or (B, h, 1, d) in `cls_token_alone`
     key: torch.Tensor  # (B, h, T, d)
     value: torch.Tensor
-    output: torch.Tensor  # (B, T, h, d), or (B, 1, h, d), in the graph
+    output: torch.Tensor  # (B, T, h, d), or (B, 1, h, d)
     scaling: float
 
 
 class _Wanted(threading.local):
-    """This thread's attention function, and the attention module, if any, of which only the CLS token is read."""
+    """Of this thread: the attention function, and the attention module of which only the CLS token is computed."""
 
     function: Callable | None = None
     cls_alone: nn.Module | None = None
@@ -72,23 +72,23 @@ def _attention(own, module, query, *arguments, **settings) -> tuple[torch.Tensor
     if module is not _wanted.cls_alone:
         return function(module, query, *arguments, **settings)
     output, attention = function(module, query[:, :, :1], *arguments, **settings)
-    return output.expand(-1, query.shape[2], -1, -1), attention  # transformers expects one per token
+    return output.expand(-1, query.shape[2], -1, -1), attention  # transformers expects an output for each token
 
 
 for _name, _own in ((EXPLICIT_ATTENTION, attention_with_probabilities), (RECORDED_ATTENTION, sdpa_attention_forward)):
     AttentionInterface.register(_name, partial(_attention, _own))
-    # A pass of another thread may look for the mask, of which images need none, by this name, having begun under its own.
+    # Images need no mask, but a pass that another thread began before the switch may look one up by the new name.
     AttentionMaskInterface.register(_name, sdpa_mask)
 
-# Switched models: number of open contexts, and original implementation.
+# By switched model: number of open contexts, and the original implementation.
 _switched: WeakKeyDictionary[nn.Module, tuple[int, str]] = WeakKeyDictionary()
 _switching = threading.Lock()
 
 
 @contextmanager
 def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]:
-    """Context manager that switches the model's attention implementation, unless it is eager, to `EXPLICIT_ATTENTION`,
-    which computes probabilities, or `RECORDED_ATTENTION`, which uses `sdpa`. Threads may switch to different ones."""
+    """Context manager that switches the attention implementation of a model, unless it is eager, to `EXPLICIT_ATTENTION`,
+    which computes probabilities, or `RECORDED_ATTENTION`, which uses `sdpa`. Each thread may use a different one."""
     pretrained = model.pretrained
     with _switching:
         count, own = _switched.get(pretrained, (0, model.attention))
@@ -96,7 +96,7 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
             model.attention = implementation
             if model.attention not in ("eager", implementation):
                 raise ValueError(
-                    f"`{type(pretrained).__name__}` cannot switch from `{own}` to an attention that holds its "
+                    f"`{type(pretrained).__name__}` cannot switch from `{own}` to an attention that returns its "
                     'probabilities. Load it with `from_pretrained(..., attn_implementation="eager")`.'
                 )
         _switched[pretrained] = count + 1, own
@@ -113,13 +113,13 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
 
 @contextmanager
 def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
-    """Fill a list with the attentions of each layer: `(B, h, T, T)`, or `(B, h, 1, T)` if only the CLS token is read."""
+    """Context manager that fills a list with the attention of each layer, `(B, h, T, T)`, or `(B, h, 1, T)` in [`cls_token_alone`]."""
     attentions: list[torch.Tensor] = []
 
     def record(module, args, output):
         attentions.append(output if isinstance(output, torch.Tensor) else output[1])
 
-    # Not by `output_attentions=True`, which returns copies outside the graph in autocast or under DDP.
+    # `output_attentions=True` would return copies outside the graph in autocast or under DDP.
     modules = vit.attentions if vit.timm_model is None else [attention.attn_drop for attention in vit.attentions]
     hooks = [(module.register_forward_hook, record) for module in modules]
     with (
@@ -131,7 +131,7 @@ def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
 
 @contextmanager
 def record_outputs(vit: VisionTransformer) -> Iterator[list[RecordedAttention]]:
-    """Fill a list with the attention inputs and output of each layer, computed by `sdpa` without `(B, h, T, T)`."""
+    """Context manager that fills a list with the inputs and outputs of the attentions, computed by `sdpa` without `(B, h, T, T)`."""
     attentions: list[RecordedAttention] = []
 
     def record(module, query, key, value, attention_mask=None, scaling=None, **settings):
@@ -154,7 +154,7 @@ def _wants(setting: str, value: object) -> Iterator[None]:
 
 
 def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callable]:
-    """Hook that starts the graph at the embeddings of the patches if all parameters are frozen."""
+    """Hook that starts the graph at the embeddings of the patches, if all parameters are frozen."""
 
     def require_grad(module, args, output):
         embeddings = output[0] if isinstance(output, tuple) else output
@@ -167,14 +167,14 @@ def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callab
 
 @contextmanager
 def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
-    """Hooks that act only in this thread: pairs of a method such as `module.register_forward_hook`, and the hook."""
+    """Context manager with hooks that act only in this thread: pairs of `module.register_forward_hook` or the like, and the hook."""
     thread = threading.get_ident()
 
     def of_this_thread(hook: Callable) -> Callable:
         return lambda *arguments: hook(*arguments) if threading.get_ident() == thread else None
 
     with ExitStack() as handles:
-        with _switching:  # torch numbers hooks without a lock; of two with the same number, one would be lost
+        with _switching:  # torch numbers hooks without a lock: two could get the same number, and one would be lost
             for register, hook in hooks:
                 handles.callback(register(of_this_thread(hook)).remove)
         yield
@@ -182,9 +182,9 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
 
 @contextmanager
 def cls_token_alone(vit: ImageModel) -> Iterator[None]:
-    """Compute the last layer only for the CLS token, if the head reads no other: logits and gradients stay the same, and
-    the last hidden states of the patches are meaningless."""
-    # Not with activation checkpointing, which reruns the layer in `loss.backward()`, without the hooks.
+    """Context manager: compute the last layer only for the CLS token, if the head reads no other. Logits and gradients stay
+    the same, but the last hidden states of the patches are meaningless."""
+    # Activation checkpointing would compute the layer again in `loss.backward()`, without the hooks.
     if vit.name not in CLS_HEADS or vit.is_checkpointing:
         yield
         return
@@ -193,7 +193,7 @@ def cls_token_alone(vit: ImageModel) -> Iterator[None]:
         return (args[0][:, :1],)
 
     layer = list(vit.pretrained.base_model.layers)[-1]
-    # Residual sums broadcast the one token over all tokens; only the CLS token is read.
+    # Residual sums broadcast this token over all tokens, of which only the CLS token is read.
     modules = (layer.attention.o_proj, layer.layernorm_after)
     hooks = ((module.register_forward_pre_hook, first_token) for module in modules)
     with hooks_of_this_thread(*hooks), _wants("cls_alone", layer.attention):

@@ -1,6 +1,6 @@
-"""Attribution methods by name, with the arguments, supported architectures and errors of [`relevance_map`].
+"""Attribution methods by name. All have the arguments, supported architectures and errors of [`relevance_map`].
 
-If gradients are enabled, all maps except those of `input_gradient` are differentiable in the weights."""
+If gradients are enabled, maps are differentiable with respect to the weights, except those of `input_gradient`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ Target: TypeAlias = torch.Tensor | int | None
 
 
 def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Attentions `(B, h, T, T)` of each layer, and the logits, from one forward pass."""
+    """Attentions `(B, h, T, T)` of each layer, and the logits, of one forward pass."""
     with switched_attention(vit, EXPLICIT_ATTENTION), record_attentions(vit) as attentions:
         logits = vit.logits(pixel_values)
     return attentions, logits
@@ -27,8 +27,8 @@ def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[lis
 
 @contextmanager
 def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    """Context manager in which the final norm and head read the outputs of all L layers, for logits `(L·B, C)`, layer
-    by layer. A forward pass fills two lists: the outputs `(B, T, D)`, and their stack `(L·B, T, D)` alone."""
+    """Context manager in which the final norm and the head read the outputs of all L layers, so that logits are
+    `(L·B, C)`, first layer first. A forward pass fills two lists: the outputs `(B, T, D)`, and one stack `(L·B, T, D)`."""
     pretrained, attentions = vit.pretrained, set(vit.attentions)
     lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
     layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
@@ -41,7 +41,7 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
 
     def stacked(tokens):
         if not outputs or tokens is not outputs[-1]:
-            raise ValueError(f"`{vit.name}` has no final norm through which its head could read any layer.")
+            raise ValueError(f"LeGrad needs a final norm, which `{vit.name}` does not have: choose another method.")
         stack.append(torch.cat(outputs))
         return stack[0]
 
@@ -55,7 +55,7 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
     hooks: list[tuple[Callable, Callable]] = [(layer.register_forward_hook, record) for layer in layers]
     if norm is not None:
         hooks.append((norm.register_forward_pre_hook, replace_input))
-    else:  # CLIP's norm reads the CLS token alone, if anything
+    else:  # the norm of CLIP, if there is one, reads only the CLS token
         hooks.append((vit.encoder.encoder.register_forward_hook, replace_output))
     with hooks_of_this_thread(*hooks):
         yield outputs, stack
@@ -64,7 +64,7 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
 def _attention_map(
     model: nn.Module, pixel_values: torch.Tensor, read: Callable[..., torch.Tensor], check_finite: bool
 ) -> RelevanceOutput:
-    """Map of the row `(B, 1, T)` that `read` makes of the row of the head and the attentions `(B, h, T, T)`."""
+    """Map of token weights `(B, 1, T)`, which `read` computes from those of the head and the attentions `(B, h, T, T)`."""
     vit = VisionTransformer(model)
     grid = vit.patch_grid(pixel_values)
     attentions, logits = _attentions(vit, pixel_values)
@@ -77,15 +77,13 @@ def _attention_map(
 def attention_rollout(
     model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
-    """Attention rollout: product of 0.5·A + 0.5·I over the layers, A the mean over the heads.
-
-    Args:
-        target: ignored, since the map is the same for every class; the others as in [`relevance_map`].
+    """Attention rollout: product over the layers of 0.5·A + 0.5·I, where A is the mean over the heads. `target` is ignored,
+    since all classes have the same map.
 
     Source: https://huggingface.co/papers/2005.00928
     """
 
-    # Rows of A sum to 1, and so do those of the mean with the identity.
+    # The rows of A sum to 1, and so do the rows of its mean with the identity.
     def read(row, attentions):
         for attention in reversed(attentions):
             row = 0.5 * (row + torch.bmm(row, attention.float().mean(dim=1)))  # (B, 1, T)
@@ -97,10 +95,8 @@ def attention_rollout(
 def last_layer_attention(
     model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
-    """Last layer's attention of the tokens read by the classification head, mean over the attention heads.
-
-    Args:
-        target: ignored, since the map is the same for every class; the others as in [`relevance_map`].
+    """Attention, in the last layer, of the tokens that the classification head reads: mean over the attention heads.
+    `target` is ignored, since all classes have the same map.
 
     Source: https://huggingface.co/papers/2104.14294
     """
@@ -114,9 +110,6 @@ def input_gradient(
 ) -> RelevanceOutput:
     """Gradient of the explained logit with respect to the normalised pixels: absolute value, maximum over the channels.
     For evaluation only: maps and logits are detached.
-
-    Args:
-        model, pixel_values, target, check_finite: see [`relevance_map`].
 
     Source: https://huggingface.co/papers/1312.6034
     """
@@ -133,14 +126,12 @@ def input_gradient(
 def legrad(
     model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
-    """LeGrad: sensitivity of each layer's score to its attention.
+    """LeGrad: how sensitive the score of each layer is to its attention.
 
-    The score s of a layer is the target's logit when the final norm and head read that layer's output. Its relevance is
-    the positive part of ∂s/∂A, averaged over heads and queries; the map is the mean over layers, with a second-order
-    graph unless gradients are disabled. The authors' code for CLIP instead reads all tokens, of the last two layers.
-
-    Args:
-        model, pixel_values, target, check_finite: see [`relevance_map`].
+    The score s of a layer is the logit of the target if the final norm and the head read the output of this layer. Its
+    relevance is the positive part of ∂s/∂A, averaged over heads and queries, and the map is the mean over the layers. It
+    has a second-order graph unless gradients are disabled. The authors' code for CLIP reads all tokens of the last two
+    layers instead.
 
     Source: https://huggingface.co/papers/2404.03214
     """
@@ -154,7 +145,7 @@ def legrad(
         if target is None:
             target = logits[-1].argmax(dim=1)
         score = sum(target_logits(layer, target).sum() for layer in logits)
-        # The stack feeds no layer above, so that each backward pass below stays within its layer.
+        # No layer reads the stack, so each of the following backward passes stays within its layer.
         (gradient,) = torch.autograd.grad(score, stack, create_graph=wants_graph)
         tokens = 0
         for output, output_gradient, attention in zip(outputs, gradient.chunk(len(outputs)), attentions, strict=True):

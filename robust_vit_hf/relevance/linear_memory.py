@@ -1,7 +1,7 @@
-"""First-order relevance maps of [`propagate_relevance`] in memory linear in tokens, without attention matrices.
+"""First-order relevance maps, as [`propagate_relevance`] gives them, in memory linear in the number of tokens.
 
-The gradient of a score with respect to the attention A is (∂s/∂O) Vᵀ, where O = A V, so the model can use fused
-attention. Rows of A and of its gradient are computed in chunks, in the forward pass and again in the backward pass.
+The model can use fused attention, since the gradient of a score s with respect to the attention A is (∂s/∂O) Vᵀ, where
+O = A V. Rows of A and of its gradient are computed in chunks, in the forward pass and again in the backward pass.
 """
 
 import math
@@ -13,16 +13,16 @@ from .architectures import VisionTransformer
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
 
-# Attention elements per chunk, the fastest on two cores; other devices need more, since each operation costs a launch.
+# Attention elements per chunk: the fastest number on two cores. Other devices need more, since each launch takes time.
 CPU_CHUNK, OTHER_CHUNK = 2**21, 2**25
-MIN_TOKENS = 400  # faster from this number on, see experiments/benchmarks/linear_memory.py
-# Models with a bias on attention scores, whose gradient is not computed here.
+MIN_TOKENS = 400  # with at least as many, it is faster: experiments/benchmarks/linear_memory.py
+# Models that add a bias to the attention scores. Its gradient is not computed here.
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
 
 
 def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: bool) -> bool:
-    """Whether to compute the map in linear memory. Second order, dropout, position biases and the eager implementation need
-    the attentions themselves; with few tokens, these are faster, but activation checkpointing saves memory if possible."""
+    """Whether to compute the map in linear memory. Second order, dropout, position biases and eager attention need the
+    attentions themselves. With few tokens, the attentions are faster, but not with activation checkpointing in training."""
     pretrained, config = vit.pretrained, vit.vision_config
     dropout = getattr(config, "attention_probs_dropout_prob", 0.0) or getattr(config, "attention_dropout", 0.0)
     checkpointing = vit.is_checkpointing and pretrained.training
@@ -39,9 +39,9 @@ def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: boo
 def propagate_recorded(
     attentions: Sequence[RecordedAttention], output_gradients: Sequence[torch.Tensor], row: torch.Tensor
 ) -> torch.Tensor:
-    """Relevance `(B, T)` of every token, at least fp32, as from [`propagate_relevance`], for one `row` `(T,)` of weights of the tokens
-    read by the head. Gradients `(B, T, h, d)` of the explained logit with respect to the outputs are constants."""
-    # Skip rows of weight 0: a head on the CLS token needs one row of the last layer.
+    """Relevance `(B, T)` of every token, at least fp32, as in [`propagate_relevance`]. `row` `(T,)` has the weights with which
+    the head reads the tokens. The gradients `(B, T, h, d)` of the explained logit with respect to the outputs are constants."""
+    # Rows with weight 0 are skipped: a head on the CLS token needs only one row of the last layer.
     rows = row.nonzero().flatten()
     row = row.to(torch.promote_types(output_gradients[0].dtype, torch.float32))
     weights = row.expand(len(output_gradients[0]), -1)
@@ -57,9 +57,9 @@ def propagate_recorded(
 
 
 class RowProduct(torch.autograd.Function):
-    """`row · mean over heads of (relu(G Vᵀ) ⊙ softmax(s Q Kᵀ))`, with gradients only for `row`, Q and K.
+    """`row · mean over heads of (relu(G Vᵀ) ⊙ softmax(s Q Kᵀ))`. Only `row`, Q and K get gradients.
 
-    Inputs: `row` `(B, n)`, at least fp32; Q and G `(B, h, n, d)`, for n of the T rows; K and V `(B, h, T, d)`; s.
+    Inputs: `row` `(B, n)`, at least fp32; Q and G `(B, h, n, d)` for n of the T rows; K and V `(B, h, T, d)`; the scale s.
     Output: `(B, T)`, in the dtype of `row`.
     """
 
@@ -87,7 +87,7 @@ class RowProduct(torch.autograd.Function):
             )
             total = contribution.mul_(upstream[images, None, None]).sum(dim=-1, keepdim=True)
             row_gradient[images, rows] = total.sum(dim=(1, 3))
-            # Gradient of the scores, from the softmax: A ⊙ (∂A − Σ A ∂A), without the row weights.
+            # Gradient with respect to the scores, through the softmax: A ⊙ (∂A − Σ A ∂A). The row weights follow below.
             scores = contribution.addcmul_(attention, total, value=-1).to(key.dtype)
             weights = (row[images, None, rows, None] * ctx.scaling).to(key.dtype)
             query_gradient[images, :, rows] = torch.matmul(scores, own_key) * weights
@@ -96,8 +96,8 @@ class RowProduct(torch.autograd.Function):
 
 
 def chunks(row, query, key) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor]]:
-    """Yield chunks: slices of images and rows (several images with all n rows, or one image with some), and two
-    buffers `(B, h, n, T)` in the dtype of `row`, which are reused by the next chunk."""
+    """Yield chunks: slices of images and of rows (several images with all n rows, or one image with some of them), and two
+    buffers `(B, h, n, T)` in the dtype of `row`. The next chunk overwrites the buffers."""
     num_images, num_heads, num_rows = query.shape[:3]
     num_tokens = key.shape[2]
     elements = CPU_CHUNK if query.device.type == "cpu" else OTHER_CHUNK
@@ -115,7 +115,7 @@ def chunks(row, query, key) -> Iterator[tuple[slice, slice, torch.Tensor, torch.
 
 
 def fill_rows(attention, contribution, query, key, value, gradient, scaling) -> None:
-    """Write rows of the attention, and of the attention times the positive part of its gradient."""
+    """Write rows of the attention, and rows of the attention times the positive part of its gradient."""
     multiply(query * scaling, key, attention)
     torch.softmax(attention, dim=-1, out=attention)
     multiply(gradient, value, contribution)
@@ -123,7 +123,7 @@ def fill_rows(attention, contribution, query, key, value, gradient, scaling) -> 
 
 
 def multiply(left: torch.Tensor, right: torch.Tensor, product: torch.Tensor) -> None:
-    """Write `left @ rightᵀ`, computed in the dtype of both."""
+    """Write `left @ rightᵀ` to `product`, computed in the dtype of `left` and `right`."""
     right = right.transpose(2, 3)
     if left.dtype == product.dtype:
         torch.matmul(left, right, out=product)

@@ -1,4 +1,4 @@
-"""`pipeline("relevance-map")`: the class of an image and its map, relevance or LayerCAM."""
+"""`pipeline("relevance-map")`: the class of an image, and its relevance map or LayerCAM."""
 
 from typing import Any
 
@@ -15,34 +15,26 @@ from .layer_cam import class_map, map_name
 
 
 class RelevanceMapPipeline(Pipeline):
-    """Class, score and relevance map of an image or a list of images: PIL images, paths or URLs. Of models without a relevance map,
-    the map is LayerCAM, see [`~robust_vit_hf.relevance.layer_cam.layer_cam`].
+    """Class, score and map of an image or a list of images: PIL images, paths or URLs. The map is the relevance map, or for
+    models without one [`~robust_vit_hf.relevance.layer_cam.layer_cam`].
 
     Args:
-        target (`int` or `str`, *optional*): class to explain, by id or name; each image's predicted class by default.
-        overlay (`bool`, *optional*, defaults to `False`): whether to also return the image overlaid with its map.
+        target (`int` or `str`, *optional*): id or name of the class to explain; by default the predicted class of each image.
+        overlay (`bool`, *optional*, defaults to `False`): whether to return the image overlaid with its map, too.
 
     Returns:
-        For each image a dict with `label` and `score` (name and probability of the explained class); `relevance` or
-        `layercam`, the map, a greyscale image (mode L) of the same size, white for the highest value, black for the lowest and
-        outside the processor's crop; and `overlay`, a colour image, if requested.
+        For each image a dict with `label` and `score`, name and probability of the explained class; `relevance` or
+        `layercam`, the map as a greyscale image (mode L) of the size of the image, white for the highest value, and black
+        for the lowest and outside the crop of the processor; and with `overlay=True` `overlay`, a colour image.
 
     Raises:
-        OSError: a file or URL that cannot be read as an image.
-        ValueError: a model of which no layer has features on a grid of the image, a target that is not a class of the model, or an image without a
-            documented conversion to RGB, see [`~robust_vit_hf.utils.images.to_rgb`].
+        OSError: a file or URL cannot be read as an image.
+        ValueError: no layer of the model gives a map, the target is not one of its classes, or an image has no documented
+            conversion to RGB, see [`~robust_vit_hf.utils.images.to_rgb`].
 
     Example:
-        >>> import torch
-        >>> from PIL import Image
-        >>> from transformers import ViTConfig, ViTForImageClassification, pipeline
-        >>> from robust_vit_hf import make_image_processor
-        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-        >>> model = ViTForImageClassification(config).eval()
-        >>> explain = pipeline("relevance-map", model=model, image_processor=make_image_processor("paper", 224))
-        >>> answer = explain(Image.new("RGB", (300, 200)), target="LABEL_1")
-        >>> answer["label"], answer["relevance"].size
-        ('LABEL_1', (300, 200))
+        explain = pipeline("relevance-map", model="google/vit-base-patch16-224")
+        explain("photo.jpg", overlay=True)["overlay"].save("relevance.png")
     """
 
     _load_processor = False

@@ -28,12 +28,12 @@ from .linear_memory import has_linear_memory, propagate_recorded
 class RelevanceOutput(ModelOutput):
     """Output of [`relevance_map`]."""
 
-    relevance: torch.Tensor | None = None  # `(B, 1, H, W)`, fp32, in [0, 1] unless `normalize=False`
-    logits: torch.Tensor | None = None  # `(B, C)`, of the same forward pass
+    relevance: torch.Tensor | None = None  # (B, 1, H, W), fp32, in [0, 1] unless `normalize=False`
+    logits: torch.Tensor | None = None  # (B, C), of the same forward pass
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Convert a tensor to fp32; fp64 is kept, for checks of derivatives."""
+    """Convert a tensor to fp32. fp64 stays fp64, for checks of derivatives."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -47,11 +47,13 @@ def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> 
 def propagate_relevance(
     attentions: Sequence[torch.Tensor], attention_gradients: Sequence[torch.Tensor], row: torch.Tensor
 ) -> torch.Tensor:
-    """Relevance `(B, T)` of every token, at least fp32: rows of R, Eq. 7. A row vector from the last layer to the first
-    gives the same product in O(T²) per layer.
+    """Relevance `(B, T)` of every token, at least fp32: rows of R in Eq. 7. Multiplying a row vector from the last layer to
+    the first gives the same product, in O(T²) for each layer.
 
-    Attentions and gradients are `(B, h, T, T)`, first layer first; the last may be `(B, h, 1, T)`. `row`, `(B, T)`, are
-    the weights of the tokens read by the head."""
+    Args:
+        attentions, attention_gradients: `(B, h, T, T)`, first layer first. Those of the last layer may be `(B, h, 1, T)`.
+        row: weights `(B, T)` with which the head reads the tokens.
+    """
     row = row.to(torch.promote_types(attentions[0].dtype, torch.float32))
     for attention, gradient in zip(reversed(attentions), reversed(attention_gradients), strict=True):
         weights = row[:, None, : attention.shape[2]]
@@ -65,10 +67,10 @@ def upsample(token_relevance: torch.Tensor, image_size: tuple[int, int]) -> torc
 
 
 def min_max(relevance: torch.Tensor) -> torch.Tensor:
-    """Scale each of the maps `(B, 1, H, W)` to [0, 1]. Constant maps become zeros, with finite gradients."""
+    """Scale each of the maps `(B, 1, H, W)` to [0, 1]. Constant maps become 0, with finite gradients."""
     low, high = relevance.amin(dim=(1, 2, 3), keepdim=True), relevance.amax(dim=(1, 2, 3), keepdim=True)
     span = high - low
-    # Due to rounding, interpolated constants may vary by a few units in the last place.
+    # A constant map may vary by a few units in the last place, since the interpolation rounds.
     numbers = torch.finfo(torch.float32)
     flat = span <= (8 * numbers.eps * high).clamp(min=numbers.tiny)
     return torch.where(flat, 0.0, (relevance - low) / torch.where(flat, 1.0, span))
@@ -77,7 +79,7 @@ def min_max(relevance: torch.Tensor) -> torch.Tensor:
 def map_of_tokens(
     tokens: torch.Tensor, grid: tuple[int, int], pixel_values: torch.Tensor, normalize: bool = True
 ) -> torch.Tensor:
-    """Maps `(B, 1, H, W)` from the relevance `(B, T)` of all tokens; the patches come last."""
+    """Maps `(B, 1, H, W)` from the relevance `(B, T)` of all tokens, of which the patches come last."""
     patches = tokens[:, -grid[0] * grid[1] :].unflatten(1, (1, *grid))
     relevance = upsample(patches, tuple(pixel_values.shape[2:]))
     return min_max(relevance) if normalize else relevance
@@ -98,31 +100,26 @@ def relevance_map(
     Works with any attention implementation, autocast, DDP and `torch.no_grad()`. Propagation is in fp32.
 
     Args:
-        model: image classification model of transformers over one patch grid, possibly wrapped by PEFT, Accelerate or
-            DDP. Call `eval()` first for maps without dropout.
-        pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
+        model: image classifier of transformers with one patch grid, possibly wrapped by PEFT, Accelerate or DDP. Call
+            `eval()` first for maps without dropout.
+        pixel_values: `(B, 3, H, W)`, normalised as the model expects. H and W are multiples of the patch size.
         target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
-        create_graph: whether the attention gradients are differentiable too (second order), and not constants.
-        start_layer: first layer of the propagation, counted from 0; lower layers count as the identity.
-        normalize: whether to scale each map to [0, 1]; otherwise the propagated relevance (non-negative) is returned.
+        create_graph: whether the attention gradients are differentiable (second order) instead of constants.
+        start_layer: first layer of the propagation, counted from 0. Lower layers count as the identity.
+        normalize: whether to scale each map to [0, 1], instead of returning the propagated relevance (non-negative).
         check_finite: whether to raise an error for non-finite logits or maps, instead of returning them.
 
     Returns:
         [`RelevanceOutput`], attached to the graph unless gradients are disabled.
 
     Raises:
-        ValueError: the architecture lacks a single patch grid (Swin, ConvNeXt, …); pixel values have another shape, or a size that is not
-            a multiple of the patch size; target or `start_layer` do not exist; or logits or maps are NaN or infinite.
+        ValueError: the architecture does not have one patch grid (Swin, ConvNeXt, …); pixel values have another shape, or
+            their size is not a multiple of the patch size; `target` or `start_layer` does not exist; logits or maps are
+            NaN or infinite.
 
     Example:
-        >>> import torch
-        >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> from robust_vit_hf import relevance_map
-        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-        >>> model = ViTForImageClassification(config).eval()
-        >>> output = relevance_map(model, torch.rand(4, 3, 224, 224), target=1)
-        >>> tuple(output.relevance.shape), tuple(output.logits.shape)
-        ((4, 1, 224, 224), (4, 2))
+        output = relevance_map(model.eval(), processor(image, return_tensors="pt").pixel_values)
+        output.relevance, output.logits
 
     Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
     """
@@ -147,8 +144,8 @@ def _relevance(
     explicit = vit.attention in ("eager", EXPLICIT_ATTENTION)
     if wants_graph and not linear and vit.is_checkpointing and vit.pretrained.training and not explicit:
         raise ValueError(
-            "With activation checkpointing `loss.backward()` must see the same attention: call first "
-            '`model.set_attn_implementation("eager")`, or, to make a model of timm, `timm.layers.set_fused_attn(False)`.'
+            "With activation checkpointing, `loss.backward()` needs the attention implementation of the forward pass. First call "
+            '`model.set_attn_implementation("eager")`; before building a model of timm, `timm.layers.set_fused_attn(False)`.'
         )
     with torch.inference_mode(False), torch.enable_grad():
         record = record_outputs if linear else record_attentions
@@ -156,7 +153,7 @@ def _relevance(
             with record(vit) as attentions, cls_token_alone(vit):
                 logits = vit.logits(pixel_values)
             attentions = attentions[start_layer:]
-            score = target_logits(logits, target).sum()  # images do not interact, so one backward pass serves them all
+            score = target_logits(logits, target).sum()  # images do not interact, so one backward pass is enough
             read = [attention.output for attention in attentions] if linear else attentions
             gradients = torch.autograd.grad(
                 score, read, retain_graph=wants_graph or create_graph, create_graph=create_graph
@@ -172,21 +169,21 @@ def _relevance(
 
 
 def make_output(relevance: torch.Tensor, logits: torch.Tensor, check: bool) -> RelevanceOutput:
-    """Output of an attribution method: maps `(B, 1, H, W)` and logits `(B, C)`, with `check` only if they are finite."""
+    """Output of an attribution method: maps `(B, 1, H, W)` and logits `(B, C)`. `check` raises an error unless they are finite."""
     if check:
-        # A NaN pixel reaches every token, so pixels need no separate check.
+        # A NaN in a pixel reaches every token, so pixels need no check of their own.
         sums = relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)
         check_finite("logits or relevance map", sums)
     return RelevanceOutput(relevance=relevance, logits=logits)
 
 
 def check_finite(name: str, values: torch.Tensor) -> None:
-    """Refuse NaN and infinite values `(B, …)` of a batch; `name` is their name in errors."""
+    """Raise an error for NaN and infinite values `(B, …)` of a batch. `name` is what the error calls them."""
     finite = values.detach().isfinite().flatten(1).all(dim=1) if values.dim() > 1 else values.detach().isfinite()
     if not finite.all():
         images = ", ".join(map(str, (~finite).nonzero().flatten().tolist()))
         raise ValueError(
-            f"The {name} of image {images} of the batch is NaN or infinite: check pixels and weights, or try float32."
+            f"The {name} of image {images} of the batch is NaN or infinite. Check pixels and weights, or use float32."
         )
 
 
@@ -196,7 +193,7 @@ def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor
 
 
 def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:
-    """Logits `(B, 1)` of the explained classes, which are checked; `None` for the predicted ones."""
+    """Logits `(B, 1)` of the explained classes. `target` is checked; `None` means the predicted classes."""
     batch_size, num_classes = logits.shape
     if target is None:
         return logits.gather(1, logits.argmax(dim=1, keepdim=True))
@@ -205,6 +202,6 @@ def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> to
     known = integers and classes.shape in ((), (batch_size,)) and 0 <= classes.min() and classes.max() < num_classes
     if not known:
         raise ValueError(
-            f"Expected `target` as an integer, or {batch_size} of them, from 0 to {num_classes - 1}, but got {target}."
+            f"Expected `target` to be one integer, or {batch_size} integers, from 0 to {num_classes - 1}, but got {target}."
         )
     return logits.gather(1, classes.long().expand(batch_size).unsqueeze(1))

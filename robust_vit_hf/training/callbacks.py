@@ -1,4 +1,4 @@
-"""Callbacks of a training: signals that interrupt it, a validation that a signal put off, the epoch, the time, and TensorBoard."""
+"""Callbacks for training: stop on signals, make up for a validation that a signal postponed, share the epoch, measure the time, log to TensorBoard."""
 
 import os
 import signal
@@ -26,8 +26,7 @@ from ..relevance.relevance_map import relevance_map
 from ..utils.images import overlay
 
 
-STRIPS_FOLDER = "strips"  # next to the logs, since a push uploads logs, but must not upload the user's images
-# Context in which logs get names without the host name, which would be uploaded. No argument changes that.
+# TensorBoard puts the host name into the names of log files, which are uploaded, and has no option against it.
 _without_host_name = partial(mock.patch, "socket.gethostname", lambda: "host")
 
 
@@ -47,13 +46,13 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Interrupted(Exception):
-    """Ends the Trainer's loop, or a validation, which may take longer than a cluster's grace period."""
+    """Ends the Trainer's loop, or a validation, since that may take longer than the grace period of a cluster."""
 
 
 class InterruptCallback(TrainerCallback):
-    """Context manager and callback that end the training on the first SIGINT or SIGTERM after the current step,
-    with a checkpoint unless `save_strategy` is `no`. A second signal has its original effect, except under
-    launchers, which forward signals that the process may have received itself."""
+    """Context manager and callback: the first SIGINT or SIGTERM ends the training after the current step, with a
+    checkpoint unless `save_strategy` is `no`. A second signal has its original effect, except under launchers, which
+    forward signals that the process may already have received."""
 
     def __init__(self):
         self.received = self._noted = 0
@@ -69,7 +68,7 @@ class InterruptCallback(TrainerCallback):
     def __exit__(self, *exception) -> None:
         self._in_training = False
         self._restore()
-        if self._noted and not self.received and exception[0] is None:  # it came after the last agreement
+        if self._noted and not self.received and exception[0] is None:  # the signal came after the last `agree`
             signal.raise_signal(self._noted)
 
     def _restore(self) -> None:
@@ -103,21 +102,21 @@ class InterruptCallback(TrainerCallback):
             self.on_epoch_end(args, state, control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.received:  # after the checkpoint; the Trainer's end would delete it if another one is the best
+        if self.received:  # after the checkpoint, which the Trainer would delete at its end if another one is the best
             raise Interrupted
 
 
 class MissedEvaluation(TrainerCallback):
-    """Evaluates the checkpoint from which a training resumes, if a signal has put that off."""
+    """Evaluates the checkpoint from which a training resumes, if a signal prevented this evaluation."""
 
     def __init__(self, trainer: Trainer):
         self._trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # Otherwise, all intervals of a resumed run are those of its checkpoint.
+        # Without this, the Trainer takes the intervals (such as `save_steps`) from the checkpoint, not from `args`.
         state.compute_steps(args, state.max_steps)
         best = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
-        if state.best_model_checkpoint is None and best.is_dir():  # the folder was moved
+        if state.best_model_checkpoint is None and best.is_dir():  # the output folder was moved
             state.best_model_checkpoint = str(best)
         step = state.global_step
         if not step or any("eval_loss" in entry and entry["step"] == step for entry in state.log_history):
@@ -133,6 +132,8 @@ class MissedEvaluation(TrainerCallback):
 
 
 class SharedEpoch(TrainerCallback):
+    """Number of the epoch in shared memory, which the workers of data loaders read."""
+
     def __init__(self):
         self.number = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -141,7 +142,7 @@ class SharedEpoch(TrainerCallback):
 
 
 class TrainingTime(TrainerCallback, ExportableState):
-    """Seconds of training over all parts of a run, saved in each checkpoint."""
+    """Seconds of training in all parts of a resumed run. Each checkpoint stores them."""
 
     def __init__(self):
         self.resumed, self.earlier = False, 0.0
@@ -167,7 +168,7 @@ class TrainingTime(TrainerCallback, ExportableState):
 
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):
-    """TensorBoard logs, with strips of a dataset's first images and their relevance before and after."""
+    """Logs to TensorBoard, with pictures of the first images of a dataset and their relevance before and after training."""
 
     def __init__(self, dataset: Dataset, processor: BaseImageProcessor):
         super().__init__()
@@ -181,7 +182,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
             super().on_train_begin(args, state, control, **kwargs)
 
     def measure_before(self, model: nn.Module) -> None:
-        """Keep the maps of the original model, before a checkpoint is loaded into it."""
+        """Compute and keep the maps of the original model. Call this before a checkpoint is loaded into it."""
         rows = list(islice(self.dataset, 4))
         self.pixel_values = torch.stack([row["pixel_values"] for row in rows])
         self.masks = torch.stack([row["mask"] for row in rows])
@@ -191,13 +192,14 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if self.before is None or state.global_step % args.relevance_strip_steps:
             return
-        if self.tb_writer is None and not isinstance(model, FSDPModule):  # FSDP models must run in every process
+        if self.tb_writer is None and not isinstance(model, FSDPModule):  # all processes must run an FSDP model
             return
         relevance = self._relevance(model)
         if self.tb_writer is not None:
             if self.strip_writer is None:
                 with _without_host_name():
-                    self.strip_writer = self._SummaryWriter(log_dir=str(Path(args.output_dir, STRIPS_FOLDER)))
+                    # Not in the folder of the logs, which are uploaded: the user's images must not be.
+                    self.strip_writer = self._SummaryWriter(log_dir=str(Path(args.output_dir, "strips")))
             images = denormalize(self.pixel_values, self.processor)
             maps = [overlay(images, before_or_after) for before_or_after in (self.before, relevance)]
             columns = torch.stack([images, self.masks.expand_as(images), *maps], dim=1)
@@ -212,7 +214,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
 
     @torch.no_grad()
     def _relevance(self, model: nn.Module) -> torch.Tensor:
-        model = unwrap_pretrained(model)  # not the DDP wrapper, since only the first process runs this
+        model = unwrap_pretrained(model)  # only one process runs this: a DDP wrapper would wait for the others
         was_training = model.training
         model.eval()
         targets = None if self.targets is None else self.targets.to(model.device)

@@ -1,4 +1,4 @@
-"""The complete finetuning: load, train, compare before and after, save or push."""
+"""A complete finetuning run: load, train, compare before and after, save or push."""
 
 import time
 from contextlib import nullcontext
@@ -42,15 +42,15 @@ def finetune(
     """Finetune a model, measure it before and after, and save or push it with results and model card.
 
     Args:
-        model_arguments, data_arguments, config: options of `robust-vit train`, as of [`train_arguments`].
-        predictions: folder for the predictions of each image, `<set>/before` and `<set>/after`; not saved by default.
-        originals: folder with results of original models, shared by several runs; used if `predictions` are saved.
+        model_arguments, data_arguments, config: options of `robust-vit train`, see [`train_arguments`].
+        predictions: folder for the predictions for each image, `<set>/before` and `<set>/after`. Not saved by default.
+        originals: folder with results of original models, which several runs share. Read only if `predictions` is given.
 
     Returns:
         The first table of the results, as Markdown; an empty string outside the main process.
     """
     check_output_dir(Path(config.output_dir), data_arguments.dataset)
-    # The first process locks the folder; its error ends the others.
+    # Only the first process locks the folder. If that fails, its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)
         return _finetune(model_arguments, data_arguments, config, checkpoint, predictions, originals)
@@ -69,11 +69,11 @@ def _finetune(
 
     name, rank, merge = model_arguments.model, model_arguments.lora_rank, model_arguments.merge_lora
     if config.push_to_hub and rank is not None and not merge:
-        check_adapter_base(name)  # before the training, not after it
+        check_adapter_base(name)  # fail before training, not after
     protocol = resolve_protocol(model_arguments.protocol, name)
     original = load_model(name, model_arguments.trust_remote_code)
     processor = load_processor(name, protocol, original, model_arguments.image_size)
-    check_has_map(original, config.method, config.relevance_weight)  # before data is read
+    check_has_map(original, config.method, config.relevance_weight)  # fail before reading data
     train, validation, sets = load_data(data_arguments, original.config, config.seed, config.eval_strategy != "no")
 
     def new_trainer(config: RobustViTConfig) -> RobustViTTrainer:
@@ -85,16 +85,16 @@ def _finetune(
         trainer.check_checkpoint(checkpoint)
     sides = {"before": Side.of(original.to(config.device), processor, name)}
     session = Session(sides, {}, trainer.accelerator, predictions, originals, protocol).with_sets(sets)
-    # Where results may be read from a folder, the training must not depend on whether they were.
+    # Measuring draws random numbers, reading saved predictions does not: the training must be the same in both cases.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
     original.cpu()
     trainer.train(resume_from_checkpoint=checkpoint)
     if merge and rank is not None:
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    trainer.save_model(_internal_call=True)  # without a push, which comes after the measurement
+    trainer.save_model(_internal_call=True)  # do not push yet: that comes after the measurement
     trainer.save_state()
-    _gather_weights(trainer, session.sides["before"].model)  # only the first process makes maps for report and card
+    _gather_weights(trainer, session.sides["before"].model)  # only the first process computes maps for the report
     results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
         control = new_trainer(control_of(config))
@@ -152,6 +152,6 @@ def _publish(trainer: RobustViTTrainer, session: Session, dataset: str) -> None:
             trainer.push_to_hub()
         except (OSError, ValueError) as error:
             raise OSError(
-                f"The run is complete in `{folder}`, with its tables in `{TABLES_FILE}`, but was not pushed: {error} "
+                f"The run is complete, and its tables are in `{folder}/{TABLES_FILE}`, but it was not pushed: {error} "
                 f"Push it with `robust-vit push {folder} {trainer.hub_model_id or 'OWNER/NAME'}`."
             ) from error

@@ -1,4 +1,4 @@
-"""Data of a finetuning: loaded, checked, prepared for the Trainer, and read in batches."""
+"""Data of a finetuning run: load and check it, prepare it for the Trainer, and read it in batches."""
 
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -27,28 +27,28 @@ from .options import DataArguments
 
 logger = logging.get_logger(__name__)
 
-DRAWN_FROM_BENCHMARKS = ("samples_per_class", "num_classes", "class_seed")  # options that only benchmarks read
+DRAWN_FROM_BENCHMARKS = ("samples_per_class", "num_classes", "class_seed")  # options without effect on other data
 
 
 def load_data(
     arguments: DataArguments, model_config: PreTrainedConfig, seed: int, needs_validation: bool = True
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
-    """Load the images of a finetuning.
+    """Load the images of a finetuning run.
 
     Args:
-        seed: draws the images of a benchmark, and shuffles a stream within a buffer.
+        seed: seed that draws the images of a benchmark, and shuffles a stream within a buffer.
         needs_validation: whether a missing validation split is an error.
 
     Returns:
-        Training images, validation images (`None` without any), and the sets to measure by name: the test split if it is named, or
-        the sets of the benchmark with the model's classes, or else the validation images.
+        Training images, validation images (`None` if there are none), and the sets to measure by name: the test split if
+        one is named, otherwise the sets of the benchmark that has the model's classes, otherwise the validation images.
     """
     source, options = arguments.dataset, {}
     if source in benchmarks():
         options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
     elif unread := [name for name in DRAWN_FROM_BENCHMARKS if arguments.is_given(name)]:
         logger.warning(
-            f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
+            f"`{unread[0]}` has an effect only on benchmarks, and `{source}` is not one: all images of `{arguments.train_split}` are used."
         )
     images = {
         arguments.train_split: find_images(source, arguments.train_split, streaming=arguments.streaming, **options)
@@ -60,7 +60,7 @@ def load_data(
             "`robust-vit improve`, which makes masks and finetunes."
         )
     if arguments.control and "label" not in train.column_names:
-        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
+        raise ValueError("The control needs labels, but the dataset has no column `label`: leave out --control.")
     benchmark, weights = find_benchmark(classes_of_model(model_config)), None
     if arguments.streaming:
         train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
@@ -92,10 +92,10 @@ def prepare_datasets(
     config: PreTrainedConfig,
     args: RobustViTConfig,
 ) -> dict[str, Dataset]:
-    """Check both datasets, map their labels to the model's classes, and transform them."""
+    """Check both datasets, map their labels to the classes of the model, and add the transforms."""
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
-            f"Expected `eval_dataset` to be one table, but got a {type(evaluation).__name__}: call `measure_accuracy` for several."
+            f"Expected `eval_dataset` to be one table, but got a {type(evaluation).__name__}. Give one `datasets.Dataset`; `robust-vit evaluate` measures several sets."
         )
     check_one_numbering(classes_of_model(config), {"train": train, "eval": evaluation})
     given = {"train": (train, augment), "eval": (evaluation, transform)}
@@ -116,8 +116,8 @@ def _prepare(
         return dataset.with_transform(with_rows(transform))
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
         logger.warning(
-            "The train dataset is streamed, so that `max_steps` count as one epoch, at whose end checkpoints and evaluations come. "
-            "For more, give `save_strategy` and `eval_strategy` `steps`, with `save_steps`."
+            "The training images are streamed, so all `max_steps` count as one epoch, and checkpoints and evaluations come only at its "
+            "end. For more of them, set `save_strategy` and `eval_strategy` to `steps`, and give `save_steps` and `eval_steps`."
         )
     mapping = label_mapping(class_names_of(dataset.features), classes_of_model(config), source)
     process = (args.process_index, args.world_size)
@@ -126,7 +126,7 @@ def _prepare(
 
 @picklable
 def with_rows(transform: Transform) -> Transform:
-    """Make a transform keep the row's number, to name images in errors."""
+    """Wrap a transform so that it keeps the number of each row, by which errors name images."""
     return lambda rows: transform(rows) | {"row_index": rows["row_index"]}
 
 
@@ -136,7 +136,7 @@ class BatchingTrainer(Trainer):
     def _check_batches(self) -> None:
         args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
         batch_size, at_once = self._train_batch_size, self._train_batch_size * self.args.world_size
-        # Several processes fill up the last batch.
+        # Several processes fill the last batch up, so it is never short.
         last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
         needs_two = ", which needs two images in each batch"
         swaps_images = args.background_swap and self.backgrounds is None
@@ -147,11 +147,11 @@ class BatchingTrainer(Trainer):
         }
         for option in [option for option, is_unmet in unmet.items() if is_unmet]:
             raise ValueError(
-                f"Batches of {batch_size} of {images} images do not fit {option}: give another `per_device_train_batch_size`."
+                f"Batches of {batch_size} images, {images} images in all, do not fit {option}. Change `per_device_train_batch_size`."
             )
 
     def get_train_dataloader(self) -> DataLoader:
-        self._check_batches()  # again with the batch size that `auto_find_batch_size` found
+        self._check_batches()  # again, since `auto_find_batch_size` may have changed the batch size
         if not isinstance(self.train_dataset, MaskedStream):
             return super().get_train_dataloader()
         args = self.args
@@ -164,11 +164,11 @@ class BatchingTrainer(Trainer):
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
         )
-        # The rows are already shared: accelerate must not split them again, or let one process read all.
+        # Each process reads its own rows of a stream. accelerate must not divide them again, nor let one process read all.
         return prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
-        """As in the Trainer, but `dataloader_drop_last` is for training only."""
+        """As in the Trainer, but apply `dataloader_drop_last` only in training."""
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
@@ -177,8 +177,8 @@ class BatchingTrainer(Trainer):
             self.args.dataloader_drop_last = drop_last
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As in the Trainer; remembers the sizes of the batches of a step."""
-        # The Trainer would take a step beyond `max_steps` when a run that ended within an epoch is resumed.
+        """As in the Trainer, but remember the sizes of the batches of a step."""
+        # When a run that ended within an epoch is resumed, the Trainer would take a step beyond `max_steps`.
         if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             return [], None
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -187,7 +187,7 @@ class BatchingTrainer(Trainer):
 
 
 def name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
-    """Names for errors of images of a batch, given by their places in it: rows of the dataset and files."""
+    """Names of images for error messages: rows of the dataset and files. `images` are indices in the batch `inputs`."""
     if "names" in inputs:
         return ", ".join(inputs["names"][image] for image in images)
     if "row_index" not in inputs:

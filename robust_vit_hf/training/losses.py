@@ -1,4 +1,4 @@
-"""Finetuning losses: relevance off the background and on the foreground, and confidence in the prediction."""
+"""Finetuning losses: move relevance from the background to the foreground, and keep the confidence of predictions."""
 
 from typing import Literal
 
@@ -9,12 +9,12 @@ from torch import nn
 from ..relevance.relevance_map import at_least_float32
 
 
-# Every map has a pixel of exactly 1 after min–max, where the gradient of a cross-entropy with 0 is infinite.
+# Every map has a pixel of exactly 1 after min–max scaling. There, the gradient of the cross-entropy with 0 is infinite.
 BCE_EPSILON = 1e-6
 
 
 def background_of(mask: torch.Tensor, edges: Literal["fractional", "complement"]) -> torch.Tensor:
-    """Background of a mask in [0, 1], of any shape; `edges` as in [`RelevanceLoss`]."""
+    """Background of a mask of any shape with values in [0, 1]. `edges` is the `mask_edges` of [`RelevanceLoss`]."""
     return torch.where((mask == 0) | (mask == 1), 1 - mask, mask) if edges == "fractional" else 1 - mask
 
 
@@ -23,11 +23,11 @@ class RelevanceLoss(nn.Module):
 
     Args:
         background_weight: λ_bg of Eq. 3.
-        foreground_weight: λ_fg of Eq. 3. Small, because this loss favours uniform relevance on the whole object.
+        foreground_weight: λ_fg of Eq. 3. It is small, since this loss favours equal relevance on the whole object.
         distance: `"mse"` as in the paper, or `"bce"`, binary cross-entropy as in Concept-Guided Fine-Tuning.
-        mask_edges: background at a mask value v: v with `"fractional"`, as released, or 1 − v with
-            `"complement"`.
-        mean_over: average over all pixels, `"image"`, or over the background or foreground, `"region"`.
+        mask_edges: background at a mask value v between 0 and 1: v with `"fractional"`, as in the released code, or 1 − v
+            with `"complement"`.
+        mean_over: pixels over which a loss is averaged: all (`"image"`), or the background or foreground (`"region"`).
 
     Inputs: `relevance` and `mask`, both `(B, 1, H, W)` in [0, 1]; the mask is 1 on the foreground.
 
@@ -86,7 +86,7 @@ class RelevanceLoss(nn.Module):
             values = F.mse_loss(prediction, target, reduction="none")
         else:
             prediction = prediction.clamp(BCE_EPSILON, 1 - BCE_EPSILON)
-            # NaN, which the kernel refuses, and on CUDA so that the process ends, stays NaN: the training says what it means.
+            # The kernel rejects NaN, on CUDA by ending the process. NaN is kept here, and the training reports it.
             values = F.binary_cross_entropy(prediction.nan_to_num(0.5), target, reduction="none")
             values = torch.where(prediction.isnan(), prediction, values)
         if self.mean_over == "image":
@@ -96,21 +96,14 @@ class RelevanceLoss(nn.Module):
 
 
 class ConfidenceLoss(nn.Module):
-    """Preserves predictions: cross-entropy with the model's own argmax, Eq. 4, or with given classes; or
-    Kullback–Leibler divergence from another model's output.
+    """Preserves predictions: cross-entropy with the predicted class (Eq. 4) or with given classes, or
+    Kullback–Leibler divergence from the output of another model.
 
     Args:
-        temperature: divides the logits. The released code uses 0.65 for DeiT-B, 0.55 for DeiT-S, otherwise 1.
+        temperature: divisor of the logits. The released code uses 0.65 for DeiT-B, 0.55 for DeiT-S, and 1 for others.
 
-    Inputs: `logits` `(B, C)`, and `target`: classes `(B,)`, logits of another model `(B, C)`, or `None` for the argmax
-    of `logits`. The temperature also divides the other model's logits.
-
-    Example:
-        >>> import torch
-        >>> from robust_vit_hf import ConfidenceLoss
-        >>> loss = ConfidenceLoss(temperature=0.5)(torch.tensor([[1.0, 0.0]]))
-        >>> round(loss["confidence_loss"].item(), 4)
-        0.1269
+    Inputs: `logits` `(B, C)`, and `target`: classes `(B,)`, logits of another model `(B, C)`, which are divided by the
+    temperature too, or `None` for the argmax of `logits`.
 
     Source: section 3 of https://huggingface.co/papers/2206.01161
     """

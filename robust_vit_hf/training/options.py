@@ -1,6 +1,6 @@
 """Options of finetuning: model, data and method."""
 
-# Without torch and the Trainer, so that the command line can refuse invalid options before their slow import.
+# This module does not import torch or the Trainer, so that the command line can reject invalid options before their slow import.
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,8 +23,8 @@ class ModelArguments(Options):
     protocol: Protocol | None = option(
         None,
         "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear), `native` (the model's own "
-        "statistics, 248 bicubic) or `model` (the image processor saved with the model, unchanged). By default that of the run "
-        "that trained the model, or else `paper` for the registered models and `model` for all others.",
+        "statistics, 248 bicubic) or `model` (the image processor saved with the model, unchanged). By default, the protocol of the "
+        "run that trained the model; if there is none, `paper` for registered models and `model` for all others.",
     )
     image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.", COUNT)
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
@@ -34,7 +34,7 @@ class ModelArguments(Options):
     def __post_init__(self):
         super().__post_init__()
         if self.merge_lora and self.lora_rank is None:
-            raise ValueError("`merge_lora` needs the `lora_rank` of an adapter: give it, or leave `merge_lora` out.")
+            raise ValueError("`merge_lora` merges an adapter: give its `lora_rank`, or leave `merge_lora` out.")
 
 
 @dataclass
@@ -54,8 +54,8 @@ class DataArguments(Options):
     class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.", SEED)
     num_classes: int | None = option(None, "Training classes of a benchmark; half of its classes by default.", COUNT)
     images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.", COUNT)
-    benchmark_sets: bool = option(True, "Measure the sets of a benchmark before and after; otherwise no set is read.")
-    control: bool = option(False, "Also finetune a copy with only cross-entropy on the same images, for comparison.")
+    benchmark_sets: bool = option(True, "Measure the sets of a benchmark before and after. With False, none is read.")
+    control: bool = option(False, "For comparison, also finetune a copy on the same images with cross-entropy only.")
 
 
 @dataclass
@@ -64,28 +64,28 @@ class FinetuningArguments(Options):
 
     GROUP = "options of the method"
 
-    # Parameters whose default values are overridden from TrainingArguments
-    learning_rate: float = option(3e-6, f"Initial learning rate of AdamW; 3e-6 is ViT-B's in {PAPER}.", NOT_NEGATIVE)
+    # Options of TrainingArguments with other defaults
+    learning_rate: float = option(3e-6, f"Initial learning rate of AdamW; {PAPER} has 3e-6 for ViT-B.", NOT_NEGATIVE)
     weight_decay: float = option(1e-4, "Weight decay, on all parameters.", NOT_NEGATIVE)
     num_train_epochs: float = option(50, f"Number of epochs ({PAPER}, section 4).", POSITIVE)
-    max_grad_norm: float = option(0.0, "Gradient clipping; 0 for none, as released.", NOT_NEGATIVE)
+    max_grad_norm: float = option(0.0, "Gradient clipping; 0: none, as in the released code.", NOT_NEGATIVE)
     lr_scheduler_type: str = option("constant", "`constant` decays by `lr_decay_rate` every `lr_decay_every` epochs.")
     eval_strategy: str = option("epoch", "When to evaluate: `no`, `steps` or `epoch`.")
     save_strategy: str = option("epoch", "When to save: `no`, `steps`, `epoch` or `best`.")
-    save_total_limit: int | None = option(1, "Checkpoints kept beside the best one.", COUNT)
-    load_best_model_at_end: bool = option(True, "Load the checkpoint of the lowest total validation loss at the end.")
-    metric_for_best_model: str | None = option("loss", "Metric of the best checkpoint.")
+    save_total_limit: int | None = option(1, "Checkpoints kept in addition to the best one.", COUNT)
+    load_best_model_at_end: bool = option(True, "Load the best checkpoint at the end: the lowest validation loss.")
+    metric_for_best_model: str | None = option("loss", "Metric that chooses the best checkpoint.")
     logging_steps: float = option(10, "Steps between two logs.", POSITIVE)
     remove_unused_columns: bool = option(False, "Must stay False: image and mask are not arguments of the model.")
-    hub_strategy: str = option("end", "Must stay `end`: one push, with the card.")
+    hub_strategy: str = option("end", "Must stay `end`: one push, together with the card.")
 
     # Losses
     method: str = option(
         "robustvit",
-        "Method; each has some of the options of the method, with its own defaults: see docs/train.md.",
+        "Method. Each has some of the following options, with its own defaults: see docs/train.md.",
         choices=METHODS,
     )
-    relevance_weight: float | None = option(None, "Weight of the relevance loss (Eq. 5); at 0, no map.", NOT_NEGATIVE)
+    relevance_weight: float | None = option(None, "Weight of the relevance loss (Eq. 5); 0: no map.", NOT_NEGATIVE)
     confidence_weight: float | None = option(None, "Weight of the confidence loss (Eq. 5).", NOT_NEGATIVE)
     background_weight: float | None = option(None, "Weight of the background loss (Eq. 3 or Eq. 8).", NOT_NEGATIVE)
     foreground_weight: float | None = option(None, "Weight of the foreground loss of the map (Eq. 3).", NOT_NEGATIVE)
@@ -94,7 +94,8 @@ class FinetuningArguments(Options):
     mean_over: Literal["image", "region"] | None = option(None, "Pixels over which losses of the map are averaged.")
     relevance_target: Literal["label", "prediction"] | None = option(None, "Class whose relevance is trained.")
     confidence_target: Literal["label", "prediction", "original"] | None = option(
-        None, "Class whose confidence is raised (Eq. 4), or, for `original`, the output before finetuning."
+        None,
+        "Target of the confidence loss: a class (Eq. 4), or for `original` the output of the model before finetuning.",
     )
     confidence_temperature: float = option(1.0, "Temperature of the confidence loss.", POSITIVE)
     second_order: bool = option(False, "Differentiate relevance maps through the attention gradients too.")
@@ -102,21 +103,21 @@ class FinetuningArguments(Options):
     released_gradients: bool = option(False, "Background loss of `gradmask` and `rrr` as released: it trains nothing.")
 
     # Schedule
-    lr_decay_rate: float = option(0.85, "Factor of the learning rate every `lr_decay_every` epochs.", POSITIVE)
+    lr_decay_rate: float = option(0.85, "Factor on the learning rate every `lr_decay_every` epochs.", POSITIVE)
     lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.", COUNT)
-    head_epochs: float = option(0.0, "First epochs, in which only the classification head is trained.", NOT_NEGATIVE)
-    head_learning_rate: float | None = option(None, "Of the `head_epochs`; `learning_rate` by default.", NOT_NEGATIVE)
+    head_epochs: float = option(0.0, "First epochs, in which only the head is trained.", NOT_NEGATIVE)
+    head_learning_rate: float | None = option(None, "For the `head_epochs`; by default `learning_rate`.", NOT_NEGATIVE)
 
     # Data and logging
     background_swap: float | None = option(
         None, "Probability that a training image gets the background of another of its batch.", SHARE
     )
-    backgrounds: str | None = option(None, "Folder of pictures to swap in, without objects of the classes.")
-    bad_masks: Literal["skip", "refuse"] = option("skip", "Images with an empty or full mask, bad rows of a stream.")
+    backgrounds: str | None = option(None, "Folder of backgrounds: pictures without objects of the classes.")
+    bad_masks: Literal["skip", "refuse"] = option("skip", "Images with empty or full masks, and bad rows of a stream.")
     relevance_strip_steps: int = option(100, "Steps between two strips in TensorBoard; 0: none.", NOT_NEGATIVE)
 
 
-# Options that only some methods have, with the value that means the method's default.
+# Options that only some methods have. The value stands for the default of the method.
 METHOD_OPTIONS: dict[str, Any] = {
     name: getattr(FinetuningArguments, name)
     for name in (
@@ -125,5 +126,5 @@ METHOD_OPTIONS: dict[str, Any] = {
         *("second_order", "start_layer", "released_gradients"),
     )
 }
-# Options of a recipe that suit only its method, next to `METHOD_OPTIONS`.
+# Options of a recipe, in addition to `METHOD_OPTIONS`, that suit only its method.
 BESIDE_THE_METHOD = ("background_swap", "backgrounds", "head_epochs", "head_learning_rate")

@@ -12,8 +12,7 @@ import yaml
 
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..models.model_names import BUNDLED_MODEL, find_model
-from ..utils import options as declarations
-from ..utils.options import Declared, declared_options
+from ..utils.options import Declared, declared_options, parse_number, unknown
 from .options import BESIDE_THE_METHOD, METHOD_OPTIONS, DataArguments, FinetuningArguments, ModelArguments
 
 
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def list_recipes() -> dict[str, Path]:
-    """Recipes of this package by model name, prefixed by the method's name if it is not the paper's."""
+    """Recipes of this package by name: a model, after the name of the method and a hyphen if that is not `robustvit`."""
     folder = Path(str(files(__package__) / "recipe_files"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find_recipe(model: str | None, dataset: str | None, method: str | None = None) -> Path | None:
-    """Recipe of a registered model under any of its names, if it suits the dataset and method."""
+    """Recipe of a registered model, given by any of its names, if there is one for the dataset and method."""
     recipes, name = list_recipes(), find_model(model or BUNDLED_MODEL)
     fitting = {"dataset": dataset or BUNDLED_BENCHMARK, "method": method or FinetuningArguments.method}
     for recipe in filter(None, (recipes.get(f"{method}-{name}"), recipes.get(name))):
@@ -39,10 +38,10 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
 
 
 def read_recipe(path: str | Path, method: str | None = None) -> dict:
-    """Options of a recipe or YAML file, without those that suit only its method if another is requested."""
+    """Options of a recipe or YAML file. If another `method` is given, those that suit only the recipe's method are left out."""
     recipes = list_recipes()
     if str(path) not in recipes and not Path(path).is_file():
-        raise FileNotFoundError(f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(recipes)}.")
+        raise FileNotFoundError(f"There is no recipe `{path}`. Give a YAML file, or one of {', '.join(recipes)}.")
     values = read_yaml(recipes.get(str(path), Path(path)))
     if method not in (None, values.get("method", FinetuningArguments.method)):
         return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}
@@ -50,7 +49,7 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict:
 
 
 def read_yaml(path: Path, known: Mapping[str, Declared] | None = None) -> dict:
-    """Options of a YAML file. Errors quote no line, since it may contain a token."""
+    """Options of a YAML file. Errors do not quote the file, since it may contain a token."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
@@ -60,9 +59,9 @@ def read_yaml(path: Path, known: Mapping[str, Declared] | None = None) -> dict:
         place = "" if mark is None else f", line {mark.line + 1}"
         # The problem without the file's contents.
         reason = re.sub(" '[^'<]{2,}'", "", getattr(error, "problem", None) or type(error).__name__)
-        raise ValueError(f"`{path}`{place}: not valid YAML: {reason}.") from None
+        raise ValueError(f"`{path}`{place} is not valid YAML: {reason}.") from None
     if not isinstance(values, dict):
-        raise ValueError(f"`{path}` must be a mapping of option names to values, got a {type(values).__name__}.")
+        raise ValueError(f"`{path}` must map names of options to values, but holds a {type(values).__name__}.")
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     for name, value in values.items():
         try:
@@ -73,7 +72,7 @@ def read_yaml(path: Path, known: Mapping[str, Declared] | None = None) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Rejects repeated keys, of which YAML takes the last."""
+    """Rejects repeated keys, of which YAML would silently use the last."""
 
     def construct_mapping(self, node, deep=False):
         known: set = set()
@@ -87,19 +86,20 @@ class _Loader(yaml.SafeLoader):
 
 
 def check_option(name: str, value: Any, known: Mapping[str, Declared] | None = None) -> Any:
-    """Check an option, by default of `robust-vit train`, and return it, as a number where one is expected."""
+    """Check the value of an option, and return it, converted to a number where one is expected. `known` are the options by
+    name, by default those of `robust-vit train`."""
     known = known or train_options()
     if name not in known:
-        raise ValueError(declarations.unknown("option", name, known))
+        raise ValueError(unknown("option", name, known))
     if isinstance(value, str) and known[name].types <= {int, float, NoneType}:
-        value = declarations.parse_number(value, known[name].types)  # YAML parses 3e-6 as text
+        value = parse_number(value, known[name].types)  # YAML parses 3e-6 as text
     known[name].check(value)
     return value
 
 
 @cache
 def train_options() -> dict[str, Declared]:
-    """All options of `robust-vit train` by name, including the Trainer's, whose import is slow."""
+    """All options of `robust-vit train` by name, including those of the Trainer, whose import is slow."""
     from .config import RobustViTConfig
 
     groups = (ModelArguments, DataArguments, FinetuningArguments, RobustViTConfig)
@@ -109,7 +109,7 @@ def train_options() -> dict[str, Declared]:
 def train_arguments(
     recipe: str | Path | None = None, **options: Any
 ) -> tuple[ModelArguments, DataArguments, "RobustViTConfig"]:
-    """Arguments of [`finetune`] from options, which override those of a recipe."""
+    """Arguments of [`finetune`], from the options of a recipe and `options`, which override them."""
     from .config import RobustViTConfig
 
     values = ({} if recipe is None else read_recipe(recipe, options.get("method"))) | options

@@ -1,11 +1,11 @@
-"""`Trainer` for finetuning image classifiers with the losses of a method."""
+"""`Trainer` that finetunes image classifiers with the losses of a method."""
 
 from collections import defaultdict
 from contextlib import ExitStack, nullcontext, suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import datasets
 import torch
@@ -36,54 +36,36 @@ from .methods.base import check_has_map
 from .publishing import PublishingTrainer
 
 
-if TYPE_CHECKING:
-    from peft import PeftConfig
-
-
 class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer):
     """Finetunes the relevance maps of an image classification model, Eq. 5 of
-    https://huggingface.co/papers/2206.01161, or trains another `method` of `docs/train.md`; some, such as `swap`, train any classifier.
+    https://huggingface.co/papers/2206.01161. `docs/train.md` has the other methods; some, such as `swap`, train any classifier.
 
-    Logs `background_loss`, `foreground_loss`, `relevance_loss` (or the components of the method), `confidence_loss`
-    and `top1` beside `loss`, for training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy
-    before the first step, without augmentation, except on streams.
+    In addition to `loss`, it logs the components of the loss (such as `background_loss`, `foreground_loss`,
+    `relevance_loss` and `confidence_loss`) and `top1`, with the prefix `eval_` in evaluation; and `original_top1`, the
+    accuracy before the first step on images without augmentation, except on streams.
 
     Args:
-        model: image classification model, maybe with an adapter, or its name, Hub id or folder.
-        args: hyper-parameters; by default those of the paper, with an `output_dir` named after the model.
-        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked and transformed
-            here; or with `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`. A stream for
-            training must be shuffled, and requires `max_steps`, see [`MaskedStream`].
-        processing_class: image processor that crops, or resizes to one size; by default that of the protocol of
-            [`resolve_protocol`].
-        peft_config: adapter to finetune instead of the weights.
-        kwargs: `data_collator`, `compute_metrics`, `callbacks`, `optimizers` and the others of [`~transformers.Trainer`].
+        model: image classifier, possibly with an adapter; or its name, Hub id or folder.
+        args: hyper-parameters. By default those of the paper, and an `output_dir` named after the model.
+        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked and transformed here; or
+            rows with `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`. A stream for training must
+            be shuffled, and needs `max_steps`, see [`MaskedStream`].
+        processing_class: image processor that crops or resizes to one size. By default that of the protocol that
+            [`resolve_protocol`] chooses.
+        peft_config: `PeftConfig` of an adapter to finetune instead of the weights.
+        kwargs: `data_collator`, `compute_metrics`, `callbacks`, `optimizers` and others of [`~transformers.Trainer`].
 
     Raises:
-        ValueError: the method trains relevance maps, which the model does not have, rows are unusable, or the image size is not
+        ValueError: the method trains relevance maps and the model has none, rows are unusable, or the image size is not
             a multiple of the patch size. Raised before the first step, except for rows of a stream.
 
-    Example:
-        >>> import torch
-        >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> from robust_vit_hf import RobustViTConfig, RobustViTTrainer
-        >>> sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        >>> model = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8))
-        >>> mask = torch.zeros(1, 32, 32)
-        >>> mask[:, 8:24, 8:24] = 1
-        >>> rows = [{"pixel_values": torch.rand(3, 32, 32), "mask": mask, "labels": index % 2} for index in range(8)]
-        >>> quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
-        >>> config = RobustViTConfig("runs/example", num_train_epochs=1, eval_strategy="no", save_strategy="no",
-        ...     load_best_model_at_end=False, **quiet)
-        >>> trainer = RobustViTTrainer(model, config, rows)
-        >>> output = trainer.train()  # doctest: +ELLIPSIS
-        {...}
-        >>> output.global_step
-        1
+    Example (README.md has the datasets):
+        trainer = RobustViTTrainer("google/vit-base-patch16-224", RobustViTConfig("runs/vit-b"), train, validation)
+        trainer.train()
     """
 
-    # The loss is a mean over the batch, so the Trainer must divide it by the accumulation steps. It does not by
-    # default: it infers from **kwargs in a ViT's `forward` that the model normalises its own loss.
+    # The loss is a mean over the batch, so the Trainer must divide it by the accumulation steps. By default it would
+    # not, since it infers from the **kwargs of a ViT's `forward` that the model normalises its own loss.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -94,7 +76,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         eval_dataset: Dataset | None = None,
         processing_class: BaseImageProcessor | None = None,
         *,
-        peft_config: "PeftConfig | None" = None,
+        peft_config: Any = None,
         **kwargs,
     ):
         name = model if isinstance(model, str) else None
@@ -108,12 +90,12 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         check_has_map(model, args.method, args.relevance_weight)
         processing_class = processing_class or _processor_of(known.pretrained)
         if known.timm_model is not None and not hasattr(processing_class, "data_config"):
-            vars(config).pop("pretrained_cfg", None)  # transformers would read another preprocessing from it
+            vars(config).pop("pretrained_cfg", None)  # transformers would read the preprocessing from it
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
         _check_dtype(model)
         epoch = callbacks.SharedEpoch()
-        streamed = isinstance(train_dataset, datasets.IterableDataset)  # a stream draws its crops and flips itself
+        streamed = isinstance(train_dataset, datasets.IterableDataset)  # a stream draws crops and flips by itself
         seed_of_row = None if streamed else partial(_seed_of_row, args.seed, epoch.number)
         augment = train_transform(processing_class, seed_of_row, squash_resample(processing_class))
         self._transform = eval_transform(processing_class)
@@ -134,12 +116,14 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         prepare_sharding(self.accelerator, model, args, args.second_order or second_derivative)
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._sizes_of_step: list[int] = []  # number of images in each batch of the step; empty outside a training
-        self._batch_of_step = (0, 0)  # number of the step, and of the batch among those that it accumulates
+        self._sizes_of_step: list[int] = []  # number of images in each batch of the step; empty outside training
+        self._batch_of_step = (0, 0)  # numbers of the step, and of the batch within the step
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
-        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # known after it is merged, too
+        self._adapter = next(
+            iter(getattr(model, "peft_config", {}).values()), None
+        )  # for the card, even if it is merged
         self._base_digest = base_digest(model) if args.should_save else None
-        # Weights to freeze in the `head_epochs`; without these, none are kept, since FSDP2 replaces and frees them.
+        # Weights to freeze in the `head_epochs`. Without these, no weights are kept here, since FSDP2 replaces and frees them.
         self._body = [p for p in known.body if p.requires_grad and args.head_epochs]
         self._has_map = why_no_map(model) is None
         self._keep_original(prepared)
@@ -169,7 +153,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
     @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
         accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
-        # Not the evaluation loader, which is kept for later evaluations with persistent workers.
+        # The evaluation loader would keep its persistent workers, so this takes the test loader.
         for batch in self.get_test_dataloader(dataset):
             if "labels" not in batch:
                 return None
@@ -180,22 +164,23 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         return accuracy.compute()["top1"]
 
     def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Components `(B,)` of each image's loss, and the logits `(B, C)`."""
+        """Components `(B,)` of the loss of each image, by name, and the logits `(B, C)`."""
         args, labels = self.args, inputs.get("labels")
         if labels is None and args.needs_labels:
             raise ValueError(
-                f"A batch has no `labels`, only {', '.join(inputs)}: name its classes so, or take another `method` or target."
+                f"Expected `labels` in each batch, but got only {', '.join(inputs)}. Add `labels`, or choose a `method` or targets "
+                "without labels."
             )
         low, high = inputs["mask"].aminmax()
         if low < 0 or high > 1:
-            raise ValueError(f"A mask has values from {low:g} to {high:g}; expected 0 (background) to 1 (foreground).")
+            raise ValueError(f"Expected masks from 0 (background) to 1 (foreground), but got {low:g} to {high:g}.")
         pixel_values = inputs["pixel_values"]
         targets = {"label": labels, "prediction": None}
         if args.confidence_target == "original":
             with torch.no_grad(), self.accelerator.autocast():
                 targets["original"] = forward_logits(self._original, pixel_values)
         if model.training and args.background_swap:
-            # Swap among the images of all processes, so that their number does not matter.
+            # Swap among the images of all processes, so that the result does not depend on their number.
             images, masks = self.accelerator.gather((pixel_values, inputs["mask"]))
             seed = (args.seed, *self._batch_of_step)
             swapped = swap_backgrounds(images, masks, args.background_swap, seed, self.backgrounds)
@@ -206,8 +191,8 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         return values, logits
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean loss of the batch. Batch norms keep their running statistics: images with swapped backgrounds
-        would change all predictions, without a gradient."""
+        """Mean loss of the batch. The running statistics of batch norms stay as they are: images with swapped backgrounds
+        would change them, and so all predictions, without a gradient."""
         for module in model.modules():
             if hasattr(module, "running_var"):
                 module.eval()
@@ -218,7 +203,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
                 self._train_values[name].append(value.detach().mean())
         loss = values["loss"].mean()
         if model.training and self._sizes_of_step:
-            # The Trainer takes the mean over the batches of a step: with this factor, it is the mean over its images.
+            # The Trainer takes the mean over the batches of a step. This factor makes it the mean over the images.
             loss = loss * (len(values["loss"]) * len(self._sizes_of_step) / sum(self._sizes_of_step))
         return (loss, {"logits": logits}) if return_outputs else loss
 
@@ -235,7 +220,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
                 rows, columns = known.patch_grid(inputs["pixel_values"])
                 explicit = not has_linear_memory(VisionTransformer(model), rows * columns, self.args.second_order)
             if explicit:
-                # Activation checkpointing recomputes attention in backward, so keep the implementation until then.
+                # Activation checkpointing computes attention again in the backward pass, which needs the same implementation.
                 attention = switched_attention(known, EXPLICIT_ATTENTION)
         with attention:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -248,22 +233,23 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         if failed:
             images = name_images(inputs, bad.flatten().tolist(), dataset) if len(bad) else "images of another process"
             raise TrainingDiverged(
-                f"{when}: the {name} of {images} is NaN or infinite. Look at the image; if there are many, lower the learning rate, or train in float32."
+                f"{when}: the {name} of {images} is NaN or infinite. Look at these images. If there are many, lower the learning rate, or "
+                "train in float32."
             )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """All parameters: the released code also decays biases and norms."""
+        """Names of all parameters: like the released code, decay biases and norms too."""
         return [name for name, _ in model.named_parameters()]
 
     def set_initial_training_values(self, args, dataloader):
         num_train_epochs, self._steps_per_epoch, *others = super().set_initial_training_values(args, dataloader)
         self._head_steps = round(args.head_epochs * self._steps_per_epoch)  # first steps, which train only the head
-        # The Trainer expects streams to end, and would start another epoch when a finished run is resumed.
+        # A stream never ends. The Trainer would start another epoch when a finished run is resumed.
         epochs = 1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs
         return (epochs, self._steps_per_epoch, *others)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """Learning rate × `lr_decay_rate` every `lr_decay_every` epochs, or as in the Trainer."""
+        """For `constant`, multiply the learning rate by `lr_decay_rate` every `lr_decay_every` epochs; others as in the Trainer."""
         args = self.args
         if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
             steps_per_epoch, head_steps = self._steps_per_epoch, self._head_steps
@@ -278,7 +264,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`]."""
+        """Train as in [`~transformers.Trainer`]. A signal saves a checkpoint and then stops, see [`InterruptCallback`]."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
@@ -293,7 +279,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
             except callbacks.Interrupted:
                 output = self.callback_handler.on_train_end(self.args, self.state, self.control)
-            # Waits: others still list the checkpoints, and releasing the lock removes the folder if nothing was written.
+            # Wait for the other processes, which still list the checkpoints: if nothing was written, freeing the lock deletes the folder.
             self._interrupt.agree(self.args)
             if number := self._interrupt.received:
                 raise callbacks.TrainingInterrupted.after(
@@ -304,7 +290,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
     def _measure_original(self) -> None:
         """Measure the model before the first step, also on resuming."""
         if self.args.save_strategy != SaveStrategy.NO:
-            self._inputs  # noqa: B018  identify the model before it changes
+            self._inputs  # noqa: B018  a cached property: the digest of the model before it changes
         if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
         first = self.is_world_process_zero() or self.is_fsdp_enabled
@@ -324,11 +310,11 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         return (loss, None, None) if prediction_loss_only else (loss, logits, inputs.get("labels"))
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        """The Trainer's loop, with the mean loss components in its metrics. It changes no random state, since a
-        signal can put it off."""
+        """The Trainer's loop, with the mean components of the loss in its metrics. It does not change the random state,
+        since a signal may postpone it until the run is resumed."""
         self._eval_values.clear()
         try:
-            with torch.random.fork_rng(devices=[]):  # an iterator of a data loader draws one on the CPU
+            with torch.random.fork_rng(devices=[]):  # the iterator of a data loader draws a random number on the CPU
                 output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         except callbacks.Interrupted:
             step, folder = self.state.global_step, self.args.output_dir
@@ -346,9 +332,9 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
 
     @property
     def validation(self) -> dict[str, float] | None:
-        """Metrics of the saved checkpoint on `eval_dataset`, with the prefix `eval_`."""
+        """Metrics of the saved model on `eval_dataset`, with the prefix `eval_`, if it was evaluated."""
         if self.args.load_best_model_at_end and self.state.best_global_step is not None:
-            # The first of that step: later ones may use other images.
+            # The first evaluation of that step, since later ones may use other images.
             step = self.state.best_global_step
             return next((log for log in self.state.log_history if log["step"] == step and "eval_loss" in log), None)
         return self._validated.get(self.state.global_step)
@@ -368,7 +354,8 @@ def _check_dtype(model: nn.Module) -> None:
     half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
     if half:
         raise ValueError(
-            f"The model's weights are {', '.join(map(str, half))}, which round small steps to zero. Load them with `dtype=torch.float32`, and give `bf16=True`."
+            f"The weights of the model are in {', '.join(map(str, half))}, which rounds small steps to zero. Load them with "
+            "`dtype=torch.float32`; for speed, set `bf16=True`."
         )
 
 
@@ -383,5 +370,5 @@ def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
             return load_processor(source, "model", model)
     config = ImageModel(model).vision_config
     if why_no_map(model) or not hasattr(config, "image_size"):
-        raise ValueError(f"A `{type(model).__name__}` in memory has no image processor: give `processing_class`.")
+        raise ValueError(f"`{type(model).__name__}` has no known image processor: give `processing_class`.")
     return make_image_processor("paper", config.image_size)

@@ -103,8 +103,8 @@ def test_fsdp2_gives_the_run_of_one_process(options, tmp_path):
         ({"state_dict_type": "SHARDED_STATE_DICT"}, False, tiny_vit(), "set `fsdp_state_dict_type: FULL_STATE_DICT`"),
         ({"cpu_ram_efficient_loading": True}, False, tiny_vit(), "set `fsdp_cpu_ram_efficient_loading: false`"),
         ({"activation_checkpointing": True}, False, tiny_vit(), f"give `--{CHECKPOINTING} True`"),
-        ({}, True, tiny_vit(), "A second derivative needs weights that FSDP2 has freed"),
-        ({}, False, add_lora(tiny_vit(), 2, "tiny"), "An adapter leaves little to shard: use DDP"),
+        ({}, True, tiny_vit(), "A second derivative needs weights that FSDP2 has already freed"),
+        ({}, False, add_lora(tiny_vit(), 2, "tiny"), "an adapter, which leaves little to shard: use DDP"),
     ],
 )
 def test_what_fsdp2_cannot_train_is_refused(tmp_path, settings, second_derivative, model, message):
@@ -117,7 +117,7 @@ def test_what_fsdp2_cannot_train_is_refused(tmp_path, settings, second_derivativ
 def test_fsdp_without_gpus_is_refused(tmp_path, monkeypatch):
     """accelerate would take DDP in silence."""
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="accelerate shards on several GPUs only"):
+    with pytest.raises(ValueError, match="accelerate shards only on several GPUs"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), tensor_rows(4))
 
 

@@ -64,7 +64,7 @@ def test_an_adapter_of_a_folder(hub, machine, monkeypatch):
     succeed("train", *options.split(), "--dataset", "../secret-project/data", "--output_dir", "../run")
     assert Path(PeftConfig.from_pretrained("../run").base_model_name_or_path).is_absolute()
     monkeypatch.chdir("..")
-    assert "which nobody else has" in call("push", "run", "user/adapter").error
+    assert "which is not on the Hub" in call("push", "run", "user/adapter").error
     assert hub.repos.get(("models", "user/adapter"), {}).keys() <= {".gitattributes"}
 
 

@@ -45,13 +45,13 @@ def write_recipe(folder: Path, values) -> Path:
     [
         ("seed: 1\nlearning_rat: 1", ", line 2: unknown option learning_rat; did you mean learning_rate?"),
         ("hub_tokne: hf_secret", ", line 1: unknown option hub_tokne; did you mean hub_token?"),
-        ("seed: 1\nhub_token: hf_secret: 2", ", line 2: not valid YAML: mapping values are not allowed here"),
-        ("seed: 1\n\nseed: 2", ", line 3: not valid YAML: `seed` is given a second time"),
+        ("seed: 1\nhub_token: hf_secret: 2", ", line 2 is not valid YAML: mapping values are not allowed here"),
+        ("seed: 1\n\nseed: 2", ", line 3 is not valid YAML: `seed` is given a second time"),
         ("learning_rate:", ", line 1: Expected `learning_rate` to be a number, but got nothing (null)."),
         ("learning_rate: .nan", "Expected `learning_rate` ≥ 0, but got nan."),
         ("bf16: 'false'", "Expected `bf16` to be true or false, but got text."),
         ("eval_strategy: no", "Expected `eval_strategy` to be text, but got true or false: put text in quotes."),
-        ("", "must be a mapping of option names to values, got a NoneType"),
+        ("", "must map names of options to values, but holds a NoneType"),
     ],
 )
 def test_bad_recipes(text, message, tmp_path):

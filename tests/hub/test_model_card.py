@@ -231,8 +231,8 @@ def test_results_of_earlier_weights_are_not_taken_for_those_of_the_folder(copied
     digest = weights_digest(AutoModelForImageClassification.from_pretrained(copied))
     other = "0123456789abcdef"
     for recorded, measured, problem in (
-        ({"before": "0", "after": other}, other, "other weights than those after the finetuning"),
-        ({"before": "1", "after": digest}, digest, "other weights than those before the finetuning"),
+        ({"before": "0", "after": other}, other, "no results of the weights after the finetuning"),
+        ({"before": "1", "after": digest}, digest, "no results of the weights before the finetuning"),
         ({"before": "1", "after": other}, digest, None),
     ):
         (copied / "results.json").write_text(json.dumps(results() | {"weights": recorded}))

@@ -163,7 +163,7 @@ def test_folder_prefers_safetensors(tmp_path):
     assert_same_weights(load_timm(folder)[0], tiny(1).state_dict())
     assert timm_to_hf(*load_timm(folder), image_size=64).config.image_size == 64
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(FileNotFoundError, match="There is no file"):
+    with pytest.raises(FileNotFoundError, match="is neither a file"):
         load_timm(folder)
 
 
@@ -225,7 +225,9 @@ def test_presets(tmp_path):
     unused = ("--protocol", "paper", "--statistics", "half")
     refused("--statistics has no effect with --to hf", source, tmp_path / "file", *unused)
     arguments = [str(source / "model.safetensors"), str(tmp_path / "file"), "--protocol", "native"]
-    refused(r"Nothing states mean and standard deviation.*`--statistics imagenet` or `half`", *arguments)
+    refused(
+        r"mean and standard deviation of the pretraining are not known.*`--statistics imagenet` or `half`", *arguments
+    )
     convert(*arguments, "--statistics", "half")
     assert transformers.AutoImageProcessor.from_pretrained(tmp_path / "file").image_std == (0.5, 0.5, 0.5)
 
@@ -240,7 +242,7 @@ def test_preprocessing_that_timm_has_not(setting, tmp_path):
 
 def test_nothing_is_left_behind_by_a_failure(tmp_path):
     source = saved_in(tmp_path / "source", tiny())
-    refused("not a multiple", source, tmp_path / "new" / "out", "--image_size", 33)
+    refused("Expected a multiple of the patch size", source, tmp_path / "new" / "out", "--image_size", 33)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 

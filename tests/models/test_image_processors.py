@@ -272,7 +272,7 @@ def test_the_papers_protocol_needs_no_statistics_of_timm(tmp_path):
     folder = str(saved_in(tmp_path / "timm", tiny(), config))
     model = load_model(folder)
     assert tuple(load_processor(folder, "paper", model).image_mean) == (0.5, 0.5, 0.5)
-    with pytest.raises(ValueError, match="Nothing states mean and standard deviation"):
+    with pytest.raises(ValueError, match="mean and standard deviation of the pretraining are not known"):
         load_processor(folder, "native", model)
 
 

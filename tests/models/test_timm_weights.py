@@ -129,7 +129,7 @@ def test_missing_and_unexpected_names_in_one_error():
         ("vit_small_patch14_dinov2", {}, "2 are missing .*24 unexpected"),
         ("vit_base_patch16_224", {"global_pool": "avg"}, "2 unexpected .fc_norm"),
         ("vit_base_patch16_224", {"num_classes": 0}, r"2 are missing \(head.*--classes FILE"),
-        ("swin_tiny_patch4_window7_224", {}, "not those of a plain ViT"),
+        ("swin_tiny_patch4_window7_224", {}, "Expected the weights of a plain ViT"),
     ],
 )
 def test_other_architectures(name, options, message):
@@ -179,4 +179,4 @@ def test_another_epsilon_gets_a_warning(caplog):
     hf_to_timm(tiny_vit(layer_norm_eps=1e-6))
     assert not caplog.text
     hf_to_timm(tiny_vit(layer_norm_eps=1e-12))
-    assert "`layer_norm_eps` is 1e-12 and in timm 1e-06" in caplog.text
+    assert "`layer_norm_eps` is 1e-12, but 1e-06 in timm" in caplog.text

@@ -144,7 +144,7 @@ def test_lora(family, tmp_path, processor):
     config = tiny_config(tmp_path, num_train_epochs=12, learning_rate=1e-2, confidence_weight=0.1)
     arguments = {"train_dataset": tensor_rows(8), "processing_class": processor, "peft_config": adapter}
     if family.name in WITHOUT_LORA:
-        with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv` has no effect"):
+        with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv` would have no effect"):
             RobustViTTrainer(family.tiny(), config, **arguments)
         return
     trainer = RobustViTTrainer(family.tiny(), config, **arguments)
@@ -182,7 +182,7 @@ def test_head_that_is_not_known(monkeypatch):
     """A class of one's own is refused until it is said what its head reads."""
     own = type("OwnForImageClassification", (type(tiny_vit()),), {})
     model = own(tiny_vit().config).eval()
-    with pytest.raises(ValueError, match=r"Unknown classification head of `OwnForImageClassification`"):
+    with pytest.raises(ValueError, match=r"which tokens the classification head of `OwnForImageClassification` reads"):
         relevance_map(model, images())
     from robust_vit_hf.relevance import architectures
 

@@ -210,5 +210,5 @@ def test_what_follows_the_attentions_is_in_fp32_under_autocast(name):
 def test_legrad_needs_a_final_norm_of_the_last_layer():
     model = tiny_vit()
     model.vit.layernorm.register_forward_pre_hook(lambda module, args: (2 * args[0],))
-    with pytest.raises(ValueError, match="no final norm"):
+    with pytest.raises(ValueError, match="LeGrad needs a final norm"):
         ATTRIBUTION_METHODS["legrad"](model, images(3))

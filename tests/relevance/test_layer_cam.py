@@ -72,6 +72,6 @@ def test_models_without_such_a_layer():
         own(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))),
         own(lambda images: images[:, 0, :4, 0]),
     )
-    with pytest.raises(NoRelevanceMap, match="no features on a grid"):
+    with pytest.raises(NoRelevanceMap, match="no LayerCAM"):
         layer_cam(model, torch.randn(2, 3, 32, 32))
     assert [map_name(of) for of in (model, function, tiny_vit())] == [None, None, "relevance"]

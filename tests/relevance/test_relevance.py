@@ -151,7 +151,7 @@ def test_bf16_autocast(min_tokens, monkeypatch):
 
 
 def test_not_a_transformers_model():
-    with pytest.raises(ValueError, match="Expected a transformers model"):
+    with pytest.raises(ValueError, match="Expected a model of transformers"):
         relevance_map(torch.nn.Linear(3, 3), images(3))
 
 

@@ -40,7 +40,7 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"lr_decay_rate": math.nan}, "`lr_decay_rate` > 0"),
         ({"seed": True}, "true or false"),
         ({"report_to": 3}, "`report_to` to be text or a list"),
-        ({"remove_unused_columns": True}, "would drop the images"),
+        ({"remove_unused_columns": True}, "would remove the images"),
         ({"torch_compile": True}, "torch_compile"),
         ({"ddp_static_graph": True}, "gradients are wrong"),
         ({"backgrounds": "pictures"}, "`backgrounds` needs `background_swap` > 0"),

@@ -132,7 +132,7 @@ def test_a_checkpoint_that_lacks_a_file_does_not_count(begun, tmp_path, name):
     for step in (3, 4):
         shutil.copytree(begun / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
     (tmp_path / "checkpoint-4" / name).unlink()
-    with pytest.raises(ValueError, match="lacks a file"):
+    with pytest.raises(ValueError, match="is incomplete: a file is missing"):
         make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-5 (copy)")
     assert find_checkpoint(str(tmp_path), "last", begun=True) == str(tmp_path / "checkpoint-3")
@@ -350,7 +350,7 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path):
     shutil.rmtree(tmp_path / "checkpoint-3")
     with pytest.raises(ValueError, match="other files, such as `checkpoint-1`"):
         find_checkpoint(str(tmp_path), None, begun=False)
-    with pytest.raises(ValueError, match="no run to resume"):
+    with pytest.raises(ValueError, match="no run that can be resumed"):
         find_checkpoint(str(tmp_path), "last", begun=False)
 
 

@@ -10,7 +10,7 @@
 #SBATCH --output=%x-%j.out
 set -euo pipefail
 
-# `srun` hands the signal of the time limit on, after which a checkpoint is saved: docs/reference.md.
+# `srun` passes on the signal of the time limit, and the training saves a checkpoint: docs/reference.md.
 srun --cpus-per-task "$SLURM_CPUS_PER_TASK" accelerate launch \
   --config_file trainer/accelerate_configs/several_gpus.yaml \
   --num_processes "$SLURM_GPUS_ON_NODE" \

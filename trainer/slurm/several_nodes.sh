@@ -16,7 +16,7 @@ first_node=${nodes%%$'\n'*}
 # Two jobs that share a node need two ports.
 port=$((20000 + SLURM_JOB_ID % 20000))
 
-# One launcher a node. SLURM_NODEID differs from node to node, so the shell that `srun` starts there reads it.
+# One launcher for each node. SLURM_NODEID differs between nodes, so it is read in the shell that `srun` starts there.
 srun --cpus-per-task "$SLURM_CPUS_PER_TASK" bash -c '
   first_node=$1 port=$2
   shift 2

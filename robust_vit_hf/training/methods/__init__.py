@@ -1,10 +1,10 @@
-"""Finetuning methods by the value of `--method`. See `docs/contribute.md` for adding one."""
+"""Finetuning methods by the value of `--method`. `docs/contribute.md` shows how to add one."""
 
 from importlib import import_module
 from typing import Any
 
 
-# Module and class of each method. Names are listed without the slow import of torch.
+# Module and class of each method, so that listing the names does not import torch.
 METHODS = {
     "cft": "relevance.ConceptGuidedFineTuning",
     "cutmix": "augmentations.CutMix",

@@ -20,23 +20,22 @@ from .base import Method, Penalty
 
 
 class Finetune(Method):
-    """Cross-entropy with the label, also with `background_swap` as augmentation."""
+    """Cross-entropy with the label. `background_swap` can be added as augmentation."""
 
     def penalty(self, model, pixel_values, mask, targets):
         return Penalty(0.0, {}, forward_logits(model, pixel_values))
 
 
 class Swap(Finetune):
-    """Kullback–Leibler divergence from the output before finetuning, with other backgrounds in three of four
-    images."""
+    """Kullback–Leibler divergence from the output of the original model. Three of four images get another background."""
 
     DEFAULTS: ClassVar = Finetune.DEFAULTS | {"confidence_target": "original"}
     background_swap: ClassVar = 0.75
 
 
 class CutMix(Finetune):
-    """Cross-entropy with the labels of both images, by their shares of the pixels, on images with a rectangle of another
-    image of the batch.
+    """A rectangle of each image comes from another image of the batch. The loss is the cross-entropy with the labels of
+    both images, weighted by their shares of the pixels.
 
     Source: https://huggingface.co/papers/1905.04899
     """
@@ -45,7 +44,7 @@ class CutMix(Finetune):
 
     @classmethod
     def conflicts(cls, args):
-        message = "`cutmix` mixes the labels of two images: leave `confidence_target` `label`."
+        message = "`cutmix` mixes the labels of two images, so it needs the `confidence_target` `label`."
         return super().conflicts(args) | {message: args.confidence_target != "label"}
 
     def per_image(self, model, pixel_values, mask, targets):
@@ -59,8 +58,8 @@ class CutMix(Finetune):
 
 
 class RandomErasing(Finetune):
-    """Cross-entropy with the label on images of which half have a random rectangle erased, with torchvision's defaults: 2
-    to 33 % of the image become 0, the mean.
+    """Cross-entropy with the label. In half of the images, a random rectangle of 2 to 33 % of the area becomes 0, the mean
+    (torchvision's defaults).
 
     Source: https://huggingface.co/papers/1708.04896
     """
@@ -80,21 +79,22 @@ class BackgroundPool:
         names = (name for name in files_below(self.folder) if not is_hidden(name))
         self.paths = sorted(self.folder / name for name in names if Path(name).suffix.lower() in suffixes)
         if not self.paths:
-            raise ValueError(f"There is no folder `{folder}` with pictures, for `backgrounds`.")
+            raise ValueError(f"`backgrounds` is `{folder}`: expected a folder with pictures.")
         self._transform = transform
         for path in tqdm(self.paths, desc="backgrounds", unit="image", leave=False):
-            upright_image(path)  # so that training does not fail on one hours later
+            upright_image(path)  # fail now rather than hours into training
 
     def draw(self, wanted: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the wanted places, each with a random picture `(3, H, W)`, whatever else is wanted."""
+        """Yield the index of each image that `wanted` `(B,)` marks, and a random picture `(3, H, W)`, whatever others get."""
         pictures, flips = rng.integers(len(self.paths), size=len(wanted)), rng.random(len(wanted)) < 0.5
         for index in np.flatnonzero(wanted).tolist():
             (pixel_values,) = self._transform({"image": [upright_image(self.paths[pictures[index]])]})["pixel_values"]
             yield index, pixel_values.flip(-1) if flips[index] else pixel_values
 
     def identity(self) -> list[tuple[str, int, int]]:
-        stamps = ((path, path.stat()) for path in self.paths)
-        return [(path.relative_to(self.folder).as_posix(), one.st_size, one.st_mtime_ns) for path, one in stamps]
+        """Name, size in bytes and time of change in ns of each picture."""
+        stats = ((path.relative_to(self.folder).as_posix(), path.stat()) for path in self.paths)
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def swap_backgrounds(
@@ -104,9 +104,9 @@ def swap_backgrounds(
     seed: tuple[int, ...],
     pool: BackgroundPool | None = None,
 ) -> torch.Tensor:
-    """Replace the background of images `(B, 3, H, W)` with masks `(B, 1, H, W)` in [0, 1], with a probability,
-    by that of another image of the batch, see [`background`], or by a picture of a pool. Images with an
-    empty or full mask keep theirs. Random choices depend on the seed alone.
+    """Give each image `(B, 3, H, W)`, with this probability, the background of another image of the batch (see
+    [`background`]), or a picture of the pool. Masks `(B, 1, H, W)` are in [0, 1]; images with an empty or full mask keep
+    their background. Random choices depend only on the seed.
 
     Source: the composition of the *mixed-rand* images of https://huggingface.co/papers/2006.09994, used for training.
     """
@@ -120,7 +120,7 @@ def swap_backgrounds(
         return swapped
     givers = is_background(mask).flatten(1).any(dim=1).nonzero().flatten().tolist()
     donors = list(range(len(mask)))
-    picks = rng.random(len(mask))  # for every image, so that masks do not affect draws of others
+    picks = rng.random(len(mask))  # drawn for every image, so that one mask does not affect the draws for other images
     for index in np.flatnonzero(drawn).tolist():
         if others := [other for other in givers if other != index]:
             donors[index] = others[int(picks[index] * len(others))]

@@ -1,4 +1,4 @@
-"""Base class of the methods: options, and loss of each image."""
+"""Base class of the methods: their options, and the loss of each image."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
@@ -14,19 +14,19 @@ from . import METHODS, load_method
 
 
 class Penalty(NamedTuple):
-    loss: torch.Tensor | float  # (B,), weighted; or 0
+    loss: torch.Tensor | float  # (B,), multiplied by its weight; or 0
     components: dict[str, torch.Tensor]  # (B,) by name, for logs
     logits: torch.Tensor  # (B, C), from the same forward pass
 
 
 class Method(ABC):
-    """Finetuning loss: a penalty, computed by a subclass, and the confidence loss."""
+    """Finetuning loss: the sum of a penalty, which a subclass computes, and the confidence loss."""
 
-    # Defaults of the method's options. Others of [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are rejected.
+    # Options of the method, with their defaults. Others of [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are rejected.
     DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}
-    background_swap: ClassVar[float] = 0.0  # default of the option of this name, which all methods have
-    second_derivative: ClassVar[bool] = False  # whether the loss has a derivative by pixels, and then by weights
-    mixes_images: ClassVar[bool] = False  # whether it needs two images or more in each batch of a process
+    background_swap: ClassVar[float] = 0.0  # default of `--background_swap`, an option of all methods
+    second_derivative: ClassVar[bool] = False  # whether the loss needs a derivative of a gradient
+    mixes_images: ClassVar[bool] = False  # whether each batch of a process needs at least two images
 
     def __init__(self, args: FinetuningArguments):
         self.args = args
@@ -34,13 +34,13 @@ class Method(ABC):
 
     @classmethod
     def conflicts(cls, args: FinetuningArguments) -> dict[str, Any]:
-        """Error messages, and whether each applies: options with which it would train something else."""
+        """Error messages for options with which it would train something else, and whether each applies."""
         learns_prediction = args.confidence_weight > 0 and args.confidence_target == "prediction"
         return {
-            "`background_swap` with `confidence_target='prediction'` would teach the shortcut: set `confidence_target` to `original` or `label`.": args.background_swap
-            > 0
-            and learns_prediction,
-            "`head_epochs` freezes the layers whose attention the relevance loss trains: leave it 0, or set `relevance_weight=0`.": (
+            "`background_swap` with `confidence_target='prediction'` would teach the shortcut. Set `confidence_target` to `original` or `label`.": (
+                args.background_swap > 0 and learns_prediction
+            ),
+            "`head_epochs` freezes the layers whose attention the relevance loss trains. Set one of `head_epochs` and `relevance_weight` to 0.": (
                 args.head_epochs and args.relevance_weight
             ),
         }
@@ -49,13 +49,14 @@ class Method(ABC):
     def penalty(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
     ) -> Penalty:
-        """Penalty of each image, from one forward pass.
+        """Penalty of each image, computed in one forward pass.
 
         Args:
             model: wrapped as in training.
             pixel_values: `(B, 3, H, W)`, normalised.
             mask: `(B, 1, H, W)` in [0, 1], 1 on the object.
-            targets: by name: labels `(B,)` if any, `None` for the prediction, logits `(B, C)` of the original.
+            targets: `label`: labels `(B,)`, or `None` without labels; `prediction`: `None`; `original`: logits `(B, C)` of the
+                original model, if the loss uses them.
         """
 
     def per_image(
@@ -70,7 +71,7 @@ class Method(ABC):
     def explain(
         self, model: nn.Module, pixel_values: torch.Tensor, targets: dict[str, torch.Tensor | None], **options
     ) -> RelevanceOutput:
-        """Relevance of the target; not checked, since the loss is."""
+        """Relevance of the target. NaN is not checked here, since the loss is checked."""
         return relevance_map(
             model,
             pixel_values,
@@ -83,7 +84,7 @@ class Method(ABC):
 
 
 def check_has_map(model: nn.Module, method: str, relevance_weight: Any) -> None:
-    """Reject a model without a relevance map if a method trains it, with a weight other than 0."""
+    """Reject a model without a relevance map if the method trains the map with a weight other than 0."""
     if relevance_weight and (why := why_no_map(model)):
         others = [name for name in METHODS if not load_method(name).DEFAULTS.get("relevance_weight")]
-        raise NoRelevanceMap(f"{why} `{method}` trains that map. Train this model by {', '.join(others)}.")
+        raise NoRelevanceMap(f"{why} `{method}` trains that map. Methods for this model: {', '.join(others)}.")

@@ -1,4 +1,4 @@
-"""Methods with losses of relevance maps, RobustViT, CFT and energy, or of input gradients outside the object, GradMask and RRR."""
+"""Methods with a loss on relevance maps (RobustViT, CFT, energy) or on input gradients outside the object (GradMask, RRR)."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -45,8 +45,8 @@ class RobustViT(Method):
 
 
 class ConceptGuidedFineTuning(RobustViT):
-    """0.8 · (1.2 · background + 0.5 · foreground) + 0.2 · cross-entropy with the prediction, with binary cross-entropy
-    as distance from the mask. Masks come from the dataset; for concept masks, see `robust-vit masks`.
+    """0.8 · (1.2 · background + 0.5 · foreground) + 0.2 · cross-entropy with the prediction. The distance from the mask is
+    binary cross-entropy. Masks come from the dataset; `robust-vit masks grounded` makes masks of concepts.
 
     Source: https://huggingface.co/papers/2603.08309
     """
@@ -61,11 +61,11 @@ class ConceptGuidedFineTuning(RobustViT):
 
 
 class Energy(Method):
-    """One minus the share of positive attribution inside the mask, plus cross-entropy with the label. The
-    attribution is the relevance map before min–max; images without relevance have loss 0.
+    """Share of the relevance outside the mask, before min–max scaling, and cross-entropy with the label. The energy loss of
+    an image without relevance is 0.
 
     Source: energy loss of https://huggingface.co/papers/2303.11932 (ICCV 2023), which uses bounding boxes and other
-    attributions. The weights are those of `robustvit`, not published ones.
+    attributions. The weights of the losses are not published; they are those of `robustvit`.
     """
 
     DEFAULTS: ClassVar = {
@@ -81,7 +81,7 @@ class Energy(Method):
         output = self.explain(model, pixel_values, targets, normalize=False)
         total = output.relevance.sum(dim=(1, 2, 3))
         outside = (output.relevance * (1 - mask)).sum(dim=(1, 2, 3))
-        # Not `outside / total`, whose gradient is NaN if both are 0.
+        # The gradient of `outside / total` is NaN if both are 0.
         energy_loss = outside / torch.where(total == 0, 1.0, total)
         return Penalty(self.args.relevance_weight * energy_loss, {"energy_loss": energy_loss}, output.logits)
 
@@ -91,8 +91,8 @@ class GradMask(Method):
     with the label: Eq. 8 and 9 of https://huggingface.co/papers/2206.01161, after
     https://huggingface.co/papers/1904.07478, with the weights of Table 7.
 
-    With `released_gradients`, the background loss is as in the released code: mean of squares instead of the norm,
-    with a constant gradient, so that it does not train the weights.
+    With `released_gradients`, the background loss is that of the released code: the mean of squares instead of the norm,
+    of a gradient that is a constant, so that it does not train the weights.
     """
 
     DEFAULTS: ClassVar = {
@@ -124,8 +124,8 @@ class RightForTheRightReasons(Method):
     https://huggingface.co/papers/1703.03717, with the weights of ViT-B, DeiT-S and DeiT-B in Table 6. They are small
     because the sum is over 1,000 classes and 150,528 pixel values.
 
-    With `released_gradients`, the background loss is as in the released code: log(p + 1e-11) as log-probabilities, sum
-    instead of mean over the batch, and a constant gradient, so that it does not train the weights.
+    With `released_gradients`, the background loss is that of the released code: log(p + 1e-11) as log-probabilities, the
+    sum instead of the mean over the batch, and a gradient that is a constant, so that it does not train the weights.
     """
 
     DEFAULTS: ClassVar = {
@@ -153,8 +153,8 @@ class RightForTheRightReasons(Method):
 def pixel_gradient(
     model: nn.Module, pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor], create_graph: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient `(B, 3, H, W)` of a score of the logits, and the logits `(B, C)`; differentiable with
-    `create_graph`. Attention is explicit, since fused kernels have no second derivative."""
+    """Gradient `(B, 3, H, W)` of a score of the logits, and the logits `(B, C)`. With `create_graph`, the gradient is
+    differentiable. Attention is explicit, since fused kernels have no second derivative."""
     vit, wants_graph = ImageModel(model), torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
