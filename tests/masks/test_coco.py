@@ -130,7 +130,7 @@ def test_names_from_the_root(tmp_path):
     np.testing.assert_array_equal(array(cat), rectangle(0, 0, 1, HEIGHT))
     np.testing.assert_array_equal(array(dog), rectangle(0, 0, 2, HEIGHT))
     np.testing.assert_array_equal(array(at_root), rectangle(0, 0, 5, HEIGHT))
-    assert all("or not once" in result.rejected for result in (both, none, other))
+    assert all("or several entries end with it" in result.rejected for result in (both, none, other))
 
 
 def test_an_entry_is_of_one_image(tmp_path):
