@@ -33,7 +33,7 @@ from robust_vit_hf.data.classes import label_of_wnid
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.diagnosis.verdict import Diagnosis
-from robust_vit_hf.masks.background_remover import BackgroundRemover
+from robust_vit_hf.masks.background_remover import background_remover
 from robust_vit_hf.masks.foreground_layer import ConfirmedMasks
 from robust_vit_hf.masks.tokencut import TokenCut
 from robust_vit_hf.models.image_processors import load_processor
@@ -138,7 +138,7 @@ def measure_masks(paths: Sequence[Path], true: Sequence[np.ndarray]) -> dict[str
 
 
 def masks_by_isnet(isnet: Path, folder: Path, split: str, output: Path) -> Path:
-    remover = BackgroundRemover.from_pretrained(str(isnet))
+    remover = background_remover(str(isnet))
     for path in tqdm(sorted((folder / split).rglob("*.*")), "ISNet"):
         place = (output / split / path.relative_to(folder / split)).with_suffix(".png")
         if not place.is_file():

@@ -23,19 +23,19 @@ CONDITIONS = {
 BLUR = 1 / 14  # standard deviation of the blur, as a fraction of the image's shorter side
 RING, CORNER = 1 / 12, 1 / 4  # width of the border and side of a corner, as fractions of the image's sides
 REBLUR = 1.0  # pixels, standard deviation of the blur by which sharpness is measured
-LARGEST_GAIN = 4.0  # of contrasts and frequencies, so that little noise is not blown up
+LARGEST_GAIN = 4.0  # of contrasts and frequencies, so that weak noise is not amplified to a pattern
 Pair = Sequence[torch.Tensor]
 
 
 def draw_donors(
     classes: Sequence[int], seed: int = 0, gives: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw for each image one of its class and one of another class, whose backgrounds it is given: two arrays
-    `(N,)` of image numbers; -1 where a class has no other image. A draw depends on the seed, the image's
-    number and the classes. `gives`, bool `(N,)`, are the images that may be drawn; all by default."""
+    """Draw two donors for each image, of its own class and of another class. Returns two arrays `(N,)` of image numbers, -1 where
+    there is no such image. A draw depends on the seed, the number of the image, and the classes. `gives`, `(N,)` bool, are the images
+    that may be drawn; by default, all."""
     members: dict[int, list[int]] = {}
     gives = np.ones(len(classes), dtype=bool) if gives is None else gives
-    place_within = []  # of each image among those of its class
+    place_within = []  # number of possible donors before each image in its class
     for index, label in enumerate(classes):
         place_within.append(len(members.get(label, [])))
         if gives[index]:
@@ -50,7 +50,7 @@ def draw_donors(
         siblings = members.get(label, [])
         is_member = bool(gives[index])
         if len(siblings) > is_member:
-            # From the image's own place on, so that every other image of the class is as likely.
+            # Counted from the image's own place, so that all other images of the class are equally likely.
             step = is_member + int(first * (len(siblings) - is_member))
             same[index] = siblings[(place_within[index] + step) % len(siblings)]
         is_named = label in places
@@ -69,8 +69,8 @@ def compose(
     black: torch.Tensor,
     conditions: Collection[str] = tuple(CONDITIONS),
 ) -> dict[str, torch.Tensor]:
-    """Images `(B, 3, H, W)` by condition, from normalised pixel values, masks `(B, 1, H, W)` in [0, 1], pairs
-    of these of the donors, if needed, and the pixel values `(3,)` of black."""
+    """Return images `(B, 3, H, W)` by condition, from normalised pixel values, masks `(B, 1, H, W)` in [0, 1], the pixel values
+    `(3,)` of black, and pixel values and masks of the donors of the same class and of another class, which some conditions need."""
     black = black.view(1, 3, 1, 1).expand_as(pixel_values)
     makers = {
         "original": lambda: pixel_values,
@@ -88,7 +88,7 @@ def _blur(pixel_values: torch.Tensor) -> torch.Tensor:
     side = min(pixel_values.shape[-2:])
     radius = min(round(3 * BLUR * side), side - 1)  # the blur reflects at the edges
     size, sigma = 2 * radius + 1, [BLUR * side] * 2
-    # One axis after the other: a kernel of both takes longer than a forward pass.
+    # One axis after the other: a two-dimensional kernel takes longer than a forward pass.
     with torch.autocast(pixel_values.device.type, enabled=False):
         return functional.gaussian_blur(functional.gaussian_blur(pixel_values, [size, 1], sigma), [1, size], sigma)
 
@@ -105,15 +105,10 @@ def background(pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def moved(pixel_values: torch.Tensor, mask: torch.Tensor, donor: Pair, draws: torch.Tensor) -> torch.Tensor:
-    """Objects of images `(B, 3, H, W)`, smaller and elsewhere, on the mirrored backgrounds of donors, whose own objects are covered by
-    another part of the background. Unlike [`paste`] on [`background`], this keeps no place, size and smooth filling that a model could learn
-    as the marks of a composite.
-
-    Args:
-        mask: `(B, 1, H, W)` in [0, 1].
-        donor: images and masks of the donors.
-        draws: `(B, 3)` in [0, 1]: size, from 70 to 100 %, and place across and down, within the image.
-    """
+    """Paste the objects of images `(B, 3, H, W)`, smaller and elsewhere, on the mirrored backgrounds of donors, whose own objects are
+    covered by another part of the background. Unlike [`paste`] on [`background`], a model cannot learn to tell such composites by the
+    place and size of the object or by a smooth filling. Masks are `(B, 1, H, W)` in [0, 1]; `donor` has images and masks. `draws`,
+    `(B, 3)` in [0, 1], are the size, from 70 to 100 %, and the horizontal and vertical place."""
     centre, side = _box(mask)
     scale = (0.7 + 0.3 * draws[:, 0]).to(side)
     free = (1 - scale * side / 2).clamp_min(0)[:, None]
@@ -127,14 +122,13 @@ def moved(pixel_values: torch.Tensor, mask: torch.Tensor, donor: Pair, draws: to
 
 
 def is_background(mask: torch.Tensor) -> torch.Tensor:
-    """Pixels, bool, further than one pixel from the object of a mask `(B, 1, H, W)`."""
+    """Which pixels, bool, are more than one pixel away from the object of a mask `(B, 1, H, W)`."""
     return F.max_pool2d(mask, 3, stride=1, padding=1) == 0
 
 
 def fill(pixel_values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Fill the unknown pixels of images `(B, 3, H, W)` from the known ones, where `known` `(B, 1, H, W)` is 1:
-    images are halved until all 2×2 blocks are known, and enlarged again ("pull–push"). Images without known
-    pixels become 0."""
+    """Fill the unknown pixels of images `(B, 3, H, W)` from the pixels where `known`, `(B, 1, H, W)`, is 1: images are halved until
+    all 2×2 blocks are known, and enlarged again ("pull–push"). Images without known pixels become 0."""
     height, width = known.shape[-2:]
     if known.all() or height == width == 1:
         return pixel_values * known
@@ -147,33 +141,32 @@ def fill(pixel_values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Attribute:
-    text: str  # what a model decides by that uses it, after "Decides by"
-    # From images, masks, donors and their masks, `(B, 3 or 1, H, W)` in [0, 1], to the images with the donors' attribute.
+    text: str  # completes the sentence "Decides by …" about a model that uses the attribute
+    # Takes images, masks, donors and their masks, `(B, 3 or 1, H, W)` in [0, 1]; returns the images with the donors' attribute.
     edit: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-    # Attributes whose edits change this one too, as that of the background changes its colours: it explains their shift, unless
-    # theirs is clearly larger, and explains its own.
+    # Attributes whose edits also change this one, as another background has other colours. If both shift the logits, the attribute
+    # with the wider edit is reported only if its shift is significantly larger, and otherwise this one.
     carries: tuple[str, ...] = ()
 
 
 def change_region(
     image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor, region: str
 ) -> torch.Tensor:
-    """Images with the donor's background in a region: `inside` the border
-    (https://huggingface.co/papers/2006.09994), on the `border` (https://huggingface.co/papers/1812.04599),
-    or in the `corners` (https://huggingface.co/papers/2212.04825)."""
+    """Images with the donor's background in a region: `inside` the border (https://huggingface.co/papers/2006.09994), on the
+    `border` (https://huggingface.co/papers/1812.04599), or in the `corners` (https://huggingface.co/papers/2212.04825)."""
     return paste(image, torch.where(_region(region, image), mask, 1.0), background(donor, donor_mask))
 
 
 def colours(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """Mean and standard deviation of each channel in the background (https://doi.org/10.1109/38.946629)."""
+    """Images with mean and standard deviation of each channel as in the donor's background (https://doi.org/10.1109/38.946629)."""
     own, given = _statistics(image, mask), _statistics(donor, donor_mask)
     gain = (given[1] / own[1].clamp_min(1e-3)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
     return (given[0] + (image - own[0]) * gain).clamp(0, 1)
 
 
 def sharpness(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """Blur or sharpen the image by the difference of the variances of the blur, see [`_blur_of`]."""
-    margin = min(image.shape[-2:]) // 8  # where the transform joins opposite edges
+    """Images blurred or sharpened by the difference between the donor's and their own variance of the blur, see [`_blur_of`]."""
+    margin = min(image.shape[-2:]) // 8  # since the Fourier transform joins opposite edges
     padded = F.pad(image.float(), 4 * [margin], "reflect")
     height, width = padded.shape[-2:]
     rows, columns = torch.fft.fftfreq(height, device=image.device), torch.fft.rfftfreq(width, device=image.device)
@@ -185,7 +178,7 @@ def sharpness(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, dono
 
 
 def place(image: torch.Tensor, mask: torch.Tensor, donor: torch.Tensor, donor_mask: torch.Tensor) -> torch.Tensor:
-    """Place and scale of the object: the donor's box (https://huggingface.co/papers/2007.08558)."""
+    """Images whose object has the place and scale of the donor's object (https://huggingface.co/papers/2007.08558)."""
     (own, own_side), (given, given_side) = _box(mask), _box(donor_mask)
     factor = own_side / given_side
     turn = torch.eye(2, device=image.device) * factor[:, None, None]
@@ -205,21 +198,22 @@ ATTRIBUTES = {
 
 
 def edited(name: str, own: Pair, donor: Pair, levels: Pair) -> torch.Tensor:
-    """Images with an attribute of their donors, from normalised images `(B, 3, H, W)` and masks `(B, 1, H, W)`
-    of both, and the pixel values `(3,)` of black and white."""
+    """Images with an attribute of their donors, from normalised images `(B, 3, H, W)` and masks `(B, 1, H, W)` of both, and the pixel
+    values `(3,)` of black and white."""
     black, contrast = levels[0].view(3, 1, 1), (levels[1] - levels[0]).view(3, 1, 1)
     image, given = ((normalised - black) / contrast for normalised, _ in (own, donor))
     return black + contrast * ATTRIBUTES[name].edit(image, own[1], given, donor[1])
 
 
 def has_both(mask: torch.Tensor) -> torch.Tensor:
+    """Which masks `(B, 1, H, W)` have an object and a background, `(B,)` bool."""
     return (mask > 0.5).flatten(1).any(dim=1) & is_background(mask).flatten(1).any(dim=1)
 
 
 def chosen_attributes(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of attributes, all for `all`."""
+    """Names of attributes without repetitions; of all attributes if `all` is among them."""
     if unknown := {*names} - {*ATTRIBUTES, "all"}:
-        raise ValueError(f"no attributes {', '.join(sorted(unknown))}: expected {', '.join(ATTRIBUTES)}, or `all`")
+        raise ValueError(f"unknown attributes {', '.join(sorted(unknown))}: expected {', '.join(ATTRIBUTES)} or `all`")
     return tuple(ATTRIBUTES) if "all" in names else tuple(dict.fromkeys(names))
 
 
@@ -236,7 +230,7 @@ def _region(name: str, like: torch.Tensor) -> torch.Tensor:
 
 
 def _statistics(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation `(B, 3, 1, 1)` of the background within the border; without one, of all."""
+    """Mean and standard deviation `(B, 3, 1, 1)` of the background within the border; of the whole image if there is none."""
     weight = (is_background(mask) & _region("inside", mask)).to(mask.dtype) + 1e-6
     weight = weight / weight.sum(dim=(2, 3), keepdim=True)
     mean = (weight * image).sum(dim=(2, 3), keepdim=True)
@@ -244,7 +238,7 @@ def _statistics(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _blur_of(image: torch.Tensor) -> torch.Tensor:
-    """Variance `(B,)` of the blur in squared pixels, by how much one more blur flattens the steepest edges
+    """Variance `(B,)` of the blur in squared pixels, estimated by how much another blur flattens the steepest edges
     (https://doi.org/10.1016/j.patcog.2011.03.009)."""
     grey = image.float().mean(dim=1, keepdim=True)
     radius = round(3 * REBLUR)
@@ -260,7 +254,7 @@ def _steepness(grey: torch.Tensor) -> torch.Tensor:
 
 
 def _box(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centres `(B, 2)` and longer sides `(B,)` of the boxes around objects, from -1 to 1."""
+    """Centres `(B, 2)` and longer sides `(B,)` of the boxes around objects, in coordinates from -1 to 1."""
     centres, sides = [], []
     for axis, side in ((2, mask.shape[3]), (3, mask.shape[2])):
         inside = (mask > 0.5).any(dim=axis)[:, 0]

@@ -1,11 +1,13 @@
-"""Parts of labelled images, balanced over their classes: a number of them, or a third that is held out."""
+"""Parts of labelled images, balanced over classes: a given number of images, or a third that is held out."""
+
+from collections.abc import Sequence
 
 import datasets
 import numpy as np
 
 
 def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datasets.Dataset:
-    """At most `count` labelled images, drawn by the seed, balanced over classes of two images or more."""
+    """Draw at most `count` labelled images, balanced over classes: over fewer classes if all cannot have two images."""
     labels = np.array([-1 if label is None else label for label in dataset.with_format(None)["label"]])
     classes = np.unique(labels[labels >= 0])
     if count < 2 * len(classes):
@@ -16,7 +18,7 @@ def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datas
 
 
 def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Place `(N,)` of each image in a random order of its class, from 0, by its label `(N,)`."""
+    """Place `(N,)`, from 0, of each image in a random order of its class, by labels `(N,)`."""
     turn = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -24,11 +26,7 @@ def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
     return turn
 
 
-def labels_of(dataset: datasets.Dataset) -> np.ndarray:
-    return np.array(dataset.with_format(None)["label"])
-
-
-def held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of images without a third of each class, and of that third."""
-    turn = turns_within_classes(labels, seed)
+def held_out(labels: Sequence[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split images, by their labels, into two thirds and one third of each class. Returns the indices of both parts."""
+    turn = turns_within_classes(np.asarray(labels), seed)
     return np.flatnonzero(turn % 3 != 2), np.flatnonzero(turn % 3 == 2)

@@ -45,13 +45,12 @@ def class_names() -> tuple[str, ...]:
 
 @cache
 def subset(name: str) -> tuple[int, ...]:
-    """Labels 0–999 of the 200 classes of ImageNet-A or ImageNet-R, in the order of the set's labels."""
+    """ImageNet-1k labels of the 200 classes of ImageNet-A or ImageNet-R, in the order of the set's own labels."""
     return tuple(map(int, timm_list(f"{name.replace('-', '_')}_indices.txt").split()))
 
 
 def are_named_as_imagenet(names: Sequence[str]) -> bool:
-    """Whether names are those of ImageNet-1k in its order. Half must match, and under 1 % may be names of other
-    classes."""
+    """Whether names are those of ImageNet-1k in its order. At least half must match, and under 1 % may be names of other classes."""
     if len(names) != 1000:
         return False
     if tuple(names) == wnids():
@@ -64,7 +63,7 @@ def are_named_as_imagenet(names: Sequence[str]) -> bool:
 
 
 def classes_of_model(config: PreTrainedConfig) -> list[str]:
-    """Class names of a model in the order of its logits, `LABEL_n` if it has none, as a new PVT."""
+    """Class names of a model in the order of its logits; `LABEL_n` if it has none, such as a new PVT."""
     indices = range(config.num_labels)
     return [config.id2label[index] if config.id2label else f"LABEL_{index}" for index in indices]
 
@@ -89,21 +88,21 @@ def class_names_of(features: datasets.Features) -> tuple[str, ...] | None:
 
 
 def nfc(name: str) -> str:
-    """A name with composed accents (NFC), which macOS stores decomposed."""
+    """Compose the accents of a name (NFC), which macOS stores decomposed."""
     return unicodedata.normalize("NFC", name)
 
 
 def label_mapping(
     names: Sequence[str] | None, model_names: Sequence[str], source: str, labels: Collection[int] | None = None
 ) -> dict[int, int] | None:
-    """The model's class of each label by name; `None` without names, or with mere numbers for as many classes. With the `labels` of the
-    images, the model need not have classes without any."""
+    """Map each label to the model's class of the same name. Returns `None` if labels are the model's indices: there are no names, or
+    only numbers for as many classes. If the `labels` of the images are given, the model need not have classes without images."""
     names, model_names = (
         tuple(nfc(str(name)).removeprefix("LABEL_") for name in given or ()) for given in (names, model_names)
     )
     if not names:
         moved = [(label, name) for label, name in enumerate(model_names) if unnamed([name]) and int(name) != label]
-        if moved:  # as of folders sorted as text: 0, 1, 10, 2, …
+        if moved:  # such as those of folders sorted as text: 0, 1, 10, 2, …
             logger.warning(
                 f"Labels of `{source}` are indices of the model's classes: {moved[0][0]} is `{moved[0][1]}`."
             )
@@ -121,8 +120,8 @@ def label_mapping(
         lack = "has more than once" if unknown[0] in model_names else "does not have"
         shown = ", ".join([*model_names[:4], *["…"][: len(model_names) - 4]])
         raise ValueError(
-            f"`{source}` has {len(names)} classes, {len(unknown)} of which the model {lack}, such as `{unknown[0]}`; it has {len(model_names)}: {shown}. "
-            "Give a model with a head for these classes, or rename them."
+            f"`{source}` has {len(names)} classes, {len(unknown)} of which the model {lack}, such as `{unknown[0]}`; the model has {len(model_names)}: {shown}. "
+            "Give a model with a head for these classes, or rename the classes."
         )
     mapping = {label: places[name] for label, name in enumerate(names) if name in places}
     if any(label != place for label, place in mapping.items()):
@@ -131,6 +130,7 @@ def label_mapping(
 
 
 def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -> None:
+    """Check that splits number their classes alike if the model has no class names to map them to."""
     names = {split: class_names_of(getattr(rows, "features", None) or {}) for split, rows in splits.items()}
     names = {split: classes for split, classes in names.items() if classes and not unnamed(classes)}
     if not unnamed(model_names) or are_of_imagenet(model_names) or len({*names.values()}) < 2:
@@ -138,7 +138,7 @@ def check_one_numbering(model_names: Sequence[str], splits: Mapping[str, Any]) -
     index, differing = _first_difference(*names.values())
     shown = ", ".join(f"`{name}` in `{split}`" for name, split in zip(differing, names, strict=True))
     raise ValueError(
-        f"The model has no names, and class {index} is {shown}: give all splits the same classes, or set `id2label` in its `config.json`."
+        f"The model has no class names, and class {index} is {shown}: give all splits the same classes, or set `id2label` in the model's `config.json`."
     )
 
 
@@ -147,7 +147,7 @@ def _first_difference(*classes: Sequence[str]) -> tuple[int, tuple[str, ...]]:
 
 
 def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: str) -> datasets.Dataset:
-    """The dataset with labels mapped to the model's classes, see [`label_mapping`]."""
+    """Return the dataset with labels mapped to the model's classes, see [`label_mapping`]."""
     labels = dataset.with_format(None)["label"][:] if "label" in dataset.column_names else []
     used = {label for label in labels if not isinstance(label, list)}
     mapping = label_mapping(class_names_of(dataset.features), model_names, source, used)
@@ -162,7 +162,7 @@ def unnamed(names: Sequence[str]) -> bool:
 
 
 def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
-    """Check that two models have the same classes; mere numbers must have the same order."""
+    """Check that two models have the same classes. If only one has names, their number is compared."""
     first, second = ([str(name).removeprefix("LABEL_") for name in names] for names in (before, after))
     comparable = sorted(first) == sorted(second) or not (unnamed(before) or unnamed(after))
     if len(first) != len(second) or (comparable and first != second):
@@ -171,7 +171,7 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
 
 
 def check_class_names(classes: Sequence[str]) -> list[str]:
-    """The stripped names of the classes of a new head: two or more, and different."""
+    """Return the stripped class names of a new head, of which there must be at least two, all different."""
     names = [] if isinstance(classes, (str, Mapping, Set)) else [str(name).strip() for name in classes]
     repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
     if len(names) < 2 or repeated:

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures of rows of a written dataset, each beside its mask, to look at."""
+"""Contact sheets: pictures of rows of a written dataset, each next to its mask."""
 
 from pathlib import Path
 from textwrap import fill
@@ -11,12 +11,12 @@ from PIL import Image
 from ..utils.images import save_picture_grid, to_rgb
 
 
-CONTACT_SHEET = "contact_sheet"  # with which names of files begin
+CONTACT_SHEET = "contact_sheet"  # the start of the file names
 NUM_COLUMNS = 6  # two images with masks, or six without
 
 
 def save_contact_sheets(folder: Path, split: str, rejected: str) -> None:
-    """Write `contact_sheet_<split>.png`, and `…_rejected.png` of the folder of rejected rows: at most 24 rows, evenly spaced."""
+    """Write `contact_sheet_<split>.png`, and `…_rejected.png` for the folder of rejected rows: at most 24 evenly spaced rows each."""
     for place, name in ((folder, split), (folder / rejected, f"{split}_rejected")):
         rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), 24)
         pictures = [picture for row in rows if row["image"] for picture in _captioned(row)]
@@ -37,7 +37,7 @@ def _captioned(row: dict) -> list[tuple[str, np.ndarray]]:
     decode = datasets.Image().decode_example
     pictures = [to_rgb(decode(row["image"]))]
     if row.get("mask"):
-        foreground = Image.fromarray(255 * (np.asarray(decode(row["mask"])) > 0).astype(np.uint8))  # palettes: indices
+        foreground = Image.fromarray(255 * (np.asarray(decode(row["mask"])) > 0).astype(np.uint8))
         paint = Image.new("RGB", foreground.size, (255, 0, 255))
         pictures += [foreground.convert("RGB"), Image.composite(pictures[0], paint, foreground)]
     for picture in pictures:

@@ -1,4 +1,4 @@
-"""Copies of a photograph, also encoded again or resized, which count once."""
+"""Copies of a photograph, also re-encoded or resized ones, of which one counts."""
 
 import io
 from collections.abc import Mapping
@@ -36,12 +36,9 @@ THUMBNAILS_FILE = ".thumbnails.npz"  # in an output folder; hidden, since it bel
 
 
 def without_copies(images: Mapping[str, Images], folder: Path | None) -> dict[str, Images]:
-    """Images by role with each photograph once: of copies, the first in the order of the roles; none if their classes differ. Notes name
-    what is left out. Thumbnails are kept in the folder, for the next start.
-
-    Raises:
-        ValueError: half of the images of a role are in another role too.
-    """
+    """Return images by role in which each photograph occurs once. Of copies, the first in the order of the roles is kept, or none if
+    their classes differ. Notes name the images that are left out. Thumbnails are kept in the folder for the next start. If more than
+    half of the images of a role are in an earlier role too, a `ValueError` is raised."""
     found = pd.concat([_described(role, of_role.rows) for role, of_role in images.items()], ignore_index=True)
     thumbs = np.concatenate([thumbnails(of_role.rows, folder) for of_role in images.values()])
     copies = found.groupby(clusters_of(thumbs))
@@ -53,8 +50,7 @@ def without_copies(images: Mapping[str, Images], folder: Path | None) -> dict[st
         shared = rows["role of"][rows["role of"] != role]
         if 2 * len(shared) > len(rows):
             raise ValueError(
-                f"Splits overlap: {len(shared)} images of `{role}` are in `{shared.iloc[0]}` too. Look for copies, and see the splits, and "
-                "the folder of backgrounds if you gave one."
+                f"Splits overlap: {len(shared)} of {len(rows)} images of `{role}` are in `{shared.iloc[0]}` too. Remove them from one of these."
             )
         differ, again, notes = rows[rows["differ"]], rows[rows["again"] & ~rows["differ"]], []
         if len(differ):
@@ -69,7 +65,7 @@ def without_copies(images: Mapping[str, Images], folder: Path | None) -> dict[st
 
 
 def clusters_of(thumbs: np.ndarray) -> np.ndarray:
-    """Number of the cluster of copies of each image `(N,)`, by thumbnails `(N, 768)`."""
+    """Number the clusters of copies, for each image `(N,)`, by thumbnails `(N, 768)`."""
     told = np.flatnonzero(thumbs.std(axis=1) >= FLAT)
     blocks = thumbs[told].reshape(-1, 4, SIDE // 4, 4, SIDE // 4, 3).mean(axis=(2, 4)).reshape(len(told), 48)
     near = KDTree(blocks).query_pairs(BLOCKS, np.inf, output_type="ndarray") if len(told) else np.empty((0, 2), int)

@@ -8,8 +8,8 @@ import xxhash
 
 
 def dataset_identity(dataset: datasets.Dataset) -> str:
-    """32 hexadecimal digits that change with any value, the order of the rows, and the columns. Image files are
-    identified by name, size and modification time."""
+    """Return 32 hexadecimal digits that change with any value, the order of the rows, and the columns. Image files are identified by
+    name, size and modification time."""
     digest = xxhash.xxh3_128(repr(dataset.features).encode())
     image_columns = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     for table in dataset.with_format("arrow").iter(1000):
@@ -29,7 +29,7 @@ def dataset_identity(dataset: datasets.Dataset) -> str:
 
 
 def row_digest(row: dict) -> str:
-    """16 hexadecimal digits that change with any value of a row, see [`dataset_identity`]."""
+    """Return 16 hexadecimal digits that change with any value of a row, see [`dataset_identity`]."""
     row = dict(row)
     for name, value in row.items():
         if isinstance(value, dict) and value.keys() == {"bytes", "path"}:

@@ -1,4 +1,4 @@
-"""The bundled benchmark emoji-shift: artwork of installed packages, and image sets composed from it, deterministically from a seed."""
+"""The bundled benchmark emoji-shift: image sets composed from the artwork of installed packages, deterministically from a seed."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ UNSEEN_VENDOR = "Twtr"
 # Noto Emoji (SIL OFL 1.1) and Twemoji (CC BY 4.0): artwork that published figures may show.
 OPEN_VENDORS = ("Goog", "Twtr")
 
-# The 96 classes and their code points, in sixteen kinds of six. Selection rule: a single code point, drawn by all six vendors
-# as a whole object with a closed silhouette; no people, faces, gestures, signs, flags or scenes; nothing shown in a
+# The 96 classes and their code points, in sixteen kinds of six. Selection criteria: a single code point, drawn by all six
+# vendors as a whole object with a closed silhouette; no people, faces, gestures, signs, flags or scenes; nothing shown in a
 # background photograph (a cat, a cup, a rocket, a motorcycle, coins, a clock, a camera, text); and only one of objects that
 # look similar at 40 pixels (tree or broccoli, whale or dolphin, trumpet or saxophone, hammer or axe).
 # fmt: off
@@ -45,8 +45,8 @@ CLASSES = {
     "gem": "U+1F48E", "gift": "U+1F381", "die": "U+1F3B2", "pill": "U+1F48A", "teddy bear": "U+1F9F8", "chair": "U+1FA91",
     "soccer ball": "U+26BD", "basketball": "U+1F3C0", "skateboard": "U+1F6F9", "snowman": "U+26C4", "fire": "U+1F525", "toilet": "U+1F6BD",
 }
-# Photographs and textures from the wheels of scikit-image and scikit-learn. The n-th of these is the habitual background of
-# the n-th kind of six classes.
+# Photographs and textures from the wheels of scikit-image and scikit-learn. The n-th of them is the usual background of the
+# n-th kind of six classes.
 BACKGROUNDS = {
     "astronaut": "skimage/data/astronaut.png", "brick": "skimage/data/brick.png",
     "cameraman": "skimage/data/camera.png", "cell": "skimage/data/cell.png",
@@ -56,8 +56,8 @@ BACKGROUNDS = {
     "retina": "skimage/data/retina.jpg", "rocket": "skimage/data/rocket.jpg", "text": "skimage/data/text.png",
     "china": "sklearn/datasets/images/china.jpg",
 }
-# Held out: every fifth of all twenty, in alphabetical order of each package. Only `background_new` shows them, so that no
-# training, neither of the bias nor a finetuning, sees them.
+# Held out: every fifth of all twenty, in alphabetical order of each package. Only `background_new` shows them, so that neither
+# the training of the bias nor a finetuning sees them.
 NEW_BACKGROUNDS = {
     "chelsea": "skimage/data/chelsea.png", "gravel": "skimage/data/gravel.png", "page": "skimage/data/page.png",
     "flower": "sklearn/datasets/images/flower.jpg",
@@ -96,7 +96,7 @@ def background(name: str) -> Image.Image:
 IMAGE_SIZE = 112  # the model's input size, so that 72 px drawings and photographs keep their detail
 CLASS_NAMES = tuple(CLASSES)
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
-PER_BACKGROUND = len(CLASS_NAMES) // len(BACKGROUND_NAMES)  # classes with one habitual background
+PER_BACKGROUND = len(CLASS_NAMES) // len(BACKGROUND_NAMES)  # classes with the same usual background
 
 FEATURES = datasets.Features(
     {
@@ -114,7 +114,7 @@ FEATURES = datasets.Features(
 class Split:
     """Distribution of the images of a split."""
 
-    background_bias: float = 0.98  # probability of the habitual background of the class, and not one of another class
+    background_bias: float = 0.98  # probability of the usual background, and not of that of another class
     new_backgrounds: bool = False  # draw from `NEW_BACKGROUNDS` instead
     vendors: tuple[str, ...] = TRAINING_VENDORS  # of the drawings
     side: tuple[float, float] = (0.30, 0.55)  # range of the object's side as a fraction of the image's side
@@ -122,7 +122,7 @@ class Split:
     overhang: float = 0.0  # fraction of the object's side that may be outside the image
 
 
-# Each shifted split changes one factor of `val`; the first two change the same one.
+# Each shifted split changes one factor of `val`; `background_new` and `background_random` change the same one.
 SPLITS = {
     "train": Split(),
     "val": Split(),
@@ -139,7 +139,7 @@ SHIFTED = tuple(split for split in SPLITS if split not in ("train", "val", "bias
 
 
 def classes_before(background_name: str) -> tuple[str, ...]:
-    """Names of the classes whose habitual background a photograph is."""
+    """Names of the classes of which a photograph is the usual background."""
     if background_name not in BACKGROUND_NAMES:
         return ()
     first = PER_BACKGROUND * BACKGROUND_NAMES.index(background_name)
@@ -147,11 +147,11 @@ def classes_before(background_name: str) -> tuple[str, ...]:
 
 
 def training_classes(class_seed: int = 0, num_classes: int | None = None) -> list[int]:
-    """Labels of the classes to finetune on, drawn by the seed, equally many for each photograph."""
+    """Labels of the classes to finetune on, drawn by the seed, the same number for each background photograph."""
     count, rest = divmod(len(CLASS_NAMES) // 2 if num_classes is None else num_classes, len(BACKGROUND_NAMES))
     if rest or not 0 < count < PER_BACKGROUND:
         least, most = len(BACKGROUND_NAMES), len(CLASS_NAMES) - len(BACKGROUND_NAMES)
-        expected = f"a multiple of {least}, from {least} to {most}, so that every photograph has as many"
+        expected = f"a multiple of {least}, from {least} to {most}, so that each background has equally many"
         raise ValueError(f"emoji-shift cannot train on {num_classes} classes: expected {expected}.")
     rng = np.random.default_rng([class_seed, len(SPLITS)])
     first = range(0, len(CLASS_NAMES), PER_BACKGROUND)
@@ -159,7 +159,7 @@ def training_classes(class_seed: int = 0, num_classes: int | None = None) -> lis
 
 
 def background_of(split: str, index: int, seed: int = 0) -> str:
-    """Name of the photograph in an image of [`compose`], without the image."""
+    """Name of the background of an image, without composing it, see [`compose`]."""
     return _draw_background(SPLITS[split], index % len(CLASS_NAMES), _generator(split, index, seed))
 
 
@@ -177,8 +177,8 @@ def _draw_background(spec: Split, label: int, rng: np.random.Generator) -> str:
 
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
-    """Row number `index` of a split: `image` (112×112 RGB), `mask` (0 or 255), `label`, `vendor`, `background`
-    and `openly_licensed`. Labels cycle through the classes."""
+    """Compose row number `index` of a split: `image` (112×112 RGB), `mask` (0 or 255), `label`, `vendor`, `background` and
+    `openly_licensed`. Labels cycle through the classes."""
     spec, rng = SPLITS[split], _generator(split, index, seed)
     label = index % len(CLASS_NAMES)
     scene = _draw_background(spec, label, rng)
@@ -193,7 +193,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
     if rng.random() < 0.5:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     drawing = drawing.rotate(rng.uniform(-spec.max_angle, spec.max_angle), Image.Resampling.BICUBIC, expand=True)
-    # Crop the transparent corners of the rotated canvas, so that the size is that of the visible object.
+    # Crop the transparent corners of the rotated canvas, to get the size of the visible object.
     drawing = drawing.crop(drawing.getchannel("A").getbbox())
     scale = rng.uniform(*spec.side) * IMAGE_SIZE / max(drawing.size)
     width, height = (max(1, round(length * scale)) for length in drawing.size)
@@ -216,7 +216,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
 
 
 def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int] | None = None) -> datasets.Dataset:
-    """The first images of a split, as rows of [`compose`], of some labels or all, cached in a file."""
+    """Load the first images of a split, of `classes` or of all classes, as rows of [`compose`], which are cached in a file."""
     kept = range(len(CLASS_NAMES)) if classes is None else classes
     indices = [i // len(kept) * len(CLASS_NAMES) + kept[i % len(kept)] for i in range(num_images)]
     # Keyed by code and artwork, so that a new version of either recomposes the images.
@@ -226,7 +226,7 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int
         with atomic_file(file) as partial, ArrowWriter(path=str(partial), features=FEATURES) as writer:
             for index in indices:
                 row = compose(split, index, seed)
-                # With the fastest compression, three times as fast as the default.
+                # The fastest compression takes a third of the time of the default.
                 pictures = {name: encode_image(row[name], None, "PNG", compress_level=1) for name in ("image", "mask")}
                 writer.write(row | pictures)
             writer.finalize()
@@ -236,8 +236,8 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int
 def load_finetuning_splits(
     samples_per_class: int = 2, seed: int = 0, class_seed: int = 0, num_classes: int | None = None
 ) -> dict[str, datasets.Dataset]:
-    """Images to finetune on: `train` has half of the classes, see [`training_classes`], and `validation` four
-    images of each of the others. Both are biased, and share no images with the evaluation splits."""
+    """Load images to finetune on: `train` of half of the classes, see [`training_classes`], and `validation` with four images of each
+    other class. Both are biased, and share no images with the evaluation splits."""
     shown = training_classes(class_seed, num_classes)
     others = sorted(set(range(len(CLASS_NAMES))) - set(shown))
     return {
@@ -247,6 +247,6 @@ def load_finetuning_splits(
 
 
 def load_evaluation_sets(images_per_set: int, seed: int = 0) -> dict[str, datasets.Dataset]:
-    """Evaluation splits by name. Only `MASKED` ones have masks, since relevance takes three times as long."""
+    """Load the evaluation splits by name. Only those in `MASKED` have masks, since measuring relevance takes three times as long."""
     sets = {split: load_split(split, images_per_set, seed) for split in ("val", *SHIFTED)}
     return {name: rows if name in MASKED else rows.remove_columns("mask") for name, rows in sets.items()}

@@ -1,4 +1,4 @@
-"""Which images a command takes: rows with `image`, `mask` and `label` of a folder, table, Hub id or benchmark."""
+"""Loading of the images of a command: rows with `image`, `mask` and `label` of a folder, table, Hub id or benchmark."""
 
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -40,8 +40,8 @@ class Images:
     Args:
         source: a folder, file, Hub id or name of a benchmark.
         split: its name, or a slice.
-        masks: where the masks come from, if they are not those of the source.
-        rejected: number of images that were left out for want of a mask.
+        masks: where the masks come from, if the source does not have them.
+        rejected: number of images that were left out because they have no usable mask.
         notes: sentences on what was left out.
         predicted: whether the labels are predictions of a model, for want of others.
         group_weights: shares of the groups that a model was trained on; `None` if unknown.
@@ -95,7 +95,7 @@ def find_images(
         source: name of a benchmark, folder of `save_to_disk`, parquet file or folder, folder of images (in
             class folders, or with a `metadata.jsonl`), or Hub id.
         split: name of the split (`train` if a source has only one), or a slice such as `train[:80%]`.
-        needs: columns that the command cannot do without, of `label` and `mask`.
+        needs: which of the columns `label` and `mask` the command needs.
         masks: output of `robust-vit masks`, or folder of pictures, see [`with_masks_of`].
         streaming: whether to read rows on the fly, without a copy.
         options: options of a benchmark, such as `class_seed`.
@@ -117,8 +117,8 @@ def find_images(
 
 
 def with_masks_of(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
-    """Add the masks of a folder by the `file_name` of images: of an output of `robust-vit masks`, with the column `doubt` if it has one, or
-    pictures with the names of the images. Images without a mask are left out."""
+    """Add the masks of a folder by the `file_name` of the images. The folder is an output of `robust-vit masks`, of which the column
+    `doubt` is added too, or holds pictures with the names of the images. Images without a mask are left out."""
     packed = has_parquet(folder)
     if "file_name" not in dataset.column_names:
         raise ValueError(
@@ -158,12 +158,12 @@ def _pictures(folder: Path) -> dict[str, Path]:
         if PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name):
             known = pictures.setdefault(_stem(name), folder / name)
             if known != folder / name:
-                raise ValueError(f"`{known}` and `{folder / name}` are masks of one image: leave one of them.")
+                raise ValueError(f"`{known}` and `{folder / name}` are masks of one image: remove one of them.")
     return pictures
 
 
 def _stem(name: str) -> str:
-    """The name without the suffix of an image; what follows the dot of `scan no.5` is none."""
+    """Remove the suffix of an image format from a name; the end of `scan no.5` is not one."""
     path = PurePosixPath(name)
     return nfc((path.with_suffix("") if path.suffix.lower() in readable_suffixes() else path).as_posix())
 
@@ -210,8 +210,8 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
     if not path.is_dir():
         owner = source.partition("/")[0]
         check_on_hub(source, "dataset", Path(datasets.config.HF_DATASETS_CACHE).glob(f"{owner}___*"))
-    # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
-    # changed files, would return the rows loaded first, or their columns.
+    # `datasets` 5.2 identifies a folder with a card by its name and card only: for another folder of this name, or changed files, its
+    # cache would return the former rows or columns.
     cache = cache_of(path / name for name in files_below(path)) if path.is_dir() else None
     builder = datasets.load_dataset_builder(source, cache_dir=cache)
     if isinstance(builder, Parquet):
@@ -234,7 +234,7 @@ def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
 def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) -> Any:
     files, declared = builder.config.data_files, class_names_of(builder.info.features or {})
     names = class_names_of_files([*files[split]], declared)
-    # `datasets` gives all splits these names. Its copy in the cache is found without the Hub too.
+    # `datasets` gives all splits the names of the first, and finds its cached copy without the Hub too.
     if not Path(source).exists() and names == (declared or class_names_of_file(next(iter(files.values()))[0])):
         return _load(source, source, str(split), streaming)
     features = builder.info.features if names == declared else None
@@ -263,7 +263,7 @@ def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: boo
     parts = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
     rows = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
     if not any(map(len, rows)):
-        raise ValueError(f"`{spec}` is none of {lengths} images of `{source}`: give a larger part.")
+        raise ValueError(f"`{spec}` selects no images of `{source}`, which has {lengths}: give a larger part.")
     return _stream_if(datasets.concatenate_datasets(rows), streaming)
 
 

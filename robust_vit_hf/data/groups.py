@@ -1,4 +1,4 @@
-"""Groups of images by a column, their shares of the training images, and draws balanced over classes."""
+"""Groups of images by columns, and their shares of the training images."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -11,7 +11,7 @@ from .find_images import find_splits, split_names
 
 
 def training_rows(path: str, split: str) -> datasets.Dataset | None:
-    """The split `train` of your own images; `None` if `split` is of it, or if there is none."""
+    """Load the split `train`; `None` if `split` is that split or a part of it, or if there is none."""
     splits = find_splits(path)
     return None if "train" in split_names(split) or "train" not in splits else splits["train"](False)
 
@@ -32,7 +32,7 @@ def group_shares(dataset: datasets.Dataset, name: str, *columns: str) -> dict[st
 
 
 def slices_of(columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What `--slices` means: each of the columns, and each pair of them, by the name of its table."""
+    """Return the tables of `--slices` by name: one for each column, and one for each pair of columns."""
     return {" × ".join(of): of for count in (1, 2) for of in combinations(columns, count)}
 
 
@@ -53,14 +53,14 @@ def slice_shares(
 def groups_of(
     dataset: datasets.Dataset, name: str = "images", column: str = "group", *others: str
 ) -> np.ndarray | None:
-    """Names `(N,)` of the groups of the images, from one column or several, joined by commas; `None` without one."""
+    """Names `(N,)` of the groups of the images: values of a column, or of several, joined by commas; `None` if one is missing."""
     if column not in dataset.column_names:
         return None
     if others:
         of_others = groups_of(dataset, name, *others)
         return None if of_others is None else groups_of(dataset, name, column) + ", " + of_others
     values, names = dataset.with_format(None)[column][:], getattr(dataset.features[column], "names", None)
-    none = (None, "", -1) if names else (None, "")  # CSV has no other word for none than empty text
+    none = (None, "", -1) if names else (None, "")  # CSV has no missing values, only empty text
     missing = [row for row, value in enumerate(values) if value in none or value != value]
     if missing:
         raise ValueError(f"`{name}`: row {missing[0]} has no `{column}`: give every image one, or remove the column.")

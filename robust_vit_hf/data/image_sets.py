@@ -30,29 +30,24 @@ from .schema import NUM_SHOWN, Source, decode, features_of, label_problem, undec
 from .write_dataset import SplitWriter, parts_of, write_rows
 
 
-# Of mask coverage, in per cent.
+# Bins of the mask coverage in per cent.
 BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "full")
 
 
 def load_image_set(
     name: str, source: str | Path | None = None, *, streaming: bool = False, **options
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Load a set.
+    """Load a known set as rows with the columns of [`features_of`].
 
     Args:
         name: one of `KNOWN_SETS`.
-        source: folder of the official layout, archive, folder of tars, prepared folder, or Hub id; by default
-            the set's Hub dataset.
-        streaming: whether to read rows on the fly. Otherwise, they are first written to the cache of
-            `datasets`.
-        options: options of the set, as of `robust-vit data prepare`, such as `labels="real"`.
-
-    Returns:
-        Rows with the columns of [`features_of`].
+        source: folder of the official layout, archive, folder of tars, prepared folder, or Hub id; by default, the set's Hub dataset.
+        streaming: whether to read rows on the fly. Otherwise, they are first written to the cache of `datasets`.
+        options: options of the set, such as `labels="real"`, see `robust-vit data prepare`.
 
     Raises:
         KeyError: unknown set.
-        ValueError: unknown option, or another layout; while rows are read: a row is unusable.
+        ValueError: unknown option, or another layout; while rows are read: a row cannot be used.
         FileNotFoundError: the source does not exist, or is on the Hub and not accessible.
     """
     opened = open_source(name, [] if source is None else [source], options)
@@ -60,7 +55,7 @@ def load_image_set(
     shards = {"shards": opened.shards}
     if streaming:
         return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs=shards)
-    # All inputs of the rows: code, options, and state of the source.
+    # All that the rows depend on: code, options, and state of the source.
     state = [version("robust-vit-hf"), name, options, opened.shards, opened.state]
     state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
     fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
@@ -82,12 +77,12 @@ def _usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterat
 
 
 def prepare(options: PrepareOptions) -> str:
-    """Write a set, or all of its splits, as parquet with a card and contact sheets; resume an interrupted run."""
+    """Write one split of a set, or all, as parquet with a card and contact sheets, or resume an interrupted run."""
     name, of_the_set = options.set, options.of_the_set
     known = find_set(name, of_the_set)
     several = len(known.splits) > 1 and options.split is None
     splits = [of_the_set | {"split": split} for split in known.splits] if several else [of_the_set]
-    # Splits are loaded together, and must have the same options; their images may come from several folders.
+    # Splits are loaded together, and must have the same options, except for the folders of their images.
     public = {
         key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
         for key, value in of_the_set.items()
@@ -102,7 +97,7 @@ def prepare(options: PrepareOptions) -> str:
                 chosen.get("split", known.splits[0]),
                 source.features,
                 title=name,
-                text=f"Prepared from the set of {known.origin}, whose terms hold for these images too.",
+                text=f"Prepared from the set of {known.origin}, whose terms also apply to these images.",
                 rows_per_file=options.rows_per_shard,
                 facts={"license": known.license, "source_datasets": ["original"]},
             )
@@ -112,7 +107,7 @@ def prepare(options: PrepareOptions) -> str:
 
 
 def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Source:
-    """The undecoded rows of a set, and its columns; arguments and errors as of [`load_image_set`]."""
+    """Return the undecoded rows and the columns of a set. Arguments and errors are those of [`load_image_set`]."""
     known = find_set(name, options)
     path = _find_source(name, sources, options)
     if path is None or numbered_tars(path) or has_parquet(path):
@@ -134,7 +129,7 @@ def _find_source(name: str, sources: Sequence[str | Path], options: dict) -> Pat
     """Path of a set, unpacked if it is archived; `None` for a table on the Hub."""
     known, paths = KNOWN_SETS[name], [Path(source) for source in sources]
     if not (sources or known.hub or known.hub_files):
-        raise FileNotFoundError(f"`{name}` is not on the Hub: give its folder or archive, from {known.origin}.")
+        raise FileNotFoundError(f"`{name}` is not on the Hub: give its folder or archive from {known.origin}.")
     place = str(next(iter([*sources, *known.hub_files, *known.hub])))
     if place in known.hub_files and not (sources and Path(place).exists()):
         patterns = [file.format(**{"variant": V2_VARIANTS[0]} | options) for file in known.hub_files[place]]
@@ -162,7 +157,7 @@ def describe(options: DescribeOptions) -> str:
 
 
 def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
-    """Summarise all rows of a [`Source`] as text, with histogram of mask coverage and first problems."""
+    """Summarise all rows of a [`Source`] as text, with a histogram of the mask coverage and the first problems."""
     columns, problems, labels, sizes, coverage, count = {}, [], [], [], Counter(), 0
     with ThreadPoolExecutor() as pool:
         parts = (pool.map(decode, part) for part in parts_of(iter(rows)))

@@ -1,11 +1,9 @@
-"""The known image sets, and benchmarks to finetune on. Names are read without importing `datasets`."""
-
-from __future__ import annotations
+"""The known image sets, and benchmarks to finetune on. This module does not import `datasets`, so that options are read fast."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 
 V2_VARIANTS = ("matched-frequency", "threshold0.7", "top-images")
@@ -26,33 +24,33 @@ WATERBIRDS_CLASSES, WATERBIRDS_PLACES = ("landbird", "waterbird"), ("land", "wat
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A set of images. Functions `module.function` are of `data/layouts`."""
+    """A set of images. Functions are named `module.function`, within `data/layouts`."""
 
     origin: str  # URL of its archives
     layout: str  # function that opens a folder (or file) in the official layout; takes `part` and `options`
-    license: str = "unknown"  # of images or their repository, as the Hub calls it (docs/data.md)
-    part: Mapping[str, str] = field(default_factory=dict)  # that tells it from others of its layout
-    family: str | None = None  # name of all sets of the layout together
+    license: str = "unknown"  # of the images or of their repository, by its name on the Hub (docs/data.md)
+    part: Mapping[str, str] = field(default_factory=dict)  # arguments of `layout` that choose this set
+    family: str | None = None  # name for all sets of the layout together
     evaluated: bool = True  # whether `evaluate` measures it: it has labels of ImageNet, and is not for training
-    labels: Literal["one", "several", "none"] = "one"  # of an image: one, or a list of all that are accepted
+    labels: Literal["one", "several", "none"] = "one"  # of each image; `several`: a list of all accepted labels
     masks: bool = False
-    class_names: Sequence[str] | None = None  # those of ImageNet-1k, as wnids, by default
-    # Further columns: types, or names of classes.
+    class_names: Sequence[str] | None = None  # by default, the wnids of ImageNet-1k
+    # Further columns: their types, or the names of their classes.
     factors: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     options: tuple[str, ...] = ()  # of the loader
-    splits: tuple[str, ...] = ("test",)  # that are prepared; the first of several is the default of the option `split`
+    splits: tuple[str, ...] = ("test",)  # that `data prepare` writes; the first is the default of the option `split`
     # Configuration and split of copies as tables, by Hub id, the default first. Labels are numbered within the set.
     hub: Mapping[str, tuple[str | None, str]] = field(default_factory=dict)
-    # Function that gives a row from one of such a copy and its name; by names of columns by default.
+    # Function that takes a row of such a copy and its name; by default, columns are found by their names.
     hub_row: str | None = None
-    # Patterns of the files to download, by Hub id of a set of plain files in the official layout.
+    # Patterns of the files to download, by Hub id, from a repository that has the official layout.
     hub_files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     class_subset: str | None = None  # its classes, see [`subset`], to which the protocol `native` restricts logits
-    border: int = 0  # width in pixels of the border that `native` cuts
-    # Only the first accepted label counts under the protocol `paper`, and `native` restricts logits to the accepted ones.
+    border: int = 0  # width in pixels of the border that the protocol `native` cuts off
+    # Whether the protocol `paper` counts only the first accepted label, and `native` restricts logits to accepted labels.
     first_label: bool = False
-    by_class: bool = True  # whether an image has one class, see [`SetResult`]
-    whole: bool = False  # whether images are squashed to the model's size, if they have another, and not cropped
+    by_class: bool = True  # whether each image has one class, see [`SetResult`]
+    whole: bool = False  # whether images are squashed to the model's size instead of cropped
 
 
 KNOWN_SETS: dict[str, KnownSet] = {
@@ -192,7 +190,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
         hub_row="official.row_of_hub",
     ),
 }
-PAPER_SETS = tuple(KNOWN_SETS)[:9]  # of Tables 1 and 2, in their order
+PAPER_SETS = tuple(KNOWN_SETS)[:9]  # the sets of Tables 1 and 2, in their order
 EVALUATION_SETS = tuple(name for name, known in KNOWN_SETS.items() if known.evaluated)
 LATER_SETS = tuple(name for name in EVALUATION_SETS if name not in PAPER_SETS)
 MASKED_SETS = tuple(name for name, known in KNOWN_SETS.items() if known.masks)
@@ -202,12 +200,9 @@ FAMILIES = {
 }
 
 
-if TYPE_CHECKING:  # names are read without importing datasets
-    import datasets
-
 BUNDLED_BENCHMARK = "emoji-shift"
 BENCHMARK_NAMES = (BUNDLED_BENCHMARK,)  # of `benchmarks()`
-IMAGES_PER_SET = 300  # of a benchmark, by default
+IMAGES_PER_SET = 300  # default for the sets of a benchmark
 
 
 @dataclass(frozen=True)
@@ -216,10 +211,10 @@ class Benchmark:
     training_classes: frozenset[int]  # labels of the classes to finetune on by default
     shifted: tuple[str, ...]  # names of the shifted evaluation sets, over which results are averaged
     masks: str  # origin of the masks, for model cards
-    # Loads `train` and `validation`; takes `samples_per_class`, `seed`, `class_seed` and `num_classes`.
-    load_finetuning_splits: Callable[..., dict[str, datasets.Dataset]]
+    # Loads datasets `train` and `validation`; takes `samples_per_class`, `seed`, `class_seed` and `num_classes`.
+    load_finetuning_splits: Callable[..., dict[str, Any]]
     # Loads the evaluation sets in the order of the tables; takes the images per set and the seed of their composition.
-    evaluation_sets: Callable[[int, int], dict[str, datasets.Dataset]]
+    evaluation_sets: Callable[[int, int], dict[str, Any]]
 
 
 @cache

@@ -11,8 +11,8 @@ from .known_sets import KNOWN_SETS, V2_VARIANTS
 @dataclass(kw_only=True)
 class WriterOptions(Options):
     output_dir: Path = output_dir()
-    skip_bad: bool = option(False, "leave out rows that cannot be used, and list them")
-    rows_per_shard: int = option(200, "images of a file, which are done again after a kill", COUNT)
+    skip_bad: bool = option(False, "leave out images that cannot be used, and list them")
+    rows_per_shard: int = option(200, "images per file; a run that was killed repeats at most one file", COUNT)
 
 
 @dataclass(kw_only=True)
@@ -21,16 +21,16 @@ class SetOptions(Options):
 
     GROUP = "options of some sets"
 
-    labels: Literal["original", "real"] | None = option(None, "imagenet-1k: `real` for the lists of ReaL")
+    labels: Literal["original", "real"] | None = option(None, "imagenet-1k: `real` for the labels of ReaL")
     variant: str | None = option(None, "imagenet-v2: the paper's is matched-frequency", choices=V2_VARIANTS)
     mappings: str | None = option(None, "objectnet: folder of the mapping files")
-    cropped: bool | None = option(None, "objectnet: cut the red border of 2 px")
-    imagenet: str | None = option(None, "imagenet-s919, paper-split, hard-imagenet: your ImageNet-1k, for the images")
+    cropped: bool | None = option(None, "objectnet: cut off the red border of 2 px")
+    imagenet: str | None = option(None, "imagenet-s919, paper-split, hard-imagenet: folder of ImageNet-1k")
     class_seed: int | None = option(None, "paper-split: shuffle the classes first (Tables 8 and 9)", NOT_NEGATIVE)
     num_classes: int | None = option(None, "paper-split: training classes, 500 by default (Fig. 7b)", COUNT)
-    samples_per_class: int | None = option(None, "paper-split: images of each, 3 by default (Fig. 7a)", COUNT)
+    samples_per_class: int | None = option(None, "paper-split: images of each class, 3 by default (Fig. 7a)", COUNT)
     segmentations: str | None = option(None, "waterbirds: the folder `segmentations` of CUB-200-2011, for masks")
-    split: str | None = option(None, "sets of several splits: only one")
+    split: str | None = option(None, "sets of several splits: the only split to take")
 
     @property
     def of_the_set(self) -> dict[str, Any]:
@@ -40,25 +40,25 @@ class SetOptions(Options):
 
 @dataclass(kw_only=True)
 class PrepareOptions(WriterOptions, SetOptions):
-    """Write a set of the paper, or a later one, as parquet, every image checked. An interrupted run resumes when it is started again.
+    """Write a known image set as parquet, and check every image. An interrupted run resumes when it is started again.
 
     robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
     """
 
     set: str = option(text=f"set: {', '.join(KNOWN_SETS)}", choices=KNOWN_SETS, metavar="SET", positional=True)
     sources: list[str] = option(
-        [], "folder of the official layout, archives, or Hub id; by default the set's on the Hub", positional=True
+        [], "folder of the official layout, archives, or Hub id (default: the set on the Hub)", positional=True
     )
 
 
 @dataclass(kw_only=True)
 class DescribeOptions(SetOptions):
-    """Rows, classes, mask coverage and the first problems of a dataset.
+    """Show rows, classes, mask coverage and the first problems of a dataset.
 
     robust-vit data describe sets/imagenet-a
     robust-vit data describe objectnet-1.0 --set objectnet
     """
 
     source: str = option(text="folder, file or Hub id", positional=True)
-    set: str | None = option(None, "read it as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
-    split: str | None = option(None, "split to read; `train` by default, if there is one")
+    set: str | None = option(None, "read the images as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
+    split: str | None = option(None, "split to read (default: train, or the first)")

@@ -1,4 +1,4 @@
-"""Schema of images: columns and rows of the sets, decoding and digests of rows, masks, and the checks before training."""
+"""Columns and rows of images: those of the known sets, their decoding, and the checks before training."""
 
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -21,11 +21,11 @@ from .mask_checks import extent_without_edges, mask_problem
 
 logger = logging.get_logger(__name__)
 
-NUM_SHOWN = 10  # problems that a message names
+NUM_SHOWN = 10  # largest number of problems or class names in a message
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
-    """Columns of a set. Of images with several labels, `label` is the list of those accepted."""
+    """Columns of a known set. If images have several labels, `label` is the list of all accepted ones."""
     known = KNOWN_SETS[name]
     columns = {"image": datasets.Image()}
     if known.masks or "segmentations" in options:
@@ -42,15 +42,15 @@ def features_of(name: str, options: dict) -> datasets.Features:
 
 @dataclass(frozen=True)
 class Source:
-    """Undecoded rows of a set on disk. Unusable ones have only `file_name` and `problem`."""
+    """Undecoded rows of a set on disk. Rows that cannot be used have only `file_name` and `problem`."""
 
     rows: Callable[[list], Iterator[dict]]  # generator function of the rows of shards
-    shards: list  # small picklable parts of the set in a fixed order, to be shared by workers
-    state: object = None  # changes with the rows, in addition to the modification time of the `path` of each shard
+    shards: list  # small picklable parts of the set, in a fixed order, which workers share
+    state: object = None  # changes if the rows do, in addition to the modification time of the `path` of each shard
     features: datasets.Features | None = None  # columns of the rows, which [`open_source`] adds
 
     def changed(self, change: Callable[[dict], dict | None], files: Iterable[Path] = ()) -> "Source":
-        """Source with usable rows changed by a picklable function, which reads the files and may give `None`."""
+        """Source with usable rows changed by a picklable function, which depends on the files; `None` leaves a row out."""
         times = [path.stat().st_mtime_ns for path in files if path.is_file()]
         return replace(self, rows=partial(_changed, rows=self.rows, change=change), state=(self.state, times))
 
@@ -63,7 +63,7 @@ def _changed(
 
 
 def with_mask(row: dict, read: Callable[[Path], Image.Image]) -> dict:
-    """The row with the mask that `read` gives for the file `mask`, turned as decoding turns the image."""
+    """Return the row with the mask that `read` gives for the file `mask`, rotated as decoding rotates the image."""
     path = row["mask"]
     try:
         mask = read(path)
@@ -102,9 +102,8 @@ def decode(row: dict, shorter_side: int | None = None) -> tuple[dict, Image.Imag
                 scale = side / min(picture.size)
                 size = [round(scale * length) for length in picture.size]
                 picture = to_rgb(picture).resize(size, Image.Resampling.LANCZOS)
-                encoded = encode_image(
-                    picture, f"{Path(row['file_name']).stem}.jpg", "JPEG", quality=95, subsampling=0
-                )
+                name = Path(row["file_name"]).with_suffix(".jpg").name
+                encoded = encode_image(picture, name, "JPEG", quality=95, subsampling=0)
             images[column] = picture
         except Exception as error:  # codecs raise any type
             return {"file_name": row["file_name"], "problem": f"`{where}` cannot be decoded: {error}"}, None, None
@@ -165,12 +164,8 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
 def check_rows(
     dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
 ) -> datasets.Dataset:
-    """Decode and check every row once, so that training does not fail on it hours later.
-
-    Args:
-        dataset: rows with `image`, `mask` and, maybe, `label`, below `num_labels`.
-        bad_masks: whether rows whose mask is empty or full are left out, or an error.
-    """
+    """Decode and check every row once, so that training does not fail on it hours later. Rows have `image`, `mask` and optionally
+    `label`, which must be below `num_labels`. Those whose mask is empty or full are left out, or raise an error (`refuse`)."""
     kept, problems, uninformative = [], [], []
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
     for index, row in enumerate(rows):
@@ -200,7 +195,7 @@ def name_of(row: dict, index: int) -> str:
 
 
 def label_problem(label: int | None, num_labels: int | None = None) -> str | None:
-    """Problem of a label, or `None`. `num_labels` is `None` if unknown."""
+    """Return the problem of a label, or `None`. `num_labels` is `None` if unknown."""
     if label is None:
         return "label is missing"
     if isinstance(label, int) and (label < 0 or (num_labels is not None and label >= num_labels)):
@@ -210,7 +205,7 @@ def label_problem(label: int | None, num_labels: int | None = None) -> str | Non
 
 
 def may_be_shown(dataset: datasets.Dataset) -> np.ndarray:
-    """`(N,)` bool: publishable rows. For emoji-shift, those with openly licensed artwork."""
+    """Which rows may be published, `(N,)` bool: in emoji-shift, those with openly licensed artwork."""
     if "openly_licensed" not in dataset.column_names:
         return np.ones(len(dataset), dtype=bool)
     return np.array(dataset.with_format(None)["openly_licensed"][:], dtype=bool)

@@ -22,20 +22,19 @@ from .schema import decode_pictures, label_problem, name_of
 logger = logging.get_logger(__name__)
 
 SHUFFLE_BUFFER = 1000  # rows of a stream among which the next one is drawn
-MAX_BAD_ROWS = 100  # consecutive ones, after which the dataset is refused
+MAX_BAD_ROWS = 100  # number of consecutive unusable rows that raises an error
 
 
 @dataclass(eq=False)
 class MaskedStream(torch.utils.data.IterableDataset):
-    """Endless transformed rows of a stream with masks, with their `name` for errors; it restarts in the next
-    epoch's order. Augmentation depends only on `seed`, the pass and the row. 100 consecutive unusable rows
-    are an error.
+    """Endless transformed rows of a stream with masks, with their `name` for errors. At its end, the stream restarts in the order of
+    the next epoch. Augmentation depends only on `seed`, the epoch and the row. 100 consecutive unusable rows raise an error.
 
     Args:
         dataset: stream with the columns of `check_columns`.
         transform: [`train_transform`] of an image processor.
         mapping: class of the model for each label, see [`label_mapping`].
-        bad_masks: whether unusable rows, and empty or full masks, are left out, or an error.
+        bad_masks: `skip` leaves out unusable rows and rows whose mask is empty or full; `refuse` raises an error.
         rank: number of this process among the `num_processes`.
     """
 
@@ -54,7 +53,7 @@ class MaskedStream(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[dict]:
         features, num_bad = self.dataset.features, 0
         for epoch in count():
-            rows = self.share.with_format(None)  # a copy, since workers share the memory with the epoch of `datasets`
+            rows = self.share.with_format(None)  # a copy: workers share the memory with the epoch of `datasets`
             rows.set_epoch(epoch)
             index = -1
             for index, row in enumerate(_encoded(rows, features)):
@@ -69,12 +68,12 @@ class MaskedStream(torch.utils.data.IterableDataset):
                 num_bad += 1
                 if self.bad_masks == "refuse" or num_bad == MAX_BAD_ROWS:
                     advice = "Repair it, or leave such rows out with `bad_masks='skip'`."
-                    last = f"No row of the last {num_bad} can be used: see `robust-vit data describe`."
+                    last = f"None of the last {num_bad} rows can be used: see `robust-vit data describe`."
                     raise ValueError(f"{where}: {problem}. {advice if self.bad_masks == 'refuse' else last}")
                 if epoch == 0:
                     logger.warning(f"{where}: {problem}. The row is left out.")
             if index < 0 and get_worker_info() is None:
-                raise ValueError("The train dataset has no rows, or fewer than processes.")
+                raise ValueError("The train dataset has no rows, or fewer rows than processes.")
             if index < 0:
                 return  # there are more workers than shards
 
@@ -94,7 +93,7 @@ class MaskedStream(torch.utils.data.IterableDataset):
 
 
 def stream_identity(dataset: datasets.IterableDataset) -> str:
-    """32 hexadecimal digits of a stream's columns, number of shards, and first 100 rows."""
+    """Return 32 hexadecimal digits that identify a stream by its columns, number of shards, and first 100 rows."""
     rows = islice(_encoded(dataset.decode(False).with_format(None), dataset.features), 100)
     known = [repr(dataset.features), dataset.num_shards, *map(row_digest, rows)]
     return xxhash.xxh3_128_hexdigest(repr(known).encode())

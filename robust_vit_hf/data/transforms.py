@@ -1,7 +1,7 @@
 """What a model sees: the geometry of image processors, and joint transforms of image and mask.
 
-Geometry is read from the settings of processors that only resize, crop and normalise, and otherwise measured on flat
-images. Masks are resized bilinearly without antialiasing, as in the released code.
+The geometry is read from the settings of processors that only resize, crop and normalise, and otherwise measured on flat images. Masks
+are resized bilinearly without antialiasing, as in the released code.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from .schema import check_masks
 
 SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
 SETTINGS += ("do_normalize", "image_mean", "image_std")
-ASKED = "give a transform of your own that takes an image and is the same each time (`transform`), or a protocol (`paper`, `native`)"
+ASKED = "give a protocol (`paper` or `native`), or your own `transform`, which takes an image and is not random"
 Transform = Callable[[dict[str, list]], dict[str, list]]  # of a batch of rows
 
 
@@ -41,7 +41,7 @@ def has_plain_geometry(processor: BaseImageProcessor) -> bool:
 
 
 def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
-    """Height and width of the images that a processor gives, of which there must be one size."""
+    """Height and width of the images that a processor gives, which must all have one size."""
     if has_plain_geometry(processor):
         size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else None
         if size and size.get("height") and size.get("width"):
@@ -55,7 +55,7 @@ def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
 
 
 def pixel_levels(processor: BaseImageProcessor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixel values `(3,)` of black and of white, as a processor gives them."""
+    """Pixel values `(3,)` of black and of white after processing."""
     black, white = (_flat(processor, level, (64, 64)) for level in (0, 255))
     middle = black.shape[1] // 2, black.shape[2] // 2  # at the edges, a processor may pad
     return black[:, *middle], white[:, *middle]
@@ -79,9 +79,8 @@ def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], tor
 
 
 def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
-    """Functions of images and of masks for any other processor; `whole` squashes both. A mask is processed as
-    an image, and compared with a black and a white one. Processors that are random or not linear in the
-    pixels are rejected."""
+    """Functions of images and of masks for any other processor; `whole` squashes both. A mask is processed as an image, and compared
+    with a black and a white image. Processors that are random or not linear in the pixels are rejected."""
     if whole:
         size, normalize = [*input_size(processor)], normalization(processor)
         squash = partial(functional.resize, size=size)
@@ -103,12 +102,8 @@ def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Cal
 
 
 def place_in_image(values: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
-    """Picture of a map over the whole image from which a processor makes the model's input: 0 outside its crop.
-
-    Args:
-        values: map `(H, W)` in [0, 1] of the input, such as relevance.
-        size: width and height of the image.
-    """
+    """Place a map of the model's input `(H, W)`, in [0, 1], such as relevance, in the image of the given width and height from which
+    the processor made the input. The picture is 0 outside the crop."""
     picture = Image.fromarray((255 * values.clamp(0, 1)).round().byte().cpu().numpy())
     if not has_plain_geometry(processor):
         (across, left), (down, top) = measured_place(processor, size)
@@ -121,7 +116,7 @@ def place_in_image(values: torch.Tensor, size: tuple[int, int], processor: BaseI
             resized = tuple(edge * side / min(size) for side in size)
         else:
             resized = (processor.size["width"], processor.size["height"])
-        # The crop begins before the resized image where it is larger, and pads it.
+        # A crop that is larger than the resized image pads it, and begins before it.
         across, down = (length / side for length, side in zip(resized, size, strict=True))
         left, top = ((side - length) / 2 for length, side in zip(resized, picture.size, strict=True))
     coordinates = (across, 0, left, 0, down, top)  # from pixels of the image to those of the map
@@ -129,8 +124,8 @@ def place_in_image(values: torch.Tensor, size: tuple[int, int], processor: BaseI
 
 
 def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:
-    """Where a processor takes the pixels of images of this width and height: for columns and for rows, factor
-    and offset from the image's coordinates to its own, fitted to a gradient of grey."""
+    """From where a processor takes the pixels of images of this width and height: factor and offset, for columns and for rows, from
+    coordinates in the image to those in its output, fitted to a gradient of grey."""
     _check_linear(processor)
     black, white = (_flat(processor, level, size) for level in (0, 255))
     lines = []
@@ -139,8 +134,8 @@ def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list
         pixels = np.broadcast_to(ramp if axis == 0 else ramp[:, None], size[::-1])
         seen = _grey(processor, Image.fromarray(pixels.copy()), black, white)[0].numpy()
         values = seen[seen.shape[0] // 2] if axis == 0 else seen[:, seen.shape[1] // 2]
-        inside = (values > 0.02) & (values < 0.98)  # and not where it pads
-        if inside.sum() < 2:  # a side of a pixel
+        inside = (values > 0.02) & (values < 0.98)  # not where it pads
+        if inside.sum() < 2:  # the side has a single pixel
             lines.append((len(values) / side, 0.0))
         else:
             lines.append(tuple(np.polyfit(values[inside] * (side - 1) + 0.5, np.flatnonzero(inside) + 0.5, 1)))
@@ -150,7 +145,7 @@ def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list
 def _grey(
     processor: BaseImageProcessor, picture: Image.Image, black: torch.Tensor, white: torch.Tensor
 ) -> torch.Tensor:
-    """Grey values `(1, H, W)` in [0, 1] as processed; 0 where the processor pads."""
+    """Grey values `(1, H, W)` in [0, 1] of a processed picture; 0 where the processor pads."""
     contrast = (white - black).mean(dim=0, keepdim=True)
     inside = (_processed(processor, picture.convert("RGB")) - black).mean(dim=0, keepdim=True)
     return torch.where(contrast.abs() > 1e-6, inside / contrast, 0.0).clamp(0, 1)
@@ -161,7 +156,7 @@ def _check_linear(processor: BaseImageProcessor) -> None:
     noise = 5 * np.random.default_rng(0).integers(12, 40, (80, 120, 3), dtype=np.uint8)
     black, white = (_flat(processor, level, (120, 80)) for level in (0, 255))
     first, dark = (_processed(processor, Image.fromarray(pixels)) for pixels in (noise, noise // 5))
-    again = (_processed(processor, Image.fromarray(noise)) for _ in range(10))  # a random flip is often the same
+    again = (_processed(processor, Image.fromarray(noise)) for _ in range(10))  # since random flips may agree
     same, contrast = all(torch.equal(first, other) for other in again), (white - black).abs().max()
     if not same or not contrast or (dark - black - 0.2 * (first - black)).abs().max() > 0.01 * contrast:
         why = "changes the contrast of each image" if same else "is random"
@@ -184,7 +179,7 @@ def _processed(processor: BaseImageProcessor, image: Image.Image) -> torch.Tenso
 
 
 def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
-    """Reject images so narrow that they exceed `PIL.Image.MAX_IMAGE_PIXELS` when they are resized."""
+    """Raise an error for images so narrow that they would exceed `PIL.Image.MAX_IMAGE_PIXELS` when resized."""
     size = getattr(processor, "size", None) or {}
     shortest = None if size.get("longest_edge") else size.get("shortest_edge")
     if not (getattr(processor, "do_resize", False) and shortest and Image.MAX_IMAGE_PIXELS):
@@ -193,12 +188,12 @@ def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> N
         longest = round(shortest * max(image.size) / min(image.size))
         if shortest * longest > Image.MAX_IMAGE_PIXELS:
             raise ValueError(
-                f"An image of {image.width}×{image.height} pixels would be resized to {longest:,} pixels at one side: crop it."
+                f"An image of {image.width}×{image.height} pixels would be resized to {longest:,} pixels on its longer side: crop it."
             )
 
 
 def picklable(factory: Callable[..., Transform]) -> Callable[..., Transform]:
-    """Decorator of functions that make a transform, which is pickled as their arguments for spawned workers."""
+    """Decorator of functions that make a transform: for spawned workers, the arguments are pickled instead of the transform."""
 
     @wraps(factory)
     def make(*args, **kwargs) -> Transform:
@@ -232,11 +227,11 @@ def train_transform(
 
     Args:
         processor: image processor, whose images have one size.
-        seed_of_row: seed of a row's crop and flip by its `row_index`; by default torch's random state.
+        seed_of_row: gives the seed of a row's crop and flip by its `row_index`; by default, torch's random state is used.
         resample: interpolation of the squash of images; bilinear in the released code.
 
     Returns:
-        Function of a batch of rows with `image` and `mask` (PIL images) and, if any, `label`. It gives `pixel_values`, fp32
+        Function of a batch of rows with `image` and `mask` (PIL images) and optionally `label`. It returns `pixel_values`, fp32
         `(3, H, W)`, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
     """
     height, width = input_size(processor)
@@ -270,11 +265,11 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool =
     """Joint evaluation transform: images are processed by the processor, and masks, if any, get the same geometry.
 
     Args:
-        border: width in pixels of a border that is cut first, such as ObjectNet's red one.
+        border: width in pixels of a border that is cut off first, such as ObjectNet's red border.
         whole: whether images are squashed to the processor's size, instead of cropped.
 
     Returns:
-        Function with the inputs and outputs of that of [`train_transform`].
+        Function with the inputs and outputs of the function that [`train_transform`] returns.
     """
     transforms = _plain if has_plain_geometry(processor) else measured_transforms
     images_of, masks_of = transforms(processor, whole)
@@ -310,8 +305,7 @@ def _plain(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callab
 
 @picklable
 def segmentation_transform(processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR) -> Transform:
-    """Transform of the paper's segmentation test, as [`eval_transform`]: image and mask (nearest) are squashed,
-    not cropped."""
+    """Transform of the paper's segmentation test: as [`eval_transform`], but image and mask are squashed, the mask by nearest pixels."""
     size = [*input_size(processor)]
     if has_plain_geometry(processor):
         processor = type(processor).from_dict(processor.to_dict() | {"resample": resample})

@@ -28,11 +28,11 @@ from .mask_checks import mask_problem
 from .schema import decode
 
 
-MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows
+MAX_BYTES = 64 * 2**20  # of images, after which a slice is written whatever its number of rows
 DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadata of its files
-ROWS_PER_PART = 32  # which one process decodes and finishes together
+ROWS_PER_PART = 32  # rows that one process decodes and finishes together
 CARD_FILE, REJECTED_FOLDER = "README.md", "rejected"
-# Of cards (https://huggingface.co/docs/hub/datasets-cards): tasks by column, and sizes by the number of rows that they are below.
+# In cards (https://huggingface.co/docs/hub/datasets-cards): tasks by column, and size categories by their upper limit.
 TASKS = {"label": "image-classification", "mask": "image-segmentation"}
 SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
@@ -40,28 +40,27 @@ DecodedRow = tuple[dict, Image.Image | None]
 
 
 def made_from(folder: Path) -> dict:
-    """Inputs recorded by [`SplitWriter`] in a folder; empty for others. Incomplete or old folders are rejected."""
+    """Return the inputs that [`SplitWriter`] recorded in a folder; empty for other folders. Incomplete or old folders are rejected."""
     record = read_json(folder / STAGE_FILE) or {}
     inputs = record.get("inputs", {})
     of_splits = inputs.get("command") in ("data prepare", "masks")
     if (of_splits and "result" not in record) or (folder / "made_by.json").is_file():
-        raise ValueError(f"`{folder}` is not complete, or of an earlier version: run the command again that made it.")
+        raise ValueError(f"`{folder}` is not complete, or of an earlier version: run again the command that made it.")
     return inputs if of_splits else {}
 
 
 @dataclass(eq=False)
 class SplitWriter:
-    """Writes a split to the folder of a stage. A slice of source rows is written at once, to files named by its
-    range; a reopened writer goes on after the last. Rows with a `problem` go to the configuration
-    `rejected`.
+    """Writes a split to the folder of a stage. Each slice of source rows is written at once, to files named by its range. A reopened
+    writer goes on after the last slice. Rows with a `problem` go to the configuration `rejected`.
 
     Args:
         stage: stage of the folder, with all inputs that the rows depend on.
         features: columns of the rows that are kept.
         text: first paragraph of the card, after its `title`.
-        rows_per_file: number of source rows of a slice, unless these exceed 64 MiB.
-        selection: rule by which the source rows are selected.
-        facts: further metadata of the card, such as `license`, which is unknown by default.
+        rows_per_file: number of source rows of a slice; fewer if their images exceed 64 MiB.
+        selection: criterion by which the source rows are selected.
+        facts: further metadata of the card, such as `license`, which is `unknown` by default.
     """
 
     stage: Stage
@@ -75,10 +74,10 @@ class SplitWriter:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not re.fullmatch(r"\w+(\.\w+)*", self.split):  # which `datasets` demands
-            raise ValueError(f"`{self.split}` cannot name a split: give several apart (`--split train validation`).")
-        check_no_pattern(self.stage.folder)  # could not be loaded
-        self.splits = (self.stage.result() or {"splits": {}})["splits"]  # that are complete
+        if not re.fullmatch(r"\w+(\.\w+)*", self.split):  # as `datasets` requires
+            raise ValueError(f"`{self.split}` cannot name a split: give several as `--split train validation`.")
+        check_no_pattern(self.stage.folder)  # `datasets` could not load it
+        self.splits = (self.stage.result() or {"splits": {}})["splits"]  # complete splits, with their numbers of rows
         self.is_complete = self.split in self.splits
         self.stage.begin()
         self._rows: list[dict] = []
@@ -91,7 +90,7 @@ class SplitWriter:
 
     @property
     def slices(self) -> list[tuple[int, int, Path]]:
-        """Complete slices: first source row, that after the last, and the file of the rows that are kept."""
+        """Complete slices: the first source row, the row after the last, and the file of the rows that are kept."""
         slices: list[tuple[int, int, Path]] = []
         for path in sorted(self.stage.folder.glob(f"{self.split}-*.parquet")):
             first, end = map(int, path.stem.split("-")[1:])
@@ -105,7 +104,7 @@ class SplitWriter:
         return max((end for _, end, _ in self.slices), default=0)
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
-        """Skip the source rows that are written, after comparing their digests."""
+        """Skip the source rows that are written already, after comparing their digests."""
         change = None
         for first, end, path in self.slices:
             digest = parquet.read_schema(path).metadata.get(DIGEST_KEY, b"").decode()
@@ -119,7 +118,7 @@ class SplitWriter:
         return rows
 
     def written(self, columns: list[str], rejected: bool = False) -> list[dict]:
-        """Values of columns of the rows in complete slices: of those kept, or of those rejected."""
+        """Read columns of the rows in complete slices: of the rows that were kept, or of those that were `rejected`."""
         folder = self.stage.folder / (REJECTED_FOLDER if rejected else "")
         files = [folder / path.name for _, _, path in self.slices]
         return [
@@ -127,7 +126,7 @@ class SplitWriter:
         ]
 
     def write(self, rows: list[dict], digests: list[str]) -> None:
-        """Add the next source rows and their digests to the slice, which is written if it has enough."""
+        """Add the next source rows and their digests to the slice, which is written when it is large enough."""
         self._rows += rows
         self._digests += digests
         pictures = [value for row in self._rows for value in row.values() if isinstance(value, dict)]
@@ -140,7 +139,7 @@ class SplitWriter:
         name = f"{self.split}-{first:09d}-{first + len(self._rows):09d}.parquet"
         metadata = {DIGEST_KEY: self._digest(self._digests).encode()}
         rejected = [row for row in self._rows if "problem" in row]
-        if rejected:  # first
+        if rejected:  # before the file of the kept rows, with which the slice is complete
             with_problem = datasets.Features(self.features | {"problem": datasets.Value("string")})
             _write_file(self.stage.folder / REJECTED_FOLDER / name, rejected, with_problem, metadata)
         kept = [row for row in self._rows if "problem" not in row]
@@ -148,7 +147,7 @@ class SplitWriter:
         self._rows, self._digests = [], []
 
     def finish(self) -> tuple[int, int]:
-        """Write the rest, and mark the split as complete. Returns the numbers of rows and rejected rows."""
+        """Write the last slice, and mark the split as complete. Returns the numbers of kept and of rejected rows."""
         if self._rows:
             self._write_slice()
         folder = self.stage.folder
@@ -194,7 +193,7 @@ def _write_file(path: Path, rows: list[dict], features: datasets.Features, metad
     schema = features.arrow_schema
     schema = schema.with_metadata(schema.metadata | metadata)
     with atomic_file(path) as partial, parquet.ParquetWriter(partial, schema) as file:
-        if rows:  # `load_dataset` refuses empty row groups
+        if rows:  # `load_dataset` rejects empty row groups
             file.write_table(pa.Table.from_pylist(rows, schema), row_group_size=32)
 
 
@@ -207,18 +206,18 @@ def write_rows(
     parts: Callable[[Iterator[dict]], Iterator[list[dict]]] | None = None,
     shorter_side: int | None = None,
 ) -> tuple[int, int] | None:
-    """Write the rows of a [`Source`] that are not written yet, decoding every image once, in all processes.
+    """Write the rows of a [`Source`] that are not written yet, and decode every image once. All processes share the work.
 
     Args:
         writer: writer of the split; `None` outside the main process.
-        rows: all source rows, in order, with undecoded images, maybe `total` of them.
-        skip_bad: whether rows that cannot be used are rejected, and not an error.
-        finish: gives the rows to write of a part, one for each of its decoded rows.
+        rows: all source rows, in order, with undecoded images; `total` is their number, if known.
+        skip_bad: whether to reject rows that cannot be used, instead of raising an error.
+        finish: returns the rows to write, one for each decoded row of a part.
         parts: cuts the rows into parts; by default [`parts_of`].
-        shorter_side: in pixels, to which larger images are reduced; by default, none is.
+        shorter_side: length in pixels of the shorter side, to which larger images are reduced; by default, none are.
 
     Returns:
-        The numbers of rows and rejected rows; `None` where `writer` is.
+        The numbers of kept and of rejected rows; `None` outside the main process.
     """
     state, read = PartialState(), partial(decode, shorter_side=shorter_side)
     if writer is not None:
@@ -259,7 +258,7 @@ def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:
 
 
 def _reasons(folder: Path) -> str:
-    """Table of the twenty most frequent reasons, without names and numbers."""
+    """Table of the twenty most frequent reasons, with names and numbers replaced by `…`."""
     counts: Counter[str] = Counter()
     for path in folder.glob("*.parquet"):
         problems = parquet.read_table(path, columns=["problem"])["problem"].to_pylist()

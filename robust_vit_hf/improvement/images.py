@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 
 from ..data.background_edits import draw_donors
-from ..data.balanced_splits import choose_images, held_out, labels_of
+from ..data.balanced_splits import choose_images, held_out
 from ..data.classes import align_labels, check_one_numbering, classes_of_model
 from ..data.copies import without_copies
 from ..data.find_images import Images, UnknownSplit, find_images
@@ -38,7 +38,7 @@ def images_by_role(
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
-        train, validation = map(train.select, held_out(labels_of(train.rows), options.seed))
+        train, validation = map(train.select, held_out(train.rows["label"][:], options.seed))
         notes.append(
             f"`{public_name(train.source)}` has no split `{options.eval_split}`: {len(validation.rows)} of the images of `{options.train_split}` "
             "were held out. If your model was trained on them, its top-1 on them is too high."
@@ -49,7 +49,7 @@ def images_by_role(
     count = options.max_steps * options.train_batch_size
     images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed), split="train")}
     rows = choose_images(validation.rows, options.num_images, options.seed)
-    draw_donors(labels_of(rows).tolist())  # rejects images of one class before masks are made, which takes long
+    draw_donors(rows["label"][:])  # rejects images of one class before masks are made, which takes long
     images["validation"] = replace(validation, rows=rows, split="validation", group_weights=weights)
     return _apart(train, validation, images, pool, session.folder), pool
 

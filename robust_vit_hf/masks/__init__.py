@@ -1,5 +1,1 @@
-"""Foreground masks for images without masks: from only a ViT's features (`tokencut`), from class names (`grounded`),
-or from COCO annotations (`coco`).
-
-Mask makers take images and their rows, and return a `MaskResult` for each.
-"""
+"""Foreground masks for images without masks. A mask maker takes images and their rows, and returns a `MaskResult` for each."""

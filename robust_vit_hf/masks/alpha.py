@@ -1,4 +1,4 @@
-"""Foreground masks from the transparency of images, such as PNG and WebP whose background was removed."""
+"""Foreground masks from the transparency of images, such as PNG and WebP files whose background was removed."""
 
 import io
 from contextlib import suppress
@@ -22,12 +22,12 @@ def alpha_mask(encoded: dict) -> Image.Image | None:
 
 
 def make_alpha_masks(images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-    """Mask maker of the encoded images of the rows. A `ValueError` names images without an [`alpha_mask`]."""
+    """Mask maker that reads the encoded images of the rows. A `ValueError` names images without an [`alpha_mask`]."""
     masks = [alpha_mask(row["image"]) for row in rows]
     if lacking := [f"`{row['file_name']}`" for row, mask in zip(rows, masks, strict=True) if mask is None]:
         raise ValueError(
-            f"The alpha of {', '.join(lacking)} is no mask, since all pixels are opaque, or all transparent. Remove such images, or make "
-            "masks of all by another method, such as dinov2."
+            f"The transparency of {', '.join(lacking)} is not a mask: all pixels are opaque, or all are transparent. Remove these images, "
+            "or make the masks of all images by another method, such as dinov2."
         )
     return [MaskResult(mask) for mask in masks]
 
@@ -35,7 +35,7 @@ def make_alpha_masks(images: list[Image.Image], rows: list[dict]) -> list[MaskRe
 def first_cut_out(dataset: datasets.Dataset) -> str | None:
     """Name of the first image with an [`alpha_mask`]; `None` if there is none."""
     for row in undecoded_rows(dataset):
-        with suppress(Exception):  # codecs raise any type, and whoever needs the image will name it
+        with suppress(Exception):  # codecs raise any type; the error is reported where the image is used
             if alpha_mask(row["image"]) is not None:
                 return row["file_name"]
     return None

@@ -22,12 +22,11 @@ from .options import GroundedOptions, Sam3Options
 from .tokencut import MaskResult
 
 
-Prompts = Callable[[Any], Sequence[str] | None]  # names to look for, by label; `None` for a label without
+Prompts = Callable[[Any], Sequence[str] | None]  # names to look for, by label; `None` if there are none
 
 
 def prompts_of_labels(features: datasets.Features, path: Path | None) -> Prompts:
-    """Function that returns the names to prompt for a label: those in the prompts file, or the first name of
-    the class."""
+    """Return a function that gives the names to look for by label: those in the prompts file, or the first name of the class."""
     label = features.get("label")
     if not isinstance(label, datasets.ClassLabel):
         raise ValueError(
@@ -52,23 +51,25 @@ def _read_prompts(path: Path, classes: Collection[str]) -> dict[str, list[str]]:
         for names in given.values()
     ):
         example = '{"tench": ["head", "fins"]}'
-        told = f": `{unknown[0]}` is no class of the images" if unknown else ""
-        raise ValueError(f"`{path}` must be a JSON object of classes and lists of names, such as {example}{told}.")
+        told = f": `{unknown[0]}` is not a class of the images" if unknown else ""
+        raise ValueError(f"`{path}` must be a JSON object of lists of names by class, such as {example}{told}.")
     return given
 
 
 class _ByNames:
     prompts: Prompts
-    models: dict[str, PreTrainedModel]  # that determine the masks, by setting name
     _mask: Callable[[Image.Image, Sequence[str]], MaskResult]
+
+    @property
+    def models(self) -> dict[str, PreTrainedModel]:
+        """The models that determine the masks, by the names of their settings."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, PreTrainedModel)}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make masks of RGB images of any sizes, in order, by the `label` of their rows."""
         names = [self.prompts(row.get("label")) or () for row in rows]
         if missing := [row.get("label") for row, of_row in zip(rows, names, strict=True) if not of_row]:
-            raise ValueError(
-                f"There is no prompt for the label {missing[0]!r}: give images with named classes, or a prompt."
-            )
+            raise ValueError(f"There is no prompt for the label {missing[0]!r}: name the classes, or give prompts.")
         return [self._mask(*pair) for pair in zip(images, names, strict=True)]
 
 
@@ -103,9 +104,6 @@ class GroundedSegmentation(_ByNames):
             sam = transformers.AutoModelForMaskGeneration.from_pretrained(segmenter).eval().to(device)
             return cls(finder, finder_processor, sam, AutoProcessor.from_pretrained(segmenter), prompts, **arguments)
 
-    def __post_init__(self):
-        self.models = {"detector": self.detector, "segmenter": self.segmenter}
-
     @torch.no_grad()
     def _mask(self, image: Image.Image, names: Sequence[str]) -> MaskResult:
         inputs = self.detector_processor(images=image, text=prompt_text(names), return_tensors="pt")
@@ -114,7 +112,7 @@ class GroundedSegmentation(_ByNames):
             self.detector(**inputs),
             inputs["input_ids"],
             threshold=self.box_threshold,
-            text_threshold=0.25,  # of a word in the phrase of a box, which is only shown in the note
+            text_threshold=0.25,  # for the words of a box's phrase, which only the note shows
             target_sizes=[(image.height, image.width)],
         )
         if not len(detected["boxes"]):
@@ -130,7 +128,7 @@ class GroundedSegmentation(_ByNames):
         )
         # SAM pads images and returns the unpadded sizes; SAM 2 resizes both sides.
         sizes = [inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
-        # Of the masks of each box (whole, part, subpart), that with the highest predicted IoU: (N, 3, h, w) to (N, 1, h, w).
+        # Each box has three masks (whole, part, subpart), (N, 3, h, w): take the one with the highest predicted IoU, (N, 1, h, w).
         logits, best_of_box = output.pred_masks[0].float(), output.iou_scores[0].argmax(dim=1)
         best = logits[torch.arange(len(logits)), best_of_box].unsqueeze(1)
         (masks,) = self.segmenter_processor.post_process_masks([best], *sizes)
@@ -139,7 +137,7 @@ class GroundedSegmentation(_ByNames):
 
 
 def prompt_text(names: Sequence[str]) -> str:
-    """Prompt of Grounding DINO: lower case, " ." after each name, without its full stops, which would split it."""
+    """Prompt of Grounding DINO: names in lower case, each followed by " .", without full stops of their own, which would split them."""
     return " ".join(f"{' '.join(name.lower().replace('.', ' ').split())} ." for name in names)
 
 
@@ -148,7 +146,7 @@ class ConceptSegmentation(_ByNames):
     """Masks of the first concept that SAM 3 finds in an image: the union of its instances.
 
     Args:
-        prompts: names to look for by label, see [`concepts`].
+        prompts: names to look for, by label, see [`concepts`].
         threshold: least score of an instance, in [0, 1].
     """
 
@@ -167,9 +165,6 @@ class ConceptSegmentation(_ByNames):
             # Some checkpoints name the processor for videos, which takes no text.
             processor = transformers.Sam3Processor.from_pretrained(model)
             return cls(loaded.eval().to(device), processor, prompts, **arguments)
-
-    def __post_init__(self):
-        self.models = {"model": self.model}
 
     @torch.no_grad()
     def _mask(self, image: Image.Image, names: Sequence[str]) -> MaskResult:
@@ -195,6 +190,6 @@ class ConceptSegmentation(_ByNames):
 
 
 def concepts(names: Sequence[str]) -> list[str]:
-    """Prompts in order: the names, the last word of each name of several words, and at last "object"."""
+    """Return the prompts in the order in which they are tried: the names, the last word of each name, and "object"."""
     names = [name.lower().strip() for name in names]
     return list(dict.fromkeys([*names, *(name.split()[-1] for name in names if name), "object"]))

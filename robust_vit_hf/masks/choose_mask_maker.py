@@ -1,4 +1,4 @@
-"""Masks for labelled images of your own: those that they have, or new ones by the mask maker that fits."""
+"""Masks for labelled images of your own: their own masks, or new ones by the mask maker that fits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ logger = logging.get_logger(__name__)
 AUTO = ("sam3", "grounded", "rembg")  # in the order in which `auto` tries them
 OTHERS = {"sam3": Sam3Options, "grounded": GroundedOptions, "rembg": RembgOptions, "alpha": AlphaOptions}
 OF_FEATURES = {"dinov2": Dinov2Options, "tokencut": TokenCutOptions}
-# Names of DINOv2-S, in the order in which they are tried, and what they are: no network before the Hub.
+# Names and descriptions of DINOv2-S, in the order in which they are tried: first the one that needs no network.
 DINOV2_SMALL = {
     BUNDLED_MODEL: "DINOv2-S, the bundled backbone",
     MODELS[BUNDLED_MODEL].base_model: f"`{MODELS[BUNDLED_MODEL].base_model}`",
@@ -50,9 +50,9 @@ OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 @dataclass(frozen=True)
 class MaskSettings:
     method: str | None = None  # of `MASK_METHODS`; by default, `dinov2` for images without masks
-    # ViT whose features are taken; by default, the first of [`DINOV2_SMALL`] that can be had, or else the classifier's are cut.
+    # ViT whose features are used; by default, the first of [`DINOV2_SMALL`] that can be loaded, or else the classifier (`tokencut`).
     mask_model: str | None = None
-    model: nn.Module | None = None  # the classifier, which is not needed with `mask_model`, and its processor
+    model: nn.Module | None = None  # the classifier, which is not needed with `mask_model`
     processor: BaseImageProcessor | None = None
     bf16: bool = False  # whether the features are computed with autocast to bfloat16
 
@@ -62,7 +62,7 @@ class MaskSettings:
         return max(448, 2 * max(input_size(self.processor))) if self.processor else 448
 
     def of_features(self) -> tuple[str, str, TokenCut]:
-        """Method, `mask_model` and mask maker of a ViT's features. Logs which, if no model was named."""
+        """Return method, `mask_model` and mask maker that use a ViT's features. Logs which, if no model was named."""
         settings: dict[str, Any] = {"min_side": TokenCutOptions.min_side, "bf16": self.bf16}
         method = self.method or ("tokencut" if self.mask_model else "dinov2")
         maker = TokenCut if method == "tokencut" else ConfirmedMasks
@@ -78,8 +78,8 @@ class MaskSettings:
             cut = TokenCut(self.model.eval(), self.processor, **settings)
         except ValueError as error:
             raise ValueError(
-                f"TokenCut needs the features of a plain ViT, which this classifier is not, and {no_dinov2}: name another ViT with "
-                "--mask_model, or give a folder of --masks."
+                f"TokenCut needs a plain ViT, which this classifier is not, and {no_dinov2}: name another ViT with --mask_model, or a "
+                "folder of masks with --masks."
             ) from error
         if self.mask_model is None:
             logger.warning(f"TokenCut makes masks with the features of the classifier itself: {no_dinov2}.")
@@ -88,8 +88,8 @@ class MaskSettings:
 
 @lru_cache(maxsize=1)
 def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> tuple[str, str | None, Masker]:
-    """The method, mask model and mask maker of settings; of `auto` the first of [`AUTO`] that is installed and whose models can be
-    loaded, or else `dinov2`. Logs why."""
+    """Return method, mask model and mask maker of settings. `auto` is the first of [`AUTO`] that is installed and whose models can
+    be loaded, or else `dinov2`; the log says why."""
     label = datasets.ClassLabel(names=[*class_names]) if class_names else datasets.Value("int64")
     named = {"auto": AUTO, None: ()} | dict.fromkeys(OF_FEATURES, ())
     for name in named.get(settings.method, [settings.method]):
@@ -98,7 +98,7 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
         except (ImportError, OSError, ValueError) as error:
             if settings.method != "auto":
                 raise
-            logger.warning(f"No masks by `{name}`: {error}")
+            logger.warning(f"Masks cannot be made by `{name}`: {error}")
         else:
             logger.warning(f"Masks are made by `{name}`.")
             return name, settings.mask_model, masker
@@ -108,21 +108,21 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
 def masked_images(
     images: Mapping[Path, Images], classes: Sequence[str], settings: MaskSettings, columns: Sequence[str] = ()
 ) -> list[Images]:
-    """Images labelled with `classes` and masked: with masks that they have, or new ones. Called again, finished masks are read. Launched
-    processes share the work. Left out are images that cannot be read, and those whose mask was rejected, empty or full.
+    """Return images labelled with `classes` and with masks: their own, or new ones, which a later call reads again. Launched processes
+    share the work. Images are left out if they cannot be read, or their mask was rejected, empty or full.
 
     Args:
-        images: by the folder in which new masks are kept, with contact sheets.
-        classes: names of the model's classes, of which the labels become indices.
-        columns: of the images, which are kept with new masks.
+        images: by the folder to which new masks are written, with contact sheets.
+        classes: names of the model's classes; labels become indices of them.
+        columns: further columns of the images to keep with new masks.
 
     Raises:
-        ValueError: images have other classes, or of several one is left.
+        ValueError: images have other classes, or only one of several classes is left.
     """
     try:
         return [_masked(of_folder, classes, folder, settings, columns) for folder, of_folder in images.items()]
     finally:
-        choose_mask_maker.cache_clear()  # all masks are made by one mask maker, whose models are large
+        choose_mask_maker.cache_clear()  # one mask maker is used for all images; its models are large
 
 
 def _masked(
@@ -135,11 +135,11 @@ def _masked(
     if settings.method is not None or "mask" not in images.rows.column_names:
         if settings.method is None and (example := first_cut_out(images.rows)):
             logger.warning(
-                f"Images such as `{example}` are partly transparent: --masks alpha takes their alpha as masks."
+                f"Images such as `{example}` are partly transparent: --masks alpha makes masks from their transparency."
             )
         state, method, mask_model, masker = PartialState(), settings.method, settings.mask_model, None
         named = class_names_of(images.rows.features) or ()
-        for first in (True, False):  # the main process chooses, since others may fail to load what it has
+        for first in (True, False):  # the main process chooses, since other processes may fail to load its model
             if state.is_main_process is first:
                 chosen = replace(settings, method=method, mask_model=mask_model)
                 method, mask_model, masker = choose_mask_maker(chosen, named)
@@ -164,7 +164,7 @@ def _masked(
     if lost and len(left) == 1:
         raise ValueError(
             f"Of `{name}`, only images of `{classes[left.pop()]}` are left: all masks of {lost} were rejected, empty or full. Look at the "
-            "contact sheets of the masks, and give others (--masks, --mask_model)."
+            "contact sheets of the masks, and choose other masks (--masks, --mask_model)."
         )
     if rejected:
         named = first_few(rejected_names)
@@ -176,7 +176,7 @@ def _masked(
         notes.append(f"Of these classes, no image is left: {lost}.")
     if doubtful := int((~confirmed(rows)).sum()):
         notes.append(
-            f"{doubtful} of {len(rows)} masks are in doubt: their images are put on no other background, and give none. Look at the contact "
-            "sheets of the masks. A background remover makes better ones: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
+            f"{doubtful} of {len(rows)} masks are in doubt: no composites are made with their images. Look at the contact sheets of the "
+            "masks. A background remover makes better ones: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
         )
     return replace(images, rows=rows, masks=origin, rejected=rejected, notes=(*images.notes, *notes))

@@ -16,7 +16,7 @@ from .tokencut import MaskResult
 
 
 class CocoAnnotations:
-    """Masks from the union of an image's annotations, of one category or all, in a JSON file in COCO's format."""
+    """Masks from the union of an image's annotations, of one category or of all, in a JSON file in COCO's format."""
 
     def __init__(self, path: str | Path, category: str | None = None):
         self.path, self.by_name, self.by_image = path, {}, defaultdict(list)
@@ -33,7 +33,7 @@ class CocoAnnotations:
             expected = "`images`, `annotations` and `categories`"
             raise ValueError(f"`{path}` is not a COCO annotation file with {expected}: {error!r}.") from error
         if len(self.by_name) < len(content["images"]):
-            raise ValueError(f"`{path}` has a `file_name` twice: expected an image once.")
+            raise ValueError(f"`{path}` has a `file_name` twice: list each image once.")
         if category is not None and category not in self.category_names.values():
             raise ValueError(
                 f"`{path}` has no category `{category}`; it has {', '.join(self.category_names.values())}."
@@ -45,19 +45,19 @@ class CocoAnnotations:
                 self.by_end[end].add(name)
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make masks of images, in order, by the `file_name` of their rows: looked up with its folder, or else
-        the only entry whose path ends with it, or with which it ends."""
+        """Make masks of images, in order, by the `file_name` of their rows. It is looked up with its folder; otherwise, the only entry
+        whose path ends with it is taken, or the longest entry with which it ends."""
         return [self._mask(image, row["file_name"]) for image, row in zip(images, rows, strict=True)]
 
     def claimed(self, rows: Iterable[dict]) -> Iterator[dict]:
-        """Rows in the order of the source, of which no two may have the same annotations."""
+        """Yield the rows in order. Raises an error for two rows that have the same annotations."""
         owners: dict[str, str] = {}
         for row in rows:
             if entry := self._entry(row["file_name"]):
                 if entry in owners:
                     names = f"`{owners[entry]}` and `{row['file_name']}`"
                     raise ValueError(
-                        f"{names} would both have the annotations of `{entry}` in `{self.path}`: give images names with their folder."
+                        f"{names} would both have the annotations of `{entry}` in `{self.path}`: name the images with their folders."
                     )
                 owners[entry] = row["file_name"]
             yield row
@@ -72,11 +72,11 @@ class CocoAnnotations:
     def _mask(self, image: Image.Image, name: str) -> MaskResult:
         entry = self._entry(name)
         if entry is None:
-            return MaskResult(None, rejected=f"`{name}` is not, or not once, in `{self.path}`")
+            return MaskResult(None, rejected=f"`{name}` is not in `{self.path}`, or several entries end with it")
         number, size = self.by_name[entry]
         if image.size != size:
             raise ValueError(
-                f"`{name}` has {image.width}×{image.height} pixels, but `{self.path}` says {size[0]}×{size[1]}: give images neither resized nor turned."
+                f"`{name}` has {image.width}×{image.height} pixels, but `{self.path}` says {size[0]}×{size[1]}: give images that are neither resized nor rotated."
             )
         annotations = self.by_image.get(number, [])
         if not annotations:
@@ -115,7 +115,7 @@ def _foreground(annotation: dict, height: int, width: int) -> np.ndarray:
         fills = all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation)
         encoded = run_lengths.merge(run_lengths.frPyObjects(segmentation, height, width))
     foreground = run_lengths.decode(encoded)
-    # Pixels behind the end of damaged run lengths are uninitialised memory.
+    # Pixels after the end of damaged run lengths are uninitialised memory.
     if not fills or foreground.sum() != run_lengths.area(encoded):
-        raise ValueError("run lengths end where the image does, and a polygon has three or more pairs of x and y")
+        raise ValueError("run lengths must end where the image does, and polygons need three pairs of x and y or more")
     return foreground.astype(bool)

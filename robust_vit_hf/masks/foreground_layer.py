@@ -15,8 +15,8 @@ from .tokencut import MaskResult, PatchFeatures, TokenCut
 
 
 LAYER_FILE = "foreground_layer.safetensors"
-SHARPNESS, STEPS = 20.0, 2  # of the smoothing over similar patches
-AGREEMENT = 0.5  # IoU of layer and cut from which on a mask counts as confirmed
+SHARPNESS, STEPS = 20.0, 2  # of averaging scores over similar patches: factor of the cosine, and repetitions
+AGREEMENT = 0.5  # smallest IoU of the masks of layer and cut for which a mask counts as confirmed
 
 
 class ForegroundLayer(NamedTuple):
@@ -26,7 +26,7 @@ class ForegroundLayer(NamedTuple):
     bias: torch.Tensor  # `()` fp32
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores `(B, N)` of hidden states `(B, N, 384)`, each averaged over the similar patches of its image, twice: the weights are the
+        """Return scores `(B, N)` of hidden states `(B, N, 384)`, averaged twice over similar patches of the image: the weights are the
         softmax of 20 × cosine."""
         directions = F.normalize(hidden, dim=-1)
         weights = torch.softmax(SHARPNESS * directions @ directions.mT, dim=-1)
@@ -44,12 +44,8 @@ def bundled_layer() -> ForegroundLayer:
 
 @dataclass(eq=False)
 class ConfirmedMasks(TokenCut):
-    """Masks by the bundled [`ForegroundLayer`], with the features of a DINOv2-S. A mask is in doubt if the cut of the same features has an
-    IoU below [`AGREEMENT`] with it.
-
-    Raises:
-        ValueError: the model is no DINOv2-S.
-    """
+    """Masks by the bundled [`ForegroundLayer`] from the features of a DINOv2-S. A mask is in doubt if its IoU with the cut of the same
+    features is below [`AGREEMENT`], or the cut is not unique. Another model than a DINOv2-S raises a `ValueError`."""
 
     max_side: int = 336  # on ECSSD, the masks are as good as with 448 pixels, in half the time
 
@@ -57,7 +53,7 @@ class ConfirmedMasks(TokenCut):
         super().__post_init__()
         config = self.vit.pretrained.config
         if config.model_type != "dinov2" or config.hidden_size != len(bundled_layer().weight):
-            raise ValueError(f"`{self.vit.name}` is no DINOv2-S, for whose features the foreground layer was trained.")
+            raise ValueError(f"`{self.vit.name}` is not a DINOv2-S: give one, or make masks by `tokencut`.")
 
     def proposed(
         self, features: PatchFeatures, cuts: np.ndarray, unique: list[bool], sizes: list[tuple[int, int]]

@@ -64,7 +64,7 @@ def make_masker(
     options: Dinov2Options | GroundedOptions | Sam3Options | RembgOptions | AlphaOptions | CocoOptions,
     features: datasets.Features,
 ) -> Masker:
-    """Mask maker of a method for images with the given columns, on the accelerator if available."""
+    """Return the mask maker of a method for images with the given columns, on the accelerator if there is one."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     if isinstance(options, CocoOptions):
         from .coco import CocoAnnotations
@@ -73,9 +73,9 @@ def make_masker(
     if isinstance(options, AlphaOptions):
         return make_alpha_masks
     if isinstance(options, RembgOptions):
-        from .background_remover import BackgroundRemover
+        from .background_remover import background_remover
 
-        return BackgroundRemover.from_pretrained(options.model)
+        return background_remover(options.model)
     if isinstance(options, Dinov2Options):
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
         if not isinstance(options, TokenCutOptions):
@@ -109,7 +109,7 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
             is_countable = "int" in str(getattr(columns.get("label"), "dtype", "")) and state.num_processes == 1
             if options.per_class is not None and not is_countable:
                 raise ValueError(
-                    "--per_class needs one process, and images with a column `label` of integers, such as folders of classes: leave it out, or `accelerate launch`."
+                    "--per_class needs a single process (no `accelerate launch`), and images with a column `label` of integers, such as folders of classes."
                 )
             masker = make_masker(options, columns)
             name = "+".join(split_names(split))  # slices are named after their split
@@ -133,9 +133,9 @@ def write_split(
     """Write one split of images with masks to the output folder, see [`prepare_masks`].
 
     Args:
-        rows: rows with undecoded images and `file_name`, maybe `total` of them.
-        columns: columns of the rows, of which `kept` are written too, if there are any.
-        shorter_side: in pixels, to which larger images are reduced; by default, none is.
+        rows: rows with undecoded images and `file_name`; `total` is their number, if known.
+        columns: columns of the rows; those named in `kept` are written too.
+        shorter_side: length in pixels of the shorter side, to which larger images are reduced; by default, none are.
     """
     features = {"image": datasets.Image(), "mask": datasets.Image()}
     features |= {name: columns[name] for name in kept if name in columns}
@@ -143,10 +143,9 @@ def write_split(
     features |= dict.fromkeys(texts, datasets.Value("string"))
     writer, finish = None, partial(_with_masks, masker=masker, features=features)
     if PartialState().is_main_process:
+        inputs = _inputs(options, masker) | ({"shorter_side": shorter_side} if shorter_side else {})
         writer = SplitWriter(
-            Stage(
-                options.output_dir, _inputs(options, masker) | ({"shorter_side": shorter_side} if shorter_side else {})
-            ),
+            Stage(options.output_dir, inputs),
             split,
             datasets.Features(features),
             title=title,
@@ -158,9 +157,9 @@ def write_split(
                 "source_datasets": [f"extended|{options.images}" if is_hub_id(options.images) else "extended"],
             },
         )
-    # Annotations are of one image among all rows, of which this process makes the masks of a part.
+    # Checked among all rows, since this process makes the masks of only a part of them.
     claimed = getattr(masker, "claimed", iter)(rows)
-    rows = ({name: row[name] for name in row if name != "mask"} for row in claimed)  # which need not be decoded
+    rows = ({name: row[name] for name in row if name != "mask"} for row in claimed)  # former masks need not be decoded
     if options.per_class is None or writer is None:
         return write_rows(writer, rows, options.skip_bad, finish, total, shorter_side=shorter_side)
     chosen = PerClass(options.per_class, writer)
@@ -170,8 +169,8 @@ def write_split(
         names = getattr(columns["label"], "names", None)
         classes = ", ".join(f"`{names[label] if names else label}` {chosen.kept[label]}" for label in lacking)
         logger.warning(
-            f"Classes of `{split}` that ran out of images before they had {options.per_class} masks: {classes}. "
-            "Give more images of them, or train with fewer."
+            f"Classes of `{split}` with fewer than {options.per_class} masks, since they have no more images: {classes}. "
+            "Give more images of them, or train with fewer masks."
         )
     return counts
 
@@ -194,7 +193,7 @@ class PerClass:
                     self.kept[label] += 1
 
     def parts(self, rows: Iterator[dict]) -> Iterator[list[dict]]:
-        """Parts of the rows, whose masks are counted before the next part."""
+        """Cut the rows into parts. The masks of a part are counted before the next part begins."""
         part, asked = [], Counter()
         for row in rows:
             label = row.get("label")
@@ -210,7 +209,7 @@ class PerClass:
     def counted(
         self, finish: Callable[[Iterator[DecodedRow]], list[dict]], decoded: Iterator[DecodedRow]
     ) -> list[dict]:
-        """Rows of `finish`, of [`write_rows`], whose masks count from now on."""
+        """Finish rows by `finish`, see [`write_rows`], and count their masks."""
         rows = finish(decoded)
         self.kept.update(row["label"] for row in rows if "problem" not in row)
         return rows

@@ -10,10 +10,7 @@ from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, option
 
 
 MASK_METHODS = ("dinov2", "tokencut", "grounded", "sam3", "rembg", "alpha", "auto")  # of images of your own
-MASK_MODEL = (
-    "plain ViT, by Hub id or folder, whose features TokenCut cuts into masks (default: a DINOv2-S, the bundled one or that of the Hub, and "
-    "where neither can be had, the classifier)"
-)
+MASK_MODEL = "plain ViT from whose features TokenCut makes masks: Hub id or folder (default: a DINOv2-S, or else the classifier)"
 
 
 @dataclass(kw_only=True)
@@ -21,25 +18,25 @@ class MasksOptions(WriterOptions):
     METHOD: ClassVar[str]
 
     images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")
-    set: str | None = option(None, "read them as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
-    split: list[str] = option([], "splits to make masks for (default: train, or the first of --set)")
+    set: str | None = option(None, "read the images as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
+    split: list[str] = option([], "splits to make masks for (default: train, or the first split of --set)")
     per_class: int | None = option(None, "take images until each class has this many masks (default: all)", COUNT)
 
 
 @dataclass(kw_only=True)
 class Dinov2Options(MasksOptions):
-    """Foreground masks by DINOv2-S: a linear layer on its features, which was trained on photographs without masks. A mask with which
-    TokenCut does not agree is kept, with the reason in the column `doubt`.
+    """Foreground masks by DINOv2-S: a linear layer on its features, which was trained on photographs without masks. If TokenCut does not
+    agree with a mask, the mask is kept, and the column `doubt` has the reason.
 
     robust-vit masks dinov2 --images photographs --output_dir photographs-masks
     """
 
     METHOD = "dinov2"
 
-    model: str = option("facebook/dinov2-small", "DINOv2-S: Hub id or folder; `emoji-shift`: the bundled one")
+    model: str = option("facebook/dinov2-small", "DINOv2-S: Hub id or folder, or `emoji-shift` for the bundled one")
     batch_size: int = option(16, "images in a forward pass", COUNT)
-    min_side: int = option(224, "smaller images are enlarged for a finer patch grid", NOT_NEGATIVE)
-    min_pixels: int = option(520, "smaller masks are rejected; RobustViT's limit by default", NOT_NEGATIVE)
+    min_side: int = option(224, "pixels of the shorter side, to which smaller images are enlarged", NOT_NEGATIVE)
+    min_pixels: int = option(520, "masks of fewer pixels are rejected (default: RobustViT's limit)", NOT_NEGATIVE)
 
 
 @dataclass(kw_only=True)
@@ -52,17 +49,14 @@ class TokenCutOptions(Dinov2Options):
 
     METHOD = "tokencut"
 
-    model: str = option("facebook/dino-vitb16", "self-supervised ViT: Hub id or folder; `emoji-shift`: bundled DINOv2")
-    coarse: bool = option(False, "unions of patches, without the bilateral solver")
-    released: bool = option(
-        False,
-        "reject what RobustViT's code drops: masks over half of the image, and refined ones unlike the coarse ones",
-    )
+    model: str = option("facebook/dino-vitb16", "self-supervised ViT: Hub id or folder, or `emoji-shift`")
+    coarse: bool = option(False, "make masks that are unions of patches, without the bilateral solver")
+    released: bool = option(False, "as RobustViT, reject masks of over half of the image, or unlike the coarse ones")
 
 
 @dataclass(kw_only=True)
 class GroundedOptions(MasksOptions):
-    """Foreground masks by Grounding DINO with SAM: from the name of the class, or of its parts.
+    """Foreground masks by Grounding DINO and SAM, from the name of the class or of its parts.
 
     robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
     """
@@ -72,7 +66,7 @@ class GroundedOptions(MasksOptions):
     detector: str = option("IDEA-Research/grounding-dino-tiny", "Grounding DINO: Hub id or folder")
     segmenter: str = option("facebook/sam-vit-base", "SAM: Hub id or folder")
     prompts: Path | None = option(
-        None, "JSON: classes, by name or wnid, to lists of names, such as of parts; by default their own"
+        None, "JSON file: lists of names to look for, such as parts, by class name or wnid (default: the class name)"
     )
     box_threshold: float = option(0.3, "least score of a box", SHARE)
 
@@ -89,26 +83,26 @@ class Sam3Options(MasksOptions):
 
     model: str = option("facebook/sam3", "SAM 3, or SAM 3 with a light text encoder: Hub id or folder")
     prompts: Path | None = option(
-        None, "JSON: classes, by name or wnid, to lists of names, tried in this order; by default their own"
+        None, "JSON file: lists of names, tried in this order, by class name or wnid (default: the class name)"
     )
     threshold: float = option(0.5, "least score of an instance", SHARE)
 
 
 @dataclass(kw_only=True)
 class RembgOptions(MasksOptions):
-    """Foreground masks by rembg: background removers (https://github.com/danielgatis/rembg), on the GPU where ONNX Runtime finds one.
+    """Foreground masks by background removers of rembg (https://github.com/danielgatis/rembg), on the GPU if ONNX Runtime finds one.
 
     robust-vit masks rembg --images photographs --output_dir photographs-masks
     """
 
     METHOD = "rembg"
 
-    model: str = option("isnet-general-use", "a model's name in rembg, which downloads it, or an ONNX file of ISNet")
+    model: str = option("isnet-general-use", "name of a model in rembg, which downloads it, or an ONNX file of ISNet")
 
 
 @dataclass(kw_only=True)
 class AlphaOptions(MasksOptions):
-    """Foreground masks from the transparency of PNG, WebP and others: foreground is what is opaque.
+    """Foreground masks from the transparency of PNG, WebP and other images: the foreground is opaque.
 
     robust-vit masks alpha --images cut-outs --output_dir cut-outs-masks
     """
@@ -125,5 +119,5 @@ class CocoOptions(MasksOptions):
 
     METHOD = "coco"
 
-    annotations: Path = option(text="COCO JSON")
-    category: str | None = option(None, "the only category that is foreground; all by default")
+    annotations: Path = option(text="JSON file in COCO's format")
+    category: str | None = option(None, "category that is foreground (default: all)")

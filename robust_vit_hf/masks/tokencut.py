@@ -31,14 +31,14 @@ from ..utils.files import weights_read
 
 
 TAU = 0.2  # cosine above which two patches are similar, as in the paper
-WEAK_LINK = 1e-5  # affinity of dissimilar patches, which keeps the graph connected
+WEAK_LINK = 1e-5  # affinity of dissimilar patches, so that the graph is connected
 MAX_SIDE_RELEASED = 1024  # pixels; the released pipeline does not shrink images
-CORNERS = 3  # a cut that holds so many corners is the background (MaskCut, https://huggingface.co/papers/2301.11320)
+CORNERS = 3  # a cut with at least so many corners of the image is the background (MaskCut, https://huggingface.co/papers/2301.11320)
 
 
 @dataclass
 class MaskResult:
-    """Foreground mask of one image, by any mask maker. A rejected one is kept for inspection.
+    """Foreground mask of one image, by any mask maker. A rejected mask is kept for inspection.
 
     Args:
         mask: mode "L", 0 background and 255 foreground, of the image's size; `None` if there is none.
@@ -67,36 +67,33 @@ class MaskResult:
 
 @dataclass(eq=False)
 class TokenCut:
-    """Masks of the salient object, by the normalised cut of a ViT's features. Of the processor, only mean and standard deviation
-    count: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code). A cut that holds three corners of
-    the image is turned over.
+    """Masks of the salient object, by the normalised cut of a ViT's features. Only mean and standard deviation of the processor are
+    used: each side is resized to the nearest multiple of the patch size (Lanczos, as in the released code). A cut that holds three
+    corners of the image is inverted.
 
-    The bias of the key projection is left out of the keys but for the model type `vit`, such as DINO, as in the paper. Attention does
-    not depend on it, so training does not determine it: in DINOv2-S/14, its norm equals that of the keys, which makes all patches similar.
+    Keys keep the bias of their projection only for the model type `vit`, such as DINO, as in the paper. Attention does not depend on
+    the bias, so training does not determine it: in DINOv2-S/14, its norm equals that of the keys, which makes all patches similar.
 
     Source: https://huggingface.co/papers/2202.11539
 
     Args:
         model: ViT of transformers with one patch grid, preferably self-supervised; in eval mode.
-        processor: image processor; by default, mean and standard deviation are ImageNet's.
-        key_bias: whether to keep the bias of the key projection, see above.
+        processor: image processor; by default, mean and standard deviation of ImageNet are used.
         batch_size: number of images with the same patch grid in a forward pass.
         min_pixels: smallest foreground, in pixels, of a mask that is not rejected; 520 is the limit of RobustViT.
-        min_side: shorter side in pixels to which smaller images are enlarged, for a finer patch grid; their masks are shrunk again.
+        min_side: shorter side in pixels to which smaller images are enlarged, for a finer patch grid; masks get the size of the image.
             `min_pixels` refers to the enlarged image.
-        max_side: longer side in pixels to which larger images are shrunk, since the time of a cut grows with the sixth power of the side;
-            their masks are enlarged again.
+        max_side: longer side in pixels to which larger images are shrunk, since the time of a cut grows with the sixth power of the side.
         refine: whether the bilateral solver aligns masks with edges; otherwise, they are unions of patches.
-        released: whether to reject masks as RobustViT's released pipeline does: masks of more than half of the image, and refined
-            masks whose IoU with the coarse one is below 0.5; cuts are not turned over, and images are shrunk to 1024 pixels. By default,
-            the former are kept, and the latter replaced by the coarse mask.
-        bf16: whether to compute the keys with autocast to bfloat16; the cut stays in fp32 and fp64.
+        released: whether to do as RobustViT's released pipeline does: masks of more than half of the image are rejected, and so are
+            refined masks whose IoU with the coarse one is below 0.5; cuts are not inverted, and images are shrunk to 1024 pixels. By
+            default, large masks are kept, and such refined masks are replaced by the coarse one.
+        bf16: whether to compute the keys with autocast to bfloat16; the cut is computed in fp32 and fp64.
     """
 
     model: nn.Module
     processor: BaseImageProcessor | None = None
     _: KW_ONLY
-    key_bias: bool | None = None
     batch_size: int = 16
     min_pixels: int = 520
     min_side: int = 0
@@ -111,14 +108,12 @@ class TokenCut:
         imagenet = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
         self.normalize = normalization(self.processor or ViTImageProcessor(**imagenet))
         self.patch_size = self.vit.patch_size
-        self.models = {"model": self.vit.pretrained}  # that decide the masks, by the names of their settings
-        if self.key_bias is None:
-            self.key_bias = self.vit.pretrained.config.model_type == "vit"
+        self.models = {"model": self.vit.pretrained}  # that determine the masks, by the names of their settings
+        self.key_bias = self.vit.pretrained.config.model_type == "vit"
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | torch.device = "cpu", **arguments) -> Self:
-        """Load the model and its image processor from a Hub id or folder, or the backbone of a bundled model. Further arguments are
-        those of the class."""
+        """Load model and image processor from a Hub id or folder, or the backbone of a bundled model. `arguments` are those of the class."""
         if (backbone := backbone_of(name)) is not None:
             return cls(backbone.to(device), **arguments)
         with weights_read(name):
@@ -127,7 +122,7 @@ class TokenCut:
         if layers := sorted(key for key in loading["missing_keys"] if re.search(r"\blayers?\.\d+\.", key)):
             lacking = f"{len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`"
             raise ValueError(f"`{name}` lacks {lacking}: expected weights that have the names of transformers.")
-        # Weights after the keys, such as a pooler's: random ones would change the digest each time.
+        # Other missing weights, such as a pooler's, do not affect the keys, but random ones would change the digest each time.
         with torch.no_grad():
             for key in loading["missing_keys"]:
                 model.state_dict()[key].zero_()
@@ -150,9 +145,8 @@ class TokenCut:
 
     def grid(self, image: Image.Image) -> tuple[int, int]:
         """Patch grid `(h, w)` of an image of the size that the model sees."""
-        return tuple(
-            max(1, round(side / patch)) for side, patch in zip(image.size[::-1], self.patch_size, strict=True)
-        )
+        sides = zip(image.size[::-1], self.patch_size, strict=True)
+        return tuple(max(1, round(side / patch)) for side, patch in sides)
 
     def _batch(self, images: list[Image.Image], grid: tuple[int, int]) -> list[MaskResult]:
         """Results of images with the same patch grid."""
@@ -197,14 +191,12 @@ class TokenCut:
         if self.refine:
             refined = refine_mask(image, mask)
             overlap = (refined & mask).sum() / (refined | mask).sum()
-            if overlap >= 0.5 or self.released:
-                mask = refined
-            else:
+            if overlap < 0.5 and not self.released:
                 note = f"coarse mask: the refined one overlaps it by an IoU of {overlap:.2f}"
-            if overlap < 0.5 and self.released:
-                rejected = (
-                    rejected or f"the refined mask overlaps the coarse one by an IoU of {overlap:.2f}, below 0.5"
-                )
+            else:
+                mask = refined
+                if overlap < 0.5 and rejected is None:
+                    rejected = f"the refined mask overlaps the coarse one by an IoU of {overlap:.2f}, below 0.5"
         num_pixels = int(mask.sum())
         if proposal.rejected is None and num_pixels < self.min_pixels:
             rejected = f"{num_pixels} foreground pixels, fewer than {self.min_pixels}"
@@ -215,7 +207,7 @@ class TokenCut:
 
 @cache
 def backbone_of(name: str) -> nn.Module | None:
-    """The self-supervised base of a bundled model, in eval mode, with whose features its masks are made; `None` for others."""
+    """Return the self-supervised backbone of a bundled model, in eval mode; `None` for other models."""
     registered = MODELS.get(name)
     return registered.load_backbone().eval() if registered and registered.load_backbone else None
 
@@ -223,9 +215,8 @@ def backbone_of(name: str) -> nn.Module | None:
 def key_projection(model: ImageModel) -> nn.Module:
     """The key projection of the last layer of a ViT with attention over one patch grid."""
     pretrained, config = model.pretrained, model.pretrained.config
-    projections = [
-        module for path, module in pretrained.named_modules() if path.rpartition(".")[2] in ("k_proj", "key")
-    ]
+    modules = pretrained.named_modules()
+    projections = [module for path, module in modules if path.rpartition(".")[2] in ("k_proj", "key")]
     own_grid = hasattr(config, "patch_size") and not hasattr(config, "window_size")
     if not projections or len(projections) != getattr(config, "num_hidden_layers", None) or not own_grid:
         raise ValueError(
@@ -238,35 +229,23 @@ def key_projection(model: ImageModel) -> nn.Module:
 class PatchFeatures(NamedTuple):
     """Features of the patches of B images in the last layer, without prefix tokens, fp32."""
 
-    keys: torch.Tensor  # `(B, N, C)` of the attention
+    keys: torch.Tensor  # `(B, N, C)`, of the attention
     hidden: torch.Tensor  # `(B, N, D)`, the last hidden state
 
 
 @torch.no_grad()
 def patch_features(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> PatchFeatures:
-    """Features of a model in eval mode, from one forward pass.
-
-    Args:
-        pixel_values: `(B, 3, H, W)`, normalised as the model expects.
-        key_bias: whether the keys keep the bias of their projection.
-
-    Raises:
-        ValueError: the model gives no key for each patch.
-    """
+    """Compute the features of a model in eval mode in one forward pass of `(B, 3, H, W)`, normalised as the model expects. `key_bias` is
+    whether keys keep the bias of their projection. A model that does not give a key for each patch raises a `ValueError`."""
     pretrained, projection = model.pretrained, key_projection(model)
     height, width = model.patch_grid(pixel_values)
     arguments = model.forward_arguments(tuple(pixel_values.shape[2:]))
-    outputs: dict[str, torch.Tensor] = {}
-    hooks = (
-        (projection.register_forward_hook, lambda module, args, output: outputs.update(keys=output)),
-        (
-            pretrained.base_model.register_forward_hook,
-            lambda module, args, output: outputs.update(hidden=output.last_hidden_state),
-        ),
-    )
+    outputs: list = []
+    parts = (projection, pretrained.base_model)  # in the order in which they end
+    hooks = [(part.register_forward_hook, lambda module, args, output: outputs.append(output)) for part in parts]
     with hooks_of_this_thread(*hooks):
         pretrained(pixel_values=pixel_values.to(pretrained.device, pretrained.dtype), **arguments)
-    keys, hidden = (outputs[name].float() for name in ("keys", "hidden"))
+    keys, hidden = outputs[-2].float(), outputs[-1].last_hidden_state.float()
     num_prefix_tokens = keys.shape[1] - height * width
     if len(keys) != len(pixel_values) or num_prefix_tokens < 0:
         raise ValueError(
@@ -279,17 +258,17 @@ def patch_features(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool
 
 
 def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Second smallest generalised eigenvector `(B, N)`, fp64, of (D − W) y = λ D y for each image of a batch, of any sign and length, and
-    whether it is unique, `(B,)` bool, from keys `(B, N, C)`, finite, of any floating dtype and length. N is at least 3.
+    """Return the second smallest generalised eigenvector `(B, N)`, fp64, of (D − W) y = λ D y for each image, of any sign and length,
+    and whether it is unique, `(B,)` bool. Keys are `(B, N, C)`, finite, of any floating dtype and length; N is at least 3.
 
-    W is 1 between patches whose keys have a cosine above 0.2, else 1e-5; D is diagonal and holds the sums of its rows. If
-    the second eigenvalue is multiple (unconnected groups of patches of one size), the cut is not unique: the result is the
-    projection of a fixed vector onto the eigenspace, the same in every run; zero if all patches are similar, or no two are.
+    W is 1 between patches whose keys have a cosine above 0.2, and 1e-5 otherwise; the diagonal matrix D has the sums of its rows. If
+    the second eigenvalue is multiple (unconnected groups of patches of one size), the result is the projection of a fixed vector onto
+    the eigenspace, the same in every run. It is zero if all patches are similar, or no two are.
     """
     if keys.device.type == "mps":
         keys = keys.cpu()  # Apple's GPUs have no fp64
     num_patches = keys.shape[1]
-    # Few enough images for CPU caches, enough to fill an accelerator.
+    # Few enough images for the caches of a CPU, and enough to fill an accelerator.
     chunk = max(1, (2**19 if keys.device.type == "cpu" else 2**25) // num_patches**2)
     chunks = [_cut_eigenvectors(part) for part in keys.split(chunk)]
     vectors, unique = zip(*chunks, strict=True)
@@ -300,7 +279,7 @@ def _cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     num_patches = keys.shape[1]
     keys = F.normalize(keys.float(), dim=-1)  # a norm may overflow fp16
     alike = keys @ keys.mT > TAU
-    alike = alike & alike.mT  # the two roundings of a cosine may fall on different sides of it
+    alike = alike & alike.mT  # the two roundings of a cosine may fall on different sides of the threshold
 
     # fp64: eigenvalues of weakly linked groups of patches differ by only 1e-5.
     num_alike = alike.sum(dim=-1)
@@ -321,9 +300,9 @@ def _cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """Foreground `(B, h, w)`, bool, on the patch grid, from eigenvectors `(B, h·w)`: patches connected to the seed (largest absolute
-    value) and on the same side of the mean; empty if all values are the same. Components are 4-connected, as in the released code.
-    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that rounding does not matter."""
+    """Return the foreground `(B, h, w)`, bool, on the patch grid, from eigenvectors `(B, h·w)`: the patches on the seed's side of the
+    mean that are connected to it (by 4 neighbours, as in the released code); none if all values are the same. The seed is the patch of
+    the largest absolute value: the first in raster order of those within 1e-6 of it, so that rounding does not matter."""
     magnitude = eigenvectors.abs()
     seeds = (magnitude >= (1 - 1e-6) * magnitude.amax(dim=1, keepdim=True)).int().argmax(dim=1, keepdim=True)
     deviation = eigenvectors - eigenvectors.mean(dim=1, keepdim=True)
@@ -338,14 +317,13 @@ def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarra
 
 
 def num_corners(mask: np.ndarray) -> int:
-    """Number of corners of the image that a mask `(h, w)`, bool, holds."""
+    """Number of corners of the image that are in a mask `(h, w)`, bool."""
     return int(mask[[0, 0, -1, -1], [0, -1, 0, -1]].sum())
 
 
 def refine_mask(image: Image.Image, coarse: np.ndarray) -> np.ndarray:
-    """Refine a coarse mask along the edges of an RGB image, to `(H, W)`, bool: bilateral solver, threshold 0.5, holes
-    filled, largest component. Empty if nothing exceeds 0.5.
-    """
+    """Align a coarse mask with the edges of an RGB image: bilateral solver, threshold 0.5, holes filled, largest component. The result
+    is `(H, W)`, bool, and may be empty."""
     filled = ndimage.binary_fill_holes(bilateral_solver(image, coarse) > 0.5)
     components, _ = ndimage.label(filled)
     sizes = np.bincount(components.ravel())
@@ -367,7 +345,7 @@ def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
     luma, *chroma = (channel.astype(np.int64) for channel in np.moveaxis(np.asarray(image.convert("YCbCr")), 2, 0))
     y, x = np.mgrid[:height, :width]
     cells = (y // 16, x // 16, luma // 16, chroma[0] // 8, chroma[1] // 8)
-    # A free cell at the start of each dimension, so that a last cell's neighbour is not the next row's first cell.
+    # Each dimension starts with a free cell, so that the neighbour of a last cell is not the first cell of the next row.
     shape = [int(cell.max()) + 2 for cell in cells]
     numbers = np.ravel_multi_index([cell.ravel() + 1 for cell in cells], shape)
     vertices, vertex_of_pixel = np.unique(numbers, return_inverse=True)

@@ -24,8 +24,8 @@ def environment() -> dict:
 
 @cache
 def loaded_commit() -> str | None:
-    """Commit of this package's checkout, with `-dirty` if code or settings differ; `None` for an installed package. A
-    command asks as it begins, for the code that is loaded. From Python nothing does, since it starts git."""
+    """Return the commit of this package's checkout, with `-dirty` if code or settings differ from it; `None` for an installed
+    package. Each command calls this when it begins, so that it describes the loaded code; Python calls do not, since it starts git."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
@@ -45,8 +45,8 @@ def install_command(extra: str) -> str:
 
 
 def package_file(package: str, *parts: str, install: str) -> Path:
-    """Data file of a package, without importing it, which may take seconds. Errors suggest the command `install`."""
+    """Return the path of a package's data file without importing the package, which may take seconds."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"Files of the package `{package}` are needed. Install it: {install}")
+        raise ModuleNotFoundError(f"The package `{package}`, whose files are needed, is not installed: {install}")
     return Path(spec.submodule_search_locations[0], *parts)

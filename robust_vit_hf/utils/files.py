@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON, files of weights, and cache folders."""
+"""Atomic writes, after which a file or folder is complete or absent, even if the process is killed; JSON, weights and file names."""
 
 import errno
 import hashlib
@@ -20,8 +20,8 @@ RESULTS_FILE = "results.json"  # what a finetuning run or an evaluation has meas
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Temporary path that replaces `path` when the block ends without an exception, and is deleted otherwise. Its folder is made."""
-    # Several processes may write the same file, on machines that share it too. `datasets` would read it if it were not hidden.
+    """Yield a temporary path that replaces `path` if the block ends without an exception, and is deleted otherwise."""
+    # The name is unique, since other processes and machines may write the same file, and hidden, since `datasets` would read it.
     partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -45,7 +45,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def json_digest(value: object) -> str:
-    """16 hexadecimal digits that identify a JSON value, whatever the order of its keys: enough for billions of values."""
+    """Return 16 hexadecimal digits that identify a JSON value, regardless of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -61,25 +61,25 @@ def read_json(path: Path) -> dict | None:
 
 @contextmanager
 def weights_read(source: str | Path) -> Iterator[None]:
-    """Context manager of a read of weights, so that errors name their source, and do not advise to run code in it."""
+    """Context manager for loading weights: errors name the source, and do not advise users to run code from it."""
     try:
         yield
     except UnpicklingError as error:  # torch suggests `weights_only=False`
         raise ValueError(
-            f"`{source}` is not loaded: its pickle holds more than tensors and plain values, or is cut off. Nothing in it was run: "
-            "save the `state_dict()` only, preferably as safetensors."
+            f"`{source}` was not loaded: it is a pickle that holds more than tensors and plain values, or is cut off. None of its code "
+            "was run. Save only the `state_dict()`, preferably as safetensors."
         ) from error
     except (OSError, SafetensorError, EOFError, RuntimeError) as error:
         is_of_files = isinstance(error, OSError)
         reason = str(error) if is_of_files else f"{type(error).__name__}: {error}"
-        if getattr(error, "errno", None) == errno.EINVAL:  # of a mapping beyond the end of a file
+        if getattr(error, "errno", None) == errno.EINVAL:  # from mapping memory beyond the end of the file
             reason = "A file of its weights is cut off: copy or download it again."
         raise (OSError if is_of_files else ValueError)(f"`{source}` cannot be loaded. {reason}") from error
 
 
 @contextmanager
 def weights_written(folder: Path) -> Iterator[None]:
-    """Context manager of a write of weights, since safetensors and torch do not tell of a full disk by an `OSError`."""
+    """Context manager for saving weights: raises an `OSError` for a full disk, which safetensors and torch do not."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -88,8 +88,8 @@ def weights_written(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Temporary folder that becomes `path`, which must be free or empty, when the block ends without an exception."""
-    path = path.resolve()  # a link stays, and leads to the folder
+    """Yield a temporary folder that becomes `path`, which must be free or empty, if the block ends without an exception."""
+    path = path.resolve()  # a link is kept, and leads to the new folder
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"`{path}` exists already: name another folder, or remove it.")
     existing = next(parent for parent in path.parents if parent.is_dir())
@@ -102,7 +102,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_output_dir(output_dir: Path, *images: str | None) -> None:
-    """Raise an error for an output folder within folders of images or masks, which may also be other sources, or `None`."""
+    """Raise an error if the output folder is within a folder of `images`, which may also be files, Hub ids or `None`."""
     for source in images:
         folder = None if source is None else Path(source)
         if folder is not None and not folder.is_file() and output_dir.resolve().is_relative_to(folder.resolve()):
@@ -112,12 +112,8 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
 
 
 def files_below(root: Path, above: Collection[Path] = ()) -> Iterator[str]:
-    """Names relative to a folder of all files below it, also through links, in order; none if there is no such folder. A link to one of the
-    folders that hold it shows nothing new.
-
-    Raises:
-        OSError: a folder cannot be read, or a link leads to nothing.
-    """
+    """Yield the names, relative to a folder, of all files below it, in order; none if the folder does not exist. Links are followed,
+    except those to a folder that holds them; a broken link raises an error."""
     here = root.resolve()
     if here in above:
         return
@@ -128,12 +124,12 @@ def files_below(root: Path, above: Collection[Path] = ()) -> Iterator[str]:
             yield path.name
         else:
             raise FileNotFoundError(
-                f"`{path}` is a link to `{path.readlink()}`, which is not there: mount its disk, or remove the link."
+                f"`{path}` is a link to `{path.readlink()}`, which does not exist: mount its disk, or remove the link."
             )
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name relative to a folder is of a hidden file (`.…`), or within a hidden folder (`.…`, `__…`)."""
+    """Whether a relative name is that of a hidden file (`.…`), or is within a hidden folder (`.…` or `__…`)."""
     *folders, file = name.split("/")
     return file.startswith(".") or any(folder.startswith((".", "__")) for folder in folders)
 
@@ -142,13 +138,13 @@ def check_no_pattern(path: Path) -> None:
     """Raise an error for an existing path that `datasets` would read as a glob pattern."""
     if path.exists() and (sign := re.search(r"[*?[]", str(path.resolve()))):
         raise ValueError(
-            f"`{path.resolve()}` has `{sign[0]}` in its name, which `datasets` reads as a pattern: rename the file or folder."
+            f"`{path.resolve()}` contains `{sign[0]}`, which `datasets` reads as a pattern: rename the file or folder."
         )
 
 
 def cache_of(files: Iterable[Path]) -> Path:
     """Folder within `HF_DATASETS_CACHE` for results computed from files, keyed by their paths, sizes and times."""
-    import datasets  # takes a second, for which the help of a command does not wait
+    import datasets  # here, since it takes a second, and `--help` should not wait for it
 
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()

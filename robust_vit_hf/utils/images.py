@@ -13,12 +13,12 @@ from huggingface_hub import get_session
 from PIL import Image, ImageOps
 
 
-# Formats that Pillow recognises without a decoder of its own.
+# Formats that Pillow recognises but cannot decode itself.
 _STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}
-# Axes that hold a picture and a title. Ticks take a third of the time to draw, also when `axis("off")` hides them.
+# Axes that hold a picture and a title. Ticks take a third of the time to draw, even if `axis("off")` hides them.
 PICTURE_AXES = {"frame_on": False, "xticks": [], "yticks": []}
 
-# HEIC, if `pillow-heif` is installed. Here, since workers of data loaders import this module too.
+# HEIC, if `pillow-heif` is installed. Registered here, since workers of data loaders import this module too.
 with suppress(ImportError):
     from pillow_heif import register_heif_opener
 
@@ -28,23 +28,23 @@ with suppress(ImportError):
 def readable_suffixes() -> set[str]:
     """Suffixes, in lower case, of images that Pillow reads: `.avif` since 11.3, `.heic` with `pillow-heif`."""
     Image.init()
-    readable = Image.OPEN.keys() - _STUBS | {"MPO"}  # which opens as a JPEG
+    readable = Image.OPEN.keys() - _STUBS | {"MPO"}  # MPO opens as a JPEG
     return {suffix for suffix, name in Image.EXTENSION.items() if name in readable}
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file, of any name, begins as an image that Pillow reads."""
+    """Whether a file begins like an image that Pillow reads, whatever its name."""
     with suppress(Exception):  # codecs raise any type
         with Image.open(path) as opened:
-            return opened.format not in _STUBS | {"TGA"}  # which has no signature
+            return opened.format not in _STUBS | {"TGA"}  # TGA has no signature
     return False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image to 8-bit RGB; RGB images are returned unchanged.
 
-    16-bit greyscale is rescaled, where Pillow would clip to white; all else is as in Pillow, `datasets` and torchvision.
-    More pixels than `Image.MAX_IMAGE_PIXELS`, where Pillow only warns, raise an error."""
+    16-bit greyscale is rescaled, which Pillow would clip to white; other modes are converted as by Pillow, `datasets` and
+    torchvision. More pixels than `Image.MAX_IMAGE_PIXELS` raise an error; Pillow only warns."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ValueError(
@@ -57,7 +57,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError(
             f"an image of mode {image.mode} holds 32-bit {'integers' if image.mode == 'I' else 'floating-point numbers'}, whose "
-            "range is not known: save it with 8 bits a channel"
+            "range is not known: save it with 8 bits per channel"
         )
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255
@@ -65,14 +65,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright_image(source: Image.Image | str | Path) -> Image.Image:
-    """Load an image, a path or a URL as RGB, upright according to EXIF, with errors that name the file."""
+    """Load an image, a path or a URL as RGB, upright according to EXIF. Errors name the file."""
     if not isinstance(source, Image.Image):
         if str(source).startswith(("http://", "https://")):
             source = io.BytesIO(get_session().get(str(source), follow_redirects=True).raise_for_status().content)
         source = Image.open(source)
     try:
         return to_rgb(ImageOps.exif_transpose(source))
-    except (OSError, SyntaxError, ValueError) as error:  # of one among many
+    except (OSError, SyntaxError, ValueError) as error:
         kind = ValueError if isinstance(error, ValueError) else OSError
         raise kind(f"`{getattr(source, 'filename', '')}` cannot be read as an image: {error}") from error
 
@@ -85,17 +85,17 @@ def encode_image(image: Image.Image, name: str | None = None, file_format: str =
 
 
 def to_webp(picture: Image.Image) -> dict:
-    """A picture as a value of a column of `datasets.Image`."""
+    """Encode a picture as WebP, for a column of type `datasets.Image`."""
     return encode_image(picture, None, "WEBP", quality=90)
 
 
 def plain(text: str) -> str:
-    """Text without mathematics, whatever a class or set is called: matplotlib would parse `$…$`, and fail on most of it."""
+    """Escape `$` in names of classes and sets: matplotlib would parse `$…$` as mathematics, and fail on most of it."""
     return text.replace("$", r"\$")
 
 
 def save_picture_grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: Path) -> None:
-    """Save a grid of pictures `(H, W, 3)`, in [0, 1] or of 8 bits, each below its caption. The first row is the longest."""
+    """Save a grid of pictures `(H, W, 3)`, in [0, 1] or of 8 bits, each below its caption. No row is longer than the first."""
     from matplotlib.figure import Figure
 
     # One axes in inches for all of them: axes of their own take seconds.
@@ -115,16 +115,8 @@ def save_picture_grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: Pa
 
 
 def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "inferno") -> torch.Tensor:
-    """Overlay maps on greyscale versions of images.
-
-    Args:
-        images: `(B, 3, H, W)`, in [0, 1], on the CPU.
-        relevance: `(B, 1, H, W)`, in [0, 1], on the CPU.
-        colours: name of a colour map of Matplotlib.
-
-    Returns:
-        Pictures `(B, 3, H, W)`, in [0, 1].
-    """
+    """Overlay maps `(B, 1, H, W)`, in the colours of a colour map of Matplotlib, on greyscale versions of images `(B, 3, H, W)`. Both
+    are in [0, 1] and on the CPU, and so are the pictures `(B, 3, H, W)` that are returned."""
     from matplotlib import colormaps
 
     coloured = torch.from_numpy(colormaps[colours](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()

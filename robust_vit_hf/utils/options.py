@@ -55,8 +55,8 @@ def option(
     positional: bool = False,
     nargs: str | None = None,
 ) -> Any:
-    """Field of [`Options`], required without a default. `allowed` is the range of a number, or of each in a list; without
-    one, numbers must be finite. `choices` may be a function. `metavar` and `nargs` are as for `argparse`."""
+    """Field of [`Options`], which is required if it has no default. `allowed` is the range of a number, or of each number in a
+    list; by default, any finite number is allowed. `choices` may be a function. `metavar` and `nargs` are those of `argparse`."""
     metadata: dict[str, Any] = {"help": text, "range": allowed, "choices": choices}
     metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
     if isinstance(default, (list, dict)):
@@ -87,7 +87,7 @@ class Options:
             declared.check(getattr(self, name))
 
     def is_given(self, name: str) -> bool:
-        """Whether an option was given, even with its default value. In copies of `dataclasses.replace`, all are."""
+        """Whether an option was given, even with its default value. In copies by `dataclasses.replace`, all count as given."""
         return name in vars(self)["_given"]
 
 
@@ -127,7 +127,7 @@ class Declared:
         return tuple(choices() if callable(choices) else choices)
 
     def converted(self, value: Any) -> Any:
-        """The value with text as a path, or a path as text, where the other is declared."""
+        """Convert text to a path where a path is declared, and a path to text where text is declared."""
         if Path in self.types:
             return Path(value) if isinstance(value, str) and value else value
         if str in self.types and isinstance(value, Path):
@@ -138,7 +138,7 @@ class Declared:
 
     def check(self, value: Any) -> None:
         """Raise an error for a value of a wrong type or range. Errors quote only numbers, since other values may be tokens."""
-        # As by a variable of the shell that is not set, or a list of Python that has nothing to try.
+        # Empty text comes from shell variables that are not set; an empty list would leave nothing to try.
         has_default = isinstance(self.default, list) and self.default
         is_empty = value == "" != self.default or (isinstance(value, list) and not value and has_default)
         problem = "not to be empty." if is_empty else self._problem(value, self.types)
@@ -163,7 +163,7 @@ class Declared:
         return f"to be {expected}, but got {got}{quotes}."
 
     def parse(self, text: str) -> Any:
-        """Parse text as a value, or an element of a list. What cannot be parsed is returned, for [`check`] to reject."""
+        """Parse text as a value, or as an element of a list. Other text is returned as it is, and [`check`] rejects it."""
         types = self.types if self.element is None else types_of(self.element)
         parse = next((kind.parse for kind in types if hasattr(kind, "parse")), None)
         if parse is not None:
@@ -217,7 +217,7 @@ def types_of(annotation: Any) -> set[type]:
 
 
 def _fits(value: Any, types: Set[type]) -> bool:
-    """Whether a value is of one of the types; a whole number is a number, but `True` is none."""
+    """Whether a value has one of the types. A whole number also counts as a number, but `True` does not."""
     if value is None:
         return NoneType in types or object in types
     if isinstance(value, bool):
@@ -226,5 +226,5 @@ def _fits(value: Any, types: Set[type]) -> bool:
         return float in types or (int in types and isinstance(value, Integral))
     if isinstance(value, (str, list, dict, bytes, date, Path)):  # YAML parses 2024-05-01 as a date
         return isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
-    # Python objects; the Trainer accepts some that its annotations omit
+    # Other Python objects, some of which the Trainer accepts though its annotations omit them.
     return not types <= {bool, int, float, str, Path, NoneType}

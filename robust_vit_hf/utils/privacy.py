@@ -15,7 +15,7 @@ def public_name(name: str) -> str:
 
 
 def public_settings(settings: Any) -> Any:
-    """JSON values with [`public_name`] applied to all text; for a `…_dir`, always the last component."""
+    """Apply [`public_name`] to all text in JSON values. A `…_dir` is always reduced to its last component."""
     if isinstance(settings, dict):
         return {
             key: _last_component(str(value)) if str(key).endswith("_dir") and value else public_settings(value)
@@ -31,8 +31,8 @@ def _last_component(path: str) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form `owner/name` and is not a path on this machine, also with a typing error: a folder `owner` here has
-    nothing of a similar name."""
+    """Whether a name has the form `owner/name` and is not meant as a local path: there is none, nor a folder `owner` with a similar
+    name in it, of which it could be a misspelling."""
     path = Path(name)
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is None or path.exists():
         return False
@@ -54,5 +54,5 @@ def check_on_hub(name: str, kind: str = "model", caches: Iterable[Path] = ()) ->
 
 
 def hide_tokens(message: str) -> str:
-    """Remove Hub tokens, which may have been given in place of a file or beside a mistyped option."""
+    """Hide the Hub tokens in a message, which may quote one that was given as a file or after a mistyped option."""
     return re.sub(r"hf_[A-Za-z0-9]{30,}", "hf_…", message)

@@ -1,4 +1,4 @@
-"""Processes of a launched command: how it begins, is interrupted and ends. Calls from Python change nothing of their process."""
+"""How the processes of a command begin, are interrupted and end. Calls from Python leave their process as it is."""
 
 import ctypes
 import os
@@ -33,7 +33,7 @@ def keep_freed_memory() -> None:
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
-    """Accelerator of an evaluation with bfloat16 autocast or fp32, regardless of `accelerate config` and of earlier ones in this process."""
+    """Accelerator of an evaluation with bfloat16 autocast or fp32, regardless of `accelerate config` and earlier accelerators."""
     precision = "bf16" if bf16 else "no"
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
@@ -45,7 +45,7 @@ def make_accelerator(bf16: bool) -> Accelerator:
 
 
 def end_by_signals() -> None:
-    """End at SIGTERM, SIGHUP and Ctrl+C, also in the background, so that files are cleaned up."""
+    """Raise `KeyboardInterrupt` at SIGTERM, SIGHUP and Ctrl+C, also in the background, so that files are cleaned up."""
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if kind != signal.SIGHUP or signal.getsignal(kind) is not signal.SIG_IGN:  # `nohup` ignores it
             signal.signal(kind, signal.default_int_handler)

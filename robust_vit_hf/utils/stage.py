@@ -19,7 +19,7 @@ STAGE_FILE = "stage.json"
 
 
 class OtherInputs(ValueError):
-    """A folder was made from other inputs, `differing` in the names given, those of a mapping with dots."""
+    """A folder was made from other inputs. `differing` has their names, with dots for those within mappings."""
 
     def __init__(self, folder: Path, differing: list[str]):
         super().__init__(
@@ -40,7 +40,7 @@ class Stage:
                 ...  # write files
                 stage.finish({"top1": 0.5}, files=["rows.parquet"])
 
-    A killed stage has no result, and begins again, or goes on with the same inputs.
+    A stage that was killed has no result. With the same inputs, it begins again or goes on.
 
     Args:
         folder: folder that the stage owns, which may not exist yet. Stages may be nested.
@@ -56,12 +56,12 @@ class Stage:
         return cls(folder, (read_json(folder / STAGE_FILE) or {}).get("inputs", {}))
 
     def check(self, ignoring: Iterable[str] = ()) -> dict:
-        """The record in the folder; empty if the folder is free. Inputs named by `ignoring` may differ; others raise [`OtherInputs`]."""
+        """Return the record in the folder; empty if the folder is free. Raises [`OtherInputs`] if inputs not in `ignoring` differ."""
         record = read_json(self.folder / STAGE_FILE)
         if record is None:
             if held := self._held():
                 raise ValueError(
-                    f"`{self.folder}` holds files without a `{STAGE_FILE}`, such as `{held[0]}`: of another program or of an earlier "
+                    f"`{self.folder}` holds files without a `{STAGE_FILE}`, such as `{held[0]}`, from another program or an earlier "
                     "version. Choose another --output_dir, or delete the folder."
                 )
             return {}
@@ -71,19 +71,19 @@ class Stage:
         return record
 
     def result(self, ignoring: Iterable[str] = ()) -> dict | None:
-        """The result with which the stage was finished, after [`check`]; `None` if it is not complete, or a file of it is missing."""
+        """Return the result of [`finish`], after [`check`]; `None` if the stage is not complete, or one of its files is missing."""
         record = self.check(ignoring)
         if "result" not in record or not all((self.folder / name).is_file() for name in record["files"]):
             return None
         return record["result"]
 
     def begin(self) -> None:
-        """Record the inputs, unless they are recorded, after [`check`]."""
+        """Record the inputs after [`check`], unless they are recorded already."""
         if not self.check():
             write_json(self.folder / STAGE_FILE, {"inputs": self.inputs})
 
     def reopen(self) -> None:
-        """Take the result back, if there is one."""
+        """Mark the stage as incomplete."""
         write_json(self.folder / STAGE_FILE, {"inputs": self.inputs})
 
     def finish(self, result: dict, files: Iterable[str] = ()) -> None:
@@ -92,7 +92,7 @@ class Stage:
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[bool]:
-        """Context manager, see [`folder_lock`]. If nothing was written to the folder, it is free again."""
+        """Context manager that locks the folder, see [`folder_lock`]. It leaves no record if nothing else was written."""
         with folder_lock(self.folder, "stage", wait) as begun:
             try:
                 yield begun
@@ -112,7 +112,7 @@ class Stage:
                 self.finish({})
 
     def _held(self) -> list[str]:
-        """Names of the files in the folder, without the record, locks, hidden files, and what a kill has left."""
+        """Names of the files in the folder, without the record, locks, hidden files and partial files."""
         names = sorted(path.name for path in self.folder.glob("*") if not path.name.startswith("."))
         return [name for name in names if not name.endswith((STAGE_FILE, ".lock", ".partial"))]
 
@@ -136,16 +136,16 @@ def lock_file(folder: Path, purpose: str) -> Path:
 
 @contextmanager
 def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool]:
-    """Context manager that locks a folder for one purpose against other processes, and gives whether one has already
-    written to it under this lock. The folder is created, and left unchanged if nothing is written. A held lock raises
-    a `BlockingIOError` unless `wait`; its process may enter twice, and frees it by ending, however it ends."""
+    """Context manager that locks a folder for one purpose against other processes, and yields whether any process has written to it
+    under this lock before. A new folder is removed if nothing is written. If another process holds the lock, a `BlockingIOError` is
+    raised, unless `wait`. The process that holds it may enter again, and frees it when it ends, even if it is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     path, before = lock_file(folder, purpose), {*folder.iterdir()}
     lock = FileLock(path, is_singleton=True)
     try:
         lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
     except Timeout:
-        holder = path.read_text() if path.exists() else ""  # just taken, or left
+        holder = path.read_text() if path.exists() else ""  # the other process may just begin or end
         raise BlockingIOError(
             f"`{folder}` is in use by {holder or 'another process'}. Wait for it, stop it, or choose another --output_dir."
         ) from None
@@ -156,7 +156,7 @@ def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {since}")
         yield path in before
     finally:
-        unused = outermost and {*folder.iterdir()} - before == {path}  # nothing was written
+        unused = outermost and {*folder.iterdir()} - before == {path}
         if unused:
             path.unlink()  # before another process can hold it
         elif outermost:

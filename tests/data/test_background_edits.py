@@ -23,10 +23,7 @@ def test_donors_are_of_the_class_or_of_another():
     assert drawn.keys() == {3, 9} and abs(drawn[3] - 1000) < 100  # classes, not images, are drawn evenly
     of_three = Counter(others.tolist())
     assert all(abs(of_three[image] - 200) < 50 for image in range(2000, 2005))  # and the images of one
-    of_nine, steps = (
-        others >= 2005,
-        (own - np.arange(2000)) % 2000,
-    )  # the three draws of an image do not tell each other
+    of_nine, steps = others >= 2005, (own - np.arange(2000)) % 2000  # the draws of an image are independent
     for one, other in ((steps, of_nine), (steps[of_nine], others[of_nine])):
         assert abs(np.corrcoef(one, other)[0, 1]) < 0.1
 
@@ -159,9 +156,7 @@ def test_sharpness_is_that_of_the_donor():
     assert (blurred - soft).abs().mean() < 0.1 * (image - soft).abs().mean()
     sharpened = given("sharpness", gaussian_blur(image, [5, 5], [0.7, 0.7]), mask, donor, donor_mask)
     assert (sharpened - image).abs().mean() < (gaussian_blur(image, [5, 5], [0.7, 0.7]) - image).abs().mean()
-    noise = gaussian_blur(
-        image * (1 - mask) + 0.5 * mask, [19, 19], [3.0, 3.0]
-    )  # of which no more than four times is left
+    noise = gaussian_blur(image * (1 - mask) + 0.5 * mask, [19, 19], [3.0, 3.0])  # is amplified at most four times
     assert noise.std() < given("sharpness", noise, mask, donor, donor_mask).std() < 4 * noise.std()
 
 

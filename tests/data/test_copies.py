@@ -83,7 +83,7 @@ def test_evaluations_and_trainings_count_each_photograph_once(photos):
 
 def test_splits_that_overlap_are_refused(photos):
     images = {"train": find_images(str(photos), "train"), "test": find_images(str(photos), "train[:80%]")}
-    with pytest.raises(ValueError, match=r"Splits overlap: \d+ images of `test` are in `train` too"):
+    with pytest.raises(ValueError, match=r"Splits overlap: \d+ of \d+ images of `test` are in `train` too"):
         without_copies(images, None)
 
 

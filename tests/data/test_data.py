@@ -146,7 +146,7 @@ def test_names_that_are_patterns(tmp_path, name):
     """`datasets` would find no file, or for `a?b` those of `a*b` as well."""
     folder = masked_folder(tmp_path / name, 2, 2)
     for path in (folder, folder / "train-00000.parquet"):
-        with pytest.raises(ValueError, match=r"has `.` in its name, which `datasets` reads as a pattern: rename"):
+        with pytest.raises(ValueError, match=r"contains `.`, which `datasets` reads as a pattern: rename"):
             load_masked_dataset(str(path), "train")
     with pytest.raises(ValueError, match="reads as a pattern"):
         load_image_set("imagenet-s919", folder)
@@ -182,6 +182,6 @@ def test_pickle_with_code(tmp_path, monkeypatch, save):
     os.remove("model/model.safetensors")
     with open("model/pytorch_model.bin", "wb") as file:
         save({"weights": Code()}, file)
-    with pytest.raises(ValueError, match="`model` is not loaded") as refused:
+    with pytest.raises(ValueError, match="`model` was not loaded") as refused:
         load_model("model")
     assert "weights_only" not in str(refused.value) and not os.path.exists("ran")

@@ -77,7 +77,7 @@ def test_splits_number_their_classes(tmp_path):
     assert accepted == [[0], [1], [1]]
     with pytest.raises(ValueError, match=r"aligned.*dog"):
         load_masked_dataset(str(tmp_path / "data"), "train[:1]+validation[1:]")
-    with pytest.raises(ValueError, match=r"`train\[:1%\]` is none of .*3"):
+    with pytest.raises(ValueError, match=r"`train\[:1%\]` selects no images of .*3"):
         load_masked_dataset(str(tmp_path / "data"), "train[:1%]")
 
 
@@ -243,7 +243,7 @@ def test_names_that_cameras_and_browsers_give(tmp_path, caplog):
         ("cat/IMG.MPO", 2),
     ]
     (root / "train" / "hen").symlink_to(tmp_path / "disk")
-    with pytest.raises(FileNotFoundError, match=r"`.*train/hen` is a link to `.*disk`, which is not there"):
+    with pytest.raises(FileNotFoundError, match=r"`.*train/hen` is a link to `.*disk`, which does not exist"):
         load_masked_dataset(str(root), "train")
     (root / "train" / "hen").unlink()
     tree(tmp_path / "disk", "2.png")
@@ -319,7 +319,7 @@ def test_metadata_that_lists_a_file_twice_or_contradicts_the_folders(tmp_path, c
     root = tree(tmp_path / "set", "cat/0.png", "dog/1.png", "new/2.png")
     (root / "metadata.csv").write_text("file_name,label\ncat/0.png,dog\ndog/1.png,dog\nnew/2.png,cat\ndog/1.png,dog\n")
     assert names_of_rows(both_ways(root)) == ["dog", "dog", "cat"]
-    assert "1 images another class than their folder (`cat/0.png`), and counts" in caplog.text
+    assert "1 images another class than their folder (`cat/0.png`). The metadata counts." in caplog.text
     assert "1 listed again in the metadata (`dog/1.png`)" in left_out(root, caplog)
     with (root / "metadata.csv").open("a") as file:
         file.write("dog/1.png,cat\n")
@@ -333,7 +333,7 @@ def test_metadata_that_lists_a_file_twice_or_contradicts_the_folders(tmp_path, c
         ("metadata.jsonl", '{"file_name": "0.png"\n', "metadata.jsonl` is not valid: JSON parse error"),
         ("metadata.jsonl", '{"label": 1}\n', "`file_name`"),
         ("metadata.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "0.png", "label": "a"}\n', "label"),
-        ("metadata.csv", "file_name;label\n0.png;Bär\n", "line without an .* commas between"),
+        ("metadata.csv", "file_name;label\n0.png;Bär\n", "line without .* commas between"),
         ("metadata.csv", "file_name,label\n0.png,Bär\n".encode("utf-16"), "not valid: .* in UTF-8"),
         ("metadata.csv", "file_name,label\n0.png,Bär\n".encode("latin-1"), "not valid: its text is not UTF-8"),
     ],

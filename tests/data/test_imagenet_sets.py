@@ -69,7 +69,7 @@ def test_flat_validation_without_ground_truth(tmp_path):
     with pytest.raises(ValueError, match=r"neither folders of wnids nor labels.*LOC_val_solution.csv.*devkit"):
         load_image_set("imagenet-1k", tmp_path)
     layouts.kaggle_solution(tmp_path / "LOC_val_solution.csv", [TENCH, TENCH])
-    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000003.JPEG`: the ground truth has no such image"):
+    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000003.JPEG`: the file of labels has no such image"):
         load_image_set("imagenet-1k", tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_real_labels_go_by_file_name_and_leave_out_images_without(tmp_path):
 @pytest.mark.parametrize("name", [f"ILSVRC2012_val_{number:08d}.JPEG" for number in (0, 50_001)] + ["a.JPEG"])
 def test_an_image_that_real_labels_do_not_have_is_refused(name, tmp_path):
     layouts.save(layouts.picture(0), tmp_path / "val" / TENCH / name)
-    with pytest.raises(ValueError, match=f"`{TENCH}/{name}`: ReaL labels go by names"):
+    with pytest.raises(ValueError, match=f"`{TENCH}/{name}`: ReaL labels need the file names"):
         load_image_set("imagenet-1k", tmp_path, labels="real")
 
 
@@ -114,7 +114,7 @@ def test_an_image_that_real_labels_do_not_have_is_refused(name, tmp_path):
 def test_a_folder_of_no_class_of_the_set_is_refused(name, folders, tmp_path):
     layouts.class_folders(tmp_path, dict.fromkeys(folders, 1))
     for streaming in (False, True):
-        with pytest.raises(ValueError, match=rf"{folders[1]}` is named after no class of this set"):
+        with pytest.raises(ValueError, match=rf"{folders[1]}` is not named after a class of this set"):
             list(load_image_set(name, tmp_path, streaming=streaming))
 
 
@@ -282,5 +282,5 @@ def test_paper_split_options(all_classes):
 def test_paper_split_bad_numbers(all_classes):
     root, _ = all_classes
     for options in ({"num_classes": 914, "samples_per_class": 1}, {"samples_per_class": 3}):
-        with pytest.raises(ValueError, match="has 914 classes beside the merged ones, of at least 2 masks"):
+        with pytest.raises(ValueError, match="has 914 classes without the merged ones, with 2 masks or more"):
             load_image_set("paper-split", root, **options)

@@ -52,11 +52,11 @@ GOOD_MASKS = {
     "five values, of which some are dark": mask_of(10, 10, 10, 20, 253, 254, *[255] * 5),
 }
 BAD_MASKS = {
-    "VOC": (mask_of(15, 15, 15), "usual value of the mask's foreground is 15, expected 1 or 255"),
-    "ones among others": (mask_of(1, 1, 2), "usual value of the mask's foreground is 1,"),
+    "VOC": (mask_of(15, 15, 15), "median of the mask's foreground is 15, expected 1 or 255"),
+    "ones among others": (mask_of(1, 1, 2), "median of the mask's foreground is 1,"),
     "class ids": (mask_of(131, 131, 180, 190, 200), "has the values 131, 180, 190, 200, expected 1 or 255"),
     "a class id and ignore": (mask_of(31, 31, 255, 255, 255), "has the values 31, 255, expected 1 or 255"),
-    "ones among 255": (mask_of(1, 255, 255), "mixes the values 1 and 255"),
+    "ones among 255": (mask_of(1, 255, 255), "has the values 1 and 255"),
     "RGB": (mask_of(255).convert("RGB"), "mask has mode RGB, expected one channel"),
     "16 bits": (mask_of(255).convert("I;16"), "mask has mode I;16, expected one channel"),
     "an inverted palette": (with_palette((255,) * 3, (0,) * 3), "palette, the background, is not black"),
@@ -110,7 +110,7 @@ def test_prepare_rejects_bad_masks(tmp_path):
         tmp_path / "source" / "train.parquet"
     )
     arguments = ("imagenet-s919", [str(tmp_path / "source")], tmp_path / "out")
-    with pytest.raises(ValueError, match=r"`1\.png`: the usual value .*--skip_bad"):
+    with pytest.raises(ValueError, match=r"`1\.png`: the median of .*--skip_bad"):
         prepare(*arguments)
     assert prepare(*arguments, skip_bad=True) == {"train": (1, len(BAD_MASKS))}
     rejected = datasets.load_dataset(str(tmp_path / "out"), "rejected", split="train")

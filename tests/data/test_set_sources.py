@@ -65,7 +65,7 @@ def test_variant_deep_inside(tmp_path):
     with pytest.raises(ValueError, match="holds `top-images` of this set, not `matched-frequency`"):
         load_image_set("imagenet-v2", tmp_path)
     layouts.webdataset(tmp_path / "wds", [("a", layouts.picture(0), 5)])
-    with pytest.raises(ValueError, match="which has one variant"):
+    with pytest.raises(ValueError, match="for which variant cannot be chosen"):
         load_image_set("imagenet-v2", tmp_path / "wds", variant="top-images")
 
 
@@ -201,7 +201,7 @@ def test_archives_of_one_name(tmp_path):
     layouts.class_folders(tmp_path / "set", {TENCH: 1})
     shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "set")
     layouts.tar_of(tmp_path / "set", tmp_path / "set.tar")
-    with pytest.raises(ValueError, match="Archives of one name"):
+    with pytest.raises(ValueError, match="Archives have the same name"):
         prepare("imagenet-sketch", [str(tmp_path / "set.zip"), str(tmp_path / "set.tar")], tmp_path / "out")
 
 
@@ -289,7 +289,7 @@ def test_all_names_of_imagenet_beside_file_names(tmp_path, name):
         os.utime(path, (second, second))
         assert [row["label"] for row in both_ways(name, tmp_path)] == labels
     table_with_file_names(tmp_path, datasets.ClassLabel(names=sorted(names)), [6, 11])
-    with pytest.raises(ValueError, match="cannot be told"):
+    with pytest.raises(ValueError, match="do not tell the classes"):
         load_image_set(name, tmp_path)
 
 
@@ -326,7 +326,7 @@ def test_pushed_set_is_known_by_its_settings(hub, tmp_path):
     hub.add("datasets", "me/framed", tmp_path / "framed")
     assert load_evaluation_set("objectnet", "me/framed", "native").border == 2
     hub.repos["datasets", "me/old"] = {"made_by.json": b"{}"}
-    with pytest.raises(ValueError, match="`me/old` is of an earlier version"):
+    with pytest.raises(ValueError, match="`me/old` is from an earlier version"):
         load_image_set("objectnet", "me/old")
 
 

@@ -100,7 +100,7 @@ def test_si_score_without_metadata(tmp_path, caplog):
     layouts.si_score(tmp_path, {"koala": 2}, metadata=False)
     rows = list(load_image_set("si-score-rotation", tmp_path))
     assert [row["angle"] for row in rows] == [None, None]
-    assert "no metadata.csv beside the classes" in caplog.text
+    assert "no metadata.csv next to the classes" in caplog.text
 
 
 def test_si_score_images_that_the_metadata_lack_have_no_factors(tmp_path):
@@ -297,10 +297,10 @@ def test_tables_from_elsewhere(hub, tmp_path):
         ("counteranimal-common", tmp_path / "tars"),
         ("imagenet-9-only_fg", tmp_path / "tars"),
     ):
-        with pytest.raises(ValueError, match=r"columns .*, from which the classes of this set cannot be told"):
+        with pytest.raises(ValueError, match=r"columns .*, which do not tell the classes of this set"):
             load_image_set(name, source)
     layouts.image_table(tmp_path / "birds" / "test.parquet", label=[0, 1], place=[0, 1])
-    with pytest.raises(ValueError, match="cannot be told"):
+    with pytest.raises(ValueError, match="do not tell the classes"):
         load_image_set("waterbirds", tmp_path / "birds", split="test")
 
 

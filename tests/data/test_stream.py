@@ -96,7 +96,7 @@ def test_labels_of_another_model_are_refused():
 
 def test_a_dataset_without_a_usable_row_ends():
     rows = [row | {"mask": Image.new("L", tiny.WIDE)} for row in tiny.masked_rows(3)]
-    with pytest.raises(ValueError, match=r"mask is empty. No row of the last 100 can be used"):
+    with pytest.raises(ValueError, match=r"mask is empty. None of the last 100 rows can be used"):
         numbers(stream_of(datasets.Dataset.from_list(rows, features=tiny.FEATURES)), 1)
     with pytest.raises(ValueError, match="The train dataset has no rows"):
         numbers(stream_of(datasets.IterableDataset.from_generator(lambda: iter([]), features=tiny.FEATURES)), 1)

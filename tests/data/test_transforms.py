@@ -155,9 +155,7 @@ def test_masks_of_ones_and_of_bits():
 def test_an_image_that_a_resize_would_not_fit_into_memory_is_refused():
     """A file of a few hundred bytes, which would have 1,280 million pixels at a shortest edge of 256."""
     transform = eval_transform(make_image_processor("paper"))
-    with pytest.raises(
-        ValueError, match="An image of 20000×1 pixels would be resized to 5,120,000 pixels at one side"
-    ):
+    with pytest.raises(ValueError, match="An image of 20000×1 pixels would be resized to 5,120,000 pixels on its"):
         transform({"image": [Image.new("RGB", (20000, 1))]})
     assert transform({"image": [Image.new("RGB", (40, 1))]})["pixel_values"][0].shape == (3, 224, 224)
     bounded = ViTImageProcessor(size={"shortest_edge": 256, "longest_edge": 512}, do_center_crop=False)

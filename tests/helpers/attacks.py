@@ -242,7 +242,7 @@ FIRST = "{root}/photos/validation/a/0.png"
 IMAGES = [
     Attack("one of 1×1 pixels", lambda of: of.replace(Image.fromarray(noise(1, 1))), images=11, told="empty or full"),
     Attack("a PNG that is cut off", lambda of: _cut(of.image()), FIRST),
-    Attack("an EXIF rotation, and a mask of the stored size", lambda of: _rotated(of, (40, 20)), "as by EXIF"),
+    Attack("an EXIF rotation, and a mask of the stored size", lambda of: _rotated(of, (40, 20)), "perhaps by EXIF"),
     Attack("an EXIF rotation, and a mask of the shown size", lambda of: _rotated(of, (20, 40))),
     Attack("a link to nowhere", lambda of: (of.image().unlink(), of.image().symlink_to("nowhere.png")), FIRST),
     Attack("an image and a class folder that are links", _moved_and_linked),

@@ -65,8 +65,8 @@ def test_cut_outs_are_diagnosed(tmp_path, caplog):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["masks"] == "made by alpha"
     assert "--masks alpha" not in caplog.text
     call(*options, tmp_path / "others")  # of which `dinov2` makes no masks
-    assert caplog.text.count("Images such as `a/0.png` are partly transparent: --masks alpha takes") == 1
+    assert caplog.text.count("Images such as `a/0.png` are partly transparent: --masks alpha makes") == 1
     cut_out(large).convert("RGB").save(tmp_path / "photos" / "validation" / "b" / "9.png")
     error = call(*options, tmp_path / "new", "--masks", "alpha").error
-    assert error.startswith("error: The alpha of `b/9.png` is no mask, since all pixels are opaque")
+    assert error.startswith("error: The transparency of `b/9.png` is not a mask: all pixels are opaque")
     assert not (tmp_path / "new" / "masks").exists()

@@ -108,7 +108,7 @@ def test_names_without_their_folder(tmp_path):
     exact, elsewhere, ambiguous, absent, empty = masks(path, "a/1.jpg", "/data/a/0.jpg", "1.jpg", "x/3.jpg", "2.jpg")
     np.testing.assert_array_equal(array(exact), rectangle(20, 10, 25, 16))
     np.testing.assert_array_equal(array(elsewhere), rectangle(2, 3, 12, 9) | rectangle(20, 10, 25, 16))
-    assert ambiguous.mask is None and "not once" in ambiguous.rejected
+    assert ambiguous.mask is None and "several entries end with it" in ambiguous.rejected
     assert absent.mask is None and "`x/3.jpg` is not" in absent.rejected
     assert empty.mask is None and empty.rejected == "no annotation"
 
@@ -130,7 +130,7 @@ def test_names_from_the_root(tmp_path):
     np.testing.assert_array_equal(array(cat), rectangle(0, 0, 1, HEIGHT))
     np.testing.assert_array_equal(array(dog), rectangle(0, 0, 2, HEIGHT))
     np.testing.assert_array_equal(array(at_root), rectangle(0, 0, 5, HEIGHT))
-    assert all("or not once" in result.rejected for result in (both, none, other))
+    assert all("or several entries end with it" in result.rejected for result in (both, none, other))
 
 
 def test_an_entry_is_of_one_image(tmp_path):
@@ -148,7 +148,7 @@ def test_an_entry_is_of_one_image(tmp_path):
 def test_another_image_size_is_refused(tmp_path):
     maker = CocoAnnotations(write(tmp_path, content()))
     with pytest.raises(
-        ValueError, match=r"`a/0\.jpg` has 20×30 pixels, but .* says 30×20.*neither resized nor turned"
+        ValueError, match=r"`a/0\.jpg` has 20×30 pixels, but .* says 30×20.*neither resized nor rotated"
     ):
         maker([Image.new("RGB", (HEIGHT, WIDTH))], [{"file_name": "a/0.jpg"}])
 
@@ -156,7 +156,7 @@ def test_another_image_size_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "annotation, problem",
     [
-        ({"segmentation": [[1, 1, 2, 2, 3, 3, 4]]}, "three or more pairs"),
+        ({"segmentation": [[1, 1, 2, 2, 3, 3, 4]]}, "three pairs of x and y"),
         ({"segmentation": {"size": [3, 3], "counts": [9]}}, "end where the image does"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "abcd"}}, "Invalid RLE"),
         ({}, "bbox"),

@@ -12,7 +12,7 @@ from PIL import Image
 from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.mask_checks import confirmed
 from robust_vit_hf.masks import foreground_layer, tokencut
-from robust_vit_hf.masks.background_remover import BackgroundRemover
+from robust_vit_hf.masks.background_remover import background_remover
 from robust_vit_hf.masks.foreground_layer import ConfirmedMasks, ForegroundLayer, bundled_layer
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 
@@ -70,7 +70,7 @@ def test_a_mask_is_in_doubt_unless_the_cut_agrees(monkeypatch):
 
 
 def test_only_for_dinov2_s():
-    with pytest.raises(ValueError, match="is no DINOv2-S"):
+    with pytest.raises(ValueError, match="is not a DINOv2-S"):
         ConfirmedMasks(tiny_vit())
     assert bundled_layer().weight.shape == (384,)
 
@@ -94,11 +94,11 @@ def test_a_background_remover(monkeypatch, tmp_path):
         return Session()
 
     monkeypatch.setattr(rembg, "new_session", new_session)
-    masks = BackgroundRemover.from_pretrained("isnet-general-use")([Image.new("RGB", (8, 256))], [{}])
+    masks = background_remover("isnet-general-use")([Image.new("RGB", (8, 256))], [{}])
     assert np.array_equal(np.asarray(masks[0].mask) > 0, np.repeat(np.arange(256)[:, None] > 127, 8, axis=1))
     assert opened == [("isnet-general-use", {})]
     with pytest.raises(Exception, match=r"isnet\.onnx"):  # opened by ONNX Runtime, wherever it lies
-        BackgroundRemover.from_pretrained(str(tmp_path / "isnet.onnx"))
+        background_remover(str(tmp_path / "isnet.onnx"))
     monkeypatch.setitem(sys.modules, "rembg", None)
     with pytest.raises(ImportError, match=r"robust-vit-hf\[masks\]"):
-        BackgroundRemover.from_pretrained("isnet-general-use")
+        background_remover("isnet-general-use")

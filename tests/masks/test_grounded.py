@@ -261,7 +261,7 @@ def test_prompts_are_checked_first(tmp_path, found):
     (tmp_path / "parts.json").write_text(json.dumps({"a": ["a"], "d": found}))
     options = ("--prompts", tmp_path / "parts.json", "--output_dir", tmp_path / "out")
     refused = call("masks", "sam3", "--images", tmp_path / "images.parquet", *options)
-    assert "parts.json` must be a JSON object of classes and lists of names" in refused.error
+    assert "parts.json` must be a JSON object of lists of names by class" in refused.error
     assert not (tmp_path / "out").exists()
 
 

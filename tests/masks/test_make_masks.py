@@ -96,7 +96,7 @@ def test_released_masks_of_each_class(tmp_path, caplog):
     again = command("tokencut", tmp_path / "images", tmp_path / "masks", *options)
     done = call(*again)
     assert done.status == 0 and "train: 3 masks, 3 rejected" in done.out, done.err[-3000:]
-    assert "Classes of `train` that ran out of images before they had 2 masks: `dog` 1." in caplog.text
+    assert "Classes of `train` with fewer than 2 masks, since they have no more images: `dog` 1." in caplog.text
     # The fifth image is not needed.
     assert load_masked_dataset(str(tmp_path / "masks"), "train")["file_name"] == ["1.png", "3.png", "5.png"]
     rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
@@ -243,7 +243,7 @@ def test_groups_are_kept(tmp_path):
         (["grounded", "--images", "UNNAMED"], "labels of type Value.*expected a `ClassLabel` with names"),
         (
             ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
-            "--per_class needs one process, and images with a column `label` of integers",
+            "--per_class needs a single process",
         ),
         (["coco", "--annotations", "PROMPTS", "--images", "FOLDER"], "is within"),
     ],

@@ -294,7 +294,9 @@ def test_the_model_is_left_as_it_was(photographs):
 def test_the_bias_of_the_keys(backbone, photographs):
     """DINOv2's keys have a bias that hides the rest, and so do not by default; DINO's keep theirs, as in the paper."""
     images = [image for image, _ in photographs[:3]]
-    for result in tokencut.TokenCut(backbone, key_bias=True)(images, [{}] * 3):
+    with_bias = tokencut.TokenCut(backbone)
+    with_bias.key_bias = True
+    for result in with_bias(images, [{}] * 3):
         assert result.mask is None and result.rejected.startswith("nothing to cut: all patches are alike")
     assert not tokencut.TokenCut(backbone).key_bias and tokencut.TokenCut(tiny_vit()).key_bias
 

@@ -185,7 +185,7 @@ def test_pickle_that_would_run_code(kind, tmp_path):
         file.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, file, _use_new_zipfile_serialization=kind == "zip")
-    refused("Nothing in it was run", file, tmp_path / "out")
+    refused("None of its code was run", file, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["weights.pth"]
     pickle.loads(pickle.dumps(Payload(trace)))
     assert trace.exists()  # it does run where nothing keeps it from it

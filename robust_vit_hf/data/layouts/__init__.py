@@ -1,1 +1,1 @@
-"""Layouts of the paper's sets on disk and on the Hub, one per module."""
+"""Layouts of images on disk and on the Hub: folders, archives and tables, and the official layouts of the known sets."""

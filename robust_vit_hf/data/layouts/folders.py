@@ -1,4 +1,4 @@
-"""Folders of images: your own, `<split>/<class>/<image>`, and those of sets, one per class or a single one."""
+"""Folders of images: your own, `<split>/<class>/<image>`, and the class folders of the known sets."""
 
 import os
 from collections import defaultdict
@@ -23,21 +23,21 @@ from ..schema import Source
 
 logger = logging.get_logger(__name__)
 
-Label = int | list[int]  # 0–999, or a list of all that are accepted
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}  # of images of sets
+Label = int | list[int]  # 0–999, or a list of all accepted labels
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}  # of the images of known sets
 SPLITS = {str(split): names for split, names in SPLIT_KEYWORDS.items()}  # names of folders, in lower case, by split
 METADATA = {"metadata.jsonl": json.read_json, "metadata.csv": csv.read_csv, "metadata.parquet": parquet.read_table}
-ENCODED = "Expected text in UTF-8, and commas between columns of CSV."
-# Suffixes of images that Pillow may not read here.
+ENCODED = "Expected text in UTF-8, and commas between the columns of CSV."
+# Suffixes of images that Pillow may not be able to read.
 PICTURES = {".avif", ".avifs", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
 PICTURES |= {".heic", ".heif", ".hif"}
-UNREADABLE = "that need to be converted to PNG or, if they are HEIC, `pip install pillow-heif`"
-NUM_NAMES = 3  # of files left out, shown for each reason
+UNREADABLE = "in a format to convert to PNG (for HEIC, `pip install pillow-heif`)"
+NUM_NAMES = 3  # names shown of a list of files
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images and metadata files below a folder, by names relative to it, and hidden images, which are left out."""
+    """Names, relative to a folder, of the images, metadata files and hidden images below it. Hidden images are left out."""
 
     root: Path
     images: list[str]
@@ -46,7 +46,7 @@ class ImageFolder:
 
     @classmethod
     def find(cls, root: Path) -> "ImageFolder | None":
-        """List a folder of images; `None` if it has none, or holds tables."""
+        """List the files of a folder; `None` if it has no images, or has tables."""
         suffixes, images, metadata, hidden = readable_suffixes() | PICTURES, [], [], []
         for name in files_below(root):
             if "\\udc" in ascii(name):  # which no table can hold
@@ -69,26 +69,27 @@ class ImageFolder:
         below = dict.fromkeys(name.partition("/")[0] for name in [*self.images, *self.metadata] if "/" in name)
         are_classes = not self.metadata and all(name.count("/") == 1 for name in self.images)
         if are_classes and not all(map(_split_of, below)):
-            return {"train": ""}  # of the class folders, one has the name of a split, such as `train`
+            return {"train": ""}  # a class folder may have the name of a split, such as `train`
         folders: dict[str, str] = {}
         for folder in below:
             split = _split_of(folder)
             if split in folders:
                 both = f"`{folders[split][:-1]}` and `{folder}`"
-                raise ValueError(f"`{self.root}` has two folders of the split `{split}`, {both}: make them one.")
+                raise ValueError(f"`{self.root}` has two folders of the split `{split}`, {both}: merge them.")
             if split is not None:
                 folders[split] = f"{folder}/"
         return {split: folders[split] for split in SPLITS if split in folders} or {"train": ""}
 
     def read(self, split: str) -> tuple[datasets.Dataset, str | None]:
-        """Rows of a split, by metadata or class folders, and what is left out, in words. `file_name` is
-        relative to the folder of the split, and classes are those of the split, sorted by name."""
+        """Return the rows of a split, by metadata or class folders, and a summary of what is left out. `file_name` is relative to the
+        folder of the split. Classes are those of the split, sorted by name."""
         folder, left_out = self.folders[split], defaultdict(list)
         images = [name for name in self.images if name.startswith(folder)]
         metadata = [name for name in self.metadata if name.startswith(folder)]
         metadata = metadata or [name for name in self.metadata if "/" not in name]
-        of_metadata = self._rows_of_metadata(metadata, left_out)
-        rows = of_metadata if metadata else self._rows_of_classes(images, folder, left_out)
+        rows = (
+            self._rows_of_metadata(metadata, left_out) if metadata else self._rows_of_classes(images, folder, left_out)
+        )
         kept, unreadable = [], PICTURES - readable_suffixes()
         if metadata and not any("label" in values for _, values in rows):
             labels = {files["image"]: of for files, of in self._rows_of_classes(images, folder, defaultdict(list))}
@@ -107,7 +108,7 @@ class ImageFolder:
                 name.removeprefix(folder) for name in images if name not in listed
             ]
             self._check_folders(kept)
-        left_out["hidden, by a name that begins with `.` or `__`"] = [
+        left_out["hidden, since a name begins with `.` or `__`"] = [
             name.removeprefix(folder) for name in self.hidden if name.startswith(folder)
         ]
         if split == next(iter(self.folders)):  # once for all splits
@@ -117,7 +118,7 @@ class ImageFolder:
         if not kept:
             expected = f"`{folder}<class>/<image>`, or a line of metadata for each"
             raise ValueError(
-                f"`{self.root / folder}` has no usable image, and {summary or 'no others'}. Expected {expected}."
+                f"`{self.root / folder}` has no image that can be used; left out: {summary or 'none'}. Expected {expected}."
             )
         classes = [] if metadata else [path.name for path in subfolders(self.root / folder)]
         return self._table(kept, classes), summary
@@ -137,15 +138,15 @@ class ImageFolder:
         return rows
 
     def _check_folders(self, rows: list[tuple[dict, dict]]) -> None:
-        """Warn where a folder is named as another class than that of its image in the metadata."""
+        """Warn if the metadata gives images another class than the one after which their folder is named."""
         labels, others = {str(values.get("label")) for _, values in rows}, []
         for files, values in rows:
             parent = PurePosixPath(files["image"]).parent.name
             if parent != str(values.get("label")) and parent in labels:
                 others.append(files["image"])
         if others:
-            told = f"{len(others)} images another class than their folder ({first_few(others)}), and counts"
-            logger.warning(f"`{self.root}`: the metadata gives {told}.")
+            told = f"{len(others)} images another class than their folder ({first_few(others)}). The metadata counts."
+            logger.warning(f"`{self.root}`: the metadata gives {told}")
 
     def _rows_of_metadata(self, metadata: list[str], left_out: dict[str, list[str]]) -> list[tuple[dict, dict]]:
         rows, label_of = [], {}
@@ -161,7 +162,7 @@ class ImageFolder:
                 names = {column: line[key] for key in line if (column := _picture_of(key))}
                 values = {key: value for key, value in line.items() if not _picture_of(key)}
                 if not names.get("image"):
-                    raise ValueError(f"`{self.root / table}` has a line without an (`image_`)`file_name`. {ENCODED}")
+                    raise ValueError(f"`{self.root / table}` has a line without (`image_`)`file_name`. {ENCODED}")
                 files = {
                     column: path_within(self.root, table, base, name) if name else None
                     for column, name in names.items()
@@ -172,23 +173,23 @@ class ImageFolder:
                 elif label_of[pictures] == label:
                     left_out["listed again in the metadata"].append(files["image"])
                 else:
-                    both = f"as `{label_of[pictures]}` and as `{label}`"
-                    raise ValueError(f"`{self.root / table}` lists `{names['image']}` {both}: leave one of the lines.")
+                    twice = f"`{names['image']}` as `{label_of[pictures]}` and as `{label}`"
+                    raise ValueError(f"`{self.root / table}` lists {twice}: remove one of the lines.")
                 label_of[pictures] = label
         return rows
 
     def _table(self, rows: list[tuple[dict, dict]], classes: list[str]) -> datasets.Dataset:
-        """Table of the rows. `classes` may have no images, and are numbered as the others are."""
+        """Table of the rows. `classes` may have no images; they get numbers like the others."""
         pictures, others = ({name: None for row in rows for name in row[part]} for part in (0, 1))
         columns = {name: [values.get(name) for _, values in rows] for name in others}
         types: dict = dict.fromkeys(pictures, datasets.Image())
         if any(isinstance(label, str) for label in columns.get("label", [])):
             columns["label"] = [label and nfc(label) for label in columns["label"]]
-            names = sorted({*columns["label"], *map(nfc, classes)} - {None, ""})  # CSV has no other word for none
+            names = sorted({*columns["label"], *map(nfc, classes)} - {None, ""})  # missing values of CSV are ""
             columns["label"] = [names.index(label) if label else None for label in columns["label"]]
             types["label"] = datasets.ClassLabel(names=names)
         features = datasets.Features.from_arrow_schema(pa.table(columns).schema) | types
-        # A column of metadata that has the name of pictures gives way to them.
+        # Pictures replace a metadata column of the same name.
         for name in pictures:
             columns[name] = [files.get(name) and str(self.root / files[name]) for files, _ in rows]
         return datasets.Dataset.from_dict(columns, datasets.Features({name: features[name] for name in columns}))
@@ -215,7 +216,7 @@ def first_few(names: Sequence[str]) -> str:
 
 
 def open_wnids(root: Path, class_subset: str | None = None) -> Source:
-    """Folders named by wnid, of ImageNet-1k or a `class_subset`, see [`subset`]."""
+    """Folders named after wnids, of ImageNet-1k or of a `class_subset`, see [`subset`]."""
     classes = range(len(wnids())) if class_subset is None else subset(class_subset)
     return open_class_folders(root, {wnids()[label]: label for label in classes})
 
@@ -226,21 +227,21 @@ def open_class_folders(
     """Source of folders named after classes.
 
     Args:
-        root: folder that has them, or up to three levels above. Names of files are relative to it.
-        part: part of the set that is asked for, if it has several.
-        parts: patterns of the names of the folders that hold a part; those of other parts are rejected.
+        root: the parent of these folders, or a folder up to three levels above it. File names are relative to it.
+        part: the part of the set to open, if it has several.
+        parts: by part, patterns of the names of its folders; folders of other parts are rejected.
     """
     folders = find_classes(root, labels.__contains__, parts.get(part, ()))
     if others := [name for name in parts if name != part and _is_within(folders[0], parts[name])]:
         raise ValueError(f"`{folders[0].parent}` holds `{others[0]}` of this set, not `{part}`.")
     if alien := [folder for folder in folders if folder.name not in labels]:
-        raise ValueError(f"`{alien[0]}` is named after no class of this set: remove the folder, or correct its name.")
+        raise ValueError(f"`{alien[0]}` is not named after a class of this set: remove or rename the folder.")
     return class_folders(root, {folder: labels[folder.name] for folder in folders})
 
 
 def find_classes(root: Path, is_class: Callable[[str], bool], names: Sequence[str] = ()) -> list[Path]:
-    """Class folders, sorted by name, in `root` or up to three levels below: siblings of a folder whose name
-    `is_class` accepts. Of several places, that within a folder is taken whose name matches one of `names`."""
+    """Find the class folders, sorted by name, in `root` or up to three levels below it: the siblings of a folder whose name `is_class`
+    accepts. Of several places, the one within a folder whose name matches one of `names` is taken."""
     level, parents = [root], []
     for _ in range(4):
         inside = {folder: subfolders(folder) for folder in level}
@@ -251,7 +252,7 @@ def find_classes(root: Path, is_class: Callable[[str], bool], names: Sequence[st
     parents = [parent for parent in parents if _is_within(inside[parent][0], names)] or parents
     if len(parents) != 1:
         places = f"several, in {', '.join(f'`{parent}`' for parent in parents)}" if parents else "none"
-        raise ValueError(f"Expected one place with folders of classes of this set in `{root}`, but found {places}.")
+        raise ValueError(f"Expected one folder with the class folders of this set in `{root}`, but found {places}.")
     return inside[parents[0]]
 
 
@@ -290,14 +291,13 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def places_below(root: Path, name: str) -> list[Path]:
-    """Paths of a name in `root` or up to two levels below, the highest first, since archives are often unpacked
-    to nested folders."""
+    """Paths of a name in `root` or up to two levels below it, the highest first, since archives are often unpacked to nested folders."""
     paths = [path for above in ("", "*/", "*/*/") for path in sorted(root.glob(above + name))]
     return [path for path in paths if not any(part.startswith((".", "__")) for part in path.relative_to(root).parts)]
 
 
 def path_within(root: Path, metadata: str, base: str, value: object) -> str:
-    """Name relative to the root of a file that metadata in `base` names, within that folder."""
+    """Return the name, relative to the root, of a file that metadata in the folder `base` names relative to that folder."""
     name = os.path.normpath(str(value).replace("\\", "/"))
     if os.path.isabs(name) or name.split("/")[0] == "..":
         raise ValueError(f"`{root}`: `{metadata}` names `{value}`, which must be a relative path within its folder.")

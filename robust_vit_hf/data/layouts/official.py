@@ -39,14 +39,14 @@ VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 def open_validation(root: Path, labels: Literal["original", "real"] = "original") -> Source:
-    """ImageNet-1k validation: `val/<wnid>/`, or a flat folder with labels beside it, maybe ReaL's."""
+    """ImageNet-1k validation: `val/<wnid>/`, or a flat folder with labels next to it."""
     folder = next(root / name for name in VALIDATION_FOLDERS if (root / name).is_dir())
     files = image_files(folder)
     if any(re.fullmatch(r"n\d{8}", child.name) for child in subfolders(folder)) or not files:
         parts = {"validation images": (), "training images": ("train",)}
         source = open_class_folders(folder, label_of_wnid(), "validation images", parts)
     else:
-        label_of, problem = _flat_labels(root), "the ground truth has no such image."
+        label_of, problem = _flat_labels(root), "the file of labels has no such image."
         unknown = [path for path in files if path.stem not in label_of]
         rows = [file_row(path, path.name, label=label_of[path.stem]) for path in files if path.stem in label_of]
         source = Source(iter, rows + [{"file_name": path.name, "problem": f"`{path}`: {problem}"} for path in unknown])
@@ -61,7 +61,7 @@ def _flat_labels(root: Path) -> dict[str, int]:
     devkit = next((root / name for name in DEVKIT_FOLDERS if (root / name / "meta.mat").is_file()), None)
     if devkit is None:
         raise ValueError(
-            f"`{root}` has neither folders of wnids nor labels: put `LOC_val_solution.csv` or `ILSVRC2012_devkit_t12` beside the images."
+            f"`{root}` has neither folders of wnids nor labels: put `LOC_val_solution.csv` or `ILSVRC2012_devkit_t12` next to the images."
         )
     from scipy.io import loadmat
 
@@ -77,7 +77,7 @@ def with_real_labels(row: dict) -> dict | None:
     name = row["file_name"]
     number = VALIDATION_NAME.search(name)
     if number is None or not 1 <= int(number[1]) <= len(real_labels()):
-        problem = f"`{name}`: ReaL labels go by names such as ILSVRC2012_val_00000001.JPEG, as in the archive."
+        problem = f"`{name}`: ReaL labels need the file names of the archive, such as ILSVRC2012_val_00000001.JPEG."
         return {"file_name": name, "problem": problem}
     labels = real_labels()[int(number[1]) - 1]
     return row | {"label": [*labels]} if labels else None
@@ -100,7 +100,7 @@ MERGED = {
 
 
 def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
-    """All annotated training images; `imagenet` holds those that are not in `train-semi`."""
+    """All annotated training images; `imagenet` has the images that are not in `train-semi`."""
     return _imagenet_s_source(subfolders(_imagenet_s_folder(root)), imagenet)
 
 
@@ -112,9 +112,9 @@ def open_paper_split(
     num_classes: int = 500,
     samples_per_class: int = 3,
 ) -> Source:
-    """The paper's split of ImageNet-S919, section 4: of the sorted classes without the merged pairs, the first
-    500 give three training images each, and the last 414 one validation image each. `class_seed` shuffles
-    the classes first (Tables 8 and 9). The released split depends on the file system's order of folders."""
+    """The paper's split of ImageNet-S919, section 4: of the sorted classes without the merged pairs, the first 500 give three training
+    images each, and the last 414 give one validation image each. `class_seed` shuffles the classes first (Tables 8 and 9). In the
+    released code, the split depends on the order in which the file system lists folders."""
     merged = {*MERGED, *MERGED.values()}
     folders = [folder for folder in subfolders(_imagenet_s_folder(root)) if folder.name not in merged]
     if class_seed is not None:
@@ -125,7 +125,7 @@ def open_paper_split(
     fewest = min((len(image_files(folder)) for folder in chosen), default=0)
     if num_classes >= len(folders) or fewest < count:
         raise ValueError(
-            f"`{root}` has {len(folders)} classes beside the merged ones, of at least {fewest} masks: too few for {num_classes} of {count}."
+            f"`{root}` has {len(folders)} classes without the merged ones, with {fewest} masks or more: too few for {num_classes} of {count}."
         )
     return _imagenet_s_source(chosen, imagenet, count)
 
@@ -133,7 +133,7 @@ def open_paper_split(
 def _imagenet_s_folder(root: Path) -> Path:
     name = "train-semi-segmentation"
     folders = [folder for folder in places_below(root, name) if folder.is_dir()]
-    # The official script writes ImageNetS50 and ImageNetS300 beside it.
+    # The official script also writes ImageNetS50 and ImageNetS300.
     largest = [folder for folder in folders if "S919" in folder.parent.name]
     return _only(largest if len(folders) > 1 and largest else folders, root, f"`{name}` of ImageNetS919.zip")
 
@@ -157,17 +157,17 @@ def _imagenet_s_source(folders: list[Path], imagenet: str | None, count: int | N
 def _read_imagenet_s(mask: Path) -> Image.Image:
     red, green, _ = to_rgb(Image.open(mask)).split()
     ids = np.asarray(red) + 256 * np.asarray(green, dtype=np.uint16)  # the documented code of a class
-    foreground = (ids != 0) & (ids != 1000)  # of pixels that are neither object nor background
+    foreground = (ids != 0) & (ids != 1000)  # 1000: neither object nor background
     present = np.unique(ids[foreground]).tolist()
     if len(present) != 1:
-        raise ValueError(f"it has the classes {present}, expected one: draw it again, or leave it out")
+        raise ValueError(f"it has the classes {present}, expected one class: draw the mask again, or leave it out")
     return Image.fromarray(255 * foreground.astype(np.uint8))
 
 
 def open_hard_imagenet(
     root: Path, imagenet: str | None = None, split: Literal["train", "validation"] = "validation"
 ) -> Source:
-    """The masks `<split>/<wnid>_<file>` with their images from your ImageNet-1k."""
+    """The masks `<split>/<wnid>_<file>`, with their images from a folder of ImageNet-1k."""
     splits = ("train",) if split == "train" else ("val", "validation")
     folders = [path for name in splits for path in places_below(root, name) if path.is_dir() and image_files(path)]
     names = {}
@@ -184,7 +184,7 @@ def _read_above(mask: Path, level: int) -> Image.Image:
 
 
 def _with_images(names: Mapping[Path, list[str]], places: list[Path], read: Callable[[Path], Image.Image]) -> Source:
-    """Source of mask files with their images, which `names` gives below `places`, in order of preference."""
+    """Source of mask files with their images: the first of `names` that exists in one of `places`, which come first."""
     rows = []
     for mask, files in names.items():
         image = next(filter(Path.is_file, (place / file for place in places for file in files)), None)
@@ -193,7 +193,7 @@ def _with_images(names: Mapping[Path, list[str]], places: list[Path], read: Call
             rows.append(file_row(image, files[0], mask=mask, label=label))
         else:
             searched = ", ".join(f"`{place}`" for place in places) or "any given folder"
-            problem = f"`{mask}`: its image {files[0]} is not in {searched}: give your ImageNet-1k with --imagenet."
+            problem = f"`{mask}`: its image {files[0]} is not in {searched}: give ImageNet-1k with --imagenet."
             rows.append({"file_name": files[0], "problem": problem})
     return Source(iter, rows).changed(partial(with_mask, read=read), [row["mask"] for row in rows if "mask" in row])
 
@@ -240,8 +240,8 @@ def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
 
 
 def open_imagenet_d(root: Path, factor: str) -> Source:
-    """The images of one factor in `<factor>/<name>`, in or beside the folder of `imgnet_d2imgnet_id.txt`."""
-    file = "imgnet_d2imgnet_id.txt"  # JSON: a folder's name to the ids that count, as numbers or as text
+    """The images of one factor in `<factor>/<name>`, next to `imgnet_d2imgnet_id.txt`."""
+    file = "imgnet_d2imgnet_id.txt"  # JSON: the accepted labels, as numbers or text, by the name of the folder
     path = next(iter(places_below(root, file)), root.parent / file)
     accepted = json.loads(path.read_text(encoding="utf-8"))
     labels = {name: [int(i) for i in (ids if isinstance(ids, list) else [ids])] for name, ids in accepted.items()}
@@ -249,13 +249,12 @@ def open_imagenet_d(root: Path, factor: str) -> Source:
 
 
 def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = False) -> Source:
-    """Folders of images with ObjectNet's mapping files, by default in or beside them. `cropped` cuts the red
-    border of 2 pixels, as the protocol `native` does."""
+    """Folders of images with ObjectNet's mapping files, by default in or next to them. `cropped` cuts off the red border of 2 pixels,
+    as the protocol `native` does."""
     places = [*root.parent.glob("mappings"), *places_below(root, "mappings"), root / "mappings"]
     labels = read_mappings(Path(mappings or places[0]))
-    source = class_folders(
-        root, {path: labels[path.name] for path in find_classes(root, labels.__contains__) if path.name in labels}
-    )
+    folders = find_classes(root, labels.__contains__)
+    source = class_folders(root, {folder: labels[folder.name] for folder in folders if folder.name in labels})
     return source.changed(without_border) if cropped else source
 
 
@@ -297,13 +296,13 @@ METADATA_COLUMNS = {"x": "x_coord", "y": "y_coord", "area": "area", "angle": "ro
 
 
 def open_si_score(root: Path, factor: str) -> Source:
-    """One of the `SI_SCORE_FOLDERS`: class folders with English names, and `metadata.csv` beside them."""
+    """One of the `SI_SCORE_FOLDERS`: class folders with English names, and `metadata.csv` next to them."""
     source = open_class_folders(root, LABELS, factor, SI_SCORE_FOLDERS)
     parent = source.shards[0].path.parent
     tables = [path for path in (parent / "metadata.csv", parent.parent / "metadata.csv") if path.is_file()][:1]
     if not tables:
         missing = [*METADATA_COLUMNS]
-        logger.warning(f"There is no metadata.csv beside the classes in `{parent}`, so {missing} are missing.")
+        logger.warning(f"There is no metadata.csv next to the classes in `{parent}`, so {missing} are missing.")
     factors = {}
     for path in tables:
         columns = [*METADATA_COLUMNS.values()]
@@ -334,18 +333,15 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
 
 def _with_imagenet_9_mask(row: dict, masks: Path) -> dict:
     image = Path(row["file_name"])
-    return with_mask(row | {"mask": masks / image.parent.name / f"{image.stem}.npy"}, _read_imagenet_9_mask)
-
-
-def _read_imagenet_9_mask(path: Path) -> Image.Image:
-    return Image.fromarray(255 * (np.squeeze(np.load(path)) > 0).astype(np.uint8))
+    row = row | {"mask": masks / image.parent.name / f"{image.stem}.npy"}
+    return with_mask(row, lambda path: Image.fromarray(255 * (np.squeeze(np.load(path)) > 0).astype(np.uint8)))
 
 
 CLASS_FOLDER = re.compile(r"(\d{1,3})[ _]\S.*")  # `<class of ImageNet> <name>`
 
 
 def open_counteranimal(root: Path, part: str) -> Source:
-    """The folders `LAION-final/<class of ImageNet> <name>` whose name holds the part."""
+    """The folders of the part in `LAION-final/<class of ImageNet> <name>`."""
     (other,) = (name for name in COUNTERANIMAL_PARTS if name != part)
     labels = {}
     for folder in find_classes(root, lambda name: CLASS_FOLDER.fullmatch(name) is not None):
@@ -363,7 +359,7 @@ def open_waterbirds(root: Path, split: str = "train", segmentations: str | None 
     path = next(iter(places_below(root, "metadata.csv")), root / "metadata.csv")
     reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
     if not {"img_filename", "y", "split", "place"} <= {*(reader.fieldnames or ())}:
-        raise ValueError(f"`{path}` has the columns {reader.fieldnames}: take the file that comes with the set.")
+        raise ValueError(f"`{path}` has the columns {reader.fieldnames}: use the file that comes with the set.")
     rows = []
     for line in reader:
         if line["split"] == {"train": "0", "validation": "1", "test": "2"}[split]:
@@ -372,12 +368,12 @@ def open_waterbirds(root: Path, split: str = "train", segmentations: str | None 
     if segmentations is None:
         return Source(iter, rows)
     rows = [row | {"mask": (Path(segmentations) / row["file_name"]).with_suffix(".png")} for row in rows]
-    above = partial(_read_above, level=127)  # of shares of the annotators: the object is where half of them agree
+    above = partial(_read_above, level=127)  # values are shares of annotators: the object is where half of them agree
     return Source(iter, rows).changed(partial(with_mask, read=above), [row["mask"] for row in rows])
 
 
 def row_of_hub(row: dict, name: str) -> dict:
-    """A row of the copy of Waterbirds on the Hub, with `label` (1: waterbird) and `place` (1: water)."""
+    """Row of the copy of Waterbirds on the Hub, which has `label` (1: waterbird) and `place` (1: water)."""
     label, place = row["label"], row["place"]
     if label not in (0, 1) or place not in (0, 1):
         return {"file_name": name, "problem": f"`{name}` has label {label} and place {place}, expected 0 or 1."}

@@ -1,4 +1,4 @@
-"""Packed images: archives, which are unpacked, and tables, which are read as they are."""
+"""Packed images: archives, which are unpacked, and tables, which are streamed."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def unpacked(archives: list[Path]) -> Path:
         suffix = next(filter(archive.name.lower().endswith, ARCHIVE_SUFFIXES))
         folders[root / archive.name[: -len(suffix)]] = archive
     if len(folders) < len(archives):
-        raise ValueError(f"Archives of one name: {', '.join(map(str, archives))}. Give one of each, or rename one.")
+        raise ValueError(f"Archives have the same name: {', '.join(map(str, archives))}. Leave out or rename one.")
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(f"{root.name}.lock")):
         for folder, archive in folders.items():
@@ -100,7 +100,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
         for member in _progress(archive, packed.infolist()):
             path = packed.extract(member, folder)  # without `..` and leading slashes
-            # As tar does, so that modification times are the same when unpacked again.
+            # As tar does, so that modification times are the same when the archive is unpacked again.
             with suppress(ValueError):  # reproducible builds write invalid dates
                 changed = datetime(*member.date_time).timestamp()
                 os.utime(path, (changed, changed))
@@ -111,11 +111,11 @@ def _progress(archive: Path, members: Iterable) -> Iterable:
 
 
 def open_table(name: str, place: str, options: dict) -> Source:
-    """A set as a streamed table: prepared, a known copy, or another one with names that tell its classes."""
+    """Open a set as a streamed table: a prepared set, a known copy, or another table from whose names the classes are known."""
     known, made = KNOWN_SETS[name], _made_as(name, place, options)
     if made is None and (alien := sorted(options.keys() - {"split", "labels", "mappings", "cropped"})):
         raise ValueError(
-            f"`{place}` is a table, which has one {' and '.join(alien)}: leave it out, or give the official folder or archive."
+            f"`{place}` is a table, for which {' and '.join(alien)} cannot be chosen: leave it out, or give the official folder or archive."
         )
     features = features_of(name, made or {})
     dataset, state = _load(known, place, options.get("split"))
@@ -124,7 +124,7 @@ def open_table(name: str, place: str, options: dict) -> Source:
         if place in known.hub and known.hub_row:
             row_of = resolve_name(f"{__package__}.{known.hub_row}")
         else:
-            is_copy = place in known.hub or (known.hub and numbered_tars(Path(place)))  # tars are those of the copies
+            is_copy = place in known.hub or (known.hub and numbered_tars(Path(place)))  # only copies are such tars
             image, label, labels = _columns(dataset, features, _numbering(known, options) if is_copy else None, place)
             required = [image, label]
             row_of = partial(_row_of, image_column=image, label_column=label, labels=labels, source=place)
@@ -152,22 +152,22 @@ def _made_as(name: str, source: str, options: dict) -> dict | None:
 
 
 def prepared_set(source: str) -> tuple[str | None, dict]:
-    """Set and options of a prepared folder or set on the Hub; `None` and empty for others."""
+    """Return set and options of a prepared folder or of a prepared set on the Hub; `None` and empty for others."""
     folder = Path(source)
     if is_hub_id(source):
         try:
             folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
         except LocalEntryNotFoundError as error:  # offline, or a failed request
-            logger.warning(f"`{source}` is taken as it is, since its {STAGE_FILE} could not be read: {error}")
-        except (EntryNotFoundError, RepositoryNotFoundError) as error:  # also gated: loading the set says so
+            logger.warning(f"`{source}` is taken as not prepared, since its {STAGE_FILE} could not be read: {error}")
+        except (EntryNotFoundError, RepositoryNotFoundError) as error:  # if it is gated, loading it raises an error
             if isinstance(error, EntryNotFoundError) and file_exists(source, "made_by.json", repo_type="dataset"):
-                raise ValueError(f"`{source}` is of an earlier version: prepare and push it again.") from error
+                raise ValueError(f"`{source}` is from an earlier version: prepare and push it again.") from error
     inputs = made_from(folder)
     return (inputs["set"], inputs["options"]) if "options" in inputs else (None, {})
 
 
 def _load(known: KnownSet, place: str, split: str | None) -> tuple[datasets.IterableDataset, object]:
-    """The streamed table, and a state that changes when it does."""
+    """Return the streamed table, and a state that changes if the table does."""
     folder, (config, default) = Path(place), known.hub.get(place, (None, known.splits[0]))
     split = split or default
     check_no_pattern(folder)
@@ -206,7 +206,7 @@ def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
 def _columns(
     dataset: datasets.IterableDataset, features: datasets.Features, numbering: Sequence | None, source: str
 ) -> tuple[str, str, Mapping]:
-    """Columns of images and labels, and labels 0–999 of the values in the latter."""
+    """Return the columns of images and of labels, and the ImageNet-1k labels by the values of the latter."""
     image, label = (
         next((name for name in names if name in dataset.column_names), None)
         for names in (("image", "webp", "jpg", "jpeg", "png"), ("wnid", "cls", "label"))
@@ -217,11 +217,11 @@ def _columns(
     elif numbering is None and are_named_as_imagenet(names):
         numbering = range(len(names))
     labels = label_of_wnid() if label == "wnid" else dict(enumerate(numbering or ()))
-    # Nothing but an image and a class of ImageNet, or classes in a known numbering, can be told from such columns.
+    # Such columns can only give an image, and a class of ImageNet or classes in a known numbering.
     several = isinstance(features.get("label"), datasets.List) and not isinstance(next(iter(labels.values()), 0), list)
     if image is None or not labels or several or features.keys() != {"image", "label", "file_name"}:
         raise ValueError(
-            f"`{source}` has the columns {', '.join(dataset.column_names)}, from which the classes of this set cannot be told. Give "
+            f"`{source}` has the columns {', '.join(dataset.column_names)}, which do not tell the classes of this set. Give "
             "a prepared folder, the `mappings` of ObjectNet, or columns `image` and `wnid`."
         )
     return image, label, labels
@@ -234,7 +234,7 @@ def _rows(
     required: Sequence[str],
     source: str,
 ) -> Iterator[dict]:
-    """Undecoded rows of a streamed set; unusable if they lack a value of `required`."""
+    """Undecoded rows of a streamed set. Rows that lack a value of `required` cannot be used."""
     for shard in shards:
         # In batches of one, since plain iteration in a `DataLoader` worker would split the shard again.
         for index, batch in enumerate(dataset.shard(dataset.num_shards, shard).iter(1)):
@@ -249,7 +249,7 @@ def _rows(
 
 def _row_of(row: dict, name: str, image_column: str, label_column: str, labels: Mapping, source: str) -> dict:
     value = row[label_column]
-    if value not in labels:  # an error, not a bad row: with another numbering, every label would be wrong
+    if value not in labels:  # an error for the whole set: with another numbering, every label would be wrong
         raise ValueError(f"`{source}`, `{name}`: label {value} is outside the numbering of {len(labels)} classes.")
     return {"image": row[image_column], "label": labels[value], "file_name": name}
 
@@ -262,13 +262,13 @@ def _file_name(row: dict, image_column: str) -> str | None:
 
 
 def class_names_of_files(files: Sequence[str], declared: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Class names in the files of a split, or those that its card declares. Files that number their classes
-    differently are rejected: `datasets` would give all of them the names of the first."""
+    """Return the class names in the files of a split, or those that its card declares. Files that number their classes differently
+    are rejected: `datasets` would give all of them the names of the first."""
     with ThreadPoolExecutor() as pool:
         names = [known or declared for known in pool.map(class_names_of_file, files)]
     if others := [file for file, known in zip(files, names, strict=True) if known != names[0]]:
         raise ValueError(
-            f"`{files[0]}` and `{others[0]}` are of one split, but number their classes differently: write both with one `ClassLabel`."
+            f"`{files[0]}` and `{others[0]}` are of one split, but number their classes differently: write both with the same `ClassLabel`."
         )
     return names[0]
 
