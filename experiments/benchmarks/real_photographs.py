@@ -224,7 +224,11 @@ def top1(model: str, folder: Path, split: str = "validation", within: bool = Fal
 
 
 def improved(
-    model: str, folder: Path, output: Path, places: Mapping[str, Callable[[str], float]], efforts: Sequence[str] = EFFORTS
+    model: str,
+    folder: Path,
+    output: Path,
+    places: Mapping[str, Callable[[str], float]],
+    efforts: Sequence[str] = EFFORTS,
 ) -> dict[str, dict]:
     """`improve` with one or both efforts, the second of which goes on in the folder of the first, and top-1 at places before and after."""
     records = {}

@@ -34,12 +34,12 @@ class PublishingTrainer(Trainer):
             write_json(Path(self.args.output_dir, RUN_FILE), describe_run(self, self._card_facts))
             write_card(Path(self.args.output_dir))
 
-    def init_hf_repo(self, token: str | None = None) -> None:
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository, so that a wrong token or name fails before training. Arguments as in [`push_to_hub`]."""
         if self.is_world_process_zero():
             self.hub_model_id = create_repo(
                 self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
-                private=self.args.hub_private_repo,
+                private=self.args.hub_private_repo if private is None else private,
                 token=token or self.args.hub_token,
             )
 
@@ -49,6 +49,7 @@ class PublishingTrainer(Trainer):
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
+        private: bool | None = None,
         **facts,
     ) -> CommitInfo | Future | None:
         """Upload model or adapter, processor, card, results, figures and TensorBoard logs in one commit to
@@ -61,7 +62,7 @@ class PublishingTrainer(Trainer):
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
-            self.init_hf_repo(token)
+            self.init_hf_repo(token, private)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
@@ -73,7 +74,7 @@ class PublishingTrainer(Trainer):
             Path(self.args.output_dir),
             self.hub_model_id,
             commit_message=commit_message,
-            private=self.args.hub_private_repo,
+            private=self.args.hub_private_repo if private is None else private,
             revision=revision,
             token=token or self.args.hub_token,
         )

@@ -119,9 +119,8 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         self._sizes_of_step: list[int] = []  # number of images in each batch of the step; empty outside training
         self._batch_of_step = (0, 0)  # numbers of the step, and of the batch within the step
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
-        self._adapter = next(
-            iter(getattr(model, "peft_config", {}).values()), None
-        )  # for the card, even if it is merged
+        # For the card, even if it is merged.
+        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)
         self._base_digest = base_digest(model) if args.should_save else None
         # Weights to freeze in the `head_epochs`. Without these, no weights are kept here, since FSDP2 replaces and frees them.
         self._body = [p for p in known.body if p.requires_grad and args.head_epochs]

@@ -323,7 +323,7 @@ def test_metadata_that_lists_a_file_twice_or_contradicts_the_folders(tmp_path, c
     assert "1 listed again in the metadata (`dog/1.png`)" in left_out(root, caplog)
     with (root / "metadata.csv").open("a") as file:
         file.write("dog/1.png,cat\n")
-    with pytest.raises(ValueError, match=r"lists `dog/1.png` as `dog` and as `cat`: leave one"):
+    with pytest.raises(ValueError, match=r"lists `dog/1.png` as `dog` and as `cat`: remove one of the lines"):
         load_masked_dataset(str(root), "train")
 
 
