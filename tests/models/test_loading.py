@@ -248,7 +248,7 @@ def damaged(folder, fault: str):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("x.pth.tar", r"x.pth.tar` is a file: .* `timm.models.save_for_hf\(model, "),
+        ("x.pth.tar", r"x.pth.tar` is a file\. .* `timm.models.save_for_hf\(model, "),
         ("runs/modle", "`runs/modle` cannot be loaded: there is no such folder.* did you mean model"),
         ("vti-b", "`vti-b` cannot be loaded: there is no such folder"),
         ("nobody/nothing", "`nobody/nothing` is no folder here, and no model that the Hub gives: "),
