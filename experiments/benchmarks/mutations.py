@@ -231,6 +231,11 @@ MUTATIONS = [
     Mutation("cli/main.py", "FAILED_IF if result and condition is not None and result.fails(condition) else 0", "FAILED_IF if result and condition and result.fails(condition) else 0", "diagnose"),
     Mutation("diagnosis/report.py", "last = [*self.diagnoses.values()][-1]", "last = [*self.diagnoses.values()][0]", "tables"),
     Mutation("results/intervals.py", "1.0 if np.isin(resamples.outcomes, (-1, 0, 1)).all() else math.inf", "1.0", "tables"),
+    Mutation("improvement/improve.py", "if keeps := not attributes and diagnosis.has_little_to_gain:", "if keeps := diagnosis.has_little_to_gain:", "attributes"),
+    Mutation("improvement/improve.py", "of_train.rows.select(np.flatnonzero(confirmed(of_train.rows)))", "of_train.rows", "improve"),
+    Mutation("improvement/finetune.py", "backgrounds=options.backgrounds,", "backgrounds=None,", "improve"),
+    Mutation("hub/model_card.py", 'measured.append(contents and {"date": _date_of(folder / file)} | contents)', 'measured.append(contents and contents | {"date": _date_of(folder / file)})', "model_card"),
+    Mutation("evaluation/accuracy.py", "(1 - CONFIDENCE) / 2 / len(changes)", "(1 - CONFIDENCE) / 2", "improve"),
 ]
 # fmt: on
 
