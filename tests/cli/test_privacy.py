@@ -47,7 +47,8 @@ def test_a_finetuned_model(hub, machine):
     assert_nothing_in(hub.repos["models", "user/x"], machine)
     succeed("push", "../secret-runs/run", "user/x")
     files = hub.repos["models", "user/x"]
-    assert "evaluation.json" in files
+    sources = json.loads(files["evaluation.json"])["protocols"]["paper"]["sources"]
+    assert sources == {"validation": "data"} and "accuracy_paper.png" in files
     (strips,) = Path("../secret-runs/run/strips").iterdir()  # pictures of the user's
     assert not re.search(machine[0], strips.read_bytes()) and "host" in strips.name
     (events,) = [name for name in files if "tfevents" in name]

@@ -112,7 +112,7 @@ def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatc
     assert not (folder / "report.html").exists()  # of other settings
 
 
-@pytest.mark.parametrize("condition, status", [("decides", 3), (5, 3), (5.2, 0), ("partly", 2), (101, 2)])
+@pytest.mark.parametrize("condition, status", [("decides", 3), (5, 3), (0, 3), (5.2, 0), ("partly", 2), (101, 2)])
 def test_a_pipeline_gets_one_object_and_an_exit_status(condition, status, model, photographs, diagnosed, monkeypatch):
     """Whatever a library prints. The verdict and the lower bound of the gap are set."""
     measures, gap = Diagnosis.measures.func, {"bg_gap": Interval(0.5, 0.051, 1.0)}

@@ -37,7 +37,9 @@ def photographs(of_backgrounds: bool) -> datasets.Dataset:
 
 
 @pytest.mark.parametrize(("of_backgrounds", "verdict"), [(True, "decides"), (False, "too few")])
-def test_backgrounds_tell_the_class_or_do_not(of_backgrounds, verdict):
+def test_backgrounds_tell_the_class_or_do_not(of_backgrounds, verdict, monkeypatch):
+    counts = []
+    monkeypatch.setattr(stand_in, "fit_layer", lambda *given: counts.append(len(given[1])) or fit_layer(*given))
     session = session_of({"before": tiny_vit()}, {"photographs": EvaluationSet.of(photographs(of_backgrounds))})
     session = replace(session, sides={"before": StandIn(**vars(session.sides["before"]))})
     found = measure_backgrounds(session)["before"]
@@ -55,6 +57,7 @@ def test_backgrounds_tell_the_class_or_do_not(of_backgrounds, verdict):
         donors = np.array(found.columns[kind])
         assert (fold[donors] == fold).all() and ((label[donors] == label) == same).all()
     assert {*fold} == {0, 1, 2, 3, 4} and (background >= 0).all()
+    assert sum(counts) == 2 * 4 * 80  # each image is left out of one fold, for images and for backgrounds
 
 
 def test_the_layer_is_the_ridge_regression(monkeypatch):

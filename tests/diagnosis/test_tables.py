@@ -1,5 +1,7 @@
 """Tables of a diagnosis: columns of the images, pairs of classes that are taken for each other, and what to photograph next."""
 
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -8,7 +10,8 @@ from PIL import Image
 
 from robust_vit_hf.data.background_edits import CONDITIONS
 from robust_vit_hf.diagnosis.example_strip import Composed, taken_gallery, taken_rows
-from robust_vit_hf.diagnosis.report import WHOLE, advice, matrices, pair_table, slice_tables
+from robust_vit_hf.diagnosis.report import WHOLE, DiagnosisReport, advice, matrices, pair_table, slice_tables
+from robust_vit_hf.diagnosis.stand_in import PhotographsDiagnosis
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis, Diagnosis
 
 
@@ -93,7 +96,8 @@ def test_a_sentence_says_what_to_photograph():
     anyway = columns() | {"original": columns()["donor_class"]}  # is no confusion
     assert pair_table({"before": Diagnosis(anyway, NAMES)}, {})["taken"].tolist() == [0, 0]
     mended = {**diagnoses, "after": Diagnosis(columns() | {"mixed_rand": columns()["label"]}, NAMES)}
-    assert advice(pair_table(mended, {}), mended) == []  # it is for the last model
+    assert advice(pair_table(mended, {}), mended) == []  # it is for the last model, and so is `--fail_if`
+    assert [DiagnosisReport.fails(SimpleNamespace(diagnoses=of), 5) for of in (diagnoses, mended)] == [True, False]
     (matrix,) = matrices(pairs)
     assert matrix.head == ["class", "boat", "cat", "cow"]
     assert matrix.rows == [["boat", "–", "0 of 12", "–"], ["cat", "–", "–", "–"], ["cow", "9 of 12", "–", "–"]]
@@ -104,8 +108,11 @@ def test_a_named_attribute_has_pairs_too():
     edited = {"border_same": own["label"], "border_rand": own["donor_class"]}
     edited |= {"border_same_margin": np.full(24, 3.0), "border_rand_margin": np.full(24, -3.0)}
     diagnoses = {"before": Diagnosis(own, NAMES)}
-    pairs = pair_table(diagnoses, {"before": AttributeDiagnosis(own | edited, ["border"])})
+    attribute = AttributeDiagnosis(own | edited, ["border"])
+    pairs = pair_table(diagnoses, {"before": attribute})
     assert set(pairs["attribute"]) == {WHOLE, "border"} and len(pairs) == 4
+    shift = attribute.measures["border"]["shift"]
+    assert shift.high > shift.mean == 6  # of logits, and not a share
     frames = [
         f"Photograph `{one}` with the border or frame of `{of}`: 12 of 12 are predicted as `{of}`."
         for one, of in (("cow", "boat"), ("boat", "cat"))
@@ -115,6 +122,15 @@ def test_a_named_attribute_has_pairs_too():
     weak = {"before": Diagnosis(own | wrong, NAMES)}
     assert "recognises too little" in weak["before"].sentence and advice(pairs, weak) == []
     assert len(matrices(pairs)) == 2
+
+
+def test_photographs_are_judged_by_what_backgrounds_tell():
+    """Also of a model that does not use it. One cow stands where boats do."""
+    own = columns() | {"mixed_rand": columns()["label"]}
+    found = PhotographsDiagnosis(own | {"background": np.where(np.arange(24) == 0, 1, own["label"])}, NAMES)
+    assert found.likely == "decides" != found.verdict
+    rows = [["boat", "12 of 12", "–", "cow"], ["cow", "11 of 12", "boat (1)", "–"]]
+    assert found.told_table().rows == rows
 
 
 def test_images_that_are_taken_are_shown():

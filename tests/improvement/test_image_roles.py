@@ -102,11 +102,11 @@ def test_images_without_classes(inputs, tmp_path, monkeypatch):
     assert [len(part) for part in parts] == [24, 32] and not parts[0] & parts[1]
 
 
-@pytest.mark.parametrize("split", ["photos", "photos/train"], ids=["two splits", "held out"])
-def test_the_seed_draws_the_images_of_each_role(split, inputs):
+@pytest.mark.parametrize("split, count", [("photos", 2), ("photos/train", 500)], ids=["some", "held out"])
+def test_the_seed_draws_the_images_of_each_role(split, count, inputs):
     session, drawn = session_of({"before": tiny_vit(**NAMES)}, {}), []
     for seed in (0, 0, 1):
-        options = {"dataset": str(inputs / split), "max_steps": 2, "train_batch_size": 4, "num_images": 2}
+        options = {"dataset": str(inputs / split), "max_steps": count, "train_batch_size": 4, "num_images": count}
         images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", seed=seed, **options), [])
         drawn.append({role: dataset_identity(of_role.rows) for role, of_role in images.items()})
     assert drawn[0] == drawn[1] and all(drawn[0][role] != drawn[2][role] for role in drawn[0])

@@ -21,7 +21,7 @@ import robust_vit_hf
 from robust_vit_hf.evaluation.accuracy import worse_classes
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import INTERPOLATION_WEIGHTS, MAP_PENALTIES
-from robust_vit_hf.improvement.choice import OUTCOMES, resolution
+from robust_vit_hf.improvement.choice import OUTCOMES, cross_validated, resolution
 from robust_vit_hf.improvement.improve import _estimate
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.last_layer import NoLastLayer
@@ -222,18 +222,21 @@ def test_photographs_and_paths_stay_here(inputs, improved):
 
 def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):
     """Images that are left out, and classes that got worse; also in a card that is made again. Of an interpolated model."""
+    measure, seeds = "robust_vit_hf.improvement.improve.cross_validated", []
+    monkeypatch.setattr(measure, lambda *given: seeds.append(given[3:]) or cross_validated(*given))
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-2])
     options = with_masks(inputs, tmp_path, {".": OBJECT})
-    for name in ("train/dot/1", "validation/dot/1", "validation/dot/2"):
-        save(Image.new("L", Image.open(inputs / "photos" / f"{name}.jpg").size), tmp_path / "masks" / f"{name}.png")
     options += ["--max_steps", 1, "--train_batch_size", 8, "--learning_rate", 0.1]
+    for path in (tmp_path / "masks").glob("*/dot/1.png"):  # of which one is among the eight images of a step
+        save(Image.new("L", Image.open(path).size), path)
     succeed("improve", *options)
+    assert seeds == [(SEED,)]
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["training"]["interpolation weight of the finetuned weights"] == f"{INTERPOLATION_WEIGHTS[-2]:g}"
     assert run["training"]["method"] == "swap"
     assert run["weights"] == weights_digest(AutoModelForImageClassification.from_pretrained(tmp_path / "out"))
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
-    for told in ("`train`: 1 image", "2 images are left out"):
+    for told in ("`train`: 1 images are left out", "1 images are left out"):
         assert any(note.startswith(told) for note in notes), told
     (tmp_path / "out" / "README.md").unlink()
     succeed("card", tmp_path / "out")
@@ -310,19 +313,17 @@ def test_no_class_got_worse_by_chance():
         sides = {name: SideResult(np.where(of, 0, 5)) for name, of in zip(("before", "after"), right, strict=True)}
         named += bool(worse_classes(SetResult("test", sides, np.arange(1000) % 10), [*"abcdefghij"]))
     assert named <= 3
-    few = {
-        "before": SideResult(np.zeros(8, int)),
-        "after": SideResult(np.where(np.arange(8) < 3, 5, 0)),
-    }  # three of four
-    assert not worse_classes(SetResult("test", few, np.repeat([0, 1], 4)), ["a", "b"])
+    wrong = np.where(np.arange(60) < 6, 5, 0)  # all six images of one class: by chance with 1.6 %, and there are ten
+    few = {"before": SideResult(np.zeros(60, int)), "after": SideResult(wrong)}
+    assert not worse_classes(SetResult("test", few, np.arange(60) // 6), [*"abcdefghij"])
 
 
 def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):
     """With its name, size and time."""
-    monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(RobustViTTrainer, "train", lambda trainer, **_: pytest.fail(trainer.args.backgrounds))
     picture = save(Image.new("RGB", (40, 40), "green"), tmp_path / "pictures" / "meadow.bmp")
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--backgrounds", picture.parent]
-    with pytest.raises(pytest.fail.Exception, match="trained"):
+    with pytest.raises(pytest.fail.Exception, match=str(picture.parent)):
         call("improve", *options)
     before = picture.stat()
     Image.new("RGB", (40, 40), "red").save(picture)
@@ -333,16 +334,18 @@ def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monk
 
 def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
     seen = []
+    in_doubt = "robust_vit_hf.improvement.improve.confirmed"
+    monkeypatch.setattr(in_doubt, lambda rows: np.arange(len(rows)) % 3 > 0)
 
     def stopped(trainer, **_):
-        seen.append(trainer.args)
+        seen.extend([trainer.args, len(trainer.train_dataset)])
         raise TrainingInterrupted("SIGTERM has stopped the training after step 2. Resume with an option.", 143)
 
     monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", stopped)
     result = call("improve", *with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 3, "--bf16")
     assert result.status == 143 and "Resume with an option" not in result.err
     assert "after step 2 of the training. Start the same command again" in result.err
-    assert seen[0].bf16 and (seen[0].seed, seen[0].per_device_train_batch_size) == (SEED, 4)
+    assert seen[0].bf16 and (seen[0].seed, seen[0].per_device_train_batch_size, seen[1]) == (SEED, 4, 8)
 
 
 def test_a_model_that_nothing_improves_is_kept(inputs, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ import torch
 from pyarrow import parquet as pq
 from transformers import AutoModelForImageClassification
 
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.improvement.verdict import other_classes
 from robust_vit_hf.models.loading import with_classes_alone
 
 from ..helpers.commands import call, succeed
+from ..helpers.sessions import session_of
+from ..helpers.tiny import masked_dataset, tiny_vit
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -78,3 +83,15 @@ def test_a_model_of_these_classes_alone(inputs, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(cut(pixels).logits, own(pixels).logits[:, [3, 1]])
     assert cut.config.id2label == {0: "dot", 1: "bar"} and own.config.num_labels == 4
+
+
+def test_what_classes_without_images_take_is_told():
+    """By models whose logits are the same for every image."""
+    models = {name: tiny_vit() for name in ("before", "after")}
+    for label, model in zip((3, 0), models.values(), strict=True):
+        torch.nn.init.zeros_(model.classifier.weight)
+        model.classifier.bias.data = 100 * torch.eye(4)[label]
+    rows = EvaluationSet.of(masked_dataset(8).filter(lambda row: row["label"] < 2))
+    (told,) = other_classes(session_of(models, {"noise": replace(rows, class_subset=(0, 1))}))
+    assert "the mean logit of the 2 classes without images moved by -100.000 [" in told
+    assert told.endswith(" 100.0 % were predicted as one of them before, and 0.0 % are now.")

@@ -141,6 +141,8 @@ MAPS = ("relevance_segmentation", {})
             {"predictions": [[[0.0, 1]]] * 2, "references": [[[0, 1], [1]]] * 2},
             "mask of image 0 .* in references: .* several lengths",
         ),
+        (MAPS, {"predictions": [[[np.inf, 1]]] * 2, "references": [[[0, 1]]] * 2}, "image 0 .* NaN or infinity"),
+        (MAPS, {"predictions": [[[0.5, 1]]] * 2, "references": [[[0, np.nan]]] * 2}, "image 0 .* NaN or infinity"),
         (GAP, {"groups": ["mixed_same"]}, "groups: .* 'groups': 1"),
         (
             GAP,

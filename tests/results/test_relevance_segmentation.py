@@ -6,7 +6,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import sklearn.metrics
-import torch
 
 from ..helpers.metrics import in_batches, load, maps, streaming
 from ..helpers.tiny import DATA
@@ -129,19 +128,3 @@ def test_memory_layout_does_not_matter():
         for layout in (relevance, np.asfortranarray(relevance))
     )
     assert rows == columns
-
-
-def test_channel_dimension():
-    relevance, masks = maps()
-    expected = load("relevance_segmentation").compute(predictions=relevance, references=masks)
-    columns = {"predictions": relevance[:, None], "references": torch.from_numpy(masks)[:, None]}
-    for metric in (load("relevance_segmentation"), streaming("relevance_segmentation")):
-        assert in_batches(metric, 4, **columns) == expected
-
-
-@pytest.mark.parametrize(
-    "relevance, mask", [([[np.nan, 1]], [[0, 1]]), ([[np.inf, 1]], [[0, 1]]), ([[0.5, 1]], [[0, np.nan]])]
-)
-def test_segmentation_refuses(relevance, mask):
-    with pytest.raises(ValueError, match=r"image 0 .* NaN or infinity"):
-        load("relevance_segmentation").add_batch(predictions=[relevance], references=[mask])

@@ -25,7 +25,7 @@ from ..helpers.commands import call, succeed
 from ..helpers.experiment import result, run_of
 from ..helpers.metrics import load
 from ..helpers.sessions import evaluate_one, session_of
-from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
+from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
 
 
 def test_measures_over_imagenet_9_and_counteranimal():
@@ -87,7 +87,6 @@ def test_images_of_imagenet_9_are_seen_whole():
     )
     assert torch.equal(whole, torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1)
     assert whole.shape == cropped.shape and cropped[:, 0, 0].max() < 1
-    assert EvaluationSet(dataset, [[0]], whole=True).digest != EvaluationSet(dataset, [[0]]).digest
     assert evaluate_one(model, EvaluationSet(dataset, [list(range(1000))], whole=True))[1].scores["top1"] == 1
 
 
@@ -353,20 +352,6 @@ def test_the_table_of_the_sensitivity():
     table = set_tables.sensitivity_table(compared)
     assert table.rows[0] == ["none", "0", *"–––––––"] and [len(row) for row in table.rows] == [len(table.head)] * 2
     assert set_tables.sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
-
-
-def test_evaluate_objects_alone(tmp_path):
-    """As the conditions `original` and `only_fg` of the diagnosis."""
-    data = masked_folder(tmp_path / "data", train=4, validation=8)
-    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = ["--model", model, "--dataset", data]
-    printed = succeed("evaluate", *options, "--cut_out", "--output_dir", tmp_path / "out")
-    (row,) = (line.split(" | ") for line in printed.splitlines() if line.startswith("| validation | before |"))
-    succeed("diagnose", *options, "--num_images", 8, "--output_dir", tmp_path / "diagnosis")
-    diagnosed = json.loads((tmp_path / "diagnosis" / "results.json").read_text())["diagnosis"]["before"]["measures"]
-    assert [float(cell.split()[0]) for cell in row[3:5]] == [
-        pytest.approx(100 * diagnosed[name]["mean"], abs=0.06) for name in ("original", "only_fg")
-    ]
 
 
 def test_the_table_of_objects_alone():
