@@ -65,7 +65,7 @@ def are_named_as_imagenet(names: Sequence[str]) -> bool:
 def classes_of_model(config: PreTrainedConfig) -> list[str]:
     """Class names of a model in the order of its logits; `LABEL_n` if it has none, such as a new PVT."""
     indices = range(config.num_labels)
-    return [config.id2label[index] if config.id2label else f"LABEL_{index}" for index in indices]
+    return [str(config.id2label[index]) if config.id2label else f"LABEL_{index}" for index in indices]
 
 
 def class_index(name: str, model_names: Sequence[str]) -> int:

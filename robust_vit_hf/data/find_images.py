@@ -171,13 +171,7 @@ def _stem(name: str) -> str:
 def load_masked_dataset(
     path: str, split: str, *, streaming: bool = False, **options
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Load one split of images with masks.
-
-    Args:
-        path: as the `source` of [`find_images`], which has further `options`.
-        split: name of the split, or a slice such as `train[:80%]`.
-        streaming: whether to read rows on the fly, without a copy.
-    """
+    """Load one split of images with masks. Arguments are those of [`find_images`], of which `path` is the source."""
     return find_images(path, split, streaming=streaming, **options).rows
 
 

@@ -137,7 +137,7 @@ def own_set(path: str, split: str, folder: Path | None = None) -> EvaluationSet:
     (images,) = without_copies({split: find_images(path, split, ("label",))}, folder).values()
     names = class_names_of(images.rows.features)
     weights = training_shares(path, split) if "group" in images.rows.column_names else None
-    facts: dict[str, Any] = {"source": path, "group_weights": weights, "notes": images.notes}
+    facts: dict[str, Any] = {"source": path, "group_weights": weights, "notes": images.labelled().notes}
     return EvaluationSet.of(images.rows, len(names) if names else None, **facts)
 
 

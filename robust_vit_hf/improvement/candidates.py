@@ -144,7 +144,7 @@ def layer_candidates(side: Side, features: Features, facts: Mapping, train: obje
         return validation.mapped(own.interpolated(layer, weight).logits)
 
     def build(layer: Layer, weight: float, name: str) -> tuple[PreTrainedModel, dict[str, dict]]:
-        model = deepcopy(side.model)
+        model = deepcopy(side.model).float()  # of which half would round the new layer
         between = (torch.from_numpy(values).float() for values in own.interpolated(layer, weight))
         features.last.of(model).replace(*(values.to(model.device) for values in between))
         run = describe_model(model, side.processor, dict(facts), train) | {"seconds": None}  # nothing was trained

@@ -103,7 +103,7 @@ def _apart(
     images = without_copies(images, folder)
     if pool is None:
         return images
-    columns = {name: [str(path) for path in pool.paths] for name in ("image", "file_name")}
+    columns = {"image": [*map(str, pool.paths)], "file_name": [path.name for path in pool.paths]}
     features = datasets.Features({"image": datasets.Image(), "file_name": datasets.Value("string")})
     roles = {"backgrounds": Images(datasets.Dataset.from_dict(columns, features), pool.folder.name, "backgrounds")}
     roles |= {"validation": images["validation"]}

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -285,10 +286,11 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
 
 def _seconds_per_mask(images: Images, method: str | None) -> float:
     """Seconds to decode the first image, twice, and to make a mask of its size."""
-    started = time.perf_counter()
-    image = to_rgb(images.rows[0]["image"])
+    started, (width, height) = time.perf_counter(), (336, 252)
+    with suppress(Exception):  # codecs raise any type, and an image that cannot be read is left out later
+        width, height = to_rgb(images.rows[0]["image"]).size
     decoding = time.perf_counter() - started
-    scale = min(ConfirmedMasks.max_side / max(image.size), max(1, Dinov2Options.min_side / min(image.size)))
-    share = scale**2 * image.width * image.height / (336 * 252)
+    scale = min(ConfirmedMasks.max_side / max(width, height), max(1, Dinov2Options.min_side / min(width, height)))
+    share = scale**2 * width * height / (336 * 252)
     seconds = SECONDS_PER_MASK.get(method, SECONDS_PER_MASK[None] * share)
     return 2 * decoding + seconds / torch.get_num_threads()

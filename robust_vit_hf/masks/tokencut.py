@@ -24,7 +24,7 @@ from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, ViTI
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..data.transforms import normalization
-from ..models.model_names import MODELS
+from ..models.model_names import MODELS, check_model
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
 from ..utils.files import weights_read
@@ -116,6 +116,7 @@ class TokenCut:
         """Load model and image processor from a Hub id or folder, or the backbone of a bundled model. `arguments` are those of the class."""
         if (backbone := backbone_of(name)) is not None:
             return cls(backbone.to(device), **arguments)
+        check_model(name)
         with weights_read(name):
             model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
             processor = AutoImageProcessor.from_pretrained(name)

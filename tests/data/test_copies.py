@@ -81,12 +81,6 @@ def test_evaluations_and_trainings_count_each_photograph_once(photos):
     assert "`b/5.jpg` of `train: b/large.jpg`" in sets["test"].notes[0]
 
 
-def test_splits_that_overlap_are_refused(photos):
-    images = {"train": find_images(str(photos), "train"), "test": find_images(str(photos), "train[:80%]")}
-    with pytest.raises(ValueError, match=r"Splits overlap: \d+ of \d+ images of `test` are in `train` too"):
-        without_copies(images, None)
-
-
 def test_images_are_decoded_once(photos, tmp_path, monkeypatch, caplog):
     images = {"train": find_images(str(photos), "train")}
     first, decoded, read = without_copies(images, tmp_path), [], copies._thumbnail

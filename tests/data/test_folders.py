@@ -154,6 +154,28 @@ def test_one_image_nested_deeper_keeps_the_labels(tmp_path, caplog):
     assert "2 images" in message and "`cat/old/1.png`" in message and "`3.png`" in message
 
 
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("file_name, label\ne\u0301.png,cat\n\u00e9 2.png,dog\n", None),
+        ("file_name,label,pr\u00e9nom\n", "can't decode byte 0xe9"),
+        ("file_name,label,label\n\u00e9.png,cat,dog\n", "two columns have one name"),
+    ],
+)
+def test_tables_as_of_other_systems(text, problem, tmp_path):
+    """Spaces behind commas, accents in two parts, Latin-1, and a column twice."""
+    root = tree(tmp_path / "set", "train/\u00e9.png", "train/e\u0301 2.png")
+    (root / "train" / "metadata.csv").write_text(
+        text, encoding="latin-1" if problem and "byte" in problem else "utf-8"
+    )
+    if problem is None:
+        rows = load_masked_dataset(str(root), "train")
+        assert names_of_rows(rows) == ["cat", "dog"] and [image.size for image in rows["image"]]
+    else:
+        with pytest.raises(ValueError, match=f"metadata.csv` is not valid: .*{problem}"):
+            load_masked_dataset(str(root), "train")
+
+
 @pytest.mark.parametrize("name", [b"train/cat/caf\xe9.png", b"train/caf\xe9/0.png"])
 def test_a_name_that_is_not_in_utf8(name, tmp_path):
     root = tree(tmp_path / "set", "train/cat/0.png", "train/xxx/0.png")

@@ -11,6 +11,7 @@ from robust_vit_hf.data.classes import (
     check_one_numbering,
     check_same_classes,
     class_names,
+    classes_of_model,
     label_mapping,
     wnids,
 )
@@ -134,6 +135,10 @@ def test_models_without_names_are_compared(names):
     default = [f"LABEL_{index}" for index in range(4)]
     check_same_classes(default, names)
     check_same_classes(names, default)
+
+
+def test_names_that_are_numbers_are_text():
+    assert classes_of_model(ViTConfig(id2label={0: 0, 1: 10})) == ["0", "10"]
 
 
 def test_rows_without_a_label_stay_without_one():

@@ -253,8 +253,10 @@ def test_images_without_any_composite_are_refused():
         composite_outputs(session.sides["before"], session, 2)
 
 
-def test_the_temperature_divides_the_whole_layer(tmp_path, monkeypatch):
-    model, folder = tiny_vit(), tmp_path / "model"
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_temperature_divides_the_whole_layer(dtype, tmp_path, monkeypatch):
+    """Which is written in fp32, also of a model in half precision."""
+    model, folder = tiny_vit().to(dtype), tmp_path / "model"
     torch.nn.init.normal_(model.classifier.bias)
     session = session_of({"before": model}, {"noise": EvaluationSet.of(masked_dataset(16))})
     features = candidates.compute_features(session, session, tmp_path / "features")

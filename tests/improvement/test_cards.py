@@ -39,7 +39,7 @@ def test_the_card_says_what_was_done(weight, tmp_path, monkeypatch):
     card = (folder / "README.md").read_text()
     described = " ".join(card.partition("## Use")[0].split())
     assert f"`mine`, finetuned on images with swapped backgrounds, as in [mixed-rand]({HUB}/2006.09994)." in described
-    between = f"between those before and after the finetuning, at a weight of 0.5 {WISE_FT}"
+    between = f"between those before and after the finetuning, at the interpolation weight 0.5 {WISE_FT}"
     assert (between in described) is (weight == 0.5) and ("WiSE-FT" in card) is (weight == 0.5)
     assert not any(text in card for text in ("last layer", "[Optimizing Relevance Maps", "relevance loss"))
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.partition("| hyper-parameter |")[2], re.MULTILINE))

@@ -32,10 +32,14 @@ def test_images_have_one_role(inputs, tmp_path):
     with Image.open(photos / "train" / "dot" / "1.jpg") as picture:
         picture.save(photos / "validation" / "dot" / "saved again.jpg", quality=60)
     session = session_of({"before": tiny_vit(**NAMES)}, {})
-    images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", dataset=str(photos)), [])
-    (note,) = images["validation"].notes
+    (tmp_path / "pool").mkdir()
+    shutil.copy(min((photos / "validation" / "dot").iterdir()), tmp_path / "pool" / "0.jpg")
+    given = {"dataset": str(photos), "backgrounds": str(tmp_path / "pool")}
+    images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", **given), [])
+    note, of_backgrounds = images["validation"].notes
+    assert of_backgrounds.endswith("` of `backgrounds: 0.jpg`.")  # without a path, since cards show it
     assert "1 images are left out" in note and "`dot/saved again.jpg` of `train: dot/1.jpg`" in note
-    assert len(images["validation"].rows) == 32
+    assert len(images["validation"].rows) == 31
     options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
     assert "32 images of `validation` are in `backgrounds` too" in call("improve", *options).error
 

@@ -150,31 +150,39 @@ class ImageFolder:
 
     def _rows_of_metadata(self, metadata: list[str], left_out: dict[str, list[str]]) -> list[tuple[dict, dict]]:
         rows, label_of = [], {}
+        known = {nfc(name): name for name in self.images}  # macOS and tables write accents in two ways
         for table in metadata:
             base = table.rpartition("/")[0]
             try:
                 read = METADATA[PurePosixPath(table).name](self.root / table)
+                names = [name.strip() for name in read.column_names]
+                read = read.rename_columns(names)
                 if any(map(pa.types.is_binary, read.schema.types)):
-                    raise pa.ArrowInvalid("its text is not UTF-8")
-            except pa.ArrowInvalid as error:
+                    raise ValueError("its text is not UTF-8")
+                if len({*names}) < len(names):
+                    raise ValueError("two columns have one name")
+            except ValueError as error:
                 raise ValueError(f"`{self.root / table}` is not valid: {error}. {ENCODED}") from error
             for line in read.to_pylist():
-                names = {column: line[key] for key in line if (column := _picture_of(key))}
+                given = {column: line[key] for key in line if (column := _picture_of(key))}
                 values = {key: value for key, value in line.items() if not _picture_of(key)}
-                if not names.get("image"):
-                    raise ValueError(f"`{self.root / table}` has a line without (`image_`)`file_name`. {ENCODED}")
-                files = {
-                    column: path_within(self.root, table, base, name) if name else None
-                    for column, name in names.items()
-                }
+                if not given.get("image"):
+                    raise ValueError(f"`{self.root / table}` has a line without an (`image_`)`file_name`. {ENCODED}")
+                files: dict[str, str | None] = dict.fromkeys(given)
+                for column, name in given.items():
+                    if name:
+                        path = path_within(self.root, table, base, name)
+                        files[column] = known.get(nfc(path), path)
                 label, pictures = values.get("label"), tuple(files.values())
                 if pictures not in label_of:
                     rows.append((files, values))
                 elif label_of[pictures] == label:
                     left_out["listed again in the metadata"].append(files["image"])
                 else:
-                    twice = f"`{names['image']}` as `{label_of[pictures]}` and as `{label}`"
-                    raise ValueError(f"`{self.root / table}` lists {twice}: remove one of the lines.")
+                    both = f"as `{label_of[pictures]}` and as `{label}`"
+                    raise ValueError(
+                        f"`{self.root / table}` lists `{given['image']}` {both}: remove one of the lines."
+                    )
                 label_of[pictures] = label
         return rows
 
