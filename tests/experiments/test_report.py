@@ -249,10 +249,9 @@ def _miniature(model: str, folder: Path) -> Path:
 
 def test_groups_in_the_report_of_a_sweep(tmp_path):
     """A test split with groups, measured before and after; the groups and their weights come through the file of results."""
-    for split, groups in {"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items():
-        masked_dataset(len(groups)).add_column("group", list(groups)).to_parquet(
-            tmp_path / "data" / f"{split}-00000.parquet"
-        )
+    for seed, (split, groups) in enumerate({"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items()):
+        rows = masked_dataset(len(groups), seed).add_column("group", list(groups))
+        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
     save_pretrained(tiny_vit(), tmp_path / "model", "paper")
     options = {"test_split": "test", "learning_rate": 1e-3}
     options |= {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no"}
