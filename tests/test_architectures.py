@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 
 from robust_vit_hf import RobustViTTrainer, diagnose, load_model
 from robust_vit_hf.relevance.architectures import ImageModel, why_no_map
@@ -60,7 +60,7 @@ def test_swap(name, tmp_path, processor):
 
 @pytest.mark.parametrize("name", each(WITHOUT_MAP))
 def test_lora(name, tmp_path, processor):
-    """Adapters of linear layers move alone. Convolutional models have none but the head."""
+    """Adapters of linear layers move alone, and are saved. Convolutional models have none but the head."""
     trainer = trained(name, tmp_path, processor, peft_config=LoraConfig(r=2, target_modules="all-linear"))
     original = dict(EVERY[name].tiny().named_parameters())
     adapted = {key.partition(".lora_")[0] for key, _ in trainer.model.named_parameters() if ".lora_" in key}
@@ -70,6 +70,10 @@ def test_lora(name, tmp_path, processor):
     assert (len(adapted) == 1) == (name in HEADS_ALONE)
     moved = [value.any().item() for key, value in trainer.model.named_parameters() if ".lora_B" in key]
     assert sum(moved) > len(moved) / 2  # the attention of a stage of one token has no gradient in queries and keys
+    trainer.save_model()
+    pixel_values = torch.stack([row["pixel_values"] for row in tensor_rows(3, seed=1)])
+    loaded, model = PeftModel.from_pretrained(EVERY[name].tiny(), tmp_path).eval(), trainer.model.eval()
+    torch.testing.assert_close(loaded(pixel_values=pixel_values).logits, model(pixel_values=pixel_values).logits)
 
 
 @pytest.mark.parametrize("name", EVERY)

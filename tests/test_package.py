@@ -191,25 +191,22 @@ def test_each_extra_brings_what_it_is_for(extra, wheel, tmp_path):
         (["user/mine", "user/photographs", "user/better", "--effort", "hour"], "`effort`"),
     ],
 )
-def test_a_job_refuses_wrong_arguments(words, said, hub, tmp_path):
+def test_a_job_refuses_wrong_arguments(words, said, hub, capsys):
     """Before it creates a repository."""
-    job = subprocess.run(
-        [sys.executable, ROOT / "trainer" / "improve_job.py", *words], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert job.returncode == 2 and said in job.stderr and ("models", "user/better") not in hub.repos
+    with pytest.raises(SystemExit) as refused:
+        script("improve_job").run(words)
+    assert refused.value.code == 2 and said in capsys.readouterr().err and ("models", "user/better") not in hub.repos
 
 
 @pytest.mark.parametrize(
-    "outcome, more",
-    {
-        "healthy": None,
-        "kept": None,
-        "worse": None,
-        "open": ["--revision", "open"],
-        "better": [],
-    }.items(),
+    "outcome, more, said",
+    [
+        *((outcome, None, "Nothing is pushed to user/better") for outcome in ("healthy", "kept", "worse")),
+        ("open", ["--revision", "open"], "user/better: the model is pushed to the branch `open`"),
+        ("better", [], None),
+    ],
 )
-def test_a_job_pushes_by_the_outcome(outcome, more, tmp_path, monkeypatch, capsys):
+def test_a_job_pushes_by_the_outcome(outcome, more, said, tmp_path, monkeypatch, capsys):
     job, commands = script("improve_job"), []
     monkeypatch.setattr(job, "create_repo", lambda repo_id, **_: repo_id)
     monkeypatch.setattr(job, "main", lambda words: commands.append(words) or 0)
@@ -219,14 +216,8 @@ def test_a_job_pushes_by_the_outcome(outcome, more, tmp_path, monkeypatch, capsy
     assert improve[0] == "improve"
     push = ["push", str(tmp_path), "user/better", "--commit_message", "Improve user/mine"]
     assert pushes == ([] if more is None else [push + more])
-    said = {
-        "open": "user/better: the model is pushed to the branch `open`",
-        "healthy": "Nothing is",
-        "kept": "Nothing is",
-        "worse": "Nothing is",
-    }
     printed = capsys.readouterr().out
-    assert printed.startswith(said[outcome]) if outcome in said else not printed
+    assert printed.startswith(said) if said else not printed
 
 
 @pytest.mark.slow

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import datasets
 import pytest
-from peft import PeftConfig
 
 from robust_vit_hf import load_masked_dataset
 
-from ..helpers.commands import call, succeed
+from ..helpers.commands import succeed
 from ..helpers.tiny import masked_folder, masked_rows, tiny_vit
 
 
@@ -54,19 +53,6 @@ def test_a_finetuned_model(hub, machine):
     (events,) = [name for name in files if "tfevents" in name]
     assert re.fullmatch(r"runs/\w+-\d+-\d+_host/events\.out\.tfevents\.\d+\.host\.\d+\.\d+", events)
     assert_nothing_in(files, machine)
-
-
-def test_an_adapter_of_a_folder(hub, machine, monkeypatch):
-    """It names its base by a path, so it is refused, wherever the push is started."""
-    options = (
-        "--num_train_epochs 1 --use_cpu --protocol paper --report_to none --lora_rank 2 --model secret-base/model"
-    )
-    Path("secret-base").symlink_to("../secret-project")
-    succeed("train", *options.split(), "--dataset", "../secret-project/data", "--output_dir", "../run")
-    assert Path(PeftConfig.from_pretrained("../run").base_model_name_or_path).is_absolute()
-    monkeypatch.chdir("..")
-    assert "which is not on the Hub" in call("push", "run", "user/adapter").error
-    assert hub.repos.get(("models", "user/adapter"), {}).keys() <= {".gitattributes"}
 
 
 def test_images_with_masks(hub, machine):

@@ -8,13 +8,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from robust_vit_hf import load_model, make_image_processor
+from robust_vit_hf import make_image_processor
 from robust_vit_hf.cli.train import parse_arguments
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.training.recipes import find_recipe, list_recipes, read_recipe
 
 from ..helpers.commands import call, kill_when, launch, succeed
-from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
 from ..helpers.tiny import IMAGE_SIZE, ROOT, masked_folder, save_pretrained, tiny_vit
 
 
@@ -187,35 +186,18 @@ def test_another_method_leaves_out_the_options_of_the_recipe(named, capsys):
     assert "`relevance_distance` is not an option of the method `gradmask`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "how, name, learning_rate, temperature",
-    [("name", "deit-s", 1e-6, 0.55), ("id", "augreg-s", 2e-6, 1.0), ("conversion", "deit-s", 1e-6, 0.55)],
-)
-def test_a_model_of_the_paper_brings_its_recipe(how, name, learning_rate, temperature, hub, tmp_path):
-    """Learning rate, temperature and protocol are those of the recipe, however the model is named."""
-    hub_id = MODELS[name].hub_ids[0]
-    of_timm, config = tiny(num_classes=4), HUB_CONFIG | {"num_classes": 4}
-    if name.startswith("augreg"):
-        hub.add("models", hub_id, saved_in(tmp_path / "model", of_timm, config))
-    else:
-        tiny_vit().save_pretrained(tmp_path / "model")
-        hub.add("models", hub_id, tmp_path / "model")
-        if how == "conversion":
-            hub_id = MODELS[name].hub_ids[1]
-            hub.add("models", hub_id, saved_in(tmp_path / "timm", of_timm, config))
-    if how == "conversion":
-        succeed("convert", hub_id, "--output_dir", tmp_path / "converted")
-    source = {"name": name, "id": hub_id, "conversion": tmp_path / "converted"}[how]
+def test_a_model_of_the_paper_brings_its_recipe(hub, tmp_path):
+    """Learning rate, temperature and protocol are those of the recipe."""
+    tiny_vit().save_pretrained(tmp_path / "model")
+    hub.add("models", MODELS["deit-s"].hub_ids[0], tmp_path / "model")
     hub.add("datasets", "user/masked", masked_folder(tmp_path / "data", 8, 4))
     options = ["--dataset", "user/masked", "--output_dir", tmp_path / "run", "--use_cpu"]
-    printed = succeed("train", "--model", source, *options, "--num_train_epochs", 1, "--report_to", "none")
-    assert f"Recipe: {list_recipes()[name]}" in printed
+    printed = succeed("train", "--model", "deit-s", *options, "--num_train_epochs", 1, "--report_to", "none")
+    assert f"Recipe: {list_recipes()['deit-s']}" in printed
     settings = json.loads((tmp_path / "run" / "results.json").read_text())["settings"]
-    assert settings["training"]["learning_rate"] == learning_rate
-    assert settings["training"]["confidence_temperature"] == temperature
+    assert settings["training"]["learning_rate"] == 1e-6
+    assert settings["training"]["confidence_temperature"] == 0.55
     assert settings["model"]["protocol"] == "paper"
     card = (tmp_path / "run" / "README.md").read_text()
     assert "license: apache-2.0\n" in card and "datasets:\n- user/masked\n" in card
-    if how != "conversion":
-        assert f"base_model: {hub_id}\n" in card
-    assert load_model(str(tmp_path / "run")).config.model_type == "vit"
+    assert f"base_model: {MODELS['deit-s'].hub_ids[0]}\n" in card

@@ -16,38 +16,15 @@ from PIL import Image
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.layouts.packed import unpack, unpacked
-from robust_vit_hf.data.schema import features_of
 from robust_vit_hf.utils.files import cache_of
 
 from ..helpers import layouts
-from ..helpers.commands import files_below, kill_when, launch, succeed
+from ..helpers.commands import files_below, kill_when, succeed
 from ..helpers.layouts import prepare
-from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_dataset
+from ..helpers.tiny import GOLDFISH, TENCH, masked_dataset
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
-
-
-@pytest.mark.slow
-def test_prepare_from_an_archive(tmp_path):
-    folder = layouts.class_folders(tmp_path / "imagenet-a", {STINGRAY: 2, "n01531178": 1})
-    archive = layouts.tar_of(folder, tmp_path / "imagenet-a.tar")
-    output = tmp_path / "sets" / "imagenet-a"
-    arguments = ("data", "prepare", "imagenet-a", archive, "--output_dir", output, "--rows_per_shard", 2)
-    done = launch("-m", "robust_vit_hf.cli", *arguments)
-    assert done.status == 0 and "test: 3 rows, 0 rejected" in done.out, done.err
-    rows = datasets.load_dataset(str(output), split="test")
-    assert dict(rows.features) == dict(features_of("imagenet-a", {}))
-    assert [(row["label"], row["file_name"].split("/")[-1]) for row in rows] == [
-        (6, "n01498041_0.jpg"),
-        (6, "n01498041_1.jpg"),
-        (11, "n01531178_0.jpg"),
-    ]
-    for row, path in zip(rows, sorted(folder.glob("*/*.jpg")), strict=True):
-        assert row["image"].tobytes() == Image.open(path).tobytes()
-    # What is prepared loads under its name as the archive does.
-    assert load_image_set("imagenet-a", output)["label"] == rows["label"]
-    assert (output / "contact_sheet_test.png").stat().st_size > 5000
 
 
 def broken_set(root: Path) -> Path:

@@ -69,13 +69,6 @@ def test_variant_deep_inside(tmp_path):
         load_image_set("imagenet-v2", tmp_path / "wds", variant="top-images")
 
 
-def test_other_factor_of_si_score(tmp_path):
-    layouts.si_score(tmp_path / "rotation", {"koala": 1})
-    for source in (tmp_path, tmp_path / "rotation"):
-        with pytest.raises(ValueError, match="rotation` holds `rotation` of this set, not `size`"):
-            load_image_set("si-score-size", source)
-
-
 def test_imagenet_s_beside_its_smaller_sets(tmp_path):
     for name, wnid in (("ImageNetS50", GOLDFISH), ("ImageNetS919", TENCH), ("__MACOSX", GOLDFISH)):
         layouts.imagenet_s(tmp_path / name, {wnid: 1}, {wnid: [f"{wnid}_1"]})

@@ -33,7 +33,7 @@ from robust_vit_hf.relevance.relevance_map import relevance_map
 from robust_vit_hf.results.intervals import Interval
 from robust_vit_hf.utils.stage import Stage
 
-from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
+from ..helpers.commands import call, files_below, launch_two, succeed
 from ..helpers.layouts import bright_square, save
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, WIDE, masked_dataset, masked_rows, save_pretrained, tiny_vit
@@ -354,26 +354,3 @@ def test_two_processes_equal_one(model, photographs, diagnosed, tmp_path):
     assert completed.out.count("measure | before") == 1
     one, two = columns_of(diagnosed[0]), columns_of(tmp_path)
     assert all(one[name] == two[name] for name in one if name not in ("object_share", "relevance_on_object"))
-
-
-@pytest.mark.slow
-def test_killed_and_started_again(model, photographs, tmp_path):
-    other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
-    options = ["diagnose", "--model", model, "--compare", other, "--dataset", photographs, "--batch_size", 1]
-    finished = tmp_path / "killed" / "validation" / "before" / "rows.parquet"
-    record = finished.with_name("stage.json")  # whose result is written last
-    kill_when(
-        lambda: record.is_file() and '"result"' in record.read_text(),
-        "-m",
-        "robust_vit_hf.cli",
-        *options,
-        "--output_dir",
-        tmp_path / "killed",
-    )
-    assert not (tmp_path / "killed" / "results.json").exists()
-    written = finished.stat().st_mtime_ns
-    tables = []
-    for name in ("killed", "complete"):
-        succeed(*options, "--output_dir", tmp_path / name)
-        tables.append((tmp_path / name / "tables.md").read_text())
-    assert finished.stat().st_mtime_ns == written and tables[0] == tables[1]

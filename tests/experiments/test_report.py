@@ -23,7 +23,7 @@ from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.run_results import SideResult
 
 from ..helpers.commands import call, files_below, succeed
-from ..helpers.experiment import result, result_rows, run_of, sweep, write_rows
+from ..helpers.experiment import result, result_rows, run_of, sweep, write_grid, write_rows
 from ..helpers.layouts import miniatures
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
 from ..helpers.tiny import DATA, ROOT, masked_dataset, save_pretrained, tiny_vit
@@ -249,21 +249,15 @@ def _miniature(model: str, folder: Path) -> Path:
 
 def test_groups_in_the_report_of_a_sweep(tmp_path):
     """A test split with groups, measured before and after; the groups and their weights come through the file of results."""
-    for split, groups in {"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items():
-        masked_dataset(len(groups)).add_column("group", list(groups)).to_parquet(
-            tmp_path / "data" / f"{split}-00000.parquet"
-        )
-    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = {"dataset": str(tmp_path / "data"), "test_split": "test", "model": str(model), "num_train_epochs": 1}
-    options |= {"learning_rate": 1e-3, "report_to": "none", "eval_strategy": "no", "save_strategy": "no"}
-    options |= {"load_best_model_at_end": False, "logging_strategy": "no"}
-    grid = {
-        "options": options,
-        "variants": {"robustvit": {}, "finetune": {"method": "finetune"}},
-        "seeds": {0: {"seed": 0}},
-    }
-    (tmp_path / "grid.yaml").write_text(json.dumps(grid))
-    succeed("experiments", "sweep", tmp_path / "grid.yaml", "--output_dir", tmp_path / "runs", "--cluster", "debug")
+    for seed, (split, groups) in enumerate({"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items()):
+        rows = masked_dataset(len(groups), seed).add_column("group", list(groups))
+        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = {"test_split": "test", "learning_rate": 1e-3}
+    options |= {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no"}
+    variants = {"robustvit": {}, "finetune": {"method": "finetune"}}
+    grid = write_grid(tmp_path / "grid.yaml", tmp_path, options, variants=variants, seeds={0: {"seed": 0}})
+    sweep(grid, tmp_path / "runs")
     # Results of the original model are shared with runs on other training images.
     for path in (tmp_path / "runs").glob("*/predictions/test/before/stage.json"):
         recorded = json.loads(path.read_text())

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -40,12 +39,11 @@ def framed(count: int, seed: int) -> datasets.Dataset:
     return datasets.Dataset.from_list(rows, features=FEATURES)
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    """Arguments of `improve`."""
-    root = tmp_path_factory.mktemp("framed")
+def test_the_frame_is_named_and_mended(tmp_path, monkeypatch):
+    """By a new layer; finetuning is said not to use the frame."""
+    monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", True)  # from the background
     for split, count in (("train", 80), ("validation", 100)):
-        framed(count, len(split)).to_parquet(root / "photographs" / f"{split}-00000.parquet")
+        framed(count, len(split)).to_parquet(tmp_path / "photographs" / f"{split}-00000.parquet")
     model, processor = tiny_vit(**LETTERS, hidden_size=48), make_image_processor("paper", IMAGE_SIZE)
     rows = framed(160, 5)
     pixel_values = torch.stack(rows.with_transform(eval_transform(processor))[:]["pixel_values"])
@@ -54,26 +52,13 @@ def given(tmp_path_factory):
         features = layer.outputs(pixel_values)[1].numpy()
     fitted = LogisticRegression(max_iter=500).fit(features, rows["label"])
     layer.replace(*(torch.from_numpy(one).float() for one in (fitted.coef_, fitted.intercept_)))
-    options = {"processor": processor, "attributes": ["border"], "max_steps": 1}
-    return {"model": model, "dataset": str(root / "photographs"), "output_dir": root / "better", **options}
-
-
-@pytest.fixture(scope="module")
-def improvement(given):
-    return improve(**given)
-
-
-def test_the_frame_is_named_and_mended(improvement):
+    options = {"processor": processor, "attributes": ["border"], "effort": "full", "max_steps": 1}
+    improvement = improve(model, str(tmp_path / "photographs"), tmp_path / "better", **options)
     before, after = (improvement.diagnosis.attributes[side].measures["border"]["gap"] for side in ("before", "after"))
     assert any("Decides by the border or frame" in note for note in improvement.notes)
     assert before.low > 0.1 and after.mean < before.mean - 0.1
     assert [table.rows[0][0] for table in improvement.diagnosis.attribute_tables] == 2 * ["the border or frame"]
-
-
-def test_finetuning_is_said_not_to_use_the_frame(improvement, given, monkeypatch):
-    monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", True)  # from the background
-    note = "The training of all layers does not exchange attributes; the new layers do."
-    assert note not in str(improvement) and note in str(improve(**given, effort="full"))
+    assert "The training of all layers does not exchange attributes; the new layers do." in str(improvement)
 
 
 def test_the_background_is_in_all_composites(monkeypatch):

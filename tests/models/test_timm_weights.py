@@ -15,8 +15,7 @@ from ..helpers.tiny import tiny_vit
 
 SMALL = [
     *("vit_tiny_patch16_224", "vit_tiny_patch16_384", "vit_small_patch8_224", "vit_small_patch32_224"),
-    *("vit_base_patch16_224", "vit_base_patch16_224_miil"),  # MIIL's query, key and value have no bias
-    *("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224"),
+    *("vit_base_patch16_224_miil", "deit_tiny_distilled_patch16_224"),  # MIIL's query, key and value have no bias
 ]
 
 
@@ -55,8 +54,7 @@ def test_other_sizes(name, options, num_heads):
     assert_same_weights(hf_to_timm(converted), model.state_dict())
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
-@pytest.mark.parametrize("size", [96, 384])
+@pytest.mark.parametrize("name, size", [("vit_tiny_patch16_224", 96), ("deit_tiny_distilled_patch16_224", 384)])
 def test_another_resolution_as_timm_resamples(name, size):
     source = timm_model(name, num_classes=11)
     model = timm_model(name, num_classes=11, img_size=size)

@@ -8,6 +8,7 @@ import torch
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from ..helpers import reference
+from ..helpers.architectures import explicit_attentions
 from ..helpers.families import FAMILIES, resolution
 from ..helpers.tiny import images, tiny_vit
 
@@ -16,13 +17,6 @@ from ..helpers.tiny import images, tiny_vit
 LEGRAD_FAMILIES = ["ViT", "DeiT", "ViTMSN", "Dinov2", "Dinov2WithRegisters"]
 CLASS_SPECIFIC = {"gae": True, "rollout": False, "last_layer": False, "input_gradient": True, "legrad": True}
 DIFFERENTIABLE = {"gae": True, "rollout": True, "last_layer": True, "input_gradient": False, "legrad": True}
-
-
-def eager_attentions(model, pixel_values, **kwargs):
-    model = copy.deepcopy(model)
-    model.set_attn_implementation("eager")
-    with torch.no_grad():
-        return model(pixel_values, output_attentions=True, **kwargs).attentions
 
 
 def expected_map(patches, grid, image_size):
@@ -75,8 +69,9 @@ def slow_legrad(model, pixel_values, target, num_patches, **kwargs):
 @pytest.mark.parametrize("height, width", [(32, 32), (24, 40)])
 def test_attention_methods_against_dense_matrices(family, height, width):
     model, pixel_values = FAMILIES[family].tiny(num_hidden_layers=3), images(2, height, width)
-    grid, kwargs = (height // 8, width // 8), {} if height == width else resolution(model)
-    attentions = eager_attentions(model, pixel_values, **kwargs)
+    grid = (height // 8, width // 8)
+    with torch.no_grad():
+        logits, attentions = explicit_attentions(copy.deepcopy(model), pixel_values)
     outputs = {name: ATTRIBUTION_METHODS[name](model, pixel_values) for name in ("rollout", "last_layer")}
     for index in range(2):
         product = torch.eye(attentions[0].shape[-1]).double()
@@ -91,7 +86,7 @@ def test_attention_methods_against_dense_matrices(family, height, width):
         for name, output in outputs.items():
             expected = expected_map(rows[name][-grid[0] * grid[1] :], grid, (height, width))
             torch.testing.assert_close(output.relevance[index, 0], expected, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(output.logits, model(pixel_values, **kwargs).logits)
+            torch.testing.assert_close(output.logits, logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", LEGRAD_FAMILIES)

@@ -1,6 +1,5 @@
 """The background swap: what it keeps, what it takes, and what decides it."""
 
-import io
 import os
 
 import numpy as np
@@ -13,6 +12,7 @@ from robust_vit_hf import RobustViTTrainer, eval_transform, make_image_processor
 from robust_vit_hf.improvement.candidates import pool_picture
 from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.training.methods.augmentations import BackgroundPool, swap_backgrounds
+from robust_vit_hf.utils.images import encode_image
 
 from ..helpers.layouts import save
 from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
@@ -232,13 +232,6 @@ def test_a_picture_that_was_edited_in_place_is_another(tmp_path):
     assert identities[0][0][:2] == identities[1][0][:2] and identities[0] != identities[1] != identities[2]
 
 
-def tiff_of_floats() -> bytes:
-    """A picture that can be decoded, and whose range is unknown."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(buffer, "TIFF")
-    return buffer.getvalue()
-
-
 def test_bad_folders_of_backgrounds(pictures, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="with pictures"):
@@ -248,7 +241,8 @@ def test_bad_folders_of_backgrounds(pictures, tmp_path):
         pool_of(tmp_path / "empty")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.jpg")
-    for content in ((tmp_path / "whole.jpg").read_bytes()[:-900], tiff_of_floats()):
+    of_floats = encode_image(Image.new("F", (8, 8), 0.5), "floats.tif", "TIFF")["bytes"]  # whose range is unknown
+    for content in ((tmp_path / "whole.jpg").read_bytes()[:-900], of_floats):
         (tmp_path / "empty" / "broken.png").write_bytes(content)
         with pytest.raises((OSError, ValueError), match=r"broken.png` cannot be read as an image: "):
             pool_of(tmp_path / "empty")
