@@ -227,7 +227,7 @@ MUTATIONS = [
     Mutation("improvement/choice.py", "margin = margin if margin > 1e-9 else 3 / self.count", "margin = margin if margin > 1e-9 else 0.0", "choice"),
     Mutation("improvement/choice.py", "(turns_within_classes(labels, seed) + np.unique(labels, return_inverse=True)[1])", "turns_within_classes(labels, seed)", "choice"),
     Mutation("improvement/verdict.py", "taken.append(~has_images[logits.argmax(axis=1)])", "taken.append(has_images[logits.argmax(axis=1)])", "other_classes"),
-    Mutation("improvement/images.py", "held_out(labels_of(train.rows), options.seed)", "held_out(labels_of(train.rows), 0)", "image_roles"),
+    Mutation("improvement/images.py", 'held_out(train.rows["label"][:], options.seed)', 'held_out(train.rows["label"][:], 0)', "image_roles"),
     Mutation("cli/main.py", "FAILED_IF if result and condition is not None and result.fails(condition) else 0", "FAILED_IF if result and condition and result.fails(condition) else 0", "diagnose"),
     Mutation("diagnosis/report.py", "last = [*self.diagnoses.values()][-1]", "last = [*self.diagnoses.values()][0]", "tables"),
     Mutation("results/intervals.py", "1.0 if np.isin(resamples.outcomes, (-1, 0, 1)).all() else math.inf", "1.0", "tables"),

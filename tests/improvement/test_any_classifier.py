@@ -101,7 +101,7 @@ def test_what_cannot_be_trained_is_refused_before_images_are_read(inputs, tmp_pa
 def test_one_image_of_a_step_needs_pictures(tmp_path):
     options = {"model": "model", "dataset": "photos", "output_dir": tmp_path / "out", "train_batch_size": 1}
     assert ImproveOptions(**options, backgrounds="pictures").backgrounds == "pictures"
-    with pytest.raises(ValueError, match=r"--train_batch_size 1: .* Give 2 or more, or --backgrounds"):
+    with pytest.raises(ValueError, match=r"--train_batch_size 1 .*: give 2 or more, or --backgrounds"):
         ImproveOptions(**options)
 
 
