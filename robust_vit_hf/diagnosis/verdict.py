@@ -57,11 +57,6 @@ def foretold(sample: Interval) -> Interval:
     return Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
 
 
-def _on_random(original: np.ndarray, mixed_rand: np.ndarray, mixed_same: np.ndarray) -> np.ndarray:
-    """Top-1 `(1 + R,)` on random backgrounds, without the loss by composing, which lowers `mixed_rand` and `mixed_same` alike."""
-    return original * mixed_rand / np.maximum(mixed_same, TINY)
-
-
 def trusted_masks(columns: Mapping[str, Sequence]) -> np.ndarray:
     """Whether the mask of each image `(N,)` is not in doubt, which results of earlier versions do not record."""
     return np.asarray(columns.get("confirmed", np.ones(len(columns["label"]), dtype=bool)))
@@ -115,7 +110,9 @@ class Diagnosis:
             drawn["object_focus"] = Resamples.of(object_focus, drawn["original"], drawn["bg_gap"])
         measures = {name: of.interval(Difference if name in DIFFERENCES else Interval) for name, of in drawn.items()}
         if {"mixed_rand", "mixed_same"} <= drawn.keys() and drawn["mixed_same"].values[0] > 0:
-            ratio = Resamples.of(_on_random, *(drawn[name] for name in ("original", "mixed_rand", "mixed_same")))
+            # Composing lowers `mixed_rand` and `mixed_same` alike.
+            estimate = drawn["original"], drawn["mixed_rand"], drawn["mixed_same"]
+            ratio = Resamples.of(lambda original, rand, same: original * rand / np.maximum(same, TINY), *estimate)
             measures["foretold"] = foretold(ratio.interval())
         return measures
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import datasets
-import pandas as pd
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
@@ -65,7 +64,6 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
         "steps": trainer.state.global_step,
         "seconds": round(trainer.time.seconds, 1),
         "resumed": trainer.time.resumed,
-        **_energy(Path(args.output_dir)),
     }
 
 
@@ -109,8 +107,6 @@ def describe_model(
         "steps": 0,
         "seconds": 0.0,
         "resumed": False,
-        "energy_kwh": None,
-        "emissions_kg": None,
         **environment(),
     }
 
@@ -199,13 +195,6 @@ def _preprocessing(processor: BaseImageProcessor) -> str:
     return ", ".join(steps)
 
 
-def _energy(folder: Path) -> dict[str, float]:
-    if not (folder / "emissions.csv").is_file():
-        return {}
-    last = pd.read_csv(folder / "emissions.csv", dtype=str).iloc[-1]
-    return {"energy_kwh": float(last["energy_consumed"]), "emissions_kg": float(last["emissions"])}
-
-
 def rewrite_card(options: CardOptions) -> str:
     if options.evaluation is not None:
         add_evaluation(options.folder, options.evaluation)
@@ -224,10 +213,7 @@ def make_card(
         evaluation: results of `robust-vit evaluate`, which are shown instead of `results`.
         figures: those of [`FIGURES`] that are in the folder of the card.
     """
-    data, emissions, measurements = run["data"], None, _measurements(run, results, evaluation)
-    # Of a resumed run, only the emissions of its last part are known.
-    if run["emissions_kg"] is not None and not run["resumed"]:
-        emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}
+    data, measurements = run["data"], _measurements(run, results, evaluation)
     tables = []
     for part in measurements:
         reliance, table = [Table(**facts) for facts in part.get("reliance", ())], main_table(part["rows"]).markdown()
@@ -246,7 +232,6 @@ def make_card(
         metrics=["accuracy"] if measurements else None,
         model_name=run["model_name"],
         eval_results=_eval_results(measurements, data["dataset"], data["dataset_args"]) or None,
-        co2_eq_emissions=emissions,
     )
     return ModelCard.from_template(
         metadata,
