@@ -56,7 +56,7 @@ class TokenCutOptions(Dinov2Options):
 
 @dataclass(kw_only=True)
 class GroundedOptions(MasksOptions):
-    """Foreground masks by Grounding DINO and SAM, from the name of the class or of its parts.
+    """Foreground masks by Grounding DINO and SAM, from names of classes or of parts.
 
     robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
     """
@@ -90,7 +90,7 @@ class Sam3Options(MasksOptions):
 
 @dataclass(kw_only=True)
 class RembgOptions(MasksOptions):
-    """Foreground masks by background removers of rembg (https://github.com/danielgatis/rembg), on the GPU if ONNX Runtime finds one.
+    """Foreground masks by rembg, on the GPU if ONNX Runtime finds one.
 
     robust-vit masks rembg --images photographs --output_dir photographs-masks
     """

@@ -10,7 +10,7 @@ from .image_processors import Protocol
 
 @dataclass(kw_only=True)
 class ConvertOptions(Options):
-    """Convert ViT and DeiT weights between timm and transformers, bit for bit, or give a model a new head.
+    """Convert ViT and DeiT weights between timm and transformers, or give a new head.
 
     robust-vit convert timm/vit_base_patch16_224.augreg_in21k_ft_in1k --output_dir models/augreg-b
     robust-vit convert checkpoint.pth.tar --output_dir models/released --image_size 384

@@ -45,7 +45,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             self.dataloader_pin_memory = False
         if "tensorboard" in self.report_to and find_spec("tensorboard") is None:
             raise ModuleNotFoundError(
-                "`report_to` names TensorBoard, which is not installed: install it, or set `report_to` to `none`",
+                "`report_to` names TensorBoard, which is not installed: set `report_to` to `none`, or install it",
                 name="tensorboard",
             )
         if getattr(self, CHECKPOINTING):

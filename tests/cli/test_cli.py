@@ -99,7 +99,7 @@ def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):
     arguments = ["push", str(tmp_path), "user/name"]
     completed = call(*arguments)
     assert completed.status == 1 and completed.err.startswith("error: ") and completed.err.count("\n") == 1
-    with pytest.raises(ValueError, match="no model"):
+    with pytest.raises(ValueError, match="is not a folder that can be pushed"):
         main([*arguments, "--debug"])
 
 

@@ -151,7 +151,7 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
             GIVEN,
             r"a dict of shape \(\) for 24 images; expected logits \(24, 4\)",
         ),
-        (lambda images: (_logits(images), images), GIVEN, "gave a tuple for 24 images"),
+        (lambda images: (_logits(images), images), GIVEN, "returned a tuple for 24 images"),
         (lambda images: _logits(images)[:1], GIVEN, r"shape \(1, 4\) for 24 images"),
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).numpy()}, r"a ndarray of shape \(3, 32, 32\)"),
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).permute(1, 2, 0)}, r"shape \(32, 32, 3\)"),

@@ -274,7 +274,7 @@ IMAGES = [
         "metadata without a label in one line",
         lambda of: of.metadata("file_name,label\n" + LINES.replace("a/0.png,a", "a/0.png,")),
         images=11,
-        told=" 1 of 12 images of `validation` have no label",
+        told="1 of 12 images of `validation` have no label",
     ),
     Attack(
         "metadata of a file twice",
