@@ -4,6 +4,7 @@ import copy
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -122,6 +123,9 @@ class OutOfFold(Measurement):
 
 class PhotographsDiagnosis(Diagnosis):
     """Measures of a [`StandIn`], and what they say about the photographs that it was fitted to."""
+
+    NAME: ClassVar = "It"
+    IF_WEAK: ClassVar = "give more photographs of each class"
 
     @property
     def likely(self) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -65,6 +66,9 @@ def trusted_masks(columns: Mapping[str, Sequence]) -> np.ndarray:
 @dataclass(frozen=True)
 class Diagnosis:
     """Measures of one model, from rows of [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`]."""
+
+    NAME: ClassVar = "The model"
+    IF_WEAK: ClassVar = "check that their classes are those of the model, and check its preprocessing"
 
     columns: Mapping[str, Sequence]
     class_names: Sequence[str]
@@ -159,7 +163,7 @@ class Diagnosis:
             )
             count = int((~np.isnan(self.values[self.unrecognised])).sum())
             return (
-                f"The model recognises too little to tell: it is right on {percent(self.measures[self.unrecognised])} of {count} "
+                f"{self.NAME} recognises too little to tell: it is right on {percent(self.measures[self.unrecognised])} of {count} "
                 f"{what}, and the others cannot show what it decides by."
             )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
@@ -183,8 +187,7 @@ class Diagnosis:
             )
         if self.unrecognised == "original":
             warnings.append(
-                f"The model is right on only {percent(self.measures['original'])} of the original images: check that their classes are those of "
-                "the model, and check its preprocessing."
+                f"{self.NAME} is right on only {percent(self.measures['original'])} of the original images: {self.IF_WEAK}."
             )
         if lost := int((np.asarray(self.columns["donor_same"]) < 0).sum()):
             warnings.append(f"{lost} images are the only one of their class, and have no `mixed_same`.")

@@ -10,6 +10,7 @@ import pytest
 from robust_vit_hf.data.background_edits import CONDITIONS
 from robust_vit_hf.data.find_images import Images
 from robust_vit_hf.diagnosis.report import DiagnosisReport, diagnosis_tables
+from robust_vit_hf.diagnosis.stand_in import PhotographsDiagnosis
 from robust_vit_hf.diagnosis.verdict import Diagnosis, pairs_of
 from robust_vit_hf.results.html_page import write_page
 from robust_vit_hf.results.intervals import Difference, Resamples
@@ -87,7 +88,13 @@ def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
     assert found.verdict == "too few"
     assert found.sentence.startswith(f"The model recognises too little to tell: it is right on {right} % [")
     assert "of 2000 original images" in found.sentence
-    assert any("of the original images" in text for text in found.warnings)
+    assert any("of the original images: check that their classes" in text for text in found.warnings)
+    stand_in = PhotographsDiagnosis(
+        found.columns, found.class_names
+    )  # nobody's model, so its classes and preprocessing are right
+    assert any(
+        text.endswith("of the original images: give more photographs of each class.") for text in stand_in.warnings
+    )
 
 
 def test_a_model_that_recognises_no_composed_image_shows_nothing():
