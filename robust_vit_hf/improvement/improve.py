@@ -66,8 +66,9 @@ SECONDS_PER_MASK = {"rembg": 1.7, None: 0.36}
 FITTING = 30  # seconds to load models and fit layers
 CANDIDATES_FOLDER = "candidates"
 FEATURES_FOLDER, FINETUNED_FOLDER = "features", "finetuned"
-# Options that do not change what is saved, or that name something whose contents are inputs.
-NO_INPUTS = "effort other_backgrounds batch_size num_workers output_dir model dataset backgrounds attributes json fail_if".split()
+# Options without effect on what is kept, and options that name something whose contents are inputs.
+UNSAVED = {"effort", "other_backgrounds", "batch_size", "num_workers", "output_dir", "json", "fail_if"}
+BY_CONTENTS = {"model", "dataset", "backgrounds", "attributes"}
 
 
 def improve(
@@ -179,7 +180,7 @@ def _inputs(
     session: Session, images: Mapping[str, Images], pool: BackgroundPool | None, options: ImproveOptions
 ) -> dict:
     side, pictures = session.sides["before"], pool.paths if pool else ()
-    inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
+    inputs = {name: value for name, value in asdict(options).items() if name not in UNSAVED | BY_CONTENTS}
     inputs |= {
         "masks": options.mask_method,
         "model": side.digest,
