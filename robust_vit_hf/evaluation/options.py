@@ -5,8 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ..data import known_sets
-from ..data.known_sets import BENCHMARK_NAMES, FAMILIES, IMAGES_PER_SET, LATER_SETS, PAPER_SETS
+from ..data.known_sets import (
+    BENCHMARK_NAMES,
+    EVALUATION_SETS,
+    FAMILIES,
+    IMAGES_PER_SET,
+    LATER_SETS,
+    MASKED_SETS,
+    PAPER_SETS,
+)
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
 from ..relevance import ATTRIBUTION_METHOD_NAMES
@@ -18,7 +25,7 @@ SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
 OF_WEIGHTS = f"sets for --weights, {SOURCES}; by default those of the benchmark with the classes of the models"
 OF_THE_MODEL = "by default as in the training of the models; or else `paper` for registered models, `model` for others"
 PROTOCOL = f"preprocessing of the images, see `robust-vit evaluate --help`; {OF_THE_MODEL}"
-SEGMENTATION_SETS = (*BENCHMARK_NAMES, *known_sets.MASKED_SETS)
+SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"
 
 
@@ -40,7 +47,7 @@ def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
     names = [name for name, _ in sets]
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
-    if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *known_sets.EVALUATION_SETS)]:
+    if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *EVALUATION_SETS)]:
         raise ValueError(
             f"Unknown set `{unknown[0]}`: expected {', '.join((*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS))}. `robust-vit "
             "segment` also takes sets with masks. For other images, such as your own or waterbirds, give --dataset and --split."
