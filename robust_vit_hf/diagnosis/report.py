@@ -65,7 +65,7 @@ class DiagnosisReport:
         examples: images in all conditions.
         taken: images chosen by [`TAKEN_RULE`].
         edited: examples with the attributes of other images.
-        without_map: why there is no relevance.
+        without_map: reasons why models have no relevance map.
         groups: tables of the groups and slices of the images.
         imagenet_9: measures on ImageNet-9 by the head of their column.
     """
