@@ -41,7 +41,7 @@ def draw_donors(
         if gives[index]:
             members.setdefault(label, []).append(index)
     if len({*classes}) < 2:
-        raise ValueError(f"All {len(classes)} images are of one class: give images of two classes or more.")
+        raise ValueError("All images are of one class: give images of two classes or more.")
     names, places = sorted(members), {label: place for place, label in enumerate(sorted(members))}
     same, other = (np.full(len(classes), -1, dtype=np.int64) for _ in range(2))
     for index, label in enumerate(classes):

@@ -120,7 +120,7 @@ def label_mapping(
         lack = "has more than once" if unknown[0] in model_names else "does not have"
         shown = ", ".join([*model_names[:4], *["…"][: len(model_names) - 4]])
         raise ValueError(
-            f"`{source}` has {len(names)} classes, {len(unknown)} of which the model {lack}, such as `{unknown[0]}`; the model has {len(model_names)}: {shown}. "
+            f"`{source}` has {len(names)} class{'es' if len(names) > 1 else ''}, {len(unknown)} of which the model {lack}, such as `{unknown[0]}`; the model has {len(model_names)}: {shown}. "
             "Give a model with a head for these classes, or rename the classes."
         )
     mapping = {label: places[name] for label, name in enumerate(names) if name in places}

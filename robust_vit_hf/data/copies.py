@@ -55,10 +55,10 @@ def without_copies(images: Mapping[str, Images], folder: Path | None) -> dict[st
         differ, again, notes = rows[rows["differ"]], rows[rows["again"] & ~rows["differ"]], []
         if len(differ):
             listed = first_few((differ["name"] + "` of `" + differ["class"].fillna("no class")).tolist())
-            notes.append(f"{len(differ)} images are left out as copies with different classes: {listed}.")
+            notes.append(f"Left out as copies with different classes: {len(differ)} of {len(rows)} images, {listed}.")
         if len(again):
             listed = first_few((again["name"] + "` of `" + again["role of"] + ": " + again["of"]).tolist())
-            notes.append(f"{len(again)} images are left out as copies, which count once: {listed}.")
+            notes.append(f"Left out as copies, which count once: {len(again)} of {len(rows)} images, {listed}.")
         kept = np.flatnonzero(~rows["again"] & ~rows["differ"])
         left[role] = replace(of_role.select(kept), notes=(*of_role.notes, *notes)) if notes else of_role
     return left
@@ -96,7 +96,7 @@ def thumbnails(rows: datasets.Dataset, folder: Path | None = None) -> np.ndarray
         with atomic_file(path) as partial, partial.open("wb") as file:
             np.savez(file, keys=[*known], thumbnails=[*known.values()])
     elif before and keys:
-        logger.warning(f"{len(keys)} images are not decoded again to find copies: see `{path}`.")
+        logger.warning(f"Images are not decoded again to find copies: see `{path}`.")
     return np.array([known[key] for key in keys], np.uint8).reshape(-1, 3 * SIDE**2)
 
 

@@ -74,9 +74,7 @@ class Images:
     def labelled(self) -> "Images":
         labels = self.rows.with_format(None)["label"][:]
         chosen = [index for index, label in enumerate(labels) if label is not None and label >= 0]
-        note = (
-            f"{len(labels) - len(chosen)} of {len(labels)} images of `{self.split}` have no label, and are left out."
-        )
+        note = f"Left out without a label: {len(labels) - len(chosen)} of {len(labels)} images of `{self.split}`."
         return self if len(chosen) == len(labels) else replace(self.select(chosen), notes=(*self.notes, note))
 
 
@@ -109,7 +107,7 @@ def find_images(
     if masks is not None:
         count, rows = len(rows), with_masks_of(rows, Path(masks), split.partition("[")[0])
         if without := count - len(rows):
-            notes.append(f"{without} of {count} images have no mask in `{Path(masks).name}`, and are left out.")
+            notes.append(f"Left out without a mask in `{Path(masks).name}`: {without} of {count} images.")
     check_columns(rows, split, needs)
     for note in notes:
         logger.warning(note)

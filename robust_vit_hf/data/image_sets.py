@@ -102,7 +102,7 @@ def prepare(options: PrepareOptions) -> str:
                 facts={"license": known.license, "source_datasets": ["original"]},
             )
             kept, rejected = write_rows(writer, source.rows(source.shards), options.skip_bad)
-            lines.append(f"{writer.split}: {kept:,} rows, {rejected:,} rejected")
+            lines.append(f"{writer.split}: {kept:,} kept, {rejected:,} rejected")
     return "\n".join([*lines, f"{options.output_dir}: parquet, README.md and contact sheets"])
 
 
@@ -203,5 +203,5 @@ def _classes(labels: list) -> str:
     rows = Counter(chain.from_iterable(label if isinstance(label, list) else [label] for label in labels))
     integers, counts = [label for label in rows if isinstance(label, int)], [*rows.values()]
     parts = [f"classes: {len(rows)}", *([f"labels {min(integers)}–{max(integers)}"] if integers else [])]
-    parts.append(f"{min(counts)}–{max(counts)} rows each (median {np.median(counts):.0f})")
-    return ", ".join(parts) + (f"; {several:,} rows accept several labels" if several else "")
+    parts.append(f"rows of a class {min(counts)}–{max(counts)} (median {np.median(counts):.0f})")
+    return ", ".join(parts) + (f"; rows that accept several labels: {several:,}" if several else "")

@@ -188,7 +188,7 @@ def check_rows(
         )
     if not uninformative:
         return dataset
-    told = f"{len(uninformative)} of {count} masks of the {name} dataset are empty or full; their rows are left out"
+    told = f"Left out with an empty or full mask: {len(uninformative)} of {count} rows of the {name} dataset"
     logger.warning(f"{told}:\n{_head(uninformative)}")
     return dataset.select(kept)
 

@@ -156,7 +156,7 @@ class Diagnosis:
     @property
     def sentence(self) -> str:
         if not self.num_mixed:
-            return f"{VERDICTS['too few']}: none of {len(self.columns['label'])} images could be composed with another background."
+            return f"{VERDICTS['too few']}: no image could be composed with another background."
         if self.verdict == "too few" and self.unrecognised:
             what = (
                 "original images" if self.unrecognised == "original" else "images on other backgrounds of their class"
@@ -190,7 +190,9 @@ class Diagnosis:
                 f"{self.NAME} is right on only {percent(self.measures['original'])} of the original images: {self.IF_WEAK}."
             )
         if lost := int((np.asarray(self.columns["donor_same"]) < 0).sum()):
-            warnings.append(f"{lost} images are the only one of their class, and have no `mixed_same`.")
+            warnings.append(
+                f"Images that are the only one of their class have no `mixed_same`: {lost} of {len(self.columns['label'])}."
+            )
         return warnings
 
     def change_from(self, before: "Diagnosis") -> dict[str, Interval]:

@@ -160,12 +160,13 @@ def _hyperparameters(trainer: Trainer) -> dict[str, str]:
     if args.load_best_model_at_end:
         best = "highest" if args.greater_is_better else "lowest"
         checkpoint = f"{best} {args.metric_for_best_model.removeprefix('eval_')} in validation"
+    size = trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size
     processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
     return {
         "learning rate": f"{args.learning_rate:g}",
         **({"warm-up": warmup} if args.warmup_steps else {}),
         "epochs": f"{trainer.state.epoch or 0:g}",
-        "batch": f"{trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on {processes}",
+        "batch": f"{size} image{'s' if size > 1 else ''}, on {processes}",
         "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
         **describe_method(trainer),
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
@@ -351,9 +352,7 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
         compared = [row for row in part["rows"] if row["set"] != MEAN_ROW and row["broken"] is not None]
         if broken := sum(row["broken"] for row in compared):
             images = sum(row["num_images"] for row in compared)
-            lines.append(
-                f"{broken:,} of {images:,} test images{where} were classified correctly before and are not now."
-            )
+            lines.append(f"Classified correctly before and not now{where}: {broken:,} of {images:,} test images.")
         for kind, text in (("training", "shown in training"), ("other", "not shown in training")):
             groups = [
                 row for row in part["class_groups"] if row["classes"] == kind and row.get("top1_after") is not None

@@ -66,8 +66,8 @@ def classes_with_images(
     if len(known) == len(classes):
         return None
     notes.append(
-        f"{len(classes) - len(known)} of the model's {len(classes)} classes have no images: "
-        f"{_listed([name for number, name in enumerate(classes) if number not in known])}. Top-1 counts among the {len(known)} others. "
+        f"The model has {len(classes)} classes, {len(classes) - len(known)} of them without images: "
+        f"{_listed([name for number, name in enumerate(classes) if number not in known])}. Top-1 counts among the other {len(known)}. "
         "Give --only_these_classes for a model of only these classes."
     )
     return tuple(sorted(known))
@@ -89,7 +89,7 @@ def with_these_classes_alone(session: Session, images: Mapping[str, Images]) -> 
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED} others" if len(names) > NAMED else "")
+    return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _apart(

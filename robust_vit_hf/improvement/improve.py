@@ -131,8 +131,8 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         if classes and options.effort == "full":
             # With 3 photographs of 10 and of 150 of 1,000 classes, top-1 on the others fell by 6.7 and 2.1 points (experiments/photographs.md).
             raise ValueError(
-                f"{len(session.classes) - len(classes)} of the model's {len(session.classes)} classes have no images, and a training of all "
-                "layers makes the model worse at these, which no image here shows. Give --effort quick, --only_these_classes for a model of "
+                f"The model has {len(session.classes)} classes, {len(session.classes) - len(classes)} of them without images, and a training of all "
+                "layers makes it worse at these, which no image here shows. Give --effort quick, --only_these_classes for a model of "
                 "only the others, or images of all classes."
             )
         train, validation = (session.with_images(of_role, options.dataset, classes) for of_role in images.values())
@@ -276,7 +276,7 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
     # A step takes passes of the original and of the model, and a backward pass.
     full = passes + 4 * options.max_steps * options.train_batch_size
     full += len(INTERPOLATION_WEIGHTS) * (1 + VALIDATION_COMPOSITES) * counts["validation"]
-    quick, of_full = (f"{max(1, (min(times) * count + masks + FITTING) / 60):.0f} minutes" for count in (passes, full))
+    quick, of_full = (f"{max(1, (min(times) * count + masks + FITTING) / 60):.0f} min" for count in (passes, full))
     chosen, other, effort = (of_full, quick, "quick") if options.effort == "full" else (quick, of_full, "full")
     share, points = options.other_backgrounds, resolution(counts["validation"], options.other_backgrounds)
     return (

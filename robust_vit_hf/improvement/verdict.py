@@ -72,8 +72,7 @@ class Improvement:
         if self.outcome:
             lines += [f"{self.outcome.table.title}:", "", self.outcome.table.markdown(), ""]
         lines += self.notes[:SHOWN_NOTES]
-        more = len(self.notes) - SHOWN_NOTES
-        lines += [f"{PAGE_FILE} has {more} more remarks."] if more > 0 else []
+        lines += [f"{PAGE_FILE} has all {len(self.notes)} remarks."] if len(self.notes) > SHOWN_NOTES else []
         written = "the model, its card, results and" if self.accuracy else "no model, since yours is to be kept, but"
         lines += ["", f"{self.folder} has {written} {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}."]
         return "\n".join(lines)
@@ -132,7 +131,7 @@ def other_classes(session: Session) -> list[str]:
         taken.append(~has_images[logits.argmax(axis=1)])
     moved = Resamples.means({"moved": gaps[1] - gaps[0]})["moved"].interval(Difference, -math.inf)
     return [
-        f"On the `{name}` images, the mean logit of the {(~has_images).sum()} classes without images moved by {moved.shown(1, 3)}, compared with "
+        f"On the `{name}` images, the mean logit of the classes without images ({(~has_images).sum()}) moved by {moved.shown(1, 3)}, compared with "
         f"the other classes (standard deviation of the logits: {logits.std():.1f}). Of the images, {100 * taken[0].mean():.1f} % were predicted as "
         f"one of them before, and {100 * taken[1].mean():.1f} % are now."
     ]

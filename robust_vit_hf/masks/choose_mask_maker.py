@@ -169,14 +169,14 @@ def _masked(
     if rejected:
         named = first_few(rejected_names)
         notes.append(
-            f"{rejected} images are left out: they cannot be read, or their masks were rejected, empty or full"
+            f"Left out: {rejected} of {len(needed)} images, which cannot be read, or have masks that were rejected, empty or full"
             + (f" ({named}; reasons in `{folder.name}/{REJECTED_FOLDER}`)." if named else ".")
         )
     if lost:
         notes.append(f"Of these classes, no image is left: {lost}.")
     if doubtful := int((~confirmed(rows)).sum()):
         notes.append(
-            f"{doubtful} of {len(rows)} masks are in doubt: no composites are made with their images. Look at the contact sheets of the "
+            f"In doubt: {doubtful} of {len(rows)} masks. No composites are made with these images. Look at the contact sheets of the "
             "masks. A background remover makes better ones: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
         )
     return replace(images, rows=rows, masks=origin, rejected=rejected, notes=(*images.notes, *notes))

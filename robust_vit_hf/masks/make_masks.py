@@ -114,7 +114,7 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
             masker = make_masker(options, columns)
             name = "+".join(split_names(split))  # slices are named after their split
             if counted := write_split(options, name, rows, columns, masker, title, total):
-                lines.append(f"{name}: {counted[0]:,} masks, {counted[1]:,} rejected")
+                lines.append(f"{name}: {counted[0]:,} with masks, {counted[1]:,} rejected")
     written = f"{options.output_dir}: parquet, README.md, and contact sheets to look at"
     return "\n".join([*lines, written]) if lines else ""
 

@@ -176,14 +176,16 @@ def load_checked(
         spared = {*optional(model)}
     if mismatched := sorted(loading["mismatched_keys"]):
         key, shape, expected = mismatched[0]
-        problem = f"has {len(mismatched)} weights whose shapes do not fit its `config.json`, such as `{key}`: {tuple(shape)}, expected {tuple(expected)}."
+        problem = f"has weights whose shapes do not fit its `config.json`, {len(mismatched)} in all, such as `{key}`: {tuple(shape)}, expected {tuple(expected)}."
     elif missing := sorted(key for key in loading["missing_keys"] if key.rpartition(".")[0] not in spared):
         problem = (
-            f"lacks {len(missing)} weights of a `{type(model).__name__}`, such as `{missing[0]}`. Expected a model with a trained head. For "
+            f"lacks weights of a `{type(model).__name__}`, {len(missing)} in all, such as `{missing[0]}`. Expected a model with a trained head. For "
             "CLIP, or for a new head to train, name the classes: `load_model(…, classes=[…])` or `robust-vit convert … --classes FILE`."
         )
     elif layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
-        problem = f"has {len(layers)} weights of layers that are not in its `config.json`, such as `{layers[0]}`."
+        problem = (
+            f"has weights of layers that are not in its `config.json`, {len(layers)} in all, such as `{layers[0]}`."
+        )
     if problem is not None:
         raise ValueError(f"`{name}` {problem}")
     return model
@@ -266,7 +268,7 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
         adapted = PeftModel.from_pretrained(base, name)
     if differing := sorted(names ^ get_peft_model_state_dict(adapted).keys()):
         raise ValueError(
-            f"The adapter `{name}` does not fit its base `{base_name}`: {len(differing)} weights are missing or unexpected, such as "
+            f"The adapter `{name}` does not fit its base `{base_name}`: weights are missing or unexpected, {len(differing)} in all, such as "
             f"`{differing[0]}`."
         )
     return adapted.merge_and_unload().float().requires_grad_(True).eval()

@@ -53,7 +53,7 @@ def groups_table(result: SetResult) -> Table:
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
     if missing := groups.missing:
         names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        title += f". Without {len(missing)} groups of the training that have no images here: {names}"
+        title += f". Without groups of the training that have no images here ({len(missing)}): {names}"
     return Table(title, ["group", "images", *heads_of_sides([result])], rows)
 
 

@@ -95,7 +95,7 @@ class CheckpointingTrainer(Trainer):
         weights = self.model.state_dict().items()
         if bad := [name for name, value in weights if value.is_floating_point() and not value.isfinite().all()]:
             raise TrainingDiverged(
-                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`, so the model was not "
+                f"After step {self.state.global_step}, weights are NaN or infinite, {len(bad)} in all, such as `{bad[0]}`, so the model was not "
                 f"saved. Lower the learning rate, which is {self.args.learning_rate:g}."
             )
         folder = Path(output_dir or self.args.output_dir)

@@ -147,7 +147,7 @@ class BatchingTrainer(Trainer):
         }
         for option in [option for option, is_unmet in unmet.items() if is_unmet]:
             raise ValueError(
-                f"Batches of {batch_size} images, {images} images in all, do not fit {option}. Change `per_device_train_batch_size`."
+                f"A batch size of {batch_size}, with {images} image{'s' if images > 1 else ''} in all, does not fit {option}. Change `per_device_train_batch_size`."
             )
 
     def get_train_dataloader(self) -> DataLoader:

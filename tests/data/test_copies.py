@@ -55,15 +55,15 @@ def test_each_photograph_is_left_once(photos):
     contradicting, copied = left["train"].notes
     assert (
         copied
-        == "3 images are left out as copies, which count once: "
+        == "Left out as copies, which count once: 3 of 14 images, "
         + ", ".join(f"`a/{name}` of `train: a/0.jpg`" for name in ("quality.jpg", "small.png", "turned.jpg"))
         + "."
     )
     assert contradicting.endswith(
-        "2 images are left out as copies with different classes: `a/4.jpg` of `a`, `b/4.webp` of `b`."
+        "Left out as copies with different classes: 2 of 14 images, `a/4.jpg` of `a`, `b/4.webp` of `b`."
     )
     assert left["test"].notes == (
-        "1 images are left out as copies, which count once: `b/5.jpg` of `train: b/large.jpg`.",
+        "Left out as copies, which count once: 1 of 3 images, `b/5.jpg` of `train: b/large.jpg`.",
     )
 
 
@@ -87,7 +87,7 @@ def test_images_are_decoded_once(photos, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(copies, "_thumbnail", lambda image: decoded.append(image["path"]) or read(image))
     with caplog.at_level(logging.WARNING):
         again = without_copies(images, tmp_path)["train"]
-    assert not decoded and "14 images are not decoded again" in caplog.text
+    assert not decoded and "Images are not decoded again" in caplog.text
     assert (again.rows["file_name"], again.notes) == (first["train"].rows["file_name"], first["train"].notes)
     save(photograph(9), photos / "train" / "a" / "small.png")  # another photograph of this name
     kept = without_copies({"train": find_images(str(photos), "train")}, tmp_path)["train"].rows["file_name"]

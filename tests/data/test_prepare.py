@@ -39,7 +39,7 @@ def test_bad_rows_stop_or_are_listed(tmp_path):
     with pytest.raises(ValueError, match=rf"`.*{TENCH}_1.jpg` cannot be decoded: .*[Tt]runcated.* --skip_bad"):
         prepare("imagenet-sketch", [str(source)], tmp_path / "other")
     out = succeed("data", "prepare", "imagenet-sketch", source, "--output_dir", output, "--skip_bad")
-    assert "test: 3 rows, 1 rejected" in out
+    assert "test: 3 kept, 1 rejected" in out
     assert datasets.load_dataset(str(output), split="test")["label"] == [0, 0, 1]
     rejected = datasets.load_dataset(str(output), "rejected", split="test")
     assert rejected["file_name"] == [f"{TENCH}/{TENCH}_1.jpg"] and "cannot be decoded" in rejected["problem"][0]
@@ -182,7 +182,7 @@ def test_describe_masks(tmp_path):
     rows.to_parquet(tmp_path / "rows.parquet")
     out = succeed("data", "describe", tmp_path / "rows.parquet")
     assert "rows: 10, 1 of them unusable" in out and "columns: file_name, image, mask, label" in out
-    assert "classes: 4, labels 0–3, 1–4 rows each" in out
+    assert "classes: 4, labels 0–3, rows of a class 1–4 (median" in out
     assert re.search(r"empty +1 █+", out) and re.search(r"10–20 +6 █{40}", out)  # 13 × 13 of 40 × 40 is 10.6 %
     assert re.search(r"90–100 +1 █", out) and re.search(r"full +1 █", out)
     assert "row 7: image is 40×40 but mask is 20×40" in out
@@ -191,7 +191,7 @@ def test_describe_masks(tmp_path):
 def test_describe_a_set_of_the_paper(tmp_path):
     layouts.objectnet(tmp_path / "objectnet-1.0")
     out = succeed("data", "describe", tmp_path / "objectnet-1.0", "--set", "objectnet")
-    assert "rows: 2, 0 of them unusable" in out and "1 rows accept several labels" in out
+    assert "rows: 2, 0 of them unusable" in out and "rows that accept several labels: 1" in out
     assert "images: 34–34 px wide (median 34), 28–28 px high" in out
     source = broken_set(tmp_path / "set")
     out = succeed("data", "describe", source, "--set", "imagenet-sketch")

@@ -171,7 +171,8 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
     succeed("diagnose", *options, "--output_dir", tmp_path / "out")
     half = find_images(str(tmp_path / "images"), "validation[:50%]", masks=str(tmp_path / "masks"))
     assert (
-        len(half.rows) > 0 and "1 of 9 images have no mask in `masks`" in (tmp_path / "out" / "tables.md").read_text()
+        len(half.rows) > 0
+        and "Left out without a mask in `masks`: 1 of 9 images." in (tmp_path / "out" / "tables.md").read_text()
     )
     shares = columns_of(tmp_path / "out")["object_share"]
     assert len(shares) == 8 and shares[0] == pytest.approx(13**2 / 40**2, abs=0.06)
@@ -202,7 +203,7 @@ def test_copies_do_not_narrow_an_interval(model, tmp_path):
         printed = succeed("diagnose", "--model", model, *folders, "--output_dir", tmp_path / place / "out")
         diagnosed = json.loads((tmp_path / place / "out" / "results.json").read_text())["diagnosis"]["before"]
         measures.append(diagnosed["measures"])
-    assert "24 images are left out as copies, which count once: `a/1x.png` of `validation: a/1.png`" in printed
+    assert "Left out as copies, which count once: 24 of 32 images, `a/1x.png` of `validation: a/1.png`" in printed
     assert measures[0] == measures[1] and measures[0]["bg_gap"]["low"] < measures[0]["bg_gap"]["high"]
 
 

@@ -176,7 +176,7 @@ def test_images_without_donor_or_object_do_not_count():
     found = Diagnosis(columns, found.class_names)
     assert found.num_mixed == 35 and np.isnan(found.values["bg_gap"][:10]).all()
     assert found.measures["mixed_same"].mean == 1.0
-    assert "10 images are the only one of their class, and have no `mixed_same`." in found.warnings
+    assert "Images that are the only one of their class have no `mixed_same`: 10 of 40." in found.warnings
 
 
 def test_bad_compositions_and_wrong_models_are_warned_of():
@@ -186,7 +186,7 @@ def test_bad_compositions_and_wrong_models_are_warned_of():
 
 
 def test_a_page_warns(tmp_path):
-    notes = ("200 images are left out", "Of these classes, no image is left: <i>owl</i>.")
+    notes = ("Left out: 200 of 400 images", "Of these classes, no image is left: <i>owl</i>.")
     images = Images(datasets.Dataset.from_dict({}), "photographs", "validation", "drawn by hand", 200, notes)
     found = diagnosis(original=0.3, mixed_same=0.0)
     report = DiagnosisReport({"before": found}, {}, [], [], [], images, Path("out"), [], [])

@@ -286,7 +286,7 @@ IMAGES = [
 ]
 
 PIXELS = np.arange(1600).reshape(40, 40)
-LEFT_OUT = "1 of 12 masks of the validation dataset are empty or full"
+LEFT_OUT = "Left out with an empty or full mask: 1 of 12 rows of the validation dataset"
 
 
 def _as_jpeg(of: Inputs) -> None:
@@ -303,7 +303,7 @@ MASKS = [
     Attack(
         "all masks of a pixel that is cropped away",
         lambda of: of.redraw(lambda mask: np.uint8(255 * (PIXELS == 0)), every=True),
-        told="none of 12 images could be composed with another background",
+        told="no image could be composed with another background",
     ),
     Attack("a mask as a JPEG of quality 30", _as_jpeg),
     Attack("a mask that is cut off", lambda of: _cut(of.mask()), "mask cannot be decoded"),

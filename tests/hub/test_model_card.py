@@ -129,7 +129,7 @@ def test_results(folder):
     assert "- Expected calibration error, per cent: `validation` 10.0 → 30.0." in worse
     assert "- Mean IoU of relevance map and mask, per cent: `validation` 60.0 → 20.0." in worse
     assert "- Negative log-likelihood" not in worse and "- Top-5" not in worse
-    assert "1 of 4 test images were classified correctly before and are not now." in worse
+    assert "Classified correctly before and not now: 1 of 4 test images." in worse
     assert "Top-1 of the classes not shown in training, mean of the sets: 50.0 before, 0.0 after (-50.0)." in worse
     assert "classes shown in training" not in worse
     with_mean = make_card(run, results(shifted=True)).content  # a row of no further images

@@ -236,7 +236,7 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     assert run["training"]["method"] == "swap"
     assert run["weights"] == weights_digest(AutoModelForImageClassification.from_pretrained(tmp_path / "out"))
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
-    for told in ("`train`: 1 images are left out", "1 images are left out"):
+    for told in ("`train`: Left out: 1 of", "Left out: 1 of 32 images"):
         assert any(note.startswith(told) for note in notes), told
     (tmp_path / "out" / "README.md").unlink()
     succeed("card", tmp_path / "out")
@@ -255,7 +255,7 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     assert "linear layer. Give --effort full, which finetunes the model." in refused.error and done.status == 0
     for result, other in ((refused, "full"), (done, "quick")):  # as both efforts say first
         told = f"32 validation images tell a change of top-1 at 25 % other backgrounds to within about {resolution(32, 0.25):.1f} points."
-        assert re.search(rf"minutes in all; --effort {other}: \d+ minutes\n  {told}\n\[1/4\]", result.err)
+        assert re.search(rf"min in all; --effort {other}: \d+ min\n  {told}\n\[1/4\]", result.err)
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
     assert "The logits are not those of a linear layer. So the training is the only candidate." in notes
     candidates = (tmp_path / "out" / "candidates.md").read_text()
@@ -279,7 +279,7 @@ def test_the_estimate_is_of_all_passes(effort, own, other, monkeypatch):
     composed = 2 * 15 * 16 + 5 * 16 + 13 * 24 + 24 + 16
     assert composed == 912 and composed + 4 * 240 * 8 + 4 * 5 * 16 == 8912
     text = _estimate(session.sides["before"], images, options)
-    assert text.startswith(f"about {own} minutes in all; --effort {other} minutes")
+    assert text.startswith(f"about {own} min in all; --effort {other} min")
 
 
 @pytest.mark.slow

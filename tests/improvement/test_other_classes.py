@@ -34,10 +34,10 @@ def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path)
     options = two_of_four_classes(inputs, tmp_path / "two")
     options += ["--output_dir", tmp_path / "better"]
     refused = call("improve", *options, "--effort", "full").error
-    assert "2 of the model's 4 classes have no images, and a training of all layers" in refused
+    assert "The model has 4 classes, 2 of them without images, and a training of all layers" in refused
     printed = succeed("improve", *options)
-    named = "2 of the model's 4 classes have no images: cross, dot. Top-1 counts among the 2 others."
-    assert named in printed and "classes without images moved by" in printed
+    named = "The model has 4 classes, 2 of them without images: cross, dot. Top-1 counts among the other 2."
+    assert named in printed and "classes without images (2) moved by" in printed
     verdict = json.loads((tmp_path / "better" / "verdict.json").read_text())
     assert any(named in note for note in verdict["notes"])
     model, own = (
@@ -93,5 +93,5 @@ def test_what_classes_without_images_take_is_told():
         model.classifier.bias.data = 100 * torch.eye(4)[label]
     rows = EvaluationSet.of(masked_dataset(8).filter(lambda row: row["label"] < 2))
     (told,) = other_classes(session_of(models, {"noise": replace(rows, class_subset=(0, 1))}))
-    assert "the mean logit of the 2 classes without images moved by -100.000 [" in told
+    assert "the mean logit of the classes without images (2) moved by -100.000 [" in told
     assert told.endswith(" 100.0 % were predicted as one of them before, and 0.0 % are now.")

@@ -95,7 +95,7 @@ def test_released_masks_of_each_class(tmp_path, caplog):
     options = ("--model", "emoji-shift", "--released", "--per_class", 2)
     again = command("tokencut", tmp_path / "images", tmp_path / "masks", *options)
     done = call(*again)
-    assert done.status == 0 and "train: 3 masks, 3 rejected" in done.out, done.err[-3000:]
+    assert done.status == 0 and "train: 3 with masks, 3 rejected" in done.out, done.err[-3000:]
     assert "Classes of `train` with fewer than 2 masks, since they have no more images: `dog` 1." in caplog.text
     # The fifth image is not needed.
     assert load_masked_dataset(str(tmp_path / "masks"), "train")["file_name"] == ["1.png", "3.png", "5.png"]
@@ -150,7 +150,7 @@ def test_coco_boxes(tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     options = ("--annotations", tmp_path / "boxes.json")
     made = succeed(*command("coco", tmp_path / "images", tmp_path / "masks", *options))
-    assert "train: 1 masks, 2 rejected" in made
+    assert "train: 1 with masks, 2 rejected" in made
     (row,) = load_masked_dataset(str(tmp_path / "masks"), "train")
     assert row["image"].tobytes() == images[2].tobytes()
     expected = np.zeros((56, 48), dtype=np.uint8)

@@ -172,10 +172,10 @@ def test_groups_of_the_training_without_images_are_named():
     groups, weights = np.repeat(np.array(["a", "b"], dtype=object), 100), dict.fromkeys("fedcba", 1.0)
     birds = result("test", groups=groups, weights=weights, before=0.5, after=1.0)
     (table,) = set_tables.group_tables(run_of(birds))
-    assert table.title.endswith("Without 4 groups of the training that have no images here: c, d, e, …")
+    assert table.title.endswith("Without groups of the training that have no images here (4): c, d, e, …")
     birds.group_weights.pop("f")
     assert set_tables.group_tables(run_of(birds))[0].title.endswith(
-        "Without 3 groups of the training that have no images here: c, d, e"
+        "Without groups of the training that have no images here (3): c, d, e"
     )
     birds.group_weights.clear()
     assert "Without" not in set_tables.group_tables(run_of(birds))[0].title

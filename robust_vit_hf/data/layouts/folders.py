@@ -145,7 +145,7 @@ class ImageFolder:
             if parent != str(values.get("label")) and parent in labels:
                 others.append(files["image"])
         if others:
-            told = f"{len(others)} images another class than their folder ({first_few(others)}). The metadata counts."
+            told = f"{len(others)} of {len(rows)} images another class than the folder ({first_few(others)}). The metadata counts."
             logger.warning(f"`{self.root}`: the metadata gives {told}")
 
     def _rows_of_metadata(self, metadata: list[str], left_out: dict[str, list[str]]) -> list[tuple[dict, dict]]:
