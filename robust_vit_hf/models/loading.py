@@ -183,9 +183,7 @@ def load_checked(
             "CLIP, or for a new head to train, name the classes: `load_model(…, classes=[…])` or `robust-vit convert … --classes FILE`."
         )
     elif layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
-        problem = (
-            f"has weights of layers that are not in its `config.json`, {len(layers)} in all, such as `{layers[0]}`."
-        )
+        problem = f"has weights of layers that its `config.json` lacks, {len(layers)} in all, such as `{layers[0]}`."
     if problem is not None:
         raise ValueError(f"`{name}` {problem}")
     return model

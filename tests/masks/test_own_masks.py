@@ -23,6 +23,7 @@ from robust_vit_hf.data.write_dataset import made_from
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.masks import tokencut
 from robust_vit_hf.masks.choose_mask_maker import OF_THE_CLASSIFIER, MaskSettings, choose_mask_maker, masked_images
+from robust_vit_hf.masks.options import Dinov2Options
 from robust_vit_hf.masks.tokencut import TokenCut, backbone_of, cut_eigenvectors
 from robust_vit_hf.models import emoji_shift_model
 from robust_vit_hf.models.loading import model_digest
@@ -77,6 +78,7 @@ def test_the_bundled_backbone_is_the_default(caplog, hub, tmp_path):
     )
     assert "DINOv2-S, the bundled backbone" in caplog.text
     assert (cut.min_side, cut.min_pixels) == (224, 520)
+    assert Dinov2Options(images="photographs", output_dir=tmp_path).model == name  # of `robust-vit masks dinov2`
 
 
 def test_else_that_of_the_hub(no_backbone, hub, tmp_path, caplog):
