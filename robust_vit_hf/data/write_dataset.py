@@ -258,10 +258,11 @@ def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:
 
 
 def _reasons(folder: Path) -> str:
-    """Table of the twenty most frequent reasons, with names and numbers replaced by `…`."""
+    """How to load the rejected rows, and a table of the twenty most frequent reasons, with names and numbers replaced by `…`."""
     counts: Counter[str] = Counter()
     for path in folder.glob("*.parquet"):
         problems = parquet.read_table(path, columns=["problem"])["problem"].to_pylist()
         counts.update(re.sub(r"`[^`]*`|'[^']*'|\d[\d.,]*", "…", problem) for problem in problems)
     rows = [f"| {reason.replace('|', ' ')} | {count} |" for reason, count in counts.most_common(20)]
-    return "\n".join(["", "| reason of the rejection | rows |", "|---|---:|", *rows, ""]) if rows else ""
+    told = f'`load_dataset(folder, "{REJECTED_FOLDER}")` loads the rejected rows, with the reason in `problem`.'
+    return "\n".join(["", "| reason of the rejection | rows |", "|---|---:|", *rows, "", told, ""]) if rows else ""
