@@ -25,8 +25,8 @@ from .write_dataset import made_from
 
 logger = logging.get_logger(__name__)
 
-LEFT_OUT = ": left out"  # in what rows of a folder have as their description
-Loader = Callable[[bool], Any]  # takes whether to stream, and returns the rows of a split
+# Takes whether to stream, and returns the rows of a split, and sentences on what was left out.
+Loader = Callable[[bool], tuple[Any, list[str]]]
 
 
 class UnknownSplit(ValueError):
@@ -102,8 +102,7 @@ def find_images(
         FileNotFoundError: the file, folder or Hub dataset does not exist.
         ValueError: a needed column is missing, there is no such split ([`UnknownSplit`]), or the source cannot be used.
     """
-    rows = _slice_of(find_splits(source, **options), split, source, streaming)
-    notes = [note for note in (rows.info.description or "").split("\n\n") if LEFT_OUT in note]
+    rows, notes = _slice_of(find_splits(source, **options), split, source, streaming)
     if masks is not None:
         count, rows = len(rows), with_masks_of(rows, Path(masks), split.partition("[")[0])
         if without := count - len(rows):
@@ -212,18 +211,16 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
     return {split: partial(_load, source, source, split, cache_dir=cache) for split in names}
 
 
-def _stream_if(rows: datasets.Dataset, streaming: bool) -> Any:
-    return rows.to_iterable_dataset() if streaming else rows
+def _stream_if(rows: datasets.Dataset, streaming: bool) -> tuple[Any, list[str]]:
+    return rows.to_iterable_dataset() if streaming else rows, []
 
 
-def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
-    rows, left_out = images.read(split)
-    rows = rows.to_iterable_dataset(min(len(rows), 1024)) if streaming else rows
-    rows.info.description = f"`{split}`{LEFT_OUT} {left_out}." if left_out else ""
-    return rows
+def _load_folder(images: ImageFolder, split: str, streaming: bool) -> tuple[Any, list[str]]:
+    rows, notes = images.read(split)
+    return rows.to_iterable_dataset(min(len(rows), 1024)) if streaming else rows, notes
 
 
-def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) -> Any:
+def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) -> tuple[Any, list[str]]:
     files, declared = builder.config.data_files, class_names_of(builder.info.features or {})
     names = class_names_of_files([*files[split]], declared)
     # `datasets` gives all splits the names of the first, and finds its cached copy without the Hub too.
@@ -233,9 +230,9 @@ def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) ->
     return _load("parquet", source, "train", streaming, data_files={"train": [*files[split]]}, features=features)
 
 
-def _load(name: str, source: str, split: str, streaming: bool, **options) -> Any:
+def _load(name: str, source: str, split: str, streaming: bool, **options) -> tuple[Any, list[str]]:
     try:
-        return datasets.load_dataset(name, split=split, streaming=streaming, **options)
+        return datasets.load_dataset(name, split=split, streaming=streaming, **options), []
     except DatasetGenerationError as error:
         raise ValueError(f"`{source}` cannot be read: {error.__cause__ or error}") from error
 
@@ -245,18 +242,21 @@ def split_names(spec: str) -> list[str]:
     return list(dict.fromkeys(part.partition("[")[0].strip() for part in spec.split("+")))
 
 
-def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: bool) -> Any:
+def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: bool) -> tuple[Any, list[str]]:
     if unknown := [name for name in split_names(spec) if name not in loaders]:
         raise UnknownSplit(f'Unknown split "{unknown[0]}". Should be one of {[*loaders]}: `{source}` has no others.')
     if spec in loaders:
         return loaders[spec](streaming)
-    splits: dict[str, Any] = {name: loaders[name](False) for name in split_names(spec)}
-    lengths = {name: len(splits[name]) if name in splits else 0 for name in loaders}
+    splits = {name: loaders[name](False) for name in split_names(spec)}
+    lengths = {name: len(splits[name][0]) if name in splits else 0 for name in loaders}
     parts = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
-    rows = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
+    rows = [splits[part.splitname][0].select(range(part.from_, part.to)) for part in parts]
     if not any(map(len, rows)):
         raise ValueError(f"`{spec}` selects no images of `{source}`, which has {lengths}: give a larger part.")
-    return _stream_if(datasets.concatenate_datasets(rows), streaming)
+    whole = datasets.concatenate_datasets(rows)
+    return whole.to_iterable_dataset() if streaming else whole, [
+        note for _, notes in splits.values() for note in notes
+    ]
 
 
 def origin_of_masks(source: str) -> str:

@@ -13,7 +13,7 @@ from .find_images import find_splits, split_names
 def training_rows(path: str, split: str) -> datasets.Dataset | None:
     """Load the split `train`; `None` if `split` is that split or a part of it, or if there is none."""
     splits = find_splits(path)
-    return None if "train" in split_names(split) or "train" not in splits else splits["train"](False)
+    return None if "train" in split_names(split) or "train" not in splits else splits["train"](False)[0]
 
 
 def training_shares(path: str, split: str) -> dict[str, float] | None:

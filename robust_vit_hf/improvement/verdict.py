@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..hub.model_card import write_card
 from ..hub.upload import MODEL_FILES
 from ..models.interpolation import INTERPOLATION_FILE
 from ..models.last_layer import LastLayer, NoLastLayer
-from ..models.loading import load_model, weights_digest
+from ..models.loading import weights_digest
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.intervals import Difference, Resamples
 from ..results.run_results import Run
@@ -82,9 +83,11 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
     """Write the model of a candidate to the session's folder, unless it was written; return the session with this model as `after`. Its last
     layer, if it has one, is divided by a temperature that is fitted to the validation images."""
     side, folder = session.sides["before"], session.folder
-    if is_written:  # another model may have been put in its place
-        is_written = weights_digest(load_model(str(folder))) == read_json(folder / RUN_FILE)["weights"]
-    if not is_written:
+    side.processor.save_pretrained(folder)
+    load = partial(load_sides, {"after": str(folder)}, session.protocol, session.accelerator)
+    sides = load() if is_written else {}
+    # Another model may have been put in its place.
+    if not is_written or sides["after"].weights != read_json(folder / RUN_FILE)["weights"]:
         (model, files), temperature = chosen.build(), 1.0
         # If the original is always right, as it is if labels are its predictions, no temperature can be fitted.
         if not before.usual.all():
@@ -99,8 +102,7 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
         (folder / INTERPOLATION_FILE).unlink(missing_ok=True)  # a training may have been chosen here before
         for name, content in files.items():
             write_json(folder / name, content)
-    side.processor.save_pretrained(folder)
-    sides = load_sides({"after": str(folder)}, session.protocol, session.accelerator)
+        sides = load()
     for path in (path for root in (PREDICTIONS_FOLDER, ATTRIBUTES_FOLDER) for path in (folder / root).rglob("after")):
         if (
             Stage.of(path).inputs.get("model") != sides["after"].digest

@@ -174,7 +174,7 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
     """
     folder = Path(output_dir)
     if resume_from_checkpoint is None:
-        if others := [path.name for path in folder.glob("*") if path.suffix != ".lock"]:
+        if others := [path.name for path in folder.glob("[!.]*")]:  # hidden are locks, and thumbnails
             held = "another run" if begun else f"other files, such as `{others[0]}`"
             resume = ", or continue the run with `--resume_from_checkpoint last`" if begun else ""
             raise ValueError(f"`{folder}` holds {held}. Choose another --output_dir, or delete the folder{resume}.")

@@ -74,7 +74,8 @@ def _finetune(
     original = load_model(name, model_arguments.trust_remote_code)
     processor = load_processor(name, protocol, original, model_arguments.image_size)
     check_has_map(original, config.method, config.relevance_weight)  # fail before reading data
-    train, validation, sets = load_data(data_arguments, original.config, config.seed, config.eval_strategy != "no")
+    needs_validation, folder = config.eval_strategy != "no", Path(config.output_dir)
+    train, validation, sets = load_data(data_arguments, original.config, config.seed, needs_validation, folder)
 
     def new_trainer(config: RobustViTConfig) -> RobustViTTrainer:
         model = deepcopy(original) if rank is None else add_lora(deepcopy(original), rank, name)

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
+from accelerate import PartialState
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedConfig, Trainer
@@ -31,13 +33,18 @@ DRAWN_FROM_BENCHMARKS = ("samples_per_class", "num_classes", "class_seed")  # op
 
 
 def load_data(
-    arguments: DataArguments, model_config: PreTrainedConfig, seed: int, needs_validation: bool = True
+    arguments: DataArguments,
+    model_config: PreTrainedConfig,
+    seed: int,
+    needs_validation: bool = True,
+    folder: Path | None = None,
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
     """Load the images of a finetuning run.
 
     Args:
         seed: seed that draws the images of a benchmark, and shuffles a stream within a buffer.
         needs_validation: whether a missing validation split is an error.
+        folder: where the thumbnails that find copies are kept for the next start.
 
     Returns:
         Training images, validation images (`None` if there are none), and the sets to measure by name: the test split if
@@ -76,7 +83,8 @@ def load_data(
         return train, images[arguments.eval_split].rows if arguments.eval_split in images else None, sets
     check_one_numbering(classes_of_model(model_config), {name: of.rows for name, of in images.items()})
     if not arguments.streaming and source not in benchmarks():
-        images = without_copies(images, None)  # the training keeps its own
+        with PartialState().main_process_first():
+            images = without_copies(images, folder)  # the training keeps its own
     validation, sets = images.get(arguments.eval_split), {}
     if measured in images:
         facts: dict[str, Any] = {"group_weights": weights, "notes": images[measured].notes}

@@ -67,7 +67,7 @@ def test_each_photograph_is_left_once(photos):
     )
 
 
-def test_evaluations_and_trainings_count_each_photograph_once(photos):
+def test_evaluations_and_trainings_count_each_photograph_once(photos, tmp_path):
     assert own_set(str(photos), "train").dataset["file_name"][:2] == ["a/0.jpg", "a/2.jpg"]
     for split in ("train", "test"):
         names = find_images(str(photos), split).rows["file_name"]
@@ -75,7 +75,7 @@ def test_evaluations_and_trainings_count_each_photograph_once(photos):
         save(Image.new("L", (8, 8)), photos / split / "mask.png")
         (photos / split / "metadata.csv").write_text("image_file_name,mask_file_name,label\n" + lines)
     data = DataArguments(dataset=str(photos), eval_split="test")
-    train, validation, sets = load_data(data, tiny_vit(num_labels=2).config, seed=0)
+    train, validation, sets = load_data(data, tiny_vit(num_labels=2).config, 0, folder=tmp_path)
     assert len(train) == 14 and [*validation["file_name"]] == ["a/6.jpg", "b/7.jpg"]
     assert [*sets["test"].dataset["file_name"]] == ["a/6.jpg", "b/7.jpg"]
     assert "`b/5.jpg` of `train: b/large.jpg`" in sets["test"].notes[0]

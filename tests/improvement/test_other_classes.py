@@ -55,12 +55,11 @@ def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path)
 
 
 def test_a_model_with_little_to_gain_is_kept(inputs, tmp_path, monkeypatch):
-    """Before anything is fitted or trained."""
+    """Before anything is fitted or trained, also if it has classes without images."""
     monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", True)
     for name in ("compute_features", "composite_outputs", "Finetuning"):
         monkeypatch.setattr(f"robust_vit_hf.improvement.improve.{name}", None)
-    options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--masks", inputs / "masks"]
-    options += ["--effort", "full"]
+    options = [*two_of_four_classes(inputs, tmp_path / "two"), "--effort", "full"]
     printed = succeed("improve", *options, "--output_dir", tmp_path / "kept")
     verdict = json.loads((tmp_path / "kept" / "verdict.json").read_text())
     assert verdict["outcome"] == "healthy" and "there is little to gain, and nothing was trained" in printed

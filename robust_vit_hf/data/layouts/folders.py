@@ -13,15 +13,12 @@ import datasets
 import pyarrow as pa
 from datasets.data_files import SPLIT_KEYWORDS
 from pyarrow import csv, json, parquet
-from transformers.utils import logging
 
 from ...utils.files import files_below, is_hidden
 from ...utils.images import is_picture, readable_suffixes
 from ..classes import nfc, subset, wnids
 from ..schema import Source
 
-
-logger = logging.get_logger(__name__)
 
 Label = int | list[int]  # 0–999, or a list of all accepted labels
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}  # of the images of known sets
@@ -80,9 +77,9 @@ class ImageFolder:
                 folders[split] = f"{folder}/"
         return {split: folders[split] for split in SPLITS if split in folders} or {"train": ""}
 
-    def read(self, split: str) -> tuple[datasets.Dataset, str | None]:
-        """Return the rows of a split, by metadata or class folders, and a summary of what is left out. `file_name` is relative to the
-        folder of the split. Classes are those of the split, sorted by name."""
+    def read(self, split: str) -> tuple[datasets.Dataset, list[str]]:
+        """Return the rows of a split, by metadata or class folders, and sentences on what is left out, and on metadata that contradict class
+        folders. `file_name` is relative to the folder of the split. Classes are those of the split, sorted by name."""
         folder, left_out = self.folders[split], defaultdict(list)
         images = [name for name in self.images if name.startswith(folder)]
         metadata = [name for name in self.metadata if name.startswith(folder)]
@@ -107,7 +104,6 @@ class ImageFolder:
             left_out["without a line of metadata"] = [
                 name.removeprefix(folder) for name in images if name not in listed
             ]
-            self._check_folders(kept)
         left_out["hidden, since a name begins with `.` or `__`"] = [
             name.removeprefix(folder) for name in self.hidden if name.startswith(folder)
         ]
@@ -121,7 +117,11 @@ class ImageFolder:
                 f"`{self.root / folder}` has no image that can be used; left out: {summary or 'none'}. Expected {expected}."
             )
         classes = [] if metadata else [path.name for path in subfolders(self.root / folder)]
-        return self._table(kept, classes), summary
+        notes = [f"`{split}`: left out {summary}."] if summary else []
+        if metadata and (others := _in_other_folders(kept)):
+            told = f"{len(others)} of {len(kept)} images another class than the folder ({first_few(others)})"
+            notes.append(f"`{split}`: the metadata gives {told}. The metadata counts.")
+        return self._table(kept, classes), notes
 
     def _rows_of_classes(
         self, images: list[str], folder: str, left_out: dict[str, list[str]]
@@ -136,17 +136,6 @@ class ImageFolder:
                 reason = "in no class folder" if len(place) < depth else "deeper than class folders"
                 left_out[reason].append("/".join(place))
         return rows
-
-    def _check_folders(self, rows: list[tuple[dict, dict]]) -> None:
-        """Warn if the metadata gives images another class than the one after which their folder is named."""
-        labels, others = {str(values.get("label")) for _, values in rows}, []
-        for files, values in rows:
-            parent = PurePosixPath(files["image"]).parent.name
-            if parent != str(values.get("label")) and parent in labels:
-                others.append(files["image"])
-        if others:
-            told = f"{len(others)} of {len(rows)} images another class than the folder ({first_few(others)}). The metadata counts."
-            logger.warning(f"`{self.root}`: the metadata gives {told}")
 
     def _rows_of_metadata(self, metadata: list[str], left_out: dict[str, list[str]]) -> list[tuple[dict, dict]]:
         rows, label_of = [], {}
@@ -201,6 +190,16 @@ class ImageFolder:
         for name in pictures:
             columns[name] = [files.get(name) and str(self.root / files[name]) for files, _ in rows]
         return datasets.Dataset.from_dict(columns, datasets.Features({name: features[name] for name in columns}))
+
+
+def _in_other_folders(rows: list[tuple[dict, dict]]) -> list[str]:
+    """Images whose folder has the name of another class than their metadata give."""
+    labels, others = {str(values.get("label")) for _, values in rows}, []
+    for files, values in rows:
+        parent = PurePosixPath(files["image"]).parent.name
+        if parent != str(values.get("label")) and parent in labels:
+            others.append(files["image"])
+    return others
 
 
 def _split_of(folder: str) -> str | None:
