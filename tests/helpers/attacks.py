@@ -274,7 +274,7 @@ IMAGES = [
         "metadata without a label in one line",
         lambda of: of.metadata("file_name,label\n" + LINES.replace("a/0.png,a", "a/0.png,")),
         images=11,
-        told="1 of 12 images of `validation` have no label",
+        told="Left out without a label: 1 of 12 images of `validation`.",
     ),
     Attack(
         "metadata of a file twice",
@@ -307,7 +307,7 @@ MASKS = [
     ),
     Attack("a mask as a JPEG of quality 30", _as_jpeg),
     Attack("a mask that is cut off", lambda of: _cut(of.mask()), "mask cannot be decoded"),
-    Attack("an image without a mask", lambda of: of.mask().unlink(), images=11, told="1 of 12 images have no mask"),
+    Attack("an image without a mask", lambda of: of.mask().unlink(), images=11, told="`masks`: 1 of 12 images"),
     Attack("masks of one class", lambda of: [shutil.rmtree(of.mask(name)) for name in "bcd"], "one class"),
     Attack("a mask whose suffix is in capitals", lambda of: of.mask().rename(of.mask("a/0.PNG"))),
     Attack("a mask without an image", lambda of: shutil.copy(of.mask(), of.mask("a/99.png"))),
