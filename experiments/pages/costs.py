@@ -156,8 +156,8 @@ def soak() -> str:
     faults = sum(sum(of["faults"].values()) for of in runs)
     ends, equal = (sum(of[key] for of in runs) for key in ("ends", "equal to the unbroken run"))
     return (
-        f"After {faults} faults at random moments (SIGTERM, SIGKILL or a full disk) of `improve` and `sweep`, {equal} of the {ends} runs that came to "
-        "their end are equal to the bit (`python -m experiments soak --faults 24 --seed 5`)."
+        f"`improve` and `sweep` were started again after each of {faults} faults at random moments (SIGTERM, SIGKILL or a full disk). So {ends} runs came to "
+        f"their end, and {equal} of them are equal to the bit to a run without faults (`python -m experiments soak --faults 24 --seed 5`)."
     )
 
 

@@ -85,9 +85,7 @@ def all_counts(results: dict[str, dict]) -> str:
     alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
     if alarms:
         most = binomtest(sum(alarms), len(alarms), alternative="less").proportion_ci().high
-        text += (
-            f" So at most {100 * most:.0f} % of such models get a false alarm (95 %, if the models were independent)."
-        )
+        text += f" So at most {100 * most:.0f} % of such models get a false alarm (95 %, one-sided, if the models were independent)."
     right = [name == of for of, one in kinds for name in one["named"] if one["measures"][name]["gap"]["low"] <= 0]
     count = sum(len(one["named"]) for _, one in kinds)
     return f"{text} Of {count} names in all models, {len(right)} have an inconclusive gap, of which {sum(right)} are right."
