@@ -248,7 +248,7 @@ def example_improvement() -> str:
     return (
         f"> {improved['verdict']}\n\n{Table('', ['top-1 in per cent', 'before', 'after', 'change'], rows).markdown()}\n\n"
         f"On usual backgrounds, the expected calibration error {calibration(improved['report'])}: the layer includes a temperature that is fitted to the "
-        "validation images."
+        "same validation images."
     )
 
 
@@ -258,8 +258,8 @@ def example_elsewhere() -> str:
     before, after = row["top1_before"], row["top1_after"]
     return (
         f"On {row['num_images']} other images, on four background photographs that nothing was trained on, top-1 rises from {100 * before:.1f} to "
-        f"{100 * after:.1f} %, by {Difference(after - before, row['change_low'], row['change_high'])}, and the calibration error "
-        f"{calibration(row)}."
+        f"{100 * after:.1f} %, by {Difference(after - before, row['change_low'], row['change_high'])} (interval over images, not over the four "
+        f"photographs), and the calibration error {calibration(row)}."
     )
 
 
