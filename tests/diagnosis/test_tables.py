@@ -45,7 +45,7 @@ def test_each_value_and_pair_has_its_top1_and_gap():
     assert [(row[0], row[2].split()[0]) for row in gaps.rows] == [("new", "+0.0"), ("old", "+50.0")]
     assert [row[1] for row in site.rows[:2]] == ["45", "45"]
     assert [row[0] for row in both.rows[:4]] == ["new, farm", "new, harbour", "old, farm", "old, harbour"]
-    assert both.rows[5][2].startswith("70.0") and both.title.endswith("that have no images here: old, hill")
+    assert both.rows[5][2].startswith("70.0") and both.title.endswith("that have no images here (1): old, hill")
     assert gaps_of_both.rows[2][2].startswith("+100.0")
 
 

@@ -174,7 +174,7 @@ def test_clip_without_all_of_its_weights(clip, tmp_path):
     transformers.CLIPForImageClassification(transformers.CLIPConfig.from_pretrained(clip)).save_pretrained(
         tmp_path / "finetuned"
     )
-    with pytest.raises(ValueError, match=r"lacks \d+ weights of a `CLIPModel`, such as `logit_scale`"):
+    with pytest.raises(ValueError, match=r"lacks weights of a `CLIPModel`, 39 in all, such as `logit_scale`"):
         load_model(str(tmp_path / "finetuned"), classes=CLASSES)
     shutil.copytree(clip, tmp_path / "clip")
     config = tmp_path / "clip" / "config.json"
