@@ -210,7 +210,11 @@ def test_models_of_transformers_that_cannot_be_converted(tmp_path):
     tiny_vit(image_size=[32, 64]).save_pretrained(tmp_path / "wide")
     save_pretrained(WITHOUT_MAP["ResNet"].tiny(), tmp_path / "cnn")
     refused("ResNetForImageClassification", tmp_path / "cnn", tmp_path / "out", "--to", "timm")
-    for name, message in (("backbone", r"lacks weights of a `\w+`, \d+ in all"), ("wide", "square"), ("cnn", "ResNetFor")):
+    for name, message in (
+        ("backbone", r"lacks weights of a `\w+`, \d+ in all"),
+        ("wide", "square"),
+        ("cnn", "ResNetFor"),
+    ):
         refused(message, tmp_path / name, tmp_path / "out", "--to", "timm", "--statistics", "half")
     assert not (tmp_path / "out").exists()
 
