@@ -157,7 +157,7 @@ def soak() -> str:
     ends, equal = (sum(of[key] for of in runs) for key in ("ends", "equal to the unbroken run"))
     return (
         f"`improve` and `sweep` were started again after each of {faults} faults at random moments (SIGTERM, SIGKILL or a full disk). So {ends} runs came to "
-        f"their end, and {equal} of them are equal to the bit to a run without faults (`python -m experiments soak --faults 24 --seed 5`)."
+        f"their end, and {equal} of them equal a run without faults to the bit (`python -m experiments soak --faults 24 --seed 5`)."
     )
 
 
