@@ -116,7 +116,7 @@ def true_change(run: dict) -> Difference:
 
 
 def verdicts() -> str:
-    """How often `improve` answered, how often it was wrong, and how long it took."""
+    """How often `improve` answered, and how often it was wrong."""
     sets = benchmark("improve")["sets"]
     runs = [run for of_set in sets.values() for arm, run in of_set.items() if arm in EFFORTS]
     outcomes = Counter(run["outcome"] for run in runs)
@@ -124,16 +124,11 @@ def verdicts() -> str:
     held = sum(
         run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in runs if "change" in run
     )
-    quick, full = (
-        f"{statistics.mean(of_set[arm]['seconds'] for of_set in sets.values() if arm in of_set) / 60:.0f}"
-        for arm in EFFORTS
-    )
     return (
         f"Of {len(runs)} runs of `improve` on {len(sets)} set(s) of images, both efforts together, the verdict was better in {outcomes['better']}, worse in "
         f"{outcomes['worse']}, open in {outcomes['open']}, and to keep the model in {outcomes['kept'] + outcomes['healthy']}. Measured on images apart, with "
         f"the backgrounds of other classes at the share of the verdict, {wrong} of those called better had a lower top-1, and the change lay in the interval "
-        f"of the verdict in {held} of {sum('change' in run for run in runs)}. With 384 training and 192 validation images, a run took {quick} minutes of one "
-        f"CPU core on average, and {full} with `--effort full`. [All sets](experiments/improve.md)."
+        f"of the verdict in {held} of {sum('change' in run for run in runs)}. [All sets](experiments/improve.md)."
     )
 
 
@@ -148,9 +143,8 @@ def all_sets() -> str:
                 shown[renamed.get(place, place)] = f"{before:.1f} {change}"
             places = [shown.get(place, "–") for place in PLACES]
             at_share = str(Difference(**run["change"])) if "change" in run else "–"
-            minutes = f"{run['seconds'] / 60:.0f}"
-            rows.append([name, arm, *places, run["chosen"], run.get("outcome", "–"), at_share, minutes])
-    head = ["set", "arm", *PLACES, "chosen", "verdict", "its change", "minutes"]
+            rows.append([name, arm, *places, run["chosen"], run.get("outcome", "–"), at_share])
+    head = ["set", "arm", *PLACES, "chosen", "verdict", "its change"]
     return Table("", head, rows).markdown()
 
 
