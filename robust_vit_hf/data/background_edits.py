@@ -205,9 +205,10 @@ def edited(name: str, own: Pair, donor: Pair, levels: Pair) -> torch.Tensor:
     return black + contrast * ATTRIBUTES[name].edit(image, own[1], given, donor[1])
 
 
-def has_both(mask: torch.Tensor) -> torch.Tensor:
-    """Which masks `(B, 1, H, W)` have an object and a background, `(B,)` bool."""
-    return (mask > 0.5).flatten(1).any(dim=1) & is_background(mask).flatten(1).any(dim=1)
+def can_give(edit: str, mask: torch.Tensor) -> torch.Tensor:
+    """Which donors, `(B,)` bool, have what an edit takes from them, by their masks `(B, 1, H, W)`: a background, and for attributes an object."""
+    has_background = is_background(mask).flatten(1).any(dim=1)
+    return has_background & (mask > 0.5).flatten(1).any(dim=1) if edit in ATTRIBUTES else has_background
 
 
 def chosen_attributes(names: Sequence[str]) -> tuple[str, ...]:

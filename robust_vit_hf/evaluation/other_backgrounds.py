@@ -13,17 +13,7 @@ import torch
 from scipy.special import softmax
 from torch.utils.data import Dataset, Subset
 
-from ..data.background_edits import (
-    ATTRIBUTES,
-    CONDITIONS,
-    Pair,
-    compose,
-    draw_donors,
-    edited,
-    has_both,
-    is_background,
-    moved,
-)
+from ..data.background_edits import ATTRIBUTES, CONDITIONS, Pair, can_give, compose, draw_donors, edited, moved
 from ..data.mask_checks import confirmed
 from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
@@ -68,8 +58,7 @@ class Composite(NamedTuple):
         usable = torch.ones(len(own[0]), dtype=torch.bool, device=own[0].device)
         if self.donor is not None:
             donor = batch[f"{self.donor}_pixel_values"], batch[f"{self.donor}_mask"]
-            gives = has_both(donor[1]) if self.edit in ATTRIBUTES else is_background(donor[1]).flatten(1).any(dim=1)
-            usable = batch[f"has_{self.donor}"].bool() & gives
+            usable = batch[f"has_{self.donor}"].bool() & can_give(self.edit, donor[1])
         if self.edit == MOVED:
             seed = [MOVED_SEED, *self.name.encode()]  # composites of an image differ in size and place too
             draws = [np.random.default_rng([*seed, row]).random(3) for row in batch["row"].tolist()]
