@@ -30,15 +30,7 @@ from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
 from ..utils.stage import Stage
 from .example_strip import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
 from .options import DiagnoseOptions
-from .report import (
-    FIFTYONE_FOLDER,
-    DiagnosisReport,
-    export_fiftyone,
-    image_table,
-    slice_tables,
-    top1_table,
-    write_report,
-)
+from .report import DiagnosisReport, export_fiftyone, slice_tables, top1_table, write_report
 from .stand_in import OutOfFold, PhotographsDiagnosis, StandIn
 from .verdict import AttributeDiagnosis, Diagnosis
 
@@ -106,7 +98,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             report = replace(report, imagenet_9=imagenet_9, groups=[*report.groups, *slices])
             write_report(report, measured)
             if options.export == "fiftyone":
-                export_fiftyone(image_table(report.diagnoses), images.rows, session, folder / FIFTYONE_FOLDER)
+                export_fiftyone(report, images.rows, session)
             if options.html:
                 facts = {"model": session.sides["before"].name, "masks": images.masks}
                 decides = "Does the model decide by the background?"

@@ -39,15 +39,7 @@ from ..utils.files import atomic_file, atomic_folder, write_atomically, write_js
 from ..utils.images import to_rgb
 from . import example_strip as strips
 from .example_strip import Composed, strip_figure
-from .verdict import (
-    BACKGROUND_MEASURES,
-    MAP_MEASURES,
-    OF_A_CLASS,
-    AttributeDiagnosis,
-    Diagnosis,
-    attributes_table,
-    trusted_masks,
-)
+from .verdict import BACKGROUND_MEASURES, MAP_MEASURES, OF_A_CLASS, AttributeDiagnosis, Diagnosis, trusted_masks
 
 
 STRIP_FILE, ATTRIBUTES_FILE, IMAGES_FILE = "strip.png", "attributes.png", "images.csv"
@@ -98,7 +90,7 @@ class DiagnosisReport:
 
     @property
     def attribute_tables(self) -> list[Table]:
-        return [attributes_table(diagnosis, side) for side, diagnosis in self.attributes.items()]
+        return [diagnosis.table(side) for side, diagnosis in self.attributes.items()]
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
@@ -199,9 +191,10 @@ def write_report(report: DiagnosisReport, session: Session) -> None:
     write_results_json(session, folder, settings | {"protocol": session.protocol}, facts, parts)
 
 
-def export_fiftyone(table: pd.DataFrame, dataset: datasets.Dataset, session: Session, folder: Path) -> None:
+def export_fiftyone(report: DiagnosisReport, dataset: datasets.Dataset, session: Session) -> None:
     """Write a folder that FiftyOne (tried: 1.22.1) opens as `FiftyOneDataset`, with the columns of [`image_table`], masks, and maps of the
     predicted class. FiftyOne derives the schema from the samples if `metadata.json` has no version."""
+    table, folder = image_table(report.diagnoses), report.folder / FIFTYONE_FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     sides = {name: side for name, side in session.sides.items() if map_name(side.model)}
     transforms = {name: eval_transform(side.processor) for name, side in sides.items()}

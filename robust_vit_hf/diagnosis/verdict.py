@@ -337,14 +337,13 @@ class AttributeDiagnosis:
         gap, count = self.measures[name]["gap"], int((~np.isnan(self.values[name]["gap"])).sum())
         return 100 * math.ceil(count * ((gap.mean - gap.low) / max(gap.mean, SMALL)) ** 2 / 100)
 
-
-def attributes_table(diagnosis: AttributeDiagnosis, side: str) -> Table:
-    """The measures of each attribute of one model, the largest gap first."""
-    rows = []
-    for name, measures in sorted(diagnosis.measures.items(), key=lambda item: -item[1]["gap"].mean):
-        rows.append([ATTRIBUTES[name].text, *(_shown(measure, measures[measure]) for measure in ATTRIBUTE_MEASURES)])
-    title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, for all rows together except in the last column]"
-    return Table(title, ["attribute", *ATTRIBUTE_MEASURES.values()], rows)
+    def table(self, side: str) -> Table:
+        """The measures of each attribute, the largest gap first."""
+        rows = []
+        for name, of in sorted(self.measures.items(), key=lambda item: -item[1]["gap"].mean):
+            rows.append([ATTRIBUTES[name].text, *(_shown(measure, of[measure]) for measure in ATTRIBUTE_MEASURES)])
+        title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, for all rows together except in the last column]"
+        return Table(title, ["attribute", *ATTRIBUTE_MEASURES.values()], rows)
 
 
 def _shown(measure: str, interval: Interval) -> str:

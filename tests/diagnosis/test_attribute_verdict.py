@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robust_vit_hf.data.background_edits import ATTRIBUTES
-from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis, attributes_table
+from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis
 from robust_vit_hf.results.intervals import Resamples, simultaneous
 
 
@@ -67,14 +67,14 @@ def test_no_image_with_a_donor_of_its_class():
     columns = columns | {f"{name}_same": np.full(200, -1) for name in ATTRIBUTES}
     found = AttributeDiagnosis(columns, tuple(ATTRIBUTES))
     assert found.named == [] and found.sentence == "No image could be given an attribute of another."
-    assert attributes_table(found, "before").rows == [] and found.record()["measures"] == {}
+    assert found.table("before").rows == [] and found.record()["measures"] == {}
 
 
 def test_the_frame_is_named():
     found = diagnosis(border=0.6)
     assert found.named == ["border"]
     assert found.sentence.startswith("Decides by the border or frame: ") and "+60.0 [" in found.sentence
-    assert attributes_table(found, "before").rows[0][0] == "the border or frame"
+    assert found.table("before").rows[0][0] == "the border or frame"
     assert diagnosis(border=0.2).sentence.startswith("Decides partly by the border or frame: ")
     both = diagnosis(2000, border=0.5, place=0.2).sentence
     assert both.startswith("Decides by the border or frame: ") and " Decides partly by the place " in both
