@@ -5,15 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ..data.known_sets import (
-    BENCHMARK_NAMES,
-    EVALUATION_SETS,
-    FAMILIES,
-    IMAGES_PER_SET,
-    LATER_SETS,
-    MASKED_SETS,
-    PAPER_SETS,
-)
+from ..data.known_sets import BENCHMARK_NAMES, FAMILIES, IMAGES_PER_SET, LATER_SETS, MASKED_SETS, PAPER_SETS
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
 from ..relevance import ATTRIBUTION_METHOD_NAMES
@@ -47,7 +39,7 @@ def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
     names = [name for name, _ in sets]
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
-    if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *EVALUATION_SETS)]:
+    if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *PAPER_SETS, *LATER_SETS)]:
         raise ValueError(
             f"Unknown set `{unknown[0]}`: expected {', '.join((*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS))}. `robust-vit "
             "segment` also takes sets with masks. For other images, such as your own or waterbirds, give --dataset and --split."
