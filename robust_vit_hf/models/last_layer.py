@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..relevance.architectures import ImageModel
+from ..relevance.attention import hooks_of_this_thread
 from .added_classifiers import CLIPZeroShotForImageClassification
 
 
@@ -88,12 +89,8 @@ class LastLayer:
         def record(module, args, output):
             inputs.append(F.normalize(output, dim=-1) if self.zero_shot else args[0])
 
-        handles = [layer.register_forward_hook(record) for layer in self.layers]
-        try:
+        with hooks_of_this_thread(*((layer.register_forward_hook, record) for layer in self.layers)):
             yield inputs
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
     def replace(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
