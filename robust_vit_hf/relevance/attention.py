@@ -189,12 +189,9 @@ def cls_token_alone(vit: ImageModel) -> Iterator[None]:
         yield
         return
 
-    def first_token(module, args):
-        return (args[0][:, :1],)
-
     layer = list(vit.pretrained.base_model.layers)[-1]
     # Residual sums broadcast this token over all tokens, of which only the CLS token is read.
     modules = (layer.attention.o_proj, layer.layernorm_after)
-    hooks = ((module.register_forward_pre_hook, first_token) for module in modules)
+    hooks = ((module.register_forward_pre_hook, lambda module, args: (args[0][:, :1],)) for module in modules)
     with hooks_of_this_thread(*hooks), _wants("cls_alone", layer.attention):
         yield

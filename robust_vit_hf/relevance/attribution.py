@@ -45,16 +45,13 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
         stack.append(torch.cat(outputs))
         return stack[0]
 
-    def replace_input(module, args):
-        return (stacked(args[0]),)
-
     def replace_output(module, args, output):
         output.last_hidden_state = stacked(output.last_hidden_state)
         return output
 
     hooks: list[tuple[Callable, Callable]] = [(layer.register_forward_hook, record) for layer in layers]
     if norm is not None:
-        hooks.append((norm.register_forward_pre_hook, replace_input))
+        hooks.append((norm.register_forward_pre_hook, lambda module, args: (stacked(args[0]),)))
     else:  # the norm of CLIP, if there is one, reads only the CLS token
         hooks.append((vit.encoder.encoder.register_forward_hook, replace_output))
     with hooks_of_this_thread(*hooks):
