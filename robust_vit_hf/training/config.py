@@ -139,7 +139,6 @@ def control_of(config: RobustViTConfig) -> RobustViTConfig:
         head_learning_rate=None,
         eval_strategy="no",
         save_strategy="no",
-        load_best_model_at_end=False,
         report_to="none",
         push_to_hub=False,
     )
