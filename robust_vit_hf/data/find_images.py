@@ -253,10 +253,8 @@ def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: boo
     rows = [splits[part.splitname][0].select(range(part.from_, part.to)) for part in parts]
     if not any(map(len, rows)):
         raise ValueError(f"`{spec}` selects no images of `{source}`, which has {lengths}: give a larger part.")
-    whole = datasets.concatenate_datasets(rows)
-    return whole.to_iterable_dataset() if streaming else whole, [
-        note for _, notes in splits.values() for note in notes
-    ]
+    whole, _ = _stream_if(datasets.concatenate_datasets(rows), streaming)
+    return whole, [note for _, notes in splits.values() for note in notes]
 
 
 def origin_of_masks(source: str) -> str:

@@ -155,12 +155,10 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
             f"The {name} dataset has no column `{missing[0]}`; it has {', '.join(dataset.column_names)}: rename one (`dataset.rename_column`), or see `metadata.jsonl` in docs/data.md."
         )
     for column in dict.fromkeys(("image", *needs, *({"mask"} & {*dataset.column_names}))):
-        feature, expected = (
-            dataset.features[column],
-            "integers (`dataset.class_encode_column`)" if column == "label" else "datasets.Image()",
-        )
+        feature, is_label = dataset.features[column], column == "label"
         is_int = "int" in str(getattr(feature, "dtype", ""))
-        if not (is_int if column == "label" else isinstance(feature, datasets.Image)):
+        if not (is_int if is_label else isinstance(feature, datasets.Image)):
+            expected = "integers (`dataset.class_encode_column`)" if is_label else "datasets.Image()"
             raise ValueError(f"Column `{column}` of the {name} dataset is {feature}: cast it to {expected}.")
 
 
