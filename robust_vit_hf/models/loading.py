@@ -14,15 +14,7 @@ import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
-    AutoTokenizer,
-    CLIPConfig,
-    CLIPModel,
-    CLIPVisionConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForImageClassification, AutoTokenizer, CLIPModel, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.classes import check_class_names, classes_of_model
@@ -71,7 +63,9 @@ def load_model(
         check_model(name)
     is_clip = False
     if classes is not None and name not in MODELS and not is_timm(name) and find_adapter_config_file(name) is None:
-        is_clip = isinstance(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code), CLIPConfig)
+        is_clip = isinstance(
+            AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code), CLIPModel.config_class
+        )
     if templates is not None and not is_clip:
         raise ValueError(f"`templates` are texts for the classes of CLIP. `{name}` is another model: leave them out.")
     if classes is None:
@@ -96,8 +90,8 @@ def load_zero_shot(
         raise ValueError(f"Expected templates with `{{}}` for the name of the class, but got {templates}.")
     clip, tokenizer = load_checked(CLIPModel, name, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(name)
     names = {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}
-    settings = clip.config.vision_config.to_dict() | {"projection_dim": clip.config.projection_dim}
-    config = CLIPVisionConfig.from_dict(settings | names)
+    own = clip.config.vision_config
+    config = type(own).from_dict(own.to_dict() | {"projection_dim": clip.config.projection_dim} | names)
     config.templates = templates  # kept with the model
     model = CLIPZeroShotForImageClassification._from_config(config).eval()
     model.vision_model.load_state_dict(clip.vision_model.state_dict())
