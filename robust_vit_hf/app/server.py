@@ -96,9 +96,8 @@ def own_names(app, names: Sequence[str]):
 def running(options: AppOptions) -> Iterator[str]:
     """Context in which the page is served at the address that it gives."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    socket.create_server(
-        (options.host.strip("[]"), 0), family=family
-    ).close()  # a bad host: Gradio's error would name ports
+    # A bad host raises an error here: Gradio's would name ports.
+    socket.create_server((options.host.strip("[]"), 0), family=family).close()
     with tempfile.TemporaryDirectory(prefix="robust-vit-app-") as folder:
         # All uploads and pictures stay in this folder, and Gradio does not call its own servers.
         os.environ |= {

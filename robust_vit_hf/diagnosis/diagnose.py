@@ -81,9 +81,8 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
                 images = replace(images, group_weights=training_shares(options.dataset, options.split))
             weights = slice_shares(images.rows, options.dataset, options.split, options.slices)
         images = replace(images, rows=choose_images(images.rows, options.num_images))
-        draw_donors(
-            images.rows.with_format(None)["label"][:]
-        )  # rejects images of one class before masks are made, which takes long
+        # Rejects images of one class before masks are made, which takes long.
+        draw_donors(images.rows.with_format(None)["label"][:])
         if images.source not in benchmarks():
             with session.accelerator.main_process_first():
                 images = without_copies({images.name: images}, folder)[images.name]

@@ -157,13 +157,11 @@ class Diagnosis:
     def sentence(self) -> str:
         if not self.num_mixed:
             return f"{VERDICTS['too few']}: no image could be composed with another background."
-        if self.verdict == "too few" and self.unrecognised:
-            what = (
-                "original images" if self.unrecognised == "original" else "images on other backgrounds of their class"
-            )
-            count = int((~np.isnan(self.values[self.unrecognised])).sum())
+        if self.verdict == "too few" and (condition := self.unrecognised):
+            what = "original images" if condition == "original" else "images on other backgrounds of their class"
+            count = int((~np.isnan(self.values[condition])).sum())
             return (
-                f"{self.NAME} recognises too little to tell: it is right on {percent(self.measures[self.unrecognised])} of {count} "
+                f"{self.NAME} recognises too little to tell: it is right on {percent(self.measures[condition])} of {count} "
                 f"{what}, and the others cannot show what it decides by."
             )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
