@@ -48,7 +48,11 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
                 session = opened if protocol == opened.protocol else opened.under(protocol)
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set, folder)))
         by_masks = [name for name in BY_MASKS if getattr(options, name)]
-        masked = [_masked_sets(session, by_masks) for session in sessions]
+        masked = [with_objects(session.sets) if by_masks else {} for session in sessions]
+        if by_masks and not all(masked):
+            raise ValueError(
+                f"--{' and --'.join(by_masks)}: none of {', '.join(sessions[0].sets)} has masks and labels. Make masks with `robust-vit masks`."
+            )
         classes = _training_classes(options, sessions[0])
         facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
@@ -85,15 +89,6 @@ def _evaluate(
         save_examples(examples, session.folder / session.protocol / EXAMPLES_FILE)
     parts: list[str | Table] = [f"# Protocol `{session.protocol}`", *notes, *tables]
     return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
-
-
-def _masked_sets(session: Session, by_masks: list[str]) -> dict[str, EvaluationSet]:
-    masked = with_objects(session.sets) if by_masks else {}
-    if by_masks and not masked:
-        raise ValueError(
-            f"--{' and --'.join(by_masks)}: none of {', '.join(session.sets)} has masks and labels. Make masks with `robust-vit masks`."
-        )
-    return masked
 
 
 def _protocols(options: EvaluateOptions) -> list[Protocol]:
