@@ -63,9 +63,8 @@ def load_model(
         check_model(name)
     is_clip = False
     if classes is not None and name not in MODELS and not is_timm(name) and find_adapter_config_file(name) is None:
-        is_clip = isinstance(
-            AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code), CLIPModel.config_class
-        )
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        is_clip = isinstance(config, CLIPModel.config_class)
     if templates is not None and not is_clip:
         raise ValueError(f"`templates` are texts for the classes of CLIP. `{name}` is another model: leave them out.")
     if classes is None:
