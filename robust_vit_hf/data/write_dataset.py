@@ -120,10 +120,8 @@ class SplitWriter:
     def written(self, columns: list[str], rejected: bool = False) -> list[dict]:
         """Read columns of the rows in complete slices: of the rows that were kept, or of those that were `rejected`."""
         folder = self.stage.folder / (REJECTED_FOLDER if rejected else "")
-        files = [folder / path.name for _, _, path in self.slices]
-        return [
-            row for path in files if path.is_file() for row in parquet.read_table(path, columns=columns).to_pylist()
-        ]
+        files = filter(Path.is_file, (folder / path.name for _, _, path in self.slices))
+        return [row for file in files for row in parquet.read_table(file, columns=columns).to_pylist()]
 
     def write(self, rows: list[dict], digests: list[str]) -> None:
         """Add the next source rows and their digests to the slice, which is written when it is large enough."""
