@@ -15,8 +15,8 @@ rate: `labels`, layers and a training on the labels of the images as they are, w
 in the folder of `quick`, and its seconds contain those of `quick`.
 
 Each arm is measured on photographs that had no part in it: `home`, with the habitual backgrounds; `random`, with those of all classes;
-`scenes`, with forty photographs that no image, model or setting was made from: those of classes of ImageNet that are scenes, the first
-that there are, of two public repositories (see real_photographs.py); `vendor`, at home, drawn by a vendor of which no model saw a drawing;
+`scenes`, with forty photographs that are in no image that trained or chose a classifier: those of classes of ImageNet that are scenes, the
+first that there are, of two public repositories (see real_photographs.py); the layer of the default masks was trained on them, without masks; `vendor`, at home, drawn by a vendor of which no model saw a drawing;
 and `both`. Images of `digits` have `home`, `random` and `new`, textures that nothing was trained on.
 
 Adds to improve.json beside this script: for each set and arm, the verdict, the seconds, and how many of the predictions are right on each
@@ -202,7 +202,7 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         side = session.sides["before"]
         features = compute_features(train, validation, improved / CANDIDATES_FOLDER / FEATURES_FOLDER)
         alone = replace(features.train, mixed=features.train.original[:, None])
-        facts = {"finetuned_from": "", "dataset": "", "masks": "", "protocol": session.protocol}
+        facts = {"folder": folder, "finetuned_from": "", "dataset": "", "masks": "", "protocol": session.protocol}
         layers = layer_candidates(side, features._replace(train=alone), facts)
         outputs_of = partial(composite_outputs, session=validation, count=VALIDATION_COMPOSITES, edit=MOVED)
         rows, method = images["train"].rows, METHODS.get(arm, "finetune")
