@@ -10,6 +10,7 @@ from robust_vit_hf.data import copies
 from robust_vit_hf.data.copies import without_copies
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.evaluation.sets import own_set
+from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.load_data import load_data
 from robust_vit_hf.training.options import DataArguments
 
@@ -67,7 +68,7 @@ def test_each_photograph_is_left_once(photos):
     )
 
 
-def test_evaluations_and_trainings_count_each_photograph_once(photos, tmp_path):
+def test_evaluations_and_trainings_count_each_photograph_once(photos, tmp_path, monkeypatch):
     assert own_set(str(photos), "train").dataset["file_name"][:2] == ["a/0.jpg", "a/2.jpg"]
     for split in ("train", "test"):
         names = find_images(str(photos), split).rows["file_name"]
@@ -75,10 +76,15 @@ def test_evaluations_and_trainings_count_each_photograph_once(photos, tmp_path):
         save(Image.new("L", (8, 8)), photos / split / "mask.png")
         (photos / split / "metadata.csv").write_text("image_file_name,mask_file_name,label\n" + lines)
     data = DataArguments(dataset=str(photos), eval_split="test")
-    train, validation, sets = load_data(data, tiny_vit(num_labels=2).config, 0, folder=tmp_path)
+    (run := tmp_path / "run").mkdir()
+    train, validation, sets = load_data(data, tiny_vit(num_labels=2).config, 0, folder=run)
     assert len(train) == 14 and [*validation["file_name"]] == ["a/6.jpg", "b/7.jpg"]
     assert [*sets["test"].dataset["file_name"]] == ["a/6.jpg", "b/7.jpg"]
     assert "`b/5.jpg` of `train: b/large.jpg`" in sets["test"].notes[0]
+    # What finds copies at the next start is in the folder of the run, and does not count as a run.
+    monkeypatch.setattr(copies, "_thumbnail", lambda image: pytest.fail("decoded again"))
+    assert find_checkpoint(str(run), None, begun=True) is None
+    assert [*load_data(data, tiny_vit(num_labels=2).config, 0, folder=run)[1]["file_name"]] == ["a/6.jpg", "b/7.jpg"]
 
 
 def test_images_are_decoded_once(photos, tmp_path, monkeypatch, caplog):
