@@ -16,8 +16,8 @@ in the folder of `quick`, and its seconds contain those of `quick`.
 
 Each arm is measured on photographs that had no part in it: `home`, with the habitual backgrounds; `random`, with those of all classes;
 `scenes`, with forty photographs that are in no image that trained or chose a classifier: those of classes of ImageNet that are scenes, the
-first that there are, of two public repositories (see real_photographs.py); the layer of the default masks was trained on them, without masks; `vendor`, at home, drawn by a vendor of which no model saw a drawing;
-and `both`. Images of `digits` have `home`, `random` and `new`, textures that nothing was trained on.
+first that there are, of two public repositories (see real_photographs.py). The layer of the default masks was trained on them, without
+masks. `vendor`, at home, drawn by a vendor of which no model saw a drawing; and `both`. Images of `digits` have `home`, `random` and `new`, textures that nothing was trained on.
 
 Adds to improve.json beside this script: for each set and arm, the verdict, the seconds, and how many of the predictions are right on each
 background of each place before and after.

@@ -125,7 +125,7 @@ def verdicts() -> str:
         run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in runs if "change" in run
     )
     return (
-        f"Of {len(runs)} runs of `improve` on {len(sets)} set(s) of images, both efforts together, the verdict was better in {outcomes['better']}, worse in "
+        f"Of {len(runs)} runs of `improve` on {len(sets)} sets of images, both efforts together, the verdict was better in {outcomes['better']}, worse in "
         f"{outcomes['worse']}, open in {outcomes['open']}, and to keep the model in {outcomes['kept'] + outcomes['healthy']}. Measured on images apart, with "
         f"the backgrounds of other classes at the share of the verdict, {wrong} of those called better had a lower top-1, and the change lay in the interval "
         f"of the verdict in {held} of {sum('change' in run for run in runs)}. [All sets](experiments/improve.md)."
@@ -165,7 +165,7 @@ def foretold() -> str:
             rows.append(name)
     points = 100 * np.array(differences)
     return (
-        f"Over {len(points)} models of {len({*rows})} set(s), each set with its model before and after both efforts, the estimate minus top-1 on random "
+        f"Over {len(points)} models of {len({*rows})} sets, each set with its model before and after both efforts, the estimate minus top-1 on random "
         f"backgrounds is {points.mean():+.1f} points on average, with a standard deviation of {points.std(ddof=1):.1f}; it is too high for "
         f"{int((points > 0).sum())}. The interval of the report holds top-1 for {held}."
     )
