@@ -114,11 +114,11 @@ class DiagnosisReport:
         return facts | {"advice": self.advice}
 
     def fails(self, condition: str | float) -> bool:
-        """Whether the verdict on the last model is `condition`, or the lower bound of its BG-Gap is above this number of points. Raises a
-        `ValueError` if no image has a BG-Gap."""
+        """Whether the verdict on the last model, or without a model on the photographs, is `condition`, or the lower bound of the BG-Gap is
+        above this number of points. Raises a `ValueError` if no image has a BG-Gap."""
         last = [*self.diagnoses.values()][-1]
         if isinstance(condition, str):
-            return last.verdict == condition
+            return getattr(last, "likely", last.verdict) == condition
         if (gap := last.measures.get("bg_gap")) is None:
             raise ValueError(f"--fail_if {condition}: no image has a BG-Gap. Give several images of each class.")
         return 100 * gap.low > condition

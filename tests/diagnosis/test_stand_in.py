@@ -15,6 +15,7 @@ from robust_vit_hf.diagnosis import stand_in
 from robust_vit_hf.diagnosis.diagnose import measure_backgrounds
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.stand_in import OutOfFold, StandIn, fit_layer
+from robust_vit_hf.diagnosis.verdict import Diagnosis
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
 
@@ -92,6 +93,9 @@ def test_diagnose_without_a_model(folder, monkeypatch):
     assert (images["before_background"] == images["label"]).all()
     assert "told by its background" in (folder / "out" / "tables.md").read_text()
     assert "Do the photographs invite a shortcut?" in (folder / "out" / "report.html").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(Diagnosis, "verdict", "partly")  # of the classifier; the first sentence is on the photographs
+        assert report.fails("decides")
     monkeypatch.setattr(OutOfFold, "measure", lambda *_: pytest.fail("measured again"))
     assert diagnose(attributes=["border", "colours"], **options).verdict == report.verdict
 
