@@ -46,7 +46,8 @@ def images_by_role(
     check_one_numbering(session.classes, {of.split: of.rows for of in (train, validation)})
     groups_of(validation.rows, options.eval_split)
     weights = group_shares(train.rows, options.train_split)
-    count = options.max_steps * options.train_batch_size
+    # With fewer than two of each class, some classes would count as classes without images.
+    count = max(options.max_steps * options.train_batch_size, 2 * len({*train.rows["label"]}))
     images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed), split="train")}
     rows = choose_images(validation.rows, options.num_images, options.seed)
     draw_donors(rows["label"][:])  # rejects images of one class before masks are made, which takes long

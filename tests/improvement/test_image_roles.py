@@ -110,14 +110,17 @@ def test_images_without_classes(inputs, tmp_path, monkeypatch):
 def test_the_seed_draws_the_images_of_each_role(split, count, inputs):
     session, drawn = session_of({"before": tiny_vit(**NAMES)}, {}), []
     for seed in (0, 0, 1):
-        options = {"dataset": str(inputs / split), "max_steps": count, "train_batch_size": 4, "num_images": count}
+        options = {"dataset": str(inputs / split), "max_steps": count, "train_batch_size": 2, "num_images": count}
         images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", seed=seed, **options), [])
         drawn.append({role: dataset_identity(of_role.rows) for role, of_role in images.items()})
+        assert (
+            len({*images["train"].rows["label"]}) == 4
+        )  # also where the steps need fewer images than two of each class
     assert drawn[0] == drawn[1] and all(drawn[0][role] != drawn[2][role] for role in drawn[0])
 
 
 def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
-    """Not those of the four that one step sees."""
+    """Not those of the few that are drawn."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
     for split, groups in {"train": 12 * "x" + 4 * "y", "validation": 16 * "xy"}.items():
         rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
