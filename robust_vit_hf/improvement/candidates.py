@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -30,7 +30,8 @@ class Candidate:
     """The original model, or an interpolation between it and a changed model.
 
     Args:
-        usual, other: `(N,)` whether each validation image is right, and the share of its composites that are; NaN without any.
+        usual, other: `(N,)` whether each validation image is right, and the share of its composites with other backgrounds that are; NaN
+            without any.
         usual_probability, other_probability: `(N,)` probability of the right class, at the candidate's own temperature, for the image, and
             the mean for its composites.
         name: how the changed model was made.
@@ -63,7 +64,9 @@ class Candidate:
 
 def measured_outcomes(logits: Outputs) -> dict[str, Any]:
     """The arrays of a [`Candidate`] by name."""
-    right, probability = logits.right(), logits.probabilities(temperature_of(logits.among_classes()))
+    # Composites with attributes of other images come after those with other backgrounds.
+    right = replace(logits, mixed=logits.mixed[:, :VALIDATION_COMPOSITES]).right()
+    probability = logits.probabilities(temperature_of(logits.among_classes()))
     return {
         "usual": right["original"],
         "other": right["mixed_rand"],

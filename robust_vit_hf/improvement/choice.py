@@ -150,6 +150,8 @@ class Outcome:
             )
         elif self.usual.high < 0:
             sentences.append(f"On usual backgrounds it is significantly worse: {self.usual} points.")
+        if self.other.high < 0:
+            sentences.append(f"On other backgrounds it is significantly worse: {self.other} points.")
         if self.key == "open" and self.change.mean > 0:
             gain, margin = self.change.mean, self.change.mean - self.change.low
             error = NORMAL * self.share * COMPOSITES_ERROR  # more images do not reduce it

@@ -167,6 +167,13 @@ def test_outcomes_count_composites_with_a_donor():
     np.testing.assert_array_equal(right["mixed_rand"], [0.5, np.nan])
 
 
+def test_composites_with_an_attribute_choose_and_are_no_other_backgrounds():
+    """They come after the four composites with other backgrounds."""
+    mixed = np.tile(np.array(4 * [[0, 4]] + 4 * [[4, 0]], np.float32), (2, 1, 1))
+    found = candidates.measured_outcomes(Outputs(mixed[:, 0], mixed, np.array([1, 1])))
+    assert found["other"].tolist() == [1, 1] and (found["other_probability"] < 0.6).all()
+
+
 def test_the_temperature_is_that_of_the_least_cross_entropy():
     """Of logits that are sure four times as much as they are right, it is about four; composites count by their share."""
     rng = np.random.default_rng(5)

@@ -132,6 +132,8 @@ def test_a_certain_loss_is_said_whatever_the_verdict():
     for other in (0.9, 0.05, -0.1):
         assert any("significantly worse: -9.0 [" in sentence for sentence in outcome(-0.09, other).sentences)
     assert not any("significantly" in sentence for sentence in outcome(-0.005, 0.4).sentences)
+    certain = outcome(0.05, -0.3, 0.05)
+    assert certain.key == "better" and "other backgrounds it is significantly worse: -30.0 [" in certain.sentences[-1]
     without_labels = replace(outcome(-0.09, 0.9), predicted=True).sentences
     assert without_labels[-1] == "On usual backgrounds, 9.0 % of its predictions are not those of your model."
     assert not any("significantly" in sentence for sentence in without_labels)
