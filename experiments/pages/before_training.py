@@ -29,16 +29,16 @@ def before_training() -> str:
         for is_free in (True, False)
     )
     text = (
-        f"In {len(sets)} sets whose classes have a usual background in 0, 95 or 100 % of the images, random backgrounds cost the models that "
-        f"were finetuned on them {min(costs):.0f} to {max(costs):.0f} points of top-1. The BG-Gap without a model orders the sets as these costs do "
-        f"with a rank correlation of {orders['bg_gap']:.2f}, and the share of classes told by the background with {orders['background']:.2f}. "
+        f"In the {len(sets)} sets, 0, 95 or 100 % of the images have the usual background of their class. Random backgrounds cost the models that were "
+        f"finetuned on these sets {min(costs):.0f} to {max(costs):.0f} points of top-1. The rank correlation of this cost with the BG-Gap without a model is "
+        f"{orders['bg_gap']:.2f}, and with the share of images whose class the background tells, {orders['background']:.2f}. "
         f'The verdict is "likely" for {biased.count("decides")} and "may" for {biased.count("partly")} of the {len(biased)} sets with usual '
-        f'backgrounds, and "likely" for {free.count("decides")} and "may" for {free.count("partly")} of the {len(free)} without.'
+        f'backgrounds, and "likely" for {free.count("decides")} and "may" for {free.count("partly")} of the {len(free)} sets without.'
     )
     if imagen := benchmark("before_training").get("imagen"):
         known, told, gap = (Interval(**imagen[name]) for name in ("original", "background", "bg_gap"))
         text += (
-            f" Of {imagen['images']} photographs as people take them, of 38 classes, the classifier recognises {known} %. The background alone "
+            f" Of {imagen['images']} ordinary photographs of 38 classes, the classifier recognises {known} %. The background alone "
             f"tells the class for {told} % (chance {100 * imagen['background_chance']['mean']:.0f} %), and the BG-Gap is {gap} points."
         )
     return text

@@ -59,8 +59,8 @@ def freed_memory() -> str:
     models = ("EfficientNet-Lite0", "DINOv2-S")
     texts = [f"{took[f'{name}, kept']:.0f} instead of {took[f'{name}, returned']:.0f} with {name}" for name in models]
     return (
-        f"A forward pass of {found['images']} images at {found['pixels']} px then takes these milliseconds of CPU time an image: "
-        f"{', and '.join(texts)} in fp32 (`python -m experiments freed_memory`, one core)."
+        f"In milliseconds of CPU time for each image, a forward pass of {found['images']} images at {found['pixels']} px in fp32 then takes "
+        f"{', and '.join(texts)} (`python -m experiments freed_memory`, one core)."
     )
 
 
@@ -77,8 +77,8 @@ def evaluation() -> str:
     """Speed of an evaluation."""
     plain, maps = (of["ratio"] for of in benchmark("evaluation")["cases"].values())
     return (
-        f"Evaluation of a DeiT-S at 224 px runs at {plain:.2f} of the speed of a bare loop over the same batches in memory, and at {maps:.2f} with "
-        "relevance maps and their metric (`python -m experiments evaluation`)."
+        f"`evaluate` with a DeiT-S at 224 px reaches {plain:.2f} of the speed of a bare loop over the same batches in memory. With relevance maps, which "
+        f"the loop computes too, and their metric, it reaches {maps:.2f} (`python -m experiments evaluation`)."
     )
 
 
@@ -86,9 +86,9 @@ def diagnosis() -> str:
     """Time of a diagnosis as a ratio to its forward passes."""
     vit, cnn = (benchmark(name)["ratio"] for name in ("backgrounds", "backgrounds_cnn"))
     return (
-        f"`diagnose` reads, composes and classifies in seven conditions in {vit:.2f} times the time of the forward passes alone with a DINOv2-S at "
-        f"112 px (2 CPU cores, fp32), and in {cnn:.2f} times with an EfficientNet-Lite0 at 224 px (one core; `python -m experiments backgrounds "
-        "--output_dir runs/benchmarks`). Large photographs take longer to decode."
+        f"With a DINOv2-S at 112 px (2 CPU cores, fp32), `diagnose` takes {vit:.2f} times as long as the forward passes alone: it also reads the images and "
+        f"makes the composites of seven conditions. With an EfficientNet-Lite0 at 224 px (one core), it takes {cnn:.2f} times as long (`python -m experiments "
+        "backgrounds --output_dir runs/benchmarks`). Large photographs take longer to decode."
     )
 
 
@@ -151,13 +151,13 @@ def subsets() -> str:
 
 
 def soak() -> str:
-    """Runs that came to their end after faults, in a sentence."""
+    """Runs that finished in spite of faults, in a sentence."""
     runs = [benchmark("soak")[name] for name in ("improve", "sweep")]
     faults = sum(sum(of["faults"].values()) for of in runs)
     ends, equal = (sum(of[key] for of in runs) for key in ("ends", "equal to the unbroken run"))
     return (
-        f"`improve` and `sweep` were started again after each of {faults} faults at random moments (SIGTERM, SIGKILL or a full disk). So {ends} runs came to "
-        f"their end, and {equal} of them equal a run without faults to the bit (`python -m experiments soak --faults 24 --seed 5`)."
+        f"We interrupted runs of `improve` and `sweep` by {faults} faults at random moments (SIGTERM, SIGKILL or a full disk), and started them again after "
+        f"each. {ends} runs finished, and {equal} of them are bit-identical to a run without faults (`python -m experiments soak --faults 24 --seed 5`)."
     )
 
 

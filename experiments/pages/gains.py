@@ -125,10 +125,10 @@ def verdicts() -> str:
         run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in runs if "change" in run
     )
     return (
-        f"Of {len(runs)} runs of `improve` on {len(sets)} sets of images, both efforts together, the verdict was better in {outcomes['better']}, worse in "
-        f"{outcomes['worse']}, open in {outcomes['open']}, and to keep the model in {outcomes['kept'] + outcomes['healthy']}. Measured on images apart, with "
-        f"the backgrounds of other classes at the share of the verdict, {wrong} of those called better had a lower top-1, and the change lay in the interval "
-        f"of the verdict in {held} of {sum('change' in run for run in runs)}. [All sets](experiments/improve.md)."
+        f"We ran `improve` {len(runs)} times, with both efforts, on {len(sets)} sets of images. The outcome was `better` in {outcomes['better']} runs, `worse` "
+        f"in {outcomes['worse']}, `open` in {outcomes['open']}, and to keep the model in {outcomes['kept'] + outcomes['healthy']}. We then measured the models "
+        f"on other images with the same share of other backgrounds: accuracy was lower than before in {wrong} of the runs called `better`, and the interval "
+        f"of the verdict contained the change in {held} of {sum('change' in run for run in runs)} runs. [All sets](experiments/improve.md)."
     )
 
 
@@ -165,9 +165,9 @@ def foretold() -> str:
             rows.append(name)
     points = 100 * np.array(differences)
     return (
-        f"Over {len(points)} models of {len({*rows})} sets, each set with its model before and after both efforts, the estimate minus top-1 on random "
-        f"backgrounds is {points.mean():+.1f} points on average, with a standard deviation of {points.std(ddof=1):.1f}; it is too high for "
-        f"{int((points > 0).sum())}. The interval of the report holds top-1 for {held}."
+        f"We compared {len(points)} models: on each of {len({*rows})} sets, the original model and the models after both efforts. The estimate minus top-1 on "
+        f"random backgrounds is {points.mean():+.1f} points on average, with a standard deviation of {points.std(ddof=1):.1f}. The estimate is too high for "
+        f"{int((points > 0).sum())} models. The interval of the report contains top-1 for {held} models."
     )
 
 
@@ -183,8 +183,9 @@ def shown_and_others() -> str:
         gain_of_layers("as `improve`", name) for name in ("background_new, shown", "background_new, others", "val")
     )
     return (
-        f"Images of half of the classes help the other classes as well: a new last layer from two images of each, with true masks, gains {shown} points "
-        f"on new backgrounds for these classes and {others} for the others, at {home} on usual backgrounds, over {shown.seeds} DINOv2-S."
+        "Images of half of the classes help the other classes as well. A new last layer was computed from two images of each class of this half, with true "
+        f"masks. On new backgrounds, it changes top-1 by {shown} points for these classes and by {others} for the others, and on usual backgrounds by "
+        f"{home}, over {shown.seeds} DINOv2-S."
     )
 
 
@@ -241,8 +242,8 @@ def example_improvement() -> str:
         rows.append([f"{name} backgrounds", *(f"{100 * top1:.1f}" for top1 in sides), str(Difference(**outcome[key]))])
     return (
         f"> {improved['verdict']}\n\n{Table('', ['top-1 in per cent', 'before', 'after', 'change'], rows).markdown()}\n\n"
-        f"On usual backgrounds, the expected calibration error {calibration(improved['report'])}: the layer includes a temperature that is fitted to the "
-        "same validation images."
+        f"On usual backgrounds, the expected calibration error {calibration(improved['report'])}. The new layer includes a temperature, which was fitted "
+        "to the same validation images."
     )
 
 
@@ -251,9 +252,9 @@ def example_elsewhere() -> str:
     row = benchmark("example")["elsewhere"]
     before, after = row["top1_before"], row["top1_after"]
     return (
-        f"On {row['num_images']} other images, on four background photographs that nothing was trained on, top-1 rises from {100 * before:.1f} to "
-        f"{100 * after:.1f} %, by {Difference(after - before, row['change_low'], row['change_high'])} (interval over images, not over the four "
-        f"photographs), and the calibration error {calibration(row)}."
+        f"On {row['num_images']} other images, which have four photographs as backgrounds that were not used in training, top-1 rises from "
+        f"{100 * before:.1f} to {100 * after:.1f} %, by {Difference(after - before, row['change_low'], row['change_high'])} points (the interval is over "
+        f"images only, not over the four photographs). The expected calibration error {calibration(row)}."
     )
 
 

@@ -73,10 +73,14 @@ def counts(results: dict[str, dict]) -> str:
     alone = sum(names == [planted] for planted, names in told)
     alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
     text = (
-        f"Where planting costs {100 * COST:.0f} points or more, the planted attribute is named first in {first} of {len(told)} models, and "
-        f"as the only one in {alone}; with {UNTOLD}, which has no name, first in {first} of {len(costly)}."
+        f"In {len(told)} models, the planted attribute costs {100 * COST:.0f} points or more. It is named first in {first} of them, and as the only one in "
+        f"{alone}. Including the models with planted {UNTOLD}, which `diagnose` cannot name, it is named first in {first} of {len(costly)}."
     )
-    return f"{text} False alarms where nothing is planted: {sum(alarms)} of {len(alarms)}." if alarms else text
+    return (
+        f"{text} Where nothing is planted, an attribute is named in {sum(alarms)} of {len(alarms)} models."
+        if alarms
+        else text
+    )
 
 
 def all_counts(results: dict[str, dict]) -> str:
@@ -85,10 +89,10 @@ def all_counts(results: dict[str, dict]) -> str:
     alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
     if alarms:
         most = binomtest(sum(alarms), len(alarms), alternative="less").proportion_ci().high
-        text += f" So at most {100 * most:.0f} % of such models get a false alarm (95 %, one-sided, if the models were independent)."
+        text += f" So the rate of false alarms is at most {100 * most:.0f} % (95 %, one-sided, if the models were independent)."
     right = [name == of for of, one in kinds for name in one["named"] if one["measures"][name]["gap"]["low"] <= 0]
     count = sum(len(one["named"]) for _, one in kinds)
-    return f"{text} Of {count} names in all models, {len(right)} have an inconclusive gap, of which {sum(right)} are right."
+    return f"{text} Of the {count} attributes named in all models, {len(right)} have an inconclusive gap; {sum(right)} of these are right."
 
 
 def shortcuts() -> str:
