@@ -115,6 +115,6 @@ def gains_by_rate(path: Path) -> dict[float, dict[str, Difference]]:
         runs = [run for run in read(path).runs if run.learning_rate == rate]
         of_validation = [after - before for before, after in (run.validation for run in runs)]
         gains[rate] = {name: change(runs, [name]) for name in (SHIFTED, RANDOM, HOME)} | {
-            "validation images as they are": mean_over(of_validation, [run.seed for run in runs])
+            "original validation images": mean_over(of_validation, [run.seed for run in runs])
         }
     return gains

@@ -23,9 +23,9 @@ OMITTED = {("cnn", "labels")}  # from the short table
 PLACES = ("scenes", "both", "home", "random", "vendor")
 FEW_PHOTOGRAPHS = 20
 RULES = {
-    "as `improve`": "new layer of the rule",
-    "map": "the map alone",
-    "fit to the output": "fits to the output alone",
+    "as `improve`": "new layer, chosen among maps and fits",
+    "map": "chosen among maps only",
+    "fit to the output": "chosen among fits to the output only",
 }
 TRAININGS = {
     "background-swap": "background swap, output of the original",
@@ -267,7 +267,7 @@ def swaps() -> str:
     """Changes by the plain swap, and by variants of it minus these."""
     variants = {(row["variant"], row["learning rate"]): row for row in benchmark("stronger_swap")}
     columns = [(measure, rate) for measure in ("mixed_rand", "original") for rate in (1e-6, 2.5e-6)]
-    rows = [["as it is, from before", *(variants["as it is", rate][measure] for measure, rate in columns)]]
+    rows = [["plain swap", *(variants["as it is", rate][measure] for measure, rate in columns)]]
     for name in dict.fromkeys(name for name, _ in variants if name != "as it is"):
         rows.append([name, *(variants[name, rate][f"{measure}, to as it is"] for measure, rate in columns)])
     return Table("", ["", *(f"`{measure}`, {rate:.2g}" for measure, rate in columns)], rows).markdown()

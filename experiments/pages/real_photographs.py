@@ -39,7 +39,8 @@ def masks() -> str:
 def verdicts() -> str:
     rows = []
     for masks, measured in part("verdicts").items():
-        rows.append([masks, str(measured["composed"]), *(_shown(name, measured) for name in MEASURES)])
+        title = masks.replace("the confirmed photographs alone", "only photographs whose default mask is not in doubt")
+        rows.append([title, str(measured["composed"]), *(_shown(name, measured) for name in MEASURES)])
     return Table("", ["masks", "composed", *MEASURES.values()], rows).markdown()
 
 
@@ -56,7 +57,8 @@ def improved() -> str:
         places = [place for place in run.get("before", ()) if place != "foretold"]
         for place in places:
             before, after = (100 * run[side][place] for side in ("before", "after"))
-            rows.append([title, run["outcome"], place, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"])
+            shown = place.replace("photographs as they are", "original photographs")
+            rows.append([title, run["outcome"], shown, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"])
     return Table("", ["run", "outcome", "photographs", "before", "after", "change"], rows).markdown()
 
 
