@@ -30,7 +30,7 @@ class AppOptions(PairOptions):
 
     compare: str | None = option(None, "the model after finetuning; without it, only your own --model is shown")
     results: Path | None = option(None, "output of `robust-vit evaluate` (default: sets of the bundled benchmark)")
-    dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
+    dataset: str | None = option(None, "your own labelled images, as examples and for the gallery of --results")
     sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
     diagnose: Path | None = option(
         None, "output of `robust-vit diagnose` or `improve`, to click through its images", metavar="FOLDER"
@@ -43,7 +43,7 @@ class AppOptions(PairOptions):
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
     export: Path | None = option(
-        None, "do not serve the page, but write a Space of it, with the pictures of --diagnose", metavar="FOLDER"
+        None, "write the page as a Space, with the pictures of --diagnose, instead of serving it", metavar="FOLDER"
     )
 
     def __post_init__(self):

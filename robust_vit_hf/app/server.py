@@ -41,7 +41,7 @@ def serve(options: AppOptions) -> str:
     if options.compare is None and options.model == BUNDLED_MODEL:
         after = newest_run(Path("runs"))
         if after is None:
-            print("There is no finetuning in runs/: a cached one is shown, made once in about a minute.", flush=True)
+            print("No finetuning is in runs/: the app shows one that it makes once, in about a minute.", flush=True)
             after = cached_run()
         options = replace(options, compare=str(after))
     with running(options) as address:

@@ -119,7 +119,7 @@ def with_masks_of(dataset: datasets.Dataset, folder: Path, split: str) -> datase
     packed = has_parquet(folder)
     if "file_name" not in dataset.column_names:
         raise ValueError(
-            f"The masks of `{folder}` are found by a column `file_name`, which the images do not have"
+            f"The masks in `{folder}` are found by the column `file_name`, which the images do not have"
             + (f": give `{folder}`, which holds images and masks, as the dataset." if packed else ".")
         )
     if packed:

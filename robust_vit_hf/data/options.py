@@ -30,7 +30,7 @@ class SetOptions(Options):
     num_classes: int | None = option(None, "paper-split: training classes, 500 by default (Fig. 7b)", COUNT)
     samples_per_class: int | None = option(None, "paper-split: images of each class, 3 by default (Fig. 7a)", COUNT)
     segmentations: str | None = option(None, "waterbirds: the folder `segmentations` of CUB-200-2011, for masks")
-    split: str | None = option(None, "sets of several splits: the only split to take")
+    split: str | None = option(None, "sets of several splits: take only this split")
 
     @property
     def of_the_set(self) -> dict[str, Any]:

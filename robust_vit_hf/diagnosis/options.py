@@ -22,14 +22,14 @@ class OwnImagesOptions(BatchOptions):
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, MASK_MODEL)
-    num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", Range(2))
+    num_images: int = option(500, "images to measure, spread evenly over the classes (default: 500)", Range(2))
     attributes: list[str] = option(
         [],
-        "what else to exchange between images: background, border, corners, colours, sharpness, place, or `all`",
+        "attributes to exchange between images: background, border, corners, colours, sharpness, place, or `all`",
         metavar="NAME",
     )
     protocol: Protocol | None = option(None, PROTOCOL)
-    json: bool = option(False, "print the result as one JSON object to stdout, and all else to stderr")
+    json: bool = option(False, "print the result as one JSON object to stdout, and everything else to stderr")
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,7 +53,7 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     the model predicts the class of the background, as in the Backgrounds Challenge (https://huggingface.co/papers/2006.09994).
 
     Give images that the model was not trained on. Without --model, a linear classifier on DINOv2-S is fitted to one part of the photographs
-    and measured on the rest: do they invite a model to decide by the background? An interrupted run resumes when it is started again.
+    and measured on the rest, to see whether they invite a shortcut. An interrupted run resumes when it is started again.
 
       robust-vit diagnose --model my-vit --dataset photos --output_dir runs/diagnosis
       robust-vit diagnose --model my-vit --compare runs/better --dataset photos --output_dir runs/diagnosis-after
@@ -64,7 +64,7 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         None, "name, folder or Hub id (default: the bundled model; with --dataset, a classifier fitted to the images)"
     )
     dataset: str | None = option(None, "labelled images: class folders, parquet, Hub id, … (default: bundled ones)")
-    imagenet_9: str | None = option(None, "source of ImageNet-9, to measure models of ImageNet on it too")
+    imagenet_9: str | None = option(None, "source of ImageNet-9, to measure a model of ImageNet on this set too")
     slices: list[str] = option(
         [],
         "columns of metadata.csv, such as `camera site`: measure each value, and each pair of values with 20 images or more",
@@ -74,8 +74,8 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     export: Literal["fiftyone"] | None = option(None, "also write images and predictions for FiftyOne, to fiftyone/")
     fail_if: Literal["decides"] | float | None = option(
         None,
-        "exit with status 3 if the model (with --compare, the second one) decides by the background: `decides`, by the verdict, or a "
-        "number of points that the lower bound of the BG-Gap exceeds",
+        "exit with status 3 if the model (with --compare, the second model) decides by the background: if the verdict is `decides`, or if "
+        "the lower bound of the BG-Gap is above this number of points",
         PERCENT,
         metavar="CONDITION",
     )

@@ -111,7 +111,7 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
 
     protocols: list[Protocol] | None = option(
         None,
-        "see above; by default `paper` and `native` for the registered models, and for all others the one that the run of "
+        "see above; by default `paper` and `native` for the registered models, and for all others the protocol that the model of "
         "--compare or --model was trained with, or else `model`",
     )
     training_data: str | None = option(None, "images that --compare was finetuned on; tables separate their classes")

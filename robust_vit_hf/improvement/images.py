@@ -119,7 +119,7 @@ def _labelled(split: str, session: Session, options: ImproveOptions, notes: list
     result = measure_accuracy(unsaved, relevance=False)[images.name]
     predicted = result.sides["before"].predictions[:, 0]
     notes.append(
-        f"The images of `{split}` have no classes: right is what your model predicts for the original image, so top-1 is how often the "
+        f"The images of `{split}` have no classes, so the prediction for the original image counts as right: top-1 is how often the "
         "prediction stays the same."
     )
     feature = datasets.ClassLabel(names=session.classes)

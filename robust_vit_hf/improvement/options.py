@@ -15,9 +15,9 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     """Make a model decide less by the background, from labelled photographs; masks are made where there are none.
 
     New last layers are fitted to features of the training images and of their objects on other backgrounds; --effort full also finetunes all
-    layers with swapped backgrounds. The validation images choose from these models, yours, and interpolations between them, by the expected
-    top-1 if a share --other_backgrounds of your photographs has other backgrounds than usual. The output folder becomes the model, with its
-    card and report.html, or has a report that says to keep yours. An interrupted run resumes when it is started again.
+    layers with swapped backgrounds. On the validation images, the best of these models, of yours and of interpolations between them is chosen,
+    for the share of your photographs that will have other backgrounds than usual (--other_backgrounds). It is written to the output folder,
+    with its card and report.html. If yours is best, there is only the report. An interrupted run resumes when it is started again.
 
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better --effort full
@@ -28,7 +28,7 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     train_split: str = option("train", "split to train on")
     eval_split: str = option(
         "validation",
-        "split of the images that choose and measure; without it, a third of the training images is held out",
+        "split to choose and measure on; if there is none, a third of the training images is held out",
     )
     other_backgrounds: float = option(
         0.25, "share of your photographs that will have other backgrounds than usual (default: 0.25)", SHARE
@@ -45,9 +45,9 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         None, "learning rate of the training (default: set by the size of the model's weights)", POSITIVE
     )
     max_steps: int = option(240, "steps of the training (default: 240)", COUNT)
-    train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)
+    train_batch_size: int = option(8, "batch size of the training (default: 8)", COUNT)
     only_these_classes: bool = option(
-        False, "first remove the classes without images from the model; by default, it keeps them and their weights"
+        False, "first remove the classes without images from the model (default: keep them, and their weights)"
     )
     fail_if: Literal["worse"] | None = option(None, "exit with status 3 if the new model is `worse`")
     seed: int = option(0, "seed of the splits, the order of the images and the swap", SEED)

@@ -176,7 +176,7 @@ def _masked(
         notes.append(f"Of these classes, no image is left: {lost}.")
     if doubtful := int((~confirmed(rows)).sum()):
         notes.append(
-            f"In doubt: {doubtful} of {len(rows)} masks. No composites are made with these images. Look at the contact sheets of the "
-            "masks. A background remover makes better ones: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
+            f"In doubt: {doubtful} of {len(rows)} masks. No composites are made with these images. Look at the contact sheets of the masks. If "
+            "many are wrong, try a background remover: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
         )
     return replace(images, rows=rows, masks=origin, rejected=rejected, notes=(*images.notes, *notes))

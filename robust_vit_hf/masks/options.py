@@ -55,7 +55,7 @@ class TokenCutOptions(Dinov2Options):
 
     model: str = option("facebook/dino-vitb16", "self-supervised ViT: Hub id or folder, or `emoji-shift`")
     coarse: bool = option(False, "make masks that are unions of patches, without the bilateral solver")
-    released: bool = option(False, "as RobustViT, reject masks of over half of the image, or unlike the coarse ones")
+    released: bool = option(False, "as RobustViT, reject masks of over half the image, or unlike the coarse masks")
 
 
 @dataclass(kw_only=True)

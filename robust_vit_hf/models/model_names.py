@@ -82,8 +82,8 @@ def check_model(name: str) -> None:
         check_on_hub(name)
     elif not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
         inside = [str(config.parent) for config in sorted(path.glob("*/config.json"))]
-        other = f" Did you mean the model in it, `{inside[-1]}` (of {len(inside)})?" if inside else ""
-        raise ValueError(f"`{name}` has neither `config.json` nor `adapter_config.json`, so it is no model.{other}")
+        other = f" Did you mean the model `{inside[-1]}` (one of {len(inside)} in this folder)?" if inside else ""
+        raise ValueError(f"`{name}` has neither `config.json` nor `adapter_config.json`, so it is not a model.{other}")
     for file in path.glob("*"):
         if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(b"version https://git-lfs"):
             raise ValueError(

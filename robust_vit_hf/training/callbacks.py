@@ -39,7 +39,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     @classmethod
     def after(cls, number: int, step: int, checkpoint: str | None) -> "TrainingInterrupted":
-        how = "There is no checkpoint to resume from. Start it again."
+        how = "There is no checkpoint to resume from. Start the training again."
         if checkpoint is not None:
             how = f"The last checkpoint is `{checkpoint}`. Resume with the same command and `--resume_from_checkpoint last`."
         return cls(f"{signal.Signals(number).name} has stopped the training after step {step}. {how}", 128 + number)

@@ -85,7 +85,7 @@ class FinetuningArguments(Options):
         "Method. Each has some of the following options, with its own defaults: see docs/train.md.",
         choices=METHODS,
     )
-    relevance_weight: float | None = option(None, "Weight of the relevance loss (Eq. 5); 0: no map.", NOT_NEGATIVE)
+    relevance_weight: float | None = option(None, "Weight of the relevance loss (Eq. 5); 0 for none.", NOT_NEGATIVE)
     confidence_weight: float | None = option(None, "Weight of the confidence loss (Eq. 5).", NOT_NEGATIVE)
     background_weight: float | None = option(None, "Weight of the background loss (Eq. 3 or Eq. 8).", NOT_NEGATIVE)
     foreground_weight: float | None = option(None, "Weight of the foreground loss of the map (Eq. 3).", NOT_NEGATIVE)
@@ -105,15 +105,15 @@ class FinetuningArguments(Options):
     # Schedule
     lr_decay_rate: float = option(0.85, "Factor on the learning rate every `lr_decay_every` epochs.", POSITIVE)
     lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.", COUNT)
-    head_epochs: float = option(0.0, "First epochs, in which only the head is trained.", NOT_NEGATIVE)
-    head_learning_rate: float | None = option(None, "For the `head_epochs`; by default `learning_rate`.", NOT_NEGATIVE)
+    head_epochs: float = option(0.0, "Number of first epochs that train only the head.", NOT_NEGATIVE)
+    head_learning_rate: float | None = option(None, "Rate of `head_epochs`; by default `learning_rate`.", NOT_NEGATIVE)
 
     # Data and logging
     background_swap: float | None = option(
-        None, "Probability that a training image gets the background of another of its batch.", SHARE
+        None, "Probability that a training image gets the background of another image of its batch.", SHARE
     )
     backgrounds: str | None = option(None, "Folder of backgrounds: pictures without objects of the classes.")
-    bad_masks: Literal["skip", "refuse"] = option("skip", "Images with empty or full masks, and bad rows of a stream.")
+    bad_masks: Literal["skip", "refuse"] = option("skip", "What to do with empty or full masks and bad stream rows.")
     relevance_strip_steps: int = option(100, "Steps between two strips in TensorBoard; 0: none.", NOT_NEGATIVE)
 
 

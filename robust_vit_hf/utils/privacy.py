@@ -49,7 +49,7 @@ def check_on_hub(name: str, kind: str = "model", caches: Iterable[Path] = ()) ->
             HfApi().repo_info(name, repo_type=kind, timeout=10)
         except Exception as error:  # of the HTTP client too, which depends on the version of huggingface_hub
             raise FileNotFoundError(
-                f"`{name}` is no folder here, and no {kind} that the Hub gives: {error}."
+                f"`{name}` is not a folder here, and cannot be found as a {kind} on the Hub: {error}."
             ) from error
 
 

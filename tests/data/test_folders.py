@@ -398,5 +398,5 @@ def test_file_names_keep_the_class_folder(tmp_path):
 
 def test_a_folder_of_masks_for_images_without_names(tmp_path):
     rows = datasets.Dataset.from_dict({"image": [masked_rows(1)[0]["image"]]})
-    with pytest.raises(ValueError, match="are found by a column `file_name`, which the images do not have"):
+    with pytest.raises(ValueError, match="are found by the column `file_name`, which the images do not have"):
         with_masks_of(rows, tmp_path, "train")

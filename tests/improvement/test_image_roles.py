@@ -95,7 +95,7 @@ def test_images_without_classes(inputs, tmp_path, monkeypatch):
     options = [*options_of(inputs, tmp_path / "out")[:-1], "quick", "--masks", "dinov2"]
     options[3] = tmp_path / "photos"
     printed = succeed("improve", *options)
-    assert "right is what your model predicts" in printed and "significantly worse" not in printed
+    assert "the prediction for the original image counts as right" in printed and "significantly worse" not in printed
     assert "% of its predictions are not those of your model." in printed
     diagnosis = json.loads((tmp_path / "out" / "diagnosis" / "results.json").read_text())["diagnosis"]
     assert diagnosis["before"]["measures"]["original"]["mean"] == 1

@@ -251,8 +251,8 @@ def damaged(folder, fault: str):
         ("x.pth.tar", r"x.pth.tar` is a file\. .* `timm.models.save_for_hf\(model, "),
         ("runs/modle", "`runs/modle` cannot be loaded: there is no such folder.* did you mean model"),
         ("vti-b", "`vti-b` cannot be loaded: there is no such folder"),
-        ("nobody/nothing", "`nobody/nothing` is no folder here, and no model that the Hub gives: "),
-        ("runs", "`runs` has neither .*, so it is no model. Did you mean the model in it, `runs/model`"),
+        ("nobody/nothing", "`nobody/nothing` is not a folder here, and cannot be found as a model on the Hub: "),
+        ("runs", "`runs` has neither .*, so it is not a model. Did you mean the model `runs/model`"),
         ("runs/model/empty", "empty` has neither `config.json` nor"),
     ],
 )

@@ -158,7 +158,7 @@ def prepared_set(source: str) -> tuple[str | None, dict]:
         try:
             folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
         except LocalEntryNotFoundError as error:  # offline, or a failed request
-            logger.warning(f"`{source}` is taken as not prepared, since its {STAGE_FILE} could not be read: {error}")
+            logger.warning(f"`{source}` is treated as not prepared, since its {STAGE_FILE} could not be read: {error}")
         except (EntryNotFoundError, RepositoryNotFoundError) as error:  # if it is gated, loading it raises an error
             if isinstance(error, EntryNotFoundError) and file_exists(source, "made_by.json", repo_type="dataset"):
                 raise ValueError(f"`{source}` is from an earlier version: prepare and push it again.") from error
