@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 
 # Before anything reads it. The workers of xdist inherit HF_HOME, in which the bundled backbone is written once. Caches and what libraries
@@ -41,6 +42,8 @@ os.environ |= HUB.environment()  # read when `huggingface_hub` is imported
 
 import datasets
 from hypothesis import settings
+from matplotlib.figure import Figure
+from PIL import Image
 
 from robust_vit_hf import make_image_processor
 
@@ -74,6 +77,17 @@ def datasets_cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Figures are composed, but not drawn, which is a third of the time of most commands: for files of tests that look at no picture."""
+
+    def save(figure, file, **options):
+        Image.new("RGB", (8, 8)).save(file, "png")
+
+    with patch.object(Figure, "savefig", save):
+        yield
 
 
 @pytest.fixture

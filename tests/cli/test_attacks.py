@@ -19,7 +19,7 @@ IMPROVE_OPTIONS = {"--max_steps": 12, "--learning_rate": 3e-3, "--train_batch_si
 
 
 @pytest.fixture(scope="module", autouse=True)
-def timeless():
+def timeless(undrawn):
     """Times of trainings are the only difference between two runs of a command."""
     with patch.object(TrainingTime, "seconds", 0.0):
         yield

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -39,6 +40,7 @@ def framed(count: int, seed: int) -> datasets.Dataset:
     return datasets.Dataset.from_list(rows, features=FEATURES)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_frame_is_named_and_mended(tmp_path, monkeypatch):
     """By a new layer; finetuning is said not to use the frame."""
     monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", True)  # from the background

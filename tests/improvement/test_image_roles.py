@@ -21,7 +21,7 @@ from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 from .conftest import NAMES, OBJECT, options_of, with_masks, write_photographs
 
 
-pytestmark = pytest.mark.usefixtures("datasets_cache")
+pytestmark = pytest.mark.usefixtures("datasets_cache", "undrawn")
 
 
 def test_images_have_one_role(inputs, tmp_path):

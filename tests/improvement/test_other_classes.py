@@ -19,7 +19,7 @@ from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, tiny_vit
 
 
-pytestmark = pytest.mark.usefixtures("datasets_cache")
+pytestmark = pytest.mark.usefixtures("datasets_cache", "undrawn")
 
 
 def two_of_four_classes(inputs: Path, folder: Path) -> list:

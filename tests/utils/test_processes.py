@@ -36,18 +36,6 @@ subprocess.run = lambda command, **options: changes.add(command[0]) or run(comma
 """
 
 
-def test_a_command_sets_up_its_process(inputs, tmp_path):
-    """Results name the commit, freed memory is kept, and torch has the threads of `OMP_NUM_THREADS`, so that commands side by side do not
-    contend for the cores."""
-    arguments = ["--model", inputs / "model", "--dataset", inputs / "data", "--output_dir", tmp_path / "out"]
-    code = "from robust_vit_hf.cli.main import main\nassert main(sys.argv[1:]) == 0\nprint(*sorted(changes), sep=',')"
-    completed = launch("-c", REPORT + code, "diagnose", *arguments, OMP_NUM_THREADS="1")
-    assert completed.status == 0, completed.err
-    assert completed.out.splitlines()[-1] == "allocator,git"
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["commit"] and results["hardware"].endswith(" 1 CPU thread")
-
-
 def test_results_do_not_make_code_dirty_and_edits_do(tmp_path):
     """A result that is written between two trainings leaves the commit of the second as it is."""
 
@@ -69,7 +57,9 @@ def test_results_do_not_make_code_dirty_and_edits_do(tmp_path):
 
 
 @pytest.mark.slow
-def test_calls_from_python_leave_the_process_as_it_is(inputs, tmp_path):
+def test_a_command_sets_up_its_process_and_calls_from_python_leave_it_as_it_is(inputs, tmp_path):
+    """Results of a command name the commit, and freed memory is kept. Torch keeps its threads, so that commands side by side do not
+    contend for the cores."""
     code = """
 torch.set_num_threads(3)
 import contextlib
@@ -90,9 +80,14 @@ trainer.create_model_card()
 with contextlib.suppress(ValueError):
     background_remover("none")
 assert not changes and torch.get_num_threads() == 3, (changes, torch.get_num_threads())
+from robust_vit_hf.cli.main import main
+assert main(["diagnose", "--model", model, "--dataset", data, "--output_dir", f"{folder}/command"]) == 0
+assert changes == {"allocator", "git"}, changes
 """
     completed = launch("-c", REPORT + code, inputs / "model", inputs / "data", tmp_path)
     assert completed.status == 0, completed.err
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("diagnosis", "command")]
+    assert not results[0]["commit"] and results[1]["commit"] and results[1]["hardware"].endswith(" 3 CPU threads")
 
 
 @pytest.mark.parametrize(
