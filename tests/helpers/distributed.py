@@ -1,7 +1,7 @@
-"""Trainings that `test_distributed.py` launches in two processes: a short one with an evaluation, and one with a fault in its second
+"""Trainings that `test_distributed.py` launches in two processes: a short one with an evaluation, and two with a fault in their second
 process.
 
-torchrun --nproc_per_node 2 --module tests.helpers.distributed {BATCH_SIZE_OF_A_PROCESS,nan,validation} FOLDER
+torchrun --nproc_per_node 2 --module tests.helpers.distributed FOLDER
 """
 
 import json
@@ -77,7 +77,7 @@ class InValidation(TrainerCallback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run_with_fault(fault: str, folder: str) -> None:
+def run_with_fault(fault: str, folder: Path) -> None:
     """Train, and write the error of this process to stdout."""
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
     settings = settings if fault == "validation" else SAVING
@@ -93,12 +93,10 @@ def run_with_fault(fault: str, folder: str) -> None:
     except (ValueError, OSError, KeyboardInterrupt) as error:
         sys.stdout.write(f"error of process {os.environ['RANK']}: {error}\n")
         sys.stdout.flush()
-        os._exit(1)
 
 
 if __name__ == "__main__":
-    what, folder = sys.argv[1:]
-    if what.isdigit():
-        run(Path(folder), int(what))
-        os._exit(0)  # as `robust-vit train` does: taking down a gloo group sometimes aborts or hangs
-    run_with_fault(what, folder)
+    run(Path(sys.argv[1]), 4)
+    for fault in ("nan", "validation"):
+        run_with_fault(fault, Path(sys.argv[1], fault))
+    os._exit(0)  # as `robust-vit train` does: taking down a gloo group sometimes aborts or hangs

@@ -20,7 +20,7 @@ from robust_vit_hf.models.image_processors import load_processor
 
 from ..conftest import HUB
 from ..helpers.architectures import WITHOUT_MAP
-from ..helpers.commands import Completed, call, kill_when, launch, succeed
+from ..helpers.commands import Completed, call, kill_when, succeed
 from ..helpers.hub import TOKENS
 from ..helpers.tiny import masked_dataset, masked_folder, tiny_config, tiny_vit
 
@@ -58,11 +58,12 @@ def train(folder: Path, *options) -> Completed:
 
 @pytest.fixture(scope="module")
 def pushed(hub, tmp_path_factory) -> tuple[Path, str]:
-    """Folder of a finetuning that was pushed, by a process of its own, and its log."""
+    """Folder of a finetuning that was pushed, and its log."""
     folder = tmp_path_factory.mktemp("machine-of-a-user")
     options = ["--report_to", "tensorboard", "--push_to_hub", "--hub_model_id", NAME, "--hub_token", "hf_test"]
-    command = training(folder, *options, "--hub_private_repo", "true")
-    completed = launch("-m", "robust_vit_hf.cli", *command, HF_TOKEN="hf_expired")  # the option comes first
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HF_TOKEN", "hf_expired")  # the option comes first
+        completed = train(folder, *options, "--hub_private_repo", "true")
     assert completed.status == 0, completed.err[-3000:]
     return folder, completed.out + completed.err
 

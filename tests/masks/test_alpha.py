@@ -4,10 +4,12 @@ import io
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.masks.alpha import alpha_mask
+from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 
 from ..helpers.commands import call, succeed
 from ..helpers.layouts import save
@@ -51,7 +53,7 @@ def test_what_is_opaque_is_the_object():
         assert alpha_mask(encoded(image)) is None
 
 
-def test_cut_outs_are_diagnosed(tmp_path, caplog):
+def test_cut_outs_are_diagnosed(tmp_path, caplog, monkeypatch):
     """They are larger than the images that are written for other masks, and an opaque one stops the command before anything is written."""
     save_pretrained(tiny_vit(**LETTERS), tmp_path / "model", "paper")
     large = ALPHA.repeat(16, 0).repeat(16, 1)
@@ -64,7 +66,9 @@ def test_cut_outs_are_diagnosed(tmp_path, caplog):
     assert np.array_equal(np.asarray(rows[3]["mask"]), np.where(large >= 128, 255, 0))
     assert json.loads((tmp_path / "out" / "results.json").read_text())["masks"] == "made by alpha"
     assert "--masks alpha" not in caplog.text
-    call(*options, tmp_path / "others")  # of which `dinov2` makes no masks
+    with monkeypatch.context() as patched, pytest.raises(TypeError):
+        patched.setattr(MaskSettings, "of_features", None)  # `dinov2` makes no masks of these
+        call(*options, tmp_path / "others")
     assert caplog.text.count("Images such as `a/0.png` are partly transparent: --masks alpha makes") == 1
     cut_out(large).convert("RGB").save(tmp_path / "photos" / "validation" / "b" / "9.png")
     error = call(*options, tmp_path / "new", "--masks", "alpha").error
