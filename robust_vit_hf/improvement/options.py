@@ -15,9 +15,9 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     """Make a model decide less by the background, from labelled photographs; masks are made where there are none.
 
     New last layers are fitted to features of the training images and of their objects on other backgrounds; --effort full also finetunes all
-    layers with swapped backgrounds. On the validation images, the best of these models, of yours and of interpolations between them is chosen,
-    for the share of your photographs that will have other backgrounds than usual (--other_backgrounds). It is written to the output folder,
-    with its card and report.html. If yours is best, there is only the report. An interrupted run resumes when it is started again.
+    layers with swapped backgrounds. The candidates are these models, your model, and interpolations between them. The best on the validation
+    images, for the share of your photographs that will have other backgrounds than usual (--other_backgrounds), is written to the output folder,
+    with its card and report.html. If your model is best, there is only the report. An interrupted run resumes when it is started again.
 
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better --effort full
