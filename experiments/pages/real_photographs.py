@@ -19,6 +19,8 @@ MEASURES = {
     "foretold": "estimate on random backgrounds",
 }
 DIFFERENCES = ("bg_gap", "composing")
+# What the verdict of `improve` gives an interval for, by the photographs that measure the same.
+PROMISED = {"among these classes": "usual", "usual background": "usual", "another of the planted backgrounds": "other"}
 
 
 def part(name: str) -> dict[str, dict]:
@@ -51,15 +53,20 @@ def _shown(name: str, measured: Mapping[str, dict]) -> str:
 
 
 def improved() -> str:
-    rows = []
+    rows, held = [], []
     runs = {f"planted background, {name}": run for name, run in part("planted").items()}
     for title, run in (part("classes") | part("classes, trained") | runs).items():
         places = [place for place in run.get("before", ()) if place != "foretold"]
         for place in places:
             before, after = (100 * run[side][place] for side in ("before", "after"))
             shown = place.replace("photographs as they are", "original photographs")
-            rows.append([title, run["outcome"], shown, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"])
-    return Table("", ["run", "outcome", "photographs", "before", "after", "change"], rows).markdown()
+            promised = Difference(**run[PROMISED[place]]) if place in PROMISED else None
+            if promised is not None:
+                held.append(100 * promised.low <= after - before <= 100 * promised.high)
+            cells = (f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}", str(promised or ""))
+            rows.append([title, run["outcome"], shown, *cells])
+    table = Table("", ["run", "outcome", "photographs", "before", "after", "change", "promised"], rows).markdown()
+    return f"{table}\n\nOf {len(held)} changes that were promised with an interval, {sum(held)} lie in it."
 
 
 def times() -> str:
