@@ -99,7 +99,7 @@ MUTATIONS = [
     Mutation("evaluation/other_backgrounds.py", "np.where(other >= 0, rows.labels[other], -1)", "rows.labels[same]", "diagnose"),
     Mutation("evaluation/noise_sensitivity.py", 'else 1 - batch["mask"]', 'else batch["mask"]', "set_tables"),
     Mutation("evaluation/noise_sensitivity.py", "self.sigma * (white - black)", "self.sigma", "set_tables"),
-    Mutation("evaluation/noise_sensitivity.py", "default_rng((self.seed, index))", "default_rng((self.seed, 0))", "set_tables"),
+    Mutation("evaluation/noise_sensitivity.py", "default_rng((self.seed, row))", "default_rng((self.seed, 0))", "set_tables"),
     Mutation("utils/stage.py", 'if differing := [name for name in differing if name.partition(".")[0] not in {*ignoring}]:', "if False:", "stage measurement result_identity diagnose"),
     Mutation("data/find_images.py", 'Path(masks), split.partition("[")[0])', "Path(masks), split)", "diagnose"),
     Mutation("masks/choose_mask_maker.py", 'left, rejected = {*rows.with_format(None)["label"]}', 'left, rejected = {*aligned.with_format(None)["label"]}', "diagnose"),

@@ -1,20 +1,22 @@
 """Predictions for images with noise on the object or on the background."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 
 from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..relevance.relevance_map import forward_logits
-from .measurement import Measured, Measurement, TransformedRows, batch_outputs
+from .measurement import Measured, Measurement
+from .other_backgrounds import Batch, Tensors, composite_pass, condition_composites
 from .session import Session, Side
 from .sets import EvaluationSet
+
+
+REGIONS = ("foreground", "background")
 
 
 @dataclass(frozen=True)
@@ -27,39 +29,22 @@ class Sensitivity(Measurement):
     seed: int = 0
 
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
-        side.model.eval()
-        dataset, transform = rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor)
-        loader = session.loader(WithNoise(dataset, transform, self.draws, self.seed))
         device = session.accelerator.device
         black, white = (level.to(device)[:, None, None] for level in pixel_levels(side.processor))
 
-        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
-            logits = []
-            for noise, region in product(batch["noise"].unbind(1), REGIONS):
+        def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+            """Values `(B, 2 · draws + 1)`: predictions with noise, and the object's share of the pixels."""
+            logits, shape = [], (self.draws, *pictures[0].shape[1:])
+            generators = [np.random.default_rng((self.seed, row)) for row in batch["row"].tolist()]
+            drawn = np.stack([rng.standard_normal(shape, np.float32) for rng in generators])
+            for noise, region in product(torch.from_numpy(drawn).to(device).unbind(1), REGIONS):
                 where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
-                noisy = batch["pixel_values"] + where * noise * self.sigma * (white - black)
+                noisy = pictures[0] + where * noise * self.sigma * (white - black)
                 logits.append(forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white)).float())
             best = [top_classes(of.nan_to_num(), rows.class_subset)[:, 0].double() for of in logits]
-            return logits, (torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1),)
+            return logits, torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1)
 
-        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, title)
-        values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
+        passes = composite_pass(side, rows, session, title, condition_composites(["original"]), {}, outputs_of)
+        values = np.concatenate([values for _, values in passes])
         columns = {region: values[:, place:-1:2].astype(np.int64) for place, region in enumerate(REGIONS)}
         return Measured({"accepted": rows.accepted} | columns | {"object_share": values[:, -1]})
-
-
-class WithNoise(TransformedRows):
-    def __init__(self, dataset: datasets.Dataset, transform: Callable, draws: int, seed: int):
-        super().__init__(dataset, transform)
-        self.draws, self.seed = draws, seed
-
-    def __getitems__(self, indices: list[int]) -> list[dict]:
-        items = super().__getitems__(indices)
-        for index, item in zip(indices, items, strict=True):
-            shape = (self.draws, *item["pixel_values"].shape)
-            drawn = np.random.default_rng((self.seed, index)).standard_normal(shape, np.float32)
-            item["noise"] = torch.from_numpy(drawn)
-        return items
-
-
-REGIONS = ("foreground", "background")
