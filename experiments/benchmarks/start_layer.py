@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import default_data_collator
 
 from robust_vit_hf import load_image_set, load_masked_dataset, load_model, relevance_map
-from robust_vit_hf.data.known_sets import benchmarks
+from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurement import TransformedRows
 from robust_vit_hf.evaluation.options import NamedSource
@@ -44,7 +44,7 @@ def main() -> None:
     elif arguments.set:
         rows = load_image_set(*arguments.set)
     else:
-        rows = benchmarks()["emoji-shift"].evaluation_sets(arguments.num_images)["val"]
+        rows = load_split("val", arguments.num_images)
     rows = rows.select(range(min(arguments.num_images, len(rows)))).select_columns(["image", "mask"])
     images = TransformedRows(rows, segmentation_transform(processor, squash_resample(processor)))
     loader = DataLoader(images, 16, collate_fn=default_data_collator)

@@ -48,7 +48,7 @@ def evaluation_tables(folder: Path, results: dict, protocol: str, model: str) ->
         model: the paper's name of it.
     """
     classes = results["training_classes"]
-    sets = read_sets(folder / protocol, None, tuple(results["weights"]))
+    sets = read_sets(folder / protocol, True, tuple(results["weights"]))
     run = Run(sets, None if classes is None else frozenset(classes), model=model)
     in_paper = Results([replace(run, sets={name: of_set for name, of_set in sets.items() if name in PAPER_SETS})])
     tables = [*accuracy_tables(in_paper, protocol).values(), *class_group_tables(in_paper, protocol).values()]

@@ -11,7 +11,8 @@ import numpy as np
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK, FAMILIES, PAPER_SETS, Benchmark, benchmarks
+from robust_vit_hf.data.emoji_shift import SHIFTED
+from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK, FAMILIES, PAPER_SETS
 from robust_vit_hf.evaluation.accuracy import side_results
 from robust_vit_hf.evaluation.measurement import Measured, is_measured
 from robust_vit_hf.metrics.robust_accuracy import TOP, ranks
@@ -123,7 +124,7 @@ def _collected_runs(point: Path, grid: dict) -> list[CollectedRun]:
     used = {**results["settings"]["training"], **results["settings"]["data"]}
     left_out = {"model", "learning_rate", *seeded, *of_grid["tuned"]}
     settings = {name: value for name, value in options.items() if name not in left_out}
-    if settings.get("dataset", BUNDLED_BENCHMARK) not in benchmarks():
+    if settings.get("dataset", BUNDLED_BENCHMARK) != BUNDLED_BENCHMARK:
         # Seeds that name a split of their own have other images, and are seeds of one method.
         images = [digest for split, digest in zip(SPLITS, recorded["datasets"], strict=False) if split not in seeded]
         settings["dataset"] = f"{_last(settings['dataset'])} ({json_digest(images)[:8]})"
@@ -147,9 +148,9 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
         measured = [entry for entry in measured if entry["step"] == state["best_global_step"]]
     words = [f"{option} {_last(value)}" for option, value in of_grid["crossed"].items()]
     classes, on_paper_sets = data["training_classes"], point / ROBUSTNESS / recorded["protocol"]
-    benchmark = benchmarks().get(of_grid["options"].get("dataset", BUNDLED_BENCHMARK))
+    of_paper = of_grid["options"].get("dataset", BUNDLED_BENCHMARK) != BUNDLED_BENCHMARK
     run = Run(
-        sets=read_sets(on_paper_sets if on_paper_sets.is_dir() else point / PREDICTIONS, benchmark),
+        sets=read_sets(on_paper_sets if on_paper_sets.is_dir() else point / PREDICTIONS, of_paper),
         training_classes=None if classes is None else frozenset(classes),
         name=point.name,
         model=(registered and registered.paper_name) or _last(of_grid["model"]),
@@ -175,7 +176,7 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
             run = replace(run, composed=composed, validation=run.validation or validation)
         else:
             between = replace(run, name=f"{run.name}, interpolation weight {weight:g}", interpolation_weight=weight)
-            sets = read_sets(folder / SETS, benchmark)
+            sets = read_sets(folder / SETS, of_paper)
             interpolated.append(replace(between, sets=sets, composed=composed, validation=validation))
     return [run, *interpolated]
 
@@ -225,16 +226,14 @@ def _last(value: Any) -> str:
     return str(value).rstrip("/").rpartition("/")[2]
 
 
-def read_sets(
-    folder: Path, benchmark: Benchmark | None, sides: tuple[str, ...] = ("before", "after")
-) -> dict[str, SetResult]:
-    """Results of a run's labelled sets in a folder: of a benchmark, or the paper's sets. Sets without results of all sides are left
+def read_sets(folder: Path, of_paper: bool, sides: tuple[str, ...] = ("before", "after")) -> dict[str, SetResult]:
+    """Results of a run's labelled sets in a folder: the paper's sets, or those of emoji-shift. Sets without results of all sides are left
     out, with a warning."""
-    order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
+    order = list(PAPER_SETS) if of_paper else ["val", *SHIFTED]
     folders = {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
     sets = {}
     for name in sorted(folders, key=lambda name: order.index(name) if name in order else len(order)):
-        shifted = name in benchmark.shifted if benchmark else name in PAPER_SETS and name not in UNSHIFTED
+        shifted = name in PAPER_SETS and name not in UNSHIFTED if of_paper else name in SHIFTED
         measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in sides}
         if missing := [side for side in sides if measured[side] is None]:  # in a run that left its grid
             logger.warning(f"`{folders[name]}` is left out, as not complete: `{missing[0]}` was not measured.")

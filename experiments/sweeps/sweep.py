@@ -18,7 +18,7 @@ from submitit.helpers import DelayedSubmission
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
-from robust_vit_hf.data.known_sets import benchmarks
+from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK
 from robust_vit_hf.data.schema import check_columns
 from robust_vit_hf.evaluation.evaluate import evaluate
 from robust_vit_hf.evaluation.measurement import is_measured
@@ -278,7 +278,7 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
 
 def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTConfig) -> list[dict]:
     """All settings that have an effect, defaults too. Two seeds of the same settings would count as two."""
-    unread = () if data.dataset in benchmarks() else DRAWN_FROM_BENCHMARKS
+    unread = () if data.dataset == BUNDLED_BENCHMARK else DRAWN_FROM_BENCHMARKS
     own = ("output_dir", "logging_dir", "run_name")
     of_data = {name: value for name, value in asdict(data).items() if name not in unread}
     kept = {name: getattr(config, name) for name in config.to_dict() if name not in own}

@@ -9,7 +9,8 @@ from typing import cast, get_args
 import datasets
 import numpy as np
 
-from ..data.known_sets import EVALUATION_SETS, benchmarks, find_benchmark
+from ..data.emoji_shift import SHIFTED, has_classes
+from ..data.known_sets import EVALUATION_SETS
 from ..evaluation.accuracy import Accuracy, measure_accuracy, saved_accuracy
 from ..evaluation.examples import is_of_kind
 from ..evaluation.measurement import is_measured
@@ -60,8 +61,7 @@ class MeasuredSet:
 def set_names(options: AppOptions, session: Session) -> list[str]:
     """Names of the sets for [`measured_set`]: `<protocol>/<set>` in the folder of results, or the sets of the benchmark."""
     if options.results is None:
-        benchmark = find_benchmark(session.classes) if "after" in session.sides else None
-        return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]
+        return ["val", *SHIFTED] if "after" in session.sides and has_classes(session.classes) else []
     folders = sorted(
         path.parent.parent
         for protocol in get_args(Protocol)  # other folders, such as `paper-cut_out`, have other measurements
@@ -86,7 +86,7 @@ def how_to_fill(options: AppOptions) -> str:
 def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSet:
     """A set of [`set_names`] with its results, which are read, or measured once and saved in the cache of `datasets`."""
     if options.results is None:
-        rows = benchmark_sets(find_benchmark(session.classes), IMAGES_PER_SET)[name]
+        rows = benchmark_sets(IMAGES_PER_SET)[name]
         session = session.with_sets({name: rows})
         rows = session.sets[name]
         inputs = [session.inputs(side, rows) | Accuracy(relevance=False).inputs() for side in session.sides]
@@ -109,9 +109,8 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
 
 def _images(options: AppOptions, name: str, session: Session, count: int) -> EvaluationSet:
     """Images of a set in the folder of results, `count` of them if it is of a benchmark."""
-    benchmark = find_benchmark(session.classes)
-    if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):
-        return benchmark_sets(benchmark, count)[name]
+    if name in ("val", *SHIFTED) and has_classes(session.classes):
+        return benchmark_sets(count)[name]
     if name in EVALUATION_SETS:
         return load_evaluation_set(name, dict(options.sets).get(name), session.protocol)
     if options.dataset is not None and name == options.split:

@@ -11,7 +11,6 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from ..data import emoji_shift as artwork
 from ..data.background_edits import CONDITIONS, paste
-from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
 from ..data.transforms import denormalize, eval_transform, normalization
 from ..diagnosis.example_strip import TAKEN_FILE, TAKEN_RULE, Composed, load_composed
 from ..diagnosis.report import PAIRS_FILE, matrices
@@ -125,7 +124,7 @@ def other_backgrounds(session: Session, diagnosed: Diagnosed | None) -> list[Bac
         order = sorted(range(len(names)), key=turns.__getitem__)[:NUM_BACKGROUNDS]
         examples = [diagnosed.examples[place] for place in order]
         return [Background(shown.pictures["only_bg"], shown.label, frozenset([shown.label])) for shown in examples]
-    of_bundled = find_benchmark(session.classes) == BUNDLED_BENCHMARK
+    of_bundled = artwork.has_classes(session.classes)
     processor = session.sides["before"].processor
     pixel_values = eval_transform(processor)({"image": [artwork.background(name) for name in PHOTOGRAPHS]})
     pictures = map(to_pil_image, denormalize(torch.stack(pixel_values["pixel_values"]), processor))

@@ -7,9 +7,8 @@ from itertools import count
 from PIL import Image
 
 from ..data.balanced_splits import choose_images
-from ..data.emoji_shift import CLASS_NAMES, SHIFTED, background, compose
+from ..data.emoji_shift import CLASS_NAMES, SHIFTED, background, compose, has_classes
 from ..data.find_images import find_images
-from ..data.known_sets import BUNDLED_BENCHMARK, find_benchmark
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..utils.images import to_rgb
@@ -27,7 +26,7 @@ class Sample:
 
 def load_samples(classes: Sequence[str]) -> list[Sample]:
     """Samples for a model with these classes: two images of each shifted set of emoji-shift, or photographs."""
-    if find_benchmark(classes) != BUNDLED_BENCHMARK:
+    if not has_classes(classes):
         return [Sample(background(name), name) for name in PHOTOGRAPHS]
     samples = []
     for number, split in enumerate(2 * SHIFTED):

@@ -1,7 +1,7 @@
 """The bundled benchmark emoji-shift: image sets composed from the artwork of installed packages, deterministically from a seed."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -136,6 +136,11 @@ SPLITS = {
 }
 MASKED = ("val", "background_new")  # the evaluation sets with masks
 SHIFTED = tuple(split for split in SPLITS if split not in ("train", "val", "bias"))
+
+
+def has_classes(names: Iterable[str]) -> bool:
+    """Whether these are the classes of emoji-shift, in its order."""
+    return tuple(names) == CLASS_NAMES
 
 
 def classes_before(background_name: str) -> tuple[str, ...]:

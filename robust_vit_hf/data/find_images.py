@@ -15,8 +15,9 @@ from transformers.utils import logging
 from ..utils.files import cache_of, check_no_pattern, files_below, is_hidden
 from ..utils.images import readable_suffixes
 from ..utils.privacy import check_on_hub, is_hub_id
+from . import emoji_shift
 from .classes import class_names_of, nfc
-from .known_sets import benchmarks
+from .known_sets import BUNDLED_BENCHMARK
 from .layouts.folders import ImageFolder
 from .layouts.packed import class_names_of_file, class_names_of_files, has_parquet
 from .schema import check_columns
@@ -174,9 +175,9 @@ def load_masked_dataset(
 
 def find_splits(source: str, **options) -> dict[str, Loader]:
     """Loaders of the splits of a source by name. Arguments and errors are those of [`find_images`]."""
-    if source not in benchmarks():
+    if source != BUNDLED_BENCHMARK:
         return _splits_of_files(source, **options)
-    splits = benchmarks()[source].load_finetuning_splits(**options)
+    splits = emoji_shift.load_finetuning_splits(**options)
     return {name: partial(_stream_if, rows) for name, rows in splits.items()}
 
 
@@ -258,8 +259,8 @@ def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: boo
 
 
 def origin_of_masks(source: str) -> str:
-    if source in benchmarks():
-        return benchmarks()[source].masks
+    if source == BUNDLED_BENCHMARK:
+        return "exact, from the composition of the images"
     inputs = made_from(Path(source))
     method = inputs.get("method", inputs.get("set"))
     return f"made by {method}" if method else "those that came with the dataset"

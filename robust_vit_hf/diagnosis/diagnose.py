@@ -10,12 +10,13 @@ from PIL.Image import Image
 from torch import nn
 from transformers import BaseImageProcessor
 
+from ..data import emoji_shift
 from ..data.background_edits import chosen_attributes, draw_donors
 from ..data.balanced_splits import choose_images
 from ..data.copies import without_copies
 from ..data.find_images import Images, find_images
 from ..data.groups import groups_of, slice_shares, training_shares
-from ..data.known_sets import benchmarks, find_benchmark
+from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
 from ..evaluation.accuracy import measure_accuracy
 from ..evaluation.measurement import measure
@@ -83,7 +84,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         images = replace(images, rows=choose_images(images.rows, options.num_images))
         # Rejects images of one class before masks are made, which takes long.
         draw_donors(images.rows.with_format(None)["label"][:])
-        if images.source not in benchmarks():
+        if images.source != BUNDLED_BENCHMARK:
             with session.accelerator.main_process_first():
                 images = without_copies({images.name: images}, folder)[images.name]
         imagenet_9 = {} if options.imagenet_9 is None else _imagenet_9(session, options.imagenet_9)
@@ -155,14 +156,13 @@ def measure_images(
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
-    if options.dataset is not None and options.dataset not in benchmarks():
+    if options.dataset not in (None, BUNDLED_BENCHMARK):
         return find_images(options.dataset, options.split, ("label",), masks=options.mask_folder).labelled()
-    benchmark = options.dataset or find_benchmark(session.classes)
-    if benchmark is None:
+    if options.dataset is None and not emoji_shift.has_classes(session.classes):
         raise ValueError("No bundled images have the classes of this model: give labelled images with --dataset.")
     if options.is_given("split") or options.mask_folder is not None:
-        raise ValueError(f"`{benchmark}` has its own split and masks for this: leave out --split and --masks FOLDER.")
-    known = benchmarks()[benchmark]
-    sets = known.evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class
-    name = next(name for name in sets if name not in known.shifted)
-    return Images(sets[name], benchmark, name)
+        raise ValueError(
+            f"`{BUNDLED_BENCHMARK}` has its own split and masks for this: leave out --split and --masks FOLDER."
+        )
+    count = max(options.num_images, 2 * len(emoji_shift.CLASS_NAMES))  # two of each class
+    return Images(emoji_shift.load_evaluation_sets(count)["val"], BUNDLED_BENCHMARK, "val")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.known_sets import BENCHMARK_NAMES
+from ..data.known_sets import BUNDLED_BENCHMARK
 from ..evaluation.options import PROTOCOL, BatchOptions, PairOptions, PrecisionOptions
 from ..masks.options import MASK_METHODS, MASK_MODEL
 from ..models.image_processors import Protocol
@@ -86,7 +86,7 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         if isinstance(self.fail_if, str) and self.fail_if != "decides":
             raise ValueError("Expected `fail_if` to be `decides` or a number of points, such as 5.")
         check_output_dir(self.output_dir, self.dataset, self.mask_folder)
-        if self.model is None and (self.dataset is None or self.dataset in BENCHMARK_NAMES):
+        if self.model is None and self.dataset in (None, BUNDLED_BENCHMARK):
             self.model = BUNDLED_MODEL
         if self.model is None:
             of_a_model = ("compare", "protocol", "imagenet_9", "export")

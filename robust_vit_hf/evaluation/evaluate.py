@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from ..data import emoji_shift
 from ..data.classes import align_labels
 from ..data.find_images import find_images
-from ..data.known_sets import benchmarks
+from ..data.known_sets import BUNDLED_BENCHMARK
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run
@@ -109,5 +110,5 @@ def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[i
     recorded = (read_json(Path(options.compare, RUN_FILE)) or {}).get("data", {}).get("training_classes")
     if recorded is not None:
         return frozenset(recorded)
-    source, *others = {rows.source for rows in session.sets.values()}
-    return benchmarks()[source].training_classes if source in benchmarks() and not others else None
+    is_bundled = {rows.source for rows in session.sets.values()} == {BUNDLED_BENCHMARK}
+    return frozenset(emoji_shift.training_classes()) if is_bundled else None

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ..data.known_sets import find_benchmark
+from ..data import emoji_shift
 from ..models.interpolation import check_alike, interpolate, warn_of_other_images, write_interpolated
 from ..results.plots import interpolation_figure, save_figure
 from ..results.tables import Table, percent
@@ -48,10 +48,9 @@ def interpolate_models(options: InterpolateOptions) -> str:
 
 def _load_sets(options: InterpolateOptions, session: Session) -> dict[str, EvaluationSet]:
     if options.shifted is None:
-        benchmark = find_benchmark(session.classes)
-        if benchmark is None:
+        if not emoji_shift.has_classes(session.classes):
             raise ValueError("No benchmark has these classes: name sets with --in_distribution and --shifted.")
-        return benchmark_sets(benchmark, options.images_per_set)
+        return benchmark_sets(options.images_per_set)
     sets = {}
     for is_shifted, named in ((False, options.in_distribution), (True, options.shifted)):
         loaded = load_evaluation_sets(named, session.protocol, options.images_per_set)

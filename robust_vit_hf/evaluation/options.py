@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ..data.known_sets import BENCHMARK_NAMES, FAMILIES, IMAGES_PER_SET, LATER_SETS, MASKED_SETS, PAPER_SETS
+from ..data.known_sets import BUNDLED_BENCHMARK, FAMILIES, IMAGES_PER_SET, LATER_SETS, MASKED_SETS, PAPER_SETS
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
 from ..relevance import ATTRIBUTION_METHOD_NAMES
@@ -17,7 +17,7 @@ SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
 OF_WEIGHTS = f"sets for --weights, {SOURCES}; by default those of the benchmark with the classes of the models"
 OF_THE_MODEL = "by default as in the training of the models; or else `paper` for registered models, `model` for others"
 PROTOCOL = f"preprocessing of the images, see `robust-vit evaluate --help`; {OF_THE_MODEL}"
-SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
+SEGMENTATION_SETS = (BUNDLED_BENCHMARK, *MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"
 
 
@@ -39,9 +39,9 @@ def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
     names = [name for name, _ in sets]
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
-    if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *PAPER_SETS, *LATER_SETS)]:
+    if unknown := [name for name in names if name not in (BUNDLED_BENCHMARK, *PAPER_SETS, *LATER_SETS)]:
         raise ValueError(
-            f"Unknown set `{unknown[0]}`: expected {', '.join((*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS))}. `robust-vit "
+            f"Unknown set `{unknown[0]}`: expected {', '.join((BUNDLED_BENCHMARK, *PAPER_SETS, *FAMILIES, *LATER_SETS))}. `robust-vit "
             "segment` also takes sets with masks. For other images, such as your own or waterbirds, give --dataset and --split."
         )
     return sets
@@ -63,7 +63,7 @@ class SetsOptions(PairOptions):
 
     sets: list[NamedSource] | None = option(
         None,
-        f"benchmarks ({', '.join(BENCHMARK_NAMES)}: the default), sets of the paper ({', '.join(PAPER_SETS)}), or later ones "
+        f"benchmarks ({BUNDLED_BENCHMARK}: the default), sets of the paper ({', '.join(PAPER_SETS)}), or later ones "
         f"({', '.join((*FAMILIES, *(name for name in LATER_SETS if not name.startswith(tuple(FAMILIES)))))}), {SOURCES}",
         metavar=NAMED,
     )
@@ -71,7 +71,7 @@ class SetsOptions(PairOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.sets is None:
-            self.sets = [] if self.dataset else [NamedSource(name) for name in BENCHMARK_NAMES]
+            self.sets = [] if self.dataset else [NamedSource(BUNDLED_BENCHMARK)]
         self.sets = expand_sets(self.sets)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import datasets
 import torch
 
+from ..data import emoji_shift
 from ..data.find_images import find_images
 from ..data.image_sets import load_image_set
-from ..data.known_sets import benchmarks
+from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
 from ..data.transforms import denormalize, segmentation_transform
 from ..metrics.relevance_segmentation import RelevanceSegmentation
@@ -55,8 +56,8 @@ def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
     if options.dataset is not None:
         return options.split, find_images(options.dataset, options.split, ("mask",)).rows
     name, source = options.set
-    if name in benchmarks():
-        sets = benchmarks()[name].evaluation_sets(options.images_per_set).values()
+    if name == BUNDLED_BENCHMARK:
+        sets = emoji_shift.load_evaluation_sets(options.images_per_set).values()
         return name, datasets.concatenate_datasets([rows for rows in sets if "mask" in rows.column_names])
     return name, load_image_set(name, source)
 

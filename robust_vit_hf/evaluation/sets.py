@@ -11,13 +11,14 @@ import numpy as np
 import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
 
+from ..data import emoji_shift
 from ..data.classes import class_names_of, classes_of_model, label_mapping, subset, wnids
 from ..data.copies import without_copies
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import find_images
 from ..data.groups import training_shares
 from ..data.image_sets import load_image_set
-from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS, benchmarks
+from ..data.known_sets import BUNDLED_BENCHMARK, EVALUATION_SETS, KNOWN_SETS
 from ..data.layouts.packed import prepared_set
 from ..data.transforms import eval_transform
 from ..models.image_processors import Protocol
@@ -101,11 +102,11 @@ def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
 def load_evaluation_sets(
     named: Sequence[tuple[str, str | None]], protocol: Protocol, images_per_set: int
 ) -> dict[str, EvaluationSet]:
-    """Load sets of benchmarks, and image sets from their sources, in the order of the tables."""
-    order, sets = [*benchmarks(), *EVALUATION_SETS], {}
+    """Load sets of emoji-shift, and image sets from their sources, in the order of the tables."""
+    order, sets = [BUNDLED_BENCHMARK, *EVALUATION_SETS], {}
     for name, source in sorted(named, key=lambda pair: order.index(pair[0])):
-        if name in benchmarks():
-            sets |= benchmark_sets(name, images_per_set)
+        if name == BUNDLED_BENCHMARK:
+            sets |= benchmark_sets(images_per_set)
         else:
             sets[name] = load_evaluation_set(name, source, protocol)
     return sets
@@ -122,12 +123,12 @@ def load_sets(
     return loaded
 
 
-def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, EvaluationSet]:
-    """Evaluation sets of a benchmark, which are the same under every protocol. `seed` draws the images."""
-    benchmark = benchmarks()[name]
+def benchmark_sets(images_per_set: int, seed: int = 0) -> dict[str, EvaluationSet]:
+    """Evaluation sets of emoji-shift, which are the same under every protocol. `seed` draws the images."""
+    sets, count = emoji_shift.load_evaluation_sets(images_per_set, seed), len(emoji_shift.CLASS_NAMES)
     return {
-        split: EvaluationSet.of(dataset, len(benchmark.class_names), source=name, shifted=split in benchmark.shifted)
-        for split, dataset in benchmark.evaluation_sets(images_per_set, seed).items()
+        name: EvaluationSet.of(dataset, count, source=BUNDLED_BENCHMARK, shifted=name in emoji_shift.SHIFTED)
+        for name, dataset in sets.items()
     }
 
 

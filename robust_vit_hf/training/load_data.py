@@ -14,11 +14,12 @@ from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
+from ..data import emoji_shift
 from ..data.classes import align_labels, check_one_numbering, class_names_of, classes_of_model, label_mapping
 from ..data.copies import without_copies
 from ..data.find_images import UnknownSplit, find_images
 from ..data.groups import group_shares
-from ..data.known_sets import benchmarks, find_benchmark
+from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import check_columns, check_rows, name_of, undecoded
 from ..data.stream import SHUFFLE_BUFFER, MaskedStream
 from ..data.transforms import Transform, picklable
@@ -51,7 +52,7 @@ def load_data(
         one is named, otherwise the sets of the benchmark that has the model's classes, otherwise the validation images.
     """
     source, options = arguments.dataset, {}
-    if source in benchmarks():
+    if source == BUNDLED_BENCHMARK:
         options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
     elif unread := [name for name in DRAWN_FROM_BENCHMARKS if arguments.is_given(name)]:
         logger.warning(
@@ -68,7 +69,7 @@ def load_data(
         )
     if arguments.control and "label" not in train.column_names:
         raise ValueError("The control needs labels, but the dataset has no column `label`: leave out --control.")
-    benchmark, weights = find_benchmark(classes_of_model(model_config)), None
+    weights = None
     if arguments.streaming:
         train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
     else:
@@ -78,11 +79,11 @@ def load_data(
     measured = arguments.test_split or arguments.eval_split
     if arguments.test_split is not None:
         images[measured] = find_images(source, measured, **options)
-    elif benchmark is not None:
-        sets = benchmark_sets(benchmark, arguments.images_per_set, seed) if arguments.benchmark_sets else {}
+    elif emoji_shift.has_classes(classes_of_model(model_config)):
+        sets = benchmark_sets(arguments.images_per_set, seed) if arguments.benchmark_sets else {}
         return train, images[arguments.eval_split].rows if arguments.eval_split in images else None, sets
     check_one_numbering(classes_of_model(model_config), {name: of.rows for name, of in images.items()})
-    if not arguments.streaming and source not in benchmarks():
+    if not arguments.streaming and source != BUNDLED_BENCHMARK:
         with PartialState().main_process_first():
             images = without_copies(images, folder)  # the training keeps its own
     validation, sets = images.get(arguments.eval_split), {}

@@ -15,10 +15,10 @@ from transformers import ViTImageProcessor
 
 import robust_vit_hf
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data import emoji_shift
 from robust_vit_hf.data.background_edits import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.balanced_splits import choose_images
 from robust_vit_hf.data.find_images import find_images
-from robust_vit_hf.data.known_sets import benchmarks
 from robust_vit_hf.data.transforms import denormalize, eval_transform, pixel_levels
 from robust_vit_hf.diagnosis import diagnose as diagnosis
 from robust_vit_hf.diagnosis.diagnose import load_images
@@ -288,8 +288,8 @@ def test_the_choice_is_balanced_and_grows():
 
 @pytest.mark.parametrize("num_images, loaded", [(3, 8), (9, 9)])
 def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, monkeypatch):
-    facts = {"class_names": tuple("abcd"), "evaluation_sets": lambda count: {"val": masked_dataset(count)}}
-    monkeypatch.setitem(benchmarks(), "emoji-shift", replace(benchmarks()["emoji-shift"], **facts))
+    monkeypatch.setattr(emoji_shift, "CLASS_NAMES", tuple("abcd"))
+    monkeypatch.setattr(emoji_shift, "load_evaluation_sets", lambda count: {"val": masked_dataset(count)})
     options = DiagnoseOptions(model="any", dataset="emoji-shift", num_images=num_images, output_dir="out")
     images = load_images(options, session_of({"before": tiny_vit()}, {}))
     name, rows = images.name, images.rows
