@@ -29,8 +29,12 @@ TITLES = {name: title for title, names in COMMON.items() for name in names.split
 
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
     """Parse arguments, or exit after printing the help, or with status 2 if options are invalid."""
-    parser = Parser(prog, inspect.getdoc(options), argv)
-    parser.add_options(declared_options(options).values())
+    declared = declared_options(options).values()
+    places = [of for of in declared if of.field.metadata.get("positional")]
+    needed = [f"--{of.name} …" for of in declared if of.default is MISSING and of not in places]
+    usage = [prog, *(of.field.metadata["metavar"] or of.name for of in places), *needed, "[options]"]
+    parser = Parser(prog, inspect.getdoc(options), argv, usage=" ".join(usage))
+    parser.add_options(declared)
     given = vars(parser.parse_args(argv))
     try:
         return options(**given)

@@ -12,9 +12,6 @@ from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options,
 from .methods import METHODS
 
 
-PAPER = "https://huggingface.co/papers/2206.01161"
-
-
 @dataclass
 class ModelArguments(Options):
     GROUP = "options of the model"
@@ -26,7 +23,7 @@ class ModelArguments(Options):
         "statistics, 248 bicubic) or `model` (the image processor saved with the model, unchanged). By default, the protocol of the "
         "run that trained the model; if there is none, `paper` for registered models and `model` for all others.",
     )
-    image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.", COUNT)
+    image_size: int | None = option(None, "Side of the images (default: that of the model).", COUNT)
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
     lora_rank: int | None = option(None, "Finetune and save only a LoRA adapter of this rank on linear layers.", COUNT)
     merge_lora: bool = option(False, "Save the adapter of `lora_rank` merged into the weights.")
@@ -65,9 +62,9 @@ class FinetuningArguments(Options):
     GROUP = "options of the method"
 
     # Options of TrainingArguments with other defaults
-    learning_rate: float = option(3e-6, f"Initial learning rate of AdamW; {PAPER} has 3e-6 for ViT-B.", NOT_NEGATIVE)
+    learning_rate: float = option(3e-6, "Initial learning rate of AdamW; that of the paper for ViT-B.", NOT_NEGATIVE)
     weight_decay: float = option(1e-4, "Weight decay, on all parameters.", NOT_NEGATIVE)
-    num_train_epochs: float = option(50, f"Number of epochs ({PAPER}, section 4).", POSITIVE)
+    num_train_epochs: float = option(50, "Number of epochs (section 4 of the paper).", POSITIVE)
     max_grad_norm: float = option(0.0, "Gradient clipping; 0: none, as in the released code.", NOT_NEGATIVE)
     lr_scheduler_type: str = option("constant", "`constant` decays by `lr_decay_rate` every `lr_decay_every` epochs.")
     eval_strategy: str = option("epoch", "When to evaluate: `no`, `steps` or `epoch`.")
@@ -82,8 +79,9 @@ class FinetuningArguments(Options):
     # Losses
     method: str = option(
         "robustvit",
-        "Method. Each has some of the following options, with its own defaults: see docs/train.md.",
+        f"Method: {', '.join(METHODS)}. Each has options and defaults of its own: see docs/train.md.",
         choices=METHODS,
+        metavar="NAME",
     )
     relevance_weight: float | None = option(None, "Weight of the relevance loss (Eq. 5); 0 for none.", NOT_NEGATIVE)
     confidence_weight: float | None = option(None, "Weight of the confidence loss (Eq. 5).", NOT_NEGATIVE)
