@@ -70,11 +70,10 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
     process."""
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
     chosen_attributes(options.attributes)  # rejects unknown names before models are loaded
-    if options.model is None:
-        given = StandIn.for_images(options.dataset, options.split)
-    models = Models(options.model or given.source, options.compare, options.protocol)
+    first = given if options.model else StandIn.for_images(options.dataset, options.split)
+    models = Models(options.model or first.source, options.compare, options.protocol)
     with open_session(
-        models, stage, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
+        models, stage, bf16=options.bf16, given=first, passes=options.passes, settings=asdict(options)
     ) as session:
         with session.accelerator.main_process_first():
             images = load_images(options, session)
