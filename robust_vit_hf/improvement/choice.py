@@ -195,9 +195,10 @@ def _rounded_up(count: float) -> int:
 
 
 def resolution(count: int, share: float) -> float:
-    """The least change of worth, in points, that this many validation images can tell if [`CHANGED`] of the predictions change."""
-    usual, other = (math.sqrt(changed / count) for changed in CHANGED)
-    return 100 * NORMAL * math.hypot((1 - share) * usual, share * other, share * COMPOSITES_ERROR)
+    """The least change of worth, in points, that this many validation images can tell if [`CHANGED`] of the predictions change; but of few
+    images, none may change, and 3 of N would still be possible, see [`Resamples.interval`]."""
+    usual, other = (max(NORMAL * math.sqrt(changed / count), 3 / count) for changed in CHANGED)
+    return 100 * math.hypot((1 - share) * usual, share * other, share * NORMAL * COMPOSITES_ERROR)
 
 
 def candidates_table(candidates: Sequence[Candidate], chosen: Candidate, share: float) -> Table:

@@ -166,6 +166,7 @@ def test_what_images_can_tell_is_said_before():
     """1.96 standard errors of both changes, by their shares."""
     assert resolution(200, 0.0) == pytest.approx(100 * 1.96 * np.sqrt(0.04 / 200))
     assert resolution(200, 1.0) == pytest.approx(100 * 1.96 * np.hypot(np.sqrt(0.3 / 200), choice.COMPOSITES_ERROR))
+    assert resolution(20, 0.0) == pytest.approx(15)  # 3 of 20 may change, although none did
 
 
 def test_candidates_are_listed_by_worth_and_drawn():
