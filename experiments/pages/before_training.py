@@ -64,11 +64,12 @@ def picture() -> Figure:
     """The cost of random backgrounds by the BG-Gap without a model."""
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axis = figure.add_subplot()
-    for source, marker in {"emoji": "o", "digits": "s"}.items():
+    for source, (marker, inside) in {"emoji": ("o", "black"), "digits": ("s", "white")}.items():
         sets = [found for name, found in benchmark("before_training")["sets"].items() if name.startswith(source)]
         gaps = [Interval(**found["without"]["bg_gap"]) for found in sets]
         ends = [[100 * (gap.mean - gap.low) for gap in gaps], [100 * (gap.high - gap.mean) for gap in gaps]]
-        axis.errorbar([100 * gap.mean for gap in gaps], [*map(cost, sets)], xerr=ends, fmt=marker, label=source)
+        places = [100 * gap.mean for gap in gaps], [*map(cost, sets)]
+        axis.errorbar(*places, xerr=ends, fmt=marker, color="black", mfc=inside, label=source)
     axis.set_xlabel("BG-Gap of the photographs, without a model (points)")
     axis.set_ylabel("cost of random backgrounds\nfor the trained model (points)")
     axis.legend()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from robust_vit_hf.results.intervals import Difference
 from robust_vit_hf.results.tables import Table
 
-from .text_blocks import benchmark
+from .text_blocks import benchmark, commits_of
 
 
 METHODS = ("cft", "energy", "finetune", "gradmask", "rrr")
@@ -107,7 +107,7 @@ def many_images() -> str:
     return (
         f"{Table('', head, rows).markdown()}\n\n`improve` with {found['images']:,} training images, two composites each, takes "
         f"{of['all, CPU seconds']:.0f} seconds of one core with this model (`--commands improve --one_process`). Its peak is {of['all, GiB']:.2f} "
-        f"GiB; with a tenth of the images, it is {of['tenth, GiB']:.2f}."
+        f"GiB; with a tenth of the images, it is {of['tenth, GiB']:.2f}. Several commits were measured: {commits_of('scale')}, and {commits_of('step')}."
     )
 
 

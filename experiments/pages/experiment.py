@@ -46,7 +46,7 @@ from .experiment_results import (
     runs_of,
     tested,
 )
-from .text_blocks import benchmark
+from .text_blocks import benchmark, commits_of
 
 
 OF_A_METHOD = (*METHOD_OPTIONS, "background_swap", "learning_rate", "num_train_epochs")
@@ -86,10 +86,7 @@ def runs_block() -> str:
         commits = ", ".join(sorted({_short(run.commit) for run in runs}))
         rows.append([f"`{path.name}`", images, seeds, *map(str, counts), commits])
     head = ["file", "images", "seeds", "trainings", "methods", "hours", "commit"]
-    commits_of = {name: {benchmark(name)["commit"]} for name in ("coverage", "group_layers", "last_layer", "subsets")}
-    pasted = benchmark("other_images")["sets"]
-    commits_of["other_images"] = {of["commit"] for name in pasted if "fresh" in name for of in pasted[name].values()}
-    others = ", ".join(f"`{name}.json` is of {', '.join(sorted(map(_short, of)))}" for name, of in commits_of.items())
+    others = ", ".join(map(commits_of, ("coverage", "group_layers", "last_layer", "other_images", "subsets")))
     return f"{Table('', head, rows).markdown()}\n\nIn `benchmarks`, {others}."
 
 

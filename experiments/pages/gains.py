@@ -13,7 +13,7 @@ from robust_vit_hf.results.tables import Table
 from ..sweeps.intervals import Difference, Gains, change, mean_gain, mean_over
 from ..sweeps.results import Results
 from ..sweeps.results_parquet import read_results
-from .text_blocks import TESTED, benchmark
+from .text_blocks import TESTED, benchmark, commits_of
 
 
 KINDS = {"vit": "DINOv2-S", "cnn": "EfficientNet-Lite0"}
@@ -145,7 +145,7 @@ def all_sets() -> str:
             at_share = str(Difference(**run["change"])) if "change" in run else "–"
             rows.append([name, arm, *places, run["chosen"], run.get("outcome", "–"), at_share])
     head = ["set", "arm", *PLACES, "chosen", "verdict", "its change"]
-    return Table("", head, rows).markdown()
+    return f"{Table('', head, rows).markdown()}\n\n{commits_of('improve')}."
 
 
 def foretold() -> str:
@@ -209,7 +209,10 @@ def other_layers() -> str:
     for name in next(iter(benchmark("last_layer")["models"].values())):
         if name not in ("before", *RULES):
             gains = [str(gain_of_layers(name, measure, own)) for measure in MEASURES]
-            rows.append([name.replace("1 composites", "1 composite"), *gains])
+            label = name.replace("1 composites", "1 composite").replace(
+                "without mixtures", "only at interpolation weight 1"
+            )
+            rows.append([label, *gains])
     return Table("", ["layers", *MEASURES.values()], rows).markdown()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from robust_vit_hf.results.intervals import Difference, Interval
 from robust_vit_hf.results.tables import Table
 
-from .text_blocks import benchmark
+from .text_blocks import benchmark, commits_of
 
 
 MAKERS = {"dinov2": "default", "dinov2, confirmed": "default, only masks not in doubt", "tokencut": "TokenCut"}
@@ -75,7 +75,8 @@ def times() -> str:
         for command, measured in commands.items():
             told = measured["estimate"].partition("about ")[2].partition(" in all")[0]
             rows.append([size, command, f"{measured['seconds']:.0f}", told or "–", f"{measured['megabytes']:.0f}"])
-    return Table("", ["photographs", "command", "seconds", "estimated", "memory, MB"], rows).markdown()
+    table = Table("", ["photographs", "command", "seconds", "estimated", "memory, MB"], rows)
+    return f"{table.markdown()}\n\nThe parts of this page were measured with several commits: {commits_of('real_photographs')}."
 
 
 def in_short() -> str:

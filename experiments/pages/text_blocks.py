@@ -27,3 +27,10 @@ def texts() -> list[Path]:
 def benchmark(name: str) -> dict:
     """Committed results of a benchmark."""
     return json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def commits_of(name: str) -> str:
+    """Which commits the results of a benchmark were made with, as a part of a sentence."""
+    found = re.findall(r'"commit": "([^"]+)"', (BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+    short = {commit[:8] + "-dirty" * commit.endswith("-dirty") for commit in found}
+    return f"`{name}.json` is of {', '.join(sorted(short))}"

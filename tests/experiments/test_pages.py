@@ -15,7 +15,7 @@ from experiments.pages import experiment_results as of_experiment
 from experiments.pages.experiment_results import HOME, LABELS, PAPER_WEIGHTS, RANDOM, SHIFTED, SWAP, runs_of, tested
 from experiments.pages.gains import gain_at
 from experiments.pages.photographs import difference, over_both
-from experiments.pages.text_blocks import BLOCK, RESULTS, benchmark, texts
+from experiments.pages.text_blocks import BENCHMARKS, BLOCK, RESULTS, benchmark, commits_of, texts
 from experiments.pages.write_pages import BLOCKS, PICTURE, points_of
 from experiments.sweeps.choose_settings import choose_settings
 from experiments.sweeps.intervals import Gains, change, mean_gain, versus
@@ -122,8 +122,17 @@ def test_words_about_differences_are_those_of_the_intervals():
 
 def test_results_are_of_one_commit():
     """All files are of the same code, without edits."""
-    (commit,) = {run.commit for path in of_experiment.FILES for run in of_experiment.read(path).runs}
-    assert re.fullmatch("[0-9a-f]{40}", commit)
+    commits = {run.commit for path in of_experiment.FILES for run in of_experiment.read(path).runs}
+    frozen = {run["commit"] for runs in benchmark("improve")["sets"].values() for run in runs.values()}
+    assert len(commits) == len(frozen) == 1 and all(
+        re.fullmatch("[0-9a-f]{40}", commit) for commit in commits | frozen
+    )
+
+
+def test_pages_say_where_results_are_of_several_commits():
+    shown = "".join(block[0] for block in SHOWN.values())
+    several = [path.stem for path in BENCHMARKS.glob("*.json") if ", " in commits_of(path.stem)]
+    assert {"real_photographs", "scale", "step"} <= {*several} and all(commits_of(name) in shown for name in several)
 
 
 @pytest.mark.parametrize("path, least", [(of_experiment.SEARCH, 4), (of_experiment.RATES, 9)])
