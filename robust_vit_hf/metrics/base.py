@@ -64,10 +64,10 @@ def to_numpy(values, name: str = "values") -> np.ndarray:
         raise ValueError(f"{name}: expected an array, but got lists of several lengths") from error
 
 
-def to_numbers(values, name: str, ndim: int, kinds: str = "biuf") -> np.ndarray:
-    """Convert to an array with a dtype of one of these kinds, and `ndim` axes or more. Errors contain the `name`."""
+def to_numbers(values, name: str, ndim: int, kinds: str = "biuf", most: int | None = None) -> np.ndarray:
+    """Convert to an array with a dtype of one of these kinds, and `ndim` axes, or up to `most`. Errors contain the `name`."""
     array = to_numpy(values, name)
-    if array.dtype.kind not in kinds or array.ndim < ndim or not array.size:
+    if array.dtype.kind not in kinds or not ndim <= array.ndim <= (most or ndim) or not array.size:
         raise ValueError(f"{name}: expected numbers in {ndim} axes, but got {array.dtype} of shape {array.shape}")
     return array
 
@@ -82,7 +82,7 @@ def check_lengths(**arguments) -> None:
     counts: dict[str, int | str] = {}
     given = {name: values for name, values in arguments.items() if name != "groups" or values is not None}
     for name, values in given.items():
-        is_list = hasattr(values, "__len__") and not isinstance(values, str) and getattr(values, "ndim", 1) > 0
+        is_list = hasattr(values, "__len__") and not isinstance(values, (str, dict)) and getattr(values, "ndim", 1) > 0
         counts[name] = len(values) if is_list else type(values).__name__
         if not is_list or len({*counts.values()}) > 1:
             raise ValueError(f"{name}: expected a list or array with a value for each image, but got {counts}")

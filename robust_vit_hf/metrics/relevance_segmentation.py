@@ -88,8 +88,8 @@ def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
 
 
 def _numbers(relevance, mask, where: str) -> dict[str, float]:
-    relevance = to_numbers(relevance, f"the map of {where} in predictions", 2)
-    mask = to_numbers(mask, f"the mask of {where} in references", 2)
+    relevance = to_numbers(relevance, f"the map of {where} in predictions", 2, most=3)
+    mask = to_numbers(mask, f"the mask of {where} in references", 2, most=3)
     size = relevance.shape[-2:]
     if mask.shape[-2:] != size or {relevance.size, mask.size} != {math.prod(size)}:
         shapes = f"a map of shape {relevance.shape} in predictions and a mask of {mask.shape} in references"

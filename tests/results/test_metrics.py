@@ -133,7 +133,9 @@ MAPS = ("relevance_segmentation", {})
         (("calibration", {"class_subset": [-1, 0]}), {}, r"class_subset: expected ids .* \[-1, 0\]"),
         (("calibration", {}), {"predictions": [0.0, 1.0]}, r"predictions: .* in 2 axes, .* shape \(2,\)"),
         (("calibration", {}), {"predictions": ["cat", "dog"]}, "predictions: expected numbers .* <U3"),
+        (("calibration", {}), {"predictions": [[[0.0, 1.0]]] * 2}, r"predictions: .* shape \(2, 1, 2\)"),
         (("calibration", {}), {"references": "ab"}, "references: .* 'references': 'str'"),
+        (("calibration", {}), {"references": {0: 1, 1: 0}}, "references: .* 'references': 'dict'"),
         (MAPS, {"predictions": [[["a"]]] * 2, "references": [[[1]]] * 2}, "map of image 0 .* in predictions: .* <U1"),
         (MAPS, {"predictions": [[[0.5, 1]]] * 2, "references": [[[0], [1]]] * 2}, r"image 0 .* \(1, 2\) .* \(2, 1\)"),
         (
