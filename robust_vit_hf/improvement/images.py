@@ -69,7 +69,7 @@ def classes_with_images(
     notes.append(
         f"The model has {len(classes)} classes, {len(classes) - len(known)} of them without images: "
         f"{_listed([name for number, name in enumerate(classes) if number not in known])}. Top-1 counts among the other {len(known)}. "
-        "New layers leave the weights of classes without images as they are, or change all classes alike. Give --only_these_classes for a "
+        "New layers keep the weights of classes without images, or change all classes alike. Give --only_these_classes for a "
         "model of only these classes."
     )
     return tuple(sorted(known))
