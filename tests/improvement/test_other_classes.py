@@ -38,7 +38,7 @@ def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path)
     printed = succeed("improve", *options)
     named = "The model has 4 classes, 2 of them without images: cross, dot. Top-1 counts among the other 2."
     assert named in printed and "classes without images (2) moved by" in printed
-    assert "New layers leave the weights of classes without images as they are" in printed
+    assert "New layers keep the weights of classes without images" in printed
     verdict = json.loads((tmp_path / "better" / "verdict.json").read_text())
     assert any(named in note for note in verdict["notes"])
     model, own = (
