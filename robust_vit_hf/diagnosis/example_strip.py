@@ -84,7 +84,7 @@ def composed_images(
         given = [Composite(f"{name}_{kind}", name, kind) for name in first.names for kind in KINDS]
         composites = [Composite("original", "original"), *given]
     batch = default_data_collator(WithDonors(pairs, donors).__getitems__([*drawn]))
-    images = {composite.name: composite.of(batch, pixel_levels(processor))[0] for composite in composites}
+    images = {composite.name: composite.pictures(batch, pixel_levels(processor)) for composite in composites}
     pictures = {name: denormalize(of_condition, processor) for name, of_condition in images.items()}
     names = dict(enumerate(session.classes))  # -1, of images that could not be composed, has no name
     return [

@@ -18,7 +18,7 @@ from ..data.classes import class_names_of
 from ..data.find_images import find_images
 from ..data.transforms import input_size
 from ..evaluation.measurement import Measured, Measurement
-from ..evaluation.other_backgrounds import Batch, Tensors, composite_pass, condition_composites
+from ..evaluation.other_backgrounds import Batch, Pictures, Tensors, composite_pass, condition_composites
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet
 from ..masks.choose_mask_maker import DINOV2_SMALL
@@ -98,7 +98,7 @@ class OutOfFold(Measurement):
         layer = LastLayer(side.model, input_size(side.processor))
         composites = condition_composites(["original", "only_bg"])
 
-        def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+        def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
             logits, features = zip(*map(layer.outputs, pictures), strict=True)
             return [*logits], torch.stack(features, dim=1)
 

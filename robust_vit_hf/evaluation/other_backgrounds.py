@@ -34,6 +34,7 @@ MOVED, MOVED_SEED = "moved", 1  # the edit [`~robust_vit_hf.data.background_edit
 LAYER_CAM_IMAGES = 4  # images of one pass for LayerCAM, which keeps the outputs of all layers
 Batch = Mapping[str, torch.Tensor]
 Tensors = Sequence[torch.Tensor]
+Pictures = Iterator[torch.Tensor]
 # Row numbers `(N,)` of the donors, -1 for none; or a function from a row number to a picture `(3, H, W)` of only background.
 Donors = np.ndarray | Callable[[int], torch.Tensor]
 
@@ -51,21 +52,25 @@ class Composite(NamedTuple):
     edit: str
     donor: str | None = None
 
-    def of(self, batch: Batch, levels: Pair) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures `(B, 3, H, W)` of a batch, and whether each image has this composite `(B,)`: it has none if its donor is a copy of it, or
-        does not show the background or attribute. `levels` are the pixel values `(3,)` of black and white."""
+    def usable(self, batch: Batch) -> torch.Tensor:
+        """Whether each image of a batch has this composite `(B,)`: it has none if its donor is a copy of it, or does not show the background or
+        attribute."""
+        if self.donor is None:
+            return torch.ones_like(batch["mask"][:, 0, 0, 0], dtype=torch.bool)
+        return batch[f"has_{self.donor}"].bool() & can_give(self.edit, batch[f"{self.donor}_mask"])
+
+    def pictures(self, batch: Batch, levels: Pair) -> torch.Tensor:
+        """Pictures `(B, 3, H, W)` of a batch. `levels` are the pixel values `(3,)` of black and white."""
         own, donor = (batch["pixel_values"], batch["mask"]), None
-        usable = torch.ones(len(own[0]), dtype=torch.bool, device=own[0].device)
         if self.donor is not None:
             donor = batch[f"{self.donor}_pixel_values"], batch[f"{self.donor}_mask"]
-            usable = batch[f"has_{self.donor}"].bool() & can_give(self.edit, donor[1])
         if self.edit == MOVED:
             seed = [MOVED_SEED, *self.name.encode()]  # composites of an image differ in size and place too
             draws = [np.random.default_rng([*seed, row]).random(3) for row in batch["row"].tolist()]
-            return moved(*own, donor, torch.tensor(np.array(draws), device=own[0].device)), usable
+            return moved(*own, donor, torch.tensor(np.array(draws), device=own[0].device))
         if self.edit in ATTRIBUTES:
-            return edited(self.edit, own, donor, levels), usable
-        return compose(*own, donor, donor, levels[0], [self.edit])[self.edit], usable
+            return edited(self.edit, own, donor, levels)
+        return compose(*own, donor, donor, levels[0], [self.edit])[self.edit]
 
 
 def condition_composites(conditions: Sequence[str] = tuple(CONDITIONS)) -> list[Composite]:
@@ -108,7 +113,7 @@ def composite_pass(
     title: str,
     composites: Sequence[Composite],
     donors: Mapping[str, Donors],
-    outputs_of: Callable[[Batch, Tensors, Tensors], tuple[list[torch.Tensor], torch.Tensor]],
+    outputs_of: Callable[[Batch, Pictures, Tensors], tuple[list[torch.Tensor], torch.Tensor]],
     first: int = 0,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Compose images with masks, and yield for each batch the places of its images, counted from `first`, and values of a model.
@@ -125,8 +130,8 @@ def composite_pass(
     loader = session.loader(Subset(WithDonors(images, donors), rest))
 
     def compute(batch: Batch) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
-        pictures, usable = zip(*(composite.of(batch, levels) for composite in composites), strict=True)
-        logits, values = outputs_of(batch, pictures, usable)
+        pictures = (composite.pictures(batch, levels) for composite in composites)  # one at a time in memory
+        logits, values = outputs_of(batch, pictures, [composite.usable(batch) for composite in composites])
         return logits, (values,)
 
     for place, _, (values,) in batch_outputs(loader, compute, rows.dataset.select(rest), session.accelerator, title):
@@ -221,7 +226,7 @@ def composite_outputs(
     done = int((~np.isnan(outputs[:, 0, 0])).sum())
     composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes, trusted, edit)
 
-    def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
         # One forward pass for each composite, of as many pictures as the batch has images.
         passes = [layer.outputs(of) if layer else (forward_logits(side.model, of),) * 2 for of in pictures]
         logits, values = zip(*passes, strict=True)
@@ -302,7 +307,7 @@ class Backgrounds(Measurement):
         donors = {kind: drawn for kind, drawn in zip(KINDS, (same, other), strict=True) if kind in needed}
         explained = map_name(side.model) if self.relevance else None
 
-        def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+        def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
             """Values `(B, n + 2)`: n predictions, and the object's shares of the pixels and of the map."""
             mask, logits = batch["mask"], []
             inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
@@ -356,7 +361,7 @@ class Attributes(Measurement):
         edits = [Composite(f"{name}_{kind}", name, kind) for kind in KINDS for name in self.names]
         composites = [Composite("original", "original"), *edits]
 
-        def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+        def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
             """Values `(B, 2 · n + 2)`: n + 1 predictions, n margins of the edits, and the object's share of the pixels."""
             logits = [forward_logits(side.model, picture).float() for picture in pictures]
             row, device = batch["row"].cpu().numpy(), logits[0].device
