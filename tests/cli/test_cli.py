@@ -75,26 +75,6 @@ def test_no_token_is_printed(command):
         assert TOKEN not in completed.err + completed.out
 
 
-@pytest.mark.slow
-def test_libraries_are_silent(tmp_path):
-    """A command shows its own progress alone."""
-    save_pretrained(tiny_vit(), tmp_path / "model")
-    masked_folder(tmp_path / "data", 8, 4)
-    options = ("--model", tmp_path / "model", "--dataset", tmp_path / "data")
-    train = ("--num_train_epochs", 1, "--report_to", "none", "--use_cpu", "--output_dir", tmp_path / "run")
-    commands = [
-        ("diagnose", *options, "--split", "train", "--output_dir", tmp_path / "out"),
-        ("train", *options, *train),
-        ("masks", "tokencut", *options[:2], "--images", tmp_path / "data", "--output_dir", tmp_path / "masks"),
-    ]
-    code = "import json, sys\nfrom robust_vit_hf.cli.main import main\n"
-    code += "for command in json.loads(sys.argv[1]): assert main(command) == 0, command"
-    completed = launch("-c", code, json.dumps([list(map(str, command)) for command in commands]))
-    assert completed.status == 0, completed.err
-    for words in ("Map", "Flattening", "Creating", "Generating", "Loading weights", "Warning"):
-        assert words not in completed.err, completed.err
-
-
 def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):
     arguments = ["push", str(tmp_path), "user/name"]
     completed = call(*arguments)
@@ -174,10 +154,20 @@ def test_another_program_has_its_own_commands(capsys):
 
 
 @pytest.mark.slow
-def test_nothing_heavy_is_imported_before_it_is_needed():
-    """`import robust_vit_hf` and the help of the command line wait for no library; wrong arguments of all commands but `train` do not wait for torch."""
+def test_nothing_heavy_is_imported_before_it_is_needed_and_libraries_are_silent(tmp_path):
+    """`import robust_vit_hf` and the help of the command line wait for no library; wrong arguments of all commands but `train` do not wait for
+    torch. A command shows its own progress alone."""
+    save_pretrained(tiny_vit(), tmp_path / "model")
+    masked_folder(tmp_path / "data", 8, 4)
+    options = ("--model", tmp_path / "model", "--dataset", tmp_path / "data")
+    train = ("--num_train_epochs", 1, "--report_to", "none", "--use_cpu", "--output_dir", tmp_path / "run")
+    commands = [
+        ("diagnose", *options, "--split", "train", "--output_dir", tmp_path / "out"),
+        ("train", *options, *train),
+        ("masks", "tokencut", *options[:2], "--images", tmp_path / "data", "--output_dir", tmp_path / "masks"),
+    ]
     code = """
-import sys
+import json, sys
 import robust_vit_hf
 from robust_vit_hf.cli.main import main
 for command in ([], ["evaluate"], ["segment"], ["masks", "coco"], ["data", "prepare"], ["app"], ["convert"]):
@@ -188,6 +178,10 @@ assert not heavy, heavy
 assert robust_vit_hf.relevance_map.__module__ == "robust_vit_hf.relevance.relevance_map"
 assert not {"peft", "evaluate", "matplotlib", "timm"} & set(sys.modules)
 assert robust_vit_hf.RobustViTTrainer and "matplotlib" not in sys.modules
+for command in json.loads(sys.argv[1]):
+    assert main(command) == 0, command
 """
-    completed = launch("-c", code)
+    completed = launch("-c", code, json.dumps([list(map(str, command)) for command in commands]))
     assert completed.status == 0, completed.err
+    for words in ("Map", "Flattening", "Creating", "Generating", "Loading weights", "Warning"):
+        assert words not in completed.err, completed.err

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from pyarrow import parquet as pq
@@ -31,7 +32,7 @@ from robust_vit_hf.training.callbacks import TrainingInterrupted
 from robust_vit_hf.training.trainer import RobustViTTrainer
 from robust_vit_hf.utils.stage import Stage
 
-from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
+from ..helpers.commands import call, files_below, kill_when, launch, succeed
 from ..helpers.layouts import save
 from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
@@ -397,8 +398,8 @@ def test_killed_again_and_again(inputs, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.slow
-def test_several_processes_are_refused(inputs, tmp_path):
-    done = launch_two("-m", "robust_vit_hf.cli", "improve", *options_of(inputs, tmp_path / "better"))
-    assert done.status and "`improve` works in one process: leave out `accelerate launch`" in done.err
+def test_several_processes_are_refused(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    error = call("improve", *options_of(inputs, tmp_path / "better")).error
+    assert "`improve` works in one process: leave out `accelerate launch`" in error
     assert not (tmp_path / "better" / "verdict.json").exists()
