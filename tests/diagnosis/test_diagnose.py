@@ -125,7 +125,8 @@ def test_a_pipeline_gets_one_object_and_an_exit_status(condition, status, model,
     if status == 2:
         assert "`fail_if` to be `decides` or a" in completed.error or "from 0 to 100, but got 101" in completed.error
         return
-    printed, results = json.loads(completed.out), json.loads((diagnosed[0] / "results.json").read_text())
+    written = (diagnosed[0] / "results.json").read_text()
+    printed, results = (json.loads(text, parse_constant=pytest.fail) for text in (completed.out, written))
     assert completed.out.count("\n") == 1 and "of a library" in completed.err
     assert printed == {name: results[name] for name in printed} and len(printed) == 5
     assert printed["diagnosis"]["before"]["measures"]["bg_gap"] == {"mean": 0.5, "low": 0.051, "high": 1.0}
