@@ -11,7 +11,7 @@ from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
 from ..relevance.relevance_map import forward_logits
 from .measurement import Measured, Measurement
-from .other_backgrounds import Batch, Tensors, composite_pass, condition_composites
+from .other_backgrounds import Batch, Pictures, Tensors, composite_pass, condition_composites
 from .session import Session, Side
 from .sets import EvaluationSet
 
@@ -32,14 +32,15 @@ class Sensitivity(Measurement):
         device = session.accelerator.device
         black, white = (level.to(device)[:, None, None] for level in pixel_levels(side.processor))
 
-        def outputs_of(batch: Batch, pictures: Tensors, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+        def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
             """Values `(B, 2 · draws + 1)`: predictions with noise, and the object's share of the pixels."""
-            logits, shape = [], (self.draws, *pictures[0].shape[1:])
+            (original,), logits = pictures, []
+            shape = (self.draws, *original.shape[1:])
             generators = [np.random.default_rng((self.seed, row)) for row in batch["row"].tolist()]
             drawn = np.stack([rng.standard_normal(shape, np.float32) for rng in generators])
             for noise, region in product(torch.from_numpy(drawn).to(device).unbind(1), REGIONS):
                 where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
-                noisy = pictures[0] + where * noise * self.sigma * (white - black)
+                noisy = original + where * noise * self.sigma * (white - black)
                 logits.append(forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white)).float())
             best = [top_classes(of.nan_to_num(), rows.class_subset)[:, 0].double() for of in logits]
             return logits, torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1)
