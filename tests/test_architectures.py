@@ -15,6 +15,7 @@ from .helpers.architectures import HEADS_ALONE, WITH_MAP, WITHOUT_MAP, table
 from .helpers.tiny import ROOT, tensor_rows, tiny_config
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 EVERY = WITH_MAP | WITHOUT_MAP
 # The others are in the slow suite.
 FAST = ("CLIP", "SigLIP 2, NaFlex", "EVA-02 (timm)", "Swin", "MobileNet V2", "EfficientNet (timm)")

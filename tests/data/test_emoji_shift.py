@@ -70,16 +70,16 @@ def test_backgrounds_of_all_sets():
 def test_every_shift_is_what_it_says():
     assert set(images.load_split("vendor", 40)["vendor"]) == {images.UNSEEN_VENDOR}
     for split in set(images.SPLITS) - {"vendor"}:
-        assert set(images.load_split(split, 100)["vendor"]) <= set(images.TRAINING_VENDORS)
+        assert set(images.load_split(split, 40)["vendor"]) <= set(images.TRAINING_VENDORS)
 
     def sides(split):
-        boxes = [row["mask"].getbbox() for row in images.load_split(split, 60)]
+        boxes = [row["mask"].getbbox() for row in images.load_split(split, 40)]
         return [max(right - left, bottom - top) / 112 for left, top, right, bottom in boxes]
 
     assert max(sides("size")) < 0.34 and min(sides("background_random")) > 0.25
 
     def touching(split):
-        masks = [foreground(row) for row in images.load_split(split, 60)]
+        masks = [foreground(row) for row in images.load_split(split, 40)]
         return np.mean([m[0].any() or m[-1].any() or m[:, 0].any() or m[:, -1].any() for m in masks])
 
     assert touching("location") > 2 * touching("background_random")
@@ -96,15 +96,15 @@ def test_the_object_is_where_the_mask_is(split, monkeypatch):
         assert drawn.sum() > 0.6 * inside.sum()  # the rest are soft edges
 
 
-@pytest.mark.parametrize("class_seed", [0, 2])
-def test_shown_and_unseen_classes_share_every_photograph(class_seed):
+def test_shown_and_unseen_classes_share_every_photograph():
+    class_seed = 2
     shown = images.training_classes(class_seed)
     assert len(shown) == 48 and shown == images.training_classes(class_seed)
     assert [sum(label // 6 == scene for label in shown) for scene in range(16)] == [3] * 16
     fewer, more = (images.training_classes(class_seed, count) for count in (16, 80))
     assert len(fewer) == 16 and len(more) == 80 and set(fewer) < set(shown) < set(more)
-    splits = images.load_finetuning_splits(samples_per_class=3, class_seed=class_seed)
-    assert sorted(splits["train"]["label"]) == sorted(shown * 3)
+    splits = images.load_finetuning_splits(samples_per_class=2, class_seed=class_seed)
+    assert sorted(splits["train"]["label"]) == sorted(shown * 2)
     assert sorted(splits["validation"]["label"]) == sorted([label for label in range(96) if label not in shown] * 4)
     assert shown != images.training_classes(class_seed + 1)
 
@@ -129,7 +129,7 @@ def test_numbers_of_classes_that_photographs_cannot_share(count):
 
 
 def test_sets_of_other_seeds_share_no_image():
-    first, second = images.load_evaluation_sets(12), images.load_evaluation_sets(12, seed=1)
+    first, second = images.load_evaluation_sets(6), images.load_evaluation_sets(6, seed=1)
     assert list(first) == ["val", *images.SHIFTED] and images.SHIFTED[0] == "background_new"
     first, second = (sets | images.load_finetuning_splits(1, seed) for seed, sets in enumerate((first, second)))
     for name, rows in first.items():

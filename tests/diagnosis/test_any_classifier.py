@@ -16,6 +16,7 @@ from robust_vit_hf.models.loading import load_model
 from ..helpers.tiny import tiny_vit
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 NAMES = list("abcd")
 
 
@@ -39,9 +40,9 @@ def of_timm(folder, **pretrained):
     (folder / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("write", [resnet, of_timm])
-def test_a_folder_an_object_and_a_function_have_one_verdict(write, photographs, tmp_path):
-    write(tmp_path / "model")
+@pytest.mark.parametrize("write, given", [(resnet, {}), (of_timm, {"input_size": [3, 64, 64]})])
+def test_a_folder_an_object_and_a_function_have_one_verdict(write, given, photographs, tmp_path):
+    write(tmp_path / "model", **given)
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "model").eval()
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model")
     reports = {

@@ -17,6 +17,9 @@ from ..helpers.experiment import ONE_SEED, points, sweep, table, write_grid
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 def runs_of(*folders: Path) -> dict[tuple, Run]:
     """Runs of sweeps by model, method and seed."""
     return {(run.model, run.method, run.seed): run for run in collect(folders).runs}

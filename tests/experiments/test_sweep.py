@@ -27,6 +27,9 @@ from ..helpers.experiment import SEEDS, SWEPT, is_trained, points, sweep, table,
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 def test_each_point_is_a_run(swept):
     _, out, _ = swept
     for path in points(out):
