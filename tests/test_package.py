@@ -172,13 +172,6 @@ def test_the_wheel_runs_the_commands_of_the_readme(commands, tmp_path):
     assert (tmp_path / "runs" / "diagnosis" / "strip.png").is_file()
     assert json.loads((tmp_path / "runs" / "better" / "verdict.json").read_text())["outcome"]
 
-    options = ["--dataset", "photographs", "--num_train_epochs", 1, "--use_cpu", "--output_dir", "run"]
-    train = [commands / "robust-vit", "train", "--config", "vit-b", "--model", "my-model"]
-    printed = run(*train, *options, folder=tmp_path)
-    (recipe,) = commands.parent.glob("lib/*/site-packages/robust_vit_hf/training/recipe_files/vit-b.yaml")
-    assert f"Recipe: {recipe}" in printed
-    assert (tmp_path / "run" / "README.md").read_text().startswith("---\n")  # the card, of the bundled template
-
 
 @pytest.mark.release
 @pytest.mark.parametrize("extra", ["data", "masks", "sweep", "demo", "app"])

@@ -16,7 +16,6 @@ from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
 from ..helpers.commands import call, launch_two, succeed
-from ..helpers.layouts import miniatures
 from ..helpers.sessions import session_of
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
 
@@ -30,44 +29,6 @@ def models(tmp_path_factory) -> list[Path]:
         after.classifier.weight += 0.2 * torch.randn_like(after.classifier.weight)
     root = tmp_path_factory.mktemp("models")
     return [save_pretrained(before, root / "before"), save_pretrained(after, root / "after")]
-
-
-def results_of(output: Path, protocol: str) -> dict:
-    return json.loads((output / "results.json").read_text())["protocols"][protocol]
-
-
-def close(rows: list[dict]) -> list[dict]:
-    """Rows as another number of threads or processes gives them: floats differ in their last bits."""
-    return [
-        {key: pytest.approx(value, abs=1e-6) if isinstance(value, float) else value for key, value in row.items()}
-        for row in rows
-    ]
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one(models, tmp_path):
-    """Of sets with one label an image, with several, and with factors."""
-    folders = miniatures(tmp_path / "sets")
-    sets = [f"{name}={folders[name]}" for name in ("imagenet-a", "objectnet", "si-score-rotation")]
-    options = [
-        "--model",
-        models[0],
-        "--compare",
-        models[1],
-        "--sets",
-        *sets,
-        "--batch_size",
-        2,
-        "--protocols",
-        "native",
-    ]
-    succeed("evaluate", *options, "--output_dir", tmp_path / "one")
-    completed = launch_two("eval/evaluate_robustness.py", *options, "--output_dir", tmp_path / "two")
-    assert completed.status == 0, completed.err
-    assert completed.out.count("# Protocol `native`") == 1
-    one, two = (results_of(tmp_path / name, "native") for name in ("one", "two"))
-    assert two["rows"] == close(one["rows"])
-    assert two["class_changes"] == one["class_changes"] and two["curves"] == one["curves"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """`robust-vit interpolate`: one model as a folder, and several interpolation weights measured on sets."""
 
-import copy
 import json
 import shutil
 from pathlib import Path
@@ -11,11 +10,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from robust_vit_hf import eval_transform, make_image_processor
-from robust_vit_hf.data.emoji_shift import IMAGE_SIZE as EMOJI_IMAGE_SIZE
-from robust_vit_hf.data.emoji_shift import SHIFTED, load_evaluation_sets
 from robust_vit_hf.evaluation.interpolate import WEIGHTS_FILE, weights_table
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
-from robust_vit_hf.models.emoji_shift_model import load_biased_model
 from robust_vit_hf.models.interpolation import interpolate
 
 from ..helpers import layouts
@@ -97,47 +93,6 @@ def results_of(folder: Path) -> dict:
     return json.loads((folder / WEIGHTS_FILE).read_text())
 
 
-@pytest.mark.slow
-def test_weights_on_emoji_shift(tmp_path):
-    before = load_biased_model()
-    after = copy.deepcopy(before)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        after.classifier.weight += 0.2 * torch.randn_like(after.classifier.weight)
-    processor = make_image_processor("paper", EMOJI_IMAGE_SIZE)
-    for part in (after, processor):
-        part.save_pretrained(tmp_path / "moved")
-    output = tmp_path / "out"
-    options = ["--images_per_set", 2, "--output_dir", output, "--weights"]
-    completed = call("interpolate", "emoji-shift", tmp_path / "moved", *options, 0, 1)
-    assert completed.status == 0, completed.err
-    assert "val, weight-0.0" in completed.err and "size, weight-1.0" in completed.err
-
-    results = results_of(output)
-    assert (results["before"], results["after"]) == ("emoji-shift", "moved")
-    assert results["in_distribution"] == ["val"] and results["shifted"] == list(SHIFTED)
-    sets = {name: EvaluationSet.of(dataset) for name, dataset in load_evaluation_sets(2).items()}
-    expected = {"0.0": top1(before, sets, processor), "1.0": top1(after, sets, processor)}
-    assert expected["0.0"] != expected["1.0"]
-    assert {weight: row["top1"] for weight, row in results["weights"].items()} == expected
-    for weight, row in results["weights"].items():
-        assert row["mean_in_distribution"] == row["top1"]["val"]
-        assert row["mean_shifted"] == pytest.approx(np.mean([row["top1"][name] for name in SHIFTED]))
-        cells = [f"{100 * value:.1f}" for value in (*row["top1"].values(), row["mean_shifted"])]
-        assert f"| {' | '.join([f'{float(weight):g}', *cells])} |" in completed.out
-    assert (output / "interpolation_weights.png").is_file()
-
-    # Started again, from another folder with the same weights, with one weight more.
-    (tmp_path / "moved").rename(tmp_path / "elsewhere")
-    completed = call("interpolate", "emoji-shift", tmp_path / "elsewhere", *options, 1, 0.5, 0)
-    assert completed.status == 0, completed.err
-    assert "val, weight-0.5" in completed.err
-    assert "weight-0.0:" not in completed.err and "weight-1.0:" not in completed.err
-    resumed = results_of(output)["weights"]
-    assert list(resumed) == ["0.0", "0.5", "1.0"]
-    assert {weight: resumed[weight] for weight in results["weights"]} == results["weights"]
-
-
 def test_weights_on_sets_of_the_paper(models, tmp_path):
     """By default in steps of a tenth; what is right is up to the protocol."""
     sources = {
@@ -161,9 +116,17 @@ def test_weights_on_sets_of_the_paper(models, tmp_path):
     for weight in (0.0, 0.3, 1.0):
         assert results["weights"][str(weight)]["top1"] == top1(interpolate(before, after, weight), sets, processor)
 
+    # Started again, from another folder with the same weights, with other interpolation weights: what was measured stays.
+    moved = shutil.copytree(models[1], tmp_path / "elsewhere")
+    again = call("interpolate", models[0], moved, "--weights", 1, 0.45, 0, *options[1:], "native")
+    assert again.status == 0 and "weight-0.45:" in again.err
+    assert "weight-0.0:" not in again.err and "weight-1.0:" not in again.err
+    resumed = results_of(output)
+    assert list(resumed["weights"]) == sorted([*results["weights"], "0.45"])
+    assert {weight: resumed["weights"][weight] for weight in results["weights"]} == results["weights"]
     # The folder is of these weights and settings alone.
     completed = call("interpolate", *models, *options, "paper")
     assert "other inputs, which differ in: protocol, sets." in completed.error
     completed = call("interpolate", *reversed(models), *options, "native")
     assert "which differ in: before, after, sets." in completed.error
-    assert results_of(output) == results
+    assert results_of(output) == resumed

@@ -422,10 +422,7 @@ AFTER = [
     complete("`model.safetensors` deleted", _damage("model.safetensors", Path.unlink)),
     complete("a training image changed since", _other_image("train"), "train"),
     complete("a validation image changed since", _other_image(), "images"),
-    complete("a weight changed since", _first(0.5), "model"),
     complete("the improved model replaced since", lambda of: shutil.copy(of.model / "model.safetensors", of.out)),
-    complete("`--max_steps 1` since", _options("--max_steps", "1"), "max_steps"),
-    complete("`--seed 1` since", _options("--seed", "1"), "seed"),
     complete("the improved folder as the model", lambda of: Words(("--model", of.out)), "model"),
 ]
 TOGETHER = [

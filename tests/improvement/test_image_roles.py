@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 from pyarrow import parquet as pq
 
-import robust_vit_hf
 from robust_vit_hf.data.balanced_splits import held_out
 from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.improvement.images import images_by_role
@@ -17,8 +16,8 @@ from robust_vit_hf.training.trainer import RobustViTTrainer
 
 from ..helpers.commands import call, succeed
 from ..helpers.sessions import session_of
-from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
-from .conftest import NAMES, OBJECT, options_of, with_masks, write_photographs
+from ..helpers.tiny import save_pretrained, tiny_vit
+from .conftest import NAMES, OBJECT, options_of, with_masks
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache", "undrawn")
@@ -76,15 +75,6 @@ def test_images_that_cannot_tell_are_refused_before_any_training(inputs, tmp_pat
     assert message in call("improve", *with_masks(inputs, tmp_path, drawn)).error
 
 
-def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
-    options = with_masks(inputs, tmp_path, {".": OBJECT})
-    both = tmp_path / "both"
-    for split in ("train", "validation"):
-        shutil.copytree(tmp_path / "masks" / split, both, dirs_exist_ok=True)
-    error = call("improve", *options[:-1], both).error
-    assert "is the mask of images of both" in error
-
-
 def test_images_without_classes(inputs, tmp_path, monkeypatch):
     """Right is what the model predicts for the original image, so no new model is worse on these. No training image is a validation image."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
@@ -117,31 +107,6 @@ def test_the_seed_draws_the_images_of_each_role(split, count, inputs):
             len({*images["train"].rows["label"]}) == 4
         )  # also where the steps need fewer images than two of each class
     assert drawn[0] == drawn[1] and all(drawn[0][role] != drawn[2][role] for role in drawn[0])
-
-
-def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
-    """Not those of the few that are drawn."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
-    for split, groups in {"train": 12 * "x" + 4 * "y", "validation": 16 * "xy"}.items():
-        rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
-        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
-    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = {"max_steps": 1, "train_batch_size": 4}
-    robust_vit_hf.improve(str(model), str(tmp_path / "data"), tmp_path / "out", **options)
-    stages = (tmp_path / "out" / "predictions" / "accuracy").rglob("stage.json")
-    weights = [json.loads(path.read_text())["result"]["group_weights"] for path in stages]
-    assert weights and all(found == {"x": 0.75, "y": 0.25} for found in weights)
-
-
-@pytest.mark.slow
-def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path):
-    write_photographs(tmp_path / "photos", "train", 6, seed=3)
-    options = options_of(inputs, tmp_path / "out")
-    options[3] = tmp_path / "photos"
-    printed = succeed("improve", *options, "--max_steps", 2, "--masks", "dinov2")
-    assert "has no split `validation`: 8 of the images of `train` were held out" in printed
-    named = call("improve", *options[:-2], "--eval_split", "test").error
-    assert 'Unknown split "test"' in named
 
 
 def test_splits_are_disjoint_and_balanced():

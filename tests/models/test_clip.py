@@ -153,8 +153,11 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     assert row["mean_iou_before"] > 0
     monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", False)
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
-    settings = "--max_steps 2 --learning_rate 1e-3 --train_batch_size 4 --effort full".split()
+    settings = "--max_steps 1 --learning_rate 1e-3 --train_batch_size 4 --effort full".split()
     succeed("improve", *options, tmp_path / "better", *settings)
+    stages = [json.loads(path.read_text()) for path in (tmp_path / "better/predictions/accuracy").rglob("stage.json")]
+    weights = [stage["result"]["group_weights"] for stage in stages]
+    assert weights == 2 * [{"x": 0.75, "y": 0.25}]  # of all training images, and not of the four that the step sees
     better = load_model(str(tmp_path / "better"))
     ratio = better.text_embeds / model.text_embeds  # the temperature of the model divides them
     torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-4, atol=0)

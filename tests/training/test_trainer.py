@@ -258,12 +258,6 @@ def test_best_checkpoint_is_loaded_whole(tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
 
 
-def test_refuses_an_image_size_between_patches(tmp_path):
-    processor = make_image_processor("paper", 36)
-    with pytest.raises(ValueError, match="36×36 is not divisible by the patch size 8×8"):
-        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4), processing_class=processor).train()
-
-
 def test_refuses_half_precision_weights(tmp_path):
     with pytest.raises(ValueError, match=r"are in torch.bfloat16.*dtype=torch.float32"):
         RobustViTTrainer(tiny_vit().bfloat16(), tiny_config(tmp_path))
