@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     BaseImageProcessor,
     DeiTConfig,
@@ -87,7 +87,10 @@ def timm_to_hf(
     if options["image_size"] != side:
         if image_size % patch_size:
             raise ValueError(f"The image size is {image_size}. Expected a multiple of the patch size, {patch_size}.")
-        tensors["pos_embed"] = _resized_positions(tensors["pos_embed"], 1 + distilled, image_size // patch_size)
+        from timm.layers import resample_abs_pos_embed
+
+        grid = 2 * [image_size // patch_size]
+        tensors["pos_embed"] = resample_abs_pos_embed(tensors["pos_embed"], grid, num_prefix_tokens=1 + distilled)
     with torch.device("meta"):  # without initialising weights that are overwritten
         if distilled:
             model = DeiTForImageClassificationWithTeacher(DeiTConfig(**options))
@@ -133,15 +136,6 @@ def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> d
         "label2id": {label: index for index, label in enumerate(labels)},
         "dtype": state_dict["head.weight"].dtype,
     }
-
-
-def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
-    """Position embeddings `(1, prefix + n · n, C)` interpolated to `(1, prefix + side · side, C)`, as in timm."""
-    grid = math.isqrt(positions.shape[1] - prefix)
-    patches = positions[:, prefix:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
-    patches = nn.functional.interpolate(patches, side, mode="bicubic", antialias=True)
-    patches = patches.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
-    return torch.cat([positions[:, :prefix], patches], dim=1)
 
 
 def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
