@@ -98,9 +98,9 @@ class Outcome:
         return usual, other + error
 
     def _interval(self, draws: np.ndarray) -> Difference:
-        """The measured value ± 1.96 standard errors, or ± 3 / N if all resamples agree (https://doi.org/10.1001/jama.1983.03330370053031)."""
-        margin = NORMAL * float(np.nanstd(draws[1:]))
-        margin = margin if margin > 1e-9 else 3 / self.count
+        """The measured value ± 1.96 standard errors, at least ± 3 / N, since few images vary too little
+        (https://doi.org/10.1001/jama.1983.03330370053031)."""
+        margin = max(NORMAL * float(np.nanstd(draws[1:])), 3 / self.count)
         return Difference(float(draws[0]), float(draws[0]) - margin, float(draws[0]) + margin)
 
     @cached_property
@@ -195,10 +195,10 @@ def _rounded_up(count: float) -> int:
 
 
 def resolution(count: int, share: float) -> float:
-    """The least change of worth, in points, that this many validation images can tell if [`CHANGED`] of the predictions change; but of few
-    images, none may change, and 3 of N would still be possible, see [`Resamples.interval`]."""
-    usual, other = (max(NORMAL * math.sqrt(changed / count), 3 / count) for changed in CHANGED)
-    return 100 * math.hypot((1 - share) * usual, share * other, share * NORMAL * COMPOSITES_ERROR)
+    """The least change of worth, in points, that this many validation images can tell if [`CHANGED`] of the predictions change, see
+    [`Outcome`]."""
+    usual, other = (NORMAL * math.sqrt(changed / count) for changed in CHANGED)
+    return 100 * max(math.hypot((1 - share) * usual, share * other, share * NORMAL * COMPOSITES_ERROR), 3 / count)
 
 
 def candidates_table(candidates: Sequence[Candidate], chosen: Candidate, share: float) -> Table:
