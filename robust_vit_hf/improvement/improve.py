@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -271,7 +272,7 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
             times.append((time.perf_counter() - started) / len(pixels))
     passes = (2 * 15 + 1 + VALIDATION_COMPOSITES) * counts["validation"]
     passes += (1 + training_composites(counts["train"])) * counts["train"]
-    makes_masks = options.mask_method or "mask" not in images["train"].rows.column_names
+    makes_masks = options.mask_method not in (None, "auto") or "mask" not in images["train"].rows.column_names
     masks = _seconds_per_mask(images["train"], options.mask_method) * sum(counts.values()) if makes_masks else 0.0
     # A step takes passes of the original and of the model, and a backward pass.
     full = passes + 4 * options.max_steps * options.train_batch_size
@@ -287,6 +288,7 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
 
 def _seconds_per_mask(images: Images, method: str | None) -> float:
     """Seconds to decode the first image, twice, and to make a mask of its size."""
+    method = "rembg" if method == "auto" and find_spec("rembg") else method
     started, (width, height) = time.perf_counter(), (336, 252)
     with suppress(Exception):  # codecs raise any type, and an image that cannot be read is left out later
         width, height = to_rgb(images.rows[0]["image"]).size

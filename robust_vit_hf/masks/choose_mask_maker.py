@@ -132,7 +132,7 @@ def _masked(
     origin, rejected_names = images.masks or origin_of_masks(images.source), []
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
-    if settings.method is not None or "mask" not in images.rows.column_names:
+    if settings.method not in (None, "auto") or "mask" not in images.rows.column_names:
         if settings.method is None and (example := first_cut_out(images.rows)):
             logger.warning(
                 f"Images such as `{example}` are partly transparent: --masks alpha makes masks from their transparency."

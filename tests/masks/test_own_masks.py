@@ -140,6 +140,12 @@ def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
     assert all(np.array_equal(mask, expected[image]) for image, mask in kept.items())
 
 
+def test_auto_takes_the_masks_that_the_images_have(tmp_path):
+    given = Images(masked_dataset(8), "photos", "train")
+    (found,) = masked_images({tmp_path / "masks": given}, list("abcd"), MaskSettings("auto"))
+    assert found.rows["mask"][:] == given.rows["mask"][:] and not (tmp_path / "masks").exists()
+
+
 def test_the_command_makes_masks_by_the_named_model(tmp_path):
     """Of images that have masks too, which the option would otherwise leave without effect."""
     masked_dataset(8).to_parquet(tmp_path / "photos" / "validation-00000.parquet")
