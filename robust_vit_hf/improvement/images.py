@@ -39,6 +39,11 @@ def images_by_role(
         if options.is_given("eval_split"):
             raise
         train, validation = map(train.select, held_out(train.rows["label"][:], options.seed))
+        if len({*validation.rows["label"]}) < 2:
+            raise ValueError(
+                f"There is no split `{options.eval_split}`, and fewer than two classes of `{options.train_split}` have three images, of which "
+                f"one could be held out: give more images, or a split `{options.eval_split}`."
+            ) from None
         notes.append(
             f"`{public_name(train.source)}` has no split `{options.eval_split}`: {len(validation.rows)} of the images of `{options.train_split}` "
             "were held out. If your model was trained on them, its top-1 on them is too high."

@@ -17,7 +17,7 @@ from robust_vit_hf.training.trainer import RobustViTTrainer
 from ..helpers.commands import call, succeed
 from ..helpers.sessions import session_of
 from ..helpers.tiny import save_pretrained, tiny_vit
-from .conftest import NAMES, OBJECT, options_of, with_masks
+from .conftest import NAMES, OBJECT, options_of, with_masks, write_photographs
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache", "undrawn")
@@ -107,6 +107,13 @@ def test_the_seed_draws_the_images_of_each_role(split, count, inputs):
             len({*images["train"].rows["label"]}) == 4
         )  # also where the steps need fewer images than two of each class
     assert drawn[0] == drawn[1] and all(drawn[0][role] != drawn[2][role] for role in drawn[0])
+
+
+def test_classes_of_two_images_cannot_be_held_out(tmp_path):
+    write_photographs(tmp_path / "photos", "train", 2, seed=0)
+    options = ImproveOptions(model="m", dataset=str(tmp_path / "photos"), output_dir="o")
+    with pytest.raises(ValueError, match="no split `validation`, and fewer than two classes of `train` have three"):
+        images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
 
 
 def test_splits_are_disjoint_and_balanced():
