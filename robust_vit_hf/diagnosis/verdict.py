@@ -165,12 +165,11 @@ class Diagnosis:
                 f"{what}, and the others cannot show what it decides by."
             )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
-        text = (
-            f"{VERDICTS[self.verdict]}: of {self.num_mixed} objects on the background of another class, "
-            f"{percent(rate)} were predicted as that class (chance {100 * chance.mean:.0f} %)"
-        )
+        text, images = f"{VERDICTS[self.verdict]}: ", "images with the background of another class"
         if gap := self.measures.get("bg_gap"):
-            text += f"; the background of another class instead of its own costs {gap} points of top-1"
+            text += f"the background of another class instead of its own lowers top-1 by {points(gap)} points, and "
+            images = "such images"
+        text += f"{percent(rate)} of {self.num_mixed} {images} were predicted as that class (chance {100 * chance.mean:.0f} %)"
         if expected := self.measures.get("foretold"):
             text += f". On random backgrounds, expect a top-1 of {percent(expected)}"
         return f"{text}."
@@ -180,7 +179,7 @@ class Diagnosis:
         warnings = []
         if (loss := self.measures.get("composing")) and loss.low > 0.1:
             warnings.append(
-                f"Composing by itself costs {loss} points of top-1: masks may be bad, or the model sees the edges. Look at "
+                f"Composing by itself lowers top-1 by {points(loss)} points: masks may be bad, or the model sees the edges. Look at "
                 "the contact sheet of the masks and at the strip."
             )
         if self.unrecognised == "original":
@@ -230,6 +229,11 @@ def pairs_of(columns: Mapping[str, Sequence], taken: np.ndarray) -> list[dict[st
 
 def percent(interval: Interval) -> str:
     return f"{100 * interval.mean:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+
+
+def points(loss: Interval) -> str:
+    """A loss in points, which has no sign unless it is a gain."""
+    return f"{100 * loss.mean:.1f} [{100 * loss.low:.1f}, {100 * loss.high:.1f}]"
 
 
 # Measures of an attribute by name, and their heads in the table.
@@ -304,7 +308,7 @@ class AttributeDiagnosis:
             how = "Decides" if gap.low >= LARGE else "Decides partly" if gap.low > 0 else "May decide"
             inconclusive = "" if gap.low > 0 else " (inconclusive)"
             sentences.append(
-                f"{how} by {ATTRIBUTES[name].text}: that of another class instead of its own costs {gap} points of top-1{inconclusive}, and "
+                f"{how} by {ATTRIBUTES[name].text}: that of another class instead of its own lowers top-1 by {points(gap)} points{inconclusive}, and "
                 f"shifts the logits by {shift} towards that class."
             )
         return " ".join(sentences)

@@ -73,7 +73,7 @@ def test_no_image_with_a_donor_of_its_class():
 def test_the_frame_is_named():
     found = diagnosis(border=0.6)
     assert found.named == ["border"]
-    assert found.sentence.startswith("Decides by the border or frame: ") and "+60.0 [" in found.sentence
+    assert found.sentence.startswith("Decides by the border or frame: ") and "by 60.0 [" in found.sentence
     assert found.table("before").rows[0][0] == "the border or frame"
     assert diagnosis(border=0.2).sentence.startswith("Decides partly by the border or frame: ")
     both = diagnosis(2000, border=0.5, place=0.2).sentence
@@ -89,8 +89,9 @@ def test_an_unresolved_cost_is_called_so():
     found = AttributeDiagnosis(whole.columns | columns, whole.names)
     gap = found.measures["border"]["gap"]
     assert gap.low < 0 < gap.mean and found.named == ["border"]
+    points = f"{100 * gap.mean:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
     assert found.sentence == (
-        f"May decide by the border or frame: that of another class instead of its own costs {gap} points of top-1 (inconclusive), and shifts "
+        f"May decide by the border or frame: that of another class instead of its own lowers top-1 by {points} points (inconclusive), and shifts "
         "the logits by +1.00 [+0.97, +1.00] towards that class."
     )
 
