@@ -224,7 +224,7 @@ MUTATIONS = [
     Mutation("masks/foreground_layer.py", "if not is_unique or overlap < AGREEMENT:", "if overlap < AGREEMENT:", "foreground_layer"),
     Mutation("data/copies.py", 'row_digest({"image": image, "path": image and image["path"]})', 'row_digest({"image": image and image["bytes"], "path": image and image["path"]})', "copies"),
     Mutation("data/copies.py", "np.abs(thumbs[pairs[:, 0]].astype(np.int16) - thumbs[pairs[:, 1]])", "np.abs(thumbs[pairs[:, 0]] - thumbs[pairs[:, 1]])", "copies"),
-    Mutation("improvement/choice.py", "margin = margin if margin > 1e-9 else 3 / self.count", "margin = margin if margin > 1e-9 else 0.0", "choice"),
+    Mutation("improvement/choice.py", "max(NORMAL * float(np.nanstd(draws[1:])), 3 / self.count)", "NORMAL * float(np.nanstd(draws[1:]))", "choice"),
     Mutation("improvement/choice.py", "(turns_within_classes(labels, seed) + np.unique(labels, return_inverse=True)[1])", "turns_within_classes(labels, seed)", "choice"),
     Mutation("improvement/verdict.py", "taken.append(~has_images[logits.argmax(axis=1)])", "taken.append(has_images[logits.argmax(axis=1)])", "other_classes"),
     Mutation("improvement/images.py", 'held_out(train.rows["label"][:], options.seed)', 'held_out(train.rows["label"][:], 0)', "image_roles"),

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from robust_vit_hf.data.background_edits import ATTRIBUTES
+from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis
 from robust_vit_hf.results.tables import Table
 
 from ..benchmarks.planted_images import PLANTED
@@ -103,7 +104,13 @@ def shortcuts() -> str:
 
 def verdict_of_a_frame() -> str:
     """What `diagnose` says of the model of `shortcuts --planted border --rates 0.95 --export`."""
-    return "> " + benchmark("shortcuts")["models"]["emoji/border/0.95/3"]["sentence"]
+    model = benchmark("shortcuts")["models"]["emoji/border/0.95/3"]
+    diagnosis = AttributeDiagnosis({}, [*model["measures"]])
+    measures = {
+        name: {key: Difference(**of) for key, of in measured.items()} for name, measured in model["measures"].items()
+    }
+    vars(diagnosis).update(measures=measures, named=model["named"])  # the sentence was of an earlier version
+    return f"> {diagnosis.sentence}"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
