@@ -305,14 +305,13 @@ class Backgrounds(Measurement):
         if needed:
             same, other = draw_donors(rows.labels.tolist(), self.seed, confirmed(rows.dataset))
         donors = {kind: drawn for kind, drawn in zip(KINDS, (same, other), strict=True) if kind in needed}
-        explained = map_name(side.model) if self.relevance else None
 
         def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
             """Values `(B, n + 2)`: n predictions, and the object's shares of the pixels and of the map."""
             mask, logits = batch["mask"], []
             inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
             for composite, picture in zip(composites, pictures, strict=True):
-                if composite.name == "original" and explained:
+                if composite.name == "original" and self.relevance and (explained := map_name(side.model, picture)):
                     parts = picture.split(LAYER_CAM_IMAGES if explained == LAYER_CAM else len(picture))
                     outputs = [class_map(side.model, part, check_finite=False) for part in parts]
                     logits.append(torch.cat([output.logits.float() for output in outputs]))
@@ -332,7 +331,8 @@ class Backgrounds(Measurement):
         columns["donor_class"] = np.where(other >= 0, rows.labels[other], -1)
         columns["confirmed"] = confirmed(rows.dataset)
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
-        on_object = "layercam_on_object" if explained == LAYER_CAM else "relevance_on_object"
+        of_cam = self.relevance and map_name(side.model) == LAYER_CAM
+        on_object = "layercam_on_object" if of_cam else "relevance_on_object"
         return Measured(columns | {"object_share": values[:, -2], on_object: values[:, -1]})
 
 

@@ -64,7 +64,7 @@ class Side:
         if classes is None or transform is None or processor is not None:
             raise ValueError("A function needs `classes` and a `transform` to tensors (3, H, W), and no `processor`.")
         name = getattr(model, "__name__", type(model).__name__)
-        return cls.of(OwnClassifier(model, classes, transform), OwnProcessor(transform), name)
+        return cls.of(OwnClassifier(model, classes), OwnProcessor(transform), name)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,7 +25,6 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..data.classes import check_class_names
-from ..relevance.architectures import NoRelevanceMap
 from ..relevance.layer_cam import layer_cam
 
 
@@ -112,27 +110,27 @@ class OwnClassifier(PreTrainedModel):
         predict: takes images `(B, 3, H, W)`, on the CPU unless it is a torch module, and returns logits `(B, C)`, or
             probabilities, whose logarithms (of at least 1e-6) are used as logits.
         classes: names of the C classes, in the order of the logits.
-        transform: takes a PIL image in RGB, and returns a tensor `(3, H, W)`.
     """
 
     config_class = PreTrainedConfig
     main_input_name = "pixel_values"
     NO_MAP = "the attention of a function cannot be read, so it has no relevance map."
 
-    def __init__(self, predict: Callable[[torch.Tensor], Any], classes: Sequence[str], transform: Callable):
+    def __init__(self, predict: Callable[[torch.Tensor], Any], classes: Sequence[str]):
         super().__init__(PreTrainedConfig(id2label=dict(enumerate(check_class_names(classes)))))
         self.predict = predict.eval() if isinstance(predict, nn.Module) else predict
         self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # for `model.device`
-        self.processor = OwnProcessor(transform)
+        self._has_layer_cam: bool | None = None
 
-    @cached_property
-    def has_layer_cam(self) -> bool:
-        """Whether [`layer_cam`] gives a map of a black image; for a function that is no torch module, `False`."""
-        if isinstance(self.predict, nn.Module):
-            pixels = self.processor.preprocess([Image.new("RGB", (256, 256))])["pixel_values"].to(self.device)
-            with suppress(NoRelevanceMap, RuntimeError):  # the latter if the module converts its output to NumPy
-                return layer_cam(self, pixels, check_finite=False) is not None
-        return False
+    def has_layer_cam(self, pixel_values: torch.Tensor | None = None) -> bool:
+        """Whether [`layer_cam`] gives a map, tried once, on the first image of the first `pixel_values` `(B, 3, H, W)`; `False` before, and
+        for a function that is no torch module."""
+        if self._has_layer_cam is None and pixel_values is not None:
+            self._has_layer_cam = False
+            if isinstance(self.predict, nn.Module):
+                with suppress(Exception):  # if it is not about gradients, the module raises it again
+                    self._has_layer_cam = bool(layer_cam(self, pixel_values[:1], check_finite=False))
+        return bool(self._has_layer_cam)
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> ImageClassifierOutput:
         """Logits `(B, C)` of images `(B, 3, H, W)`."""

@@ -15,11 +15,13 @@ RELEVANCE, LAYER_CAM = "relevance", "LayerCAM"  # names of maps, wherever they a
 SKIPPED = (nn.Linear, nn.Dropout, nn.Softmax, nn.Identity)
 
 
-def map_name(model: nn.Module) -> str | None:
-    """Name of the map of [`class_map`]: `relevance` or `LayerCAM`; `None` for functions without gradients."""
+def map_name(model: nn.Module, pixel_values: torch.Tensor | None = None) -> str | None:
+    """Name of the map of [`class_map`]: `relevance` or `LayerCAM`; `None` for functions without gradients. A torch module of a user is tried on
+    the first `pixel_values` `(B, 3, H, W)`; before, it is `None` too."""
     if why_no_map(model) is None:
         return RELEVANCE
-    return LAYER_CAM if getattr(unwrap_pretrained(model), "has_layer_cam", True) else None
+    has_layer_cam = getattr(unwrap_pretrained(model), "has_layer_cam", None)
+    return LAYER_CAM if has_layer_cam is None or has_layer_cam(pixel_values) else None
 
 
 def class_map(

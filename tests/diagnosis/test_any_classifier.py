@@ -122,10 +122,8 @@ def test_a_function_never_gets_the_result_of_another(photographs, tmp_path):
 def test_probabilities_of_a_function_are_no_logits():
     logits, images = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 9.0]]), torch.zeros(2, 3, 8, 8)
     for given, expected in ((logits, logits), (logits.softmax(dim=1), logits.log_softmax(dim=1))):
-        torch.testing.assert_close(
-            OwnClassifier(lambda _, given=given: given, NAMES[:3], _pixels)(images).logits, expected
-        )
-    assert OwnClassifier(lambda _: torch.eye(3)[:2], NAMES[:3], _pixels)(images).logits.isfinite().all()
+        torch.testing.assert_close(OwnClassifier(lambda _, given=given: given, NAMES[:3])(images).logits, expected)
+    assert OwnClassifier(lambda _: torch.eye(3)[:2], NAMES[:3])(images).logits.isfinite().all()
 
 
 def test_a_module_is_left_in_training(photographs, tmp_path):
@@ -133,7 +131,8 @@ def test_a_module_is_left_in_training(photographs, tmp_path):
     layers = torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3 * 32 * 32, 4)
     module = torch.nn.Sequential(*layers).train()
 
-    diagnose(module, photographs, classes=NAMES, transform=_pixels, output_dir=tmp_path)
+    report = diagnose(module, photographs, classes=NAMES, transform=_pixels, output_dir=tmp_path)
+    assert "Maps show LayerCAM" in report.without_map[0] and 0 < float(report.table.rows[-1][1].split()[0]) < 10
     assert all(one.training for one in module.modules()) and layers[0].num_batches_tracked == 0
 
 

@@ -14,7 +14,7 @@ from ..helpers.tiny import tensor_rows, tiny_vit
 
 
 def own(predict) -> OwnClassifier:
-    return OwnClassifier(predict, list("abcd"), lambda image: torch.ones(3, 32, 32))
+    return OwnClassifier(predict, list("abcd"))
 
 
 def test_equals_the_formula_by_hand():
@@ -35,11 +35,22 @@ def test_equals_the_formula_by_hand():
     assert (high > 0).all() and not output.relevance.requires_grad
 
 
-def test_a_module_is_tried_once_when_the_first_map_is_asked_for():
-    module, calls = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten()), []
-    module.register_forward_hook(lambda *_: calls.append(1))
-    model = own(module)
-    assert calls == [] and map_name(model) == map_name(model) == "LayerCAM" and calls == [1]
+@pytest.mark.parametrize("error", [None, RuntimeError(), TypeError(), ValueError(), AttributeError()])
+def test_a_module_is_tried_once_and_on_an_image_that_was_given(error):
+    module, given = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten()), []
+
+    def note(_, images):
+        given.append(*images)
+        if error and torch.is_grad_enabled():
+            raise error
+
+    module.register_forward_pre_hook(note)
+    model, name, images = own(module), None if error else "LayerCAM", torch.randn(2, 3, 24, 40)
+    assert map_name(model) is None and given == []
+    assert map_name(model, images) == map_name(model, 2 * images) == map_name(model) == name
+    assert len(given) == 1 and torch.equal(given[0], images[:1])
+    with torch.no_grad():
+        assert model(images).logits.shape == (2, 4)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (64, 64)])
@@ -74,4 +85,5 @@ def test_models_without_such_a_layer():
     )
     with pytest.raises(NoRelevanceMap, match="no LayerCAM"):
         layer_cam(model, torch.randn(2, 3, 32, 32))
-    assert [map_name(of) for of in (model, function, tiny_vit())] == [None, None, "relevance"]
+    images = torch.randn(2, 3, 32, 32)
+    assert [map_name(of, images) for of in (model, function, tiny_vit())] == [None, None, "relevance"]
