@@ -12,25 +12,30 @@ from ..utils.images import save_picture_grid, to_rgb
 
 
 CONTACT_SHEET = "contact_sheet"  # the start of the file names
+IN_DOUBT = "in_doubt"
 NUM_COLUMNS = 6  # two images with masks, or six without
 
 
 def save_contact_sheets(folder: Path, split: str, rejected: str) -> None:
-    """Write `contact_sheet_<split>.png`, and `…_rejected.png` for the folder of rejected rows: at most 24 evenly spaced rows each."""
-    for place, name in ((folder, split), (folder / rejected, f"{split}_rejected")):
-        rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), 24)
+    """Write `contact_sheet_<split>.png`, `…_in_doubt.png` for rows with a `doubt`, and `…_rejected.png` for the folder of rejected rows: at most
+    24 evenly spaced rows each."""
+    for place, kind in ((folder, ""), (folder, f"_{IN_DOUBT}"), (folder / rejected, "_rejected")):
+        rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), 24, in_doubt=IN_DOUBT in kind)
         pictures = [picture for row in rows if row["image"] for picture in _captioned(row)]
         lines = [pictures[first : first + NUM_COLUMNS] for first in range(0, len(pictures), NUM_COLUMNS)]
         if lines:
-            save_picture_grid(lines, folder / f"{CONTACT_SHEET}_{name}.png")
+            save_picture_grid(lines, folder / f"{CONTACT_SHEET}_{split}{kind}.png")
 
 
-def sample_rows(files: list[Path], count: int) -> list[dict]:
+def sample_rows(files: list[Path], count: int, *, in_doubt: bool = False) -> list[dict]:
     if not files:
         return []
     rows = pyarrow.dataset.dataset(files)
+    if in_doubt:
+        has_doubts = "doubt" in rows.schema.names
+        rows = rows.filter(pyarrow.dataset.field("doubt").is_valid() if has_doubts else pyarrow.dataset.scalar(False))
     total = rows.count_rows()
-    return rows.take(sorted({index * total // count for index in range(count)})).to_pylist()
+    return rows.take(sorted({index * total // count for index in range(count)})).to_pylist() if total else []
 
 
 def _captioned(row: dict) -> list[tuple[str, np.ndarray]]:

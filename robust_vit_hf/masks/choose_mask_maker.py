@@ -18,6 +18,7 @@ from transformers import BaseImageProcessor
 from transformers.utils import logging
 
 from ..data.classes import align_labels, class_names_of
+from ..data.contact_sheets import CONTACT_SHEET, IN_DOUBT
 from ..data.find_images import Images, find_images, origin_of_masks
 from ..data.layouts.folders import first_few
 from ..data.mask_checks import confirmed
@@ -175,8 +176,10 @@ def _masked(
     if lost:
         notes.append(f"Of these classes, no image is left: {lost}.")
     if doubtful := int((~confirmed(rows)).sum()):
+        sheet = folder / f"{CONTACT_SHEET}_train_{IN_DOUBT}.png"
+        sheets = f"`{folder.name}/{sheet.name}`" if sheet.is_file() else "the contact sheets of the masks"
         notes.append(
-            f"In doubt: {doubtful} of {len(rows)} masks. No composites are made with these images. Look at the contact sheets of the masks. If "
+            f"In doubt: {doubtful} of {len(rows)} masks. No composites are made with these images. Look at {sheets}. If "
             "many are wrong, try a background remover: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
         )
     return replace(images, rows=rows, masks=origin, rejected=rejected, notes=(*images.notes, *notes))

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,14 +18,16 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import to_pil_image
 
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data import contact_sheets
 from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.find_images import Images, find_images
 from robust_vit_hf.data.write_dataset import made_from
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
+from robust_vit_hf.masks import choose_mask_maker as choice
 from robust_vit_hf.masks import tokencut
 from robust_vit_hf.masks.choose_mask_maker import OF_THE_CLASSIFIER, MaskSettings, choose_mask_maker, masked_images
 from robust_vit_hf.masks.options import Dinov2Options
-from robust_vit_hf.masks.tokencut import TokenCut, backbone_of, cut_eigenvectors
+from robust_vit_hf.masks.tokencut import MaskResult, TokenCut, backbone_of, cut_eigenvectors
 from robust_vit_hf.models import emoji_shift_model
 from robust_vit_hf.models.loading import model_digest
 from robust_vit_hf.utils import environment as install
@@ -197,6 +200,29 @@ def test_a_camera_s_photographs_are_kept_small(tmp_path):
     assert np.abs(np.asarray(row, float) - np.asarray(reduced)).mean() < 3  # of JPEGs
     with Image.open(tmp_path / "photos" / "train" / "b" / "b.jpg") as photograph:
         assert np.array_equal(np.asarray(small), np.asarray(ImageOps.exif_transpose(photograph)))
+
+
+@pytest.mark.parametrize("doubted", [0, 26])
+def test_masks_in_doubt_have_a_contact_sheet(doubted, tmp_path, monkeypatch):
+    def make(images, rows):
+        numbers = [int(row["file_name"].removeprefix("row ")) for row in rows]
+        mask = ImageOps.expand(Image.new("L", (64, 64), 255), 16)
+        return [MaskResult(mask, doubt=f"doubt {number}" if number < doubted else None) for number in numbers]
+
+    def save(lines, path):
+        path.touch()
+        shown[path.name] = [caption for line in lines for caption, _ in line if caption]
+
+    given, shown = square_images(tmp_path / "photos"), {}
+    given = replace(given, rows=datasets.concatenate_datasets(4 * [given.rows]))
+    monkeypatch.setattr(contact_sheets, "save_picture_grid", save)
+    monkeypatch.setattr(choice, "choose_mask_maker", lru_cache(lambda *_: ("dinov2", "vit", make)))
+    (made,) = masked_images({tmp_path / "masks": given}, list("abcd"), MaskSettings("dinov2"))
+    expected = {"contact_sheet_train_in_doubt.png": [f"doubt {place * 26 // 24}" for place in range(24)]}
+    assert len(shown.pop("contact_sheet_train.png")) == 24 and shown == (expected if doubted else {})
+    found = [note.partition(" If ")[0] for note in made.notes]
+    told = "In doubt: 26 of 32 masks. No composites are made with these images. Look at `masks/contact_sheet_train_in_doubt.png`."
+    assert found == ([told] if doubted else [])
 
 
 def test_a_mask_model_asks_for_masks():
