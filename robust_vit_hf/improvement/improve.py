@@ -138,13 +138,6 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         if keeps := not attributes and diagnosis.has_little_to_gain:
             right = diagnosis.values["original"], diagnosis.values["mixed_rand"]
             candidates = [Candidate(*right, *right)]
-        elif classes and options.effort == "full":
-            # With 3 photographs of 10 and of 150 of 1,000 classes, top-1 on the others fell by 6.7 and 2.1 points (experiments/photographs.md).
-            raise ValueError(
-                f"The model has {len(session.classes)} classes, {len(session.classes) - len(classes)} of them without images, and a training of all "
-                "layers makes it worse at these, which no image here shows. Give --effort quick, --only_these_classes for a model of "
-                "only the others, or images of all classes."
-            )
         else:
             candidates = _candidates(train, validation, pool, attributes, images, options, notes)
         before = candidates[0]
@@ -210,8 +203,7 @@ def with_masks(
 def _check_validation_images(session: Session) -> Diagnosis:
     """Measure the original model on the validation images, so that unsuitable images are rejected before anything is trained."""
     diagnosis = measure_backgrounds(session, PREDICTIONS_FOLDER)["before"]
-    count = len(diagnosis.columns["label"])
-    check_composed(diagnosis.num_mixed, count, "validation")
+    check_composed(diagnosis.num_mixed, len(diagnosis.columns["label"]), "validation")
     tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
     return diagnosis
 
@@ -234,6 +226,13 @@ def _candidates(
 ) -> list[Candidate]:
     """The original model, and at each interpolation weight the new layers and, with --effort full, the finetuned model."""
     side, folder, of_train = train.sides["before"], train.folder / CANDIDATES_FOLDER, images["train"]
+    if options.effort == "full" and (classes := next(iter(train.sets.values())).class_subset):
+        # With 3 photographs of 10 and of 150 of 1,000 classes, top-1 on the others fell by 6.7 and 2.1 points (experiments/photographs.md).
+        raise ValueError(
+            f"The model has {len(train.classes)} classes, {len(train.classes) - len(classes)} of them without images, and a training of all layers "
+            "makes it worse at these, which no image here shows. Give --effort quick, --only_these_classes for a model of only the others, or "
+            "images of all classes."
+        )
     outputs_of = partial(
         composite_outputs, session=validation, count=VALIDATION_COMPOSITES, attributes=attributes, edit=MOVED
     )
@@ -241,8 +240,7 @@ def _candidates(
     facts["masks"], rows = of_train.masks, of_train.rows.select(np.flatnonzero(confirmed(of_train.rows)))
     try:
         features = compute_features(train, validation, folder / FEATURES_FOLDER, pool, attributes)
-        made_from = facts | {"folder": train.folder}
-        candidates = layer_candidates(side, features, made_from, rows)
+        candidates = layer_candidates(side, features, facts | {"folder": train.folder}, rows)
     except NoLastLayer as error:
         if options.effort == "quick":
             raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
