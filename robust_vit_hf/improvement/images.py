@@ -19,6 +19,7 @@ from ..models.loading import with_classes_alone
 from ..training.methods.augmentations import BackgroundPool
 from ..utils.privacy import public_name
 from .options import ImproveOptions
+from .verdict import PREDICTIONS_FOLDER
 
 
 NAMED = 8  # classes that a sentence names
@@ -121,9 +122,9 @@ def _labelled(split: str, session: Session, options: ImproveOptions, notes: list
     images = find_images(options.dataset, split, masks=options.mask_folder)
     if "label" in images.rows.column_names:
         return images.labelled()
-    unsaved = replace(session.with_images(images), folder=None)
-    result = measure_accuracy(unsaved, relevance=False)[images.name]
-    predicted = result.sides["before"].predictions[:, 0]
+    measured = session.with_images(images)
+    within = f"{PREDICTIONS_FOLDER}/labels/{measured.sets[images.name].digest[:8]}"  # other images, other folder
+    predicted = measure_accuracy(measured, within, relevance=False)[images.name].sides["before"].predictions[:, 0]
     notes.append(
         f"The images of `{split}` have no classes, so the prediction for the original image counts as right: top-1 is how often the "
         "prediction stays the same."

@@ -104,9 +104,7 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
             write_json(folder / name, content)
         sides = load()
     for path in (path for root in (PREDICTIONS_FOLDER, ATTRIBUTES_FOLDER) for path in (folder / root).rglob("after")):
-        if (
-            Stage.of(path).inputs.get("model") != sides["after"].digest
-        ):  # predictions of a model chosen for another share
+        if Stage.of(path).inputs.get("model") != sides["after"].digest:  # of a model chosen for another share
             for file in sorted(path.iterdir()):  # the record is deleted last
                 file.unlink()
     return replace(session, sides={**session.sides, **sides})
@@ -126,8 +124,9 @@ def other_classes(session: Session) -> list[str]:
     if rows.class_subset is None:
         return []
     gaps, taken = [], []
-    for side in session.sides.values():
-        logits = composite_outputs(side, session, 0).original
+    for place, side in session.sides.items():
+        folder = session.folder and session.folder / PREDICTIONS_FOLDER / "logits" / place
+        logits = composite_outputs(side, replace(session, sides={"before": side}), 0, folder=folder).original
         has_images = np.isin(np.arange(logits.shape[1]), rows.class_subset)
         gaps.append(logits[:, ~has_images].mean(axis=1) - logits[:, has_images].mean(axis=1))
         taken.append(~has_images[logits.argmax(axis=1)])

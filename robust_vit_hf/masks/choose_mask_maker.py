@@ -22,7 +22,7 @@ from ..data.contact_sheets import CONTACT_SHEET, IN_DOUBT
 from ..data.find_images import Images, find_images, origin_of_masks
 from ..data.layouts.folders import first_few
 from ..data.mask_checks import confirmed
-from ..data.schema import check_rows, undecoded_rows
+from ..data.schema import check_rows, label_problem, undecoded_rows
 from ..data.transforms import input_size
 from ..data.write_dataset import REJECTED_FOLDER
 from ..models.emoji_shift_model import INSTALL_BACKBONE
@@ -126,6 +126,26 @@ def masked_images(
         choose_mask_maker.cache_clear()  # one mask maker is used for all images; its models are large
 
 
+def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[str, str | None, Masker | None]:
+    """Method, mask model and mask maker of settings; no mask maker if the folder has all masks, by no model that may have changed."""
+    method, mask_model, masker, stage = settings.method, settings.mask_model, None, Stage.of(folder)
+    if stage.result() is not None:
+        logger.warning(f"Masks of `{images.name}` are not made again: see `{folder}`.")
+        known, made = {None: ["dinov2"], "auto": [*AUTO, "dinov2"]}.get(method, [method]), stage.inputs
+        if mask_model is None and made.get("method") in known and made.get("model") != OF_THE_CLASSIFIER:
+            return made["method"], made.get("model"), None
+    elif method is None and (example := first_cut_out(images.rows)):
+        logger.warning(
+            f"Images such as `{example}` are partly transparent: --masks alpha makes masks from their transparency."
+        )
+    for first in (True, False):  # the main process chooses, since other processes may fail to load its model
+        if PartialState().is_main_process is first:
+            chosen = replace(settings, method=method, mask_model=mask_model)
+            method, mask_model, masker = choose_mask_maker(chosen, class_names_of(images.rows.features) or ())
+        method, mask_model = broadcast_object_list([method, mask_model])
+    return method, mask_model, masker
+
+
 def _masked(
     images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings, columns: Sequence[str]
 ) -> Images:
@@ -133,33 +153,22 @@ def _masked(
     origin, rejected_names = images.masks or origin_of_masks(images.source), []
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
-    if settings.method not in (None, "auto") or "mask" not in images.rows.column_names:
-        if settings.method is None and (example := first_cut_out(images.rows)):
-            logger.warning(
-                f"Images such as `{example}` are partly transparent: --masks alpha makes masks from their transparency."
-            )
-        state, method, mask_model, masker = PartialState(), settings.method, settings.mask_model, None
-        named = class_names_of(images.rows.features) or ()
-        for first in (True, False):  # the main process chooses, since other processes may fail to load its model
-            if state.is_main_process is first:
-                chosen = replace(settings, method=method, mask_model=mask_model)
-                method, mask_model, masker = choose_mask_maker(chosen, named)
-            method, mask_model = broadcast_object_list([method, mask_model])
-        given: dict[str, Any] = {"images": images.source, "output_dir": folder}
-        given |= {"skip_bad": True, "rows_per_shard": 100}
+    if problems := [*filter(None, (label_problem(label, len(classes)) for label in needed))]:
+        raise ValueError(f"`{name}`: {problems[0]}.")
+    if makes_masks := settings.method not in (None, "auto") or "mask" not in images.rows.column_names:
+        state, (method, mask_model, masker) = PartialState(), _chosen_for(images, folder, settings)
+        given: dict = {"images": images.source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
         options = OTHERS[method](**given) if method in OTHERS else OF_FEATURES[method](**given, model=mask_model)
-        if state.is_main_process and Stage.of(folder).result() is not None:
-            logger.warning(f"Masks of `{name}` are not made again: see `{folder}`.")
         with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
             shorter_side = None if method == "alpha" else settings.shorter_side  # reduced images have no alpha
-            features, kept = images.rows.features, (*KEPT, *columns)
-            write_split(options, "train", rows, features, masker, title, None, kept, shorter_side)
+            kept = (*KEPT, *columns)
+            write_split(options, "train", rows, images.rows.features, masker, title, None, kept, shorter_side)
         state.wait_for_everyone()  # the first process has written the last rows
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin, files = f"made by {method}", sorted((folder / REJECTED_FOLDER).glob("*.parquet"))
         rejected_names = [name for file in files for name in pq.read_table(file)["file_name"].to_pylist()]
-    rows = check_rows(aligned, name, len(classes))
+    rows = aligned if makes_masks else check_rows(aligned, name, len(classes))  # made masks were checked before
     left, rejected = {*rows.with_format(None)["label"]}, len(needed) - len(rows)
     lost, notes = ", ".join(classes[label] for label in sorted({*needed} - left)), []
     if lost and len(left) == 1:

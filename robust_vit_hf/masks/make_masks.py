@@ -124,7 +124,7 @@ def write_split(
     split: str,
     rows: Iterable[dict],
     columns: datasets.Features,
-    masker: Masker,
+    masker: Masker | None,
     title: str,
     total: int | None = None,
     kept: Sequence[str] = KEPT,
@@ -133,7 +133,7 @@ def write_split(
     """Write one split of images with masks to the output folder, see [`prepare_masks`].
 
     Args:
-        rows: rows with undecoded images and `file_name`; `total` is their number, if known.
+        rows: rows with undecoded images and `file_name`; `total` is their number, if known. If all have masks, `masker` may be `None`.
         columns: columns of the rows; those named in `kept` are written too.
         shorter_side: length in pixels of the shorter side, to which larger images are reduced; by default, none are.
     """
@@ -143,7 +143,8 @@ def write_split(
     features |= dict.fromkeys(texts, datasets.Value("string"))
     writer, finish = None, partial(_with_masks, masker=masker, features=features)
     if PartialState().is_main_process:
-        inputs = _inputs(options, masker) | ({"shorter_side": shorter_side} if shorter_side else {})
+        inputs = _inputs(options, masker) if masker else Stage.of(options.output_dir).inputs
+        inputs |= {"shorter_side": shorter_side} if shorter_side else {}
         writer = SplitWriter(
             Stage(options.output_dir, inputs),
             split,

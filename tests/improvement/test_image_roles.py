@@ -5,16 +5,18 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from pyarrow import parquet as pq
 
 from robust_vit_hf.data.balanced_splits import held_out
 from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.improvement.images import images_by_role
 from robust_vit_hf.improvement.options import ImproveOptions
+from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 from robust_vit_hf.training.trainer import RobustViTTrainer
 
 from ..helpers.commands import call, succeed
+from ..helpers.layouts import save
 from ..helpers.sessions import session_of
 from ..helpers.tiny import save_pretrained, tiny_vit
 from .conftest import NAMES, OBJECT, options_of, with_masks, write_photographs
@@ -94,6 +96,31 @@ def test_images_without_classes(inputs, tmp_path, monkeypatch):
         (file,) = (tmp_path / "out" / "masks" / name).glob("*.parquet")
         parts.append({row["bytes"] for row in pq.read_table(file)["image"].to_pylist()})
     assert [len(part) for part in parts] == [16, 16] and not parts[0] & parts[1]
+
+
+@pytest.mark.parametrize("command", ["diagnose", "improve"])
+def test_a_second_start_decodes_nothing(command, inputs, tmp_path, monkeypatch, caplog):
+    """Except the pictures of the report. Masks, and predictions of labels and of classes without images, are read again."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    for pictures in ("diagnosis.diagnose.composed_images", "evaluation.results_files.write_examples"):
+        monkeypatch.setattr(f"robust_vit_hf.{pictures}", lambda *_: [])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve._seconds_per_mask", lambda *_: 0.0)
+    for path in (inputs / "photos").glob("*/[bc][ai]r*/[0-3].jpg"):  # of two of four classes
+        split, name, number = path.parts[-3:]
+        place = f"{name}/{number}" if command == "diagnose" else f"{name}-{number}"
+        save(Image.open(path), tmp_path / "photos" / split / place)
+    decoded, load = [], ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda of: decoded.extend([of] * bool(of.tile)) or load(of))
+    options = [command, "--model", inputs / "model", "--dataset", tmp_path / "photos"]
+    options += ["--output_dir", tmp_path / "out"]
+    printed = succeed(*options)
+    assert decoded and "not made again" not in caplog.text
+    decoded.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(MaskSettings, "of_features", lambda _: pytest.fail("loaded a model for masks"))
+        assert succeed(*options) == printed and not decoded
+    assert "Masks of `validation` are not made again" in caplog.text
+    assert "was made from other inputs, which differ in: m" in call(*options, "--masks", "tokencut").error
 
 
 @pytest.mark.parametrize("split, count", [("photos", 2), ("photos/train", 500)], ids=["some", "held out"])
