@@ -141,7 +141,7 @@ def test_a_gap_that_was_not_measured_is_no_pass(model, tmp_path):
 
 
 def test_masks_are_made_where_there_are_none(model, tmp_path):
-    """By DINOv2-S: kept, with a contact sheet, and not made again."""
+    """By DINOv2-S: kept, with a contact sheet."""
     rows = [{"image": bright_square(index), "label": index % 4} for index in range(8)]
     rows[1]["image"] = Image.new("RGB", (2000, 1))  # too narrow to be enlarged
     features = datasets.Features({name: FEATURES[name] for name in ("image", "label")})
@@ -154,11 +154,28 @@ def test_masks_are_made_where_there_are_none(model, tmp_path):
     assert results["num_rejected"] >= 1 and "row 1" in printed and "reasons in `masks/rejected`" in printed
     assert (masks / "contact_sheet_train.png").is_file()
     assert "annotations_creators: machine-generated" in (masks / "README.md").read_text()
-    written = {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
-    assert succeed("diagnose", *options) == printed
-    assert written == {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
     # Masks of these images are not those of others, or of fewer.
     assert "has changed" in call("diagnose", *options, "--num_images", 6).error
+
+
+@pytest.mark.parametrize("masks", ["own", "made"])
+def test_a_panorama_keeps_its_size_and_its_object(masks, model, tmp_path):
+    """Ten times as wide as high. Of the square in the middle, which the model sees, each object covers another share."""
+    for index, left in enumerate(range(380, 540, 20)):
+        pixels = np.random.default_rng(index).integers(0, 60, (100, 1000), np.uint8)
+        pixels[5:95, left : left + 90] = 255
+        image, mask = Image.fromarray(pixels).convert("RGB"), Image.fromarray(pixels // 255 * 255)
+        for kind, picture in {"image": image, "mask": mask}.items():
+            save(picture, tmp_path / kind / "validation" / "abcd"[index % 4] / f"{index}.png")
+    options = ["--masks", tmp_path / "mask"] if masks == "own" else []
+    succeed("diagnose", "--model", model, "--dataset", tmp_path / "image", "--output_dir", tmp_path / "out", *options)
+    columns, side = columns_of(tmp_path / "out"), 100 * 32 / 36  # of what the model sees, in pixels of the image
+    lefts = 380 + 20 * np.array([int(Path(name).stem) for name in columns["file_name"]])
+    seen = (np.minimum(lefts + 90, 500 + side / 2) - np.maximum(lefts, 500 - side / 2)) / side
+    assert len(seen) == 8 and columns["object_share"] == pytest.approx(seen, abs=0.05 if masks == "own" else 0.15)
+    if masks == "made":
+        made = find_images(str(tmp_path / "out" / "masks"), "train").rows
+        assert {(row["image"].size, row["mask"].size) for row in made} == {((1000, 100), (1000, 100))}
 
 
 def test_masks_of_a_folder_are_found_by_name(model, tmp_path):

@@ -8,17 +8,18 @@ import pytest
 from PIL import Image, ImageFile
 from pyarrow import parquet as pq
 
+from robust_vit_hf.data.background_edits import draw_donors
 from robust_vit_hf.data.balanced_splits import held_out
 from robust_vit_hf.data.dataset_digest import dataset_identity
-from robust_vit_hf.improvement.images import images_by_role
+from robust_vit_hf.improvement.images import classes_with_images, images_by_role
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.masks.choose_mask_maker import MaskSettings
 from robust_vit_hf.training.trainer import RobustViTTrainer
 
 from ..helpers.commands import call, succeed
-from ..helpers.layouts import save
+from ..helpers.layouts import class_folders, save
 from ..helpers.sessions import session_of
-from ..helpers.tiny import save_pretrained, tiny_vit
+from ..helpers.tiny import named, save_pretrained, tiny_vit
 from .conftest import NAMES, OBJECT, options_of, with_masks, write_photographs
 
 
@@ -121,6 +122,35 @@ def test_a_second_start_decodes_nothing(command, inputs, tmp_path, monkeypatch, 
         assert succeed(*options) == printed and not decoded
     assert "Masks of `validation` are not made again" in caplog.text
     assert "was made from other inputs, which differ in: m" in call(*options, "--masks", "tokencut").error
+
+
+def test_ninety_percent_of_one_class(tmp_path):
+    """Of the others, all are drawn, and each gives its background."""
+    class_folders(tmp_path / "photos", {"circle": 54, "bar": 3, "cross": 3})
+    options = ImproveOptions(model="m", output_dir="o", dataset=str(tmp_path / "photos"), num_images=10, max_steps=1)
+    images, _ = images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
+    names = {role: np.array(of.rows.features["label"].names)[of.rows["label"][:]] for role, of in images.items()}
+    counts = {role: dict(zip(*np.unique(of, return_counts=True), strict=True)) for role, of in names.items()}
+    assert counts == {"train": {"bar": 2, "circle": 4, "cross": 2}, "validation": {"bar": 1, "circle": 8, "cross": 1}}
+    same, other = draw_donors(images["validation"].rows["label"][:])
+    usual = names["validation"] == "circle"
+    assert (same[~usual] == -1).all() and (names["validation"][same[usual]] == "circle").all()
+    assert {*names["validation"][other[usual]]} == {"bar", "cross"} and (other >= 0).all()
+
+
+def test_a_thousand_classes_of_two(tmp_path):
+    classes, notes = [f"class {number:03d}" for number in range(1000)], []
+    for seed, split in enumerate(("train", "validation")):
+        class_folders(tmp_path / split, dict.fromkeys(classes, 2), seed=5000 * seed)
+    session = session_of({"before": tiny_vit(**named(classes), num_labels=1000)}, {})
+    images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", dataset=str(tmp_path)), notes)
+    assert not notes and np.bincount(images["train"].rows["label"][:]).tolist() == 1000 * [2]
+    labels = np.array(images["validation"].rows["label"][:])
+    assert len(labels) == 500 and {*np.bincount(labels).tolist()} == {0, 2}
+    same, other = draw_donors(labels.tolist())
+    assert (labels[same] == labels).all() and (same != np.arange(500)).all() and (labels[other] != labels).all()
+    assert classes_with_images(images, session.classes, notes) is None
+    assert notes[0].startswith("No image of `validation`: class ") and notes[0].endswith(", and 742 more.")
 
 
 @pytest.mark.parametrize("split, count", [("photos", 2), ("photos/train", 500)], ids=["some", "held out"])

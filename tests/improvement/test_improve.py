@@ -88,19 +88,33 @@ def quick(inputs, tmp_path_factory) -> Path:
     return folder
 
 
+@torch.no_grad()
+def check_predictions(folder: Path, inputs: Path) -> None:
+    """Those of plain transformers for the validation images are those of the report, image by image."""
+    rows = pq.read_table(folder / "predictions" / "validation" / "after" / "rows.parquet").to_pydict()
+    model, processor = (of.from_pretrained(folder) for of in (AutoModelForImageClassification, AutoImageProcessor))
+    images = [Image.open(path) for path in sorted((inputs / "photos" / "validation").rglob("*.jpg"))]
+    predicted = model(**processor(images, return_tensors="pt")).logits.argmax(dim=1).tolist()
+    assert predicted == rows["original"]
+    results = json.loads((folder / "results.json").read_text())
+    assert results["rows"][0]["top1_after"] == pytest.approx(np.mean(np.equal(predicted, rows["label"])))
+
+
+def test_in_half_precision_the_model_is_the_one_of_the_report(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    succeed("improve", *options_of(inputs, folder := tmp_path / "better")[:-1], "quick", "--bf16")
+    assert {weight.dtype for weight in load_file(folder / "model.safetensors").values()} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        check_predictions(folder, inputs)
+
+
 def test_the_new_layer_is_all_that_changes(inputs, quick):
     """Plain transformers loads a model with another last layer, whose predictions are those of the verdict, image by image."""
     before, after = (load_file(place / "model.safetensors") for place in (inputs / "model", quick))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert before.keys() == after.keys() and changed == {"classifier.weight", "classifier.bias"}
     assert not (quick / "interpolation.json").exists()
-    model = AutoModelForImageClassification.from_pretrained(quick)
-    processor = AutoImageProcessor.from_pretrained(quick)
-    rows = pq.read_table(quick / "predictions" / "validation" / "after" / "rows.parquet").to_pydict()
-    images = [Image.open(path) for path in sorted((inputs / "photos" / "validation").rglob("*.jpg"))]
-    with torch.no_grad():
-        logits = model(**processor(images, return_tensors="pt")).logits
-    assert logits.argmax(dim=1).tolist() == rows["original"]
+    check_predictions(quick, inputs)
     card = (quick / "README.md").read_text()
     assert "all other weights are unchanged" in card and "Training took" not in card
     layer = json.loads((quick / "run.json").read_text())
