@@ -5,7 +5,7 @@ from textwrap import fill
 
 import datasets
 import numpy as np
-import pyarrow.dataset
+import pyarrow.dataset as ds
 from PIL import Image
 
 from ..utils.images import save_picture_grid, to_rgb
@@ -17,8 +17,7 @@ NUM_COLUMNS = 6  # two images with masks, or six without
 
 
 def save_contact_sheets(folder: Path, split: str, rejected: str) -> None:
-    """Write `contact_sheet_<split>.png`, `…_in_doubt.png` for rows with a `doubt`, and `…_rejected.png` for the folder of rejected rows: at most
-    24 evenly spaced rows each."""
+    """Write `contact_sheet_<split>.png`, `…_in_doubt.png` and, for the folder `rejected`, `…_rejected.png`: at most 24 evenly spaced rows each."""
     for place, kind in ((folder, ""), (folder, f"_{IN_DOUBT}"), (folder / rejected, "_rejected")):
         rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), 24, in_doubt=IN_DOUBT in kind)
         pictures = [picture for row in rows if row["image"] for picture in _captioned(row)]
@@ -30,10 +29,9 @@ def save_contact_sheets(folder: Path, split: str, rejected: str) -> None:
 def sample_rows(files: list[Path], count: int, *, in_doubt: bool = False) -> list[dict]:
     if not files:
         return []
-    rows = pyarrow.dataset.dataset(files)
+    rows = ds.dataset(files)
     if in_doubt:
-        has_doubts = "doubt" in rows.schema.names
-        rows = rows.filter(pyarrow.dataset.field("doubt").is_valid() if has_doubts else pyarrow.dataset.scalar(False))
+        rows = rows.filter(ds.field("doubt").is_valid() if "doubt" in rows.schema.names else ds.scalar(False))
     total = rows.count_rows()
     return rows.take(sorted({index * total // count for index in range(count)})).to_pylist() if total else []
 
