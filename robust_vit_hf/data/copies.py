@@ -21,7 +21,7 @@ from ..utils.images import upright_image
 from .classes import class_names_of
 from .dataset_digest import row_digest
 from .find_images import Images
-from .layouts.folders import first_few
+from .layouts.folders import LeftOut, first_few
 from .schema import undecoded
 
 
@@ -53,12 +53,14 @@ def without_copies(images: Mapping[str, Images], folder: Path | None) -> dict[st
                 f"Splits overlap: {len(shared)} of {len(rows)} images of `{role}` are in `{shared.iloc[0]}` too. Remove them from one of these."
             )
         differ, again, notes = rows[rows["differ"]], rows[rows["again"] & ~rows["differ"]], []
-        if len(differ):
-            listed = first_few((differ["name"] + "` of `" + differ["class"].fillna("no class")).tolist())
-            notes.append(f"Left out as copies with different classes: {len(differ)} of {len(rows)} images, {listed}.")
-        if len(again):
-            listed = first_few((again["name"] + "` of `" + again["role of"] + ": " + again["of"]).tolist())
-            notes.append(f"Left out as copies, which count once: {len(again)} of {len(rows)} images, {listed}.")
+        for kind, these, of in (
+            ("copies with different classes", differ, differ["class"].fillna("no class")),
+            ("copies, which count once", again, again["role of"] + ": " + again["of"]),
+        ):
+            if len(these):
+                listed = first_few((these["name"] + "` of `" + of).tolist())
+                files = [(role, name, f"{kind} ({other})") for name, other in zip(these["name"], of, strict=True)]
+                notes.append(LeftOut(f"Left out as {kind}: {len(these)} of {len(rows)} images, {listed}.", files))
         kept = np.flatnonzero(~rows["again"] & ~rows["differ"])
         left[role] = replace(of_role.select(kept), notes=(*of_role.notes, *notes)) if notes else of_role
     return left

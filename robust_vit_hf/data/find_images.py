@@ -1,24 +1,25 @@
 """Loading of the images of a command: rows with `image`, `mask` and `label` of a folder, table, Hub id or benchmark."""
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
+import pandas as pd
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from transformers.utils import logging
 
-from ..utils.files import cache_of, check_no_pattern, files_below, is_hidden
+from ..utils.files import cache_of, check_no_pattern, files_below, is_hidden, write_atomically
 from ..utils.images import readable_suffixes
 from ..utils.privacy import check_on_hub, is_hub_id
 from . import emoji_shift
 from .classes import class_names_of, nfc
 from .known_sets import BUNDLED_BENCHMARK
-from .layouts.folders import ImageFolder
+from .layouts.folders import ImageFolder, LeftOut
 from .layouts.packed import class_names_of_file, class_names_of_files, has_parquet
 from .schema import check_columns
 from .write_dataset import made_from
@@ -26,6 +27,7 @@ from .write_dataset import made_from
 
 logger = logging.get_logger(__name__)
 
+LEFT_OUT_FILE = "left_out.csv"  # split, name and reason of each file that was left out
 # Takes whether to stream, and returns the rows of a split, and sentences on what was left out.
 Loader = Callable[[bool], tuple[Any, list[str]]]
 
@@ -77,6 +79,18 @@ class Images:
         chosen = [index for index, label in enumerate(labels) if label is not None and label >= 0]
         note = f"Left out without a label: {len(labels) - len(chosen)} of {len(labels)} images of `{self.split}`."
         return self if len(chosen) == len(labels) else replace(self.select(chosen), notes=(*self.notes, note))
+
+
+def write_left_out(images: Sequence[Images], folder: Path) -> list[Images]:
+    """Write [`LEFT_OUT_FILE`], once for roles of one split, and return the images; notes that name only the first few files refer to it."""
+
+    def referring(note: str) -> str:
+        return f"{note} All are in `{LEFT_OUT_FILE}`." if isinstance(note, LeftOut) and "…" in note else note
+
+    files = dict.fromkeys(file for of in images for note in of.notes for file in getattr(note, "files", ()))
+    table = pd.DataFrame([*files], columns=["split", "file", "reason"]).to_csv(index=False)
+    write_atomically(folder / LEFT_OUT_FILE, table)
+    return [replace(of, notes=tuple(map(referring, of.notes))) for of in images]
 
 
 def find_images(

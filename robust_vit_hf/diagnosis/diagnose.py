@@ -14,7 +14,7 @@ from ..data import emoji_shift
 from ..data.background_edits import chosen_attributes, draw_donors
 from ..data.balanced_splits import choose_images
 from ..data.copies import without_copies
-from ..data.find_images import Images, find_images
+from ..data.find_images import Images, find_images, write_left_out
 from ..data.groups import groups_of, slice_shares, training_shares
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
@@ -89,7 +89,8 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         imagenet_9 = {} if options.imagenet_9 is None else _imagenet_9(session, options.imagenet_9)
         side = session.sides["before"]
         making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
-        (images,) = masked_images({folder / MASKS_FOLDER: images}, session.classes, making, options.slices)
+        made = masked_images({folder / MASKS_FOLDER: images}, session.classes, making, options.slices)
+        (images,) = write_left_out(made, folder)
         measured = session.with_images(images)
         report = measure_images(measured, images, options.attributes, folder)
         if report is not None:

@@ -19,7 +19,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.background_edits import chosen_attributes
 from ..data.dataset_digest import dataset_identity
-from ..data.find_images import Images
+from ..data.find_images import Images, write_left_out
 from ..data.mask_checks import confirmed
 from ..data.transforms import input_size
 from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
@@ -195,7 +195,8 @@ def with_masks(
     _say(1, f"Masks of {counts['train']} training and {counts['validation']} validation images")
     folders, side = {session.folder / MASKS_FOLDER / role: images[role] for role in images}, session.sides["before"]
     making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
-    images = dict(zip(images, masked_images(folders, session.classes, making), strict=True))
+    made = masked_images(folders, session.classes, making)
+    images = dict(zip(images, write_left_out(made, session.folder), strict=True))
     notes += [f"`train`: {note}" for note in images["train"].notes]
     return images
 

@@ -3,12 +3,13 @@
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from robust_vit_hf.data import copies
 from robust_vit_hf.data.copies import without_copies
-from robust_vit_hf.data.find_images import find_images
+from robust_vit_hf.data.find_images import find_images, write_left_out
 from robust_vit_hf.evaluation.sets import own_set
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.load_data import load_data
@@ -46,7 +47,7 @@ def photos(tmp_path):
     return root
 
 
-def test_each_photograph_is_left_once(photos):
+def test_each_photograph_is_left_once(photos, tmp_path):
     images = {split: find_images(str(photos), split) for split in ("train", "test")}
     left = without_copies(images, None)
     kept = {split: of.rows.with_format(None)["file_name"][:] for split, of in left.items()}
@@ -66,6 +67,10 @@ def test_each_photograph_is_left_once(photos):
     assert left["test"].notes == (
         "Left out as copies, which count once: 1 of 3 images, `b/5.jpg` of `train: b/large.jpg`.",
     )
+    assert [of.notes for of in write_left_out([*left.values()], tmp_path)] == [of.notes for of in left.values()]
+    listed = [*pd.read_csv(tmp_path / "left_out.csv").itertuples(index=False, name=None)]
+    assert listed[0] == ("train", "a/4.jpg", "copies with different classes (a)") and len(listed) == 6
+    assert listed[-1] == ("test", "b/5.jpg", "copies, which count once (train: b/large.jpg)")
 
 
 def test_evaluations_and_trainings_count_each_photograph_once(photos, tmp_path, monkeypatch):

@@ -257,6 +257,8 @@ def test_names_that_cameras_and_browsers_give(tmp_path, caplog):
     assert {*rows["file_name"]} == {f"cat/{name}" for name in given[:4]} | {"dog/1.png"}
     assert "2 images" in (message := left_out(root, caplog))
     assert "`__fish__/0.png`" in message and "`cat/.hidden.jpg`" in message and "._IMG" not in message
+    hidden, names = "hidden, since a name begins with `.` or `__`", ("__fish__/0.png", "cat/.hidden.jpg")
+    assert find_images(str(root), "train").notes[0].files == [("train", name, hidden) for name in names]
     for level, name in enumerate(("scan no.5.png", "scan no.6.png", "IMG.png")):
         layouts.save(Image.new("L", (30, 24), level), tmp_path / "masks" / "cat" / name)
     found = with_masks_of(rows.select(range(len(rows))[::-1]), tmp_path / "masks", "train")

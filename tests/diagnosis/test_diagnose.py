@@ -222,6 +222,8 @@ def test_copies_do_not_narrow_an_interval(model, tmp_path):
         diagnosed = json.loads((tmp_path / place / "out" / "results.json").read_text())["diagnosis"]["before"]
         measures.append(diagnosed["measures"])
     assert "Left out as copies, which count once: 24 of 32 images, `a/1x.png` of `validation: a/1.png`" in printed
+    assert ", …. All are in `left_out.csv`." in printed
+    assert (tmp_path / "often" / "out" / "left_out.csv").read_text().count("\nvalidation,") == 24
     assert measures[0] == measures[1] and measures[0]["bg_gap"]["low"] < measures[0]["bg_gap"]["high"]
 
 

@@ -32,6 +32,17 @@ UNREADABLE = "in a format to convert to PNG (for HEIC, `pip install pillow-heif`
 NUM_NAMES = 3  # names shown of a list of files
 
 
+class LeftOut(str):
+    """A sentence on files that were left out, with split, name and reason of each."""
+
+    files: list[tuple[str, str, str]]
+
+    def __new__(cls, text: str, files: list[tuple[str, str, str]]) -> "LeftOut":
+        note = super().__new__(cls, text)
+        note.files = files
+        return note
+
+
 @dataclass(frozen=True)
 class ImageFolder:
     """Names, relative to a folder, of the images, metadata files and hidden images below it. Hidden images are left out."""
@@ -117,7 +128,8 @@ class ImageFolder:
                 f"`{self.root / folder}` has no image that can be used; left out: {summary or 'none'}. Expected {expected}."
             )
         classes = [] if metadata else [path.name for path in subfolders(self.root / folder)]
-        notes = [f"`{split}`: left out {summary}."] if summary else []
+        files = [(split, name, reason) for reason, names in left_out.items() for name in names]
+        notes: list[str] = [LeftOut(f"`{split}`: left out {summary}.", files)] if summary else []
         if metadata and (others := _in_other_folders(kept)):
             told = f"{len(others)} of {len(kept)} images another class than the folder ({first_few(others)})"
             notes.append(f"`{split}`: the metadata gives {told}. The metadata counts.")
@@ -211,10 +223,8 @@ def _picture_of(key: str) -> str | None:
 
 
 def _summary(left_out: dict[str, list[str]]) -> str | None:
-    count, parts = sum(map(len, left_out.values())), []
-    for reason, names in left_out.items():
-        if names:
-            parts.append(f"{len(names):,} {reason} ({first_few(names)})")
+    count = sum(map(len, left_out.values()))
+    parts = [f"{len(names):,} {reason} ({first_few(names)})" for reason, names in left_out.items() if names]
     return f"{count:,} image{'s' if count > 1 else ''}: {', '.join(parts)}" if count else None
 
 
