@@ -199,7 +199,7 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
     path = Path(source)
     made_from(path)  # rejects a folder that is not complete
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        saved = datasets.load_from_disk(source)
+        saved = datasets.load_from_disk(source).with_format(None)  # it may have been saved with that of torch
         splits = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
         return {split: partial(_stream_if, rows) for split, rows in splits.items()}
     if images := ImageFolder.find(path):
