@@ -132,7 +132,8 @@ def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[s
     if stage.result() is not None:
         logger.warning(f"Masks of `{images.name}` are not made again: see `{folder}`.")
         known, made = {None: ["dinov2"], "auto": [*AUTO, "dinov2"]}.get(method, [method]), stage.inputs
-        if mask_model is None and made.get("method") in known and made.get("model") != OF_THE_CLASSIFIER:
+        is_default = made.get("method") in OTHERS or made.get("model") in DINOV2_SMALL
+        if mask_model is None and made.get("method") in known and is_default:
             return made["method"], made.get("model"), None
     elif method is None and (example := first_cut_out(images.rows)):
         logger.warning(

@@ -141,6 +141,8 @@ def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
     kept = {row["image"].tobytes(): np.asarray(row["mask"]) for row in made.rows}
     assert kept and kept.keys() <= expected.keys()
     assert all(np.array_equal(mask, expected[image]) for image, mask in kept.items())
+    with pytest.raises(ValueError, match=r"differ in: model, digests\.model"):  # the default is another model
+        masked_images({tmp_path / "masks": given}, list("abcd"), MaskSettings("tokencut"))
 
 
 def test_auto_takes_the_masks_that_the_images_have(tmp_path):
