@@ -119,16 +119,18 @@ def verdicts() -> str:
     """How often `improve` answered, and how often it was wrong."""
     sets = benchmark("improve")["sets"]
     runs = [run for of_set in sets.values() for arm, run in of_set.items() if arm in EFFORTS]
-    outcomes = Counter(run["outcome"] for run in runs)
-    wrong = sum(true_change(run).mean < 0 for run in runs if run["outcome"] == "better")
+    outcomes = " and ".join(
+        f"`{name}` in {count}" for name, count in Counter(run["outcome"] for run in runs).most_common()
+    )
+    better = [true_change(run).mean for run in runs if run["outcome"] == "better"]
     held = sum(
         run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in runs if "change" in run
     )
     return (
-        f"We ran `improve` {len(runs)} times, with both efforts, on {len(sets)} sets of images. The outcome was `better` in {outcomes['better']} runs, `worse` "
-        f"in {outcomes['worse']}, `open` in {outcomes['open']}, and to keep the model in {outcomes['kept'] + outcomes['healthy']}. We then measured the models "
-        f"on other images with the same share of other backgrounds: accuracy was lower than before in {wrong} of the runs called `better`, and the interval "
-        f"of the verdict contained the change in {held} of {sum('change' in run for run in runs)} runs. [All sets](experiments/improve.md)."
+        f"We ran `improve` {len(runs)} times, with both efforts, on {len(sets)} sets of images. The outcome was {outcomes} runs. We then measured the models on other "
+        f"images with the same share of other backgrounds: of the {len(better)} that were called `better`, {sum(change < 0 for change in better) or 'none'} had "
+        f"a lower accuracy than before. The interval of the verdict contained the change in {held} of {sum('change' in run for run in runs)} runs. [All "
+        "sets](experiments/improve.md)."
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from robust_vit_hf.diagnosis.verdict import points
 from robust_vit_hf.results.intervals import Difference, Interval
 from robust_vit_hf.results.tables import Table
 
@@ -94,10 +95,11 @@ def in_short() -> str:
         f"from {100 * planted['before'][place]:.1f} to {100 * planted['after'][place]:.1f} %"
         for place in ("another of the planted backgrounds", "photographs as they are")
     )
+    lost, with_isnet = (points(Interval(**of["bg_gap"])) for of in (diagnosed, part("verdicts")["ISNet"]))
     return (
         "**Real photographs.** We also measured an EfficientNet-Lite0 with the 1,000 classes of ImageNet, which nobody biased, on photographs of ImageNet; it "
-        "was probably trained on many of them. With photographs of 75 classes, `diagnose` reports that the background of another class costs this model "
-        f"{_shown('bg_gap', diagnosed)} points ({_shown('bg_gap', part('verdicts')['ISNet'])} with the masks of ISNet). With photographs of 150 classes, the "
+        "was probably trained on many of them. With photographs of 75 classes, `diagnose` reports that the background of another class lowers its top-1 by "
+        f"{lost} points ({with_isnet} with the masks of ISNet). With photographs of 150 classes, the "
         f"outcome of `improve` is `{run['outcome']}`: accuracy among these classes is {home['after']:.1f} % on two other photographs of each (before: "
         f"{home['before']:.1f} %), and accuracy on one photograph of each of the 850 other classes is {others['after']:.1f} % (before: {others['before']:.1f} "
         "%). We then biased a model: a last layer was fitted to photographs of 38 classes, on which a background of their class was planted. Its outcome is "
