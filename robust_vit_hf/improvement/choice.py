@@ -137,7 +137,8 @@ class Outcome:
         sentences = [
             f"{OUTCOMES[self.key]}: if {share} of your photographs have other backgrounds than usual, top-1 changes by {self.change} points."
         ]
-        if self.key != "worse" and even < 1 and at_most < 1:  # without an upper bound, the share says nothing
+        # Without an upper bound, the share says nothing; one below `share` would deny that the verdict is open, see [`_interval`].
+        if even < 1 and at_most < 1 and (self.key == "better" or (self.key == "open" and at_most > self.share)):
             bound = f"{100 * at_most:.0f} %"
             sentences.append(
                 f"It is better if more than {100 * even:.0f} % have other backgrounds (95 %: at most {bound})."

@@ -108,7 +108,9 @@ def test_break_even_is_where_gain_and_loss_are_equal():
     assert outcome(-0.05, -0.02).break_even == (1.0, 1.0)
     unbounded = outcome(-0.02, 0.05, deviations=(0.02, 0.05))
     assert unbounded.key == "open" and unbounded.break_even[0] == pytest.approx(2 / 7) and unbounded.break_even[1] == 1
-    assert not any("It is better" in text for text in unbounded.sentences)
+    few = replace(outcome(0.0, 0.45), count=12)  # whose interval is wider than their resamples
+    assert few.key == "open" and few.break_even[1] < few.share
+    assert not any("It is better" in text for found in (unbounded, few) for text in found.sentences)
 
 
 @pytest.mark.parametrize(
