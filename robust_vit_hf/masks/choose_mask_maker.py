@@ -129,9 +129,12 @@ def masked_images(
 def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[str, str | None, Masker | None]:
     """Method, mask model and mask maker of settings; no mask maker if the folder has all masks, by no model that may have changed."""
     method, mask_model, masker, stage = settings.method, settings.mask_model, None, Stage.of(folder)
-    if stage.result() is not None:
+    (made,) = broadcast_object_list(
+        [stage.result() and stage.inputs]
+    )  # the main process may finish the folder before others look
+    if made:
         logger.warning(f"Masks of `{images.name}` are not made again: see `{folder}`.")
-        known, made = {None: ["dinov2"], "auto": [*AUTO, "dinov2"]}.get(method, [method]), stage.inputs
+        known = {None: ["dinov2"], "auto": [*AUTO, "dinov2"]}.get(method, [method])
         is_default = made.get("method") in OTHERS or made.get("model") in DINOV2_SMALL
         if mask_model is None and made.get("method") in known and is_default:
             return made["method"], made.get("model"), None
