@@ -126,7 +126,7 @@ def test_two_processes_write_the_files_of_one(tmp_path, vit):
     assert not (killed / "contact_sheet_train.png").exists()
     done = launch_two("trainer/prepare_masks.py", *two[1:])
     assert done.status == 0, done.err[-3000:]
-    assert re.fullmatch(r"train: \d+ masks, \d+ rejected\n.*contact sheets to look at\n", done.out)  # told once
+    assert re.fullmatch(r"train: \d+ with masks, \d+ rejected\n.*contact sheets to look at\n", done.out)  # told once
     succeed(*one)
     files, expected = (files_below(tmp_path / name / "masks") for name in ("two", "one"))
     assert len(files) > 5 and files == expected
