@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-from robust_vit_hf.diagnosis.verdict import points
 from robust_vit_hf.results.intervals import Difference, Interval
 from robust_vit_hf.results.tables import Table
 
@@ -20,7 +19,7 @@ MEASURES = {
     "foretold": "estimate on random backgrounds",
 }
 DIFFERENCES = ("bg_gap", "composing")
-# What the verdict of `improve` gives an interval for, by the photographs that measure the same.
+# By kind of test photographs: the accuracy for whose change the verdict of `improve` gives an interval.
 PROMISED = {"among these classes": "usual", "usual background": "usual", "another of the planted backgrounds": "other"}
 
 
@@ -95,7 +94,7 @@ def in_short() -> str:
         f"from {100 * planted['before'][place]:.1f} to {100 * planted['after'][place]:.1f} %"
         for place in ("another of the planted backgrounds", "photographs as they are")
     )
-    lost, with_isnet = (points(Interval(**of["bg_gap"])) for of in (diagnosed, part("verdicts")["ISNet"]))
+    lost, with_isnet = (Interval(**of["bg_gap"]) for of in (diagnosed, part("verdicts")["ISNet"]))
     return (
         "**Real photographs.** We also measured an EfficientNet-Lite0 with the 1,000 classes of ImageNet, which nobody biased, on photographs of ImageNet; it "
         "was probably trained on many of them. With photographs of 75 classes, `diagnose` reports that the background of another class lowers its top-1 by "

@@ -167,7 +167,7 @@ class Diagnosis:
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
         text, images = f"{VERDICTS[self.verdict]}: ", "images with the background of another class"
         if gap := self.measures.get("bg_gap"):
-            text += f"the background of another class instead of its own lowers top-1 by {points(gap)} points, and "
+            text += f"the background of another class instead of its own lowers top-1 by {gap.unsigned} points, and "
             images = "such images"
         text += f"{percent(rate)} of {self.num_mixed} {images} were predicted as that class (chance {100 * chance.mean:.0f} %)"
         if expected := self.measures.get("foretold"):
@@ -179,7 +179,7 @@ class Diagnosis:
         warnings = []
         if (loss := self.measures.get("composing")) and loss.low > 0.1:
             warnings.append(
-                f"Composing by itself lowers top-1 by {points(loss)} points: masks may be bad, or the model sees the edges. Look at "
+                f"Composing by itself lowers top-1 by {loss.unsigned} points: masks may be bad, or the model sees the edges. Look at "
                 "the contact sheet of the masks and at the strip."
             )
         if self.unrecognised == "original":
@@ -229,11 +229,6 @@ def pairs_of(columns: Mapping[str, Sequence], taken: np.ndarray) -> list[dict[st
 
 def percent(interval: Interval) -> str:
     return f"{100 * interval.mean:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
-
-
-def points(loss: Interval) -> str:
-    """A loss in points, which has no sign unless it is a gain."""
-    return f"{100 * loss.mean:.1f} [{100 * loss.low:.1f}, {100 * loss.high:.1f}]"
 
 
 # Measures of an attribute by name, and their heads in the table.
@@ -308,7 +303,7 @@ class AttributeDiagnosis:
             how = "Decides" if gap.low >= LARGE else "Decides partly" if gap.low > 0 else "May decide"
             inconclusive = "" if gap.low > 0 else " (inconclusive)"
             sentences.append(
-                f"{how} by {ATTRIBUTES[name].text}: that of another class instead of its own lowers top-1 by {points(gap)} points{inconclusive}, and "
+                f"{how} by {ATTRIBUTES[name].text}: that of another class instead of its own lowers top-1 by {gap.unsigned} points{inconclusive}, and "
                 f"shifts the logits by {shift} towards that class."
             )
         return " ".join(sentences)

@@ -33,6 +33,11 @@ class Interval:
 
     __str__ = shown
 
+    @property
+    def unsigned(self) -> "Interval":
+        """The interval of a difference that is called a loss, which has no sign unless it is a gain."""
+        return Interval(self.mean, self.low, self.high)
+
 
 @dataclass(frozen=True)
 class Difference(Interval):
