@@ -26,7 +26,7 @@ from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backg
 from ..diagnosis.verdict import Diagnosis
 from ..evaluation.other_backgrounds import MOVED, check_composed, composite_outputs
 from ..evaluation.session import Models, Session, Side, given_model, open_session
-from ..masks.choose_mask_maker import MaskSettings, masked_images
+from ..masks.choose_mask_maker import MaskSettings, makes_masks, masked_images
 from ..masks.foreground_layer import ConfirmedMasks
 from ..masks.options import Dinov2Options
 from ..models.last_layer import NoLastLayer
@@ -271,8 +271,9 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
             times.append((time.perf_counter() - started) / len(pixels))
     passes = (2 * 15 + 1 + VALIDATION_COMPOSITES) * counts["validation"]
     passes += (1 + training_composites(counts["train"])) * counts["train"]
-    makes_masks = options.mask_method not in (None, "auto") or "mask" not in images["train"].rows.column_names
-    masks = _seconds_per_mask(images["train"], options.mask_method) * sum(counts.values()) if makes_masks else 0.0
+    masks = 0.0
+    if makes_masks(images["train"], options.mask_method):
+        masks = _seconds_per_mask(images["train"], options.mask_method) * sum(counts.values())
     # A step takes passes of the original and of the model, and a backward pass.
     full = passes + 4 * options.max_steps * options.train_batch_size
     full += len(INTERPOLATION_WEIGHTS) * (1 + VALIDATION_COMPOSITES) * counts["validation"]

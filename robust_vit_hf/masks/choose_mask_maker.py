@@ -106,6 +106,11 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
     return replace(settings, method=None if settings.method == "auto" else settings.method).of_features()
 
 
+def makes_masks(images: Images, method: str | None) -> bool:
+    """Whether images get new masks: if a method is named, or if they have none."""
+    return method not in (None, "auto") or "mask" not in images.rows.column_names
+
+
 def masked_images(
     images: Mapping[Path, Images], classes: Sequence[str], settings: MaskSettings, columns: Sequence[str] = ()
 ) -> list[Images]:
@@ -129,11 +134,11 @@ def masked_images(
 def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[str, str | None, Masker | None]:
     """Method, mask model and mask maker of settings; no mask maker if the folder has all masks, by no model that may have changed."""
     method, mask_model, masker, stage = settings.method, settings.mask_model, None, Stage.of(folder)
-    (made,) = broadcast_object_list(
-        [stage.result() and stage.inputs]
-    )  # the main process may finish the folder before others look
+    # As the main process sees it, which may finish the folder before the others look.
+    (made,) = broadcast_object_list([stage.result() and stage.inputs])
     if made:
-        logger.warning(f"Masks of `{images.name}` are not made again: see `{folder}`.")
+        if PartialState().is_main_process:
+            logger.warning(f"Masks of `{images.name}` are not made again: see `{folder}`.")
         known = {None: ["dinov2"], "auto": [*AUTO, "dinov2"]}.get(method, [method])
         is_default = made.get("method") in OTHERS or made.get("model") in DINOV2_SMALL
         if mask_model is None and made.get("method") in known and is_default:
@@ -157,9 +162,9 @@ def _masked(
     origin, rejected_names = images.masks or origin_of_masks(images.source), []
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
-    if problems := [*filter(None, (label_problem(label, len(classes)) for label in needed))]:
-        raise ValueError(f"`{name}`: {problems[0]}.")
-    if makes_masks := settings.method not in (None, "auto") or "mask" not in images.rows.column_names:
+    if problem := next(filter(None, (label_problem(label, len(classes)) for label in needed)), None):
+        raise ValueError(f"`{name}`: {problem}.")
+    if makes_masks(images, settings.method):
         state, (method, mask_model, masker) = PartialState(), _chosen_for(images, folder, settings)
         given: dict = {"images": images.source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
         options = OTHERS[method](**given) if method in OTHERS else OF_FEATURES[method](**given, model=mask_model)
@@ -172,7 +177,9 @@ def _masked(
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin, files = f"made by {method}", sorted((folder / REJECTED_FOLDER).glob("*.parquet"))
         rejected_names = [name for file in files for name in pq.read_table(file)["file_name"].to_pylist()]
-    rows = aligned if makes_masks else check_rows(aligned, name, len(classes))  # made masks were checked before
+        rows = aligned  # masks were checked when they were made
+    else:
+        rows = check_rows(aligned, name, len(classes))
     left, rejected = {*rows.with_format(None)["label"]}, len(needed) - len(rows)
     lost, notes = ", ".join(classes[label] for label in sorted({*needed} - left)), []
     if lost and len(left) == 1:
