@@ -17,7 +17,8 @@ in the folder of `quick`, and its seconds contain those of `quick`.
 Each arm is measured on photographs that had no part in it: `home`, with the habitual backgrounds; `random`, with those of all classes;
 `scenes`, with forty photographs that are in no image that trained or chose a classifier: those of classes of ImageNet that are scenes, the
 first that there are, of two public repositories (see real_photographs.py). The layer of the default masks was trained on them, without
-masks. `vendor`, at home, drawn by a vendor of which no model saw a drawing; and `both`. Images of `digits` have `home`, `random` and `new`, textures that nothing was trained on.
+masks. `vendor`, at home, drawn by a vendor of which no model saw a drawing; and `both`. Images of `digits` have `home`, `random` and `new`,
+textures that nothing was trained on.
 
 Adds to improve.json beside this script: for each set and arm, the verdict, the seconds, and how many of the predictions are right on each
 background of each place before and after.
@@ -63,10 +64,8 @@ from .other_images import crop, draw_object, paste
 
 RESULTS = Path(__file__).with_suffix(".json")
 IMAGES = {"train": 384, "validation": 192}
-SCENE_IMAGES, PLACE_IMAGES = (
-    480,
-    288,
-)  # of places with scenes, twelve on each and five of each class; and of the others
+# Of places with scenes, twelve on each and five of each class; and of the others.
+SCENE_IMAGES, PLACE_IMAGES = 480, 288
 SEED_OF_PLACES = 3042
 # Classes of ImageNet that are scenes, in the order of their numbers. Chosen by name, before a photograph was looked at.
 SCENES = """n02699494 n02793495 n02859443 n02871525 n02894605 n02980441 n03028079 n03042490 n03089624 n03160309 n03388043 n03457902 n03461385

@@ -123,8 +123,8 @@ class OwnClassifier(PreTrainedModel):
         self._has_layer_cam: bool | None = None
 
     def has_layer_cam(self, pixel_values: torch.Tensor | None = None) -> bool:
-        """Whether [`layer_cam`] gives a map, tried once, on the first image of the first `pixel_values` `(B, 3, H, W)`; `False` before, and
-        for a function that is no torch module."""
+        """Whether [`layer_cam`] gives a map. It is tried once, on the first image of the first `pixel_values` `(B, 3, H, W)`. Until then, and
+        for a function that is not a torch module, this is `False`."""
         if self._has_layer_cam is None and pixel_values is not None:
             self._has_layer_cam = False
             if isinstance(self.predict, nn.Module):
