@@ -21,7 +21,7 @@ class OwnImagesOptions(BatchOptions):
         "makes them: dinov2 (the default for images without masks), tokencut, grounded, sam3, rembg, alpha, or auto, see docs/data.md",
         metavar="METHOD_OR_FOLDER",
     )
-    mask_model: str | None = option(None, MASK_MODEL)
+    mask_model: str | None = option(None, f"{MASK_MODEL}; with --masks rembg, its model or an ONNX file of ISNet")
     num_images: int = option(500, "images to measure, spread evenly over the classes (default: 500)", Range(2))
     attributes: list[str] = option(
         [],
@@ -33,8 +33,8 @@ class OwnImagesOptions(BatchOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.mask_model is not None and self.masks not in (None, "tokencut", "auto"):
-            raise ValueError(f"--mask_model is for --masks tokencut, but --masks is {self.masks}: leave one out")
+        if self.mask_model is not None and self.masks not in (None, "tokencut", "rembg"):
+            raise ValueError(f"--mask_model is for --masks tokencut or rembg, not for {self.masks}: leave one out")
 
     @property
     def mask_folder(self) -> str | None:

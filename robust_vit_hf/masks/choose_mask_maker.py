@@ -51,7 +51,7 @@ OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 @dataclass(frozen=True)
 class MaskSettings:
     method: str | None = None  # of `MASK_METHODS`; by default, `dinov2` for images without masks
-    # ViT whose features are used; by default, the first of [`DINOV2_SMALL`] that can be loaded, or else the classifier (`tokencut`).
+    # Model of `rembg`, or ViT whose features are used: by default, the first of [`DINOV2_SMALL`] that can be loaded, or else the classifier.
     mask_model: str | None = None
     model: nn.Module | None = None  # the classifier, which is not needed with `mask_model`
     processor: BaseImageProcessor | None = None
@@ -92,10 +92,9 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
     """Return method, mask model and mask maker of settings. `auto` is the first of [`AUTO`] that is installed and whose models can
     be loaded, or else `dinov2`; the log says why."""
     label = datasets.ClassLabel(names=[*class_names]) if class_names else datasets.Value("int64")
-    named = {"auto": AUTO, None: ()} | dict.fromkeys(OF_FEATURES, ())
-    for name in named.get(settings.method, [settings.method]):
+    for name in AUTO if settings.method == "auto" else OTHERS.keys() & {settings.method}:
         try:
-            masker = make_masker(OTHERS[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
+            masker = make_masker(_options(name, settings.mask_model), datasets.Features({"label": label}))
         except (ImportError, OSError, ValueError) as error:
             if settings.method != "auto":
                 raise
@@ -104,6 +103,11 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
             logger.warning(f"Masks are made by `{name}`.")
             return name, settings.mask_model, masker
     return replace(settings, method=None if settings.method == "auto" else settings.method).of_features()
+
+
+def _options(method: str, mask_model: str | None, source: str = "none", folder: Path = Path()) -> Any:
+    given: dict = {"images": source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
+    return (OTHERS | OF_FEATURES)[method](**given, **({"model": mask_model} if mask_model else {}))
 
 
 def makes_masks(images: Images, method: str | None) -> bool:
@@ -140,7 +144,7 @@ def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[s
         if PartialState().is_main_process:
             logger.warning(f"Masks of `{images.name}` are not made again: see `{folder}`.")
         known = {None: ["dinov2"], "auto": [*AUTO, "dinov2"]}.get(method, [method])
-        is_default = made.get("method") in OTHERS or made.get("model") in DINOV2_SMALL
+        is_default = made.get("model") in (*DINOV2_SMALL, Sam3Options.model, RembgOptions.model, None)
         if mask_model is None and made.get("method") in known and is_default:
             return made["method"], made.get("model"), None
     elif method is None and (example := first_cut_out(images.rows)):
@@ -166,8 +170,7 @@ def _masked(
         raise ValueError(f"`{name}`: {problem}.")
     if makes_masks(images, settings.method):
         state, (method, mask_model, masker) = PartialState(), _chosen_for(images, folder, settings)
-        given: dict = {"images": images.source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
-        options = OTHERS[method](**given) if method in OTHERS else OF_FEATURES[method](**given, model=mask_model)
+        options = _options(method, mask_model, images.source, folder)
         with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
             shorter_side = None if method == "alpha" else settings.shorter_side  # reduced images have no alpha

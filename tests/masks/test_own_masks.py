@@ -23,14 +23,15 @@ from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.find_images import Images, find_images
 from robust_vit_hf.data.write_dataset import made_from
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
+from robust_vit_hf.masks import background_remover, tokencut
 from robust_vit_hf.masks import choose_mask_maker as choice
-from robust_vit_hf.masks import tokencut
 from robust_vit_hf.masks.choose_mask_maker import OF_THE_CLASSIFIER, MaskSettings, choose_mask_maker, masked_images
 from robust_vit_hf.masks.options import Dinov2Options
 from robust_vit_hf.masks.tokencut import MaskResult, TokenCut, backbone_of, cut_eigenvectors
 from robust_vit_hf.models import emoji_shift_model
 from robust_vit_hf.models.loading import model_digest
 from robust_vit_hf.utils import environment as install
+from robust_vit_hf.utils.stage import OtherInputs
 
 from ..helpers.commands import call, succeed
 from ..helpers.layouts import bright_square
@@ -229,6 +230,25 @@ def test_masks_in_doubt_have_a_contact_sheet(doubted, tmp_path, monkeypatch):
 def test_a_mask_model_asks_for_masks():
     assert DiagnoseOptions(mask_model="vit").mask_method == "tokencut" and DiagnoseOptions().mask_method is None
     assert MaskSettings(mask_model="emoji-shift").of_features()[0] == "tokencut"  # of a model that may be finetuned
-    assert DiagnoseOptions(mask_model="vit", masks="auto").mask_method == "auto"
-    with pytest.raises(ValueError, match="grounded"):
-        DiagnoseOptions(mask_model="vit", masks="grounded")
+    assert DiagnoseOptions(mask_model="isnet.onnx", masks="rembg").mask_method == "rembg"
+    for masks in ("auto", "grounded"):  # which would leave it without effect
+        with pytest.raises(ValueError, match=masks):
+            DiagnoseOptions(mask_model="vit", masks=masks)
+
+
+def test_rembg_uses_the_named_model(tmp_path, monkeypatch):
+    """The record names it, so that a second start with another model, or with the default, is rejected."""
+
+    def load(name):
+        loaded.append(name)
+        return lambda images, rows: [MaskResult(ImageOps.expand(Image.new("L", (64, 64), 255), 16)) for _ in images]
+
+    loaded: list = []
+    monkeypatch.setattr(background_remover, "background_remover", load)
+    given = {tmp_path / "masks": square_images(tmp_path / "photos")}
+    masked_images(given, list("abcd"), MaskSettings("rembg", "u2net"))
+    assert loaded == ["u2net"] and made_from(tmp_path / "masks")["model"] == "u2net"
+    for other in (None, "silueta"):
+        with pytest.raises(OtherInputs, match="model"):
+            masked_images(given, list("abcd"), MaskSettings("rembg", other))
+    assert loaded == ["u2net", "isnet-general-use", "silueta"]

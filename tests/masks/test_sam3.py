@@ -114,11 +114,11 @@ def test_nothing_is_found_for_the_first_concepts(sam3):
 
 @pytest.mark.slow
 def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
-    """SAM 3 where its model is there, and what was taken is said and recorded; else TokenCut, since nothing can be fetched here."""
+    """SAM 3 where its model is there, and what was taken is said and recorded; else DINOv2-S, since nothing else can be loaded here."""
     data = masked_dataset(8).remove_columns("mask")
     data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
     model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = ["--model", model, "--mask_model", model, "--dataset", tmp_path / "data", "--masks", "auto"]
+    options = ["--model", model, "--dataset", tmp_path / "data", "--masks", "auto"]
 
     def masks_of(name):
         succeed("diagnose", *options, "--output_dir", tmp_path / name)
@@ -131,4 +131,4 @@ def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
         patched.setattr(Sam3Model, "from_pretrained", lambda name: loaded.append(name) or load(name))
         assert masks_of("first") == "made by sam3" and loaded == [sam3]
         assert masks_of("first") == "made by sam3"  # those that are there
-    assert masks_of("second") == "made by tokencut"
+    assert masks_of("second") == "made by dinov2"
