@@ -109,7 +109,7 @@ class SplitWriter:
         for first, end, path in self.slices:
             digest = parquet.read_schema(path).metadata.get(DIGEST_KEY, b"").decode()
             if change is None and self._digest(map(row_digest, islice(rows, end - first))) != digest:
-                change = f"rows {first} to {end - 1} differ"
+                change = f"rows {first} to {end - 1} differ, because of other files or of options that choose them"
         if change is None and self.is_complete and next(rows, None) is not None:
             change = "it has more rows"
         if change is not None:

@@ -107,7 +107,8 @@ def choose_mask_maker(settings: MaskSettings, class_names: tuple[str, ...]) -> t
 
 def _options(method: str, mask_model: str | None, source: str = "none", folder: Path = Path()) -> Any:
     given: dict = {"images": source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
-    return (OTHERS | OF_FEATURES)[method](**given, **({"model": mask_model} if mask_model else {}))
+    given |= {"model": mask_model} if mask_model else {}
+    return (OTHERS | OF_FEATURES)[method](**given)
 
 
 def makes_masks(images: Images, method: str | None) -> bool:
@@ -115,22 +116,19 @@ def makes_masks(images: Images, method: str | None) -> bool:
     return method not in (None, "auto") or "mask" not in images.rows.column_names
 
 
-def masked_images(
-    images: Mapping[Path, Images], classes: Sequence[str], settings: MaskSettings, columns: Sequence[str] = ()
-) -> list[Images]:
+def masked_images(images: Mapping[Path, Images], classes: Sequence[str], settings: MaskSettings) -> list[Images]:
     """Return images labelled with `classes` and with masks: their own, or new ones, which a later call reads again. Launched processes
     share the work. Images are left out if they cannot be read, or their mask was rejected, empty or full.
 
     Args:
         images: by the folder to which new masks are written, with contact sheets.
         classes: names of the model's classes; labels become indices of them.
-        columns: further columns of the images to keep with new masks.
 
     Raises:
         ValueError: images have other classes, or only one of several classes is left.
     """
     try:
-        return [_masked(of_folder, classes, folder, settings, columns) for folder, of_folder in images.items()]
+        return [_masked(of_folder, classes, folder, settings) for folder, of_folder in images.items()]
     finally:
         choose_mask_maker.cache_clear()  # one mask maker is used for all images; its models are large
 
@@ -159,9 +157,7 @@ def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[s
     return method, mask_model, masker
 
 
-def _masked(
-    images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings, columns: Sequence[str]
-) -> Images:
+def _masked(images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings) -> Images:
     name = images.name
     origin, rejected_names = images.masks or origin_of_masks(images.source), []
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
@@ -174,8 +170,9 @@ def _masked(
         with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
             shorter_side = None if method == "alpha" else settings.shorter_side  # reduced images have no alpha
-            kept = (*KEPT, *columns)
-            write_split(options, "train", rows, images.rows.features, masker, title, None, kept, shorter_side)
+            features = images.rows.features  # all columns of values are kept, since the next start may need others
+            values = [name for name, of in features.items() if isinstance(of, datasets.Value | datasets.ClassLabel)]
+            write_split(options, "train", rows, features, masker, title, None, (*KEPT, *values), shorter_side)
         state.wait_for_everyone()  # the first process has written the last rows
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin, files = f"made by {method}", sorted((folder / REJECTED_FOLDER).glob("*.parquet"))

@@ -140,11 +140,13 @@ def test_a_gap_that_was_not_measured_is_no_pass(model, tmp_path):
     assert (tmp_path / "out" / "results.json").is_file() and call("diagnose", *options, "decides").status == 0
 
 
-def test_masks_are_made_where_there_are_none(model, tmp_path):
-    """By DINOv2-S: kept, with a contact sheet."""
-    rows = [{"image": bright_square(index), "label": index % 4} for index in range(8)]
+def test_masks_are_made_where_there_are_none(model, tmp_path, caplog):
+    """By DINOv2-S: kept with a contact sheet, and with columns that only a later start may need."""
+    rows = [{"image": bright_square(index), "label": index % 4, "site": "ab"[index // 4]} for index in range(8)]
     rows[1]["image"] = Image.new("RGB", (2000, 1))  # too narrow to be enlarged
-    features = datasets.Features({name: FEATURES[name] for name in ("image", "label")})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": FEATURES["label"], "site": datasets.Value("string")}
+    )
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "photos" / "validation-00000.parquet")
     options = ["--model", model, "--dataset", tmp_path / "photos", "--output_dir", tmp_path / "out"]
     printed = succeed("diagnose", *options)
@@ -154,8 +156,11 @@ def test_masks_are_made_where_there_are_none(model, tmp_path):
     assert results["num_rejected"] >= 1 and "row 1" in printed and "reasons in `masks/rejected`" in printed
     assert (masks / "contact_sheet_train.png").is_file()
     assert "annotations_creators: machine-generated" in (masks / "README.md").read_text()
+    succeed("diagnose", *options, "--slices", "site")
+    assert "Masks of `validation` are not made again" in caplog.text and "the most frequent has 4" in caplog.text
     # Masks of these images are not those of others, or of fewer.
-    assert "has changed" in call("diagnose", *options, "--num_images", 6).error
+    refused = call("diagnose", *options, "--num_images", 6).error
+    assert "has changed: rows 0 to 7 differ, because of other files or of options that choose them" in refused
 
 
 @pytest.mark.parametrize("masks", ["own", "made"])
