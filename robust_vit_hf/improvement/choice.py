@@ -154,10 +154,10 @@ class Outcome:
         if self.other.high < 0:
             sentences.append(f"On other backgrounds it is significantly worse: {self.other} points.")
         if self.key == "open" and self.change.mean > 0:
-            gain, margin = self.change.mean, self.change.mean - self.change.low
+            gain, spread = self.change.mean, NORMAL * float(np.nanstd(worth(*self._draws, self.share)[1:]))
             error = NORMAL * self.share * COMPOSITES_ERROR  # more images do not reduce it
             if gain > error:
-                needed = _rounded_up(self.count * (margin**2 - error**2) / (gain**2 - error**2))
+                needed = _rounded_up(max(self.count * (spread**2 - error**2) / (gain**2 - error**2), 3 / gain))
                 sentences.append(f"About {needed:,} validation images instead of {self.count} would suffice to tell.")
             else:
                 sentences.append(

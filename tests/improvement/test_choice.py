@@ -147,6 +147,8 @@ def test_more_images_are_asked_for_with_the_number_that_would_tell():
     assert found.change.low == pytest.approx(-0.01, abs=0.001)
     (asked,) = (sentence for sentence in found.sentences if "images instead of 200" in sentence)
     assert 700 <= int(asked.split()[1].replace(",", "")) <= 900
+    few = replace(outcome(0.05, 0.05, 0.0, (0.01, 0.0)), count=20)  # 3 / N is 5 points for 60 images
+    assert few.key == "open" and int(few.sentences[-1].split()[1]) in (60, 61)
     assert not any("instead of" in sentence for sentence in outcome(0.0, 0.4).sentences)
     # The error of composites, 3.4 points at this share, stays.
     (asked,) = (text for text in outcome(0.04, 0.04, 0.25, (0.02 / 0.75, 0.0)).sentences if "instead of 200" in text)
