@@ -20,6 +20,7 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
 from ..scripts import script_parser
+from ..sweeps.gain_and_price import COLOURS
 from .step import DEVICE, MODELS, measure, peak_memory_elsewhere, spread
 
 
@@ -60,15 +61,16 @@ def plot(rows: list[dict]) -> None:
     """Time and memory as multiples of plain finetuning, over tokens, with what the package aims at."""
     tokens = [row["tokens"] for row in rows]
     figure, (times, memory) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for name, label in (("held", "attentions held"), ("linear", "linear memory")):
+    for name, label, colour in (("held", "attentions held", COLOURS[0]), ("linear", "linear memory", COLOURS[1])):
         low, median, high = zip(*(row[f"{name} / plain"] for row in rows), strict=True)
-        times.plot(tokens, median, marker="o", label=label)
-        times.fill_between(tokens, low, high, alpha=0.2)
-        memory.plot(tokens, [row["GiB"][name] / row["GiB"]["plain"] for row in rows], marker="o", label=label)
+        times.plot(tokens, median, marker="o", label=label, color=colour)
+        times.fill_between(tokens, low, high, alpha=0.2, color=colour)
+        ratios = [row["GiB"][name] / row["GiB"]["plain"] for row in rows]
+        memory.plot(tokens, ratios, marker="o", label=label, color=colour)
     times.axhline(4 / 3, color="grey", linestyle=":", label="one more backward pass to the activations")
-    times.set_ylabel("time of a plain step")
+    times.set_ylabel("time, as a ratio to a plain step")
     memory.axhline(1.1, color="grey", linestyle=":", label="aim")
-    memory.set_ylabel("peak memory of a plain step")
+    memory.set_ylabel("peak memory, as a ratio to a plain step")
     for axis in (times, memory):
         axis.axvline(TAKEN_FROM, color="grey", linewidth=0.5)
         axis.set_xlabel("tokens")

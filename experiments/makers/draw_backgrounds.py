@@ -2,7 +2,7 @@
 
     python -m experiments draw_backgrounds emoji-shift runs/own/better docs/five_backgrounds.png
 
-Objects and backgrounds are drawn at random from 300 images of `val`, with openly licensed artwork alone: the first draw in which both models
+Objects and backgrounds are drawn at random from 300 images of `val`, only with openly licensed artwork: the first draw in which both models
 are right as often as on the test images of `improve` (`mixed_rand` in `runs/own/better/diagnosis/results.json`).
 """
 
@@ -19,6 +19,7 @@ from robust_vit_hf.data.classes import classes_of_model
 from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.schema import may_be_shown
 from robust_vit_hf.data.transforms import denormalize, eval_transform
+from robust_vit_hf.diagnosis.example_strip import COLOURS
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.utils.files import read_json
@@ -55,7 +56,7 @@ def draw_backgrounds(before: str, after: str, path: Path) -> None:
                 side: model(pictures.flatten(0, 1)).logits.argmax(dim=1).unflatten(0, (OBJECTS, -1))
                 for side, model in models.items()
             }
-        if [int((ids[:, 1:] == labels).sum()) for ids in best.values()] == wanted:
+        if [int((ids[:, 1:] == labels[:, :1]).sum()) for ids in best.values()] == wanted:
             break
     figure = Figure((1.5 * (BACKGROUNDS + 1), 2.05 * OBJECTS), layout="constrained")
     axes = figure.subplots(OBJECTS, BACKGROUNDS + 1, subplot_kw=PICTURE_AXES)
@@ -65,20 +66,21 @@ def draw_backgrounds(before: str, after: str, path: Path) -> None:
         axis.imshow(denormalize(pictures[row, column : column + 1], processor)[0].permute(1, 2, 0).numpy())
         for line, (side, ids) in enumerate(best.items()):
             predicted = int(ids[row, column])
+            kind = "right" if predicted == labels[row, 0] else "taken" if predicted == labels[row, column] else "other"
             axis.text(
                 0.5, -0.04 - 0.13 * line, f"{side}: {names[predicted]}", transform=axis.transAxes, ha="center", va="top",
-                fontsize=8, color="#1a7f37" if predicted == labels[row] else "#b3261e",
+                fontsize=8, color=COLOURS[kind],
             )  # fmt: skip
         axis.set_title("the image" if column == 0 else "", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
 def on_backgrounds(rows: datasets.Dataset, drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images `(O, 1 + B, 3, H, W)`: the first of each row, and its object on the backgrounds of the others; and labels `(O, 1)`."""
+    """Images `(O, 1 + B, 3, H, W)`: the first of each row, and its object on the backgrounds of the others; and labels `(O, 1 + B)`."""
     pictures, labels = [], []
     for indices in drawn.tolist():
         batch = rows[indices]
         images, masks = torch.stack(batch["pixel_values"]), torch.stack(batch["mask"])
         pictures.append(torch.cat([images[:1], paste(images[:1], masks[:1], background(images[1:], masks[1:]))]))
-        labels.append(batch["labels"][:1])
+        labels.append(batch["labels"])
     return torch.stack(pictures), torch.tensor(labels)

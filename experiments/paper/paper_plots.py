@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from robust_vit_hf.results.summary import class_changes
 from robust_vit_hf.utils.images import plain
 
+from ..sweeps.gain_and_price import COLOURS
 from ..sweeps.intervals import change
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
@@ -28,7 +29,7 @@ def class_group_figure(results: Results) -> Figure | None:
         return None
     figure = Figure((2 + 1.6 * len(sets), 3.6), layout="constrained")
     for axis, k in zip(figure.subplots(1, 2, sharey=True), (1, 5), strict=True):
-        for offset, shown, colour in ((-0.2, True, "#1f6fb2"), (0.2, False, "#c77c11")):
+        for offset, shown, colour in ((-0.2, True, COLOURS[0]), (0.2, False, COLOURS[1])):
             heights = []
             for name in sets:
                 pairs = [group_accuracy(run, name, shown, k) for run in runs]
@@ -65,6 +66,7 @@ def size_figure(results: Results) -> Figure | None:
     figure = Figure((0.8 + 4 * len(panels), 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (title, (chosen, varied)) in zip(axes, panels.items(), strict=True):
+        axis.set_prop_cycle(color=COLOURS)
         steps = sorted({varied[run.name] for run in chosen})
         by_step: dict[float, list[Run]] = {step: [r for r in chosen if varied[r.name] == step] for step in steps}
         for name in results.common(chosen, results.sets):

@@ -20,7 +20,8 @@ from .intervals import Difference, change
 from .runs import Run
 
 
-COLOURS = "#1f6fb2 #c77c11 #2e7d4f #b23a3a #7b4fa3 #7f8c8d #0f9aa8 #a3762b #d45a9a #333333".split()
+# None has a meaning elsewhere: there, blue is after, grey before, orange the control, green better, and red worse.
+COLOURS = "#7b4fa3 #0f9aa8 #d45a9a #a89f14 #6b4423 #b09ad6 #6fd0d6 #eda3c8 #c4a98a #111111".split()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..data.balanced_splits import turns_within_classes
 from ..results.intervals import NORMAL, Difference, Resamples
-from ..results.plots import COLOURS
+from ..results.plots import COLOURS, OTHERS
 from ..results.tables import Table
 from .candidates import Candidate
 
@@ -223,7 +223,7 @@ def candidates_figure(candidates: Sequence[Candidate], chosen: Candidate, share:
     figure = Figure((5.0, 4.0), layout="constrained")
     axis = figure.subplots()
     before, *others = (100 * np.array(candidate.top1) for candidate in candidates)
-    axis.plot(*np.transpose(others), ".", color=COLOURS["control"], label="candidates")
+    axis.plot(*np.transpose(others), ".", color=OTHERS[0], label="candidates")
     axis.plot(*before, "o", color=COLOURS["before"], label="your model")
     axis.plot(*(100 * np.array(chosen.top1)), "o", color=COLOURS["after"], label="chosen")
     if share > 0:

@@ -15,6 +15,7 @@ from .summary import sides_of
 
 
 COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
+OTHERS = ("#7b4fa3", "#0f9aa8")  # of what is no side: a colour has one meaning in all pictures
 NUM_CLASSES = 50  # most helped and most harmed classes in a plot, as in the paper's Figures 8 to 14
 
 
@@ -125,10 +126,10 @@ def interpolation_figure(results: dict) -> Figure:
     names = [f"{role.replace('_', '-')} ({text})" for role, text in zip(roles, sets, strict=True)]
     figure = Figure((9.0, 3.8), layout="constrained")
     over, against = figure.subplots(1, 2)
-    for name, values, colour in zip(names, points.T, (COLOURS["control"], COLOURS["after"]), strict=True):
+    for name, values, colour in zip(names, points.T, OTHERS, strict=True):
         over.plot(list(weights), values, marker="o", markersize=4, label=name, color=colour)
     over.set(xlabel="interpolation weight (0: before, 1: after)", ylabel="top-1, %")
-    against.plot(*points.T, marker="o", markersize=4, color=COLOURS["before"])
+    against.plot(*points.T, marker="o", markersize=4, color="black")
     labels: dict[tuple[float, float], list[str]] = {}  # equal points share a label
     for weight, point in zip(weights, points, strict=True):
         labels.setdefault(tuple(point), []).append(f"{weight:g}")
