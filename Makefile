@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The first demo has the name that the docs use; a later one gets a folder of its own beside it.
+# The first demo has the name that the docs use; a later one gets a folder of its own next to it.
 OUT ?= runs/emoji-shift$(if $(wildcard runs/emoji-shift),-$(shell date +%Y%m%d-%H%M%S))
 
 .PHONY: help demo app test test-slow test-release test-floors round-trip quality style release audit
@@ -59,7 +59,7 @@ round-trip: $(VENV)/.installed  ## Train, push, load by id and evaluate, against
 quality: $(VENV)/.installed  ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-style: $(VENV)/.installed  ## Mend style
+style: $(VENV)/.installed  ## Repair style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 release: $(VENV)/.installed  ## Build sdist and wheel in dist/, and check them: then `twine upload dist/*`

@@ -1,4 +1,4 @@
-"""Peak memory of a step with linear memory under malloc's own settings, beside those of the other benchmarks.
+"""Peak memory of a step with linear memory under malloc's own settings, next to those of the other benchmarks.
 
     python -m experiments allocator     # writes experiments/benchmarks/allocator.json
 

@@ -1,4 +1,4 @@
-"""What composing costs: `diagnose` beside the forward passes that it needs, on tensors that are there.
+"""What composing costs: `diagnose` compared with the forward passes that it needs, on tensors that are there.
 
     python -m experiments backgrounds --output_dir runs/benchmarks
     python -m experiments backgrounds --output_dir runs/benchmarks/cnn --model runs/improve/cnn-0/model  # a CNN: backgrounds_cnn.json

@@ -6,7 +6,7 @@ The folders are those of `real_photographs`. No package has a ViT with a head fo
 a CNN, EfficientNet-Lite0, are fitted in the same way, to three photographs of each of 150 classes; the CNN is measured with its own head too. Maps are of
 the predicted class, on squashed images. `centre` is a map that sees no image: 1 in the centre, falling with the distance.
 
-Writes class_maps.json beside this script, and the picture of photographs of scikit-image, docs/class_maps.jpg.
+Writes class_maps.json next to this script, and the picture of photographs of scikit-image, docs/class_maps.jpg.
 """
 
 from collections.abc import Callable, Sequence

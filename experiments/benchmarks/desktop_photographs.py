@@ -2,7 +2,7 @@
 
 They are downloaded with `apt-get` on Debian or a derivative, after `apt-get update` (217 MB), and unpacked. They were chosen by looking at all
 backgrounds of these packages, before any measurement: photographs in landscape format, one of a scene, in which no object of a class of
-emoji-shift stands out (a dog, a kite, a maple leaf), and not of what one of its habitual backgrounds shows (a lawn, a clock, cups).
+emoji-shift stands out (a dog, a kite, a maple leaf), and not of what one of its usual backgrounds shows (a lawn, a clock, cups).
 """
 
 import re

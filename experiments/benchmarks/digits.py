@@ -2,7 +2,7 @@
 
     python -m experiments digits --output_dir runs/digits
 
-Handwritten digits of scikit-learn, as strokes of a random colour, on textures: each digit has a habitual texture in 97 % of the
+Handwritten digits of scikit-learn, as strokes of a random colour, on textures: each digit has a usual texture in 97 % of the
 images. A DINOv2-S/14 is finetuned on them with cross-entropy (the Trainer of transformers alone), diagnosed and improved from
 class folders of JPEGs without masks, and then measured on textures drawn at random, and on textures that nothing was trained on.
 """

@@ -8,19 +8,19 @@ Sets, of 384 training and 192 validation photographs each:
 - `vit-30` to `vit-34`: DINOv2-S that classify drawings by the photograph behind them (train_emoji_bias.py);
 - `cnn-30` to `cnn-32`: EfficientNet-Lite0, all layers finetuned on the same kind of images;
 - `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (digits.py);
-- some of them also with `-100`: no photograph has another background than the habitual one.
+- some of them also with `-100`: no photograph has another background than the usual one.
 
 Arms: `quick` and `full`, the efforts of `improve`; and, chosen among their interpolation weights by the same rule, with the same steps and
-rate: `labels`, layers and a training on the labels of the images as they are, without composites; and trainings by other methods. `full` goes on
+rate: `labels`, layers and a training on the labels of the original images, without composites; and trainings by other methods. `full` goes on
 in the folder of `quick`, and its seconds contain those of `quick`.
 
-Each arm is measured on photographs that had no part in it: `home`, with the habitual backgrounds; `random`, with those of all classes;
+Each arm is measured on photographs that had no part in it: `home`, with the usual backgrounds; `random`, with those of all classes;
 `scenes`, with forty photographs that are in no image that trained or chose a classifier: those of classes of ImageNet that are scenes, the
 first that there are, of two public repositories (see real_photographs.py). The layer of the default masks was trained on them, without
-masks. `vendor`, at home, drawn by a vendor of which no model saw a drawing; and `both`. Images of `digits` have `home`, `random` and `new`,
+masks. `vendor`, on usual backgrounds, drawn by a vendor of which no model saw a drawing; and `both`. Images of `digits` have `home`, `random` and `new`,
 textures that nothing was trained on.
 
-Adds to improve.json beside this script: for each set and arm, the verdict, the seconds, and how many of the predictions are right on each
+Adds to improve.json next to this script: for each set and arm, the verdict, the seconds, and how many of the predictions are right on each
 background of each place before and after.
 """
 
@@ -74,7 +74,9 @@ n04346328 n04366367 n04417672 n04443257 n04486054 n04523525 n04532670 n04604644 
 n09421951 n09428293 n09468604 n09472597""".split()
 EMOJI_PLACES = {"home": "val", "random": "background_random", "vendor": "vendor"}  # and `scenes` and `both`
 METHODS = {"swap": "swap", "relevance": "robustvit"}  # arms that are one training
-MEASURES = ("original", "mixed_same", "mixed_rand", "foretold")
+MEASURES = {name: name for name in ("original", "mixed_same", "mixed_rand")} | {
+    "estimate": "foretold"
+}  # and in the file
 ARMS = ("quick", "full", "labels", *METHODS)
 
 
@@ -163,7 +165,7 @@ SETS: dict[str, tuple[Callable[[Path, int, bool], None], Callable[[Path, int, Pa
 SETS |= {f"vit-{seed}": (emoji_photographs, vit, seed) for seed in range(30, 35)}
 SETS |= {f"cnn-{seed}": (emoji_photographs, cnn, seed) for seed in range(30, 33)}
 SETS |= {"digits": (digit_photographs, digits, 0)}
-ALONE = "-100"  # at the end of a set's name: its images have habitual backgrounds alone
+ALONE = "-100"  # at the end of a set's name: its images have only usual backgrounds
 
 
 def make(name: str, root: Path) -> tuple[Path, Path]:
@@ -186,7 +188,9 @@ def run_effort(effort: str, model: Path, photographs: Path, folder: Path) -> dic
     record["chosen"] = next(", ".join(row[:2]) for row in report.candidates.rows if row[-1] == "chosen")
     record["validation"] = len(report.diagnosis.diagnoses["before"].columns["label"])
     for side, diagnosis in report.diagnosis.diagnoses.items():
-        record[f"measures_{side}"] = {name: asdict(of) for name, of in diagnosis.measures.items() if name in MEASURES}
+        record[f"measures_{side}"] = {
+            MEASURES[name]: asdict(of) for name, of in diagnosis.measures.items() if name in MEASURES
+        }
     return record
 
 

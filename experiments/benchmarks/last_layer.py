@@ -6,7 +6,7 @@ For the five models of the experiment's tests, and their images: two of each of 
 choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each training
 image by its true mask; all layers are made from them. The models are in `runs/emoji-bias-10` and so on, as experiments/Makefile trains
 them. The rule of bounded_choice.py chooses among the layers of a kind on the model's own validation images. Writes last_layer.json: top-1 in per
-cent, by seed; and beside the features, a model with the layer that is fitted to the original's output, from which LP-FT begins.
+cent, by seed; and next to the features, a model with the layer that is fitted to the original's output, from which LP-FT begins.
 """
 
 from collections.abc import Iterator, Sequence
@@ -193,7 +193,7 @@ def variants(found: Features, own: Layers) -> Iterator[tuple[str, dict]]:
             write(found.images, pictures)
         pool = BackgroundPool(str(pictures), eval_transform(found.side.processor))
         yield f"half of 12 composites on {name}", beside(found.of(f"on-{name}", found.images, half, pool))
-    yield "without mixtures", found.of_rule(own, (1.0,))
+    yield "only at interpolation weight 1", found.of_rule(own, (1.0,))
     yield "map, then fit to the output", found.of_rule(dict(map_then_fit(found)))
     width = found.own.weight.shape[1] // 2
     for name, part in {"CLS token": slice(width), "mean of the patches": slice(width, None)}.items():

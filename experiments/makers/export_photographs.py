@@ -3,7 +3,7 @@
     python -m experiments export_photographs runs/own
     python -m experiments export_photographs runs/own-1 --seed 1  # other images
 
-`photographs/train` and `photographs/validation` have the habitual backgrounds, `elsewhere/validation` photographs that nothing was
+`photographs/train` and `photographs/validation` have the usual backgrounds, `elsewhere/validation` photographs that nothing was
 trained on, for a test that `robust-vit diagnose` and `improve` do not see. `model` is the bundled model as `save_pretrained` writes it.
 """
 

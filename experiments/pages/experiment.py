@@ -70,7 +70,7 @@ PAIRS = (
 
 
 def price_picture() -> Figure:
-    """Gain and price of the methods of the page."""
+    """Gain and loss of the methods of the page."""
     points = prices(tested().runs, tested().runs, SHIFTED, HOME)
     return price_figure({method: points[method] for method in SHOWN}, LABELS, SHIFTED, HOME)
 
@@ -108,7 +108,7 @@ def settings_block() -> str:
 
 
 def short_block() -> str:
-    """Gain and price of the paper's loss and of swap, and of the loss at the paper's weight, in two sentences."""
+    """Gain and loss of the paper's loss and of swap, and of the loss at the paper's weight, in two sentences."""
     weights = [json.loads(runs_of(method)[0].settings)["relevance_weight"] for method in (OURS, PAPER_WEIGHTS)]
     loss, swap, paper = ([gain(method, name) for name in (SHIFTED, HOME)] for method in (OURS, SWAP, PAPER_WEIGHTS))
     longer = change(chosen_runs(STEPS), [SHIFTED])
@@ -122,7 +122,7 @@ def short_block() -> str:
 
 
 def price_block() -> str:
-    """Gain and price of all methods."""
+    """Gain and loss of all methods."""
     return price_table(prices(tested().runs, tested().runs, SHIFTED, HOME), LABELS, SHIFTED, HOME).markdown()
 
 
@@ -208,7 +208,7 @@ def differences_block() -> str:
 def _verdict(more: Difference) -> str:
     if more.low > 0 or more.high < 0:
         return "more" if more.low > 0 else "less"
-    return "similar" if max(-more.low, more.high) <= SIMILAR else "unresolved"
+    return "similar" if max(-more.low, more.high) <= SIMILAR else "inconclusive"
 
 
 def photographs_block() -> str:
@@ -296,7 +296,7 @@ def recipe_block() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "runs": runs_block,
     "settings": settings_block,
-    "price": price_block,
+    "gain and loss": price_block,
     "in short": short_block,
     "found": found_block,
     "premise": premise_block,

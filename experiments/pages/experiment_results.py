@@ -38,7 +38,7 @@ LABELS = {
     "swap-textures": "swap, output of the original, on random textures",
     "relevance-and-swap": "swap and cross-entropy of the map",
     "finetune": "label (the control)",
-    "original-target": "output of the original alone",
+    "original-target": "only the output of the original",
     "unsupervised-masks": "squared error, TokenCut's masks",
     "without-background": "squared error without the background loss",
     "without-foreground": "squared error without the foreground loss",
@@ -96,7 +96,7 @@ def difference(first: str, second: str, name: str = SHIFTED) -> Difference:
 
 
 def fitted(side: str) -> list[Run]:
-    """The models with a fitted layer, which LP-FT begins with (`before`), or LP-FT (`after`), beside the original models of their
+    """The models with a fitted layer, which LP-FT begins with (`before`), or LP-FT (`after`), with the original models of their
     seeds."""
     originals = {run.seed: run.sets for run in runs_of(OURS)}
 

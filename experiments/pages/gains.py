@@ -150,7 +150,7 @@ def all_sets() -> str:
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('improve')}."
 
 
-def foretold() -> str:
+def estimates() -> str:
     """The estimate of the report minus top-1 on random backgrounds, before and after, and how often its interval holds top-1."""
     differences, held, rows = [], 0, []
     for name, of_set in benchmark("improve")["sets"].items():
@@ -192,7 +192,7 @@ def shown_and_others() -> str:
 
 
 def half_of_the_classes() -> str:
-    """New layers beside trainings on the same images, by the classes that were shown and the others."""
+    """New layers and trainings on the same images, by the classes that were shown and the others."""
     rows = []
     for name, label in RULES.items():
         gains = [gain_of_layers(name, measure) for measure in MEASURES]
@@ -211,10 +211,7 @@ def other_layers() -> str:
     for name in next(iter(benchmark("last_layer")["models"].values())):
         if name not in ("before", *RULES):
             gains = [str(gain_of_layers(name, measure, own)) for measure in MEASURES]
-            label = name.replace("1 composites", "1 composite").replace(
-                "without mixtures", "only at interpolation weight 1"
-            )
-            rows.append([label, *gains])
+            rows.append([name.replace("1 composites", "1 composite"), *gains])
     return Table("", ["layers", *MEASURES.values()], rows).markdown()
 
 
@@ -280,7 +277,7 @@ def swaps() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "what improve gains": in_short,
-    "foretold": foretold,
+    "estimates": estimates,
     "shown and others": shown_and_others,
     "all sets": all_sets,
     "half of the classes": half_of_the_classes,

@@ -48,7 +48,7 @@ def mended_table(results: dict[str, dict]) -> Table:
     rows = []
     for key, one in results.items():
         cells = []
-        for found in one.get("mended", {}).values():
+        for found in one.get("improved", {}).values():
             changes = {name: str(Difference(**found[name])) for name in ("without", "with", "more")}
             if {*one["named"]} <= {"background"}:
                 changes |= {"with": "–", "more": "–"}
@@ -117,5 +117,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "shortcuts": shortcuts,
     "attributes named": lambda: all_counts(benchmark("shortcuts")["models"]),
     "verdict of a frame": verdict_of_a_frame,
-    "mended": lambda: mended_table(benchmark("shortcuts")["models"]).markdown(),
+    "improved with attributes": lambda: mended_table(benchmark("shortcuts")["models"]).markdown(),
 }

@@ -2,7 +2,7 @@
 
     python -m experiments write_pages
 
-Blocks of text between `results: NAME` and `end of results` are made again, and the picture of gain and price; a test compares all of them
+Blocks of text between `results: NAME` and `end of results` are made again, and the picture of gain and loss; a test compares all of them
 with the files. The picture holds the points that it shows as text, which the test compares: pixels differ between releases of matplotlib.
 """
 
@@ -32,7 +32,7 @@ from . import (
 from .text_blocks import BLOCK, ROOT, texts
 
 
-PICTURE = ROOT / "experiments" / "price.png"
+PICTURE = ROOT / "experiments" / "gain_and_loss.png"
 BLOCKS: dict[str, Callable[[], str]] = {
     **experiment.BLOCKS,
     **emoji_shift_claims.BLOCKS,

@@ -1,1 +1,1 @@
-"""The paper's tables, figures and findings, beside its published figures."""
+"""The paper's tables, figures and findings, next to its published figures."""

@@ -1,4 +1,4 @@
-"""Checks of an experiment against the paper's claims: agrees, disagrees, unresolved, no test or not measured.
+"""Checks of an experiment against the paper's claims: agrees, disagrees, inconclusive, no test or not measured.
 
 Source: https://huggingface.co/papers/2206.01161
 """
@@ -110,17 +110,17 @@ class Finding:
 
 
 def verdicts(found: Sequence[Finding]) -> list[str]:
-    """Verdict on each claim, of which all resolved ones are right with 95 % confidence, by Holm's correction.
+    """Verdict on each claim, of which all conclusive ones are right with 95 % confidence, by Holm's correction.
 
     Source: https://www.jstor.org/stable/4615733
     """
     given = ["not measured" if finding.value is None else "no test" for finding in found]
     tested = [(min(of.levels.values()), place) for place, of in enumerate(found) if of.levels]
-    resolved = True
+    conclusive = True
     for rank, (level, place) in enumerate(sorted(tested)):
-        resolved = resolved and level <= (1 - CONFIDENCE) / (len(tested) - rank)
+        conclusive = conclusive and level <= (1 - CONFIDENCE) / (len(tested) - rank)
         levels = found[place].levels
-        given[place] = min(levels, key=levels.__getitem__) if resolved else "unresolved"
+        given[place] = min(levels, key=levels.__getitem__) if conclusive else "inconclusive"
     return given
 
 

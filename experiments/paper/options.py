@@ -84,7 +84,7 @@ class FigureOptions(SetsOptions, ImagesOptions):
 
 @dataclass(kw_only=True)
 class PublishedOptions(Options):
-    """Show the results of one run beside the published figures: Tables 1, 2, 10 and 11 of an evaluation, Table 3 of a segmentation.
+    """Show the results of one run next to the published figures: Tables 1, 2, 10 and 11 of an evaluation, Table 3 of a segmentation.
 
       robust-vit evaluate --model vit-b --compare runs/vit-b --sets imagenet-a=sets/imagenet-a --output_dir runs/vit-b-robustness
       python -m experiments published runs/vit-b-robustness

@@ -1,4 +1,4 @@
-"""The results of one run beside the published figures: `python -m experiments published`."""
+"""The results of one run next to the published figures: `python -m experiments published`."""
 
 from dataclasses import replace
 from pathlib import Path

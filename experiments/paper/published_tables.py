@@ -1,4 +1,4 @@
-"""Published figures of the paper, and top-1 and top-5 of models and methods beside them: its Tables 1, 2, 10 and 11."""
+"""Published figures of the paper, and top-1 and top-5 of models and methods next to them: its Tables 1, 2, 10 and 11."""
 
 import json
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def accuracy_tables(
 
 
 def _of_kind(results: Results, synthetic: bool) -> list[str]:
-    """Real or synthetic sets, and always the unshifted ones, so that forgetting shows beside the gain."""
+    """Real or synthetic sets, and always the unshifted ones, so that forgetting shows next to the gain."""
     return [name for name in results.sets if (name in SYNTHETIC) == synthetic or name in results.unshifted]
 
 

@@ -27,7 +27,7 @@ CLASSES = "figure_8_to_14_"  # begins the name of the figure of a set
 CAPTIONS = {
     "figure_4": "Figure 4: average change of the training classes and of the others, by set",
     "figure_7": "Figure 7: change of top-1 over the number of samples and of training classes",
-    "price": "Gain and price: learning rates (lines), interpolation with the original model (dotted), and the chosen settings",
+    "gain_and_loss": "Gain and loss: learning rates (lines), interpolation with the original model (dotted), and the chosen settings",
 }
 
 
@@ -61,8 +61,8 @@ def report(options: ReportOptions) -> str:
             # They are measured on the images of the training data, and not on the `sets` of a grid.
             interpolated = [run for run in choose_interpolated(read) if {shifted, home} <= run.sets.keys()]
             found = prices(read.runs, [*chosen, *interpolated], shifted, home)
-            tables = {"price": price_table(found, METHODS, title_of(shifted), title_of(home))} | tables
-            figures["price"] = price_figure(found, METHODS, title_of(shifted), title_of(home))
+            tables = {"gain_and_loss": price_table(found, METHODS, title_of(shifted), title_of(home))} | tables
+            figures["gain_and_loss"] = price_figure(found, METHODS, title_of(shifted), title_of(home))
     tables |= {"settings": settings}
     markdown = "\n".join(f"## {table.title}\n\n{table.markdown()}\n" for table in tables.values())
     write_atomically(folder / "report.md", markdown)
@@ -90,8 +90,8 @@ def _write_html(
         alt = f"{caption}. The tables hold the values."
         pictures.append(page_picture(figure, caption, alt, "" if name in CAPTIONS else "wide"))
     sections = [
-        Section("Findings", [tables[name] for name in ("price", "findings") if name in tables]),
-        Section("Tables", [table for name, table in tables.items() if name not in ("price", "findings")]),
+        Section("Findings", [tables[name] for name in ("gain_and_loss", "findings") if name in tables]),
+        Section("Tables", [table for name, table in tables.items() if name not in ("gain_and_loss", "findings")]),
         Section("Classes", changes=class_changes_table(first_class_changes(results), names)),
         Section("Figures", plots=pictures),
     ]

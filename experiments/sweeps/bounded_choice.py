@@ -1,5 +1,5 @@
 """The rule that chose among settings of methods and among layers in the experiments: the highest top-1 on the backgrounds of other
-classes within a bound of top-1 on the images as they are."""
+classes within a bound of top-1 on the original images."""
 
 import math
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Candidate:
 
 
 def loses_too_much(candidate: Candidate, before: Candidate, max_loss: float) -> bool:
-    """Whether top-1 on the images as they are falls by more than `max_loss` points, rounded up to whole images."""
+    """Whether top-1 on the original images falls by more than `max_loss` points, rounded up to whole images."""
     count = int((~np.isnan(before.original)).sum())
     return round(candidate.fall(before) * count) > math.ceil(max_loss / 100 * count - 1e-9)
 
@@ -62,9 +62,9 @@ def rank(candidates: Sequence[Candidate], before: Candidate, max_loss: float) ->
 
 def choose(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> Candidate:
     """Of those that do not lose too much, and whose top-1 on the backgrounds of other classes is within one standard error of the highest,
-    the one with the highest top-1 on the images as they are. If all lose too much, the one that loses least.
+    the one with the highest top-1 on the original images. If all lose too much, the one that loses least.
 
-    Which of several is highest is often chance, while their losses on the images as they are differ. The standard error is that of the
+    Which of several is highest is often chance, while their losses on the original images differ. The standard error is that of the
     difference, paired by image (the "1-SE rule" of https://doi.org/10.1201/9781315139470, section 3.4.3).
     """
     order = rank(candidates, before, max_loss)

@@ -46,7 +46,7 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     if results.choose_by == "mixed_rand":
         title = (
             "Settings: top-1 on the validation images with the backgrounds of others, before and after, and its fall on these "
-            f"images as they are, of which the rule allows {bound} points"
+            f"original images, of which the criterion allows {bound} points"
         )
         head = ["model", "method", "learning rate", "weights", "seeds", "before", "after", "fall", ""]
         return chosen, Table(title, head, rows)

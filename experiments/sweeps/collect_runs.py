@@ -46,7 +46,7 @@ SPLITS = ("train_split", "eval_split", "test_split")  # options that name the im
 
 @dataclass
 class CollectedRun:
-    """A run with what identifies it beside its setting."""
+    """A run with what identifies it in addition to its setting."""
 
     run: Run  # its labels of model and method are not yet unique
     model: str  # digest of the original model; of models that the seeds name, their name in the grid

@@ -1,4 +1,4 @@
-"""Gain of each method under a shift beside its loss without one, as a table and as curves.
+"""Gain of each method under a shift, and its loss without one, as a table and as curves.
 
 A method gains more with more steps of a higher rate, and costs more. A single point hides that: the curve goes through the
 learning rates of a method, and from the chosen one back to the original model through the models between them.
@@ -44,7 +44,7 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
 
     Args:
         chosen: runs at the settings that were chosen, and models between them and the original one that were.
-        shifted, home: names of the sets on which gain and price are measured.
+        shifted, home: names of the sets on which gain and loss are measured.
 
     Raises:
         ValueError: a chosen setting was not measured on both sets, while others of its method were.
@@ -86,7 +86,7 @@ def price_table(curves: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
         seconds = "–" if point.seconds is None else f"{point.seconds:.0f}"
         cells = [f"{point.learning_rate:g}", str(point.seeds), seconds, str(point.gain), str(point.home)]
         rows.append([_label(method, labels) + between, *cells])
-    title = "Gain and price of each method at its chosen setting: change of top-1 in points [95 % interval over seeds and images]"
+    title = "Gain and loss of each method at its chosen setting: change of top-1 in points [95 % interval over seeds and images]"
     return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], rows)
 
 

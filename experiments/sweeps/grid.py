@@ -135,7 +135,7 @@ def _options(path: Path, where: str, options: Any) -> dict:
 
 
 def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tuned: dict) -> Point:
-    """A run with these options, which override the recipe of the model that the grid names beside its seeds."""
+    """A run with these options, which override the recipe of the model that the grid names next to its seeds."""
     model, given = base.get("model", BUNDLED_MODEL), base | of_seed
     method = given.get("method")
     recipe = find_recipe(model, given.get("dataset"), method)

@@ -23,7 +23,7 @@ RESULTS_TABLE = "results.parquet"
 VERSION = 4  # increment when older files cannot be read; metadata that they lack has a default
 MEASUREMENT_OPTIONS = ("benchmark_sets", "images_per_set", "control")  # which change no training
 COMPOSED = "validation, "  # prefix of the sets of the validation images
-OF_A_SET = ("shifted", "images", "group_weights", "by_class")  # stored of a set, beside its images and scores
+OF_A_SET = ("shifted", "images", "group_weights", "by_class")  # stored of a set, in addition to its images and scores
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     {

@@ -21,7 +21,7 @@ class Run(run_results.Run):
     settings: str = ""  # all options except model, learning rate and seed, as JSON
     learning_rate: float | None = None
     epochs: float | None = None
-    tuned: dict[str, float] = field(default_factory=dict)  # options that were chosen beside the learning rate
+    tuned: dict[str, float] = field(default_factory=dict)  # options that were chosen in addition to the learning rate
     interpolation_weight: float = 1.0  # 1 for the finetuned model, less for one between it and the original model
     seconds: float | None = None
     commit: str | None = None

@@ -210,7 +210,7 @@ class SweepRun:
 
 
 def protocol_of(point: Point) -> Protocol:
-    """`paper` for a registered model, beside which the report shows published figures, or the protocol of the training."""
+    """`paper` for a registered model, for which the report shows published figures, or the protocol of the training."""
     return _protocol(point.options.get("model", BUNDLED_MODEL), point.options.get("protocol"))
 
 
@@ -244,7 +244,7 @@ def describe(runs: Sequence[SweepRun], jobs: int) -> str:
 
 
 def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
-    """The runs of a grid, after all that can be refused before the first of them: each model and dataset is loaded once."""
+    """The runs of a grid, after all that can be rejected before the first of them: each model and dataset is loaded once."""
     for protocol in {protocol_of(point) for point in grid.points}:
         load_evaluation_sets(grid.sets, protocol, 1)
     models: dict[tuple, tuple[PreTrainedConfig, str]] = {}
@@ -296,7 +296,7 @@ def _executor(options: SweepOptions, logs: Path) -> submitit.AutoExecutor:
         executor = submitit.AutoExecutor(logs, cluster=options.cluster)
         executor.update_parameters(**parameters)
     except (RuntimeError, NameError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"submitit refuses --cluster {options.cluster} or --cluster_options: {error}") from error
+        raise ValueError(f"submitit rejects --cluster {options.cluster} or --cluster_options: {error}") from error
     return executor
 
 

@@ -30,7 +30,7 @@ NUM_EXAMPLES = 6  # images in the strip
 NUM_COMPOSED = 24  # images in the file; the first are those of the strip
 RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on other backgrounds"
 NUM_TAKEN = 20
-TAKEN_FILE = "taken.csv"
+TAKEN_FILE = "follows_background.csv"
 TAKEN_RULE = (
     f"At most {NUM_TAKEN} images that are predicted correctly in the original and on another background of their class, but on the background "
     "of another class as that class. Those with the least relevance (or LayerCAM) on the object come first."

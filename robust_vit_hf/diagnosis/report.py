@@ -273,11 +273,11 @@ def diagnosis_tables(
         title = f"Classes, {side}, in per cent, sorted by how often they are predicted as their background's class"
         tables.append(Table(title, ["class", "images", *(BACKGROUND_MEASURES[name] for name in OF_A_CLASS)], rows))
         pairs = []
-        for pair in (pair for pair in diagnosis.by_pair()[:20] if pair["taken"]):
+        for pair in (pair for pair in diagnosis.by_pair()[:20] if pair["as_donor"]):
             objects = f"{names[pair['label']]} on the background of {names[pair['donor_class']]}"
-            pairs.append([objects, f"{pair['taken']} of {pair['images']}"])
+            pairs.append([objects, f"{pair['as_donor']} of {pair['images']}"])
         if pairs:
-            tables.append(Table(f"Most frequent confusions with the background, {side}", ["pair", "taken"], pairs))
+            tables.append(Table(f"Frequent confusions with the background, {side}", ["pair", "predicted so"], pairs))
     return tables
 
 
@@ -341,7 +341,7 @@ def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, kno
 
 
 def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, AttributeDiagnosis]) -> pd.DataFrame:
-    """How often images of the class `label` were predicted as the `donor_class` (`taken`), by `side`, sorted by the lower bound of the share,
+    """How often images of the class `label` were predicted as the `donor_class` (`as_donor`), by `side`, sorted by the lower bound of the share,
     `at_least` (Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404, with an error of 5 % for all pairs of a side together)."""
     rows = []
     for side, diagnosis in diagnoses.items():
@@ -349,10 +349,10 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
         if side in attributes:
             pairs |= {name: attributes[side].by_pair(name) for name in attributes[side].named}
         rows += [{"side": side, "attribute": name} | pair for name, of in pairs.items() for pair in of]
-    table = pd.DataFrame(rows, columns=["side", "attribute", "label", "donor_class", "taken", "images"])
-    taken, images = (table[name].to_numpy(float) for name in ("taken", "images"))
-    error = 0.05 / table.groupby("side")["taken"].transform("size").to_numpy(float)
-    table["at_least"] = np.where(taken > 0, special.betaincinv(np.maximum(taken, 1), images - taken + 1, error), 0.0)
+    table = pd.DataFrame(rows, columns=["side", "attribute", "label", "donor_class", "as_donor", "images"])
+    count, images = (table[name].to_numpy(float) for name in ("as_donor", "images"))
+    error = 0.05 / table.groupby("side")["as_donor"].transform("size").to_numpy(float)
+    table["at_least"] = np.where(count > 0, special.betaincinv(np.maximum(count, 1), images - count + 1, error), 0.0)
     names = next(iter(diagnoses.values())).class_names
     for column in ("label", "donor_class"):
         table[column] = [names[label] for label in table[column]]
@@ -373,7 +373,7 @@ def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]
         if row.attribute != WHOLE:
             how = f"with {ATTRIBUTES[row.attribute].text} of `{row.donor_class}`"
         sentences.append(
-            f"Photograph `{row.label}` {how}: {row.taken} of {row.images} are predicted as `{row.donor_class}`."
+            f"Photograph `{row.label}` {how}: {row.as_donor} of {row.images} are predicted as `{row.donor_class}`."
         )
     return sentences
 
@@ -382,7 +382,7 @@ def matrices(pairs: pd.DataFrame) -> list[Table]:
     """For each side and attribute, what was predicted as what; none for more than [`MANY_CLASSES`] classes."""
     tables, classes = [], sorted({*pairs["label"], *pairs["donor_class"]})
     for (side, attribute), of_attribute in pairs.groupby(["side", "attribute"], sort=False):
-        cells = {(row.label, row.donor_class): f"{row.taken} of {row.images}" for row in of_attribute.itertuples()}
+        cells = {(row.label, row.donor_class): f"{row.as_donor} of {row.images}" for row in of_attribute.itertuples()}
         rows = [[label, *(cells.get((label, donor), "–") for donor in classes)] for label in classes]
         title = f"Images of a class (row) that were predicted as the class (column) whose {attribute} they were given, {side}"
         tables.append(Table(title, ["class", *classes], rows))

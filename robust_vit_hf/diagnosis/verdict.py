@@ -19,12 +19,12 @@ from ..results.tables import Table
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
 # Standard deviation of the estimate minus top-1 on truly random backgrounds, without the part that the samples add (docs/results.md).
-FORETELLING = 0.08
+ESTIMATE_ERROR = 0.08
 TINY = 1e-3  # stands for top-1 in a resample without a right answer on other backgrounds
 # Names of the measures in tables. Differences have a sign.
 BACKGROUND_MEASURES = {
     **{name: f"top-1 `{name}`" for name in CONDITIONS},
-    "foretold": "top-1 on random backgrounds, estimated: `original` · `mixed_rand` / `mixed_same`",
+    "estimate": "top-1 on random backgrounds, estimated: `original` · `mixed_rand` / `mixed_same`",
     "composing": "loss by composing: `original` − `mixed_same`",
     "bg_gap": "BG-Gap: `mixed_same` − `mixed_rand`",
     "object_focus": "Object Focus: 1 − BG-Gap / `original`",
@@ -51,10 +51,10 @@ COSTS = ("donor_excess", "bg_gap")
 DIFFERENCES = ("composing", *COSTS, "only_bg_excess", "background_excess")
 
 
-def foretold(sample: Interval) -> Interval:
-    """Estimate of top-1 on random backgrounds, with the interval of the sample widened by [`FORETELLING`]."""
+def widened(sample: Interval) -> Interval:
+    """Estimate of top-1 on random backgrounds, with the interval of the sample widened by [`ESTIMATE_ERROR`]."""
     mean = min(1.0, sample.mean)
-    low, high = (math.hypot(end - mean, NORMAL * FORETELLING) for end in (sample.low, sample.high))
+    low, high = (math.hypot(end - mean, NORMAL * ESTIMATE_ERROR) for end in (sample.low, sample.high))
     return Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
 
 
@@ -117,7 +117,7 @@ class Diagnosis:
             # Composing lowers `mixed_rand` and `mixed_same` alike.
             estimate = drawn["original"], drawn["mixed_rand"], drawn["mixed_same"]
             ratio = Resamples.of(lambda original, rand, same: original * rand / np.maximum(same, TINY), *estimate)
-            measures["foretold"] = foretold(ratio.interval())
+            measures["estimate"] = widened(ratio.interval())
         return measures
 
     @property
@@ -170,7 +170,7 @@ class Diagnosis:
             text += f"the background of another class instead of its own lowers top-1 by {gap.unsigned} points, and "
             images = "such images"
         text += f"{percent(rate)} of {self.num_mixed} {images} were predicted as that class (chance {100 * chance.mean:.0f} %)"
-        if expected := self.measures.get("foretold"):
+        if expected := self.measures.get("estimate"):
             text += f". On random backgrounds, expect a top-1 of {percent(expected)}"
         return f"{text}."
 
@@ -213,18 +213,18 @@ class Diagnosis:
         return classes
 
     def by_pair(self) -> list[dict[str, int]]:
-        """How often objects were predicted as the class of their background (`taken`), the most frequent pair first."""
+        """How often objects were predicted as the class of their background (`as_donor`), the most frequent pair first."""
         return pairs_of(self.columns, self.values["donor_rate"])
 
 
-def pairs_of(columns: Mapping[str, Sequence], taken: np.ndarray) -> list[dict[str, int]]:
-    """See [`Diagnosis.by_pair`]; `taken` `(N,)` is NaN for images that do not count. If the class of the background is predicted for the
+def pairs_of(columns: Mapping[str, Sequence], as_donor: np.ndarray) -> list[dict[str, int]]:
+    """See [`Diagnosis.by_pair`]; `as_donor` `(N,)` is NaN for images that do not count. If the class of the background is predicted for the
     original image too, that is no confusion with the background."""
-    taken = np.where(np.asarray(columns["original"]) == np.asarray(columns["donor_class"]), 0 * taken, taken)
-    mixed = pd.DataFrame({name: np.asarray(columns[name]) for name in ("label", "donor_class")} | {"taken": taken})
-    pairs = mixed.dropna().astype(int).groupby(["label", "donor_class"])["taken"]
-    rows = pairs.agg(taken="sum", images="size").reset_index().to_dict("records")
-    return sorted(rows, key=lambda row: (-row["taken"], row["images"], row["label"], row["donor_class"]))
+    as_donor = np.where(np.asarray(columns["original"]) == np.asarray(columns["donor_class"]), 0 * as_donor, as_donor)
+    mixed = pd.DataFrame({name: np.asarray(columns[name]) for name in ("label", "donor_class")})
+    pairs = mixed.assign(as_donor=as_donor).dropna().astype(int).groupby(["label", "donor_class"])["as_donor"]
+    rows = pairs.agg(as_donor="sum", images="size").reset_index().to_dict("records")
+    return sorted(rows, key=lambda row: (-row["as_donor"], row["images"], row["label"], row["donor_class"]))
 
 
 def percent(interval: Interval) -> str:
@@ -234,9 +234,9 @@ def percent(interval: Interval) -> str:
 # Measures of an attribute by name, and their heads in the table.
 ATTRIBUTE_MEASURES = {
     "gap": "gap: of its class − of another class",
-    "taken": "more predicted as the other class",
+    "donor_excess": "more predicted as the other class",
     "shift": "shift of the logits towards it",
-    "price": "loss by the edit: `original` − of its class",
+    "editing": "loss by the edit: `original` − of its class",
 }
 
 
@@ -249,16 +249,16 @@ class AttributeDiagnosis:
 
     @cached_property
     def values(self) -> dict[str, dict[str, np.ndarray]]:
-        """Values `(N,)` of [`ATTRIBUTE_MEASURES`] by attribute; NaN for images that do not count. `gap` and `taken` compare predictions with the
-        attribute of the same and of another class; `shift` compares margins, which needs fewer images. Artefacts of the edit cancel."""
+        """Values `(N,)` of [`ATTRIBUTE_MEASURES`] by attribute; NaN for images that do not count. `gap` and `donor_excess` compare predictions with
+        the attribute of the same and of another class; `shift` compares margins, which needs fewer images. Artefacts of the edit cancel."""
         original, donor_class = outcomes(self.columns, "original"), np.asarray(self.columns["donor_class"])
         values = {}
         for name in self.names:
             same, rand = (outcomes(self.columns, f"{name}_{kind}") for kind in KINDS)
-            taken = [np.asarray(self.columns[f"{name}_{kind}"]) == donor_class for kind in KINDS]
+            as_donor = [np.asarray(self.columns[f"{name}_{kind}"]) == donor_class for kind in KINDS]
             margins = [np.asarray(self.columns[f"{name}_{kind}_margin"], float) for kind in KINDS]
-            measured = {"gap": same - rand, "taken": taken[1].astype(float) - taken[0]}
-            measured |= {"shift": margins[0] - margins[1], "price": original - same}
+            measured = {"gap": same - rand, "donor_excess": as_donor[1].astype(float) - as_donor[0]}
+            measured |= {"shift": margins[0] - margins[1], "editing": original - same}
             known = ~np.isnan(same - rand) & trusted_masks(self.columns)
             values[name] = {measure: np.where(known, of_images, np.nan) for measure, of_images in measured.items()}
         return values
@@ -271,7 +271,7 @@ class AttributeDiagnosis:
     @cached_property
     def measures(self) -> dict[str, dict[str, Interval]]:
         """Measures by attribute. Intervals hold for all attributes together, except those of the loss by the edit."""
-        together = simultaneous({key: drawn for key, drawn in self._drawn.items() if key[1] != "price"})
+        together = simultaneous({key: drawn for key, drawn in self._drawn.items() if key[1] != "editing"})
         measures: dict[str, dict[str, Interval]] = {name: {} for name, _ in self._drawn}
         for (name, measure), drawn in self._drawn.items():
             measures[name][measure] = together.get((name, measure)) or drawn.interval(Difference)

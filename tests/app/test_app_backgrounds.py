@@ -48,10 +48,10 @@ def test_what_was_taken_is_shown(models, diagnosed, of_diagnosis, tmp_path):
     with (folder / "pairs.csv").open() as file:
         pairs = [row for row in csv.DictReader(file) if row["side"] == "after"]
     assert len(matrices) == 2 and pairs
-    assert all(cells[row["label"], row["donor_class"]] == f"{row['taken']} of {row['images']}" for row in pairs)
+    assert all(cells[row["label"], row["donor_class"]] == f"{row['as_donor']} of {row['images']}" for row in pairs)
     shown = [one["props"].get("value") for one in of_diagnosis.config["components"] if one["type"] == "markdown"]
     assert {table.markdown() for table in matrices} <= {*shown}
-    (folder / "taken.csv").write_text("image,label,before_original,donor_class\n0007,NA,1,1\n")
+    (folder / "follows_background.csv").write_text("image,label,before_original,donor_class\n0007,NA,1,1\n")
     assert read_diagnosis(folder, session).tables[0].rows == [["0007", "NA", "1"]]
 
 

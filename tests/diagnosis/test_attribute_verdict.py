@@ -37,8 +37,8 @@ def margins(columns: dict) -> dict[str, np.ndarray]:
 
 def test_measures_are_means_over_the_images():
     found = diagnosis(price=0.1, border=0.3).measures["border"]
-    assert found["gap"].mean == pytest.approx(0.3, abs=0.04) and found["taken"].mean == pytest.approx(0.3)
-    assert found["price"].mean == pytest.approx(0.1)
+    assert found["gap"].mean == pytest.approx(0.3, abs=0.04) and found["donor_excess"].mean == pytest.approx(0.3)
+    assert found["editing"].mean == pytest.approx(0.1)
     assert found["shift"].mean == pytest.approx(
         0.3 + found["gap"].mean
     )  # the logit of the other class, and of the right one
@@ -57,7 +57,7 @@ def test_images_without_a_donor_do_not_count():
     columns = dict(whole.columns)
     columns["border_rand"] = np.where(unknown, -1, columns["border_rand"])
     values = AttributeDiagnosis(columns, whole.names).values["border"]
-    assert np.isnan(values["gap"][unknown]).all() and np.isnan(values["taken"][unknown]).all()
+    assert np.isnan(values["gap"][unknown]).all() and np.isnan(values["donor_excess"][unknown]).all()
     assert not np.isnan(values["gap"][~unknown]).any()
 
 
@@ -80,7 +80,7 @@ def test_the_frame_is_named():
     assert both.startswith("Decides by the border or frame: ") and " Decides partly by the place " in both
 
 
-def test_an_unresolved_cost_is_called_so():
+def test_an_inconclusive_cost_is_called_so():
     """Logits that certainly follow the frame, and top-1 that may."""
     whole, rng = diagnosis(), np.random.default_rng(0)
     for_wrong = {kind: np.where(rng.random(200) < share, 9, 0) for kind, share in (("same", 0.3), ("rand", 0.35))}
@@ -116,7 +116,7 @@ def test_without_an_effect():
     assert diagnosis(400).sentence.startswith("No sign in these images")
     few = diagnosis(20, border=0.1)
     assert few.sentence.startswith("Too few images to tell") and "the border or frame" in few.sentence
-    # As wide as is unresolved: twice as narrow needs four times the images. Of a gap below 5 points, one of 5 counts.
+    # As wide as is inconclusive: twice as narrow needs four times the images. Of a gap below 5 points, one of 5 counts.
     whole, rng = diagnosis(300), np.random.default_rng(0)
     wrong = {f"border_{kind}": np.where(rng.random(300) < 0.3, 9, whole.columns["label"]) for kind in ("same", "rand")}
     noisy = AttributeDiagnosis(whole.columns | wrong, whole.names)

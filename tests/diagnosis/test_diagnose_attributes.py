@@ -65,7 +65,7 @@ def test_the_sentence_names_the_frame(report):
     assert found.named == ["border"]
     assert report.verdict.splitlines()[1] == found.sentence and "Decides by the border or frame" in str(report)
     gap = found.measures["border"]["gap"]
-    assert gap.mean == pytest.approx(1.0) and gap.low > 0.5 and found.measures["border"]["price"].mean == 0
+    assert gap.mean == pytest.approx(1.0) and gap.low > 0.5 and found.measures["border"]["editing"].mean == 0
     assert found.measures["background"]["gap"].mean == 0 == found.measures["sharpness"]["gap"].mean
 
 
@@ -93,7 +93,7 @@ def test_without_the_option_nothing_differs(report, photographs, tmp_path):
 def test_the_images_that_are_taken_are_those_of_the_last_model(report, photographs, tmp_path):
     other = save_pretrained(tiny_vit(**LETTERS), tmp_path / "other", "paper")
     compared = diagnosed(photographs, tmp_path / "out", compare=str(other))
-    taken = pd.read_csv(tmp_path / "out" / "taken.csv")
+    taken = pd.read_csv(tmp_path / "out" / "follows_background.csv")
     assert len(compared.taken) == len(taken) < len(report.taken)
 
 

@@ -124,12 +124,12 @@ def test_the_sentence_names_the_evidence():
 def test_the_price_of_composing_is_not_that_of_the_background():
     """Composing costs 20 points here, and the background half of what is left."""
     found = diagnosis(400, original=0.9, mixed_same=0.7, mixed_rand=0.35)
-    assert found.measures["foretold"].mean == pytest.approx(0.9 * 0.35 / 0.7)
-    assert found.measures["foretold"].low < 0.45 - 1.96 * 0.08 and found.measures["foretold"].high > 0.45 + 1.96 * 0.08
+    assert found.measures["estimate"].mean == pytest.approx(0.9 * 0.35 / 0.7)
+    assert found.measures["estimate"].low < 0.45 - 1.96 * 0.08 and found.measures["estimate"].high > 0.45 + 1.96 * 0.08
     free = diagnosis(400, original=0.9, mixed_same=0.9, mixed_rand=0.35)
-    assert free.measures["foretold"].mean == pytest.approx(0.35)
+    assert free.measures["estimate"].mean == pytest.approx(0.35)
     without = diagnosis(400, mixed_same=0.0, mixed_rand=0.0)
-    assert "foretold" not in without.measures and "expect" not in without.sentence
+    assert "estimate" not in without.measures and "expect" not in without.sentence
 
 
 @pytest.mark.parametrize(

@@ -87,14 +87,14 @@ def columns() -> dict:
 def test_a_sentence_says_what_to_photograph():
     diagnoses = {"before": Diagnosis(columns(), NAMES)}
     pairs = pair_table(diagnoses, {})
-    assert pairs[["label", "donor_class", "taken", "images"]].values.tolist() == [
+    assert pairs[["label", "donor_class", "as_donor", "images"]].values.tolist() == [
         ["cow", "boat", 9, 12],
         ["boat", "cat", 0, 12],
     ]
     assert pairs["at_least"].tolist() == pytest.approx([0.428, 0.0], abs=1e-3)  # of binom.test(9, 12) in R
     assert advice(pairs, diagnoses) == ["Photograph `cow` on what `boat` stands on: 9 of 12 are predicted as `boat`."]
     anyway = columns() | {"original": columns()["donor_class"]}  # is no confusion
-    assert pair_table({"before": Diagnosis(anyway, NAMES)}, {})["taken"].tolist() == [0, 0]
+    assert pair_table({"before": Diagnosis(anyway, NAMES)}, {})["as_donor"].tolist() == [0, 0]
     mended = {**diagnoses, "after": Diagnosis(columns() | {"mixed_rand": columns()["label"]}, NAMES)}
     assert advice(pair_table(mended, {}), mended) == []  # it is for the last model, and so is `--fail_if`
     assert [DiagnosisReport.fails(SimpleNamespace(diagnoses=of), 5) for of in (diagnoses, mended)] == [True, False]

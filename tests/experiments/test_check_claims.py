@@ -39,10 +39,10 @@ def verdicts_of(runs):
 
 def test_findings(results):
     chosen, _ = choose_settings(results)
-    assert verdicts_of(chosen)["Top-1 rises on INet-A"] == "unresolved"  # 2 seeds
+    assert verdicts_of(chosen)["Top-1 rises on INet-A"] == "inconclusive"  # 2 seeds
     one_seed = [run for run in chosen if run.seed == "0"]
     of_one = verdicts_of(one_seed)
-    assert of_one["Top-1 rises on INet-A"] == "agrees" and of_one["Top-1 falls on INet val"] == "unresolved"
+    assert of_one["Top-1 rises on INet-A"] == "agrees" and of_one["Top-1 falls on INet val"] == "inconclusive"
     assert of_one["RRR gains less on the shifted sets than Ours"] == "not measured"
     assert of_one["Top-1 rises on Sketch"] == "not measured"
     name = "w/o background loss (Eq. 1): less gain on the shifted sets"
@@ -69,16 +69,16 @@ def test_findings(results):
     "sign, low, high, verdict",
     [
         (RISES, 0.01, 0.3, "agrees"),
-        (RISES, -0.01, 0.3, "unresolved"),
-        ("falls", 0.0, 0.0, "unresolved"),
+        (RISES, -0.01, 0.3, "inconclusive"),
+        ("falls", 0.0, 0.0, "inconclusive"),
         (ALIKE, -0.019, 0.019, "agrees"),
-        (ALIKE, 0.001, 0.03, "unresolved"),
+        (ALIKE, 0.001, 0.03, "inconclusive"),
         (ALIKE, 0.021, 0.03, "disagrees"),
         ("is as good or better", -0.019, 0.3, "agrees"),
-        ("is as good or better", -0.05, 0.3, "unresolved"),
+        ("is as good or better", -0.05, 0.3, "inconclusive"),
         ("is as good or better", -0.05, -0.03, "disagrees"),
         (NO_MORE, -0.3, -0.1, "agrees"),
-        (NO_MORE, -0.3, 0.03, "unresolved"),
+        (NO_MORE, -0.3, 0.03, "inconclusive"),
         (NO_MORE, 0.03, 0.1, "disagrees"),
     ],
 )
@@ -92,7 +92,7 @@ def test_verdicts_of_many_claims_are_those_of_holm():
     ends = [scipy.stats.norm.ppf(1 - level / 2) / scipy.stats.norm.ppf(0.975) for level in levels]
     found = [Finding("Table 1", "claim", RISES, Difference(0.1, 0.1 - 0.1 / end, 0.1 + 0.1 / end)) for end in ends]
     assert [finding.levels["agrees"] for finding in found] == pytest.approx(levels)
-    assert verdicts(found) == ["unresolved", "agrees", "unresolved", "agrees"]
+    assert verdicts(found) == ["inconclusive", "agrees", "inconclusive", "agrees"]
     others = [replace(found[0], value=None), replace(found[3], sign=UNTESTED)]  # do not count
     assert (
         verdicts([*found, *others])[-2:] == ["not measured", "no test"]
@@ -113,7 +113,7 @@ def test_the_claims_have_the_signs_of_the_published_figures(claim):
             assert (difference > 0) == (claim.sign == RISES)
 
 
-@pytest.mark.parametrize("gain, verdict", [(0.07, "agrees"), (-0.07, "disagrees"), (0.0, "unresolved")])
+@pytest.mark.parametrize("gain, verdict", [(0.07, "agrees"), (-0.07, "disagrees"), (0.0, "inconclusive")])
 def test_relevance_maps_agree_with_the_paper_where_they_cover_the_masks_better(gain, verdict, tmp_path):
     rows = result_rows()
     for row in rows:

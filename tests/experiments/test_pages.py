@@ -26,7 +26,7 @@ from ..helpers.tiny import ROOT
 
 
 SHOWN = {block[2]: block for path in texts() for block in BLOCK.finditer(path.read_text())}
-SLOW = ("differences", "findings", "price", "half of the classes")  # the picture shows the prices too
+SLOW = ("differences", "findings", "gain and loss", "half of the classes")  # the picture shows them too
 ANEW = "run `python -m experiments write_pages`"
 
 
@@ -101,7 +101,7 @@ def test_the_intervals_cover_what_the_docs_say():
 
 
 def test_words_about_differences_are_those_of_the_intervals():
-    """The blocks say "more", "unresolved" and "falls" whatever is measured. The intervals must agree."""
+    """The blocks say "more", "inconclusive" and "falls" whatever is measured. The intervals must agree."""
     by_rate = of_experiment.gains_by_rate(of_experiment.STEPS)
     layers, lp_ft = (of_experiment.fitted(side) for side in ("before", "after"))
     gains = [of_experiment.difference(OURS, SWAP), change(layers, [SHIFTED])]
@@ -109,7 +109,7 @@ def test_words_about_differences_are_those_of_the_intervals():
     falls = [change(runs, ["vendor"]) for runs in (runs_of(OURS), runs_of(SWAP), lp_ft)]
     earlier = Results(of_experiment.read(of_experiment.EARLIER).runs)
     falls += [change(earlier.of(name), ["rotation"]) for name in (OURS, "bce", SWAP)]
-    unresolved = [
+    inconclusive = [
         of_experiment.difference(SWAP, "relevance-and-swap"),
         versus(runs_of(SWAP), layers, [SHIFTED]),
         of_experiment.gain(PAPER_WEIGHTS),
@@ -117,7 +117,7 @@ def test_words_about_differences_are_those_of_the_intervals():
         by_rate[4e-7][RANDOM],
     ]
     assert all(gain.low > 0 for gain in gains) and all(fall.high < 0 for fall in falls)
-    assert all(value.low < 0 < value.high for value in unresolved)
+    assert all(value.low < 0 < value.high for value in inconclusive)
 
 
 def test_results_are_of_one_commit():

@@ -41,7 +41,7 @@ def test_the_report_of_a_fixed_file(tmp_path):
     for name in ("report.md", "report.tex"):
         assert files[name].decode() == (FIXED / name).read_text()
     of_sets = (f"figure_8_to_14_{name}" for name in ("imagenet-1k", "imagenet-a", "si-score-rotation"))
-    figures = [f"{figure}.{kind}" for figure in ("price", "figure_4", *of_sets) for kind in ("png", "pdf")]
+    figures = [f"{figure}.{kind}" for figure in ("gain_and_loss", "figure_4", *of_sets) for kind in ("png", "pdf")]
     assert files.keys() == {*figures, "report.md", "report.tex"}
     with Image.open(tmp_path / "a" / "figure_4.png") as picture:
         assert picture.width > 300
