@@ -4,30 +4,15 @@ import os
 import signal
 import threading
 import time
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import FrameType
 from unittest import mock
 
 import torch
-from torch import nn
-from torch.distributed.fsdp import FSDPModule
-from torch.utils.data import Dataset
-from torchvision.utils import make_grid
-from transformers import BaseImageProcessor, DefaultFlowCallback, Trainer, TrainerCallback, TrainerControl
+from transformers import DefaultFlowCallback, Trainer, TrainerCallback, TrainerControl
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
-
-from ..data.transforms import denormalize
-from ..relevance.architectures import unwrap_pretrained
-from ..relevance.relevance_map import relevance_map
-from ..utils.images import overlay
-
-
-# TensorBoard puts the host name into the names of log files, which are uploaded, and has no option against it.
-_without_host_name = partial(mock.patch, "socket.gethostname", lambda: "host")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -167,57 +152,9 @@ class TrainingTime(TrainerCallback, ExportableState):
         self._ended = time.monotonic()
 
 
-class RelevanceTensorBoardCallback(TensorBoardCallback):
-    """Logs to TensorBoard, with pictures of the first images of a dataset and their relevance before and after training."""
-
-    def __init__(self, dataset: Dataset, processor: BaseImageProcessor):
-        super().__init__()
-        self.dataset = dataset
-        self.processor = processor
-        self.before: torch.Tensor | None = None
-        self.strip_writer = None
+class TensorBoardWithoutHostName(TensorBoardCallback):
+    """Logs to TensorBoard, which has no option against the host name in the names of its files. They are uploaded."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        with _without_host_name():
+        with mock.patch("socket.gethostname", lambda: "host"):
             super().on_train_begin(args, state, control, **kwargs)
-
-    def measure_before(self, model: nn.Module) -> None:
-        """Compute and keep the maps of the original model. Call this before a checkpoint is loaded into it."""
-        rows = list(islice(self.dataset, 4))
-        self.pixel_values = torch.stack([row["pixel_values"] for row in rows])
-        self.masks = torch.stack([row["mask"] for row in rows])
-        self.targets = torch.tensor([row["labels"] for row in rows]) if "labels" in rows[0] else None
-        self.before = self._relevance(model)
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if self.before is None or state.global_step % args.relevance_strip_steps:
-            return
-        if self.tb_writer is None and not isinstance(model, FSDPModule):  # all processes must run an FSDP model
-            return
-        relevance = self._relevance(model)
-        if self.tb_writer is not None:
-            if self.strip_writer is None:
-                with _without_host_name():
-                    # Not in the folder of the logs, which are uploaded: the user's images must not be.
-                    self.strip_writer = self._SummaryWriter(log_dir=str(Path(args.output_dir, "strips")))
-            images = denormalize(self.pixel_values, self.processor)
-            maps = [overlay(images, before_or_after) for before_or_after in (self.before, relevance)]
-            columns = torch.stack([images, self.masks.expand_as(images), *maps], dim=1)
-            strip = make_grid(columns.flatten(0, 1), nrow=4)
-            self.strip_writer.add_image("image | mask | relevance before | after", strip, state.global_step)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        super().on_train_end(args, state, control, **kwargs)
-        if self.strip_writer is not None:
-            self.strip_writer.close()
-            self.strip_writer = None
-
-    @torch.no_grad()
-    def _relevance(self, model: nn.Module) -> torch.Tensor:
-        model = unwrap_pretrained(model)  # only one process runs this: a DDP wrapper would wait for the others
-        was_training = model.training
-        model.eval()
-        targets = None if self.targets is None else self.targets.to(model.device)
-        relevance = relevance_map(model, self.pixel_values.to(model.device), targets, check_finite=False).relevance
-        model.train(was_training)
-        return relevance.cpu()

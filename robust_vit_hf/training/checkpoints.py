@@ -35,7 +35,6 @@ MAY_CHANGE = (
     "run_name",
     "report_to",
     "disable_tqdm",
-    "relevance_strip_steps",
     "load_best_model_at_end",
     "prediction_loss_only",
     "train_batch_size",

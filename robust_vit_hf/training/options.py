@@ -112,7 +112,6 @@ class FinetuningArguments(Options):
     )
     backgrounds: str | None = option(None, "Folder of backgrounds: pictures without objects of the classes.")
     bad_masks: Literal["skip", "refuse"] = option("skip", "What to do with empty or full masks and bad stream rows.")
-    relevance_strip_steps: int = option(100, "Steps between two strips in TensorBoard; 0: none.", NOT_NEGATIVE)
 
 
 # Options that only some methods have. The value stands for the default of the method.

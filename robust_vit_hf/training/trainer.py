@@ -130,13 +130,11 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         self._add_callbacks(epoch)
 
     def _add_callbacks(self, epoch: callbacks.SharedEpoch) -> None:
-        self.time, self._interrupt, self._strips = callbacks.TrainingTime(), callbacks.InterruptCallback(), None
+        self.time, self._interrupt = callbacks.TrainingTime(), callbacks.InterruptCallback()
         for callback in (self.time, self._interrupt, callbacks.MissedEvaluation(self), epoch):
             self.add_callback(callback)
-        shown = self.train_dataset if self.eval_dataset is None else self.eval_dataset
-        if self.pop_callback(TensorBoardCallback) is not None and shown is not None:
-            self._strips = callbacks.RelevanceTensorBoardCallback(shown, self.processing_class)
-            self.add_callback(self._strips)
+        if self.pop_callback(TensorBoardCallback) is not None:
+            self.add_callback(callbacks.TensorBoardWithoutHostName())
 
     def _keep_original(self, prepared: dict[str, Dataset]) -> None:
         self._original_top1: dict[str, float] = {}
@@ -292,10 +290,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
             self._inputs  # noqa: B018  a cached property: the digest of the model before it changes
         if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
-        first = self.is_world_process_zero() or self.is_fsdp_enabled
-        strips = self._strips if self.args.relevance_strip_steps and self._has_map else None
-        if strips is not None and strips.before is None and first:
-            strips.measure_before(self.model)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, logits and labels of a batch. The Trainer's method needs labels, and gathers all outputs."""

@@ -81,7 +81,7 @@ def test_fsdp2_gives_the_run_of_one_process(options, tmp_path):
         *train,
         4,
     )
-    command += ("--report_to", "tensorboard", "--relevance_strip_steps", 2, "--output_dir", fsdp, "--num_train_epochs")
+    command += ("--report_to", "tensorboard", "--output_dir", fsdp, "--num_train_epochs")
     succeed("train", *train, 8, "--num_train_epochs", 3, "--output_dir", one)
     runs = [launched("fsdp2.yaml", *command, *more) for more in ([2], [3, "--resume_from_checkpoint", "last"])]
     assert [run.status for run in runs] == [0] * 2, "\n".join(run.err[-2000:] for run in runs)

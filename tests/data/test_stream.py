@@ -152,7 +152,7 @@ def test_rows_of_a_function(tmp_path):
 
 def test_it_trains_on_as_many_passes_as_it_takes(tmp_path):
     settings = {"background_swap": 0.5, "confidence_target": "label", "gradient_accumulation_steps": 2}
-    settings |= {"eval_strategy": "steps", "eval_steps": 3, "report_to": "tensorboard", "relevance_strip_steps": 2}
+    settings |= {"eval_strategy": "steps", "eval_steps": 3, "report_to": "tensorboard"}
     trainer = make_trainer(tmp_path, with_bad_rows().to_iterable_dataset(), tiny.masked_dataset(4, seed=1), **settings)
     trainer.train()
     assert trainer.state.global_step == 6 and trainer.state.epoch == 1  # 48 images, 5 a pass

@@ -36,7 +36,7 @@ def script(name: str) -> ModuleType:
 def push_folders(record: Recorder) -> None:
     """A finetuning, masks and an improvement, as others download them."""
     short = "--max_steps 2 --learning_rate 0.01 --eval_strategy no --save_strategy no --load_best_model_at_end false"
-    logs = "--report_to tensorboard --relevance_strip_steps 1 --use_cpu --disable_tqdm"
+    logs = "--report_to tensorboard --use_cpu --disable_tqdm"
     record.run("run", f"train --model still --dataset masked {short} {logs}".split())
     record.run("of-coco", "masks coco --images photographs --annotations coco.json --per_class 2 --skip_bad".split())
     record.run("pushed", "push run user/golden --private --revision trial --commit_message First".split())

@@ -352,7 +352,7 @@ def test_a_run_keeps_what_it_was_trained_with(tmp_path):
     name, data, run = saved("BEiT", tmp_path / "model", processor), masked_folder(tmp_path / "data"), tmp_path / "run"
     succeed(
         "train", "--model", name, "--dataset", data, "--output_dir", run, "--num_train_epochs", 1, "--use_cpu",
-        "--report_to", "none", "--learning_rate", 0, "--relevance_strip_steps", 0,
+        "--report_to", "none", "--learning_rate", 0,
     )  # fmt: skip
     assert AutoImageProcessor.from_pretrained(run).to_dict() == processor.to_dict()
     record, trained = (json.loads((run / file).read_text()) for file in ("run.json", "results.json"))

@@ -98,7 +98,7 @@ def test_swap_is_the_divergence_from_the_original_on_other_backgrounds(folders, 
 def test_training_from_a_folder_to_a_folder(folders, tmp_path, name):
     """Weights, processor, results without relevance, examples and card; another training starts from the folder."""
     options = ["--dataset", folders / "photos", "--max_steps", 2, "--learning_rate", 0.01, "--method"]
-    logs = ["--report_to", "tensorboard", "--relevance_strip_steps", 1]
+    logs = ["--report_to", "tensorboard"]
     printed = succeed("train", "--model", folders / name, "--output_dir", tmp_path / "run", *options, "swap", *logs)
     assert "relevance" not in printed and "| validation | 8 |" in printed
     before, after = load_model(str(folders / name)), load_model(str(tmp_path / "run"))
@@ -108,7 +108,6 @@ def test_training_from_a_folder_to_a_folder(folders, tmp_path, name):
     processors = [AutoImageProcessor.from_pretrained(place) for place in (folders / name, tmp_path / "run")]
     assert processors[0].to_dict() == processors[1].to_dict()
     assert (tmp_path / "run" / "examples.parquet").is_file() and [*(tmp_path / "run").rglob("events*")]
-    assert not (tmp_path / "run" / "strips").exists()
     card = (tmp_path / "run" / "README.md").read_text()
     assert "finetuned on images with swapped backgrounds" in card and "![Predictions before and after" in card
     assert "relevance m" not in card and "relevance-map" not in card
