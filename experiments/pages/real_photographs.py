@@ -101,9 +101,9 @@ def in_short() -> str:
         f"{lost} points ({with_isnet} with the masks of ISNet). With photographs of 150 classes, the "
         f"outcome of `improve` is `{run['outcome']}`: accuracy among these classes is {home['after']:.1f} % on two other photographs of each (before: "
         f"{home['before']:.1f} %), and accuracy on one photograph of each of the 850 other classes is {others['after']:.1f} % (before: {others['before']:.1f} "
-        "%). We then biased a model: a last layer was fitted to photographs of 38 classes, on which a background of their class was planted. Its outcome is "
-        f"`{planted['outcome']}`: on two other photographs of each class, accuracy rises {other} with other planted backgrounds, and {plain} on the original "
-        "photographs. [All figures](experiments/photographs.md)."
+        "%). We then biased a model: we pasted the objects of 38 classes on planted backgrounds, one for all photographs of a class, and fitted a last layer to "
+        f"them. The outcome is `{planted['outcome']}`: on two other photographs of each class, accuracy rises {other} with other planted backgrounds, and "
+        f"{plain} on the original photographs. [All figures](experiments/photographs.md)."
     )
 
 

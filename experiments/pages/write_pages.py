@@ -21,6 +21,7 @@ from robust_vit_hf.results.plots import figure_bytes
 from ..scripts import script_parser
 from . import (
     before_training,
+    class_maps,
     costs,
     emoji_shift_claims,
     experiment,
@@ -40,6 +41,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **gains.BLOCKS,
     **planted.BLOCKS,
     **before_training.BLOCKS,
+    **class_maps.BLOCKS,
     **real_photographs.BLOCKS,
     **costs.BLOCKS,
 }

@@ -15,7 +15,7 @@ from .summary import sides_of
 
 
 COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
-OTHERS = ("#7b4fa3", "#0f9aa8")  # of what is no side: a colour has one meaning in all pictures
+OTHERS = ("#7b4fa3", "#0f9aa8")  # other series: a colour has one meaning in all pictures
 NUM_CLASSES = 50  # most helped and most harmed classes in a plot, as in the paper's Figures 8 to 14
 
 
