@@ -9,7 +9,7 @@ Layers begin at the model's and are fitted by L-BFGS on features that are comput
 - two of each of all 96 classes, and as many composites; or
 - ten of each of all classes, without masks, 2 % of which have the background of other classes: their groups.
 
-Penalty and interpolation weight with the model's layer are chosen by the rule of the experiment, on its validation images; test images are
+Penalty and interpolation weight with the model's layer are chosen by the criterion of the experiment, on its validation images; test images are
 predicted once, by the layers that were chosen. Writes `experiments/benchmarks/group_layers.json`.
 
 Sources: https://huggingface.co/papers/2204.02937 (DFR), https://huggingface.co/papers/2306.11074 (AFR: without group labels, images that the
@@ -176,7 +176,7 @@ def fitted(start: Layer, features: np.ndarray, labels: np.ndarray, objective: Ob
 
 
 def chosen_layers(found: Features) -> dict[str, Chosen]:
-    """What the rule chooses for each method, on validation images."""
+    """What the criterion chooses for each method, on validation images."""
     before, candidates = Chosen.of_layer(found.selection, found.own), {}
     for method, settings, layer in layers(found):
         for weight in INTERPOLATION_WEIGHTS:

@@ -10,15 +10,15 @@ Sets, of 384 training and 192 validation photographs each:
 - `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (digits.py);
 - some of them also with `-100`: no photograph has another background than the usual one.
 
-Arms: `quick` and `full`, the efforts of `improve`; and, chosen among their interpolation weights by the same rule, with the same steps and
+Arms: `quick` and `full`, the efforts of `improve`; and, chosen among their interpolation weights by the same criterion, with the same steps and
 rate: `labels`, layers and a training on the labels of the original images, without composites; and trainings by other methods. `full` goes on
 in the folder of `quick`, and its seconds contain those of `quick`.
 
 Each arm is measured on photographs that had no part in it: `home`, with the usual backgrounds; `random`, with those of all classes;
 `scenes`, with forty photographs that are in no image that trained or chose a classifier: those of classes of ImageNet that are scenes, the
 first that there are, of two public repositories (see real_photographs.py). The layer of the default masks was trained on them, without
-masks. `vendor`, on usual backgrounds, drawn by a vendor of which no model saw a drawing; and `both`. Images of `digits` have `home`, `random` and `new`,
-textures that nothing was trained on.
+masks. `vendor`: usual backgrounds, drawn by a vendor of which no model saw a drawing; and `both`. Images of `digits` have `home`, `random`
+and `new`, textures that nothing was trained on.
 
 Adds to improve.json next to this script: for each set and arm, the verdict, the seconds, and how many of the predictions are right on each
 background of each place before and after.

@@ -5,7 +5,7 @@
 For the five models of the experiment's tests, and their images: two of each of 48 classes to train on, four of each of the others to
 choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each training
 image by its true mask; all layers are made from them. The models are in `runs/emoji-bias-10` and so on, as experiments/Makefile trains
-them. The rule of bounded_choice.py chooses among the layers of a kind on the model's own validation images. Writes last_layer.json: top-1 in per
+them. The criterion of bounded_choice.py chooses among the layers of a kind on the model's own validation images. Writes last_layer.json: top-1 in per
 cent, by seed; and next to the features, a model with the layer that is fitted to the original's output, from which LP-FT begins.
 """
 
@@ -106,7 +106,7 @@ def write_textures(rows: datasets.Dataset, folder: Path) -> None:
 def choose_layer(
     own: Layer, layers: Layers, selection: Outputs, weights: Sequence[float] = INTERPOLATION_WEIGHTS
 ) -> tuple[Layer, str]:
-    """The layer between the model's own and a new one that the rule of bounded_choice.py chooses by the features of selection images, and how it
+    """The layer between the model's own and a new one that the criterion of bounded_choice.py chooses by the features of selection images, and how it
     was made."""
     before = Candidate.of(selection.mapped(own.logits))
     candidates = [
@@ -143,7 +143,7 @@ class Features:
         return dict(new_layers(self.own, features, self.last.has_bias))
 
     def of_rule(self, layers: Layers, weights: Sequence[float] = INTERPOLATION_WEIGHTS) -> dict[str, float | str]:
-        """Top-1 of what the rule chooses, in per cent."""
+        """Top-1 of what the criterion chooses, in per cent."""
         layer, name = choose_layer(self.own, layers, self.selection, weights)
         return self.top1(layer) | {"chosen": name}
 
@@ -170,7 +170,7 @@ def of_kind(layers: Layers, kind: str) -> Layers:
 
 
 def variants(found: Features, own: Layers) -> Iterator[tuple[str, dict]]:
-    """Layers of `improve`, those of a kind, and layers made otherwise, each chosen from by the rule."""
+    """Layers of `improve`, those of a kind, and layers made otherwise, each chosen from by the criterion."""
 
     half = COMPOSITES // 2
 

@@ -155,7 +155,7 @@ def diagnosed(of: Shortcut) -> dict:
 
 
 def new_layer(session: Session, rows: dict[str, list[tuple]], attributes: list[str]) -> Layer:
-    """The last layer that the rule of bounded_choice.py chooses among those of `improve`."""
+    """The last layer that the criterion of bounded_choice.py chooses among those of `improve`."""
     of_role = {role: session.with_sets({role: images_of(of, session.classes)}) for role, of in rows.items()}
     with TemporaryDirectory() as folder:
         sessions = of_role["train"], of_role["validation"]
@@ -206,7 +206,9 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", choices=MEASURED, default=MEASURED)
     parser.add_argument("--planted", nargs="+", choices=PLANTED, default=PLANTED)
     parser.add_argument("--rates", nargs="+", type=float, default=[1.0, 0.95])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[3, 4, 5], help="the rules were made on 0 to 2")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[3, 4, 5], help="the criteria were developed on 0 to 2"
+    )
     parser.add_argument("--finetuned", action="store_true", help="train whole models, not only their last layer")
     parser.add_argument("--improve", action="store_true", help="measure new last layers of `improve` too")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")

@@ -168,7 +168,7 @@ def premise_block() -> str:
 
 
 def scratch_block() -> str:
-    """Maps of a model from scratch before and after, and the changes of its top-1, at the rates that the rule chooses."""
+    """Maps of a model from scratch before and after, and the changes of its top-1, at the rates that the criterion chooses."""
     trained, places, rows = read(SCRATCH).runs, (SHIFTED, RANDOM, HOME), []
     for run in chosen_runs(SCRATCH):
         maps = [
@@ -258,7 +258,7 @@ def lp_ft_block() -> str:
 
 
 def _rates_table(path: Path) -> str:
-    """Changes of top-1 by the only method of a file, by learning rate, and what the rule says of each."""
+    """Changes of top-1 by the only method of a file, by learning rate, and what the criterion says of each."""
     gains, verdicts = gains_by_rate(path), [row[-1] for row in choose_settings(read(path))[1].rows]
     rows = [
         [f"{rate:g}", *map(str, of_rate.values()), verdict]

@@ -76,7 +76,7 @@ def tested() -> ResultsFile:
 
 
 def chosen_runs(path: Path) -> list[Run]:
-    """Runs at the settings that the rule chooses among those of a file."""
+    """Runs at the settings that the criterion chooses among those of a file."""
     return choose_settings(read(path))[0]
 
 

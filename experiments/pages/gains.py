@@ -20,7 +20,13 @@ KINDS = {"vit": "DINOv2-S", "cnn": "EfficientNet-Lite0"}
 EFFORTS = ("quick", "full")
 ARMS = {"quick": "`improve`", "full": "`improve --effort full`", "labels": "the same without composites"}
 OMITTED = {("cnn", "labels")}  # from the short table
-PLACES = ("scenes", "both", "home", "random", "vendor")
+PLACES = {
+    "scenes": "scenes",
+    "both": "both",
+    "home": "usual",
+    "random": "random",
+    "vendor": "vendor",
+}  # and in the table
 FEW_PHOTOGRAPHS = 20
 RULES = {
     "as `improve`": "new layer, chosen among maps and fits",
@@ -146,7 +152,7 @@ def all_sets() -> str:
             places = [shown.get(place, "–") for place in PLACES]
             at_share = str(Difference(**run["change"])) if "change" in run else "–"
             rows.append([name, arm, *places, run["chosen"], run.get("outcome", "–"), at_share])
-    head = ["set", "arm", *PLACES, "chosen", "verdict", "its change"]
+    head = ["set", "arm", *PLACES.values(), "chosen", "verdict", "its change"]
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('improve')}."
 
 

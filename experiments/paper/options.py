@@ -20,7 +20,7 @@ class ReportOptions(Options):
 
     With --html, the report is also one HTML file for any browser, with sortable changes by class and a gallery of relevance maps.
 
-    Of several settings of a method, the one is shown that the rule of the grid chooses on the validation images (see
+    Of several settings of a method, the one is shown that the criterion of the grid chooses on the validation images (see
     experiments/sweeps.md).
     """
 

@@ -1,4 +1,4 @@
-"""The rule that chose among settings of methods and among layers in the experiments: the highest top-1 on the backgrounds of other
+"""The criterion that chose among settings of methods and among layers in the experiments: the highest top-1 on the backgrounds of other
 classes within a bound of top-1 on the original images."""
 
 import math
@@ -50,7 +50,7 @@ def loses_too_much(candidate: Candidate, before: Candidate, max_loss: float) -> 
 
 
 def rank(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> list[Candidate]:
-    """Order by the rule: those that do not lose too much by top-1 on other backgrounds, then the others by their fall."""
+    """Order by the criterion: those that do not lose too much by top-1 on other backgrounds, then the others by their fall."""
 
     def key(candidate: Candidate) -> tuple:
         fall, top1 = candidate.fall(before), candidate.top1()

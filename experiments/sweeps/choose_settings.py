@@ -29,7 +29,7 @@ TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
 
 
 def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
-    """The chosen runs of each model and method by the rule of the file, see [`~experiments.sweeps.grid.GridFile`], and a table of
+    """The chosen runs of each model and method by the criterion of the file, see [`~experiments.sweeps.grid.GridFile`], and a table of
     all settings. Only finetuned models are chosen from, and none between them and the original model."""
     groups = _by_method(run for run in results.runs if run.interpolation_weight == 1)
     rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
@@ -50,12 +50,12 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
         )
         head = ["model", "method", "learning rate", "weights", "seeds", "before", "after", "fall", ""]
         return chosen, Table(title, head, rows)
-    title = f"Learning rates: fall of top-1 on the validation images of unseen classes, of which the rule allows {bound} points"
+    title = f"Learning rates: fall of top-1 on the validation images of unseen classes, of which the criterion allows {bound} points"
     return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
 
 
 def choose_interpolated(results: ResultsFile) -> list[Run]:
-    """Choose by the same rule among settings of which models between the original and the finetuned one were measured, at every
+    """Choose by the same criterion among settings of which models between the original and the finetuned one were measured, at every
     interpolation weight (WiSE-FT, https://huggingface.co/papers/2109.01903). None of a method for which a finetuned model is chosen."""
     chosen = []
     trained = _by_method(run for run in results.runs if run.method != CUT_OUT)
@@ -130,7 +130,7 @@ class _Setting(Candidate):
 
 
 def _choose_by_mixed_rand(name: str, by_setting: BySetting, bound: float) -> tuple[tuple, list[list[str]]]:
-    """The rule of [`choose`]."""
+    """The criterion of [`choose`]."""
     settings, before = _measured(name, by_setting)
     best = choose(settings, before, 100 * bound)
     rows = []

@@ -89,7 +89,7 @@ def _complete_points(folder: Path) -> tuple[list[Path], dict]:
     grid = read_json(file) or {}
     if points and "interpolation_weights" not in grid:
         raise FileNotFoundError(
-            f"There is no `{file}` with the rule of the choice, or it is of an earlier version: start the sweep again, which writes it."
+            f"There is no `{file}` with the selection criterion, or it is of an earlier version: start the sweep again, which writes it."
         )
     complete = [point for point in points if _is_measured(point, grid)]
     names = dict.fromkeys([*(point.name for point in points), *([] if is_point else grid.get("points", ()))])
@@ -104,7 +104,7 @@ def _complete_points(folder: Path) -> tuple[list[Path], dict]:
 
 
 def _is_measured(point: Path, grid: dict) -> bool:
-    """Whether a point has all that the rule of its grid needs; and, if it is still in the grid, all of its
+    """Whether a point has all that the criterion of its grid needs; and, if it is still in the grid, all of its
     interpolation weights and sets."""
     if (recorded := Stage.of(point).result()) is None:
         return False

@@ -31,7 +31,7 @@ class Price:
     learning_rate: float
     tuned: dict[str, float]
     interpolation_weight: float  # 1 for the finetuned model
-    chosen: bool  # by the rule on validation images
+    chosen: bool  # by the criterion on validation images
     gain: Difference  # change of top-1 on the shifted set
     home: Difference  # change of top-1 without a shift
     seconds: float | None  # of the training, the median over the seeds that were not resumed

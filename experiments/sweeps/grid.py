@@ -25,7 +25,7 @@ SEED_NAME = "{seed}"  # stands for the name of the seed in an option
 class GridFile(Options):
     """Keys of a grid; one of `grid`, `variants` and `seeds` is needed for more than one run.
 
-    `choose_by` is the rule that chooses among a variant's settings: the paper's, the highest learning rate that keeps top-1 on
+    `choose_by` is the criterion that chooses among a variant's settings: the paper's, the highest learning rate that keeps top-1 on
     the validation images; or that of `results.choice`, which also puts their objects on the backgrounds of other images, and needs
     masks and labels.
     """
@@ -57,7 +57,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs of an experiment, with the rule of [`GridFile`]."""
+    """The runs of an experiment, with the criterion of [`GridFile`]."""
 
     points: list[Point]
     sets: list[tuple[str, str]]  # names and folders of the paper's sets; if empty, the sets measured by `train` count

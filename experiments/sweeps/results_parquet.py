@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """Runs, class names by model and label, and the rule of the choice, with the allowed drop of top-1 as a fraction."""
+    """Runs, class names by model and label, and the selection criterion, with the allowed drop of top-1 as a fraction."""
 
     runs: list[Run]
     class_names: dict[str, dict[int, str]]
@@ -104,11 +104,11 @@ def read_results(path: Path) -> ResultsFile:
 
 
 def join(parts: Sequence[ResultsFile]) -> ResultsFile:
-    """The runs of several files, which must have the same rule of the choice. Of runs with the same model and weights,
+    """The runs of several files, which must have the same criterion of the choice. Of runs with the same model and weights,
     method, settings and seed, the one on most sets is taken: a search measures only validation images."""
     rules = {(part.validation_bound, part.choose_by) for part in parts}
     if len(rules) > 1:
-        raise ValueError(f"The results were to be chosen by different rules, {sorted(rules)}: report them apart.")
+        raise ValueError(f"The results were to be chosen by different criteria, {sorted(rules)}: report them apart.")
     runs: dict[tuple, Run] = {}
     names = {}
     for part in parts:

@@ -131,7 +131,7 @@ def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     longer, halves = changed(results, ", longer", epochs=60.0), changed(results, ", half", interpolation_weight=0.5)
     other = replace(results, runs=[replace(results.runs[0], name="other", settings='{"background_swap": 0.5}')])
     assert len(join([results, longer, other, halves]).runs) == 3 * len(results.runs) + 1
-    with pytest.raises(ValueError, match="were to be chosen by different rules"):
+    with pytest.raises(ValueError, match="were to be chosen by different criteria"):
         join([results, replace(results, validation_bound=0.5)])
     with pytest.raises(
         ValueError, match=rf"Two runs are named `{results.runs[0].name}`, and differ in their original"
