@@ -21,10 +21,10 @@ class AppOptions(PairOptions):
     Without --compare and without a finetuning in runs/, the bundled model is finetuned once, in about a minute, and kept in the cache
     of `datasets`.
 
-      robust-vit app --model my-vit --compare runs/better --dataset photos --diagnose runs/better
+      robust-vit app --model my-model --compare runs/better --dataset photographs --diagnose runs/better
       robust-vit app    # the bundled model, and its newest finetuning in runs/
       robust-vit app --compare runs/emoji-shift --results runs/robustness
-      robust-vit app --model my-vit --dataset photos --diagnose runs/diagnosis
+      robust-vit app --model my-model --dataset photographs --diagnose runs/diagnosis
       robust-vit app --model OWNER/BEFORE --compare OWNER/AFTER --export space
     """
 

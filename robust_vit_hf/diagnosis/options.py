@@ -53,11 +53,11 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     the model predicts the class of the background, as in the Backgrounds Challenge (https://huggingface.co/papers/2006.09994).
 
     Give images that the model was not trained on. Without --model, a linear classifier on DINOv2-S is fitted to one part of the photographs
-    and measured on the rest, to see whether they invite a shortcut. An interrupted run resumes when it is started again.
+    (of the split train) and measured on the rest, to see whether they invite a shortcut. An interrupted run resumes when it is started again.
 
-      robust-vit diagnose --model my-vit --dataset photos --output_dir runs/diagnosis
-      robust-vit diagnose --model my-vit --compare runs/better --dataset photos --output_dir runs/diagnosis-after
-      robust-vit diagnose --dataset photos --output_dir runs/photos    # before training
+      robust-vit diagnose --model my-model --dataset photographs --output_dir runs/diagnosis
+      robust-vit diagnose --model my-model --compare runs/better --dataset photographs --output_dir runs/diagnosis-after
+      robust-vit diagnose --dataset photographs --output_dir runs/photographs    # before training
     """
 
     model: str | None = option(
