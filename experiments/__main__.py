@@ -1,4 +1,4 @@
-"""`python -m experiments NAME …`: all that reproduces the paper or measures this project, from the root of a checkout."""
+"""`python -m experiments NAME …`: what reproduces the paper or measures this project, from the root of a checkout."""
 
 import ast
 import sys
@@ -39,7 +39,7 @@ class Script:
 
 
 def scripts() -> dict[str, Script]:
-    """Scripts by name. Modules without `main` are imported by scripts alone."""
+    """Scripts by name. Modules without `main` are only imported by scripts."""
     files = sorted(path for folder in FOLDERS for path in Path(__file__).parent.glob(f"{folder}/*.py"))
     return {path.stem: Script(path) for path in files if "\ndef main(" in path.read_text(encoding="utf-8")}
 

@@ -1,4 +1,4 @@
-"""What composing costs: `diagnose` compared with the forward passes that it needs, on tensors that are there.
+"""Time of `diagnose`, compared with the forward passes that it needs on tensors in memory.
 
     python -m experiments backgrounds --output_dir runs/benchmarks
     python -m experiments backgrounds --output_dir runs/benchmarks/cnn --model runs/improve/cnn-0/model  # a CNN: backgrounds_cnn.json

@@ -1,4 +1,4 @@
-"""Forty photographs that nothing in this package saw: desktop backgrounds of Debian, with their licences.
+"""Forty photographs that were not used for any training or choice: desktop backgrounds of Debian, with their licences.
 
 They are downloaded with `apt-get` on Debian or a derivative, after `apt-get update` (217 MB), and unpacked. They were chosen by looking at all
 backgrounds of these packages, before any measurement: photographs in landscape format, one of a scene, in which no object of a class of

@@ -1,4 +1,4 @@
-"""`diagnose` and `improve` on images that nothing in this package was tuned to.
+"""`diagnose` and `improve` on images for which nothing in this package was tuned.
 
     python -m experiments digits --output_dir runs/digits
 

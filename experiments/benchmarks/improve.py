@@ -1,6 +1,6 @@
-"""What `improve` gains, on models and photographs that nothing was chosen on, as users have them: folders of photographs without masks.
+"""What `improve` gains on models and photographs that were not used for any choice: folders without masks, as users have them.
 
-    python -m experiments improve --root runs/improve --samples samples --imagen imagen     # all, in hours; it goes on after a kill
+    python -m experiments improve --root runs/improve --samples samples --imagen imagen     # all, takes hours; start it again to resume it
     python -m experiments improve --root runs/improve --samples samples --imagen imagen --sets cnn-30 --arms quick full
 
 Sets, of 384 training and 192 validation photographs each:

@@ -1,4 +1,4 @@
-"""Images a second of each loader against decoding alone, and the memory of a streamed pass over 100,000 rows.
+"""Images per second of each loader, compared with only decoding, and the memory of a streamed pass over 100,000 rows.
 
     python -m experiments loading         # writes experiments/benchmarks/loading.json
 

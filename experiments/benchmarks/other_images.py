@@ -1,4 +1,4 @@
-"""What models gain on objects that are pasted in other ways than by composing, on photographs that nothing saw.
+"""What models gain on objects that are pasted in other ways, on photographs that were not used in any training.
 
     python -m experiments other_images --output_dir runs/other-images --bf16 \\
         --pairs runs/tested/fresh-10/model runs/tested/fresh-10/background-swap

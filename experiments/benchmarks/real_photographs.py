@@ -1,4 +1,4 @@
-"""Masks, diagnoses and improvements on photographs as people take them, with a model that nobody biased.
+"""Masks, diagnoses and improvements on real photographs, with a model that nobody biased.
 
     python -m experiments real_photographs masks verdicts classes planted times --imagen imagen --samples samples --ecssd ECSSD \
         --isnet isnet.onnx --root runs/real-photographs

@@ -1,4 +1,4 @@
-"""Whether `diagnose --attributes` finds and names what a model was taught to decide by.
+"""Whether `diagnose --attributes` names the attribute that a model was taught to decide by.
 
     python -m experiments shortcuts --bf16                             # last layers
     python -m experiments shortcuts --bf16 --finetuned                 # whole models
@@ -10,7 +10,7 @@ An attribute is planted: each class has a usual value of it in 100 or 95 % of th
 classifier is trained on them: the last layer of a DINOv2-S (logistic regression), or all of it. Objects are sixteen drawings of
 emoji-shift on photographs, or handwritten digits on textures; backgrounds are random unless they are what is planted. Masks are the
 true ones. With --improve, `improve` makes a new last layer with what was named, and, as a control, one without; both are measured on
-images that had no part in anything (three times as long). Prints what was planted × what was named, and adds to
+images that had no other use (three times as long). Prints what was planted × what was named, and adds to
 experiments/benchmarks/shortcuts.json after each model; what is in it is not measured again.
 """
 

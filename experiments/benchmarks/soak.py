@@ -1,4 +1,4 @@
-"""Long runs under faults at random moments: `improve` and `sweep` end as if nothing had happened, to the bit.
+"""Runs of `improve` and `sweep` with faults at random moments, which must end bit-identical to runs without faults.
 
     python -m experiments soak [--faults 60]     # as root on Linux, since a disk is made that can be full; writes experiments/benchmarks/soak.json
 

@@ -1,4 +1,4 @@
-"""Time and peak memory of one finetuning step: loss and gradients at 224 px, without the optimizer, which is the same.
+"""Time and peak memory of one finetuning step: loss and gradients at 224 px, without the optimizer.
 
     python -m experiments step            # writes experiments/benchmarks/step.json
     python -m experiments step --models DeiT-S            # and leaves the rows of other models there

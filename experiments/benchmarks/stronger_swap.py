@@ -1,4 +1,4 @@
-"""What later work adds to the background swap, on emoji-shift, before any of it becomes an option.
+"""Variants of background swap from later work, on emoji-shift.
 
     python -m experiments stronger_swap runs/stronger-swap nearest jittered    # train some; in several processes, some each
     python -m experiments stronger_swap runs/stronger-swap                     # train what is missing of all, and compare

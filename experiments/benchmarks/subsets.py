@@ -1,4 +1,4 @@
-"""Sufficient input subsets of the bundled model on emoji-shift: Figure 5 of the paper, and before against after finetuning.
+"""Sufficient input subsets of the bundled model on emoji-shift: Figure 5 of the paper, before and after finetuning.
 
     python -m experiments subsets --compare runs/sis-model --images 4    # writes experiments/benchmarks/subsets.json and experiments/sis.png
 

@@ -1,4 +1,4 @@
-"""Finetuning images of emoji-shift with masks by TokenCut, a dataset for each seed of a grid.
+"""Finetuning images of emoji-shift with masks by TokenCut, as a dataset for each seed of a grid.
 
     python -m experiments emoji_tokencut runs/emoji-tokencut 0 1 2 3 4
 
