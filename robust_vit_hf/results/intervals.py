@@ -126,8 +126,8 @@ def simultaneous(drawn: Mapping[K, Resamples]) -> dict[K, Difference]:
     values = np.stack([resamples.values for resamples in drawn.values()])
     errors = np.nanstd(values[:, 1:], axis=1)
     varied = errors > 0
-    furthest = np.abs(values[varied, 1:] - values[varied, :1]) / errors[varied, None]
-    width = float(np.nanquantile(furthest.max(axis=0, initial=0), CONFIDENCE))
+    furthest = np.abs(values[:, 1:] - values[:, :1]) / np.where(varied, errors, 1)[:, None]
+    width = float(np.nanquantile(np.fmax.reduce(furthest), CONFIDENCE))  # in a resample, a statistic may have no image
     least = [-math.log((1 - CONFIDENCE) / len(drawn)) / resamples.count for resamples in drawn.values()]
     margins = np.where(varied, width * errors, least)
     differences = {}

@@ -308,11 +308,12 @@ def test_a_training_that_diverges_is_left_out(inputs, tmp_path):
 
 
 def test_classes_that_certainly_got_worse():
-    """Half of one class, one image of another, and none of a third."""
-    labels, place = np.repeat([0, 1, 2], 40), np.tile(np.arange(40), 3)
-    wrong = ((labels == 0) & (place < 20)) | ((labels == 1) & (place < 1))
-    sides = {"before": SideResult(np.zeros(120, int)), "after": SideResult(np.where(wrong, 5, 0))}
-    (worse,) = worse_classes(SetResult("test", sides, labels), list("aba"))  # as two of ImageNet are `crane`
+    """Half of one class, one image of another, none of a third, and one of each of sixty classes with two images."""
+    sizes = [40] * 3 + [2] * 60
+    labels, place = np.repeat(np.arange(63), sizes), np.concatenate([*map(np.arange, sizes)])
+    wrong = ((labels == 0) & (place < 20)) | ((labels != 2) & (place < 1))
+    sides = {"before": SideResult(np.zeros(240, int)), "after": SideResult(np.where(wrong, 5, 0))}
+    (worse,) = worse_classes(SetResult("test", sides, labels), list("aba") + ["few"] * 60)  # names may repeat
     assert worse.startswith("a -50.0 [-")
 
 
