@@ -95,6 +95,10 @@ class OutOfFold(Measurement):
         return self.of_fold.inputs() | {"folds": MAX_FOLDS, "penalties": PENALTIES.tolist()}
 
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+        labels, parts = rows.labels, []
+        counts = np.sort(np.unique(labels, return_counts=True)[1])
+        if counts[-2] < 2:
+            raise ValueError("Fewer than two classes have two images: give two of each class, or name a --model.")
         layer = LastLayer(side.model, input_size(side.processor))
         composites = condition_composites(["original", "only_bg"])
 
@@ -104,8 +108,7 @@ class OutOfFold(Measurement):
 
         batches = composite_pass(side, rows, session, f"{title}, features", composites, {}, outputs_of)
         features = np.concatenate([values for _, values in batches])
-        labels, parts = rows.labels, []
-        typical = int(np.median(np.unique(labels, return_counts=True)[1]))  # images of a class; a fold needs two
+        typical = int(counts[(len(counts) - 1) // 2])  # images of a class; a fold needs two
         folds = (turns_within_classes(labels, 0) + labels) % min(MAX_FOLDS, max(2, typical // 2))
         for fold in np.unique(folds).tolist():
             members, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
