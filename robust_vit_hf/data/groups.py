@@ -37,7 +37,7 @@ def slices_of(columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def slice_shares(
-    dataset: datasets.Dataset, path: str | None, split: str, columns: Sequence[str]
+    dataset: datasets.Dataset, path: str, split: str, columns: Sequence[str]
 ) -> dict[str, dict[str, float] | None]:
     """Shares of the groups of each of [`slices_of`] among the training images."""
     for column in columns:

@@ -77,9 +77,9 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
     ) as session:
         with session.accelerator.main_process_first():
             images = load_images(options, session)
-            if groups_of(images.rows, images.name) is not None and options.dataset is not None:
-                images = replace(images, group_weights=training_shares(options.dataset, options.split))
-            weights = slice_shares(images.rows, options.dataset, options.split, options.slices)
+            if groups_of(images.rows, images.name) is not None:
+                images = replace(images, group_weights=training_shares(images.source, options.split))
+            weights = slice_shares(images.rows, images.source, options.split, options.slices)
         images = replace(images, rows=choose_images(images.rows, options.num_images))
         # Rejects images of one class before masks are made, which takes long.
         draw_donors(images.rows.with_format(None)["label"][:])

@@ -317,8 +317,16 @@ def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, mo
     monkeypatch.setattr(emoji_shift, "load_evaluation_sets", lambda count: {"val": masked_dataset(count)})
     options = DiagnoseOptions(model="any", dataset="emoji-shift", num_images=num_images, output_dir="out")
     images = load_images(options, session_of({"before": tiny_vit()}, {}))
-    name, rows = images.name, images.rows
-    assert name == "val" and len(rows) == loaded
+    assert images.name == "val" and len(images.rows) == loaded
+
+
+def test_slices_of_bundled_images(model, tmp_path, monkeypatch):
+    rows = masked_dataset(40).add_column("vendor", [*"xy"] * 20)
+    monkeypatch.setattr(emoji_shift, "CLASS_NAMES", tuple("abcd"))
+    monkeypatch.setattr(emoji_shift, "load_evaluation_sets", lambda _: {"val": rows})
+    monkeypatch.setattr(emoji_shift, "load_finetuning_splits", lambda: {"train": rows.select(range(1, 39, 2))})
+    report = robust_vit_hf.diagnose(str(model), slices=["vendor"], output_dir=tmp_path)
+    assert [row[:2] for row in report.groups[1].rows] == [["x", "20"], ["y", "20"]]
 
 
 def test_options_that_a_benchmark_does_not_have(tmp_path):
