@@ -105,7 +105,7 @@ def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[i
     if options.compare is None:
         return None
     if path is not None:
-        rows = find_images(path, options.train_split, ("label",)).rows
+        rows = find_images(path, options.train_split, ("label",)).labelled().rows
         return frozenset(align_labels(rows, session.classes, path).with_format(None).unique("label"))
     recorded = (read_json(Path(options.compare, RUN_FILE)) or {}).get("data", {}).get("training_classes")
     if recorded is not None:

@@ -114,7 +114,7 @@ def inputs(tmp_path_factory) -> tuple[list, list, Path]:
     nine = layouts.imagenet_9(root / "nine", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
     folders |= {f"imagenet-9-{name}": nine for name in ("mixed_same", "mixed_rand")}
     sets = [f"{name}={folder}" for name, folder in folders.items() if name in SETS]
-    training = masked_dataset(2).remove_columns("label").add_column("label", [0, 105])
+    training = masked_dataset(3).remove_columns("label").add_column("label", [0, 105, None])
     training.to_parquet(root / "training" / "train-00000.parquet")
     return ["--model", models[0], "--compare", models[1]], ["--sets", *sets], root / "training"
 
