@@ -134,6 +134,8 @@ def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
 
 
 def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
+    if "problem" in dataset.column_names:
+        raise ValueError("The column `problem` says here why a row cannot be used: rename that of your images.")
     for index, row in enumerate(undecoded(dataset)):
         path = (row.get("image") or {}).get("path")
         yield {"file_name": Path(path).name if path else f"row {index}"} | row

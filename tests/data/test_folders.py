@@ -396,6 +396,8 @@ def test_file_names_keep_the_class_folder(tmp_path):
     (root / "train" / "dog" / "000.png").write_bytes(b"torn")
     out = describe(DescribeOptions(source=str(root)))
     assert "1 of them unusable" in out and "dog/000.png` cannot be decoded" in out
+    with pytest.raises(ValueError, match="rename that of your images"):
+        next(undecoded_rows(rows.add_column("problem", ["torn"] * 2)))
 
 
 def test_a_folder_of_masks_for_images_without_names(tmp_path):
