@@ -87,11 +87,12 @@ def _what_was_taken(folder: Path) -> list[Table]:
 def diagnosis_folder(folder: Path) -> Path:
     """The folder itself, or its `diagnosis/`: the one with results of a diagnosis and examples."""
     for place in (folder, folder / "diagnosis"):
-        if "diagnosis" in (read_json(place / RESULTS_FILE) or {}) and (place / EXAMPLES_FILE).is_file():
+        needed = (EXAMPLES_FILE, TAKEN_FILE) if (place / PAIRS_FILE).is_file() else (EXAMPLES_FILE,)  # as in a Space
+        if "diagnosis" in (read_json(place / RESULTS_FILE) or {}) and all((place / name).is_file() for name in needed):
             return place
     raise ValueError(
-        f"`{folder}` has no diagnosis with `{EXAMPLES_FILE}`: give the --output_dir of `robust-vit diagnose` or `robust-vit improve`. If it "
-        "has no such file, run the command again, which uses what it measured before."
+        f"`{folder}` has no diagnosis, or that of an earlier version: give the --output_dir of `robust-vit diagnose` or `robust-vit improve`, or "
+        "run the command again, which uses what it measured before."
     )
 
 

@@ -172,7 +172,7 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
 
 def write_report(report: DiagnosisReport, session: Session) -> None:
     folder, settings = report.folder, {name: value for name, value in session.settings.items() if value != []}
-    for name in (PAGE_FILE, ATTRIBUTES_FILE):  # which a run with other settings may have written
+    for name in (PAGE_FILE, ATTRIBUTES_FILE, "taken.csv"):  # of a run with other settings, or of an earlier version
         (folder / name).unlink(missing_ok=True)
     of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
     taken = of_images.iloc[strips.taken_rows(last)]

@@ -53,6 +53,9 @@ def test_what_was_taken_is_shown(models, diagnosed, of_diagnosis, tmp_path):
     assert {table.markdown() for table in matrices} <= {*shown}
     (folder / "follows_background.csv").write_text("image,label,before_original,donor_class\n0007,NA,1,1\n")
     assert read_diagnosis(folder, session).tables[0].rows == [["0007", "NA", "1"]]
+    (folder / "follows_background.csv").unlink()  # as in a folder of an earlier version
+    with pytest.raises(ValueError, match="that of an earlier version"):
+        read_diagnosis(folder, session)
 
 
 def test_an_oblong_image_on_other_backgrounds(tmp_path):
