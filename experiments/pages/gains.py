@@ -1,6 +1,7 @@
 """What `improve` and its parts gain: tables and sentences of README, docs/improve.md and pages of experiments."""
 
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -105,7 +106,15 @@ def summary() -> Table:
 
 
 def in_short() -> str:
-    return f"{summary().markdown()}\n\n{verdicts()}"
+    """The summary in whole per cent and points, with intervals rounded outwards, and how often the verdict was right."""
+
+    def whole(shown: re.Match) -> str:
+        low, number, high = shown.groups()
+        rounded = (math.floor if low else math.ceil if high else round)(float(number))
+        return low + format(rounded, "+d" if number[0] in "+-" else "d") + high
+
+    table = re.sub(r"(\[?)([+-]?\d+\.\d)(\]?)", whole, summary().markdown())
+    return f"{table}\n\n{verdicts()}"
 
 
 def true_change(run: dict) -> Difference:
@@ -283,6 +292,7 @@ def swaps() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "what improve gains": in_short,
+    "gains over models": lambda: summary().markdown(),
     "estimates": estimates,
     "shown and others": shown_and_others,
     "all sets": all_sets,
