@@ -80,5 +80,5 @@ def compare_maps(
         explanations[side] = Explanation(top, explained, probabilities[explained].item(), picture, agreement)
     if "after" not in placed:
         return explanations, None
-    change = (placed["after"] - placed["before"] + 1) / 2  # red: gained relevance; blue: lost relevance
-    return explanations, functional.to_pil_image(overlay(pixels, change, "berlin")[0])
+    change = (placed["after"] - placed["before"] + 1) / 2  # green: gained relevance; pink: lost relevance
+    return explanations, functional.to_pil_image(overlay(pixels, change, "vanimo")[0])

@@ -79,7 +79,7 @@ class Page:
                 for name in ("Before", "After")
             ]
             with gr.Column(min_width=280, visible=compared and map_name is not None):
-                label = "Change: red gained, blue lost"
+                label = "Change: green gained, pink lost"
                 self.difference = gr.Image(label=label, type="pil", height=300, elem_id="difference", **OUTPUT)
         self.measures = gr.Markdown(elem_id="measures", elem_classes="tables")
 
