@@ -37,7 +37,7 @@ THUMBNAILS_FILE = ".thumbnails.npz"  # in an output folder; hidden, since it bel
 
 def without_copies(images: Mapping[str, Images], folder: Path | None) -> dict[str, Images]:
     """Return images by role in which each photograph occurs once. Of copies, the first in the order of the roles is kept, or none if
-    their classes differ. Notes name the images that are left out. Thumbnails are kept in the folder for the next start. If more than
+    their classes differ. Warnings name the images that are left out. Thumbnails are kept in the folder for the next start. If more than
     half of the images of a role are in an earlier role too, a `ValueError` is raised."""
     found = pd.concat([_described(role, of_role.rows) for role, of_role in images.items()], ignore_index=True)
     thumbs = np.concatenate([thumbnails(of_role.rows, folder) for of_role in images.values()])
@@ -60,7 +60,9 @@ def without_copies(images: Mapping[str, Images], folder: Path | None) -> dict[st
             if len(these):
                 listed = first_few((these["name"] + "` of `" + of).tolist())
                 files = [(role, name, f"{kind} ({other})") for name, other in zip(these["name"], of, strict=True)]
-                notes.append(LeftOut(f"Left out as {kind}: {len(these)} of {len(rows)} images, {listed}.", files))
+                told = f"Left out as {kind}: {len(these)} of {len(rows)} images"
+                notes.append(LeftOut(f"{told}.", files, f"{told}, {listed}."))
+                logger.warning(notes[-1].named)
         kept = np.flatnonzero(~rows["again"] & ~rows["differ"])
         left[role] = replace(of_role.select(kept), notes=(*of_role.notes, *notes)) if notes else of_role
     return left

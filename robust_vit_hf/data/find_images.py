@@ -82,10 +82,10 @@ class Images:
 
 
 def write_left_out(images: Sequence[Images], folder: Path) -> list[Images]:
-    """Write [`LEFT_OUT_FILE`], once for roles of one split, and return the images; notes that name only the first few files refer to it."""
+    """Write [`LEFT_OUT_FILE`], once for roles of one split, and return the images; notes on files in it refer to it."""
 
     def referring(note: str) -> str:
-        return f"{note} All are in `{LEFT_OUT_FILE}`." if isinstance(note, LeftOut) and "…" in note else note
+        return f"{note} `{LEFT_OUT_FILE}` has names and reasons." if isinstance(note, LeftOut) and note.files else note
 
     files = dict.fromkeys(file for of in images for note in of.notes for file in getattr(note, "files", ()))
     table = pd.DataFrame([*files], columns=["split", "file", "reason"]).to_csv(index=False)
@@ -124,7 +124,7 @@ def find_images(
             notes.append(f"Left out without a mask in `{Path(masks).name}`: {without} of {count} images.")
     check_columns(rows, split, needs)
     for note in notes:
-        logger.warning(note)
+        logger.warning(getattr(note, "named", note))
     return Images(rows, source, split, masks and origin_of_masks(masks), notes=tuple(notes))
 
 

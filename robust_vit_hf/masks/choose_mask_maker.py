@@ -20,7 +20,7 @@ from transformers.utils import logging
 from ..data.classes import align_labels, class_names_of
 from ..data.contact_sheets import CONTACT_SHEET, IN_DOUBT
 from ..data.find_images import Images, find_images, origin_of_masks
-from ..data.layouts.folders import first_few
+from ..data.layouts.folders import LeftOut
 from ..data.mask_checks import confirmed
 from ..data.schema import check_rows, label_problem, undecoded_rows
 from ..data.transforms import input_size
@@ -159,7 +159,7 @@ def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[s
 
 def _masked(images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings) -> Images:
     name = images.name
-    origin, rejected_names = images.masks or origin_of_masks(images.source), []
+    origin, rejected_files = images.masks or origin_of_masks(images.source), []
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if problem := next(filter(None, (label_problem(label, len(classes)) for label in needed)), None):
@@ -176,23 +176,22 @@ def _masked(images: Images, classes: Sequence[str], folder: Path, settings: Mask
         state.wait_for_everyone()  # the first process has written the last rows
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin, files = f"made by {method}", sorted((folder / REJECTED_FOLDER).glob("*.parquet"))
-        rejected_names = [name for file in files for name in pq.read_table(file)["file_name"].to_pylist()]
+        lines = (row for file in files for row in pq.read_table(file, columns=["file_name", "problem"]).to_pylist())
+        rejected_files = [(name, row["file_name"], row["problem"]) for row in lines]
         rows = aligned  # masks were checked when they were made
     else:
         rows = check_rows(aligned, name, len(classes))
     left, rejected = {*rows.with_format(None)["label"]}, len(needed) - len(rows)
-    lost, notes = ", ".join(classes[label] for label in sorted({*needed} - left)), []
+    lost = ", ".join(classes[label] for label in sorted({*needed} - left))
+    notes: list[str] = []
     if lost and len(left) == 1:
         raise ValueError(
             f"Of `{name}`, only images of `{classes[left.pop()]}` are left: all masks of {lost} were rejected, empty or full. Look at the "
             "contact sheets of the masks, and choose other masks (--masks, --mask_model)."
         )
     if rejected:
-        named = first_few(rejected_names)
-        notes.append(
-            f"Left out: {rejected} of {len(needed)} images, which cannot be read, or have masks that were rejected, empty or full"
-            + (f" ({named}; reasons in `{folder.name}/{REJECTED_FOLDER}`)." if named else ".")
-        )
+        told = f"Left out: {rejected} of {len(needed)} images, which cannot be read, or have masks that were rejected, empty or full."
+        notes.append(LeftOut(told, rejected_files))
     if lost:
         notes.append(f"Of these classes, no image is left: {lost}.")
     if doubtful := int((~confirmed(rows)).sum()):

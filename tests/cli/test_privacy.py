@@ -11,19 +11,23 @@ import pytest
 from robust_vit_hf import load_masked_dataset
 
 from ..helpers.commands import succeed
-from ..helpers.tiny import masked_folder, masked_rows, tiny_vit
+from ..helpers.tiny import masked_dataset, masked_rows, tiny_vit
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch) -> list[bytes]:
-    """What must not be uploaded: names of the host, of the user's home and of the folders above the given ones."""
+    """What must not be uploaded: names of the host, of the user's home, of the folders above the given ones, and of photographs."""
     monkeypatch.setattr(socket, "gethostname", lambda: "secret-host")
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     folder = tmp_path / "secret-user" / "here"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     tiny_vit().save_pretrained(tmp_path / "secret-user" / "secret-project" / "model")
-    masked_folder(tmp_path / "secret-user" / "secret-project" / "data", 8, 4)
+    for split, count in (("train", 8), ("validation", 4)):
+        names = [f"secret-{number}.png" for number in range(count)]
+        rows = masked_dataset(count, seed=count).add_column("file_name", names)
+        copied = datasets.concatenate_datasets([rows, rows.select([0])])  # of which one is left out, which notes tell
+        copied.to_parquet(tmp_path / "secret-user" / "secret-project" / "data" / f"{split}-00000.parquet")
     return [b"secret-", str(Path.home()).encode(), str(tmp_path).encode()]
 
 
@@ -46,6 +50,7 @@ def test_a_finetuned_model(hub, machine):
     succeed("push", "../secret-runs/run", "user/x")
     files = hub.repos["models", "user/x"]
     sources = json.loads(files["evaluation.json"])["protocols"]["paper"]["sources"]
+    assert json.loads(files["results.json"])["notes"] == ["Left out as copies, which count once: 1 of 5 images."]
     assert sources == {"validation": "data"} and "accuracy_paper.png" in files
     (events,) = [name for name in files if "tfevents" in name]
     assert re.fullmatch(r"runs/\w+-\d+-\d+_host/events\.out\.tfevents\.\d+\.host\.\d+\.\d+", events)

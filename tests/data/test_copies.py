@@ -47,7 +47,7 @@ def photos(tmp_path):
     return root
 
 
-def test_each_photograph_is_left_once(photos, tmp_path):
+def test_each_photograph_is_left_once(photos, tmp_path, caplog):
     images = {split: find_images(str(photos), split) for split in ("train", "test")}
     left = without_copies(images, None)
     kept = {split: of.rows.with_format(None)["file_name"][:] for split, of in left.items()}
@@ -55,19 +55,15 @@ def test_each_photograph_is_left_once(photos, tmp_path):
     assert kept["train"] == ["a/0.jpg", "a/2.jpg", "b/1.jpg", "b/3.jpg", *others]
     assert kept["test"] == ["a/6.jpg", "b/7.jpg"]
     contradicting, copied = left["train"].notes
-    assert (
-        copied
-        == "Left out as copies, which count once: 3 of 14 images, "
-        + ", ".join(f"`a/{name}` of `train: a/0.jpg`" for name in ("quality.jpg", "small.png", "turned.jpg"))
-        + "."
-    )
-    assert contradicting.endswith(
-        "Left out as copies with different classes: 2 of 14 images, `a/4.jpg` of `a`, `b/4.webp` of `b`."
-    )
-    assert left["test"].notes == (
-        "Left out as copies, which count once: 1 of 3 images, `b/5.jpg` of `train: b/large.jpg`.",
-    )
-    assert [of.notes for of in write_left_out([*left.values()], tmp_path)] == [of.notes for of in left.values()]
+    told = "Left out as copies, which count once: 3 of 14 images"
+    assert copied == f"{told}." and contradicting == "Left out as copies with different classes: 2 of 14 images."
+    names = (f"`a/{name}` of `train: a/0.jpg`" for name in ("quality.jpg", "small.png", "turned.jpg"))
+    warned = [record.getMessage() for record in caplog.records]
+    assert f"{told}, {', '.join(names)}." in warned
+    assert "Left out as copies with different classes: 2 of 14 images, `a/4.jpg` of `a`, `b/4.webp` of `b`." in warned
+    assert warned[-1] == "Left out as copies, which count once: 1 of 3 images, `b/5.jpg` of `train: b/large.jpg`."
+    for noted in write_left_out([*left.values()], tmp_path):
+        assert [*noted.notes] == [f"{note} `left_out.csv` has names and reasons." for note in left[noted.name].notes]
     listed = [*pd.read_csv(tmp_path / "left_out.csv").itertuples(index=False, name=None)]
     assert listed[0] == ("train", "a/4.jpg", "copies with different classes (a)") and len(listed) == 6
     assert listed[-1] == ("test", "b/5.jpg", "copies, which count once (train: b/large.jpg)")
@@ -85,7 +81,7 @@ def test_evaluations_and_trainings_count_each_photograph_once(photos, tmp_path, 
     train, validation, sets = load_data(data, tiny_vit(num_labels=2).config, 0, folder=run)
     assert len(train) == 14 and [*validation["file_name"]] == ["a/6.jpg", "b/7.jpg"]
     assert [*sets["test"].dataset["file_name"]] == ["a/6.jpg", "b/7.jpg"]
-    assert "`b/5.jpg` of `train: b/large.jpg`" in sets["test"].notes[0]
+    assert sets["test"].notes == ("Left out as copies, which count once: 1 of 3 images.",)
     # What finds copies at the next start is in the folder of the run, and does not count as a run.
     monkeypatch.setattr(copies, "_thumbnail", lambda image: pytest.fail("decoded again"))
     assert find_checkpoint(str(run), None, begun=True) is None

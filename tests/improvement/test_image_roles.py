@@ -39,8 +39,8 @@ def test_images_have_one_role(inputs, tmp_path):
     given = {"dataset": str(photos), "backgrounds": str(tmp_path / "pool")}
     images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", **given), [])
     note, of_backgrounds = images["validation"].notes
-    assert of_backgrounds.endswith("` of `backgrounds: 0.jpg`.")  # without a path, since cards show it
-    assert "1 of 33 images" in note and "`dot/saved again.jpg` of `train: dot/1.jpg`" in note
+    assert of_backgrounds.named.endswith("` of `backgrounds: 0.jpg`.")
+    assert "1 of 33 images" in note and "`dot/saved again.jpg` of `train: dot/1.jpg`" in note.named
     assert len(images["validation"].rows) == 31
     options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
     assert "32 images of `validation` are in `backgrounds` too" in call("improve", *options).error

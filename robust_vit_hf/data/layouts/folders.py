@@ -33,13 +33,15 @@ NUM_NAMES = 3  # names shown of a list of files
 
 
 class LeftOut(str):
-    """A sentence on files that were left out, with split, name and reason of each."""
+    """A sentence on files that were left out, with split, name and reason of each. It has no names, since results may be published; `named` has
+    the first few, for the terminal."""
 
     files: list[tuple[str, str, str]]
+    named: str
 
-    def __new__(cls, text: str, files: list[tuple[str, str, str]]) -> "LeftOut":
+    def __new__(cls, text: str, files: list[tuple[str, str, str]], named: str = "") -> "LeftOut":
         note = super().__new__(cls, text)
-        note.files = files
+        note.files, note.named = files, named or text
         return note
 
 
@@ -121,18 +123,20 @@ class ImageFolder:
         if split == next(iter(self.folders)):  # once for all splits
             beside = [name for name in self.images if not name.startswith((*self.folders.values(),))]
             left_out["outside the folders of splits"] = [name for name in beside if name not in listed]
-        summary = _summary(left_out)
+        summary, named = (_summary(left_out, with_names) for with_names in (False, True))
         if not kept:
             expected = f"`{folder}<class>/<image>`, or a line of metadata for each"
             raise ValueError(
-                f"`{self.root / folder}` has no image that can be used; left out: {summary or 'none'}. Expected {expected}."
+                f"`{self.root / folder}` has no image that can be used; left out: {named or 'none'}. Expected {expected}."
             )
         classes = [] if metadata else [path.name for path in subfolders(self.root / folder)]
         files = [(split, name, reason) for reason, names in left_out.items() for name in names]
-        notes: list[str] = [LeftOut(f"`{split}`: left out {summary}.", files)] if summary else []
+        told = f"`{split}`: left out "
+        notes: list[str] = [LeftOut(f"{told}{summary}.", files, f"{told}{named}.")] if summary else []
         if metadata and (others := _in_other_folders(kept)):
-            told = f"{len(others)} of {len(kept)} images another class than the folder ({first_few(others)})"
-            notes.append(f"`{split}`: the metadata gives {told}. The metadata counts.")
+            told = f"`{split}`: the metadata gives {len(others)} of {len(kept)} images another class than the folder"
+            named = f"{told} ({first_few(others)}). The metadata counts."
+            notes.append(LeftOut(f"{told}. The metadata counts.", [], named))
         return self._table(kept, classes), notes
 
     def _rows_of_classes(
@@ -222,9 +226,13 @@ def _picture_of(key: str) -> str | None:
     return "image" if key == "file_name" else key.removesuffix("_file_name") if key.endswith("_file_name") else None
 
 
-def _summary(left_out: dict[str, list[str]]) -> str | None:
+def _summary(left_out: dict[str, list[str]], named: bool) -> str | None:
     count = sum(map(len, left_out.values()))
-    parts = [f"{len(names):,} {reason} ({first_few(names)})" for reason, names in left_out.items() if names]
+    parts = [
+        f"{len(names):,} {reason}" + (f" ({first_few(names)})" if named else "")
+        for reason, names in left_out.items()
+        if names
+    ]
     return f"{count:,} image{'s' if count > 1 else ''}: {', '.join(parts)}" if count else None
 
 
