@@ -138,7 +138,10 @@ def with_masks_of(dataset: datasets.Dataset, folder: Path, split: str) -> datase
             + (f": give `{folder}`, which holds images and masks, as the dataset." if packed else ".")
         )
     if packed:
-        made, key = find_images(str(folder), split, ("mask",)).rows, nfc
+        try:
+            made, key = find_images(str(folder), split, ("mask",)).rows, nfc
+        except UnknownSplit as error:  # of the masks, not of the images
+            raise ValueError(f"Masks: {error} Make them for it too: `robust-vit masks … --split {split}`.") from error
         known = [nfc(name) for name in made.with_format(None)["file_name"]]
         made = made.select_columns([name for name in ("mask", "doubt") if name in made.column_names])
     else:

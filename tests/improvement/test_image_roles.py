@@ -11,6 +11,7 @@ from pyarrow import parquet as pq
 from robust_vit_hf.data.background_edits import draw_donors
 from robust_vit_hf.data.balanced_splits import held_out
 from robust_vit_hf.data.dataset_digest import dataset_identity
+from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.improvement.images import classes_with_images, images_by_role
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.masks.choose_mask_maker import MaskSettings
@@ -171,6 +172,17 @@ def test_classes_of_two_images_cannot_be_held_out(tmp_path):
     options = ImproveOptions(model="m", dataset=str(tmp_path / "photos"), output_dir="o")
     with pytest.raises(ValueError, match="no split `validation`, and fewer than two classes of `train` have three"):
         images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
+
+
+def test_masks_without_the_validation_split_are_refused(inputs, tmp_path):
+    """The photographs have this split, so no training images are held out in its place."""
+    given = {"dataset": str(inputs / "photos"), "masks": str(tmp_path / "masks")}
+    rows = find_images(given["dataset"], "train", masks=str(inputs / "masks")).rows
+    rows.to_parquet(tmp_path / "masks" / "train-00000.parquet")
+    with pytest.raises(ValueError, match=r'^Masks: Unknown split "validation".* --split validation'):
+        images_by_role(
+            session_of({"before": tiny_vit(**NAMES)}, {}), ImproveOptions(model="m", output_dir="o", **given), []
+        )
 
 
 def test_splits_are_disjoint_and_balanced():
