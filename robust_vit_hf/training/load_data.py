@@ -44,7 +44,7 @@ def load_data(
 
     Args:
         seed: seed that draws the images of a benchmark, and shuffles a stream within a buffer.
-        needs_validation: whether a missing validation split is an error.
+        needs_validation: whether a missing validation split is an error even if the options do not name it.
         folder: where the thumbnails that find copies are kept for the next start.
 
     Returns:
@@ -74,6 +74,7 @@ def load_data(
         train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
     else:
         weights = group_shares(train, arguments.train_split)
+    needs_validation |= arguments.is_given("eval_split")
     with nullcontext() if needs_validation else suppress(UnknownSplit):
         images[arguments.eval_split] = find_images(source, arguments.eval_split, **options)
     measured = arguments.test_split or arguments.eval_split

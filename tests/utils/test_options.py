@@ -42,3 +42,6 @@ def test_in_a_recipe(inputs, tmp_path, monkeypatch):
         _, data, _ = train_arguments(recipe, output_dir=str(tmp_path))
         load_data.load_data(data, tiny_vit().config, seed=0, needs_validation=False)
         assert len(warnings) == expected
+    recipe.write_text(f"{options}eval_split: validation\n")
+    with pytest.raises(ValueError, match='Unknown split "validation"'):
+        load_data.load_data(train_arguments(recipe, output_dir=str(tmp_path))[1], tiny_vit().config, 0, False)
