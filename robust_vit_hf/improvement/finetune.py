@@ -30,7 +30,7 @@ from .candidates import INTERPOLATION_WEIGHTS, Candidate, measured_outcomes
 from .options import ImproveOptions
 
 
-TRAINING_FOLDER = "training"  # in the folder of the candidate, deleted when the command ends
+TRAINING_FOLDER = "training"  # in the folder of the candidate; other shares may choose the model
 SAVE_STEPS = 100  # between two checkpoints
 # Learning rate, relative to the median root mean square of the weights. It is 0.016 for DINOv2-S, where 3e-5 is best, and 0.097 for
 # EfficientNet-Lite0, where 1e-4 is best (docs/results.md).
@@ -148,8 +148,9 @@ class Finetuning:
 
     def build(self, weight: float) -> tuple[PreTrainedModel, dict[str, dict]]:
         """The model at an interpolation weight, and its record."""
+        model = self._between(weight).model  # which may have to be trained first
         run = read_json(self.folder / TRAINING_FOLDER / RUN_FILE)
         run |= {"model_name": self.options.output_dir.resolve().name}
         run["training"] |= {"interpolation weight of the finetuned weights": f"{weight:g}"}
         interpolated = {"interpolation_weight": weight, "before": self.side.name, "after": self.folder.name}
-        return self._between(weight).model, {RUN_FILE: run, INTERPOLATION_FILE: interpolated}
+        return model, {RUN_FILE: run, INTERPOLATION_FILE: interpolated}

@@ -165,8 +165,8 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         weights = [path.name for path in session.folder.glob("*.safetensors")]
         files = [*weights, "config.json", RUN_FILE] if weights else []
         stage.finish(result.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])
-        for path in stage.folder.glob(f"*/{TRAINING_FOLDER}"):
-            shutil.rmtree(path)  # its measurements are kept
+        for path in stage.folder.glob(f"*/{TRAINING_FOLDER}/checkpoint-*"):
+            shutil.rmtree(path)
         return result
 
 

@@ -72,7 +72,7 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     assert "candidates" not in printed.replace("candidates.md", "") and "ECE before" not in printed
     assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
     assert len([*(folder / "candidates").glob("*/stage.json")]) == 1
-    assert not [*(folder / "candidates").rglob("*.safetensors")]
+    assert len([*(folder / "candidates").rglob("*.safetensors")]) == 1  # without checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +161,14 @@ def test_the_table_shows_every_candidate(improved):
 def test_another_share_chooses_anew_and_trains_nothing(inputs, improved, tmp_path, monkeypatch):
     shutil.copytree(improved[0], tmp_path / "better")
     monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
-    options = [*options_of(inputs, tmp_path / "better"), "--effort", "quick", "--other_backgrounds", 0.5]
+    name, run = "interpolation weight of the finetuned weights", tmp_path / "better" / "run.json"
+    number = -2 if json.loads(run.read_text())["training"].get(name) == "1" else -1  # which was not written
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[number])
+    options = [*options_of(inputs, tmp_path / "better"), "--other_backgrounds", 0.5]
     assert "50 % other backgrounds" in succeed("improve", *options)
     assert json.loads((tmp_path / "better" / "verdict.json").read_text())["share"] == 0.5
+    written = json.loads(run.read_text())["training"]
+    assert written["method"] == "swap" and written[name] == f"{INTERPOLATION_WEIGHTS[number]:g}"
 
 
 def test_the_model_is_the_one_that_is_chosen_now(inputs, quick, tmp_path, monkeypatch):
