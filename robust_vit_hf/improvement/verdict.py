@@ -14,7 +14,7 @@ from ..data.transforms import input_size
 from ..diagnosis.diagnose import ATTRIBUTES_FOLDER, measure_images
 from ..diagnosis.report import DiagnosisReport, write_report
 from ..evaluation.accuracy import measure_accuracy, worse_classes
-from ..evaluation.examples import FIGURE_FILE, galleries
+from ..evaluation.examples import EXAMPLES_FILE, FIGURE_FILE, galleries
 from ..evaluation.other_backgrounds import composite_outputs
 from ..evaluation.results_files import write_finetuning_results
 from ..evaluation.session import Session, load_sides
@@ -112,7 +112,8 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
 
 def remove_model(folder: Path) -> None:
     """Remove a model that was chosen for another share, with its card and results: the verdict now is to keep the original."""
-    for path in [path for pattern in MODEL_FILES for path in folder.glob(pattern)]:
+    others = ["tables.tex", EXAMPLES_FILE, f"{DIAGNOSIS_FOLDER}/{FIGURE_FILE}"]
+    for path in [path for pattern in [*MODEL_FILES, *others] for path in folder.glob(pattern)]:
         if path.name not in (CANDIDATES_FILE, VERDICT_FILE):
             path.unlink(missing_ok=True)
 
