@@ -93,5 +93,5 @@ def test_what_classes_without_images_take_is_told():
         model.classifier.bias.data = 100 * torch.eye(4)[label]
     rows = EvaluationSet.of(masked_dataset(8).filter(lambda row: row["label"] < 2))
     (told,) = other_classes(session_of(models, {"noise": replace(rows, class_subset=(0, 1))}))
-    assert "the mean logit of the classes without images (2) moved by -100.000 [" in told
+    assert "the mean logit of the classes without images (2) moved by -100.000 [-100.000, -100.000]" in told
     assert told.endswith(" 100.0 % were predicted as one of them before, and 0.0 % are now.")
