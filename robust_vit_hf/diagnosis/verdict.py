@@ -187,7 +187,9 @@ class Diagnosis:
                 f"{self.NAME} is right on only {percent(self.measures['original'])} of the original images: {self.IF_WEAK}."
             )
         if lost := int((np.asarray(self.columns["donor_same"]) < 0).sum()):
-            warnings.append(f"Images that are the only one of their class have no `mixed_same`: {lost} in all.")
+            warnings.append(
+                f"Images have no `mixed_same` if no other image of their class can give its background: {lost} in all."
+            )
         return warnings
 
     def change_from(self, before: "Diagnosis") -> dict[str, Interval]:

@@ -39,9 +39,8 @@ def test_measures_are_means_over_the_images():
     found = diagnosis(price=0.1, border=0.3).measures["border"]
     assert found["gap"].mean == pytest.approx(0.3, abs=0.04) and found["donor_excess"].mean == pytest.approx(0.3)
     assert found["editing"].mean == pytest.approx(0.1)
-    assert found["shift"].mean == pytest.approx(
-        0.3 + found["gap"].mean
-    )  # the logit of the other class, and of the right one
+    # The logits of the other class and of the right one.
+    assert found["shift"].mean == pytest.approx(0.3 + found["gap"].mean)
     assert all(one.low < one.mean < one.high for one in found.values())
 
 
