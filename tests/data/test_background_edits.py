@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from robust_vit_hf.data import background_edits
 from robust_vit_hf.data.background_edits import ATTRIBUTES, CONDITIONS, chosen_attributes, compose, draw_donors, edited
-from robust_vit_hf.training.methods.augmentations import swap_backgrounds
 
 
 def test_donors_are_of_the_class_or_of_another():
@@ -80,15 +80,6 @@ def test_the_blur_is_as_wide_as_documented():
     for profile in (spot.sum(0), spot.sum(1)):
         variance = (profile * (torch.arange(len(profile)) - len(profile) // 2) ** 2).sum() / profile.sum()
         assert variance.sqrt().item() == pytest.approx(56 / 14, rel=0.03)
-
-
-def test_training_composes_the_same_pixels(batch):
-    """Background swap of two images gives what `mixed_rand` gives."""
-    images = torch.cat([batch["image"], batch["other"][0]])
-    masks = torch.cat([batch["mask"], batch["other"][1]])
-    swapped = swap_backgrounds(images, masks, probability=1.0, seed=(0,))
-    found = compose(batch["image"], batch["mask"], batch["same"], batch["other"], torch.zeros(3), ["mixed_rand"])
-    assert torch.equal(swapped[:1], found["mixed_rand"])
 
 
 SIDE = 48
@@ -165,6 +156,15 @@ def test_objects_take_place_and_size_of_the_donors():
     found = given("place", image, mask, donor, donor_mask)
     assert found[..., 7:21, 27:41].min() > 0.95  # white, and as long as the longer side of the donor's
     assert found[..., 22:26, 22:24].max() < 0.75  # where the object was
+
+
+def test_moved_objects_are_on_mirrored_backgrounds_that_cover_the_object_of_the_donor():
+    (image, mask), donor = scene(0), scene(1)
+    expected = donor[0].clone()
+    expected[..., 19:29, 19:29] = donor[0].roll(SIDE // 2, 3)[..., 19:29, 19:29]  # and a pixel around the object
+    found = background_edits.moved(image, mask, donor, torch.tensor([[0.0, 0.0, 1.0]]))
+    assert torch.equal(found[..., :-8, :], expected.flip(3)[..., :-8, :])
+    assert found[..., -5:, :5].min() > 0.95  # 70 % of its size, in the lower left corner
 
 
 def test_attributes_are_chosen_by_name():

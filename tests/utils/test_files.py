@@ -2,7 +2,7 @@
 
 import pytest
 
-from robust_vit_hf.utils.files import atomic_file, atomic_folder, read_json
+from robust_vit_hf.utils.files import atomic_file, atomic_folder, read_json, write_atomically
 
 
 def test_two_writers_of_one_file(tmp_path):
@@ -14,6 +14,8 @@ def test_two_writers_of_one_file(tmp_path):
     with pytest.raises(OSError, match="full"), atomic_file(tmp_path / "a") as partial:
         partial.write_text("half")
         raise OSError("full")
+    with pytest.raises(UnicodeEncodeError):  # after the file is open
+        write_atomically(tmp_path / "a", "\ud800")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "one"
 
 
