@@ -342,7 +342,7 @@ class Attributes(Measurement):
     have a label and a mask. Rows have `accepted`, `label`, `confirmed`, `object_share` and the donors as those of [`Backgrounds`], and:
 
     - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 if there is no such image;
-    - `border_same_margin`, `border_rand_margin`, …: logit of the label minus the logit of `donor_class`.
+    - `border_same_margin`, `border_rand_margin`, …: logit of the label minus the logit of `donor_class`; NaN if it is -1.
     """
 
     names: tuple[str, ...] = tuple(ATTRIBUTES)
@@ -366,7 +366,8 @@ class Attributes(Measurement):
             logits = [forward_logits(side.model, picture).float() for picture in pictures]
             row, device = batch["row"].cpu().numpy(), logits[0].device
             right, other = (torch.from_numpy(labels[row])[:, None].to(device) for labels in (rows.labels, donor_class))
-            margins = [(edited.gather(1, right) - edited.gather(1, other))[:, 0] for edited in logits[1:]]
+            towards = (edited.gather(1, right) - edited.gather(1, other.clamp_min(0)) for edited in logits[1:])
+            margins = [margin.where(other >= 0, torch.nan)[:, 0] for margin in towards]
             classes = predicted_classes(logits, usable, rows.class_subset)
             values = [*classes, *margins, batch["mask"].mean(dim=(1, 2, 3))]
             return logits, torch.stack([value.double() for value in values], dim=1)

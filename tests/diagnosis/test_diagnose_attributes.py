@@ -97,15 +97,21 @@ def test_the_images_that_are_taken_are_those_of_the_last_model(report, photograp
     assert len(compared.taken) == len(taken) < len(report.taken)
 
 
-def test_images_without_object_or_background_give_no_attributes():
+def test_images_without_object_background_or_donor_give_no_attributes():
     rows = masked_rows(12)
     rows[2]["mask"], rows[5]["mask"] = Image.new("L", WIDE, 0), Image.new("L", WIDE, 255)
-    images = EvaluationSet.of(datasets.Dataset.from_list(rows, features=FEATURES))
-    session = session_of({"before": tiny_vit()}, {"few": images})
+    images = datasets.Dataset.from_list(rows, features=FEATURES)
+    session = session_of({"before": tiny_vit()}, {"few": EvaluationSet.of(images)})
     columns = measure(session, Attributes(("border",)))["few"]["before"].columns
     for kind, donors in zip(("same", "rand"), draw_donors([row["label"] for row in rows]), strict=True):
         given = [donor not in (2, 5) for donor in donors]
         assert [value != -1 for value in columns[f"border_{kind}"]] == given and not all(given)
+    of_one = np.array([row["label"] == 0 for row in rows])  # the masks of the other classes are in doubt
+    in_doubt = images.add_column("doubt", [None if sure else "small" for sure in of_one])
+    session = session.with_sets({"few": EvaluationSet.of(in_doubt)})
+    columns = measure(session, Attributes(("border",)))["few"]["before"].columns
+    assert (np.array(columns["border_rand"])[of_one] == -1).all()
+    assert (np.isnan(columns["border_rand_margin"]) == of_one).all()
 
 
 def test_an_edit_belongs_to_the_inputs_of_a_result(monkeypatch):
