@@ -314,7 +314,7 @@ def sets(draw) -> datasets.Dataset:
 def test_rows_are_refused_or_can_be_trained_on(dataset, needs_labels, bad_masks):
     try:
         check_columns(dataset, "train", ("label", "mask") if needs_labels else ("mask",))
-        checked = check_rows(dataset, "train", CLASSES, bad_masks)
+        checked, _ = check_rows(dataset, "train", CLASSES, bad_masks)
     except ValueError as error:
         event(str(error)[:30])
         return

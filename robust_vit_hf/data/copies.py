@@ -22,7 +22,7 @@ from .classes import class_names_of
 from .dataset_digest import row_digest
 from .find_images import Images
 from .layouts.folders import LeftOut, first_few
-from .schema import undecoded
+from .schema import image_names, undecoded
 
 
 logger = logging.get_logger(__name__)
@@ -114,10 +114,7 @@ def _thumbnail(image: dict) -> np.ndarray:
 
 
 def _described(role: str, rows: datasets.Dataset) -> pd.DataFrame:
-    columns, names = rows.with_format(None), class_names_of(rows.features)
-    files, labels = (
-        columns[name][:] if name in rows.column_names else [None] * len(rows) for name in ("file_name", "label")
-    )
+    names = class_names_of(rows.features)
+    labels = rows.with_format(None)["label"][:] if "label" in rows.column_names else [None] * len(rows)
     classes = [None if label in (None, -1) else names[label] if names else str(label) for label in labels]
-    files = [file or f"row {number}" for number, file in enumerate(files)]
-    return pd.DataFrame({"role": role, "name": files, "class": classes}, dtype=object)
+    return pd.DataFrame({"role": role, "name": image_names(rows), "class": classes}, dtype=object)

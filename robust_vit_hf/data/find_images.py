@@ -19,9 +19,9 @@ from ..utils.privacy import check_on_hub, is_hub_id
 from . import emoji_shift
 from .classes import class_names_of, nfc
 from .known_sets import BUNDLED_BENCHMARK
-from .layouts.folders import ImageFolder, LeftOut
+from .layouts.folders import ImageFolder, LeftOut, first_few
 from .layouts.packed import class_names_of_file, class_names_of_files, has_parquet
-from .schema import check_columns
+from .schema import check_columns, image_names
 from .write_dataset import made_from
 
 
@@ -77,8 +77,10 @@ class Images:
     def labelled(self) -> "Images":
         labels = self.rows.with_format(None)["label"][:]
         chosen = [index for index, label in enumerate(labels) if label is not None and label >= 0]
-        note = f"Left out without a label: {len(labels) - len(chosen)} of {len(labels)} images of `{self.split}`."
-        return self if len(chosen) == len(labels) else replace(self.select(chosen), notes=(*self.notes, note))
+        left = [name for name, label in zip(image_names(self.rows), labels, strict=True) if label is None or label < 0]
+        told = f"Left out without a label: {len(left)} of {len(labels)} images of `{self.split}`."
+        note = LeftOut(told, [(self.split, name, "without a label") for name in left])
+        return replace(self.select(chosen), notes=(*self.notes, note)) if left else self
 
 
 def write_left_out(images: Sequence[Images], folder: Path) -> list[Images]:
@@ -119,9 +121,11 @@ def find_images(
     """
     rows, notes = _slice_of(find_splits(source, **options), split, source, streaming)
     if masks is not None:
-        count, rows = len(rows), with_masks_of(rows, Path(masks), split.partition("[")[0])
-        if without := count - len(rows):
-            notes.append(f"Left out without a mask in `{Path(masks).name}`: {without} of {count} images.")
+        names, rows = image_names(rows), with_masks_of(rows, Path(masks), split.partition("[")[0])
+        if left := sorted({*names} - {*image_names(rows)}):
+            told = f"Left out without a mask in `{Path(masks).name}`: {len(names) - len(rows)} of {len(names)} images"
+            files = [(split, name, "without a mask") for name in left]
+            notes.append(LeftOut(f"{told}.", files, f"{told} ({first_few(left)})."))
     check_columns(rows, split, needs)
     for note in notes:
         logger.warning(getattr(note, "named", note))

@@ -166,10 +166,11 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
 
 def check_rows(
     dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
-) -> datasets.Dataset:
+) -> tuple[datasets.Dataset, list[tuple[str, str]]]:
     """Decode and check every row once, so that training does not fail on it hours later. Rows have `image`, `mask` and optionally
-    `label`, which must be below `num_labels`. Those whose mask is empty or full are left out, or raise an error (`refuse`)."""
-    kept, problems, uninformative = [], [], []
+    `label`, which must be below `num_labels`. Those whose mask is empty or full raise an error (`refuse`), or are left out: names
+    and reasons are returned."""
+    kept, problems, uninformative, left_out, names = [], [], [], [], image_names(dataset)
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
     for index, row in enumerate(rows):
         pictures, problem = decode_pictures(row, dataset.features)
@@ -177,6 +178,7 @@ def check_rows(
         if problem is not None:
             problems.append(f"{name_of(row, index)}: {problem}")
         elif extent := extent_without_edges(pictures["mask"]):
+            left_out.append((names[index], f"mask is {extent}"))
             uninformative.append(f"{name_of(row, index)}: mask is {extent}")
         else:
             kept.append(index)
@@ -187,10 +189,16 @@ def check_rows(
             "Repair or remove them (in Python, `dataset.select` leaves them out); `bad_masks='skip'` leaves out those whose masks are empty or full."
         )
     if not uninformative:
-        return dataset
+        return dataset, []
     told = f"Left out with an empty or full mask: {len(uninformative)} of {count} rows of the {name} dataset"
     logger.warning(f"{told}:\n{_head(uninformative)}")
-    return dataset.select(kept)
+    return dataset.select(kept), left_out
+
+
+def image_names(rows: datasets.Dataset) -> list[str]:
+    """Names of the images; for those without a name, the numbers of their rows."""
+    names = rows.with_format(None)["file_name"][:] if "file_name" in rows.column_names else [None] * len(rows)
+    return [name or f"row {number}" for number, name in enumerate(names)]
 
 
 def name_of(row: dict, index: int) -> str:

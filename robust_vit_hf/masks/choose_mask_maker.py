@@ -159,7 +159,7 @@ def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[s
 
 def _masked(images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings) -> Images:
     name = images.name
-    origin, rejected_files = images.masks or origin_of_masks(images.source), []
+    origin = images.masks or origin_of_masks(images.source)
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if problem := next(filter(None, (label_problem(label, len(classes)) for label in needed)), None):
@@ -171,19 +171,19 @@ def _masked(images: Images, classes: Sequence[str], folder: Path, settings: Mask
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
             shorter_side = None if method == "alpha" else settings.shorter_side  # reduced images have no alpha
             features = images.rows.features  # all columns of values are kept, since the next start may need others
-            values = [name for name, of in features.items() if isinstance(of, datasets.Value | datasets.ClassLabel)]
+            values = [key for key, of in features.items() if isinstance(of, datasets.Value | datasets.ClassLabel)]
             write_split(options, "train", rows, features, masker, title, None, (*KEPT, *values), shorter_side)
         state.wait_for_everyone()  # the first process has written the last rows
         aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
         origin, files = f"made by {method}", sorted((folder / REJECTED_FOLDER).glob("*.parquet"))
         lines = (row for file in files for row in pq.read_table(file, columns=["file_name", "problem"]).to_pylist())
-        rejected_files = [(name, row["file_name"], row["problem"]) for row in lines]
+        left_out = [(name, row["file_name"], row["problem"]) for row in lines]
         rows = aligned  # masks were checked when they were made
     else:
-        rows = check_rows(aligned, name, len(classes))
+        rows, uninformative = check_rows(aligned, name, len(classes))
+        left_out = [(name, *file_and_reason) for file_and_reason in uninformative]
     left, rejected = {*rows.with_format(None)["label"]}, len(needed) - len(rows)
-    lost = ", ".join(classes[label] for label in sorted({*needed} - left))
-    notes: list[str] = []
+    lost, notes = ", ".join(classes[label] for label in sorted({*needed} - left)), [*images.notes]
     if lost and len(left) == 1:
         raise ValueError(
             f"Of `{name}`, only images of `{classes[left.pop()]}` are left: all masks of {lost} were rejected, empty or full. Look at the "
@@ -191,7 +191,7 @@ def _masked(images: Images, classes: Sequence[str], folder: Path, settings: Mask
         )
     if rejected:
         told = f"Left out: {rejected} of {len(needed)} images, which cannot be read, or have masks that were rejected, empty or full."
-        notes.append(LeftOut(told, rejected_files))
+        notes.append(LeftOut(told, left_out))
     if lost:
         notes.append(f"Of these classes, no image is left: {lost}.")
     if doubtful := int((~confirmed(rows)).sum()):
@@ -201,4 +201,4 @@ def _masked(images: Images, classes: Sequence[str], folder: Path, settings: Mask
             f"In doubt: {doubtful} of {len(rows)} masks. No composites are made with these images. Look at {sheets}. If "
             "many are wrong, try a background remover: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
         )
-    return replace(images, rows=rows, masks=origin, rejected=rejected, notes=(*images.notes, *notes))
+    return replace(images, rows=rows, masks=origin, rejected=rejected, notes=tuple(notes))

@@ -122,7 +122,7 @@ def _prepare(
     if not streamed:
         dataset = align_labels(dataset, classes_of_model(config), source)
         dataset = dataset.add_column("row_index", range(len(dataset)))  # to name images with non-finite losses
-        dataset = check_rows(dataset, name, config.num_labels, args.bad_masks)
+        dataset, _ = check_rows(dataset, name, config.num_labels, args.bad_masks)
         return dataset.with_transform(with_rows(transform))
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
         logger.warning(

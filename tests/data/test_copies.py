@@ -1,6 +1,7 @@
 """Copies of photographs, also encoded again or resized, are found and count once."""
 
 import logging
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -62,6 +63,7 @@ def test_each_photograph_is_left_once(photos, tmp_path, caplog):
     assert f"{told}, {', '.join(names)}." in warned
     assert "Left out as copies with different classes: 2 of 14 images, `a/4.jpg` of `a`, `b/4.webp` of `b`." in warned
     assert warned[-1] == "Left out as copies, which count once: 1 of 3 images, `b/5.jpg` of `train: b/large.jpg`."
+    left = pickle.loads(pickle.dumps(left))  # as between processes
     for noted in write_left_out([*left.values()], tmp_path):
         assert [*noted.notes] == [f"{note} `left_out.csv` has names and reasons." for note in left[noted.name].notes]
     listed = [*pd.read_csv(tmp_path / "left_out.csv").itertuples(index=False, name=None)]

@@ -128,7 +128,8 @@ def test_masks_that_say_nothing(value, word):
     dataset = with_row(mask=Image.new("L", WIDE, value))
     with pytest.raises(ValueError, match=rf"1 of 3 rows(.|\n)*row 2 .*mask is {word}(.|\n)*bad_masks='skip'"):
         check_rows(dataset, "train", 4, bad_masks="refuse")
-    assert len(check_rows(dataset, "train", 4, bad_masks="skip")) == 2
+    usable, left_out = check_rows(dataset, "train", 4, bad_masks="skip")
+    assert len(usable) == 2 and left_out == [("row 2", f"mask is {word}")]
     with pytest.raises(ValueError, match="1 of 1 rows"):
         check_rows(dataset.select([2]), "train", 4)
 

@@ -194,7 +194,7 @@ def test_imagenet_s_codes_ids_in_red_and_green_and_ignores_1000(tmp_path):
             assert row["mask"].mode == "L" and np.array_equal(np.asarray(row["mask"]), expected)
     dataset = load_image_set("imagenet-s919", tmp_path)
     check_columns(dataset, "train")
-    assert len(check_rows(dataset, "train", num_labels=1000)) == 2
+    assert len(check_rows(dataset, "train", num_labels=1000)[0]) == 2
 
 
 def test_imagenet_s_merged_folder_takes_labels_from_file_names(tmp_path):

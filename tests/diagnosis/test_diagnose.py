@@ -152,6 +152,7 @@ def test_masks_are_made_where_there_are_none(model, tmp_path, caplog):
     printed = succeed("diagnose", *options)
     masks = tmp_path / "out" / "masks"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert "validation,row 1," in (tmp_path / "out" / "left_out.csv").read_text()
     assert results["masks"] == "made by dinov2" and results["num_images"] + results["num_rejected"] == 8
     assert results["num_rejected"] >= 1 and "empty or full. `left_out.csv` has names and reasons." in printed
     assert "\nvalidation,row 1," in (tmp_path / "out" / "left_out.csv").read_text()
@@ -194,10 +195,10 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
     options = ["--model", model, "--dataset", tmp_path / "images", "--masks", tmp_path / "masks"]
     succeed("diagnose", *options, "--output_dir", tmp_path / "out")
     half = find_images(str(tmp_path / "images"), "validation[:50%]", masks=str(tmp_path / "masks"))
-    assert (
-        len(half.rows) > 0
-        and "Left out without a mask in `masks`: 1 of 9 images." in (tmp_path / "out" / "tables.md").read_text()
-    )
+    told = "Left out without a mask in `masks`: 1 of 9 images."
+    assert len(half.rows) > 0 and told in (tmp_path / "out" / "tables.md").read_text()
+    listed = (tmp_path / "out" / "left_out.csv").read_text()
+    assert listed == "split,file,reason\nvalidation,c/8.jpg,without a mask\n"
     shares = columns_of(tmp_path / "out")["object_share"]
     assert len(shares) == 8 and shares[0] == pytest.approx(13**2 / 40**2, abs=0.06)
     # The output of `robust-vit masks` gives its masks and doubts only: images and labels are those of the data set.

@@ -248,7 +248,9 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     for path in (tmp_path / "masks").glob("*/dot/1.png"):  # of which one is among the eight images of a step
         save(Image.new("L", Image.open(path).size), path)
     succeed("improve", *options)
-    assert seeds == [(SEED,)] and (tmp_path / "out" / "left_out.csv").read_text() == "split,file,reason\n"
+    left_out = [f"{split},dot/1.jpg,mask is empty\n" for split in ("train", "validation")]
+    assert (tmp_path / "out" / "left_out.csv").read_text() == "".join(["split,file,reason\n", *left_out])
+    assert seeds == [(SEED,)]
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["training"]["interpolation weight of the finetuned weights"] == f"{INTERPOLATION_WEIGHTS[-2]:g}"
     assert run["training"]["method"] == "swap"

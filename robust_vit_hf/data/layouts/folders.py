@@ -36,10 +36,10 @@ class LeftOut(str):
     """A sentence on files that were left out, with split, name and reason of each. It has no names, since results may be published; `named` has
     the first few, for the terminal."""
 
-    files: list[tuple[str, str, str]]
+    files: Sequence[tuple[str, str, str]]
     named: str
 
-    def __new__(cls, text: str, files: list[tuple[str, str, str]], named: str = "") -> "LeftOut":
+    def __new__(cls, text: str, files: Sequence[tuple[str, str, str]] = (), named: str = "") -> "LeftOut":
         note = super().__new__(cls, text)
         note.files, note.named = files, named or text
         return note
