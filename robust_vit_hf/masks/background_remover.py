@@ -21,12 +21,10 @@ def background_remover(name: str) -> Callable[[list[Image.Image], list[dict]], l
         ValueError: rembg has no such model.
     """
     threads = torch.get_num_threads()
-    try:
-        from onnxruntime import SessionOptions
-        from rembg import new_session
-        from rembg.sessions.dis_custom import DisCustomSession
-    except ImportError as error:
-        raise ImportError("rembg is not installed: `pip install 'robust-vit-hf[masks]'`.") from error
+    from onnxruntime import SessionOptions
+    from rembg import new_session
+    from rembg.sessions.dis_custom import DisCustomSession
+
     torch.set_num_threads(threads)  # numba, which rembg imports, takes all cores for torch too
 
     class OfFile(DisCustomSession):

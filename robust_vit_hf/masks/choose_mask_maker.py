@@ -27,6 +27,7 @@ from ..data.transforms import input_size
 from ..data.write_dataset import REJECTED_FOLDER
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.model_names import BUNDLED_MODEL, MODELS
+from ..utils.environment import install_command
 from ..utils.stage import Stage
 from .alpha import first_cut_out
 from .foreground_layer import ConfirmedMasks
@@ -199,6 +200,6 @@ def _masked(images: Images, classes: Sequence[str], folder: Path, settings: Mask
         sheets = f"`{folder.name}/{sheet.name}`" if sheet.is_file() else "the contact sheets of the masks"
         notes.append(
             f"In doubt: {doubtful} of {len(rows)} masks. No composites are made with these images. Look at {sheets}. If "
-            "many are wrong, try a background remover: --masks rembg (`pip install 'robust-vit-hf[masks]'`)."
+            f"many are wrong, try a background remover: --masks rembg (`{install_command('masks')}`)."
         )
     return replace(images, rows=rows, masks=origin, rejected=rejected, notes=tuple(notes))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from pkgutil import resolve_name
+from unittest.mock import Mock
 
 import pytest
 
@@ -92,11 +93,10 @@ def test_a_terminal_that_is_not_utf8(monkeypatch):
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
-    def push(options):
-        raise ModuleNotFoundError("No module named 'h5py'", name="h5py")
-
-    monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
-    assert call("push", "a", "b").error == "error: No module named 'h5py': pip install -e '.[data]'"
+    missing = [ModuleNotFoundError("No module", name=name) for name in ("h5py", "timm.layers", "rembg")]
+    monkeypatch.setattr("robust_vit_hf.hub.upload.push", Mock(side_effect=missing))
+    for extra in ("data", "train", "masks"):
+        assert call("push", "a", "b").error == f"error: No module: pip install -e '.[{extra}]'"
     monkeypatch.setitem(sys.modules, "robust_vit_hf.hub.upload", None)  # which cannot be imported
     assert call("push", "a", "b").error.startswith("error: import of robust_vit_hf.hub.upload halted")
     monkeypatch.setattr("robust_vit_hf.training.config.find_spec", lambda name: None)
