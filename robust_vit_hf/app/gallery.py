@@ -89,7 +89,7 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
         rows = benchmark_sets(IMAGES_PER_SET)[name]
         session = session.with_sets({name: rows})
         rows = session.sets[name]
-        inputs = [session.inputs(side, rows) | Accuracy(relevance=False).inputs() for side in session.sides]
+        inputs = [session.inputs(side, rows) | Accuracy(relevance=False).inputs() for side in session.sides.values()]
         cache = Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app")
         session = replace(session, folder=cache / json_digest(inputs), shared=cache / "originals")
         return MeasuredSet(rows, measure_accuracy(session, relevance=False)[name])

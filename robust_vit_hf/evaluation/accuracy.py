@@ -85,8 +85,8 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
     accuracy, results = Accuracy(), {}
     for name, rows in session.sets.items():
         measured = {}
-        for side in session.sides:
-            stage = Stage(folder / session.protocol / name / side, session.inputs(side, rows) | accuracy.inputs())
+        for side, loaded in session.sides.items():
+            stage = Stage(folder / session.protocol / name / side, session.inputs(loaded, rows) | accuracy.inputs())
             measured[side] = Measured.load(stage, ignoring=["precision"])
             if measured[side] is None:
                 raise ValueError(

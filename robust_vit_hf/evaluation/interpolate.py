@@ -33,7 +33,7 @@ def interpolate_models(options: InterpolateOptions) -> str:
         session = replace(session, sides=sides, folder=folder).with_sets(_load_sets(options, session))
         inputs = {"command": "interpolate", "before": before.digest, "after": after.digest}
         inputs |= {"protocol": session.protocol}
-        sets = {name: session.inputs("after", rows) | {"shifted": rows.shifted} for name, rows in session.sets.items()}
+        sets = {name: session.inputs(after, rows) | {"shifted": rows.shifted} for name, rows in session.sets.items()}
         with Stage(folder, inputs | {"sets": sets}).work(session.accelerator.is_main_process):
             known = {float(path.name.removeprefix(SIDE)) for path in (folder / PREDICTIONS_FOLDER).glob(f"*/{SIDE}*")}
             results = _measure(session, sorted({*map(float, options.weights), *known}))

@@ -137,7 +137,7 @@ def measure(session: Session, measurement: Measurement, within: str = "") -> dic
 
 def _result(session: Session, measurement: Measurement, name: str, side: str, within: str) -> Measured:
     rows = session.sets[name]
-    inputs = measurement.inputs() | session.inputs(side, rows)
+    inputs = measurement.inputs() | session.inputs(session.sides[side], rows)
 
     def compute(folder: Path | None) -> Measured:
         return measurement.measure(session.sides[side], rows, session, f"{name}, {side}", folder)

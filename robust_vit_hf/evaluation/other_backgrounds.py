@@ -217,7 +217,7 @@ def composite_outputs(
         inputs: dict[str, Any] = {"composites": count, "seed": DONOR_SEED}
         inputs |= {"attributes": [*attributes]} if attributes else {}
         inputs |= {"edit": edit} if edit != "mixed_rand" else {}
-        stage = Stage(folder, session.inputs("before", rows) | inputs)
+        stage = Stage(folder, session.inputs(side, rows) | inputs)
         stage.begin()
         if not (folder / OUTPUTS_FILE).is_file():
             with atomic_file(folder / OUTPUTS_FILE) as unfinished, unfinished.open("wb") as file:

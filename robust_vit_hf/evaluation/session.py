@@ -153,15 +153,14 @@ class Session:
     def loader(self, images: Dataset) -> DataLoader:
         return DataLoader(images, self.passes[0], num_workers=self.passes[1], collate_fn=default_data_collator)
 
-    def inputs(self, side: str, rows: EvaluationSet) -> dict:
+    def inputs(self, side: Side, rows: EvaluationSet) -> dict:
         """Inputs of a side's result on a set, as a JSON object."""
-        measured = self.sides[side]
         return {
-            "model": measured.digest,
+            "model": side.digest,
             "precision": self.accelerator.mixed_precision,
             "images": len(rows.dataset),
             "rows": rows.digest,
-            "processor": json.loads(measured.processor.to_json_string()),
+            "processor": json.loads(side.processor.to_json_string()),
         }
 
 

@@ -126,7 +126,7 @@ def other_classes(session: Session) -> list[str]:
     gaps, taken = [], []
     for place, side in session.sides.items():
         folder = session.folder and session.folder / PREDICTIONS_FOLDER / "logits" / place
-        logits = composite_outputs(side, replace(session, sides={"before": side}), 0, folder=folder).original
+        logits = composite_outputs(side, session, 0, folder=folder).original
         has_images = np.isin(np.arange(logits.shape[1]), rows.class_subset)
         gaps.append(logits[:, ~has_images].mean(axis=1) - logits[:, has_images].mean(axis=1))
         taken.append(~has_images[logits.argmax(axis=1)])
