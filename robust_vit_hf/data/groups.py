@@ -16,15 +16,9 @@ def training_rows(path: str, split: str) -> datasets.Dataset | None:
     return None if "train" in split_names(split) or "train" not in splits else splits["train"](False)[0]
 
 
-def training_shares(path: str, split: str) -> dict[str, float] | None:
-    """Shares of the groups of [`training_rows`], see [`group_shares`]; `None` without these."""
-    train = training_rows(path, split)
-    return None if train is None else group_shares(train, "train")
-
-
-def group_shares(dataset: datasets.Dataset, name: str, *columns: str) -> dict[str, float] | None:
-    """Share of each group of the images by its name, see [`groups_of`]; `None` without groups."""
-    groups = groups_of(dataset, name, *columns)
+def group_shares(dataset: datasets.Dataset | None, name: str, *columns: str) -> dict[str, float] | None:
+    """Share of each group of the images by its name, see [`groups_of`]; `None` without images or groups."""
+    groups = None if dataset is None else groups_of(dataset, name, *columns)
     if groups is None:
         return None
     names, counts = np.unique(groups, return_counts=True)
@@ -45,9 +39,7 @@ def slice_shares(
             known = ", ".join(dataset.column_names)
             raise ValueError(f"`{path}` has no column `{column}` for --slices: it has {known}.")
     train = training_rows(path, split) if columns else None
-    return (
-        {} if train is None else {name: group_shares(train, "train", *of) for name, of in slices_of(columns).items()}
-    )
+    return {name: group_shares(train, "train", *of) for name, of in slices_of(columns).items()}
 
 
 def groups_of(

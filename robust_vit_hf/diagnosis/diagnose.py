@@ -15,7 +15,7 @@ from ..data.background_edits import chosen_attributes, draw_donors
 from ..data.balanced_splits import choose_images
 from ..data.copies import without_copies
 from ..data.find_images import Images, find_images, write_left_out
-from ..data.groups import groups_of, slice_shares, training_shares
+from ..data.groups import group_shares, groups_of, slice_shares, training_rows
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
 from ..evaluation.accuracy import measure_accuracy
@@ -78,7 +78,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         with session.accelerator.main_process_first():
             images = load_images(options, session)
             if groups_of(images.rows, images.name) is not None:
-                images = replace(images, group_weights=training_shares(images.source, options.split))
+                images = replace(images, group_weights=group_shares(training_rows(images.source, options.split), "train"))
             weights = slice_shares(images.rows, images.source, options.split, options.slices)
         images = replace(images, rows=choose_images(images.rows, options.num_images))
         # Rejects images of one class before masks are made, which takes long.

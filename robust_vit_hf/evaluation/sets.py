@@ -16,7 +16,7 @@ from ..data.classes import class_names_of, classes_of_model, label_mapping, subs
 from ..data.copies import without_copies
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import find_images
-from ..data.groups import training_shares
+from ..data.groups import group_shares, training_rows
 from ..data.image_sets import load_image_set
 from ..data.known_sets import BUNDLED_BENCHMARK, EVALUATION_SETS, KNOWN_SETS
 from ..data.layouts.packed import prepared_set
@@ -134,10 +134,10 @@ def benchmark_sets(images_per_set: int, seed: int = 0) -> dict[str, EvaluationSe
 
 def own_set(path: str, split: str, folder: Path | None = None) -> EvaluationSet:
     """Load a split of your own labelled images, each photograph once, see [`without_copies`]. Groups are weighted by
-    [`training_shares`]."""
+    [`training_rows`]."""
     (images,) = without_copies({split: find_images(path, split, ("label",))}, folder).values()
     names = class_names_of(images.rows.features)
-    weights = training_shares(path, split) if "group" in images.rows.column_names else None
+    weights = group_shares(training_rows(path, split), "train") if "group" in images.rows.column_names else None
     facts: dict[str, Any] = {"source": path, "group_weights": weights, "notes": images.labelled().notes}
     return EvaluationSet.of(images.rows, len(names) if names else None, **facts)
 
