@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xxhash
+from pyarrow import parquet as pq
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -261,27 +262,32 @@ def _say(number: int, text: str) -> None:
 
 
 def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions) -> str:
-    """How long the command takes, and how small a change it can tell."""
-    counts = {role: len(of_role.rows) for role, of_role in images.items()}
+    """How long the command takes, without what is in the output folder, and how small a change it can tell."""
+    train, validation = (len(images[role].rows) for role in ("train", "validation"))
     pixels, times = torch.zeros(8, 3, *input_size(side.processor), device=side.model.device), []
     with torch.no_grad():
         for _ in range(3):
             started = time.perf_counter()
             forward_logits(side.model, pixels).cpu()
             times.append((time.perf_counter() - started) / len(pixels))
-    passes = (2 * 15 + 1 + VALIDATION_COMPOSITES) * counts["validation"]
-    passes += (1 + training_composites(counts["train"])) * counts["train"]
-    masks = 0.0
-    if makes_masks(images["train"], options.mask_method):
-        masks = _seconds_per_mask(images["train"], options.mask_method) * sum(counts.values())
+
+    def left(passes: int, *place: str) -> int:
+        return passes if Stage.of(Path(options.output_dir, *place)).result() is None else 0
+
+    composed, of_train = (1 + VALIDATION_COMPOSITES) * validation, (1 + training_composites(train)) * train
+    passes = sum(left(15 * validation, PREDICTIONS_FOLDER, "validation", of) for of in ("before", "after"))
+    passes += left(composed + of_train, CANDIDATES_FOLDER, FEATURES_FOLDER, "validation")
     # A step takes passes of the original and of the model, and a backward pass.
-    full = passes + 4 * options.max_steps * options.train_batch_size
-    full += len(INTERPOLATION_WEIGHTS) * (1 + VALIDATION_COMPOSITES) * counts["validation"]
-    quick, of_full = (f"{max(1, (min(times) * count + masks + FITTING) / 60):.0f} min" for count in (passes, full))
+    full = 4 * options.max_steps * options.train_batch_size + len(INTERPOLATION_WEIGHTS) * composed
+    full = passes + left(full, CANDIDATES_FOLDER, FINETUNED_FOLDER)
+    masks = train + validation if makes_masks(images["train"], options.mask_method) else 0
+    masks -= sum(pq.read_metadata(file).num_rows for file in (options.output_dir / MASKS_FOLDER).rglob("*.parquet"))
+    seconds = FITTING + (masks * _seconds_per_mask(images["train"], options.mask_method) if masks > 0 else 0)
+    quick, of_full = (f"{max(1, (min(times) * count + seconds) / 60):.0f} min" for count in (passes, full))
     chosen, other, effort = (of_full, quick, "quick") if options.effort == "full" else (quick, of_full, "full")
-    share, points = options.other_backgrounds, resolution(counts["validation"], options.other_backgrounds)
+    share, points = options.other_backgrounds, resolution(validation, options.other_backgrounds)
     return (
-        f"about {chosen} in all; --effort {effort}: {other}\n  {counts['validation']} validation images tell a change of top-1 at "
+        f"about {chosen} in all; --effort {effort}: {other}\n  {validation} validation images tell a change of top-1 at "
         f"{100 * share:.0f} % other backgrounds to within about {points:.1f} points."
     )
 

@@ -106,7 +106,6 @@ def test_a_second_start_decodes_nothing(command, inputs, tmp_path, monkeypatch, 
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
     for pictures in ("diagnosis.diagnose.composed_images", "evaluation.results_files.write_examples"):
         monkeypatch.setattr(f"robust_vit_hf.{pictures}", lambda *_: [])
-    monkeypatch.setattr("robust_vit_hf.improvement.improve._seconds_per_mask", lambda *_: 0.0)
     for path in (inputs / "photos").glob("*/[bc][ai]r*/[0-3].jpg"):  # of two of four classes
         split, name, number = path.parts[-3:]
         place = f"{name}/{number}" if command == "diagnose" else f"{name}-{number}"
