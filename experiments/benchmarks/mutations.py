@@ -103,7 +103,7 @@ MUTATIONS = [
     Mutation("utils/stage.py", 'if differing := [name for name in differing if name.partition(".")[0] not in {*ignoring}]:', "if False:", "stage measurement result_identity diagnose"),
     Mutation("data/find_images.py", 'Path(masks), split.partition("[")[0])', "Path(masks), split)", "diagnose"),
     Mutation("masks/choose_mask_maker.py", 'left, rejected = {*rows.with_format(None)["label"]}', 'left, rejected = {*aligned.with_format(None)["label"]}', "diagnose"),
-    Mutation("masks/choose_mask_maker.py", "len(needed) - len(rows)", "len(aligned) - len(rows)", "diagnose"),
+    Mutation("masks/choose_mask_maker.py", "len(needed) - len(rows)", "len(rows) - len(rows)", "diagnose"),
     Mutation("data/balanced_splits.py", "[: max(2, count // 2)]", "[: count // 2]", "diagnose"),
     Mutation("diagnosis/example_strip.py", " & may_be_shown(dataset)", "", "diagnose"),
     Mutation("diagnosis/example_strip.py", 'condition.endswith("_rand") and predicted == self.donor', "predicted == self.donor", "diagnose"),

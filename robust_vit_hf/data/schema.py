@@ -168,8 +168,7 @@ def check_rows(
     dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
 ) -> tuple[datasets.Dataset, list[tuple[str, str]]]:
     """Decode and check every row once, so that training does not fail on it hours later. Rows have `image`, `mask` and optionally
-    `label`, which must be below `num_labels`. Those whose mask is empty or full raise an error (`refuse`), or are left out: names
-    and reasons are returned."""
+    `label`, which must be below `num_labels`. Those whose mask is empty or full raise an error (`refuse`), or are returned by name and reason."""
     kept, problems, uninformative, left_out, names = [], [], [], [], image_names(dataset)
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
     for index, row in enumerate(rows):

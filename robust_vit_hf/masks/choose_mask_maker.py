@@ -175,11 +175,10 @@ def _masked(images: Images, classes: Sequence[str], folder: Path, settings: Mask
             values = [key for key, of in features.items() if isinstance(of, datasets.Value | datasets.ClassLabel)]
             write_split(options, "train", rows, features, masker, title, None, (*KEPT, *values), shorter_side)
         state.wait_for_everyone()  # the first process has written the last rows
-        aligned = align_labels(find_images(str(folder), "train").rows, classes, name)
+        rows = align_labels(find_images(str(folder), "train").rows, classes, name)  # with masks that were checked
         origin, files = f"made by {method}", sorted((folder / REJECTED_FOLDER).glob("*.parquet"))
         lines = (row for file in files for row in pq.read_table(file, columns=["file_name", "problem"]).to_pylist())
         left_out = [(name, row["file_name"], row["problem"]) for row in lines]
-        rows = aligned  # masks were checked when they were made
     else:
         rows, uninformative = check_rows(aligned, name, len(classes))
         left_out = [(name, *file_and_reason) for file_and_reason in uninformative]
