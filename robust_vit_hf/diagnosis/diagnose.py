@@ -78,7 +78,8 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         with session.accelerator.main_process_first():
             images = load_images(options, session)
             if groups_of(images.rows, images.name) is not None:
-                images = replace(images, group_weights=group_shares(training_rows(images.source, options.split), "train"))
+                train = training_rows(images.source, options.split)
+                images = replace(images, group_weights=group_shares(train, "train"))
             weights = slice_shares(images.rows, images.source, options.split, options.slices)
         images = replace(images, rows=choose_images(images.rows, options.num_images))
         # Rejects images of one class before masks are made, which takes long.

@@ -155,9 +155,8 @@ def test_auto_takes_the_masks_that_the_images_have(tmp_path):
 def test_the_command_makes_masks_by_the_named_model(tmp_path):
     """Of images that have masks too, which the option would otherwise leave without effect."""
     masked_dataset(8).to_parquet(tmp_path / "photos" / "validation-00000.parquet")
-    models = [
-        save_pretrained(tiny_vit(seed, patch_size=16, **LETTERS), tmp_path / str(seed), "paper") for seed in (0, 1)
-    ]
+    vits = [tiny_vit(seed, patch_size=16, **LETTERS) for seed in (0, 1)]
+    models = [save_pretrained(vit, tmp_path / str(seed), "paper") for seed, vit in enumerate(vits)]
     options = ["--model", models[0], "--dataset", tmp_path / "photos", "--mask_model", models[1]]
     succeed("diagnose", *options, "--output_dir", tmp_path / "out")
     digest = digest_of(TokenCut.from_pretrained(str(models[1])))

@@ -105,9 +105,7 @@ def test_nothing_is_found_for_the_first_concepts(sam3):
     assert scores[high] - scores[low] > 0.005, "the random weights tell no words apart"
     result = found([low, high], threshold)
     assert result.note.startswith(f"{high!r}, ") and result.note.endswith(f"; nothing for {low!r}")
-    assert (
-        found([high, low], threshold).note.split(";")[0] == found([high, low], threshold).note
-    )  # the first is enough
+    assert ";" not in found([high, low], threshold).note  # the first is enough
     nothing = found(["great white shark"], 1.0)
     assert nothing.mask is None and nothing.rejected == "nothing for 'great white shark', 'shark', 'object' above 1.0"
 
