@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
 from experiments.paper.published_tables import METHODS, accuracy_tables, class_group_tables, published_models
 from experiments.sweeps.results import Results
 from experiments.sweeps.runs import Run
+from robust_vit_hf.data.classes import wnids
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS, PAPER_SETS
 from robust_vit_hf.data.layouts.official import CLASSES
 from robust_vit_hf.results.run_results import SetResult, SideResult
@@ -114,7 +116,8 @@ def inputs(tmp_path_factory) -> tuple[list, list, Path]:
     nine = layouts.imagenet_9(root / "nine", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
     folders |= {f"imagenet-9-{name}": nine for name in ("mixed_same", "mixed_rand")}
     sets = [f"{name}={folder}" for name, folder in folders.items() if name in SETS]
-    training = masked_dataset(3).remove_columns("label").add_column("label", [0, 105, None])
+    shown = datasets.ClassLabel(names=[*wnids()[3::-1]])  # of which labels 2 and 0 are classes 1 and 3
+    training = masked_dataset(3).remove_columns("label").add_column("label", [2, 0, None], feature=shown)
     training.to_parquet(root / "training" / "train-00000.parquet")
     return ["--model", models[0], "--compare", models[1]], ["--sets", *sets], root / "training"
 
@@ -129,6 +132,7 @@ def test_an_evaluation_beside_the_published_figures(inputs, tmp_path):
     parts = text.split("Table 1: ")
     assert len(parts) == 3 and "timm's results" in parts[2]  # protocols
     measured = json.loads((tmp_path / "results.json").read_text())["protocols"]["paper"]
+    assert [row["num_images"] for row in measured["class_groups"][:2]] == [2, 3]  # of imagenet-1k's classes 1 and 0
     rows = {row["set"]: row for row in measured["rows"]}
     real = [line.split(" | ") for line in parts[1].splitlines() if line.startswith("| DeiT-B |")]
     shown = {line[1]: line[3].split()[0] for line in real[: [line[1] for line in real].index("RRR, published") + 1]}
