@@ -152,20 +152,6 @@ def test_the_original_is_that_of_all_seeds(results):
         assert "–" not in rows["Original"][3] and "–" in rows["cut out"][3]
 
 
-def test_top_five_is_unknown_where_a_run_has_no_ranks(results):
-    """As of objects that were cut out, of which only the best class is known."""
-    runs = []
-    for run in results.runs:
-        sets = {
-            name: replace(of, sides=of.sides | {"after": SideResult(of.sides["after"].ranks, num_ranked=1)})
-            for name, of in run.sets.items()
-        }
-        runs.append(replace(run, sets=sets))
-    rows = {tuple(row[:2]): row for row in accuracy_tables(Results(runs))["table_1"].rows}
-    known, unknown = (rows[f"Avg. change of top-{k}", "Ours"][3:] for k in (1, 5))
-    assert all("[" in cell for cell in known) and {*unknown} == {"–"}
-
-
 def test_a_file_of_another_version_is_refused(tmp_path):
     old = write_rows(tmp_path / "old.parquet", result_rows())
     table = pq.read_table(old)
