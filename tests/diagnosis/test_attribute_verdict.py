@@ -18,18 +18,15 @@ def diagnosis(count: int = 200, price: float = 0.0, **gaps: float) -> AttributeD
     columns["confirmed"] = np.ones(count, dtype=bool)
     for number, name in enumerate(ATTRIBUTES):
         columns[f"{name}_same"] = np.where(place >= 1 - price, 9, label)
-        columns[f"{name}_rand"] = np.where(
-            np.roll(place, number) < gaps.get(name, 0.0), donor, columns[f"{name}_same"]
-        )
+        taken = np.roll(place, number) < gaps.get(name, 0.0)
+        columns[f"{name}_rand"] = np.where(taken, donor, columns[f"{name}_same"])
     return AttributeDiagnosis(columns | margins(columns), tuple(ATTRIBUTES))
 
 
 def margins(columns: dict) -> dict[str, np.ndarray]:
     """Of logits that are 1 for the predicted class, and otherwise 0."""
     found = {}
-    for name in (
-        name for name in columns if name.endswith(("_same", "_rand")) and name.partition("_")[0] in ATTRIBUTES
-    ):
+    for name in (f"{attribute}_{kind}" for attribute in ATTRIBUTES for kind in ("same", "rand")):
         own, other = (columns[name] == columns[of] for of in ("label", "donor_class"))
         found[f"{name}_margin"] = own.astype(float) - other
     return found
@@ -50,11 +47,11 @@ def test_what_was_never_seen_is_rare_for_all_measures_together():
         assert (1 - found.high) ** 200 == pytest.approx(0.05 / 3, rel=0.05) and found.low == -found.high
 
 
-def test_images_without_a_donor_do_not_count():
+def test_images_without_a_donor_or_with_a_mask_in_doubt_do_not_count():
     whole = diagnosis(border=0.5)
     unknown = np.arange(200) < 100
-    columns = dict(whole.columns)
-    columns["border_rand"] = np.where(unknown, -1, columns["border_rand"])
+    columns = whole.columns | {"confirmed": np.arange(200) >= 50}
+    columns["border_rand"] = np.where(unknown & columns["confirmed"], -1, columns["border_rand"])
     values = AttributeDiagnosis(columns, whole.names).values["border"]
     assert np.isnan(values["gap"][unknown]).all() and np.isnan(values["donor_excess"][unknown]).all()
     assert not np.isnan(values["gap"][~unknown]).any()
