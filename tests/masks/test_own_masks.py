@@ -194,7 +194,8 @@ def test_a_camera_s_photographs_are_kept_small(tmp_path):
     given = {tmp_path / "masks": find_images(str(tmp_path / "photos"), "train")}
     settings = MaskSettings("dinov2", None, model, processor)
     (made,) = masked_images(given, ["a", "b", "c"], settings)
-    assert settings.shorter_side == 448
+    large_input = replace(settings, processor=make_image_processor("paper", (384, 320)))
+    assert (settings.shorter_side, large_input.shorter_side) == (448, 768)
     sizes = {row["file_name"]: (row["image"].size, row["mask"].size) for row in made.rows}
     assert sizes == {"a/a.jpg": 2 * ((448, 597),), "b/b.jpg": 2 * ((300, 400),), "c/c.jpg": 2 * ((448, 600),)}
     row, small = (next(row["image"] for row in made.rows if row["label"] == label) for label in (0, 1))
