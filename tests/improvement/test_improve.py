@@ -217,8 +217,9 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
     """Another model, other images, or other settings: nothing of the folder would be theirs."""
     folder, _ = improved
     other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
-    changes = {"model": ["--model", other], "max_steps": ["--max_steps", 5], "seed": ["--seed", SEED + 1]}
-    changes |= {"images.validation": ["--num_images", 5], "mask_model": ["--masks", "tokencut", "--mask_model", other]}
+    changes = {name: [f"--{name}", 5] for name in ("max_steps", "seed", "train_batch_size")}
+    changes |= {"model": ["--model", other], "images.validation": ["--num_images", 5]}
+    changes["mask_model"] = ["--masks", "tokencut", "--mask_model", other]
     for name, change in changes.items():
         error = call("improve", *options_of(inputs, folder), *change).error
         assert "was made from other inputs" in error and name in error
