@@ -89,12 +89,9 @@ def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
     assert found.sentence.startswith(f"The model recognises too little to tell: it is right on {right} % [")
     assert "of 2000 original images" in found.sentence
     assert any("of the original images: check that their classes" in text for text in found.warnings)
-    stand_in = PhotographsDiagnosis(
-        found.columns, found.class_names
-    )  # nobody's model, so its classes and preprocessing are right
-    assert any(
-        text.endswith("of the original images: give more photographs of each class.") for text in stand_in.warnings
-    )
+    # It is nobody's model, so its classes and preprocessing are right.
+    warnings = PhotographsDiagnosis(found.columns, found.class_names).warnings
+    assert any(text.endswith("of the original images: give more photographs of each class.") for text in warnings)
 
 
 def test_a_model_that_recognises_no_composed_image_shows_nothing():
@@ -193,9 +190,8 @@ def test_a_page_warns(tmp_path):
     write_page(tmp_path / "report.html", "A diagnosis", {}, [report.section()])
     page = (tmp_path / "report.html").read_text()
     composing, accuracy, *notes = report.warnings
-    assert composing.startswith("Composing by itself lowers top-1 by") and accuracy.startswith(
-        "The model is right on only 30 %"
-    )
+    assert composing.startswith("Composing by itself lowers top-1 by")
+    assert accuracy.startswith("The model is right on only 30 %")
     assert tuple(notes) == images.notes and "<i>" not in page
     for warning in report.warnings:
         assert f"<p>{html.escape(warning)}</p>" in page
