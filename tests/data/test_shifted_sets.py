@@ -241,10 +241,8 @@ def test_waterbirds(tmp_path):
     assert [(row["label"], row["group"]) for row in train] == [(0, 0), (1, 3)] and "mask" not in train[0]
     masks = str(tmp_path / "segmentations")
     test = load_image_set("waterbirds", tmp_path, split="test", segmentations=masks)
-    assert (
-        test.features["label"].names == ["landbird", "waterbird"]
-        and test.features["group"].names[2] == "waterbird on land"
-    )
+    assert test.features["label"].names == ["landbird", "waterbird"]
+    assert test.features["group"].names[2] == "waterbird on land"
     assert [test.features["group"].int2str(row["group"]) for row in test] == [
         "waterbird on land",
         "waterbird on water",

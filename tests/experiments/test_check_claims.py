@@ -94,10 +94,8 @@ def test_verdicts_of_many_claims_are_those_of_holm():
     assert [finding.levels["agrees"] for finding in found] == pytest.approx(levels)
     assert verdicts(found) == ["inconclusive", "agrees", "inconclusive", "agrees"]
     others = [replace(found[0], value=None), replace(found[3], sign=UNTESTED)]  # do not count
-    assert (
-        verdicts([*found, *others])[-2:] == ["not measured", "no test"]
-        and verdicts(found) == verdicts([*found, *others])[:4]
-    )
+    assert verdicts([*found, *others])[-2:] == ["not measured", "no test"]
+    assert verdicts(found) == verdicts([*found, *others])[:4]
 
 
 @pytest.mark.parametrize("claim", [claim for claim in METHOD_CLAIMS if claim.source == "Table 4"])

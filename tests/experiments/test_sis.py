@@ -213,11 +213,8 @@ def test_a_fresh_forward_pass_reaches_the_threshold(model, pairs):
     with torch.no_grad():
         probability = model(images * output.subset).logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
     found = output.found
-    assert (
-        (probability[found] >= 0.5).all()
-        and not output.subset[~found].any()
-        and (output.confidence[~found] < 0.5).all()
-    )
+    assert (probability[found] >= 0.5).all()
+    assert not output.subset[~found].any() and (output.confidence[~found] < 0.5).all()
     torch.testing.assert_close(probability[found], output.confidence[found])
 
 

@@ -160,9 +160,8 @@ def test_the_seed_draws_the_images_of_each_role(split, count, inputs):
         options = {"dataset": str(inputs / split), "max_steps": count, "train_batch_size": 2, "num_images": count}
         images, _ = images_by_role(session, ImproveOptions(model="m", output_dir="o", seed=seed, **options), [])
         drawn.append({role: dataset_identity(of_role.rows) for role, of_role in images.items()})
-        assert (
-            len({*images["train"].rows["label"]}) == 4
-        )  # also where the steps need fewer images than two of each class
+        # Also where the steps need fewer images than two of each class.
+        assert len({*images["train"].rows["label"]}) == 4
     assert drawn[0] == drawn[1] and all(drawn[0][role] != drawn[2][role] for role in drawn[0])
 
 
