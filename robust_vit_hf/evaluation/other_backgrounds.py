@@ -13,7 +13,17 @@ import torch
 from scipy.special import softmax
 from torch.utils.data import Dataset, Subset
 
-from ..data.background_edits import ATTRIBUTES, CONDITIONS, Pair, can_give, compose, draw_donors, edited, moved
+from ..data.background_edits import (
+    ATTRIBUTES,
+    CONDITIONS,
+    Pair,
+    background,
+    can_give,
+    compose,
+    draw_donors,
+    edited,
+    moved,
+)
 from ..data.mask_checks import confirmed
 from ..data.transforms import pixel_levels
 from ..metrics.robust_accuracy import top_classes
@@ -31,6 +41,7 @@ KINDS = ("same", "rand")  # donors of the class of the image, and of another cla
 DONOR_SEED = 0  # in [`composite_outputs`]
 OUTPUTS_FILE = "outputs.npy"
 MOVED, MOVED_SEED = "moved", 1  # the edit [`~robust_vit_hf.data.background_edits.moved`], and the seed of its places
+COVERED = "covered"  # like [`MOVED`], with the object covered by the background around it
 LAYER_CAM_IMAGES = 4  # images of one pass for LayerCAM, which keeps the outputs of all layers
 Batch = Mapping[str, torch.Tensor]
 Tensors = Sequence[torch.Tensor]
@@ -44,7 +55,7 @@ class Composite(NamedTuple):
 
     Args:
         name: unique among the composites of a pass.
-        edit: one of `CONDITIONS` or `ATTRIBUTES`, or [`MOVED`].
+        edit: one of `CONDITIONS` or `ATTRIBUTES`, [`MOVED`] or [`COVERED`].
         donor: name of its donors in [`WithDonors`]; `None` for an edit without donors.
     """
 
@@ -64,7 +75,9 @@ class Composite(NamedTuple):
         own, donor = (batch["pixel_values"], batch["mask"]), None
         if self.donor is not None:
             donor = batch[f"{self.donor}_pixel_values"], batch[f"{self.donor}_mask"]
-        if self.edit == MOVED:
+        if self.edit == COVERED:
+            own = background(*own), own[1]
+        if self.edit in (MOVED, COVERED):
             seed = [MOVED_SEED, *self.name.encode()]  # composites of an image differ in size and place too
             draws = [np.random.default_rng([*seed, row]).random(3) for row in batch["row"].tolist()]
             return moved(*own, donor, torch.tensor(np.array(draws), device=own[0].device))
@@ -153,15 +166,18 @@ class Outputs:
         mixed: `(N, K, D)` fp32, of composites; NaN where image or donor lack object or background.
         labels: `(N,)` int64.
         classes: numbers of the classes among which the highest logit is the prediction; `None` for all.
+        covered: `(N, 1, D)` fp32, of a composite with [`COVERED`]; `None` without.
     """
 
     original: np.ndarray
     mixed: np.ndarray
     labels: np.ndarray
     classes: tuple[int, ...] | None = None
+    covered: np.ndarray | None = None
 
     def mapped(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> "Outputs":
-        return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed))
+        covered = None if self.covered is None else logits_of(self.covered)
+        return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed), covered=covered)
 
     def right(self) -> dict[str, np.ndarray]:
         """Whether each original image is right (`original`), and the share of its composites that are (`mixed_rand`)."""
@@ -181,8 +197,8 @@ class Outputs:
         """Only the logits of `classes`, with labels that count among these."""
         if self.classes is None:
             return self
-        logits = {"original": self.original[:, self.classes], "mixed": self.mixed[..., self.classes]}
-        return replace(self, **logits, labels=np.searchsorted(self.classes, self.labels), classes=None)
+        among = self.mapped(lambda logits: logits[..., self.classes])
+        return replace(among, labels=np.searchsorted(self.classes, self.labels), classes=None)
 
     def _mean(self, values: np.ndarray) -> np.ndarray:
         """Mean `(N,)` of values of composites `(N, K)`; NaN without any."""
@@ -201,7 +217,8 @@ def composite_outputs(
     attributes: Sequence[str] = (),
     edit: str = "mixed_rand",
 ) -> Outputs:
-    """Outputs of a side for the only set of a session, with `count` composites of each image for the background and for each attribute.
+    """Outputs of a side for the only set of a session, with `count` composites of each image for the background and for each attribute. With
+    the edit [`MOVED`], there is also a composite with [`COVERED`].
 
     Args:
         layer: the last layer, whose features are returned instead of logits.
@@ -212,11 +229,12 @@ def composite_outputs(
     ((name, rows),) = session.sets.items()
     trusted = confirmed(rows.dataset)
     size = session.classes if layer is None else layer.weight[0]
-    outputs = np.full((len(rows.labels), 1 + count * (1 + len(attributes)), len(size)), np.nan, np.float32)
+    composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes, trusted, edit)
+    outputs = np.full((len(rows.labels), len(composites), len(size)), np.nan, np.float32)
     if folder is not None:
         inputs: dict[str, Any] = {"composites": count, "seed": DONOR_SEED}
         inputs |= {"attributes": [*attributes]} if attributes else {}
-        inputs |= {"edit": edit} if edit != "mixed_rand" else {}
+        inputs |= {"edit": edit, "edits": len(composites)} if edit != "mixed_rand" else {}
         stage = Stage(folder, session.inputs(side, rows) | inputs)
         stage.begin()
         if not (folder / OUTPUTS_FILE).is_file():
@@ -224,7 +242,6 @@ def composite_outputs(
                 np.save(file, outputs)  # if it were cut off, `r+` would fill it with zeros
         outputs = np.load(folder / OUTPUTS_FILE, "r+")
     done = int((~np.isnan(outputs[:, 0, 0])).sum())
-    composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes, trusted, edit)
 
     def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
         # One forward pass for each composite, of as many pictures as the batch has images.
@@ -246,7 +263,8 @@ def composite_outputs(
         stage.finish({}, [OUTPUTS_FILE])
     if count:
         check_composed((~np.isnan(outputs[:, 1:, 0])).sum(), len(outputs), name)
-    return Outputs(outputs[:, 0], outputs[:, 1:], rows.labels, rows.class_subset)
+    mixed = outputs[:, 1 : 1 + count * (1 + len(attributes))]
+    return Outputs(outputs[:, 0], mixed, rows.labels, rows.class_subset, outputs[:, -1:] if edit == MOVED else None)
 
 
 def check_composed(count: int, num_images: int, name: str) -> None:
@@ -277,6 +295,7 @@ def _on_other_backgrounds(
     composites = [Composite("original", "original")]
     composites += [Composite(name, edit, name) for name in pictures or names]
     composites += [Composite(f"{name}_{attribute}", attribute, name) for attribute in attributes for name in names]
+    composites += [Composite(COVERED, COVERED, names[0])] if edit == MOVED else []
     return composites, donors
 
 

@@ -30,10 +30,10 @@ class Candidate:
     """The original model, or an interpolation between it and a changed model.
 
     Args:
-        usual, other: `(N,)` whether each validation image is right, and the share of its composites with other backgrounds that are; NaN
-            without any.
+        usual, other: `(N,)` whether each validation image is right, and the share of its composites with other backgrounds that are, minus
+            that of composites whose object is covered; NaN without any.
         usual_probability, other_probability: `(N,)` probability of the right class, at the candidate's own temperature, for the image, and
-            the mean for its composites.
+            the mean for its composites, minus that of composites whose object is covered.
         name: how the changed model was made.
         weight: interpolation weight, from 0 to 1.
         outputs: computes its logits on the validation images.
@@ -66,7 +66,14 @@ def measured_outcomes(logits: Outputs) -> dict[str, Any]:
     """The arrays of a [`Candidate`] by name."""
     # Composites with attributes of other images come after those with other backgrounds.
     right = replace(logits, mixed=logits.mixed[:, :VALIDATION_COMPOSITES]).right()
-    probability = logits.probabilities(temperature_of(logits.among_classes()))
+    temperature = temperature_of(logits.among_classes())
+    probability = logits.probabilities(temperature)
+    if logits.covered is not None:
+        # If masks contain background, a model can learn to recognise the class by this background. What it recognises without the object does
+        # not count.
+        covered = replace(logits, mixed=logits.covered)
+        right["mixed_rand"] -= np.nan_to_num(covered.right()["mixed_rand"])
+        probability["mixed_rand"] -= np.nan_to_num(covered.probabilities(temperature)["mixed_rand"])
     return {
         "usual": right["original"],
         "other": right["mixed_rand"],

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from ..evaluation.measurement import NonFiniteLogits
-from ..evaluation.other_backgrounds import Outputs
+from ..evaluation.other_backgrounds import COVERED, MOVED, Outputs
 from ..evaluation.session import Side
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.loading import load_model
@@ -72,7 +72,7 @@ class Finetuning:
 
     def candidates(self, notes: list[str]) -> list[Candidate]:
         """The model at each interpolation weight; none, and a note in `notes`, if the training diverges."""
-        stage = Stage(self.folder, {"training": str(self)})
+        stage = Stage(self.folder, {"training": str(self), "composites": [MOVED, COVERED]})
         outcomes = stage.result()
         if outcomes is None:
             stage.begin()

@@ -274,7 +274,7 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
     def left(passes: int, *place: str) -> int:
         return passes if Stage.of(Path(options.output_dir, *place)).result() is None else 0
 
-    composed, of_train = (1 + VALIDATION_COMPOSITES) * validation, (1 + training_composites(train)) * train
+    composed, of_train = (2 + VALIDATION_COMPOSITES) * validation, (1 + training_composites(train)) * train
     passes = sum(left(15 * validation, PREDICTIONS_FOLDER, "validation", of) for of in ("before", "after"))
     passes += left(composed + of_train, CANDIDATES_FOLDER, FEATURES_FOLDER, "validation")
     # A step takes passes of the original and of the model, and a backward pass.

@@ -11,9 +11,10 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from robust_vit_hf import improve, make_image_processor
-from robust_vit_hf.data.background_edits import draw_donors, edited
+from robust_vit_hf.data.background_edits import background, draw_donors, edited, moved
 from robust_vit_hf.data.transforms import eval_transform, pixel_levels
-from robust_vit_hf.evaluation.other_backgrounds import composite_outputs
+from robust_vit_hf.evaluation import other_backgrounds
+from robust_vit_hf.evaluation.other_backgrounds import MOVED, composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.improve import _attributes
 from robust_vit_hf.models.last_layer import LastLayer
@@ -70,7 +71,7 @@ def test_the_background_is_in_all_composites(monkeypatch):
     assert _attributes(None, None, notes) == ["border"] and notes == ["On the validation images: Decides by both."]
 
 
-def test_features_are_those_of_the_edited_images(tmp_path: Path):
+def test_features_are_those_of_the_edited_images(monkeypatch, tmp_path: Path):
     rows, model = masked_dataset(8), tiny_vit()
     session = session_of({"before": model}, {"noise": EvaluationSet.of(rows)})
     side = session.sides["before"]
@@ -81,6 +82,10 @@ def test_features_are_those_of_the_edited_images(tmp_path: Path):
     batch = rows.with_transform(eval_transform(side.processor))[:]
     images, masks = (torch.stack(batch[name]) for name in ("pixel_values", "mask"))
     donors = torch.from_numpy(draw_donors(rows["label"], 1)[1])
+    own = []
+    monkeypatch.setattr(other_backgrounds, "moved", lambda image, *rest: own.append(image) or moved(image, *rest))
+    assert composite_outputs(side, session, 1, edit=MOVED).covered.shape == (8, 1, 4)
+    torch.testing.assert_close(own, [images, background(images, masks)])  # the second has no object
     images = edited("place", (images, masks), (images[donors], masks[donors]), pixel_levels(side.processor))
     with torch.no_grad():
         assert np.allclose(found.mixed[:, 5], model(images).logits.numpy(), atol=1e-4)

@@ -174,6 +174,15 @@ def test_composites_with_an_attribute_choose_and_are_no_other_backgrounds():
     assert found["other"].tolist() == [1, 1] and (found["other_probability"] < 0.6).all()
 
 
+def test_what_a_model_recognises_without_the_object_is_no_gain():
+    """Of the first image, also the composite whose object is covered is right; the second has none."""
+    mixed = np.tile(np.array([[0, 4]], np.float32), (2, 4, 1))
+    covered = np.array([[[0, 4]], [[np.nan] * 2]], np.float32)
+    found = candidates.measured_outcomes(Outputs(mixed[:, 0], mixed, np.array([1, 1]), covered=covered))
+    assert found["other"].tolist() == [0, 1]
+    assert found["other_probability"][0] == pytest.approx(0) and found["other_probability"][1] > 0.9
+
+
 def test_the_temperature_is_that_of_the_least_cross_entropy():
     """Of logits that are sure four times as much as they are right, it is about four; composites count by their share."""
     rng = np.random.default_rng(5)
