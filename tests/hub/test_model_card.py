@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
-from robust_vit_hf import RobustViTTrainer, make_image_processor
+from robust_vit_hf import RobustViTTrainer, __version__, make_image_processor
 from robust_vit_hf.data.transforms import input_size
 from robust_vit_hf.hub.model_card import describe_model, make_card, public_results, write_card
 from robust_vit_hf.models.loading import weights_digest
@@ -293,10 +293,11 @@ def test_signature(tmp_path):
 
 @pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.name)
 def test_released_cards(released, tmp_path):
-    """The cards in `model_cards/` are what the generator makes of the files beside them, which agree to the digit."""
+    """The cards in `model_cards/` are what the generator makes of the files beside them, which agree to the digit and are of this version."""
     results, evaluation, run = (
         json.loads((released / f"{name}.json").read_text()) for name in ("results", "evaluation", "run")
     )
+    assert run["versions"]["robust-vit-hf"] == __version__
     # `evaluate` has no control.
     rows = [{key: None if key.endswith("_control") else row[key] for key in row} for row in results["rows"]]
     assert rows == evaluation["protocols"]["paper"]["rows"]
