@@ -30,14 +30,15 @@ class Candidate:
     """The original model, or an interpolation between it and a changed model.
 
     Args:
-        usual, other: `(N,)` whether each validation image is right, and the share of its composites with other backgrounds that are, minus
-            that of composites whose object is covered; NaN without any.
+        usual, other: `(N,)` whether each validation image is right, and the share of its composites with other backgrounds that are; NaN
+            without any.
         usual_probability, other_probability: `(N,)` probability of the right class, at the candidate's own temperature, for the image, and
-            the mean for its composites, minus that of composites whose object is covered.
+            the mean for its composites.
         name: how the changed model was made.
         weight: interpolation weight, from 0 to 1.
         outputs: computes its logits on the validation images.
         build: makes the model, and the contents of the files that are saved with it.
+        covered, covered_probability: `(N,)` like `other`, of the composite whose object is covered; 0 without.
     """
 
     usual: np.ndarray
@@ -48,10 +49,19 @@ class Candidate:
     weight: float = 0.0
     outputs: Callable[[], Outputs] | None = None
     build: Callable[[], tuple[PreTrainedModel, dict[str, dict]]] | None = None
+    covered: np.ndarray | float = 0.0
+    covered_probability: np.ndarray | float = 0.0
 
     @classmethod
     def of(cls, logits: Outputs, **fields) -> Self:
         return cls(**measured_outcomes(logits), **fields)
+
+    def beside(self, before: "Candidate") -> "Candidate":
+        """Without the part of the gain on other backgrounds that it has without the object too. If masks contain background, a model can learn
+        to recognise the class by it."""
+        other = self.other - (self.covered - before.covered)
+        probability = self.other_probability - (self.covered_probability - before.covered_probability)
+        return replace(self, other=other, other_probability=probability)
 
     @property
     def top1(self) -> tuple[float, float]:
@@ -67,14 +77,12 @@ def measured_outcomes(logits: Outputs) -> dict[str, Any]:
     # Composites with attributes of other images come after those with other backgrounds.
     right = replace(logits, mixed=logits.mixed[:, :VALIDATION_COMPOSITES]).right()
     temperature = temperature_of(logits.among_classes())
-    probability = logits.probabilities(temperature)
+    probability, outcomes = logits.probabilities(temperature), {}
     if logits.covered is not None:
-        # If masks contain background, a model can learn to recognise the class by this background. What it recognises without the object does
-        # not count.
         covered = replace(logits, mixed=logits.covered)
-        right["mixed_rand"] -= np.nan_to_num(covered.right()["mixed_rand"])
-        probability["mixed_rand"] -= np.nan_to_num(covered.probabilities(temperature)["mixed_rand"])
-    return {
+        outcomes["covered"] = np.nan_to_num(covered.right()["mixed_rand"])
+        outcomes["covered_probability"] = np.nan_to_num(covered.probabilities(temperature)["mixed_rand"])
+    return outcomes | {
         "usual": right["original"],
         "other": right["mixed_rand"],
         "usual_probability": probability["original"],

@@ -254,7 +254,7 @@ def _candidates(
         finetuning = Finetuning(folder / FINETUNED_FOLDER, side, rows, outputs_of, options, facts)
         tqdm.write(f"  {finetuning}", file=sys.stderr)
         candidates += finetuning.candidates(notes)
-    return candidates
+    return [candidate.beside(candidates[0]) for candidate in candidates]
 
 
 def _say(number: int, text: str) -> None:

@@ -178,9 +178,11 @@ def test_what_a_model_recognises_without_the_object_is_no_gain():
     """Of the first image, also the composite whose object is covered is right; the second has none."""
     mixed = np.tile(np.array([[0, 4]], np.float32), (2, 4, 1))
     covered = np.array([[[0, 4]], [[np.nan] * 2]], np.float32)
-    found = candidates.measured_outcomes(Outputs(mixed[:, 0], mixed, np.array([1, 1]), covered=covered))
-    assert found["other"].tolist() == [0, 1]
-    assert found["other_probability"][0] == pytest.approx(0) and found["other_probability"][1] > 0.9
+    after = candidates.Candidate.of(Outputs(mixed[:, 0], mixed, np.array([1, 1]), covered=covered))
+    before = candidates.Candidate.of(Outputs(-mixed[:, 0], -mixed, np.array([1, 1]), covered=-covered))
+    assert before.beside(before).other.tolist() == [0, 0] and after.beside(after).other.tolist() == [1, 1]
+    assert after.beside(before).other.tolist() == [0, 1]
+    assert after.beside(before).other_probability[0] < 0.1 and after.beside(before).other_probability[1] > 0.9
 
 
 def test_the_temperature_is_that_of_the_least_cross_entropy():
