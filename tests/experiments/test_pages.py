@@ -13,7 +13,7 @@ from PIL import Image
 from experiments.pages import experiment
 from experiments.pages import experiment_results as of_experiment
 from experiments.pages.experiment_results import HOME, LABELS, PAPER_WEIGHTS, RANDOM, SHIFTED, SWAP, runs_of, tested
-from experiments.pages.gains import gain_at
+from experiments.pages.gains import EFFORTS, gain_at
 from experiments.pages.photographs import difference, over_both
 from experiments.pages.text_blocks import BENCHMARKS, BLOCK, RESULTS, benchmark, commits_of, texts
 from experiments.pages.write_pages import BLOCKS, PICTURE, points_of
@@ -121,9 +121,9 @@ def test_words_about_differences_are_those_of_the_intervals():
 
 
 def test_results_are_of_one_commit():
-    """All files are of the same code, without edits."""
+    """All files are of the same code, without edits; of the frozen run of `improve`, both efforts are."""
     commits = {run.commit for path in of_experiment.FILES for run in of_experiment.read(path).runs}
-    frozen = {run["commit"] for runs in benchmark("improve")["sets"].values() for run in runs.values()}
+    frozen = {runs[effort]["commit"] for runs in benchmark("improve")["sets"].values() for effort in EFFORTS}
     assert len(commits) == len(frozen) == 1 and all(
         re.fullmatch("[0-9a-f]{40}", commit) for commit in commits | frozen
     )
