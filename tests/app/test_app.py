@@ -97,17 +97,17 @@ def test_repeated_names_of_classes_are_told_apart():
     assert Handlers.class_names.func(of_page) == ["crane (0)", "owl", "crane (2)"]
 
 
-def test_the_difference_is_red_where_relevance_grew_and_blue_where_it_fell(models):
+def test_the_difference_is_green_where_relevance_grew_and_pink_where_it_fell(models):
     image, mask = masked_rows(1, size=(512, 512))[0]["image"], masked_rows(1, size=(512, 512))[0]["mask"]
     explained, difference = compare_maps(open_pair(*models, "paper"), image, 0, "gae", mask)
     assert all(0 < side.agreement[name] < 1 for name in ("mean_iou", "energy") for side in explained.values())
     assert not compare_maps(open_pair(models[0], None, "paper"), image, 0, "gae")[0]["before"].agreement
     # The grey image below the colours is the same in both maps, and in all channels of the difference.
     before, after = (np.asarray(explained[side].picture, int).sum(axis=2) for side in ("before", "after"))
-    red, _, blue = np.moveaxis(np.asarray(difference, int), 2, 0)
+    red, green, _ = np.moveaxis(np.asarray(difference, int), 2, 0)
     grew, fell = after - before > 100, after - before < -100
     assert grew.mean() > 0.1 and fell.mean() > 0.1
-    assert (red > blue)[grew].all() and (red < blue)[fell].all()
+    assert (green > red)[grew].all() and (green < red)[fell].all()
 
 
 def test_wrong_input_is_a_message_and_the_page_lives_on(client, picture, tmp_path):
