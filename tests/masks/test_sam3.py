@@ -11,7 +11,7 @@ from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processo
 from robust_vit_hf.masks.by_names import ConceptSegmentation, concepts
 from robust_vit_hf.masks.options import Sam3Options
 
-from ..helpers.commands import succeed
+from ..helpers.commands import call, succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit, word_tokenizer
 from .test_grounded import images
 
@@ -111,7 +111,7 @@ def test_nothing_is_found_for_the_first_concepts(sam3):
 
 
 @pytest.mark.slow
-def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
+def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch, caplog):
     """SAM 3 where its model is there, and what was taken is said and recorded; else DINOv2-S, since nothing else can be loaded here."""
     data = masked_dataset(8).remove_columns("mask")
     data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
@@ -129,4 +129,6 @@ def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
         patched.setattr(Sam3Model, "from_pretrained", lambda name: loaded.append(name) or load(name))
         assert masks_of("first") == "made by sam3" and loaded == [sam3]
         assert masks_of("first") == "made by sam3"  # those that are there
-    assert masks_of("second") == "made by dinov2"
+    # All of these masks are rejected, since the images are noise.
+    assert call("diagnose", *options, "--output_dir", tmp_path / "second").status == 1
+    assert "Masks are made by `dinov2`" in caplog.text
