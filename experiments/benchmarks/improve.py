@@ -74,9 +74,7 @@ n04346328 n04366367 n04417672 n04443257 n04486054 n04523525 n04532670 n04604644 
 n09421951 n09428293 n09468604 n09472597""".split()
 EMOJI_PLACES = {"home": "val", "random": "background_random", "vendor": "vendor"}  # and `scenes` and `both`
 METHODS = {"swap": "swap", "relevance": "robustvit"}  # arms that are one training
-MEASURES = {name: name for name in ("original", "mixed_same", "mixed_rand")} | {
-    "estimate": "foretold"
-}  # and in the file
+MEASURES = ("original", "mixed_same", "mixed_rand", "estimate")
 ARMS = ("quick", "full", "labels", *METHODS)
 
 
@@ -188,9 +186,7 @@ def run_effort(effort: str, model: Path, photographs: Path, folder: Path) -> dic
     record["chosen"] = next(", ".join(row[:2]) for row in report.candidates.rows if row[-1] == "chosen")
     record["validation"] = len(report.diagnosis.diagnoses["before"].columns["label"])
     for side, diagnosis in report.diagnosis.diagnoses.items():
-        record[f"measures_{side}"] = {
-            MEASURES[name]: asdict(of) for name, of in diagnosis.measures.items() if name in MEASURES
-        }
+        record[f"measures_{side}"] = {name: asdict(of) for name, of in diagnosis.measures.items() if name in MEASURES}
     return record
 
 

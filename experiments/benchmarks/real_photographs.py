@@ -53,8 +53,7 @@ SPLITS = {"train": "train", "validation": "validation"}  # of a folder, and thei
 IMPROVED = {"train": "train", "validation": "choosing", "test": "test"}
 EFFORTS = ("quick", "full")
 WITHIN = {"test photographs": False, "among these classes": True}
-MEASURES = {name: name for name in ("original", "mixed_same", "mixed_rand", "bg_gap", "composing", "donor_rate")}
-MEASURES["estimate"] = "foretold"  # in the file
+MEASURES = ("original", "mixed_same", "mixed_rand", "bg_gap", "composing", "estimate", "donor_rate")
 
 
 class Photographs:
@@ -176,7 +175,7 @@ def own_model(root: Path) -> Path:
 
 
 def figures(diagnosis: Diagnosis) -> dict:
-    shown = {MEASURES[name]: vars(of) for name, of in diagnosis.measures.items() if name in MEASURES}
+    shown = {name: vars(of) for name, of in diagnosis.measures.items() if name in MEASURES}
     return {"composed": diagnosis.num_mixed, "sentence": diagnosis.sentence} | shown
 
 
@@ -243,7 +242,7 @@ def improved(
             record[side] = {place: measure(name) for place, measure in places.items()}
             diagnosis = outcome.diagnosis.diagnoses.get(side, outcome.diagnosis.diagnoses["before"])
             if "estimate" in diagnosis.measures:  # not with one photograph of each class
-                record[side]["foretold"] = vars(diagnosis.measures["estimate"])
+                record[side]["estimate"] = vars(diagnosis.measures["estimate"])
         records[effort] = record
     return records
 

@@ -184,7 +184,7 @@ def estimates() -> str:
             run = of_set.get(arm, {})
             if f"measures_{side}" not in run:
                 continue
-            expected = Interval(**run[f"measures_{side}"]["foretold"])
+            expected = Interval(**run[f"measures_{side}"]["estimate"])
             place = run["places"]["random"]
             top1 = sum(place[side]) / sum(place["images"])
             differences.append(expected.mean - top1)

@@ -16,7 +16,7 @@ MEASURES = {
     "bg_gap": "BG-Gap",
     "composing": "loss from composing",
     "donor_rate": "predicted as the class of the background",
-    "foretold": "estimate on random backgrounds",
+    "estimate": "estimate on random backgrounds",
 }
 DIFFERENCES = ("bg_gap", "composing")
 # By kind of test photographs: the accuracy for whose change the verdict of `improve` gives an interval.
@@ -56,7 +56,7 @@ def improved() -> str:
     rows, held = [], []
     runs = {f"planted background, {name}": run for name, run in part("planted").items()}
     for title, run in (part("classes") | part("classes, trained") | runs).items():
-        places = [place for place in run.get("before", ()) if place != "foretold"]
+        places = [place for place in run.get("before", ()) if place != "estimate"]
         for place in places:
             before, after = (100 * run[side][place] for side in ("before", "after"))
             shown = place.replace("photographs as they are", "original photographs")
