@@ -79,9 +79,10 @@ def measured_outcomes(logits: Outputs) -> dict[str, Any]:
     temperature = temperature_of(logits.among_classes())
     probability, outcomes = logits.probabilities(temperature), {}
     if logits.covered is not None:
-        covered = replace(logits, mixed=logits.covered)
+        covered, share = replace(logits, mixed=logits.covered), VALIDATION_COMPOSITES / logits.mixed.shape[1]
         outcomes["covered"] = np.nan_to_num(covered.right()["mixed_rand"])
-        outcomes["covered_probability"] = np.nan_to_num(covered.probabilities(temperature)["mixed_rand"])
+        # Of the composites, this share has another background; the others keep their own.
+        outcomes["covered_probability"] = share * np.nan_to_num(covered.probabilities(temperature)["mixed_rand"])
     return outcomes | {
         "usual": right["original"],
         "other": right["mixed_rand"],
