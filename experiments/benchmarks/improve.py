@@ -207,6 +207,7 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         rows, method = images["train"].rows, METHODS.get(arm, "finetune")
         training = Finetuning(folder / "training", side, rows, outputs_of, options, facts, method)
         candidates = (layers if arm == "labels" else layers[:1]) + training.candidates(notes)
+        candidates = [candidate.beside(candidates[0]) for candidate in candidates]
         chosen = choose(candidates, options.other_backgrounds)
         write_candidate(chosen, candidates[0], validation, chosen is candidates[0])
     return {"seconds": round(time.time() - started), "chosen": str(chosen)}
