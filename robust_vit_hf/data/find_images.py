@@ -77,10 +77,12 @@ class Images:
     def labelled(self) -> "Images":
         labels = self.rows.with_format(None)["label"][:]
         chosen = [index for index, label in enumerate(labels) if label is not None and label >= 0]
-        left = [name for name, label in zip(image_names(self.rows), labels, strict=True) if label is None or label < 0]
+        if len(chosen) == len(labels):
+            return self
+        names, left = image_names(self.rows), sorted({*range(len(labels))} - {*chosen})
         told = f"Left out without a label: {len(left)} of {len(labels)} images of `{self.split}`."
-        note = LeftOut(told, [(self.split, name, "without a label") for name in left])
-        return replace(self.select(chosen), notes=(*self.notes, note)) if left else self
+        note = LeftOut(told, [(self.split, names[index], "without a label") for index in left])
+        return replace(self.select(chosen), notes=(*self.notes, note))
 
 
 def write_left_out(images: Sequence[Images], folder: Path) -> list[Images]:

@@ -169,7 +169,7 @@ def check_rows(
 ) -> tuple[datasets.Dataset, list[tuple[str, str]]]:
     """Decode and check every row once, so that training does not fail on it hours later. Rows have `image`, `mask` and optionally
     `label`, which must be below `num_labels`. Those whose mask is empty or full raise an error (`refuse`), or are returned by name and reason."""
-    kept, problems, uninformative, left_out, names = [], [], [], [], image_names(dataset)
+    kept, problems, uninformative, extents = [], [], [], {}
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
     for index, row in enumerate(rows):
         pictures, problem = decode_pictures(row, dataset.features)
@@ -177,8 +177,8 @@ def check_rows(
         if problem is not None:
             problems.append(f"{name_of(row, index)}: {problem}")
         elif extent := extent_without_edges(pictures["mask"]):
-            left_out.append((names[index], f"mask is {extent}"))
-            uninformative.append(f"{name_of(row, index)}: mask is {extent}")
+            extents[index] = f"mask is {extent}"
+            uninformative.append(f"{name_of(row, index)}: {extents[index]}")
         else:
             kept.append(index)
     count = len(dataset)
@@ -191,7 +191,8 @@ def check_rows(
         return dataset, []
     told = f"Left out with an empty or full mask: {len(uninformative)} of {count} rows of the {name} dataset"
     logger.warning(f"{told}:\n{_head(uninformative)}")
-    return dataset.select(kept), left_out
+    names = image_names(dataset)
+    return dataset.select(kept), [(names[index], extent) for index, extent in extents.items()]
 
 
 def image_names(rows: datasets.Dataset) -> list[str]:
