@@ -176,7 +176,7 @@ def fitted(start: Layer, features: np.ndarray, labels: np.ndarray, objective: Ob
 
 
 def chosen_layers(found: Features) -> dict[str, Chosen]:
-    """What the criterion chooses for each method, on validation images."""
+    """The layer of each method that the criterion chooses on validation images."""
     before, candidates = Chosen.of_layer(found.selection, found.own), {}
     for method, settings, layer in layers(found):
         for weight in INTERPOLATION_WEIGHTS:

@@ -117,15 +117,9 @@ def test_random_features(num_channels):
     assert_is_the_cut(keys, (12, 15))
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        (1, 195),
-        (*[1] * 30, 166),  # 30 eigenvalues within 1e-5
-        (1, 2),  # the smallest graph
-    ],
-)
+@pytest.mark.parametrize("sizes", [(1, 195), (*[1] * 30, 166), (1, 2)])
 def test_groups_that_are_joined_by_weak_links_alone(sizes):
+    """Among them 30 eigenvalues within 1e-5, and the smallest graph."""
     assert_is_the_cut(keys_of_graph(cliques(*sizes)).unsqueeze(0), (1, sum(sizes)))
 
 
