@@ -58,9 +58,10 @@ class Candidate:
 
     def beside(self, before: "Candidate") -> "Candidate":
         """Without the part of the gain on other backgrounds that it has without the object too. If masks contain background, a model can learn
-        to recognise the class by it."""
-        other = self.other - (self.covered - before.covered)
-        probability = self.other_probability - (self.covered_probability - before.covered_probability)
+        to recognise the class by it. A model that recognises less than before without the object gains nothing by that."""
+        values = (self.other, self.other_probability)
+        more = (self.covered - before.covered, self.covered_probability - before.covered_probability)
+        other, probability = (of - part * (np.mean(part) > 0) for of, part in zip(values, more, strict=True))
         return replace(self, other=other, other_probability=probability)
 
     @property

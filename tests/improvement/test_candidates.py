@@ -184,6 +184,7 @@ def test_what_a_model_recognises_without_the_object_is_no_gain():
     assert after.beside(before).other.tolist() == [0, 1]
     first, second = after.beside(before).other_probability
     assert first == pytest.approx(before.other_probability[0]) and second > 0.9
+    assert before.beside(after).other.tolist() == [0, 0]  # what it recognises less is no gain either
     # Attributes have half of these composites.
     half = candidates.Candidate.of(Outputs(mixed[:, 0], np.tile(mixed, (1, 2, 1)), np.array([1, 1]), covered=covered))
     assert half.covered_probability[0] == pytest.approx(after.covered_probability[0] / 2)
