@@ -146,9 +146,9 @@ class Session:
     def with_images(
         self, images: Images, source: str | None = None, class_subset: tuple[int, ...] | None = None
     ) -> "Session":
-        facts: dict[str, Any] = {"source": source, "group_weights": images.group_weights, "class_subset": class_subset}
-        rows = EvaluationSet.of(images.rows, **facts)
-        return self.with_sets({images.name: rows})
+        rows = EvaluationSet.of(images.rows, source=source, group_weights=images.group_weights)
+        (rows,) = self.with_sets({images.name: rows}).sets.values()
+        return replace(self, sets={images.name: replace(rows, class_subset=class_subset)})
 
     def loader(self, images: Dataset) -> DataLoader:
         return DataLoader(images, self.passes[0], num_workers=self.passes[1], collate_fn=default_data_collator)

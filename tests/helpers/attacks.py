@@ -390,6 +390,7 @@ def _text_as_background(of: Inputs) -> Words:
 improved = partial(Attack, command="improve")
 IMPROVE = [
     improved("training images of one class", lambda of: of.remove(*"bcd", split="train")),
+    improved("classes in one split or in none", lambda of: (of.remove(*"cd"), of.remove("d", split="train"))),
     improved("validation images of one class", lambda of: of.remove(*"bcd"), "of one class"),
     improved("training images without masks", lambda of: shutil.rmtree(of.masks / "train"), "none of 8 images"),
     improved("a learning rate of NaN", _options("--learning_rate", "nan"), "learning_rate"),
