@@ -59,9 +59,9 @@ class Candidate:
     def beside(self, before: "Candidate") -> "Candidate":
         """Without the part of the gain on other backgrounds that it has without the object too. If masks contain background, a model can learn
         to recognise the class by it. A model that recognises less than before without the object gains nothing by that."""
-        values = (self.other, self.other_probability)
-        more = (self.covered - before.covered, self.covered_probability - before.covered_probability)
-        other, probability = (of - part * (np.mean(part) > 0) for of, part in zip(values, more, strict=True))
+        other = _without(self.other, before.other, self.covered - before.covered)
+        of_covered = self.covered_probability - before.covered_probability
+        probability = _without(self.other_probability, before.other_probability, of_covered)
         return replace(self, other=other, other_probability=probability)
 
     @property
@@ -71,6 +71,12 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"{self.name}, interpolation weight {self.weight:g}" if self.weight else self.name
+
+
+def _without(values: np.ndarray, before: np.ndarray, part: np.ndarray | float) -> np.ndarray:
+    """Values without a part, of which no more is subtracted than the values gained in the mean."""
+    gain, mean = np.nanmean(values - before), np.nanmean(part + 0 * values)
+    return values - part * np.clip(gain / mean, 0, 1) if mean > 0 else values
 
 
 def measured_outcomes(logits: Outputs) -> dict[str, Any]:
