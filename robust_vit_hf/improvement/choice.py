@@ -101,7 +101,7 @@ class Outcome:
         """The measured value ± 1.96 standard errors, at least ± 3 / N, since few images vary too little
         (https://doi.org/10.1001/jama.1983.03330370053031)."""
         margin = max(NORMAL * float(np.nanstd(draws[1:])), 3 / self.count)
-        return Difference(float(draws[0]), float(draws[0]) - margin, float(draws[0]) + margin)
+        return Difference(float(draws[0]), *np.clip([draws[0] - margin, draws[0] + margin], -1, 1).tolist())
 
     @cached_property
     def usual(self) -> Difference:

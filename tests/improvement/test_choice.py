@@ -128,6 +128,7 @@ def test_the_interval_contains_how_far_composites_are_from_photographs():
     assert spread == pytest.approx(1.96 * np.hypot(0.02, choice.COMPOSITES_ERROR), rel=0.1)
     assert outcome(0.0, 0.4, deviations=(0.02, 0.02)).usual.high == pytest.approx(1.96 * 0.02, rel=0.1)
     assert outcome(0.0, 0.4).usual.high == 3 / 200  # the least that 200 images can tell
+    assert replace(outcome(0.9, 0.4), count=4).usual.high == 1  # and no more than all images change
 
 
 def test_a_certain_loss_is_said_whatever_the_verdict():
