@@ -75,10 +75,13 @@ class Images:
         return replace(self, rows=self.rows.select(indices))
 
     def labelled(self) -> "Images":
+        check_columns(self.rows, self.split, ("label",))
         labels = self.rows.with_format(None)["label"][:]
         chosen = [index for index, label in enumerate(labels) if label is not None and label >= 0]
         if len(chosen) == len(labels):
             return self
+        if not chosen:
+            raise ValueError(f"None of the {len(labels)} images of `{self.split}` has a label.")
         names, left = image_names(self.rows), sorted({*range(len(labels))} - {*chosen})
         told = f"Left out without a label: {len(left)} of {len(labels)} images of `{self.split}`."
         note = LeftOut(told, [(self.split, names[index], "without a label") for index in left])

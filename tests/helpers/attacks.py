@@ -117,8 +117,8 @@ class Inputs:
             for path in sorted(folder.iterdir())[count:]:
                 path.unlink()
 
-    def metadata(self, text: str) -> None:
-        self.image("metadata.csv").write_text(text)
+    def metadata(self, text: str, split: str = "validation") -> None:
+        self.image("metadata.csv", split).write_text(text)
 
     def work_in_output(self) -> None:
         """Start a process that holds the lock of the output folder, until [`end`]."""
@@ -192,6 +192,7 @@ def noise(width: int = 40, height: int = 40, channels: int = 3) -> np.ndarray:
 
 PICTURE = Image.fromarray(noise())
 LINES = "".join(f"{CLASSES[number % 4]}/{number}.png,{CLASSES[number % 4]}\n" for number in range(NUM_IMAGES))
+UNLABELLED, FRACTIONS = (f"file_name,label\na/0.png,{label}\nb/1.png,{label}\n" for label in (-1, 0.5))
 
 
 def _cut(path: Path) -> None:
@@ -282,7 +283,8 @@ IMAGES = [
         images=4,
         told="listed again in the metadata",
     ),
-    Attack("the label 0.5", lambda of: of.metadata("file_name,label\na/0.png,0.5\nb/1.png,1.5\n"), "label"),
+    Attack("no labels", lambda of: of.metadata(UNLABELLED), "None of the 2 images of `validation` has a label"),
+    Attack("the label 0.5", lambda of: of.metadata(FRACTIONS), "label"),
 ]
 
 PIXELS = np.arange(1600).reshape(40, 40)
@@ -390,6 +392,8 @@ def _text_as_background(of: Inputs) -> Words:
 improved = partial(Attack, command="improve")
 IMPROVE = [
     improved("training images of one class", lambda of: of.remove(*"bcd", split="train")),
+    improved("the label 0.5", lambda of: of.metadata(FRACTIONS), "cast it to integers"),
+    improved("no training labels", lambda of: of.metadata(UNLABELLED, "train"), "None of the 2 images of `train`"),
     improved("classes in one split or in none", lambda of: (of.remove(*"cd"), of.remove("d", split="train"))),
     improved("validation images of one class", lambda of: of.remove(*"bcd"), "of one class"),
     improved("training images without masks", lambda of: shutil.rmtree(of.masks / "train"), "none of 8 images"),
