@@ -97,7 +97,7 @@ class OutOfFold(Measurement):
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
         labels, parts = rows.labels, []
         counts = np.sort(np.unique(labels, return_counts=True)[1])
-        if counts[-2] < 2:
+        if (counts > 1).sum() < 2:
             raise ValueError("Fewer than two classes have two images: give two of each class, or name a --model.")
         layer = LastLayer(side.model, input_size(side.processor))
         composites = condition_composites(["original", "only_bg"])
