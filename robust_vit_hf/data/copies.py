@@ -39,7 +39,7 @@ def without_copies(images: Mapping[str, Images], folder: Path | None) -> dict[st
     """Return images by role in which each photograph occurs once. Of copies, the first in the order of the roles is kept, or none if
     their classes differ. Warnings name the images that are left out. Thumbnails are kept in the folder for the next start. If more than
     half of the images of a role are in an earlier role too, a `ValueError` is raised."""
-    found = pd.concat([_described(role, of_role.rows) for role, of_role in images.items()], ignore_index=True)
+    found = pd.concat([_described(role, of_role) for role, of_role in images.items()], ignore_index=True)
     thumbs = np.concatenate([thumbnails(of_role.rows, folder) for of_role in images.values()])
     copies = found.groupby(clusters_of(thumbs))
     found["again"], found["differ"] = copies.cumcount() > 0, copies["class"].transform("nunique") > 1
@@ -113,8 +113,9 @@ def _thumbnail(image: dict) -> np.ndarray:
     return np.zeros(3 * SIDE**2, np.uint8)
 
 
-def _described(role: str, rows: datasets.Dataset) -> pd.DataFrame:
-    names = class_names_of(rows.features)
-    labels = rows.with_format(None)["label"][:] if "label" in rows.column_names else [None] * len(rows)
+def _described(role: str, images: Images) -> pd.DataFrame:
+    rows, names = images.rows, class_names_of(images.rows.features)
+    has_classes = "label" in rows.column_names and not images.predicted
+    labels = rows.with_format(None)["label"][:] if has_classes else [None] * len(rows)
     classes = [None if label in (None, -1) else names[label] if names else str(label) for label in labels]
     return pd.DataFrame({"role": role, "name": image_names(rows), "class": classes}, dtype=object)

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -63,6 +64,8 @@ def test_each_photograph_is_left_once(photos, tmp_path, caplog):
     assert f"{told}, {', '.join(names)}." in warned
     assert "Left out as copies with different classes: 2 of 14 images, `a/4.jpg` of `a`, `b/4.webp` of `b`." in warned
     assert warned[-1] == "Left out as copies, which count once: 1 of 3 images, `b/5.jpg` of `train: b/large.jpg`."
+    (note,) = without_copies({"train": replace(images["train"], predicted=True)}, None)["train"].notes
+    assert note == "Left out as copies, which count once: 4 of 14 images."  # whatever is predicted for them
     left = pickle.loads(pickle.dumps(left))  # as between processes
     for noted in write_left_out([*left.values()], tmp_path):
         assert [*noted.notes] == [f"{note} `left_out.csv` has names and reasons." for note in left[noted.name].notes]
