@@ -69,7 +69,8 @@ def classes_with_images(
     known = set.union(*present.values())
     for role, labels in present.items():
         if lacking := sorted(known - labels):
-            notes.append(f"No image of `{role}`: {_listed([classes[label] for label in lacking])}.")
+            listed = _listed([classes[label] for label in lacking])
+            notes.append(f"Of the {len(images[role].rows)} images of `{role}` that are used, none is of: {listed}.")
     if len(known) == len(classes):
         return None
     notes.append(

@@ -150,7 +150,8 @@ def test_a_thousand_classes_of_two(tmp_path):
     same, other = draw_donors(labels.tolist())
     assert (labels[same] == labels).all() and (same != np.arange(500)).all() and (labels[other] != labels).all()
     assert classes_with_images(images, session.classes, notes) is None
-    assert notes[0].startswith("No image of `validation`: class ") and notes[0].endswith(", and 742 more.")
+    assert notes[0].startswith("Of the 500 images of `validation` that are used, none is of: class ")
+    assert notes[0].endswith(", and 742 more.")
 
 
 @pytest.mark.parametrize("split, count", [("photos", 2), ("photos/train", 500)], ids=["some", "held out"])
