@@ -110,6 +110,8 @@ def test_what_another_attribute_explains_is_not_named(gaps, named):
 
 def test_without_an_effect():
     assert diagnosis(400).sentence.startswith("No sign in these images")
+    wrong = diagnosis(400).columns | {"original": np.full(400, 9)}
+    assert AttributeDiagnosis(wrong, ("border",)).sentence.startswith("It recognises too little to tell whether it")
     few = diagnosis(20, border=0.1)
     assert few.sentence.startswith("Too few images to tell") and "the border or frame" in few.sentence
     # As wide as is inconclusive: twice as narrow needs four times the images. Of a gap below 5 points, one of 5 counts.
