@@ -44,7 +44,7 @@ OF_FEATURES = {"dinov2": Dinov2Options, "tokencut": TokenCutOptions}
 # Names and descriptions of DINOv2-S, in the order in which they are tried: first the one that needs no network.
 DINOV2_SMALL = {
     BUNDLED_MODEL: "DINOv2-S, the bundled backbone",
-    MODELS[BUNDLED_MODEL].base_model: f"`{MODELS[BUNDLED_MODEL].base_model}`",
+    MODELS[BUNDLED_MODEL].base_model: "DINOv2-S of the Hub",
 }
 OF_THE_CLASSIFIER = "the classifier"  # recorded in place of a name
 

