@@ -140,8 +140,9 @@ class PhotographsDiagnosis(Diagnosis):
         if not self.num_mixed:
             return super().sentence
         told, chance = self.measures["background"], self.measures["background_chance"]
+        count = int((~np.isnan(self.values["background"])).sum())
         return (
-            f"The background alone tells the class for {percent(told)} of {self.num_mixed} photographs (chance {100 * chance.mean:.0f} %): "
+            f"The background alone tells the class for {percent(told)} of {count} photographs (chance {100 * chance.mean:.0f} %): "
             f"{LIKELY[self.likely]}. A linear classifier fitted to them: {super().sentence}"
         )
 
