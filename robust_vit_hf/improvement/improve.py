@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
@@ -91,6 +92,7 @@ def improve(
     """
     if not isinstance(model, str | Path):
         _check_can_be_trained(model)
+        model = deepcopy(model).float().requires_grad_()  # as from a folder
     options["output_dir"] = output_dir  # which the options turn into a path
     with given_model(model, processor=processor) as (name, given):
         return run_improvement(ImproveOptions(model=name, dataset=dataset, **options), given)

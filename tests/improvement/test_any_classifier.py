@@ -44,12 +44,12 @@ def inputs(tmp_path_factory):
 
 
 def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypatch):
-    """By swap alone, whose candidates keep the statistics of the batch norms. The object stays as it is."""
+    """By swap alone, whose candidates keep the statistics of the batch norms. The object, which is frozen and in fp64, stays as it is."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--learning_rate", 3e-4]
     masks, folders = tmp_path / "masks", [tmp_path / name for name in ("out", "object")]
     succeed("improve", *options)
-    model = AutoModelForImageClassification.from_pretrained(inputs / "model")
+    model = AutoModelForImageClassification.from_pretrained(inputs / "model").double().requires_grad_(False)
     before = weights_digest(model)
     settings = {"max_steps": 30, "learning_rate": 3e-4, "train_batch_size": 4, "seed": 3, "effort": "full"}
     processor = AutoImageProcessor.from_pretrained(inputs / "model")
@@ -66,7 +66,7 @@ def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypa
     models = [load_model(str(folder)) for folder in folders]
     assert weights_digest(models[0]) == weights_digest(models[1]) != before
     kept = dict(model.named_buffers())
-    assert all(torch.equal(value, kept[name]) for name, value in models[0].named_buffers())
+    assert all(torch.equal(value, kept[name].to(value.dtype)) for name, value in models[0].named_buffers())
     card = (folders[1] / "README.md").read_text()
     assert "finetuned on images with swapped backgrounds" in card and one["verdict"].partition(":")[0] in card
 
