@@ -344,7 +344,7 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
             worse = []
             for row in part["rows"]:
                 before, after = row[f"{score}_before"], row[f"{score}_after"]
-                if after is not None and (after < before if rises else after > before):
+                if None not in (before, after) and (after < before if rises else after > before):
                     interval = f" ({change_with_interval(row)})" if score == "top1" else ""
                     worse.append(f"`{row['set']}` {show(before)} → {show(after)}{interval}")
             if worse:
