@@ -159,7 +159,9 @@ class Outcome:
             gain, spread = self.change.mean, NORMAL * float(np.nanstd(worth(*self._draws, self.share)[1:]))
             error = NORMAL * self.share * COMPOSITES_ERROR  # more images do not reduce it
             if gain > error:
-                needed = _rounded_up(max(self.count * (spread**2 - error**2) / (gain**2 - error**2), 3 / gain))
+                needed = max(self.count * (spread**2 - error**2) / (gain**2 - error**2), 3 / gain, 1)
+                unit = 10 ** max(0, int(math.log10(needed)) - 1)
+                needed = unit * math.ceil(needed / unit)
                 sentences.append(f"About {needed:,} validation images instead of {self.count} would suffice to tell.")
             else:
                 sentences.append(
@@ -190,11 +192,6 @@ class Outcome:
             **{name: asdict(getattr(self, name)) for name in (*names, "change")},
             "break_even": dict(zip(("share", "at_most"), self.break_even, strict=True)),
         }
-
-
-def _rounded_up(count: float) -> int:
-    digits = 10 ** max(0, int(math.log10(max(count, 1))) - 1)
-    return math.ceil(count / digits) * digits
 
 
 def resolution(count: int, share: float) -> float:

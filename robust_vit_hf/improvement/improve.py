@@ -25,7 +25,6 @@ from ..data.find_images import Images, write_left_out
 from ..data.mask_checks import confirmed
 from ..data.transforms import input_size
 from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
-from ..diagnosis.verdict import Diagnosis
 from ..evaluation.other_backgrounds import MOVED, check_composed, composite_outputs
 from ..evaluation.session import Models, Session, Side, given_model, open_session
 from ..masks.choose_mask_maker import MaskSettings, makes_masks, masked_images
@@ -135,7 +134,10 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         train, validation = (session.with_images(of_role, options.dataset, classes) for of_role in images.values())
 
         _say(2, f"Candidates, measured on {len(images['validation'].rows)} validation images")
-        diagnosis = _check_validation_images(validation)
+        # Unsuitable images are rejected before anything is trained.
+        diagnosis = measure_backgrounds(validation, PREDICTIONS_FOLDER)["before"]
+        check_composed(diagnosis.num_mixed, len(diagnosis.columns["label"]), "validation")
+        tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
         stage.begin()
         attributes = _attributes(validation, options.attributes, notes)
         if keeps := not attributes and diagnosis.has_little_to_gain:
@@ -202,14 +204,6 @@ def with_masks(
     images = dict(zip(images, write_left_out(made, session.folder), strict=True))
     notes += [f"`train`: {note}" for note in images["train"].notes]
     return images
-
-
-def _check_validation_images(session: Session) -> Diagnosis:
-    """Measure the original model on the validation images, so that unsuitable images are rejected before anything is trained."""
-    diagnosis = measure_backgrounds(session, PREDICTIONS_FOLDER)["before"]
-    check_composed(diagnosis.num_mixed, len(diagnosis.columns["label"]), "validation")
-    tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
-    return diagnosis
 
 
 def _attributes(validation: Session, names: list[str], notes: list[str]) -> list[str]:

@@ -127,9 +127,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         self._has_map = why_no_map(model) is None
         self._keep_original(prepared)
         self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
-        self._add_callbacks(epoch)
-
-    def _add_callbacks(self, epoch: callbacks.SharedEpoch) -> None:
         self.time, self._interrupt = callbacks.TrainingTime(), callbacks.InterruptCallback()
         for callback in (self.time, self._interrupt, callbacks.MissedEvaluation(self), epoch):
             self.add_callback(callback)
@@ -266,7 +263,11 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             self.check_checkpoint(resume_from_checkpoint)
-        self._measure_original()
+        # Measure the model before the first step, also on resuming.
+        if self.args.save_strategy != SaveStrategy.NO:
+            self._inputs  # noqa: B018  a cached property: the digest of the model before it changes
+        if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
+            self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
         with ExitStack() as stack:
             if self.is_world_process_zero():
                 stack.enter_context(folder_lock(Path(self.args.output_dir), "train"))
@@ -283,13 +284,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
                     number, self.state.global_step, last_checkpoint(self.args.output_dir)
                 )
         return output
-
-    def _measure_original(self) -> None:
-        """Measure the model before the first step, also on resuming."""
-        if self.args.save_strategy != SaveStrategy.NO:
-            self._inputs  # noqa: B018  a cached property: the digest of the model before it changes
-        if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
-            self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, logits and labels of a batch. The Trainer's method needs labels, and gathers all outputs."""
