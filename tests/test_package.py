@@ -190,7 +190,6 @@ def test_each_extra_brings_what_it_is_for(extra, wheel, tmp_path):
     ],
 )
 def test_a_job_refuses_wrong_arguments(words, said, hub, capsys):
-    """Before it creates a repository."""
     with pytest.raises(SystemExit) as refused:
         script("improve_job").run(words)
     assert refused.value.code == 2 and said in capsys.readouterr().err and ("models", "user/better") not in hub.repos

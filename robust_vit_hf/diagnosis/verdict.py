@@ -313,8 +313,7 @@ class AttributeDiagnosis:
     def _unnamed(self) -> str:
         highest = max(of["gap"].high for of in self.measures.values())
         texts = ", ".join(ATTRIBUTES[name].text for name in self.measures)
-        right = Resamples.means({"original": outcomes(self.columns, "original")})["original"]
-        if right.interval().high < 0.5:
+        if Resamples.means({"original": outcomes(self.columns, "original")})["original"].interval().high < 0.5:
             return f"It recognises too little to tell whether it decides by any of: {texts}."
         if highest < SMALL:
             return f"No sign in these images that it decides by any of: {texts}."

@@ -161,8 +161,8 @@ class Outcome:
             if gain > error:
                 needed = max(self.count * (spread**2 - error**2) / (gain**2 - error**2), 3 / gain, 1)
                 unit = 10 ** max(0, int(math.log10(needed)) - 1)
-                needed = unit * math.ceil(needed / unit)
-                sentences.append(f"About {needed:,} validation images instead of {self.count} would suffice to tell.")
+                images = f"{unit * math.ceil(needed / unit):,} validation images instead of {self.count}"
+                sentences.append(f"About {images} would suffice to tell.")
             else:
                 sentences.append(
                     "More validation images would not tell, since composites are not photographs: measure both models on photographs with "

@@ -134,7 +134,6 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         train, validation = (session.with_images(of_role, options.dataset, classes) for of_role in images.values())
 
         _say(2, f"Candidates, measured on {len(images['validation'].rows)} validation images")
-        # Unsuitable images are rejected before anything is trained.
         diagnosis = measure_backgrounds(validation, PREDICTIONS_FOLDER)["before"]
         check_composed(diagnosis.num_mixed, len(diagnosis.columns["label"]), "validation")
         tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)

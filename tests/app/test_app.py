@@ -286,7 +286,6 @@ def test_the_newest_run_of_the_bundled_model(tmp_path):
 
 @pytest.mark.release
 def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch):
-    """Finetuned for one step."""
     monkeypatch.setattr("robust_vit_hf.app.gallery.IMAGES_PER_SET", 10)
 
     def interrupted(*arguments):

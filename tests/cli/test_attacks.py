@@ -106,7 +106,6 @@ def test_attack(attack: Attack, untouched, complete, request, tmp_path, datasets
     ],
 )
 def test_a_killed_command_does_the_rest(command, given, part, complete, datasets_cache):
-    """A kill after a part of the files."""
     folder = complete(command, *given)
     inputs = Inputs(folder / "r")  # the same files, since masks that are made belong to them
     shutil.rmtree(inputs.out)

@@ -115,7 +115,6 @@ def test_what_fsdp2_cannot_train_is_refused(tmp_path, settings, second_derivativ
 
 
 def test_fsdp_without_gpus_is_refused(tmp_path, monkeypatch):
-    """accelerate would take DDP in silence."""
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="accelerate shards only on several GPUs"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), tensor_rows(4))

@@ -115,7 +115,6 @@ def test_class_names_are_no_splits(tmp_path):
 
 
 def test_a_root_without_splits_is_train(tmp_path):
-    """Also if a class has the name of one."""
     root = layouts.class_folders(tmp_path / "set", {"bullet_train": 2, "test tube": 1, "train": 1})
     assert names_of_rows(both_ways(root)) == ["bullet_train", "bullet_train", "test tube", "train"]
     assert load_masked_dataset(str(root), "train", streaming=True).num_shards == 4  # which workers share

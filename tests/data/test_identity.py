@@ -70,7 +70,6 @@ def test_a_model_is_identified_by_its_settings_too(setting):
 
 
 def test_a_model_is_identified_by_each_tensor_of_its_state():
-    """Statistics of batch norms too."""
     config = ResNetConfig(num_channels=3, embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
     model = ResNetForImageClassification(config)
     known = [model_digest(model)]

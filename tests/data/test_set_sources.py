@@ -328,7 +328,6 @@ TARS = ["timm/imagenet-1k-wds", *(f"clip-benchmark/wds_imagenet{of}" for of in (
 
 @pytest.mark.parametrize("copy", TARS)
 def test_tars_of_the_hub(copy, hub, tmp_path):
-    """Those to evaluate on, and not to train on."""
     files = hub.repos.setdefault(("datasets", copy), {})
     for number, folder in enumerate(("train", "validation" if copy == TARS[0] else "test")):
         files[f"{folder}/0.tar"] = (wds(tmp_path / folder, [number]) / "0.tar").read_bytes()

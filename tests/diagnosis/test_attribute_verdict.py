@@ -58,7 +58,6 @@ def test_images_without_a_donor_or_with_a_mask_in_doubt_do_not_count():
 
 
 def test_no_image_with_a_donor_of_its_class():
-    """As where each class has one image."""
     columns = diagnosis().columns
     columns = columns | {f"{name}_same": np.full(200, -1) for name in ATTRIBUTES}
     found = AttributeDiagnosis(columns, tuple(ATTRIBUTES))

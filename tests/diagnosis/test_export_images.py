@@ -45,7 +45,6 @@ def exported(tmp_path_factory) -> Path:
 
 
 def test_csv_without_donors_maps_and_names():
-    """Cells are empty, and images are numbered."""
     missing = np.array([0, -1, -1])
     columns = dict.fromkeys(("donor_same", "donor_rand", "donor_class", "mixed_rand"), missing)
     columns = diagnosis(3).columns | columns | {"relevance_on_object": np.full(3, np.nan)}

@@ -108,7 +108,6 @@ def test_what_a_file_of_results_keeps_of_a_set(results, tmp_path):
 
 
 def test_later_sets_are_no_mean_without_a_shift(results):
-    """In some of them less is better."""
     run = results.runs[0]
     sets = run.sets | {"imagenet-9-only_bg_b": replace(run.sets["imagenet-1k"], name="imagenet-9-only_bg_b")}
     found = Results([replace(run, sets=sets)])

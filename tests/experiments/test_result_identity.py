@@ -95,7 +95,6 @@ def test_a_run_that_lost_predictions_is_not_complete(swept, tmp_path):
 
 
 def test_the_original_counts_once_for_each_seed(swept, tmp_path):
-    """Not once for each method and seed."""
     text = table(swept[1], tmp_path / "report")
     row = next(line for line in text.splitlines() if "| Original |" in line)
     runs = collect([swept[1]]).runs

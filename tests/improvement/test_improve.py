@@ -139,7 +139,6 @@ def test_more_effort_goes_on_in_the_same_folder(inputs, quick, tmp_path):
 
 
 def test_pictures_are_the_backgrounds_of_new_layers(inputs, quick, tmp_path):
-    """And not those of the images."""
     picture = save(Image.new("RGB", (40, 40), "green"), tmp_path / "pictures" / "meadow.png")
     succeed("improve", *options_of(inputs, tmp_path / "out")[:-1], "quick", "--backgrounds", picture.parent)
     own, given = (
@@ -345,7 +344,6 @@ def test_no_class_got_worse_by_chance():
 
 
 def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):
-    """With its name, size and time."""
     monkeypatch.setattr(RobustViTTrainer, "train", lambda trainer, **_: pytest.fail(trainer.args.backgrounds))
     picture = save(Image.new("RGB", (40, 40), "green"), tmp_path / "pictures" / "meadow.bmp")
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--backgrounds", picture.parent]

@@ -46,7 +46,6 @@ def test_masks_of_drawings_on_photographs():
 
 
 def test_a_mask_is_in_doubt_unless_the_cut_agrees(monkeypatch):
-    """From an IoU of one half on, of patches."""
     scores, cut = np.full((16, 16), -1.0, np.float32), np.zeros((16, 16), dtype=bool)
     scores[4:12, 4:8], cut[4:12, 4:8] = 1, True
     make = ConfirmedMasks(load_backbone().eval(), refine=False)

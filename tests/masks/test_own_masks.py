@@ -74,7 +74,6 @@ def put_on_the_hub(hub, folder: Path) -> str:
 
 
 def test_the_bundled_backbone_is_the_default(caplog, hub, tmp_path):
-    """Though the Hub has another."""
     put_on_the_hub(hub, tmp_path / "dinov2")
     method, name, cut = MaskSettings(None, None, *classifier()).of_features()
     assert (method, name) == ("dinov2", "emoji-shift") and digest_of(cut) == model_digest(

@@ -364,7 +364,6 @@ def test_nothing_to_cut():
 
 
 def test_an_arbitrary_cut_is_rejected_and_kept(monkeypatch):
-    """Four quarters, each like nothing else."""
     group = np.kron([[0, 1], [2, 3]], np.ones((2, 2), dtype=int)).ravel()
     keys = keys_of_graph(group[:, None] == group).unsqueeze(0)  # of 4×4 patches
     features = tokencut.PatchFeatures(keys, keys)
@@ -389,7 +388,6 @@ def test_large_images_are_shrunk(photographs):
 
 
 def test_a_cut_that_holds_three_corners_is_turned_over(monkeypatch):
-    """But for the released pipeline."""
     cut = np.ones((16, 16), dtype=bool)
     cut[4:12, 4:] = False  # the object reaches two corners
     monkeypatch.setattr(tokencut, "coarse_masks", lambda vectors, grid: np.stack([turned, cut[:, ::-1]]))

@@ -150,7 +150,6 @@ def saved_adapter(tmp_path, config: LoraConfig) -> str:
     ids=["weights", "heads"],
 )
 def test_an_adapter_knows_its_base(config, changed, hub, tmp_path):
-    """Also one of the Hub."""
     adapter = saved_adapter(tmp_path, LoraConfig(r=2, **config))
     hub.add("models", "user/adapter", tmp_path / "adapter")
     query = load_model(adapter).vit.layers[0].attention.q_proj.weight
@@ -266,7 +265,6 @@ def test_what_is_no_model(name, message, tmp_path, monkeypatch):
 
 
 def test_docs_say_how_a_model_of_timm_is_saved(tmp_path, monkeypatch):
-    """The line that errors name."""
     monkeypatch.chdir(tmp_path)
     assert SAVED_BY_TIMM in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     model, classes = timm.create_model("test_convnext", num_classes=3), ["cat", "dog", "owl"]

@@ -36,7 +36,6 @@ def test_maps_and_plain_passes_at_once():
 @pytest.mark.parametrize("name", ["ViT (timm)", "EVA-02 (timm)"])
 @pytest.mark.parametrize("second_order", [False, True])
 def test_activation_checkpointing(name, second_order, tmp_path, processor):
-    """Losses and weights are those without it."""
     trainers = []
     for checkpointing in (False, True):
         config = tiny_config(

@@ -32,7 +32,6 @@ def test_doctests(name, in_root):
 
 @every_metric
 def test_pushed_as_it_is(name, hub, tmp_path):
-    """The folder as a repository of the Hub."""
     hub.add("spaces", f"user/{name}", ROOT / "eval" / name)
     metric = evaluate.load(f"user/{name}", revision="main", cache_dir=str(tmp_path))
     assert metric.compute(**example(name)) == load(name).compute(**example(name))

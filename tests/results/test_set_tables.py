@@ -283,7 +283,6 @@ def test_images_without_a_group_are_refused(values):
 
 
 def test_groups_of_a_diagnosis(tmp_path):
-    """Beside the measures, as `evaluate` has them."""
     birds(list("xxxy")).to_parquet(tmp_path / "data" / "train-00000.parquet")
     birds(list("xyxyyxxy")).to_parquet(tmp_path / "data" / "validation-00000.parquet")
     model = save_pretrained(tiny_vit(2), tmp_path / "model", "paper")  # right on other images with other backgrounds

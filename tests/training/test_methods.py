@@ -169,7 +169,6 @@ def test_gradients_in_float64(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["gradmask", "rrr"])
 def test_the_background_loss_as_released_changes_no_weight(name, tmp_path):
-    """Where it is a constant."""
 
     def trained(weight):
         options = {"background_weight": weight, "confidence_weight": 1.0, "released_gradients": True}

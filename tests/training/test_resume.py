@@ -338,7 +338,6 @@ def test_lock(tmp_path):
 
 
 def test_a_run_without_a_checkpoint_begins_again(tmp_path):
-    """Neither refusal sends to the other."""
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(ValueError, match="--resume_from_checkpoint last"):
         find_checkpoint(str(tmp_path), None, begun=True)
