@@ -263,7 +263,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             self.check_checkpoint(resume_from_checkpoint)
-        # Measure the model before the first step, also on resuming.
         if self.args.save_strategy != SaveStrategy.NO:
             self._inputs  # noqa: B018  a cached property: the digest of the model before it changes
         if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
