@@ -184,6 +184,8 @@ def open_session(
     settings: dict | None = None,
 ) -> Iterator[Session]:
     """Context of a session with these models; the first may be `given` instead. The folder of the stage is locked."""
+    if given and models.protocol:
+        raise ValueError("A model that is given in Python is measured with its own preprocessing: leave out `protocol`.")
     protocol = "model" if given else resolve_protocol(models.protocol, models.before, models.after)
     accelerator = make_accelerator(bf16)
     names = {"before": models.before} | ({"after": models.after} if models.after else {})

@@ -157,6 +157,7 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         (_logits, GIVEN | {"transform": lambda image: _pixels(image).permute(1, 2, 0)}, r"shape \(32, 32, 3\)"),
         (_logits, GIVEN | {"classes": dict(enumerate(NAMES))}, "a list of the names.*got a dict"),
         (_logits, GIVEN | {"processor": transformers.ConvNextImageProcessor()}, "no `processor`"),
+        (_logits, GIVEN | {"protocol": "paper"}, "leave out `protocol`"),
         ("resnet", {"processor": transformers.ConvNextImageProcessor()}, "leave out `processor`"),
         (tiny_vit(), {"processor": "paper"}, "needs its image processor"),
         (tiny_vit(), {"processor": transformers.ConvNextImageProcessor(), "classes": NAMES}, "not `classes` or"),
