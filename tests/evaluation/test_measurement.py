@@ -53,9 +53,8 @@ def test_its_command_measures_keeps_and_refuses(flips, tmp_path):
     assert expected[0] != expected[1] and 0 < min(expected)
     assert f"| validation | {100 * expected[0]:.1f} | {100 * expected[1]:.1f} |" in printed
 
-    Stage.of(tmp_path / "out" / "validation" / "after").finish(
-        {"kept": 0.25}, ["rows.parquet"]
-    )  # what is saved is read
+    saved = Stage.of(tmp_path / "out" / "validation" / "after")
+    saved.finish({"kept": 0.25}, ["rows.parquet"])  # what is saved is read
     assert f"| validation | {100 * expected[0]:.1f} | 25.0 |" in succeed("flips", *pair, *options)
     error = call("flips", "--model", tmp_path / "after", *options).error
     assert "was made from other inputs, which differ in: model." in error

@@ -30,15 +30,8 @@ def slow_calibration(logits, references, subset=None, num_bins=15):
         brier += (1 - own) ** 2 + sum(value**2 for id, value in probabilities.items() if id not in accepted)
         count += 1
     ece = sum(abs(np.mean([c for c, _ in b]) - np.mean([p for _, p in b])) * len(b) for b in bins if b) / count
-    return pytest.approx(
-        {
-            "ece": ece,
-            "nll": nll / count,
-            "brier": brier / count,
-            "num_images": count,
-            "num_excluded": len(references) - count,
-        }
-    )
+    scores = {"ece": ece, "nll": nll / count, "brier": brier / count}
+    return pytest.approx(scores | {"num_images": count, "num_excluded": len(references) - count})
 
 
 @pytest.mark.parametrize("subset", [None, [9, 1, 4, 2, 11, 7, 0]])

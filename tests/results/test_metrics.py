@@ -193,16 +193,15 @@ def test_a_row_that_does_not_fit_is_refused(name, settings, predictions, referen
 
 def test_combined():
     logits, references = noise()
+    whole = {"predictions": logits, "references": references}
     names = ("robust_accuracy", "calibration")
-    alone = {name: load(name).compute(predictions=logits, references=references) for name in names}
+    alone = {name: load(name).compute(**whole) for name in names}
     combined = evaluate.combine([load(name) for name in names])
     for start in range(0, 120, 8):
         combined.add_batch(predictions=logits[start : start + 8], references=references[start : start + 8])
     for row in range(120, 130):
         combined.add(prediction=logits[row], reference=references[row])
     results = combined.compute()
-    assert results == evaluate.combine([load(name) for name in names]).compute(
-        predictions=logits, references=references
-    )
+    assert results == evaluate.combine([load(name) for name in names]).compute(**whole)
     for name, values in alone.items():
         assert {key: results.get(key, results.get(f"{name}_{key}")) for key in values} == values

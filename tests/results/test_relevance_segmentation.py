@@ -28,23 +28,19 @@ def test_segmentation_against_scikit_learn():
     predicted = scaled > scaled.mean(axis=(1, 2), keepdims=True)
     precisions, areas = [], []
     for scores, mask in zip(scaled, masks, strict=True):
-        precisions.append(
-            sklearn.metrics.average_precision_score(
-                np.stack([~mask, mask]).ravel(), np.stack([1 - scores, scores]).ravel()
-            )
-        )
+        both = np.stack([~mask, mask]).ravel(), np.stack([1 - scores, scores]).ravel()
+        precisions.append(sklearn.metrics.average_precision_score(*both))
         if 0 < mask.sum() < mask.size:
             areas.append(sklearn.metrics.roc_auc_score(mask.ravel(), scores.ravel()))
+    shown = [(scores, mask) for scores, mask in zip(scaled, masks, strict=True) if mask.any()]
     result = load("relevance_segmentation").compute(predictions=relevance, references=masks)
     assert result == pytest.approx(
         {
             "pixel_accuracy": sklearn.metrics.accuracy_score(masks.ravel(), predicted.ravel()),
             "mean_iou": sklearn.metrics.jaccard_score(masks.ravel(), predicted.ravel(), average="macro"),
             "mean_ap": np.mean(precisions),
-            "pointing_game": np.mean(
-                [mask[s == 1].mean() for s, mask in zip(scaled, masks, strict=True) if mask.any()]
-            ),
-            "energy": np.mean([s[mask].sum() / s.sum() for s, mask in zip(scaled, masks, strict=True) if mask.any()]),
+            "pointing_game": np.mean([mask[scores == 1].mean() for scores, mask in shown]),
+            "energy": np.mean([scores[mask].sum() / scores.sum() for scores, mask in shown]),
             "auc": np.mean(areas),
             "num_images": 9,
             "num_empty_masks": 1,
@@ -73,9 +69,8 @@ def test_equal_scores_are_one_threshold(levels):
     rng = np.random.default_rng(levels)
     relevance, mask = rng.integers(0, levels + 1, 64), rng.random(64) < 0.4
     relevance[:2] = 0, levels
-    result = load("relevance_segmentation").compute(
-        predictions=[(relevance / levels).reshape(8, 8)], references=[mask.reshape(8, 8)]
-    )
+    given, masks = [(relevance / levels).reshape(8, 8)], [mask.reshape(8, 8)]
+    result = load("relevance_segmentation").compute(predictions=given, references=masks)
     expected = slow_average_precision(relevance.tolist(), mask.tolist())
     assert result["mean_ap"] == pytest.approx(float(expected), rel=1e-12)
 
@@ -111,9 +106,8 @@ def test_segmentation_by_hand(relevance, mask, expected):
 
 def test_pixels_are_counted_over_the_set_and_scores_over_images():
     """1 of 1 and 1 of 4 pixels are 2 of 5. The APs are 1, and 1/4 · 1/4 + 3/4 · 4/8 = 7/16."""
-    result = load("relevance_segmentation").compute(
-        predictions=[[[5.0]], [[1.0, 1.0], [0.0, 0.0]]], references=[[[0]], [[0, 1], [1, 1]]]
-    )
+    given, masks = [[[5.0]], [[1.0, 1.0], [0.0, 0.0]]], [[[0]], [[0, 1], [1, 1]]]
+    result = load("relevance_segmentation").compute(predictions=given, references=masks)
     assert result["pixel_accuracy"] == 0.4 and result["num_empty_masks"] == 1
     assert result["auc"] == 1 / 6 and result["mean_ap"] == (1 + 7 / 16) / 2
 

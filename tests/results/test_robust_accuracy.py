@@ -40,11 +40,9 @@ def test_accuracy_against_a_slow_implementation(subset, dtype):
     if subset:
         references = within(references, subset)
     groups = [str(row % 7) for row in range(len(logits))]
-    result = load("robust_accuracy", "groups", class_subset=subset).compute(
-        predictions=logits, references=references, groups=groups
-    )
-    assert result == slow_accuracy(logits, references, subset, groups)
     columns = {"predictions": logits, "references": references, "groups": groups}
+    result = load("robust_accuracy", "groups", class_subset=subset).compute(**columns)
+    assert result == slow_accuracy(logits, references, subset, groups)
     assert in_batches(streaming("robust_accuracy", class_subset=subset), 50, **columns) == result
 
 
@@ -67,13 +65,8 @@ def test_of_equal_logits_the_lower_id_ranks_first():
 
 def test_classes_without_images_are_left_out():
     result = load("robust_accuracy").compute(predictions=[3, 3, 3, 5], references=[3, 3, 5, 5])
-    assert result == {
-        "top1": 0.75,
-        "mean_per_class_top1": 0.75,
-        "per_class_top1": {3: 1.0, 5: 0.5},
-        "num_images": 4,
-        "num_excluded": 0,
-    }
+    scores = {"top1": 0.75, "mean_per_class_top1": 0.75, "per_class_top1": {3: 1.0, 5: 0.5}}
+    assert result == scores | {"num_images": 4, "num_excluded": 0}
 
 
 def test_accepted_ids_as_an_array_with_padding():
@@ -86,9 +79,8 @@ def test_accepted_ids_as_an_array_with_padding():
 
 
 def test_fewer_classes_than_five():
-    result = load("robust_accuracy", class_subset=[8, 3]).compute(
-        predictions=np.eye(9, dtype="float32")[[8, 3]], references=[8, 8]
-    )
+    logits = np.eye(9, dtype="float32")[[8, 3]]
+    result = load("robust_accuracy", class_subset=[8, 3]).compute(predictions=logits, references=[8, 8])
     assert (result["top1"], result["top5"]) == (0.5, 1)
 
 
