@@ -1,6 +1,7 @@
 """Copies of photographs, also encoded again or resized, are found and count once."""
 
 import logging
+import os
 import pickle
 
 import numpy as np
@@ -98,6 +99,13 @@ def test_images_are_decoded_once(photos, tmp_path, monkeypatch, caplog):
         again = without_copies(images, tmp_path)["train"]
     assert not decoded and "Images are not decoded again" in caplog.text
     assert (again.rows["file_name"], again.notes) == (first["train"].rows["file_name"], first["train"].notes)
-    save(photograph(9), photos / "train" / "a" / "small.png")  # another photograph of this name
+    new = [
+        "a/small.png",
+        "a/twin.bmp",
+        "b/twin.bmp",
+    ]  # another photograph of a known name, and two of one name, size and time
+    for seed, name in enumerate(new, 9):
+        save(photograph(seed), photos / "train" / name)
+        os.utime(photos / "train" / name, (0, 0))
     kept = without_copies({"train": find_images(str(photos), "train")}, tmp_path)["train"].rows["file_name"]
-    assert decoded == [str(photos / "train" / "a" / "small.png")] and "a/small.png" in kept
+    assert decoded == [str(photos / "train" / name) for name in new] and {*new} <= {*kept}
