@@ -166,7 +166,7 @@ def test_a_pair_by_chance_among_many_is_no_advice():
     for count, advised in ((3, 0), (12, 1)):
         label = np.repeat(np.arange(24), count)
         diagnoses = of_24_classes(label, np.where(label == 0, 1, label))
-        pairs = pair_table(diagnoses, {})
+        pairs = pair_table(diagnoses | {"after": diagnoses["before"]}, {})  # of as many pairs of each model
         assert pairs["at_least"][0] == pytest.approx((0.05 / 24) ** (1 / count))  # of Clopper and Pearson for n of n
         assert len(advice(pairs, diagnoses)) == advised, diagnoses["before"].sentence
 
