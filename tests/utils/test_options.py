@@ -3,11 +3,12 @@
 import pytest
 
 import robust_vit_hf
+from robust_vit_hf.data.emoji_shift import CLASS_NAMES
 from robust_vit_hf.training import load_data
 from robust_vit_hf.training.recipes import train_arguments
 
 from ..helpers.commands import call
-from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+from ..helpers.tiny import masked_dataset, named, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,9 @@ def test_in_a_recipe(inputs, tmp_path, monkeypatch):
         _, data, _ = train_arguments(recipe, output_dir=str(tmp_path))
         load_data.load_data(data, tiny_vit().config, seed=0, needs_validation=False)
         assert len(warnings) == expected
+    monkeypatch.setattr(load_data, "benchmark_sets", lambda *given: given)  # for a model of its classes
+    config = tiny_vit(**named(CLASS_NAMES), num_labels=96).config
+    assert load_data.load_data(data, config, 3, False)[2] == (data.images_per_set, 3)
     recipe.write_text(f"{options}eval_split: validation\n")
     with pytest.raises(ValueError, match='Unknown split "validation"'):
         load_data.load_data(train_arguments(recipe, output_dir=str(tmp_path))[1], tiny_vit().config, 0, False)
