@@ -58,9 +58,10 @@ def test_layouts(size):
     height, width = size[0] // 16, size[1] // 16
     features = torch.randn(2, 5, height, width)
     tokens = features.flatten(2).transpose(1, 2)
-    for given in (features, features.movedim(1, 3), tokens, torch.cat([torch.ones(2, 1, 5), tokens], dim=1)):
+    prefixed = [torch.cat([torch.ones(2, count, 5), tokens], dim=1) for count in range(7)]
+    for given in (features, features.movedim(1, 3), *prefixed[:6]):
         assert torch.equal(on_grid(given, size), features)
-    for other in (features[:, :, :1, :1], tokens[..., :1], features.flatten(1)):
+    for other in (features[:, :, :1, :1], tokens[..., :1], features.flatten(1), prefixed[6]):
         assert on_grid(other, size) is None
 
 
@@ -79,10 +80,8 @@ def test_every_architecture(name):
 
 
 def test_models_without_such_a_layer():
-    model, function = (
-        own(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))),
-        own(lambda images: images[:, 0, :4, 0]),
-    )
+    model = own(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)))
+    function = own(lambda images: images[:, 0, :4, 0])
     with pytest.raises(NoRelevanceMap, match="no LayerCAM"):
         layer_cam(model, torch.randn(2, 3, 32, 32))
     images = torch.randn(2, 3, 32, 32)
