@@ -172,15 +172,22 @@ def test_classes_of_two_images_cannot_be_held_out(tmp_path):
         images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
 
 
-def test_masks_without_the_validation_split_are_refused(inputs, tmp_path):
-    """The photographs have this split, so no training images are held out in its place."""
-    given = {"dataset": str(inputs / "photos"), "masks": str(tmp_path / "masks")}
-    rows = find_images(given["dataset"], "train", masks=str(inputs / "masks")).rows
-    rows.to_parquet(tmp_path / "masks" / "train-00000.parquet")
-    with pytest.raises(ValueError, match=r'^Masks: Unknown split "validation".* --split validation'):
-        images_by_role(
-            session_of({"before": tiny_vit(**NAMES)}, {}), ImproveOptions(model="m", output_dir="o", **given), []
-        )
+@pytest.mark.parametrize(
+    "packed, message",
+    [(True, r'^Masks: Unknown split "validation".* --split validation'), (False, "is the mask of images of both")],
+)
+def test_masks_for_one_of_the_splits_are_refused(packed, message, inputs, tmp_path):
+    """The photographs have the split that masks lack, so no training images are held out in its place. Pictures of masks would be those of
+    images of both splits, although no image that is drawn shares its mask."""
+    given = {"dataset": str(inputs / "photos"), "masks": str(tmp_path / "masks"), "num_images": 2, "max_steps": 1}
+    for name in ("bar/0", "bar/6", "bar/7", "cross/0", "cross/6", "cross/7"):
+        save(Image.new("L", (48, 48)), tmp_path / "masks" / f"{name}.png")
+    if packed:
+        rows = find_images(given["dataset"], "train", masks=str(inputs / "masks")).rows
+        rows.to_parquet(tmp_path / "masks" / "train-00000.parquet")
+    options = ImproveOptions(model="m", output_dir="o", **given)
+    with pytest.raises(ValueError, match=message):
+        images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
 
 
 def test_splits_are_disjoint_and_balanced():

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.groups import groups_of
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.official import CLASSES
 from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
@@ -254,21 +255,13 @@ def test_equal_outcomes_of_a_few_images_have_an_interval(tmp_path):
 
 def test_the_metric_of_the_worst_group():
     columns = {"predictions": [0, 0, 1, 1, 0], "references": [0, 1, 1, 1, []], "groups": ["a", "a", "b", "b", "c"]}
-    script, streaming = (
-        load("worst_group_accuracy", "groups", group_weights={"a": 1, "b": 3}),
-        WorstGroupAccuracy({"a": 1, "b": 3}),
-    )
+    weights = {"a": 1, "b": 3}
+    script, streaming = load("worst_group_accuracy", "groups", group_weights=weights), WorstGroupAccuracy(weights)
     streaming.update(**columns)
     assert script.compute(**columns) == streaming.compute()
-    assert streaming.compute() == {
-        "worst_group_top1": 0.5,
-        "worst_group": "a",
-        "average_top1": 0.25 * 0.5 + 0.75 * 1.0,
-        "top1": 0.75,
-        "per_group_top1": {"a": 0.5, "b": 1.0},
-        "num_images": 4,
-        "num_excluded": 1,
-    }
+    of_groups = {"worst_group_top1": 0.5, "worst_group": "a", "per_group_top1": {"a": 0.5, "b": 1.0}}
+    of_all = {"average_top1": 0.25 * 0.5 + 0.75 * 1.0, "top1": 0.75, "num_images": 4, "num_excluded": 1}
+    assert streaming.compute() == of_groups | of_all
 
 
 @pytest.mark.parametrize("group", [None, float("nan")])
@@ -281,6 +274,12 @@ def test_a_group_that_is_none(group):
 def test_a_weight_that_is_none(weight):
     with pytest.raises(ValueError, match="weight of the group b is"):
         WorstGroupAccuracy({"a": 1.0, "b": weight})
+
+
+@pytest.mark.parametrize("values", [["x", None], ["x", ""], [1.0, float("nan")]])
+def test_images_without_a_group_are_refused(values):
+    with pytest.raises(ValueError, match="`photos`: row 1 has no `group`"):
+        groups_of(datasets.Dataset.from_dict({"group": values}), "photos")
 
 
 def test_groups_of_a_diagnosis(tmp_path):
