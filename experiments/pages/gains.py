@@ -1,7 +1,6 @@
 """What `improve` and its parts gain: tables and sentences of README, docs/improve.md and pages of experiments."""
 
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -27,6 +26,12 @@ PLACES = {
     "random": "random",
     "vendor": "vendor",
 }  # and in the table
+PLACES_IN_SHORT = {
+    "scenes": "other backgrounds",
+    "both": "other backgrounds, new drawings",
+    "home": "usual backgrounds",
+    "vendor": "usual backgrounds, new drawings",
+}
 FEW_PHOTOGRAPHS = 20
 RULES = {
     "as `improve`": "new layer, chosen among maps and fits",
@@ -90,30 +95,28 @@ def summary() -> Table:
     for kind, label in KINDS.items():
         for arm, name in ARMS.items():
             if runs := improve_runs(arm, kind):
-                changes = [str(gain_at(runs, place)) for place in ("scenes", "both", "home", "vendor")]
+                changes = [str(gain_at(runs, place)) for place in PLACES_IN_SHORT]
                 rows.append([f"{label}, {name}", str(len(runs)), f"{top1_before(runs, 'scenes'):.1f}", *changes])
-    head = [
-        "model",
-        "models",
-        "other backgrounds, before",
-        "other backgrounds",
-        "other backgrounds, new drawings",
-        "usual backgrounds",
-        "usual backgrounds, new drawings",
-    ]
+    head = ["model", "models", "other backgrounds, before", *(f"change: {name}" for name in PLACES_IN_SHORT.values())]
     return Table("", head, rows)
 
 
 def in_short() -> str:
-    """The summary in whole per cent and points, with intervals rounded outwards, and how often the verdict was right."""
-
-    def whole(shown: re.Match) -> str:
-        low, number, high = shown.groups()
-        rounded = (math.floor if low else math.ceil if high else round)(float(number))
-        return low + format(rounded, "+d" if number[0] in "+-" else "d") + high
-
-    table = re.sub(r"(\[?)([+-]?\d+\.\d)(\]?)", whole, summary().markdown())
-    return f"{table}\n\n{control()} {verdicts()}"
+    """Top-1 before and after in whole per cent, how exact the changes are, and how often the verdict was right."""
+    rows, margins = [], []
+    for kind, label in KINDS.items():
+        for arm, name in ARMS.items():
+            if runs := improve_runs(arm, kind):
+                gains = {place: gain_at(runs, place) for place in PLACES_IN_SHORT}
+                before = {place: top1_before(runs, place) for place in gains}
+                cells = [f"{top1:.0f} → {top1 + 100 * gains[place].mean:.0f}" for place, top1 in before.items()]
+                rows.append([f"{len(runs)} {label}, {name}", *cells])
+                margins += [50 * (gain.high - gain.low) for gain in gains.values()]
+    table = Table("", ["models", *PLACES_IN_SHORT.values()], rows).markdown()
+    return (
+        f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models and scenes, or over models and images on usual "
+        f"backgrounds ([each interval](experiments/improve.md#what-improve-gains)). {control()}\n\n{verdicts()}"
+    )
 
 
 def control() -> str:
@@ -122,9 +125,9 @@ def control() -> str:
     for kind, label in KINDS.items():
         alone = improve_runs("labels", kind)
         beside = {name: improve_runs("full", kind)[name] for name in alone}
-        gains = [f"{100 * gain_at(runs, 'scenes').mean:+.0f}" for runs in (alone, beside)]
-        parts.append(f"{gains[0]} instead of {gains[1]} points on {len(alone)} {label}")
-    return f"Trained on the labels of the same images without composites, accuracy on other backgrounds changes by {' and '.join(parts)}."
+        gains = [f"{100 * gain_at(runs, 'scenes').mean:.0f}" for runs in (alone, beside)]
+        parts.append(f"{gains[0]} points instead of {gains[1]} for {'one' if len(alone) == 1 else len(alone)} {label}")
+    return f"Without composites, the same training on the labels gained less on other backgrounds: {', and '.join(parts)}."
 
 
 def true_change(run: dict) -> Difference:
@@ -144,18 +147,15 @@ def verdicts() -> str:
     """How often `improve` answered, and how often it was wrong."""
     sets = benchmark("improve")["sets"]
     runs = [run for of_set in sets.values() for arm, run in of_set.items() if arm in EFFORTS]
-    outcomes = " and ".join(
-        f"`{name}` in {count}" for name, count in Counter(run["outcome"] for run in runs).most_common()
-    )
+    outcomes = Counter(run["outcome"] for run in runs)
     better = [true_change(run).mean for run in runs if run["outcome"] == "better"]
-    held = sum(
-        run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in runs if "change" in run
-    )
+    told = [run for run in runs if "change" in run]
+    held = sum(run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in told)
     return (
-        f"We ran `improve` {len(runs)} times, with both efforts, on {len(sets)} sets of images. The outcome was {outcomes} runs. We then measured the models on other "
-        f"images with the same share of other backgrounds: of the {len(better)} that were called `better`, {sum(change < 0 for change in better) or 'none'} had "
-        f"a lower accuracy than before. The interval of the verdict contained the change in {held} of {sum('change' in run for run in runs)} runs. [All "
-        "sets](experiments/improve.md)."
+        f"**How often is the verdict wrong?** We ran `improve` on {len(sets)} sets of images with both efforts: {len(runs)} runs, with the outcomes "
+        f"{' and '.join(f'`{name}` ({count})' for name, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
+        f"other backgrounds. Of the {len(better)} that were called `better`, {sum(change < 0 for change in better) or 'none'} was worse than before. The 95 % "
+        f"interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each run](experiments/improve.md)."
     )
 
 
@@ -170,7 +170,16 @@ def all_sets() -> str:
                 shown[renamed.get(place, place)] = f"{before:.1f} {change}"
             places = [shown.get(place, "–") for place in PLACES]
             at_share = str(Difference(**run["change"])) if "change" in run else "–"
-            rows.append([name, arm, *places, run["chosen"], run.get("outcome", "–"), at_share])
+            rows.append(
+                [
+                    name,
+                    arm,
+                    *places,
+                    run["chosen"].replace("interpolation weight ", ""),
+                    run.get("outcome", "–"),
+                    at_share,
+                ]
+            )
     head = ["set", "arm", *PLACES.values(), "chosen", "verdict", "its change"]
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('improve')}."
 

@@ -113,6 +113,7 @@ def test_words_about_differences_are_those_of_the_intervals():
         of_experiment.difference(SWAP, "relevance-and-swap"),
         versus(runs_of(SWAP), layers, [SHIFTED]),
         of_experiment.gain(PAPER_WEIGHTS),
+        *(of_experiment.gain(method, HOME) for method in (OURS, SWAP)),
         *(gains_of_rate[SHIFTED] for gains_of_rate in by_rate.values()),
         by_rate[4e-7][RANDOM],
     ]
