@@ -32,8 +32,8 @@ def before_training() -> str:
         f"In the {len(sets)} sets, 0, 95 or 100 % of the images have the usual background of their class. Random backgrounds cost the models that were "
         f"finetuned on these sets {min(costs):.0f} to {max(costs):.0f} points of top-1. The rank correlation of this cost with the BG-Gap without a model is "
         f"{orders['bg_gap']:.2f}, and with the share of images whose class the background tells, {orders['background']:.2f}. "
-        f'The verdict is "likely" for {biased.count("decides")} and "may" for {biased.count("partly")} of the {len(biased)} sets with usual '
-        f'backgrounds, and "likely" for {free.count("decides")} and "may" for {free.count("partly")} of the {len(free)} sets without.'
+        f'The verdict is "likely" for {biased.count("decides")} of the {len(biased)} sets with usual backgrounds; of the {len(free)} sets without, it is '
+        f'"likely" or "may" for {free.count("decides") + free.count("partly") or "none"}.'
     )
     if imagen := benchmark("before_training").get("imagen"):
         known, told, gap = (Interval(**imagen[name]) for name in ("original", "background", "bg_gap"))

@@ -106,7 +106,7 @@ def many_images() -> str:
     of = found["improve"]
     return (
         f"{Table('', head, rows).markdown()}\n\n`improve` with {found['images']:,} training images, two composites each, takes "
-        f"{of['all, CPU seconds']:.0f} seconds of one core with this model (`--commands improve --one_process`). Its peak is {of['all, GiB']:.2f} "
+        f"{of['all, CPU seconds']:.0f} seconds of one core with this model (`--commands improve --one_process`). Its peak memory is {of['all, GiB']:.2f} "
         f"GiB; with a tenth of the images, it is {of['tenth, GiB']:.2f}. Several commits were measured: {commits_of('scale')}, and {commits_of('step')}."
     )
 
@@ -157,7 +157,8 @@ def soak() -> str:
     ends, equal = (sum(of[key] for of in runs) for key in ("ends", "equal to the unbroken run"))
     return (
         f"We interrupted runs of `improve` and `sweep` by {faults} faults at random moments (SIGTERM, SIGKILL or a full disk), and started them again after "
-        f"each. {ends} runs finished, and {equal} of them are bit-identical to a run without faults (`python -m experiments soak --faults 24 --seed 5`)."
+        f"each. {ends} runs finished, and {'all' if equal == ends else equal} of them are bit-identical to a run without faults (`python -m experiments soak "
+        "--faults 24 --seed 5`)."
     )
 
 

@@ -115,7 +115,7 @@ def short_block() -> str:
         "We finetuned five models for 72 steps on the bundled images, [emoji-shift](docs/data.md#emoji-shift), with weights and learning rates that were chosen "
         f"on other models. At the paper's weight, {weights[1]:g}, the gain on new backgrounds was not significant: {paper} points. At "
         f"{weights[0] / weights[1]:.0f} times this weight, where the confidence loss hardly counts, it was {loss}, and with [background "
-        f"swap](docs/train.md#background-swap) {swap}; neither changed accuracy on usual backgrounds significantly. In [an earlier version of these "
+        f"swap](docs/train.md#background-swap) {swap}; neither changed top-1 on usual backgrounds significantly. In [an earlier version of these "
         "images](experiments/checks.md#with-the-papers-weight), whose models relied on the background more, the paper's weight gained 11 points on average over "
         "six sets. [The paper's claims one by one](experiments/findings.md)."
     )
@@ -214,7 +214,7 @@ def _verdict(more: Difference) -> str:
 def photographs_block() -> str:
     """Gain of the methods of the page on each photograph of the new backgrounds, and on all of them."""
     rows = [[LABELS[method], *_gains_by_photograph(runs_of(method)), str(gain(method))] for method in SHOWN]
-    rows.append(["swap less squared error", *["–"] * len(NEW_BACKGROUNDS), str(difference(OURS, SWAP))])
+    rows.append(["swap minus squared error", *["–"] * len(NEW_BACKGROUNDS), str(difference(OURS, SWAP))])
     return Table("", ["method", *NEW_BACKGROUNDS, "all"], rows).markdown()
 
 
@@ -272,7 +272,7 @@ def textures_block() -> str:
     places, textures = (SHIFTED, RANDOM, HOME), read(TEXTURES).runs
     rows = [
         [LABELS["swap-textures"], *(change(textures, [name]) for name in places)],
-        ["less swap", *(versus(runs_of(SWAP), textures, [name]) for name in places)],
+        ["minus swap", *(versus(runs_of(SWAP), textures, [name]) for name in places)],
     ]
     return Table("", ["method", *map(title_of, places)], [[str(cell) for cell in row] for row in rows]).markdown()
 

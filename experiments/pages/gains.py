@@ -114,8 +114,8 @@ def in_short() -> str:
                 margins += [50 * (gain.high - gain.low) for gain in gains.values()]
     table = Table("", ["models", *PLACES_IN_SHORT.values()], rows).markdown()
     return (
-        f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models and scenes, or over models and images on usual "
-        f"backgrounds ([each interval](experiments/improve.md#what-improve-gains)). {control()}\n\n{verdicts()}"
+        f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models and photographs, or over models and "
+        f"images on usual backgrounds ([each interval](experiments/improve.md#what-improve-gains)). {control()}\n\n{verdicts()}"
     )
 
 

@@ -33,7 +33,7 @@ def other_images() -> str:
         [AFTER[second], AFTER[first], *(str(difference(first, second, way)) for way in WAYS)]
         for first, second in PAIRS
     ]
-    beside = Table("", ["gain of", "less that of", *(f"`{way}`" for way in WAYS)], differences).markdown()
+    beside = Table("", ["gain of", "minus the gain of", *(f"`{way}`" for way in WAYS)], differences).markdown()
     return f"{table}\n\nDifferences between them, in points:\n\n{beside}"
 
 

@@ -93,10 +93,10 @@ def in_short() -> str:
     )
     return (
         "**Real photographs.** An EfficientNet-Lite0 for the 1,000 classes of ImageNet, which nobody biased, was measured on photographs of ImageNet; it was "
-        f"probably trained on many of them. On 75 classes, `diagnose` reports that the background of another class lowers its accuracy by {lost} points. On 150 "
-        f"classes, the outcome of `improve` is `{run['outcome']}`: on test photographs, accuracy changes {known}, and on the other 850 classes {others}. Then we "
+        f"probably trained on many of them. On 75 classes, `diagnose` reports that the background of another class lowers its top-1 by {lost} points. On 150 "
+        f"classes, the outcome of `improve` is `{run['outcome']}`: on test photographs, top-1 changes {known}, and on the other 850 classes {others}. Then we "
         "biased a model: its last layer was fitted to objects of 38 classes, all objects of a class on the same planted background. The outcome is "
-        f"`{planted['outcome']}`: on two test photographs of each class, accuracy rises {other} with other planted backgrounds, and {original} without them. "
+        f"`{planted['outcome']}`: on two test photographs of each class, top-1 rises {other} with other planted backgrounds, and {original} without them. "
         "[Masks, verdicts and times](experiments/photographs.md)."
     )
 

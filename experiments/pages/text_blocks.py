@@ -33,4 +33,4 @@ def commits_of(name: str) -> str:
     """Which commits the results of a benchmark were made with, as a part of a sentence."""
     found = re.findall(r'"commit": "([^"]+)"', (BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
     short = {commit[:8] + "-dirty" * commit.endswith("-dirty") for commit in found}
-    return f"`{name}.json` is of {', '.join(sorted(short))}"
+    return f"`{name}.json` was made with {', '.join(sorted(short))}"
