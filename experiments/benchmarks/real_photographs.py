@@ -48,6 +48,7 @@ from ..scripts import script_parser
 
 RESULTS = Path(__file__).with_suffix(".json")
 TRAINING = 3  # photographs of a class in imagen; the other two, and the sample, are validation photographs
+SHOWN = 0.02  # share of the image that a mask covers if it shows anything
 BACKGROUNDS = 10  # of the planted bias, each of a tenth of the classes
 SPLITS = {"train": "train", "validation": "validation"}  # of a folder, and their parts of the photographs
 IMPROVED = {"train": "train", "validation": "choosing", "test": "test"}
@@ -160,7 +161,7 @@ def masks(photographs: Photographs, ecssd: Path, isnet: Path) -> dict:
     names = [name for name in names if name.stem.split("_")[1].isdigit()]  # of imagen
     paths = [next((folder / name.parent).glob(f"{name.stem}.*")) for name in names]
     truth = [np.asarray(Image.open(removed / name)) > 127 for name in names]
-    shown = [index for index, mask in enumerate(truth) if mask.mean() > 0.02]
+    shown = [index for index, mask in enumerate(truth) if mask.mean() > SHOWN]
     measured["imagen against ISNet"] = measure_masks(paths, truth)
     measured["imagen where ISNet shows something"] = measure_masks(
         [paths[index] for index in shown], [truth[index] for index in shown]
@@ -180,7 +181,8 @@ def figures(diagnosis: Diagnosis) -> dict:
 
 
 def verdicts(photographs: Photographs, isnet: Path) -> dict:
-    """The same photographs, diagnosed with masks of several makers; and those alone whose default masks are confirmed."""
+    """The same photographs, diagnosed with masks of several makers; and those alone whose default masks are confirmed, without those where
+    ISNet shows nothing, too."""
     root, model, measured = photographs.root, str(own_model(photographs.root)), {}
     folder = photographs.folder("half", photographs.common[::2], {"validation": "validation"})
     removed = masks_by_isnet(isnet, folder, "validation", root / "half-isnet")
@@ -193,13 +195,20 @@ def verdicts(photographs: Photographs, isnet: Path) -> dict:
             doubted = Diagnosis(whole.columns, whole.class_names, with_doubts=True)
             measured["dinov2, masks in doubt too"] = figures(doubted)
             confirmed = {Path(path).name for path in np.array(whole.columns["file_name"])[whole.columns["confirmed"]]}
-    for path in sorted((folder / "validation").rglob("*.*")):
-        if path.name in confirmed:
-            link_all([path], root / "confirmed" / "validation" / path.parent.name)
-    for name, given in {"dinov2": "dinov2", "ISNet": str(removed)}.items():
-        output = root / f"diagnosis-confirmed-{name}"
-        report = diagnose(model, str(root / "confirmed"), masks=given, output_dir=output)
-        measured[f"{name}, the confirmed photographs alone"] = figures(report.diagnoses["before"])
+    # Where ISNet shows nothing, the object stays in the background that its mask gives.
+    empty = {path.stem for path in removed.rglob("*.png") if (np.asarray(Image.open(path)) > 127).mean() <= SHOWN}
+    parts = {"the confirmed photographs alone": confirmed}
+    parts["the confirmed photographs, and on which ISNet shows something"] = {
+        name for name in confirmed if Path(name).stem not in empty
+    }
+    for part, kept in parts.items():
+        alone = root / part.replace(" ", "-")
+        for path in sorted((folder / "validation").rglob("*.*")):
+            if path.name in kept:
+                link_all([path], alone / "validation" / path.parent.name)
+        for name, given in {"dinov2": "dinov2", "ISNet": str(removed)}.items():
+            report = diagnose(model, str(alone), masks=given, output_dir=root / f"diagnosis-{alone.name}-{name}")
+            measured[f"{name}, {part}"] = figures(report.diagnoses["before"])
     return measured
 
 

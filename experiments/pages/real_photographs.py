@@ -41,7 +41,8 @@ def masks() -> str:
 def verdicts() -> str:
     rows = []
     for masks, measured in part("verdicts").items():
-        title = masks.replace("the confirmed photographs alone", "only photographs whose default mask is not in doubt")
+        confirmed = "only photographs whose default mask is not in doubt"
+        title = masks.removesuffix(" alone").replace("the confirmed photographs", confirmed)
         rows.append([title, str(measured["composed"]), *(_shown(name, measured) for name in MEASURES)])
     return Table("", ["masks", "composed", *MEASURES.values()], rows).markdown()
 
