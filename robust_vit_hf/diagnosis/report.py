@@ -369,7 +369,7 @@ def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]
     if (of_attributes.empty or last.unrecognised) and last.verdict not in ("decides", "partly"):
         return []
     for row in (certain if of_attributes.empty else of_attributes).head(NUM_ADVICE).itertuples():
-        how = f"on what `{row.donor_class}` stands on"
+        how = f"on backgrounds of `{row.donor_class}`"
         if row.attribute != WHOLE:
             how = f"with {ATTRIBUTES[row.attribute].text} of `{row.donor_class}`"
         sentences.append(

@@ -90,7 +90,7 @@ def test_a_sentence_says_what_to_photograph():
         ["boat", "cat", 0, 12],
     ]
     assert pairs["at_least"].tolist() == pytest.approx([0.428, 0.0], abs=1e-3)  # of binom.test(9, 12) in R
-    assert advice(pairs, diagnoses) == ["Photograph `cow` on what `boat` stands on: 9 of 12 are predicted as `boat`."]
+    assert advice(pairs, diagnoses) == ["Photograph `cow` on backgrounds of `boat`: 9 of 12 are predicted as `boat`."]
     anyway = columns() | {"original": columns()["donor_class"]}  # is no confusion
     assert pair_table({"before": Diagnosis(anyway, NAMES)}, {})["as_donor"].tolist() == [0, 0]
     mended = {**diagnoses, "after": Diagnosis(columns() | {"mixed_rand": columns()["label"]}, NAMES)}
