@@ -153,7 +153,9 @@ class Outcome:
             sentences.append(f"On usual backgrounds it is significantly worse: {self.usual} points.")
         if self.other.high < 0:
             sentences.append(f"On other backgrounds it is significantly worse: {self.other} points.")
-        if self.key == "open" and self.change.mean > 0:
+        if self.key == "open" and self.change.mean <= 0:
+            sentences.append("Keep your model: on these images, the new one is not better.")
+        elif self.key == "open":
             gain, spread = self.change.mean, NORMAL * float(np.nanstd(worth(*self._draws, self.share)[1:]))
             error = NORMAL * self.share * COMPOSITES_ERROR  # more images do not reduce it
             if gain > error:

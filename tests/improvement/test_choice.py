@@ -155,6 +155,7 @@ def test_more_images_are_asked_for_with_the_number_that_would_tell():
     (asked,) = (text for text in outcome(0.04, 0.04, 0.25, (0.02 / 0.75, 0.0)).sentences if "instead of 200" in text)
     assert 650 <= int(asked.split()[1].replace(",", "")) <= 850
     assert outcome(0.03, 0.03, 0.25, (0.02, 0.0)).sentences[-1].startswith("More validation images would not tell")
+    assert outcome(-0.01, 0.01).sentences[-1] == "Keep your model: on these images, the new one is not better."
 
 
 def test_the_table_has_usual_and_other_backgrounds_and_the_share():
