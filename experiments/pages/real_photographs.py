@@ -19,6 +19,8 @@ MEASURES = {
     "estimate": "estimate on random backgrounds",
 }
 DIFFERENCES = ("bg_gap", "composing")
+BOTH_SHOW = "the confirmed photographs, and on which ISNet shows something"
+COMPARED = ("bg_gap", "mixed_rand", "donor_rate")
 # By kind of test photographs: the accuracy for whose change the verdict of `improve` gives an interval.
 PROMISED = {"among these classes": "usual", "usual background": "usual", "another of the planted backgrounds": "other"}
 
@@ -44,7 +46,15 @@ def verdicts() -> str:
         confirmed = "only photographs whose default mask is not in doubt"
         title = masks.removesuffix(" alone").replace("the confirmed photographs", confirmed)
         rows.append([title, str(measured["composed"]), *(_shown(name, measured) for name in MEASURES)])
-    return Table("", ["masks", "composed", *MEASURES.values()], rows).markdown()
+    of_masks = [part("verdicts")[f"{name}, {BOTH_SHOW}"] for name in ("dinov2", "ISNet")]
+    apart = [
+        f"{MEASURES[name]} by {100 * abs(of_masks[0][name]['mean'] - of_masks[1][name]['mean']):.1f}"
+        for name in COMPARED
+    ]
+    return (
+        f"{Table('', ['masks', 'composed', *MEASURES.values()], rows).markdown()}\n\nIn the last two rows, both makers show an object. Their figures differ: "
+        f"{', '.join(apart)} points."
+    )
 
 
 def _shown(name: str, measured: Mapping[str, dict]) -> str:
