@@ -15,7 +15,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(kw_only=True)
 class AppOptions(PairOptions):
-    """Look at two models, before and after finetuning, in a page: relevance maps of your own images, of examples and of evaluated
+    """Look at one model or two, before and after finetuning, in a page: relevance maps of your own images, of examples and of evaluated
     sets, and predictions for objects on other backgrounds.
 
     Without --compare and without a finetuning in runs/, the bundled model is finetuned once, in about a minute, and kept in the cache

@@ -20,7 +20,8 @@ from .parser import Parser, parse
 
 
 ROOT = Group(
-    "Diagnose and improve image classifiers that decide by the background, and train relevance maps", COMMANDS
+    "Diagnose and improve image classifiers that decide by the background, and finetune models by their relevance maps",
+    COMMANDS,
 )
 FAILED_IF = 3  # exit status of a command that succeeded, with a result that `--fail_if` names
 # Extras of this package, and the modules that they install.
