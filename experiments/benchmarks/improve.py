@@ -201,8 +201,8 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         side = session.sides["before"]
         features = compute_features(train, validation, improved / CANDIDATES_FOLDER / FEATURES_FOLDER)
         alone = replace(features.train, mixed=features.train.original[:, None])
-        facts = {"folder": folder, "finetuned_from": "", "dataset": "", "masks": "", "protocol": session.protocol}
-        layers = layer_candidates(side, features._replace(train=alone), facts)
+        facts = {"finetuned_from": "", "dataset": "", "masks": "", "protocol": session.protocol}
+        layers = layer_candidates(side, features._replace(train=alone), facts | {"folder": folder})
         outputs_of = partial(composite_outputs, session=validation, count=VALIDATION_COMPOSITES, edit=MOVED)
         rows, method = images["train"].rows, METHODS.get(arm, "finetune")
         training = Finetuning(folder / "training", side, rows, outputs_of, options, facts, method)
