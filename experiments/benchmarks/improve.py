@@ -209,7 +209,8 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         candidates = (layers if arm == "labels" else layers[:1]) + training.candidates(notes)
         candidates = [candidate.beside(candidates[0]) for candidate in candidates]
         chosen = choose(candidates, options.other_backgrounds)
-        write_candidate(chosen, candidates[0], validation, chosen is candidates[0])
+        if chosen is not candidates[0]:
+            write_candidate(chosen, candidates[0], validation, is_written=False)
     return {"seconds": round(time.time() - started), "chosen": str(chosen)}
 
 
