@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from robust_vit_hf.results.intervals import Interval
+from robust_vit_hf.improvement.choice import COMPOSITES_ERROR
+from robust_vit_hf.results.intervals import NORMAL, Interval
 from robust_vit_hf.results.tables import Table
 
 from ..sweeps.intervals import Difference, Gains, change, mean_gain, mean_over
@@ -233,7 +234,23 @@ def estimates() -> str:
     return (
         f"We compared {len(points)} models: on each of {len({*rows})} sets, the original model and the models after both efforts. The estimate minus top-1 on "
         f"random backgrounds is {points.mean():+.1f} points on average, with a standard deviation of {points.std(ddof=1):.1f}. The estimate is too high for "
-        f"{int((points > 0).sum())} models. The interval of the report contains top-1 for {held} models."
+        f"{int((points > 0).sum())} models. The interval of the report contains top-1 for {held} models. {gains_on_composites()}"
+    )
+
+
+def gains_on_composites() -> str:
+    """How far the gain on composites is from the gain on random backgrounds, beyond what both samples explain."""
+    differences, variances = [], []
+    runs = [of_set[arm] for of_set in benchmark("improve")["sets"].values() for arm in EFFORTS if arm in of_set]
+    for run in (run for run in runs if "other" in run):
+        told, found = Difference(**run["other"]), gain_at({"": run}, "random")
+        differences.append(100 * (told.mean - found.mean))
+        deviations = [100 * (of.high - of.low) / (2 * NORMAL) for of in (told, found)]
+        variances.append(deviations[0] ** 2 - (100 * COMPOSITES_ERROR) ** 2 + deviations[1] ** 2)
+    whole, samples = statistics.mean(of**2 for of in differences), max(0.0, statistics.mean(variances))
+    return (
+        f"In {len(differences)} runs of `improve`, the gain on composites and the gain on images with random backgrounds differ by "
+        f"{math.sqrt(whole):.1f} points (root mean square), and by {math.sqrt(whole - samples):.1f} points beyond what the samples explain."
     )
 
 
