@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -63,6 +63,20 @@ def improve_runs(arm: str, kind: str) -> dict[str, dict]:
     }
 
 
+def measured_kinds() -> Iterator[tuple[str, dict[str, dict]]]:
+    """Name and runs of each kind of models and effort that was measured."""
+    for kind, label in KINDS.items():
+        for arm, name in ARMS.items():
+            if runs := improve_runs(arm, kind):
+                yield f"{label}, {name}", runs
+
+
+def effort_runs() -> dict[tuple[str, str], dict]:
+    """Runs of `improve` by set and effort."""
+    sets = benchmark("improve")["sets"]
+    return {(name, arm): run for name, of_set in sets.items() for arm, run in of_set.items() if arm in EFFORTS}
+
+
 def gain_at(runs: Mapping[str, dict], place: str) -> Difference:
     """Mean change of top-1 at a place, with its interval over models and photographs; over images, if there are few photographs."""
     gains = []
@@ -93,11 +107,9 @@ def top1_before(runs: Mapping[str, dict], place: str) -> float:
 def summary() -> Table:
     """What `improve` gains on other photographs, with known and with new drawings, and what it costs on usual backgrounds."""
     rows = []
-    for kind, label in KINDS.items():
-        for arm, name in ARMS.items():
-            if runs := improve_runs(arm, kind):
-                changes = [str(gain_at(runs, place)) for place in PLACES_IN_SHORT]
-                rows.append([f"{label}, {name}", str(len(runs)), f"{top1_before(runs, 'scenes'):.1f}", *changes])
+    for name, runs in measured_kinds():
+        changes = [str(gain_at(runs, place)) for place in PLACES_IN_SHORT]
+        rows.append([name, str(len(runs)), f"{top1_before(runs, 'scenes'):.1f}", *changes])
     head = ["model", "models", "other backgrounds, before", *(f"change: {name}" for name in PLACES_IN_SHORT.values())]
     return Table("", head, rows)
 
@@ -105,14 +117,12 @@ def summary() -> Table:
 def in_short() -> str:
     """Top-1 before and after in whole per cent, how exact the changes are, and how often the verdict was right."""
     rows, margins = [], []
-    for kind, label in KINDS.items():
-        for arm, name in ARMS.items():
-            if runs := improve_runs(arm, kind):
-                gains = {place: gain_at(runs, place) for place in PLACES_IN_SHORT}
-                before = {place: top1_before(runs, place) for place in gains}
-                cells = [f"{top1:.0f} → {top1 + 100 * gains[place].mean:.0f}" for place, top1 in before.items()]
-                rows.append([f"{len(runs)} {label}, {name}", *cells])
-                margins += [50 * (gain.high - gain.low) for gain in gains.values()]
+    for name, runs in measured_kinds():
+        gains = {place: gain_at(runs, place) for place in PLACES_IN_SHORT}
+        before = {place: top1_before(runs, place) for place in gains}
+        cells = [f"{top1:.0f} → {top1 + 100 * gains[place].mean:.0f}" for place, top1 in before.items()]
+        rows.append([f"{len(runs)} {name}", *cells])
+        margins += [50 * (gain.high - gain.low) for gain in gains.values()]
     table = Table("", ["models", *PLACES_IN_SHORT.values()], rows).markdown()
     return (
         f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models and photographs, or over models and "
@@ -146,19 +156,18 @@ def true_change(run: dict) -> Difference:
 
 def verdicts() -> str:
     """How often `improve` answered, and how often it was wrong."""
-    sets, later = (benchmark(name)["sets"] for name in ("improve", "improve_again"))
-    by_name = {(name, arm): run for name, of_set in sets.items() for arm, run in of_set.items() if arm in EFFORTS}
+    by_name, later = effort_runs(), benchmark("improve_again")["sets"]
     runs = [*by_name.values()]
     outcomes = Counter(run["outcome"] for run in runs)
-    wrong = [key for key, run in by_name.items() if run["outcome"] == "better" and true_change(run).mean < 0]
-    now = ", ".join(f"`{later[name][arm]['outcome']}`" for name, arm in wrong)
+    # The text is about the one run that there is; another number of them needs another text.
+    ((name, arm),) = (key for key, of in by_name.items() if of["outcome"] == "better" and true_change(of).mean < 0)
     told = [run for run in runs if "change" in run]
     held = sum(run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in told)
     return (
-        f"**How often is the verdict wrong?** We ran `improve` on {len(sets)} sets of images with both efforts: {len(runs)} runs, with the outcomes "
-        f"{' and '.join(f'`{name}` ({count})' for name, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
-        f"other backgrounds. Of the {outcomes['better']} that were called `better`, {len(wrong)} was worse than before: its masks contained background. `improve` "
-        f"now measures what this does, and the outcome is {now}. The 95 % interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each "
+        f"**How often is the verdict wrong?** We ran `improve` on {len({of_set for of_set, _ in by_name})} sets of images with both efforts: {len(runs)} runs, with the "
+        f"outcomes {' and '.join(f'`{key}` ({count})' for key, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
+        f"other backgrounds. Of the {outcomes['better']} that were called `better`, 1 was worse than before: its masks contained background. `improve` "
+        f"now measures what this does, and the outcome is `{later[name][arm]['outcome']}`. The 95 % interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each "
         "run](experiments/improve.md)."
     )
 
@@ -174,16 +183,8 @@ def all_sets() -> str:
                 shown[renamed.get(place, place)] = f"{before:.1f} {change}"
             places = [shown.get(place, "–") for place in PLACES]
             at_share = str(Difference(**run["change"])) if "change" in run else "–"
-            rows.append(
-                [
-                    name,
-                    arm,
-                    *places,
-                    run["chosen"].replace("interpolation weight ", ""),
-                    run.get("outcome", "–"),
-                    at_share,
-                ]
-            )
+            chosen = run["chosen"].replace("interpolation weight ", "")
+            rows.append([name, arm, *places, chosen, run.get("outcome", "–"), at_share])
     head = ["set", "arm", *PLACES.values(), "chosen", "verdict", "its change"]
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('improve')}."
 
@@ -207,11 +208,8 @@ def again() -> str:
             for run in (benchmark("improve")["sets"][name][arm], of_set[arm]):
                 cells += [run["outcome"], str(Difference(**run["change"])), str(true_change(run))]
             rows.append([name, arm, *cells])
-    head = [
-        "set",
-        "arm",
-        *(f"{when}{what}" for when in ("", "now: ") for what in ("verdict", "its change", "measured")),
-    ]
+    of_run = ("verdict", "its change", "measured")
+    head = ["set", "arm", *of_run, *(f"now: {name}" for name in of_run)]
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('improve_again')}."
 
 
@@ -241,8 +239,7 @@ def estimates() -> str:
 def gains_on_composites() -> str:
     """How far the gain on composites is from the gain on random backgrounds, beyond what both samples explain."""
     differences, variances = [], []
-    runs = [of_set[arm] for of_set in benchmark("improve")["sets"].values() for arm in EFFORTS if arm in of_set]
-    for run in (run for run in runs if "other" in run):
+    for run in (run for run in effort_runs().values() if "other" in run):
         told, found = Difference(**run["other"]), gain_at({"": run}, "random")
         differences.append(100 * (told.mean - found.mean))
         deviations = [100 * (of.high - of.low) / (2 * NORMAL) for of in (told, found)]
