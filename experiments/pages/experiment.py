@@ -116,8 +116,7 @@ def short_block() -> str:
         f"on other models. At the paper's weight, {weights[1]:g}, the gain on new backgrounds was not significant: {paper} points. At "
         f"{weights[0] / weights[1]:.0f} times this weight, where the confidence loss hardly counts, it was {loss}, and with [background "
         f"swap](docs/train.md#background-swap) {swap}; neither changed top-1 on usual backgrounds significantly. In [an earlier version of these "
-        "images](experiments/checks.md#with-the-papers-weight), whose models relied on the background more, the paper's weight gained 11 points on average over "
-        "six sets. [The paper's claims one by one](experiments/findings.md)."
+        "images](experiments/checks.md#with-the-papers-weight), whose models relied on the background more, the paper's weight gained significantly. [The paper's claims one by one](experiments/findings.md)."
     )
 
 
