@@ -42,8 +42,8 @@ def images_by_role(
         train, validation = map(train.select, held_out(train.rows["label"][:], options.seed))
         if len({*validation.rows["label"]}) < 2:
             raise ValueError(
-                f"There is no split `{options.eval_split}`, and fewer than two classes of `{options.train_split}` have three images, of which "
-                f"one would be held out: give more images, or a split `{options.eval_split}`."
+                f"There is no split `{options.eval_split}`, and fewer than two classes of `{options.train_split}` have three images, the least "
+                f"from which one can be held out: give more images, or a split `{options.eval_split}`."
             ) from None
         notes.append(
             f"`{public_name(train.source)}` has no split `{options.eval_split}`: {len(validation.rows)} of the images of `{options.train_split}` "

@@ -264,7 +264,7 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
         if resume_from_checkpoint:
             self.check_checkpoint(resume_from_checkpoint)
         if self.args.save_strategy != SaveStrategy.NO:
-            self._inputs  # noqa: B018  a cached property: the digest of the model before it changes
+            self._inputs  # noqa: B018  cached here, before the training changes the model that it describes
         if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
         with ExitStack() as stack:

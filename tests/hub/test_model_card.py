@@ -132,7 +132,7 @@ def test_results(folder):
     assert "Classified correctly before and not now: 1 of 4 test images." in worse
     assert "Top-1 of the classes not shown in training, mean of the sets: 50.0 before, 0.0 after (-50.0)." in worse
     assert "classes shown in training" not in worse
-    without_map = measured | {"rows": [row | {"mean_iou_before": None}]}  # of a model that is no plain ViT
+    without_map = measured | {"rows": [row | {"mean_iou_before": None}]}  # the original has no relevance map
     assert "Mean IoU" not in make_card(run, without_map).content.split("## What got worse")[1]
     with_mean = make_card(run, results(shifted=True)).content  # a row of no further images
     assert "shifted sets was 75.0 % before and is 50.0 % now" in with_mean

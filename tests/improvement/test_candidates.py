@@ -184,7 +184,7 @@ def test_what_a_model_recognises_without_the_object_is_no_gain():
     assert after.beside(before).other.tolist() == [0, 1]
     first, second = after.beside(before).other_probability
     assert first == pytest.approx(before.other_probability[0]) and second > 0.9
-    assert before.beside(after).other.tolist() == [0, 0]  # what it recognises less is no gain either
+    assert before.beside(after).other.tolist() == [0, 0]  # recognising less without the object is no gain
     # No more than the gain is subtracted, and nothing from a loss.
     gain, loss = (replace(of, other=np.array([0.25, 0.75]), covered=np.full(2, 1.5)) for of in (before, after))
     assert gain.beside(before).top1[1] == 0 and loss.beside(after).other.tolist() == [0.25, 0.75]
