@@ -1,24 +1,27 @@
 """What `improve` gains on models and photographs that were not used for any choice: folders without masks, as users have them.
 
-    python -m experiments improve --root runs/improve --samples samples --imagen imagen     # all, takes hours; start it again to resume it
-    python -m experiments improve --root runs/improve --samples samples --imagen imagen --sets cnn-30 --arms quick full
+    python -m experiments improve --root runs/improve --samples samples  # start it again to resume it
+    python -m experiments improve … --sets cnn-40 --arms quick full
 
-Sets, of 384 training and 192 validation photographs each:
+Sets, of 640 training and 192 validation photographs each:
 
-- `vit-30` to `vit-34`: DINOv2-S that classify drawings by the photograph behind them (train_emoji_bias.py);
-- `cnn-30` to `cnn-32`: EfficientNet-Lite0, all layers finetuned on the same kind of images;
+- `vit-40` to `vit-44`: DINOv2-S that classify drawings by the photograph behind them (train_emoji_bias.py);
+- `cnn-40` to `cnn-42`: EfficientNet-Lite0, all layers finetuned on the same kind of images;
 - `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (digits.py);
 - some of them also with `-100`: no photograph has another background than the usual one.
 
-Arms: `quick` and `full`, the efforts of `improve`; and, chosen among their interpolation weights by the same criterion, with the same steps and
-rate: `labels`, layers and a training on the labels of the original images, without composites; and trainings by other methods. `full` goes on
-in the folder of `quick`, and its seconds contain those of `quick`.
+Arms: `quick` and `full`, the efforts of `improve`; and, chosen among their interpolation weights by the same criterion, with as many steps:
+`labels`, layers and a training on the labels of the original images, without composites, at the rate of `full`; and for ViTs, the relevance
+loss at two rates, at the weight 800 (`squared`) and at the paper's (`paper`). `full` goes on in the folder of `quick`, and its seconds contain
+those of `quick`.
 
 Each arm is measured on photographs that had no part in it: `home`, with the usual backgrounds; `random`, with those of all classes;
-`scenes`, with forty photographs that are in no image that trained or chose a classifier: those of classes of ImageNet that are scenes, the
-first that there are, of two public repositories (see real_photographs.py). The layer of the default masks was trained on them, without
-masks. `vendor`: usual backgrounds, drawn by a vendor of which no model saw a drawing; and `both`. Images of `digits` have `home`, `random`
-and `new`, textures that nothing was trained on.
+`scenes`, with forty photographs that are in no image that trained or chose a classifier: those of classes of ImageNet that are scenes, of a
+public repository (see real_photographs.py). The layer of the default masks was trained on them, without masks. `vendor`: usual backgrounds,
+drawn by a vendor of which no model saw a drawing; and `both`. Objects cut out of photographs are no part: models of drawings recognise 2 % of
+them. Images of `digits` have `home`, `random` and `new`, textures that nothing was trained on.
+
+The primary comparison was named before the run: top-1 on `scenes` of `full` minus `labels`, over the DINOv2-S.
 
 Adds to improve.json next to this script: for each set and arm, the verdict, the seconds, and how many of the predictions are right on each
 background of each place before and after.
@@ -63,27 +66,26 @@ from .other_images import crop, draw_object, paste
 
 
 RESULTS = Path(__file__).with_suffix(".json")
-IMAGES = {"train": 384, "validation": 192}
+IMAGES = {"train": 640, "validation": 192}
 # Of places with scenes, twelve on each and five of each class; and of the others.
 SCENE_IMAGES, PLACE_IMAGES = 480, 288
-SEED_OF_PLACES = 3042
-# Classes of ImageNet that are scenes, in the order of their numbers. Chosen by name, before a photograph was looked at.
-SCENES = """n02699494 n02793495 n02859443 n02871525 n02894605 n02980441 n03028079 n03042490 n03089624 n03160309 n03388043 n03457902 n03461385
-n03661043 n03776460 n03781244 n03788195 n03837869 n03877845 n03899768 n03930313 n03956157 n04005630 n04081281 n04200800 n04311004 n04326547
-n04346328 n04366367 n04417672 n04443257 n04486054 n04523525 n04532670 n04604644 n09193705 n09246464 n09256479 n09288635 n09332890 n09399592
-n09421951 n09428293 n09468604 n09472597""".split()
+SEED_OF_PLACES = 4042
+# Classes of ImageNet that are scenes, chosen by name before a photograph was looked at.
+SCENES = """n02727426 n02776631 n02788148 n02791270 n02808440 n02814860 n02825657 n02870880 n02927161 n03000134 n03018349 n03032252 n03179701 n03201208
+n03216828 n03220513 n03240683 n03355925 n03388549 n03529860 n03697007 n03733281 n03743016 n03933933 n04044716 n04201297 n04209239 n04239074
+n04258138 n04296562 n04418357 n04435653 n04458633 n04462240 n04501370 n04562935 n04589890 n04606251 n04613696 n11879895""".split()
 EMOJI_PLACES = {"home": "val", "random": "background_random", "vendor": "vendor"}  # and `scenes` and `both`
-METHODS = {"swap": "swap", "relevance": "robustvit"}  # arms that are one training
+RELEVANCE_WEIGHTS = {"squared": 800, "paper": 0.8}  # of the arms with the relevance loss
+RELEVANCE_RATES = (1e-6, 4e-6)
 MEASURES = ("original", "mixed_same", "mixed_rand", "estimate")
-ARMS = ("quick", "full", "labels", *METHODS)
+ARMS = ("quick", "full", "labels", *RELEVANCE_WEIGHTS)
 
 
-def scenes(samples: Path, imagen: Path) -> dict[str, Image.Image]:
-    """The first photograph of each of forty scenes, reduced to a shorter side of 300 pixels."""
+def scenes(samples: Path) -> dict[str, Image.Image]:
+    """A photograph of each scene, reduced to a shorter side of 300 pixels."""
     found = {}
-    for wnid in SCENES[:40]:
-        path = min(samples.glob(f"{wnid}_*.JPEG"), default=None) or min(imagen.rglob(f"{wnid}_*.jpg"))
-        with Image.open(path) as file:
+    for wnid in SCENES:
+        with Image.open(next(samples.glob(f"{wnid}_*.JPEG"))) as file:
             photograph = to_rgb(file)
         scale = 300 / min(photograph.size)
         size = [max(300, round(scale * length)) for length in photograph.size]
@@ -136,33 +138,37 @@ def emoji_photographs(folder: Path, seed: int, habitual_alone: bool) -> None:
 
 def digit_photographs(folder: Path, seed: int, habitual_alone: bool) -> None:
     bias = 1.0 if habitual_alone else 0.97
-    write_split(folder / "train", range(384), "habitual", 0, bias)
-    write_split(folder / "validation", range(640, 832), "habitual", 1, bias)
+    write_split(folder / "train", range(640), "habitual", seed, bias)
+    write_split(folder / "validation", range(640, 832), "habitual", seed + 1, bias)
     for number, (place, kinds) in enumerate({"home": "habitual", "random": "random", "new": "new"}.items()):
         write_split(
-            folder.parent / "places" / place, range(832 + 320 * number, 1152 + 320 * number), kinds, 2 + number, bias
+            folder.parent / "places" / place,
+            range(832 + 320 * number, 1152 + 320 * number),
+            kinds,
+            seed + 2 + number,
+            bias,
         )
 
 
 def vit(folder: Path, seed: int, photographs: Path) -> None:
     # In a process of its own, since a process has one number format for all trainings.
-    options = ["--seed", str(seed), "--output_dir", str(folder), "--fp32"]
+    options = ["--seed", str(seed), "--output_dir", str(folder)]
     subprocess.run([sys.executable, "-m", "experiments", "train_emoji_bias", *options], check=True)
 
 
 def cnn(folder: Path, seed: int, photographs: Path) -> None:
     model = biased_cnn(seed)
-    finetune(model, load_split("bias", 1920, seed), processor_of(model), folder, 1e-4, bf16=False)
+    finetune(model, load_split("bias", 1920, seed), processor_of(model), folder, 1e-4, bf16=True)
 
 
 def digits(folder: Path, seed: int, photographs: Path) -> None:
-    digits_model(photographs, folder, bf16=False)
+    digits_model(photographs, folder, bf16=True)
 
 
 SETS: dict[str, tuple[Callable[[Path, int, bool], None], Callable[[Path, int, Path], None], int]] = {}
-SETS |= {f"vit-{seed}": (emoji_photographs, vit, seed) for seed in range(30, 35)}
-SETS |= {f"cnn-{seed}": (emoji_photographs, cnn, seed) for seed in range(30, 33)}
-SETS |= {"digits": (digit_photographs, digits, 0)}
+SETS |= {f"vit-{seed}": (emoji_photographs, vit, seed) for seed in range(40, 45)}
+SETS |= {f"cnn-{seed}": (emoji_photographs, cnn, seed) for seed in range(40, 43)}
+SETS |= {"digits": (digit_photographs, digits, 40)}
 ALONE = "-100"  # at the end of a set's name: its images have only usual backgrounds
 
 
@@ -181,7 +187,7 @@ def make(name: str, root: Path) -> tuple[Path, Path]:
 
 def run_effort(effort: str, model: Path, photographs: Path, folder: Path) -> dict:
     started = time.time()
-    report = improve(str(model), str(photographs), folder, effort=effort)
+    report = improve(str(model), str(photographs), folder, effort=effort, bf16=True)
     record = {"seconds": round(time.time() - started), **report.record()}
     record["chosen"] = next(", ".join(row[:2]) for row in report.candidates.rows if row[-1] == "chosen")
     record["validation"] = len(report.diagnosis.diagnoses["before"].columns["label"])
@@ -192,9 +198,11 @@ def run_effort(effort: str, model: Path, photographs: Path, folder: Path) -> dic
 
 def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Path) -> dict:
     """Choose among the candidates of an arm, made of the images and masks of `improve`, whose folder is given, and write the model."""
-    options = ImproveOptions(model=str(model), dataset=str(photographs), output_dir=improved)
+    options = ImproveOptions(model=str(model), dataset=str(photographs), output_dir=improved, bf16=True)
     started, notes = time.time(), []
-    with open_session(Models(str(model), protocol=options.protocol), Stage(folder, {"command": "improve"})) as session:
+    with open_session(
+        Models(str(model), protocol=options.protocol), Stage(folder, {"command": "improve"}), bf16=True
+    ) as session:
         images, _ = images_by_role(session, options, notes)
         images = with_masks(images, replace(session, folder=improved), options, notes)
         train, validation = (session.with_images(of_role, options.dataset, None) for of_role in images.values())
@@ -204,9 +212,14 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         facts = {"finetuned_from": "", "dataset": "", "masks": "", "protocol": session.protocol}
         layers = layer_candidates(side, features._replace(train=alone), facts | {"folder": folder})
         outputs_of = partial(composite_outputs, session=validation, count=VALIDATION_COMPOSITES, edit=MOVED)
-        rows, method = images["train"].rows, METHODS.get(arm, "finetune")
-        training = Finetuning(folder / "training", side, rows, outputs_of, options, facts, method)
-        candidates = (layers if arm == "labels" else layers[:1]) + training.candidates(notes)
+        rows, trainings = images["train"].rows, [(options, {"method": "finetune"})]
+        if arm in RELEVANCE_WEIGHTS:
+            settings = {"method": "robustvit", "relevance_weight": RELEVANCE_WEIGHTS[arm]}
+            trainings = [(replace(options, learning_rate=rate), settings) for rate in RELEVANCE_RATES]
+        candidates = layers if arm == "labels" else layers[:1]
+        for number, (of_training, settings) in enumerate(trainings):
+            training = Finetuning(folder / f"training-{number}", side, rows, outputs_of, of_training, facts, settings)
+            candidates += training.candidates(notes)
         candidates = [candidate.beside(candidates[0]) for candidate in candidates]
         chosen = choose(candidates, options.other_backgrounds)
         if chosen is not candidates[0]:
@@ -219,7 +232,7 @@ def measured(
 ) -> Iterator[tuple[str, dict]]:
     """By place and background: how many images there are, and how many are right before and after."""
     models = Models(str(model), str(better if (better / "config.json").is_file() else model), "model")
-    with open_session(models, Stage(folder, {"command": "improve"}), shared=shared) as session:
+    with open_session(models, Stage(folder, {"command": "improve"}), bf16=True, shared=shared) as session:
         for place, result in measure_accuracy(session.with_sets(places), relevance=False).items():
             rows = places[place].dataset
             backgrounds = np.array(rows["background"] if "background" in rows.column_names else [""] * len(rows))
@@ -240,7 +253,7 @@ def measured(
             )
 
 
-def run(name: str, arm: str, root: Path, photographs: dict[str, Image.Image]) -> dict:
+def run(name: str, arm: str, root: Path, on_photographs: dict[str, EvaluationSet]) -> dict:
     """Result of an arm on a set."""
     images, model = make(name, root)
     folder = root / name
@@ -253,7 +266,7 @@ def run(name: str, arm: str, root: Path, photographs: dict[str, Image.Image]) ->
     if "digits" in name:
         places = {place: own_set(str(folder / "places" / place), "train") for place in ("home", "random", "new")}
     else:
-        places = emoji_places(photographs)
+        places = on_photographs
     record["places"] = dict(
         measured(model, better, places, folder / f"measured-{arm}", root / f"before-{model.parent.name}")
     )
@@ -261,26 +274,33 @@ def run(name: str, arm: str, root: Path, photographs: dict[str, Image.Image]) ->
 
 
 def main() -> None:
-    names = [*SETS, *(name + ALONE for name in ("vit-30", "vit-31", "cnn-30", "digits"))]
+    names = [*SETS, *(name + ALONE for name in ("vit-40", "vit-41", "cnn-40", "digits"))]
     parser = script_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--samples", type=Path, required=True, help="EliSchwartz/imagenet-sample-images")
-    parser.add_argument("--imagen", type=Path, required=True, help="ajschumacher/imagen")
     parser.add_argument("--sets", nargs="+", choices=names, default=names, metavar="SET")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS[:3], metavar="ARM")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    photographs = scenes(arguments.samples, arguments.imagen)
+    places = emoji_places(scenes(arguments.samples))
+
+    def results() -> dict:
+        return (read_json(arguments.results) or {}).get("sets", {})
+
     for name in arguments.sets:
         for arm in arguments.arms:
-            results = (read_json(arguments.results) or {}).get("sets", {})
-            if arm in results.get(name, {}) or (name.endswith(ALONE) and arm not in ("quick", "full")):
+            if (
+                arm in results().get(name, {})
+                or (arm not in ("quick", "full") and name.endswith(ALONE))
+                or (arm in RELEVANCE_WEIGHTS and "vit" not in name)
+            ):
                 continue
-            results.setdefault(name, {})[arm] = run(name, arm, arguments.root, photographs)
-            write_json(arguments.results, {"sets": results, **environment()})
-            places = results[name][arm]["places"]
+            record = run(name, arm, arguments.root, places)
+            found = results()  # to which other processes may have added
+            found.setdefault(name, {})[arm] = record
+            write_json(arguments.results, {"sets": found, **environment()})
             changes = {
                 place: f"{100 * (sum(of['after']) - sum(of['before'])) / sum(of['images']):+.1f}"
-                for place, of in places.items()
+                for place, of in record["places"].items()
             }
-            print(name, arm, results[name][arm]["chosen"], changes, flush=True)
+            print(name, arm, record["chosen"], changes, flush=True)

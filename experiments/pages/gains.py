@@ -131,14 +131,18 @@ def in_short() -> str:
 
 
 def control() -> str:
-    """A sentence on the gain of training on labels without composites, for the sets on which it was measured."""
+    """Sentences on the primary comparison, of `full` with a training on labels without composites, for each kind of models."""
     parts = []
     for kind, label in KINDS.items():
-        alone = improve_runs("labels", kind)
-        beside = {name: improve_runs("full", kind)[name] for name in alone}
-        gains = [f"{100 * gain_at(runs, 'scenes').mean:.0f}" for runs in (alone, beside)]
-        parts.append(f"{gains[0]} points instead of {gains[1]} for {'one' if len(alone) == 1 else len(alone)} {label}")
-    return f"Without composites, the same training on the labels gained less on other backgrounds: {', and '.join(parts)}."
+        alone, full = (improve_runs(arm, kind) for arm in ("labels", "full"))
+        gains = []
+        for name in alone:
+            after = [np.array(of[name]["places"]["scenes"]["after"]) for of in (alone, full)]
+            difference = (after[1] - after[0]) / np.array(full[name]["places"]["scenes"]["images"])
+            gains.append(Gains(difference, name, np.arange(len(difference))))
+        gain, own = mean_gain({"scenes": gains}), f"{100 * gain_at(alone, 'scenes').mean:.0f}"
+        parts.append(f"for {len(alone)} {label} {own} points, and {gain} fewer than `improve --effort full`")
+    return f"**Control.** Without composites, the same training on the labels gains less on other backgrounds: {'; '.join(parts)}."
 
 
 def true_change(run: dict) -> Difference:
@@ -156,19 +160,17 @@ def true_change(run: dict) -> Difference:
 
 def verdicts() -> str:
     """How often `improve` answered, and how often it was wrong."""
-    by_name, later = effort_runs(), benchmark("improve_again")["sets"]
+    by_name = effort_runs()
     runs = [*by_name.values()]
     outcomes = Counter(run["outcome"] for run in runs)
-    # The text is about the one run that there is; another number of them needs another text.
-    ((name, arm),) = (key for key, of in by_name.items() if of["outcome"] == "better" and true_change(of).mean < 0)
+    wrong = sum(run["outcome"] == "better" and true_change(run).mean < 0 for run in runs)
     told = [run for run in runs if "change" in run]
     held = sum(run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in told)
     return (
         f"**How often is the verdict wrong?** We ran `improve` on {len({of_set for of_set, _ in by_name})} sets of images with both efforts: {len(runs)} runs, with the "
         f"outcomes {' and '.join(f'`{key}` ({count})' for key, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
-        f"other backgrounds. Of the {outcomes['better']} that were called `better`, 1 was worse than before: its masks contained background. `improve` "
-        f"now measures what this does, and the outcome is `{later[name][arm]['outcome']}`. The 95 % interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each "
-        "run](experiments/improve.md)."
+        f"other backgrounds. Of the {outcomes['better']} that were called `better`, {wrong or 'none'} {'was' if wrong < 2 else 'were'} worse than before. The 95 % "
+        f"interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each run](experiments/improve.md)."
     )
 
 
@@ -197,20 +199,6 @@ def learning_rates() -> str:
         rows.append([name, f"{of_model['rate']:g}", f"{of_model['before']:.1f}", *best])
     head = ["model", "rate of the rule", "original", *(f"{factor} ×" for factor in of_model["trained"])]
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('rates')}."
-
-
-def again() -> str:
-    """Verdicts of `improve` as it was and as it is now, with the same images and models that were made anew."""
-    rows = []
-    for name, of_set in benchmark("improve_again")["sets"].items():
-        for arm in filter(EFFORTS.__contains__, of_set):
-            cells = []
-            for run in (benchmark("improve")["sets"][name][arm], of_set[arm]):
-                cells += [run["outcome"], str(Difference(**run["change"])), str(true_change(run))]
-            rows.append([name, arm, *cells])
-    of_run = ("verdict", "its change", "measured")
-    head = ["set", "arm", *of_run, *(f"now: {name}" for name in of_run)]
-    return f"{Table('', head, rows).markdown()}\n\n{commits_of('improve_again')}."
 
 
 def estimates() -> str:
@@ -359,7 +347,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "estimates": estimates,
     "shown and others": shown_and_others,
     "all sets": all_sets,
-    "sets again": again,
     "learning rates": learning_rates,
     "half of the classes": half_of_the_classes,
     "other layers": other_layers,

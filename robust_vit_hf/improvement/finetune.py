@@ -1,9 +1,9 @@
 """The training of all layers, which gives candidates at several interpolation weights."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Finetuning:
         train: images with masks.
         outputs_of: computes the logits of a model on the validation images.
         facts: for the record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
-        method: one of [`~robust_vit_hf.training.methods.METHODS`].
+        settings: of [`~robust_vit_hf.RobustViTConfig`].
     """
 
     folder: Path
@@ -61,14 +61,14 @@ class Finetuning:
     outputs_of: Callable[[Side], Outputs]
     options: ImproveOptions
     facts: dict[str, str]
-    method: str = "swap"
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"method": "swap"})
 
     @property
     def rate(self) -> float:
         return self.options.learning_rate or learning_rate(self.side.model)
 
     def __str__(self) -> str:
-        return f"finetuned by {self.method}, learning rate {self.rate:g}, {self.options.max_steps} steps"
+        return f"finetuned by {self.settings['method']}, learning rate {self.rate:g}, {self.options.max_steps} steps"
 
     def candidates(self, notes: list[str]) -> list[Candidate]:
         """The model at each interpolation weight; none, and a note in `notes`, if the training diverges."""
@@ -133,7 +133,7 @@ class Finetuning:
             bf16=options.bf16,
             use_cpu=self.side.model.device.type == "cpu",
             backgrounds=options.backgrounds,
-            method=self.method,
+            **self.settings,
         )
         trainer = RobustViTTrainer(deepcopy(self.side.model), config, self.train, processing_class=self.side.processor)
         try:
