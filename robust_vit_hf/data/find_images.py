@@ -289,4 +289,4 @@ def origin_of_masks(source: str) -> str:
         return "exact, from the composition of the images"
     inputs = made_from(Path(source))
     method = inputs.get("method", inputs.get("set"))
-    return f"made by {method}" if method else "those that came with the dataset"
+    return f"made by {method}" if method else "given with the images"

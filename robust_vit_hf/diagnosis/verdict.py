@@ -165,11 +165,12 @@ class Diagnosis:
                 f"{what}, and the others cannot show what it decides by."
             )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
-        text, images = f"{VERDICTS[self.verdict]}: ", "images with the background of another class"
+        text = f"{VERDICTS[self.verdict]}: on the background of another class, it "
         if gap := self.measures.get("bg_gap"):
-            text += f"the background of another class instead of its own lowers top-1 by {gap.unsigned} points, and "
-            images = "such images"
-        text += f"{percent(rate)} of {self.num_mixed} {images} were predicted as that class (chance {100 * chance.mean:.0f} %)"
+            change = Difference(-gap.mean, -gap.high, -gap.low)
+            text += f"recognises {change.of_100} of 100 objects than on another background of their own class. It "
+        images = f"{percent(rate)} of {self.num_mixed} objects"
+        text += f"predicts the class of the background for {images} (chance {100 * chance.mean:.0f} %)"
         if expected := self.measures.get("estimate"):
             text += f". On random backgrounds, expect a top-1 of {percent(expected)}"
         return f"{text}."
@@ -302,11 +303,12 @@ class AttributeDiagnosis:
         sentences = []
         for name in self.named:
             gap, shift = self.measures[name]["gap"], _shown("shift", self.measures[name]["shift"])
+            change = Difference(-gap.mean, -gap.high, -gap.low).of_100
             how = "Decides" if gap.low >= LARGE else "Decides partly" if gap.low > 0 else "May decide"
             inconclusive = "" if gap.low > 0 else " (inconclusive)"
             sentences.append(
-                f"{how} by {ATTRIBUTES[name].text}: that of another class instead of its own lowers top-1 by {gap.unsigned} points{inconclusive}, and "
-                f"shifts the logits by {shift} towards that class."
+                f"{how} by {ATTRIBUTES[name].text}: with that of another class, it recognises {change} of 100 objects than with that of their own "
+                f"class{inconclusive}, and the logits shift by {shift} towards the other class."
             )
         return " ".join(sentences)
 

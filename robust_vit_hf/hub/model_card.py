@@ -121,7 +121,7 @@ def _data(train: object, validation: object, facts: dict, class_names: dict[int,
         "dataset_on_hub": len(names) == 1 and is_hub_id(names[0]),
         "dataset_tags": _listed(facts.get("dataset_tags")),
         "dataset_args": _listed(facts.get("dataset_args")),
-        "masks": facts.get("masks", "those that came with the dataset"),
+        "masks": facts.get("masks", "given with the images"),
         "train_images": counts[0],  # `None` for a stream
         "validation_images": counts[1],
         "training_classes": labels,

@@ -133,9 +133,10 @@ class Outcome:
 
     @property
     def sentences(self) -> list[str]:
-        share, (even, at_most) = f"{100 * self.share:.0f} %", self.break_even
+        even, at_most = self.break_even
         sentences = [
-            f"{OUTCOMES[self.key]}: if {share} of your photographs have other backgrounds than usual, top-1 changes by {self.change} points."
+            f"{OUTCOMES[self.key]}: of 100 photographs, {100 * self.share:.0f} of them with other backgrounds than usual, the new model recognises "
+            f"{self.change.of_100}."
         ]
         # Without an upper bound, the share says nothing; one below `share` would deny that the verdict is open, see [`_interval`].
         if even < 1 and at_most < 1 and (self.key == "better" or (self.key == "open" and at_most > self.share)):

@@ -40,6 +40,7 @@ def images_by_role(
         if options.is_given("eval_split"):
             raise
         train, validation = map(train.select, held_out(train.rows["label"][:], options.seed))
+        validation = replace(validation, notes=())  # `train` has them
         if len({*validation.rows["label"]}) < 2:
             raise ValueError(
                 f"There is no split `{options.eval_split}`, and fewer than two classes of `{options.train_split}` have three images, the least "

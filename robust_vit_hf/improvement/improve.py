@@ -17,7 +17,7 @@ import torch
 import xxhash
 from pyarrow import parquet as pq
 from tqdm.auto import tqdm
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 
 from ..data.background_edits import chosen_attributes
 from ..data.dataset_digest import dataset_identity
@@ -102,8 +102,15 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
         raise ValueError(
             f"A `{type(model).__name__}` cannot be trained: give a model of transformers, with its `processor`. `diagnose` takes any function."
         )
+    config = deepcopy(model.config)
+    config.architectures = [type(model).__name__]  # as it is saved
     with torch.device("meta"):
-        of_class = type(model)._from_config(model.config)
+        of_class = AutoModelForImageClassification.from_config(config)
+    if type(of_class) is not type(model):
+        raise ValueError(
+            f"A saved copy of this `{type(model).__name__}` would be loaded as a `{type(of_class).__name__}`: give its configuration a `model_type` of its own, "
+            "and register both with `AutoConfig` and `AutoModelForImageClassification`."
+        )
     shapes = [{name: weight.shape for name, weight in of.state_dict().items()} for of in (model, of_class)]
     if differing := sorted(shapes[0].items() ^ shapes[1].items()):
         raise ValueError(
@@ -128,7 +135,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         stage = Stage(session.folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
         stage.check()
         share = options.other_backgrounds
-        _say(0, f"{side.name}, {_estimate(side, images, options)}")
+        _say(0, f"{side.name}, {_estimate(session, images, options)}")
         images = with_masks(images, session, options, notes)
         classes = classes_with_images(images, session.classes, notes)
         train, validation = (session.with_images(of_role, options.dataset, classes) for of_role in images.values())
@@ -240,12 +247,15 @@ def _candidates(
         candidates = layer_candidates(side, features, facts | {"folder": train.folder}, rows)
     except NoLastLayer as error:
         if options.effort == "quick":
-            raise ValueError(f"{error} Give --effort full, which finetunes the model.") from error
+            raise ValueError(
+                f"{error} Give --effort full, which finetunes the model and needs images of all classes."
+            ) from error
         notes.append(f"{error} So the training is the only candidate.")
         candidates = [Candidate.of(outputs_of(side))]
     if options.effort == "full":
         if attributes:
-            notes.append("The training of all layers does not exchange attributes; the new layers do.")
+            but = "; the new layers do" if len(candidates) > 1 else ""
+            notes.append(f"The training of all layers does not exchange attributes{but}.")
         finetuning = Finetuning(folder / FINETUNED_FOLDER, side, rows, outputs_of, options, facts)
         tqdm.write(f"  {finetuning}", file=sys.stderr)
         candidates += finetuning.candidates(notes)
@@ -256,15 +266,23 @@ def _say(number: int, text: str) -> None:
     tqdm.write(f"[{number}/4] {text}", file=sys.stderr)
 
 
-def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions) -> str:
+def _estimate(session: Session, images: Mapping[str, Images], options: ImproveOptions) -> str:
     """How long the command takes, without what is in the output folder, and how small a change it can tell."""
     train, validation = (len(images[role].rows) for role in ("train", "validation"))
-    pixels, times = torch.zeros(8, 3, *input_size(side.processor), device=side.model.device), []
-    with torch.no_grad():
+    side = session.sides["before"]
+
+    def seconds_per_image() -> float:
+        pixels, times = torch.zeros(8, 3, *input_size(side.processor), device=side.model.device), []
         for _ in range(3):
             started = time.perf_counter()
             forward_logits(side.model, pixels).cpu()
             times.append((time.perf_counter() - started) / len(pixels))
+        return min(times)
+
+    with torch.no_grad():
+        fp32 = seconds_per_image()
+        with session.accelerator.autocast():
+            per_image = seconds_per_image() if options.bf16 else fp32
 
     def left(passes: int, *place: str) -> int:
         return passes if Stage.of(Path(options.output_dir, *place)).result() is None else 0
@@ -277,8 +295,10 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
     full = passes + left(full, CANDIDATES_FOLDER, FINETUNED_FOLDER)
     masks = train + validation if makes_masks(images["train"], options.mask_method) else 0
     masks -= sum(pq.read_metadata(file).num_rows for file in (options.output_dir / MASKS_FOLDER).rglob("*.parquet"))
-    seconds = FITTING + (masks * _seconds_per_mask(images["train"], options.mask_method) if masks > 0 else 0)
-    quick, of_full = (f"{max(1, (min(times) * count + seconds) / 60):.0f} min" for count in (passes, full))
+    seconds = float(FITTING)
+    if masks > 0:
+        seconds += masks * _seconds_per_mask(images["train"], options.mask_method, per_image / fp32)
+    quick, of_full = (f"{max(1, (per_image * count + seconds) / 60):.0f} min" for count in (passes, full))
     chosen, other, effort = (of_full, quick, "quick") if options.effort == "full" else (quick, of_full, "full")
     share, points = options.other_backgrounds, resolution(validation, options.other_backgrounds)
     return (
@@ -287,8 +307,8 @@ def _estimate(side: Side, images: Mapping[str, Images], options: ImproveOptions)
     )
 
 
-def _seconds_per_mask(images: Images, method: str | None) -> float:
-    """Seconds to decode the first image, twice, and to make a mask of its size."""
+def _seconds_per_mask(images: Images, method: str | None, of_fp32: float) -> float:
+    """Seconds to decode the first image, twice, and to make a mask of its size. Passes in the number format take this part of those in fp32."""
     method = "rembg" if method == "auto" and find_spec("rembg") else method
     started, (width, height) = time.perf_counter(), (336, 252)
     with suppress(Exception):  # codecs raise any type, and an image that cannot be read is left out later
@@ -296,5 +316,5 @@ def _seconds_per_mask(images: Images, method: str | None) -> float:
     decoding = time.perf_counter() - started
     scale = min(ConfirmedMasks.max_side / max(width, height), max(1, Dinov2Options.min_side / min(width, height)))
     share = scale**2 * width * height / (336 * 252)
-    seconds = SECONDS_PER_MASK.get(method, SECONDS_PER_MASK[None] * share)
+    seconds = SECONDS_PER_MASK.get(method, SECONDS_PER_MASK[None] * share * of_fp32)
     return 2 * decoding + seconds / torch.get_num_threads()

@@ -43,6 +43,13 @@ class Interval:
 class Difference(Interval):
     """A mean difference of accuracy and its 95 % interval, as fractions. An infinite interval is unknown."""
 
+    @property
+    def of_100(self) -> str:
+        """How many more or fewer of 100 images are right."""
+        if self.mean < 0:
+            return f"{Interval(-self.mean, -self.high, -self.low)} fewer"
+        return f"{self.unsigned} more"
+
 
 def mean_change(results: Sequence[SetResult]) -> Difference:
     """Change of top-1, averaged over sets, with the interval of a bootstrap over the images of each set

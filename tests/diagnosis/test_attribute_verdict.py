@@ -68,7 +68,7 @@ def test_no_image_with_a_donor_of_its_class():
 def test_the_frame_is_named():
     found = diagnosis(border=0.6)
     assert found.named == ["border"]
-    assert found.sentence.startswith("Decides by the border or frame: ") and "by 60.0 [" in found.sentence
+    assert found.sentence.startswith("Decides by the border or frame: ") and "recognises 60.0 [" in found.sentence
     assert found.table("before").rows[0][0] == "the border or frame"
     assert diagnosis(border=0.2).sentence.startswith("Decides partly by the border or frame: ")
     both = diagnosis(2000, border=0.5, place=0.2).sentence
@@ -86,8 +86,8 @@ def test_an_inconclusive_cost_is_called_so():
     assert gap.low < 0 < gap.mean and found.named == ["border"]
     points = f"{100 * gap.mean:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
     assert found.sentence == (
-        f"May decide by the border or frame: that of another class instead of its own lowers top-1 by {points} points (inconclusive), and shifts "
-        "the logits by +1.00 [+0.97, +1.00] towards that class."
+        f"May decide by the border or frame: with that of another class, it recognises {points} fewer of 100 objects than with that of their "
+        "own class (inconclusive), and the logits shift by +1.00 [+0.97, +1.00] towards the other class."
     )
 
 

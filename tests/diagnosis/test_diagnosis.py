@@ -111,10 +111,15 @@ def test_without_a_gap_nothing_is_ruled_out():
 
 def test_the_sentence_names_the_evidence():
     found = diagnosis(400, mixed_rand=0.3, taken=0.6)
-    start = "Decides by the background: the background of another class instead of its own lowers top-1 by 70.0 ["
-    assert found.sentence.startswith(start) and "points, and 60 % [" in found.sentence
-    assert found.sentence.endswith(
-        "of 400 such images were predicted as that class (chance 23 %). On random backgrounds, expect a top-1 of 30 % [14, 46]."
+    gap, rate = found.measures["bg_gap"], found.measures["donor_rate"]
+    assert found.sentence == (
+        f"Decides by the background: on the background of another class, it recognises 70.0 [{100 * gap.low:.1f}, {100 * gap.high:.1f}] fewer of "
+        "100 objects than on another background of their own class. It predicts the class of the background for 60 % "
+        f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}] of 400 objects (chance 23 %). On random backgrounds, expect a top-1 of 30 % [14, 46]."
+    )
+    assert (
+        "recognises 10.0 [" in (more := diagnosis(400, mixed_same=0.6, mixed_rand=0.7).sentence)
+        and "] more of 100" in more
     )
 
 

@@ -121,6 +121,12 @@ def test_the_verdict_is_that_of_the_interval_at_the_share(usual, other, share, k
     found = outcome(usual, other, share)
     assert found.key == key and found.change.mean == pytest.approx((1 - share) * usual + share * other)
     assert found.sentences[0].startswith(choice.OUTCOMES[key])
+    assert found.sentences[0].endswith(
+        f": of 100 photographs, {100 * share:.0f} of them with other backgrounds than usual, the new model recognises {found.change.of_100}."
+    )
+    low, high = 100 * found.change.low, 100 * found.change.high
+    ends = f"[{low:.1f}, {high:.1f}] more" if found.change.mean >= 0 else f"[{-high:.1f}, {-low:.1f}] fewer"
+    assert found.change.of_100 == f"{100 * abs(found.change.mean):.1f} {ends}"
 
 
 def test_the_interval_contains_how_far_composites_are_from_photographs():

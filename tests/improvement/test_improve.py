@@ -271,7 +271,10 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     monkeypatch.setattr("robust_vit_hf.improvement.candidates.LastLayer", none)
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 1]
     refused, done = call("improve", *options, "--effort", "quick"), call("improve", *options)
-    assert "linear layer. Give --effort full, which finetunes the model." in refused.error and done.status == 0
+    assert (
+        "linear layer. Give --effort full, which finetunes the model and needs images of all classes." in refused.error
+        and done.status == 0
+    )
     for result, other in ((refused, "full"), (done, "quick")):  # as both efforts say first
         told = f"32 validation images tell a change of top-1 at 25 % other backgrounds to within about {resolution(32, 0.25):.1f} points."
         assert re.search(rf"min in all; --effort {other}: \d+ min\n  {told}\n\[1/4\]", result.err)
@@ -286,7 +289,7 @@ def test_the_estimate_is_of_all_passes(effort, own, other, tmp_path, monkeypatch
     """Of an image, and of a mask, a minute each."""
     clock = SimpleNamespace(perf_counter=iter(range(0, 10**6, 8 * 60)).__next__)
     monkeypatch.setattr("robust_vit_hf.improvement.improve.time", clock)
-    monkeypatch.setattr("robust_vit_hf.improvement.improve._seconds_per_mask", lambda images, method: 60)
+    monkeypatch.setattr("robust_vit_hf.improvement.improve._seconds_per_mask", lambda *_: 60)
     monkeypatch.setattr("robust_vit_hf.improvement.improve.FITTING", 0)
     sizes = {"train": 24, "validation": 16}
     images = {role: SimpleNamespace(rows=masked_dataset(size)) for role, size in sizes.items()}
@@ -296,12 +299,12 @@ def test_the_estimate_is_of_all_passes(effort, own, other, tmp_path, monkeypatch
     # each as long as 4 passes, of which 4 interpolation weights are measured.
     composed = 2 * 15 * 16 + 6 * 16 + 13 * 24 + 24 + 16
     assert composed == 928 and composed + 4 * 240 * 8 + 4 * 6 * 16 == 8992
-    text = _estimate(session.sides["before"], images, options)
+    text = _estimate(session, images, options)
     assert text.startswith(f"about {own} min in all; --effort {other} min")
     # Without what an earlier start has computed: the masks of ten images, and the features, 10 + 6 * 16 + 13 * 24.
     images["train"].rows.select(range(10)).to_parquet(tmp_path / "masks" / "train" / "rejected" / "train-0-10.parquet")
     Stage(tmp_path / "candidates" / "features" / "validation", {}).finish({})
-    assert _estimate(session.sides["before"], images, options).startswith(f"about {own - 418} min in all")
+    assert _estimate(session, images, options).startswith(f"about {own - 418} min in all")
 
 
 @pytest.mark.slow
