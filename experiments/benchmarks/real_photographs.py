@@ -1,6 +1,6 @@
 """Masks, diagnoses and improvements on real photographs, with a model that nobody biased.
 
-    python -m experiments real_photographs masks verdicts classes planted times --imagen imagen --samples samples --ecssd ECSSD \
+    python -m experiments real_photographs masks verdicts classes planted finetuned times --imagen imagen --samples samples --ecssd ECSSD \
         --isnet isnet.onnx --root runs/real-photographs
 
 Photographs are those of public repositories, cloned beforehand, and stay out of this one:
@@ -10,7 +10,7 @@ Photographs are those of public repositories, cloned beforehand, and stay out of
 - `--ecssd`: the folder data/ECSSD of total-black/U2Net-ECSSD-Evaluation, 1,000 with masks drawn by people;
 - `--isnet`: an ONNX file of ISNet, such as /models/medium of the npm package @imgly/background-removal-data 1.4.5, joined.
 
-The model is EfficientNet-Lite0 with its own head. Adds to real_photographs.json next to this script, part by part.
+The model is EfficientNet-Lite0 with its own head; of `finetuned`, a DINOv2-S. Adds to real_photographs.json next to this script, part by part.
 """
 
 import os
@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 from sklearn.linear_model import LogisticRegression
 from tqdm.auto import tqdm
 
-from robust_vit_hf import diagnose, improve
+from robust_vit_hf import diagnose, improve, make_image_processor
 from robust_vit_hf.data.classes import label_of_wnid
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.transforms import eval_transform
@@ -36,6 +36,7 @@ from robust_vit_hf.diagnosis.verdict import Diagnosis
 from robust_vit_hf.masks.background_remover import background_remover
 from robust_vit_hf.masks.foreground_layer import ConfirmedMasks
 from robust_vit_hf.masks.tokencut import TokenCut
+from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model, with_new_head
 from robust_vit_hf.utils.environment import environment
@@ -44,6 +45,7 @@ from robust_vit_hf.utils.images import upright_image
 
 from ..makers.export_cnn import features, load_efficientnet
 from ..scripts import script_parser
+from .digits import finetune
 
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -289,29 +291,42 @@ def planted_photographs(photographs: Photographs, removed: Path, name: str, habi
     return folder
 
 
-def planted(photographs: Photographs, isnet: Path) -> dict:
-    """A head fitted to photographs with a planted background, improved, and measured on photographs as they are."""
+def fitted_cnn(usual: Path, folder: Path) -> None:
+    """Write the EfficientNet-Lite0 with a new head, fitted to training photographs."""
+    model, rows = load_efficientnet(), find_images(str(usual), "train").labelled().rows
+    fitted = LogisticRegression(max_iter=2000).fit(features(model, rows), rows["label"][:])
+    with_new_head(model, rows.features["label"].names)
+    with torch.no_grad():
+        model.timm_model.classifier.weight.copy_(torch.from_numpy(fitted.coef_))
+        model.timm_model.classifier.bias.copy_(torch.from_numpy(fitted.intercept_))
+    model.save_pretrained(folder)
+
+
+def finetuned_vit(usual: Path, folder: Path) -> None:
+    """Write a DINOv2-S of which all layers were finetuned on training photographs."""
+    rows = find_images(str(usual), "train").labelled().rows
+    torch.manual_seed(0)
+    model = with_new_head(load_backbone(), rows.features["label"].names)
+    finetune(model, rows, make_image_processor("paper", 224), folder, 5e-5, bf16=True)
+
+
+def planted(photographs: Photographs, isnet: Path, make_model: Callable[[Path, Path], None]) -> dict:
+    """A model of photographs with a planted background, improved, and measured on photographs as they are."""
     root = photographs.root
     folder = photographs.folder("planted-as-they-are", photographs.common[::4], IMPROVED)
     for split in IMPROVED:
         removed = masks_by_isnet(isnet, folder, split, root / "planted-isnet")
         usual = planted_photographs(photographs, removed, "planted-usual", 1.0, split)
     mixed = planted_photographs(photographs, removed, "planted-mixed", 0.0, "test")
-    biased = root / "biased-of-three"
+    biased = root / make_model.__name__
     if not (biased / "config.json").is_file():
-        model, rows = load_efficientnet(), find_images(str(usual), "train").labelled().rows
-        fitted = LogisticRegression(max_iter=2000).fit(features(model, rows), rows["label"][:])
-        with_new_head(model, rows.features["label"].names)
-        with torch.no_grad():
-            model.timm_model.classifier.weight.copy_(torch.from_numpy(fitted.coef_))
-            model.timm_model.classifier.bias.copy_(torch.from_numpy(fitted.intercept_))
-        model.save_pretrained(biased)
+        make_model(usual, biased)
     places = {
         "usual background": partial(top1, folder=usual, split="test"),
         "another of the planted backgrounds": partial(top1, folder=mixed, split="test"),
         "photographs as they are": partial(top1, folder=folder, split="test"),
     }
-    return improved(str(biased), usual, root / "better-of-planted", places)
+    return improved(str(biased), usual, root / f"better-{biased.name}", places)
 
 
 def times(photographs: Photographs, count: int = 60) -> dict:
@@ -351,7 +366,7 @@ def times(photographs: Photographs, count: int = 60) -> dict:
 
 def main() -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("parts", nargs="+", choices=("masks", "verdicts", "classes", "planted", "times"))
+    parser.add_argument("parts", nargs="+", choices=("masks", "verdicts", "classes", "planted", "finetuned", "times"))
     for name in ("imagen", "samples", "ecssd", "isnet", "root"):
         parser.add_argument(f"--{name}", type=Path, required=name not in ("ecssd", "isnet"))
     arguments = parser.parse_args()
@@ -360,7 +375,8 @@ def main() -> None:
         "masks": lambda: masks(photographs, arguments.ecssd, arguments.isnet),
         "verdicts": lambda: verdicts(photographs, arguments.isnet),
         "classes": lambda: classes(photographs),
-        "planted": lambda: planted(photographs, arguments.isnet),
+        "planted": lambda: planted(photographs, arguments.isnet, fitted_cnn),
+        "finetuned": lambda: planted(photographs, arguments.isnet, finetuned_vit),
         "times": lambda: times(photographs),
     }
     for part in arguments.parts:

@@ -66,6 +66,7 @@ def _shown(name: str, measured: Mapping[str, dict]) -> str:
 def improved() -> str:
     rows, held = [], []
     runs = {f"planted background, {name}": run for name, run in part("planted").items()}
+    runs |= {f"planted background, DINOv2-S, {name}": run for name, run in part("finetuned").items()}
     for title, run in (part("classes") | part("classes, trained") | runs).items():
         places = [place for place in run.get("before", ()) if place != "estimate"]
         for place in places:
