@@ -65,9 +65,9 @@ def train(model: PreTrainedModel, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def trained_worths(model: Path, photographs: Path, folder: Path, rate: float) -> tuple[float, dict[str, float]]:
-    """Expected top-1, in per cent, of the model, and of its training at this rate by interpolation weight."""
-    report = improve(str(model), str(photographs), folder, effort="full", learning_rate=rate)
+def trained_worths(model: Path, photographs: Path, folder: Path, **options) -> tuple[float, dict[str, float]]:
+    """Expected top-1, in per cent, of the model, and of its training by interpolation weight."""
+    report = improve(str(model), str(photographs), folder, effort="full", **options)
     worths = {tuple(row[:2]): float(row[2]) for row in report.candidates.rows}
     trained = {weight: worth for (name, weight), worth in worths.items() if name.startswith("finetuned")}
     return worths["original", "–"], trained
@@ -93,7 +93,9 @@ def main() -> None:
             found = results["models"].setdefault(name, {"rate": rate, "trained": {}})
             if f"{factor:g}" in found["trained"]:
                 continue
-            before, trained = trained_worths(model, photographs, root / f"{name}-{factor:g}", factor * rate)
+            before, trained = trained_worths(
+                model, photographs, root / f"{name}-{factor:g}", learning_rate=factor * rate
+            )
             found["before"], found["trained"][f"{factor:g}"] = before, trained
             write_json(RESULTS, results | environment())
             print(name, f"{factor:g}", before, trained, flush=True)

@@ -184,10 +184,10 @@ def all_sets() -> str:
                 before, change = top1_before({name: run}, place), gain_at({name: run}, place)
                 shown[renamed.get(place, place)] = f"{before:.1f} {change}"
             places = [shown.get(place, "–") for place in PLACES]
-            at_share = str(Difference(**run["change"])) if "change" in run else "–"
+            at_share = [str(Difference(**run["change"])), str(true_change(run))] if "change" in run else ["–", "–"]
             chosen = run["chosen"].replace("interpolation weight ", "")
-            rows.append([name, arm, *places, chosen, run.get("outcome", "–"), at_share])
-    head = ["set", "arm", *PLACES.values(), "chosen", "verdict", "its change"]
+            rows.append([name, arm, *places, chosen, run.get("outcome", "–"), *at_share])
+    head = ["set", "arm", *PLACES.values(), "chosen", "verdict", "its change", "measured"]
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('improve')}."
 
 
