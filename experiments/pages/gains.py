@@ -201,6 +201,18 @@ def learning_rates() -> str:
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('rates')}."
 
 
+def trainings() -> str:
+    """Expected top-1 and seconds of trainings with other settings than those of `improve`, at the best interpolation weight."""
+    rows = []
+    for name, of_model in benchmark("trainings")["models"].items():
+        rows.append([name, "none", "", f"{of_model['before']:.1f}"])
+        for training, found in of_model["trained"].items():
+            worths = [worth for weight, worth in found.items() if weight != "seconds"]
+            rows.append([name, training, str(found["seconds"]), f"{max(worths):.1f}"])
+    table = Table("", ["model", "training", "seconds", "top-1 at 25 % other backgrounds"], rows)
+    return f"{table.markdown()}\n\n{commits_of('trainings')}."
+
+
 def estimates() -> str:
     """The estimate of the report minus top-1 on random backgrounds, before and after, and how often its interval holds top-1."""
     differences, held, rows = [], 0, []
@@ -348,6 +360,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "shown and others": shown_and_others,
     "all sets": all_sets,
     "learning rates": learning_rates,
+    "trainings": trainings,
     "half of the classes": half_of_the_classes,
     "other layers": other_layers,
     "example verdicts": example_verdicts,
