@@ -115,4 +115,7 @@ def test_a_model_that_could_not_be_loaded_again_is_refused_first(tmp_path):
         model.classifier = change
         with pytest.raises(ValueError, match=r"could not be loaded.*`classifier"):
             improve(model, "photographs", tmp_path / "out", processor=make_image_processor("paper", 32))
+    own = type("Own", (type(model),), {})(model.config)
+    with pytest.raises(ValueError, match="this `Own` would be loaded as a `ViTForImageClassification`"):
+        improve(own, "photographs", tmp_path / "out", processor=make_image_processor("paper", 32))
     assert not (tmp_path / "out").exists()

@@ -173,6 +173,14 @@ def test_classes_of_two_images_cannot_be_held_out(tmp_path):
         images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
 
 
+def test_what_is_left_out_before_images_are_held_out_is_told_once(tmp_path):
+    write_photographs(tmp_path / "photos", "train", 6, seed=0)
+    shutil.copy(next((tmp_path / "photos").glob("train/*/*")), tmp_path / "photos" / "train" / "no class.jpg")
+    options = ImproveOptions(model="m", dataset=str(tmp_path / "photos"), output_dir="o")
+    images, _ = images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
+    assert len(images["train"].notes) == 1 and not images["validation"].notes
+
+
 @pytest.mark.parametrize(
     "packed, message",
     [(True, r'^Masks: Unknown split "validation".* --split validation'), (False, "is the mask of images of both")],
