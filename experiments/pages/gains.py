@@ -140,9 +140,13 @@ def control() -> str:
             after = [np.array(of[name]["places"]["scenes"]["after"]) for of in (alone, full)]
             difference = (after[1] - after[0]) / np.array(full[name]["places"]["scenes"]["images"])
             gains.append(Gains(difference, name, np.arange(len(difference))))
-        gain, own = mean_gain({"scenes": gains}), f"{100 * gain_at(alone, 'scenes').mean:.0f}"
-        parts.append(f"for {len(alone)} {label} {own} points, and {gain} fewer than `improve --effort full`")
-    return f"**Control.** Without composites, the same training on the labels gains less on other backgrounds: {'; '.join(parts)}."
+        own, part = (f"{100 * gain_at(of, 'scenes').mean:.0f}" for of in (alone, full))
+        parts.append(
+            f"{own} points instead of {part} (difference {mean_gain({'scenes': gains}).unsigned}) for {len(alone)} {label}"
+        )
+    return (
+        f"Without composites, the same training on the labels gains less on other backgrounds: {', and '.join(parts)}."
+    )
 
 
 def true_change(run: dict) -> Difference:
@@ -199,18 +203,6 @@ def learning_rates() -> str:
         rows.append([name, f"{of_model['rate']:g}", f"{of_model['before']:.1f}", *best])
     head = ["model", "rate of the rule", "original", *(f"{factor} ×" for factor in of_model["trained"])]
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('rates')}."
-
-
-def trainings() -> str:
-    """Expected top-1 and seconds of trainings with other settings than those of `improve`, at the best interpolation weight."""
-    rows = []
-    for name, of_model in benchmark("trainings")["models"].items():
-        rows.append([name, "none", "", f"{of_model['before']:.1f}"])
-        for training, found in of_model["trained"].items():
-            worths = [worth for weight, worth in found.items() if weight != "seconds"]
-            rows.append([name, training, str(found["seconds"]), f"{max(worths):.1f}"])
-    table = Table("", ["model", "training", "seconds", "top-1 at 25 % other backgrounds"], rows)
-    return f"{table.markdown()}\n\n{commits_of('trainings')}."
 
 
 def estimates() -> str:
@@ -360,7 +352,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "shown and others": shown_and_others,
     "all sets": all_sets,
     "learning rates": learning_rates,
-    "trainings": trainings,
     "half of the classes": half_of_the_classes,
     "other layers": other_layers,
     "example verdicts": example_verdicts,
