@@ -16,7 +16,7 @@ from robust_vit_hf import diagnose
 from robust_vit_hf.data.background_edits import ATTRIBUTES, draw_donors
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.evaluation.measurement import measure
-from robust_vit_hf.evaluation.other_backgrounds import Attributes
+from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers.commands import files_below
@@ -109,8 +109,8 @@ def test_images_without_object_background_or_donor_give_no_attributes():
     of_one = np.array([row["label"] == 0 for row in rows])  # the masks of the other classes are in doubt
     in_doubt = images.add_column("doubt", [None if sure else "small" for sure in of_one])
     session = session.with_sets({"few": EvaluationSet.of(in_doubt)})
-    columns = measure(session, Attributes(("border",)))["few"]["before"].columns
-    assert (np.array(columns["border_rand"])[of_one] == -1).all()
+    columns, mixed = (measure(session, of)["few"]["before"].columns for of in (Attributes(("border",)), Backgrounds()))
+    assert (np.array(columns["border_rand"])[of_one] == -1).all() and (mixed["mixed_rand"][of_one] == -1).all()
     assert (np.isnan(columns["border_rand_margin"]) == of_one).all()
 
 

@@ -155,15 +155,15 @@ def test_when_there_is_little_to_gain(rates, count, little):
 
 def test_images_with_masks_in_doubt_count_as_they_are_alone():
     """The last half of the images, which are right on their own background alone."""
-    columns = dict(diagnosis(400, original=0.75, mixed_same=1.0, mixed_rand=0.5).columns)
-    found = Diagnosis(columns | {"confirmed": np.arange(400) < 200}, NAMES)
+    columns, sure = dict(diagnosis(400, original=0.75, mixed_same=1.0, mixed_rand=0.5).columns), np.arange(400) < 200
+    found = Diagnosis(columns | {"confirmed": sure, "relevance_on_object": np.where(sure, 0.3, 0.1)}, NAMES)
     assert found.num_mixed == 200 and found.measures["original"].mean == 0.75
     assert found.measures["mixed_rand"].mean == 1.0 and found.measures["bg_gap"].mean == 0
     assert np.isnan(found.values["relevance_on_object"][200:]).all() and found.by_class()[0]["mixed_rand"] == 1.0
     table = diagnosis_tables({"before": found})[0]
     assert table.head == ["measure", "before", "before, masks in doubt too"]
-    (gaps,) = (row[1:] for row in table.rows if row[0].startswith("BG-Gap"))
-    assert gaps[0].startswith("+0.0") and gaps[1].startswith("+50.0")
+    gaps, maps = (row[1:] for row in table.rows if row[0].startswith(("BG-Gap", "relevance")))
+    assert [cell.partition(" ")[0] for cell in (*gaps, *maps)] == ["+0.0", "+50.0", "3.00", "2.00"]
     assert len(diagnosis_tables({"before": Diagnosis(columns, NAMES)})[0].head) == 2
     of_earlier_versions = {name: values for name, values in columns.items() if name != "confirmed"}
     assert Diagnosis(of_earlier_versions, NAMES).num_mixed == 400

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -19,7 +20,6 @@ from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
 from robust_vit_hf.evaluation.segment import Attribution
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
-from robust_vit_hf.metrics.robust_accuracy import top_classes
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
@@ -100,18 +100,14 @@ def test_images_without_a_label_do_not_count():
     assert images.classes.tolist() == [0, -1, 2, -1, 1]
 
 
-def test_top_classes():
-    logits = torch.tensor([[1.0, 3, 3, 2, 0, 3, -1]])
-    assert top_classes(logits, None).tolist() == [[1, 2, 5, 3, 0]]
-    assert top_classes(logits, (0, 4, 5)).tolist() == [[5, 0, 4]]
-
-
 def test_all_that_results_depend_on_is_in_the_digest_of_a_set():
     rows = EvaluationSet.of(masked_dataset(4))
     others = [{"class_subset": (1, 3)}, {"border": 2}, {"whole": True}, {"accepted": [[0]] * 4}]
     others += [{"dataset": rows.dataset.select([1, 0, 2, 3])}]
     digests = [rows.digest, *(replace(rows, **change).digest for change in others)]
     assert len({*digests}) == 6 and replace(rows, source="elsewhere").digest == rows.digest
+    half = session_of({"before": tiny_vit()}, {}, accelerator=SimpleNamespace(mixed_precision="bf16"))
+    assert half.inputs(half.sides["before"], rows)["precision"] == "bf16"  # beside the set
 
 
 def test_a_class_subset_ranks_its_classes_alone():

@@ -248,6 +248,9 @@ def test_images_without_object_or_background_have_no_composites():
         assert not known[1:3].any() and known[3:].any(axis=1).all()
     pairs = mixed[3:] - np.roll(mixed[3:], 1, axis=1)  # each composite shows a picture of its own
     assert (np.abs(pairs).max(axis=2) > 1e-3).all()
+    pair = session.with_sets({"noise": EvaluationSet.of(masked_dataset(2))})  # each on the background of the other
+    moved = composite_outputs(pair.sides["before"], pair, 2, edit=MOVED).mixed
+    assert (np.abs(moved[:, 0] - moved[:, 1]).max(axis=1) > 1e-3).all()  # twice, in two places
 
 
 def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):

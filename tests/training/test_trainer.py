@@ -54,8 +54,9 @@ def test_every_parameter_moves_and_every_component_is_logged(tmp_path):
     for name in COMPONENTS:
         assert len(logged(trainer, name)) == 2 and len(logged(trainer, f"eval_{name}")) == 2, name
     for prefix in ("", "eval_"):
-        parts = [logged(trainer, prefix + name)[0] for name in ("relevance_loss", "confidence_loss", "loss")]
-        assert 0.8 * parts[0] + 0.2 * parts[1] == pytest.approx(parts[2], rel=1e-3)
+        parts = (logged(trainer, prefix + name) for name in ("relevance_loss", "confidence_loss", "loss"))
+        for relevance, confidence, loss in zip(*parts, strict=True):
+            assert 0.8 * relevance + 0.2 * confidence == pytest.approx(loss, rel=1e-3)
 
 
 def test_original_top1_is_that_of_the_untouched_model(tmp_path):
