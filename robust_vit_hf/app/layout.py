@@ -126,8 +126,7 @@ class Page:
             with gr.Accordion(folder.resolve().name, open=len(folders) == 1):
                 gr.Markdown((folder / TABLES_FILE).read_text(encoding="utf-8"), elem_classes="tables")
                 for plot in (*folder.glob(FIGURE_FILE), *sorted(folder.glob("plots/*/*.png"))):
-                    title = plot.stem.replace("_", " ")
-                    gr.Image(plot, show_label=False, alt_text=title, format="png", **OUTPUT)
+                    gr.Image(plot, show_label=False, alt_text=plot.stem.replace("_", " "), format="png", **OUTPUT)
 
     def add_events(self) -> None:
         answers, chosen = self.handlers, [self.image, self.shown]

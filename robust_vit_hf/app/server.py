@@ -117,12 +117,11 @@ def running(options: AppOptions) -> Iterator[str]:
 
         page = Page(options).blocks
         page.delete_cache = KEPT
-        # By default, a theme of Gradio names fonts of Google, which the page would fetch.
-        theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
         _, address, _ = page.launch(
             server_name=options.host,
             server_port=options.port,
-            theme=theme,
+            # By default, a theme of Gradio names fonts of Google, which the page would fetch.
+            theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css_paths=Path(__file__).with_name("style.css"),
             prevent_thread_lock=True,
             quiet=True,

@@ -45,8 +45,7 @@ def draw_donors(
     names, places = sorted(members), {label: place for place, label in enumerate(sorted(members))}
     same, other = (np.full(len(classes), -1, dtype=np.int64) for _ in range(2))
     for index, label in enumerate(classes):
-        rng = np.random.default_rng([seed, index])
-        first, second, third = rng.random(3)
+        first, second, third = np.random.default_rng([seed, index]).random(3)
         siblings = members.get(label, [])
         is_member = bool(gives[index])
         if len(siblings) > is_member:

@@ -176,8 +176,7 @@ def write_report(report: DiagnosisReport, session: Session) -> None:
         (folder / name).unlink(missing_ok=True)
     of_images, last = image_table(report.diagnoses), [*report.diagnoses.values()][-1]
     taken = of_images.iloc[strips.taken_rows(last)]
-    csv = {IMAGES_FILE: of_images, strips.TAKEN_FILE: taken, PAIRS_FILE: report.pairs}
-    for name, table in csv.items():
+    for name, table in {IMAGES_FILE: of_images, strips.TAKEN_FILE: taken, PAIRS_FILE: report.pairs}.items():
         write_atomically(folder / name, table.to_csv(index=False))
     shown_in = {STRIP_FILE: report.examples[: strips.NUM_EXAMPLES], ATTRIBUTES_FILE: report.edited}
     for name, shown in shown_in.items():

@@ -98,11 +98,10 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
 
 
 def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured]) -> SetResult:
-    labelled = rows.accepted is not None
     return SetResult(
         name,
         side_results(measured, rows.accepted),
-        np.array([labels[0] if labels else -1 for labels in rows.accepted]) if labelled else None,
+        None if rows.accepted is None else np.array([labels[0] if labels else -1 for labels in rows.accepted]),
         rows.shifted,
         rows.source,
         factors_of(rows.dataset),

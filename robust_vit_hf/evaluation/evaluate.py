@@ -63,8 +63,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         if not parts:
             return ""
         facts["training_classes"] = None if classes is None else sorted(classes)
-        settings = asdict(options) | {"protocols": protocols}
-        markdown = write_results_json(session, folder, settings, facts, parts)
+        markdown = write_results_json(session, folder, asdict(options) | {"protocols": protocols}, facts, parts)
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 
 

@@ -24,8 +24,7 @@ def interpolate_models(options: InterpolateOptions) -> str:
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)
         return f"{folder}: {1 - weight:g} · {options.before} + {weight:g} · {options.after}"
-    models = Models(options.before, options.after, options.protocol)
-    with open_session(models, passes=options.passes) as session:
+    with open_session(Models(options.before, options.after, options.protocol), passes=options.passes) as session:
         before, after = session.sides["before"], session.sides["after"]
         check_alike(before.model, after.model)
         warn_of_other_images(before.processor, after.processor)

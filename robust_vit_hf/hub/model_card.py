@@ -57,8 +57,7 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
     args, validation = trainer.args, trainer.validation
     model = trainer.accelerator.unwrap_model(trainer.model)
     facts = {"hub_model_id": trainer.hub_model_id or args.hub_model_id, "folder": args.output_dir} | facts
-    described = describe_model(model, trainer.processing_class, facts, trainer.train_dataset, trainer.eval_dataset)
-    return described | {
+    return describe_model(model, trainer.processing_class, facts, trainer.train_dataset, trainer.eval_dataset) | {
         "training": _hyperparameters(trainer),
         "validation": validation and {"images": len(trainer.eval_dataset), "text": _in_words(validation)},
         "steps": trainer.state.global_step,

@@ -134,12 +134,11 @@ def push(options: PushOptions) -> str:
         names = {"hub_model_id": repo_id, "model_name": repo_id.split("/")[-1], "revision": options.revision}
         write_json(folder / RUN_FILE, run | names)
         write_card(folder)
-    commit = push_folder(
+    return push_folder(
         folder,
         repo_id,
         repo_type=repo_type,
         commit_message=options.commit_message or f"Upload {repo_type}",
         private=options.private,
         revision=options.revision,
-    )
-    return commit.commit_url
+    ).commit_url

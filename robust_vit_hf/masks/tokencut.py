@@ -268,11 +268,9 @@ def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if keys.device.type == "mps":
         keys = keys.cpu()  # Apple's GPUs have no fp64
-    num_patches = keys.shape[1]
     # Few enough images for the caches of a CPU, and enough to fill an accelerator.
-    chunk = max(1, (2**19 if keys.device.type == "cpu" else 2**25) // num_patches**2)
-    chunks = [_cut_eigenvectors(part) for part in keys.split(chunk)]
-    vectors, unique = zip(*chunks, strict=True)
+    chunk = max(1, (2**19 if keys.device.type == "cpu" else 2**25) // keys.shape[1] ** 2)
+    vectors, unique = zip(*map(_cut_eigenvectors, keys.split(chunk)), strict=True)
     return torch.cat(vectors), torch.cat(unique)
 
 

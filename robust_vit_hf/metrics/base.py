@@ -135,11 +135,10 @@ class ScriptMetric(evaluate.Metric):
         features = {"predictions": columns, "references": datasets.Value("bool")}
         if self.config_name == "groups":
             features["groups"] = datasets.Value("string")
-        documented = (self.metric_class.reduce, self.metric_class.scores)
         return evaluate.MetricInfo(
             description=inspect.getdoc(self.metric_class),
             citation=self.citation,
-            inputs_description="\n\n".join(map(inspect.getdoc, documented)),
+            inputs_description="\n\n".join(map(inspect.getdoc, (self.metric_class.reduce, self.metric_class.scores))),
             features=datasets.Features(features),
             reference_urls=[self.reference_url],
         )
