@@ -12,13 +12,9 @@ from .tokencut import MaskResult
 
 def background_remover(name: str) -> Callable[[list[Image.Image], list[dict]], list[MaskResult]]:
     """Load a mask maker by the name of a model in rembg, which downloads it once, or from an ONNX file of ISNet. Pixels whose foreground
-    probability is at least 0.5 become foreground.
+    probability is at least 0.5 become foreground. A name that rembg does not know raises a `ValueError`.
 
     Source: https://github.com/danielgatis/rembg
-
-    Raises:
-        ImportError: rembg is not installed.
-        ValueError: rembg has no such model.
     """
     threads = torch.get_num_threads()
     from onnxruntime import SessionOptions

@@ -75,14 +75,8 @@ class _ByNames:
 
 @dataclass(eq=False)
 class GroundedSegmentation(_ByNames):
-    """Masks of the prompted names: the union of SAM's masks for all boxes found by Grounding DINO, or another zero-shot
-    detector with the same processor.
-
-    Args:
-        segmenter: SAM or SAM 2.
-        prompts: names to look for, of the class or of its parts, by label.
-        box_threshold: least score of a box, in [0, 1].
-    """
+    """Masks of the prompted names: the union of the masks that SAM or SAM 2 makes for all boxes with a score of at least `box_threshold`.
+    Grounding DINO, or another zero-shot detector with the same processor, finds the boxes."""
 
     detector: PreTrainedModel
     detector_processor: ProcessorMixin
@@ -143,12 +137,7 @@ def prompt_text(names: Sequence[str]) -> str:
 
 @dataclass(eq=False)
 class ConceptSegmentation(_ByNames):
-    """Masks of the first concept that SAM 3 finds in an image: the union of its instances.
-
-    Args:
-        prompts: names to look for, by label, see [`concepts`].
-        threshold: least score of an instance, in [0, 1].
-    """
+    """Masks of the first of the [`concepts`] that SAM 3 finds in an image: the union of its instances with a score of at least `threshold`."""
 
     model: PreTrainedModel
     processor: ProcessorMixin

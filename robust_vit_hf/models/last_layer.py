@@ -22,10 +22,7 @@ class LastLayer:
 
     Args:
         model: image classifier in evaluation mode, possibly wrapped.
-        image_size: height and width of its images in pixels.
-
-    Raises:
-        NoLastLayer: for an image of noise, no linear layer gives the logits.
+        image_size: height and width of its images in pixels, of which one with noise is tried: see [`NoLastLayer`].
     """
 
     def __init__(self, model: nn.Module, image_size: tuple[int, int]):

@@ -155,11 +155,8 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
 def load_checked(
     model_class: Any, name: str, optional: Callable[[PreTrainedModel], list[str]] | None = None, **options
 ) -> PreTrainedModel:
-    """Load a model. Raise a `ValueError` for missing weights, other shapes, and weights of layers that the configuration lacks.
-
-    Args:
-        optional: function that gives the names of the modules whose weights may be missing.
-    """
+    """Load a model. Raise a `ValueError` for missing weights, other shapes, and weights of layers that the configuration lacks. `optional`
+    gives the names of the modules whose weights may be missing."""
     with weights_read(name):
         model, loading = model_class.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -200,11 +197,7 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
 
 @torch.no_grad()
 def with_classes_alone(model: PreTrainedModel, labels: Sequence[int]) -> PreTrainedModel:
-    """Copy of a model whose head has only these classes, in this order.
-
-    Raises:
-        ValueError: the model has no linear head.
-    """
+    """Copy of a model whose head has only these classes, in this order. A model without a linear head raises a `ValueError`."""
     names, heads = classes_of_model(model.config), head_names(model)
     cut = with_new_head(copy.deepcopy(model), [names[label] for label in labels])
     for name in heads:

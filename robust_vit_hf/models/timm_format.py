@@ -250,12 +250,8 @@ def timm_files(source: str | Path) -> tuple[Path, dict | None]:
 
 
 def save_timm(model: PreTrainedModel, weights: dict, processor: BaseImageProcessor, folder: Path) -> None:
-    """Write a folder from which `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads a model.
-
-    Args:
-        weights: weights of the `model` with their names in timm, see [`hf_to_timm`].
-        folder: existing folder for `config.json` and the weights.
-    """
+    """Write a model to an existing folder, from which `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads it. `weights` are those
+    of [`hf_to_timm`]."""
     import timm
     from timm.models import save_for_hf
 
