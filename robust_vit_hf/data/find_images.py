@@ -41,8 +41,7 @@ class Images:
     """Rows with `image` and, where known, `mask`, `label`, `group` and `file_name`, and where they come from.
 
     Args:
-        source: a folder, file, Hub id or name of a benchmark.
-        split: its name, or a slice.
+        source, split: see [`find_images`].
         masks: where the masks come from, if the source does not have them.
         rejected: number of images that were left out because they have no usable mask.
         notes: sentences on what was left out.

@@ -35,7 +35,6 @@ class MaskedStream(torch.utils.data.IterableDataset):
         transform: [`train_transform`] of an image processor.
         mapping: class of the model for each label, see [`label_mapping`].
         bad_masks: `skip` leaves out unusable rows and rows whose mask is empty or full; `refuse` raises an error.
-        rank: number of this process among the `num_processes`.
     """
 
     dataset: datasets.IterableDataset

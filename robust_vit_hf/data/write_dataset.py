@@ -59,7 +59,6 @@ class SplitWriter:
         features: columns of the rows that are kept.
         text: first paragraph of the card, after its `title`.
         rows_per_file: number of source rows of a slice; fewer if their images exceed 64 MiB.
-        selection: criterion by which the source rows are selected.
         facts: further metadata of the card, such as `license`, which is `unknown` by default.
     """
 

@@ -52,8 +52,7 @@ class DiagnosisReport:
     """Result of [`diagnose`]. As text, the verdict, tables and folder.
 
     Args:
-        diagnoses: by side, `before` and, if a second model was measured, `after`.
-        attributes: diagnoses of attributes by side.
+        diagnoses, attributes: by side, `before` and, if a second model was measured, `after`.
         examples: images in all conditions.
         taken: images chosen by [`TAKEN_RULE`].
         edited: examples with the attributes of other images.

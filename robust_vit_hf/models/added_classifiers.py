@@ -133,7 +133,6 @@ class OwnClassifier(PreTrainedModel):
         return bool(self._has_layer_cam)
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> ImageClassifierOutput:
-        """Logits `(B, C)` of images `(B, 3, H, W)`."""
         given = pixel_values if isinstance(self.predict, nn.Module) else pixel_values.cpu()
         output, wanted = self.predict(given), (len(given), self.config.num_labels)
         if isinstance(output, tuple) or np.shape(output) != wanted:

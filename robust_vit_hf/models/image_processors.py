@@ -82,7 +82,6 @@ def timm_processor(
     Args:
         config: timm's `config.json`, if there is one.
         protocol: see [`make_image_processor`]; `"model"` is timm's own evaluation transform.
-        image_size: side of the images in pixels.
         statistics: for the native protocol, the key of [`STATISTICS`] to use instead of those of `config`.
     """
     from transformers import ViTImageProcessor

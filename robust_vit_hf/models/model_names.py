@@ -31,8 +31,6 @@ class RegisteredModel:
     Args:
         hub_ids: Hub ids of its weights, of which the first is loaded.
         base_model, note: Hub id of its base, and a remark, for model cards.
-        load: function that loads the model.
-        image_size: side of the images in pixels.
         load_backbone: function that loads its self-supervised base.
     """
 

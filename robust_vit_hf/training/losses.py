@@ -32,8 +32,6 @@ class RelevanceLoss(nn.Module):
     Inputs: `relevance` and `mask`, both `(B, 1, H, W)` in [0, 1]; the mask is 1 on the foreground.
 
     Example:
-        >>> import torch
-        >>> from robust_vit_hf import RelevanceLoss
         >>> relevance = torch.tensor([[[[1.0, 0.5], [0.0, 0.5]]]])
         >>> mask = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
         >>> {name: round(value.item(), 5) for name, value in RelevanceLoss()(relevance, mask).items()}

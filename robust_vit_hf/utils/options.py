@@ -100,7 +100,6 @@ class Declared:
 
     @property
     def default(self) -> Any:
-        """The default, or `MISSING`."""
         return self.field.default if self.field.default_factory is MISSING else self.field.default_factory()
 
     @property
