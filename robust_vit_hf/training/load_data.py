@@ -69,11 +69,9 @@ def load_data(
         )
     if arguments.control and "label" not in train.column_names:
         raise ValueError("The control needs labels, but the dataset has no column `label`: leave out --control.")
-    weights = None
+    weights = None if arguments.streaming else group_shares(train, arguments.train_split)
     if arguments.streaming:
         train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
-    else:
-        weights = group_shares(train, arguments.train_split)
     needs_validation |= arguments.is_given("eval_split")
     with nullcontext() if needs_validation else suppress(UnknownSplit):
         images[arguments.eval_split] = find_images(source, arguments.eval_split, **options)
