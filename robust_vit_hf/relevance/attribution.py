@@ -153,7 +153,5 @@ def legrad(
     return make_output(relevance, logits, check_finite)
 
 
-_METHODS = (relevance_map, attention_rollout, last_layer_attention, input_gradient, legrad)
-ATTRIBUTION_METHODS: dict[str, Callable[..., RelevanceOutput]] = dict(
-    zip(ATTRIBUTION_METHOD_NAMES, _METHODS, strict=True)
-)
+_METHODS: tuple[Callable, ...] = (relevance_map, attention_rollout, last_layer_attention, input_gradient, legrad)
+ATTRIBUTION_METHODS = dict(zip(ATTRIBUTION_METHOD_NAMES, _METHODS, strict=True))
