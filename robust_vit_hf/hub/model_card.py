@@ -318,20 +318,19 @@ def _eval_results(measurements: list[dict], own_data: str | None, own_args: list
             data = name if name in PAPER_SETS else public_name(source)
             for side, metric in (("after", "top-1"), ("before", "top-1 before finetuning")):
                 if row[f"top1_{side}"] is not None:
-                    entries.append(
-                        EvalResult(
-                            task_type="image-classification",
-                            task_name="Image classification",
-                            dataset_type=data,
-                            dataset_name=f"{data if data == name else f'{data}, {name}'} ({part['protocol']} protocol)",
-                            dataset_config=part["protocol"],
-                            dataset_split=name,
-                            dataset_args={"args": own_args} if own_args and source == own_data else None,
-                            metric_type="accuracy",
-                            metric_name=metric,
-                            metric_value=round(row[f"top1_{side}"], 4),
-                        )
+                    entry = EvalResult(
+                        task_type="image-classification",
+                        task_name="Image classification",
+                        dataset_type=data,
+                        dataset_name=f"{data if data == name else f'{data}, {name}'} ({part['protocol']} protocol)",
+                        dataset_config=part["protocol"],
+                        dataset_split=name,
+                        dataset_args={"args": own_args} if own_args and source == own_data else None,
+                        metric_type="accuracy",
+                        metric_name=metric,
+                        metric_value=round(row[f"top1_{side}"], 4),
                     )
+                    entries.append(entry)
     return entries
 
 
