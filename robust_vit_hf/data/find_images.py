@@ -161,9 +161,8 @@ def with_masks_of(dataset: datasets.Dataset, folder: Path, split: str) -> datase
     kept = [index for index, name in enumerate(names) if name in places]
     if not kept:
         raise ValueError(
-            f"`{folder}` has a mask for none of {len(names)} images: expected a folder with `{names[0]}.png`, and so on, "
-            "the output of `robust-vit masks` for these images, or a method to make masks: dinov2, tokencut, grounded, sam3, rembg, alpha or "
-            "auto."
+            f"`{folder}` has a mask for none of {len(names)} images: expected a folder with `{names[0]}.png`, and so on, the output of "
+            "`robust-vit masks` for these images, or a method to make masks: dinov2, tokencut, grounded, sam3, rembg, alpha or auto."
         )
     counts, masks = Counter(names[index] for index in kept), Counter(known)
     if several := [name for name in counts if counts[name] * masks[name] > 1]:
