@@ -288,11 +288,8 @@ def other_layers() -> str:
 def example_verdicts() -> str:
     """The first sentences of both commands on the example, as the terminal shows them."""
     example = benchmark("example")
-    improved = " ".join(example["improve"]["verdict"].split(". ")[:2]) + "."
-    lines = [
-        f"diagnose: {example['diagnosis']}",
-        f"improve: {improved.replace('points It', 'points. It').replace('..', '.')}",
-    ]
+    improved = ". ".join(example["improve"]["verdict"].split(". ")[:2]).removesuffix(".")
+    lines = [f"diagnose: {example['diagnosis']}", f"improve: {improved}."]
     return "```text\n" + "\n".join(lines) + "\n```"
 
 
