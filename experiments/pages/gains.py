@@ -20,6 +20,11 @@ from .text_blocks import TESTED, benchmark, commits_of
 KINDS = {"vit": "DINOv2-S", "cnn": "EfficientNet-Lite0"}
 EFFORTS = ("quick", "full")
 ARMS = {"quick": "`improve`", "full": "`improve --effort full`"}
+OTHER_ARMS = {
+    "labels": "labels without composites",
+    "squared": "the relevance loss, weight 800",
+    "paper": "the relevance loss, weight 0.8 (the paper's)",
+}
 PLACES = {
     "scenes": "scenes",
     "both": "both",
@@ -63,10 +68,10 @@ def improve_runs(arm: str, kind: str) -> dict[str, dict]:
     }
 
 
-def measured_kinds() -> Iterator[tuple[str, dict[str, dict]]]:
-    """Name and runs of each kind of models and effort that was measured."""
+def measured_kinds(arms: Mapping[str, str] = ARMS) -> Iterator[tuple[str, dict[str, dict]]]:
+    """Name and runs of each kind of models and arm that was measured."""
     for kind, label in KINDS.items():
-        for arm, name in ARMS.items():
+        for arm, name in arms.items():
             if runs := improve_runs(arm, kind):
                 yield f"{label}, {name}", runs
 
@@ -107,7 +112,7 @@ def top1_before(runs: Mapping[str, dict], place: str) -> float:
 def summary() -> Table:
     """What `improve` gains on other photographs, with known and with new drawings, and what it costs on usual backgrounds."""
     rows = []
-    for name, runs in measured_kinds():
+    for name, runs in measured_kinds(ARMS | OTHER_ARMS):
         changes = [str(gain_at(runs, place)) for place in PLACES_IN_SHORT]
         rows.append([name, str(len(runs)), f"{top1_before(runs, 'scenes'):.1f}", *changes])
     head = ["model", "models", "other backgrounds, before", *(f"change: {name}" for name in PLACES_IN_SHORT.values())]
