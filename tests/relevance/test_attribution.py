@@ -146,8 +146,6 @@ def test_batch_equals_single_images(name, height, width):
     model, pixel_values, target = tiny_vit(), images(3, height, width), torch.tensor([0, 1, 2])
     batch = ATTRIBUTION_METHODS[name](model, pixel_values, target)
     assert batch.relevance.shape == (3, 1, height, width) and batch.relevance.dtype == torch.float32
-    assert batch.relevance.amin(dim=(1, 2, 3)).tolist() == [0] * 3
-    torch.testing.assert_close(batch.relevance.amax(dim=(1, 2, 3)), torch.ones(3))
     for index in range(3):
         single = ATTRIBUTION_METHODS[name](model, pixel_values[index : index + 1], target[index : index + 1])
         torch.testing.assert_close(batch.relevance[index], single.relevance[0], atol=1e-5, rtol=1e-4)
