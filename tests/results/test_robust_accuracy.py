@@ -63,12 +63,6 @@ def test_of_equal_logits_the_lower_id_ranks_first():
         assert load("robust_accuracy").compute(predictions=infinite, references=[label])["top5"] == top5
 
 
-def test_classes_without_images_are_left_out():
-    result = load("robust_accuracy").compute(predictions=[3, 3, 3, 5], references=[3, 3, 5, 5])
-    scores = {"top1": 0.75, "mean_per_class_top1": 0.75, "per_class_top1": {3: 1.0, 5: 0.5}}
-    assert result == scores | {"num_images": 4, "num_excluded": 0}
-
-
 def test_accepted_ids_as_an_array_with_padding():
     lists = load("robust_accuracy").compute(predictions=[1, 2, 3], references=[[4, 1], [5], []])
     array = torch.tensor([[4, 1], [5, -1], [-1, -1]])
