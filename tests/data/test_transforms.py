@@ -52,17 +52,6 @@ def test_transforms_are_sent_to_workers_that_start_as_new_processes():
             assert torch.equal(found[key][0], expected[key][0]), name
 
 
-def test_presets_at_224():
-    paper = make_image_processor("paper")
-    assert paper.size["shortest_edge"] == 256 and dict(paper.crop_size) == {"height": 224, "width": 224}
-    assert list(paper.image_mean) == list(paper.image_std) == [0.5] * 3
-    assert paper.resample == Image.Resampling.BILINEAR
-    native = make_image_processor("native", native_processor=ViTImageProcessor(**IMAGENET_STATISTICS))
-    assert native.size["shortest_edge"] == 248 and native.resample == Image.Resampling.BICUBIC
-    assert list(native.image_mean) == IMAGENET_STATISTICS["image_mean"]
-    assert list(native.image_std) == IMAGENET_STATISTICS["image_std"]
-
-
 @pytest.mark.parametrize("image_size", [32, (32, 64)])
 @pytest.mark.parametrize("make", [train_transform, eval_transform])
 def test_image_and_mask_move_together(make, image_size):

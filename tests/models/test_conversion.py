@@ -224,6 +224,7 @@ def test_presets(tmp_path):
     convert(source, tmp_path / "native", "--protocol", "native", "--image_size", "224")
     native = transformers.AutoImageProcessor.from_pretrained(tmp_path / "native")
     assert native.size["shortest_edge"] == 248 and native.crop_size["height"] == 224
+    assert native.resample == Image.Resampling.BICUBIC
     assert [*native.image_mean, *native.image_std] == [0.485, 0.456, 0.406, 0.229, 0.224, 0.225]
 
     unused = ("--protocol", "paper", "--statistics", "half")
