@@ -57,14 +57,12 @@ def test_fractional_masks_blend():
     assert swap_backgrounds(images, soft, 1.0, (0,))[0, :, 0, 0].tolist() == [0.75] * 3
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_an_image_with_an_empty_or_full_mask_keeps_its_background(value):
+def test_an_image_with_a_full_mask_keeps_its_background():
     images, mask = batch(3)
-    mask[0] = value
+    mask[0] = 1
     swapped = swap_backgrounds(images, mask, 1.0, (0,))
     assert torch.equal(swapped[0], images[0])
-    if value == 1:  # and has no background to give
-        assert swapped[1, 0, 0, 0] == 2 and swapped[2, 0, 0, 0] == 1
+    assert swapped[1, 0, 0, 0] == 2 and swapped[2, 0, 0, 0] == 1  # and it has no background to give
 
 
 def test_the_probability():
