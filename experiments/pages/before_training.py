@@ -11,6 +11,9 @@ from robust_vit_hf.results.tables import Table
 from .text_blocks import benchmark
 
 
+SAID = {"decides": "likely", "partly": "may"}  # verdicts on photographs, as the pages name them
+
+
 def cost(found: dict) -> float:
     """What random backgrounds cost the model that was trained on a set, in points of top-1."""
     return 100 * (found["model"]["home"] - found["model"]["random"])
@@ -29,7 +32,7 @@ def before_training() -> str:
         for is_free in (True, False)
     )
     text = (
-        f"In the {len(sets)} sets, 0, 95 or 100 % of the images have the usual background of their class. Random backgrounds cost the models that were "
+        f"In each of {len(sets)} sets, 0, 95 or 100 % of the images have the usual background of their class. Random backgrounds cost the models that were "
         f"finetuned on these sets {min(costs):.0f} to {max(costs):.0f} points of top-1. The rank correlation of this cost with the BG-Gap without a model is "
         f"{orders['bg_gap']:.2f}, and with the share of images whose class the background tells, {orders['background']:.2f}. "
         f'The verdict is "likely" for {biased.count("decides")} of the {len(biased)} sets with usual backgrounds; of the {len(free)} sets without, it is '
@@ -39,7 +42,8 @@ def before_training() -> str:
         known, told, gap = (Interval(**imagen[name]) for name in ("original", "background", "bg_gap"))
         text += (
             f" Of {imagen['images']} ordinary photographs of 38 classes, the classifier recognises {known} %. The background alone "
-            f"tells the class for {told} % (chance {100 * imagen['background_chance']['mean']:.0f} %), and the BG-Gap is {gap} points."
+            f"tells the class for {told} % (chance {100 * imagen['background_chance']['mean']:.0f} %), and the BG-Gap is {gap} points: the verdict is "
+            f'"{SAID[imagen["photographs"]]}".'
         )
     return text
 

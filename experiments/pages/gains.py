@@ -150,7 +150,8 @@ def control() -> str:
             f"{own} points instead of {part} (difference {mean_gain({'scenes': gains}).unsigned}) for {len(alone)} {label}"
         )
     return (
-        f"Without composites, the same training on the labels gains less on other backgrounds: {', and '.join(parts)}."
+        "With the labels of the same images, but without composites, the same fits and as many steps of training gain less on other backgrounds: "
+        f"{', and '.join(parts)}."
     )
 
 
@@ -178,7 +179,7 @@ def verdicts() -> str:
     return (
         f"**How often is the verdict wrong?** We ran `improve` on {len({of_set for of_set, _ in by_name})} sets of images with both efforts: {len(runs)} runs, with the "
         f"outcomes {' and '.join(f'`{key}` ({count})' for key, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
-        f"other backgrounds. Of the {outcomes['better']} that were called `better`, {wrong or 'none'} {'was' if wrong < 2 else 'were'} worse than before. The 95 % "
+        f"other backgrounds. Both efforts of a set share its images, so the runs are not independent. Of the {outcomes['better']} that were called `better`, {wrong or 'none'} {'was' if wrong < 2 else 'were'} worse than before. The 95 % "
         f"interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each run](experiments/improve.md)."
     )
 
@@ -194,9 +195,9 @@ def all_sets() -> str:
                 shown[renamed.get(place, place)] = f"{before:.1f} {change}"
             places = [shown.get(place, "–") for place in PLACES]
             at_share = [str(Difference(**run["change"])), str(true_change(run))] if "change" in run else ["–", "–"]
-            chosen = run["chosen"].replace("interpolation weight ", "")
+            chosen = run["chosen"].replace("interpolation weight ", "").replace("by finetune,", "on the labels,")
             rows.append([name, arm, *places, chosen, run.get("outcome", "–"), *at_share])
-    head = ["set", "arm", *PLACES.values(), "chosen", "verdict", "its change", "measured"]
+    head = ["set", "arm", *PLACES.values(), "chosen", "outcome", "its change", "measured"]
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('improve')}."
 
 
