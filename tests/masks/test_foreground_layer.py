@@ -92,12 +92,16 @@ def test_a_background_remover(monkeypatch, tmp_path):
         opened.append((name, settings))
         return Session()
 
+    with pytest.raises(ValueError, match="`u2nett` cannot be used as a model of rembg"):
+        background_remover("u2nett")
     monkeypatch.setattr(rembg, "new_session", new_session)
     masks = background_remover("isnet-general-use")([Image.new("RGB", (8, 256))], [{}])
     assert np.array_equal(np.asarray(masks[0].mask) > 0, np.repeat(np.arange(256)[:, None] > 127, 8, axis=1))
     assert opened == [("isnet-general-use", {})]
-    with pytest.raises(Exception, match=r"isnet\.onnx"):  # opened by ONNX Runtime, wherever it lies
-        background_remover(str(tmp_path / "isnet.onnx"))
+    (tmp_path / "damaged.onnx").write_bytes(b"cut off")
+    for name in ("isnet.onnx", "damaged.onnx"):  # opened by ONNX Runtime, wherever it lies
+        with pytest.raises(ValueError, match=rf"{name}` cannot be used as .* ISNet: .*{name} failed"):
+            background_remover(str(tmp_path / name))
     monkeypatch.setitem(sys.modules, "rembg", None)
     with pytest.raises(ImportError, match="rembg"):
         background_remover("isnet-general-use")
