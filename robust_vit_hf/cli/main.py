@@ -107,6 +107,8 @@ def find(argv: list[str], root: Group, prog: str) -> tuple[Command, str, list[st
 
 def _one_line(error: BaseException) -> str:
     text = str(error)
+    if isinstance(error, OSError) and error.filename and text.startswith("[Errno"):
+        text = f"`{error.filename}`: {error.strerror}."
     if text.startswith("Caught "):  # an error in a worker of a data loader: its traceback is before the message
         text = text.rpartition(f"\n{type(error).__name__}: ")[2]
     text = text.replace(":\n  ", ": ").replace("\n  ", "; ")  # lists in our messages

@@ -115,7 +115,7 @@ def repo_type_of(folder: Path) -> str:
         return "dataset"
     if adapter := read_json(folder / ADAPTER_FILE):
         check_adapter_base(adapter["base_model_name_or_path"])
-    names = {path.name for path in folder.iterdir() if path.name != "training_args.bin"}
+    names = {path.name for path in folder.glob("*") if path.name != "training_args.bin"}
     is_model, has_card = names & {"config.json", ADAPTER_FILE}, names & {RUN_FILE, CARD_FILE}
     if not (is_model and has_card and any(name.endswith((".safetensors", ".bin")) for name in names)):
         raise ValueError(

@@ -77,9 +77,10 @@ def test_no_token_is_printed(command):
 
 
 def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):
-    arguments = ["push", str(tmp_path), "user/name"]
-    completed = call(*arguments)
-    assert completed.status == 1 and completed.err.startswith("error: ") and completed.err.count("\n") == 1
+    for folder in (tmp_path, tmp_path / "none"):
+        arguments = ["push", str(folder), "user/name"]
+        completed = call(*arguments)
+        assert completed.status == 1 and completed.err.startswith("error: ") and completed.err.count("\n") == 1
     with pytest.raises(ValueError, match="is not a folder that can be pushed"):
         main([*arguments, "--debug"])
 
@@ -111,6 +112,8 @@ def test_errors_of_the_program_and_of_signals(monkeypatch):
     error = RuntimeError("a bug")
     with pytest.raises(RuntimeError, match="a bug"):
         main(["push", "a", "b"])
+    error = FileExistsError(17, "File exists", "a/b")
+    assert call("push", "a", "b").err == "error: `a/b`: File exists.\n"
     error = TrainingInterrupted("stopped", 143)
     completed = call("push", "a", "b")
     assert completed.status == 143 and completed.err == "error: stopped\n"
