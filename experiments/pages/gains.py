@@ -31,6 +31,7 @@ PLACES = {
     "home": "usual",
     "random": "random",
     "vendor": "vendor",
+    "vendor_random": "vendor, random",
 }  # and in the table
 PLACES_IN_SHORT = {
     "scenes": "other backgrounds",

@@ -104,6 +104,8 @@ MAX_ITERATIONS = 200  # of L-BFGS, which needs fewer, except for the smallest pe
 SOLVER = {"tolerance_grad": 1e-5, "tolerance_change": 1e-12, "history_size": 10}
 TINY = 1e-12  # stands for the variance and norm of features that are the same for all images
 MAP_PENALTIES, FIT_PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0), (1e-6, 1e-5, 1e-4)
+# Name and interpolation weight of the new layer that a training begins with; no validation image of the user chooses it.
+START = (f"layer fitted to the label, penalty {FIT_PENALTIES[0]:g}", 0.75)
 
 
 class Layer(NamedTuple):

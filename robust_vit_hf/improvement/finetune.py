@@ -26,7 +26,7 @@ from ..training.config import RobustViTConfig
 from ..training.trainer import RobustViTTrainer, TrainingDiverged
 from ..utils.files import RUN_FILE, read_json
 from ..utils.stage import Stage
-from .candidates import INTERPOLATION_WEIGHTS, Candidate, measured_outcomes
+from .candidates import INTERPOLATION_WEIGHTS, START, Candidate, measured_outcomes
 from .options import ImproveOptions
 
 
@@ -53,6 +53,7 @@ class Finetuning:
         outputs_of: computes the logits of a model on the validation images.
         facts: for the record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
         settings: of [`~robust_vit_hf.RobustViTConfig`].
+        start: makes the model with which the training begins; by default a copy of the original.
     """
 
     folder: Path
@@ -62,13 +63,15 @@ class Finetuning:
     options: ImproveOptions
     facts: dict[str, str]
     settings: Mapping[str, Any] = field(default_factory=lambda: {"method": "swap"})
+    start: Callable[[], tuple[PreTrainedModel, Any]] | None = None
 
     @property
     def rate(self) -> float:
         return self.options.learning_rate or learning_rate(self.side.model)
 
     def __str__(self) -> str:
-        return f"finetuned by {self.settings['method']}, learning rate {self.rate:g}, {self.options.max_steps} steps"
+        start = " from the new layer" if self.start else ""
+        return f"finetuned by {self.settings['method']}{start}, learning rate {self.rate:g}, {self.options.max_steps} steps"
 
     def candidates(self, notes: list[str]) -> list[Candidate]:
         """The model at each interpolation weight; none, and a note in `notes`, if the training diverges."""
@@ -135,7 +138,8 @@ class Finetuning:
             backgrounds=options.backgrounds,
             **self.settings,
         )
-        trainer = RobustViTTrainer(deepcopy(self.side.model), config, self.train, processing_class=self.side.processor)
+        model = self.start()[0] if self.start else deepcopy(self.side.model)
+        trainer = RobustViTTrainer(model, config, self.train, processing_class=self.side.processor)
         try:
             trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
         except TrainingInterrupted as error:
@@ -152,5 +156,7 @@ class Finetuning:
         run = read_json(self.folder / TRAINING_FOLDER / RUN_FILE)
         run |= {"model_name": self.options.output_dir.resolve().name}
         run["training"] |= {"interpolation weight of the finetuned weights": f"{weight:g}"}
+        if self.start:
+            run["training"] |= {"last layer at the start": ", interpolation weight ".join(map(str, START))}
         interpolated = {"interpolation_weight": weight, "before": self.side.name, "after": self.folder.name}
         return model, {RUN_FILE: run, INTERPOLATION_FILE: interpolated}

@@ -42,6 +42,7 @@ from ..utils.privacy import public_name
 from ..utils.stage import Stage
 from .candidates import (
     INTERPOLATION_WEIGHTS,
+    START,
     VALIDATION_COMPOSITES,
     Candidate,
     compute_features,
@@ -256,7 +257,8 @@ def _candidates(
         if attributes:
             but = "; the new layers do" if len(candidates) > 1 else ""
             notes.append(f"The training of all layers does not exchange attributes{but}.")
-        finetuning = Finetuning(folder / FINETUNED_FOLDER, side, rows, outputs_of, options, facts)
+        start = next((layer.build for layer in candidates if (layer.name, layer.weight) == START), None)
+        finetuning = Finetuning(folder / FINETUNED_FOLDER, side, rows, outputs_of, options, facts, start=start)
         tqdm.write(f"  {finetuning}", file=sys.stderr)
         candidates += finetuning.candidates(notes)
     return [candidate.beside(candidates[0]) for candidate in candidates]

@@ -68,7 +68,8 @@ def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypa
     kept = dict(model.named_buffers())
     assert all(torch.equal(value, kept[name].to(value.dtype)) for name, value in models[0].named_buffers())
     card = (folders[1] / "README.md").read_text()
-    assert "finetuned on images with swapped backgrounds" in card and one["verdict"].partition(":")[0] in card
+    assert "finetuned on images with swapped backgrounds" in card and "began with a new last layer, fitted to" in card
+    assert one["verdict"].partition(":")[0] in card
 
 
 def test_a_model_of_timm_ends_as_one(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement import candidates
 from robust_vit_hf.improvement.candidates import COMPOSITES_SHARE
 from robust_vit_hf.improvement.finetune import TRAINING_FOLDER, Finetuning, learning_rate
+from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import write_candidate
 from robust_vit_hf.models.interpolation import interpolate
 from robust_vit_hf.models.last_layer import LastLayer, NoLastLayer
@@ -330,6 +331,17 @@ def test_a_finetuned_candidate_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
         scale = temperature if name.startswith("classifier") else 1
         np.testing.assert_allclose(scale * written[name], values, rtol=1e-4, atol=1e-7)
     assert read_json(options.output_dir / "interpolation.json")["interpolation_weight"] == 0.5
+
+
+def test_a_training_begins_with_the_given_model(tmp_path):
+    first, second = tiny_vit(), tiny_vit(seed=1)
+    side = session_of({"before": first}, {}).sides["before"]
+    options = ImproveOptions(model="a", dataset="b", output_dir=tmp_path / "c", learning_rate=1e-12, max_steps=1)
+    for start, name in ((None, "finetuned by swap,"), (lambda: (second, {}), "finetuned by swap from the new layer,")):
+        training = Finetuning(tmp_path / name, side, masked_dataset(16), None, options, {}, start=start)
+        assert str(training).startswith(name)
+        trained, expected = training.trained().state_dict(), (second if start else first).state_dict()
+        assert all(torch.allclose(trained[of], values, atol=1e-9) for of, values in expected.items())
 
 
 def test_the_learning_rate_goes_with_the_size_of_the_weights():
