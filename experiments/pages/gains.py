@@ -212,6 +212,17 @@ def learning_rates() -> str:
     return f"{Table('', head, rows).markdown()}\n\n{commits_of('rates')}."
 
 
+def trainings() -> str:
+    """Expected top-1 of trainings with other settings than those of `improve`, at the best interpolation weight."""
+    models = benchmark("trainings")["models"]
+    rows = [["none", *(f"{of_model['before']:.1f}" for of_model in models.values())]]
+    for training in next(iter(models.values()))["trained"]:
+        rows.append(
+            [training, *(f"{max(of_model['trained'][training].values()):.1f}" for of_model in models.values())]
+        )
+    return f"{Table('', ['training', *models], rows).markdown()}\n\n{commits_of('trainings')}."
+
+
 def estimates() -> str:
     """The estimate of the report minus top-1 on random backgrounds, before and after, and how often its interval holds top-1."""
     differences, held, rows = [], 0, []
@@ -356,6 +367,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "shown and others": shown_and_others,
     "all sets": all_sets,
     "learning rates": learning_rates,
+    "trainings": trainings,
     "half of the classes": half_of_the_classes,
     "other layers": other_layers,
     "example verdicts": example_verdicts,
