@@ -38,6 +38,7 @@ class Candidate:
         weight: interpolation weight, from 0 to 1.
         outputs: computes its logits on the validation images.
         build: makes the model, and the contents of the files that are saved with it.
+        edited: `(N,)` like `other`, but of the composites with attributes of other images too; without, `None`.
         covered, covered_probability: `(N,)` like `other`, of the composite whose object is covered; 0 without.
     """
 
@@ -49,6 +50,7 @@ class Candidate:
     weight: float = 0.0
     outputs: Callable[[], Outputs] | None = None
     build: Callable[[], tuple[PreTrainedModel, dict[str, dict]]] | None = None
+    edited: np.ndarray | None = None
     covered: np.ndarray | float = 0.0
     covered_probability: np.ndarray | float = 0.0
 
@@ -85,6 +87,8 @@ def measured_outcomes(logits: Outputs) -> dict[str, Any]:
     right = replace(logits, mixed=logits.mixed[:, :VALIDATION_COMPOSITES]).right()
     temperature = temperature_of(logits.among_classes())
     probability, outcomes = logits.probabilities(temperature), {}
+    if logits.mixed.shape[1] > VALIDATION_COMPOSITES:
+        outcomes["edited"] = logits.right()["mixed_rand"]
     if logits.covered is not None:
         covered, share = replace(logits, mixed=logits.covered), VALIDATION_COMPOSITES / logits.mixed.shape[1]
         outcomes["covered"] = np.nan_to_num(covered.right()["mixed_rand"])

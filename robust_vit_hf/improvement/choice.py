@@ -39,19 +39,19 @@ def worth(usual: Any, other: Any, share: float) -> Any:
 
 def choose(candidates: Sequence[Candidate], share: float) -> Candidate:
     """The candidate with the highest worth on all validation images; among equals, the first. Candidates are compared by the probability of
-    the right class, which tells more about an image than whether it is right; but none of them has a lower top-1 than the original."""
+    the right class, which tells more about an image than whether it is right. None with a lower top-1 than the original's is chosen."""
     return candidates[int(_chosen(candidates, share, np.ones((1, len(candidates[0].usual))))[0])]
 
 
 def _chosen(candidates: Sequence[Candidate], share: float, counts: np.ndarray) -> np.ndarray:
     """Numbers `(R,)` of the candidates with the highest worth, if each image counts as often as `counts` `(R, N)` says."""
-
-    def worths(of_image: str) -> np.ndarray:
-        places = ([getattr(of, f"{place}{of_image}") for of in candidates] for place in ("usual", "other"))
-        return worth(*(_means(counts, np.stack(values)) for values in places), share).round(9)
-
+    values = [
+        (of.usual, of.other if of.edited is None else of.edited, of.usual_probability, of.other_probability)
+        for of in candidates
+    ]
     with np.errstate(invalid="ignore"):
-        top1, probability = worths(""), worths("_probability")
+        means = [_means(counts, np.stack(of_candidates)) for of_candidates in zip(*values, strict=True)]
+        top1, probability = (worth(*means[first : first + 2], share).round(9) for first in (0, 2))
         probability[top1 < top1[:, :1]] = -1.0
     return np.nan_to_num(probability, nan=-1.0).argmax(axis=1)
 

@@ -172,7 +172,8 @@ def test_composites_with_an_attribute_choose_and_are_no_other_backgrounds():
     """They come after the four composites with other backgrounds."""
     mixed = np.tile(np.array(4 * [[0, 4]] + 4 * [[4, 0]], np.float32), (2, 1, 1))
     found = candidates.measured_outcomes(Outputs(mixed[:, 0], mixed, np.array([1, 1])))
-    assert found["other"].tolist() == [1, 1] and (found["other_probability"] < 0.6).all()
+    assert found["other"].tolist() == [1, 1] and found["edited"].tolist() == [0.5, 0.5]
+    assert (found["other_probability"] < 0.6).all()
 
 
 def test_what_a_model_recognises_without_the_object_is_no_gain():
