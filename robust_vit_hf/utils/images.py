@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from huggingface_hub import get_session
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 # Formats that Pillow recognises but cannot decode itself.
@@ -23,6 +23,13 @@ with suppress(ImportError):
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
+
+
+def _refuse_pointer(*_):
+    raise UnidentifiedImageError("a pointer of Git LFS, not the file itself: run `git lfs pull` in its folder")
+
+
+Image.register_open("GIT_LFS", _refuse_pointer, lambda start: start == b"version https://")
 
 
 def readable_suffixes() -> set[str]:

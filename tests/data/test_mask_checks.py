@@ -127,6 +127,11 @@ def test_images_that_cannot_be_read_name_their_file(tmp_path, monkeypatch, proce
             patched.setattr(Image, "MAX_IMAGE_PIXELS", limit)
             with pytest.raises(ValueError, match=r"Row 0 \(.*0\.png\) cannot be used: .*(52×40|2080) pixels"):
                 evaluate_one(model, rows, processor)
-    (tmp_path / "photos" / "train" / "2.png").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"Row 2 \(.*2\.png\) cannot be used: cannot identify image file"):
-        evaluate_one(model, rows, processor, batch_size=2)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+    for content, why in (
+        (b"torn", "cannot identify image file"),
+        (pointer, "a pointer of Git LFS, not the file itself"),
+    ):
+        (tmp_path / "photos" / "train" / "2.png").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"Row 2 \(.*2\.png\) cannot be used: {why}"):
+            evaluate_one(model, rows, processor, batch_size=2)
