@@ -49,7 +49,7 @@ def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
     sizes = {tuple(_flat(processor, 0, size).shape[1:]) for size in ((160, 96), (96, 160))}
     if len(sizes) > 1:
         raise ValueError(
-            f"A {type(processor).__name__} gives images of several sizes: crop them (`crop_size`), or give the protocol `paper` or `native`."
+            f"A {type(processor).__name__} gives images of several sizes: crop them (`crop_size`), or give the protocol `paper` or `native`"
         )
     return sizes.pop()
 

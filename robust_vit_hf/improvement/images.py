@@ -108,7 +108,7 @@ def _apart(
     """The images without copies of those in another role, and without validation images that are in the pool."""
     if shared := train.mask_files & validation.mask_files:
         raise ValueError(
-            f"Splits overlap: `{min(shared)}` is the mask of images of both. Put the masks of each split into a folder of its name."
+            f"Splits overlap: `{min(shared)}` is the mask of images of both. Give two different splits, and put the masks of each into a folder of its name."
         )
     images = without_copies(images, folder)
     if pool is None:
