@@ -168,6 +168,7 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         (tiny_vit(), {"processor": "paper"}, "needs its image processor"),
         (tiny_vit(), {"processor": transformers.ConvNextImageProcessor(), "classes": NAMES}, "not `classes` or"),
         ("resnet", {"transform": _pixels}, "leave out `transform`, or give"),
+        (tiny_vit().vit, {"processor": transformers.ViTImageProcessor()}, "`ViTModel` has no head for classes"),
     ],
 )
 def test_what_is_given_is_not_taken(model, given, error, photographs, tmp_path):
