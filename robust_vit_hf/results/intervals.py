@@ -36,7 +36,7 @@ class Interval:
     @property
     def unsigned(self) -> "Interval":
         """The interval of a difference that is called a loss, which has no sign unless it is a gain."""
-        return Interval(self.mean, self.low, self.high)
+        return Interval(self.mean + 0.0, self.low, self.high)  # -0.0 becomes 0.0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 from robust_vit_hf.improvement import choice
 from robust_vit_hf.improvement.candidates import Candidate
 from robust_vit_hf.improvement.choice import Outcome, choose, cross_validated, resolution, worth
+from robust_vit_hf.results.intervals import Difference
 
 
 def candidate(usual: float, other: float, weight: float = 1.0, count: int = 100) -> Candidate:
@@ -135,6 +136,7 @@ def test_the_verdict_is_that_of_the_interval_at_the_share(usual, other, share, k
     low, high = 100 * found.change.low, 100 * found.change.high
     ends = f"[{low:.1f}, {high:.1f}] more" if found.change.mean >= 0 else f"[{-high:.1f}, {-low:.1f}] fewer"
     assert found.change.of_100 == f"{100 * abs(found.change.mean):.1f} {ends}"
+    assert Difference(-0.0, -0.5, 0.5).of_100 == "0.0 [-50.0, 50.0] more"
 
 
 def test_the_interval_contains_how_far_composites_are_from_photographs():
