@@ -168,9 +168,7 @@ class ImageModel:
             pixel_values = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
             arguments["spatial_shapes"] = torch.tensor([grid] * len(patches), device=patches.device)
         output = self.model(pixel_values=pixel_values, **arguments)
-        logits = (
-            output.logits if "logits" in output else output.last_hidden_state
-        )  # the name of the logits in PP-LCNet
+        logits = output.logits if "logits" in output else output.last_hidden_state  # its name in PP-LCNet
         if logits.ndim != 2:
             raise ValueError(f"A `{self.name}` has no head for classes: give a model with a trained head.")
         return logits
