@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
 
 
 class TokenWeights(NamedTuple):
@@ -153,8 +157,11 @@ class ImageModel:
         takers = self.pretrained, self.encoder  # CLIP passes its arguments on to the encoder
         if any("interpolate_pos_encoding" in signature(taker.forward).parameters for taker in takers):
             size = self.vision_config.image_size
-            resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
-            arguments |= {"interpolate_pos_encoding": True} if resized else {}
+            if image_size != (own_size := (size, size) if isinstance(size, int) else tuple(size)):
+                logger.warning_once(
+                    f"Position embeddings are resized from images of {own_size} pixels to {image_size}."
+                )
+                arguments["interpolate_pos_encoding"] = True
         return arguments
 
     def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:

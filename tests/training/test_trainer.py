@@ -193,8 +193,10 @@ def test_a_table_of_pixel_values_is_taken_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("weights", [{}, {"relevance_weight": 0.0, "confidence_weight": 1.0}])
-def test_another_image_size_than_the_model_was_made_for(weights, tmp_path):
+def test_another_image_size_than_the_model_was_made_for(weights, tmp_path, monkeypatch):
     """Every pass interpolates the position embeddings, and the saved model is of use to plain transformers."""
+    warned = set()
+    monkeypatch.setattr("robust_vit_hf.relevance.architectures.logger.warning_once", warned.add)
     settings = {"eval_strategy": "epoch", "num_train_epochs": 1, **weights}
     processor = make_image_processor("paper", 64)
     config = tiny_config(tmp_path, **settings)
@@ -203,6 +205,7 @@ def test_another_image_size_than_the_model_was_made_for(weights, tmp_path):
     assert "eval_top1" in trainer.evaluate() and "eval_original_top1" in trainer.evaluate()
     evaluated = EvaluationSet.of(masked_dataset(4).remove_columns("mask"), source="x")
     assert len(evaluate_one(trainer.model, evaluated, processor)[0]) == 4
+    assert warned == {"Position embeddings are resized from images of (32, 32) pixels to (64, 64)."}
     trainer.save_model()
     trainer.create_model_card()
     assert "model(**inputs, interpolate_pos_encoding=True)" in (tmp_path / "README.md").read_text()
