@@ -126,19 +126,6 @@ def relevance_map(
     vit = VisionTransformer(model)
     if not 0 <= start_layer < len(vit.attentions):
         raise ValueError(f"Expected `start_layer` from 0 to {len(vit.attentions) - 1}, but got {start_layer}.")
-    relevance, logits = _relevance(vit, pixel_values, target, create_graph, start_layer, normalize)
-    return make_output(relevance, logits, check_finite)
-
-
-def _relevance(
-    vit: VisionTransformer,
-    pixel_values: torch.Tensor,
-    target: torch.Tensor | int | None,
-    create_graph: bool,
-    start_layer: int,
-    normalize: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps `(B, 1, H, W)` and logits `(B, C)`."""
     wants_graph, grid = torch.is_grad_enabled(), vit.patch_grid(pixel_values)
     linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
     explicit = vit.attention in ("eager", EXPLICIT_ATTENTION)
@@ -165,7 +152,7 @@ def _relevance(
             else:
                 tokens = propagate_relevance(attentions, gradients, row.expand(len(logits), -1))
             relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
-    return relevance, logits if wants_graph else logits.detach()
+    return make_output(relevance, logits if wants_graph else logits.detach(), check_finite)
 
 
 def make_output(relevance: torch.Tensor, logits: torch.Tensor, check: bool) -> RelevanceOutput:
