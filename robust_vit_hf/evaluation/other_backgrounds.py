@@ -227,9 +227,22 @@ def composite_outputs(
         edit: how objects are put on the backgrounds, see [`Composite`].
     """
     ((name, rows),) = session.sets.items()
-    trusted = confirmed(rows.dataset)
+    trusted, labels = confirmed(rows.dataset), rows.labels.tolist()
     size = session.classes if layer is None else layer.weight[0]
-    composites, donors = _on_other_backgrounds(rows.labels.tolist(), count, picture_of, attributes, trusted, edit)
+    names = [f"composite_{number}" for number in range(count)]
+    pictures: dict[str, Donors] = {}
+    donors: dict[str, Donors] = {}
+    if picture_of:
+        pictures = {f"picture_{number}": partial(picture_of, number) for number in range(count)}
+    if attributes or not picture_of:
+        # If all images have one class, each counts as a class of its own, so that training images need no labels.
+        classes = labels if len({*labels}) > 1 else [*range(len(labels))]
+        donors = {name: draw_donors(classes, DONOR_SEED + number, trusted)[1] for number, name in enumerate(names)}
+    donors |= pictures
+    composites = [Composite("original", "original")]
+    composites += [Composite(name, edit, name) for name in pictures or names]
+    composites += [Composite(f"{name}_{attribute}", attribute, name) for attribute in attributes for name in names]
+    composites += [Composite(COVERED, COVERED, names[0])] if edit == MOVED else []
     outputs = np.full((len(rows.labels), len(composites), len(size)), np.nan, np.float32)
     if folder is not None:
         inputs: dict[str, Any] = {"composites": count, "seed": DONOR_SEED}
@@ -272,31 +285,6 @@ def check_composed(count: int, num_images: int, name: str) -> None:
         raise ValueError(
             f"No object of the {num_images} {name} images could be put on another background: give other images or masks."
         )
-
-
-def _on_other_backgrounds(
-    labels: list[int],
-    count: int,
-    picture_of: Callable[[int, int], torch.Tensor] | None,
-    attributes: Sequence[str],
-    gives: np.ndarray,
-    edit: str,
-) -> tuple[list[Composite], dict[str, Donors]]:
-    names = [f"composite_{number}" for number in range(count)]
-    pictures: dict[str, Donors] = {}
-    donors: dict[str, Donors] = {}
-    if picture_of:
-        pictures = {f"picture_{number}": partial(picture_of, number) for number in range(count)}
-    if attributes or not picture_of:
-        # If all images have one class, each counts as a class of its own, so that training images need no labels.
-        classes = labels if len({*labels}) > 1 else [*range(len(labels))]
-        donors = {name: draw_donors(classes, DONOR_SEED + number, gives)[1] for number, name in enumerate(names)}
-    donors |= pictures
-    composites = [Composite("original", "original")]
-    composites += [Composite(name, edit, name) for name in pictures or names]
-    composites += [Composite(f"{name}_{attribute}", attribute, name) for attribute in attributes for name in names]
-    composites += [Composite(COVERED, COVERED, names[0])] if edit == MOVED else []
-    return composites, donors
 
 
 @dataclass(frozen=True)
