@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import datasets
 
@@ -59,7 +58,18 @@ def images_by_role(
     rows = choose_images(validation.rows, options.num_images, options.seed)
     draw_donors(rows["label"][:])  # rejects images of one class before masks are made, which takes long
     images["validation"] = replace(validation, rows=rows, split="validation", group_weights=weights)
-    return _apart(train, validation, images, pool, session.folder), pool
+    if shared := train.mask_files & validation.mask_files:
+        raise ValueError(
+            f"Splits overlap: `{min(shared)}` is the mask of images of both. Give two different splits, and put the masks of each into a folder of its name."
+        )
+    images = without_copies(images, session.folder)
+    if pool is not None:
+        columns = {"image": [*map(str, pool.paths)], "file_name": [path.name for path in pool.paths]}
+        features = datasets.Features({"image": datasets.Image(), "file_name": datasets.Value("string")})
+        roles = {"backgrounds": Images(datasets.Dataset.from_dict(columns, features), pool.folder.name, "backgrounds")}
+        roles |= {"validation": images["validation"]}
+        images["validation"] = without_copies(roles, session.folder)["validation"]
+    return images, pool
 
 
 def classes_with_images(
@@ -100,24 +110,6 @@ def with_these_classes_alone(session: Session, images: Mapping[str, Images]) -> 
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED} more" if len(names) > NAMED else "")
-
-
-def _apart(
-    train: Images, validation: Images, images: dict[str, Images], pool: BackgroundPool | None, folder: Path | None
-) -> dict[str, Images]:
-    """The images without copies of those in another role, and without validation images that are in the pool."""
-    if shared := train.mask_files & validation.mask_files:
-        raise ValueError(
-            f"Splits overlap: `{min(shared)}` is the mask of images of both. Give two different splits, and put the masks of each into a folder of its name."
-        )
-    images = without_copies(images, folder)
-    if pool is None:
-        return images
-    columns = {"image": [*map(str, pool.paths)], "file_name": [path.name for path in pool.paths]}
-    features = datasets.Features({"image": datasets.Image(), "file_name": datasets.Value("string")})
-    roles = {"backgrounds": Images(datasets.Dataset.from_dict(columns, features), pool.folder.name, "backgrounds")}
-    roles |= {"validation": images["validation"]}
-    return images | {role: of for role, of in without_copies(roles, folder).items() if role in images}
 
 
 def _labelled(split: str, session: Session, options: ImproveOptions, notes: list[str]) -> Images:
