@@ -62,7 +62,16 @@ class RobustAccuracy(StreamingMetric):
         else:
             ids = to_numpy(values, "predictions")
             ids = (ids if ids.ndim == 2 else ids[:, None])[:, :TOP]
-            self._check_ids(ids, first_image)
+            ascending = np.sort(ids, axis=1)
+            bad = (ids < 0).any(axis=1) | (ascending[:, 1:] == ascending[:, :-1]).any(axis=1)
+            if self.class_subset is not None:
+                bad |= ~np.isin(ids, self.class_subset).all(axis=1)
+            if bad.any():  # ids are no ranking of classes, such as integer logits
+                row = int(bad.argmax())
+                raise ValueError(
+                    f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids of classes (in "
+                    "class_subset, if it is given), or logits in floating point"
+                )
         images = {
             "rank": ranks(ids, accepted),
             "num_ranked": np.full(len(ids), TOP if is_float else ids.shape[1]),
@@ -104,19 +113,6 @@ class RobustAccuracy(StreamingMetric):
                 results[f"mean_per_{name}_top{k}"] = sum(means) / len(means)
                 results[f"per_{name}_top{k}"] = dict(zip(unique.tolist(), means, strict=True))
         return results | {"num_images": int(usable.sum()), "num_excluded": int((~usable).sum())}
-
-    def _check_ids(self, ids: np.ndarray, first_image: int) -> None:
-        """Raise an error for ids that are no ranking of classes, such as integer logits."""
-        ascending = np.sort(ids, axis=1)
-        bad = (ids < 0).any(axis=1) | (ascending[:, 1:] == ascending[:, :-1]).any(axis=1)
-        if self.class_subset is not None:
-            bad |= ~np.isin(ids, self.class_subset).all(axis=1)
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids of classes (in class_subset, "
-                "if it is given), or logits in floating point"
-            )
 
 
 class BackgroundGap(RobustAccuracy):
