@@ -93,7 +93,11 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
             vars(config).pop("pretrained_cfg", None)  # transformers would read the preprocessing from it
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
-        _check_dtype(model)
+        if half := {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}:
+            raise ValueError(
+                f"The weights of the model are in {', '.join(map(str, half))}, which rounds small steps to zero. Load them with "
+                "`dtype=torch.float32`; for speed, set `bf16=True`."
+            )
         epoch = callbacks.SharedEpoch()
         streamed = isinstance(train_dataset, datasets.IterableDataset)  # a stream draws crops and flips by itself
         seed_of_row = None if streamed else partial(_seed_of_row, args.seed, epoch.number)
@@ -334,15 +338,6 @@ class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer)
                 logs["original_top1"] = self._original_top1["train"]
             self._train_values.clear()
         super().log(logs, start_time)
-
-
-def _check_dtype(model: nn.Module) -> None:
-    half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
-    if half:
-        raise ValueError(
-            f"The weights of the model are in {', '.join(map(str, half))}, which rounds small steps to zero. Load them with "
-            "`dtype=torch.float32`; for speed, set `bf16=True`."
-        )
 
 
 def _seed_of_row(seed: int, epoch: torch.Tensor, row: int) -> tuple[int, int, int]:
