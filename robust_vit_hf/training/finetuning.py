@@ -111,7 +111,20 @@ def _finetune(
     }
     session = replace(session, settings=settings)
     table = _report(trainer, session, results) if trainer.accelerator.is_main_process else ""
-    _publish(trainer, session, data_arguments.dataset)
+    trainer.create_model_card(
+        finetuned_from=resolve(name),
+        dataset=data_arguments.dataset,
+        masks=origin_of_masks(data_arguments.dataset),
+        protocol=protocol,
+    )
+    if config.push_to_hub:
+        try:
+            trainer.push_to_hub()
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"The run is complete, and its tables are in `{folder}/{TABLES_FILE}`, but it was not pushed: {error} "
+                f"Push it with `robust-vit push {folder} {trainer.hub_model_id or 'OWNER/NAME'}`."
+            ) from error
     return table
 
 
@@ -138,21 +151,3 @@ def _report(trainer: RobustViTTrainer, session: Session, results: list[dict[str,
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:
     measured = Side.of(model, session.sides["before"].processor)
     return measure(replace(session, sides={side: measured}), Accuracy(relevance=relevance))
-
-
-def _publish(trainer: RobustViTTrainer, session: Session, dataset: str) -> None:
-    trainer.create_model_card(
-        finetuned_from=resolve(session.sides["before"].source),
-        dataset=dataset,
-        masks=origin_of_masks(dataset),
-        protocol=session.protocol,
-    )
-    if trainer.args.push_to_hub:
-        folder = trainer.args.output_dir
-        try:
-            trainer.push_to_hub()
-        except (OSError, ValueError) as error:
-            raise OSError(
-                f"The run is complete, and its tables are in `{folder}/{TABLES_FILE}`, but it was not pushed: {error} "
-                f"Push it with `robust-vit push {folder} {trainer.hub_model_id or 'OWNER/NAME'}`."
-            ) from error
