@@ -98,8 +98,7 @@ def load_zero_shot(
     with torch.no_grad():
         for embedding, label in zip(model.text_embeds, classes, strict=True):
             texts = [template.replace("{}", label) for template in templates]
-            output = clip.get_text_features(**tokenizer(texts, padding=True, return_tensors="pt"))
-            embeds = output if isinstance(output, torch.Tensor) else output.pooler_output
+            embeds = clip.get_text_features(**tokenizer(texts, padding=True, return_tensors="pt")).pooler_output
             embedding.copy_(F.normalize(F.normalize(embeds, dim=-1).mean(dim=0), dim=-1))
         model.logit_scale.copy_(clip.logit_scale)
     distances = torch.cdist(model.text_embeds, model.text_embeds, compute_mode="donot_use_mm_for_euclid_dist")
