@@ -22,9 +22,6 @@ INTERPOLATION_FILE = "interpolation.json"
 def interpolate(before: PreTrainedModel, after: PreTrainedModel, weight: float) -> PreTrainedModel:
     """Model with the weights (1 − w) · before + w · after. It is as fast as one of the two, which must be alike, see [`check_alike`].
 
-    Args:
-        weight: interpolation weight w, from 0 (before) to 1 (after).
-
     Returns:
         Copy of `after` with interpolated floating-point parameters and buffers, computed in fp32 or fp64. Integers are
         those of `after`. For w = 0 and w = 1, all are those of `before` and `after`, bit by bit.
