@@ -157,18 +157,20 @@ class ImageModel:
         takers = self.pretrained, self.encoder  # CLIP passes its arguments on to the encoder
         if any("interpolate_pos_encoding" in signature(taker.forward).parameters for taker in takers):
             size = self.vision_config.image_size
-            if image_size != (own_size := (size, size) if isinstance(size, int) else tuple(size)):
-                logger.warning_once(
-                    f"Position embeddings are resized from images of {own_size} pixels to {image_size}."
-                )
-                arguments["interpolate_pos_encoding"] = True
+            resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
+            arguments |= {"interpolate_pos_encoding": True} if resized else {}
         return arguments
 
     def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Logits `(B, C)` of images `(B, 3, H, W)` of any size that is a multiple of the patch size."""
         if pixel_values.is_inference() and torch.is_grad_enabled():
             pixel_values = pixel_values.clone()  # inference tensors cannot be saved for backward
-        arguments = self.forward_arguments(tuple(pixel_values.shape[2:]))
+        arguments = self.forward_arguments(size := tuple(pixel_values.shape[2:]))
+        if "interpolate_pos_encoding" in arguments:
+            made = self.vision_config.image_size
+            logger.warning_once(
+                f"The model was made for images of {made} pixels: for {size}, position embeddings are resized."
+            )
         if self.name == "Siglip2ForImageClassification":  # this model reads rows of patches
             grid, (height, width) = self.patch_grid(pixel_values), self.patch_size
             patches = pixel_values.unflatten(3, (grid[1], width)).unflatten(2, (grid[0], height))

@@ -205,7 +205,7 @@ def test_another_image_size_than_the_model_was_made_for(weights, tmp_path, monke
     assert "eval_top1" in trainer.evaluate() and "eval_original_top1" in trainer.evaluate()
     evaluated = EvaluationSet.of(masked_dataset(4).remove_columns("mask"), source="x")
     assert len(evaluate_one(trainer.model, evaluated, processor)[0]) == 4
-    assert warned == {"Position embeddings are resized from images of (32, 32) pixels to (64, 64)."}
+    assert warned == {"The model was made for images of 32 pixels: for (64, 64), position embeddings are resized."}
     trainer.save_model()
     trainer.create_model_card()
     assert "model(**inputs, interpolate_pos_encoding=True)" in (tmp_path / "README.md").read_text()
