@@ -51,7 +51,7 @@ def _chosen(candidates: Sequence[Candidate], share: float, counts: np.ndarray) -
     ]
     with np.errstate(invalid="ignore"):
         means = [_means(counts, np.stack(of_candidates)) for of_candidates in zip(*values, strict=True)]
-        top1, probability = (worth(*means[first : first + 2], share).round(9) for first in (0, 2))
+        top1, probability = (worth(usual, other, share).round(9) for usual, other in (means[:2], means[2:]))
         probability[top1 < top1[:, :1]] = -1.0
     return np.nan_to_num(probability, nan=-1.0).argmax(axis=1)
 

@@ -153,6 +153,7 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     assert row["mean_iou_before"] > 0
     monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", False)
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.START", None)  # the training begins with the original
     settings = "--max_steps 1 --learning_rate 1e-3 --train_batch_size 4 --effort full".split()
     succeed("improve", *options, tmp_path / "better", *settings)
     stages = [json.loads(path.read_text()) for path in (tmp_path / "better/predictions/accuracy").rglob("stage.json")]
