@@ -152,9 +152,8 @@ def test_pictures_are_the_backgrounds_of_new_layers(inputs, quick, tmp_path):
 
 def test_the_table_shows_every_candidate(improved):
     text = (improved[0] / "candidates.md").read_text()
-    assert text.count("| finetuned by swap from the new layer, learning rate 0.003, 30 steps |") == len(
-        INTERPOLATION_WEIGHTS
-    )
+    name = "finetuned by swap from the new layer, learning rate 0.003, 30 steps"
+    assert text.count(f"| {name} |") == len(INTERPOLATION_WEIGHTS)
     assert text.count("| map, penalty") == len(MAP_PENALTIES) * len(INTERPOLATION_WEIGHTS)
     assert text.count("| chosen |") == 1 and "| original |" in text
 
@@ -255,10 +254,8 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["training"]["interpolation weight of the finetuned weights"] == f"{INTERPOLATION_WEIGHTS[-2]:g}"
     assert run["training"]["method"] == "swap"
-    assert (
-        run["training"]["last layer at the start"]
-        == "layer fitted to the label, penalty 1e-06, interpolation weight 0.75"
-    )
+    layer = "layer fitted to the label, penalty 1e-06, interpolation weight 0.75"
+    assert run["training"]["last layer at the start"] == layer
     assert run["weights"] == weights_digest(AutoModelForImageClassification.from_pretrained(tmp_path / "out"))
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
     for told in ("`train`: Left out: 1 of", "Left out: 1 of 32 images"):
