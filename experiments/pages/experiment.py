@@ -114,7 +114,7 @@ def short_block() -> str:
     return (
         "We finetuned five models for 72 steps on the bundled images, [emoji-shift](docs/data.md#emoji-shift), with weights and learning rates that were chosen "
         f"on other models. At the paper's weight, {weights[1]:g}, the gain on new backgrounds was not significant: {paper} points. At "
-        f"{weights[0] / weights[1]:.0f} times this weight, where the confidence loss hardly counts, it was {loss}, and with [background "
+        f"{weights[0] / weights[1]:,.0f} times this weight, where the confidence loss hardly counts, it was {loss}, and with [background "
         f"swap](docs/train.md#background-swap) {swap}; neither changed top-1 on usual backgrounds significantly. In [an earlier version of these "
         "images](experiments/checks.md#with-the-papers-weight), whose models relied on the background more, the paper's weight gained significantly. [The paper's claims one by one](experiments/findings.md)."
     )
@@ -135,7 +135,7 @@ def found_block() -> str:
     return "\n".join(
         [
             f"- **Swap gains more than the paper's loss**: top-1 on new backgrounds changes by {gain(SWAP)} points with swap "
-            f"(`val`: {gain(SWAP, HOME)}) and by {gain(OURS)} with squared error at 1000 times the paper's "
+            f"(`val`: {gain(SWAP, HOME)}) and by {gain(OURS)} with squared error at 1,000 times the paper's "
             f"weight ({gain(OURS, HOME)}). The difference is {difference(OURS, SWAP)}, and on "
             f"[forty other photographs](#photographs) {on_forty(OURS, SWAP, 'plain')}.",
             "- **The relevance loss adds nothing significant to swap.** For swap with the relevance loss, the selection criterion chose the lowest weight, "
