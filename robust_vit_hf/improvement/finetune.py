@@ -26,7 +26,7 @@ from ..training.config import RobustViTConfig
 from ..training.trainer import RobustViTTrainer, TrainingDiverged
 from ..utils.files import RUN_FILE, read_json
 from ..utils.stage import Stage
-from .candidates import INTERPOLATION_WEIGHTS, START, Candidate, measured_outcomes
+from .candidates import INTERPOLATION_WEIGHTS, Candidate, measured_outcomes
 from .options import ImproveOptions
 
 
@@ -53,7 +53,7 @@ class Finetuning:
         outputs_of: computes the logits of a model on the validation images.
         facts: for the record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
         settings: of [`~robust_vit_hf.RobustViTConfig`].
-        start: makes the model with which the training begins; by default a copy of the original.
+        start: candidate with whose model the training begins; by default a copy of the original.
     """
 
     folder: Path
@@ -63,7 +63,7 @@ class Finetuning:
     options: ImproveOptions
     facts: dict[str, str]
     settings: Mapping[str, Any] = field(default_factory=lambda: {"method": "swap"})
-    start: Callable[[], tuple[PreTrainedModel, Any]] | None = None
+    start: Candidate | None = None
 
     @property
     def rate(self) -> float:
@@ -138,7 +138,7 @@ class Finetuning:
             backgrounds=options.backgrounds,
             **self.settings,
         )
-        model = self.start()[0] if self.start else deepcopy(self.side.model)
+        model = self.start.build()[0] if self.start else deepcopy(self.side.model)
         trainer = RobustViTTrainer(model, config, self.train, processing_class=self.side.processor)
         try:
             trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
@@ -157,6 +157,6 @@ class Finetuning:
         run |= {"model_name": self.options.output_dir.resolve().name}
         run["training"] |= {"interpolation weight of the finetuned weights": f"{weight:g}"}
         if self.start:
-            run["training"] |= {"last layer at the start": ", interpolation weight ".join(map(str, START))}
+            run["training"] |= {"last layer at the start": str(self.start)}
         interpolated = {"interpolation_weight": weight, "before": self.side.name, "after": self.folder.name}
         return model, {RUN_FILE: run, INTERPOLATION_FILE: interpolated}

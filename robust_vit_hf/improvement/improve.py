@@ -257,7 +257,7 @@ def _candidates(
         if attributes:
             but = "; the new layers do" if len(candidates) > 1 else ""
             notes.append(f"The training of all layers does not exchange attributes{but}.")
-        start = next((layer.build for layer in candidates if (layer.name, layer.weight) == START), None)
+        start = next((layer for layer in candidates if (layer.name, layer.weight) == START), None)
         finetuning = Finetuning(folder / FINETUNED_FOLDER, side, rows, outputs_of, options, facts, start=start)
         tqdm.write(f"  {finetuning}", file=sys.stderr)
         candidates += finetuning.candidates(notes)

@@ -338,7 +338,8 @@ def test_a_training_begins_with_the_given_model(tmp_path):
     first, second = tiny_vit(), tiny_vit(seed=1)
     side = session_of({"before": first}, {}).sides["before"]
     options = ImproveOptions(model="a", dataset="b", output_dir=tmp_path / "c", learning_rate=1e-12, max_steps=1)
-    for start, name in ((None, "finetuned by swap,"), (lambda: (second, {}), "finetuned by swap from the new layer,")):
+    given = candidates.Candidate(*4 * [np.zeros(16)], build=lambda: (second, {}))
+    for start, name in ((None, "finetuned by swap,"), (given, "finetuned by swap from the new layer,")):
         training = Finetuning(tmp_path / name, side, masked_dataset(16), None, options, {}, start=start)
         assert str(training).startswith(name)
         trained, expected = training.trained().state_dict(), (second if start else first).state_dict()
