@@ -102,7 +102,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_output_dir(output_dir: Path, *images: str | None) -> None:
-    """Raise an error if the output folder is within a folder of `images`, which may also be files, Hub ids or `None`."""
+    """Raise an error if the output folder is a file, or within one, or within a folder of `images`, which may also be files, Hub ids or
+    `None`."""
+    if file := next((place for place in (output_dir, *output_dir.parents) if place.is_file()), None):
+        raise ValueError(f"`{file}` is a file, not a folder: choose another --output_dir.")
     for source in images:
         folder = None if source is None else Path(source)
         if folder is not None and not folder.is_file() and output_dir.resolve().is_relative_to(folder.resolve()):

@@ -139,8 +139,6 @@ def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool
     """Context manager that locks a folder for one purpose against other processes, and yields whether any process has written to it
     under this lock before. A new folder is removed if nothing is written. If another process holds the lock, a `BlockingIOError` is
     raised, unless `wait`. The process that holds it may enter again, and frees it when it ends, even if it is killed."""
-    if file := next((place for place in (folder, *folder.parents) if place.is_file()), None):
-        raise NotADirectoryError(f"`{file}` is a file, not a folder: choose another --output_dir.")
     folder.mkdir(parents=True, exist_ok=True)
     path, before = lock_file(folder, purpose), {*folder.iterdir()}
     lock = FileLock(path, is_singleton=True)

@@ -110,3 +110,5 @@ def test_results_are_not_written_among_the_images(command, tmp_path):
         command, "--dataset", tmp_path / "photos", "--output_dir", tmp_path / "photos" / "validation" / "out"
     )
     assert refused.status and "is within" in refused.error and {*tmp_path.rglob("*")} == before
+    (tmp_path / "file").touch()
+    assert "file` is a file, not a folder" in call(command, "--output_dir", tmp_path / "file" / "out").error

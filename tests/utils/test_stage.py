@@ -59,9 +59,6 @@ def test_files_without_a_record_are_refused(tmp_path):
     (tmp_path / STAGE_FILE).write_text('{"inputs": ')
     with pytest.raises(ValueError, match="is not a JSON object"):
         Stage(tmp_path, INPUTS).result()
-    file = Stage(tmp_path / STAGE_FILE / "a", INPUTS)
-    with pytest.raises(NotADirectoryError, match=rf"{STAGE_FILE}` is a file, not a folder"), file.lock():
-        pass
 
 
 def test_a_killed_stage_is_locked_until_then_and_begins_again(tmp_path):
