@@ -121,7 +121,7 @@ class OwnClassifier(PreTrainedModel):
         self.predict = predict.eval() if isinstance(predict, nn.Module) else predict
         self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # for `model.device`
         self._has_layer_cam: bool | None = None
-        self.is_steady = isinstance(predict, nn.Module)
+        self._is_steady = isinstance(predict, nn.Module)
 
     def has_layer_cam(self, pixel_values: torch.Tensor | None = None) -> bool:
         """Whether [`layer_cam`] gives a map. It is tried once, on the first image of the first `pixel_values` `(B, 3, H, W)`. Until then, and
@@ -141,11 +141,11 @@ class OwnClassifier(PreTrainedModel):
                 f"`predict` returned {_described(output)} for {len(given)} images; expected logits {wanted}, one for each of `classes`."
             )
         logits = torch.as_tensor(output).to(pixel_values.device).float()
-        if not self.is_steady and logits.isfinite().all():  # its model may drop units, or normalise by the batch
+        if not self._is_steady and logits.isfinite().all():  # its model may drop units, or normalise by the batch
             alone = torch.as_tensor(self.predict(given[:1].repeat(len(given), 1, 1, 1))[0]).to(logits)
             if not torch.allclose(alone, logits[0], 0.01, 0.01 * logits.abs().max().item(), equal_nan=True):
                 raise ValueError("`predict` gives an image other logits in another batch: call `eval()` of its model.")
-            self.is_steady = True
+            self._is_steady = True
         if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(()).to(logits), atol=1e-3):
             logits = logits.clamp(min=1e-6).log()
         return ImageClassifierOutput(logits=logits)
