@@ -18,8 +18,9 @@ those of `quick`.
 Each arm is measured on photographs that had no part in it: `home`, with the usual backgrounds; `random`, with those of all classes;
 `scenes`, with forty photographs that are in no image that trained or chose a classifier, of as many classes of ImageNet, from a public
 repository (see real_photographs.py). The layer of the default masks was trained on them, without masks. `vendor`: usual backgrounds,
-drawn by a vendor of which no model saw a drawing; `vendor_random`: such drawings on the backgrounds of all classes; and `both`. Objects cut out of photographs are no part: models of drawings recognise 2 % of
-them. Images of `digits` have `home`, `random` and `new`, textures that nothing was trained on.
+drawn by a vendor of which no model saw a drawing; `vendor_random`: such drawings on the backgrounds of all classes; and `both`. Objects cut
+out of photographs are no part: models of drawings recognise 2 % of them. Images of `digits` have `home`, `random` and `new`, textures that
+nothing was trained on.
 
 The primary comparison was named before the run: top-1 on `scenes` of `full` minus `labels`, over the DINOv2-S.
 
