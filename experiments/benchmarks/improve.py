@@ -11,9 +11,9 @@ Sets, of 640 training and 192 validation photographs each:
 - some of them also with `-100`: no photograph has another background than the usual one.
 
 Arms: `quick` and `full`, the efforts of `improve`; and, chosen among their interpolation weights by the same criterion, with as many steps:
-`labels`, layers and a training on the labels of the original images, without composites, at the rate of `full`; and for ViTs, the relevance
-loss at two rates, at the weight 800 (`squared`) and at the paper's (`paper`). `full` goes on in the folder of `quick`, and its seconds contain
-those of `quick`.
+`labels`, layers and a training on the labels of the original images, without composites, at the rate of `full`; `swap`, the training of `full`
+from the original model; and for ViTs, the relevance loss at two rates, at the weight 800 (`squared`) and at the paper's (`paper`). `full` goes
+on in the folder of `quick`, and its seconds contain those of `quick`.
 
 Each arm is measured on photographs that had no part in it: `home`, with the usual backgrounds; `random`, with those of all classes;
 `scenes`, with forty photographs that are in no image that trained or chose a classifier, of as many classes of ImageNet, from a public
@@ -24,8 +24,8 @@ nothing was trained on.
 
 The primary comparison was named before the run: top-1 on `scenes` of `full` minus `labels`, over the DINOv2-S.
 
-Adds to improve.json next to this script: for each set and arm, the verdict, the seconds, and how many of the predictions are right on each
-background of each place before and after.
+Adds to improve.json next to this script: for each set and arm, the verdict, the seconds, and which predictions are right at each place (`1`)
+before and after; and for each kind of sets and place, the numbers of the background and of the object of each image.
 """
 
 import subprocess
@@ -80,7 +80,7 @@ EMOJI_PLACES = {"home": "val", "random": "background_random", "vendor": "vendor"
 RELEVANCE_WEIGHTS = {"squared": 800, "paper": 0.8}  # of the arms with the relevance loss
 RELEVANCE_RATES = (1e-6, 4e-6)
 MEASURES = ("original", "mixed_same", "mixed_rand", "estimate")
-ARMS = ("quick", "full", "labels", *RELEVANCE_WEIGHTS)
+ARMS = ("quick", "full", "labels", "swap", *RELEVANCE_WEIGHTS)
 
 
 def scenes(samples: Path) -> dict[str, Image.Image]:
@@ -216,7 +216,7 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         facts = {"finetuned_from": "", "dataset": "", "masks": "", "protocol": session.protocol}
         layers = layer_candidates(side, features._replace(train=alone), facts | {"folder": folder})
         outputs_of = partial(composite_outputs, session=validation, count=VALIDATION_COMPOSITES, edit=MOVED)
-        rows, trainings = images["train"].rows, [(options, {"method": "finetune"})]
+        rows, trainings = images["train"].rows, [(options, {"method": "swap" if arm == "swap" else "finetune"})]
         if arm in RELEVANCE_WEIGHTS:
             settings = {"method": "robustvit", "relevance_weight": RELEVANCE_WEIGHTS[arm]}
             trainings = [(replace(options, learning_rate=rate), settings) for rate in RELEVANCE_RATES]
@@ -233,32 +233,31 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
 
 def measured(
     model: Path, better: Path, places: dict[str, EvaluationSet], folder: Path, shared: Path
-) -> Iterator[tuple[str, dict]]:
-    """By place and background: how many images there are, and how many are right before and after."""
+) -> dict[str, dict[str, str]]:
+    """By place and side: `1` for each image that is recognised, and `0` for each other."""
     models = Models(str(model), str(better if (better / "config.json").is_file() else model), "model")
     with open_session(models, Stage(folder, {"command": "improve"}), bf16=True, shared=shared) as session:
-        for place, result in measure_accuracy(session.with_sets(places), relevance=False).items():
-            rows = places[place].dataset
-            backgrounds = np.array(rows["background"] if "background" in rows.column_names else [""] * len(rows))
-            names, numbers = np.unique(backgrounds, return_inverse=True)
-            counts = {
-                side: np.bincount(numbers, result.correct(side), len(names)).astype(int).tolist()
-                for side in result.sides
-            }
-            changed = np.bincount(numbers, result.correct("before") != result.correct("after"), len(names))
-            yield (
-                place,
-                {
-                    "backgrounds": names.tolist(),
-                    "images": np.bincount(numbers).tolist(),
-                    **counts,
-                    "changed": changed.astype(int).tolist(),
-                },
-            )
+        return {
+            place: {side: "".join(map(str, result.correct(side).astype(int))) for side in result.sides}
+            for place, result in measure_accuracy(session.with_sets(places), relevance=False).items()
+        }
 
 
-def run(name: str, arm: str, root: Path, on_photographs: dict[str, EvaluationSet]) -> dict:
-    """Result of an arm on a set."""
+def groups(place: EvaluationSet) -> dict[str, str]:
+    """Numbers of the background and of the object of each image. Drawings of the same class are one object."""
+    columns = {name: place.dataset[name] for name in ("background", "object") if name in place.dataset.column_names}
+    columns = {"background": [""] * len(place.dataset), "object": place.labels} | columns
+    return {name: " ".join(map(str, np.unique(of, return_inverse=True)[1])) for name, of in columns.items()}
+
+
+def places_of(name: str, folder: Path, on_photographs: dict[str, EvaluationSet]) -> dict[str, EvaluationSet]:
+    if "digits" in name:
+        return {place: own_set(str(folder / "places" / place), "train") for place in ("home", "random", "new")}
+    return on_photographs
+
+
+def run(name: str, arm: str, root: Path, on_photographs: dict[str, EvaluationSet]) -> tuple[dict, dict]:
+    """Result of an arm on a set, and the groups of its images by place."""
     images, model = make(name, root)
     folder = root / name
     if arm in ("quick", "full"):
@@ -267,14 +266,12 @@ def run(name: str, arm: str, root: Path, on_photographs: dict[str, EvaluationSet
     else:
         better = folder / arm
         record = run_arm(arm, model, images, folder / "improved", better)
-    if "digits" in name:
-        places = {place: own_set(str(folder / "places" / place), "train") for place in ("home", "random", "new")}
-    else:
-        places = on_photographs
-    record["places"] = dict(
-        measured(model, better, places, folder / f"measured-{arm}", root / f"before-{model.parent.name}")
+    places = places_of(name, folder, on_photographs)
+    record["places"] = measured(
+        model, better, places, folder / f"measured-{arm}", root / f"before-{model.parent.name}"
     )
-    return record | {"commit": environment()["commit"]}
+    record["commit"] = environment()["commit"]
+    return record, {place: groups(of_place) for place, of_place in places.items()}
 
 
 def main() -> None:
@@ -289,22 +286,23 @@ def main() -> None:
     places = emoji_places(scenes(arguments.samples))
 
     def results() -> dict:
-        return (read_json(arguments.results) or {}).get("sets", {})
+        return read_json(arguments.results) or {"images": {}, "sets": {}}
 
     for name in arguments.sets:
         for arm in arguments.arms:
             if (
-                arm in results().get(name, {})
+                arm in results()["sets"].get(name, {})
                 or (arm not in ("quick", "full") and name.endswith(ALONE))
                 or (arm in RELEVANCE_WEIGHTS and "vit" not in name)
             ):
                 continue
-            record = run(name, arm, arguments.root, places)
+            record, images = run(name, arm, arguments.root, places)
             found = results()  # to which other processes may have added
-            found.setdefault(name, {})[arm] = record
-            write_json(arguments.results, {"sets": found, **environment()})
+            found["sets"].setdefault(name, {})[arm] = record
+            found["images"][name.partition("-")[0]] = images
+            write_json(arguments.results, {**found, **environment()})
             changes = {
-                place: f"{100 * (sum(of['after']) - sum(of['before'])) / sum(of['images']):+.1f}"
+                place: f"{100 * (of['after'].count('1') - of['before'].count('1')) / len(of['after']):+.1f}"
                 for place, of in record["places"].items()
             }
             print(name, arm, record["chosen"], changes, flush=True)
