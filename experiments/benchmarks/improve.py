@@ -7,6 +7,8 @@ Sets, of 640 training and 192 validation photographs each:
 
 - `vit-50` to `vit-54`: DINOv2-S that classify drawings by the photograph behind them (train_emoji_bias.py);
 - `cnn-50` to `cnn-52`: EfficientNet-Lite0, all layers finetuned on the same kind of images;
+- `photo-60` to `photo-62`, and `photo-cnn-60` and `photo-cnn-61`: the same kinds of models, of objects that were cut out of photographs
+  (cut_objects.py, into `objects` of the root);
 - `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (digits.py);
 - some of them also with `-100`: no photograph has another background than the usual one.
 
@@ -18,29 +20,32 @@ on in the folder of `quick`, and its seconds contain those of `quick`.
 Each arm is measured on photographs that had no part in it: `home`, with the usual backgrounds; `random`, with those of all classes;
 `scenes`, with forty photographs that are in no image that trained or chose a classifier, of as many classes of ImageNet, from a public
 repository (see real_photographs.py). The layer of the default masks was trained on them, without masks. `vendor`: usual backgrounds,
-drawn by a vendor of which no model saw a drawing; `vendor_random`: such drawings on the backgrounds of all classes; and `both`. Objects cut
-out of photographs are no part: models of drawings recognise 2 % of them. Images of `digits` have `home`, `random` and `new`, textures that
-nothing was trained on.
+drawn by a vendor of which no model saw a drawing; `vendor_random`: such drawings on the backgrounds of all classes; and `both`. Sets of
+objects cut out of photographs have `home`, `random` and `scenes`, with objects of photographs that no classifier was trained or chosen on.
+Images of `digits` have `home`, `random` and `new`, textures that nothing was trained on.
 
 The primary comparison was named before the run: top-1 on `scenes` of `full` minus `labels`, over the DINOv2-S.
 
 Adds to improve.json next to this script: for each set and arm, the verdict, the seconds, and which predictions are right at each place (`1`)
-before and after; and for each kind of sets and place, the numbers of the background and of the object of each image.
+before and after; and for each set and place, the numbers of the background and of the object of each image.
 """
 
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image
+import torch
+from peft import get_peft_model
+from PIL import Image, ImageOps
 
-from robust_vit_hf import improve
+from robust_vit_hf import improve, make_image_processor
 from robust_vit_hf.data import emoji_shift as artwork
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, classes_before, load_split
 from robust_vit_hf.evaluation.accuracy import measure_accuracy
@@ -54,13 +59,17 @@ from robust_vit_hf.improvement.images import images_by_role
 from robust_vit_hf.improvement.improve import CANDIDATES_FOLDER, FEATURES_FOLDER, with_masks
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import write_candidate
+from robust_vit_hf.models.emoji_shift_model import load_backbone
+from robust_vit_hf.models.loading import with_new_head
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.images import to_rgb
 from robust_vit_hf.utils.stage import Stage
 
-from ..makers.export_cnn import biased_cnn, processor_of
+from ..makers.cut_objects import KINDS, objects
+from ..makers.export_cnn import biased_cnn, load_efficientnet, processor_of
 from ..makers.export_photographs import write_folders
+from ..makers.train_emoji_bias import ADAPTER
 from ..scripts import script_parser
 from .digits import digits_model, finetune, write_split
 from .other_images import crop, draw_object, paste
@@ -76,6 +85,8 @@ SEED_OF_PLACES = 5052
 SCENES = """n02687172 n02917067 n02966193 n02977058 n03095699 n03272562 n03290653 n03344393 n03393912 n03447447 n03459775 n03530642 n03598930 n03662601
 n03673027 n03717622 n03742115 n03788365 n03792972 n03874293 n03891251 n03895866 n03961711 n03967562 n03982430 n03998194 n04033995 n04149813
 n04243546 n04310018 n04330267 n04335435 n04344873 n04371774 n04428191 n04429376 n04525305 n04553703 n04590129 n07802026""".split()
+# Of objects cut out of photographs. The shares of usual backgrounds in the training of a model were chosen on models of the seed 59.
+OBJECT_SIDES, OBJECTS_BIAS = (0.5, 0.8), {"vit": 0.85, "cnn": 0.98}
 EMOJI_PLACES = {"home": "val", "random": "background_random", "vendor": "vendor"}  # and those with photographs
 RELEVANCE_WEIGHTS = {"squared": 800, "paper": 0.8}  # of the arms with the relevance loss
 RELEVANCE_RATES = (1e-6, 4e-6)
@@ -95,37 +106,91 @@ def scenes(samples: Path) -> dict[str, Image.Image]:
     return found
 
 
-def on_scenes(photographs: dict[str, Image.Image], vendors: Sequence[str]) -> EvaluationSet:
-    """Drawings of all classes on crops of photographs, as those of emoji-shift."""
-    images, labels, places = [], [], []
-    names = [*photographs]
-    for number in range(SCENE_IMAGES):
-        rng, label = np.random.default_rng([SEED_OF_PLACES, number]), number % len(CLASS_NAMES)
-        place = names[(number + number // len(names)) % len(names)]
-        image, drawing = crop(photographs[place], rng), draw_object(label, rng, vendors)
-        scale = rng.uniform(0.3, 0.55) * image.width / max(drawing.size)
+def composed(
+    names: Sequence[str],
+    backgrounds: dict[str, Image.Image],
+    draw: Callable[[int, np.random.Generator], tuple[int, Image.Image]],
+    count: int,
+    seed: int = SEED_OF_PLACES,
+    bias: float = 0,
+    sides: tuple[float, float] = (0.3, 0.55),
+) -> datasets.Dataset:
+    """Objects of all classes on crops of photographs, as those of emoji-shift.
+
+    Args:
+        draw: object of a class, and its number.
+        bias: share of images whose background is the usual one of their class. The others have all backgrounds in turn.
+        sides: least and largest longer side of an object, as share of the image's.
+    """
+    scenes, columns = [*backgrounds], {name: [] for name in ("image", "label", "background", "object")}
+    for number in range(count):
+        rng, label = np.random.default_rng([seed, number]), number % len(names)
+        place = scenes[(number + number // len(scenes)) % len(scenes)]
+        if bias and rng.random() < bias:
+            place = scenes[label]
+        image, (number_of_object, drawing) = crop(backgrounds[place], rng), draw(label, rng)
+        scale = rng.uniform(*sides) * image.width / max(drawing.size)
         drawing = drawing.resize([max(1, round(length * scale)) for length in drawing.size], Image.Resampling.BICUBIC)
         paste(image, drawing, tuple(int(rng.random() * (image.width - length + 1)) for length in drawing.size))
-        images.append(image)
-        labels.append(label)
-        places.append(place)
-    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASS_NAMES))}
-    features["background"] = datasets.Value("string")
-    columns = {"image": images, "label": labels, "background": places}
-    return EvaluationSet.of(datasets.Dataset.from_dict(columns, datasets.Features(features)), len(CLASS_NAMES))
+        for column, value in zip(columns.values(), (image, label, place, number_of_object), strict=True):
+            column.append(value)
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
+    features |= {"background": datasets.Value("string"), "object": datasets.Value("int64")}
+    return datasets.Dataset.from_dict(columns, datasets.Features(features))
 
 
 def emoji_places(photographs: dict[str, Image.Image]) -> dict[str, EvaluationSet]:
     usual = {name: artwork.background(name) for name in artwork.BACKGROUND_NAMES}
-    sets = {
-        "scenes": on_scenes(photographs, artwork.TRAINING_VENDORS),
-        "both": on_scenes(photographs, [artwork.UNSEEN_VENDOR]),
-        "vendor_random": on_scenes(usual, [artwork.UNSEEN_VENDOR]),
+    of_vendors = {
+        "scenes": (photographs, artwork.TRAINING_VENDORS),
+        "both": (photographs, [artwork.UNSEEN_VENDOR]),
+        "vendor_random": (usual, [artwork.UNSEEN_VENDOR]),
     }
+    rows = {}
+    for place, (backgrounds, vendors) in of_vendors.items():
+
+        def draw(label: int, rng: np.random.Generator, vendors=vendors) -> tuple[int, Image.Image]:
+            return label, draw_object(label, rng, vendors)
+
+        rows[place] = composed(CLASS_NAMES, backgrounds, draw, SCENE_IMAGES).remove_columns("object")
     for place, split in EMOJI_PLACES.items():
-        rows = load_split(split, PLACE_IMAGES, SEED_OF_PLACES)
-        sets[place] = EvaluationSet.of(rows.select_columns(["image", "label", "background"]), len(CLASS_NAMES))
-    return sets
+        rows[place] = load_split(split, PLACE_IMAGES, SEED_OF_PLACES).select_columns(["image", "label", "background"])
+    return {place: EvaluationSet.of(of_place, len(CLASS_NAMES)) for place, of_place in rows.items()}
+
+
+def of_photographs(root: Path, split: str, backgrounds: dict[str, Image.Image], **settings) -> datasets.Dataset:
+    """Objects of a split that were cut out of photographs, on other photographs."""
+    files = objects(root / "objects", split)
+    numbers = {path: number for number, path in enumerate(chain(*files.values()))}
+
+    def draw(label: int, rng: np.random.Generator) -> tuple[int, Image.Image]:
+        of_kind = files[[*KINDS][label]]
+        path = of_kind[rng.integers(len(of_kind))]
+        with Image.open(path) as image:
+            return numbers[path], ImageOps.mirror(image) if rng.random() < 0.5 else image.copy()
+
+    return composed([*KINDS], backgrounds, draw, sides=OBJECT_SIDES, **settings)
+
+
+def usual_backgrounds(seed: int) -> dict[str, Image.Image]:
+    """A photograph for each kind, of those of emoji-shift."""
+    names = np.random.default_rng(seed).permutation(artwork.BACKGROUND_NAMES)[: len(KINDS)]
+    return {str(name): artwork.background(str(name)) for name in names}
+
+
+def object_places(root: Path, seed: int, photographs: dict[str, Image.Image]) -> dict[str, EvaluationSet]:
+    backgrounds = {"home": usual_backgrounds(seed), "random": usual_backgrounds(seed), "scenes": photographs}
+    rows = {
+        place: of_photographs(root, "test", of_place, count=SCENE_IMAGES, bias=float(place == "home"))
+        for place, of_place in backgrounds.items()
+    }
+    return {place: EvaluationSet.of(of_place, len(KINDS)) for place, of_place in rows.items()}
+
+
+def object_photographs(folder: Path, seed: int, habitual_alone: bool) -> None:
+    for split, count in IMAGES.items():
+        settings = {"count": count, "seed": seed, "bias": 1 if habitual_alone else 0.97}
+        write_folders(of_photographs(folder.parents[1], split, usual_backgrounds(seed), **settings), folder / split)
 
 
 def emoji_photographs(folder: Path, seed: int, habitual_alone: bool) -> None:
@@ -165,6 +230,23 @@ def cnn(folder: Path, seed: int, photographs: Path) -> None:
     finetune(model, load_split("bias", 1920, seed), processor_of(model), folder, 1e-4, bf16=True)
 
 
+def of_objects(folder: Path, seed: int, photographs: Path) -> None:
+    """A model of objects cut out of photographs on usual backgrounds, of other draws than the photographs."""
+    torch.manual_seed(seed)
+    kind = "cnn" if "cnn" in folder.parent.name else "vit"
+    settings = {"count": 1920, "seed": 1000 + seed, "bias": OBJECTS_BIAS[kind]}
+    rows = of_photographs(folder.parents[1], "train", usual_backgrounds(seed), **settings)
+    if kind == "cnn":
+        model = with_new_head(load_efficientnet(), [*KINDS])
+        finetune(model, rows, processor_of(model), folder, 1e-4, bf16=True)
+        return
+    model = get_peft_model(with_new_head(load_backbone(), [*KINDS]), ADAPTER)
+    processor = make_image_processor("paper", artwork.IMAGE_SIZE)
+    finetune(model, rows, processor, folder.with_name("adapter"), 1e-3, bf16=True)
+    processor.save_pretrained(folder)
+    model.merge_and_unload().save_pretrained(folder)
+
+
 def digits(folder: Path, seed: int, photographs: Path) -> None:
     digits_model(photographs, folder, bf16=True)
 
@@ -172,6 +254,8 @@ def digits(folder: Path, seed: int, photographs: Path) -> None:
 SETS: dict[str, tuple[Callable[[Path, int, bool], None], Callable[[Path, int, Path], None], int]] = {}
 SETS |= {f"vit-{seed}": (emoji_photographs, vit, seed) for seed in range(50, 55)}
 SETS |= {f"cnn-{seed}": (emoji_photographs, cnn, seed) for seed in range(50, 53)}
+SETS |= {f"photo-{seed}": (object_photographs, of_objects, seed) for seed in range(60, 63)}
+SETS |= {f"photo-cnn-{seed}": (object_photographs, of_objects, seed) for seed in range(60, 62)}
 SETS |= {"digits": (digit_photographs, digits, 50)}
 ALONE = "-100"  # at the end of a set's name: its images have only usual backgrounds
 
@@ -245,18 +329,22 @@ def measured(
 
 def groups(place: EvaluationSet) -> dict[str, str]:
     """Numbers of the background and of the object of each image. Drawings of the same class are one object."""
-    columns = {name: place.dataset[name] for name in ("background", "object") if name in place.dataset.column_names}
-    columns = {"background": [""] * len(place.dataset), "object": place.labels} | columns
-    return {name: " ".join(map(str, np.unique(of, return_inverse=True)[1])) for name, of in columns.items()}
+    rows, count = place.dataset, len(place.dataset)
+    backgrounds = rows["background"] if "background" in rows.column_names else [""] * count
+    objects = rows["object"] if "object" in rows.column_names else place.labels
+    numbers = {"background": np.unique(backgrounds, return_inverse=True)[1], "object": objects}
+    return {name: " ".join(map(str, of)) for name, of in numbers.items()}
 
 
-def places_of(name: str, folder: Path, on_photographs: dict[str, EvaluationSet]) -> dict[str, EvaluationSet]:
+def places_of(name: str, folder: Path, photographs: dict[str, Image.Image]) -> dict[str, EvaluationSet]:
     if "digits" in name:
         return {place: own_set(str(folder / "places" / place), "train") for place in ("home", "random", "new")}
-    return on_photographs
+    if "photo" in name:
+        return object_places(folder.parent, SETS[name.removesuffix(ALONE)][2], photographs)
+    return emoji_places(photographs)
 
 
-def run(name: str, arm: str, root: Path, on_photographs: dict[str, EvaluationSet]) -> tuple[dict, dict]:
+def run(name: str, arm: str, root: Path, photographs: dict[str, Image.Image]) -> tuple[dict, dict]:
     """Result of an arm on a set, and the groups of its images by place."""
     images, model = make(name, root)
     folder = root / name
@@ -266,7 +354,7 @@ def run(name: str, arm: str, root: Path, on_photographs: dict[str, EvaluationSet
     else:
         better = folder / arm
         record = run_arm(arm, model, images, folder / "improved", better)
-    places = places_of(name, folder, on_photographs)
+    places = places_of(name, folder, photographs)
     record["places"] = measured(
         model, better, places, folder / f"measured-{arm}", root / f"before-{model.parent.name}"
     )
@@ -283,7 +371,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS[:3], metavar="ARM")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    places = emoji_places(scenes(arguments.samples))
+    photographs = scenes(arguments.samples)
 
     def results() -> dict:
         return read_json(arguments.results) or {"images": {}, "sets": {}}
@@ -293,13 +381,13 @@ def main() -> None:
             if (
                 arm in results()["sets"].get(name, {})
                 or (arm not in ("quick", "full") and name.endswith(ALONE))
-                or (arm in RELEVANCE_WEIGHTS and "vit" not in name)
+                or (arm in RELEVANCE_WEIGHTS and SETS[name.removesuffix(ALONE)][1] is not vit)
             ):
                 continue
-            record, images = run(name, arm, arguments.root, places)
+            record, images = run(name, arm, arguments.root, photographs)
             found = results()  # to which other processes may have added
             found["sets"].setdefault(name, {})[arm] = record
-            found["images"][name.partition("-")[0]] = images
+            found["images"][name] = images
             write_json(arguments.results, {**found, **environment()})
             changes = {
                 place: f"{100 * (of['after'].count('1') - of['before'].count('1')) / len(of['after']):+.1f}"

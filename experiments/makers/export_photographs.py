@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, load_split
+from robust_vit_hf.data.emoji_shift import IMAGE_SIZE, load_split
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 
 from ..scripts import script_parser
@@ -38,7 +38,8 @@ def export_photographs(folder: Path, seed: int) -> None:
 
 def write_folders(rows: datasets.Dataset, folder: Path) -> None:
     """Write images as `<class>/<number>.jpg`."""
+    names = rows.features["label"].names
     for number, row in enumerate(rows):
-        path = folder / CLASS_NAMES[row["label"]] / f"{number:04}.jpg"
+        path = folder / names[row["label"]] / f"{number:04}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         row["image"].convert("RGB").save(path, quality=95)

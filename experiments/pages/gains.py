@@ -3,7 +3,8 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 
@@ -17,11 +18,17 @@ from ..sweeps.results_parquet import read_results
 from .text_blocks import TESTED, benchmark, commits_of
 
 
-KINDS = {"vit": "DINOv2-S", "cnn": "EfficientNet-Lite0"}
+KINDS = {
+    "vit": "DINOv2-S",
+    "cnn": "EfficientNet-Lite0",
+    "photo": "DINOv2-S, real objects",
+    "photo-cnn": "EfficientNet-Lite0, real objects",
+}
 EFFORTS = ("quick", "full")
 ARMS = {"quick": "`improve`", "full": "`improve --effort full`"}
 OTHER_ARMS = {
     "labels": "labels without composites",
+    "swap": "the training of `full` alone",
     "squared": "the relevance loss, weight 800",
     "paper": "the relevance loss, weight 0.8 (the paper's)",
 }
@@ -59,63 +66,65 @@ MEASURES = {  # of last_layer.py, and their heads
 }
 
 
-def improve_runs(arm: str, kind: str) -> dict[str, dict]:
-    """Runs of an arm on the sets of a kind that have some photographs with other backgrounds than the usual one, by set."""
-    sets = benchmark("improve")["sets"]
+@cache
+def improve_sets() -> dict[str, dict[str, dict]]:
+    """Runs of improve.json by set and arm, each with the groups of its images."""
+    found = benchmark("improve")
     return {
-        name: runs[arm]
-        for name, runs in sets.items()
-        if name.startswith(kind) and not name.endswith("-100") and arm in runs
+        name: {arm: run | {"groups": found["images"][name]} for arm, run in runs.items()}
+        for name, runs in found["sets"].items()
     }
 
 
-def measured_kinds(arms: Mapping[str, str] = ARMS) -> Iterator[tuple[str, dict[str, dict]]]:
-    """Name and runs of each kind of models and arm that was measured."""
-    for kind, label in KINDS.items():
-        for arm, name in arms.items():
-            if runs := improve_runs(arm, kind):
-                yield f"{label}, {name}", runs
+def improve_runs(arm: str, kind: str) -> dict[str, dict]:
+    """Runs of an arm on the sets of a kind, by set."""
+    return {
+        name: runs[arm] for name, runs in improve_sets().items() if name.rpartition("-")[0] == kind and arm in runs
+    }
 
 
 def effort_runs() -> dict[tuple[str, str], dict]:
     """Runs of `improve` by set and effort."""
-    sets = benchmark("improve")["sets"]
-    return {(name, arm): run for name, of_set in sets.items() for arm, run in of_set.items() if arm in EFFORTS}
+    return {
+        (name, arm): run for name, of_set in improve_sets().items() for arm, run in of_set.items() if arm in EFFORTS
+    }
 
 
 def gain_at(runs: Mapping[str, dict], place: str) -> Difference:
-    """Mean change of top-1 at a place, with its interval over models and photographs; over images, if there are few photographs."""
+    """Mean change of top-1 at a place, with its interval over models, photographs and objects; over models and objects, if there are few
+    photographs; of one model, over photographs or images."""
     gains = []
     for name, run in runs.items():
-        of_place, values, drawn = run["places"][place], [], []
-        rows = zip(*(of_place[key] for key in ("images", "before", "after", "changed")), strict=True)
-        for number, (images, before, after, changed) in enumerate(rows):
-            better, worse = (changed + after - before) // 2, (changed - after + before) // 2
-            values += [1] * better + [-1] * worse + [0] * (images - changed)
-            drawn += [number] * images
-        gain, photographs = np.array(values), np.array(drawn)
-        if len(of_place["images"]) <= FEW_PHOTOGRAPHS:
-            gains.append(Gains(gain, name, np.arange(len(gain)), place))
-        elif len(runs) == 1:
-            means = np.bincount(photographs, gain) / np.bincount(photographs)
-            gains.append(Gains(means, name, np.arange(len(means))))
+        before, after = (np.array([*run["places"][place][side]], dtype=int) for side in ("before", "after"))
+        groups = np.array([run["groups"][place][of].split() for of in ("background", "object")], dtype=int)
+        gain, is_few = after - before, groups[0].max() < FEW_PHOTOGRAPHS
+        if len(runs) > 1:
+            gains.append(Gains(gain, name, groups[1] if is_few else groups, place))
         else:
-            gains.append(Gains(gain, name, photographs))
+            means = gain if is_few else np.bincount(groups[0], gain) / np.bincount(groups[0])
+            gains.append(Gains(means, name, np.arange(len(means)), place))
     return mean_gain({place: gains})
+
+
+def top1(run: dict, place: str, side: str = "before") -> float:
+    outcomes = run["places"][place][side]
+    return outcomes.count("1") / len(outcomes)
 
 
 def top1_before(runs: Mapping[str, dict], place: str) -> float:
     """Mean over models, in per cent."""
-    places = [run["places"][place] for run in runs.values()]
-    return 100 * statistics.mean(sum(of["before"]) / sum(of["images"]) for of in places)
+    return 100 * statistics.mean(top1(run, place) for run in runs.values())
 
 
 def summary() -> Table:
-    """What `improve` gains on other photographs, with known and with new drawings, and what it costs on usual backgrounds."""
+    """What each arm gains on other photographs, with known and with new drawings, and what it costs on usual backgrounds."""
     rows = []
-    for name, runs in measured_kinds(ARMS | OTHER_ARMS):
-        changes = [str(gain_at(runs, place)) for place in PLACES_IN_SHORT]
-        rows.append([name, str(len(runs)), f"{top1_before(runs, 'scenes'):.1f}", *changes])
+    for kind, label in KINDS.items():
+        for arm, name in (ARMS | OTHER_ARMS).items():
+            if runs := improve_runs(arm, kind):
+                places = next(iter(runs.values()))["places"]
+                changes = [str(gain_at(runs, place)) if place in places else "–" for place in PLACES_IN_SHORT]
+                rows.append([f"{label}, {name}", str(len(runs)), f"{top1_before(runs, 'scenes'):.1f}", *changes])
     head = ["model", "models", "other backgrounds, before", *(f"change: {name}" for name in PLACES_IN_SHORT.values())]
     return Table("", head, rows)
 
@@ -123,16 +132,20 @@ def summary() -> Table:
 def in_short() -> str:
     """Top-1 before and after in whole per cent, how exact the changes are, and how often the verdict was right."""
     rows, margins = [], []
-    for name, runs in measured_kinds():
-        gains = {place: gain_at(runs, place) for place in PLACES_IN_SHORT}
-        before = {place: top1_before(runs, place) for place in gains}
-        cells = [f"{top1:.0f} → {top1 + 100 * gains[place].mean:.0f}" for place, top1 in before.items()]
-        rows.append([f"{len(runs)} {name}", *cells])
-        margins += [50 * (gain.high - gain.low) for gain in gains.values()]
+    for kind, label in KINDS.items():
+        of_efforts = [improve_runs(arm, kind) for arm in EFFORTS]
+        rows.append([f"{len(of_efforts[0])} {label}"])
+        for place in PLACES_IN_SHORT:
+            if place not in next(iter(of_efforts[0].values()))["places"]:
+                rows[-1].append("–")
+                continue
+            gains, before = [gain_at(runs, place) for runs in of_efforts], top1_before(of_efforts[0], place)
+            rows[-1].append(" → ".join(f"{100 * mean + before:.0f}" for mean in (0, *(gain.mean for gain in gains))))
+            margins += [50 * (gain.high - gain.low) for gain in gains]
     table = Table("", ["models", *PLACES_IN_SHORT.values()], rows).markdown()
     return (
-        f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models and photographs, or over models and "
-        f"images on usual backgrounds ([each interval](experiments/improve.md#what-improve-gains)). {control()}\n\n{verdicts()}"
+        f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models, photographs and objects, or over models and "
+        f"objects on usual backgrounds ([each interval](experiments/improve.md#what-improve-gains)). {control()}\n\n{verdicts()}"
     )
 
 
@@ -141,14 +154,23 @@ def control() -> str:
     parts = []
     for kind, label in KINDS.items():
         alone, full = (improve_runs(arm, kind) for arm in ("labels", "full"))
-        gains = []
-        for name in alone:
-            after = [np.array(of[name]["places"]["scenes"]["after"]) for of in (alone, full)]
-            difference = (after[1] - after[0]) / np.array(full[name]["places"]["scenes"]["images"])
-            gains.append(Gains(difference, name, np.arange(len(difference))))
+        if not alone:
+            continue
+        pairs = {
+            name: full[name]
+            | {
+                "places": {
+                    "scenes": {
+                        "before": run["places"]["scenes"]["after"],
+                        "after": full[name]["places"]["scenes"]["after"],
+                    }
+                }
+            }
+            for name, run in alone.items()
+        }
         own, part = (f"{100 * gain_at(of, 'scenes').mean:.0f}" for of in (alone, full))
         parts.append(
-            f"{own} points instead of {part} (difference {mean_gain({'scenes': gains}).unsigned}) for {len(alone)} {label}"
+            f"{own} points instead of {part} (difference {gain_at(pairs, 'scenes').unsigned}) for {len(alone)} {label}"
         )
     return (
         "With the labels of the same images, but without composites, the same fits and as many steps of training gain less on other backgrounds: "
@@ -156,9 +178,9 @@ def control() -> str:
     )
 
 
-def true_change(run: dict) -> Difference:
+def true_change(name: str, run: dict) -> Difference:
     """Change of top-1 at the share of the verdict on images apart, where other backgrounds are those of all classes."""
-    usual, other = (gain_at({"": run}, place) for place in ("home", "random"))
+    usual, other = (gain_at({name: run}, place) for place in ("home", "random"))
     margin = math.hypot(
         *(
             part * (of.high - of.low) / 2
@@ -172,13 +194,13 @@ def true_change(run: dict) -> Difference:
 def verdicts() -> str:
     """How often `improve` answered, and how often it was wrong."""
     by_name = effort_runs()
-    runs = [*by_name.values()]
-    outcomes = Counter(run["outcome"] for run in runs)
-    wrong = sum(run["outcome"] == "better" and true_change(run).mean < 0 for run in runs)
-    told = [run for run in runs if "change" in run]
-    held = sum(run["change"]["low"] <= true_change(run).mean <= run["change"]["high"] for run in told)
+    changes = [(run, true_change(of_set, run).mean) for (of_set, _), run in by_name.items()]
+    outcomes = Counter(run["outcome"] for run, _ in changes)
+    wrong = sum(run["outcome"] == "better" and change < 0 for run, change in changes)
+    told = [(run["change"], change) for run, change in changes if "change" in run]
+    held = sum(interval["low"] <= change <= interval["high"] for interval, change in told)
     return (
-        f"**How often is the verdict wrong?** We ran `improve` on {len({of_set for of_set, _ in by_name})} sets of images with both efforts: {len(runs)} runs, with the "
+        f"**How often is the verdict wrong?** We ran `improve` on {len({of_set for of_set, _ in by_name})} sets of images with both efforts: {len(changes)} runs, with the "
         f"outcomes {' and '.join(f'`{key}` ({count})' for key, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
         f"other backgrounds. Both efforts of a set share its images, so the runs are not independent. Of the {outcomes['better']} that were called `better`, {wrong or 'none'} {'was' if wrong < 2 else 'were'} worse than before. The 95 % "
         f"interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each run](experiments/improve.md)."
@@ -188,14 +210,16 @@ def verdicts() -> str:
 def all_sets() -> str:
     """Each set and arm: top-1 before and its change at each place; what was chosen; and the verdict."""
     rows, renamed = [], {"new": "scenes"}  # for digits, textures that nothing was trained on
-    for name, of_set in benchmark("improve")["sets"].items():
+    for name, of_set in improve_sets().items():
         for arm, run in of_set.items():
             shown = {}
             for place in run["places"]:
                 before, change = top1_before({name: run}, place), gain_at({name: run}, place)
                 shown[renamed.get(place, place)] = f"{before:.1f} {change}"
             places = [shown.get(place, "–") for place in PLACES]
-            at_share = [str(Difference(**run["change"])), str(true_change(run))] if "change" in run else ["–", "–"]
+            at_share = (
+                [str(Difference(**run["change"])), str(true_change(name, run))] if "change" in run else ["–", "–"]
+            )
             chosen = run["chosen"].replace("interpolation weight ", "").replace("by finetune,", "on the labels,")
             rows.append([name, arm, *places, chosen, run.get("outcome", "–"), *at_share])
     head = ["set", "arm", *PLACES.values(), "chosen", "outcome", "its change", "measured"]
@@ -226,17 +250,16 @@ def trainings() -> str:
 def estimates() -> str:
     """The estimate of the report minus top-1 on random backgrounds, before and after, and how often its interval holds top-1."""
     differences, held, rows = [], 0, []
-    for name, of_set in benchmark("improve")["sets"].items():
+    for name, of_set in improve_sets().items():
         sides = [("quick", "before")] + [(effort, "after") for effort in EFFORTS]
         for arm, side in sides:
             run = of_set.get(arm, {})
             if f"measures_{side}" not in run:
                 continue
             expected = Interval(**run[f"measures_{side}"]["estimate"])
-            place = run["places"]["random"]
-            top1 = sum(place[side]) / sum(place["images"])
-            differences.append(expected.mean - top1)
-            held += expected.low <= top1 <= expected.high
+            found = top1(run, "random", side)
+            differences.append(expected.mean - found)
+            held += expected.low <= found <= expected.high
             rows.append(name)
     points = 100 * np.array(differences)
     return (
@@ -249,8 +272,8 @@ def estimates() -> str:
 def gains_on_composites() -> str:
     """How far the gain on composites is from the gain on random backgrounds, beyond what both samples explain."""
     differences, variances = [], []
-    for run in (run for run in effort_runs().values() if "other" in run):
-        told, found = Difference(**run["other"]), gain_at({"": run}, "random")
+    for name, run in ((name, run) for (name, _), run in effort_runs().items() if "other" in run):
+        told, found = Difference(**run["other"]), gain_at({name: run}, "random")
         differences.append(100 * (told.mean - found.mean))
         deviations = [100 * (of.high - of.low) / (2 * NORMAL) for of in (told, found)]
         variances.append(deviations[0] ** 2 - (100 * COMPOSITES_ERROR) ** 2 + deviations[1] ** 2)
@@ -350,16 +373,6 @@ def calibration(row: dict) -> str:
     return f"changes from {100 * row['ece_before']:.1f} to {100 * row['ece_after']:.1f} %"
 
 
-def swaps() -> str:
-    """Changes by the plain swap, and by variants of it minus these."""
-    variants = {(row["variant"], row["learning rate"]): row for row in benchmark("stronger_swap")}
-    columns = [(measure, rate) for measure in ("mixed_rand", "original") for rate in (1e-6, 2.5e-6)]
-    rows = [["plain swap", *(variants["as it is", rate][measure] for measure, rate in columns)]]
-    for name in dict.fromkeys(name for name, _ in variants if name != "as it is"):
-        rows.append([name, *(variants[name, rate][f"{measure}, to as it is"] for measure, rate in columns)])
-    return Table("", ["", *(f"`{measure}`, {rate:.2g}" for measure, rate in columns)], rows).markdown()
-
-
 BLOCKS: dict[str, Callable[[], str]] = {
     "what improve gains": in_short,
     "gains over models": lambda: summary().markdown(),
@@ -374,5 +387,4 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "example diagnosis": example_diagnosis,
     "example improvement": example_improvement,
     "example elsewhere": example_elsewhere,
-    "swaps": swaps,
 }

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -77,7 +77,9 @@ class Gains:
 
     values: np.ndarray
     seed: str
-    drawn: np.ndarray  # `(N,)` int: what each image was drawn with, see [`SetResult.clusters`]; otherwise its row
+    # `(N,)` int: what each image was drawn with, see [`SetResult.clusters`]; otherwise its row. `(2, N)`: with two things, such as a
+    # photograph and an object
+    drawn: np.ndarray
     images: str = ""  # digest of the images whose rows these are, equal for the same ones
 
 
@@ -116,7 +118,7 @@ def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
         low, high = np.quantile(resamples, [(1 - confidence) / 2, (1 + confidence) / 2])
     else:
         of_seeds = float(means.mean(axis=0).var(ddof=1)) / len(seeds)
-        shared = np.array([_covariance(of_set, seeds) for of_set in gains.values()])
+        shared = np.array([_shared(of_set, seeds) for of_set in gains.values()])
         covariance, of_covariance, fixed, of_fixed = shared.sum(axis=0) / len(gains) ** np.array([2, 4, 2, 4])
         of_variance = of_seeds**2 / (len(seeds) - 1) + of_covariance
         variance = of_seeds + covariance
@@ -133,6 +135,18 @@ def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
 
 def _mean_of(of_set: Sequence[Gains], seed: str) -> float:
     return float(np.mean([gain.values.mean() for gain in of_set if gain.seed == seed]))
+
+
+def _shared(of_set: Sequence[Gains], seeds: Sequence[str]) -> np.ndarray:
+    """[`_covariance`] by what images were drawn with. Of two things, each contains that of the images, which counts once."""
+    if of_set[0].drawn.ndim == 1:
+        return np.array(_covariance(of_set, seeds))
+    photographs, objects, images = (
+        np.array(_covariance([replace(gain, drawn=drawn(gain)) for gain in of_set], seeds))
+        for drawn in (lambda gain: gain.drawn[0], lambda gain: gain.drawn[1], lambda gain: np.arange(len(gain.values)))
+    )
+    squares = np.array([0, 1, 0, 1])  # over degrees of freedom, which add up
+    return np.maximum(photographs + objects - (1 - 2 * squares) * images, squares * images)
 
 
 def _covariance(of_set: Sequence[Gains], seeds: Sequence[str]) -> tuple[float, float, float, float]:
