@@ -269,7 +269,10 @@ def split_names(spec: str) -> list[str]:
 
 def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: bool) -> tuple[Any, list[str]]:
     if unknown := [name for name in split_names(spec) if name not in loaders]:
-        raise UnknownSplit(f'Unknown split "{unknown[0]}". Should be one of {[*loaders]}: `{source}` has no others.')
+        hint = " Give the folder that contains `train/<class>/` and the other splits." if Path(source).is_dir() else ""
+        raise UnknownSplit(
+            f'Unknown split "{unknown[0]}". Should be one of {[*loaders]}: `{source}` has no others.{hint}'
+        )
     if spec in loaders:
         return loaders[spec](streaming)
     splits = {name: loaders[name](False) for name in split_names(spec)}
