@@ -144,7 +144,8 @@ def found_block() -> str:
             "- **A last layer fitted to composites gains more than swap on the forty photographs**, "
             f"{on_forty(SWAP, 'layer', 'plain')}. On the four new backgrounds, this difference is inconclusive, {less_swap}. There, the "
             f"[layer](checks.md#the-last-layer) changes top-1 by {change(layers, [SHIFTED])} (`val`: {change(layers, [HOME])}), and swap that starts from this "
-            f"layer (LP-FT) by another {change(beyond_the_layer, [SHIFTED])}.",
+            f"layer (LP-FT) by another {change(beyond_the_layer, [SHIFTED])}. Here the layer was chosen on each model, and swap on others. [Where both are chosen on "
+            "each model](improve.md#what-improve-gains), swap gains as much as the layer.",
             f"- **At the paper's weight, 0.8, no gain on new backgrounds was significant**: {gain(PAPER_WEIGHTS)} after 72 steps, and "
             f"{change(longer, [SHIFTED])} after [600 steps](checks.md#with-the-papers-weight). On random backgrounds, the gain after 600 steps was not "
             f"significant either: {change(longer, [RANDOM])}. In an earlier version, whose models relied on the background more, the paper's weight gained 11 "

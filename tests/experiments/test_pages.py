@@ -13,7 +13,7 @@ from PIL import Image
 from experiments.pages import experiment
 from experiments.pages import experiment_results as of_experiment
 from experiments.pages.experiment_results import HOME, LABELS, PAPER_WEIGHTS, RANDOM, SHIFTED, SWAP, runs_of, tested
-from experiments.pages.gains import EFFORTS, gain_at
+from experiments.pages.gains import effort_runs, gain_at
 from experiments.pages.photographs import difference, over_both
 from experiments.pages.text_blocks import BENCHMARKS, BLOCK, RESULTS, benchmark, commits_of, texts
 from experiments.pages.write_pages import BLOCKS, PICTURE, points_of
@@ -122,14 +122,11 @@ def test_words_about_differences_are_those_of_the_intervals():
 
 
 def test_results_are_of_one_commit():
-    """All files are of the same code, without edits; of the frozen run of `improve`, both efforts are."""
+    """All files are of the same code, without edits; of the frozen runs of `improve`, with drawings and with real objects, both efforts are."""
     commits = {run.commit for path in of_experiment.FILES for run in of_experiment.read(path).runs}
-    frozen = {
-        run["commit"] for runs in benchmark("improve")["sets"].values() for arm, run in runs.items() if arm in EFFORTS
-    }
-    assert len(commits) == len(frozen) == 1 and all(
-        re.fullmatch("[0-9a-f]{40}", commit) for commit in commits | frozen
-    )
+    frozen = {(name.startswith("photo"), run["commit"]) for (name, _), run in effort_runs().items()}
+    assert len(commits) == 1 and len(frozen) == 2
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in commits | {commit for _, commit in frozen})
 
 
 def test_pages_say_where_results_are_of_several_commits():
@@ -155,12 +152,13 @@ def test_the_tested_settings_are_those_that_were_chosen(path, least):
     assert {run.method for run in tested().runs} <= LABELS.keys() and {HOME, SHIFTED} <= runs_of(OURS)[0].sets.keys()
 
 
-def test_gains_are_those_of_the_counts():
+def test_gains_are_those_of_the_outcomes():
     """Of two models, on 30 photographs of four images: one more is right on each photograph, then one fewer on half of them."""
-    count = {"backgrounds": [*map(str, range(30))], "images": [4] * 30, "before": [2] * 30}
+    numbers = {"background": np.repeat(range(30), 4), "object": np.tile(range(4), 30)}
+    groups = {"scenes": {name: " ".join(map(str, of)) for name, of in numbers.items()}}
     runs = {
-        "a": {"places": {"scenes": count | {"after": [3] * 30, "changed": [3] * 30}}},
-        "b": {"places": {"scenes": count | {"after": [2, 1] * 15, "changed": [2, 1] * 15}}},
+        name: {"places": {"scenes": {"before": "1100" * 30, "after": after * 15}}, "groups": groups}
+        for name, after in {"a": "1110" * 2, "b": "11001000"}.items()
     }
     gain = gain_at(runs, "scenes")
     assert gain.mean == pytest.approx((30 - 15) / 240) and gain.low < 0 < gain.high

@@ -45,6 +45,19 @@ def test_what_seeds_share_widens_the_interval():
     assert apart.freedom == pytest.approx(199) and apart.high - apart.low < (found.high - found.low) / 2
 
 
+def test_photographs_and_objects_both_widen_the_interval():
+    """All photographs with all objects, against the three variances of a mixed model of which each is drawn anew."""
+    rng, sizes = np.random.default_rng(0), (5, 40, 24)
+    values = (
+        rng.normal(0, 1, sizes) + rng.normal(0, 2, (40, 1)) + rng.normal(0, 1.5, 24) + rng.normal(0, 0.3, (5, 1, 1))
+    )
+    drawn = np.indices(sizes[1:]).reshape(2, -1)
+    found = mean_gain({"a": [Gains(of.reshape(-1), str(seed), drawn) for seed, of in enumerate(values)]})
+    of_each = [values.mean(others).var(ddof=1) / len(values.mean(others)) for others in ((1, 2), (0, 2), (0, 1))]
+    error = (found.high - found.mean) / scipy.stats.t.ppf(0.975, found.freedom)
+    assert error**2 == pytest.approx(sum(of_each), rel=0.05) and found.mean == pytest.approx(values.mean())
+
+
 def test_photographs_count_and_not_their_images(results):
     run = results.runs[0]
     name, of_set = next((name, of) for name, of in run.sets.items() if of.classes is not None)
