@@ -92,9 +92,11 @@ def test_the_mask_of_another_image_is_not_used(models, picture, tmp_path, monkey
         assert len(warnings) == count
 
 
-def test_repeated_names_of_classes_are_told_apart():
-    of_page = SimpleNamespace(session=SimpleNamespace(classes=["crane", "owl", "crane"]))
-    assert Handlers.class_names.func(of_page) == ["crane (0)", "owl", "crane (2)"]
+def test_repeated_names_of_classes_are_told_apart(picture, tmp_path):
+    model = save_pretrained(tiny_vit(**named(["crane", "owl", "crane", "ape"])), tmp_path / "model")
+    handlers = Handlers(AppOptions(model=str(model)))
+    assert handlers.class_names == ["crane (0)", "owl", "crane (2)", "ape"]
+    assert handlers.explain(str(picture), PREDICTED, "gae", None)[0].keys() == {*handlers.class_names}
 
 
 def test_the_difference_is_green_where_relevance_grew_and_pink_where_it_fell(models):

@@ -11,6 +11,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.app import other_backgrounds_tab as tab
 from robust_vit_hf.app.explain_image import picture_of
 from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions
@@ -37,6 +38,12 @@ def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
         read_diagnosis(diagnosed, open_pair(models[0], None, "paper"))
     shutil.copytree(diagnosed, tmp_path / "improved" / "diagnosis")
     assert len(read_diagnosis(tmp_path / "improved", open_pair(*models, "paper")).examples) == 24
+
+
+def test_of_two_models_one_makes_an_image_of_a_kind():
+    before, after = (dict.fromkeys(tab.CONDITIONS, best) for best in ("cow", "ship"))
+    found = tab.Diagnosed("", [tab.Composed("cow", "boat", {}, {"before": before, "after": after})], [])
+    assert [found.order(kind) for kind in tab.KINDS] == [[0], [], [0], []]
 
 
 def test_what_was_taken_is_shown(models, diagnosed, of_diagnosis, tmp_path):

@@ -168,9 +168,12 @@ def test_masks_of_a_changed_source(tmp_path, change, no_contact_sheets):
 
 
 def test_masks_of_a_changed_table(tmp_path, no_contact_sheets):
-    """Other pixels, and other names of the same labels."""
+    """Other pixels, and other names of the same labels; or with another number of each class, even if that takes the same rows."""
     path, dataset = tmp_path / "table" / "train.parquet", masked_dataset(3)
     dataset.to_parquet(path)
+    masks_by(half_masks, path.parent, tmp_path / "few", per_class=8)
+    with pytest.raises(ValueError, match="rows 0 to 2 differ"):
+        masks_by(half_masks, path.parent, tmp_path / "few", per_class=9)
     masks_of(path.parent, tmp_path / "out")
     renamed = dataset.cast_column("label", datasets.Value("int64"))
     for changed in (

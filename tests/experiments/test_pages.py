@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.pages import experiment
+from experiments.pages import before_training, experiment
 from experiments.pages import experiment_results as of_experiment
 from experiments.pages.experiment_results import HOME, LABELS, PAPER_WEIGHTS, RANDOM, SHIFTED, SWAP, runs_of, tested
 from experiments.pages.gains import effort_runs, gain_at
@@ -18,7 +18,7 @@ from experiments.pages.photographs import difference, over_both
 from experiments.pages.text_blocks import BENCHMARKS, BLOCK, RESULTS, benchmark, commits_of, texts
 from experiments.pages.write_pages import BLOCKS, PICTURE, points_of
 from experiments.sweeps.choose_settings import choose_settings
-from experiments.sweeps.intervals import Gains, change, mean_gain, versus
+from experiments.sweeps.intervals import Difference, Gains, change, mean_gain, versus
 from experiments.sweeps.results import Results
 from experiments.sweeps.runs import OURS
 
@@ -51,6 +51,13 @@ def test_every_block_is_shown_once():
 def test_the_picture_shows_the_points_of_the_results():
     with Image.open(PICTURE) as image:
         assert image.text["points"] == points_of(experiment.price_picture()), ANEW
+
+
+def test_bars_reach_to_the_ends_of_their_intervals():
+    gaps = [of_set["without"]["bg_gap"] for of_set in benchmark("before_training")["sets"].values()]
+    bars = [bar[:, 0] for bars in before_training.picture().axes[0].collections for bar in bars.get_segments()]
+    ends = sorted((100 * gap["low"], 100 * gap["high"]) for gap in gaps)
+    np.testing.assert_allclose(sorted(map(tuple, bars)), ends)
 
 
 def test_another_result_changes_the_texts(monkeypatch):
@@ -119,6 +126,8 @@ def test_words_about_differences_are_those_of_the_intervals():
     ]
     assert all(gain.low > 0 for gain in gains) and all(fall.high < 0 for fall in falls)
     assert all(value.low < 0 < value.high for value in inconclusive)
+    even = [experiment._verdict(Difference(0.0, -width, width)) for width in (0.01, 0.03)]
+    assert even == ["similar", "inconclusive"]  # by the interval, and not by the mean
 
 
 def test_results_are_of_one_commit():

@@ -80,6 +80,10 @@ def test_gain_and_price_by_rate_and_interpolation_weight(results):
     lines = price_figure(found, {}, "INet-A", "INet val").axes[0].lines
     assert ":" not in [line.get_linestyle() for line in lines]
     assert lines[0].get_xydata().tolist() == through_rates.tolist()
+    stronger = [replace(run, name=f"{run.name}, stronger", tuned={"background_weight": 3.0}) for run in ours]
+    found = prices([*ours, *stronger], chosen, "imagenet-a", "imagenet-1k")
+    lines = price_figure(found, {}, "INet-A", "INet val").axes[0].lines
+    assert lines[0].get_xydata().tolist() == through_rates.tolist()  # without those of other weights
     timed = [replace(ours[0], seed=str(seed), seconds=of) for seed, of in enumerate((10.0, 20.0, 90.0, None))]
     (point,) = prices(timed, timed, "imagenet-a", "imagenet-1k")["robustvit"]
     assert (point.seconds, point.seeds) == (20.0, 4)  # the median, of those that were not resumed

@@ -158,10 +158,11 @@ def test_an_earlier_checkpoint_is_deleted_when_the_new_one_is_complete(tmp_path,
 
 
 def test_the_record_counts_all_parts(tmp_path, monkeypatch):
-    """A finished run that is resumed does nothing, and records the time that it took."""
+    """A finished run that is resumed, here for the second time, does nothing, and records the time that it took."""
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(callbacks, "time", clock)
-    make_trainer(tmp_path, callbacks=[At(2, lambda: setattr(clock, "now", 90.5))]).train()
+    make_trainer(tmp_path, callbacks=[At(2, lambda: setattr(clock, "now", 90.5))], num_train_epochs=1).train()
+    make_trainer(tmp_path).train(resume_from_checkpoint=True)
     again = make_trainer(tmp_path)
     again.train(resume_from_checkpoint=True)
     again.create_model_card()
