@@ -181,13 +181,11 @@ def control() -> str:
 def true_change(name: str, run: dict) -> Difference:
     """Change of top-1 at the share of the verdict on images apart, where other backgrounds are those of all classes."""
     usual, other = (gain_at({name: run}, place) for place in ("home", "random"))
+    share = run.get("share", 0)  # a model that is kept changes nowhere
     margin = math.hypot(
-        *(
-            part * (of.high - of.low) / 2
-            for part, of in zip((1 - run["share"], run["share"]), (usual, other), strict=True)
-        )
+        *(part * (of.high - of.low) / 2 for part, of in zip((1 - share, share), (usual, other), strict=True))
     )
-    mean = (1 - run["share"]) * usual.mean + run["share"] * other.mean
+    mean = (1 - share) * usual.mean + share * other.mean
     return Difference(mean, mean - margin, mean + margin)
 
 
@@ -201,7 +199,7 @@ def verdicts() -> str:
     held = sum(interval["low"] <= change <= interval["high"] for interval, change in told)
     return (
         f"**How often is the verdict wrong?** We ran `improve` on {len({of_set for of_set, _ in by_name})} sets of images with both efforts: {len(changes)} runs, with the "
-        f"outcomes {' and '.join(f'`{key}` ({count})' for key, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
+        f"outcomes {', '.join(f'`{key}` ({count})' for key, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
         f"other backgrounds. Both efforts of a set share its images, so the runs are not independent. Of the {outcomes['better']} that were called `better`, {wrong or 'none'} {'was' if wrong < 2 else 'were'} worse than before. The 95 % "
         f"interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each run](experiments/improve.md)."
     )
