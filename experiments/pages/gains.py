@@ -173,7 +173,7 @@ def control() -> str:
             f"{own} points instead of {part} (difference {gain_at(pairs, 'scenes').unsigned}) for {len(alone)} {label}"
         )
     return (
-        "With the labels of the same images, but without composites, the same fits and as many steps of training gain less on other backgrounds: "
+        "With the labels of the same images, but without composites, the same fits and as many steps of training gain less on other backgrounds than `--effort full`: "
         f"{', and '.join(parts)}."
     )
 
@@ -200,7 +200,7 @@ def verdicts() -> str:
     return (
         f"**How often is the verdict wrong?** We ran `improve` on {len({of_set for of_set, _ in by_name})} sets of images with both efforts: {len(changes)} runs, with the "
         f"outcomes {', '.join(f'`{key}` ({count})' for key, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
-        f"other backgrounds. Both efforts of a set share its images, so the runs are not independent. Of the {outcomes['better']} that were called `better`, {wrong or 'none'} {'was' if wrong < 2 else 'were'} worse than before. The 95 % "
+        f"other backgrounds. Both efforts of a set share its images, and some gave the same model, so the runs are not independent. Of the {outcomes['better']} that were called `better`, {wrong or 'none'} {'was' if wrong < 2 else 'were'} worse than before; all are of drawings. The 95 % "
         f"interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each run](experiments/improve.md)."
     )
 
@@ -261,7 +261,7 @@ def estimates() -> str:
             rows.append(name)
     points = 100 * np.array(differences)
     return (
-        f"We compared {len(points)} models: on each of {len({*rows})} sets, the original model and the models after both efforts. The estimate minus top-1 on "
+        f"We compared {len(points)} models: on each of {len({*rows})} sets, the original model, and the models after both efforts unless the original was kept. The estimate minus top-1 on "
         f"random backgrounds is {points.mean():+.1f} points on average, with a standard deviation of {points.std(ddof=1):.1f}. The estimate is too high for "
         f"{int((points > 0).sum())} models. The interval of the report contains top-1 for {held} models. {gains_on_composites()}"
     )
