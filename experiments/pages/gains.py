@@ -145,7 +145,8 @@ def in_short() -> str:
     table = Table("", ["models", *PLACES_IN_SHORT.values()], rows).markdown()
     return (
         f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models, photographs and objects, or over models and "
-        f"objects on usual backgrounds ([each interval](experiments/improve.md#what-improve-gains)). {control()}\n\n{verdicts()}"
+        f"objects on usual backgrounds ([each interval](experiments/improve.md#what-improve-gains)). With real objects, it holds for these ten kinds of objects only, and "
+        f"too few models changed for an interval over DINOv2-S. {control()}\n\n{verdicts()}"
     )
 
 
