@@ -269,7 +269,9 @@ def split_names(spec: str) -> list[str]:
 
 def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: bool) -> tuple[Any, list[str]]:
     if unknown := [name for name in split_names(spec) if name not in loaders]:
-        hint = " Give the folder that contains `train/<class>/` and the other splits." if Path(source).is_dir() else ""
+        # Folders that are not named as splits are all `train`.
+        is_whole = Path(source).is_dir() and [*loaders] == ["train"]
+        hint = " Give the folder that contains `train/<class>/` and the other splits." if is_whole else ""
         raise UnknownSplit(
             f'Unknown split "{unknown[0]}". Should be one of {[*loaders]}: `{source}` has no others.{hint}'
         )
