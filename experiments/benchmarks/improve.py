@@ -1,14 +1,14 @@
 """What `improve` gains on models and photographs that were not used for any choice: folders without masks, as users have them.
 
     python -m experiments improve --root runs/improve --samples samples  # start it again to resume it
-    python -m experiments improve … --sets cnn-50 --arms quick full
+    python -m experiments improve … --sets cnn-50 --arms quick full  # `photo-…` needs what cut_objects.py writes
 
 Sets, of 640 training and 192 validation photographs each:
 
 - `vit-50` to `vit-54`: DINOv2-S that classify drawings by the photograph behind them (train_emoji_bias.py);
 - `cnn-50` to `cnn-52`: EfficientNet-Lite0, all layers finetuned on the same kind of images;
 - `photo-60` to `photo-62`, and `photo-cnn-60` and `photo-cnn-61`: the same kinds of models, of objects that were cut out of photographs
-  (cut_objects.py, into `objects` of the root);
+  (cut_objects.py, into `objects` of the root). How strongly they are biased was chosen on models of the seed 59;
 - `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (digits.py);
 - some of them also with `-100`: no photograph has another background than the usual one.
 
@@ -27,7 +27,7 @@ Images of `digits` have `home`, `random` and `new`, textures that nothing was tr
 The primary comparison was named before the run: top-1 on `scenes` of `full` minus `labels`, over the DINOv2-S.
 
 Adds to improve.json next to this script: for each set and arm, the verdict, the seconds, and which predictions are right at each place (`1`)
-before and after; and for each set and place, the numbers of the background and of the object of each image.
+before and after; and for each set and place, the numbers of the background and of the class of each image.
 """
 
 import subprocess
@@ -35,8 +35,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
-from itertools import chain
+from functools import cache, partial
 from pathlib import Path
 
 import datasets
@@ -85,8 +84,7 @@ SEED_OF_PLACES = 5052
 SCENES = """n02687172 n02917067 n02966193 n02977058 n03095699 n03272562 n03290653 n03344393 n03393912 n03447447 n03459775 n03530642 n03598930 n03662601
 n03673027 n03717622 n03742115 n03788365 n03792972 n03874293 n03891251 n03895866 n03961711 n03967562 n03982430 n03998194 n04033995 n04149813
 n04243546 n04310018 n04330267 n04335435 n04344873 n04371774 n04428191 n04429376 n04525305 n04553703 n04590129 n07802026""".split()
-# Of objects cut out of photographs. The shares of usual backgrounds in the training of a model were chosen on models of the seed 59.
-OBJECT_SIDES, OBJECTS_BIAS = (0.5, 0.8), {"vit": 0.85, "cnn": 0.98}
+OBJECT_SIDES = (0.5, 0.8)  # of objects cut out of photographs
 EMOJI_PLACES = {"home": "val", "random": "background_random", "vendor": "vendor"}  # and those with photographs
 RELEVANCE_WEIGHTS = {"squared": 800, "paper": 0.8}  # of the arms with the relevance loss
 RELEVANCE_RATES = (1e-6, 4e-6)
@@ -94,6 +92,7 @@ MEASURES = ("original", "mixed_same", "mixed_rand", "estimate")
 ARMS = ("quick", "full", "labels", "swap", *RELEVANCE_WEIGHTS)
 
 
+@cache
 def scenes(samples: Path) -> dict[str, Image.Image]:
     """A photograph of each scene, reduced to a shorter side of 300 pixels."""
     found = {}
@@ -109,7 +108,7 @@ def scenes(samples: Path) -> dict[str, Image.Image]:
 def composed(
     names: Sequence[str],
     backgrounds: dict[str, Image.Image],
-    draw: Callable[[int, np.random.Generator], tuple[int, Image.Image]],
+    draw: Callable[[int, np.random.Generator], Image.Image],
     count: int,
     seed: int = SEED_OF_PLACES,
     bias: float = 0,
@@ -118,41 +117,39 @@ def composed(
     """Objects of all classes on crops of photographs, as those of emoji-shift.
 
     Args:
-        draw: object of a class, and its number.
+        draw: object of a class.
         bias: share of images whose background is the usual one of their class. The others have all backgrounds in turn.
         sides: least and largest longer side of an object, as share of the image's.
     """
-    scenes, columns = [*backgrounds], {name: [] for name in ("image", "label", "background", "object")}
+    scenes, columns = [*backgrounds], {name: [] for name in ("image", "label", "background")}
     for number in range(count):
         rng, label = np.random.default_rng([seed, number]), number % len(names)
         place = scenes[(number + number // len(scenes)) % len(scenes)]
         if bias and rng.random() < bias:
             place = scenes[label]
-        image, (number_of_object, drawing) = crop(backgrounds[place], rng), draw(label, rng)
+        image, drawing = crop(backgrounds[place], rng), draw(label, rng)
         scale = rng.uniform(*sides) * image.width / max(drawing.size)
         drawing = drawing.resize([max(1, round(length * scale)) for length in drawing.size], Image.Resampling.BICUBIC)
         paste(image, drawing, tuple(int(rng.random() * (image.width - length + 1)) for length in drawing.size))
-        for column, value in zip(columns.values(), (image, label, place, number_of_object), strict=True):
+        for column, value in zip(columns.values(), (image, label, place), strict=True):
             column.append(value)
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
-    features |= {"background": datasets.Value("string"), "object": datasets.Value("int64")}
+    features["background"] = datasets.Value("string")
     return datasets.Dataset.from_dict(columns, datasets.Features(features))
 
 
-def emoji_places(photographs: dict[str, Image.Image]) -> dict[str, EvaluationSet]:
+@cache
+def emoji_places(samples: Path) -> dict[str, EvaluationSet]:
     usual = {name: artwork.background(name) for name in artwork.BACKGROUND_NAMES}
     of_vendors = {
-        "scenes": (photographs, artwork.TRAINING_VENDORS),
-        "both": (photographs, [artwork.UNSEEN_VENDOR]),
+        "scenes": (scenes(samples), artwork.TRAINING_VENDORS),
+        "both": (scenes(samples), [artwork.UNSEEN_VENDOR]),
         "vendor_random": (usual, [artwork.UNSEEN_VENDOR]),
     }
-    rows = {}
-    for place, (backgrounds, vendors) in of_vendors.items():
-
-        def draw(label: int, rng: np.random.Generator, vendors=vendors) -> tuple[int, Image.Image]:
-            return label, draw_object(label, rng, vendors)
-
-        rows[place] = composed(CLASS_NAMES, backgrounds, draw, SCENE_IMAGES).remove_columns("object")
+    rows = {
+        place: composed(CLASS_NAMES, backgrounds, partial(draw_object, vendors=vendors), SCENE_IMAGES)
+        for place, (backgrounds, vendors) in of_vendors.items()
+    }
     for place, split in EMOJI_PLACES.items():
         rows[place] = load_split(split, PLACE_IMAGES, SEED_OF_PLACES).select_columns(["image", "label", "background"])
     return {place: EvaluationSet.of(of_place, len(CLASS_NAMES)) for place, of_place in rows.items()}
@@ -161,13 +158,10 @@ def emoji_places(photographs: dict[str, Image.Image]) -> dict[str, EvaluationSet
 def of_photographs(root: Path, split: str, backgrounds: dict[str, Image.Image], **settings) -> datasets.Dataset:
     """Objects of a split that were cut out of photographs, on other photographs."""
     files = objects(root / "objects", split)
-    numbers = {path: number for number, path in enumerate(chain(*files.values()))}
 
-    def draw(label: int, rng: np.random.Generator) -> tuple[int, Image.Image]:
-        of_kind = files[[*KINDS][label]]
-        path = of_kind[rng.integers(len(of_kind))]
-        with Image.open(path) as image:
-            return numbers[path], ImageOps.mirror(image) if rng.random() < 0.5 else image.copy()
+    def draw(label: int, rng: np.random.Generator) -> Image.Image:
+        with Image.open(files[label][rng.integers(len(files[label]))]) as image:
+            return ImageOps.mirror(image) if rng.random() < 0.5 else image.copy()
 
     return composed([*KINDS], backgrounds, draw, sides=OBJECT_SIDES, **settings)
 
@@ -178,8 +172,9 @@ def usual_backgrounds(seed: int) -> dict[str, Image.Image]:
     return {str(name): artwork.background(str(name)) for name in names}
 
 
-def object_places(root: Path, seed: int, photographs: dict[str, Image.Image]) -> dict[str, EvaluationSet]:
-    backgrounds = {"home": usual_backgrounds(seed), "random": usual_backgrounds(seed), "scenes": photographs}
+@cache
+def object_places(root: Path, seed: int, samples: Path) -> dict[str, EvaluationSet]:
+    backgrounds = {"home": usual_backgrounds(seed), "random": usual_backgrounds(seed), "scenes": scenes(samples)}
     rows = {
         place: of_photographs(root, "test", of_place, count=SCENE_IMAGES, bias=float(place == "home"))
         for place, of_place in backgrounds.items()
@@ -230,18 +225,24 @@ def cnn(folder: Path, seed: int, photographs: Path) -> None:
     finetune(model, load_split("bias", 1920, seed), processor_of(model), folder, 1e-4, bf16=True)
 
 
-def of_objects(folder: Path, seed: int, photographs: Path) -> None:
-    """A model of objects cut out of photographs on usual backgrounds, of other draws than the photographs."""
+def objects_to_learn(root: Path, seed: int, bias: float) -> datasets.Dataset:
+    """Objects cut out of photographs on usual backgrounds, of other draws than the photographs."""
+    return of_photographs(root, "train", usual_backgrounds(seed), count=1920, seed=1000 + seed, bias=bias)
+
+
+def cnn_of_objects(folder: Path, seed: int, photographs: Path) -> None:
     torch.manual_seed(seed)
-    kind = "cnn" if "cnn" in folder.parent.name else "vit"
-    settings = {"count": 1920, "seed": 1000 + seed, "bias": OBJECTS_BIAS[kind]}
-    rows = of_photographs(folder.parents[1], "train", usual_backgrounds(seed), **settings)
-    if kind == "cnn":
-        model = with_new_head(load_efficientnet(), [*KINDS])
-        finetune(model, rows, processor_of(model), folder, 1e-4, bf16=True)
-        return
+    model, rows = with_new_head(load_efficientnet(), [*KINDS]), objects_to_learn(folder.parents[1], seed, 0.98)
+    finetune(model, rows, processor_of(model), folder, 1e-4, bf16=True)
+
+
+def vit_of_objects(folder: Path, seed: int, photographs: Path) -> None:
+    torch.manual_seed(seed)
     model = get_peft_model(with_new_head(load_backbone(), [*KINDS]), ADAPTER)
-    processor = make_image_processor("paper", artwork.IMAGE_SIZE)
+    rows, processor = (
+        objects_to_learn(folder.parents[1], seed, 0.85),
+        make_image_processor("paper", artwork.IMAGE_SIZE),
+    )
     finetune(model, rows, processor, folder.with_name("adapter"), 1e-3, bf16=True)
     processor.save_pretrained(folder)
     model.merge_and_unload().save_pretrained(folder)
@@ -254,8 +255,8 @@ def digits(folder: Path, seed: int, photographs: Path) -> None:
 SETS: dict[str, tuple[Callable[[Path, int, bool], None], Callable[[Path, int, Path], None], int]] = {}
 SETS |= {f"vit-{seed}": (emoji_photographs, vit, seed) for seed in range(50, 55)}
 SETS |= {f"cnn-{seed}": (emoji_photographs, cnn, seed) for seed in range(50, 53)}
-SETS |= {f"photo-{seed}": (object_photographs, of_objects, seed) for seed in range(60, 63)}
-SETS |= {f"photo-cnn-{seed}": (object_photographs, of_objects, seed) for seed in range(60, 62)}
+SETS |= {f"photo-{seed}": (object_photographs, vit_of_objects, seed) for seed in range(60, 63)}
+SETS |= {f"photo-cnn-{seed}": (object_photographs, cnn_of_objects, seed) for seed in range(60, 62)}
 SETS |= {"digits": (digit_photographs, digits, 50)}
 ALONE = "-100"  # at the end of a set's name: its images have only usual backgrounds
 
@@ -328,23 +329,21 @@ def measured(
 
 
 def groups(place: EvaluationSet) -> dict[str, str]:
-    """Numbers of the background and of the object of each image. Drawings of the same class are one object."""
-    rows, count = place.dataset, len(place.dataset)
-    backgrounds = rows["background"] if "background" in rows.column_names else [""] * count
-    objects = rows["object"] if "object" in rows.column_names else place.labels
-    numbers = {"background": np.unique(backgrounds, return_inverse=True)[1], "object": objects}
+    """Numbers of the background and of the class of each image."""
+    rows = place.dataset
+    backgrounds = rows["background"] if "background" in rows.column_names else [""] * len(rows)
+    numbers = {"background": np.unique(backgrounds, return_inverse=True)[1], "class": place.labels}
     return {name: " ".join(map(str, of)) for name, of in numbers.items()}
 
 
-def places_of(name: str, folder: Path, photographs: dict[str, Image.Image]) -> dict[str, EvaluationSet]:
-    if "digits" in name:
-        return {place: own_set(str(folder / "places" / place), "train") for place in ("home", "random", "new")}
-    if "photo" in name:
-        return object_places(folder.parent, SETS[name.removesuffix(ALONE)][2], photographs)
-    return emoji_places(photographs)
+def places_of(name: str, root: Path, samples: Path) -> dict[str, EvaluationSet]:
+    photographs, _, seed = SETS[name.removesuffix(ALONE)]
+    if photographs is digit_photographs:
+        return {place: own_set(str(root / name / "places" / place), "train") for place in ("home", "random", "new")}
+    return object_places(root, seed, samples) if photographs is object_photographs else emoji_places(samples)
 
 
-def run(name: str, arm: str, root: Path, photographs: dict[str, Image.Image]) -> tuple[dict, dict]:
+def run(name: str, arm: str, root: Path, samples: Path) -> tuple[dict, dict]:
     """Result of an arm on a set, and the groups of its images by place."""
     images, model = make(name, root)
     folder = root / name
@@ -354,7 +353,7 @@ def run(name: str, arm: str, root: Path, photographs: dict[str, Image.Image]) ->
     else:
         better = folder / arm
         record = run_arm(arm, model, images, folder / "improved", better)
-    places = places_of(name, folder, photographs)
+    places = places_of(name, root, samples)
     record["places"] = measured(
         model, better, places, folder / f"measured-{arm}", root / f"before-{model.parent.name}"
     )
@@ -371,7 +370,6 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS[:3], metavar="ARM")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    photographs = scenes(arguments.samples)
 
     def results() -> dict:
         return read_json(arguments.results) or {"images": {}, "sets": {}}
@@ -384,7 +382,7 @@ def main() -> None:
                 or (arm in RELEVANCE_WEIGHTS and SETS[name.removesuffix(ALONE)][1] is not vit)
             ):
                 continue
-            record, images = run(name, arm, arguments.root, photographs)
+            record, images = run(name, arm, arguments.root, arguments.samples)
             found = results()  # to which other processes may have added
             found["sets"].setdefault(name, {})[arm] = record
             found["images"][name] = images

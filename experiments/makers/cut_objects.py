@@ -53,12 +53,15 @@ SPLITS = ("test", "validation", "train", "test", "train", "train")
 def photographs(kind: str, imagen: Path, samples: Path) -> list[Path]:
     numbers, further = KINDS[kind]
     of_kind = {*(wnids()[number] for number in numbers), *further.split()}
-    return sorted(path for wnid in of_kind for of in (samples, imagen) for path in of.rglob(f"{wnid}_*.[Jj][Pp]*[Gg]"))
+    files = (
+        sorted(path for wnid in of_kind for path in of.rglob(f"{wnid}_*.[Jj][Pp]*[Gg]")) for of in (imagen, samples)
+    )
+    return [path for of_source in files for path in of_source if path.stem not in LEFT_OUT]
 
 
-def objects(folder: Path, split: str) -> dict[str, list[Path]]:
-    """Files of a split by kind."""
-    return {kind: sorted((folder / split / kind).glob("*.png")) for kind in KINDS}
+def objects(folder: Path, split: str) -> list[list[Path]]:
+    """Files of a split, by kind."""
+    return [sorted((folder / split / kind).glob("*.png")) for kind in KINDS]
 
 
 def cut(paths: list[Path], remover) -> Iterator[tuple[Path, Image.Image]]:
@@ -70,9 +73,7 @@ def cut(paths: list[Path], remover) -> Iterator[tuple[Path, Image.Image]]:
             continue
         image.thumbnail((400, 400))
         (result,) = remover([image], [{}])
-        if path.stem in LEFT_OUT or result.mask is None:
-            continue
-        if SHARES[0] < (np.asarray(result.mask) > 0).mean() < SHARES[1]:
+        if result.mask is not None and SHARES[0] < (np.asarray(result.mask) > 0).mean() < SHARES[1]:
             image.putalpha(result.mask.convert("L"))
             image = image.crop(image.getchannel("A").getbbox())
             image.thumbnail((SIDE, SIDE))

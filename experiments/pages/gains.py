@@ -91,12 +91,12 @@ def effort_runs() -> dict[tuple[str, str], dict]:
 
 
 def gain_at(runs: Mapping[str, dict], place: str) -> Difference:
-    """Mean change of top-1 at a place, with its interval over models, photographs and objects; over models and objects, if there are few
+    """Mean change of top-1 at a place, with its interval over models, photographs and classes; over models and classes, if there are few
     photographs; of one model, over photographs or images."""
     gains = []
     for name, run in runs.items():
         before, after = (np.array([*run["places"][place][side]], dtype=int) for side in ("before", "after"))
-        groups = np.array([run["groups"][place][of].split() for of in ("background", "object")], dtype=int)
+        groups = np.array([run["groups"][place][of].split() for of in ("background", "class")], dtype=int)
         gain, is_few = after - before, groups[0].max() < FEW_PHOTOGRAPHS
         if len(runs) > 1:
             gains.append(Gains(gain, name, groups[1] if is_few else groups, place))
@@ -144,9 +144,8 @@ def in_short() -> str:
             margins += [50 * (gain.high - gain.low) for gain in gains]
     table = Table("", ["models", *PLACES_IN_SHORT.values()], rows).markdown()
     return (
-        f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models, photographs and objects, or over models and "
-        f"objects on usual backgrounds ([each interval](experiments/improve.md#what-improve-gains)). With real objects, it holds for these ten kinds of objects only, and "
-        f"too few models changed for an interval over DINOv2-S. {control()}\n\n{verdicts()}"
+        f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models, photographs and classes, or over models and "
+        f"classes on usual backgrounds ([each interval](experiments/improve.md#what-improve-gains)). {control()}\n\n{verdicts()}"
     )
 
 
@@ -157,18 +156,10 @@ def control() -> str:
         alone, full = (improve_runs(arm, kind) for arm in ("labels", "full"))
         if not alone:
             continue
-        pairs = {
-            name: full[name]
-            | {
-                "places": {
-                    "scenes": {
-                        "before": run["places"]["scenes"]["after"],
-                        "after": full[name]["places"]["scenes"]["after"],
-                    }
-                }
-            }
-            for name, run in alone.items()
-        }
+        pairs = {}
+        for name, run in alone.items():
+            before, after = (of["places"]["scenes"]["after"] for of in (run, full[name]))
+            pairs[name] = run | {"places": {"scenes": {"before": before, "after": after}}}
         own, part = (f"{100 * gain_at(of, 'scenes').mean:.0f}" for of in (alone, full))
         parts.append(
             f"{own} points instead of {part} (difference {gain_at(pairs, 'scenes').unsigned}) for {len(alone)} {label}"

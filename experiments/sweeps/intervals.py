@@ -78,7 +78,7 @@ class Gains:
     values: np.ndarray
     seed: str
     # `(N,)` int: what each image was drawn with, see [`SetResult.clusters`]; otherwise its row. `(2, N)`: with two things, such as a
-    # photograph and an object
+    # photograph and an object of a class
     drawn: np.ndarray
     images: str = ""  # digest of the images whose rows these are, equal for the same ones
 
@@ -138,15 +138,16 @@ def _mean_of(of_set: Sequence[Gains], seed: str) -> float:
 
 
 def _shared(of_set: Sequence[Gains], seeds: Sequence[str]) -> np.ndarray:
-    """[`_covariance`] by what images were drawn with. Of two things, each contains that of the images, which counts once."""
+    """[`_covariance`] by what images were drawn with. Of two things, each contains that of images that share both, which counts once."""
     if of_set[0].drawn.ndim == 1:
         return np.array(_covariance(of_set, seeds))
-    photographs, objects, images = (
-        np.array(_covariance([replace(gain, drawn=drawn(gain)) for gain in of_set], seeds))
-        for drawn in (lambda gain: gain.drawn[0], lambda gain: gain.drawn[1], lambda gain: np.arange(len(gain.values)))
+    ways = [(*gain.drawn, gain.drawn[0] << 16 | gain.drawn[1]) for gain in of_set]
+    first, second, both = (
+        np.array(_covariance([replace(gain, drawn=drawn) for gain, drawn in zip(of_set, way, strict=True)], seeds))
+        for way in zip(*ways, strict=True)
     )
-    squares = np.array([0, 1, 0, 1])  # over degrees of freedom, which add up
-    return np.maximum(photographs + objects - (1 - 2 * squares) * images, squares * images)
+    signs = np.array([-1, 1, -1, 1])  # squares over degrees of freedom add up
+    return np.maximum(first + second + signs * both, 0)
 
 
 def _covariance(of_set: Sequence[Gains], seeds: Sequence[str]) -> tuple[float, float, float, float]:

@@ -163,7 +163,7 @@ def test_the_tested_settings_are_those_that_were_chosen(path, least):
 
 def test_gains_are_those_of_the_outcomes():
     """Of two models, on 30 photographs of four images: one more is right on each photograph, then one fewer on half of them."""
-    numbers = {"background": np.repeat(range(30), 4), "object": np.tile(range(4), 30)}
+    numbers = {"background": np.repeat(range(30), 4), "class": np.tile(range(4), 30)}
     groups = {"scenes": {name: " ".join(map(str, of)) for name, of in numbers.items()}}
     runs = {
         name: {"places": {"scenes": {"before": "1100" * 30, "after": after * 15}}, "groups": groups}
