@@ -158,7 +158,7 @@ def soak() -> str:
     return (
         f"We interrupted runs of `improve` and `sweep` by {faults} faults at random moments (SIGTERM, SIGKILL or a full disk), and started them again after "
         f"each. {ends} runs finished, and {'all' if equal == ends else equal} of them are bit-identical to a run without faults (`python -m experiments soak "
-        "--faults 24 --seed 5`)."
+        "--faults 24`)."
     )
 
 
