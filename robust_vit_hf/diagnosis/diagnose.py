@@ -24,7 +24,7 @@ from ..evaluation.options import NamedSource
 from ..evaluation.other_backgrounds import Attributes, Backgrounds
 from ..evaluation.session import Models, Session, Side, given_model, open_session
 from ..evaluation.sets import load_evaluation_sets
-from ..masks.choose_mask_maker import MaskSettings, masked_images
+from ..masks.choose_mask_maker import MASKS_FOLDER, MaskSettings, masked_images
 from ..results.html_page import PAGE_FILE, write_page
 from ..results.intervals import Interval
 from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
@@ -36,7 +36,7 @@ from .stand_in import OutOfFold, PhotographsDiagnosis, StandIn
 from .verdict import AttributeDiagnosis, Diagnosis
 
 
-MASKS_FOLDER, ATTRIBUTES_FOLDER = "masks", "attributes"
+ATTRIBUTES_FOLDER = "attributes"
 ALL_CONDITIONS = Backgrounds()
 
 

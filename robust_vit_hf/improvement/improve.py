@@ -24,10 +24,10 @@ from ..data.dataset_digest import dataset_identity
 from ..data.find_images import Images, write_left_out
 from ..data.mask_checks import confirmed
 from ..data.transforms import input_size
-from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
+from ..diagnosis.diagnose import measure_attributes, measure_backgrounds
 from ..evaluation.other_backgrounds import MOVED, check_composed, composite_outputs
 from ..evaluation.session import Models, Session, Side, given_model, open_session
-from ..masks.choose_mask_maker import MaskSettings, makes_masks, masked_images
+from ..masks.choose_mask_maker import MASKS_FOLDER, MaskSettings, makes_masks, masked_images
 from ..masks.foreground_layer import ConfirmedMasks
 from ..masks.options import Dinov2Options
 from ..models.last_layer import NoLastLayer

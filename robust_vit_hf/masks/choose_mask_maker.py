@@ -38,6 +38,7 @@ from .tokencut import TokenCut
 
 logger = logging.get_logger(__name__)
 
+MASKS_FOLDER = "masks"
 AUTO = ("sam3", "grounded", "rembg")  # in the order in which `auto` tries them
 OTHERS = {"sam3": Sam3Options, "grounded": GroundedOptions, "rembg": RembgOptions, "alpha": AlphaOptions}
 OF_FEATURES = {"dinov2": Dinov2Options, "tokencut": TokenCutOptions}
@@ -196,7 +197,8 @@ def _masked(images: Images, classes: Sequence[str], folder: Path, settings: Mask
         notes.append(f"Of these classes, no image is left: {lost}.")
     if doubtful := int((~confirmed(rows)).sum()):
         sheet = folder / f"{CONTACT_SHEET}_train_{IN_DOUBT}.png"
-        sheets = f"`{folder.name}/{sheet.name}`" if sheet.is_file() else "the contact sheets of the masks"
+        place = sheet.as_posix().rpartition(f"/{MASKS_FOLDER}/")[2]
+        sheets = f"`{MASKS_FOLDER}/{place}`" if sheet.is_file() else "the contact sheets of the masks"
         notes.append(
             f"In doubt: {doubtful} of {len(rows)} masks. No composites are made with these images. Look at {sheets}. If "
             f"many are wrong, try a background remover: --masks rembg (`{install_command('masks')}`)."
