@@ -217,10 +217,13 @@ def test_a_change_of_a_ratio_may_exceed_one():
 
 
 def test_chance_follows_the_classes_of_the_images():
-    """Of 80 images of one class and 20 of another, a model that sees the first everywhere is right by chance in 80 %."""
+    """Of 80 images of one class and 20 of another, a model that sees the first everywhere is right by chance in 80 %. A class that no
+    image has is no donor's."""
     label = np.repeat([0, 1], [80, 20])
     columns = diagnosis(100).columns | {"label": label, "accepted": [[one] for one in label], "donor_class": 1 - label}
-    found = Diagnosis(columns | {"only_bg": np.zeros(100, int), "mixed_rand": np.zeros(100, int)}, NAMES).measures
+    found = Diagnosis(
+        columns | {"only_bg": np.zeros(100, int), "mixed_rand": np.repeat([3, 0], [10, 90])}, NAMES
+    ).measures
     assert found["only_bg_chance"].mean == pytest.approx(0.8) and found["only_bg_excess"].mean == pytest.approx(0)
     assert found["donor_chance"].mean == pytest.approx(0.2) and found["donor_excess"].mean == pytest.approx(0)
 
