@@ -11,6 +11,7 @@ from transformers import AutoModelForImageClassification
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation import segment
+from robust_vit_hf.evaluation.options import SegmentOptions
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.utils.stage import Stage
 
@@ -88,6 +89,11 @@ def test_segmentation_in_two_processes(segmentation, tmp_path):
     for side, methods in one.items():
         for method, scores in methods.items():
             assert two[side][method] == pytest.approx(scores, abs=5e-3)  # pixels at the threshold fall on either side
+
+
+def test_bundled_images_without_masks_are_not_segmented():
+    _, rows = segment._masked_set(SegmentOptions(images_per_set=2))
+    assert len(rows) == 4 and None not in rows.with_format(None)["mask"]
 
 
 @pytest.mark.parametrize("command", ["evaluate", "segment", "diagnose"])

@@ -161,6 +161,7 @@ def test_the_table_shows_every_candidate(improved):
 def test_another_share_chooses_anew_and_trains_nothing(inputs, improved, tmp_path, monkeypatch):
     shutil.copytree(improved[0], tmp_path / "better")
     monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("robust_vit_hf.improvement.finetune.measured_outcomes", lambda *_: pytest.fail("measured"))
     name, run = "interpolation weight of the finetuned weights", tmp_path / "better" / "run.json"
     number = -2 if json.loads(run.read_text())["training"].get(name) == "1" else -1  # which was not written
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[number])
