@@ -45,5 +45,6 @@ def _captioned(row: dict) -> list[tuple[str, np.ndarray]]:
         pictures += [foreground.convert("RGB"), Image.composite(pictures[0], paint, foreground)]
     for picture in pictures:
         picture.thumbnail((360, 360))
-    captions = [fill(row.get("problem") or row.get("doubt") or row["file_name"], 26, max_lines=3), "", ""]
+    texts = filter(None, [row.get("problem") or row.get("doubt"), row["file_name"]])
+    captions = [*(fill(text, 26, max_lines=3) for text in texts), "", ""]
     return [(caption, np.asarray(picture)) for caption, picture in zip(captions, pictures, strict=False)]
