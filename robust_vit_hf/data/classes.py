@@ -107,7 +107,7 @@ def label_mapping(
                 f"Labels of `{source}` are indices of the model's classes: {moved[0][0]} is `{moved[0][1]}`."
             )
         return None
-    if are_of_imagenet(model_names) and label_of_wnid().keys() >= {*names}:
+    if are_of_imagenet(model_names) and label_of_wnid().keys() & {*names}:
         model_names = wnids()
     if names == model_names or (are_of_imagenet(model_names) and are_named_as_imagenet(names)):
         return {label: label for label in range(len(names))}

@@ -74,6 +74,11 @@ def test_mapping(names, model_names, mapping):
         assert found == mapping or (mapping == "same" and found == {label: label for label in found})
 
 
+def test_only_names_that_the_model_lacks_are_counted():
+    with pytest.raises(ValueError, match="3 classes, 1 of which the model does not have, such as `n00007846`"):
+        label_mapping([*wnids()[:2], "n00007846"], class_names(), "photos")
+
+
 def test_lists_of_labels_and_missing_ones():
     features = {"label": datasets.List(datasets.ClassLabel(names=list("ab"))), "image": datasets.Image()}
     image = masked_dataset(1)[0]["image"]
