@@ -9,7 +9,6 @@ from PIL import Image, ImageFile
 from pyarrow import parquet as pq
 
 from robust_vit_hf.data.background_edits import draw_donors
-from robust_vit_hf.data.balanced_splits import held_out
 from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.improvement.images import classes_with_images, images_by_role
@@ -197,11 +196,3 @@ def test_masks_for_one_of_the_splits_are_refused(packed, message, inputs, tmp_pa
     options = ImproveOptions(model="m", output_dir="o", **given)
     with pytest.raises(ValueError, match=message):
         images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
-
-
-def test_splits_are_disjoint_and_balanced():
-    labels = np.array([0] * 9 + [1] * 2 + [2])
-    parts = held_out(labels, seed=0)
-    assert sorted(np.concatenate(parts)) == list(range(12))
-    train, part = (labels[indices].tolist() for indices in parts)
-    assert part == [0, 0, 0] and {*train} == {0, 1, 2}
