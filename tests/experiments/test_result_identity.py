@@ -4,11 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from experiments.sweeps.collect_runs import collect
-from experiments.sweeps.intervals import change
 from experiments.sweeps.point_folder import PREDICTIONS, RUN
 from experiments.sweeps.runs import Run
 
@@ -92,14 +90,3 @@ def test_a_run_that_lost_predictions_is_not_complete(swept, tmp_path):
     assert len(runs_of(out)) == 3
     assert "All 4 runs are complete." in sweep(grid, out)
     assert len(runs_of(out)) == 4 and (lost / RUN / "model.safetensors").read_bytes() == kept
-
-
-def test_the_original_counts_once_for_each_seed(swept, tmp_path):
-    text = table(swept[1], tmp_path / "report")
-    row = next(line for line in text.splitlines() if "| Original |" in line)
-    runs = collect([swept[1]]).runs
-    originals = {run.seed: run.validation[0] for run in runs}
-    assert len(runs) == 4 and len(originals) == 2
-    assert row.split(" | ")[2] == f"{100 * originals['0']:.1f}±0.0"  # one model on the same images
-    of_runs = [run.validation[1] - run.validation[0] for run in runs]
-    assert change(runs, ["validation"]).mean == pytest.approx(np.mean(of_runs))
