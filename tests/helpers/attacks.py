@@ -266,22 +266,10 @@ IMAGES = [
     Attack("a class that the model lacks", _renamed_class, "such as `zebra`"),
     Attack("metadata with a byte order mark", lambda of: of.metadata("\ufefffile_name,label\n" + LINES)),
     Attack(
-        "metadata of some images",
-        lambda of: of.metadata("file_name,label\na/0.png,a\na/4.png,a\nb/1.png,b\nb/5.png,b\n"),
-        images=4,
-        told="left out 8 images",
-    ),
-    Attack(
         "metadata without a label in one line",
         lambda of: of.metadata("file_name,label\n" + LINES.replace("a/0.png,a", "a/0.png,")),
         images=11,
         told="Left out without a label: 1 of 12 images of `validation`.",
-    ),
-    Attack(
-        "metadata of a file twice",
-        lambda of: of.metadata("file_name,label\n" + 2 * "a/0.png,a\n" + "a/4.png,a\nb/1.png,b\nb/5.png,b\n"),
-        images=4,
-        told="listed again in the metadata",
     ),
     Attack("no labels", lambda of: of.metadata(UNLABELLED), "None of the 2 images of `validation` has a label"),
     Attack("the label 0.5", lambda of: of.metadata(FRACTIONS), "label"),
