@@ -228,11 +228,6 @@ def _of_systems(of: Inputs) -> None:
         shutil.copy(of.image(), of.image(name))
 
 
-def _renamed_class(of: Inputs) -> None:
-    for folder in (of.image("a"), of.masks / "validation" / "a"):
-        folder.rename(folder.with_name("zebra"))
-
-
 def _deeper(of: Inputs) -> None:
     of.image("deep").mkdir()
     for name in CLASSES:
@@ -263,7 +258,6 @@ IMAGES = [
     ),
     Attack("no folder", lambda of: shutil.rmtree(of.photos), "There is no file or folder `{root}/photos`"),
     Attack("class folders one level deeper", _deeper, "12 deeper than class folders"),
-    Attack("a class that the model lacks", _renamed_class, "such as `zebra`"),
     Attack("metadata with a byte order mark", lambda of: of.metadata("\ufefffile_name,label\n" + LINES)),
     Attack(
         "metadata without a label in one line",
