@@ -250,12 +250,6 @@ IMAGES = [
     Attack("no image", lambda of: of.keep(0), "Unknown split"),
     Attack("a class of the model without images", lambda of: of.remove("d"), images=9),
     Attack("one class", lambda of: of.remove(*"bcd"), "of one class"),
-    Attack(
-        "one image of each of two classes",
-        lambda of: (of.remove(*"cd"), of.keep(1)),
-        images=2,
-        told="Too few images to tell",
-    ),
     Attack("no folder", lambda of: shutil.rmtree(of.photos), "There is no file or folder `{root}/photos`"),
     Attack("class folders one level deeper", _deeper, "12 deeper than class folders"),
     Attack("metadata with a byte order mark", lambda of: of.metadata("\ufefffile_name,label\n" + LINES)),
