@@ -148,27 +148,16 @@ class Words(list):
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack.
-
-    Args:
-        what: the inputs, in words.
-        change: changes the inputs; may return options of the command, as [`Words`].
-        refused: words of the error, where `{root}` is the folder of the inputs; `None` if the command succeeds.
-        images: number of images that are measured then.
-        told: part of what is printed then.
-        command: `diagnose` or `improve`.
-        after: whether the command is complete in the output folder before the attack.
-        processes: number of processes that share the command, started by a launcher.
-    """
+    """Inputs in words, what changes them, and what `diagnose` or `improve` makes of them."""
 
     what: str
-    change: Callable[[Inputs], Any]
-    refused: str | None = None
-    images: int = NUM_IMAGES
-    told: str = ""
+    change: Callable[[Inputs], Any]  # may return options of the command, as [`Words`]
+    refused: str | None = None  # words of the error, where `{root}` is the folder of the inputs
+    images: int = NUM_IMAGES  # that are measured if there is no error
+    told: str = ""  # is printed then
     command: str = "diagnose"
-    after: bool = False
-    processes: int = 1
+    after: bool = False  # the command is complete in the output folder before the attack
+    processes: int = 1  # share the command, started by a launcher
 
 
 @contextmanager

@@ -19,22 +19,14 @@ NUM_PATCHES = 16
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture.
-
-    Args:
-        name: what its users call it.
-        reads: what the head reads, in words.
-        prefix: weights of the prefix tokens in what the head reads.
-        patches: weight of the patches, which share it.
-        settings: of the configuration.
-    """
+    """An architecture, by what its users call it."""
 
     name: str
     model_class: type[PreTrainedModel]
-    reads: str
-    prefix: tuple[float, ...]
-    patches: float
-    settings: dict = field(default_factory=dict)
+    reads: str  # by the head, in words
+    prefix: tuple[float, ...]  # weights of the prefix tokens in what the head reads
+    patches: float  # weight of the patches, which share it
+    settings: dict = field(default_factory=dict)  # of the configuration
 
     def tiny(self, seed: int = 0, **overrides) -> PreTrainedModel:
         """Model with 2 layers for 32×32 images, patch 8, 4 classes, whose weights, biases included, are all random."""
