@@ -1,7 +1,6 @@
 """Equality with what the released code computes on a small random network (tests/golden/official_deit_like.*)."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +10,9 @@ from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, relev
 from robust_vit_hf.models.timm_format import timm_to_hf
 from robust_vit_hf.training.methods import load_method
 
-from ..helpers.tiny import tiny_config
+from ..helpers.tiny import DATA, tiny_config
 
 
-DATA = Path(__file__).parents[1] / "golden"
 SETTINGS = json.loads((DATA / "official_deit_like.json").read_text())
 
 
