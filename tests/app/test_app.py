@@ -42,6 +42,7 @@ from robust_vit_hf.utils.files import write_json
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.attacks import png_header
 from ..helpers.commands import python, wait_until
+from ..helpers.layouts import save
 from ..helpers.tiny import ROOT, masked_folder, masked_rows, named, save_pretrained, tiny_vit
 from .conftest import open_pair
 
@@ -137,9 +138,7 @@ def test_wrong_input_is_a_message_and_the_page_lives_on(client, picture, tmp_pat
 
 
 def test_a_turned_image_of_print(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    Image.new("CMYK", (64, 32)).save(tmp_path / "turned.jpg", exif=exif)
+    save(Image.new("CMYK", (64, 32)), tmp_path / "turned.jpg", orientation=6)  # a quarter turn
     turned, transparent = read_image(str(tmp_path / "turned.jpg"))
     assert turned.size == (32, 64) and turned.mode == "RGB" and not transparent
 

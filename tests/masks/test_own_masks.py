@@ -34,7 +34,7 @@ from robust_vit_hf.utils import environment as install
 from robust_vit_hf.utils.stage import OtherInputs
 
 from ..helpers.commands import call, succeed
-from ..helpers.layouts import bright_square
+from ..helpers.layouts import bright_square, save
 from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, masked_dataset, masked_rows, save_pretrained, tiny_vit
 
 
@@ -183,12 +183,9 @@ def test_bf16_is_that_of_the_keys_alone(tmp_path):
 def test_a_camera_s_photographs_are_kept_small(tmp_path):
     """Twice as large as the classifier sees them, upright and with masks of their size; smaller ones as they are."""
     large = load_split("val", 8)[0]["image"].convert("RGB").resize((1200, 900), Image.Resampling.BICUBIC)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned
     # A JPEG of twice the shorter side is decoded to the size that is wanted.
     for name, image in {"a": large, "b": large.resize((400, 300)), "c": large.resize((1200, 896))}.items():
-        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
-        image.save(tmp_path / "photos" / "train" / name / f"{name}.jpg", exif=exif)
+        save(image, tmp_path / "photos" / "train" / name / f"{name}.jpg", orientation=6)
     model, processor = classifier()
     given = {tmp_path / "masks": find_images(str(tmp_path / "photos"), "train")}
     settings = MaskSettings("dinov2", None, model, processor)

@@ -13,6 +13,7 @@ from robust_vit_hf.data.transforms import place_in_image
 from robust_vit_hf.relevance.layer_cam import layer_cam
 
 from ..helpers.architectures import WITHOUT_MAP
+from ..helpers.layouts import save
 from ..helpers.tiny import IMAGE_SIZE, masked_rows, tiny_vit
 
 
@@ -26,9 +27,7 @@ def images(count: int) -> list[Image.Image]:
 
 
 def test_a_turned_photograph_is_turned_back(model, processor, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    images(1)[0].save(tmp_path / "turned.jpg", exif=exif)
+    save(images(1)[0], tmp_path / "turned.jpg", orientation=6)
     answer = pipeline("relevance-map", model=model, image_processor=processor)(str(tmp_path / "turned.jpg"))
     assert answer["relevance"].size == (40, 60)
 
