@@ -118,6 +118,14 @@ def test_a_folder_of_no_class_of_the_set_is_refused(name, folders, tmp_path):
             list(load_image_set(name, tmp_path, streaming=streaming))
 
 
+def test_imagenet_v2_folders_sort_as_strings(tmp_path):
+    root = tmp_path / "imagenetv2-matched-frequency-format-val"
+    layouts.class_folders(root, {"0": 1, "10": 1, "2": 1, "999": 1})
+    assert labels_and_names(both_ways("imagenet-v2", tmp_path)) == [
+        (int(label), f"{label}/{label}_0.jpg") for label in ("0", "2", "10", "999")
+    ]
+
+
 def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
     layouts.class_folders(tmp_path / "imagenetv2-matched-frequency-format-val", {"0": 1})
     layouts.class_folders(tmp_path / "imagenetv2-threshold0.7-format-val", {"7": 1})
@@ -127,9 +135,16 @@ def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
         load_image_set("imagenet-v2", tmp_path, variant="top-images")
 
 
-def test_an_unknown_split(tmp_path):
-    with pytest.raises(ValueError, match="has the splits validation, train; got split=test"):
-        load_image_set("hard-imagenet", tmp_path, split="test")
+@pytest.mark.parametrize(
+    "name, source, options, message",
+    [
+        ("imagenet-a", ".", {"variant": "top-images"}, "`imagenet-a` takes no option"),
+        ("hard-imagenet", ".", {"split": "test"}, "has the splits validation, train; got split=test"),
+    ],
+)
+def test_unknown_set_option_and_folder(name, source, options, message, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_image_set(name, tmp_path / source, **options)
 
 
 PAPER_TOWEL = "n03887697"  # label 700, merged into toilet tissue

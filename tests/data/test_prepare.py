@@ -188,3 +188,13 @@ def test_describe_masks(tmp_path):
     assert re.search(r"empty +1 █+", out) and re.search(r"10–20 +6 █{40}", out)  # 13 × 13 of 40 × 40 is 10.6 %
     assert re.search(r"90–100 +1 █", out) and re.search(r"full +1 █", out)
     assert "row 7: image is 40×40 but mask is 20×40" in out
+
+
+def test_describe_a_set_of_the_paper(tmp_path):
+    layouts.objectnet(tmp_path / "objectnet-1.0")
+    out = succeed("data", "describe", tmp_path / "objectnet-1.0", "--set", "objectnet")
+    assert "rows: 2, 0 of them unusable" in out and "rows that accept several labels: 1" in out
+    assert "images: 34–34 px wide (median 34), 28–28 px high" in out
+    source = broken_set(tmp_path / "set")
+    out = succeed("data", "describe", source, "--set", "imagenet-sketch")
+    assert "rows: 4, 1 of them unusable" in out and "first problems (1 of 1)" in out and "cannot be decoded" in out

@@ -83,6 +83,11 @@ def test_bad_rows_are_named_once_and_left_out(caplog, monkeypatch):
         assert re.search(f"train dataset, {pattern}.*The row is left out", message)
 
 
+def test_bad_rows_are_refused():
+    with pytest.raises(ValueError, match=r"train dataset, row 1 \(.*\): mask is empty.*bad_masks='skip'"):
+        numbers(stream_of(with_bad_rows(), bad_masks="refuse"), 2)
+
+
 def test_labels_of_another_model_are_refused():
     """Even if bad rows are left out: the other labels would be wrong too."""
     with pytest.raises(ValueError, match=r"row 2 .*: label 4 is outside the model's classes 0–3"):

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.usefixtures("datasets_cache", "undrawn")
 
 
 def test_images_have_one_role(inputs, tmp_path):
+    options = [*options_of(inputs, tmp_path / "out"), "--eval_split", "train"]
+    assert "Give two different splits" in call("improve", *options).error
     photos = tmp_path / "photos"
     shutil.copytree(inputs / "photos", photos)
     with Image.open(photos / "train" / "dot" / "1.jpg") as picture:
