@@ -277,6 +277,14 @@ def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):
     np.testing.assert_allclose(again.mixed, expected.mixed, atol=1e-5)
 
 
+def test_images_without_any_composite_are_refused():
+    """Nothing could be fitted, and all layers would be NaN."""
+    rows = masked_dataset(8).map(lambda row: {"mask": Image.fromarray(np.full((40, 52), 255, np.uint8))})
+    session = session_of({"before": tiny_vit()}, {"train": EvaluationSet.of(rows)})
+    with pytest.raises(ValueError, match="No object of the 8 train images"):
+        composite_outputs(session.sides["before"], session, 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_temperature_divides_the_whole_layer(dtype, tmp_path, monkeypatch):
     """Which is written in fp32, also of a model in half precision."""
