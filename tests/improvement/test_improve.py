@@ -204,6 +204,16 @@ def test_the_model_is_the_one_that_is_chosen_now(inputs, quick, tmp_path, monkey
     assert all((folder / name).is_file() for name in ("candidates.md", "verdict.json", "report.html"))
 
 
+def test_a_second_run_trains_nothing(inputs, improved, monkeypatch):
+    folder, printed = improved
+    kept = {name: content for name, content in files_below(folder).items() if not name.startswith(".")}
+    monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
+    again = options_of(inputs, folder)
+    again[3] = f"{inputs / 'photos'}/"  # the same images by another name
+    assert printed.endswith(succeed("improve", *again))
+    assert {name: content for name, content in files_below(folder).items() if not name.startswith(".")} == kept
+
+
 def test_other_inputs_are_refused(inputs, improved, tmp_path):
     """Another model, other images, or other settings: nothing of the folder would be theirs."""
     folder, _ = improved
