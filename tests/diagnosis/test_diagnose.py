@@ -33,7 +33,7 @@ from robust_vit_hf.relevance.relevance_map import relevance_map
 from robust_vit_hf.results.intervals import Interval
 from robust_vit_hf.utils.stage import Stage
 
-from ..helpers.commands import call, launch_two, succeed
+from ..helpers.commands import call, files_below, launch_two, succeed
 from ..helpers.layouts import bright_square, save
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, WIDE, masked_dataset, masked_rows, save_pretrained, tiny_vit
@@ -100,8 +100,13 @@ def test_images_in_all_conditions_are_kept(model, photographs, diagnosed):
         assert all(np.abs(seen[name][index] - grey).mean() < 15 for name, grey in shown.items())
 
 
-def test_files_of_other_settings_do_not_stay(model, photographs, diagnosed):
-    folder, _ = diagnosed
+def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatch):
+    folder, printed = diagnosed
+    kept = {name: content for name, content in files_below(folder).items() if not name.startswith(".")}
+    monkeypatch.setattr(Backgrounds, "measure", lambda *_: pytest.fail("measured again"))
+    again = succeed("diagnose", "--model", model, "--dataset", photographs, "--output_dir", folder, "--html")
+    assert again == printed
+    assert {name: content for name, content in files_below(folder).items() if not name.startswith(".")} == kept
     assert (folder / "report.html").is_file()
     (folder / "attributes.png").touch()
     succeed("diagnose", "--model", model, "--dataset", photographs, "--output_dir", folder)
