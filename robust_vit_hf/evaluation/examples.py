@@ -259,5 +259,6 @@ def before_after_figure(
                         pictures.append((f"{prefix}{side}, {target}:\n{named}", picture))
                 for axis, (caption, picture) in zip(axes[:, column], pictures, strict=False):
                     axis.imshow(picture)
-                    axis.set_title(plain(caption), fontsize=8)
+                    size = 6.5 if caption.startswith(LAYER_CAM) else 8  # no wider than the picture
+                    axis.set_title(plain(caption), fontsize=size)
     return figure
