@@ -285,11 +285,12 @@ def test_predictions_that_lost_a_row_are_named(tmp_path):
         Measured.load(stage)
 
 
-def test_images_that_must_not_be_published_are_no_examples(model, tmp_path):
+def test_images_that_must_not_be_published_are_no_examples(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("robust_vit_hf.diagnosis.diagnose.taken_rows", lambda _: [*range(8)])  # all are taken
     rows = masked_dataset(8).add_column("openly_licensed", [False] * 4 + [True] * 4)
     rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
     report = robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
-    assert len(report.examples) == 4
+    assert len(report.examples) == len(report.taken) == 4
 
 
 def test_only_on_another_background_is_a_prediction_taken_from_it():
