@@ -227,9 +227,10 @@ def test_gallery_of_an_evaluation(models, evaluated, client, monkeypatch):
     session = open_pair(*models, "paper")
     assert set_names(evaluated, session) == ["paper/validation"]
     measured = measured_set(evaluated, "paper/validation", session)
-    monkeypatch.setattr("robust_vit_hf.app.handlers.IMAGES_OF_A_PAGE", 20)  # the last page is full
-    images, text, page = client.predict("paper/validation", "all", 3, api_name="/gallery")
-    assert len(images) == 20 and page == 2 and "Page 2 of 2" in text
+    for size, pages, on_last in ((20, 2, 20), (12, 4, 4)):
+        monkeypatch.setattr("robust_vit_hf.app.handlers.IMAGES_OF_A_PAGE", size)
+        images, text, page = client.predict("paper/validation", "all", 9, api_name="/gallery")
+        assert len(images) == on_last and page == pages and f"Page {pages} of {pages}" in text
     # As ObjectNet, whose border the models do not see.
     framed = replace(measured, rows=replace(measured.rows, border=3))
     handlers = Handlers(replace(evaluated, model=models[0], compare=models[1]))
