@@ -13,6 +13,7 @@ from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.official import CLASSES, read_mappings
 
 from ..helpers import layouts
+from ..helpers.commands import succeed
 from ..helpers.layouts import both_ways, labels_and_names
 from ..helpers.tiny import GOLDFISH, TENCH
 
@@ -248,6 +249,18 @@ def test_waterbirds(tmp_path):
     next((tmp_path / "segmentations").rglob("*_0.png")).unlink()
     with pytest.raises(ValueError, match="Some_Bird_0"):
         load_image_set("waterbirds", root, segmentations=masks)
+
+
+def test_waterbirds_prepared_and_loaded_by_split(tmp_path):
+    root = layouts.waterbirds(tmp_path, BIRDS)
+    options = ["--segmentations", tmp_path / "segmentations", "--output_dir", tmp_path / "prepared"]
+    succeed("data", "prepare", "waterbirds", root, *options)
+    for split, count in (("train", 2), ("validation", 1), ("test", 2)):
+        prepared = load_image_set("waterbirds", tmp_path / "prepared", split=split)
+        made = load_image_set("waterbirds", root, split=split, segmentations=str(tmp_path / "segmentations"))
+        assert len(prepared) == count and prepared.features == made.features
+        assert [row["group"] for row in prepared] == [row["group"] for row in made]
+        assert (np.asarray(prepared[0]["mask"]) == np.asarray(made[0]["mask"])).all()
 
 
 def test_waterbirds_with_other_metadata(tmp_path):

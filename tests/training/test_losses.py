@@ -19,6 +19,14 @@ def test_a_map_of_a_diverged_model_gives_no_number(distance):
     assert found[0] == alone[0] and found[1].isnan()
 
 
+@pytest.mark.parametrize("mask_edges, background", [("fractional", 0.25), ("complement", 0.75)])
+def test_fractional_mask_values(mask_edges, background):
+    ones, quarter = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 0.25)
+    losses = RelevanceLoss(mask_edges=mask_edges)(ones, quarter)
+    assert losses["background_loss"].item() == background**2
+    assert losses["foreground_loss"].item() == 0
+
+
 def test_confidence():
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     # −log softmax of the larger logit: log(1 + e^−2) and log(1 + e^−1)
