@@ -24,7 +24,7 @@ from ..evaluation.options import NamedSource
 from ..evaluation.other_backgrounds import Attributes, Backgrounds
 from ..evaluation.session import Models, Session, Side, given_model, open_session
 from ..evaluation.sets import load_evaluation_sets
-from ..masks.choose_mask_maker import MASKS_FOLDER, MaskSettings, masked_images
+from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..results.html_page import PAGE_FILE, write_page
 from ..results.intervals import Interval
 from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
@@ -36,7 +36,7 @@ from .stand_in import OutOfFold, PhotographsDiagnosis, StandIn
 from .verdict import AttributeDiagnosis, Diagnosis
 
 
-ATTRIBUTES_FOLDER = "attributes"
+MASKS_FOLDER, ATTRIBUTES_FOLDER = "masks", "attributes"
 ALL_CONDITIONS = Backgrounds()
 
 
@@ -90,7 +90,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         imagenet_9 = {} if options.imagenet_9 is None else _imagenet_9(session, options.imagenet_9)
         side = session.sides["before"]
         making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
-        made = masked_images({folder / MASKS_FOLDER: images}, session.classes, making)
+        made = masked_images(folder, {MASKS_FOLDER: images}, session.classes, making)
         (images,) = write_left_out(made, folder)
         measured = session.with_images(images)
         report = measure_images(measured, images, options.attributes, folder)

@@ -24,10 +24,10 @@ from ..data.dataset_digest import dataset_identity
 from ..data.find_images import Images, write_left_out
 from ..data.mask_checks import confirmed
 from ..data.transforms import input_size
-from ..diagnosis.diagnose import measure_attributes, measure_backgrounds
+from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
 from ..evaluation.other_backgrounds import MOVED, check_composed, composite_outputs
 from ..evaluation.session import Models, Session, Side, given_model, open_session
-from ..masks.choose_mask_maker import MASKS_FOLDER, MaskSettings, makes_masks, masked_images
+from ..masks.choose_mask_maker import MaskSettings, makes_masks, masked_images
 from ..masks.foreground_layer import ConfirmedMasks
 from ..masks.options import Dinov2Options
 from ..models.last_layer import NoLastLayer
@@ -205,9 +205,9 @@ def with_masks(
 ) -> dict[str, Images]:
     counts = {role: len(of_role.rows) for role, of_role in images.items()}
     _say(1, f"Masks of {counts['train']} training and {counts['validation']} validation images")
-    folders, side = {session.folder / MASKS_FOLDER / role: images[role] for role in images}, session.sides["before"]
+    places, side = {f"{MASKS_FOLDER}/{role}": images[role] for role in images}, session.sides["before"]
     making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
-    made = masked_images(folders, session.classes, making)
+    made = masked_images(session.folder, places, session.classes, making)
     images = dict(zip(images, write_left_out(made, session.folder), strict=True))
     notes += [f"`train`: {note}" for note in images["train"].notes]
     return images

@@ -38,7 +38,6 @@ from .tokencut import TokenCut
 
 logger = logging.get_logger(__name__)
 
-MASKS_FOLDER = "masks"
 AUTO = ("sam3", "grounded", "rembg")  # in the order in which `auto` tries them
 OTHERS = {"sam3": Sam3Options, "grounded": GroundedOptions, "rembg": RembgOptions, "alpha": AlphaOptions}
 OF_FEATURES = {"dinov2": Dinov2Options, "tokencut": TokenCutOptions}
@@ -118,19 +117,22 @@ def makes_masks(images: Images, method: str | None) -> bool:
     return method not in (None, "auto") or "mask" not in images.rows.column_names
 
 
-def masked_images(images: Mapping[Path, Images], classes: Sequence[str], settings: MaskSettings) -> list[Images]:
+def masked_images(
+    output_dir: Path, images: Mapping[str, Images], classes: Sequence[str], settings: MaskSettings
+) -> list[Images]:
     """Return images labelled with `classes` and with masks: their own, or new ones, which a later call reads again. Launched processes
     share the work. Images are left out if they cannot be read, or their mask was rejected, empty or full.
 
     Args:
-        images: by the folder to which new masks are written, with contact sheets.
+        output_dir: folder of the results.
+        images: by the folder in `output_dir` to which new masks are written, with contact sheets.
         classes: names of the model's classes; labels become indices of them.
 
     Raises:
         ValueError: images have other classes, or only one of several classes is left.
     """
     try:
-        return [_masked(of_folder, classes, folder, settings) for folder, of_folder in images.items()]
+        return [_masked(of_place, classes, output_dir, place, settings) for place, of_place in images.items()]
     finally:
         choose_mask_maker.cache_clear()  # one mask maker is used for all images; its models are large
 
@@ -159,8 +161,8 @@ def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[s
     return method, mask_model, masker
 
 
-def _masked(images: Images, classes: Sequence[str], folder: Path, settings: MaskSettings) -> Images:
-    name = images.name
+def _masked(images: Images, classes: Sequence[str], output_dir: Path, place: str, settings: MaskSettings) -> Images:
+    name, folder = images.name, output_dir / place
     origin = images.masks or origin_of_masks(images.source)
     aligned = align_labels(images.rows, classes, name)  # rejects other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
@@ -197,8 +199,7 @@ def _masked(images: Images, classes: Sequence[str], folder: Path, settings: Mask
         notes.append(f"Of these classes, no image is left: {lost}.")
     if doubtful := int((~confirmed(rows)).sum()):
         sheet = folder / f"{CONTACT_SHEET}_train_{IN_DOUBT}.png"
-        place = sheet.as_posix().rpartition(f"/{MASKS_FOLDER}/")[2]
-        sheets = f"`{MASKS_FOLDER}/{place}`" if sheet.is_file() else "the contact sheets of the masks"
+        sheets = f"`{place}/{sheet.name}`" if sheet.is_file() else "the contact sheets of the masks"
         notes.append(
             f"In doubt: {doubtful} of {len(rows)} masks. No composites are made with these images. Look at {sheets}. If "
             f"many are wrong, try a background remover: --masks rembg (`{install_command('masks')}`)."

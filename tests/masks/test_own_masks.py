@@ -129,7 +129,7 @@ def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
     torn = FEATURES.encode_example(masked_rows(1)[0]) | {"image": {"bytes": b"torn", "path": None}}  # is left out
     rows = datasets.concatenate_datasets([images.rows, datasets.Dataset.from_list([torn], features=FEATURES)])
     given = replace(images, rows=rows)
-    (made,) = masked_images({tmp_path / "masks": given}, list("abcd"), MaskSettings("tokencut", mask_model))
+    (made,) = masked_images(tmp_path, {"masks": given}, list("abcd"), MaskSettings("tokencut", mask_model))
     assert made.masks == "made by tokencut" and len(made.rows) + made.rejected == 9
     recorded = made_from(tmp_path / "masks")
     cut = TokenCut.from_pretrained(mask_model, min_side=224)
@@ -142,12 +142,12 @@ def test_masks_need_no_classifier_where_a_model_is_named(tmp_path):
     assert kept and kept.keys() <= expected.keys()
     assert all(np.array_equal(mask, expected[image]) for image, mask in kept.items())
     with pytest.raises(ValueError, match=r"differ in: model, digests\.model"):  # the default is another model
-        masked_images({tmp_path / "masks": given}, list("abcd"), MaskSettings("tokencut"))
+        masked_images(tmp_path, {"masks": given}, list("abcd"), MaskSettings("tokencut"))
 
 
 def test_auto_takes_the_masks_that_the_images_have(tmp_path):
     given = Images(masked_dataset(8), "photos", "train")
-    (found,) = masked_images({tmp_path / "masks": given}, list("abcd"), MaskSettings("auto"))
+    (found,) = masked_images(tmp_path, {"masks": given}, list("abcd"), MaskSettings("auto"))
     assert found.rows["mask"][:] == given.rows["mask"][:] and not (tmp_path / "masks").exists()
 
 
@@ -175,8 +175,8 @@ def test_bf16_is_that_of_the_keys_alone(tmp_path):
     assert all(keys.dtype == torch.float32 for keys in seen) and not torch.equal(*seen)
     assert F.cosine_similarity(*seen, dim=-1).min() > 0.99
     mask_model = str(save_pretrained(tiny_vit(seed=7, patch_size=16), tmp_path / "vit", "paper"))
-    given = {tmp_path / "masks": square_images(tmp_path / "photos")}
-    masked_images(given, list("abcd"), MaskSettings("tokencut", mask_model, bf16=True))
+    given = {"masks": square_images(tmp_path / "photos")}
+    masked_images(tmp_path, given, list("abcd"), MaskSettings("tokencut", mask_model, bf16=True))
     assert made_from(tmp_path / "masks")["bf16"] is True
 
 
@@ -187,9 +187,9 @@ def test_a_camera_s_photographs_are_kept_small(tmp_path):
     for name, image in {"a": large, "b": large.resize((400, 300)), "c": large.resize((1200, 896))}.items():
         save(image, tmp_path / "photos" / "train" / name / f"{name}.jpg", orientation=6)
     model, processor = classifier()
-    given = {tmp_path / "masks": find_images(str(tmp_path / "photos"), "train")}
+    given = {"masks": find_images(str(tmp_path / "photos"), "train")}
     settings = MaskSettings("dinov2", None, model, processor)
-    (made,) = masked_images(given, ["a", "b", "c"], settings)
+    (made,) = masked_images(tmp_path, given, ["a", "b", "c"], settings)
     large_input = replace(settings, processor=make_image_processor("paper", (384, 320)))
     assert (settings.shorter_side, large_input.shorter_side) == (448, 768)
     sizes = {row["file_name"]: (row["image"].size, row["mask"].size) for row in made.rows}
@@ -216,12 +216,11 @@ def test_masks_in_doubt_have_a_contact_sheet(doubted, tmp_path, monkeypatch):
     given = replace(given, rows=datasets.concatenate_datasets(4 * [given.rows]))
     monkeypatch.setattr(contact_sheets, "save_picture_grid", save)
     monkeypatch.setattr(choice, "choose_mask_maker", lru_cache(lambda *_: ("dinov2", "vit", make)))
-    (made,) = masked_images({tmp_path / "masks" / "train": given}, list("abcd"), MaskSettings("dinov2"))
-    in_doubt = [f"{text} {place * 26 // 24}" for place in range(24) for text in ("doubt", "row")]
-    expected = {"contact_sheet_train_in_doubt.png": in_doubt}
-    assert sum("row" in text for text in shown.pop("contact_sheet_train.png")) == 24 and shown == (
-        expected if doubted else {}
-    )
+    (made,) = masked_images(tmp_path, {"masks/train": given}, list("abcd"), MaskSettings("dinov2"))
+    captions = [f"{text} {place * 26 // 24}" for place in range(24) for text in ("doubt", "row")]
+    expected = {"contact_sheet_train_in_doubt.png": captions}
+    assert sum("row" in text for text in shown.pop("contact_sheet_train.png")) == 24
+    assert shown == (expected if doubted else {})
     told = "In doubt: 26 of 32 masks. No composites are made with these images. Look at `masks/train/contact_sheet_train_in_doubt.png`."
     assert [note.partition(" If ")[0] for note in made.notes] == [told][: doubted > 0]
 
@@ -240,9 +239,9 @@ def test_rembg_uses_the_named_model(tmp_path, monkeypatch):
     mask = MaskResult(ImageOps.expand(Image.new("L", (64, 64), 255), 16))
     load = Mock(return_value=lambda images, rows: len(images) * [mask])
     monkeypatch.setattr(background_remover, "background_remover", load)
-    given = {tmp_path / "masks": square_images(tmp_path / "photos")}
-    masked_images(given, list("abcd"), MaskSettings("rembg", "u2net"))
+    given = {"masks": square_images(tmp_path / "photos")}
+    masked_images(tmp_path, given, list("abcd"), MaskSettings("rembg", "u2net"))
     assert made_from(tmp_path / "masks")["model"] == "u2net"
     with pytest.raises(OtherInputs, match="model"):
-        masked_images(given, list("abcd"), MaskSettings("rembg"))
+        masked_images(tmp_path, given, list("abcd"), MaskSettings("rembg"))
     assert [call.args for call in load.mock_calls] == [("u2net",), ("isnet-general-use",)]
