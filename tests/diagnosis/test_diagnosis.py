@@ -217,8 +217,8 @@ def test_a_change_of_a_ratio_may_exceed_one():
 
 
 def test_chance_follows_the_classes_of_the_images():
-    """Of 80 images of one class and 20 of another, a model that sees the first everywhere is right by chance in 80 %. A class that no
-    image has is no donor's."""
+    """Of 80 images of one class and 20 of another, a model that sees the first everywhere is right by chance in 80 %. A class
+    without images is never that of a donor."""
     label = np.repeat([0, 1], [80, 20])
     columns = diagnosis(100).columns | {"label": label, "accepted": [[one] for one in label], "donor_class": 1 - label}
     found = Diagnosis(

@@ -153,11 +153,11 @@ class Attack:
     what: str
     change: Callable[[Inputs], Any]  # may return options of the command, as [`Words`]
     refused: str | None = None  # words of the error, where `{root}` is the folder of the inputs
-    images: int = NUM_IMAGES  # that are measured if there is no error
-    told: str = ""  # is printed then
+    images: int = NUM_IMAGES  # number of images that are measured if the command succeeds
+    told: str = ""  # part of what is printed then
     command: str = "diagnose"
     after: bool = False  # the command is complete in the output folder before the attack
-    processes: int = 1  # share the command, started by a launcher
+    processes: int = 1  # how many share the command, started by a launcher
 
 
 @contextmanager

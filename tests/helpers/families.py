@@ -23,7 +23,7 @@ class Family:
 
     name: str
     model_class: type[PreTrainedModel]
-    reads: str  # by the head, in words
+    reads: str  # what the head reads, in words
     prefix: tuple[float, ...]  # weights of the prefix tokens in what the head reads
     patches: float  # weight of the patches, which share it
     settings: dict = field(default_factory=dict)  # of the configuration

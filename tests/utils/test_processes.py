@@ -43,9 +43,8 @@ def test_results_do_not_make_code_dirty_and_edits_do(tmp_path):
         command = ["git", "-C", tmp_path, "-c", "user.name=A", "-c", "user.email=a@b", *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    code, recipe, results = (
-        tmp_path / name for name in ("package/utils/environment.py", "recipe.yaml", "results.json")
-    )
+    code, recipe = tmp_path / "package" / "utils" / "environment.py", tmp_path / "recipe.yaml"
+    results = tmp_path / "results.json"
     code.parent.mkdir(parents=True)
     shutil.copy(Path(environment.__file__), code)
     results.write_text("1")
