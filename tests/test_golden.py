@@ -25,7 +25,7 @@ from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import KINDS
 from robust_vit_hf.data.background_edits import ATTRIBUTES, compose, draw_donors, edited
 from robust_vit_hf.data.balanced_splits import choose_images, held_out
-from robust_vit_hf.data.transforms import measured_place, place_in_image
+from robust_vit_hf.data.transforms import place_in_image
 from robust_vit_hf.hub.model_card import describe_method
 from robust_vit_hf.metrics.calibration import Calibration
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
@@ -138,7 +138,7 @@ def process_images(record: Recorder) -> None:
         given = {key: [moments(of) for of in rows[key]] for key in ("pixel_values", "mask")}
         placed = zip(rows["mask"], images, strict=True)
         given["map"] = [place_in_image(mask[0], image.size, processor) for mask, image in placed]
-        record.add(name, given | {"place": [measured_place(processor, image.size) for image in images]})
+        record.add(name, given)
     for name in ("ViT", "DeiT, distilled", "Dinov2WithRegisters", "BEiT", "CLIP, zero-shot", "SigLIP"):
         folder = record.root / "families" / name
         write_model(FAMILIES[name].tiny(), folder, package.make_image_processor("paper", 32), 9)

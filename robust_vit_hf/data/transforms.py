@@ -1,10 +1,10 @@
-"""What a model sees: the geometry of image processors, and joint transforms of image and mask.
+"""What a model sees: joint transforms of image and mask, and where a map of the model's input lies in the image.
 
-The geometry is read from the settings of processors that only resize, crop and normalise, and otherwise measured on flat images. Masks
-are resized bilinearly without antialiasing, as in the released code.
+A mask goes through the image processor of its image, on torchvision bilinearly and without antialiasing, as in the released code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from functools import lru_cache, partial, wraps
 
 import numpy as np
@@ -12,40 +12,46 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
-from transformers import BaseImageProcessor, ViTImageProcessor
+from transformers import BaseImageProcessor
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
+from transformers.processing_utils import ImagesKwargs
 
 from ..utils.images import to_rgb
 from .mask_checks import mask_to_tensor
 from .schema import check_masks
 
 
-SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
-SETTINGS += ("do_normalize", "image_mean", "image_std")
 ASKED = "give a protocol (`paper` or `native`), or your own `transform`, which takes an image and is not random"
 Transform = Callable[[dict[str, list]], dict[str, list]]  # of a batch of rows
 
 
 def has_plain_geometry(processor: BaseImageProcessor) -> bool:
-    """Whether a processor only resizes, centre-crops, rescales and normalises, as a `ViTImageProcessor` does."""
-    if not all(hasattr(processor, name) for name in SETTINGS):
+    """Whether a processor is on torchvision, and its class adds no step or setting for images to those of a `ViTImageProcessor`."""
+    kind, backend = type(processor), TorchvisionBackend
+    if not isinstance(processor, backend) or (kind.resize, kind.center_crop) != (backend.resize, backend.center_crop):
         return False
-    plain = ViTImageProcessor(**{name: getattr(processor, name) for name in SETTINGS})
-    noise = np.random.default_rng(0).integers(0, 256, (2, 48, 80, 3), dtype=np.uint8)
-    for image in (Image.fromarray(noise[0]), Image.fromarray(noise[1] // 2).transpose(Image.Transpose.ROTATE_90)):
-        given = processor([image], return_tensors="pt").get("pixel_values")
-        are_images = given is not None and given[0].ndim == 3
-        if not are_images or not np.array_equal(given[0], plain([image], return_tensors="pt")["pixel_values"][0]):
-            return False
-    return True
+    return kind.valid_kwargs.__annotations__.keys() <= ImagesKwargs.__annotations__.keys() | {"do_reduce_labels"}
+
+
+def _pixels(processor: BaseImageProcessor, images: list, **settings) -> list[torch.Tensor]:
+    """Processed images `(3, H, W)`, fp32; `ValueError` if the processor gives anything else. `settings` replace attributes."""
+    processor = copy(processor)
+    vars(processor).update(settings)
+    values = processor(images, return_tensors="pt").get("pixel_values")
+    if values is None or values[0].ndim != 3:
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, does not give images as `pixel_values` (3, H, W): {ASKED}."
+        )
+    return [image.float() for image in values]
+
+
+def _flat(processor: BaseImageProcessor, level: int, size: tuple[int, int]) -> torch.Tensor:
+    return _pixels(processor, [Image.new("RGB", size, (level,) * 3)])[0]
 
 
 def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
     """Height and width of the images that a processor gives, which must all have one size."""
-    if has_plain_geometry(processor):
-        size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else None
-        if size and size.get("height") and size.get("width"):
-            return size["height"], size["width"]
     sizes = {tuple(_flat(processor, 0, size).shape[1:]) for size in ((160, 96), (96, 160))}
     if len(sizes) > 1:
         raise ValueError(
@@ -67,115 +73,60 @@ def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> to
     return ((pixel_values - black) / (white - black)).clamp(0, 1)
 
 
-def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`."""
-    both = has_plain_geometry(processor) and processor.do_rescale and processor.do_normalize
+def normalization(processor: BaseImageProcessor, released: bool = True) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`; by default in two steps as in the released code, from
+    which the processor's single step differs in the last bit."""
+    both = released and has_plain_geometry(processor) and processor.do_rescale and processor.do_normalize
     if both and processor.rescale_factor == 1 / 255:
-        # In two steps as in the released code, from which the processor's single step differs in the last bit.
         normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
         return lambda image: normalize(functional.to_dtype(image, scale=True))
+    if isinstance(processor, TorchvisionBackend | PilBackend):  # some swap the channels, too
+        kept = dict.fromkeys(("do_resize", "do_center_crop", "do_pad"), False)
+        return lambda image: _pixels(processor, [image], **kept)[0]
     black, white = (level.view(3, 1, 1) for level in pixel_levels(processor))
     return lambda image: black + (white - black) * (image / 255)
-
-
-def measured_transforms(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
-    """Functions of images and of masks for any other processor; `whole` squashes both. A mask is processed as an image, and compared
-    with a black and a white image. Processors that are random or not linear in the pixels are rejected."""
-    if whole:
-        size, normalize = [*input_size(processor)], normalization(processor)
-        squash = partial(functional.resize, size=size)
-        return (
-            lambda images: [normalize(squash(functional.pil_to_tensor(image))) for image in images],
-            lambda masks: [squash(mask / 255) for mask in masks],
-        )
-    levels = lru_cache(maxsize=16)(lambda size: tuple(_flat(processor, level, size) for level in (0, 255)))
-    _check_linear(processor)
-
-    def of_masks(masks: list[torch.Tensor]) -> list[torch.Tensor]:
-        input_size(processor)  # rejects several sizes
-        pictures = map(functional.to_pil_image, masks)
-        return [_grey(processor, picture, *levels(picture.size)) for picture in pictures]
-
-    return lambda images: [
-        values.float() for values in processor(images, return_tensors="pt")["pixel_values"]
-    ], of_masks
 
 
 def place_in_image(values: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
     """Place a map of the model's input `(H, W)`, in [0, 1], such as relevance, in the image of the given width and height from which
     the processor made the input. The picture is 0 outside the crop."""
     picture = Image.fromarray((255 * values.clamp(0, 1)).round().byte().cpu().numpy())
-    if not has_plain_geometry(processor):
-        (across, left), (down, top) = measured_place(processor, size)
-    else:
-        if not processor.do_center_crop:
-            resized = picture.size
-        elif not processor.do_resize:
-            resized = size
-        elif edge := processor.size.get("shortest_edge"):
-            resized = tuple(edge * side / min(size) for side in size)
-        else:
-            resized = (processor.size["width"], processor.size["height"])
-        # A crop that is larger than the resized image pads it, and begins before it.
-        across, down = (length / side for length, side in zip(resized, size, strict=True))
-        left, top = ((side - length) / 2 for length, side in zip(resized, picture.size, strict=True))
+    sides, choose = _resize_of(processor, size, picture.size)
+    if choose is not None:
+        factor = choose(new / side for new, side in zip(sides, size, strict=True))
+        sides = [factor * side for side in size]
+    # A crop that is larger than the resized image pads it, and begins before it.
+    across, down = (length / side for length, side in zip(sides, size, strict=True))
+    left, top = ((side - length) / 2 for length, side in zip(sides, picture.size, strict=True))
     coordinates = (across, 0, left, 0, down, top)  # from pixels of the image to those of the map
     return picture.transform(size, Image.Transform.AFFINE, coordinates, Image.Resampling.BILINEAR)
 
 
-def measured_place(processor: BaseImageProcessor, size: tuple[int, int]) -> list[tuple[float, float]]:
-    """From where a processor takes the pixels of images of this width and height: factor and offset, for columns and for rows, from
-    coordinates in the image to those in its output, fitted to a gradient of grey."""
-    _check_linear(processor)
-    black, white = (_flat(processor, level, size) for level in (0, 255))
-    lines = []
-    for axis, side in enumerate(size):
-        ramp = np.linspace(0, 255, side).round().astype(np.uint8)
-        pixels = np.broadcast_to(ramp if axis == 0 else ramp[:, None], size[::-1])
-        seen = _grey(processor, Image.fromarray(pixels.copy()), black, white)[0].numpy()
-        values = seen[seen.shape[0] // 2] if axis == 0 else seen[:, seen.shape[1] // 2]
-        inside = (values > 0.02) & (values < 0.98)  # not where it pads
-        if inside.sum() < 2:  # the side has a single pixel
-            lines.append((len(values) / side, 0.0))
-        else:
-            lines.append(tuple(np.polyfit(values[inside] * (side - 1) + 0.5, np.flatnonzero(inside) + 0.5, 1)))
-    return lines
-
-
-def _grey(
-    processor: BaseImageProcessor, picture: Image.Image, black: torch.Tensor, white: torch.Tensor
-) -> torch.Tensor:
-    """Grey values `(1, H, W)` in [0, 1] of a processed picture; 0 where the processor pads."""
-    contrast = (white - black).mean(dim=0, keepdim=True)
-    inside = (_processed(processor, picture.convert("RGB")) - black).mean(dim=0, keepdim=True)
-    return torch.where(contrast.abs() > 1e-6, inside / contrast, 0.0).clamp(0, 1)
-
-
-def _check_linear(processor: BaseImageProcessor) -> None:
-    # So far from black and white that no interpolation reaches them.
-    noise = 5 * np.random.default_rng(0).integers(12, 40, (80, 120, 3), dtype=np.uint8)
-    black, white = (_flat(processor, level, (120, 80)) for level in (0, 255))
-    first, dark = (_processed(processor, Image.fromarray(pixels)) for pixels in (noise, noise // 5))
-    again = (_processed(processor, Image.fromarray(noise)) for _ in range(10))  # since random flips may agree
-    same, contrast = all(torch.equal(first, other) for other in again), (white - black).abs().max()
-    if not same or not contrast or (dark - black - 0.2 * (first - black)).abs().max() > 0.01 * contrast:
-        why = "changes the contrast of each image" if same else "is random"
-        raise ValueError(
-            f"The image processor, a {type(processor).__name__}, {why}, so that a mask cannot follow its image: {ASKED}."
-        )
-
-
-def _flat(processor: BaseImageProcessor, level: int, size: tuple[int, int]) -> torch.Tensor:
-    return _processed(processor, Image.new("RGB", size, (level,) * 3))
-
-
-def _processed(processor: BaseImageProcessor, image: Image.Image) -> torch.Tensor:
-    values = processor([image], return_tensors="pt").get("pixel_values")
-    if values is None or values[0].ndim != 3:
-        raise ValueError(
-            f"The image processor, a {type(processor).__name__}, does not give images as `pixel_values` (3, H, W): {ASKED}."
-        )
-    return values[0].float()
+def _resize_of(
+    processor: BaseImageProcessor, size: tuple[int, int], target: tuple[int, int]
+) -> tuple[Sequence[float], Callable | None]:
+    """Width and height to which a processor squashes an image of `size`, or which the image covers (`max`) or fits in (`min`), before
+    its middle is cropped or padded to `target`. Unless settings or a `Compose` say more, the image is squashed to `target`."""
+    kind, settings = type(processor).__name__, vars(processor)
+    steps = getattr(settings.get("val_transforms") or settings.get("transform"), "transforms", ())  # timm, or own
+    named = {type(step).__name__: step for step in steps}
+    if resize := named.get("Resize") or named.get("ResizeKeepRatio"):
+        sides = [resize.size] * 2 if isinstance(resize.size, int) else (resize.size * 2)[1::-1]
+        if longest := getattr(resize, "longest", None):
+            return sides, min
+        return sides, max if longest == 0 or np.size(resize.size) == 1 else None
+    sizes, crops, share = settings.get("size") or {}, settings.get("do_center_crop"), settings.get("crop_pct")
+    edge = settings.get("resize_short") or sizes.get("shortest_edge") or 0  # PP-LCNet; others
+    if edge and share and (crops or edge < 384):  # PoolFormer; ConvNeXt
+        return [edge / share] * 2, max
+    if settings.get("do_thumbnail") or not (crops or "CenterCrop" in named):  # Donut pads
+        return target, min if settings.get("do_thumbnail") else None
+    if not settings.get("do_resize"):
+        return size, None
+    if kind.startswith("Perceiver"):  # it crops first, in proportion to the crop
+        edge = settings["crop_size"]["height"]
+    edge *= 256 / 224 if kind.startswith("Levit") else 1
+    return ([edge] * 2, max) if edge else ((sizes["width"], sizes["height"]), None)
 
 
 def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
@@ -222,11 +173,10 @@ def train_transform(
     seed_of_row: Callable[[int], tuple[int, ...]] | None = None,
     resample: int = PILImageResampling.BILINEAR,
 ) -> Transform:
-    """Joint training transform of the released code: squash to 256×256, random crop of 224 (both scaled to the
-    processor's size), horizontal flip.
+    """Joint training transform of the released code: squash to 256×256, random crop of 224 (both scaled to the processor's size, which
+    must be one), horizontal flip.
 
     Args:
-        processor: image processor, whose images have one size.
         seed_of_row: gives the seed of a row's crop and flip by its `row_index`; by default, torch's random state is used.
         resample: interpolation of the squash of images; bilinear in the released code.
 
@@ -236,17 +186,16 @@ def train_transform(
     """
     height, width = input_size(processor)
     size = [round(height * 256 / 224), round(width * 256 / 224)]
-    interpolation, normalize = pil_torch_interpolation_mapping[resample], normalization(processor)
+    normalize = normalization(processor)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         batch = {"pixel_values": [], "mask": []}
-        for index, (image, mask) in enumerate(zip(rows["image"], rows["mask"], strict=True)):
+        for index, pair in enumerate(zip(rows["image"], rows["mask"], strict=True)):
             seed = int(torch.randint(2**62, ())) if seed_of_row is None else seed_of_row(rows["row_index"][index])
             rng = np.random.default_rng(seed)
             top, left, flip = (int(rng.integers(limit)) for limit in (size[0] - height + 1, size[1] - width + 1, 2))
-            image = functional.resize(functional.pil_to_tensor(to_rgb(image)), size, interpolation)
-            mask = functional.resize(mask_to_tensor(mask) / 255, size, InterpolationMode.BILINEAR, antialias=False)
-            crops = [functional.crop(picture, top, left, height, width) for picture in (image, mask)]
+            squashed = _squash_image(pair[0], size, resample), _squash_mask(mask_to_tensor(pair[1]), size)
+            crops = [functional.crop(picture, top, left, height, width) for picture in squashed]
             image, mask = map(functional.horizontal_flip, crops) if flip else crops
             batch["pixel_values"].append(normalize(image))
             batch["mask"].append(mask)
@@ -255,9 +204,35 @@ def train_transform(
     return transform
 
 
-class _MaskProcessor(ViTImageProcessor):
-    def resize(self, image, size, resample=None, **kwargs):
-        return super().resize(image, size, PILImageResampling.BILINEAR, antialias=False)
+def _squash_image(image: Image.Image, size: Sequence[int], resample: int) -> torch.Tensor:
+    return functional.resize(
+        functional.pil_to_tensor(to_rgb(image)), [*size], pil_torch_interpolation_mapping[resample]
+    )
+
+
+def _squash_mask(mask: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return functional.resize(mask / 255, [*size], InterpolationMode.BILINEAR, antialias=False)
+
+
+def _process_mask(mask: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
+    """An 8-bit mask `(1, H, W)` as a processor takes its image; fp32 in [0, 1]."""
+    if isinstance(processor, TorchvisionBackend):
+
+        def resize(image: torch.Tensor, size: dict, resample: int | None = None, *args, **kwargs) -> torch.Tensor:
+            return processor.resize(image, size, PILImageResampling.BILINEAR, *args, antialias=False, **kwargs)
+
+        # `include_top` is a second normalisation of EfficientNet.
+        settings = dict.fromkeys(("do_rescale", "do_normalize", "include_top", "do_convert_rgb"), False)
+        image = mask / 255 if has_plain_geometry(processor) else mask.expand(3, -1, -1) / 255  # others swap channels
+        return _pixels(processor, [image], resize=resize, **settings)[0][:1]
+    picture = functional.to_pil_image(mask).convert("RGB")  # as an image, between a black one and a white one
+    pictures = [Image.new("RGB", picture.size), picture, picture, Image.new("RGB", picture.size, "white")]
+    black, seen, again, white = (_pixels(processor, [one])[0].mean(0, keepdim=True) for one in pictures)
+    if not torch.equal(seen, again):
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, is random, so that a mask cannot follow its image: {ASKED}."
+        )
+    return torch.where(white == black, 0, (seen - black) / (white - black)).clamp(0, 1)  # 0 where it pads
 
 
 @picklable
@@ -271,50 +246,39 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0, whole: bool =
     Returns:
         Function with the inputs and outputs of the function that [`train_transform`] returns.
     """
-    transforms = _plain if has_plain_geometry(processor) else measured_transforms
-    images_of, masks_of = transforms(processor, whole)
+    size_of = lru_cache(1)(partial(input_size, processor))
+    images_of = _squashing(processor, getattr(processor, "resample", None)) if whole else partial(_pixels, processor)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         if "mask" in rows:
             check_masks(rows)
+            size_of()  # rejects several sizes
         images = [ImageOps.crop(to_rgb(image), border) for image in rows["image"]]
         check_resized(images, processor)
         batch = {"pixel_values": images_of(images)}
         if "mask" in rows:
-            batch["mask"] = masks_of([mask_to_tensor(mask) for mask in rows["mask"]])
+            masks = map(mask_to_tensor, rows["mask"])
+            batch["mask"] = [_squash_mask(of, size_of()) if whole else _process_mask(of, processor) for of in masks]
         return batch | ({"labels": rows["label"]} if "label" in rows else {})
 
     return transform
 
 
-def _plain(processor: BaseImageProcessor, whole: bool) -> tuple[Callable, Callable]:
-    if whole:
-        height, width = input_size(processor)
-        squashed = {"do_resize": True, "size": {"height": height, "width": width}}
-        squashed |= {"do_center_crop": False, "crop_size": None}
-        processor = type(processor).from_dict(processor.to_dict() | squashed)
-    geometry = {name: getattr(processor, name) for name in ("do_resize", "size", "do_center_crop", "crop_size")}
-    mask_processor = _MaskProcessor(**geometry, do_rescale=False, do_normalize=False)
-
-    def of_masks(masks: list[torch.Tensor]) -> list[torch.Tensor]:
-        input_size(processor)  # rejects several sizes
-        return list(mask_processor([mask / 255 for mask in masks], return_tensors="pt")["pixel_values"])
-
-    return lambda images: list(processor(images, return_tensors="pt")["pixel_values"].float()), of_masks
+def _squashing(processor: BaseImageProcessor, resample: int | None) -> Callable[[list], list[torch.Tensor]]:
+    size, normalize = input_size(processor), normalization(processor, released=False)
+    resample = PILImageResampling.BILINEAR if resample is None else resample
+    return lambda images: [normalize(_squash_image(image, size, resample)) for image in images]
 
 
 @picklable
 def segmentation_transform(processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR) -> Transform:
     """Transform of the paper's segmentation test: as [`eval_transform`], but image and mask are squashed, the mask by nearest pixels."""
-    size = [*input_size(processor)]
-    if has_plain_geometry(processor):
-        processor = type(processor).from_dict(processor.to_dict() | {"resample": resample})
-    of_images = eval_transform(processor, whole=True)
+    size, images_of = [*input_size(processor)], _squashing(processor, resample)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         check_masks(rows)
         masks = [mask_to_tensor(mask) for mask in rows["mask"]]
         resized = [functional.resize(mask, size, InterpolationMode.NEAREST_EXACT) / 255 for mask in masks]
-        return of_images({"image": rows["image"]}) | {"mask": resized}
+        return {"pixel_values": images_of(rows["image"]), "mask": resized}
 
     return transform

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # the command line does not import transformers for names
 # `paper` and `native`: see `make_image_processor`. `model`: the processor saved with the model, unchanged.
 Protocol = Literal["paper", "native", "model"]
 TIMM_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # what timm's evaluation transform needs
+# Settings of a `ViTImageProcessor`, which tell a protocol.
+SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+SETTINGS += ("do_normalize", "image_mean", "image_std")
 STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
 
@@ -219,7 +222,7 @@ def _run_record(name: str) -> dict:
 
 def protocol_of(processor: BaseImageProcessor) -> Protocol:
     """The protocol that gives this image processor; `model` if neither `paper` nor `native` does."""
-    from ..data.transforms import SETTINGS, input_size
+    from ..data.transforms import input_size
 
     for protocol in ("paper", "native"):
         try:

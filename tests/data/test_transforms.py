@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
+from torchvision.transforms import v2
 from transformers import ViTImageProcessor
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
@@ -18,9 +19,10 @@ from robust_vit_hf.data.transforms import (
     check_resized,
     denormalize,
     input_size,
-    measured_place,
+    place_in_image,
     segmentation_transform,
 )
+from robust_vit_hf.models.added_classifiers import OwnProcessor
 
 
 IMAGENET_STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -183,26 +185,58 @@ OTHERS = {
 KEPT = ("DPT, aspect ratio", "no crop", "TextNetImageProcessor")
 
 
+# Functions of a user. One pads what is normalised already, and one pads with white.
+TO_TENSOR = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.4] * 3, [0.3] * 3)]
+FUNCTIONS = {
+    "crop": v2.Compose([v2.Resize(72), v2.CenterCrop(64), *TO_TENSOR]),
+    "squash": v2.Compose([v2.Resize((64, 96)), *TO_TENSOR]),
+    "grey edges": v2.Compose([v2.Resize((60, 56)), *TO_TENSOR, v2.CenterCrop((64, 64))]),
+    "white edges": v2.Compose([v2.Resize((60, 60)), v2.Pad(2, 255), *TO_TENSOR]),
+    "function": lambda image: v2.Compose(TO_TENSOR)(image.resize((96, 64))),
+}
+FOLLOWED = [*CLASSES, *OTHERS, *FUNCTIONS]
+
+
 def made(name: str):
+    if name in FUNCTIONS:
+        return OwnProcessor(FUNCTIONS[name])
     if name in OTHERS:
         return OTHERS[name]()
     arguments = next((given for start, given in ARGUMENTS.items() if name.startswith(start)), {})
     return getattr(transformers, name)(**arguments)
 
 
-def probe(size: tuple[int, int]) -> dict[str, list[Image.Image]]:
-    """A bright rectangle on a dark ground, and its mask."""
+def probe(size: tuple[int, int]) -> dict[str, list]:
+    """A bright rectangle on a dark ground, away from the middle, and its mask."""
     image, mask = Image.new("RGB", size, (20, 40, 60)), Image.new("L", size, 0)
-    box = [size[0] * 0.3, size[1] * 0.35, size[0] * 0.6, size[1] * 0.75]
+    box = [size[0] * 0.3, size[1] * 0.35, size[0] * 0.6, size[1] * 0.68]
     ImageDraw.Draw(image).rectangle(box, fill=(240, 230, 220))
     ImageDraw.Draw(mask).rectangle(box, fill=255)
-    return {"image": [image], "mask": [mask]}
+    return {"image": [image], "mask": [mask], "row_index": [0]}
+
+
+def box(shown) -> np.ndarray:
+    """First and last row and column of a rectangle, in a map of booleans `(H, W)`."""
+    rows, columns = np.nonzero(np.asarray(shown))
+    return np.array([rows.min(), rows.max(), columns.min(), columns.max()])
+
+
+def seen(batch: dict[str, list], processor) -> torch.Tensor:
+    """Where the model's input is bright, with what is padded taken as dark."""
+    bright = denormalize(batch["pixel_values"][0], processor).mean(dim=0) > 0.5
+    if getattr(processor, "transform", None) is FUNCTIONS["white edges"]:
+        bright[:2], bright[-2:], bright[:, :2], bright[:, -2:] = False, False, False, False
+    return bright
+
+
+SIZES = ((150, 100), (90, 160), (64, 64), (300, 420))
 
 
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("name", [*CLASSES, *OTHERS])
+@pytest.mark.parametrize("name", FOLLOWED)
 def test_object_and_mask_are_taken_to_the_same_place(name, whole):
-    """IoU of the bright pixels and the mask, of images of two aspect ratios, or a refusal that says what to give."""
+    """The edges of the bright rectangle and of the mask agree to a pixel of the input, and those of the mask that is placed in the image
+    to a pixel of either; or a refusal says what to give."""
     processor = made(name)
     if name.removesuffix("Pil") in REFUSED + KEPT:
         kept = (
@@ -214,52 +248,63 @@ def test_object_and_mask_are_taken_to_the_same_place(name, whole):
             eval_transform(processor, whole=whole)(probe((150, 100)))
         return
     transform = eval_transform(processor, whole=whole)
-    for size in ((150, 100), (90, 160)):
-        batch = transform(probe(size))
+    for size in SIZES:
+        rows = probe(size)
+        batch = transform(rows)
         (values,), (mask,) = batch["pixel_values"], batch["mask"]
         assert values.shape[1:] == mask.shape[1:] == input_size(processor)
-        bright, inside = denormalize(values, processor).mean(dim=0) > 0.5, mask[0] > 0.5
-        assert inside.float().mean() > 0.05
-        assert (bright & inside).sum() / (bright | inside).sum() >= 0.98
+        assert values.dtype == mask.dtype == torch.float32 and mask.min() == 0 and 0.99 < mask.max() < 1.000001
+        assert mask.gt(0.5).float().mean() > 0.05
+        assert np.abs(box(seen(batch, processor)) - box(mask[0] > 0.5)).max() <= 1
+        if not whole and name != "white edges":  # whose `Pad` is not read
+            placed = np.asarray(place_in_image(mask[0], size, processor)) > 127
+            pixel = max(max(size) / min(mask.shape[1:]), 1)  # of the input, in the image
+            assert np.abs(box(placed) - box(rows["mask"][0])).max() <= pixel
 
 
-def test_the_measured_place_of_pixels():
-    """Of a squash to 64 × 64, which goes from edge to edge."""
-    (across, left), (down, top) = measured_place(made("timm, squash"), (40, 30))
-    assert (across, down) == pytest.approx((64 / 40, 64 / 30), rel=0.01) and abs(left) < 0.2 and abs(top) < 0.2
-    assert measured_place(made("timm, squash"), (1, 30))[0] == (64, 0)
+@pytest.mark.parametrize("name", [name for name in FOLLOWED if name.removesuffix("Pil") not in REFUSED + KEPT])
+def test_object_and_mask_are_cropped_and_flipped_alike_in_training(name):
+    processor, turned = made(name), set()
+    for seed in range(6):
+        batch = train_transform(processor, lambda row, seed=seed: (seed, row))(probe((150, 100)))
+        mask = batch["mask"][0]
+        assert batch["pixel_values"][0].shape[1:] == mask.shape[1:] == input_size(processor)
+        bright = denormalize(batch["pixel_values"][0], processor).mean(dim=0) > 0.5
+        assert np.abs(box(bright) - box(mask[0] > 0.5)).max() <= 1
+        turned.add(bool((mask[0].sum(0) * torch.arange(mask.shape[2])).sum() / mask.sum() > mask.shape[2] / 2))
+    assert turned == {False, True}
 
 
-class SometimesFlipped(transformers.ViTImageProcessor):
-    """In one of six calls, the fifth first."""
-
-    calls = 0
-
-    def preprocess(self, images, **kwargs):
-        self.calls += 1
-        found = super().preprocess(images, **kwargs)
-        if self.calls % 6 == 5:
-            found["pixel_values"] = found["pixel_values"].flip(-1)
-        return found
-
-
-def test_a_transform_that_is_random_now_and_then_is_refused():
-    with pytest.raises(ValueError, match="is random"):
-        measured_place(SometimesFlipped(size={"height": 64, "width": 64}), (40, 30))
+@pytest.mark.parametrize("name", [name for name in FOLLOWED if name.removesuffix("Pil") not in REFUSED + KEPT])
+def test_training_has_the_colours_of_the_evaluation(name):
+    """Some processors swap the channels or normalise twice."""
+    processor, rows = made(name), {"image": [Image.new("RGB", (96, 96), (250, 120, 10))]}
+    rows["mask"] = [Image.new("L", (96, 96), 255)]
+    middle = tuple(side // 2 for side in input_size(processor))
+    expected = eval_transform(processor)(rows)["pixel_values"][0][:, *middle]
+    for transform in (
+        train_transform(processor),
+        eval_transform(processor, whole=True),
+        segmentation_transform(processor),
+    ):
+        torch.testing.assert_close(transform(rows)["pixel_values"][0][:, *middle], expected, atol=1e-5, rtol=1e-5)
 
 
-class Cubed(transformers.ViTImageProcessor):
-    def preprocess(self, images, **kwargs):
-        found = super().preprocess(images, **kwargs)
-        return found | {"pixel_values": found["pixel_values"] ** 3}
+@pytest.mark.parametrize(
+    "name", ["EfficientNetImageProcessor", "ViTImageProcessor", "ViTImageProcessorPil", "timm, squash"]
+)
+def test_a_soft_mask_stays_soft(name):
+    """Where an image is not resized, its mask keeps its values."""
+    processor = made(name)
+    if "timm" not in name:
+        processor.size = {"height": 64, "width": 64}
+    mask = Image.fromarray(np.linspace(0, 255, 64 * 64).round().astype(np.uint8).reshape(64, 64))
+    found = eval_transform(processor)({"image": [mask.convert("RGB")], "mask": [mask]})["mask"][0]
+    torch.testing.assert_close(found, mask_to_tensor(mask) / 255, atol=1e-5, rtol=0)
 
 
-class Stretched(transformers.ViTImageProcessor):
-    def preprocess(self, images, **kwargs):
-        return super().preprocess([*map(ImageOps.autocontrast, images)], **kwargs)
-
-
-@pytest.mark.parametrize("kind", [Cubed, Stretched])
-def test_a_transform_that_is_not_linear_is_refused(kind):
-    with pytest.raises(ValueError, match="changes the contrast of each image"):
-        eval_transform(kind(size={"height": 64, "width": 64}))
+def test_a_transform_that_is_random_is_refused():
+    transform = eval_transform(OwnProcessor(v2.Compose([v2.Resize((96, 96)), v2.RandomCrop(64), *TO_TENSOR])))
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"is random, so that a mask cannot follow its image.*your own `transform`"):
+        transform(probe((150, 100)))
