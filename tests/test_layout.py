@@ -21,6 +21,7 @@ ORDER = [
     "evaluation",
     "hub",
     "training",
+    "finetuning",
     "diagnosis",
     "improvement",
     "app",
@@ -68,5 +69,5 @@ def test_no_circle_of_modules():
 
 
 def test_the_first_level_is_short():
-    names = [path.name for path in (ROOT / "robust_vit_hf").iterdir() if not path.name.startswith(("__", "py.typed"))]
+    names = [path.stem for path in (ROOT / "robust_vit_hf").iterdir() if not path.name.startswith(("__", "py.typed"))]
     assert sorted(names) == sorted(ORDER)

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional
 from tqdm.auto import tqdm
 
 from robust_vit_hf.data.emoji_shift import background
-from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
+from robust_vit_hf.metrics.streaming import RelevanceSegmentation
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.models.loading import with_new_head

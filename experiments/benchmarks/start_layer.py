@@ -20,7 +20,7 @@ from robust_vit_hf.data.emoji_shift import load_split
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurement import TransformedRows
 from robust_vit_hf.evaluation.options import NamedSource
-from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
+from robust_vit_hf.metrics.streaming import RelevanceSegmentation
 from robust_vit_hf.models.image_processors import load_processor, resolve_protocol, squash_resample
 from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.results.tables import Table

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from robust_vit_hf.data.emoji_shift import NEW_BACKGROUNDS
 from robust_vit_hf.results.tables import Table, percent
-from robust_vit_hf.training.options import METHOD_OPTIONS
 from robust_vit_hf.training.recipes import train_arguments
 
 from ..paper.check_claims import SIMILAR
@@ -49,7 +48,11 @@ from .experiment_results import (
 from .text_blocks import benchmark, commits_of
 
 
-OF_A_METHOD = (*METHOD_OPTIONS, "background_swap", "learning_rate", "num_train_epochs")
+OF_A_METHOD = (
+    *("relevance_weight", "confidence_weight", "background_weight", "foreground_weight", "relevance_distance"),
+    *("mask_edges", "mean_over", "relevance_target", "confidence_target", "second_order", "start_layer"),
+    *("released_gradients", "background_swap", "learning_rate", "num_train_epochs"),
+)
 MAP_SCORES = {"mean_ap": "mAP", "pixel_accuracy": "pixel accuracy", "mean_iou": "mIoU"}
 SHOWN = (OURS, PAPER_WEIGHTS, "bce", SWAP, OF_RECIPE, "original-target", "finetune")  # in findings.md
 SETTINGS = (

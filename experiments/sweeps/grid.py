@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from robust_vit_hf.evaluation.options import NamedSource, expand_sets
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
-from robust_vit_hf.training.recipes import check_option, find_recipe, read_recipe, read_yaml
+from robust_vit_hf.training.recipes import find_recipe, read_recipe, train_values
 from robust_vit_hf.utils.files import json_digest
-from robust_vit_hf.utils.options import SHARE, Options, declared_options, option
+from robust_vit_hf.utils.options import SHARE, Options, declared_options, option, unknown
 
 from .choose_settings import TUNED_OPTIONS
 
@@ -71,7 +71,10 @@ class Grid:
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     """Read a grid, with the keys of [`GridFile`]. `imagenet/paper-split` in it is the subfolder `paper-split` of `imagenet`, the
     folder of prepared sets."""
-    keys = GridFile(**read_yaml(path, declared_options(GridFile)))
+    values, known = read_recipe(path), declared_options(GridFile)
+    if others := [name for name in values if name not in known]:
+        raise ValueError(f"`{path}`: {unknown('option', str(others[0]), known)}")
+    keys = GridFile(**values)
     composed = keys.choose_by == "mixed_rand"
     if keys.interpolation_weights and not composed:
         raise ValueError(
@@ -115,7 +118,7 @@ def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Poin
 
 
 def _options(path: Path, where: str, options: Any) -> dict:
-    """Check the options in a part of a grid, or each value in a list, with [`check_option`]."""
+    """Check that the options in a part of a grid can be those of several runs."""
     if not isinstance(options, dict | None):
         raise ValueError(f"`{path}`, {where}: expected a mapping of options to values.")
     checked = {}
@@ -125,10 +128,7 @@ def _options(path: Path, where: str, options: Any) -> dict:
                 raise ValueError("every run would push to one repository: leave `push_to_hub` out.")
             if value == []:
                 raise ValueError(f"the list of `{name}` has no values, so that there would be no run.")
-            if isinstance(value, list):
-                checked[name] = [check_option(str(name), entry) for entry in value]
-            else:
-                checked[name] = check_option(str(name), value)
+            checked[name] = value
         except ValueError as error:
             raise ValueError(f"`{path}`, {where}: {error}") from None
     return checked
@@ -137,9 +137,7 @@ def _options(path: Path, where: str, options: Any) -> dict:
 def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tuned: dict) -> Point:
     """A run with these options, which override the recipe of the model that the grid names next to its seeds."""
     model, given = base.get("model", BUNDLED_MODEL), base | of_seed
-    method = given.get("method")
-    recipe = find_recipe(model, given.get("dataset"), method)
-    options = ({} if recipe is None else read_recipe(recipe, method)) | given
+    options = train_values(find_recipe(model, given.get("dataset"), given.get("method")), given)
     options.pop("output_dir", None)
     options |= {name: options[name].rstrip("/") or "/" for name in PATHS if isinstance(options.get(name), str)}
     seeded = [*of_seed, *(name for name, value in options.items() if SEED_NAME in str(value) and name not in of_seed)]

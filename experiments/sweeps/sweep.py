@@ -14,12 +14,15 @@ from pathlib import Path
 import submitit
 import torch
 import yaml
+from datasets import Dataset, IterableDataset
 from submitit.helpers import DelayedSubmission
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
+from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK
 from robust_vit_hf.data.schema import check_columns
+from robust_vit_hf.data.stream import stream_identity
 from robust_vit_hf.evaluation.evaluate import evaluate
 from robust_vit_hf.evaluation.measurement import is_measured
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
@@ -27,15 +30,13 @@ from robust_vit_hf.evaluation.sets import load_evaluation_sets
 from robust_vit_hf.models.image_processors import Protocol, is_of_paper, resolve_protocol
 from robust_vit_hf.models.loading import load_model, model_digest
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
-from robust_vit_hf.training.callbacks import TrainingInterrupted
-from robust_vit_hf.training.checkpoints import identity_of
 from robust_vit_hf.training.config import RobustViTConfig
-from robust_vit_hf.training.finetuning import finetune
+from robust_vit_hf.finetuning import finetune
 from robust_vit_hf.training.load_data import DRAWN_FROM_BENCHMARKS, load_data
 from robust_vit_hf.training.options import DataArguments, ModelArguments
 from robust_vit_hf.training.recipes import train_arguments
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
-from robust_vit_hf.utils.processes import begin_command, end_by_signals
+from robust_vit_hf.utils.processes import TrainingInterrupted, begin_command, end_by_signals
 from robust_vit_hf.utils.stage import Stage, lock_file
 
 from .grid import Grid, Point, read_grid
@@ -195,7 +196,7 @@ class SweepRun:
         """Train, or resume the training, and finish the stage."""
         for name in (PREDICTIONS, INTERPOLATED, ROBUSTNESS):  # of a lost training
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        config.resume_from_checkpoint = "last" if lock_file(self.folder / RUN, "train").exists() else None
+        config.resume_from_checkpoint = "last" if (self.folder / RUN).is_dir() else None
         finetune(model, data, config, self.folder / PREDICTIONS, self.root / ORIGINALS)
         predictions = [path for path in (self.folder / PREDICTIONS).glob("*/*/*") if path.is_file()]
         made = [self.folder / RUN / RUN_FILE, self.folder / RUN / RESULTS_FILE, *predictions]
@@ -267,13 +268,17 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
                 if grid.interpolation_weights:
                     check_columns(validation, "validation")  # as `choose_by: mixed_rand` needs them
                 tested = [] if data.test_split is None else [rows.dataset for rows in measured.values()]
-                datasets[of_data] = [identity_of(images) for images in (train, validation, *tested)]
+                datasets[of_data] = [images and identity_of(images) for images in (train, validation, *tested)]
         except (ValueError, OSError) as error:
             raise ValueError(f"{point.name}: {error}") from error
         run.inputs = {"model": models[key][1], "datasets": datasets[of_data]}
         run.stage.check()
         runs.append(run)
     return runs
+
+
+def identity_of(images: Dataset | IterableDataset) -> str:
+    return stream_identity(images) if isinstance(images, IterableDataset) else dataset_identity(images)
 
 
 def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTConfig) -> list[dict]:

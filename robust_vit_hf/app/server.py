@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from packaging.requirements import Requirement
 
 from ..evaluation.examples import EXAMPLES_FILE
+from ..finetuning import finetune
 from ..models import emoji_shift_model as bundled
 from ..models.image_processors import Protocol, resolve_protocol
 from ..models.model_names import BUNDLED_MODEL, MODELS, registered_of, resolve
-from ..training.finetuning import finetune
 from ..training.recipes import list_recipes, train_arguments
 from ..utils.files import RESULTS_FILE, RUN_FILE, atomic_folder, cache_of, read_json
 from ..utils.privacy import is_hub_id

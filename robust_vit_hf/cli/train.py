@@ -1,10 +1,11 @@
 """`robust-vit train`: options from a recipe and the command line."""
 
+import argparse
 import os
 from pathlib import Path
 
-from ..training.recipes import find_recipe, list_recipes, train_arguments, train_options
-from .parser import Parser
+from ..training.recipes import Arguments, find_recipe, list_recipes, train_parser, train_values
+from .parser import TrainParser
 
 
 DESCRIPTION = f"""Finetune a model on images with masks, so that its relevance map leaves the background and covers the object, as in
@@ -16,34 +17,36 @@ Options come from a recipe, which the command line overrides: the one that --con
   robust-vit train --model vit-b --dataset photos-masks --output_dir runs/vit-b
   robust-vit train                       # the bundled model and images
   robust-vit train --method gradmask     # another method, see docs/train.md
-  accelerate launch --module robust_vit_hf.cli train --model vit-b    # on several GPUs; so does trainer/train.py"""
+  accelerate launch trainer/train.py --model vit-b    # on several GPUs"""
 
 
-def parse_arguments(argv: list[str]) -> tuple:
-    """Arguments of [`finetune`]; exits like [`~robust_vit_hf.cli.parser.parse`]."""
+def parse_arguments(argv: list[str]) -> Arguments:
+    """Arguments of [`~robust_vit_hf.finetuning.finetune`]; exits like [`~robust_vit_hf.cli.parser.parse`]."""
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    prog = "robust-vit train"
-    parser = Parser(prog, DESCRIPTION, argv, usage=f"{prog} [--config RECIPE] [options]")
-    parser.groups["input"].add_argument("--config", metavar="RECIPE", help="recipe, see above")
-    # --debug is an option of all commands. Only a recipe can set the Trainer's option of this name.
-    parser.add_options([option for option in train_options().values() if option.name != "debug"], undo=True)
-    options = vars(parser.parse_args(argv))
-    named = options.pop("config", None)
-    recipe = named or find_recipe(*(options.get(name) for name in ("model", "dataset", "method")))
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--config", "--model", "--dataset", "--method"):
+        first.add_argument(name)
+    named, _ = first.parse_known_args(argv)
+    given = {name: value for name, value in vars(named).items() if value is not None}
+    settings = {"prog": "robust-vit train", "text": DESCRIPTION, "argv": argv}
+    recipe = given.pop("config", None) or find_recipe(*(given.get(name) for name in ("model", "dataset", "method")))
     try:
-        arguments = train_arguments(recipe, **options)
-    except ValueError as error:
-        parser.error(str(error))
+        parser = train_parser(train_values(recipe, given), TrainParser, **settings)
+    except (ValueError, OSError) as error:
+        of_file = "" if recipe is None or str(recipe) in str(error) else f"`{recipe}`: "
+        TrainParser((), **settings).error(f"{of_file}{error}")
+    parser.groups["input"].add_argument("--config", metavar="RECIPE", help="recipe, see above")
+    arguments = parser.parse(argv)
     if recipe is not None and os.environ.get("RANK", "0") == "0":
         print(f"Recipe: {list_recipes().get(str(recipe), recipe)}")
     return arguments
 
 
-def train(arguments: tuple) -> str:
+def train(arguments: Arguments) -> str:
     """Finetune, and return the table and the output folder as text; an empty string outside the main process."""
     from ..evaluation.examples import FIGURE_FILE
-    from ..training.finetuning import finetune
+    from ..finetuning import finetune
 
     table = finetune(*arguments)
     folder = Path(arguments[-1].output_dir)

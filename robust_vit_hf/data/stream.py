@@ -9,7 +9,6 @@ import datasets
 import numpy as np
 import torch
 import xxhash
-from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
@@ -35,6 +34,7 @@ class MaskedStream(torch.utils.data.IterableDataset):
         transform: [`train_transform`] of an image processor.
         mapping: class of the model for each label, see [`label_mapping`].
         bad_masks: `skip` leaves out unusable rows and rows whose mask is empty or full; `refuse` raises an error.
+        endless: whether the stream begins again at its end.
     """
 
     dataset: datasets.IterableDataset
@@ -43,16 +43,13 @@ class MaskedStream(torch.utils.data.IterableDataset):
     mapping: dict[int, int] | None
     bad_masks: Literal["skip", "refuse"]
     seed: int
-    rank: int = 0
-    num_processes: int = 1
-
-    def __post_init__(self):
-        self.share = split_dataset_by_node(self.dataset.decode(False), self.rank, self.num_processes)
+    endless: bool = True
 
     def __iter__(self) -> Iterator[dict]:
         features, num_bad = self.dataset.features, 0
-        for epoch in count():
-            rows = self.share.with_format(None)  # a copy: workers share the memory with the epoch of `datasets`
+        for epoch in count() if self.endless else range(1):
+            # A copy: workers share the memory with the epoch of `datasets`.
+            rows = self.dataset.decode(False).with_format(None)
             rows.set_epoch(epoch)
             index = -1
             for index, row in enumerate(_encoded(rows, features)):
@@ -72,7 +69,7 @@ class MaskedStream(torch.utils.data.IterableDataset):
                 if epoch == 0:
                     logger.warning(f"{where}: {problem}. The row is left out.")
             if index < 0 and get_worker_info() is None:
-                raise ValueError("The train dataset has no rows, or fewer rows than processes.")
+                raise ValueError("The train dataset has no rows.")
             if index < 0:
                 return  # there are more workers than shards
 

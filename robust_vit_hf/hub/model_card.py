@@ -17,7 +17,7 @@ from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS, PAPER_SETS
 from ..data.stream import MaskedStream
 from ..data.transforms import has_plain_geometry, input_size
 from ..models.image_processors import protocol_of
-from ..models.loading import load_model, weights_digest
+from ..models.loading import base_digest, load_model, weights_digest
 from ..models.model_names import MODELS, find_model, registered_of
 from ..relevance.architectures import ImageModel, why_no_map
 from ..results.summary import MEAN_ROW, main_table
@@ -53,16 +53,21 @@ TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability")
 
 
 def describe_run(trainer: Trainer, facts: dict) -> dict:
-    """Contents of `run.json`: JSON values from a [`RobustViTTrainer`] after training, and from the `facts` for its card."""
-    args, validation = trainer.args, trainer.validation
+    """Contents of `run.json`: JSON values from a [`RobustViTTrainer`], and from the `facts` for its card."""
+    args, logs, count = trainer.args, trainer.state.log_history, None
     model = trainer.accelerator.unwrap_model(trainer.model)
     facts = {"hub_model_id": trainer.hub_model_id or args.hub_model_id, "folder": args.output_dir} | facts
+    # The saved model is the best one, if the Trainer loads that, or the last one.
+    saved = trainer.state.best_global_step if args.load_best_model_at_end else trainer.state.global_step
+    validation = next((log for log in logs if log["step"] == saved and "eval_loss" in log), None)
+    if hasattr(trainer.eval_dataset, "__len__"):
+        count = len(trainer.eval_dataset)
     return describe_model(model, trainer.processing_class, facts, trainer.train_dataset, trainer.eval_dataset) | {
-        "training": _hyperparameters(trainer),
-        "validation": validation and {"images": len(trainer.eval_dataset), "text": _in_words(validation)},
+        "training": _hyperparameters(trainer, facts.get("adapter")),
+        "validation": validation and {"images": count, "text": _in_words(validation)},
         "steps": trainer.state.global_step,
-        "seconds": round(trainer.time.seconds, 1),
-        "resumed": trainer.time.resumed,
+        "seconds": round(sum(log.get("train_runtime", 0.0) for log in logs), 1),
+        "base_digest": base_digest(model),
     }
 
 
@@ -105,7 +110,6 @@ def describe_model(
         "validation": None,
         "steps": 0,
         "seconds": 0.0,
-        "resumed": False,
         **environment(),
     }
 
@@ -135,25 +139,16 @@ def _listed(value: str | list[str] | None) -> list[str] | None:
 def _in_words(metrics: dict[str, float]) -> str:
     names = ("loss", "relevance_loss", "background_loss", "foreground_loss", "confidence_loss")
     parts = [f"{name.replace('_', ' ')} {metrics[f'eval_{name}']:.4f}" for name in names if f"eval_{name}" in metrics]
-    if "eval_original_top1" in metrics and "eval_top1" in metrics:
-        top1 = f"top-1 {percent(metrics['eval_original_top1'])} before, {percent(metrics['eval_top1'])} after"
-        parts = [top1, *parts]
+    if "eval_top1" in metrics:
+        parts = [f"top-1 {percent(metrics['eval_top1'])}", *parts]
     return ", ".join(parts)
 
 
-def describe_method(trainer: Trainer) -> dict[str, str]:
-    rows, adapter = trainer.args.describe(), trainer._adapter
-    if isinstance(trainer.train_dataset, MaskedStream) and trainer.args.lr_scheduler_type == "constant":
-        rows["learning rate"] = f"{trainer.args.learning_rate:g}, constant"  # a stream has one epoch: no decay
-    if adapter is not None:
-        rank = f" of rank {adapter.r}" if getattr(adapter, "r", None) else ""
-        merged = "" if hasattr(trainer.model, "peft_config") else ", merged"
-        rows["adapter"] = f"{adapter.peft_type.value}{rank}{merged}"
-    return rows
-
-
-def _hyperparameters(trainer: Trainer) -> dict[str, str]:
+def _hyperparameters(trainer: Trainer, adapter: str | None) -> dict[str, str]:
     args = trainer.args
+    rows = args.describe() | ({} if adapter is None else {"adapter": adapter})
+    if isinstance(trainer.train_dataset, MaskedStream):
+        rows["learning rate"] = f"{args.learning_rate:g}, constant"  # a stream has no epochs
     warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} %"
     checkpoint = "last"
     if args.load_best_model_at_end:
@@ -167,7 +162,7 @@ def _hyperparameters(trainer: Trainer) -> dict[str, str]:
         "epochs": f"{trainer.state.epoch or 0:g}",
         "batch": f"{size} image{'s' if size > 1 else ''}, on {processes}",
         "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
-        **describe_method(trainer),
+        **rows,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "seed": str(args.seed),
         "checkpoint": checkpoint,

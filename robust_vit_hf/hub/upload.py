@@ -14,7 +14,6 @@ from huggingface_hub.errors import HTTPError
 from ..data.contact_sheets import CONTACT_SHEET
 from ..data.write_dataset import made_from
 from ..models.interpolation import INTERPOLATION_FILE
-from ..models.loading import BASE_FILE
 from ..models.model_names import CONVERSION_FILE, MODELS
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.privacy import is_hub_id
@@ -26,7 +25,7 @@ from .options import PushOptions
 ADAPTER_FILE = "adapter_config.json"
 # Only these files are uploaded. Others in the folder, of the Trainer and of other commands, contain local paths, the user's
 # images or their names.
-MODEL_FILES = [CARD_FILE, RUN_FILE, RESULTS_FILE, EVALUATION_FILE, INTERPOLATION_FILE, CONVERSION_FILE, BASE_FILE]
+MODEL_FILES = [CARD_FILE, RUN_FILE, RESULTS_FILE, EVALUATION_FILE, INTERPOLATION_FILE, CONVERSION_FILE]
 MODEL_FILES += ["tables.md", "candidates.md", "verdict.json", "LICENSE*", "NOTICE*"]
 MODEL_FILES += ["*config.json", "*model*.safetensors", "*model*.bin", "*.index.json", "*.py"]
 DATASET_FILES = [CARD_FILE, STAGE_FILE, "*.parquet", f"{CONTACT_SHEET}*.png"]

@@ -14,17 +14,19 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..evaluation.measurement import NonFiniteLogits
 from ..evaluation.other_backgrounds import COVERED, MOVED, Outputs
 from ..evaluation.session import Side
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.loading import load_model
-from ..training.callbacks import TrainingInterrupted
 from ..training.checkpoints import last_checkpoint
 from ..training.config import RobustViTConfig
-from ..training.trainer import RobustViTTrainer, TrainingDiverged
+from ..training.losses import TrainingDiverged
+from ..training.trainer import RobustViTTrainer
 from ..utils.files import RUN_FILE, read_json
+from ..utils.processes import TrainingInterrupted
 from ..utils.stage import Stage
 from .candidates import INTERPOLATION_WEIGHTS, Candidate, measured_outcomes
 from .options import ImproveOptions
@@ -113,7 +115,7 @@ class Finetuning:
     def trained(self) -> PreTrainedModel:
         """The finetuned model, which is trained if it was not saved. A second training gives the same weights."""
         folder = self.folder / TRAINING_FOLDER
-        if not (folder / RUN_FILE).is_file():  # this file is written last
+        if not (folder / TRAINER_STATE_NAME).is_file():  # this file is written last
             self._train(folder)
         return load_model(str(folder)).to(self.side.model.device)
 
@@ -140,15 +142,12 @@ class Finetuning:
         )
         model = self.start.build()[0] if self.start else deepcopy(self.side.model)
         trainer = RobustViTTrainer(model, config, self.train, processing_class=self.side.processor)
-        try:
-            trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
-        except TrainingInterrupted as error:
-            raise TrainingInterrupted(
-                f"{str(error).partition('.')[0]} of the training. Start the same command again to resume.",
-                error.exit_status,
-            ) from error
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise TrainingInterrupted(trainer.state.global_step, "Start the same command again to resume.")
         trainer.save_model(_internal_call=True)
         trainer.create_model_card(**self.facts)
+        trainer.save_state()
 
     def build(self, weight: float) -> tuple[PreTrainedModel, dict[str, dict]]:
         """The model at an interpolation weight, and its record."""

@@ -94,7 +94,7 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
     Launched processes share the images, and the first one writes: it returns what was written."""
     check_output_dir(options.output_dir, options.images)
     # The first process compares finished rows with the source, and writes the last slice, while the others wait.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=12))
     title, lines = f"{Path(options.images).name}, masks by {options.METHOD}", []
     with Stage(options.output_dir, {}).lock() if state.is_main_process else nullcontext():
         for split in options.split or ["train" if options.set is None else KNOWN_SETS[options.set].splits[0]]:

@@ -19,13 +19,12 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.classes import check_class_names, classes_of_model
 from ..relevance.architectures import UNRECORDED_ATTENTION, unwrap_pretrained
-from ..utils.files import json_digest, read_json, weights_read
+from ..utils.files import RUN_FILE, json_digest, read_json, weights_read
 from .added_classifiers import CLIPZeroShotForImageClassification
 from .model_names import MODELS, check_model, resolve
 from .timm_format import OtherArchitecture, load_timm, timm_to_hf
 
 
-BASE_FILE = "base_model.json"  # in the folder of an adapter: the digest of its base
 # Values of a configuration that do not change logits: names, paths, versions, initialisation and output format. The digest
 # covers `architectures` by the class of the model, and `dtype` by its weights.
 NOT_COMPUTED = {
@@ -239,12 +238,12 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     base = load_model(base_name, trust_remote_code)
     record = None
     with suppress(EntryNotFoundError):  # also raised if offline and never downloaded
-        record = read_json(Path(name, BASE_FILE) if Path(name).is_dir() else Path(hf_hub_download(name, BASE_FILE)))
-    known, digest = (record or {}).get("digest"), model_digest(base)
+        record = read_json(Path(name, RUN_FILE) if Path(name).is_dir() else Path(hf_hub_download(name, RUN_FILE)))
+    known, digest = (record or {}).get("base_digest"), model_digest(base)
     if known not in (None, digest):
         raise ValueError(
             f"The base `{base_name}` has changed since the adapter `{name}` was trained: its digest was {known}, and is {digest} now. "
-            f"Restore the base, or train the adapter again. Without `{BASE_FILE}`, the base is not checked."
+            f"Restore the base, or train the adapter again. Without `{RUN_FILE}`, the base is not checked."
         )
     with weights_read(name):
         names = load_peft_weights(name, device="cpu").keys()
@@ -264,6 +263,23 @@ def model_digest(model: PreTrainedModel, weights: str | None = None) -> str:
     defaults = _as_json(type(model.config)().to_dict())
     config = {name: value for name, value in _computed(model.config.to_dict()).items() if value != defaults.get(name)}
     return json_digest([weights or weights_digest(model), type(model).__name__, config])
+
+
+def base_digest(model: nn.Module) -> str | None:
+    """Digest of the base of a PEFT model, which [`load_model`] checks. `None` without an adapter, or if training changes the base."""
+    configs = getattr(model, "peft_config", {}).values()
+    if not configs or any(getattr(config, "bias", "none") != "none" for config in configs):
+        return None
+    from peft.utils import ModulesToSaveWrapper
+
+    base = copy.deepcopy(model)
+    for name, module in list(base.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # `unload` would leave the trained copy
+            base.set_submodule(name, module.original_module)
+    base = base.unload()
+    if {value.dtype for value in base.state_dict().values() if value.is_floating_point()} != {torch.float32}:
+        return None
+    return model_digest(base)
 
 
 def weights_digest(model: PreTrainedModel) -> str:

@@ -1,91 +1,143 @@
-"""Configuration of a finetuning run and of its control: options of the method and of the Trainer, with defaults and checks. Also FSDP2."""
+"""Arguments of a finetuning run: those of the Trainer and of the paper's loss. Configs of other methods are beside their losses."""
 
 import os
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from importlib.util import find_spec
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate import Accelerator
 from torch import nn
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy, SchedulerType
+from transformers.trainer_utils import SchedulerType
 
-from ..utils.privacy import public_settings
 from .methods import load_method
-from .options import METHOD_OPTIONS, FinetuningArguments
 
 
+STEP_DECAY = "step_decay"  # the schedule of the released code, which transformers does not have
 # Name of the option since transformers 5.23.
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
 
 
-@dataclass
-class RobustViTConfig(FinetuningArguments, TrainingArguments):
-    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], some with the paper's defaults, and
-    those of [`FinetuningArguments`], which `robust-vit train --help_all` describes."""
+def option(default: Any, text: str) -> Any:
+    """Field of a config, as `HfArgumentParser` reads it."""
+    return field(default=default, metadata={"help": text})
 
-    GROUP: ClassVar[str] = "options of transformers.Trainer"
+
+@dataclass
+class RobustViTConfig(TrainingArguments):
+    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and those of the loss, Eq. 1 to 5 of
+    https://huggingface.co/papers/2206.01161. With another `method`, it is a config of that method.
+
+    Raises:
+        ValueError: the settings would train something else than they say, see `_conflicts`.
+    """
+
+    # Defaults that differ from those of TrainingArguments. Unless a line says otherwise, they are the paper's.
+    learning_rate: float = option(3e-6, "Initial learning rate of AdamW (Table 5: that of ViT-B).")
+    weight_decay: float = option(
+        1e-4, "Weight decay on all parameters, also biases and norms, as in the released code."
+    )
+    num_train_epochs: float = option(50, "Number of epochs (section 4).")
+    max_grad_norm: float = option(0.0, "Gradient clipping. 0: none, as in the released code.")
+    lr_scheduler_type: str = option(
+        STEP_DECAY, "Schedule of the Trainer, or `step_decay`: times `lr_decay_rate` every `lr_decay_every` epochs."
+    )
+    eval_strategy: str = option("epoch", "When to evaluate: `no`, `steps` or `epoch`.")
+    save_strategy: str = option("epoch", "When to save: `no`, `steps`, `epoch` or `best`.")
+    save_total_limit: int | None = option(1, "Checkpoints kept in addition to the best one. Ours, to save space.")
+    load_best_model_at_end: bool = option(True, "Load the best checkpoint at the end: the lowest validation loss.")
+    logging_steps: float = option(10, "Steps between two logs. Ours, since runs are short.")
+    remove_unused_columns: bool = option(False, "Must stay False: `image` is not an argument of the model.")
+    enable_jit_checkpoint: bool = option(True, "Save a checkpoint at SIGTERM. Ours, since clusters end jobs by it.")
+
+    # The loss
+    method: str = option("robustvit", "Method. Each has options and defaults of its own, see docs/train.md.")
+    relevance_weight: float = option(0.8, "Weight of the relevance loss (Eq. 5); 0 for none.")
+    confidence_weight: float = option(0.2, "Weight of the confidence loss (Eq. 5).")
+    background_weight: float = option(2.0, "Weight of the background loss (Eq. 3 or Eq. 8).")
+    foreground_weight: float = option(0.3, "Weight of the foreground loss (Eq. 3).")
+    relevance_distance: Literal["mse", "bce"] = option("mse", "Distance of relevance map and mask (Eq. 1 and 2).")
+    mask_edges: Literal["fractional", "complement"] = option(
+        "fractional", "Background at a mask value v between 0 and 1: v as in the released code, or 1 - v."
+    )
+    mean_over: Literal["image", "region"] = option("image", "Pixels over which losses of the map are averaged.")
+    relevance_target: Literal["label", "prediction"] = option("label", "Class whose relevance is trained.")
+    confidence_target: Literal["label", "prediction", "original"] = option(
+        "prediction", "Target of the confidence loss: a class (Eq. 4), or `original`, the output before finetuning."
+    )
+    confidence_temperature: float = option(1.0, "Temperature of the confidence loss.")
+    second_order: bool = option(False, "Differentiate relevance maps through the attention gradients too.")
+    start_layer: int = option(0, "First layer of relevance propagation.")
+    background_swap: float = option(
+        0.0, "Probability that a training image gets the background of another image of its batch."
+    )
+    backgrounds: str | None = option(None, "Folder of backgrounds: pictures without objects of the classes.")
+
+    # Schedule and data
+    lr_decay_rate: float = option(0.85, "Factor on the learning rate every `lr_decay_every` epochs, by `step_decay`.")
+    lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.")
+    bad_masks: Literal["skip", "refuse"] = option("skip", "What to do with empty or full masks and bad stream rows.")
+
+    unused: ClassVar[tuple[str, ...]] = ()  # fields of this class without effect on a method
+
+    def __new__(cls, *arguments, method: str = "robustvit", **settings):
+        return super().__new__(load_method(method).config if cls is RobustViTConfig else cls)
 
     def __post_init__(self):
-        FinetuningArguments.__post_init__(self)
-        self.use_cpu |= not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
-        if self.use_cpu:
-            # transformers 5.24 sets the timeout of the process group only on accelerators.
-            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
+        if self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+            raise ValueError("DeepSpeed is not supported. Use DDP or FSDP2, see docs/train.md.")
         self.load_best_model_at_end = self.load_best_model_at_end and self.eval_strategy != "no"
-        TrainingArguments.__post_init__(self)
-        self._n_gpu = min(self.n_gpu, 1)  # the Trainer would split batches among several GPUs
-        self.do_eval = self.eval_strategy != "no"  # `replace` copies it from a config that evaluates
-        if self.device.type == "cpu":  # otherwise torch warns that there is no accelerator
-            self.dataloader_pin_memory = False
-        if "tensorboard" in self.report_to and find_spec("tensorboard") is None:
-            raise ModuleNotFoundError(
-                "`report_to` names TensorBoard, which is not installed: set `report_to` to `none`, or install it",
-                name="tensorboard",
-            )
-        if getattr(self, CHECKPOINTING):
-            options = dict(getattr(self, f"{CHECKPOINTING}_kwargs") or {})
-            setattr(self, f"{CHECKPOINTING}_kwargs", {"use_reentrant": False} | options)
-        method = load_method(self.method)
-        if self.background_swap is None:
-            self.background_swap = method.background_swap
-        for name, unset in METHOD_OPTIONS.items():
-            if getattr(self, name) is unset:
-                setattr(self, name, method.DEFAULTS.get(name, unset))
-            elif name not in method.DEFAULTS:
-                raise ValueError(
-                    f"`{name}` is not an option of the method `{self.method}`, whose options are {', '.join(method.DEFAULTS)}. Leave it out."
-                )
-        for message, applies in (self._conflicts() | method.conflicts(self)).items():
+        has_step_decay = self.lr_scheduler_type == STEP_DECAY
+        if has_step_decay:
+            self.lr_scheduler_type = SchedulerType.CONSTANT  # until TrainingArguments has checked it
+        super().__post_init__()
+        if has_step_decay:
+            self.lr_scheduler_type = STEP_DECAY
+        self._n_gpu = min(self.n_gpu, 1)  # nn.DataParallel would copy the model without its loss
+        for message, applies in self._conflicts().items():
             if applies:
                 raise ValueError(message)
 
     def _conflicts(self) -> dict[str, Any]:
         """Error messages for settings with which training would silently do something else, and whether each applies."""
-        reentrant = getattr(self, CHECKPOINTING) and getattr(self, f"{CHECKPOINTING}_kwargs")["use_reentrant"]
-        may_set_rate = self.head_epochs and self.learning_rate and self.lr_scheduler_type == "constant"
+        defaults = {own.name: own.default for own in fields(self)}
+        given = [name for name in self.unused if getattr(self, name) != defaults[name]]
+        weights = ("learning_rate", "relevance_weight", "confidence_weight", "background_weight", "foreground_weight")
+        positive = ("confidence_temperature", "lr_decay_rate", "lr_decay_every")
+        low = [name for name in weights if not (getattr(self, name) or 0) >= 0]
+        low += [name for name in positive if not (getattr(self, name) or 0) > 0]
+        hints = get_type_hints(RobustViTConfig)
+        literals = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+        unknown = [
+            f"`{name}`: {', '.join(known)}" for name, known in literals.items() if getattr(self, name) not in known
+        ]
+        reentrant = (getattr(self, f"{CHECKPOINTING}_kwargs") or {}).get("use_reentrant")
+        learns_prediction = self.confidence_weight > 0 and self.confidence_target == "prediction"
+        alone = self.train_batch_size * self.world_size == 1
         return {
-            "`remove_unused_columns=True` would remove the images and masks. Set it to False.": self.remove_unused_columns,
-            "A `hub_strategy` other than `end` would upload checkpoints without a card, and files with local paths. Set it to `end`.": (
-                self.push_to_hub and self.hub_strategy != HubStrategy.END
+            f"`{'`, `'.join(given)}` has no effect on the method `{self.method}`. Leave it out.": given,
+            f"`{'`, `'.join(low)}` is too low: rates and weights are 0 or more; temperature and decay are above 0.": low,
+            f"Expected one of these: {'; '.join(unknown)}.": unknown,
+            f"`background_swap` is {self.background_swap}: expected a probability from 0 to 1.": (
+                not 0 <= self.background_swap <= 1
             ),
+            "`remove_unused_columns=True` would remove the images and masks. Set it to False.": self.remove_unused_columns,
             "A compiled model gives no gradients with respect to its attentions. Set `torch_compile` to False.": self.torch_compile,
             "With `ddp_static_graph=True`, DDP mistakes the backward pass of the relevance map for the one of the loss, and gradients are "
             "wrong from the second step on. Leave it out.": self.ddp_static_graph,
-            "DeepSpeed is not supported. Use DDP or FSDP2, see docs/train.md.": (
-                self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-            ),
             f'Reentrant checkpointing gives attentions without gradients. Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.': reentrant,
-            "`head_epochs` works in one process only, since it freezes layers during training. Start one process, or leave it out.": (
-                self.head_epochs and self.world_size > 1
+            "`label_smoothing_factor` would take the labels from the loss. Set `confidence_temperature` instead.": (
+                self.label_smoothing_factor
             ),
-            "`head_learning_rate` needs `head_epochs` > 0, `learning_rate` > 0 and the scheduler `constant`. Set these, or leave it out.": (
-                self.head_learning_rate is not None and not may_set_rate
+            "`step_decay` has no warm-up: choose another `lr_scheduler_type`, or leave `warmup_steps` out.": (
+                self.lr_scheduler_type == STEP_DECAY and self.warmup_steps
+            ),
+            "`background_swap` with `confidence_target='prediction'` would teach the shortcut. Set `confidence_target` to `original` or `label`.": (
+                self.background_swap and learns_prediction
+            ),
+            "`background_swap` needs two images in each batch: raise `per_device_train_batch_size`, or give `backgrounds`.": (
+                self.background_swap and self.backgrounds is None and alone
             ),
             "`backgrounds` needs `background_swap` > 0, the probability that an image gets one. Set it, or leave `backgrounds` out.": (
                 self.backgrounds is not None and not self.background_swap
@@ -93,55 +145,28 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         }
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"hub_token": None}
-
-    def to_dict(self) -> dict:
-        """Settings for logs, as in the Trainer, with paths reduced to their last component."""
-        return public_settings(super().to_dict())
+        return self.__dict__ | {"hub_token": None}  # checkpoints hold a pickle of the arguments
 
     @property
     def needs_labels(self) -> bool:
         """Whether a loss needs labels, and not only images and masks."""
-        return "label" in (self.relevance_target if self.relevance_weight != 0 else None, self.confidence_target)
-
-    @property
-    def rate_of_head(self) -> float:
-        return self.learning_rate if self.head_learning_rate is None else self.head_learning_rate
+        of_map = self.relevance_weight or ("relevance_weight" in self.unused and "relevance_target" not in self.unused)
+        return "label" in (self.confidence_target, self.relevance_target if of_map else None)
 
     def describe(self) -> dict[str, str]:
         """Losses and schedule for the model card: text by name."""
-        schedule = SchedulerType(self.lr_scheduler_type).value
-        if schedule == "constant":
-            schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
+        schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
+        if self.lr_scheduler_type != STEP_DECAY:
+            schedule = SchedulerType(self.lr_scheduler_type).value
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
-        # Without a relevance loss, its other options have no effect.
-        without = ("relevance_weight", "confidence_weight", "confidence_target")
-        for name in without if self.relevance_weight == 0 else METHOD_OPTIONS:
+        hidden = {*TrainingArguments.__dataclass_fields__, *self.unused, "method", "background_swap", "backgrounds"}
+        hidden |= {"bad_masks", "lr_decay_rate", "lr_decay_every", "confidence_temperature"}
+        for name in [own.name for own in fields(self) if own.name not in hidden]:
             if (value := getattr(self, name)) is not None and value is not False:
                 described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
-        if self.head_epochs:
-            described["epochs of only the head"] = f"{self.head_epochs:g}, learning rate {self.rate_of_head:g}"
         described["temperature of the confidence"] = f"{self.confidence_temperature:g}"
         pictures = "" if self.backgrounds is None else ", with pictures of a folder"
         return described | {"probability of a background swap": f"{self.background_swap:g}{pictures}"}
-
-
-def control_of(config: RobustViTConfig) -> RobustViTConfig:
-    """Configuration of the control: cross-entropy with the label only. Nothing is saved."""
-    return replace(
-        config,
-        method="finetune",
-        **METHOD_OPTIONS,
-        confidence_temperature=1.0,
-        background_swap=0.0,
-        backgrounds=None,
-        head_epochs=0.0,
-        head_learning_rate=None,
-        eval_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        push_to_hub=False,
-    )
 
 
 def prepare_sharding(
@@ -163,7 +188,7 @@ def prepare_sharding(
         "Every process needs the weights of the original model, to measure it: set `fsdp_cpu_ram_efficient_loading: false`": (
             plugin.cpu_ram_efficient_loading
         ),
-        "The activation checkpointing of FSDP discards the recorded attentions: set `fsdp_activation_checkpointing: false`, and "
+        "The activation checkpointing of FSDP discards the attentions: set `fsdp_activation_checkpointing: false`, and "
         f"give `--{CHECKPOINTING} True`": plugin.activation_checkpointing,
         "A second derivative needs weights that FSDP2 has already freed (torch 2.13): leave out `second_order`, or use DDP": (
             second_derivative

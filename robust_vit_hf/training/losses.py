@@ -1,12 +1,23 @@
-"""Finetuning losses: move relevance from the background to the foreground, and keep the confidence of predictions."""
+"""Losses of a finetuning, computed in the forward pass of the model: RobustViT's, and the base class of all others."""
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from copy import deepcopy
+from types import MethodType
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import gather
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..relevance.relevance_map import at_least_float32
+from ..relevance.architectures import ImageModel, NoRelevanceMap, VisionTransformer, unwrap_pretrained, why_no_map
+from ..relevance.attention import EXPLICIT_ATTENTION
+from ..relevance.linear_memory import attention_for
+from ..relevance.relevance_map import RelevanceOutput, at_least_float32, relevance_map
+from .config import RobustViTConfig
+from .methods import METHODS, load_method
 
 
 # Every map has a pixel of exactly 1 after min–max scaling. There, the gradient of the cross-entropy with 0 is infinite.
@@ -121,3 +132,210 @@ class ConfidenceLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         return {name: values.mean() for name, values in self.per_image(logits, target).items()}
+
+
+class TrainingDiverged(ValueError):
+    """A loss became NaN or infinite."""
+
+
+class Penalty(NamedTuple):
+    loss: torch.Tensor | float  # (B,), multiplied by its weight; or 0
+    components: dict[str, torch.Tensor]  # (B,) by name, for logs
+    logits: torch.Tensor  # (B, C), from the same forward pass
+
+
+class Method(ABC):
+    """Loss of a finetuning: a penalty, which a subclass computes, plus the confidence loss.
+
+    [`install`] makes it a part of the model's `forward`, as in every model of transformers that takes labels. So DDP, FSDP2 and
+    autocast wrap it as a whole, and the attentions that it reads are in the graph.
+
+    Args:
+        args: weights and targets of the losses.
+        backgrounds: pictures for `background_swap`, a [`~robust_vit_hf.training.methods.augmentations.BackgroundPool`]; by default
+            the other images of the batch.
+
+    Attributes:
+        values: components of the loss since they were last read, by mode of the model (`True` in training): pairs of their
+            names and values `(B, number of names)`, of the images of all processes.
+    """
+
+    config: ClassVar[type[RobustViTConfig]] = RobustViTConfig
+    second_derivative: ClassVar[bool] = False  # whether the loss needs a derivative of a gradient
+    mixes_labels: ClassVar[bool] = False  # whether training images have several labels
+
+    def __init__(self, args: RobustViTConfig, backgrounds: Any = None):
+        self.args, self.backgrounds = args, backgrounds
+        self.confidence_loss = ConfidenceLoss(args.confidence_temperature)
+        self.original: nn.Module | None = None  # frozen copy of the starting model
+        self.values: dict[bool, list[tuple[list[str], torch.Tensor]]] = {True: [], False: []}
+
+    def install(self, model: nn.Module) -> nn.Module:
+        """Give the model of transformers in `model` a `forward(pixel_values, mask, labels)` with this loss, and return `model`. Of
+        pixels alone, its `forward` gives what it gave before."""
+        check_has_map(model, self.args)
+        pretrained = unwrap_pretrained(model)
+        if self.args.confidence_target == "original":
+            self.original = deepcopy(model).requires_grad_(False).eval()
+        pretrained.finetuning_loss = self
+        pretrained.forward = MethodType(forward_with_loss, pretrained)
+        pretrained.accepts_loss_kwargs = True  # `num_items_in_batch`
+        # The Trainer loads checkpoints without converting their names (huggingface/transformers#48805).
+        pretrained.register_load_state_dict_pre_hook(convert_names)
+        return model
+
+    @abstractmethod
+    def penalty(
+        self, vit: ImageModel, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
+    ) -> Penalty:
+        """Penalty of each image, computed in one forward pass.
+
+        Args:
+            vit: the model, whose `logits` calls its own `forward`; a [`VisionTransformer`] if it has a relevance map.
+            pixel_values: `(B, 3, H, W)`, normalised.
+            mask: `(B, 1, H, W)` in [0, 1], 1 on the object.
+            targets: `label`: labels `(B,)`, or `None` without labels; `prediction`: `None`; `original`: logits `(B, C)` of the
+                original model, if the loss uses them.
+        """
+
+    def per_image(
+        self, vit: ImageModel, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Components `(B,)` of the loss by name, including `loss`, and the logits `(B, C)`, see [`penalty`]."""
+        penalty = self.penalty(vit, pixel_values, mask, targets)
+        confidence = self.confidence_loss.per_image(penalty.logits, targets[self.args.confidence_target])
+        loss = self.args.confidence_weight * confidence["confidence_loss"] + penalty.loss
+        return penalty.components | confidence | {"loss": loss}, penalty.logits
+
+    def explain(
+        self, vit: ImageModel, pixel_values: torch.Tensor, targets: dict[str, torch.Tensor | None], **options
+    ) -> RelevanceOutput:
+        """Relevance of the target. NaN is not checked here, since the loss is checked."""
+        target, args = targets[self.args.relevance_target], self.args
+        options |= {"create_graph": args.second_order, "start_layer": args.start_layer}
+        return relevance_map(vit, pixel_values, target, check_finite=False, **options)
+
+    def __call__(
+        self,
+        vit: ImageModel,
+        pixel_values: torch.Tensor,
+        mask: torch.Tensor,
+        labels: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> ImageClassifierOutput:
+        """Loss and logits `(B, C)` of a batch, see [`forward_with_loss`]."""
+        labels = None if labels is None or (labels < 0).any() else labels
+        if labels is None and self.args.needs_labels:
+            raise ValueError(
+                f"The targets of `{self.args.method}` need the label of each image, but the batch has none, or -1. Add `labels`, or "
+                "choose targets without labels."
+            )
+        low, high = mask.aminmax()
+        if low < 0 or high > 1 or mask.shape != (len(pixel_values), 1, *pixel_values.shape[2:]):
+            raise ValueError(
+                f"Expected masks (B, 1, H, W) from 0 (background) to 1 (foreground) for images of {(*pixel_values.shape,)}, but got "
+                f"{(*mask.shape,)} from {low:g} to {high:g}."
+            )
+        targets, training = {"label": labels, "prediction": None}, vit.pretrained.training
+        if self.original is not None:
+            with torch.no_grad():
+                targets["original"] = ImageModel(self.original.to(pixel_values.device)).logits(pixel_values)
+        if training and self.args.background_swap:
+            from .methods.augmentations import swap_in_batch
+
+            pixel_values = swap_in_batch(pixel_values, mask, self.args.background_swap, self.backgrounds)
+        values, logits = self.per_image(vit, pixel_values, mask, targets)
+        if labels is not None and not (training and self.mixes_labels):
+            values["top1"] = (logits.argmax(dim=1) == labels).float()
+        total = values["loss"].mean() if num_items_in_batch is None else values["loss"].sum() / num_items_in_batch
+        names, table = list(values), torch.stack([value.detach().float() for value in values.values()], dim=1)
+        table = gather(table)
+        if not table.isfinite().all():
+            bad = [name for name, value in zip(names, table.T, strict=True) if not value.isfinite().all()]
+            raise TrainingDiverged(
+                f"NaN or infinite for an image of the batch: {', '.join(bad)}. Lower the learning rate, which is "
+                f"{self.args.learning_rate:g}, or train in float32."
+            )
+        self.values[training].append((names, table))
+        return ImageClassifierOutput(loss=total, logits=logits)
+
+    def read_values(self, training: bool, count: int | None = None) -> dict[str, float]:
+        """Mean of each component of the loss over the images since the last call, or over the first `count` of them."""
+        batches, self.values[training] = self.values[training], []
+        if not batches:
+            return {}
+        means = torch.cat([table for _, table in batches])[:count].mean(dim=0)
+        return dict(zip(batches[0][0], means.tolist(), strict=True))
+
+
+def check_has_map(model: nn.Module, args: RobustViTConfig) -> None:
+    """Reject a model without a relevance map if the loss has one."""
+    if args.relevance_weight and (why := why_no_map(model)):
+        others = [name for name in METHODS if not load_method(name).config.relevance_weight]
+        raise NoRelevanceMap(f"{why} `{args.method}` trains that map. Methods for this model: {', '.join(others)}.")
+
+
+def forward_with_loss(
+    model: PreTrainedModel, pixel_values=None, mask=None, labels=None, num_items_in_batch=None, **arguments
+):
+    """`forward` of a model with the loss of a [`Method`].
+
+    Args:
+        pixel_values: `(B, 3, H, W)`, normalised.
+        mask: `(B, 1, H, W)` in [0, 1], 1 on the object.
+        labels: `(B,)`; -1 for images without a label. Without labels, this is the model's own `forward`, except on masks in training.
+        num_items_in_batch: number of images over which the Trainer averages the loss; by default those of this batch.
+
+    Returns:
+        `loss`, and `logits` `(B, C)` of the images as the model saw them.
+    """
+    own = MethodType(type(model).forward, model)
+    if labels is None and (mask is None or not model.training):
+        return own(pixel_values=pixel_values, **arguments)
+    if missing := [name for name, value in (("pixel_values", pixel_values), ("mask", mask)) if value is None]:
+        raise ValueError(
+            f"Expected `pixel_values`, `mask` and `labels` in each batch, but there is no `{missing[0]}`: it must be among what the transform "
+            "of the rows, or the `data_collator`, returns."
+        )
+    method = model.finetuning_loss
+    vit = ImageModel(model, own) if why_no_map(model) else VisionTransformer(model, own)
+    for module in model.modules():
+        if hasattr(module, "running_var"):
+            module.eval()  # images with swapped backgrounds would change the statistics, and so all predictions, without a gradient
+    wanted = EXPLICIT_ATTENTION if method.second_derivative else None
+    if method.args.relevance_weight:
+        rows, columns = vit.patch_grid(pixel_values)
+        wanted = attention_for(vit, rows * columns, method.args.second_order)
+    if wanted and vit.attention not in ("eager", wanted):
+        # For good, since activation checkpointing computes attention again in `loss.backward()`.
+        vit.attention = wanted
+    return method(vit, pixel_values, mask, labels, num_items_in_batch)
+
+
+def convert_names(model: PreTrainedModel, state_dict: dict, prefix: str, *_) -> None:
+    """Hook of `load_state_dict` that converts the names of an earlier version of transformers, in place, as `from_pretrained` does."""
+    if prefix or not state_dict.keys() - model.state_dict().keys():
+        return
+    arguments = {"config": model.config, "state_dict": dict(state_dict), "output_loading_info": True}
+    converted, info = type(model).from_pretrained(None, **arguments)
+    weights = {name: value for name, value in converted.state_dict().items() if name not in info["missing_keys"]}
+    weights |= {name: state_dict[name] for name in info["unexpected_keys"]}
+    state_dict.clear()
+    state_dict.update(weights)
+
+
+class RobustViT(Method):
+    """Eq. 5 of https://huggingface.co/papers/2206.01161, with the weights of its Table 5."""
+
+    def __init__(self, args, backgrounds=None):
+        super().__init__(args, backgrounds)
+        self.relevance_loss = RelevanceLoss(
+            args.background_weight, args.foreground_weight, args.relevance_distance, args.mask_edges, args.mean_over
+        )
+
+    def penalty(self, vit, pixel_values, mask, targets):
+        if self.args.relevance_weight == 0:
+            return Penalty(0.0, {}, vit.logits(pixel_values))
+        output = self.explain(vit, pixel_values, targets)
+        values = self.relevance_loss.per_image(output.relevance, mask)
+        return Penalty(self.args.relevance_weight * values["relevance_loss"], values, output.logits)

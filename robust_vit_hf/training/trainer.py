@@ -1,8 +1,9 @@
-"""`Trainer` that finetunes image classifiers with the losses of a method."""
+"""`Trainer` that finetunes image classifiers with the loss of a method: its data, its logs and its card. The loss is in `losses.py`."""
 
-from collections import defaultdict
-from contextlib import ExitStack, nullcontext, suppress
-from copy import deepcopy
+import inspect
+import math
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,346 +11,242 @@ from typing import Any
 import datasets
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
-from transformers import BaseImageProcessor, PreTrainedModel
-from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader, Dataset
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
+from ..data.classes import align_labels, class_names_of, classes_of_model, label_mapping
+from ..data.schema import check_columns, check_rows
 from ..data.stream import MaskedStream
-from ..data.transforms import eval_transform, train_transform
-from ..metrics.robust_accuracy import RobustAccuracy
+from ..data.transforms import Transform, eval_transform, picklable, train_transform
+from ..hub.model_card import describe_run, write_card
 from ..models.image_processors import load_processor, make_image_processor, resolve_protocol, squash_resample
 from ..models.loading import load_model
-from ..relevance.architectures import ImageModel, VisionTransformer, why_no_map
-from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
-from ..relevance.linear_memory import has_linear_memory
-from ..relevance.relevance_map import forward_logits
-from ..utils.stage import folder_lock
-from . import callbacks
-from .checkpoints import CheckpointingTrainer, TrainingDiverged, add_adapter, base_digest, last_checkpoint
-from .config import RobustViTConfig, prepare_sharding
-from .load_data import BatchingTrainer, name_images, prepare_datasets, with_rows
+from ..relevance.architectures import ImageModel, unwrap_pretrained, why_no_map
+from ..utils.files import RUN_FILE, weights_written, write_json
+from .adapters import add_adapter
+from .config import STEP_DECAY, RobustViTConfig, prepare_sharding
 from .methods import load_method
-from .methods.augmentations import BackgroundPool, swap_backgrounds
-from .methods.base import check_has_map
-from .publishing import PublishingTrainer
+from .methods.augmentations import BackgroundPool, HeadFirst
 
 
-class RobustViTTrainer(BatchingTrainer, CheckpointingTrainer, PublishingTrainer):
+class RobustViTTrainer(Trainer):
     """Finetunes the relevance maps of an image classification model, Eq. 5 of
     https://huggingface.co/papers/2206.01161. `docs/train.md` has the other methods; some, such as `swap`, train any classifier.
 
-    In addition to `loss`, it logs the components of the loss (such as `background_loss`, `foreground_loss`,
-    `relevance_loss` and `confidence_loss`) and `top1`, with the prefix `eval_` in evaluation; and `original_top1`, the
-    accuracy before the first step on images without augmentation, except on streams.
+    The loss is computed in the `forward` of the model, see [`~robust_vit_hf.training.losses.Method.install`]. Its components, such as
+    `relevance_loss` and `confidence_loss`, and `top1` are logged, with the prefix of the set in evaluation and prediction.
 
     Args:
         model: image classifier, possibly with an adapter; or its name, Hub id or folder.
         args: hyper-parameters. By default those of the paper, and an `output_dir` named after the model.
-        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked and transformed here; or
-            rows with `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`. A stream for training must
-            be shuffled, and needs `max_steps`, see [`MaskedStream`].
+        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which get the transforms of this package and the classes of the
+            model; or rows that a transform of your own makes to `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`
+            (-1: none). Streams need `max_steps`. `eval_dataset` may be a dict of sets.
         processing_class: image processor that crops or resizes to one size. By default that of the protocol that
             [`resolve_protocol`] chooses.
+        model_init: function that returns such a model, instead of `model`.
         peft_config: `PeftConfig` of an adapter to finetune instead of the weights.
         kwargs: `data_collator`, `compute_metrics`, `callbacks`, `optimizers` and others of [`~transformers.Trainer`].
 
     Raises:
-        ValueError: the method trains relevance maps and the model has none, rows are unusable, or the image size is not
-            a multiple of the patch size. Raised before the first step, except for rows of a stream.
+        ValueError: the method trains relevance maps and the model has none, rows are unusable, or weights are in half precision.
 
     Example (README.md has the datasets):
         trainer = RobustViTTrainer("google/vit-base-patch16-224", RobustViTConfig("runs/vit-b"), train, validation)
         trainer.train()
+        trainer.save_model()
     """
-
-    # The loss is a mean over the batch, so the Trainer must divide it by the accumulation steps. By default it would
-    # not, since it infers from the **kwargs of a ViT's `forward` that the model normalises its own loss.
-    loss_is_scaled_for_ga = False
 
     def __init__(
         self,
-        model: str | nn.Module,
+        model: str | nn.Module | None = None,
         args: RobustViTConfig | None = None,
         train_dataset: Dataset | datasets.IterableDataset | None = None,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: BaseImageProcessor | None = None,
         *,
+        model_init: Callable[..., nn.Module] | None = None,
         peft_config: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
         **kwargs,
     ):
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError(
+                "`compute_loss_func` would take the labels from the loss: write a `Method`, see docs/contribute.md."
+            )
         name = model if isinstance(model, str) else None
         if name is not None:
             model = load_model(name)
             processing_class = processing_class or load_processor(name, resolve_protocol(None, name), model)
-        known = ImageModel(model)
-        config = known.pretrained.config
+        if model is None and model_init is not None:
+            known = unwrap_pretrained(_call(model_init, None))  # for its configuration
+        else:
+            known = unwrap_pretrained(model)
         if args is None:
-            args = RobustViTConfig(f"{(config._name_or_path or known.name).rstrip('/').rpartition('/')[2]}-robustvit")
-        check_has_map(model, args.method, args.relevance_weight)
-        processing_class = processing_class or _processor_of(known.pretrained)
-        if known.timm_model is not None and not hasattr(processing_class, "data_config"):
-            vars(config).pop("pretrained_cfg", None)  # transformers would read the preprocessing from it
-        if peft_config is not None:
-            model = add_adapter(model, peft_config, name)
-        if half := {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}:
-            raise ValueError(
-                f"The weights of the model are in {', '.join(map(str, half))}, which rounds small steps to zero. Load them with "
-                "`dtype=torch.float32`; for speed, set `bf16=True`."
-            )
-        epoch = callbacks.SharedEpoch()
-        streamed = isinstance(train_dataset, datasets.IterableDataset)  # a stream draws crops and flips by itself
-        seed_of_row = None if streamed else partial(_seed_of_row, args.seed, epoch.number)
-        augment = train_transform(processing_class, seed_of_row, squash_resample(processing_class))
-        self._transform = eval_transform(processing_class)
-        prepared = prepare_datasets(train_dataset, eval_dataset, augment, self._transform, config, args)
+            folder = (known.config._name_or_path or type(known).__name__).rstrip("/").rpartition("/")[2]
+            args = RobustViTConfig(f"{folder}-robustvit")
+        processing_class = processing_class or _processor_of(known)
+        transform = eval_transform(processing_class)
+        pool = None if args.backgrounds is None else BackgroundPool(args.backgrounds, transform)
+        method = load_method(args.method)(args, pool)
+
+        def with_loss(model: nn.Module) -> nn.Module:
+            if peft_config is not None:
+                model = add_adapter(model, peft_config, name)
+            if half := {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}:
+                raise ValueError(
+                    f"The weights of the model are in {', '.join(map(str, half))}, which rounds small steps to zero. Load them with "
+                    "`dtype=torch.float32`; for speed, set `bf16=True`."
+                )
+            return method.install(model)
+
+        self.epoch = SharedEpoch()
+        prepared = partial(_prepared, config=known.config, args=args)
+        augment = train_transform(processing_class, self.epoch.seed_of(args.seed), squash_resample(processing_class))
+        if isinstance(train_dataset, datasets.IterableDataset):
+            augment = train_transform(processing_class, None, squash_resample(processing_class))  # see MaskedStream
+        sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
+        sets = {of: prepared(rows, transform, of, check=True) for of, rows in sets.items()}
+        self._prepare_rows = partial(prepared, transform=transform)  # of other sets
         super().__init__(
-            model,
+            None if model is None else with_loss(model),
             args,
-            train_dataset=prepared.get("train"),
-            eval_dataset=prepared.get("eval"),
+            train_dataset=prepared(train_dataset, augment, "train", check=True),
+            eval_dataset=sets if isinstance(eval_dataset, dict) else sets["eval"],
             processing_class=processing_class,
+            model_init=None if model_init is None else lambda trial: with_loss(_call(model_init, trial)),
+            callbacks=[self.epoch, *([HeadFirst()] if getattr(args, "head_epochs", 0) else []), *(callbacks or [])],
             **kwargs,
         )
-        self.model_accepts_loss_kwargs = False
-        self.backgrounds = None if args.backgrounds is None else BackgroundPool(args.backgrounds, self._transform)
-        self.method = load_method(args.method)(args)
-        self._check_batches()
-        second_derivative = self.method.second_derivative and not args.released_gradients
-        prepare_sharding(self.accelerator, model, args, args.second_order or second_derivative)
-        self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._sizes_of_step: list[int] = []  # number of images in each batch of the step; empty outside training
-        self._batch_of_step = (0, 0)  # numbers of the step, and of the batch within the step
+        self.method = method
+        second_derivative = method.second_derivative and not getattr(args, "released_gradients", False)
+        prepare_sharding(self.accelerator, self.model, args, args.second_order or second_derivative)
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
-        # For the card, even if it is merged.
-        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)
-        self._base_digest = base_digest(model) if args.should_save else None
-        # Weights to freeze in the `head_epochs`. Without these, no weights are kept here, since FSDP2 replaces and frees them.
-        self._body = [p for p in known.body if p.requires_grad and args.head_epochs]
-        self._has_map = why_no_map(model) is None
-        self._keep_original(prepared)
-        self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
-        self.time, self._interrupt = callbacks.TrainingTime(), callbacks.InterruptCallback()
-        for callback in (self.time, self._interrupt, callbacks.MissedEvaluation(self), epoch):
-            self.add_callback(callback)
-        if self.pop_callback(TensorBoardCallback) is not None:
-            self.add_callback(callbacks.TensorBoardWithoutHostName())
 
-    def _keep_original(self, prepared: dict[str, Dataset]) -> None:
-        self._original_top1: dict[str, float] = {}
-        self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
-        train = prepared.get("train")
-        if isinstance(train, datasets.Dataset) and "pixel_values" not in train.column_names:
-            self._measured_on["train"] = train.with_transform(with_rows(self._transform))
-        self._original = None  # frozen copy of the starting model
-        if self.args.confidence_target == "original":
-            original = deepcopy(self.model).requires_grad_(False)
-            self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        return super().get_eval_dataloader(self._prepare_rows(eval_dataset, name="eval"))
 
-    @torch.no_grad()
-    def _top1(self, dataset: Dataset) -> float | None:
-        accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
-        # The evaluation loader would keep its persistent workers, so this takes the test loader.
-        for batch in self.get_test_dataloader(dataset):
-            if "labels" not in batch:
-                return None
-            with self.accelerator.autocast():
-                logits = forward_logits(model, batch["pixel_values"])
-            self._check_finite("Before the first step", "prediction", logits, batch, dataset)
-            accuracy.update(*self.accelerator.gather_for_metrics((logits.float(), batch["labels"])))
-        return accuracy.compute()["top1"]
-
-    def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Components `(B,)` of the loss of each image, by name, and the logits `(B, C)`."""
-        args, labels = self.args, inputs.get("labels")
-        if labels is None and args.needs_labels:
-            raise ValueError(
-                f"Expected `labels` in each batch, but got only {', '.join(inputs)}. Add `labels`, or choose a `method` or targets "
-                "without labels."
-            )
-        low, high = inputs["mask"].aminmax()
-        if low < 0 or high > 1:
-            raise ValueError(f"Expected masks from 0 (background) to 1 (foreground), but got {low:g} to {high:g}.")
-        pixel_values = inputs["pixel_values"]
-        targets = {"label": labels, "prediction": None}
-        if args.confidence_target == "original":
-            with torch.no_grad(), self.accelerator.autocast():
-                targets["original"] = forward_logits(self._original, pixel_values)
-        if model.training and args.background_swap:
-            # Swap among the images of all processes, so that the result does not depend on their number.
-            images, masks = self.accelerator.gather((pixel_values, inputs["mask"]))
-            seed = (args.seed, *self._batch_of_step)
-            swapped = swap_backgrounds(images, masks, args.background_swap, seed, self.backgrounds)
-            pixel_values = swapped.tensor_split(args.world_size)[args.process_index]
-        values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
-        if labels is not None:
-            values["top1"] = (logits.argmax(dim=1) == labels).float()
-        return values, logits
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean loss of the batch. The running statistics of batch norms stay as they are: images with swapped backgrounds
-        would change them, and so all predictions, without a gradient."""
-        for module in model.modules():
-            if hasattr(module, "running_var"):
-                module.eval()
-        values, logits = self._losses_per_image(model, inputs)
-        self._check_finite(f"Step {self.state.global_step + 1}", "loss", values["loss"], inputs, self.train_dataset)
-        if model.training:
-            for name, value in values.items():
-                self._train_values[name].append(value.detach().mean())
-        loss = values["loss"].mean()
-        if model.training and self._sizes_of_step:
-            # The Trainer takes the mean over the batches of a step. This factor makes it the mean over the images.
-            loss = loss * (len(values["loss"]) * len(self._sizes_of_step) / sum(self._sizes_of_step))
-        return (loss, {"logits": logits}) if return_outputs else loss
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        step, batch = self._batch_of_step
-        self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
-        known = ImageModel(model)
-        for parameter in self._body:
-            parameter.requires_grad_(self.state.global_step >= self._head_steps)
-        attention = nullcontext()
-        if known.is_checkpointing:
-            explicit = self.method.second_derivative
-            if self._has_map and not explicit:
-                rows, columns = known.patch_grid(inputs["pixel_values"])
-                explicit = not has_linear_memory(VisionTransformer(model), rows * columns, self.args.second_order)
-            if explicit:
-                # Activation checkpointing computes attention again in the backward pass, which needs the same implementation.
-                attention = switched_attention(known, EXPLICIT_ATTENTION)
-        with attention:
-            return super().training_step(model, inputs, num_items_in_batch)
-
-    def _check_finite(self, when: str, name: str, values: torch.Tensor, inputs: dict, dataset: Dataset) -> None:
-        bad = (~values.detach().reshape(len(values), -1).isfinite()).any(dim=1).nonzero()
-        failed = torch.tensor(len(bad), device=self.args.device)
-        if self.args.world_size > 1:
-            torch.distributed.all_reduce(failed)
-        if failed:
-            images = name_images(inputs, bad.flatten().tolist(), dataset) if len(bad) else "images of another process"
-            raise TrainingDiverged(
-                f"{when}: the {name} of {images} is NaN or infinite. Look at these images. If there are many, lower the learning rate, or "
-                "train in float32."
-            )
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        return super().get_test_dataloader(self._prepare_rows(test_dataset, name="test"))
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of all parameters: like the released code, decay biases and norms too."""
         return [name for name, _ in model.named_parameters()]
 
-    def set_initial_training_values(self, args, dataloader):
-        num_train_epochs, self._steps_per_epoch, *others = super().set_initial_training_values(args, dataloader)
-        self._head_steps = round(args.head_epochs * self._steps_per_epoch)  # first steps, which train only the head
-        # A stream never ends. The Trainer would start another epoch when a finished run is resumed.
-        epochs = 1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs
-        return (epochs, self._steps_per_epoch, *others)
-
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """For `constant`, multiply the learning rate by `lr_decay_rate` every `lr_decay_every` epochs; others as in the Trainer."""
+        """Schedule of the Trainer, or for `step_decay` that of the released code. A stream has no epochs, so its rate is constant."""
         args = self.args
-        if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
-            steps_per_epoch, head_steps = self._steps_per_epoch, self._head_steps
-            head_factor = args.rate_of_head / (args.learning_rate or 1.0)
-
-            def factor(step: int) -> float:
-                decay = args.lr_decay_rate ** (step // steps_per_epoch // args.lr_decay_every)
-                return decay * head_factor if step < head_steps else decay
-
-            self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
+        if self.lr_scheduler is None and args.lr_scheduler_type == STEP_DECAY:
+            every, batch_size = num_training_steps + 1, self._train_batch_size * args.world_size
+            if hasattr(self.train_dataset, "__len__"):
+                batches = len(self.train_dataset) / batch_size
+                batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+                every = args.lr_decay_every * max(1, math.ceil(batches / args.gradient_accumulation_steps))
+            self.lr_scheduler = StepLR(optimizer or self.optimizer, every, args.lr_decay_rate)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """Train as in [`~transformers.Trainer`]. A signal saves a checkpoint and then stops, see [`InterruptCallback`]."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        if resume_from_checkpoint:
-            self.check_checkpoint(resume_from_checkpoint)
-        if self.args.save_strategy != SaveStrategy.NO:
-            self._inputs  # noqa: B018  cached here, before the training changes the model that it describes
-        if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
-            self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
-        with ExitStack() as stack:
-            if self.is_world_process_zero():
-                stack.enter_context(folder_lock(Path(self.args.output_dir), "train"))
-            stack.callback(self._sizes_of_step.clear)
-            stack.enter_context(self._interrupt)
-            try:
-                output = super().train(resume_from_checkpoint, *args, **kwargs)
-            except callbacks.Interrupted:
-                output = self.callback_handler.on_train_end(self.args, self.state, self.control)
-            # Wait for the other processes, which still list the checkpoints: if nothing was written, freeing the lock deletes the folder.
-            self._interrupt.agree(self.args)
-            if number := self._interrupt.received:
-                raise callbacks.TrainingInterrupted.after(
-                    number, self.state.global_step, last_checkpoint(self.args.output_dir)
-                )
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """The Trainer's loop, with the mean loss and its components over the images in its metrics."""
+        self.method.read_values(training=False)  # of a loop that was interrupted
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # Several processes fill the last batch up with images that come first.
+        values = self.method.read_values(training=False, count=output.num_samples)
+        if self.hp_search_backend is not None:  # whose default objective is the loss, or the sum of all other metrics
+            values = {name: value for name, value in values.items() if name == "loss"}
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in values.items()})
         return output
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss, logits and labels of a batch. The Trainer's method needs labels, and gathers all outputs."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad():
-            values, logits = self._losses_per_image(model, inputs)
-        self._check_finite("Validation", "loss", values["loss"], inputs, self.eval_dataset)
-        for name, value in values.items():
-            self._eval_values[name].append(self.accelerator.gather_for_metrics(value))
-        loss = values["loss"].mean()
-        return (loss, None, None) if prediction_loss_only else (loss, logits, inputs.get("labels"))
-
-    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        """The Trainer's loop, with the mean components of the loss in its metrics. It does not change the random state,
-        since a signal may postpone it until the run is resumed."""
-        self._eval_values.clear()
-        try:
-            with torch.random.fork_rng(devices=[]):  # the iterator of a data loader draws a random number on the CPU
-                output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        except callbacks.Interrupted:
-            step, folder = self.state.global_step, self.args.output_dir
-            saved = step == 0 or last_checkpoint(folder) == f"{folder}/checkpoint-{step}"
-            if not saved and self.args.save_strategy != SaveStrategy.NO:
-                self._save_checkpoint(self.model, None)
-            raise
-        for name, values in self._eval_values.items():
-            output.metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).mean().item()
-        if dataloader.dataset is self.eval_dataset:
-            if self._original_top1.get("eval") is not None:
-                output.metrics[f"{metric_key_prefix}_original_top1"] = self._original_top1["eval"]
-            self._validated[self.state.global_step] = output.metrics
-        return output
-
-    @property
-    def validation(self) -> dict[str, float] | None:
-        """Metrics of the saved model on `eval_dataset`, with the prefix `eval_`, if it was evaluated."""
-        if self.args.load_best_model_at_end and self.state.best_global_step is not None:
-            # The first evaluation of that step, since later ones may use other images.
-            step = self.state.best_global_step
-            return next((log for log in self.state.log_history if log["step"] == step and "eval_loss" in log), None)
-        return self._validated.get(self.state.global_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the mean components of the loss beside the loss of the training."""
         if "loss" in logs:
-            for name, values in self._train_values.items():
-                if name != "loss" and values:
-                    logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
-            if self._original_top1.get("train") is not None:
-                logs["original_top1"] = self._original_top1["train"]
-            self._train_values.clear()
+            logs |= {name: value for name, value in self.method.read_values(training=True).items() if name != "loss"}
         super().log(logs, start_time)
+
+    def create_model_card(self, language: str | None = None, **facts: Any) -> None:
+        """Write `run.json` to the `output_dir`, and `README.md` from it and the results. Arguments of earlier calls are
+        kept unless they are given again.
+
+        Args:
+            language, facts: as in `Trainer.create_model_card`; and `masks`, how they were made, `protocol` of the image processor, which
+                later commands use by default, `revision` on the Hub, and `adapter`, by which the weights were trained.
+        """
+        given = facts | {"language": language}
+        self._card_facts |= {name: value for name, value in given.items() if value is not None}
+        if self.is_world_process_zero():
+            write_json(Path(self.args.output_dir, RUN_FILE), describe_run(self, self._card_facts))
+            write_card(Path(self.args.output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """As in the Trainer, after the card, which each push to the Hub takes with it."""
+        if trial is None and not self.is_fsdp_enabled:
+            self.create_model_card()
+        with weights_written(Path(self.args.output_dir)):  # torch reports a full disk as an "unexpected pos"
+            super()._save_checkpoint(model, trial)
+
+
+class SharedEpoch(TrainerCallback):
+    """Number of the epoch in shared memory, which the workers of data loaders read: crops follow from seed, epoch and row, and not
+    from the number of processes and workers."""
+
+    def __init__(self):
+        self.number = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.number.fill_(int(state.epoch))
+
+    def seed_of(self, seed: int) -> Callable[[int], tuple[int, int, int]]:
+        return partial(_seed_of_row, seed, self.number)
 
 
 def _seed_of_row(seed: int, epoch: torch.Tensor, row: int) -> tuple[int, int, int]:
     return seed, int(epoch), row
 
 
+def _call(model_init: Callable[..., nn.Module], trial: Any) -> nn.Module:
+    return model_init(trial) if inspect.signature(model_init).parameters else model_init()
+
+
+def _prepared(
+    rows: Any, transform: Transform, name: str, config: Any, args: RobustViTConfig, check: bool = False
+) -> Any:
+    """Rows of images and masks with the classes of the model and the transform. Other rows, and those with a transform of their own, are
+    returned as they are. With `check`, those that cannot be trained on are left out, or refused."""
+    of_datasets = isinstance(rows, (datasets.Dataset, datasets.IterableDataset))
+    if (
+        not of_datasets
+        or "image" not in (rows.column_names or ())
+        or (getattr(rows, "format", None) or {}).get("type") == "custom"
+    ):
+        return rows
+    if name != "test":  # predictions need only images
+        check_columns(rows, name, ("label", "mask") if args.needs_labels else ("mask",))
+        transform = with_labels(transform)
+    source = f"{name} dataset"
+    if isinstance(rows, datasets.IterableDataset):
+        mapping = label_mapping(class_names_of(rows.features), classes_of_model(config), source)
+        endless = name == "train"
+        return MaskedStream(rows, transform, config.num_labels, mapping, args.bad_masks, args.seed, endless)
+    rows = align_labels(rows, classes_of_model(config), source)
+    if check:
+        rows = rows.add_column("row_index", range(len(rows)))
+        rows, _ = check_rows(rows, name, config.num_labels, args.bad_masks)
+    return rows.with_transform(transform)
+
+
+@picklable
+def with_labels(transform: Transform) -> Transform:
+    """Wrap a transform so that rows without a label get -1, by which `datasets` marks them."""
+    return lambda rows: {"labels": [-1] * len(rows["image"])} | transform(rows)
+
+
 def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
-    source = model.config._name_or_path
+    source, config = model.config._name_or_path, ImageModel(model).vision_config
     if source and resolve_protocol(None, source) == "model":
         with suppress(OSError):
             return load_processor(source, "model", model)
-    config = ImageModel(model).vision_config
     if why_no_map(model) or not hasattr(config, "image_size"):
         raise ValueError(f"`{type(model).__name__}` has no known image processor: give `processing_class`.")
     return make_image_processor("paper", config.image_size)

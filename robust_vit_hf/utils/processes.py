@@ -17,10 +17,19 @@ from .environment import loaded_commit
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of settings, see mallopt(3)
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """SIGTERM ended a training after a checkpoint."""
+
+    exit_status = 128 + signal.SIGTERM
+
+    def __init__(self, step: int, advice: str = "Resume with the same command and `--resume_from_checkpoint last`."):
+        super().__init__(f"SIGTERM has stopped the training after step {step}. {advice}")
+
+
 def begin_command() -> None:
     """Record the commit of the code, and keep freed memory if the process computes alone on a CPU."""
     loaded_commit()
-    if not torch.cuda.is_available() and os.environ.get("WORLD_SIZE", "1") == "1":
+    if not torch.accelerator.is_available() and os.environ.get("WORLD_SIZE", "1") == "1":
         keep_freed_memory()
 
 
@@ -38,7 +47,7 @@ def make_accelerator(bf16: bool) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
     return Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=precision,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
     )

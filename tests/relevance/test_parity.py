@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, relevance_map
 from robust_vit_hf.models.timm_format import timm_to_hf
+from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.training.methods import load_method
 
 from ..helpers.tiny import DATA, tiny_config
@@ -67,7 +68,8 @@ def test_released_input_gradients(name, official, tmp_path):
     model, tensors, _ = official
     args = tiny_config(tmp_path, method=name, released_gradients=True)
     targets = {"label": tensors["labels"]}
-    values, _ = load_method(name)(args).per_image(model, tensors["pixel_values"], tensors["mask"], targets)
+    vit = VisionTransformer(model)
+    values, _ = load_method(name)(args).per_image(vit, tensors["pixel_values"], tensors["mask"], targets)
     expected = SETTINGS["values"]
     assert values["background_loss"].mean().item() == pytest.approx(expected[f"{name}_background_loss"], rel=1e-4)
     assert values["confidence_loss"].mean().item() == pytest.approx(expected["ground_truth_cross_entropy"], rel=1e-5)

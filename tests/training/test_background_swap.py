@@ -1,6 +1,5 @@
 """The background swap: what it keeps, what it takes, and what decides it."""
 
-import os
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 
 from robust_vit_hf import RobustViTTrainer, eval_transform, make_image_processor
 from robust_vit_hf.improvement.candidates import pool_picture
-from robust_vit_hf.training import trainer as trainer_module
+from robust_vit_hf.training.methods import augmentations
 from robust_vit_hf.training.methods.augmentations import BackgroundPool, swap_backgrounds
 from robust_vit_hf.utils.images import encode_image
 
@@ -106,11 +105,10 @@ def test_each_batch_of_an_accumulation_has_a_swap_of_its_own(tmp_path, monkeypat
         seeds.append(seed)
         return swap_backgrounds(pixel_values, mask, probability, seed, pool)
 
-    monkeypatch.setattr(trainer_module, "swap_backgrounds", noted)
+    monkeypatch.setattr(augmentations, "swap_backgrounds", noted)
     settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 1}
     assert trained(tmp_path, tensor_rows(8), **SWAP | settings).state.global_step == 2
-    assert [seed[:2] for seed in seeds] == [(0, 0), (0, 0), (0, 1), (0, 1)]  # seed and step
-    assert len(set(seeds)) == 4
+    assert len(seeds) == len(set(seeds)) == 4
 
 
 @pytest.mark.parametrize(
@@ -150,7 +148,7 @@ def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, give
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter += 0.1 * torch.randn_like(parameter)
-    torch.testing.assert_close(trainer._original(pixel_values=pixel_values).logits, expected)
+    torch.testing.assert_close(trainer.method.original(pixel_values=pixel_values).logits, expected)
     assert trainer.evaluate()["eval_confidence_loss"] > 0.001
 
 
@@ -201,8 +199,8 @@ def test_half_of_the_pictures_are_flipped(tmp_path):
 
 
 def test_training_with_backgrounds_of_a_folder(pictures, tmp_path):
-    """Another training than with those of the batch, and resumed only with the same pictures."""
-    settings = {"relevance_weight": 0.0, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    """Another training than with those of the batch."""
+    settings = {"relevance_weight": 0.0, "max_steps": 2}
     processor = make_image_processor("paper", 32)
 
     def make_trainer(name, **options):
@@ -213,21 +211,6 @@ def test_training_with_backgrounds_of_a_folder(pictures, tmp_path):
     for trainer in trainers:
         trainer.train()
     assert not torch.equal(*(trainer.model.classifier.weight for trainer in trainers))
-    Image.new("RGB", (9, 9)).save(pictures / "d.png")
-    with pytest.raises(ValueError, match="differ in: backgrounds"):
-        make_trainer("folder", backgrounds=str(pictures)).train(
-            resume_from_checkpoint=str(tmp_path / "folder" / "checkpoint-2")
-        )
-
-
-def test_a_picture_that_was_edited_in_place_is_another(tmp_path):
-    """Also with the same number of bytes, or the same time."""
-    path, identities = tmp_path / "picture.bmp", []
-    for second, colour, size in ((0, "green", (40, 40)), (1, "red", (40, 40)), (1, "red", (40, 41))):
-        Image.new("RGB", size, colour).save(path)
-        os.utime(path, (second, second))
-        identities.append(pool_of(tmp_path).identity())
-    assert identities[0][0][:2] == identities[1][0][:2] and identities[0] != identities[1] != identities[2]
 
 
 def test_bad_folders_of_backgrounds(pictures, tmp_path):

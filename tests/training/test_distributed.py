@@ -1,19 +1,14 @@
 """Two processes (gloo) give the losses and weights of one, on the same global batch, and a fault of one ends both."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 from transformers import ViTForImageClassification
 
-from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.training.callbacks import InterruptCallback
-
 from ..evaluation.test_evaluation import MAPS
 from ..helpers.commands import Completed, launch_two
 from ..helpers.distributed import run
-from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
 from .test_trainer import COMPONENTS, assert_equal_weights
 
 
@@ -25,30 +20,9 @@ def two(tmp_path_factory) -> tuple[Path, Completed]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "message",
-    [
-        r"1: Step 1: the loss of row \d+.* is NaN or infinite",
-        "0: Step 1: the loss of images of another process is NaN or infinite",
-        *(rf"{rank}: SIGTERM has stopped the training after step 2.*validation/checkpoint-2`" for rank in (0, 1)),
-    ],
-)
-def test_a_fault_of_one_process_ends_both(two, message):
-    assert re.search(f"error of process {message}", two[1].out), two[1].out + two[1].err[-3000:]
-
-
-def test_the_folder_stays_until_all_processes_have_ended(tmp_path, monkeypatch):
-    """Those that are behind list its checkpoints, and it is removed if nothing was written."""
-    folder, waited = tmp_path / "run", []
-    trainer = RobustViTTrainer(tiny_vit(), tiny_config(folder), tensor_rows(16))
-
-    def agree(callback, args):
-        waited.append((trainer.state.global_step, (folder / ".train.lock").exists()))
-
-    monkeypatch.setattr(InterruptCallback, "agree", agree)
-    trainer.train()
-    assert waited[-2:] == [(trainer.state.max_steps, True)] * 2  # after the last step, and after the training
-    assert not folder.exists()
+def test_a_fault_of_one_process_ends_both(two):
+    for rank in (0, 1):
+        assert f"error of process {rank}: NaN or infinite for an image" in two[1].out, two[1].err[-3000:]
 
 
 @pytest.mark.slow

@@ -6,19 +6,21 @@ from typing import Any
 
 # Module and class of each method, so that listing the names does not import torch.
 METHODS = {
-    "cft": "relevance.ConceptGuidedFineTuning",
-    "cutmix": "augmentations.CutMix",
-    "energy": "relevance.Energy",
-    "finetune": "augmentations.Finetune",
-    "gradmask": "relevance.GradMask",
-    "random_erasing": "augmentations.RandomErasing",
-    "robustvit": "relevance.RobustViT",
-    "rrr": "relevance.RightForTheRightReasons",
-    "swap": "augmentations.Swap",
+    "cft": "methods.relevance.ConceptGuidedFineTuning",
+    "cutmix": "methods.augmentations.CutMix",
+    "energy": "methods.relevance.Energy",
+    "finetune": "methods.augmentations.Finetune",
+    "gradmask": "methods.relevance.GradMask",
+    "random_erasing": "methods.augmentations.RandomErasing",
+    "robustvit": "losses.RobustViT",
+    "rrr": "methods.relevance.RightForTheRightReasons",
+    "swap": "methods.augmentations.Swap",
 }
 
 
 def load_method(name: str) -> type[Any]:
-    """Class of a method, a [`~robust_vit_hf.training.methods.base.Method`]."""
-    module, _, method = METHODS[name].partition(".")
-    return getattr(import_module(f".{module}", __name__), method)
+    """Class of a method, a [`~robust_vit_hf.training.losses.Method`], whose `config` is the class of its arguments."""
+    if name not in METHODS:
+        raise ValueError(f"There is no method `{name}`: expected one of {', '.join(METHODS)}.")
+    module, _, method = METHODS[name].rpartition(".")
+    return getattr(import_module(f"robust_vit_hf.training.{module}"), method)

@@ -1,36 +1,94 @@
 """Methods that change the images: plain finetuning, background swap, CutMix and random erasing."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import gather
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainingArguments
 
 from ...data.background_edits import background, is_background, paste
 from ...data.transforms import Transform
-from ...relevance.architectures import unwrap_pretrained
-from ...relevance.relevance_map import at_least_float32, forward_logits
+from ...relevance.architectures import ImageModel
+from ...relevance.relevance_map import at_least_float32
 from ...utils.files import files_below, is_hidden
 from ...utils.images import readable_suffixes, upright_image
-from .base import Method, Penalty
+from ..config import RobustViTConfig, option
+from ..losses import Method, Penalty
+
+
+@dataclass
+class FinetuneConfig(RobustViTConfig):
+    """Arguments of [`Finetune`]."""
+
+    method: str = option("finetune", "Cross-entropy with the label.")
+    relevance_weight: float = option(0.0, "No relevance loss.")
+    confidence_weight: float = option(1.0, "Weight of the cross-entropy.")
+    confidence_target: Literal["label", "prediction", "original"] = option("label", "Target of the confidence loss.")
+    head_epochs: float = option(0.0, "Number of first epochs that train only the head; in one process.")
+    unused: ClassVar = (
+        *("relevance_weight", "background_weight", "foreground_weight", "relevance_distance", "mask_edges"),
+        *("mean_over", "relevance_target", "second_order", "start_layer"),
+    )
+
+
+def control_of(args: RobustViTConfig) -> FinetuneConfig:
+    """Arguments of the control: as many steps of cross-entropy with the label, of which nothing is saved."""
+    names = [own.name for own in fields(TrainingArguments) if own.init]
+    shared = {name: getattr(args, name) for name in (*names, "lr_decay_rate", "lr_decay_every", "bad_masks")}
+    quiet = {"do_eval": False, "eval_strategy": "no", "save_strategy": "no", "report_to": "none", "push_to_hub": False}
+    return FinetuneConfig(**shared | quiet)
+
+
+@dataclass
+class SwapConfig(FinetuneConfig):
+    """Arguments of [`Swap`]."""
+
+    method: str = option("swap", "Background swap, and the output before finetuning as the target.")
+    confidence_target: Literal["label", "prediction", "original"] = option(
+        "original", "Target of the confidence loss."
+    )
+    background_swap: float = option(0.75, "Probability that a training image gets another background.")
+
+
+@dataclass
+class CutMixConfig(FinetuneConfig):
+    """Arguments of [`CutMix`]."""
+
+    method: str = option("cutmix", "A rectangle of each image comes from another image.")
+
+    def _conflicts(self):
+        message = "`cutmix` mixes the labels of two images of a batch: set `confidence_target` to `label`, and raise a batch size of 1."
+        return super()._conflicts() | {message: self.confidence_target != "label" or self.train_batch_size < 2}
+
+
+@dataclass
+class RandomErasingConfig(FinetuneConfig):
+    """Arguments of [`RandomErasing`]."""
+
+    method: str = option("random_erasing", "Half of the images have a random rectangle erased.")
 
 
 class Finetune(Method):
     """Cross-entropy with the label. `background_swap` can be added as augmentation."""
 
-    def penalty(self, model, pixel_values, mask, targets):
-        return Penalty(0.0, {}, forward_logits(model, pixel_values))
+    config = FinetuneConfig
+
+    def penalty(self, vit, pixel_values, mask, targets):
+        return Penalty(0.0, {}, vit.logits(pixel_values))
 
 
 class Swap(Finetune):
     """Kullback–Leibler divergence from the output of the original model. Three of four images get another background."""
 
-    DEFAULTS: ClassVar = Finetune.DEFAULTS | {"confidence_target": "original"}
-    background_swap: ClassVar = 0.75
+    config = SwapConfig
 
 
 class CutMix(Finetune):
@@ -40,19 +98,15 @@ class CutMix(Finetune):
     Source: https://huggingface.co/papers/1905.04899
     """
 
-    mixes_images = True
+    config = CutMixConfig
+    mixes_labels = True
 
-    @classmethod
-    def conflicts(cls, args):
-        message = "`cutmix` mixes the labels of two images, so it needs the `confidence_target` `label`."
-        return super().conflicts(args) | {message: args.confidence_target != "label"}
-
-    def per_image(self, model, pixel_values, mask, targets):
-        if not model.training:
-            return super().per_image(model, pixel_values, mask, targets)
-        mix = v2.CutMix(num_classes=unwrap_pretrained(model).config.num_labels)
+    def per_image(self, vit, pixel_values, mask, targets):
+        if not vit.pretrained.training:
+            return super().per_image(vit, pixel_values, mask, targets)
+        mix = v2.CutMix(num_classes=vit.pretrained.config.num_labels)
         mixed, labels = mix(pixel_values, targets["label"])
-        logits = forward_logits(model, mixed)
+        logits = vit.logits(mixed)
         loss = F.cross_entropy(at_least_float32(logits) / self.args.confidence_temperature, labels, reduction="none")
         return {"confidence_loss": loss, "loss": self.args.confidence_weight * loss}, logits
 
@@ -64,11 +118,21 @@ class RandomErasing(Finetune):
     Source: https://huggingface.co/papers/1708.04896
     """
 
-    def penalty(self, model, pixel_values, mask, targets):
-        if model.training:
+    config = RandomErasingConfig
+
+    def penalty(self, vit, pixel_values, mask, targets):
+        if vit.pretrained.training:
             erase = v2.RandomErasing(p=0.5)
             pixel_values = torch.stack([erase(image) for image in pixel_values])
-        return super().penalty(model, pixel_values, mask, targets)
+        return super().penalty(vit, pixel_values, mask, targets)
+
+
+class HeadFirst(TrainerCallback):
+    """Trains only the head of the model in the first `head_epochs`."""
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        for parameter in ImageModel(model).body:
+            parameter.requires_grad_((state.epoch or 0) >= args.head_epochs)
 
 
 class BackgroundPool:
@@ -91,10 +155,16 @@ class BackgroundPool:
             (pixel_values,) = self._transform({"image": [upright_image(self.paths[pictures[index]])]})["pixel_values"]
             yield index, pixel_values.flip(-1) if flips[index] else pixel_values
 
-    def identity(self) -> list[tuple[str, int, int]]:
-        """Name, size in bytes and time of change in ns of each picture."""
-        stats = ((path.relative_to(self.folder).as_posix(), path.stat()) for path in self.paths)
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+def swap_in_batch(
+    pixel_values: torch.Tensor, mask: torch.Tensor, probability: float, pool: BackgroundPool | None
+) -> torch.Tensor:
+    """[`swap_backgrounds`] among the images of all processes, so that the result does not depend on their number."""
+    seed = torch.randint(2**31, (1,)).to(mask.device)  # from the state that a checkpoint restores
+    images, masks, seeds = gather((pixel_values, mask, seed))
+    state = PartialState()
+    swapped = swap_backgrounds(images, masks, probability, (int(seeds[0]),), pool)
+    return swapped.tensor_split(state.num_processes)[state.process_index]
 
 
 def swap_backgrounds(

@@ -1,47 +1,29 @@
-"""Methods with a loss on relevance maps (RobustViT, CFT, energy) or on input gradients outside the object (GradMask, RRR)."""
+"""Methods with a loss on relevance maps (CFT, energy) or on input gradients outside the object (GradMask, RRR)."""
 
-from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
-from torch import nn
 
-from ...relevance.architectures import ImageModel
 from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched_attention
-from ...relevance.relevance_map import at_least_float32, forward_logits, target_logits
-from ..losses import RelevanceLoss, background_of
-from .base import Method, Penalty
+from ...relevance.relevance_map import at_least_float32, target_logits
+from ..config import RobustViTConfig, option
+from ..losses import Method, Penalty, RobustViT, background_of
 
 
-class RobustViT(Method):
-    """Eq. 5 of https://huggingface.co/papers/2206.01161, with the weights of its Table 5."""
+OF_MAPS = ("foreground_weight", "relevance_distance", "mean_over")
 
-    DEFAULTS: ClassVar = {
-        "relevance_weight": 0.8,
-        "confidence_weight": 0.2,
-        "background_weight": 2.0,
-        "foreground_weight": 0.3,
-        "relevance_distance": "mse",
-        "mask_edges": "fractional",
-        "mean_over": "image",
-        "relevance_target": "label",
-        "confidence_target": "prediction",
-        "second_order": False,
-        "start_layer": 0,
-    }
 
-    def __init__(self, args):
-        super().__init__(args)
-        self.relevance_loss = RelevanceLoss(
-            args.background_weight, args.foreground_weight, args.relevance_distance, args.mask_edges, args.mean_over
-        )
+@dataclass
+class ConceptConfig(RobustViTConfig):
+    """Arguments of [`ConceptGuidedFineTuning`], with the weights of the publication."""
 
-    def penalty(self, model, pixel_values, mask, targets):
-        if self.args.relevance_weight == 0:
-            return Penalty(0.0, {}, forward_logits(model, pixel_values))
-        output = self.explain(model, pixel_values, targets)
-        values = self.relevance_loss.per_image(output.relevance, mask)
-        return Penalty(self.args.relevance_weight * values["relevance_loss"], values, output.logits)
+    method: str = option("cft", "Concept-Guided Fine-Tuning.")
+    background_weight: float = option(1.2, "Weight of the background loss.")
+    foreground_weight: float = option(0.5, "Weight of the foreground loss.")
+    relevance_distance: Literal["mse", "bce"] = option("bce", "Distance of relevance map and mask.")
+    mask_edges: Literal["fractional", "complement"] = option("complement", "Background at a mask value v: 1 - v.")
+    mean_over: Literal["image", "region"] = option("region", "Pixels over which losses of the map are averaged.")
 
 
 class ConceptGuidedFineTuning(RobustViT):
@@ -51,13 +33,16 @@ class ConceptGuidedFineTuning(RobustViT):
     Source: https://huggingface.co/papers/2603.08309
     """
 
-    DEFAULTS = RobustViT.DEFAULTS | {
-        "background_weight": 1.2,
-        "foreground_weight": 0.5,
-        "relevance_distance": "bce",
-        "mask_edges": "complement",
-        "mean_over": "region",
-    }
+    config = ConceptConfig
+
+
+@dataclass
+class EnergyConfig(RobustViTConfig):
+    """Arguments of [`Energy`]."""
+
+    method: str = option("energy", "Share of the relevance outside the mask.")
+    confidence_target: Literal["label", "prediction", "original"] = option("label", "Target of the confidence loss.")
+    unused: ClassVar = (*OF_MAPS, "background_weight", "mask_edges")
 
 
 class Energy(Method):
@@ -68,22 +53,28 @@ class Energy(Method):
     attributions. The weights of the losses are not published; they are those of `robustvit`.
     """
 
-    DEFAULTS: ClassVar = {
-        "relevance_weight": 0.8,
-        "confidence_weight": 0.2,
-        "relevance_target": "label",
-        "confidence_target": "label",
-        "second_order": False,
-        "start_layer": 0,
-    }
+    config = EnergyConfig
 
-    def penalty(self, model, pixel_values, mask, targets):
-        output = self.explain(model, pixel_values, targets, normalize=False)
+    def penalty(self, vit, pixel_values, mask, targets):
+        output = self.explain(vit, pixel_values, targets, normalize=False)
         total = output.relevance.sum(dim=(1, 2, 3))
         outside = (output.relevance * (1 - mask)).sum(dim=(1, 2, 3))
         # The gradient of `outside / total` is NaN if both are 0.
         energy_loss = outside / torch.where(total == 0, 1.0, total)
         return Penalty(self.args.relevance_weight * energy_loss, {"energy_loss": energy_loss}, output.logits)
+
+
+@dataclass
+class GradMaskConfig(RobustViTConfig):
+    """Arguments of [`GradMask`], with the weights of Table 7."""
+
+    method: str = option("gradmask", "Input gradient of the label's logit on the background.")
+    relevance_weight: float = option(0.0, "No relevance loss.")
+    background_weight: float = option(50.0, "Weight of the background loss (Eq. 8).")
+    confidence_weight: float = option(3e-9, "Weight of the cross-entropy.")
+    confidence_target: Literal["label", "prediction", "original"] = option("label", "Target of the confidence loss.")
+    released_gradients: bool = option(False, "Background loss as in the released code: it trains nothing.")
+    unused: ClassVar = (*OF_MAPS, "relevance_weight", "second_order", "start_layer")
 
 
 class GradMask(Method):
@@ -95,72 +86,57 @@ class GradMask(Method):
     of a gradient that is a constant, so that it does not train the weights.
     """
 
-    DEFAULTS: ClassVar = {
-        "background_weight": 50.0,
-        "confidence_weight": 3e-9,
-        "mask_edges": "fractional",
-        "relevance_target": "label",
-        "confidence_target": "label",
-        "released_gradients": False,
-    }
+    config = GradMaskConfig
     second_derivative: ClassVar = True
 
-    def penalty(self, model, pixel_values, mask, targets):
-        released, target = self.args.released_gradients, targets[self.args.relevance_target]
-        gradient, logits = pixel_gradient(
-            model, pixel_values, lambda logits: target_logits(logits, target), create_graph=not released
-        )
-        outside = gradient * background_of(mask, self.args.mask_edges)
-        if released:
-            background_loss = outside.square().mean(dim=(1, 2, 3))
-        else:
-            background_loss = torch.linalg.vector_norm(outside, dim=(1, 2, 3))
-        return Penalty(self.args.background_weight * background_loss, {"background_loss": background_loss}, logits)
+    def score(self, logits: torch.Tensor, targets: dict[str, torch.Tensor | None]) -> torch.Tensor:
+        """What is differentiated with respect to the pixels: its sum."""
+        return target_logits(logits, targets[self.args.relevance_target])
+
+    def background_loss(self, outside: torch.Tensor) -> torch.Tensor:
+        """Loss `(B,)` of the gradient on the background `(B, 3, H, W)`."""
+        if self.args.released_gradients:
+            return outside.square().mean(dim=(1, 2, 3))
+        return torch.linalg.vector_norm(outside, dim=(1, 2, 3))
+
+    def penalty(self, vit, pixel_values, mask, targets):
+        wants_graph, pixels = torch.is_grad_enabled(), pixel_values.detach().clone().requires_grad_()
+        # Attention is explicit, since fused kernels have no second derivative.
+        with torch.enable_grad(), switched_attention(vit, EXPLICIT_ATTENTION), cls_token_alone(vit):
+            logits = vit.logits(pixels)
+            score = self.score(logits, targets).sum()
+        create_graph = wants_graph and not self.args.released_gradients
+        (gradient,) = torch.autograd.grad(score, pixels, retain_graph=wants_graph, create_graph=create_graph)
+        loss = self.background_loss(gradient * background_of(mask, self.args.mask_edges))
+        logits = logits if wants_graph else logits.detach()
+        return Penalty(self.args.background_weight * loss, {"background_loss": loss}, logits)
 
 
-class RightForTheRightReasons(Method):
+@dataclass
+class RRRConfig(GradMaskConfig):
+    """Arguments of [`RightForTheRightReasons`], with the weights of ViT-B, DeiT-S and DeiT-B in Table 6. They are small because the
+    sum is over 1,000 classes and 150,528 pixel values."""
+
+    method: str = option("rrr", "Input gradient of all log-probabilities on the background.")
+    background_weight: float = option(1e-10, "Weight of the background loss (Eq. 8).")
+    confidence_weight: float = option(2e-6, "Weight of the cross-entropy.")
+    unused: ClassVar = (*GradMaskConfig.unused, "relevance_target")
+
+
+class RightForTheRightReasons(GradMask):
     """Sum of squares, over the background, of the gradient of the summed log-probabilities of all classes with respect
     to the pixels, and cross-entropy with the label: Eq. 8 and 10 of https://huggingface.co/papers/2206.01161, after
-    https://huggingface.co/papers/1703.03717, with the weights of ViT-B, DeiT-S and DeiT-B in Table 6. They are small
-    because the sum is over 1,000 classes and 150,528 pixel values.
+    https://huggingface.co/papers/1703.03717.
 
-    With `released_gradients`, the background loss is that of the released code: log(p + 1e-11) as log-probabilities, the
-    sum instead of the mean over the batch, and a gradient that is a constant, so that it does not train the weights.
+    With `released_gradients`, as in the released code: log(p + 1e-11) as log-probabilities, the sum instead of the mean over the batch,
+    and a gradient that is a constant.
     """
 
-    DEFAULTS: ClassVar = {
-        "background_weight": 1e-10,
-        "confidence_weight": 2e-6,
-        "mask_edges": "fractional",
-        "confidence_target": "label",
-        "released_gradients": False,
-    }
-    second_derivative: ClassVar = True
+    config = RRRConfig
 
-    def penalty(self, model, pixel_values, mask, targets):
-        released = self.args.released_gradients
+    def score(self, logits, targets):
+        logits = at_least_float32(logits)
+        return (logits.softmax(dim=1) + 1e-11).log() if self.args.released_gradients else logits.log_softmax(dim=1)
 
-        def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
-            logits = at_least_float32(logits)
-            return (logits.softmax(dim=1) + 1e-11).log() if released else logits.log_softmax(dim=1)
-
-        gradient, logits = pixel_gradient(model, pixel_values, log_probabilities, create_graph=not released)
-        outside = gradient * background_of(mask, self.args.mask_edges)
-        background_loss = outside.square().sum(dim=(1, 2, 3)) * (len(logits) if released else 1)
-        return Penalty(self.args.background_weight * background_loss, {"background_loss": background_loss}, logits)
-
-
-def pixel_gradient(
-    model: nn.Module, pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor], create_graph: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient `(B, 3, H, W)` of a score of the logits, and the logits `(B, C)`. With `create_graph`, the gradient is
-    differentiable. Attention is explicit, since fused kernels have no second derivative."""
-    vit, wants_graph = ImageModel(model), torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.enable_grad():
-        pixels = pixel_values.detach().clone().requires_grad_()
-        with switched_attention(vit, EXPLICIT_ATTENTION), cls_token_alone(vit):
-            logits = vit.logits(pixels)
-        (gradient,) = torch.autograd.grad(
-            score(logits).sum(), pixels, retain_graph=wants_graph, create_graph=create_graph and wants_graph
-        )
-    return gradient, logits if wants_graph else logits.detach()
+    def background_loss(self, outside):
+        return outside.square().sum(dim=(1, 2, 3)) * (len(outside) if self.args.released_gradients else 1)
