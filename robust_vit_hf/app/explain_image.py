@@ -9,8 +9,8 @@ from torchvision.transforms.v2 import functional
 
 from ..data.transforms import eval_transform, place_in_image
 from ..evaluation.session import Session
-from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import TOP
+from ..metrics.streaming import RelevanceSegmentation
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.layer_cam import LAYER_CAM, layer_cam
 from ..relevance.relevance_map import forward_logits

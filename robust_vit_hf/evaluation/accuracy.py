@@ -11,9 +11,8 @@ from scipy.stats import binom
 
 from ..data.groups import groups_of
 from ..data.layouts.official import METADATA_COLUMNS
-from ..metrics.calibration import Calibration
-from ..metrics.relevance_segmentation import RelevanceSegmentation
-from ..metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
+from ..metrics.robust_accuracy import ranks
+from ..metrics.streaming import Calibration, RelevanceSegmentation, RobustAccuracy, top_classes
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits, relevance_map
 from ..results.intervals import CONFIDENCE, Resamples, simultaneous

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..data.transforms import pixel_levels
-from ..metrics.robust_accuracy import top_classes
+from ..metrics.streaming import top_classes
 from ..relevance.relevance_map import forward_logits
 from .measurement import Measured, Measurement
 from .other_backgrounds import Batch, Pictures, Tensors, composite_pass, condition_composites

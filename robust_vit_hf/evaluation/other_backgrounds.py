@@ -26,7 +26,7 @@ from ..data.background_edits import (
 )
 from ..data.mask_checks import confirmed
 from ..data.transforms import pixel_levels
-from ..metrics.robust_accuracy import top_classes
+from ..metrics.streaming import top_classes
 from ..models.last_layer import LastLayer
 from ..relevance.layer_cam import LAYER_CAM, class_map, map_name
 from ..relevance.relevance_map import forward_logits

@@ -13,7 +13,7 @@ from ..data.image_sets import load_image_set
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
 from ..data.transforms import denormalize, segmentation_transform
-from ..metrics.relevance_segmentation import RelevanceSegmentation
+from ..metrics.streaming import RelevanceSegmentation
 from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..results.set_tables import attribution_table

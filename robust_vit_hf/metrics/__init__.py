@@ -1,1 +1,1 @@
-"""Streaming metrics on tensors or arrays."""
+"""The metrics of `eval/`, also over sets that are added batch by batch."""

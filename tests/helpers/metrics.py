@@ -6,17 +6,18 @@ import evaluate
 import numpy as np
 from scipy.special import softmax
 
-from robust_vit_hf.metrics.calibration import Calibration
-from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
-from robust_vit_hf.metrics.robust_accuracy import BackgroundGap, RobustAccuracy, WorstGroupAccuracy
+from robust_vit_hf.metrics.streaming import Calibration, RelevanceSegmentation, RobustAccuracy
 
 from .tiny import ROOT
 
 
-_CLASSES = (RobustAccuracy, RelevanceSegmentation, Calibration)
-CLASSES = {one.__module__.rpartition(".")[2]: one for one in _CLASSES}
-OF_GROUPS = {"background_gap": BackgroundGap, "worst_group_accuracy": WorstGroupAccuracy}
-SCRIPTS = CLASSES | OF_GROUPS
+CLASSES = {
+    "robust_accuracy": RobustAccuracy,
+    "relevance_segmentation": RelevanceSegmentation,
+    "calibration": Calibration,
+}
+OF_GROUPS = ("background_gap", "worst_group_accuracy")
+SCRIPTS = (*CLASSES, *OF_GROUPS)
 
 
 def load(name: str, *configuration, **settings):

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
-from robust_vit_hf.metrics.calibration import Calibration
+from robust_vit_hf.metrics.calibration import log_sum_exp
 
 from ..helpers.metrics import in_batches, load, noise, within
 
@@ -51,9 +51,17 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below(tenths):
     """Whatever the rounding of its logarithm: there, a wrong image is set off by a right one."""
     confidences = tenths / 10, tenths / 10 - 0.01
     probabilities = [[of, *9 * [(1 - of) / 9]] for of in confidences]
-    metric = Calibration(from_logits=False, num_bins=10)
-    metric.update(probabilities, [1, 0])
-    assert metric.compute()["ece"] == pytest.approx(abs(1 - sum(confidences)) / 2)
+    metric = load("calibration", from_logits=False, num_bins=10)
+    assert metric.compute(predictions=probabilities, references=[1, 0])["ece"] == pytest.approx(
+        abs(1 - sum(confidences)) / 2
+    )
+
+
+def test_sums_of_exponentials_are_those_of_scipy():
+    """Also of ties, of extremes, and of rows without any."""
+    values = np.random.default_rng(0).normal(scale=9, size=(64, 1000))
+    values[:8], values[8:16, ::2], values[0], values[1, :2] = values[:8].round(), -np.inf, -np.inf, 1e4
+    assert log_sum_exp(values) == pytest.approx(logsumexp(values, axis=1), rel=1e-15)
 
 
 @pytest.mark.parametrize("subset", [None, range(0, 3000, 2)])
