@@ -26,12 +26,12 @@ from robust_vit_hf.app.other_backgrounds_tab import KINDS
 from robust_vit_hf.data.background_edits import ATTRIBUTES, compose, draw_donors, edited
 from robust_vit_hf.data.balanced_splits import choose_images, held_out
 from robust_vit_hf.data.transforms import place_in_image
-from robust_vit_hf.hub.model_card import describe_method
 from robust_vit_hf.metrics.calibration import Calibration
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
 from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy, WorstGroupAccuracy
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.results.set_tables import sensitivity_table
+from robust_vit_hf.training.config import CHECKPOINTING
 from robust_vit_hf.training.methods import METHODS
 from robust_vit_hf.utils.images import to_rgb
 
@@ -50,11 +50,11 @@ def train_by_methods(record: Recorder) -> None:
     options = ABLATIONS | {name: {"method": name} for name in METHODS} | {"start-layer": {"start_layer": 1}}
     options["pool"] = {"background_swap": 0.6, "backgrounds": "pictures", "confidence_target": "label"}
     options["region"] = {"mean_over": "region", "mask_edges": "complement"}
-    options["head"] = {"method": "finetune", "head_epochs": 0.5, "head_learning_rate": 0.05}
+    options["head"] = {"method": "finetune", "head_epochs": 0.5}
     options["released"] = {"method": "rrr", "released_gradients": True}
     options["distance"] = {"relevance_distance": "bce", "foreground_weight": 0.9, "relevance_target": "prediction"}
     options["second order"] = {"second_order": True, "lr_decay_rate": 0.3, "lr_decay_every": 1, "num_train_epochs": 2}
-    options["checkpointed"] = {"gradient_checkpointing": True, "max_grad_norm": 0.1, "warmup_steps": 2}
+    options["checkpointed"] = {CHECKPOINTING: True, "max_grad_norm": 0.1}
     images = package.load_masked_dataset("masked", "train").select(range(3, 12))
     for name, given in options.items():
         given = {"per_device_train_batch_size": 4, "seed": 3, "num_train_epochs": 1, "eval_strategy": "epoch"} | given
@@ -63,7 +63,7 @@ def train_by_methods(record: Recorder) -> None:
         trainer.train()
         state = trainer.model.state_dict()
         weights = {key: moments(value.numpy()) for key, value in state.items() if value.ndim > 1}
-        record.add(name, {"log": trainer.state.log_history, "method": describe_method(trainer), "weights": weights})
+        record.add(name, {"log": trainer.state.log_history, "method": trainer.args.describe(), "weights": weights})
 
 
 def show_page(record: Recorder) -> None:

@@ -28,6 +28,7 @@ from robust_vit_hf import (
 from robust_vit_hf.data.schema import check_columns, check_rows
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.relevance import linear_memory
+from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.training.methods import METHODS, load_method
 
 from .helpers import reference
@@ -255,7 +256,9 @@ def test_losses_of_all_methods_are_finite(name, mask, scale, bf16, linear, seed)
     targets = {"label": torch.tensor([0, 3]), "prediction": None, "original": scale * torch.eye(2, 4)}
     with TemporaryDirectory() as folder, path_of(linear, 5), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         method = load_method(name)(tiny_config(folder, method=name))
-        values, _ = method.per_image(model, pixel_values, torch.from_numpy(mask).expand(2, 1, -1, -1), targets)
+        values, _ = method.per_image(
+            VisionTransformer(model), pixel_values, torch.from_numpy(mask).expand(2, 1, -1, -1), targets
+        )
         values["loss"].mean().backward()
     assert all(value.shape == (2,) and value.isfinite().all() for value in values.values())
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

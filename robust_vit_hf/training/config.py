@@ -1,7 +1,7 @@
 """Arguments of a finetuning run: those of the Trainer and of the paper's loss. Configs of other methods are beside their losses."""
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from accelerate import Accelerator
@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from .methods import load_method
+from .options import option
 
 
 STEP_DECAY = "step_decay"  # the schedule of the released code, which transformers does not have
@@ -17,11 +18,6 @@ STEP_DECAY = "step_decay"  # the schedule of the released code, which transforme
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
-
-
-def option(default: Any, text: str) -> Any:
-    """Field of a config, as `HfArgumentParser` reads it."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -174,31 +170,29 @@ def prepare_sharding(
 ) -> None:
     """Make FSDP2 shard a model by layers. Reject settings with which it would train or save something else."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is None:
-        if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
-            raise ValueError(
-                "The launcher asks for FSDP, but accelerate shards only on several GPUs. Launch with another config file, see docs/train.md."
-            )
-        return
-    problems = {
-        "FSDP1 is not supported: set `fsdp_version: 2`": plugin.fsdp_version != 2,
-        "A sharded state dict cannot be saved as a model: set `fsdp_state_dict_type: FULL_STATE_DICT`": (
-            plugin.state_dict_type.name != "FULL_STATE_DICT"
-        ),
-        "Every process needs the weights of the original model, to measure it: set `fsdp_cpu_ram_efficient_loading: false`": (
-            plugin.cpu_ram_efficient_loading
-        ),
-        "The activation checkpointing of FSDP discards the attentions: set `fsdp_activation_checkpointing: false`, and "
-        f"give `--{CHECKPOINTING} True`": plugin.activation_checkpointing,
-        "A second derivative needs weights that FSDP2 has already freed (torch 2.13): leave out `second_order`, or use DDP": (
-            second_derivative
-        ),
-        "FSDP2 cannot be used with an adapter, which leaves little to shard: use DDP": hasattr(model, "peft_config"),
-    }
+    asked = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    problems = {"accelerate shards only on several GPUs: launch with another config file": asked and plugin is None}
+    if plugin is not None:
+        problems = {
+            "FSDP1 is not supported: set `fsdp_version: 2`": plugin.fsdp_version != 2,
+            "a sharded state dict is not saved as a model: set `fsdp_state_dict_type: FULL_STATE_DICT`": (
+                plugin.state_dict_type.name != "FULL_STATE_DICT"
+            ),
+            "every process measures the original model: set `fsdp_cpu_ram_efficient_loading: false`": (
+                plugin.cpu_ram_efficient_loading
+            ),
+            f"its activation checkpointing discards attentions: give `--{CHECKPOINTING} True` instead": (
+                plugin.activation_checkpointing
+            ),
+            "a second derivative needs weights that it has already freed (torch 2.13): leave out `second_order`, or use DDP": (
+                second_derivative
+            ),
+            "an adapter leaves little to shard: use DDP": hasattr(model, "peft_config"),
+        }
     for problem, applies in problems.items():
         if applies:
-            raise ValueError(f"{problem}.")
-    if plugin.transformer_cls_names_to_wrap is None:
+            raise ValueError(f"FSDP: {problem}. See docs/train.md.")
+    if plugin is not None and plugin.transformer_cls_names_to_wrap is None:
         # accelerate 1.15 would shard the patch embeddings too, which fails since the embeddings around them are also sharded.
         layers = [name for name in model._no_split_modules or () if not name.endswith("Embeddings")]
         plugin.transformer_cls_names_to_wrap = layers

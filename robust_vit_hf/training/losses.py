@@ -1,9 +1,10 @@
 """Losses of a finetuning, computed in the forward pass of the model: RobustViT's, and the base class of all others."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import deepcopy
 from types import MethodType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -152,8 +153,7 @@ class Method(ABC):
 
     Args:
         args: weights and targets of the losses.
-        backgrounds: pictures for `background_swap`, a [`~robust_vit_hf.training.methods.augmentations.BackgroundPool`]; by default
-            the other images of the batch.
+        swap: function of pixel values and masks of a training batch that gives images other backgrounds, if any.
 
     Attributes:
         values: components of the loss since they were last read, by mode of the model (`True` in training): pairs of their
@@ -164,8 +164,8 @@ class Method(ABC):
     second_derivative: ClassVar[bool] = False  # whether the loss needs a derivative of a gradient
     mixes_labels: ClassVar[bool] = False  # whether training images have several labels
 
-    def __init__(self, args: RobustViTConfig, backgrounds: Any = None):
-        self.args, self.backgrounds = args, backgrounds
+    def __init__(self, args: RobustViTConfig, swap: Callable[..., torch.Tensor] | None = None):
+        self.args, self.swap = args, swap
         self.confidence_loss = ConfidenceLoss(args.confidence_temperature)
         self.original: nn.Module | None = None  # frozen copy of the starting model
         self.values: dict[bool, list[tuple[list[str], torch.Tensor]]] = {True: [], False: []}
@@ -240,10 +240,8 @@ class Method(ABC):
         if self.original is not None:
             with torch.no_grad():
                 targets["original"] = ImageModel(self.original.to(pixel_values.device)).logits(pixel_values)
-        if training and self.args.background_swap:
-            from .methods.augmentations import swap_in_batch
-
-            pixel_values = swap_in_batch(pixel_values, mask, self.args.background_swap, self.backgrounds)
+        if training and self.swap is not None:
+            pixel_values = self.swap(pixel_values, mask)
         values, logits = self.per_image(vit, pixel_values, mask, targets)
         if labels is not None and not (training and self.mixes_labels):
             values["top1"] = (logits.argmax(dim=1) == labels).float()
@@ -327,8 +325,8 @@ def convert_names(model: PreTrainedModel, state_dict: dict, prefix: str, *_) -> 
 class RobustViT(Method):
     """Eq. 5 of https://huggingface.co/papers/2206.01161, with the weights of its Table 5."""
 
-    def __init__(self, args, backgrounds=None):
-        super().__init__(args, backgrounds)
+    def __init__(self, args, swap=None):
+        super().__init__(args, swap)
         self.relevance_loss = RelevanceLoss(
             args.background_weight, args.foreground_weight, args.relevance_distance, args.mask_edges, args.mean_over
         )

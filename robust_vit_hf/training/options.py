@@ -29,9 +29,6 @@ class ModelArguments:
     def __post_init__(self):
         if self.merge_lora and self.lora_rank is None:
             raise ValueError("`merge_lora` merges an adapter: give its `lora_rank`, or leave `merge_lora` out.")
-        for name in ("lora_rank", "image_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"`{name}` is {value}: expected 1 or more.")
 
 
 @dataclass
@@ -51,8 +48,3 @@ class DataArguments:
     images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.")
     benchmark_sets: bool = option(True, "Measure the sets of a benchmark before and after. With False, none is read.")
     control: bool = option(False, "For comparison, also finetune a copy on the same images with cross-entropy only.")
-
-    def __post_init__(self):
-        for name in ("samples_per_class", "num_classes", "images_per_set"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"`{name}` is {value}: expected 1 or more.")

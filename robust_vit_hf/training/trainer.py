@@ -28,7 +28,7 @@ from ..utils.files import RUN_FILE, weights_written, write_json
 from .adapters import add_adapter
 from .config import STEP_DECAY, RobustViTConfig, prepare_sharding
 from .methods import load_method
-from .methods.augmentations import BackgroundPool, HeadFirst
+from .methods.augmentations import BackgroundPool, HeadFirst, swap_in_batch
 
 
 class RobustViTTrainer(Trainer):
@@ -90,7 +90,8 @@ class RobustViTTrainer(Trainer):
         processing_class = processing_class or _processor_of(known)
         transform = eval_transform(processing_class)
         pool = None if args.backgrounds is None else BackgroundPool(args.backgrounds, transform)
-        method = load_method(args.method)(args, pool)
+        swap = partial(swap_in_batch, probability=args.background_swap, pool=pool) if args.background_swap else None
+        method = load_method(args.method)(args, swap)
 
         def with_loss(model: nn.Module) -> nn.Module:
             if peft_config is not None:

@@ -16,7 +16,7 @@ from robust_vit_hf.cli.commands import COMMANDS, Group
 from robust_vit_hf.cli.main import ROOT, find, main
 from robust_vit_hf.cli.parser import parse
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
-from robust_vit_hf.training.callbacks import TrainingInterrupted
+from robust_vit_hf.utils.processes import TrainingInterrupted
 
 from ..helpers.commands import call, launch
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
@@ -114,9 +114,11 @@ def test_errors_of_the_program_and_of_signals(monkeypatch):
         main(["push", "a", "b"])
     error = FileExistsError(17, "File exists", "a/b")
     assert call("push", "a", "b").err == "error: `a/b`: File exists.\n"
-    error = TrainingInterrupted("stopped", 143)
+    error = TrainingInterrupted(3)
     completed = call("push", "a", "b")
-    assert completed.status == 143 and completed.err == "error: stopped\n"
+    assert completed.status == 143 and completed.err.startswith(
+        "error: SIGTERM has stopped the training after step 3. Resume"
+    )
     worker = (
         'Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "a.py"'
     )

@@ -17,7 +17,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.training.checkpoints import add_lora
+from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.training.checkpoints import last_checkpoint
 from robust_vit_hf.training.config import CHECKPOINTING, prepare_sharding
 
 from ..helpers.commands import Completed, launch, start, succeed, wait_until
@@ -122,7 +123,6 @@ def test_fsdp_without_gpus_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.release
 def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
-    """Launcher and processes all receive the signal, as slurm sends it, so that processes receive it twice."""
     options = [*options, "--eval_strategy", "no", "--load_best_model_at_end", "False", "--save_total_limit", 1]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     command = [*LAUNCH, "--config_file", CONFIGS / "several_gpus.yaml", "--num_processes", 2]
@@ -130,12 +130,10 @@ def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
     command += ["--num_train_epochs", 400, "--per_device_train_batch_size", 4]
     job = start(*command, "--output_dir", stopped)
     wait_until((stopped / "checkpoint-4" / "trainer_state.json").is_file, job, timeout=500)
-    os.killpg(job.pid, signal.SIGTERM)
-    _, err = job.communicate(timeout=300)
-    assert "SIGTERM has stopped the training after step" in err, err[-3000:]
-    (checkpoint,) = sorted(stopped.glob("checkpoint-*"))[-1:]
-    step = json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]
-    assert f"{checkpoint}`" in err and step >= 4
+    os.killpg(job.pid, signal.SIGKILL)
+    job.communicate(timeout=300)
+    step = json.loads(Path(last_checkpoint(stopped), "trainer_state.json").read_text())["global_step"]
+    assert step >= 4
 
     options += ["--num_train_epochs", step // 2 + 2]
     whole_run = launch("trainer/train.py", *options, "--per_device_train_batch_size", 8, "--output_dir", whole)

@@ -12,7 +12,7 @@ from transformers.trainer_utils import IntervalStrategy
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.cli.train import parse_arguments
 from robust_vit_hf.models.model_names import MODELS
-from robust_vit_hf.training.recipes import find_recipe, list_recipes, read_recipe, train_values
+from robust_vit_hf.training.recipes import find_recipe, list_recipes, train_values
 
 from ..helpers.commands import call, kill_when, succeed
 from ..helpers.tiny import IMAGE_SIZE, ROOT, masked_folder, save_pretrained, tiny_vit

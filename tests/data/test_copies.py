@@ -90,7 +90,7 @@ def test_evaluations_and_trainings_count_each_photograph_once(photos, tmp_path, 
     assert sets["test"].notes == ("Left out as copies, which count once: 1 of 3 images.",)
     # What finds copies at the next start is in the folder of the run, and does not count as a run.
     monkeypatch.setattr(copies, "_thumbnail", lambda image: pytest.fail("decoded again"))
-    assert find_checkpoint(str(run), None, begun=True) is None
+    assert find_checkpoint(str(run), None) is None
     assert [*load_data(data, tiny_vit(num_labels=2).config, 0, folder=run)[1]["file_name"]] == ["a/6.jpg", "b/7.jpg"]
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification, ResNetConfig, ResNetFo
 
 from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.models.loading import model_digest, weights_digest
-from robust_vit_hf.training.checkpoints import add_lora
+from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.utils.files import json_digest
 
 from ..helpers.families import FAMILIES

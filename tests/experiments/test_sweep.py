@@ -17,7 +17,7 @@ from experiments.sweeps.point_folder import ORIGINALS, PREDICTIONS, ROBUSTNESS, 
 from experiments.sweeps.results_parquet import read_results
 from experiments.sweeps.sweep import SweepRun, _checked_runs, protocol_of
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.training.finetuning import finetune
+from robust_vit_hf.finetuning import finetune
 from robust_vit_hf.training.recipes import train_arguments
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import STAGE_FILE, Stage

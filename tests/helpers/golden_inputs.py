@@ -60,7 +60,7 @@ def write_inputs(root: Path) -> None:
     (root / "classes.txt").write_text("house\nbird\n\nfish tank\n")
     (root / "prompts.json").write_text(json.dumps({"dot": ["head", "tail"], "bar": ["dog"]}))
     (root / "words.json").write_text(json.dumps({name: [word] for name, word in zip(NAMES, "abcd", strict=True)}))
-    recipe = options | {"method": "gradmask", "background_weight": 0.2, "head_epochs": 1, "head_learning_rate": 0.01}
+    recipe = options | {"method": "gradmask", "background_weight": 0.2}
     (root / "recipe.yaml").write_text(json.dumps(recipe | {"learning_rate": 0.003, "max_steps": 3}))
     (root / "classes_of_clip.txt").write_text("tench\ngold fish\nhouse\n")
     write_bad_rows(root / "masked" / "validation", root / "bad" / "train")

@@ -32,7 +32,7 @@ from robust_vit_hf.models.image_processors import (
     timm_processor,
 )
 from robust_vit_hf.relevance.relevance_map import forward_logits
-from robust_vit_hf.training.checkpoints import add_lora
+from robust_vit_hf.training.adapters import add_lora
 
 from ..helpers.architectures import WITH_MAP
 from ..helpers.commands import call, succeed

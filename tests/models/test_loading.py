@@ -16,7 +16,7 @@ from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, re
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import head_names
 from robust_vit_hf.models.model_names import MODELS, SAVED_BY_TIMM, find_model
-from robust_vit_hf.training.checkpoints import add_lora
+from robust_vit_hf.training.adapters import add_lora
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed

@@ -169,6 +169,7 @@ def test_without_gradients(name, context):
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_nothing_about_the_model_is_left_changed(name, implementation):
     model, method, pixel_values = tiny_vit().train(), ATTRIBUTION_METHODS[name], images(3)
+    model(pixel_values, output_attentions=True)  # for which transformers adds hooks that stay
     model.set_attn_implementation(implementation)
     hooks = {module: (len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()}
     state = {key: value.clone() for key, value in model.state_dict().items()}

@@ -6,10 +6,13 @@ from functools import partial
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn.parallel import DistributedDataParallel
 
 from robust_vit_hf import relevance_map
 from robust_vit_hf.relevance import attention as reading
 from robust_vit_hf.relevance import linear_memory
+from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS, legrad
 from robust_vit_hf.relevance.relevance_map import average_heads, min_max, propagate_relevance, upsample
 
@@ -134,6 +137,83 @@ def test_bf16_autocast(min_tokens, monkeypatch):
     assert not torch.equal(output.relevance, expected)  # autocast was on
     output.relevance.square().mean().backward()
     assert prepared.vit.layers[0].attention.q_proj.weight.grad.abs().max() > 0
+
+
+def test_autocast_of_a_prepared_adapter():
+    """Accelerate changes the `forward` of the adapter, not of the model in it."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    adapter = get_peft_model(tiny_vit(initializer_range=0.05), LoraConfig(r=2, target_modules=["q_proj"])).eval()
+    expected = relevance_map(adapter, images(3), 1).relevance
+    AcceleratorState._reset_state(reset_partial_state=True)
+    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(adapter)
+    output = relevance_map(prepared, images(3), 1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert 0 < (output.relevance - expected).abs().max() < 2e-2
+    output.relevance.square().mean().backward()
+    moved = [name for name, weight in prepared.named_parameters() if weight.grad is not None and weight.grad.any()]
+    assert moved and all("lora_" in name for name in moved)
+
+
+@pytest.mark.parametrize("method", ATTRIBUTION_METHODS.values(), ids=ATTRIBUTION_METHODS)
+def test_within_the_forward_of_the_model(method):
+    """A forward pass that is given is called in place of the model's own, which here would never end."""
+    model, calls = tiny_vit(), []
+    expected = method(model, images(3), 1)
+
+    def forward(**arguments):
+        calls.append(arguments)
+        return type(model).forward(model, **arguments)
+
+    model.forward = lambda pixel_values: method(VisionTransformer(model, forward), pixel_values, 1)
+    output = model(images(3))
+    torch.testing.assert_close(output.relevance, expected.relevance)
+    torch.testing.assert_close(output.logits, expected.logits)
+    assert [arguments.keys() - {"output_attentions"} for arguments in calls] == [{"pixel_values"}]
+
+
+@pytest.mark.parametrize("unused", [False, True])
+def test_ddp(unused, tmp_path):
+    """A map equals that of the model in DDP. In training, it would not be synchronised, except within the `forward` of that model."""
+
+    class Mapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = tiny_vit()
+
+        def forward(self, pixel_values):
+            return relevance_map(self.model, pixel_values, 1).relevance
+
+    single = tiny_vit()
+    expected = relevance_map(single, images(3), 1).relevance
+    expected.square().mean().backward()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(tiny_vit(), find_unused_parameters=unused)
+        torch.testing.assert_close(relevance_map(model.eval(), images(3), 1).relevance, expected)
+        with pytest.raises(ValueError, match="module that DDP wraps"):
+            relevance_map(model.train(), images(3), 1)
+        mapped = DistributedDataParallel(Mapped(), find_unused_parameters=True)
+        mapped.eval()(images(3)).square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for own, other in zip(mapped.parameters(), single.parameters(), strict=True):
+        assert (own.grad is None) == (other.grad is None)
+        if other.grad is not None:
+            torch.testing.assert_close(own.grad, other.grad)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_frozen_models(family):
+    """A frozen model has the same map, and pixels keep their own graph."""
+    model = family.tiny()
+    expected = relevance_map(model, images(), 1).relevance.detach()
+    model.requires_grad_(False)
+    torch.testing.assert_close(relevance_map(model, images(), 1).relevance, expected)
+    pixels = images().requires_grad_()
+    relevance_map(model, pixels, 1).relevance.square().mean().backward()
+    assert pixels.grad.abs().max() > 0
 
 
 def test_not_a_transformers_model():

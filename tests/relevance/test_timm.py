@@ -49,7 +49,6 @@ def test_activation_checkpointing(name, second_order, tmp_path, processor):
     assert losses[1] == pytest.approx(losses[0], rel=1e-6) and len(losses[0]) == 2
     for one, two in zip(plainly.model.parameters(), checkpointed.model.parameters(), strict=True):
         torch.testing.assert_close(two, one, atol=1e-6, rtol=1e-5)
-    assert fused(checkpointed.model) == {True}
 
 
 def test_activation_checkpointing_needs_unfused_attention():

@@ -17,14 +17,12 @@ from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.official import CLASSES
 from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
-from robust_vit_hf.metrics.robust_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results import set_tables
 from robust_vit_hf.results.intervals import Difference, Resamples
 
 from ..helpers import layouts
 from ..helpers.commands import succeed
 from ..helpers.experiment import result, run_of
-from ..helpers.metrics import load
 from ..helpers.sessions import evaluate_one, session_of
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
 
@@ -254,29 +252,6 @@ def test_equal_outcomes_of_a_few_images_have_an_interval(tmp_path):
     assert cells["a"] == ["100.0 [0.0, 100.0]", "100.0 [0.0, 100.0]", "+0.0 [-100.0, +100.0]"]
     assert cells["b"] == ["100.0 [97.0, 100.0]", "100.0 [97.0, 100.0]", "+0.0 [-3.0, +3.0]"]
     assert cells["worst group"] == cells["a"]
-
-
-def test_the_metric_of_the_worst_group():
-    columns = {"predictions": [0, 0, 1, 1, 0], "references": [0, 1, 1, 1, []], "groups": ["a", "a", "b", "b", "c"]}
-    weights = {"a": 1, "b": 3}
-    script, streaming = load("worst_group_accuracy", "groups", group_weights=weights), WorstGroupAccuracy(weights)
-    streaming.update(**columns)
-    assert script.compute(**columns) == streaming.compute()
-    of_groups = {"worst_group_top1": 0.5, "worst_group": "a", "per_group_top1": {"a": 0.5, "b": 1.0}}
-    of_all = {"average_top1": 0.25 * 0.5 + 0.75 * 1.0, "top1": 0.75, "num_images": 4, "num_excluded": 1}
-    assert streaming.compute() == of_groups | of_all
-
-
-@pytest.mark.parametrize("group", [None, float("nan")])
-def test_a_group_that_is_none(group):
-    with pytest.raises(ValueError, match=r"group of image 1 \(row 1 of the batch\) is"):
-        WorstGroupAccuracy().update([0, 1], [0, 1], groups=["a", group])
-
-
-@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
-def test_a_weight_that_is_none(weight):
-    with pytest.raises(ValueError, match="weight of the group b is"):
-        WorstGroupAccuracy({"a": 1.0, "b": weight})
 
 
 @pytest.mark.parametrize("values", [["x", None], ["x", ""], [1.0, float("nan")]])

@@ -1,6 +1,5 @@
 """The background swap: what it keeps, what it takes, and what decides it."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -26,7 +26,7 @@ from ..losses import Method, Penalty
 
 @dataclass
 class FinetuneConfig(RobustViTConfig):
-    """Arguments of [`Finetune`]."""
+    """Arguments of [`Finetune`], [`CutMix`] and [`RandomErasing`]."""
 
     method: str = option("finetune", "Cross-entropy with the label.")
     relevance_weight: float = option(0.0, "No relevance loss.")
@@ -58,24 +58,6 @@ class SwapConfig(FinetuneConfig):
     background_swap: float = option(0.75, "Probability that a training image gets another background.")
 
 
-@dataclass
-class CutMixConfig(FinetuneConfig):
-    """Arguments of [`CutMix`]."""
-
-    method: str = option("cutmix", "A rectangle of each image comes from another image.")
-
-    def _conflicts(self):
-        message = "`cutmix` mixes the labels of two images of a batch: set `confidence_target` to `label`, and raise a batch size of 1."
-        return super()._conflicts() | {message: self.confidence_target != "label" or self.train_batch_size < 2}
-
-
-@dataclass
-class RandomErasingConfig(FinetuneConfig):
-    """Arguments of [`RandomErasing`]."""
-
-    method: str = option("random_erasing", "Half of the images have a random rectangle erased.")
-
-
 class Finetune(Method):
     """Cross-entropy with the label. `background_swap` can be added as augmentation."""
 
@@ -98,8 +80,14 @@ class CutMix(Finetune):
     Source: https://huggingface.co/papers/1905.04899
     """
 
-    config = CutMixConfig
     mixes_labels = True
+
+    def __init__(self, args, swap=None):
+        super().__init__(args, swap)
+        if args.confidence_target != "label" or args.train_batch_size < 2:
+            raise ValueError(
+                "`cutmix` mixes two labels: it needs the `confidence_target` label, and a batch size above 1."
+            )
 
     def per_image(self, vit, pixel_values, mask, targets):
         if not vit.pretrained.training:
@@ -117,8 +105,6 @@ class RandomErasing(Finetune):
 
     Source: https://huggingface.co/papers/1708.04896
     """
-
-    config = RandomErasingConfig
 
     def penalty(self, vit, pixel_values, mask, targets):
         if vit.pretrained.training:
