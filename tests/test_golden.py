@@ -26,9 +26,7 @@ from robust_vit_hf.app.other_backgrounds_tab import KINDS
 from robust_vit_hf.data.background_edits import ATTRIBUTES, compose, draw_donors, edited
 from robust_vit_hf.data.balanced_splits import choose_images, held_out
 from robust_vit_hf.data.transforms import place_in_image
-from robust_vit_hf.metrics.calibration import Calibration
-from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
-from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy, WorstGroupAccuracy
+from robust_vit_hf.metrics.streaming import RelevanceSegmentation
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.results.set_tables import sensitivity_table
 from robust_vit_hf.training.config import CHECKPOINTING
@@ -50,7 +48,6 @@ def train_by_methods(record: Recorder) -> None:
     options = ABLATIONS | {name: {"method": name} for name in METHODS} | {"start-layer": {"start_layer": 1}}
     options["pool"] = {"background_swap": 0.6, "backgrounds": "pictures", "confidence_target": "label"}
     options["region"] = {"mean_over": "region", "mask_edges": "complement"}
-    options["head"] = {"method": "finetune", "head_epochs": 0.5}
     options["released"] = {"method": "rrr", "released_gradients": True}
     options["distance"] = {"relevance_distance": "bce", "foreground_weight": 0.9, "relevance_target": "prediction"}
     options["second order"] = {"second_order": True, "lr_decay_rate": 0.3, "lr_decay_every": 1, "num_train_epochs": 2}
@@ -179,23 +176,26 @@ def measure_numbers(record: Recorder) -> None:
     references = [of[: 1 + row % 2] if row % 9 else [] for row, of in enumerate(ids)]
     groups, weights = ("land", "water", "ice and snow"), {"land": 0.5, "water": 0.2, "ice and snow": 0.3}
     for subset in (None, [0, 2, 3, 5]):
-        metrics = (RobustAccuracy(subset), WorstGroupAccuracy(group_weights=weights), Calibration(class_subset=subset))
+        metrics = (
+            load("robust_accuracy", "groups", class_subset=subset),
+            load("worst_group_accuracy", group_weights=weights),
+            load("calibration", class_subset=subset),
+        )
         kept = [[one for one in of if subset is None or one in subset] for of in references]
         for part in (range(25), range(25, 40)):
             named = {"groups": [groups[row % 3] for row in part]}
             for metric in metrics:
-                more = {} if isinstance(metric, Calibration) else named
-                metric.update(logits[part], [kept[row] for row in part], **more)
+                more = {} if metric.name == "calibration" else named
+                metric.add_batch(predictions=logits[part], references=[kept[row] for row in part], **more)
         record.add(f"metrics, {subset}", [metric.compute() for metric in metrics])
-    tied = WorstGroupAccuracy()
-    tied.update(np.array([0, 0, 1]), [0, 1, 2], groups=["much water", "sea", "shore"])
-    record.add("tied groups", tied.compute())
+    tied = {"predictions": np.array([0, 0, 1]), "references": [0, 1, 2], "groups": ["much water", "sea", "shore"]}
+    record.add("tied groups", load("worst_group_accuracy").compute(**tied))
     drawn = {region: rng.integers(0, 6, (40, 3)).tolist() for region in ("foreground", "background")}
     noisy = drawn | {"accepted": references, "object_share": (np.arange(40) % 7 / 6).tolist()}
     record.add("sensitivity", str(sensitivity_table({"set": {"before": noisy, "after": noisy | {"foreground": ids}}})))
     of_groups = {"groups": [("original", "mixed_same", "mixed_rand")[row % 3] for row in range(40)]}
     for name in SCRIPTS:
-        metric = load(name, *(["groups"] if name in OF_GROUPS else []))
+        metric = load(name)
         record.add(f"script, {name}", [str(metric.features), metric.citation, metric.info.reference_urls])
         if name in OF_GROUPS:
             metric.add_batch(predictions=logits, references=references, **of_groups)

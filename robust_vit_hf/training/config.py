@@ -19,6 +19,12 @@ CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
 
+# What the card calls them.
+NAMES = {
+    "background_swap": "probability of a background swap",
+    "confidence_temperature": "temperature of the confidence",
+}
+
 
 @dataclass
 class RobustViTConfig(TrainingArguments):
@@ -41,7 +47,7 @@ class RobustViTConfig(TrainingArguments):
     )
     eval_strategy: str = option("epoch", "When to evaluate: `no`, `steps` or `epoch`.")
     save_strategy: str = option("epoch", "When to save: `no`, `steps`, `epoch` or `best`.")
-    save_total_limit: int | None = option(1, "Checkpoints kept in addition to the best one. Ours, to save space.")
+    save_total_limit: int | None = option(2, "Checkpoints kept, the best among them. Ours, to save space.")
     load_best_model_at_end: bool = option(True, "Load the best checkpoint at the end: the lowest validation loss.")
     logging_steps: float = option(10, "Steps between two logs. Ours, since runs are short.")
     remove_unused_columns: bool = option(False, "Must stay False: `image` is not an argument of the model.")
@@ -155,14 +161,13 @@ class RobustViTConfig(TrainingArguments):
         if self.lr_scheduler_type != STEP_DECAY:
             schedule = SchedulerType(self.lr_scheduler_type).value
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
-        hidden = {*TrainingArguments.__dataclass_fields__, *self.unused, "method", "background_swap", "backgrounds"}
-        hidden |= {"bad_masks", "lr_decay_rate", "lr_decay_every", "confidence_temperature"}
+        hidden = {*TrainingArguments.__dataclass_fields__, *self.unused, "method", "backgrounds", "bad_masks"}
         for name in [own.name for own in fields(self) if own.name not in hidden]:
-            if (value := getattr(self, name)) is not None and value is not False:
-                described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
-        described["temperature of the confidence"] = f"{self.confidence_temperature:g}"
-        pictures = "" if self.backgrounds is None else ", with pictures of a folder"
-        return described | {"probability of a background swap": f"{self.background_swap:g}{pictures}"}
+            if (value := getattr(self, name)) is not None and value is not False and not name.startswith("lr_decay"):
+                described[NAMES.get(name, name.replace("_", " "))] = (
+                    f"{value:g}" if isinstance(value, float) else str(value)
+                )
+        return described
 
 
 def prepare_sharding(

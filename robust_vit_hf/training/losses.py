@@ -162,7 +162,6 @@ class Method(ABC):
 
     config: ClassVar[type[RobustViTConfig]] = RobustViTConfig
     second_derivative: ClassVar[bool] = False  # whether the loss needs a derivative of a gradient
-    mixes_labels: ClassVar[bool] = False  # whether training images have several labels
 
     def __init__(self, args: RobustViTConfig, swap: Callable[..., torch.Tensor] | None = None):
         self.args, self.swap = args, swap
@@ -243,7 +242,7 @@ class Method(ABC):
         if training and self.swap is not None:
             pixel_values = self.swap(pixel_values, mask)
         values, logits = self.per_image(vit, pixel_values, mask, targets)
-        if labels is not None and not (training and self.mixes_labels):
+        if labels is not None:
             values["top1"] = (logits.argmax(dim=1) == labels).float()
         total = values["loss"].mean() if num_items_in_batch is None else values["loss"].sum() / num_items_in_batch
         names, table = list(values), torch.stack([value.detach().float() for value in values.values()], dim=1)

@@ -71,12 +71,10 @@ def train_parser(
     """Parser of the options of `robust-vit train`, by the method of `values`, which are its defaults."""
     config = load_method(values.get("method", RobustViTConfig.method)).config
     parser = parser_class((ModelArguments, DataArguments, config), **settings)
-    known = {action.dest: action for action in parser._actions}
-    for name, value in values.items():
-        if name not in known:
-            raise ValueError(unknown("option", str(name), known))
-        known[name].required = False
-        parser.set_defaults(**{name: value})
+    known = [action.dest for action in parser._actions]
+    if others := [str(name) for name in values if name not in known]:
+        raise ValueError(unknown("option", others[0], known))
+    parser.set_defaults(**values)
     return parser
 
 

@@ -28,7 +28,7 @@ from ..utils.files import RUN_FILE, weights_written, write_json
 from .adapters import add_adapter
 from .config import STEP_DECAY, RobustViTConfig, prepare_sharding
 from .methods import load_method
-from .methods.augmentations import BackgroundPool, HeadFirst, swap_in_batch
+from .methods.augmentations import BackgroundPool, swap_in_batch
 
 
 class RobustViTTrainer(Trainer):
@@ -118,7 +118,7 @@ class RobustViTTrainer(Trainer):
             eval_dataset=sets if isinstance(eval_dataset, dict) else sets["eval"],
             processing_class=processing_class,
             model_init=None if model_init is None else lambda trial: with_loss(_call(model_init, trial)),
-            callbacks=[self.epoch, *([HeadFirst()] if getattr(args, "head_epochs", 0) else []), *(callbacks or [])],
+            callbacks=[self.epoch, *(callbacks or [])],
             **kwargs,
         )
         self.method = method

@@ -106,7 +106,7 @@ def test_the_recipe_is_that_of_model_images_and_method(given, recipe, capsys):
 
 def test_another_method_takes_nothing_of_the_recipes_own(tmp_path):
     of_any = {"learning_rate": 1e-5, "num_train_epochs": 2, "model": "vit-b"}
-    own = {"method": "swap", "background_swap": 0.5, "backgrounds": "pictures", "head_epochs": 1.0}
+    own = {"method": "swap", "background_swap": 0.5, "backgrounds": "pictures"}
     recipe = write_recipe(tmp_path, of_any | own)
     assert train_values(recipe, {"method": "finetune"}) == of_any | {"method": "finetune"}
     assert train_values(recipe, {"method": "swap"}) == train_values(recipe, {}) == of_any | own

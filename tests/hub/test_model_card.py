@@ -26,10 +26,8 @@ from ..helpers.tiny import ROOT, masked_dataset, tiny_config, tiny_vit
 
 OTHER_METHODS = {
     "cft": "elisha2026concept",
-    "cutmix": "yun2019cutmix",
     "energy": "rao2023studying",
     "gradmask": "simpson2019gradmask",
-    "random_erasing": "zhong2020random",
     "rrr": "ross2017right",
 }
 LAYER, SWAP = "interpolation weight of the new layer", {"probability of a background swap": "0.75"}

@@ -2,14 +2,10 @@
 
 import ast
 import re
-from copy import deepcopy
 
 import pytest
 import torch
 from torch.autograd import gradcheck
-from torchvision.transforms import v2
-from transformers import TrainerCallback
-from transformers.modeling_outputs import ImageClassifierOutput
 
 from robust_vit_hf import RobustViTTrainer, relevance_map
 from robust_vit_hf.relevance.architectures import VisionTransformer
@@ -206,54 +202,6 @@ def test_precision_and_checkpointing(name, second_order, tmp_path):
     assert again == pytest.approx(full, rel=1e-6)
     for (parameter, ours), theirs in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4, msg=parameter)
-
-
-def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
-    model, (pixel_values, mask, targets) = tiny_vit().double().train(), batch(4)
-    torch.manual_seed(3)
-    options = {"confidence_temperature": 0.5, "confidence_weight": 0.3}
-    values, _ = losses("cutmix", tmp_path, model, pixel_values, mask, targets, **options)
-    torch.manual_seed(3)
-    mixed, shares = v2.CutMix(num_classes=4)(pixel_values, targets["label"])
-    assert not torch.equal(mixed, pixel_values) and ((shares > 0).sum(dim=1) > 1).any()
-    expected = -(shares * (model(mixed).logits.float() / 0.5).log_softmax(dim=1)).sum(dim=1)
-    torch.testing.assert_close(values["loss"].float(), 0.3 * expected.float())
-    plain, _ = losses("cutmix", tmp_path, model.eval(), pixel_values, mask, targets)
-    torch.testing.assert_close(
-        plain["loss"], losses("finetune", tmp_path, model, pixel_values, mask, targets)[0]["loss"]
-    )
-
-
-def test_random_erasing_hides_a_part_of_half_the_images(tmp_path, monkeypatch):
-    model, (pixel_values, mask, targets) = tiny_vit().double().train(), batch(40)
-    seen = []
-    monkeypatch.setattr(model, "forward", lambda pixel_values, **_: seen.append(pixel_values) or ImageClassifierOutput(
-        logits=pixel_values.mean(dim=(2, 3))
-    ))  # fmt: skip
-    torch.manual_seed(0)
-    losses("random_erasing", tmp_path, model, pixel_values, mask, targets | {"label": targets["label"] % 3})
-    erased = (seen[0] == 0).all(dim=1)
-    assert torch.equal(torch.where(erased[:, None], 0, pixel_values), seen[0])
-    assert 10 < erased.flatten(1).any(dim=1).sum() < 30 and 0.01 < erased.double().mean() < 0.2
-
-
-@pytest.mark.parametrize("head_epochs, moved", [(0.0, True), (0.75, True), (1.0, True), (2.0, False)])
-def test_epochs_of_the_head_alone(head_epochs, moved, tmp_path):
-    model, rows = tiny_vit(), tensor_rows(8)
-    before = deepcopy(model.state_dict())
-    config = tiny_config(tmp_path, method="finetune", head_epochs=head_epochs, per_device_train_batch_size=4)
-    trainer = RobustViTTrainer(model, config, rows)
-    grads = []
-
-    class Watch(TrainerCallback):
-        def on_pre_optimizer_step(self, *args, **kwargs):
-            grads.append(model.vit.layers[0].attention.q_proj.weight.grad is not None)
-
-    trainer.add_callback(Watch())
-    trainer.train()
-    assert grads == [step >= round(2 * head_epochs) for step in range(4)]  # of two steps each
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert "classifier.weight" in changed and any(name.startswith("vit.") for name in changed) is moved
 
 
 def test_each_ablation_gives_other_gradients(tmp_path):

@@ -7,11 +7,9 @@ from typing import Any
 # Module and class of each method, so that listing the names does not import torch.
 METHODS = {
     "cft": "methods.relevance.ConceptGuidedFineTuning",
-    "cutmix": "methods.augmentations.CutMix",
     "energy": "methods.relevance.Energy",
     "finetune": "methods.augmentations.Finetune",
     "gradmask": "methods.relevance.GradMask",
-    "random_erasing": "methods.augmentations.RandomErasing",
     "robustvit": "losses.RobustViT",
     "rrr": "methods.relevance.RightForTheRightReasons",
     "swap": "methods.augmentations.Swap",

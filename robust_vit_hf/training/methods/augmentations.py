@@ -1,4 +1,4 @@
-"""Methods that change the images: plain finetuning, background swap, CutMix and random erasing."""
+"""Plain finetuning, and the background swap."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -7,17 +7,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from ...data.background_edits import background, is_background, paste
 from ...data.transforms import Transform
-from ...relevance.architectures import ImageModel
-from ...relevance.relevance_map import at_least_float32
 from ...utils.files import files_below, is_hidden
 from ...utils.images import readable_suffixes, upright_image
 from ..config import RobustViTConfig, option
@@ -26,13 +22,12 @@ from ..losses import Method, Penalty
 
 @dataclass
 class FinetuneConfig(RobustViTConfig):
-    """Arguments of [`Finetune`], [`CutMix`] and [`RandomErasing`]."""
+    """Arguments of [`Finetune`]."""
 
     method: str = option("finetune", "Cross-entropy with the label.")
     relevance_weight: float = option(0.0, "No relevance loss.")
     confidence_weight: float = option(1.0, "Weight of the cross-entropy.")
     confidence_target: Literal["label", "prediction", "original"] = option("label", "Target of the confidence loss.")
-    head_epochs: float = option(0.0, "Number of first epochs that train only the head; in one process.")
     unused: ClassVar = (
         *("relevance_weight", "background_weight", "foreground_weight", "relevance_distance", "mask_edges"),
         *("mean_over", "relevance_target", "second_order", "start_layer"),
@@ -71,54 +66,6 @@ class Swap(Finetune):
     """Kullback–Leibler divergence from the output of the original model. Three of four images get another background."""
 
     config = SwapConfig
-
-
-class CutMix(Finetune):
-    """A rectangle of each image comes from another image of the batch. The loss is the cross-entropy with the labels of
-    both images, weighted by their shares of the pixels.
-
-    Source: https://huggingface.co/papers/1905.04899
-    """
-
-    mixes_labels = True
-
-    def __init__(self, args, swap=None):
-        super().__init__(args, swap)
-        if args.confidence_target != "label" or args.train_batch_size < 2:
-            raise ValueError(
-                "`cutmix` mixes two labels: it needs the `confidence_target` label, and a batch size above 1."
-            )
-
-    def per_image(self, vit, pixel_values, mask, targets):
-        if not vit.pretrained.training:
-            return super().per_image(vit, pixel_values, mask, targets)
-        mix = v2.CutMix(num_classes=vit.pretrained.config.num_labels)
-        mixed, labels = mix(pixel_values, targets["label"])
-        logits = vit.logits(mixed)
-        loss = F.cross_entropy(at_least_float32(logits) / self.args.confidence_temperature, labels, reduction="none")
-        return {"confidence_loss": loss, "loss": self.args.confidence_weight * loss}, logits
-
-
-class RandomErasing(Finetune):
-    """Cross-entropy with the label. In half of the images, a random rectangle of 2 to 33 % of the area becomes 0, the mean
-    (torchvision's defaults).
-
-    Source: https://huggingface.co/papers/1708.04896
-    """
-
-    def penalty(self, vit, pixel_values, mask, targets):
-        if vit.pretrained.training:
-            erase = v2.RandomErasing(p=0.5)
-            pixel_values = torch.stack([erase(image) for image in pixel_values])
-        return super().penalty(vit, pixel_values, mask, targets)
-
-
-class HeadFirst(TrainerCallback):
-    """Trains only the head of the model in the first `head_epochs`."""
-
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
-        for parameter in ImageModel(model).body:
-            parameter.requires_grad_((state.epoch or 0) >= args.head_epochs)
 
 
 class BackgroundPool:
