@@ -22,7 +22,6 @@ from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import datasets
 import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -32,9 +31,9 @@ from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_model
 from robust_vit_hf.data.find_images import origin_of_masks
 from robust_vit_hf.evaluation.accuracy import Accuracy, set_result
 from robust_vit_hf.evaluation.measurement import measure
-from robust_vit_hf.evaluation.results_files import TABLES_FILE, write_finetuning_results
+from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.session import Session, Side
-from robust_vit_hf.hub.upload import check_adapter_base
+from robust_vit_hf.hub.upload import check_adapter_base, create_repo, push_folder
 from robust_vit_hf.models.image_processors import load_processor, resolve_protocol
 from robust_vit_hf.models.model_names import resolve
 from robust_vit_hf.results.run_results import Run
@@ -45,7 +44,6 @@ from robust_vit_hf.training.losses import check_has_map
 from robust_vit_hf.training.methods.augmentations import control_of
 from robust_vit_hf.training.options import DataArguments, ModelArguments
 from robust_vit_hf.utils.files import check_output_dir
-from robust_vit_hf.utils.privacy import public_settings
 from robust_vit_hf.utils.processes import TrainingInterrupted, begin_command, leave
 
 
@@ -69,8 +67,12 @@ def finetune(
     name, rank = model_args.model, model_args.lora_rank
     check_output_dir(folder, data_args.dataset)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
-    if args.push_to_hub and rank is not None and not model_args.merge_lora:
-        check_adapter_base(name)  # fail before training, not after
+    if args.push_to_hub:  # fail before training, not after
+        if rank is not None and not model_args.merge_lora:
+            check_adapter_base(name)
+        if args.process_index == 0:
+            repo_id = args.hub_model_id or folder.resolve().name
+            args.hub_model_id = create_repo(repo_id, private=args.hub_private_repo, token=args.hub_token)
 
     # Load the model, its image processor, and the images.
     set_seed(args.seed)
@@ -112,30 +114,25 @@ def finetune(
         results.append(measure(replace(session, sides=side, folder=None), Accuracy(relevance=False)))
 
     # Write tables, pictures and the card, and push.
+    settings = {"model": asdict(model_args) | {"protocol": protocol}, "data": asdict(data_args)}
+    settings |= {"training": args.to_sanitized_dict(), "seconds": round(time.time() - started, 1)}
     table = ""
     if trainer.accelerator.is_main_process:
-        settings = {"model": asdict(model_args) | {"protocol": protocol}, "data": asdict(data_args)}
-        settings |= {"training": public_settings(args.to_sanitized_dict()), "seconds": round(time.time() - started, 1)}
         measured = {of: {side: m for part in results for side, m in part[of].items()} for of in sets}
-        rows, classes = trainer.train_dataset, None
-        if isinstance(rows, datasets.Dataset) and "label" in rows.column_names:
-            classes = frozenset(rows.with_format(None)["label"][:])
-        run = Run({of: set_result(of, images, measured[of]) for of, images in sets.items()}, classes)
+        run = Run({of: set_result(of, rows, measured[of]) for of, rows in sets.items()}, trainer.training_classes())
         after = Side.of(trainer.accelerator.unwrap_model(trainer.model), processor)
         session = replace(session, settings=settings, sides=session.sides | {"after": after})
         table = write_finetuning_results(folder, run, session)
-    facts = {"finetuned_from": resolve(name), "dataset": data_args.dataset, "protocol": protocol}
-    if rank is not None:
-        facts["adapter"] = f"LORA of rank {rank}{', merged' if model_args.merge_lora else ''}"
-    trainer.create_model_card(**facts, masks=origin_of_masks(data_args.dataset))
-    if args.push_to_hub:
-        try:
-            trainer.push_to_hub()
+    adapter = None if rank is None else f"LORA of rank {rank}{', merged' if model_args.merge_lora else ''}"
+    facts = {"finetuned_from": resolve(name), "dataset": data_args.dataset, "protocol": protocol, "adapter": adapter}
+    trainer.create_model_card(**facts, masks=origin_of_masks(data_args.dataset), revision=args.hub_revision)
+    if args.push_to_hub and trainer.accelerator.is_main_process:
+        to = {"private": args.hub_private_repo, "revision": args.hub_revision, "token": args.hub_token}
+        try:  # unlike `trainer.push_to_hub`, without files of the folder that name local paths or show images
+            push_folder(folder, args.hub_model_id, commit_message="End of training", **to)
         except (OSError, ValueError) as error:
-            raise OSError(
-                f"The run is complete, and its tables are in `{folder}/{TABLES_FILE}`, but it was not pushed: {error} "
-                f"Push it with `robust-vit push {folder} {trainer.hub_model_id or 'OWNER/NAME'}`."
-            ) from error
+            push = f"robust-vit push {folder} {args.hub_model_id}"
+            raise OSError(f"The run is complete in `{folder}`, but was not pushed, see `{push}`: {error}") from error
     return table
 
 

@@ -17,7 +17,7 @@ Options come from a recipe, which the command line overrides: the one that --con
   robust-vit train --model vit-b --dataset photos-masks --output_dir runs/vit-b
   robust-vit train                       # the bundled model and images
   robust-vit train --method gradmask     # another method, see docs/train.md
-  accelerate launch trainer/train.py --model vit-b    # on several GPUs"""
+  accelerate launch --module robust_vit_hf.cli train --model vit-b    # on several GPUs; so does trainer/train.py"""
 
 
 def parse_arguments(argv: list[str]) -> Arguments:

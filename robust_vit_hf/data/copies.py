@@ -32,7 +32,7 @@ SIDE = 16  # pixels of a thumbnail
 # photographs as JPEGs of quality 40, also at 224 pixels, and 95 % at 112. Of 3,000 photographs, the two most alike have 22, 100 and 14.
 BLOCKS, PIXELS, MEAN = 12, 48, 3.2
 FLAT = 6  # standard deviation below which thumbnails are too flat to tell images apart
-THUMBNAILS_FILE = "_thumbnails.npz"  # in an output folder; the Trainer does not upload files with such names
+THUMBNAILS_FILE = ".thumbnails.npz"  # in an output folder; hidden, since it belongs to no result
 
 
 def without_copies(images: Mapping[str, Images], folder: Path | None) -> dict[str, Images]:

@@ -23,13 +23,12 @@ from .options import PushOptions
 
 
 ADAPTER_FILE = "adapter_config.json"
-# Only these files are uploaded. Others in the folder, of the Trainer and of other commands, contain local paths, the user's
-# images or their names.
+# Only these files are uploaded. Others in the folder, of the Trainer and of other commands, contain local paths, the name of the
+# machine, the user's images or their names.
 MODEL_FILES = [CARD_FILE, RUN_FILE, RESULTS_FILE, EVALUATION_FILE, INTERPOLATION_FILE, CONVERSION_FILE]
 MODEL_FILES += ["tables.md", "candidates.md", "verdict.json", "LICENSE*", "NOTICE*"]
 MODEL_FILES += ["*config.json", "*model*.safetensors", "*model*.bin", "*.index.json", "*.py"]
 DATASET_FILES = [CARD_FILE, STAGE_FILE, "*.parquet", f"{CONTACT_SHEET}*.png"]
-LOGS = "runs/*/events.out.tfevents.*"
 httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, and since 2.0 httpx2
 
 
@@ -70,12 +69,12 @@ def check_adapter_base(base: str | None) -> None:
 
 
 def model_files(folder: Path) -> list[str]:
-    """Patterns of the files of a model to upload: [`MODEL_FILES`], logs, results, and the pictures and files that the card links."""
+    """Patterns of the files of a model to upload: [`MODEL_FILES`], results, and the pictures and files that the card links."""
     card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     shown = re.findall(r'(?:\]\(|src=")([^)"\s]*[^)"\s/\\])', text)
     files = [path.name for path in folder.iterdir() if any(fnmatchcase(path.name, known) for known in MODEL_FILES)]
-    return [*map(glob.escape, [*files, *shown]), LOGS, EVAL_RESULTS_FILES]
+    return [*map(glob.escape, [*files, *shown]), EVAL_RESULTS_FILES]
 
 
 def push_folder(

@@ -1,4 +1,4 @@
-"""Arguments of a finetuning run: those of the Trainer and of the paper's loss. Configs of other methods are beside their losses."""
+"""Arguments of a finetuning run: those of the Trainer and of the paper's loss. Other methods have theirs with their losses."""
 
 import os
 from dataclasses import dataclass, fields
@@ -9,6 +9,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
+from ..utils.privacy import public_settings
 from .methods import load_method
 from .options import option
 
@@ -51,6 +52,7 @@ class RobustViTConfig(TrainingArguments):
     load_best_model_at_end: bool = option(True, "Load the best checkpoint at the end: the lowest validation loss.")
     logging_steps: float = option(10, "Steps between two logs. Ours, since runs are short.")
     remove_unused_columns: bool = option(False, "Must stay False: `image` is not an argument of the model.")
+    hub_strategy: str = option("end", "When to push. Ours, since other strategies upload the whole folder each time.")
     enable_jit_checkpoint: bool = option(True, "Save a checkpoint at SIGTERM. Ours, since clusters end jobs by it.")
 
     # The loss
@@ -148,6 +150,9 @@ class RobustViTConfig(TrainingArguments):
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"hub_token": None}  # checkpoints hold a pickle of the arguments
+
+    def to_dict(self) -> dict:
+        return public_settings(super().to_dict())  # logs hold them, and are pushed
 
     @property
     def needs_labels(self) -> bool:

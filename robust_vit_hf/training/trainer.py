@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.classes import align_labels, class_names_of, classes_of_model, label_mapping
+from ..data.classes import align_labels, check_one_numbering, class_names_of, classes_of_model, label_mapping
 from ..data.schema import check_columns, check_rows
 from ..data.stream import MaskedStream
 from ..data.transforms import Transform, eval_transform, picklable, train_transform
@@ -109,6 +109,7 @@ class RobustViTTrainer(Trainer):
         if isinstance(train_dataset, datasets.IterableDataset):
             augment = train_transform(processing_class, None, squash_resample(processing_class))  # see MaskedStream
         sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
+        check_one_numbering(classes_of_model(known.config), {"train": train_dataset, **sets})
         sets = {of: prepared(rows, transform, of, check=True) for of, rows in sets.items()}
         self._prepare_rows = partial(prepared, transform=transform)  # of other sets
         super().__init__(
@@ -161,10 +162,16 @@ class RobustViTTrainer(Trainer):
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the mean components of the loss beside the loss of the training."""
+        """Log the mean components of the loss in addition to the loss of the training."""
         if "loss" in logs:
             logs |= {name: value for name, value in self.method.read_values(training=True).items() if name != "loss"}
         super().log(logs, start_time)
+
+    def training_classes(self) -> frozenset[int] | None:
+        """Classes of the training images; `None` if they are not a table with labels."""
+        rows = self.train_dataset
+        known = isinstance(rows, datasets.Dataset) and "label" in rows.column_names
+        return frozenset(rows.with_format(None)["label"][:]) if known else None
 
     def create_model_card(self, language: str | None = None, **facts: Any) -> None:
         """Write `run.json` to the `output_dir`, and `README.md` from it and the results. Arguments of earlier calls are
@@ -214,7 +221,7 @@ def _prepared(
     rows: Any, transform: Transform, name: str, config: Any, args: RobustViTConfig, check: bool = False
 ) -> Any:
     """Rows of images and masks with the classes of the model and the transform. Other rows, and those with a transform of their own, are
-    returned as they are. With `check`, those that cannot be trained on are left out, or refused."""
+    returned as they are. With `check`, those that cannot be trained on are left out, or rejected."""
     of_datasets = isinstance(rows, (datasets.Dataset, datasets.IterableDataset))
     if (
         not of_datasets

@@ -100,8 +100,6 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         assert call("push", "a", "b").error == f"error: No module: pip install -e '.[{extra}]'"
     monkeypatch.setitem(sys.modules, "robust_vit_hf.hub.upload", None)  # which cannot be imported
     assert call("push", "a", "b").error.startswith("error: import of robust_vit_hf.hub.upload halted")
-    monkeypatch.setattr("robust_vit_hf.training.config.find_spec", lambda name: None)
-    assert call("train", "--report_to", "tensorboard").error.endswith("or install it: pip install -e '.[train]'")
 
 
 def test_errors_of_the_program_and_of_signals(monkeypatch):

@@ -104,8 +104,8 @@ def test_fsdp2_gives_the_run_of_one_process(options, tmp_path):
         ({"state_dict_type": "SHARDED_STATE_DICT"}, False, tiny_vit(), "set `fsdp_state_dict_type: FULL_STATE_DICT`"),
         ({"cpu_ram_efficient_loading": True}, False, tiny_vit(), "set `fsdp_cpu_ram_efficient_loading: false`"),
         ({"activation_checkpointing": True}, False, tiny_vit(), f"give `--{CHECKPOINTING} True`"),
-        ({}, True, tiny_vit(), "A second derivative needs weights that FSDP2 has already freed"),
-        ({}, False, add_lora(tiny_vit(), 2, "tiny"), "an adapter, which leaves little to shard: use DDP"),
+        ({}, True, tiny_vit(), "a second derivative needs weights that it has already freed"),
+        ({}, False, add_lora(tiny_vit(), 2, "tiny"), "an adapter leaves little to shard: use DDP"),
     ],
 )
 def test_what_fsdp2_cannot_train_is_refused(tmp_path, settings, second_derivative, model, message):

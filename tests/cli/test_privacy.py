@@ -1,7 +1,6 @@
 """Nothing that is uploaded tells where on a machine it was made: every byte is searched, under relative paths too."""
 
 import json
-import re
 import socket
 from pathlib import Path
 
@@ -52,8 +51,7 @@ def test_a_finetuned_model(hub, machine):
     sources = json.loads(files["evaluation.json"])["protocols"]["paper"]["sources"]
     assert json.loads(files["results.json"])["notes"] == ["Left out as copies, which count once: 1 of 5 images."]
     assert sources == {"validation": "data"} and "accuracy_paper.png" in files
-    (events,) = [name for name in files if "tfevents" in name]
-    assert re.fullmatch(r"runs/\w+-\d+-\d+_host/events\.out\.tfevents\.\d+\.host\.\d+\.\d+", events)
+    assert not [name for name in files if "tfevents" in name]  # their names have the name of the machine
     assert_nothing_in(files, machine)
 
 

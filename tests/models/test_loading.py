@@ -138,6 +138,7 @@ def saved_adapter(tmp_path, config: LoraConfig) -> str:
     trainer = RobustViTTrainer(base, tiny_config(tmp_path / "adapter"), tensor_rows(4), peft_config=config)
     trainer.train()
     trainer.save_model()
+    trainer.create_model_card()
     return str(tmp_path / "adapter")
 
 
@@ -161,7 +162,7 @@ def test_an_adapter_knows_its_base(config, changed, hub, tmp_path):
             ValueError, match=r"base` has changed since the adapter .*: its digest was \w{16}, and is \w{16} now"
         ):
             load_model(name)
-    (tmp_path / "adapter" / "base_model.json").unlink()  # such as one that PEFT has saved
+    (tmp_path / "adapter" / "run.json").unlink()  # such as one that PEFT has saved
     load_model(adapter)
 
 
@@ -169,9 +170,11 @@ def test_an_adapter_that_is_trained_on_keeps_its_base(tmp_path):
     """Weights that the adapter holds beside its own are not those of the base."""
     adapter = saved_adapter(tmp_path, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"]))
     further = PeftModel.from_pretrained(load_model(str(tmp_path / "base")), adapter, is_trainable=True)
-    RobustViTTrainer(further, tiny_config(tmp_path / "further"), tensor_rows(4)).save_model()
-    files = [tmp_path / name / "base_model.json" for name in ("adapter", "further")]
-    assert files[0].read_text() == files[1].read_text()
+    trainer = RobustViTTrainer(further, tiny_config(tmp_path / "further"), tensor_rows(4))
+    trainer.save_model()
+    trainer.create_model_card()
+    runs = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("adapter", "further")]
+    assert runs[0]["base_digest"] == runs[1]["base_digest"] is not None
     load_model(str(tmp_path / "further"))
 
 
@@ -180,8 +183,10 @@ def test_a_base_that_cannot_be_told_is_not_recorded(case, tmp_path):
     """It is loaded in another precision, or has biases of the adapter within it."""
     base = tiny_vit().bfloat16() if case == "half precision" else tiny_vit()
     config = LoraConfig(r=2, target_modules=["q_proj"], bias="all" if case == "biases" else "none")
-    RobustViTTrainer(base, tiny_config(tmp_path), peft_config=config).save_model()
-    assert (tmp_path / "adapter_config.json").is_file() and not (tmp_path / "base_model.json").exists()
+    trainer = RobustViTTrainer(base, tiny_config(tmp_path), peft_config=config)
+    trainer.save_model()
+    trainer.create_model_card()
+    assert json.loads((tmp_path / "run.json").read_text())["base_digest"] is None
 
 
 @pytest.mark.parametrize("fault", ["names", "missing", "shapes", "cut off", "base"])

@@ -141,7 +141,7 @@ def test_lora(family, tmp_path, processor):
     """The adapter alone moves; saved, it gives the same logits on a fresh model, and merged as well."""
     base = family.tiny()
     adapter = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear")
-    config = tiny_config(tmp_path, num_train_epochs=12, learning_rate=1e-2, confidence_weight=0.1)
+    config = tiny_config(tmp_path, num_train_epochs=24, learning_rate=1e-2, confidence_weight=0.1)
     arguments = {"train_dataset": tensor_rows(8), "processing_class": processor, "peft_config": adapter}
     if family.name in WITHOUT_LORA:
         with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv` would have no effect"):

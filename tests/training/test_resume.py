@@ -77,7 +77,7 @@ def test_a_checkpoint_that_was_cut_off_does_not_count(begun, tmp_path, name, lef
 
 
 def test_a_new_run_needs_a_free_folder(tmp_path):
-    for name in (".hidden", "_thumbnails.npz"):
+    for name in (".thumbnails.npz", "_own"):
         (tmp_path / name).touch()
     assert find_checkpoint(str(tmp_path), None) is find_checkpoint(str(tmp_path), "last") is None
     (tmp_path / "checkpoint-1").mkdir()
