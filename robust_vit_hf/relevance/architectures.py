@@ -1,12 +1,18 @@
 """What the package knows of a model: [`ImageModel`] for forward passes, [`VisionTransformer`] for relevance maps."""
 
-from inspect import signature
+from collections.abc import Callable
+from functools import partial
+from inspect import ismethod, signature
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils.operations import ConvertOutputsToFp32
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
+
+from .hooks import hooks_of_this_thread
 
 
 logger = logging.get_logger(__name__)
@@ -78,11 +84,36 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
     raise ValueError(f"Expected a model of transformers, possibly wrapped, but got a `{type(model).__name__}`.")
 
 
-class ImageModel:
-    """Any image classifier of transformers. Forward passes call its wrapper (DDP, PEFT, Accelerate) if it has one."""
+def forward_without_copies(model: nn.Module) -> Callable[..., ModelOutput]:
+    """Forward pass of a model, in the autocast of Accelerate. DDP and Accelerate would return copies of attentions, which are
+    outside the graph of the logits. DDP raises a `ValueError` in training."""
+    if isinstance(model, DistributedDataParallel):
+        if model.training:
+            raise ValueError(
+                "DDP synchronises only the gradients of its own forward pass. To train on maps, compute them in the `forward` of the "
+                "module that DDP wraps. Otherwise, call `eval()` first."
+            )
+        model = model.module
+    converted = getattr(model.forward, "__wrapped__", None)
+    if not isinstance(converted, ConvertOutputsToFp32):
+        return model
+    forward = converted.model_forward
+    return partial(forward, model) if ismethod(model.forward) else forward
 
-    def __init__(self, model: nn.Module):
-        self.model = model
+
+class ImageModel:
+    """Any image classifier of transformers.
+
+    Args:
+        model: the classifier, possibly wrapped (DDP, PEFT, Accelerate); or another `ImageModel`.
+        forward: what a forward pass calls, with `pixel_values` and options as keywords; by default `model`. Within a `forward` of
+            the model itself, it must be the original one.
+    """
+
+    def __init__(self, model: "nn.Module | ImageModel", forward: Callable[..., ModelOutput] | None = None):
+        if isinstance(model, ImageModel):
+            model, forward = model.model, model.forward
+        self.model, self.forward = model, forward
         self.pretrained = unwrap_pretrained(model)
         self.name = type(self.pretrained).__name__.removeprefix("FSDP")  # the class of a sharded model has this prefix
         if self.timm_model is not None:
@@ -152,21 +183,21 @@ class ImageModel:
         return sides[0] // patch[0], sides[1] // patch[1]
 
     def forward_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
-        """Arguments that some models need for images of `(H, W)` pixels, or to compute attentions."""
-        arguments = {"output_attentions": True} if self.name in UNRECORDED_ATTENTION else {}
+        """Arguments that some models need for images of `(H, W)` pixels."""
         takers = self.pretrained, self.encoder  # CLIP passes its arguments on to the encoder
-        if any("interpolate_pos_encoding" in signature(taker.forward).parameters for taker in takers):
+        if any("interpolate_pos_encoding" in signature(type(taker).forward).parameters for taker in takers):
             size = self.vision_config.image_size
-            resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
-            arguments |= {"interpolate_pos_encoding": True} if resized else {}
-        return arguments
+            if image_size != ((size, size) if isinstance(size, int) else tuple(size)):
+                return {"interpolate_pos_encoding": True}
+        return {}
 
-    def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits `(B, C)` of images `(B, 3, H, W)` of any size that is a multiple of the patch size."""
+    def __call__(self, pixel_values: torch.Tensor, output_attentions: bool = False) -> ModelOutput:
+        """Output of the model, with `logits` `(B, C)`, for images `(B, 3, H, W)` of any size that is a multiple of the patch size.
+        Raises a `ValueError` if the model has no head."""
         if pixel_values.is_inference() and torch.is_grad_enabled():
             pixel_values = pixel_values.clone()  # inference tensors cannot be saved for backward
         arguments = self.forward_arguments(size := tuple(pixel_values.shape[2:]))
-        if "interpolate_pos_encoding" in arguments:
+        if arguments:
             made = self.vision_config.image_size
             logger.warning_once(
                 f"The model was made for images of {made} pixels: for {size}, position embeddings are resized."
@@ -176,24 +207,30 @@ class ImageModel:
             patches = pixel_values.unflatten(3, (grid[1], width)).unflatten(2, (grid[0], height))
             pixel_values = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
             arguments["spatial_shapes"] = torch.tensor([grid] * len(patches), device=patches.device)
-        output = self.model(pixel_values=pixel_values, **arguments)
-        logits = output.logits if "logits" in output else output.last_hidden_state  # its name in PP-LCNet
-        if logits.ndim != 2:
+        arguments |= {"output_attentions": True} if output_attentions else {}
+        forward = self.forward or (forward_without_copies(self.model) if output_attentions else self.model)
+        output = forward(pixel_values=pixel_values, **arguments)
+        if "logits" not in output:
+            output["logits"] = output.last_hidden_state  # their name in PP-LCNet
+        if output.logits.ndim != 2:
             raise ValueError(f"A `{self.name}` has no head for classes: give a model with a trained head.")
-        return logits
+        return output
+
+    def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits `(B, C)` of images `(B, 3, H, W)`, see [`__call__`]."""
+        return self(pixel_values).logits
 
 
 class VisionTransformer(ImageModel):
     """A plain vision transformer, with what relevance maps need of it. Other models raise [`NoRelevanceMap`].
 
     Attributes:
-        attentions: attention modules, first layer first. The attention is their second output, or for timm the output of
-            their `attn_drop`.
+        attentions: attention modules, first layer first.
         head: weights with which the classification head reads the tokens.
     """
 
-    def __init__(self, model: nn.Module):
-        super().__init__(model)
+    def __init__(self, model: nn.Module | ImageModel, forward: Callable[..., ModelOutput] | None = None):
+        super().__init__(model, forward)
         of_timm, config, name = self.timm_model is not None, self.vision_config, self.name
         self.attentions = self._attentions_of_timm() if of_timm else self._attentions_of_transformers()
         own_grid = of_timm or (hasattr(config, "patch_size") and not hasattr(config, "window_size"))
@@ -229,6 +266,27 @@ class VisionTransformer(ImageModel):
         reads_all = getattr(self.timm_model, "pool_include_prefix", False)
         return None if reads_all else TIMM_POOLING.get(self.timm_model.global_pool)
 
+    def __call__(self, pixel_values: torch.Tensor, output_attentions: bool = False) -> ModelOutput:
+        """Output of the model, with `logits` and on demand `attentions`, first layer first: what the implementation returns, or
+        for timm probabilities `(B, h, T, T)`. They are in one graph, which starts at the pixels if the model is frozen."""
+        if not output_attentions:
+            return super().__call__(pixel_values)
+        timm = self.timm_model
+        embeddings = self.encoder.get_input_embeddings() if timm is None else timm.patch_embed
+        if not (pixel_values.requires_grad or any(parameter.requires_grad for parameter in embeddings.parameters())):
+            pixel_values = pixel_values.detach().clone().requires_grad_()
+        if timm is None:
+            return super().__call__(pixel_values, output_attentions=True)
+        recorded: list[torch.Tensor] = []  # by hooks, since transformers does not return the attentions of timm
+
+        def record(module, args, output):
+            recorded.append(output)
+
+        with hooks_of_this_thread(*((layer.attn_drop.register_forward_hook, record) for layer in self.attentions)):
+            output = super().__call__(pixel_values)
+        output["attentions"] = tuple(recorded)
+        return output
+
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
         """Weights `(T,)`, fp32, with which the head reads the tokens: prefix tokens first, the `grid` of patches last."""
         num_patches, num_read = grid[0] * grid[1], len(self.head.prefix)
@@ -238,7 +296,7 @@ class VisionTransformer(ImageModel):
         return row
 
 
-def why_no_map(model: nn.Module) -> str | None:
+def why_no_map(model: nn.Module | ImageModel) -> str | None:
     """A sentence that says why a model has no relevance map; `None` if it has one."""
     try:
         VisionTransformer(model)

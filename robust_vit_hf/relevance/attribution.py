@@ -10,19 +10,20 @@ import torch
 from torch import nn
 
 from . import ATTRIBUTION_METHOD_NAMES
-from .architectures import VisionTransformer
-from .attention import EXPLICIT_ATTENTION, hooks_of_this_thread, record_attentions, switched_attention
+from .architectures import ImageModel, VisionTransformer
+from .attention import EXPLICIT_ATTENTION, switched_attention
+from .hooks import hooks_of_this_thread
 from .relevance_map import RelevanceOutput, make_output, map_of_tokens, min_max, relevance_map, target_logits
 
 
 Target: TypeAlias = torch.Tensor | int | None
 
 
-def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """Attentions `(B, h, T, T)` of each layer, and the logits, of one forward pass."""
-    with switched_attention(vit, EXPLICIT_ATTENTION), record_attentions(vit) as attentions:
-        logits = vit.logits(pixel_values)
-    return attentions, logits
+    with switched_attention(vit, EXPLICIT_ATTENTION):
+        output = vit(pixel_values, output_attentions=True)
+    return output.attentions, output.logits
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
 
 
 def _attention_map(
-    model: nn.Module, pixel_values: torch.Tensor, read: Callable[..., torch.Tensor], check_finite: bool
+    model: nn.Module | ImageModel, pixel_values: torch.Tensor, read: Callable[..., torch.Tensor], check_finite: bool
 ) -> RelevanceOutput:
     """Map of token weights `(B, 1, T)`, which `read` computes from those of the head and the attentions `(B, h, T, T)`."""
     vit = VisionTransformer(model)
@@ -72,7 +73,7 @@ def _attention_map(
 
 
 def attention_rollout(
-    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
+    model: nn.Module | ImageModel, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """Attention rollout: product over the layers of 0.5·A + 0.5·I, where A is the mean over the heads. `target` is ignored,
     since all classes have the same map.
@@ -90,7 +91,7 @@ def attention_rollout(
 
 
 def last_layer_attention(
-    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
+    model: nn.Module | ImageModel, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """Attention, in the last layer, of the tokens that the classification head reads: mean over the attention heads.
     `target` is ignored, since all classes have the same map.
@@ -103,7 +104,7 @@ def last_layer_attention(
 
 
 def input_gradient(
-    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
+    model: nn.Module | ImageModel, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """Gradient of the explained logit with respect to the normalised pixels: absolute value, maximum over the channels.
     For evaluation only: maps and logits are detached.
@@ -121,7 +122,7 @@ def input_gradient(
 
 
 def legrad(
-    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
+    model: nn.Module | ImageModel, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """LeGrad: how sensitive the score of each layer is to its attention.
 

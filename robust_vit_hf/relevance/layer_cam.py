@@ -5,8 +5,8 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .architectures import ImageModel, NoRelevanceMap, unwrap_pretrained, why_no_map
-from .attention import hooks_of_this_thread
 from .attribution import Target
+from .hooks import hooks_of_this_thread
 from .relevance_map import RelevanceOutput, make_output, min_max, relevance_map, target_logits, upsample
 
 
@@ -25,7 +25,7 @@ def map_name(model: nn.Module, pixel_values: torch.Tensor | None = None) -> str 
 
 
 def class_map(
-    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
+    model: nn.Module | ImageModel, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """[`relevance_map`], or for models without a relevance map [`layer_cam`]."""
     method = relevance_map if why_no_map(model) is None else layer_cam
@@ -54,7 +54,7 @@ def on_grid(output: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor |
 
 
 def layer_cam(
-    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
+    model: nn.Module | ImageModel, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """LayerCAM of the last layer whose output A lies on a grid and affects the explained logit: the positive part of the sum
     over the channels of (∂logit/∂A)⁺ ⊙ A, upsampled and scaled to [0, 1]. For evaluation only: maps and logits are detached.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from .architectures import VisionTransformer
-from .attention import EXPLICIT_ATTENTION, RecordedAttention
+from .attention import EXPLICIT_ATTENTION, LINEAR_MEMORY_ATTENTION, RecordedAttention
 
 
 # Attention elements per chunk: the fastest number on two cores. Other devices need more, since each launch takes time.
@@ -20,20 +20,23 @@ MIN_TOKENS = 400  # with at least as many, it is faster: experiments/benchmarks/
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
 
 
-def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: bool) -> bool:
-    """Whether to compute the map in linear memory. Second order, dropout, position biases and eager attention need the
-    attentions themselves. With few tokens, the attentions are faster, but not with activation checkpointing in training."""
-    pretrained, config = vit.pretrained, vit.vision_config
+def attention_for(vit: VisionTransformer, num_tokens: int, create_graph: bool) -> str:
+    """Attention implementation for a map: `linear_memory`, except where the probabilities are needed (second order, dropout,
+    position biases, eager attention), or are faster (few tokens, but not with activation checkpointing in training).
+
+    Activation checkpointing computes attention again in `loss.backward()`, so a training sets it for good: `vit.attention = …`.
+    """
+    config, training = vit.vision_config, vit.pretrained.training
     dropout = getattr(config, "attention_probs_dropout_prob", 0.0) or getattr(config, "attention_dropout", 0.0)
-    checkpointing = vit.is_checkpointing and pretrained.training
-    return not (
+    explicit = (
         create_graph
         or vit.timm_model is not None
         or vit.name in POSITION_BIASES
         or vit.attention in ("eager", EXPLICIT_ATTENTION)
-        or (dropout and pretrained.training)
-        or (num_tokens < MIN_TOKENS and not checkpointing)
+        or (dropout and training)
+        or (num_tokens < MIN_TOKENS and not (vit.is_checkpointing and training))
     )
+    return EXPLICIT_ATTENTION if explicit else LINEAR_MEMORY_ATTENTION
 
 
 def propagate_recorded(

@@ -13,15 +13,8 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .architectures import ImageModel, VisionTransformer
-from .attention import (
-    EXPLICIT_ATTENTION,
-    RECORDED_ATTENTION,
-    cls_token_alone,
-    record_attentions,
-    record_outputs,
-    switched_attention,
-)
-from .linear_memory import has_linear_memory, propagate_recorded
+from .attention import EXPLICIT_ATTENTION, LINEAR_MEMORY_ATTENTION, cls_token_alone, switched_attention, switching
+from .linear_memory import attention_for, propagate_recorded
 
 
 @dataclass
@@ -86,7 +79,7 @@ def map_of_tokens(
 
 
 def relevance_map(
-    model: nn.Module,
+    model: nn.Module | ImageModel,
     pixel_values: torch.Tensor,
     target: torch.Tensor | int | None = None,
     *,
@@ -97,11 +90,11 @@ def relevance_map(
 ) -> RelevanceOutput:
     """Relevance maps of a batch of images, in one forward and one backward pass.
 
-    Works with any attention implementation, autocast, DDP and `torch.no_grad()`. Propagation is in fp32.
+    Works with any attention implementation, autocast and `torch.no_grad()`. Propagation is in fp32.
 
     Args:
-        model: image classifier of transformers with one patch grid, possibly wrapped by PEFT, Accelerate or DDP. Call
-            `eval()` first for maps without dropout.
+        model: image classifier of transformers with one patch grid, possibly wrapped by PEFT or Accelerate, or by DDP, within which
+            it is called. Call `eval()` first for maps without dropout.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects. H and W are multiples of the patch size.
         target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
         create_graph: whether the attention gradients are differentiable (second order) instead of constants.
@@ -115,7 +108,7 @@ def relevance_map(
     Raises:
         ValueError: the architecture does not have one patch grid (Swin, ConvNeXt, …); pixel values have another shape, or
             their size is not a multiple of the patch size; `target` or `start_layer` does not exist; logits or maps are
-            NaN or infinite.
+            NaN or infinite; DDP, or activation checkpointing, would give wrong gradients in training.
 
     Example:
         output = relevance_map(model.eval(), processor(image, return_tensors="pt").pixel_values)
@@ -127,31 +120,31 @@ def relevance_map(
     if not 0 <= start_layer < len(vit.attentions):
         raise ValueError(f"Expected `start_layer` from 0 to {len(vit.attentions) - 1}, but got {start_layer}.")
     wants_graph, grid = torch.is_grad_enabled(), vit.patch_grid(pixel_values)
-    linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
-    explicit = vit.attention in ("eager", EXPLICIT_ATTENTION)
-    if wants_graph and not linear and vit.is_checkpointing and vit.pretrained.training and not explicit:
-        raise ValueError(
-            "With activation checkpointing, `loss.backward()` needs the attention implementation of the forward pass. First call "
-            '`model.set_attn_implementation("eager")`; before building a model of timm, `timm.layers.set_fused_attn(False)`.'
-        )
-    with torch.inference_mode(False), torch.enable_grad():
-        record = record_outputs if linear else record_attentions
-        with switched_attention(vit, RECORDED_ATTENTION if linear else EXPLICIT_ATTENTION):
-            with record(vit) as attentions, cls_token_alone(vit):
-                logits = vit.logits(pixel_values)
-            attentions = attentions[start_layer:]
+    with switching, torch.inference_mode(False), torch.enable_grad():
+        implementation = attention_for(vit, grid[0] * grid[1], create_graph)
+        linear, kept = implementation == LINEAR_MEMORY_ATTENTION, vit.attention in ("eager", EXPLICIT_ATTENTION)
+        if wants_graph and not linear and not kept and vit.is_checkpointing and vit.pretrained.training:
+            raise ValueError(
+                "With activation checkpointing, `loss.backward()` needs the attention implementation of the forward pass. First call "
+                '`model.set_attn_implementation("eager")`; before building a model of timm, `timm.layers.set_fused_attn(False)`.'
+            )
+        with switched_attention(vit, implementation):
+            with cls_token_alone(vit):
+                output = vit(pixel_values, output_attentions=True)
+            attentions, logits = output.attentions[start_layer:], output.logits
             score = target_logits(logits, target).sum()  # images do not interact, so one backward pass is enough
             read = [attention.output for attention in attentions] if linear else attentions
             gradients = torch.autograd.grad(
                 score, read, retain_graph=wants_graph or create_graph, create_graph=create_graph
             )
-        with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
-            row = vit.head_row(attentions[0].key.shape[2] if linear else attentions[0].shape[3], grid)
-            if linear:
-                tokens = propagate_recorded(attentions, gradients, row)
-            else:
-                tokens = propagate_relevance(attentions, gradients, row.expand(len(logits), -1))
-            relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
+    device = pixel_values.device.type
+    with torch.inference_mode(False), torch.set_grad_enabled(wants_graph), torch.autocast(device, enabled=False):
+        row = vit.head_row(attentions[0].key.shape[2] if linear else attentions[0].shape[3], grid)
+        if linear:
+            tokens = propagate_recorded(attentions, gradients, row)
+        else:
+            tokens = propagate_relevance(attentions, gradients, row.expand(len(logits), -1))
+        relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
     return make_output(relevance, logits if wants_graph else logits.detach(), check_finite)
 
 
@@ -174,7 +167,7 @@ def check_finite(name: str, values: torch.Tensor) -> None:
         )
 
 
-def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+def forward_logits(model: nn.Module | ImageModel, pixel_values: torch.Tensor) -> torch.Tensor:
     """Logits `(B, C)` of images of any size that is a multiple of the patch size."""
     return ImageModel(model).logits(pixel_values)
 
