@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from ..utils.options import Declared, Options, declared_options, unknown
 from ..utils.privacy import hide_tokens
@@ -119,6 +120,8 @@ class TrainParser(Parser):
             and "default" not in settings["help"]
         ):
             settings["help"] += f" (default: {default})"
+        if settings.get("type") is string_to_bool:  # also where `None` is the default
+            settings |= {"nargs": "?", "const": True}
         if settings.get("type") in (int, float):
             settings["metavar"] = "N"
         group = self.groups.get(title) or self.groups.setdefault(title, self.add_argument_group(title))
