@@ -1,7 +1,3 @@
-# /// script
-# requires-python = ">=3.11"
-# dependencies = ["robust-vit-hf[train]"]
-# ///
 """Finetune an image classifier on images with masks, and measure it before and after. Copy this script to make it your own.
 
 The paper's recipe (`trainer/recipes/` has one for each of its models), on one device or several:
@@ -74,7 +70,6 @@ def finetune(
             repo_id = args.hub_model_id or folder.resolve().name
             args.hub_model_id = create_repo(repo_id, private=args.hub_private_repo, token=args.hub_token)
 
-    # Load the model, its image processor, and the images.
     set_seed(args.seed)
     protocol = resolve_protocol(model_args.protocol, name)
     original = load_model(name, model_args.trust_remote_code)
@@ -118,8 +113,9 @@ def finetune(
     settings |= {"training": args.to_sanitized_dict(), "seconds": round(time.time() - started, 1)}
     table = ""
     if trainer.accelerator.is_main_process:
-        measured = {of: {side: m for part in results for side, m in part[of].items()} for of in sets}
-        run = Run({of: set_result(of, rows, measured[of]) for of, rows in sets.items()}, trainer.training_classes())
+        for of, rows in session.sets.items():
+            sets[of] = set_result(of, rows, {side: m for part in results for side, m in part[of].items()})
+        run = Run(sets, trainer.training_classes())
         after = Side.of(trainer.accelerator.unwrap_model(trainer.model), processor)
         session = replace(session, settings=settings, sides=session.sides | {"after": after})
         table = write_finetuning_results(folder, run, session)

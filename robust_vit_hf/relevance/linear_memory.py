@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .architectures import VisionTransformer
+from .architectures import ImageModel
 from .attention import EXPLICIT_ATTENTION, LINEAR_MEMORY_ATTENTION, RecordedAttention
 
 
@@ -20,7 +20,7 @@ MIN_TOKENS = 400  # with at least as many, it is faster: experiments/benchmarks/
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
 
 
-def attention_for(vit: VisionTransformer, num_tokens: int, create_graph: bool) -> str:
+def attention_for(vit: ImageModel, num_tokens: int, create_graph: bool) -> str:
     """Attention implementation for a map: `linear_memory`, except where the probabilities are needed (second order, dropout,
     position biases, eager attention), or are faster (few tokens, but not with activation checkpointing in training).
 

@@ -15,7 +15,7 @@ from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.training.recipes import find_recipe, list_recipes, train_values
 
 from ..helpers.commands import call, kill_when, succeed
-from ..helpers.tiny import IMAGE_SIZE, ROOT, masked_folder, save_pretrained, tiny_vit
+from ..helpers.tiny import IMAGE_SIZE, ROOT, masked_folder, named, save_pretrained, tiny_vit
 
 
 @pytest.fixture
@@ -110,6 +110,16 @@ def test_another_method_takes_nothing_of_the_recipes_own(tmp_path):
     recipe = write_recipe(tmp_path, of_any | own)
     assert train_values(recipe, {"method": "finetune"}) == of_any | {"method": "finetune"}
     assert train_values(recipe, {"method": "swap"}) == train_values(recipe, {}) == of_any | own
+
+
+def test_scores_and_changes_are_of_one_numbering_of_classes(inputs, tmp_path):
+    """Of a model that numbers the classes of the images otherwise."""
+    save_pretrained(tiny_vit(**named("dcba")), tmp_path / "model")
+    succeed("train", write_recipe(tmp_path, inputs | {"method": "finetune", "num_train_epochs": 8, "eval_strategy": "no"}))
+    (row,) = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    change = row["top1_after"] - row["top1_before"]
+    assert change and round(change * row["num_images"]) == row["corrected"] - row["broken"]
+    assert row["change_low"] <= change <= row["change_high"]
 
 
 @pytest.mark.slow

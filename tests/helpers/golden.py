@@ -118,7 +118,7 @@ class Recorder:
         for pattern, shown in HIDDEN.items():
             text = re.sub(pattern, shown, text)
         lines = [line for line in text.splitlines() if line.strip()]
-        shown = re.sub(r"\b[0-9a-f]{8,}\b|tfevents.*|[A-Z][a-z]+\d\d_[\d-]+", "#", name)
+        shown = re.sub(r"\b[0-9a-f]{8,}\b|tfevents.*|[A-Z][a-z]+\d\d_[\d-]+_[^/]+", "#", name)
         # Digests name folders, and hold paths of the machine: files of one name are in the order of their contents.
         files = self.files.setdefault(shown, {})
         files[name] = lines
