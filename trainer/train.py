@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -109,16 +110,15 @@ def finetune(
         results.append(measure(replace(session, sides=side, folder=None), Accuracy(relevance=False)))
 
     # Write tables, pictures and the card, and push.
-    settings = {"model": asdict(model_args) | {"protocol": protocol}, "data": asdict(data_args)}
+    settings: dict[str, Any] = {"model": asdict(model_args) | {"protocol": protocol}, "data": asdict(data_args)}
     settings |= {"training": args.to_sanitized_dict(), "seconds": round(time.time() - started, 1)}
     table = ""
     if trainer.accelerator.is_main_process:
-        for of, rows in session.sets.items():
-            sets[of] = set_result(of, rows, {side: m for part in results for side, m in part[of].items()})
-        run = Run(sets, trainer.training_classes())
+        measured = {of: {side: m for part in results for side, m in part[of].items()} for of in session.sets}
+        results_of = {of: set_result(of, rows, measured[of]) for of, rows in session.sets.items()}
         after = Side.of(trainer.accelerator.unwrap_model(trainer.model), processor)
-        session = replace(session, settings=settings, sides=session.sides | {"after": after})
-        table = write_finetuning_results(folder, run, session)
+        session = replace(session, settings=settings, sides={**session.sides, "after": after})
+        table = write_finetuning_results(folder, Run(results_of, trainer.training_classes()), session)
     adapter = None if rank is None else f"LORA of rank {rank}{', merged' if model_args.merge_lora else ''}"
     facts = {"finetuned_from": resolve(name), "dataset": data_args.dataset, "protocol": protocol, "adapter": adapter}
     trainer.create_model_card(**facts, masks=origin_of_masks(data_args.dataset), revision=args.hub_revision)

@@ -27,11 +27,11 @@ from robust_vit_hf.evaluation.evaluate import evaluate
 from robust_vit_hf.evaluation.measurement import is_measured
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
 from robust_vit_hf.evaluation.sets import load_evaluation_sets
+from robust_vit_hf.finetuning import finetune
 from robust_vit_hf.models.image_processors import Protocol, is_of_paper, resolve_protocol
 from robust_vit_hf.models.loading import load_model, model_digest
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
 from robust_vit_hf.training.config import RobustViTConfig
-from robust_vit_hf.finetuning import finetune
 from robust_vit_hf.training.load_data import DRAWN_FROM_BENCHMARKS, load_data
 from robust_vit_hf.training.options import DataArguments, ModelArguments
 from robust_vit_hf.training.recipes import train_arguments

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING
 from functools import partial
@@ -67,7 +68,8 @@ class Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = hide_tokens(" ".join(message.split()).rstrip("."))
-        self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.\n")
+        print(f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.", file=sys.stderr)
+        raise SystemExit(2)
 
     def parse_known_args(self, args=None, namespace=None):
         # Dashes in the name of an option are accepted for underscores.

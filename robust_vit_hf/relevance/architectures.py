@@ -136,13 +136,6 @@ class ImageModel:
         return getattr(self.pretrained, "timm_model", None)
 
     @property
-    def body(self) -> list[nn.Parameter]:
-        """All parameters below the classification head. In models of timm, the head is a part of the encoder."""
-        heads = () if self.timm_model is None else self.timm_model.get_classifier()
-        kept = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
-        return [p for p in self.encoder.parameters() if id(p) not in kept]
-
-    @property
     def encoder(self) -> nn.Module:
         """The model below the classification head. Of image–text models, the image encoder."""
         return getattr(self.pretrained, "vision_model", self.pretrained.base_model)

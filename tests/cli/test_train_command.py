@@ -115,7 +115,9 @@ def test_another_method_takes_nothing_of_the_recipes_own(tmp_path):
 def test_scores_and_changes_are_of_one_numbering_of_classes(inputs, tmp_path):
     """Of a model that numbers the classes of the images otherwise."""
     save_pretrained(tiny_vit(**named("dcba")), tmp_path / "model")
-    succeed("train", write_recipe(tmp_path, inputs | {"method": "finetune", "num_train_epochs": 8, "eval_strategy": "no"}))
+    succeed(
+        "train", write_recipe(tmp_path, inputs | {"method": "finetune", "num_train_epochs": 8, "eval_strategy": "no"})
+    )
     (row,) = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     change = row["top1_after"] - row["top1_before"]
     assert change and round(change * row["num_images"]) == row["corrected"] - row["broken"]

@@ -28,7 +28,7 @@ class FinetuneConfig(RobustViTConfig):
     relevance_weight: float = option(0.0, "No relevance loss.")
     confidence_weight: float = option(1.0, "Weight of the cross-entropy.")
     confidence_target: Literal["label", "prediction", "original"] = option("label", "Target of the confidence loss.")
-    unused: ClassVar = (
+    unused: ClassVar[tuple[str, ...]] = (
         *("relevance_weight", "background_weight", "foreground_weight", "relevance_distance", "mask_edges"),
         *("mean_over", "relevance_target", "second_order", "start_layer"),
     )

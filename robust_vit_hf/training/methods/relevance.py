@@ -42,7 +42,7 @@ class EnergyConfig(RobustViTConfig):
 
     method: str = option("energy", "Share of the relevance outside the mask.")
     confidence_target: Literal["label", "prediction", "original"] = option("label", "Target of the confidence loss.")
-    unused: ClassVar = (*OF_MAPS, "background_weight", "mask_edges")
+    unused: ClassVar[tuple[str, ...]] = (*OF_MAPS, "background_weight", "mask_edges")
 
 
 class Energy(Method):
@@ -74,7 +74,7 @@ class GradMaskConfig(RobustViTConfig):
     confidence_weight: float = option(3e-9, "Weight of the cross-entropy.")
     confidence_target: Literal["label", "prediction", "original"] = option("label", "Target of the confidence loss.")
     released_gradients: bool = option(False, "Background loss as in the released code: it trains nothing.")
-    unused: ClassVar = (*OF_MAPS, "relevance_weight", "second_order", "start_layer")
+    unused: ClassVar[tuple[str, ...]] = (*OF_MAPS, "relevance_weight", "second_order", "start_layer")
 
 
 class GradMask(Method):
@@ -120,7 +120,7 @@ class RRRConfig(GradMaskConfig):
     method: str = option("rrr", "Input gradient of all log-probabilities on the background.")
     background_weight: float = option(1e-10, "Weight of the background loss (Eq. 8).")
     confidence_weight: float = option(2e-6, "Weight of the cross-entropy.")
-    unused: ClassVar = (*GradMaskConfig.unused, "relevance_target")
+    unused: ClassVar[tuple[str, ...]] = (*GradMaskConfig.unused, "relevance_target")
 
 
 class RightForTheRightReasons(GradMask):
