@@ -52,8 +52,8 @@ def write_recipe(folder: Path, values) -> Path:
 )
 def test_bad_recipes(text, message, tmp_path):
     (tmp_path / "recipe.yaml").write_text(text)
-    for named in ([], ["--config"]):
-        error = call("train", *named, tmp_path / "recipe.yaml").error
+    for option in ([], ["--config"]):
+        error = call("train", *option, tmp_path / "recipe.yaml").error
         assert f"{tmp_path / 'recipe.yaml'}`" in error and message in error and "secret" not in error
 
 
