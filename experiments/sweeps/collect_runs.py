@@ -143,9 +143,8 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
     trained, state = read_json(point / RUN / RUN_FILE), read_json(point / RUN / TRAINER_STATE_NAME)
     of_grid, training, data = recorded["point"], results["settings"]["training"], trained["data"]
     registered = MODELS.get(find_model(of_grid["model"]))
-    measured = [entry for entry in state["log_history"] if "eval_top1" in entry and "eval_original_top1" in entry]
-    if training["load_best_model_at_end"]:
-        measured = [entry for entry in measured if entry["step"] == state["best_global_step"]]
+    shown = {row["set"]: row for row in results["rows"]}.get(results["settings"]["data"]["eval_split"], {})
+    validation = shown.get("top1_before"), shown.get("top1_after")
     words = [f"{option} {_last(value)}" for option, value in of_grid["crossed"].items()]
     classes, on_paper_sets = data["training_classes"], point / ROBUSTNESS / recorded["protocol"]
     of_paper = of_grid["options"].get("dataset", BUNDLED_BENCHMARK) != BUNDLED_BENCHMARK
@@ -158,10 +157,10 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
         seed=of_grid["seed"],
         learning_rate=training["learning_rate"],
         epochs=float(training["num_train_epochs"]),
-        validation=(measured[-1]["eval_original_top1"], measured[-1]["eval_top1"]) if measured else None,
+        validation=None if None in validation else validation,
         train_images=data["train_images"],
         tuned=of_grid["tuned"],
-        seconds=None if trained["resumed"] else _seconds(state["log_history"]),
+        seconds=None if recorded.get("resumed") else _seconds(state["log_history"]),
         commit=results.get("commit"),
         original=recorded["model"],
     )

@@ -7,6 +7,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from robust_vit_hf.evaluation.options import NamedSource, expand_sets
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
 from robust_vit_hf.training.recipes import find_recipe, read_recipe, train_values
@@ -68,13 +70,33 @@ class Grid:
     ]  # of models to measure on validation images, 1 first; empty for the paper's rule
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `3e-6` as a number, and rejects repeated keys, of which YAML would silently use the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        known = []
+        for key in [key for key, _ in node.value if "merge" not in key.tag]:
+            if (name := self.construct_object(key)) in known:
+                raise yaml.MarkedYAMLError(problem_mark=key.start_mark, note=f"`{name}` is given a second time")
+            known.append(name)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"]
+)
+
+
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     """Read a grid, with the keys of [`GridFile`]. `imagenet/paper-split` in it is the subfolder `paper-split` of `imagenet`, the
     folder of prepared sets."""
-    values, known = read_recipe(path), declared_options(GridFile)
-    if others := [name for name in values if name not in known]:
-        raise ValueError(f"`{path}`: {unknown('option', str(others[0]), known)}")
-    keys = GridFile(**values)
+    values, known = read_recipe(path, _Loader), declared_options(GridFile)
+    try:
+        if others := [name for name in values if name not in known]:
+            raise ValueError(unknown("option", str(others[0]), known))
+        keys = GridFile(**values)
+    except ValueError as error:
+        raise ValueError(f"`{path}`: {error}") from None
     composed = keys.choose_by == "mixed_rand"
     if keys.interpolation_weights and not composed:
         raise ValueError(
@@ -105,12 +127,6 @@ def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Poin
         given = crossed | of_variant
         lists = {name: values for name, values in given.items() if isinstance(values, list)}
         fixed = shared | {name: value for name, value in given.items() if name not in lists}
-        unmeasured = "no" in (fixed.get("eval_strategy"), fixed.get("logging_strategy")) and not tuned
-        if unmeasured and len(lists.get("learning_rate", ())) > 1:
-            raise ValueError(
-                f"`{path}`: learning rates are chosen on validation images, which are not measured if `eval_strategy` or "
-                '`logging_strategy` is "no": leave these out, or give `choose_by: mixed_rand`.'
-            )
         for values in product(*lists.values()):
             chosen = dict(zip(lists, values, strict=True))
             chosen_on_images = {name: chosen[name] for name in chosen if name in tuned and name in of_variant}
@@ -121,17 +137,12 @@ def _options(path: Path, where: str, options: Any) -> dict:
     """Check that the options in a part of a grid can be those of several runs."""
     if not isinstance(options, dict | None):
         raise ValueError(f"`{path}`, {where}: expected a mapping of options to values.")
-    checked = {}
     for name, value in (options or {}).items():
-        try:
-            if name == "push_to_hub":
-                raise ValueError("every run would push to one repository: leave `push_to_hub` out.")
-            if value == []:
-                raise ValueError(f"the list of `{name}` has no values, so that there would be no run.")
-            checked[name] = value
-        except ValueError as error:
-            raise ValueError(f"`{path}`, {where}: {error}") from None
-    return checked
+        if name == "push_to_hub":
+            raise ValueError(f"`{path}`, {where}: every run would push to one repository: leave `push_to_hub` out.")
+        if value == []:
+            raise ValueError(f"`{path}`, {where}: the list of `{name}` has no values, so that there would be no run.")
+    return {str(name): value for name, value in (options or {}).items()}
 
 
 def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tuned: dict) -> Point:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from argparse import ArgumentError
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -31,6 +32,7 @@ from robust_vit_hf.finetuning import finetune
 from robust_vit_hf.models.image_processors import Protocol, is_of_paper, resolve_protocol
 from robust_vit_hf.models.loading import load_model, model_digest
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
+from robust_vit_hf.training.checkpoints import last_checkpoint
 from robust_vit_hf.training.config import RobustViTConfig
 from robust_vit_hf.training.load_data import DRAWN_FROM_BENCHMARKS, load_data
 from robust_vit_hf.training.options import DataArguments, ModelArguments
@@ -197,6 +199,7 @@ class SweepRun:
         for name in (PREDICTIONS, INTERPOLATED, ROBUSTNESS):  # of a lost training
             shutil.rmtree(self.folder / name, ignore_errors=True)
         config.resume_from_checkpoint = "last" if (self.folder / RUN).is_dir() else None
+        resumed = last_checkpoint(self.folder / RUN) is not None
         finetune(model, data, config, self.folder / PREDICTIONS, self.root / ORIGINALS)
         predictions = [path for path in (self.folder / PREDICTIONS).glob("*/*/*") if path.is_file()]
         made = [self.folder / RUN / RUN_FILE, self.folder / RUN / RESULTS_FILE, *predictions]
@@ -204,6 +207,7 @@ class SweepRun:
             "point": asdict(self.point),
             "protocol": protocol_of(self.point),
             "seconds": read_json(self.folder / RUN / RESULTS_FILE)["settings"]["seconds"],
+            "resumed": resumed,  # the seconds are those of the last part
         }
         self.stage.finish(facts | self.inputs, [str(path.relative_to(self.folder)) for path in made])
         for checkpoint in (self.folder / RUN).glob("checkpoint-*"):  # with the optimizer, three times the model's size
@@ -249,7 +253,7 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
     for protocol in {protocol_of(point) for point in grid.points}:
         load_evaluation_sets(grid.sets, protocol, 1)
     models: dict[tuple, tuple[PreTrainedConfig, str]] = {}
-    datasets: dict[str, list] = {}
+    datasets: dict[str, tuple[list, bool]] = {}  # digests, and whether the validation images are measured
     runs, settings = [], []
     for point in grid.points:
         run = SweepRun(point, root, grid.sets, grid.interpolation_weights)
@@ -268,10 +272,19 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
                 if grid.interpolation_weights:
                     check_columns(validation, "validation")  # as `choose_by: mixed_rand` needs them
                 tested = [] if data.test_split is None else [rows.dataset for rows in measured.values()]
-                datasets[of_data] = [images and identity_of(images) for images in (train, validation, *tested)]
-        except (ValueError, OSError) as error:
+                digests = [images and identity_of(images) for images in (train, validation, *tested)]
+                datasets[of_data] = digests, data.eval_split in measured
+            digests, is_validated = datasets[of_data]
+            alike = [one for one in grid.points if (one.model, one.variant) == (point.model, point.variant)]
+            rates = {one.options.get("learning_rate") for one in alike}
+            if not is_validated and not grid.interpolation_weights and len(rates) > 1:
+                raise ValueError(
+                    "learning rates are chosen on validation images, which are not measured where there are test images: leave "
+                    "`test_split` out, or give `choose_by: mixed_rand`."
+                )
+        except (ValueError, OSError, ArgumentError) as error:
             raise ValueError(f"{point.name}: {error}") from error
-        run.inputs = {"model": models[key][1], "datasets": datasets[of_data]}
+        run.inputs = {"model": models[key][1], "datasets": digests}
         run.stage.check()
         runs.append(run)
     return runs

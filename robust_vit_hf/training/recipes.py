@@ -38,7 +38,7 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
     return None
 
 
-def read_recipe(recipe: str | Path) -> dict[str, Any]:
+def read_recipe(recipe: str | Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any]:
     """Options of a recipe, given by its name, or of a YAML file. Errors do not quote the file, since it may contain a token."""
     path = list_recipes().get(str(recipe), Path(recipe))
     if not path.is_file():
@@ -46,10 +46,11 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
             f"There is no recipe `{recipe}`. Give a YAML file, or one of {', '.join(list_recipes())}."
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), loader)
     except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ValueError(f"`{path}`{'' if mark is None else f', line {mark.line + 1}'} is not valid YAML.") from None
+        mark, note = (getattr(error, name, None) for name in ("problem_mark", "note"))
+        place = "" if mark is None else f", line {mark.line + 1}"
+        raise ValueError(f"`{path}`{place} is not valid YAML{f': {note}' if note else ''}.") from None
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must map names of options to values, but holds a {type(values).__name__}.")
     return values

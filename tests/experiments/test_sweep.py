@@ -87,8 +87,7 @@ def test_a_failed_run_is_recorded_and_tried_again(inputs, tmp_path):
 
 
 def test_a_begun_run_is_resumed(inputs, tmp_path):
-    twice = {"num_train_epochs": 2, "save_total_limit": 2}
-    grid = write_grid(tmp_path / "grid.yaml", inputs, variants={"robustvit": {}}, options=twice)
+    grid = write_grid(tmp_path / "grid.yaml", inputs, {"num_train_epochs": 2}, variants={"robustvit": {}})
     sweep(grid, tmp_path / "whole")
     (whole,) = points(tmp_path / "whole")
     folder = tmp_path / "out" / whole.name
@@ -100,16 +99,14 @@ def test_a_begun_run_is_resumed(inputs, tmp_path):
     for name in ("results.json", "run.json", "model.safetensors"):
         (folder / RUN / name).unlink()
     shutil.rmtree(folder / RUN / "checkpoint-4")
-    state = read_json(file := folder / RUN / "checkpoint-2" / "trainer_state.json")
-    state["stateful_callbacks"]["TrainingTime"]["attributes"]["seconds"] = 1000.0
-    write_json(file, state)
+    done = read_json(folder / RUN / "checkpoint-2" / "trainer_state.json")["log_history"]
     assert "begun, to resume" in sweep(grid, tmp_path / "out", "--dry_run")
     (folder / "error.json").write_text('{"error": "No space left on device"}')
     assert ": failed: No space left" in sweep(grid, tmp_path / "out", "--dry_run", by=call).out
     sweep(grid, tmp_path / "out")
     assert not (folder / "error.json").exists()
-    assert json.loads((folder / RUN / "run.json").read_text())["resumed"]
-    assert read_json(folder / STAGE_FILE)["result"]["seconds"] > 1000  # of all parts
+    history = read_json(folder / RUN / "trainer_state.json")["log_history"]
+    assert history[: len(done)] == done and history[-1]["step"] == 4  # with the times of the first part
     (unbroken,), (resumed,) = (collect([tmp_path / name]).runs for name in ("whole", "out"))
     assert unbroken.seconds > 0 and resumed.seconds is None  # the log has those of the last part
     assert table(tmp_path / "out", tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")
@@ -205,16 +202,19 @@ def test_seconds_are_those_of_the_training_alone():
     assert _seconds([*history, *history]) is None and _seconds(history[:3]) is None
 
 
-def test_the_rate_is_chosen_by_the_checkpoint_that_was_kept(swept, tmp_path):
-    point = points(shutil.copytree(swept[1], tmp_path / "out"))[0]
-    state, results = (read_json(point / RUN / name) for name in ("trainer_state.json", "results.json"))
-    last = next(entry for entry in reversed(state["log_history"]) if "eval_top1" in entry)
-    state["log_history"].append(last | {"step": last["step"] + 1, "eval_top1": 2.0})
-    for kept, expected in ((True, last["eval_top1"]), (False, 2.0)):
-        results["settings"]["training"]["load_best_model_at_end"] = kept
-        (point / RUN / "results.json").write_text(json.dumps(results))
-        (point / RUN / "trainer_state.json").write_text(json.dumps(state | {"best_global_step": last["step"]}))
-        assert collect([point]).runs[0].validation == (last["eval_original_top1"], expected)
+def test_the_rate_is_chosen_on_the_validation_images(swept, tmp_path):
+    """On which the model that was saved is measured. The images of a test split do not choose."""
+    out = shutil.copytree(swept[1], tmp_path / "out")
+    validations = []
+    for run in collect([out]).runs:
+        measured, file = run.sets["validation"], out / run.name / RUN / "results.json"
+        validations.append(run.validation)
+        assert run.validation == (measured.accuracy("before"), measured.accuracy("after"))
+        results = read_json(file)
+        results["settings"]["data"] |= {"eval_split": "other", "test_split": "validation"}
+        write_json(file, results)
+    assert any(before != after for before, after in validations)
+    assert [run.validation for run in collect([out]).runs] == 4 * [None]
 
 
 def test_validation_images_of_another_size_and_without_background(inputs, tmp_path):
