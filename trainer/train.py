@@ -92,7 +92,7 @@ def finetune(
         results = [measure(session, Accuracy())]
     original.cpu()
     trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.state.global_step < trainer.state.max_steps:
+    if trainer.state.global_step < trainer.state.max_steps:  # nothing but SIGTERM ends it early
         raise TrainingInterrupted(trainer.state.global_step)
     if model_args.merge_lora:
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()

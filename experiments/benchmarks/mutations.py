@@ -161,7 +161,7 @@ MUTATIONS = [
     Mutation("experiments/sweeps/results_parquet.py", '"group_weights", "by_class")  # stored', '"group_weights")  # stored', "report choice"),
     Mutation("experiments/sweeps/results_parquet.py", 'facts.get("num_ranked", TOP)', "TOP", "report choice"),
     Mutation("experiments/sweeps/collect_runs.py", "(object_share > 0) & (object_share < 1)", "(object_share > 0)", "sweep"),
-    Mutation("experiments/sweeps/collect_runs.py", 'None if trained["resumed"] else ', "", "sweep"),
+    Mutation("experiments/sweeps/collect_runs.py", 'None if recorded.get("resumed") else ', "", "sweep"),
     Mutation("experiments/sweeps/measure_interpolated.py", 'replace(side, processor=sides["after"].processor)', "side", "sweep"),
     Mutation("experiments/sweeps/choose_settings.py", "seeds.setdefault(run.seed, run)) is not run", "seeds.setdefault(run.name, run)) is not run", "report choice"),
     Mutation("evaluation/segment.py", ' if "mask" in rows.column_names', "", "evaluate_commands"),

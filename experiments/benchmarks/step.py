@@ -40,11 +40,10 @@ from robust_vit_hf import (
     CLIPZeroShotForImageClassification,
     ConfidenceLoss,
     RelevanceLoss,
-    RobustViTConfig,
     RobustViTTrainer,
 )
 from robust_vit_hf.relevance.relevance_map import average_heads, min_max, upsample
-from robust_vit_hf.training.methods import METHODS
+from robust_vit_hf.training.methods import METHODS, load_method
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_atomically
 
@@ -94,9 +93,8 @@ def make_inputs(name: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
 
 
 def make_method(method, model, inputs):
-    config = RobustViTConfig(
+    config = load_method(method).config(
         "runs/step-benchmark",
-        method=method,
         report_to="none",
         save_strategy="no",
         eval_strategy="no",

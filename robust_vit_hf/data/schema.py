@@ -112,9 +112,9 @@ def decode(row: dict, shorter_side: int | None = None) -> tuple[dict, Image.Imag
 
 
 def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, Image.Image], str | None]:
-    """Decode `image` and `mask` of a row. Returns them and their problem, or `None`."""
+    """Decode `image` and, if there is one, `mask` of a row. Returns them and their problem, or `None`."""
     pictures = {}
-    for column in ("image", "mask"):
+    for column in [name for name in ("image", "mask") if name in row]:
         if row[column] is None:
             return pictures, f"{column} is missing"
         try:
@@ -123,7 +123,7 @@ def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, I
                 to_rgb(pictures[column])  # rejects what transforms cannot handle
         except Exception as error:  # codecs raise any type
             return pictures, f"{column} cannot be decoded: {error}"
-    return pictures, mask_problem(pictures["image"], pictures["mask"])
+    return pictures, mask_problem(pictures["image"], pictures["mask"]) if "mask" in pictures else None
 
 
 def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:

@@ -1,4 +1,4 @@
-"""Training on streams: rows are checked and transformed on the fly."""
+"""Training on streams, and their evaluation: rows are checked and transformed on the fly."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,42 +26,44 @@ MAX_BAD_ROWS = 100  # number of consecutive unusable rows that raises an error
 
 @dataclass(eq=False)
 class MaskedStream(torch.utils.data.IterableDataset):
-    """Endless transformed rows of a stream with masks, with their `name` for errors. At its end, the stream restarts in the order of
+    """Transformed rows of a stream with masks, with their `name` for errors. At its end, the `train` stream restarts in the order of
     the next epoch. Augmentation depends only on `seed`, the epoch and the row. 100 consecutive unusable rows raise an error.
 
     Args:
         dataset: stream with the columns of `check_columns`.
-        transform: [`train_transform`] of an image processor.
+        name: `train`, `eval`, or `test`, of which no row is left out and which needs only images.
+        transform: of an image processor, see [`train_transform`].
         mapping: class of the model for each label, see [`label_mapping`].
         bad_masks: `skip` leaves out unusable rows and rows whose mask is empty or full; `refuse` raises an error.
-        endless: whether the stream begins again at its end.
     """
 
     dataset: datasets.IterableDataset
+    name: Literal["train", "eval", "test"]
     transform: Callable[[dict[str, list]], dict[str, list]]
     num_labels: int
     mapping: dict[int, int] | None
     bad_masks: Literal["skip", "refuse"]
     seed: int
-    endless: bool = True
 
     def __iter__(self) -> Iterator[dict]:
         features, num_bad = self.dataset.features, 0
-        for epoch in count() if self.endless else range(1):
+        for epoch in count() if self.name == "train" else range(1):
             # A copy: workers share the memory with the epoch of `datasets`.
             rows = self.dataset.decode(False).with_format(None)
             rows.set_epoch(epoch)
             index = -1
             for index, row in enumerate(_encoded(rows, features)):
-                where = f"train dataset, {name_of(row, index)}"
+                where = f"{self.name} dataset, {name_of(row, index)}"
                 pictures, problem = decode_pictures(row, features)
-                if problem is None and (extent := extent_without_edges(pictures["mask"])):
+                if problem is None and self.name != "test" and (extent := extent_without_edges(pictures["mask"])):
                     problem = f"mask is {extent}"
                 if problem is None:
                     num_bad = 0
                     yield self._transformed(row | pictures, epoch, row_digest(row), where)
                     continue
                 num_bad += 1
+                if self.name == "test":
+                    raise ValueError(f"{where}: {problem}. Repair it, or leave it out with `dataset.filter`.")
                 if self.bad_masks == "refuse" or num_bad == MAX_BAD_ROWS:
                     advice = "Repair it, or leave such rows out with `bad_masks='skip'`."
                     last = f"None of the last {num_bad} rows can be used: see `robust-vit data describe`."
@@ -69,17 +71,19 @@ class MaskedStream(torch.utils.data.IterableDataset):
                 if epoch == 0:
                     logger.warning(f"{where}: {problem}. The row is left out.")
             if index < 0 and get_worker_info() is None:
-                raise ValueError("The train dataset has no rows.")
+                raise ValueError(f"The {self.name} dataset has no rows.")
             if index < 0:
                 return  # there are more workers than shards
 
     def _transformed(self, row: dict, epoch: int, digest: str, where: str) -> dict:
-        columns = {"image": [row["image"]], "mask": [row["mask"]]}
+        columns = {column: [row[column]] for column in ("image", "mask") if column in row}
         if "label" in row:
             label = row["label"]
             if self.mapping is not None and label not in (None, -1):
                 label = self.mapping[label]
-            if problem := label_problem(label, self.num_labels):
+            if self.name == "test" and label is None:
+                label = -1
+            elif (self.name, label) != ("test", -1) and (problem := label_problem(label, self.num_labels)):
                 raise ValueError(f"{where}: {problem}. Repair it, or leave it out with `dataset.filter`.")
             columns["label"] = [label]
         seed = np.random.SeedSequence((self.seed, epoch, int(digest, 16))).generate_state(1, np.uint64)

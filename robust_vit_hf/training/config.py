@@ -30,7 +30,7 @@ NAMES = {
 @dataclass
 class RobustViTConfig(TrainingArguments):
     """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and those of the loss, Eq. 1 to 5 of
-    https://huggingface.co/papers/2206.01161. With another `method`, it is a config of that method.
+    https://huggingface.co/papers/2206.01161. Each other `method` has a subclass with its defaults.
 
     Raises:
         ValueError: the settings would train something else than they say, see `_conflicts`.
@@ -53,7 +53,6 @@ class RobustViTConfig(TrainingArguments):
     logging_steps: float = option(10, "Steps between two logs. Ours, since runs are short.")
     remove_unused_columns: bool = option(False, "Must stay False: `image` is not an argument of the model.")
     hub_strategy: str = option("end", "When to push. Ours, since other strategies upload the whole folder each time.")
-    enable_jit_checkpoint: bool = option(True, "Save a checkpoint at SIGTERM. Ours, since clusters end jobs by it.")
 
     # The loss
     method: str = option("robustvit", "Method. Each has options and defaults of its own, see docs/train.md.")
@@ -85,10 +84,13 @@ class RobustViTConfig(TrainingArguments):
 
     unused: ClassVar[tuple[str, ...]] = ()  # fields of this class without effect on a method
 
-    def __new__(cls, *arguments, method: str = "robustvit", **settings):
-        return super().__new__(load_method(method).config if cls is RobustViTConfig else cls)
-
     def __post_init__(self):
+        if self.method != type(self).method:
+            config = load_method(self.method).config
+            raise ValueError(
+                f"`{type(self).__name__}` has defaults of `{type(self).method}`: for `{self.method}`, use `{config.__name__}` of "
+                f"`{config.__module__}`."
+            )
         if self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
             raise ValueError("DeepSpeed is not supported. Use DDP or FSDP2, see docs/train.md.")
         self.load_best_model_at_end = self.load_best_model_at_end and self.eval_strategy != "no"
@@ -107,10 +109,6 @@ class RobustViTConfig(TrainingArguments):
         """Error messages for settings with which training would silently do something else, and whether each applies."""
         defaults = {own.name: own.default for own in fields(self)}
         given = [name for name in self.unused if getattr(self, name) != defaults[name]]
-        weights = ("learning_rate", "relevance_weight", "confidence_weight", "background_weight", "foreground_weight")
-        positive = ("confidence_temperature", "lr_decay_rate", "lr_decay_every")
-        low = [name for name in weights if not (getattr(self, name) or 0) >= 0]
-        low += [name for name in positive if not (getattr(self, name) or 0) > 0]
         hints = get_type_hints(RobustViTConfig)
         literals = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
         unknown = [
@@ -121,7 +119,6 @@ class RobustViTConfig(TrainingArguments):
         alone = self.train_batch_size * self.world_size == 1
         return {
             f"`{'`, `'.join(given)}` has no effect on the method `{self.method}`. Leave it out.": given,
-            f"`{'`, `'.join(low)}` is too low: rates and weights are 0 or more; temperature and decay are above 0.": low,
             f"Expected one of these: {'; '.join(unknown)}.": unknown,
             f"`background_swap` is {self.background_swap}: expected a probability from 0 to 1.": (
                 not 0 <= self.background_swap <= 1

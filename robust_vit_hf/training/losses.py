@@ -153,19 +153,18 @@ class Method(ABC):
 
     Args:
         args: weights and targets of the losses.
-        swap: function of pixel values and masks of a training batch that gives images other backgrounds, if any.
+        swap: function of pixel values and masks of a training batch that gives images other backgrounds.
 
     Attributes:
         values: components of the loss since they were last read, by mode of the model (`True` in training): pairs of their
-            names and values `(B, number of names)`, of the images of all processes.
+            names and values `(B, number of names)`, of the images of all processes. `top1` is NaN for an image without a label.
     """
 
     config: ClassVar[type[RobustViTConfig]] = RobustViTConfig
     second_derivative: ClassVar[bool] = False  # whether the loss needs a derivative of a gradient
 
     def __init__(self, args: RobustViTConfig, swap: Callable[..., torch.Tensor] | None = None):
-        self.args, self.swap = args, swap
-        self.confidence_loss = ConfidenceLoss(args.confidence_temperature)
+        self.args, self.swap = args, swap  # a search changes arguments, so that losses read them in each step
         self.original: nn.Module | None = None  # frozen copy of the starting model
         self.values: dict[bool, list[tuple[list[str], torch.Tensor]]] = {True: [], False: []}
 
@@ -202,7 +201,8 @@ class Method(ABC):
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Components `(B,)` of the loss by name, including `loss`, and the logits `(B, C)`, see [`penalty`]."""
         penalty = self.penalty(vit, pixel_values, mask, targets)
-        confidence = self.confidence_loss.per_image(penalty.logits, targets[self.args.confidence_target])
+        confidence_loss = ConfidenceLoss(self.args.confidence_temperature)
+        confidence = confidence_loss.per_image(penalty.logits, targets[self.args.confidence_target])
         loss = self.args.confidence_weight * confidence["confidence_loss"] + penalty.loss
         return penalty.components | confidence | {"loss": loss}, penalty.logits
 
@@ -219,15 +219,15 @@ class Method(ABC):
         vit: ImageModel,
         pixel_values: torch.Tensor,
         mask: torch.Tensor,
-        labels: torch.Tensor | None,
+        labels: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> ImageClassifierOutput:
         """Loss and logits `(B, C)` of a batch, see [`forward_with_loss`]."""
-        labels = None if labels is None or (labels < 0).any() else labels
-        if labels is None and self.args.needs_labels:
+        lowest = labels.min()
+        if lowest < -1 or (lowest < 0 and self.args.needs_labels):
             raise ValueError(
-                f"The targets of `{self.args.method}` need the label of each image, but the batch has none, or -1. Add `labels`, or "
-                "choose targets without labels."
+                f"`labels` has {int(lowest)}: the targets of `{self.args.method}` need the label of each image. Add it, or choose targets without "
+                "labels, and -1 for images without one."
             )
         low, high = mask.aminmax()
         if low < 0 or high > 1 or mask.shape != (len(pixel_values), 1, *pixel_values.shape[2:]):
@@ -235,20 +235,21 @@ class Method(ABC):
                 f"Expected masks (B, 1, H, W) from 0 (background) to 1 (foreground) for images of {(*pixel_values.shape,)}, but got "
                 f"{(*mask.shape,)} from {low:g} to {high:g}."
             )
-        targets, training = {"label": labels, "prediction": None}, vit.pretrained.training
+        targets: dict[str, torch.Tensor | None] = {"label": labels if lowest >= 0 else None, "prediction": None}
+        training = vit.pretrained.training
         if self.original is not None:
             with torch.no_grad():
                 targets["original"] = ImageModel(self.original.to(pixel_values.device)).logits(pixel_values)
         if training and self.swap is not None:
             pixel_values = self.swap(pixel_values, mask)
         values, logits = self.per_image(vit, pixel_values, mask, targets)
-        if labels is not None:
-            values["top1"] = (logits.argmax(dim=1) == labels).float()
         total = values["loss"].mean() if num_items_in_batch is None else values["loss"].sum() / num_items_in_batch
+        correct = (logits.argmax(dim=1) == labels).float()
+        values["top1"] = torch.where(labels < 0, torch.nan, correct)
         names, table = list(values), torch.stack([value.detach().float() for value in values.values()], dim=1)
         table = gather(table)
-        if not table.isfinite().all():
-            bad = [name for name, value in zip(names, table.T, strict=True) if not value.isfinite().all()]
+        if not table[:, :-1].isfinite().all():
+            bad = [name for name, value in zip(names[:-1], table.T, strict=False) if not value.isfinite().all()]
             raise TrainingDiverged(
                 f"NaN or infinite for an image of the batch: {', '.join(bad)}. Lower the learning rate, which is "
                 f"{self.args.learning_rate:g}, or train in float32."
@@ -261,8 +262,8 @@ class Method(ABC):
         batches, self.values[training] = self.values[training], []
         if not batches:
             return {}
-        means = torch.cat([table for _, table in batches])[:count].mean(dim=0)
-        return dict(zip(batches[0][0], means.tolist(), strict=True))
+        means = torch.cat([table for _, table in batches])[:count].nanmean(dim=0).tolist()
+        return {name: mean for name, mean in zip(batches[0][0], means, strict=True) if mean == mean}
 
 
 def check_has_map(model: nn.Module, args: RobustViTConfig) -> None:
@@ -280,20 +281,27 @@ def forward_with_loss(
     Args:
         pixel_values: `(B, 3, H, W)`, normalised.
         mask: `(B, 1, H, W)` in [0, 1], 1 on the object.
-        labels: `(B,)`; -1 for images without a label. Without labels, this is the model's own `forward`, except on masks in training.
+        labels: `(B,)`; -1 for images without a label. Without labels, this is the model's own `forward`, unless it is trained with masks.
         num_items_in_batch: number of images over which the Trainer averages the loss; by default those of this batch.
 
     Returns:
-        `loss`, and `logits` `(B, C)` of the images as the model saw them.
+        `loss`, and `logits` `(B, C)` of the images as the model saw them. Of labels without masks, as in predictions, the loss is the
+        cross-entropy.
     """
     own = MethodType(type(model).forward, model)
     if labels is None and (mask is None or not model.training):
         return own(pixel_values=pixel_values, **arguments)
-    if missing := [name for name, value in (("pixel_values", pixel_values), ("mask", mask)) if value is None]:
+    if mask is None and not model.training:
+        logits = own(pixel_values=pixel_values, **arguments).logits
+        return ImageClassifierOutput(loss=F.cross_entropy(logits, labels, ignore_index=-1), logits=logits)
+    given = {"pixel_values": pixel_values, "mask": mask, "labels": labels}
+    if missing := [name for name, value in given.items() if value is None]:
         raise ValueError(
-            f"Expected `pixel_values`, `mask` and `labels` in each batch, but there is no `{missing[0]}`: it must be among what the transform "
-            "of the rows, or the `data_collator`, returns."
+            f"Expected `pixel_values`, `mask` and `labels` (-1: none) in each batch, but there is no `{missing[0]}`: it must be among what "
+            "the transform of the rows, or the `data_collator`, returns."
         )
+    if arguments:
+        raise TypeError(f"The loss takes {', '.join(given)} alone, but got {', '.join(arguments)}.")
     method = model.finetuning_loss
     vit = ImageModel(model, own) if why_no_map(model) else VisionTransformer(model, own)
     for module in model.modules():
@@ -303,7 +311,7 @@ def forward_with_loss(
     if method.args.relevance_weight:
         rows, columns = vit.patch_grid(pixel_values)
         wanted = attention_for(vit, rows * columns, method.args.second_order)
-    if wanted and vit.attention not in ("eager", wanted):
+    if wanted and model.training and vit.attention not in ("eager", wanted):
         # For good, since activation checkpointing computes attention again in `loss.backward()`.
         vit.attention = wanted
     return method(vit, pixel_values, mask, labels, num_items_in_batch)
@@ -324,15 +332,13 @@ def convert_names(model: PreTrainedModel, state_dict: dict, prefix: str, *_) -> 
 class RobustViT(Method):
     """Eq. 5 of https://huggingface.co/papers/2206.01161, with the weights of its Table 5."""
 
-    def __init__(self, args, swap=None):
-        super().__init__(args, swap)
-        self.relevance_loss = RelevanceLoss(
-            args.background_weight, args.foreground_weight, args.relevance_distance, args.mask_edges, args.mean_over
-        )
-
     def penalty(self, vit, pixel_values, mask, targets):
-        if self.args.relevance_weight == 0:
+        args = self.args
+        if args.relevance_weight == 0:
             return Penalty(0.0, {}, vit.logits(pixel_values))
         output = self.explain(vit, pixel_values, targets)
-        values = self.relevance_loss.per_image(output.relevance, mask)
-        return Penalty(self.args.relevance_weight * values["relevance_loss"], values, output.logits)
+        relevance_loss = RelevanceLoss(
+            args.background_weight, args.foreground_weight, args.relevance_distance, args.mask_edges, args.mean_over
+        )
+        values = relevance_loss.per_image(output.relevance, mask)
+        return Penalty(args.relevance_weight * values["relevance_loss"], values, output.logits)

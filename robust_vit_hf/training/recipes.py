@@ -69,13 +69,14 @@ def train_values(recipe: str | Path | None, options: dict[str, Any]) -> dict[str
 def train_parser(
     values: dict[str, Any], parser_class: type[HfArgumentParser] = HfArgumentParser, **settings
 ) -> HfArgumentParser:
-    """Parser of the options of `robust-vit train`, by the method of `values`, which are its defaults."""
+    """Parser of the options of `robust-vit train`, by the method of `values`, which are its defaults. Since clusters end jobs by SIGTERM,
+    the command saves a checkpoint then. Other callers of the Trainer decide themselves what SIGTERM does."""
     config = load_method(values.get("method", RobustViTConfig.method)).config
     parser = parser_class((ModelArguments, DataArguments, config), **settings)
     known = [action.dest for action in parser._actions]
     if others := [str(name) for name in values if name not in known]:
         raise ValueError(unknown("option", others[0], known))
-    parser.set_defaults(**values)
+    parser.set_defaults(**{"enable_jit_checkpoint": True} | values)
     return parser
 
 

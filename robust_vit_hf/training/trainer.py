@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
 from ..data.classes import align_labels, check_one_numbering, class_names_of, classes_of_model, label_mapping
 from ..data.schema import check_columns, check_rows
@@ -27,6 +27,7 @@ from ..relevance.architectures import ImageModel, unwrap_pretrained, why_no_map
 from ..utils.files import RUN_FILE, weights_written, write_json
 from .adapters import add_adapter
 from .config import STEP_DECAY, RobustViTConfig, prepare_sharding
+from .losses import Method
 from .methods import load_method
 from .methods.augmentations import BackgroundPool, swap_in_batch
 
@@ -43,7 +44,7 @@ class RobustViTTrainer(Trainer):
         args: hyper-parameters. By default those of the paper, and an `output_dir` named after the model.
         train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which get the transforms of this package and the classes of the
             model; or rows that a transform of your own makes to `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`
-            (-1: none). Streams need `max_steps`. `eval_dataset` may be a dict of sets.
+            `(B,)` (-1: none). Streams need `max_steps`. `eval_dataset` may be a dict of sets.
         processing_class: image processor that crops or resizes to one size. By default that of the protocol that
             [`resolve_protocol`] chooses.
         model_init: function that returns such a model, instead of `model`.
@@ -90,8 +91,7 @@ class RobustViTTrainer(Trainer):
         processing_class = processing_class or _processor_of(known)
         transform = eval_transform(processing_class)
         pool = None if args.backgrounds is None else BackgroundPool(args.backgrounds, transform)
-        swap = partial(swap_in_batch, probability=args.background_swap, pool=pool) if args.background_swap else None
-        method = load_method(args.method)(args, swap)
+        self.method = load_method(args.method)(args, partial(swap_in_batch, args=args, pool=pool))
 
         def with_loss(model: nn.Module) -> nn.Module:
             if peft_config is not None:
@@ -101,29 +101,28 @@ class RobustViTTrainer(Trainer):
                     f"The weights of the model are in {', '.join(map(str, half))}, which rounds small steps to zero. Load them with "
                     "`dtype=torch.float32`; for speed, set `bf16=True`."
                 )
-            return method.install(model)
+            return self.method.install(model)
 
-        self.epoch = SharedEpoch()
+        start = BeginTraining(self.method)
         prepared = partial(_prepared, config=known.config, args=args)
-        augment = train_transform(processing_class, self.epoch.seed_of(args.seed), squash_resample(processing_class))
-        if isinstance(train_dataset, datasets.IterableDataset):
-            augment = train_transform(processing_class, None, squash_resample(processing_class))  # see MaskedStream
+        # A `MaskedStream` sets the random state for each row.
+        seed_of_row = None if isinstance(train_dataset, datasets.IterableDataset) else start.seed_of(args.seed)
+        augment = train_transform(processing_class, seed_of_row, squash_resample(processing_class))
         sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
         check_one_numbering(classes_of_model(known.config), {"train": train_dataset, **sets})
-        sets = {of: prepared(rows, transform, of, check=True) for of, rows in sets.items()}
+        sets = {of: prepared(rows, transform, name="eval") for of, rows in sets.items()}
         self._prepare_rows = partial(prepared, transform=transform)  # of other sets
         super().__init__(
             None if model is None else with_loss(model),
             args,
-            train_dataset=prepared(train_dataset, augment, "train", check=True),
+            train_dataset=prepared(train_dataset, augment, name="train"),
             eval_dataset=sets if isinstance(eval_dataset, dict) else sets["eval"],
             processing_class=processing_class,
             model_init=None if model_init is None else lambda trial: with_loss(_call(model_init, trial)),
-            callbacks=[self.epoch, *(callbacks or [])],
+            callbacks=[start, *(callbacks or [])],
             **kwargs,
         )
-        self.method = method
-        second_derivative = method.second_derivative and not getattr(args, "released_gradients", False)
+        second_derivative = self.method.second_derivative and not getattr(args, "released_gradients", False)
         prepare_sharding(self.accelerator, self.model, args, args.second_order or second_derivative)
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
 
@@ -150,14 +149,21 @@ class RobustViTTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+    def evaluation_loop(
+        self, dataloader: DataLoader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
+    ) -> EvalLoopOutput:
         """The Trainer's loop, with the mean loss and its components over the images in its metrics."""
+        unwrap_pretrained(
+            self.model
+        ).finetuning_loss = self.method  # another Trainer of the model may have put its own there
         self.method.read_values(training=False)  # of a loop that was interrupted
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        # Several processes fill the last batch up with images that come first.
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # Several processes pad the last batch with the first images, which are cut off here.
         values = self.method.read_values(training=False, count=output.num_samples)
-        if self.hp_search_backend is not None:  # whose default objective is the loss, or the sum of all other metrics
-            values = {name: value for name, value in values.items() if name == "loss"}
+        if not values and description == "Evaluation" and f"{metric_key_prefix}_loss" in output.metrics:
+            raise ValueError("There is no `mask` in the batches of this evaluation, without which there is no loss.")
+        if self.hp_search_backend is not None and self.compute_objective is default_compute_objective:
+            values = {name: value for name, value in values.items() if name == "loss"}  # it sums up all other metrics
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in values.items()})
         return output
 
@@ -195,18 +201,24 @@ class RobustViTTrainer(Trainer):
             super()._save_checkpoint(model, trial)
 
 
-class SharedEpoch(TrainerCallback):
-    """Number of the epoch in shared memory, which the workers of data loaders read: crops follow from seed, epoch and row, and not
-    from the number of processes and workers."""
+class BeginTraining(TrainerCallback):
+    """At its beginning, a training gets its loss, and an epoch its number in shared memory, which the workers of data loaders read: crops
+    follow from seed, epoch and row, and not from the number of processes and workers."""
 
-    def __init__(self):
-        self.number = torch.zeros((), dtype=torch.int64).share_memory_()
+    def __init__(self, method: Method):
+        self.method, self.epoch = method, torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        unwrap_pretrained(
+            model
+        ).finetuning_loss = self.method  # another Trainer of the model may have put its own there
+        self.method.read_values(training=True)  # of a training that was interrupted
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.number.fill_(int(state.epoch))
+        self.epoch.fill_(int(state.epoch))
 
     def seed_of(self, seed: int) -> Callable[[int], tuple[int, int, int]]:
-        return partial(_seed_of_row, seed, self.number)
+        return partial(_seed_of_row, seed, self.epoch)
 
 
 def _seed_of_row(seed: int, epoch: torch.Tensor, row: int) -> tuple[int, int, int]:
@@ -218,16 +230,14 @@ def _call(model_init: Callable[..., nn.Module], trial: Any) -> nn.Module:
 
 
 def _prepared(
-    rows: Any, transform: Transform, name: str, config: Any, args: RobustViTConfig, check: bool = False
+    rows: Any, transform: Transform, name: Literal["train", "eval", "test"], config: Any, args: RobustViTConfig
 ) -> Any:
     """Rows of images and masks with the classes of the model and the transform. Other rows, and those with a transform of their own, are
-    returned as they are. With `check`, those that cannot be trained on are left out, or rejected."""
-    of_datasets = isinstance(rows, (datasets.Dataset, datasets.IterableDataset))
-    if (
-        not of_datasets
-        or "image" not in (rows.column_names or ())
-        or (getattr(rows, "format", None) or {}).get("type") == "custom"
-    ):
+    returned as they are. Rows without a use for the loss are left out or rejected, except for predictions (`test`)."""
+    columns = rows.column_names or () if isinstance(rows, (datasets.Dataset, datasets.IterableDataset)) else ()
+    if "image" not in columns or "pixel_values" in columns:
+        return rows
+    if (getattr(rows, "format", None) or {}).get("type") == "custom":  # a transform
         return rows
     if name != "test":  # predictions need only images
         check_columns(rows, name, ("label", "mask") if args.needs_labels else ("mask",))
@@ -235,10 +245,9 @@ def _prepared(
     source = f"{name} dataset"
     if isinstance(rows, datasets.IterableDataset):
         mapping = label_mapping(class_names_of(rows.features), classes_of_model(config), source)
-        endless = name == "train"
-        return MaskedStream(rows, transform, config.num_labels, mapping, args.bad_masks, args.seed, endless)
+        return MaskedStream(rows, name, transform, config.num_labels, mapping, args.bad_masks, args.seed)
     rows = align_labels(rows, classes_of_model(config), source)
-    if check:
+    if name != "test":
         rows = rows.add_column("row_index", range(len(rows)))
         rows, _ = check_rows(rows, name, config.num_labels, args.bad_masks)
     return rows.with_transform(transform)

@@ -60,7 +60,6 @@ def test_bad_recipes(text, message, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("learning_rate: .nan", "`learning_rate` is too low"),
         ("eval_strategy: no", "False is not a valid IntervalStrategy"),
         ("learning_rate: hf_secret", "argument --learning_rate: invalid float value"),
     ],

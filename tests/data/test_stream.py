@@ -31,7 +31,7 @@ def short_sleep(monkeypatch):
 def stream_of(dataset, num_shards: int = 1, **options) -> MaskedStream:
     transform = train_transform(make_image_processor("paper", tiny.IMAGE_SIZE))
     rows = dataset.to_iterable_dataset(num_shards) if isinstance(dataset, datasets.Dataset) else dataset
-    return MaskedStream(rows, transform, 4, None, **{"bad_masks": "skip", "seed": 0} | options)
+    return MaskedStream(rows, "train", transform, 4, None, **{"bad_masks": "skip", "seed": 0} | options)
 
 
 def numbers(stream, count: int) -> list[int]:

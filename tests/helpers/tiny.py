@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from robust_vit_hf import RobustViTConfig, make_image_processor
+from robust_vit_hf.training.methods import load_method
 
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +114,7 @@ def tiny_config(output_dir, **overrides) -> RobustViTConfig:
         "use_cpu": True,
         "seed": 0,
     } | overrides
-    return RobustViTConfig(str(output_dir), **settings)
+    return load_method(settings.get("method", "robustvit")).config(str(output_dir), **settings)
 
 
 # Ablations of the paper's method, as options that override those of `robustvit`: Tables 4 and 12 of

@@ -84,7 +84,7 @@ def test_swap_is_the_divergence_from_the_original_on_other_backgrounds(folders, 
     (batch,) = trainer.get_train_dataloader()
     model = load_model(str(folders / name))
     torch.manual_seed(0)
-    swapped = swap_in_batch(batch["pixel_values"], batch["mask"], 0.75, None)
+    swapped = swap_in_batch(batch["pixel_values"], batch["mask"], trainer.args, None)
     assert 3 <= (swapped != batch["pixel_values"]).flatten(1).any(1).sum() <= 7
     with torch.no_grad():
         target, found = (model(pixels).logits.log_softmax(1) for pixels in (batch["pixel_values"], swapped))

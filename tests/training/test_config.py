@@ -1,13 +1,12 @@
 """Hyper-parameters: the paper's defaults, and what is refused."""
 
-import math
-
 import numpy as np
 import pytest
 
 from robust_vit_hf import RobustViTConfig
 from robust_vit_hf.training.config import CHECKPOINTING
-from robust_vit_hf.training.methods.augmentations import control_of
+from robust_vit_hf.training.methods import load_method
+from robust_vit_hf.training.methods.augmentations import FinetuneConfig, SwapConfig, control_of
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):
@@ -33,8 +32,6 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"method": "rrr", "relevance_weight": 1.0}, "`relevance_weight` has no effect on the method `rrr`"),
         ({"method": "energy", "background_weight": 1.0}, "`background_weight` has no effect on the method `energy`"),
         ({"method": "erase"}, "no method `erase`: expected one of cft, energy"),
-        ({"lr_decay_rate": math.nan}, "`lr_decay_rate` is too low"),
-        ({"relevance_weight": -1.0, "confidence_temperature": 0.0}, "`relevance_weight`, `confidence_temperature`"),
         ({"background_swap": 1.5, "confidence_target": "label"}, "a probability from 0 to 1"),
         ({"background_swap": 0.5}, "would teach the shortcut"),
         ({"method": "swap", "per_device_train_batch_size": 1}, "needs two images"),
@@ -49,7 +46,15 @@ def test_defaults_are_those_of_the_paper(tmp_path):
 )
 def test_refused(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        RobustViTConfig(str(tmp_path), **arguments)
+        load_method(arguments.get("method", "robustvit")).config(str(tmp_path), **arguments)
+
+
+def test_a_method_has_its_class_of_arguments(tmp_path):
+    """As `HfArgumentParser` gives every default, those of another method would be lost."""
+    with pytest.raises(ValueError, match="has defaults of `robustvit`: for `cft`, use `ConceptConfig` of"):
+        RobustViTConfig(str(tmp_path), method="cft")
+    with pytest.raises(ValueError, match="has defaults of `swap`: for `robustvit`, use `RobustViTConfig` of"):
+        SwapConfig(str(tmp_path), method="robustvit")
 
 
 def test_numbers_of_numpy_and_a_second_check(tmp_path):
@@ -68,8 +73,10 @@ def test_numbers_of_numpy_and_a_second_check(tmp_path):
 def test_the_control_is_cross_entropy_alone(options, tmp_path):
     """Of the options of any method, none is left: it is what `finetune` is by default."""
     shared = {"background_swap": 0.5, "backgrounds": "pictures", "confidence_temperature": 0.55}
-    control = control_of(RobustViTConfig(str(tmp_path), learning_rate=0.1, **shared, **options))
-    assert control.describe() == RobustViTConfig(str(tmp_path), method="finetune", learning_rate=0.1).describe()
+    config = load_method(options.get("method", "robustvit")).config
+    control = control_of(config(str(tmp_path), learning_rate=0.1, enable_jit_checkpoint=True, **shared, **options))
+    assert control.describe() == FinetuneConfig(str(tmp_path), learning_rate=0.1).describe()
+    assert not control.enable_jit_checkpoint  # its checkpoint would be taken for one of the run
     assert control.backgrounds is None and control.confidence_target == "label"
 
 

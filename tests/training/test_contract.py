@@ -8,6 +8,7 @@ import time
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -382,6 +383,86 @@ def test_hyperparameter_search(method, objective, tmp_path):
     assert best.objective == pytest.approx(alone.evaluate()["eval_loss"], rel=1e-5)
 
 
+def test_a_search_of_the_weights_of_the_loss(tmp_path):
+    """Each trial trains with its own. An objective sees the components."""
+    optuna, seen = pytest.importorskip("optuna"), []
+
+    def objective(metrics: dict) -> float:
+        background, foreground = metrics["eval_background_loss"], metrics["eval_foreground_loss"]
+        seen.append((metrics["eval_relevance_loss"] - 0.3 * foreground) / background)
+        return metrics["eval_top1"]
+
+    options = {"others": OTHERS, "eval_strategy": "epoch", "num_train_epochs": 1}
+    trainer = trainer_of(tmp_path, model_init=lambda: tiny_vit(**STILL), **options)
+    trainer.hyperparameter_search(
+        lambda trial: {"background_weight": trial.suggest_categorical("background_weight", [0.0, 2.0])},
+        objective,
+        n_trials=2,
+        sampler=optuna.samplers.GridSampler({"background_weight": [0.0, 2.0]}, seed=0),
+    )
+    assert sorted({round(weight, 4) for weight in seen}) == [0, 2]
+
+
+def test_some_images_without_labels(tmp_path):
+    """Only those with a label count in `top1`; -100, which a plain Trainer does not count as an image, is refused."""
+    targets = {"relevance_target": "prediction", "num_train_epochs": 1}
+    some = [row | {"labels": row["labels"] if number % 3 else -1} for number, row in enumerate(ROWS)]
+    full, part = trained(tmp_path, **targets), trained(tmp_path, some, **targets)
+    assert same(weights_of(full.model), weights_of(part.model)) and losses(full) == losses(part)
+    known = [row for row in some if row["labels"] >= 0]
+    expected = measured(part.model, *stacked(known))[1]
+    assert part.evaluate(some)["eval_top1"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="`labels` has -100"):
+        trained(tmp_path, [row | {"labels": -100} for row in ROWS], **targets)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+@pytest.mark.parametrize("columns", [["image"], ["image", "label"], ["image", "mask", "label"]], ids=len)
+def test_no_row_is_left_out_of_predictions(columns, streaming, tmp_path):
+    """Neither without a mask nor with an empty one, which a training leaves out."""
+    rows = masked_dataset(6)
+    rows = datasets.Dataset.from_list(
+        [rows[n] | ({} if n else {"mask": PIL.Image.new("L", rows[0]["image"].size)}) for n in range(6)],
+        features=rows.features,
+    )
+    trainer = trainer_of(tmp_path, masked_dataset(6), per_device_eval_batch_size=6)
+    given = rows.select_columns(columns)
+    output = trainer.predict(given.to_iterable_dataset() if streaming else given)
+    expected = trainer.predict(rows).predictions
+    assert output.predictions.shape == (6, 4) and np.allclose(output.predictions, expected, atol=1e-5)
+    if "label" in columns:
+        assert output.label_ids.tolist() == rows["label"][:]
+    if columns == ["image", "label"]:
+        entropy = cross_entropy(torch.tensor(expected), torch.tensor(rows["label"][:]))
+        assert output.metrics["test_loss"] == pytest.approx(entropy.item())
+
+
+def test_an_evaluation_needs_masks(tmp_path):
+    with pytest.raises(ValueError, match="no `mask` in the batches"):
+        trainer_of(tmp_path).evaluate([without(row, "mask") for row in ROWS])
+
+
+def test_two_trainers_of_a_model(tmp_path):
+    """Each computes its own loss, also after the other was made."""
+    model = tiny_vit(**STILL, **LETTERS)
+    first = trainer_of(tmp_path, model=model, others=OTHERS)
+    loss = first.evaluate()["eval_loss"]
+    second = trainer_of(tmp_path, model=model, others=OTHERS, relevance_weight=80.0)
+    assert first.evaluate()["eval_loss"] == loss < second.evaluate()["eval_loss"] / 10
+    first.args.max_steps = 1
+    first.train()
+    assert losses(first, "train_loss")[-1] < 1
+
+
+def test_pixels_that_were_prepared_before(tmp_path):
+    """By `map`, beside the images."""
+    rows = masked_dataset(8).map(lambda row: {"pixel_values": torch.zeros(3, 32, 32), "labels": row["label"]})
+    rows = rows.map(lambda row: {"mask": torch.ones(1, 32, 32)}, features=None, remove_columns=["mask"])
+    trainer = trainer_of(tmp_path, rows.with_format("torch"))
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert not batch["pixel_values"].any() and batch["mask"].all()
+
+
 @pytest.mark.parametrize("method", ["robustvit", "finetune"])
 @pytest.mark.parametrize("count", [16, 13, 9], ids=["whole", "5 left", "1 left"])
 def test_gradient_accumulation(count, method, tmp_path):
@@ -476,9 +557,9 @@ def test_sigterm_saves_a_checkpoint_and_stops(tmp_path):
 COMMAND = (
     "--output_dir out --learning_rate 1e-4 --second_order --relevance_weight 8 --use_cpu --logging_strategy epoch"
 )
-COMMAND += " --lr_scheduler_type cosine --no_enable_jit_checkpoint --save_only_model False"
+COMMAND += " --lr_scheduler_type cosine --enable_jit_checkpoint --save_only_model False"
 VALUES = {"learning_rate": 1e-4, "second_order": True, "relevance_weight": 8.0, "logging_strategy": "epoch"}
-VALUES |= {"lr_scheduler_type": "cosine", "enable_jit_checkpoint": False}
+VALUES |= {"lr_scheduler_type": "cosine", "enable_jit_checkpoint": True}
 
 
 @pytest.mark.parametrize("how", ["command line", "json", "yaml", "dict"])
@@ -506,7 +587,7 @@ def test_config_round_trip(method, tmp_path):
     assert config.to_dict()["method"] == method == config.to_sanitized_dict()["method"]
     for values in (config.to_dict(), json.loads(config.to_json_string())):
         (parsed,) = HfArgumentParser(type(config)).parse_dict(values)
-        for again in (RobustViTConfig(**values), parsed):
+        for again in (type(config)(**values), parsed):
             assert type(again) is type(config) and again.to_dict() == config.to_dict()
 
 
@@ -526,7 +607,7 @@ def test_help_tells_every_other_default():
                 assert parts[field.name].default == field.default
                 shown = f"{' '.join(field.metadata['help'].replace('%%', '%').split())} (default: {field.default})"
                 assert shown in text, field.name
-    assert {"learning_rate", "num_train_epochs", "enable_jit_checkpoint", "lr_scheduler_type"} <= {*other}
+    assert {"learning_rate", "num_train_epochs", "lr_scheduler_type"} <= {*other}
 
 
 @pytest.mark.parametrize("method", ["robustvit", "finetune"])
@@ -574,7 +655,7 @@ CHANGES = {
     "0 to 255": (lambda row: row | {"mask": 255 * row["mask"]}, r"(?i)masks?.* 255"),
     "another size": (lambda row: row | {"mask": row["mask"][:, ::2, ::2]}, r"(?i)masks?.* 16"),
     "no label": (lambda row: row | {"labels": -1}, "(?i)need the label"),
-    "no labels": (lambda row: without(row, "labels"), "(?i)need the label"),
+    "no labels": (lambda row: without(row, "labels"), "there is no `labels`"),
     "no masks": (lambda row: without(row, "mask"), "(?i)no `mask`"),
 }
 

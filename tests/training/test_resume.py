@@ -100,7 +100,7 @@ def test_an_adapter_goes_on_beside_the_digest_of_its_base(tmp_path):
 def test_sigterm_keeps_its_checkpoint_beside_the_best(tmp_path):
     """Under the default limit, at the end of a training that loads the best one."""
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "save_total_limit": 2, "learning_rate": 0.3}
-    settings |= {"load_best_model_at_end": True, "num_train_epochs": 50}
+    settings |= {"load_best_model_at_end": True, "num_train_epochs": 50, "enable_jit_checkpoint": True}
     trainer = make_trainer(tmp_path, callbacks=[At(4, lambda: os.kill(os.getpid(), signal.SIGTERM))], **settings)
     (jit,) = [of for of in trainer.callback_handler.callbacks if type(of).__name__ == "JITCheckpointCallback"]
     jit.jit_manager.kill_wait = 0.0

@@ -18,7 +18,7 @@ from robust_vit_hf import (
     relevance_map,
 )
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.training.trainer import SharedEpoch
+from robust_vit_hf.training.trainer import BeginTraining
 
 from ..helpers.sessions import evaluate_one
 from ..helpers.tiny import STILL, masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
@@ -115,13 +115,13 @@ def test_crops_follow_from_seed_epoch_and_row(tmp_path):
         for n, settings in enumerate(workers)
     ]
     assert_equal_weights(runs[0].model, runs[1].model, atol=0, rtol=0)
-    (epoch,) = (callback for callback in runs[0].callback_handler.callbacks if isinstance(callback, SharedEpoch))
+    (start,) = (callback for callback in runs[0].callback_handler.callbacks if isinstance(callback, BeginTraining))
     dataset = runs[0].train_dataset
     images = torch.stack(dataset[:]["pixel_values"])
-    assert epoch.number == 1 and torch.equal(dataset[3]["pixel_values"], images[3])
+    assert start.epoch == 1 and torch.equal(dataset[3]["pixel_values"], images[3])
     sent = pickle.loads(pickle.dumps(dataset))  # to workers that start as new processes
     assert torch.equal(sent[3]["pixel_values"], images[3])
-    epoch.number.zero_()
+    start.epoch.zero_()
     assert not torch.equal(torch.stack(dataset[:]["pixel_values"]), images)
     end_workers(runs[1])
 
@@ -216,7 +216,7 @@ def test_refuses_rows(tmp_path):
         numbered = masked_dataset(4).cast_column("label", datasets.Value("int64"))
         RobustViTTrainer(model, tiny_config(tmp_path), numbered.select(range(3)), numbered)
     rows = [{name: value for name, value in row.items() if name != "labels"} for row in tensor_rows(4)]
-    with pytest.raises(ValueError, match="need the label of each image"):
+    with pytest.raises(ValueError, match="there is no `labels`"):
         trained(tmp_path, rows)
     rows = [row | {"mask": row["mask"] * 255} for row in tensor_rows(4)]
     with pytest.raises(ValueError, match="from 0 to 255"):

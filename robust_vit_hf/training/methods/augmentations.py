@@ -39,7 +39,7 @@ def control_of(args: RobustViTConfig) -> FinetuneConfig:
     names = [own.name for own in fields(TrainingArguments) if own.init]
     shared = {name: getattr(args, name) for name in (*names, "lr_decay_rate", "lr_decay_every", "bad_masks")}
     quiet = {"do_eval": False, "eval_strategy": "no", "save_strategy": "no", "report_to": "none", "push_to_hub": False}
-    return FinetuneConfig(**shared | quiet)
+    return FinetuneConfig(**shared | quiet | {"enable_jit_checkpoint": False})
 
 
 @dataclass
@@ -90,13 +90,15 @@ class BackgroundPool:
 
 
 def swap_in_batch(
-    pixel_values: torch.Tensor, mask: torch.Tensor, probability: float, pool: BackgroundPool | None
+    pixel_values: torch.Tensor, mask: torch.Tensor, args: RobustViTConfig, pool: BackgroundPool | None
 ) -> torch.Tensor:
     """[`swap_backgrounds`] among the images of all processes, so that the result does not depend on their number."""
+    if not args.background_swap:
+        return pixel_values
     seed = torch.randint(2**31, (1,)).to(mask.device)  # from the state that a checkpoint restores
     images, masks, seeds = gather((pixel_values, mask, seed))
     state = PartialState()
-    swapped = swap_backgrounds(images, masks, probability, (int(seeds[0]),), pool)
+    swapped = swap_backgrounds(images, masks, args.background_swap, (int(seeds[0]),), pool)
     return swapped.tensor_split(state.num_processes)[state.process_index]
 
 
