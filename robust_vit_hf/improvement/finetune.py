@@ -24,6 +24,7 @@ from ..models.loading import load_model
 from ..training.checkpoints import last_checkpoint
 from ..training.config import RobustViTConfig
 from ..training.losses import TrainingDiverged
+from ..training.methods import load_method
 from ..training.trainer import RobustViTTrainer
 from ..utils.files import RUN_FILE, read_json
 from ..utils.processes import TrainingInterrupted
@@ -122,7 +123,7 @@ class Finetuning:
     def _train(self, folder: Path) -> None:
         options = self.options
         set_seed(options.seed)
-        config = RobustViTConfig(
+        config = load_method(self.settings.get("method", RobustViTConfig.method)).config(
             output_dir=str(folder),
             max_steps=options.max_steps,
             learning_rate=self.rate,
@@ -132,6 +133,7 @@ class Finetuning:
             eval_strategy="no",
             save_strategy="steps",
             save_steps=SAVE_STEPS,
+            enable_jit_checkpoint=True,
             load_best_model_at_end=False,
             logging_strategy="no",
             report_to="none",
