@@ -12,9 +12,6 @@ from textwrap import dedent, fill, indent
 from types import NoneType
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
-
 from ..utils.options import Declared, Options, declared_options, unknown
 from ..utils.privacy import hide_tokens
 
@@ -46,7 +43,7 @@ def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
         parser.error(str(error))
 
 
-class Parser(HfArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Argument parser with errors of one line, which never quote values, since one may be a token. The help begins with the paragraphs of `text`.
     Those that begin with `prog` are examples, which end the help: only the first, unless `argv` has `--help_all`."""
 
@@ -59,11 +56,11 @@ class Parser(HfArgumentParser):
             kwargs["epilog"] = f"for example:\n{indent(shown, '  ')}"
         kwargs["formatter_class"] = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
         kwargs = {"argument_default": argparse.SUPPRESS} | kwargs
-        super().__init__((), prog=prog, add_help=False, allow_abbrev=False, **kwargs)
+        super().__init__(prog=prog, add_help=False, allow_abbrev=False, **kwargs)
         self.groups = {title: self.add_argument_group(title) for title in (*COMMON, "help")}
         self.groups["help"].add_argument("-h", "--help", action="help", help="show this help")
         # Only for the help: `main` handles the option.
-        of_debug = {"action": "store_true", "default": argparse.SUPPRESS, "dest": "show_traceback"}
+        of_debug: dict[str, Any] = {"action": "store_true", "default": argparse.SUPPRESS, "dest": "show_traceback"}
         self.groups["help"].add_argument("--debug", help="show the traceback of an error", **of_debug)
 
     def error(self, message: str) -> NoReturn:
@@ -93,49 +90,6 @@ class Parser(HfArgumentParser):
             title = TITLES.get(option.name, "input" if is_needed else option.group or "more options")
             group = self.groups.get(title) or self.groups.setdefault(title, self.add_argument_group(title))
             _add_option(group, option, _help(option) if title in COMMON or self.shows_all else argparse.SUPPRESS, undo)
-
-
-class TrainParser(Parser):
-    """Parser of dataclasses, as `HfArgumentParser` adds them, with the help of [`Parser`]."""
-
-    def __init__(self, dataclass_types: Sequence[type], **settings):
-        usage = "robust-vit train [--config RECIPE] [options]"
-        super().__init__(usage=usage, argument_default=None, **settings)
-        self.groups["help"].add_argument("--help_all", action="help", help="show all options and examples")
-        self.dataclass_types = [*dataclass_types]
-        for dataclass_type in dataclass_types:
-            self._add_dataclass_arguments(dataclass_type)
-
-    def add_argument(self, option: str, *aliases: str, **settings) -> None:
-        """Add an option to its group, under the name with underscores, since others are accepted for it. The help shows common ones."""
-        name = option.removeprefix("--")
-        if name == "debug":  # an option of all commands has this name
-            option, settings = "--trainer_debug", settings | {"dest": name}
-        title, default = TITLES.get(name, "more options"), settings.get("default")
-        if title == "more options" and not self.shows_all:
-            settings["help"] = argparse.SUPPRESS
-        elif name.startswith("no_"):
-            settings["help"] = f"undo --{settings['dest']}"
-        elif (
-            default not in (None, "")
-            and not isinstance(default, (bool, list, dict))
-            and "default" not in settings["help"]
-        ):
-            settings["help"] += f" (default: {default})"
-        if settings.get("type") is string_to_bool:  # also where `None` is the default
-            settings |= {"nargs": "?", "const": True}
-        if settings.get("type") in (int, float):
-            settings["metavar"] = "N"
-        group = self.groups.get(title) or self.groups.setdefault(title, self.add_argument_group(title))
-        group.add_argument(option, **settings)
-
-    def parse(self, argv: list[str]) -> tuple:
-        """The dataclasses, from arguments and defaults. Exits with status 2 if options are invalid."""
-        self.parse_args(argv)  # names an unknown option
-        try:
-            return self.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(self.dataclass_types)]
-        except ValueError as error:
-            self.error(str(error))
 
 
 def _add_option(group: argparse._ActionsContainer, option: Declared, text: str, undo: bool) -> None:

@@ -2,10 +2,14 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
 from ..training.recipes import Arguments, find_recipe, list_recipes, train_parser, train_values
-from .parser import TrainParser
+from .parser import TITLES, Parser
 
 
 DESCRIPTION = f"""Finetune a model on images with masks, so that its relevance map leaves the background and covers the object, as in
@@ -18,6 +22,49 @@ Options come from a recipe, which the command line overrides: the one that --con
   robust-vit train                       # the bundled model and images
   robust-vit train --method gradmask     # another method, see docs/train.md
   accelerate launch --module robust_vit_hf.cli train --model vit-b    # on several GPUs; so does trainer/train.py"""
+
+
+class TrainParser(Parser, HfArgumentParser):
+    """Parser of dataclasses, as `HfArgumentParser` adds them, with the help of [`Parser`]."""
+
+    def __init__(self, dataclass_types: Sequence[type], **settings):
+        usage = "robust-vit train [--config RECIPE] [options]"
+        super().__init__(usage=usage, argument_default=None, **settings)
+        self.groups["help"].add_argument("--help_all", action="help", help="show all options and examples")
+        self.dataclass_types = [*dataclass_types]
+        for dataclass_type in dataclass_types:
+            self._add_dataclass_arguments(dataclass_type)
+
+    def add_argument(self, *names: str, **settings) -> argparse.Action:
+        """Add an option to its group, under the name with underscores, since others are accepted for it. The help shows common ones."""
+        option, name = names[0], names[0].removeprefix("--")
+        if name == "debug":  # an option of all commands has this name
+            option, settings = "--trainer_debug", settings | {"dest": name}
+        title, default = TITLES.get(name, "more options"), settings.get("default")
+        if title == "more options" and not self.shows_all:
+            settings["help"] = argparse.SUPPRESS
+        elif name.startswith("no_"):
+            settings["help"] = f"undo --{settings['dest']}"
+        elif (
+            default not in (None, "")
+            and not isinstance(default, (bool, list, dict))
+            and "default" not in settings["help"]
+        ):
+            settings["help"] += f" (default: {default})"
+        if settings.get("type") is string_to_bool:  # also where `None` is the default
+            settings |= {"nargs": "?", "const": True}
+        if settings.get("type") in (int, float):
+            settings["metavar"] = "N"
+        group = self.groups.get(title) or self.groups.setdefault(title, self.add_argument_group(title))
+        return group.add_argument(option, **settings)
+
+    def parse(self, argv: list[str]) -> tuple:
+        """The dataclasses, from arguments and defaults. Exits with status 2 if options are invalid."""
+        self.parse_args(argv)  # names an unknown option
+        try:
+            return self.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(self.dataclass_types)]
+        except ValueError as error:
+            self.error(str(error))
 
 
 def parse_arguments(argv: list[str]) -> Arguments:

@@ -312,7 +312,7 @@ def forward_with_loss(
         rows, columns = vit.patch_grid(pixel_values)
         wanted = attention_for(vit, rows * columns, method.args.second_order)
     if wanted and model.training and vit.attention not in ("eager", wanted):
-        # For good, since activation checkpointing computes attention again in `loss.backward()`.
+        # Until the end of the training, since activation checkpointing computes attention again in `loss.backward()`.
         vit.attention = wanted
     return method(vit, pixel_values, mask, labels, num_items_in_batch)
 

@@ -103,7 +103,7 @@ class RobustViTTrainer(Trainer):
                 )
             return self.method.install(model)
 
-        start = BeginTraining(self.method)
+        start = StartAndEnd(self.method)
         prepared = partial(_prepared, config=known.config, args=args)
         # A `MaskedStream` sets the random state for each row.
         seed_of_row = None if isinstance(train_dataset, datasets.IterableDataset) else start.seed_of(args.seed)
@@ -201,9 +201,9 @@ class RobustViTTrainer(Trainer):
             super()._save_checkpoint(model, trial)
 
 
-class BeginTraining(TrainerCallback):
+class StartAndEnd(TrainerCallback):
     """At its beginning, a training gets its loss, and an epoch its number in shared memory, which the workers of data loaders read: crops
-    follow from seed, epoch and row, and not from the number of processes and workers."""
+    follow from seed, epoch and row, and not from the number of processes and workers. At its end, the model gets its attention back."""
 
     def __init__(self, method: Method):
         self.method, self.epoch = method, torch.zeros((), dtype=torch.int64).share_memory_()
@@ -213,6 +213,10 @@ class BeginTraining(TrainerCallback):
             model
         ).finetuning_loss = self.method  # another Trainer of the model may have put its own there
         self.method.read_values(training=True)  # of a training that was interrupted
+        self.attention = ImageModel(model).attention
+
+    def on_train_end(self, args, state, control, model, **kwargs):
+        ImageModel(model).attention = self.attention
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.epoch.fill_(int(state.epoch))

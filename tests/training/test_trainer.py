@@ -18,7 +18,7 @@ from robust_vit_hf import (
     relevance_map,
 )
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.training.trainer import BeginTraining
+from robust_vit_hf.training.trainer import StartAndEnd
 
 from ..helpers.sessions import evaluate_one
 from ..helpers.tiny import STILL, masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
@@ -115,7 +115,7 @@ def test_crops_follow_from_seed_epoch_and_row(tmp_path):
         for n, settings in enumerate(workers)
     ]
     assert_equal_weights(runs[0].model, runs[1].model, atol=0, rtol=0)
-    (start,) = (callback for callback in runs[0].callback_handler.callbacks if isinstance(callback, BeginTraining))
+    (start,) = (callback for callback in runs[0].callback_handler.callbacks if isinstance(callback, StartAndEnd))
     dataset = runs[0].train_dataset
     images = torch.stack(dataset[:]["pixel_values"])
     assert start.epoch == 1 and torch.equal(dataset[3]["pixel_values"], images[3])
