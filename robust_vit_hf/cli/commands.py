@@ -24,8 +24,10 @@ class Command:
 
     @property
     def summary(self) -> str:
+        if self.title is not None:
+            return self.title
         text = " ".join(inspect.getdoc(resolve_name(self.options)).split())
-        return self.title or re.split(r"(?<=\?) |[.:;] ", f"{text} ")[0]
+        return re.split(r"(?<=\?) |[.:;] ", f"{text} ")[0]
 
 
 @dataclass(frozen=True)
