@@ -147,7 +147,7 @@ def _in_words(metrics: dict[str, float]) -> str:
 def _hyperparameters(trainer: Trainer, adapter: str | None) -> dict[str, str]:
     args = trainer.args
     rows = args.describe() | ({} if adapter is None else {"adapter": adapter})
-    if isinstance(trainer.train_dataset, MaskedStream):
+    if isinstance(trainer.train_dataset, MaskedStream) and args.lr_scheduler_type == "step_decay":
         rows["learning rate"] = f"{args.learning_rate:g}, constant"  # a stream has no epochs
     warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} %"
     checkpoint = "last"

@@ -1,5 +1,6 @@
 """Streamed training sets: rows that are checked as they come, shared by processes, and the same after a kill."""
 
+import json
 import logging
 import re
 from itertools import islice
@@ -226,3 +227,12 @@ def test_two_processes_train_as_one(tmp_path):
     for name, expected in one.items():
         if "key.bias" not in name:  # its gradient is rounding alone, which AdamW blows up to full steps
             torch.testing.assert_close(two[name], expected, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("schedule, told", [("step_decay", "0.001, constant"), ("cosine", "0.001, cosine")])
+def test_the_card_names_the_schedule(schedule, told, tmp_path):
+    """A stream has no epochs, after which `step_decay` would lower the rate. Other schedules count steps."""
+    config = tiny.tiny_config(tmp_path, max_steps=1, lr_scheduler_type=schedule)
+    trainer = RobustViTTrainer(tiny.tiny_vit(), config, tiny.masked_dataset(8).to_iterable_dataset())
+    trainer.create_model_card()
+    assert json.loads((tmp_path / "run.json").read_text())["training"]["learning rate"] == told
