@@ -50,7 +50,7 @@ _CITATION = """\
 
 
 def reduce(predictions, references, from_logits=True, class_subset=None, first_image=0) -> dict[str, np.ndarray]:
-    """What is kept of the images: confidence, NLL, Brier score and whether the predicted class is right, `(N, 4)`
+    """Values kept of each image: confidence, NLL, Brier score and whether the predicted class is right, `(N, 4)`
     float64, and whether they count, `(N,)` bool. `first_image` is the number of the first in the set, for errors."""
     if hasattr(predictions, "detach"):  # a tensor, perhaps in bfloat16 or on another device
         predictions = predictions.detach().cpu().double()

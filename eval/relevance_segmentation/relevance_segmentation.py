@@ -49,7 +49,7 @@ _CITATION = """\
 
 
 def reduce(predictions, references, first_image: int = 0) -> dict[str, list]:
-    """What is kept of the images: what [`of_map`] returns for each, and the number of foreground pixels of its mask.
+    """Values kept of each image: what [`of_map`] returns, and the number of foreground pixels of its mask.
     `first_image` is the number of the first in the set, for errors."""
     # One transfer if the batch is a tensor, perhaps in bfloat16 or on another device.
     maps, masks = (

@@ -17,7 +17,7 @@ Args:
     config_name: of `evaluate.load`; "groups" if every image belongs to a group.
     class_subset: of `evaluate.load`; ids of the classes to which logits are restricted. By default all.
     predictions: logits or probabilities `(N, C)`, floating point, of which the lower id ranks first among equals; or
-        ids, integers: of the predicted classes `(N,)`, or ranked `(N, k)`. With k below 5, there is no top-5.
+        ids, integers: of the predicted classes `(N,)`, or ranked `(N, k)`. If k is below 5, `top5` is left out.
     references: ids `(N,)`; lists of accepted ids, empty for an image that does not count; or these as an array
         `(N, m)`, padded with -1.
     groups: names `(N,)`, strings or numbers.
@@ -67,7 +67,7 @@ def top_classes(logits: np.ndarray, class_subset=None, first_image: int = 0) -> 
     if bad.any():
         image = first_image + int(bad.argmax())
         raise ValueError(f"the logits of image {image} are NaN, or -inf for every class: look at it, or use float32")
-    # Five times argmax is faster than sorting, and takes the first among equals. What is taken becomes -inf.
+    # Five calls of argmax are faster than sorting, and return the first of equal logits. A class is set to -inf after it.
     left, best = np.maximum(left, np.finfo(left.dtype).min), np.empty((len(left), min(TOP, len(ids))), int)
     for rank in range(best.shape[1]):
         best[:, rank] = left.argmax(axis=1)
@@ -83,7 +83,7 @@ def ranks(predictions, references) -> np.ndarray:
 
 
 def reduce(predictions, references, class_subset=None, first_image: int = 0, groups=None) -> dict[str, list]:
-    """What is kept of the images: up to five predicted ids of each, the accepted ids, and the name of its group.
+    """Values kept of each image: up to five predicted ids of each, the accepted ids, and the name of its group.
     `first_image` is the number of the first in the set, for errors."""
     if hasattr(predictions, "detach"):  # a tensor, perhaps in bfloat16 or on another device
         predictions = predictions.detach().cpu()

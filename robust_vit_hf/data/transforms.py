@@ -1,4 +1,4 @@
-"""What a model sees: joint transforms of image and mask, and where a map of the model's input lies in the image.
+"""Joint transforms of image and mask, and the place of a map of the model's input in the image.
 
 A mask goes through the image processor of its image, on torchvision bilinearly and without antialiasing, as in the released code.
 """
