@@ -3,7 +3,6 @@
 import argparse
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING
 from functools import partial
@@ -60,13 +59,14 @@ class Parser(argparse.ArgumentParser):
         self.groups = {title: self.add_argument_group(title) for title in (*COMMON, "help")}
         self.groups["help"].add_argument("-h", "--help", action="help", help="show this help")
         # Only for the help: `main` handles the option.
-        of_debug: dict[str, Any] = {"action": "store_true", "default": argparse.SUPPRESS, "dest": "show_traceback"}
-        self.groups["help"].add_argument("--debug", help="show the traceback of an error", **of_debug)
+        text = "show the traceback of an error"
+        self.groups["help"].add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, dest="show_traceback", help=text
+        )
 
     def error(self, message: str) -> NoReturn:
         message = hide_tokens(" ".join(message.split()).rstrip("."))
-        print(f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.", file=sys.stderr)
-        raise SystemExit(2)
+        self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.\n")
 
     def parse_known_args(self, args=None, namespace=None):
         # Dashes in the name of an option are accepted for underscores.

@@ -81,9 +81,9 @@ class MaskedStream(torch.utils.data.IterableDataset):
             label = row["label"]
             if self.mapping is not None and label not in (None, -1):
                 label = self.mapping[label]
-            if self.name == "test" and label is None:
-                label = -1
-            elif (self.name, label) != ("test", -1) and (problem := label_problem(label, self.num_labels)):
+            label = -1 if label is None and self.name == "test" else label
+            is_unlabelled = label == -1 and self.name == "test"
+            if not is_unlabelled and (problem := label_problem(label, self.num_labels)):
                 raise ValueError(f"{where}: {problem}. Repair it, or leave it out with `dataset.filter`.")
             columns["label"] = [label]
         seed = np.random.SeedSequence((self.seed, epoch, int(digest, 16))).generate_state(1, np.uint64)

@@ -257,6 +257,12 @@ class Method(ABC):
         self.values[training].append((names, table))
         return ImageClassifierOutput(loss=total, logits=logits)
 
+    def begin(self, model: nn.Module, training: bool) -> None:
+        """Begin a training or an evaluation: the loss in the `forward` of `model` is this one, also if another Trainer has installed its own
+        since, and values of an interrupted loop are forgotten."""
+        unwrap_pretrained(model).finetuning_loss = self
+        self.values[training] = []
+
     def read_values(self, training: bool, count: int | None = None) -> dict[str, float]:
         """Mean of each component of the loss over the images since the last call, or over the first `count` of them."""
         batches, self.values[training] = self.values[training], []

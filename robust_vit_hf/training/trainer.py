@@ -153,10 +153,7 @@ class RobustViTTrainer(Trainer):
         self, dataloader: DataLoader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
     ) -> EvalLoopOutput:
         """The Trainer's loop, with the mean loss and its components over the images in its metrics."""
-        unwrap_pretrained(
-            self.model
-        ).finetuning_loss = self.method  # another Trainer of the model may have put its own there
-        self.method.read_values(training=False)  # of a loop that was interrupted
+        self.method.begin(self.model, training=False)
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         # Several processes pad the last batch with the first images, which are cut off here.
         values = self.method.read_values(training=False, count=output.num_samples)
@@ -209,10 +206,7 @@ class StartAndEnd(TrainerCallback):
         self.method, self.epoch = method, torch.zeros((), dtype=torch.int64).share_memory_()
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        unwrap_pretrained(
-            model
-        ).finetuning_loss = self.method  # another Trainer of the model may have put its own there
-        self.method.read_values(training=True)  # of a training that was interrupted
+        self.method.begin(model, training=True)
         self.attention = ImageModel(model).attention
 
     def on_train_end(self, args, state, control, model, **kwargs):
@@ -251,8 +245,9 @@ def _prepared(
         mapping = label_mapping(class_names_of(rows.features), classes_of_model(config), source)
         return MaskedStream(rows, name, transform, config.num_labels, mapping, args.bad_masks, args.seed)
     rows = align_labels(rows, classes_of_model(config), source)
-    if name != "test":
+    if name == "train":
         rows = rows.add_column("row_index", range(len(rows)))
+    if name != "test":
         rows, _ = check_rows(rows, name, config.num_labels, args.bad_masks)
     return rows.with_transform(transform)
 
