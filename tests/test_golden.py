@@ -28,7 +28,6 @@ from robust_vit_hf.data.balanced_splits import choose_images, held_out
 from robust_vit_hf.data.transforms import place_in_image
 from robust_vit_hf.metrics.streaming import RelevanceSegmentation
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
-from robust_vit_hf.results.set_tables import sensitivity_table
 from robust_vit_hf.training.config import CHECKPOINTING
 from robust_vit_hf.training.methods import METHODS
 from robust_vit_hf.utils.images import to_rgb
@@ -190,9 +189,6 @@ def measure_numbers(record: Recorder) -> None:
         record.add(f"metrics, {subset}", [metric.compute() for metric in metrics])
     tied = {"predictions": np.array([0, 0, 1]), "references": [0, 1, 2], "groups": ["much water", "sea", "shore"]}
     record.add("tied groups", load("worst_group_accuracy").compute(**tied))
-    drawn = {region: rng.integers(0, 6, (40, 3)).tolist() for region in ("foreground", "background")}
-    noisy = drawn | {"accepted": references, "object_share": (np.arange(40) % 7 / 6).tolist()}
-    record.add("sensitivity", str(sensitivity_table({"set": {"before": noisy, "after": noisy | {"foreground": ids}}})))
     of_groups = {"groups": [("original", "mixed_same", "mixed_rand")[row % 3] for row in range(40)]}
     for name in SCRIPTS:
         metric = load(name)

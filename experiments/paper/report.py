@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from robust_vit_hf.evaluation.examples import galleries
-from robust_vit_hf.results.html_page import PAGE_FILE, Section, class_changes_table, write_page
+from robust_vit_hf.results.html_page import PAGE_FILE, Section, write_page
 from robust_vit_hf.results.plots import class_figure, page_picture, save_figure
 from robust_vit_hf.results.tables import Table
 from robust_vit_hf.utils.files import write_atomically
@@ -32,7 +32,7 @@ CAPTIONS = {
 
 
 def report(options: ReportOptions) -> str:
-    """Write `report.md`, `report.tex` and figures (PNG and PDF) of the runs of sweeps, deterministically; results that are missing are
+    """Write `report.md` and figures (PNG and PDF) of the runs of sweeps, deterministically; results that are missing are
     left out. With `html`, also write `report.html`. Sources are joined in
     `results.parquet` in the output folder; a single file is only read."""
     sources, folder = options.sources, options.output_dir
@@ -66,13 +66,12 @@ def report(options: ReportOptions) -> str:
     tables |= {"settings": settings}
     markdown = "\n".join(f"## {table.title}\n\n{table.markdown()}\n" for table in tables.values())
     write_atomically(folder / "report.md", markdown)
-    write_atomically(folder / "report.tex", "\n".join(table.latex() for table in tables.values()))
     figures = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in figures.items():
         save_figure(figure, folder, name)
     if options.html:
         _write_html(options, results, names, tables, figures)
-    return f"\n{markdown}\nreport.md, report.tex, figures and the results: {folder}\n{page}".rstrip()
+    return f"\n{markdown}\nreport.md, figures and the results: {folder}\n{page}".rstrip()
 
 
 def _write_html(
@@ -92,7 +91,6 @@ def _write_html(
     sections = [
         Section("Findings", [tables[name] for name in ("gain_and_loss", "findings") if name in tables]),
         Section("Tables", [table for name, table in tables.items() if name not in ("gain_and_loss", "findings")]),
-        Section("Classes", changes=class_changes_table(first_class_changes(results), names)),
         Section("Figures", plots=pictures),
     ]
     for source in options.sources:  # a sweep or one of its points

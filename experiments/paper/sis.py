@@ -30,7 +30,7 @@ NUM_EXAMPLES = 4
 
 def find_subsets(options: SubsetOptions) -> str:
     """Find sufficient input subsets of one model or two (before and after finetuning), in one process. Writes
-    `results.json`, `tables.md`, `tables.tex`, `sis.png` and the subsets of each batch. Batches already in the output
+    `results.json`, `tables.md`, `sis.png` and the subsets of each batch. Batches already in the output
     folder are reused."""
     folder = options.output_dir
     stage = Stage(folder, {"command": "sis"})

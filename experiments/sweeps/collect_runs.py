@@ -98,7 +98,7 @@ def _complete_points(folder: Path) -> tuple[list[Path], dict]:
     if not complete:
         raise FileNotFoundError(
             f"`{folder}` holds no complete run of `python -m experiments sweep`: name the folder of a sweep or a run in it. Runs of "
-            "version 0.2 have to be made again. `robust-vit page` makes the page of one `robust-vit train` or `evaluate`."
+            "version 0.2 have to be made again."
         )
     return complete, grid
 

@@ -66,7 +66,6 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "convert": _command("models.options:ConvertOptions", "models.conversion:convert"),
     "interpolate": _command("evaluation.options:InterpolateOptions", "evaluation.interpolate:interpolate_models"),
-    "page": _command("evaluation.options:PageOptions", "evaluation.results_files:write_page_of"),
     "app": _command("app.options:AppOptions", "app.server:serve"),
     "card": _command("hub.options:CardOptions", "hub.model_card:rewrite_card"),
     "push": _command("hub.options:PushOptions", "hub.upload:push"),

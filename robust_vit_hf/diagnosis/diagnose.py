@@ -31,7 +31,7 @@ from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
 from ..utils.stage import Stage
 from .example_strip import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
 from .options import DiagnoseOptions
-from .report import DiagnosisReport, export_fiftyone, slice_tables, top1_table, write_report
+from .report import DiagnosisReport, slice_tables, top1_table, write_report
 from .stand_in import OutOfFold, PhotographsDiagnosis, StandIn
 from .verdict import AttributeDiagnosis, Diagnosis
 
@@ -98,8 +98,6 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             slices = slice_tables(images.rows, options.slices, report.diagnoses, weights)
             report = replace(report, imagenet_9=imagenet_9, groups=[*report.groups, *slices])
             write_report(report, measured)
-            if options.export == "fiftyone":
-                export_fiftyone(report, images.rows, session)
             if options.html:
                 facts = {"model": session.sides["before"].name, "masks": images.masks}
                 decides = "Does the model decide by the background?"

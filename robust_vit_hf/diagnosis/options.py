@@ -71,7 +71,6 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         metavar="COLUMN",
     )
     html: bool = option(False, "write report.html too")
-    export: Literal["fiftyone"] | None = option(None, "also write images and predictions for FiftyOne, to fiftyone/")
     fail_if: Literal["decides"] | float | None = option(
         None,
         "exit with status 3 if the model (with --compare, the second model) decides by the background: if the verdict is `decides`, or if "
@@ -89,7 +88,7 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         if self.model is None and self.dataset in (None, BUNDLED_BENCHMARK):
             self.model = BUNDLED_MODEL
         if self.model is None:
-            of_a_model = ("compare", "protocol", "imagenet_9", "export")
+            of_a_model = ("compare", "protocol", "imagenet_9")
             if given := [f"--{name}" for name in of_a_model if getattr(self, name) is not None]:
                 raise ValueError(f"{', '.join(given)} cannot be used without --model: give it, or leave this out")
             self.split = self.split if self.is_given("split") else "train"

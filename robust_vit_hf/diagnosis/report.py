@@ -1,6 +1,5 @@
-"""The report of a diagnosis: its tables, as text, as a section of a page, and its files, with a folder for FiftyOne."""
+"""The report of a diagnosis: its tables, as text, as a section of a page, and its files."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -10,41 +9,30 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from scipy import special
-from torchvision.transforms.v2.functional import to_pil_image
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
 from ..data.groups import groups_of, slices_of
-from ..data.mask_checks import mask_to_tensor
-from ..data.schema import may_be_shown
-from ..data.transforms import eval_transform, place_in_image
 from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session
 from ..metrics.robust_accuracy import ranks
-from ..relevance.layer_cam import class_map, map_name
 from ..results.html_page import PAGE_FILE, Section
 from ..results.intervals import Difference, Interval, Resamples
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
 from ..results.set_tables import groups_table
 from ..results.tables import Table
-from ..utils.files import atomic_file, atomic_folder, write_atomically, write_json
-from ..utils.images import to_rgb
+from ..utils.files import atomic_file, write_atomically
 from . import example_strip as strips
 from .example_strip import Composed, strip_figure
 from .verdict import BACKGROUND_MEASURES, MAP_MEASURES, OF_A_CLASS, AttributeDiagnosis, Diagnosis, trusted_masks
 
 
 STRIP_FILE, ATTRIBUTES_FILE, IMAGES_FILE = "strip.png", "attributes.png", "images.csv"
-FIFTYONE_FOLDER = "fiftyone"
-LONGEST_SIDE = 1024  # of the exported pictures, in pixels
 
 
 @dataclass(frozen=True)
@@ -187,51 +175,6 @@ def write_report(report: DiagnosisReport, session: Session) -> None:
     facts = report.record() | {"tables": [asdict(table) for table in report.tables]}
     parts: list[str | Table] = [report.verdict, *report.advice, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"protocol": session.protocol}, facts, parts)
-
-
-def export_fiftyone(report: DiagnosisReport, dataset: datasets.Dataset, session: Session) -> None:
-    """Write a folder that FiftyOne (tried: 1.22.1) opens as `FiftyOneDataset`, with the columns of [`image_table`], masks, and maps of the
-    predicted class. FiftyOne derives the schema from the samples if `metadata.json` has no version."""
-    table, folder = image_table(report.diagnoses), report.folder / FIFTYONE_FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
-    sides = {name: side for name, side in session.sides.items() if map_name(side.model)}
-    transforms = {name: eval_transform(side.processor) for name, side in sides.items()}
-    samples = []
-    with atomic_folder(folder) as partial:
-        for row in tqdm(np.flatnonzero(may_be_shown(dataset)).tolist(), desc="export", unit="image"):
-            original = dataset[row]
-            image, mask = to_rgb(original["image"]), mask_to_tensor(original["mask"]) >= 128
-            scale = min(1, LONGEST_SIDE / max(image.size))
-            size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-            of_mask = to_pil_image(255 * mask.to(torch.uint8)).resize(size, Image.Resampling.NEAREST)
-            pictures = {"data": image.resize(size), "fields/mask": of_mask}
-            for name, side in sides.items():
-                (pixel_values,) = transforms[name]({"image": [image]})["pixel_values"]
-                with torch.no_grad(), session.accelerator.autocast():
-                    given = pixel_values[None].to(session.accelerator.device)
-                    relevance = class_map(side.model, given, check_finite=False).relevance[0, 0]
-                field = f"fields/{name}_{map_name(side.model).lower()}"
-                pictures[field] = place_in_image(relevance.float(), size, side.processor)
-            for place, picture in pictures.items():
-                (partial / place).mkdir(parents=True, exist_ok=True)
-                picture.save(partial / place / f"{row:06}.png")
-            samples.append(_sample(table.iloc[row].to_dict(), {name: f"{name}/{row:06}.png" for name in pictures}))
-        targets = {"255": "object"}
-        write_json(partial / "metadata.json", {"media_type": "image", "info": {"default_mask_targets": targets}})
-        write_json(partial / "samples.json", {"samples": samples})
-
-
-def _sample(row: dict, files: dict[str, str]) -> dict:
-    sample: dict[str, object] = {"filepath": files["data"], "tags": []}
-    for name, value in row.items():
-        is_class = name in ("label", "donor_class") or name.partition("_")[2] in CONDITIONS
-        if not pd.isna(value):
-            sample[name] = {"_cls": "Classification", "label": value} if is_class else value
-    sample["mask"] = {"_cls": "Segmentation", "mask_path": files["fields/mask"]}
-    for place, file in files.items():
-        if place.endswith(("_relevance", "_layercam")):
-            sample[place.removeprefix("fields/")] = {"_cls": "Heatmap", "map_path": file}
-    return sample
 
 
 logger = logging.get_logger(__name__)

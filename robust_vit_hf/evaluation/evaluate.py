@@ -1,8 +1,6 @@
 """`robust-vit evaluate`: accuracy, calibration and relevance of one or two models on evaluation sets."""
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 from ..data import emoji_shift
@@ -12,27 +10,19 @@ from ..data.known_sets import BUNDLED_BENCHMARK
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
 from ..results.run_results import Run
-from ..results.set_tables import cut_out_table, sensitivity_table
+from ..results.set_tables import cut_out_table
 from ..results.summary import summarize, tables_of
 from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json
 from ..utils.stage import Stage
 from .accuracy import measure_accuracy
 from .examples import EXAMPLES_FILE, draw_by_kind, explain, save_examples
-from .measurement import Measurement, measure
-from .noise_sensitivity import Sensitivity
+from .measurement import measure
 from .options import EvaluateOptions
 from .other_backgrounds import Backgrounds
 from .results_files import write_results_json
 from .session import Models, Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
-
-
-# Measurement and table of the options that need masks.
-BY_MASKS: dict[str, tuple[Callable[..., Measurement], Callable[..., Table]]] = {
-    "cut_out": (partial(Backgrounds, conditions=("original", "only_fg"), relevance=False), cut_out_table),
-    "sensitivity": (Sensitivity, sensitivity_table),
-}
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
@@ -48,17 +38,15 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
             for protocol in protocols:
                 session = opened if protocol == opened.protocol else opened.under(protocol)
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set, folder)))
-        by_masks = [name for name in BY_MASKS if getattr(options, name)]
-        masked = [with_objects(session.sets) if by_masks else {} for session in sessions]
-        if by_masks and not all(masked):
-            raise ValueError(
-                f"--{' and --'.join(by_masks)}: none of {', '.join(sessions[0].sets)} has masks and labels. Make masks with `robust-vit masks`."
-            )
+        masked = [with_objects(session.sets) if options.cut_out else {} for session in sessions]
+        if options.cut_out and not all(masked):
+            names = ", ".join(sessions[0].sets)
+            raise ValueError(f"--cut_out: none of {names} has masks and labels. Make masks with `robust-vit masks`.")
         classes = _training_classes(options, sessions[0])
         facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
         for session, sets in zip(sessions, masked, strict=True):
-            facts["protocols"][session.protocol], tables_and_notes = _evaluate(session, by_masks, sets, classes)
+            facts["protocols"][session.protocol], tables_and_notes = _evaluate(session, sets, classes)
             parts += tables_and_notes
         if not parts:
             return ""
@@ -68,19 +56,19 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
 
 
 def _evaluate(
-    session: Session, by_masks: list[str], masked: dict[str, EvaluationSet], classes: frozenset[int] | None
+    session: Session, masked: dict[str, EvaluationSet], classes: frozenset[int] | None
 ) -> tuple[dict, list[str | Table]]:
     """Measure under one protocol, and write plots and examples. Returns results and tables, both empty outside the main process."""
     run = Run(measure_accuracy(session, session.protocol), classes)
-    tables_by_masks = []
-    for name in by_masks:
-        measurement, table = BY_MASKS[name]
-        results = measure(replace(session, sets=masked), measurement(), f"{session.protocol}-{name}")
+    tables = tables_of(run)
+    if masked:
+        cut_out = Backgrounds(("original", "only_fg"), relevance=False)
+        results = measure(replace(session, sets=masked), cut_out, f"{session.protocol}-cut_out")
         columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
-        tables_by_masks.append(table(columns))
+        tables.append(cut_out_table(columns))
     if not session.accelerator.is_main_process:
         return {}, []
-    summary, notes, tables = summarize(run), session.notes, [*tables_of(run), *tables_by_masks]
+    summary, notes = summarize(run), session.notes
     for name, figure, *_ in run_figures(summary, session.label_names):
         save_figure(figure, session.folder / "plots" / session.protocol, name)
     if "after" in session.sides:

@@ -117,7 +117,6 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
     training_data: str | None = option(None, "images that --compare was finetuned on; tables separate their classes")
     train_split: str = option("train", "split of --training_data")
     cut_out: bool = option(False, "also classify the objects without their backgrounds, cut out by their masks")
-    sensitivity: bool = option(False, "also compare noise on the object and on the background (RFS); needs masks")
     output_dir: Path = output_dir("runs/robustness")
 
     def __post_init__(self):
@@ -160,17 +159,6 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
             )
         self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
         check_output_dir(self.output_dir, self.dataset, self.set.source)
-
-
-@dataclass(kw_only=True)
-class PageOptions(Options):
-    """Write the results of one run as report.html, a file that loads nothing: tables, plots, and relevance maps before and after.
-
-    robust-vit page runs/emoji-shift --output_dir runs/page
-    """
-
-    source: Path = option(text="output folder of `robust-vit train`, `improve` or `evaluate`", positional=True)
-    output_dir: Path = output_dir()
 
 
 @dataclass(kw_only=True)

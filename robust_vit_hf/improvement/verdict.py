@@ -111,7 +111,7 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
 
 def remove_model(folder: Path) -> None:
     """Remove a model that was chosen for another share, with its card and results: the verdict now is to keep the original."""
-    others = ["tables.tex", EXAMPLES_FILE, f"{DIAGNOSIS_FOLDER}/{FIGURE_FILE}"]
+    others = [EXAMPLES_FILE, f"{DIAGNOSIS_FOLDER}/{FIGURE_FILE}"]
     for path in [path for pattern in [*MODEL_FILES, *others] for path in folder.glob(pattern)]:
         if path.name not in (CANDIDATES_FILE, VERDICT_FILE):
             path.unlink(missing_ok=True)

@@ -1,14 +1,11 @@
 """A report as one self-contained HTML file."""
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
-import pandas as pd
-from markupsafe import Markup
 
 from ..utils.files import write_atomically
 from .tables import Table
@@ -43,13 +40,12 @@ class Section:
     title: str
     tables: list[Table] = field(default_factory=list)
     plots: list[Picture] = field(default_factory=list)
-    changes: pd.DataFrame | None = None  # see [`class_changes_table`]
     galleries: list[Gallery] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def filled(self) -> bool:
-        return self.changes is not None or any((self.tables, self.plots, self.galleries, self.notes))
+        return any((self.tables, self.plots, self.galleries, self.notes))
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
@@ -61,21 +57,8 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    script = (Path(__file__).parent / "html_page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = environment.get_template("html_page_template.html")
-    # The browser runs only this script and loads nothing: see the policy in the template.
-    page = template.render(title=title, facts=facts, sections=sections, script=Markup(script), script_digest=digest)
-    write_atomically(path, page)
-
-
-def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> pd.DataFrame | None:
-    """Changes of top-1 in points by class name, on each set and on average, sorted from the largest loss on."""
-    table = pd.DataFrame(changes, dtype=float).sort_index()
-    table = pd.concat([table, table.mean(axis=1).rename("mean")], axis=1)
-    points = (100 * table).round(9) + 0.0  # turns -0.0 into 0.0
-    points = points.iloc[points.iloc[:, -1].argsort(kind="stable")]
-    return None if points.empty else points.rename(index=lambda label: names.get(label, str(label)))
+    write_atomically(path, template.render(title=title, facts=facts, sections=sections))
 
 
 def data_url(kind: str, content: bytes) -> str:

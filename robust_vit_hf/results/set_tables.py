@@ -1,4 +1,4 @@
-"""Tables of groups, of reliance on the background, of noise, of cut-out objects, and of maps compared with masks."""
+"""Tables of groups, of reliance on the background, of cut-out objects, and of maps compared with masks."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -127,55 +127,6 @@ def _top1(result: SetResult) -> dict[str, Resamples]:
     sides = [side for side in ("before", "after") if side in result.sides]
     columns: dict[str, np.ndarray] = {side: np.where(result.usable, result.correct(side), np.nan) for side in sides}
     return Resamples.means(columns, seed=zlib.crc32(result.name.encode()))
-
-
-def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_background: np.ndarray) -> np.ndarray:
-    """RFS, from −1 to 1: (b − f) / (2 · min(ā, 1 − ā)), with top-1 f and b with noise on the object and on the
-    background, and ā their mean (https://huggingface.co/papers/2201.10766, section 4)."""
-    mean = (np.asarray(noisy_foreground) + np.asarray(noisy_background)) / 2
-    room = 2 * np.minimum(mean, 1 - mean)
-    known = room > 1e-12
-    return np.where(known, (noisy_background - noisy_foreground) / np.where(known, room, 1), 0.0)
-
-
-def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of [`~robust_vit_hf.evaluation.noise_sensitivity.Sensitivity`], with top-1 averaged over classes and draws."""
-    compared = any("after" in sides for sides in measured.values())
-    rows = []
-    for name, sides in measured.items():
-        count = int(_counts(next(iter(sides.values()))).sum())
-        if not count:
-            rows.append([name, "0", *(3 * len(sides) + compared) * "–"])
-            continue
-        regions = ("foreground", "background")
-        drawn = [[_noisy_top1(columns, region, name) for columns in sides.values()] for region in regions]
-        sensitivities = [Resamples.of(relative_foreground_sensitivity, *pair) for pair in zip(*drawn, strict=True)]
-        accuracies = [f"{100 * top1.values[0]:.1f}" for by_side in drawn for top1 in by_side]
-        cells = [str(sensitivity.interval(least=-1.0)) for sensitivity in sensitivities]
-        if compared:
-            before, after = sensitivities
-            cells.append(str((after - before).interval(Difference)))
-        rows.append([name, str(count), *accuracies, *cells])
-    texts = ("top-1, noise on the object", "on the background", "RFS")
-    of_sides = (", before", ", after") if compared else ("",)
-    heads = [f"{text}{side}" for text in texts for side in of_sides]
-    title = "Relative foreground sensitivity, in per cent [95 % interval]: above 0, noise on the object costs more"
-    return Table(title, ["set", "images", *heads, *(["change"] if compared else [])], rows)
-
-
-def _counts(columns: Mapping[str, Sequence]) -> np.ndarray:
-    share = np.asarray(columns["object_share"])
-    return (share > 0) & (share < 1) & np.array([len(labels) > 0 for labels in columns["accepted"]])
-
-
-def _noisy_top1(columns: Mapping[str, Sequence], region: str, name: str) -> Resamples:
-    accepted, counts = columns["accepted"], _counts(columns)
-    classes = np.where(counts, [labels[0] if len(labels) else -1 for labels in accepted], -1)
-    pairs = zip(columns[region], accepted, strict=True)
-    right = [np.mean([int(best) in labels for best in predictions]) for predictions, labels in pairs]
-    by_class = {str(label): np.where(classes == label, right, np.nan) for label in np.unique(classes[counts])}
-    means = Resamples.means(by_class, zlib.crc32(name.encode())).values()
-    return Resamples(np.nanmean([mean.values for mean in means], axis=0), int(counts.sum()))
 
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:

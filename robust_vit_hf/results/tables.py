@@ -1,4 +1,4 @@
-"""Tables as Markdown and LaTeX, and how numbers are written in them."""
+"""Tables as Markdown, and how numbers are written in them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,23 +22,10 @@ class Table:
         head, *rows = ("| " + " | ".join(map(_cell, row)) + " |" for row in (self.head, *self.rows))
         return "\n".join([head, "|---|" + "---:|" * (len(self.head) - 1), *rows])
 
-    def latex(self) -> str:
-        import pandas as pd
-
-        alignment = "l" + "r" * (len(self.head) - 1)
-        head, *rows = ([" ".join(cell.split()) for cell in row] for row in (self.head, *self.rows))
-        table = pd.DataFrame(rows, columns=head)
-        return table.to_latex(index=False, escape=True, caption=_latex(self.title), column_format=alignment)
-
 
 def _cell(text: str) -> str:
     text = re.sub(r"([\\|])", r"\\\1", text)
     return " ".join(text.replace("<", "&lt;").split())
-
-
-def _latex(text: str) -> str:
-    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return re.sub(r"[\\~^&%$#_{}]", lambda sign: signs.get(sign[0], f"\\{sign[0]}"), " ".join(text.split()))
 
 
 def percent(value: float | None) -> str:

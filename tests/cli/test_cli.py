@@ -88,8 +88,8 @@ def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):
 def test_a_terminal_that_is_not_utf8(monkeypatch):
     printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", printed)
-    monkeypatch.setattr("robust_vit_hf.evaluation.results_files.write_page_of", lambda _: "3 − 2 → 1")
-    assert main(["page", "runs", "--output_dir", "page"]) == 0
+    monkeypatch.setattr("robust_vit_hf.evaluation.evaluate.evaluate", lambda _: "3 − 2 → 1")
+    assert main(["evaluate", "--output_dir", "runs/none"]) == 0
     assert printed.buffer.getvalue() == b"3 ? 2 ? 1\n"
 
 

@@ -26,7 +26,6 @@ from robust_vit_hf.diagnosis.example_strip import Composed, load_composed
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 from robust_vit_hf.evaluation.measurement import Measured, measure
-from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import relevance_map
@@ -362,22 +361,21 @@ def test_a_copy_is_no_donor():
         assert ((columns[f"{edit}_rand"] == -1) == (other % 2 == np.arange(4) % 2)).all()
 
 
-@pytest.mark.parametrize("measurement", [Backgrounds(relevance=False), Sensitivity()], ids=["swapped", "noisy"])
-def test_nan_logits_of_a_later_batch_name_the_image(measurement):
-    """On another background, or with noise on the background: the image as it is has none."""
+def test_nan_logits_of_a_later_batch_name_the_image():
+    """On another background: the image as it is has none."""
     model, passes = tiny_vit(**LETTERS), []
 
     def poison(module, args, output):
         passes.append(output)
-        if len(passes) == 20:  # the third batch of the swapped, and the fourth of the noisy
+        if len(passes) == 20:  # the third batch
             output[1] = float("nan")
         return output
 
     rows = EvaluationSet.of(masked_dataset(24).add_column("file_name", [f"{index}.jpg" for index in range(24)]))
     session = session_of({"before": model}, {"noise": rows}, passes=(2, 0))
     model.classifier.register_forward_hook(poison)
-    with pytest.raises(ValueError, match=r"noise: the logits of `(5|7)\.jpg` are NaN or infinite"):
-        measurement.measure(session.sides["before"], rows, session, "noise", None)
+    with pytest.raises(ValueError, match=r"noise: the logits of `5\.jpg` are NaN or infinite"):
+        Backgrounds(relevance=False).measure(session.sides["before"], rows, session, "noise", None)
 
 
 @pytest.mark.release

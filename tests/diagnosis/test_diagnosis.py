@@ -1,5 +1,6 @@
 """Measures, intervals and verdict from predictions on other backgrounds."""
 
+import csv
 import html
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from robust_vit_hf.data.background_edits import CONDITIONS
 from robust_vit_hf.data.find_images import Images
-from robust_vit_hf.diagnosis.report import DiagnosisReport, diagnosis_tables
+from robust_vit_hf.diagnosis.report import DiagnosisReport, diagnosis_tables, image_table
 from robust_vit_hf.diagnosis.stand_in import PhotographsDiagnosis
 from robust_vit_hf.diagnosis.verdict import Diagnosis, pairs_of
 from robust_vit_hf.results.html_page import write_page
@@ -277,3 +278,15 @@ def test_of_pairs_taken_as_often_those_of_fewer_images_come_first():
     assert found == [[2, 1, 2, 2], [1, 0, 1, 1], [0, 1, 1, 2], [0, 2, 0, 1]]
     anyway = columns | {"original": [0, 0, 0, 1, 1, 2, 2]}  # what is predicted for the image as it is, is no confusion
     assert [*pairs_of(anyway, np.array([1, 0, 0, 1, 1, 1, np.nan]))[1].values()] == [0, 1, 1, 2]
+
+
+def test_csv_without_donors_maps_and_names():
+    missing = np.array([0, -1, -1])
+    columns = dict.fromkeys(("donor_same", "donor_rand", "donor_class", "mixed_rand"), missing)
+    columns = diagnosis(3).columns | columns | {"relevance_on_object": np.full(3, np.nan)}
+    lines = image_table({"before": Diagnosis(columns, NAMES)}).to_csv(index=False).splitlines()
+    first, second, _ = csv.DictReader(lines)
+    names = ("image", "label", "donor_same", "donor_rand", "donor_class", "before_original", "before_mixed_rand")
+    assert [first[name] for name in names] == ["0", "cat", "0", "0", "cat", "cat", "cat"]
+    assert [second[name] for name in names] == ["1", "dog", "", "", "", "dog", ""]
+    assert first["before_relevance_on_object"] == "" and first["object_share"] == "0.1"

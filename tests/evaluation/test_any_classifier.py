@@ -1,4 +1,4 @@
-"""Measurement of models that are no plain ViT: `evaluate`, its page, and what depends on maps."""
+"""Measurement of models that are no plain ViT: `evaluate`, and what depends on maps."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def predictions(folder: Path, model) -> list[int]:
 
 @pytest.fixture(scope="module")
 def evaluated(folder) -> Path:
-    options = ["--cut_out", "--sensitivity", "--output_dir", folder / "evaluation"]
+    options = ["--cut_out", "--output_dir", folder / "evaluation"]
     succeed("evaluate", *pair(folder), *options)
     return folder / "evaluation"
 
@@ -60,7 +60,7 @@ def test_evaluate(folder, evaluated):
     shown = "Maps show LayerCAM, which is not comparable."
     assert results["notes"] == [f"Relevance is left out: {REASON}, so it has no relevance map. {shown}"]
     text = (evaluated / "tables.md").read_text()
-    assert results["notes"][0] in text and "Top-1, in per cent" in text and "only the object" in text and "RFS" in text
+    assert results["notes"][0] in text and "Top-1, in per cent" in text and "only the object" in text
     examples = Dataset.from_parquet(str(evaluated / "model" / "examples.parquet"))
     assert len({*predicted["before"]}) > 1 and len(examples) > 0
     for example in examples:
@@ -68,15 +68,6 @@ def test_evaluate(folder, evaluated):
             assert example[f"predicted_{side}"] == "abcd"[classes[example["row"]]]
             assert example["map"] == "LayerCAM" and example[f"{side}_predicted"] is not None
             assert 0 <= example[f"background_{side}"] <= 1
-
-
-def test_page(evaluated, tmp_path):
-    succeed("page", evaluated, "--output_dir", tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    example = Dataset.from_parquet(str(evaluated / "model" / "examples.parquet"))[0]
-    assert "Relevance is left out" in page and "Relevance map" not in page and "Relevance of the" not in page
-    assert f"LayerCAM before, predicted: {example['predicted_before']}" in page
-    assert f"LayerCAM of the predicted class on the background: {example['background_before']:.0%} before" in page
 
 
 def test_sufficient_subsets(folder, tmp_path):

@@ -16,7 +16,6 @@ from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.classes import class_names, wnids
 from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.measurement import ROWS_FILE, Measured, measure
-from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
 from robust_vit_hf.evaluation.segment import Attribution
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
@@ -70,7 +69,7 @@ def test_the_size_of_a_batch_and_the_order_do_not_matter():
 
 @pytest.mark.parametrize(
     "measurement",
-    [Accuracy(), Attribution(("gae",)), Backgrounds(), Sensitivity()],
+    [Accuracy(), Attribution(("gae",)), Backgrounds()],
     ids=lambda one: type(one).__name__,
 )
 def test_a_model_in_training_mode_is_measured_without_its_dropout(measurement):
@@ -120,7 +119,7 @@ def test_a_class_subset_ranks_its_classes_alone():
     )
 
 
-@pytest.mark.parametrize("measurement", [Backgrounds(), Attributes(("border",)), Sensitivity()], ids=repr)
+@pytest.mark.parametrize("measurement", [Backgrounds(), Attributes(("border",))], ids=repr)
 def test_predictions_under_changes_are_of_the_class_subset(measurement):
     dataset = masked_dataset(8).filter(lambda row: row["label"] in (1, 3))
     rows = replace(EvaluationSet.of(dataset), class_subset=(1, 3))

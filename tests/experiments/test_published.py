@@ -104,7 +104,7 @@ def test_tables_of_training_classes_and_others():
     # Of the base models, whose changes are averaged, one was trained by another method alone.
     runs = [Run(sets, frozenset([0]), model=name) for name in ("ViT-B", "DeiT-S")]
     table = class_group_tables(Results([replace(runs[0], method="gradmask"), runs[1]]))["table_10"]
-    assert {row[0] for row in table.rows} == {"DeiT-S"} and table.latex()
+    assert {row[0] for row in table.rows} == {"DeiT-S"}
 
 
 @pytest.fixture(scope="module")

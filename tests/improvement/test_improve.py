@@ -194,7 +194,7 @@ def test_the_model_is_the_one_that_is_chosen_now(inputs, quick, tmp_path, monkey
     assert results["weights"]["after"] == weights_digest(AutoModelForImageClassification.from_pretrained(folder))
     earlier, first, second = (of["classifier.weight"] for of in weights)
     assert torch.equal(first, second) and not torch.equal(first, earlier)
-    of_model = ["model.safetensors", "config.json", "run.json", "results.json", "README.md", "tables.tex"]
+    of_model = ["model.safetensors", "config.json", "run.json", "results.json", "README.md"]
     of_model += ["examples.parquet", "diagnosis/before_after.png"]
     assert all((folder / name).is_file() for name in of_model)
     assert "no model, since yours is to be kept" in improved_by(0)

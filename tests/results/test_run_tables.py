@@ -160,7 +160,3 @@ def test_names_of_classes_and_sets_do_not_break_a_table():
     lines = table.markdown().splitlines()
     assert lines[:3] == ["| class | a\\|b |", "|---|---:|", "| x \\| y z | &lt;b>1&lt;/b> |"]
     assert lines[3] == r"| a\\\|b\\ | 1 |"  # of which GitHub reads two cells
-    latex = Table("Groups of `$_{\\x^%`", ["a_b", "c\n\nd"], [["$_{\\^%}~&#", "1"]]).latex()
-    assert r"\caption{Groups of `\$\_\{\textbackslash{}x\textasciicircum{}\%`}" in latex
-    assert r"a\_b & c d \\" in latex
-    assert r"\$\_\{\textbackslash \textasciicircum \%\}\textasciitilde \&\# & 1 \\" in latex

@@ -1,8 +1,7 @@
-"""Tables of a set beyond top-1: reliance on the background, groups, noise, and objects cut out."""
+"""Tables of a set beyond top-1: reliance on the background, groups, and objects cut out."""
 
 import json
 import re
-from dataclasses import replace
 from unittest.mock import patch
 
 import datasets
@@ -15,7 +14,6 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.groups import groups_of
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.official import CLASSES
-from robust_vit_hf.evaluation.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.results import set_tables
 from robust_vit_hf.results.intervals import Difference, Resamples
@@ -23,7 +21,7 @@ from robust_vit_hf.results.intervals import Difference, Resamples
 from ..helpers import layouts
 from ..helpers.commands import succeed
 from ..helpers.experiment import result, run_of
-from ..helpers.sessions import evaluate_one, session_of
+from ..helpers.sessions import evaluate_one
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
 
 
@@ -126,8 +124,7 @@ def test_unlabelled_images_and_one_class_alone(tmp_path):
     rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
     model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
     options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
-    printed = succeed("evaluate", *options, "--cut_out", "--sensitivity")
-    assert "| validation | before | 4 |" in printed and "| validation | 4 |" in printed
+    assert "| validation | before | 4 |" in succeed("evaluate", *options, "--cut_out")
 
 
 def test_diagnose_beside_imagenet_9(model, imagenet_9, tmp_path):
@@ -269,62 +266,6 @@ def test_groups_of_a_diagnosis(tmp_path):
     diagnosed, evaluated = (text[text.index("Groups of `validation`") :].split("\n\n")[:2] for text in printed)
     assert diagnosed == evaluated and "| average, weighted by the training groups | 8 |" in diagnosed[1]
     assert "Groups of `validation`" in (tmp_path / "diagnose" / "tables.md").read_text()
-
-
-def test_relative_foreground_sensitivity():
-    """The examples of the definition: the sign, the largest value that a mean allows, and no room."""
-    foreground, background = np.array([0.2, 0.6, 0.0, 1.0, 0.5]), np.array([0.6, 0.2, 0.4, 1.0, 0.5])
-    expected = [0.4 / 0.8, -0.4 / 0.8, 1.0, 0.0, 0.0]
-    assert set_tables.relative_foreground_sensitivity(foreground, background) == pytest.approx(expected)
-
-
-def test_noise_is_where_it_should_be():
-    """With noise on one region, the other has its own pixels; the noise of an image depends on its number and the draw alone."""
-    rows, seen, noisy = EvaluationSet.of(masked_dataset(4)), [], []
-    model = tiny_vit()
-    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
-    session = session_of({"before": model}, {"noise": rows})
-    batches = rows.transform(session.sides["before"].processor)(rows.dataset[:])
-    clean, masks = (torch.stack(batches[name]) for name in ("pixel_values", "mask"))
-    for batch_size in (4, 1):
-        seen.clear()
-        session = replace(session, passes=(batch_size, 0))
-        found = Sensitivity(draws=2).measure(session.sides["before"], session.sets["noise"], session, "noise", None)
-        noisy.append([torch.cat(seen[place::4]) for place in range(4)])
-    on_object, on_background, *second = noisy[0]
-    assert torch.equal(on_object.where(masks == 0, 0), clean.where(masks == 0, 0))
-    assert torch.equal(on_background.where(masks == 1, 0), clean.where(masks == 1, 0))
-    noise, free = on_object - clean, (masks == 1).expand_as(clean) & (on_object.abs() < 1)
-    middle = noise[free & (clean.abs() < 0.3)]  # of which little is clamped
-    assert 0.38 < middle.std() < 0.5 and on_object.abs().max() <= 1  # 0.25 of a range of 2
-    assert not torch.allclose(noise[0][free[0] & free[1]], noise[1][free[0] & free[1]], atol=1e-6)
-    assert all(map(torch.equal, noisy[0], noisy[1])) and not torch.equal(on_object, second[0])
-    with torch.no_grad():
-        predicted = [model(pixel_values=images).logits.argmax(1) for images in noisy[0]]
-    assert found.columns["foreground"].tolist() == torch.stack(predicted[::2], 1).tolist()
-    assert found.columns["background"].tolist() == torch.stack(predicted[1::2], 1).tolist()
-
-
-def test_the_table_of_the_sensitivity():
-    # Two draws: noise on the object breaks all of class 0, and that on the background class 1 under one of them.
-    accepted = [[0]] * 100 + [[1]] * 100
-    foreground, background = [[5, 5]] * 100 + [[1, 1]] * 100, [[0, 0]] * 100 + [[1, 5]] * 100
-    share = [0.5] * 200
-    columns = {"accepted": accepted, "foreground": foreground, "background": background, "object_share": share}
-    swapped = columns | {"foreground": background, "background": foreground}
-    table = set_tables.sensitivity_table({"photos": {"before": columns, "after": swapped}})
-    (row,) = table.rows
-    assert len(row) == len(table.head) and row[:6] == ["photos", "200", "50.0", "75.0", "75.0", "50.0"]
-    # 0.25 / (2 · 0.375), and 3 / 200 to both sides
-    assert row[6:] == ["33.3 [31.8, 34.8]", "-33.3 [-34.8, -31.8]", "-66.7 [-68.2, -65.2]"]
-    columns = {name: [*values, values[0]] for name, values in columns.items()} | {"object_share": [*share, 1.0]}
-    (row,) = set_tables.sensitivity_table({"photos": {"before": columns}}).rows  # the last object fills the crop
-    assert row[:4] == ["photos", "200", "50.0", "75.0"] and len(row) == 5
-    none = columns | {"object_share": [0.0] * 201}
-    compared = {"none": {"before": none, "after": none}, "photos": {"before": columns, "after": columns}}
-    table = set_tables.sensitivity_table(compared)
-    assert table.rows[0] == ["none", "0", *"–––––––"] and [len(row) for row in table.rows] == [len(table.head)] * 2
-    assert set_tables.sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
 
 
 def test_the_table_of_objects_alone():
