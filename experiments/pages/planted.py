@@ -15,6 +15,7 @@ from .text_blocks import benchmark
 
 
 COST = 0.1  # of the attribute drawn at random, from which on it should be named
+ROUNDING = 1e-9  # 0.9 - 0.8 is less than 0.1 in floats
 UNTOLD = "compression"  # no attribute of `diagnose`
 
 
@@ -28,6 +29,10 @@ def groups_of(results: dict[str, dict]) -> dict[tuple[str, str], dict[str, dict]
     return dict(sorted(found.items()))
 
 
+def is_costly(result: dict) -> bool:
+    return result["home"] - result["random"] >= COST - ROUNDING
+
+
 def matrix(results: dict[str, dict]) -> Table:
     """How often each attribute was named, by what was planted, where that costs [`COST`] or more; and of nothing planted."""
     heads, rows = [*ATTRIBUTES, "nothing"], []
@@ -35,7 +40,7 @@ def matrix(results: dict[str, dict]) -> Table:
         for planted in PLANTED:
             counted = [one for key, one in of_group.items() if f"/{planted}/" in key]
             if planted != "none":
-                counted = [one for one in counted if one["home"] - one["random"] >= COST]
+                counted = [one for one in counted if is_costly(one)]
             if counted:
                 costs = [one["home"] - one["random"] for one in counted]
                 named = [sum(name in (one["named"] or ["nothing"]) for one in counted) for name in heads]
@@ -68,7 +73,7 @@ def summary(results: dict[str, dict]) -> str:
 def counts(results: dict[str, dict]) -> str:
     """How often what was planted is named, and how often something where nothing was."""
     kinds = [(key.split("/")[1], one) for key, one in results.items()]
-    costly = [(of, one["named"]) for of, one in kinds if of != "none" and one["home"] - one["random"] >= COST]
+    costly = [(of, one["named"]) for of, one in kinds if of != "none" and is_costly(one)]
     told = [(planted, names) for planted, names in costly if planted != UNTOLD]
     first = sum(names[:1] == [planted] for planted, names in told)
     alone = sum(names == [planted] for planted, names in told)
