@@ -30,7 +30,7 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 from robust_vit_hf.utils.images import overlay, save_picture_grid, upright_image
 
-from ..makers.export_cnn import load_efficientnet
+from ..makers.biased_cnn import load_efficientnet
 from ..scripts import script_parser
 from .real_photographs import Photographs
 

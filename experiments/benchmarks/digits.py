@@ -1,10 +1,6 @@
-"""`diagnose` and `improve` on images for which nothing in this package was tuned.
+"""Images for which nothing in this package was tuned: handwritten digits of scikit-learn, as strokes of a random colour, on textures.
 
-    python -m experiments digits --output_dir runs/digits
-
-Handwritten digits of scikit-learn, as strokes of a random colour, on textures: each digit has a usual texture in 97 % of the
-images. A DINOv2-S/14 is finetuned on them with cross-entropy (the Trainer of transformers alone), diagnosed and improved from
-class folders of JPEGs without masks, and then measured on textures drawn at random, and on textures that nothing was trained on.
+Each digit has a usual texture in 97 % of the images. A DINOv2-S/14 is finetuned on them with cross-entropy.
 """
 
 from collections.abc import Iterator
@@ -18,14 +14,11 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 from transformers import BaseImageProcessor, PreTrainedModel, TrainingArguments
 
-from robust_vit_hf import diagnose, improve, make_image_processor
+from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.find_images import load_masked_dataset
-from robust_vit_hf.evaluation.evaluate import evaluate
-from robust_vit_hf.evaluation.options import EvaluateOptions
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 
 from ..makers.train_emoji_bias import LabelTrainer
-from ..scripts import script_parser
 
 
 SIZE, HABITUAL, TEXTURES, BIAS = 112, 10, 15, 0.97
@@ -113,24 +106,3 @@ def digits_model(photographs: Path, folder: Path, bf16: bool) -> None:
     model.config.label2id = {name: label for label, name in enumerate(names)}
     model.num_labels = len(names)
     finetune(model, rows, make_image_processor("paper", SIZE), folder, 5e-5, bf16)
-
-
-def main() -> None:
-    parser = script_parser(__doc__)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
-    arguments = parser.parse_args()
-    root, precision = arguments.output_dir, {"bf16": arguments.bf16}
-    model, photographs = str(root / "model"), str(root / "photographs")
-    settings = precision | {"mask_model": model}  # as in docs/diagnose.md, see `mask_features.py`
-    if not Path(model, "config.json").is_file():
-        write_split(root / "photographs" / "train", range(500), "habitual", 0)
-        write_split(root / "photographs" / "validation", range(500, 900), "habitual", 1)
-        write_split(root / "elsewhere" / "random", range(900, 1300), "random", 2)
-        write_split(root / "elsewhere" / "new", range(1300, 1700), "new", 3)
-        digits_model(root / "photographs", root / "model", arguments.bf16)
-    print(diagnose(model, photographs, num_images=200, output_dir=root / "diagnosis", **settings))
-    print(improve(model, photographs, root / "better", effort="full", **settings))
-    for name in ("random", "new"):
-        options = {"compare": str(root / "better"), "dataset": str(root / "elsewhere" / name), "split": "train"}
-        print(evaluate(EvaluateOptions(model=model, output_dir=root / f"evaluation-{name}", **options, **precision)))

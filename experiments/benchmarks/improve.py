@@ -65,8 +65,8 @@ from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.images import to_rgb
 from robust_vit_hf.utils.stage import Stage
 
+from ..makers.biased_cnn import biased_cnn, load_efficientnet, processor_of
 from ..makers.cut_objects import KINDS, objects
-from ..makers.export_cnn import biased_cnn, load_efficientnet, processor_of
 from ..makers.export_photographs import write_folders
 from ..makers.train_emoji_bias import ADAPTER
 from ..scripts import script_parser

@@ -43,7 +43,7 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.images import upright_image
 
-from ..makers.export_cnn import features, load_efficientnet
+from ..makers.biased_cnn import features, load_efficientnet
 from ..scripts import script_parser
 from .digits import finetune
 

@@ -1,8 +1,7 @@
-"""Time, memory, masks, input subsets and faults: tables and sentences of docs/reference.md and data.md, and of pages of experiments."""
+"""Time, memory, input subsets and faults: tables and sentences of docs/reference.md and of pages of experiments."""
 
 from collections.abc import Callable, Sequence
 
-from robust_vit_hf.results.intervals import Difference
 from robust_vit_hf.results.tables import Table
 
 from .text_blocks import benchmark, commits_of
@@ -15,7 +14,6 @@ COMMANDS = {
     "masks tokencut": "`masks tokencut --coarse`",
 }
 SUBSETS = {"size": "pixels", "confidence": "probability", "revealed": "with neighbours", "all_masked": "all masked"}
-WITH_MASKS = {"imagenet-segmentation", "imagenet-s919"}
 
 
 def join(numbers: Sequence[float], sign: str = "–") -> str:
@@ -52,46 +50,6 @@ def many_tokens() -> str:
     return Table("", ["pixels, tokens, batch", "held", "linear", "GiB: held, linear, plain"], rows).markdown()
 
 
-def freed_memory() -> str:
-    """CPU time of a forward pass, by what becomes of freed memory."""
-    found = benchmark("freed_memory")
-    took = {name: sum(of.values()) for name, of in found["milliseconds"].items()}
-    models = ("EfficientNet-Lite0", "DINOv2-S")
-    texts = [f"{took[f'{name}, kept']:.0f} instead of {took[f'{name}, returned']:.0f} with {name}" for name in models]
-    return (
-        f"In milliseconds of CPU time for each image, a forward pass of {found['images']} images at {found['pixels']} px in fp32 then takes "
-        f"{', and '.join(texts)} (`python -m experiments freed_memory`, one core)."
-    )
-
-
-def loading() -> str:
-    """Speed of loading as a ratio to decoding alone, by kind of set."""
-    rows, found = [], benchmark("loading")["loader / decoding alone"]
-    for label, names in {"images": found.keys() - WITH_MASKS, "images and masks": WITH_MASKS}.items():
-        ratios = ([found[name][kind] for name in names] for kind in ("table", "stream"))
-        rows.append([label, *(join((min(of), max(of))) for of in ratios)])
-    return Table("", ["sets with", "loaded as a table", "streamed"], rows).markdown()
-
-
-def evaluation() -> str:
-    """Speed of an evaluation."""
-    plain, maps = (of["ratio"] for of in benchmark("evaluation")["cases"].values())
-    return (
-        f"`evaluate` with a DeiT-S at 224 px reaches {plain:.2f} of the speed of a bare loop over the same batches in memory. With relevance maps, which "
-        f"the loop computes too, and their metric, it reaches {maps:.2f} (`python -m experiments evaluation`)."
-    )
-
-
-def diagnosis() -> str:
-    """Time of a diagnosis as a ratio to its forward passes."""
-    vit, cnn = (benchmark(name)["ratio"] for name in ("backgrounds", "backgrounds_cnn"))
-    return (
-        f"With a DINOv2-S at 112 px (2 CPU cores, fp32), `diagnose` takes {vit:.2f} times as long as the forward passes alone: it also reads the images and "
-        f"makes the composites of seven conditions. With an EfficientNet-Lite0 at 224 px (one core), it takes {cnn:.2f} times as long (`python -m experiments "
-        "backgrounds --output_dir runs/benchmarks`). Large photographs take longer to decode."
-    )
-
-
 def many_images() -> str:
     """Time and memory of whole commands on many images."""
     found, rows = benchmark("scale"), []
@@ -109,17 +67,6 @@ def many_images() -> str:
         f"{of['all, CPU seconds']:.0f} seconds of one core with this model (`--commands improve --one_process`). Its peak memory is {of['all, GiB']:.2f} "
         f"GiB; with a tenth of the images, it is {of['tenth, GiB']:.2f}. Several commits were measured: {commits_of('scale')}, and {commits_of('step')}."
     )
-
-
-def whose_features() -> str:
-    """IoU of masks from the classifier's features and from those of DINOv2-S."""
-    found, rows = benchmark("mask_features"), []
-    for name, of in found["whose"].items():
-        ious = [cell for one in of.values() for cell in (f"{100 * one['iou']:.1f}", str(one["rejected"]))]
-        rows.append([name, *ious, str(Difference(*of["DINOv2-S"]["difference"]))])
-    head = ["images", "the classifier's features", "rejected", "DINOv2-S", "rejected", "difference"]
-    rows.append(["all", *[""] * 4, str(Difference(*found["difference_over_all_sets"]))])
-    return Table("", head, rows).markdown()
 
 
 def pairs() -> str:
@@ -166,12 +113,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "steps": steps,
     "steps of methods": steps_of_methods,
     "many tokens": many_tokens,
-    "freed memory": freed_memory,
-    "loading": loading,
-    "evaluation": evaluation,
-    "diagnosis": diagnosis,
     "many images": many_images,
-    "whose features": whose_features,
     "pairs": pairs,
     "subsets": subsets,
     "soak": soak,

