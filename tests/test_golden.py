@@ -28,7 +28,6 @@ from robust_vit_hf.data.balanced_splits import choose_images, held_out
 from robust_vit_hf.data.transforms import place_in_image
 from robust_vit_hf.metrics.streaming import RelevanceSegmentation
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
-from robust_vit_hf.training.config import CHECKPOINTING
 from robust_vit_hf.training.methods import METHODS
 from robust_vit_hf.utils.images import to_rgb
 
@@ -39,7 +38,7 @@ from .helpers.golden_figures import draw_figures
 from .helpers.golden_inputs import write_inputs, write_model
 from .helpers.golden_scripts import push_folders, run_scripts, serve
 from .helpers.metrics import OF_GROUPS, SCRIPTS, load
-from .helpers.tiny import ABLATIONS, DATA, tiny_config
+from .helpers.tiny import ABLATIONS, CHECKPOINTING, DATA, tiny_config
 
 
 def train_by_methods(record: Recorder) -> None:

@@ -37,7 +37,7 @@ from robust_vit_hf.improvement.candidates import (
     pool_picture,
 )
 from robust_vit_hf.models.last_layer import LastLayer
-from robust_vit_hf.training.methods.augmentations import BackgroundPool
+from robust_vit_hf.training.methods.augmentations import load_backgrounds
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
@@ -132,7 +132,7 @@ class Features:
         self.selection = self.of("selection", splits["validation"], VALIDATION_COMPOSITES)
         self.tests = {name: self.of(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
 
-    def of(self, name: str, rows: datasets.Dataset, count: int, pool: BackgroundPool | None = None) -> Outputs:
+    def of(self, name: str, rows: datasets.Dataset, count: int, pool: datasets.Dataset | None = None) -> Outputs:
         one = self.session.with_sets({name: EvaluationSet.of(rows)})
         return composite_outputs(
             self.side, one, count, self.last, self.folder / name, pool and partial(pool_picture, pool)
@@ -191,7 +191,7 @@ def variants(found: Features, own: Layers) -> Iterator[tuple[str, dict]]:
     for name, write in {"recoloured": write_recoloured, "textures": write_textures}.items():
         if not (pictures := found.folder / name).is_dir():
             write(found.images, pictures)
-        pool = BackgroundPool(str(pictures), eval_transform(found.side.processor))
+        pool = load_backgrounds(str(pictures), eval_transform(found.side.processor))
         yield f"half of 12 composites on {name}", beside(found.of(f"on-{name}", found.images, half, pool))
     yield "only at interpolation weight 1", found.of_rule(own, (1.0,))
     yield "map, then fit to the output", found.of_rule(dict(map_then_fit(found)))

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import datasets
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
@@ -18,7 +19,6 @@ from ..evaluation.other_backgrounds import DONOR_SEED, MOVED, Outputs, composite
 from ..evaluation.session import Session, Side
 from ..hub.model_card import describe_model
 from ..models.last_layer import LastLayer
-from ..training.methods.augmentations import BackgroundPool
 from ..utils.files import RUN_FILE
 
 
@@ -143,16 +143,17 @@ def training_composites(num_images: int) -> int:
     return min(12, max(2, 1200 // num_images))
 
 
-def pool_picture(pool: BackgroundPool, composite: int, row: int) -> torch.Tensor:
-    ((_, picture),) = pool.draw(np.ones(1, bool), np.random.default_rng([DONOR_SEED, composite, row]))
-    return picture
+def pool_picture(pool: datasets.Dataset, composite: int, row: int) -> torch.Tensor:
+    rng = np.random.default_rng([DONOR_SEED, composite, row])
+    (picture,) = pool[[int(rng.integers(len(pool)))]]["pixel_values"]
+    return picture.flip(-1) if rng.random() < 0.5 else picture
 
 
 def compute_features(
     train: Session,
     validation: Session,
     folder: Path,
-    pool: BackgroundPool | None = None,
+    pool: datasets.Dataset | None = None,
     attributes: Sequence[str] = (),
 ) -> Features:
     """Compute the features of the original model, or read them from `folder`, where they are saved. `pool` has the backgrounds of the training

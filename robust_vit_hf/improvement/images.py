@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 
@@ -15,7 +16,7 @@ from ..data.transforms import eval_transform
 from ..evaluation.accuracy import measure_accuracy
 from ..evaluation.session import Session, Side
 from ..models.loading import with_classes_alone
-from ..training.methods.augmentations import BackgroundPool
+from ..training.methods.augmentations import load_backgrounds
 from ..utils.privacy import public_name
 from .options import ImproveOptions
 from .verdict import PREDICTIONS_FOLDER
@@ -26,12 +27,12 @@ NAMED = 8  # classes that a sentence names
 
 def images_by_role(
     session: Session, options: ImproveOptions, notes: list[str]
-) -> tuple[dict[str, Images], BackgroundPool | None]:
+) -> tuple[dict[str, Images], datasets.Dataset | None]:
     """Find the images of the roles `train` and `validation` (or training images that are held out), and the pictures of `backgrounds`, without
     overlap. Images without labels get predicted ones."""
     pool = None
     if options.backgrounds is not None:
-        pool = BackgroundPool(options.backgrounds, eval_transform(session.sides["before"].processor))
+        pool = load_backgrounds(options.backgrounds, eval_transform(session.sides["before"].processor))
     train = _labelled(options.train_split, session, options, notes)
     try:
         validation = _labelled(options.eval_split, session, options, notes)
@@ -64,9 +65,12 @@ def images_by_role(
         )
     images = without_copies(images, session.folder)
     if pool is not None:
-        columns = {"image": [*map(str, pool.paths)], "file_name": [path.name for path in pool.paths]}
-        features = datasets.Features({"image": datasets.Image(), "file_name": datasets.Value("string")})
-        roles = {"backgrounds": Images(datasets.Dataset.from_dict(columns, features), pool.folder.name, "backgrounds")}
+        pictures = pool.with_format(None)
+        files = [
+            Path(image["path"]).name for image in pictures.cast_column("image", datasets.Image(decode=False))["image"]
+        ]
+        pictures = pictures.add_column("file_name", files)
+        roles = {"backgrounds": Images(pictures, Path(options.backgrounds).name, "backgrounds")}
         roles |= {"validation": images["validation"]}
         images["validation"] = without_copies(roles, session.folder)["validation"]
     return images, pool

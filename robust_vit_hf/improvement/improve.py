@@ -12,9 +12,9 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
-import xxhash
 from pyarrow import parquet as pq
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
@@ -35,7 +35,6 @@ from ..models.model_names import resolve
 from ..relevance.relevance_map import forward_logits
 from ..results.html_page import Section
 from ..results.plots import page_picture
-from ..training.methods.augmentations import BackgroundPool
 from ..utils.files import RUN_FILE, write_atomically
 from ..utils.images import to_rgb
 from ..utils.privacy import public_name
@@ -183,14 +182,14 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
 
 
 def _inputs(
-    session: Session, images: Mapping[str, Images], pool: BackgroundPool | None, options: ImproveOptions
+    session: Session, images: Mapping[str, Images], pool: datasets.Dataset | None, options: ImproveOptions
 ) -> dict:
-    side, pictures = session.sides["before"], pool.paths if pool else ()
+    side = session.sides["before"]
     inputs = {name: value for name, value in asdict(options).items() if name not in UNSAVED | BY_CONTENTS}
     inputs |= {
         "masks": options.mask_method,
         "model": side.digest,
-        "pictures": [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pictures],  # in the order of the swap
+        "pictures": pool and dataset_identity(pool.with_format(None)),
         "mask_model": options.mask_model and public_name(options.mask_model),  # masks record its digest
         "images": {role: dataset_identity(of_role.rows) for role, of_role in images.items()},
         "precision": session.accelerator.mixed_precision,
@@ -223,7 +222,7 @@ def _attributes(validation: Session, names: list[str], notes: list[str]) -> list
 def _candidates(
     train: Session,
     validation: Session,
-    pool: BackgroundPool | None,
+    pool: datasets.Dataset | None,
     attributes: list[str],
     images: Mapping[str, Images],
     options: ImproveOptions,

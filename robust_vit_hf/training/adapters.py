@@ -17,15 +17,14 @@ def add_lora(model: PreTrainedModel, rank: int, base: str) -> nn.Module:
 
 
 def add_adapter(model: nn.Module, config: Any, base: str | None) -> nn.Module:
-    """Add a new adapter to a model. `config` is a `PeftConfig`, and `base` the source of the model, `None` if it was built in memory."""
+    """Add an adapter to a model. `config` is a `PeftConfig`, `base` the source of the model if it was loaded."""
     from peft import get_peft_model
 
     adapted = get_peft_model(model, config)
     for name, module in adapted.named_modules():
         if getattr(module, "q_bias", None) is not None and hasattr(getattr(module, "qkv", None), "base_layer"):
             raise ValueError(
-                f"An adapter of `{name}.qkv` would have no effect, since timm reads the weights of this layer directly: finetune all weights, "
-                "or exclude this layer from the adapter."
+                f"An adapter of `{name}.qkv` would have no effect, since timm reads its weights directly: exclude this layer."
             )
     if base is not None:
         # PEFT would name the cache folder as the base. A folder is named by its absolute path, which

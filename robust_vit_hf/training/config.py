@@ -1,8 +1,8 @@
-"""Arguments of a finetuning run: those of the Trainer and of the paper's loss. Other methods have theirs with their losses."""
+"""Arguments of a finetuning: those of the Trainer and of the paper's loss. Other methods have theirs with their losses."""
 
 import os
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
 from accelerate import Accelerator
 from torch import nn
@@ -15,22 +15,12 @@ from .options import option
 
 
 STEP_DECAY = "step_decay"  # the schedule of the released code, which transformers does not have
-# Name of the option since transformers 5.23.
-CHECKPOINTING = (
-    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
-)
-
-# What the card calls them.
-NAMES = {
-    "background_swap": "probability of a background swap",
-    "confidence_temperature": "temperature of the confidence",
-}
 
 
 @dataclass
 class RobustViTConfig(TrainingArguments):
-    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and those of the loss, Eq. 1 to 5 of
-    https://huggingface.co/papers/2206.01161. Each other `method` has a subclass with its defaults.
+    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and those of the loss, Eq. 1 to 5
+    of https://huggingface.co/papers/2206.01161. Each other `method` has a subclass with its defaults.
 
     Raises:
         ValueError: the settings would train something else than they say, see `_conflicts`.
@@ -38,14 +28,10 @@ class RobustViTConfig(TrainingArguments):
 
     # Defaults that differ from those of TrainingArguments. Unless a line says otherwise, they are the paper's.
     learning_rate: float = option(3e-6, "Initial learning rate of AdamW (Table 5: that of ViT-B).")
-    weight_decay: float = option(
-        1e-4, "Weight decay on all parameters, also biases and norms, as in the released code."
-    )
+    weight_decay: float = option(1e-4, "Weight decay, also of biases and norms, as in the released code.")
     num_train_epochs: float = option(50, "Number of epochs (section 4).")
     max_grad_norm: float = option(0.0, "Gradient clipping. 0: none, as in the released code.")
-    lr_scheduler_type: str = option(
-        STEP_DECAY, "Schedule of the Trainer, or `step_decay`: times `lr_decay_rate` every `lr_decay_every` epochs."
-    )
+    lr_scheduler_type: str = option(STEP_DECAY, "Schedule: the Trainer's, or `step_decay` by `lr_decay_rate`.")
     eval_strategy: str = option("epoch", "When to evaluate: `no`, `steps` or `epoch`.")
     save_strategy: str = option("epoch", "When to save: `no`, `steps`, `epoch` or `best`.")
     save_total_limit: int | None = option(2, "Checkpoints kept, the best among them. Ours, to save space.")
@@ -61,20 +47,14 @@ class RobustViTConfig(TrainingArguments):
     background_weight: float = option(2.0, "Weight of the background loss (Eq. 3 or Eq. 8).")
     foreground_weight: float = option(0.3, "Weight of the foreground loss (Eq. 3).")
     relevance_distance: Literal["mse", "bce"] = option("mse", "Distance of relevance map and mask (Eq. 1 and 2).")
-    mask_edges: Literal["fractional", "complement"] = option(
-        "fractional", "Background at a mask value v between 0 and 1: v as in the released code, or 1 - v."
-    )
+    mask_edges: Literal["fractional", "complement"] = option("fractional", "Background at mask value v: v or 1 - v.")
     mean_over: Literal["image", "region"] = option("image", "Pixels over which losses of the map are averaged.")
     relevance_target: Literal["label", "prediction"] = option("label", "Class whose relevance is trained.")
-    confidence_target: Literal["label", "prediction", "original"] = option(
-        "prediction", "Target of the confidence loss: a class (Eq. 4), or `original`, the output before finetuning."
-    )
+    confidence_target: Literal["label", "prediction", "original"] = option("prediction", "Target of Eq. 4.")
     confidence_temperature: float = option(1.0, "Temperature of the confidence loss.")
     second_order: bool = option(False, "Differentiate relevance maps through the attention gradients too.")
     start_layer: int = option(0, "First layer of relevance propagation.")
-    background_swap: float = option(
-        0.0, "Probability that a training image gets the background of another image of its batch."
-    )
+    background_swap: float = option(0.0, "Probability that a training image gets the background of another.")
     backgrounds: str | None = option(None, "Folder of backgrounds: pictures without objects of the classes.")
 
     # Schedule and data
@@ -86,11 +66,8 @@ class RobustViTConfig(TrainingArguments):
 
     def __post_init__(self):
         if self.method != type(self).method:
-            config = load_method(self.method).config
-            raise ValueError(
-                f"`{type(self).__name__}` has defaults of `{type(self).method}`: for `{self.method}`, use `{config.__name__}` of "
-                f"`{config.__module__}`."
-            )
+            name = load_method(self.method).config.__name__
+            raise ValueError(f"`{type(self).__name__}` is not the config of `{self.method}`: use `{name}`.")
         if self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
             raise ValueError("DeepSpeed is not supported. Use DDP or FSDP2, see docs/train.md.")
         self.load_best_model_at_end = self.load_best_model_at_end and self.eval_strategy != "no"
@@ -106,43 +83,24 @@ class RobustViTConfig(TrainingArguments):
                 raise ValueError(message)
 
     def _conflicts(self) -> dict[str, Any]:
-        """Error messages for settings with which training would silently do something else, and whether each applies."""
+        """Error messages for settings that would train something else, and whether each applies."""
         defaults = {own.name: own.default for own in fields(self)}
         given = [name for name in self.unused if getattr(self, name) != defaults[name]]
-        hints = get_type_hints(RobustViTConfig)
-        literals = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
-        unknown = [
-            f"`{name}`: {', '.join(known)}" for name, known in literals.items() if getattr(self, name) not in known
-        ]
-        reentrant = (getattr(self, f"{CHECKPOINTING}_kwargs") or {}).get("use_reentrant")
-        learns_prediction = self.confidence_weight > 0 and self.confidence_target == "prediction"
-        alone = self.train_batch_size * self.world_size == 1
+        swap, step_decay = self.background_swap, self.lr_scheduler_type == STEP_DECAY
+        teaches = swap and self.confidence_weight > 0 and self.confidence_target == "prediction"
+        alone = swap and self.backgrounds is None and self.train_batch_size * self.world_size == 1
+        unused = self.backgrounds is not None and not swap
         return {
-            f"`{'`, `'.join(given)}` has no effect on the method `{self.method}`. Leave it out.": given,
-            f"Expected one of these: {'; '.join(unknown)}.": unknown,
-            f"`background_swap` is {self.background_swap}: expected a probability from 0 to 1.": (
-                not 0 <= self.background_swap <= 1
-            ),
-            "`remove_unused_columns=True` would remove the images and masks. Set it to False.": self.remove_unused_columns,
-            "A compiled model gives no gradients with respect to its attentions. Set `torch_compile` to False.": self.torch_compile,
-            "With `ddp_static_graph=True`, DDP mistakes the backward pass of the relevance map for the one of the loss, and gradients are "
-            "wrong from the second step on. Leave it out.": self.ddp_static_graph,
-            f'Reentrant checkpointing gives attentions without gradients. Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.': reentrant,
-            "`label_smoothing_factor` would take the labels from the loss. Set `confidence_temperature` instead.": (
-                self.label_smoothing_factor
-            ),
-            "`step_decay` has no warm-up: choose another `lr_scheduler_type`, or leave `warmup_steps` out.": (
-                self.lr_scheduler_type == STEP_DECAY and self.warmup_steps
-            ),
-            "`background_swap` with `confidence_target='prediction'` would teach the shortcut. Set `confidence_target` to `original` or `label`.": (
-                self.background_swap and learns_prediction
-            ),
-            "`background_swap` needs two images in each batch: raise `per_device_train_batch_size`, or give `backgrounds`.": (
-                self.background_swap and self.backgrounds is None and alone
-            ),
-            "`backgrounds` needs `background_swap` > 0, the probability that an image gets one. Set it, or leave `backgrounds` out.": (
-                self.backgrounds is not None and not self.background_swap
-            ),
+            f"`{'`, `'.join(given)}` has no effect on the method `{self.method}`: leave it out.": given,
+            f"`background_swap` is {swap}: expected a probability from 0 to 1.": not 0 <= swap <= 1,
+            "`background_swap` would teach the shortcut: set `confidence_target` to `original` or `label`.": teaches,
+            "`background_swap` needs two images in each batch, or `backgrounds`.": alone,
+            "`backgrounds` needs `background_swap` > 0, the probability that an image gets one.": unused,
+            "`remove_unused_columns` must be False: it would remove the images.": self.remove_unused_columns,
+            "`torch_compile` must be False: it gives no gradients of attentions.": self.torch_compile,
+            "`ddp_static_graph` gives wrong gradients from the second step on.": self.ddp_static_graph,
+            "`label_smoothing_factor` takes the labels from the loss.": self.label_smoothing_factor,
+            "`step_decay` has no warm-up: choose another `lr_scheduler_type`.": step_decay and self.warmup_steps,
         }
 
     def __getstate__(self) -> dict:
@@ -159,47 +117,34 @@ class RobustViTConfig(TrainingArguments):
 
     def describe(self) -> dict[str, str]:
         """Losses and schedule for the model card: text by name."""
-        schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
+        rate, schedule = f"{self.learning_rate:g}", f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
         if self.lr_scheduler_type != STEP_DECAY:
             schedule = SchedulerType(self.lr_scheduler_type).value
-        described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
-        hidden = {*TrainingArguments.__dataclass_fields__, *self.unused, "method", "backgrounds", "bad_masks"}
-        for name in [own.name for own in fields(self) if own.name not in hidden]:
-            if (value := getattr(self, name)) is not None and value is not False and not name.startswith("lr_decay"):
-                described[NAMES.get(name, name.replace("_", " "))] = (
-                    f"{value:g}" if isinstance(value, float) else str(value)
-                )
+        described = {"method": self.method, "learning rate": f"{rate}, {schedule}"}
+        hidden = {*TrainingArguments.__dataclass_fields__, *self.unused, "backgrounds", "bad_masks"}
+        for name in [own.name for own in fields(self) if own.name not in hidden and not own.name.startswith("lr_")]:
+            if (value := getattr(self, name)) is not None and value is not False:
+                described[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
         return described
 
 
-def prepare_sharding(
-    accelerator: Accelerator, model: nn.Module, args: RobustViTConfig, second_derivative: bool
-) -> None:
+def prepare_sharding(accelerator: Accelerator, model: nn.Module, second_derivative: bool) -> None:
     """Make FSDP2 shard a model by layers. Reject settings with which it would train or save something else."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    asked = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    problems = {"accelerate shards only on several GPUs: launch with another config file": asked and plugin is None}
-    if plugin is not None:
-        problems = {
-            "FSDP1 is not supported: set `fsdp_version: 2`": plugin.fsdp_version != 2,
-            "a sharded state dict is not saved as a model: set `fsdp_state_dict_type: FULL_STATE_DICT`": (
-                plugin.state_dict_type.name != "FULL_STATE_DICT"
-            ),
-            "every process measures the original model: set `fsdp_cpu_ram_efficient_loading: false`": (
-                plugin.cpu_ram_efficient_loading
-            ),
-            f"its activation checkpointing discards attentions: give `--{CHECKPOINTING} True` instead": (
-                plugin.activation_checkpointing
-            ),
-            "a second derivative needs weights that it has already freed (torch 2.13): leave out `second_order`, or use DDP": (
-                second_derivative
-            ),
-            "an adapter leaves little to shard: use DDP": hasattr(model, "peft_config"),
-        }
+    if plugin is None:
+        return
+    problems = {
+        "FSDP1 is not supported: set `fsdp_version: 2`": plugin.fsdp_version != 2,
+        "set `fsdp_state_dict_type: FULL_STATE_DICT`": plugin.state_dict_type.name != "FULL_STATE_DICT",
+        "set `fsdp_cpu_ram_efficient_loading: false`": plugin.cpu_ram_efficient_loading,  # all measure the original
+        "its activation checkpointing discards attentions: set that of the Trainer": plugin.activation_checkpointing,
+        "a second derivative needs weights that it has freed (torch 2.13): use DDP": second_derivative,
+        "adapters are not supported: use DDP": hasattr(model, "peft_config"),
+    }
     for problem, applies in problems.items():
         if applies:
             raise ValueError(f"FSDP: {problem}. See docs/train.md.")
-    if plugin is not None and plugin.transformer_cls_names_to_wrap is None:
-        # accelerate 1.15 would shard the patch embeddings too, which fails since the embeddings around them are also sharded.
+    if plugin.transformer_cls_names_to_wrap is None:
+        # accelerate 1.15 would also shard the patch embeddings, which fails since the embeddings around them are sharded.
         layers = [name for name in model._no_split_modules or () if not name.endswith("Embeddings")]
         plugin.transformer_cls_names_to_wrap = layers

@@ -1,6 +1,7 @@
 """Load the images of a finetuning run."""
 
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,49 +30,36 @@ def load_data(
     needs_validation: bool = True,
     folder: Path | None = None,
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
-    """Load the images of a finetuning run.
-
-    Args:
-        seed: seed that draws the images of a benchmark, and shuffles a stream within a buffer.
-        needs_validation: whether a missing validation split is an error even if the options do not name it.
-        folder: where the thumbnails that find copies are kept for the next start.
+    """Load the images of a finetuning run. `seed` draws those of a benchmark, and shuffles a stream.
 
     Returns:
-        Training images, validation images (`None` if there are none), and the sets to measure by name: the test split if
-        one is named, otherwise the sets of the benchmark that has the model's classes, otherwise the validation images.
+        Training images, validation images (`None` if there are none and none are needed), and the sets to measure: the
+        test split if one is named, else those of the benchmark with the model's classes, else the validation images.
     """
-    source, options = arguments.dataset, {}
-    if source == BUNDLED_BENCHMARK:
-        options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
-    images = {
-        arguments.train_split: find_images(source, arguments.train_split, streaming=arguments.streaming, **options)
-    }
-    train = images[arguments.train_split].rows
-    if "mask" not in (train.column_names or ["mask"]):
-        raise ValueError(
-            f"`{source}` has no column `mask`, and a finetuning needs foreground masks: make them with `robust-vit masks`, or leave it to "
-            "`robust-vit improve`, which makes masks and finetunes."
-        )
+    drawn = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
+    find = partial(find_images, arguments.dataset, **(drawn if arguments.dataset == BUNDLED_BENCHMARK else {}))
+    images = {arguments.train_split: find(arguments.train_split, streaming=arguments.streaming)}
+    train, weights = images[arguments.train_split].rows, None
     if arguments.control and "label" not in train.column_names:
         raise ValueError("The control needs labels, but the dataset has no column `label`: leave out --control.")
-    weights = None if arguments.streaming else group_shares(train, arguments.train_split)
     if arguments.streaming:
         train = train.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
-    needs_validation |= arguments.eval_split != DataArguments.eval_split
+    else:
+        weights = group_shares(train, arguments.train_split)
     with nullcontext() if needs_validation else suppress(UnknownSplit):
-        images[arguments.eval_split] = find_images(source, arguments.eval_split, **options)
+        images[arguments.eval_split] = find(arguments.eval_split)
     measured = arguments.test_split or arguments.eval_split
     if arguments.test_split is not None:
-        images[measured] = find_images(source, measured, **options)
+        images[measured] = find(measured)
     elif emoji_shift.has_classes(classes_of_model(model_config)):
         sets = benchmark_sets(arguments.images_per_set, seed) if arguments.benchmark_sets else {}
         return train, images[arguments.eval_split].rows if arguments.eval_split in images else None, sets
     check_one_numbering(classes_of_model(model_config), {name: of.rows for name, of in images.items()})
-    if not arguments.streaming and source != BUNDLED_BENCHMARK:
+    if not arguments.streaming and arguments.dataset != BUNDLED_BENCHMARK:
         with PartialState().main_process_first():
             images = without_copies(images, folder)  # the training keeps its own
     validation, sets = images.get(arguments.eval_split), {}
     if measured in images:
         facts: dict[str, Any] = {"group_weights": weights, "notes": images[measured].notes}
-        sets[measured] = EvaluationSet.of(images[measured].rows, source=source, **facts)
+        sets[measured] = EvaluationSet.of(images[measured].rows, source=arguments.dataset, **facts)
     return train, validation and validation.rows, sets

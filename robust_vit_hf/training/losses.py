@@ -21,7 +21,7 @@ from .config import RobustViTConfig
 from .methods import METHODS, load_method
 
 
-# Every map has a pixel of exactly 1 after min–max scaling. There, the gradient of the cross-entropy with 0 is infinite.
+# Every map has a pixel of 1 after min–max scaling. There, the gradient of the cross-entropy with 0 is infinite.
 BCE_EPSILON = 1e-6
 
 
@@ -37,8 +37,8 @@ class RelevanceLoss(nn.Module):
         background_weight: λ_bg of Eq. 3.
         foreground_weight: λ_fg of Eq. 3. It is small, since this loss favours equal relevance on the whole object.
         distance: `"mse"` as in the paper, or `"bce"`, binary cross-entropy as in Concept-Guided Fine-Tuning.
-        mask_edges: background at a mask value v between 0 and 1: v with `"fractional"`, as in the released code, or 1 − v
-            with `"complement"`.
+        mask_edges: background at a mask value v between 0 and 1: v with `"fractional"`, as in the released code, or
+            1 − v with `"complement"`.
         mean_over: pixels over which a loss is averaged: all (`"image"`), or the background or foreground (`"region"`).
 
     Inputs: `relevance` and `mask`, both `(B, 1, H, W)` in [0, 1]; the mask is 1 on the foreground.
@@ -75,9 +75,8 @@ class RelevanceLoss(nn.Module):
     def per_image(self, relevance: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Components `(B,)`, and `relevance_loss`, their weighted sum."""
         if relevance.shape != mask.shape:
-            raise ValueError(
-                f"Expected `relevance` and `mask` of one shape (B, 1, H, W), but got {(*relevance.shape,)} and {(*mask.shape,)}."
-            )
+            shapes = f"{(*relevance.shape,)} and {(*mask.shape,)}"
+            raise ValueError(f"Expected `relevance` and `mask` of one shape (B, 1, H, W), but got {shapes}.")
         mask = mask.to(relevance.dtype)
         background = background_of(mask, self.mask_edges)
         background_loss = self._distance(relevance * background, torch.zeros_like(mask), background)
@@ -148,16 +147,16 @@ class Penalty(NamedTuple):
 class Method(ABC):
     """Loss of a finetuning: a penalty, which a subclass computes, plus the confidence loss.
 
-    [`install`] makes it a part of the model's `forward`, as in every model of transformers that takes labels. So DDP, FSDP2 and
-    autocast wrap it as a whole, and the attentions that it reads are in the graph.
+    [`install`] makes it a part of the model's `forward`, as in every model of transformers that takes labels. So DDP,
+    FSDP2 and autocast wrap it as a whole, and the attentions that it reads are in the graph.
 
     Args:
         args: weights and targets of the losses.
         swap: function of pixel values and masks of a training batch that gives images other backgrounds.
 
     Attributes:
-        values: components of the loss since they were last read, by mode of the model (`True` in training): pairs of their
-            names and values `(B, number of names)`, of the images of all processes. `top1` is NaN for an image without a label.
+        values: components of the loss since they were last read, by mode of the model (`True` in training): names and
+            values `(B, number of names)` of the images of all processes. `top1` is NaN without a label.
     """
 
     config: ClassVar[type[RobustViTConfig]] = RobustViTConfig
@@ -169,8 +168,8 @@ class Method(ABC):
         self.values: dict[bool, list[tuple[list[str], torch.Tensor]]] = {True: [], False: []}
 
     def install(self, model: nn.Module) -> nn.Module:
-        """Give the model of transformers in `model` a `forward(pixel_values, mask, labels)` with this loss, and return `model`. Of
-        pixels alone, its `forward` gives what it gave before."""
+        """Give `model` a `forward(pixel_values, mask, labels)` with this loss, and return it. Without labels, `forward` is
+        what it was before."""
         check_has_map(model, self.args)
         pretrained = unwrap_pretrained(model)
         if self.args.confidence_target == "original":
@@ -192,8 +191,8 @@ class Method(ABC):
             vit: the model, whose `logits` calls its own `forward`; a [`VisionTransformer`] if it has a relevance map.
             pixel_values: `(B, 3, H, W)`, normalised.
             mask: `(B, 1, H, W)` in [0, 1], 1 on the object.
-            targets: `label`: labels `(B,)`, or `None` without labels; `prediction`: `None`; `original`: logits `(B, C)` of the
-                original model, if the loss uses them.
+            targets: `label`: labels `(B,)`, or `None` without labels; `prediction`: `None`; `original`: logits `(B, C)`
+                of the original model, if the loss uses them.
         """
 
     def per_image(
@@ -225,15 +224,12 @@ class Method(ABC):
         """Loss and logits `(B, C)` of a batch, see [`forward_with_loss`]."""
         lowest = labels.min()
         if lowest < -1 or (lowest < 0 and self.args.needs_labels):
-            raise ValueError(
-                f"`labels` has {int(lowest)}: the targets of `{self.args.method}` need the label of each image. Add it, or choose targets without "
-                "labels, and -1 for images without one."
-            )
+            raise ValueError(f"`labels` has {int(lowest)}: `{self.args.method}` needs a label of each image.")
         low, high = mask.aminmax()
         if low < 0 or high > 1 or mask.shape != (len(pixel_values), 1, *pixel_values.shape[2:]):
             raise ValueError(
-                f"Expected masks (B, 1, H, W) from 0 (background) to 1 (foreground) for images of {(*pixel_values.shape,)}, but got "
-                f"{(*mask.shape,)} from {low:g} to {high:g}."
+                f"Expected masks (B, 1, H, W) from 0 to 1 (foreground) for images of {(*pixel_values.shape,)}, but "
+                f"got {(*mask.shape,)} from {low:g} to {high:g}."
             )
         targets: dict[str, torch.Tensor | None] = {"label": labels if lowest >= 0 else None, "prediction": None}
         training = vit.pretrained.training
@@ -258,13 +254,13 @@ class Method(ABC):
         return ImageClassifierOutput(loss=total, logits=logits)
 
     def begin(self, model: nn.Module, training: bool) -> None:
-        """Begin a training or an evaluation: the loss in the `forward` of `model` is this one, also if another Trainer has installed its own
+        """Begin a training or an evaluation: the loss of `model` is this one, also if another Trainer has installed its own
         since, and values of an interrupted loop are forgotten."""
         unwrap_pretrained(model).finetuning_loss = self
         self.values[training] = []
 
     def read_values(self, training: bool, count: int | None = None) -> dict[str, float]:
-        """Mean of each component of the loss over the images since the last call, or over the first `count` of them."""
+        """Mean of each component of the loss over the images since the last call, or over the first `count` of these."""
         batches, self.values[training] = self.values[training], []
         if not batches:
             return {}
@@ -287,12 +283,12 @@ def forward_with_loss(
     Args:
         pixel_values: `(B, 3, H, W)`, normalised.
         mask: `(B, 1, H, W)` in [0, 1], 1 on the object.
-        labels: `(B,)`; -1 for images without a label. Without labels, this is the model's own `forward`, unless it is trained with masks.
+        labels: `(B,)`; -1 for images without a label. Without labels, this is the model's own `forward`.
         num_items_in_batch: number of images over which the Trainer averages the loss; by default those of this batch.
 
     Returns:
-        `loss`, and `logits` `(B, C)` of the images as the model saw them. Of labels without masks, as in predictions, the loss is the
-        cross-entropy.
+        `loss`, and `logits` `(B, C)` of the images as the model saw them. Without masks, as in predictions, the loss is
+        the cross-entropy.
     """
     own = MethodType(type(model).forward, model)
     if labels is None and (mask is None or not model.training):
@@ -303,8 +299,8 @@ def forward_with_loss(
     given = {"pixel_values": pixel_values, "mask": mask, "labels": labels}
     if missing := [name for name, value in given.items() if value is None]:
         raise ValueError(
-            f"Expected `pixel_values`, `mask` and `labels` (-1: none) in each batch, but there is no `{missing[0]}`: it must be among what "
-            "the transform of the rows, or the `data_collator`, returns."
+            f"Expected `pixel_values`, `mask` and `labels` (-1: none) in each batch, but there is no `{missing[0]}`: "
+            "the transform of the rows, or the `data_collator`, must return it."
         )
     if arguments:
         raise TypeError(f"The loss takes {', '.join(given)} alone, but got {', '.join(arguments)}.")
@@ -312,7 +308,7 @@ def forward_with_loss(
     vit = ImageModel(model, own) if why_no_map(model) else VisionTransformer(model, own)
     for module in model.modules():
         if hasattr(module, "running_var"):
-            module.eval()  # images with swapped backgrounds would change the statistics, and so all predictions, without a gradient
+            module.eval()  # swapped backgrounds would change the statistics, and so all predictions
     wanted = EXPLICIT_ATTENTION if method.second_derivative else None
     if method.args.relevance_weight:
         rows, columns = vit.patch_grid(pixel_values)
@@ -324,7 +320,7 @@ def forward_with_loss(
 
 
 def convert_names(model: PreTrainedModel, state_dict: dict, prefix: str, *_) -> None:
-    """Hook of `load_state_dict` that converts the names of an earlier version of transformers, in place, as `from_pretrained` does."""
+    """Hook of `load_state_dict` that converts names of an earlier version of transformers, as `from_pretrained` does."""
     if prefix or not state_dict.keys() - model.state_dict().keys():
         return
     arguments = {"config": model.config, "state_dict": dict(state_dict), "output_loading_info": True}

@@ -1,4 +1,4 @@
-"""Options of `robust-vit train` on the model and the data; those of the training are [`~robust_vit_hf.RobustViTConfig`]."""
+"""Options of `robust-vit train` on the model and the data."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,9 +17,8 @@ class ModelArguments:
     model: str = option(BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id or folder of an image classifier.")
     protocol: Literal["paper", "native", "model"] | None = option(
         None,
-        "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear), `native` (the model's own "
-        "statistics, 248 bicubic) or `model` (the image processor saved with the model, unchanged). By default, the protocol of the "
-        "run that trained the model; if there is none, `paper` for registered models and `model` for all others.",
+        "Preprocessing: `paper` (0.5 statistics, 256 bilinear), `native` (the model's, 248 bicubic) or `model` (its saved "
+        "processor). Default: that of the model's training, or `paper` for registered models, else `model`.",
     )
     image_size: int | None = option(None, "Side of the images (default: that of the model).")
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
@@ -34,9 +33,7 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     dataset: str = option(
-        BUNDLED_BENCHMARK,
-        "Images with masks: Hub id, parquet file or folder, `save_to_disk` folder, image folder with a metadata.jsonl, "
-        "output of `robust-vit masks` or `robust-vit data prepare`, or `emoji-shift`.",
+        BUNDLED_BENCHMARK, "Images with masks: Hub id, file or folder (docs/data.md), or `emoji-shift`."
     )
     train_split: str = option("train", "Split to train on.")
     eval_split: str = option("validation", "Split to validate on.")

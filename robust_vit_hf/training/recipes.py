@@ -1,4 +1,4 @@
-"""Recipes: YAML files of options for the paper's models, methods and benchmarks, and the parser of `robust-vit train`, which reads them."""
+"""Recipes, YAML files of options for the models, methods and benchmarks of the paper, and the parser that reads them."""
 
 from dataclasses import fields
 from functools import cache
@@ -22,13 +22,13 @@ Arguments = tuple[ModelArguments, DataArguments, RobustViTConfig]
 
 @cache
 def list_recipes() -> dict[str, Path]:
-    """Recipes of this package by name: a model, after the name of the method and a hyphen if that is not `robustvit`."""
+    """Recipes of this package by name: that of a model, or method and model with a hyphen."""
     folder = Path(str(files(__package__) / "recipe_files"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find_recipe(model: str | None, dataset: str | None, method: str | None = None) -> str | None:
-    """Name of the recipe of a registered model, given by any of its names, if there is one for the dataset and method."""
+    """Name of the recipe of a registered model, if there is one for the dataset and method."""
     recipes, name = list_recipes(), find_model(model or BUNDLED_MODEL)
     fitting = {"dataset": dataset or BUNDLED_BENCHMARK, "method": method or RobustViTConfig.method}
     for recipe in (f"{method}-{name}", name):
@@ -39,25 +39,21 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
 
 
 def read_recipe(recipe: str | Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any]:
-    """Options of a recipe, given by its name, or of a YAML file. Errors do not quote the file, since it may contain a token."""
+    """Options of a recipe or YAML file. Errors do not quote the file, since it may contain a token."""
     path = list_recipes().get(str(recipe), Path(recipe))
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no recipe `{recipe}`. Give a YAML file, or one of {', '.join(list_recipes())}."
-        )
+        raise FileNotFoundError(f"No recipe `{recipe}`: expected a YAML file, or one of {', '.join(list_recipes())}.")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), loader)
-    except (yaml.YAMLError, ValueError) as error:
-        mark, note = (getattr(error, name, None) for name in ("problem_mark", "note"))
-        place = "" if mark is None else f", line {mark.line + 1}"
-        raise ValueError(f"`{path}`{place} is not valid YAML{f': {note}' if note else ''}.") from None
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(f"`{path}`, line {error.problem_mark.line + 1}, is not valid YAML.") from None
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must map names of options to values, but holds a {type(values).__name__}.")
     return values
 
 
 def train_values(recipe: str | Path | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a recipe, overridden by others. If these name another method, the recipe's own options of the loss are left out."""
+    """Options of a recipe, overridden by others. If these name another method, the recipe's loss is left out."""
     values = {} if recipe is None else read_recipe(recipe)
     method = options.get("method")
     if method not in (None, values.get("method", RobustViTConfig.method)):
@@ -69,8 +65,8 @@ def train_values(recipe: str | Path | None, options: dict[str, Any]) -> dict[str
 def train_parser(
     values: dict[str, Any], parser_class: type[HfArgumentParser] = HfArgumentParser, **settings
 ) -> HfArgumentParser:
-    """Parser of the options of `robust-vit train`, by the method of `values`, which are its defaults. Since clusters end jobs by SIGTERM,
-    the command saves a checkpoint then. Other callers of the Trainer decide themselves what SIGTERM does."""
+    """Parser of `robust-vit train`, whose defaults are `values`. The command saves a checkpoint at SIGTERM, by which
+    clusters end jobs. Other callers of the Trainer decide themselves what SIGTERM does."""
     config = load_method(values.get("method", RobustViTConfig.method)).config
     parser = parser_class((ModelArguments, DataArguments, config), **settings)
     known = [action.dest for action in parser._actions]
@@ -81,6 +77,6 @@ def train_parser(
 
 
 def train_arguments(recipe: str | Path | None = None, **options: Any) -> Arguments:
-    """Arguments of [`~robust_vit_hf.finetuning.finetune`], from the options of a recipe and `options`, which override them."""
+    """Arguments of [`~robust_vit_hf.finetuning.finetune`] from a recipe and `options`, which override it."""
     parser = train_parser(train_values(recipe, options), exit_on_error=False)
     return parser.parse_args_into_dataclasses([], look_for_args_file=False)

@@ -1,4 +1,4 @@
-"""`Trainer` that finetunes image classifiers with the loss of a method: its data, its logs and its card. The loss is in `losses.py`."""
+"""`Trainer` that finetunes image classifiers: its data, its logs and its card. The loss is in `losses.py`."""
 
 import inspect
 import math
@@ -29,22 +29,22 @@ from .adapters import add_adapter
 from .config import STEP_DECAY, RobustViTConfig, prepare_sharding
 from .losses import Method
 from .methods import load_method
-from .methods.augmentations import BackgroundPool, swap_in_batch
+from .methods.augmentations import load_backgrounds, swap_in_batch
 
 
 class RobustViTTrainer(Trainer):
-    """Finetunes the relevance maps of an image classification model, Eq. 5 of
-    https://huggingface.co/papers/2206.01161. `docs/train.md` has the other methods; some, such as `swap`, train any classifier.
+    """Finetunes the relevance maps of an image classification model, Eq. 5 of https://huggingface.co/papers/2206.01161.
+    `docs/train.md` has the other methods; some, such as `swap`, train any classifier.
 
-    The loss is computed in the `forward` of the model, see [`~robust_vit_hf.training.losses.Method.install`]. Its components, such as
-    `relevance_loss` and `confidence_loss`, and `top1` are logged, with the prefix of the set in evaluation and prediction.
+    The model's `forward` computes the loss, see [`~robust_vit_hf.training.losses.Method.install`]. Its components, such
+    as `relevance_loss`, and `top1` are logged, with the prefix of the set in evaluation and prediction.
 
     Args:
         model: image classifier, possibly with an adapter; or its name, Hub id or folder.
         args: hyper-parameters. By default those of the paper, and an `output_dir` named after the model.
-        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which get the transforms of this package and the classes of the
-            model; or rows that a transform of your own makes to `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`
-            `(B,)` (-1: none). Streams need `max_steps`. `eval_dataset` may be a dict of sets.
+        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which get the transforms of this package and
+            the model's classes; or rows whose own transform returns `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in
+            [0, 1] and `labels` (-1: none). Streams need `max_steps`. `eval_dataset` may be a dict of sets.
         processing_class: image processor that crops or resizes to one size. By default that of the protocol that
             [`resolve_protocol`] chooses.
         model_init: function that returns such a model, instead of `model`.
@@ -52,7 +52,7 @@ class RobustViTTrainer(Trainer):
         kwargs: `data_collator`, `compute_metrics`, `callbacks`, `optimizers` and others of [`~transformers.Trainer`].
 
     Raises:
-        ValueError: the method trains relevance maps and the model has none, rows are unusable, or weights are in half precision.
+        ValueError: the model lacks the relevance map of the method, rows are unusable, or weights are in half precision.
 
     Example (README.md has the datasets):
         trainer = RobustViTTrainer("google/vit-base-patch16-224", RobustViTConfig("runs/vit-b"), train, validation)
@@ -74,39 +74,35 @@ class RobustViTTrainer(Trainer):
         **kwargs,
     ):
         if kwargs.get("compute_loss_func") is not None:
-            raise ValueError(
-                "`compute_loss_func` would take the labels from the loss: write a `Method`, see docs/contribute.md."
-            )
+            raise ValueError("`compute_loss_func` takes the labels from the loss: write a `Method`.")
         name = model if isinstance(model, str) else None
         if name is not None:
             model = load_model(name)
             processing_class = processing_class or load_processor(name, resolve_protocol(None, name), model)
-        if model is None and model_init is not None:
-            known = unwrap_pretrained(_call(model_init, None))  # for its configuration
-        else:
-            known = unwrap_pretrained(model)
+        known = unwrap_pretrained(model if model_init is None else _call(model_init, None))  # for its configuration
         if args is None:
             folder = (known.config._name_or_path or type(known).__name__).rstrip("/").rpartition("/")[2]
             args = RobustViTConfig(f"{folder}-robustvit")
         processing_class = processing_class or _processor_of(known)
         transform = eval_transform(processing_class)
-        pool = None if args.backgrounds is None else BackgroundPool(args.backgrounds, transform)
-        self.method = load_method(args.method)(args, partial(swap_in_batch, args=args, pool=pool))
+        pictures = None if args.backgrounds is None else load_backgrounds(args.backgrounds, transform)
+        self.method = load_method(args.method)(args, partial(swap_in_batch, args=args, pictures=pictures))
 
         def with_loss(model: nn.Module) -> nn.Module:
             if peft_config is not None:
                 model = add_adapter(model, peft_config, name)
             if half := {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}:
+                kinds = ", ".join(map(str, half))
                 raise ValueError(
-                    f"The weights of the model are in {', '.join(map(str, half))}, which rounds small steps to zero. Load them with "
-                    "`dtype=torch.float32`; for speed, set `bf16=True`."
+                    f"Weights in {kinds} round small steps to zero: load them with `dtype=torch.float32`."
                 )
             return self.method.install(model)
 
         start = StartAndEnd(self.method)
         prepared = partial(_prepared, config=known.config, args=args)
         # A `MaskedStream` sets the random state for each row.
-        seed_of_row = None if isinstance(train_dataset, datasets.IterableDataset) else start.seed_of(args.seed)
+        is_stream = isinstance(train_dataset, datasets.IterableDataset)
+        seed_of_row = None if is_stream else partial(_seed_of_row, args.seed, start.epoch)
         augment = train_transform(processing_class, seed_of_row, squash_resample(processing_class))
         sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
         check_one_numbering(classes_of_model(known.config), {"train": train_dataset, **sets})
@@ -123,7 +119,7 @@ class RobustViTTrainer(Trainer):
             **kwargs,
         )
         second_derivative = self.method.second_derivative and not getattr(args, "released_gradients", False)
-        prepare_sharding(self.accelerator, self.model, args, args.second_order or second_derivative)
+        prepare_sharding(self.accelerator, self.model, args.second_order or second_derivative)
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
@@ -137,7 +133,7 @@ class RobustViTTrainer(Trainer):
         return [name for name, _ in model.named_parameters()]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """Schedule of the Trainer, or for `step_decay` that of the released code. A stream has no epochs, so its rate is constant."""
+        """Schedule of the Trainer, or `step_decay`, as in the released code. The rate of a stream is constant."""
         args = self.args
         if self.lr_scheduler is None and args.lr_scheduler_type == STEP_DECAY:
             every, batch_size = num_training_steps + 1, self._train_batch_size * args.world_size
@@ -177,12 +173,11 @@ class RobustViTTrainer(Trainer):
         return frozenset(rows.with_format(None)["label"][:]) if known else None
 
     def create_model_card(self, language: str | None = None, **facts: Any) -> None:
-        """Write `run.json` to the `output_dir`, and `README.md` from it and the results. Arguments of earlier calls are
-        kept unless they are given again.
+        """Write `run.json` to the `output_dir`, and `README.md` from it and the results. Earlier arguments are kept.
 
         Args:
-            language, facts: as in `Trainer.create_model_card`; and `masks`, how they were made, `protocol` of the image processor, which
-                later commands use by default, `revision` on the Hub, and `adapter`, by which the weights were trained.
+            language, facts: as in `Trainer.create_model_card`; and `masks`, how they were made, `protocol` of the image
+                processor, the default of later commands, `revision` on the Hub, and `adapter`, which was trained.
         """
         given = facts | {"language": language}
         self._card_facts |= {name: value for name, value in given.items() if value is not None}
@@ -199,8 +194,8 @@ class RobustViTTrainer(Trainer):
 
 
 class StartAndEnd(TrainerCallback):
-    """At its beginning, a training gets its loss, and an epoch its number in shared memory, which the workers of data loaders read: crops
-    follow from seed, epoch and row, and not from the number of processes and workers. At its end, the model gets its attention back."""
+    """Gives a training its loss, and afterwards the model its attention. The workers of data loaders read the epoch from
+    shared memory: crops follow from seed, epoch and row, and not from the number of processes and workers."""
 
     def __init__(self, method: Method):
         self.method, self.epoch = method, torch.zeros((), dtype=torch.int64).share_memory_()
@@ -215,9 +210,6 @@ class StartAndEnd(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.epoch.fill_(int(state.epoch))
 
-    def seed_of(self, seed: int) -> Callable[[int], tuple[int, int, int]]:
-        return partial(_seed_of_row, seed, self.epoch)
-
 
 def _seed_of_row(seed: int, epoch: torch.Tensor, row: int) -> tuple[int, int, int]:
     return seed, int(epoch), row
@@ -230,7 +222,7 @@ def _call(model_init: Callable[..., nn.Module], trial: Any) -> nn.Module:
 def _prepared(
     rows: Any, transform: Transform, name: Literal["train", "eval", "test"], config: Any, args: RobustViTConfig
 ) -> Any:
-    """Rows of images and masks with the classes of the model and the transform. Other rows, and those with a transform of their own, are
+    """Rows of images and masks with the model's classes and the transform. Other rows, and those with a transform, are
     returned as they are. Rows without a use for the loss are left out or rejected, except for predictions (`test`)."""
     columns = rows.column_names or () if isinstance(rows, (datasets.Dataset, datasets.IterableDataset)) else ()
     if "image" not in columns or "pixel_values" in columns:

@@ -45,7 +45,7 @@ def write_recipe(folder: Path, values) -> Path:
     [
         ("seed: 1\nlearning_rat: 1", "unknown option learning_rat; did you mean learning_rate?"),
         ("hub_tokne: hf_secret", "unknown option hub_tokne; did you mean hub_token?"),
-        ("seed: 1\nhub_token: hf_secret: 2", ", line 2 is not valid YAML"),
+        ("seed: 1\nhub_token: hf_secret: 2", ", line 2, is not valid YAML"),
         ("", "must map names of options to values, but holds a NoneType"),
         ("method: erase", "There is no method `erase`"),
     ],

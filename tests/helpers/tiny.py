@@ -8,13 +8,23 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from robust_vit_hf import RobustViTConfig, make_image_processor
 from robust_vit_hf.training.methods import load_method
 
 
 ROOT = Path(__file__).parents[2]
+# Name of the option since transformers 5.23.
+CHECKPOINTING = (
+    f"{'activation' if hasattr(TrainingArguments, 'activation_checkpointing') else 'gradient'}_checkpointing"
+)
 DATA = Path(__file__).parents[1] / "golden"
 IMAGE_SIZE = 32
 WIDE = (52, 40)  # width and height

@@ -30,7 +30,7 @@ OTHER_METHODS = {
     "gradmask": "simpson2019gradmask",
     "rrr": "ross2017right",
 }
-LAYER, SWAP = "interpolation weight of the new layer", {"probability of a background swap": "0.75"}
+LAYER, SWAP = "interpolation weight of the new layer", {"background swap": "0.75"}
 RELEASED = sorted(path.parent for path in (ROOT / "model_cards").glob("*/run.json"))
 
 

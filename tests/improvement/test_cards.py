@@ -20,7 +20,7 @@ from ..helpers.tiny import masked_dataset, tiny_config, tiny_vit
 
 HUB = "https://huggingface.co/papers"
 WISE_FT = f"([WiSE-FT]({HUB}/2109.01903))."
-SWAP = {"confidence target": "original", "probability of a background swap": "0.75"}
+SWAP = {"confidence target": "original", "background swap": "0.75"}
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0])
@@ -44,6 +44,6 @@ def test_the_card_says_what_was_done(weight, tmp_path, monkeypatch):
     assert not any(text in card for text in ("last layer", "[Optimizing Relevance Maps", "relevance loss"))
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.partition("| hyper-parameter |")[2], re.MULTILINE))
     shared = {"learning rate", "epochs", "batch", "optimiser", "precision", "seed", "checkpoint", "confidence weight"}
-    shared |= {"temperature of the confidence", "temperature, fitted on the validation images"}
+    shared |= {"confidence temperature", "temperature, fitted on the validation images"}
     expected = SWAP | {"method": "swap", "interpolation weight of the finetuned weights": f"{weight:g}"}
     assert {name: value for name, value in rows.items() if name not in shared} == expected and rows.keys() >= shared

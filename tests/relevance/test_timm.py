@@ -6,10 +6,9 @@ from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from robust_vit_hf import RobustViTTrainer, relevance_map
 from robust_vit_hf.relevance.architectures import VisionTransformer, why_no_map
-from robust_vit_hf.training.config import CHECKPOINTING
 
 from ..helpers.architectures import PLAIN, WITH_MAP, TimmFamily, explicit_attentions, slow_map
-from ..helpers.tiny import images, tensor_rows, tiny_config
+from ..helpers.tiny import CHECKPOINTING, images, tensor_rows, tiny_config
 from .test_threads import assert_as_alone, mapped, plain
 
 

@@ -654,7 +654,7 @@ def test_refused_options(option, value, tmp_path):
 CHANGES = {
     "0 to 255": (lambda row: row | {"mask": 255 * row["mask"]}, r"(?i)masks?.* 255"),
     "another size": (lambda row: row | {"mask": row["mask"][:, ::2, ::2]}, r"(?i)masks?.* 16"),
-    "no label": (lambda row: row | {"labels": -1}, "(?i)need the label"),
+    "no label": (lambda row: row | {"labels": -1}, "(?i)needs? (the|a) label"),
     "no labels": (lambda row: without(row, "labels"), "there is no `labels`"),
     "no masks": (lambda row: without(row, "mask"), "(?i)no `mask`"),
 }
@@ -675,7 +675,7 @@ def test_refuses_images_whose_masks_have_another_size(tmp_path):
 
 def test_refuses_a_loss_function(tmp_path):
     """Which would get the labels in place of the loss."""
-    with pytest.raises(ValueError, match="`compute_loss_func` would take the labels"):
+    with pytest.raises(ValueError, match="`compute_loss_func` takes the labels"):
         trainer_of(tmp_path, compute_loss_func=lambda outputs, labels, num_items_in_batch=None: outputs.logits.mean())
 
 

@@ -10,11 +10,10 @@ from torch.autograd import gradcheck
 from robust_vit_hf import RobustViTTrainer, relevance_map
 from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.training import methods
-from robust_vit_hf.training.config import CHECKPOINTING
 from robust_vit_hf.training.methods import METHODS, load_method
 
 from ..helpers import reference
-from ..helpers.tiny import ABLATIONS, ROOT, STILL, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import ABLATIONS, CHECKPOINTING, ROOT, STILL, tensor_rows, tiny_config, tiny_vit
 
 
 every_method = pytest.mark.parametrize("name", METHODS)

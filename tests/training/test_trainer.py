@@ -206,7 +206,7 @@ def test_best_checkpoint_is_loaded_whole(tmp_path):
 
 
 def test_refuses_half_precision_weights(tmp_path):
-    with pytest.raises(ValueError, match=r"are in torch.bfloat16.*dtype=torch.float32"):
+    with pytest.raises(ValueError, match=r"in torch.bfloat16.*dtype=torch.float32"):
         RobustViTTrainer(tiny_vit().bfloat16(), tiny_config(tmp_path))
 
 

@@ -1,21 +1,17 @@
 """Plain finetuning, and the background swap."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import ClassVar, Literal
 
+import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from ...data.background_edits import background, is_background, paste
 from ...data.transforms import Transform
-from ...utils.files import files_below, is_hidden
-from ...utils.images import readable_suffixes, upright_image
 from ..config import RobustViTConfig, option
 from ..losses import Method, Penalty
 
@@ -47,9 +43,7 @@ class SwapConfig(FinetuneConfig):
     """Arguments of [`Swap`]."""
 
     method: str = option("swap", "Background swap, and the output before finetuning as the target.")
-    confidence_target: Literal["label", "prediction", "original"] = option(
-        "original", "Target of the confidence loss."
-    )
+    confidence_target: Literal["label", "prediction", "original"] = option("original", "Target of the loss.")
     background_swap: float = option(0.75, "Probability that a training image gets another background.")
 
 
@@ -63,34 +57,22 @@ class Finetune(Method):
 
 
 class Swap(Finetune):
-    """Kullback–Leibler divergence from the output of the original model. Three of four images get another background."""
+    """Kullback–Leibler divergence from the original output. Three of four images get another background."""
 
     config = SwapConfig
 
 
-class BackgroundPool:
-    """Pictures without objects of the classes, in a folder and its subfolders."""
-
-    def __init__(self, folder: str, transform: Transform):
-        self.folder, suffixes = Path(folder), readable_suffixes()
-        names = (name for name in files_below(self.folder) if not is_hidden(name))
-        self.paths = sorted(self.folder / name for name in names if Path(name).suffix.lower() in suffixes)
-        if not self.paths:
-            raise ValueError(f"`backgrounds` is `{folder}`: expected a folder with pictures.")
-        self._transform = transform
-        for path in tqdm(self.paths, desc="backgrounds", unit="image", leave=False):
-            upright_image(path)  # fail now rather than hours into training
-
-    def draw(self, wanted: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the index of each image that `wanted` `(B,)` marks, and a random picture `(3, H, W)`, whatever others get."""
-        pictures, flips = rng.integers(len(self.paths), size=len(wanted)), rng.random(len(wanted)) < 0.5
-        for index in np.flatnonzero(wanted).tolist():
-            (pixel_values,) = self._transform({"image": [upright_image(self.paths[pictures[index]])]})["pixel_values"]
-            yield index, pixel_values.flip(-1) if flips[index] else pixel_values
+def load_backgrounds(folder: str, transform: Transform) -> datasets.Dataset:
+    """Pictures without objects of the classes, in a folder and its subfolders, as `pixel_values` `(3, H, W)`."""
+    arguments = {"data_dir": folder, "data_files": "**", "split": "train", "drop_labels": True, "drop_metadata": True}
+    try:
+        return datasets.load_dataset("imagefolder", **arguments).with_transform(transform)
+    except ValueError:
+        raise ValueError(f"`backgrounds` is `{folder}`: expected a folder with pictures.") from None
 
 
 def swap_in_batch(
-    pixel_values: torch.Tensor, mask: torch.Tensor, args: RobustViTConfig, pool: BackgroundPool | None
+    pixel_values: torch.Tensor, mask: torch.Tensor, args: RobustViTConfig, pictures: datasets.Dataset | None
 ) -> torch.Tensor:
     """[`swap_backgrounds`] among the images of all processes, so that the result does not depend on their number."""
     if not args.background_swap:
@@ -98,7 +80,7 @@ def swap_in_batch(
     seed = torch.randint(2**31, (1,)).to(mask.device)  # from the state that a checkpoint restores
     images, masks, seeds = gather((pixel_values, mask, seed))
     state = PartialState()
-    swapped = swap_backgrounds(images, masks, args.background_swap, (int(seeds[0]),), pool)
+    swapped = swap_backgrounds(images, masks, args.background_swap, (int(seeds[0]),), pictures)
     return swapped.tensor_split(state.num_processes)[state.process_index]
 
 
@@ -107,10 +89,10 @@ def swap_backgrounds(
     mask: torch.Tensor,
     probability: float,
     seed: tuple[int, ...],
-    pool: BackgroundPool | None = None,
+    pictures: datasets.Dataset | None = None,
 ) -> torch.Tensor:
     """Give each image `(B, 3, H, W)`, with this probability, the background of another image of the batch (see
-    [`background`]), or a picture of the pool. Masks `(B, 1, H, W)` are in [0, 1]; images with an empty or full mask keep
+    [`background`]), or one of the pictures. Masks `(B, 1, H, W)` are in [0, 1]; images with an empty or full mask keep
     their background. Random choices depend only on the seed.
 
     Source: the composition of the *mixed-rand* images of https://huggingface.co/papers/2006.09994, used for training.
@@ -118,10 +100,13 @@ def swap_backgrounds(
     rng = np.random.default_rng(seed)
     has_both = ((mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)).cpu().numpy()
     drawn = (rng.random(len(mask)) < probability) & has_both
-    if pool is not None:
-        swapped = pixel_values.clone()
-        for index, picture in pool.draw(drawn, rng):
-            swapped[index] = paste(pixel_values[index], mask[index], picture.to(pixel_values))
+    if pictures is not None:
+        swapped, chosen = pixel_values.clone(), rng.integers(len(pictures), size=len(mask)).tolist()
+        flips = rng.random(len(mask)) < 0.5
+        for index in np.flatnonzero(drawn).tolist():
+            (picture,) = pictures[[chosen[index]]]["pixel_values"]
+            picture = (picture.flip(-1) if flips[index] else picture).to(pixel_values)
+            swapped[index] = paste(pixel_values[index], mask[index], picture)
         return swapped
     givers = is_background(mask).flatten(1).any(dim=1).nonzero().flatten().tolist()
     donors = list(range(len(mask)))

@@ -27,8 +27,8 @@ class ConceptConfig(RobustViTConfig):
 
 
 class ConceptGuidedFineTuning(RobustViT):
-    """0.8 · (1.2 · background + 0.5 · foreground) + 0.2 · cross-entropy with the prediction. The distance from the mask is
-    binary cross-entropy. Masks come from the dataset; `robust-vit masks grounded` makes masks of concepts.
+    """0.8 · (1.2 · background + 0.5 · foreground) + 0.2 · cross-entropy with the prediction. The distance from the mask
+    is binary cross-entropy. Masks come from the dataset; `robust-vit masks grounded` makes masks of concepts.
 
     Source: https://huggingface.co/papers/2603.08309
     """
@@ -46,7 +46,7 @@ class EnergyConfig(RobustViTConfig):
 
 
 class Energy(Method):
-    """Share of the relevance outside the mask, before min–max scaling, and cross-entropy with the label. The energy loss of
+    """Share of the relevance outside the mask, before min–max scaling, and cross-entropy with the label. The loss of
     an image without relevance is 0.
 
     Source: energy loss of https://huggingface.co/papers/2303.11932 (ICCV 2023), which uses bounding boxes and other
@@ -82,7 +82,7 @@ class GradMask(Method):
     with the label: Eq. 8 and 9 of https://huggingface.co/papers/2206.01161, after
     https://huggingface.co/papers/1904.07478, with the weights of Table 7.
 
-    With `released_gradients`, the background loss is that of the released code: the mean of squares instead of the norm,
+    With `released_gradients`, the background loss is the one of the released code: the mean of squares, not the norm,
     of a gradient that is a constant, so that it does not train the weights.
     """
 
@@ -114,8 +114,8 @@ class GradMask(Method):
 
 @dataclass
 class RRRConfig(GradMaskConfig):
-    """Arguments of [`RightForTheRightReasons`], with the weights of ViT-B, DeiT-S and DeiT-B in Table 6. They are small because the
-    sum is over 1,000 classes and 150,528 pixel values."""
+    """Arguments of [`RightForTheRightReasons`], with the weights of ViT-B, DeiT-S and DeiT-B in Table 6. They are small,
+    since the sum is over 1,000 classes and 150,528 pixel values."""
 
     method: str = option("rrr", "Input gradient of all log-probabilities on the background.")
     background_weight: float = option(1e-10, "Weight of the background loss (Eq. 8).")
@@ -128,8 +128,8 @@ class RightForTheRightReasons(GradMask):
     to the pixels, and cross-entropy with the label: Eq. 8 and 10 of https://huggingface.co/papers/2206.01161, after
     https://huggingface.co/papers/1703.03717.
 
-    With `released_gradients`, as in the released code: log(p + 1e-11) as log-probabilities, the sum instead of the mean over the batch,
-    and a gradient that is a constant.
+    With `released_gradients`, as in the released code: log(p + 1e-11) as log-probabilities, the sum over the batch, not
+    the mean, and a gradient that is a constant.
     """
 
     config = RRRConfig
