@@ -17,7 +17,7 @@ from transformers import ViTImageProcessor
 
 from robust_vit_hf import diagnose
 from robust_vit_hf.diagnosis.diagnose import measure_backgrounds
-from robust_vit_hf.diagnosis.stand_in import PhotographsDiagnosis, StandIn
+from robust_vit_hf.diagnosis.linear_probe import LinearProbe, PhotographsDiagnosis
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.session import Session
 from robust_vit_hf.masks.tokencut import backbone_of
@@ -56,7 +56,7 @@ def of_images(of: Shortcut) -> dict:
     model = with_new_head(backbone_of(BUNDLED_MODEL), names)
     mean, std = STATISTICS["imagenet"]
     processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=mean, image_std=std)
-    session = Session({"before": StandIn.of(model, processor)}, {}, make_accelerator(False), passes=(64, 0))
+    session = Session({"before": LinearProbe.of(model, processor)}, {}, make_accelerator(False), passes=(64, 0))
     session = session.with_sets({"images": images_of(rows, names)})
     return figures(measure_backgrounds(session, "", OF_PHOTOGRAPHS)["before"])
 

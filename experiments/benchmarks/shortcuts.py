@@ -36,7 +36,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import Layer, compute_features, new_layers
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.last_layer import LastLayer
-from robust_vit_hf.results.intervals import Difference, Resamples
+from robust_vit_hf.results.intervals import Bootstrap
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.processes import make_accelerator
@@ -177,9 +177,9 @@ def improved(of: Shortcut, named: list[str]) -> dict:
         features, labels = outputs(last, pixels(tested), of.bf16)[1], [label for _, _, label in tested]
         right = {name: (one.logits(features).argmax(axis=1) == labels).astype(float) for name, one in layers.items()}
         changes = {name: right[name] - right["before"] for name in ("without", "with")}
-        drawn = Resamples.means(changes | {"more": right["with"] - right["without"]})
+        drawn = Bootstrap.means(changes | {"more": right["with"] - right["without"]})
         found[place] = {"before": float(right["before"].mean())}
-        found[place] |= {name: asdict(one.interval(Difference)) for name, one in drawn.items()}
+        found[place] |= {name: asdict(one.difference()) for name, one in drawn.items()}
     return found
 
 

@@ -1,6 +1,7 @@
 """Confidence intervals of changes over several runs: over images, clusters of images, and seeds."""
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from robust_vit_hf.results import intervals
-from robust_vit_hf.results.intervals import CONFIDENCE, by_rule_of_three, resampled_means
+from robust_vit_hf.results.intervals import CONFIDENCE, Bootstrap
 from robust_vit_hf.results.run_results import SetResult
 
 from .runs import Run
@@ -114,8 +115,9 @@ def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
     mean, freedom = float(means.mean()), math.inf
     if len(seeds) == 1:
         of_images = {name: np.mean([gain.values for gain in of_set], axis=0) for name, of_set in gains.items()}
-        resamples = np.mean([resampled_means(name, values) for name, values in of_images.items()], axis=0)
-        low, high = np.quantile(resamples, [(1 - confidence) / 2, (1 + confidence) / 2])
+        of_sets = [Bootstrap.means({"": of}, zlib.crc32(name.encode()))[""].draws for name, of in of_images.items()]
+        margin = special.ndtri((1 + confidence) / 2) * np.mean(of_sets, axis=0)[1:].std()
+        low, high = mean - margin, mean + margin
     else:
         of_seeds = float(means.mean(axis=0).var(ddof=1)) / len(seeds)
         shared = np.array([_shared(of_set, seeds) for of_set in gains.values()])
@@ -130,7 +132,9 @@ def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
         margin = special.stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(variance)
         low, high = mean - margin, mean + margin
     count = min(len(gain.values) for of_set in gains.values() for gain in of_set)
-    return Difference(mean, *by_rule_of_three(float(low), float(high), count), len(seeds), freedom)
+    if math.isclose(low, high, abs_tol=1e-9):  # all images agree: the rule of three
+        low, high = max(low - 3 / count, -1.0), min(high + 3 / count, 1.0)
+    return Difference(mean, float(low), float(high), len(seeds), freedom)
 
 
 def _mean_of(of_set: Sequence[Gains], seed: str) -> float:

@@ -30,9 +30,9 @@ from ..results.intervals import Interval
 from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
 from ..utils.stage import Stage
 from .example_strip import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
+from .linear_probe import CrossValidatedProbe, LinearProbe, PhotographsDiagnosis
 from .options import DiagnoseOptions
 from .report import DiagnosisReport, slice_tables, top1_table, write_report
-from .stand_in import OutOfFold, PhotographsDiagnosis, StandIn
 from .verdict import AttributeDiagnosis, Diagnosis
 
 
@@ -54,7 +54,7 @@ def diagnose(
     Args:
         model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from
             images `(B, 3, H, W)` to logits `(B, C)`, with the names of its `classes`, and a `transform` from a PIL image to a tensor
-            `(3, H, W)`. Without a model, it measures whether the images invite a shortcut, see [`OutOfFold`].
+            `(3, H, W)`. Without a model, it measures whether the images invite a shortcut, see [`CrossValidatedProbe`].
         dataset: labelled images, as for `robust-vit diagnose`.
         options: other options of [`DiagnoseOptions`].
     """
@@ -66,11 +66,11 @@ def diagnose(
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
     """Measure one model or two on composites, and write the files of the report (listed in docs/diagnose.md). The first model may be `given`
-    in Python; without one, a [`StandIn`] is fitted. Results that are in the output folder are used again. Returns `None` outside the main
+    in Python; without one, a [`LinearProbe`] is fitted. Results that are in the output folder are used again. Returns `None` outside the main
     process."""
     folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
     chosen_attributes(options.attributes)  # rejects unknown names before models are loaded
-    first = given if options.model else StandIn.for_images(options.dataset, options.split)
+    first = given if options.model else LinearProbe.for_images(options.dataset, options.split)
     models = Models(options.model or first.source, options.compare, options.protocol)
     with open_session(
         models, stage, bf16=options.bf16, given=first, passes=options.passes, settings=asdict(options)
@@ -118,8 +118,8 @@ def measure_backgrounds(
     session: Session, within: str = "", measurement: Backgrounds = ALL_CONDITIONS
 ) -> dict[str, Diagnosis]:
     """Diagnosis by side, on the only set of a session; predictions are saved in the folder `within` that of the session."""
-    is_fitted = isinstance(session.sides["before"], StandIn)
-    of_folds = OutOfFold(replace(measurement, relevance=False)) if is_fitted else measurement
+    is_fitted = isinstance(session.sides["before"], LinearProbe)
+    of_folds = CrossValidatedProbe(replace(measurement, relevance=False)) if is_fitted else measurement
     (measured,) = measure(session, of_folds, within).values()
     kind = PhotographsDiagnosis if is_fitted else Diagnosis
     return {side: kind(of_side.columns, session.classes) for side, of_side in measured.items()}
@@ -130,7 +130,7 @@ def measure_attributes(session: Session, attributes: Sequence[str]) -> dict[str,
     if not attributes:
         return {}
     measurement = Attributes(chosen_attributes(attributes))
-    of_folds = OutOfFold(measurement) if isinstance(session.sides["before"], StandIn) else measurement
+    of_folds = CrossValidatedProbe(measurement) if isinstance(session.sides["before"], LinearProbe) else measurement
     (measured,) = measure(session, of_folds, ATTRIBUTES_FOLDER).values()
     return {side: AttributeDiagnosis(of_side.columns, measurement.names) for side, of_side in measured.items()}
 

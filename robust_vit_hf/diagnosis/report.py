@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import special
+from scipy.stats import beta
 from transformers.utils import logging
 
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
@@ -21,7 +21,7 @@ from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session
 from ..metrics.robust_accuracy import ranks
 from ..results.html_page import PAGE_FILE, Section
-from ..results.intervals import Difference, Interval, Resamples
+from ..results.intervals import Bootstrap, Interval
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
 from ..results.set_tables import groups_table
@@ -273,10 +273,10 @@ def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, kno
     gaps = []
     for diagnosis in diagnoses.values():
         of_groups = {group: np.where(groups == group, diagnosis.values["bg_gap"], np.nan) for group in known}
-        gaps.append(Resamples.means(of_groups))
+        gaps.append(Bootstrap.means(of_groups))
     rows = []
     for group in known:
-        cells = (str(of_side[group].interval(Difference)) if group in of_side else "–" for of_side in gaps)
+        cells = (str(of_side[group].difference()) if group in of_side else "–" for of_side in gaps)
         rows.append([group, str((groups == group).sum()), *cells])
     return Table(f"BG-Gap of `{name}`, in points [95 % interval]", [name, "images", *diagnoses], rows)
 
@@ -293,7 +293,7 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
     table = pd.DataFrame(rows, columns=["side", "attribute", "label", "donor_class", "as_donor", "images"])
     count, images = (table[name].to_numpy(float) for name in ("as_donor", "images"))
     error = 0.05 / table.groupby("side")["as_donor"].transform("size").to_numpy(float)
-    table["at_least"] = np.where(count > 0, special.betaincinv(np.maximum(count, 1), images - count + 1, error), 0.0)
+    table["at_least"] = np.nan_to_num(beta.ppf(error, count, images - count + 1))
     names = next(iter(diagnoses.values())).class_names
     for column in ("label", "donor_class"):
         table[column] = [names[label] for label in table[column]]

@@ -1,7 +1,7 @@
 """Measures and verdict, from predictions for composites, on whether a model decides by the background or by other attributes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..evaluation.other_backgrounds import KINDS
-from ..results.intervals import NORMAL, Difference, Interval, Resamples, simultaneous
+from ..results.intervals import NORMAL, Bootstrap, Difference, Interval, K, simultaneous
 from ..results.set_tables import object_focus, outcomes
 from ..results.tables import Table
 
@@ -109,14 +109,14 @@ class Diagnosis:
     @cached_property
     def measures(self) -> dict[str, Interval]:
         """Measures by name, see [`BACKGROUND_MEASURES`], without those that no image has."""
-        drawn = Resamples.means(self.values)
-        if {"bg_gap", "original"} <= drawn.keys() and drawn["original"].values[0] > 0:
-            drawn["object_focus"] = Resamples.of(object_focus, drawn["original"], drawn["bg_gap"])
+        drawn = _of_any_size(Bootstrap.means(self.values), MAP_MEASURES)
+        if {"bg_gap", "original"} <= drawn.keys() and drawn["original"].draws[0] > 0:
+            drawn["object_focus"] = Bootstrap.of(object_focus, drawn["original"], drawn["bg_gap"])
         measures = {name: of.interval(Difference if name in DIFFERENCES else Interval) for name, of in drawn.items()}
-        if {"mixed_rand", "mixed_same"} <= drawn.keys() and drawn["mixed_same"].values[0] > 0:
+        if {"mixed_rand", "mixed_same"} <= drawn.keys() and drawn["mixed_same"].draws[0] > 0:
             # Composing lowers `mixed_rand` and `mixed_same` alike.
             estimate = drawn["original"], drawn["mixed_rand"], drawn["mixed_same"]
-            ratio = Resamples.of(lambda original, rand, same: original * rand / np.maximum(same, TINY), *estimate)
+            ratio = Bootstrap.of(lambda original, rand, same: original * rand / np.maximum(same, TINY), *estimate)
             measures["estimate"] = widened(ratio.interval())
         return measures
 
@@ -139,13 +139,6 @@ class Diagnosis:
         if is_small and len(intervals) == len(names) and not self.unrecognised:
             return "no sign"
         return "partly" if any(interval.low > 0 for interval in intervals) else "too few"
-
-    @property
-    def has_little_to_gain(self) -> bool:
-        """Whether the model recognises these images, and the background costs less than [`SMALL`], and significantly less than [`LARGE`]."""
-        costs = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
-        small = all(cost.mean < SMALL and cost.high < LARGE for cost in costs)
-        return small and len(costs) == 2 and not self.unrecognised
 
     @property
     def unrecognised(self) -> str | None:
@@ -196,10 +189,9 @@ class Diagnosis:
     def change_from(self, before: "Diagnosis") -> dict[str, Interval]:
         """Change of each measure, paired by image, except chance and Object Focus."""
         kept = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
-        drawn = Resamples.means({name: self.values[name] - before.values[name] for name in kept})
-        for name in filter(drawn.__contains__, MAP_MEASURES):
-            drawn[name] = replace(drawn[name], outcomes=None)  # these measures are not between -1 and 1
-        return {name: change.interval(Difference) for name, change in drawn.items()}
+        changes = Bootstrap.means({name: self.values[name] - before.values[name] for name in kept})
+        drawn = _of_any_size(changes, MAP_MEASURES)
+        return {name: change.difference() for name, change in drawn.items()}
 
     def record(self) -> dict:
         record = {name: getattr(self, name) for name in ("verdict", "sentence", "warnings", "num_mixed")}
@@ -218,6 +210,11 @@ class Diagnosis:
     def by_pair(self) -> list[dict[str, int]]:
         """How often objects were predicted as the class of their background (`as_donor`), the most frequent pair first."""
         return pairs_of(self.columns, self.values["donor_rate"])
+
+
+def _of_any_size(drawn: dict[K, Bootstrap], names: Collection[K]) -> dict[K, Bootstrap]:
+    """The statistics, of which those of these names are no shares."""
+    return {name: replace(of, limit=math.inf) if name in names else of for name, of in drawn.items()}
 
 
 def pairs_of(columns: Mapping[str, Sequence], as_donor: np.ndarray) -> list[dict[str, int]]:
@@ -267,9 +264,9 @@ class AttributeDiagnosis:
         return values
 
     @cached_property
-    def _drawn(self) -> dict[tuple[str, str], Resamples]:
+    def _drawn(self) -> dict[tuple[str, str], Bootstrap]:
         columns = {(name, measure): of for name, values in self.values.items() for measure, of in values.items()}
-        return Resamples.means(columns)
+        return _of_any_size(Bootstrap.means(columns), [(name, "shift") for name in self.names])
 
     @cached_property
     def measures(self) -> dict[str, dict[str, Interval]]:
@@ -277,7 +274,7 @@ class AttributeDiagnosis:
         together = simultaneous({key: drawn for key, drawn in self._drawn.items() if key[1] != "editing"})
         measures: dict[str, dict[str, Interval]] = {name: {} for name, _ in self._drawn}
         for (name, measure), drawn in self._drawn.items():
-            measures[name][measure] = together.get((name, measure)) or drawn.interval(Difference)
+            measures[name][measure] = together.get((name, measure)) or drawn.difference()
         return measures
 
     @cached_property
@@ -291,7 +288,7 @@ class AttributeDiagnosis:
         explained = set()
         for part, whole in carried:
             excess = self._drawn[whole, "shift"] - self._drawn[part, "shift"]
-            explained.add(part if excess.interval(Difference).low > 0 else whole)
+            explained.add(part if excess.difference().low > 0 else whole)
         return [name for name in deciding if name not in explained] or deciding[:1]
 
     @property
@@ -315,7 +312,7 @@ class AttributeDiagnosis:
     def _unnamed(self) -> str:
         highest = max(of["gap"].high for of in self.measures.values())
         texts = ", ".join(ATTRIBUTES[name].text for name in self.measures)
-        if Resamples.means({"original": outcomes(self.columns, "original")})["original"].interval().high < 0.5:
+        if Bootstrap.means({"original": outcomes(self.columns, "original")})["original"].interval().high < 0.5:
             return f"It recognises too little to tell whether it decides by any of: {texts}."
         if highest < SMALL:
             return f"No sign in these images that it decides by any of: {texts}."

@@ -15,7 +15,7 @@ from ..metrics.robust_accuracy import ranks
 from ..metrics.streaming import Calibration, RelevanceSegmentation, RobustAccuracy, top_classes
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits, relevance_map
-from ..results.intervals import CONFIDENCE, Resamples, simultaneous
+from ..results.intervals import CONFIDENCE, Bootstrap, simultaneous
 from ..results.run_results import SetResult, SideResult
 from ..utils.stage import Stage
 from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
@@ -116,7 +116,7 @@ def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
     Bonferroni's correction, also holds for classes with few images."""
     labels, gains = result.classes[result.usable], result.gains().astype(float)
     of_classes = {label: np.where(labels == label, gains, np.nan) for label in range(len(names))}  # names may repeat
-    changes = simultaneous(Resamples.means(of_classes))
+    changes = simultaneous(Bootstrap.means(of_classes))
     worse = []
     for label, change in changes.items():
         of_class = gains[labels == label]

@@ -146,7 +146,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
         stage.begin()
         attributes = _attributes(validation, options.attributes, notes)
-        if keeps := not attributes and diagnosis.has_little_to_gain:
+        if keeps := not attributes and diagnosis.verdict == "no sign":
             right = diagnosis.values["original"], diagnosis.values["mixed_rand"]
             candidates = [Candidate(*right, *right)]
         else:

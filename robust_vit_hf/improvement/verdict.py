@@ -1,5 +1,6 @@
 """The outcome of an improvement: the model, and the verdict on the validation images, with tables, page and model card."""
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from ..models.interpolation import INTERPOLATION_FILE
 from ..models.last_layer import LastLayer, NoLastLayer
 from ..models.loading import weights_digest
 from ..results.html_page import PAGE_FILE, Section, write_page
-from ..results.intervals import CONFIDENCE, Difference, Resamples
+from ..results.intervals import Bootstrap
 from ..results.run_results import Run
 from ..results.summary import tables_of
 from ..results.tables import Table
@@ -130,9 +131,8 @@ def other_classes(session: Session) -> list[str]:
         has_images = np.isin(np.arange(logits.shape[1]), rows.class_subset)
         gaps.append(logits[:, ~has_images].mean(axis=1) - logits[:, has_images].mean(axis=1))
         taken.append(~has_images[logits.argmax(axis=1)])
-    drawn = Resamples.means({"moved": gaps[1] - gaps[0]})["moved"].values
-    # Without the rule of three, which is for shares: logits have any size.
-    moved = Difference(drawn[0], *np.quantile(drawn[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
+    drawn = Bootstrap.means({"moved": gaps[1] - gaps[0]})["moved"]
+    moved = replace(drawn, limit=math.inf).difference()
     return [
         f"On the `{name}` images, the mean logit of the classes without images ({(~has_images).sum()}) moved by {moved.shown(1, 3)}, compared with "
         f"the other classes (standard deviation of the logits: {logits.std():.1f}). Of the images, {100 * taken[0].mean():.1f} % were predicted as "

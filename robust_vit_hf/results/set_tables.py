@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .intervals import NUM_RESAMPLED_MEANS, Difference, Interval, Resamples
+from .intervals import Bootstrap, Difference, Interval, resample
 from .run_results import Run, SetResult
 from .tables import Table, cells_of_sides, change, heads_of_sides, percent
 
@@ -42,12 +42,12 @@ def groups_table(result: SetResult) -> Table:
     drawn, rows = _drawn_within(result, groups), []
     few = len(groups.names) <= MANY_GROUPS
     for place, name in enumerate(groups.names if few else ()):
-        top1_of_group = {side: Resamples(top1[:, place], groups.counts[place]) for side, top1 in drawn.items()}
-        rows.append([str(name), str(groups.counts[place]), *cells_of_sides(top1_of_group)])
-    worst = {side: Resamples(top1.min(axis=1), groups.counts.min()) for side, top1 in drawn.items()}
+        of_group = {side: Bootstrap(top1[:, place], groups.counts[place]) for side, top1 in drawn.items()}
+        rows.append([str(name), str(groups.counts[place]), *cells_of_sides(of_group)])
+    worst = {side: Bootstrap(top1.min(axis=1), groups.counts.min()) for side, top1 in drawn.items()}
     rows.append(["worst group" if few else f"worst of {len(groups.names):,} groups", "–", *cells_of_sides(worst)])
     count, shares = groups.counts.sum(), np.array(groups.weights) / np.sum(groups.weights)
-    average = {side: Resamples(top1 @ shares, count) for side, top1 in drawn.items()}
+    average = {side: Bootstrap(top1 @ shares, count) for side, top1 in drawn.items()}
     text = "average, weighted by the training groups" if groups.weighted else "average over the groups"
     rows.append([text, str(count), *cells_of_sides(average)])
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
@@ -60,15 +60,14 @@ def groups_table(result: SetResult) -> Table:
 def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
     """Top-1 `(1 + R, G)` of each group by side: as measured, and of resamples within each group."""
     sides = [side for side in ("before", "after") if side in result.sides]
-    outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
-    kinds = 2 ** len(sides)
-    measured = np.bincount(kinds * groups.numbers + outcomes, minlength=kinds * len(groups.names)).reshape(-1, kinds)
-    rng, shares = np.random.default_rng(zlib.crc32(result.name.encode())), measured / groups.counts[:, None]
-    right = np.array([[kind >> bit & 1 for bit in range(len(sides))] for kind in range(kinds)])
-    size, steps = (100, len(groups.names)), range(0, NUM_RESAMPLED_MEANS, 100)  # all draws at once would take memory
-    drawn = (rng.multinomial(groups.counts, shares, size) @ right for _ in steps)
-    counts = np.concatenate([measured[None] @ right, *drawn])
-    return {side: counts[..., bit] / groups.counts for bit, side in enumerate(sides)}
+    right = [result.correct(side)[result.usable] for side in sides]
+    kinds, counts = np.unique(np.stack([groups.numbers, *right], axis=1), axis=0, return_counts=True)
+    weights = resample(counts, kinds[:, 0], zlib.crc32(result.name.encode()))
+    starts = np.unique(kinds[:, 0], return_index=True)[1]
+    return {
+        side: np.add.reduceat(weights * kinds[:, 1 + place], starts, axis=1) / groups.counts
+        for place, side in enumerate(sides)
+    }
 
 
 def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
@@ -98,11 +97,11 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
     for side in drawn["original"]:
         top1 = {condition: by_side[side] for condition, by_side in drawn.items()}
         gap = top1["mixed_same"] - top1["mixed_rand"]
-        intervals = {condition: resamples.interval() for condition, resamples in top1.items()}
-        intervals["composing"] = (top1["original"] - top1["mixed_same"]).interval(Difference)
-        intervals["bg_gap"] = gap.interval(Difference)
-        if top1["original"].values[0] > 0:
-            intervals["object_focus"] = Resamples.of(object_focus, top1["original"], gap).interval()
+        intervals: dict[str, Interval] = {condition: of.interval() for condition, of in top1.items()}
+        intervals["composing"] = (top1["original"] - top1["mixed_same"]).difference()
+        intervals["bg_gap"] = gap.difference()
+        if top1["original"].draws[0] > 0:
+            intervals["object_focus"] = Bootstrap.of(object_focus, top1["original"], gap).interval()
         measures[side] = intervals
     return measures
 
@@ -116,17 +115,17 @@ def reliance_tables(run: Run) -> list[Table]:
             gaps = {side: drawn[-2][side] - drawn[-1][side] for side in drawn[0]}
             values, kind = gaps, Difference
             if len(sets) == 3:
-                values = {side: Resamples.of(object_focus, drawn[0][side], gap) for side, gap in gaps.items()}
+                values = {side: Bootstrap.of(object_focus, drawn[0][side], gap) for side, gap in gaps.items()}
                 kind = Interval
             rows.append([measure, *cells_of_sides(values, kind)])
     title = "Reliance on the background, in per cent [95 % interval]"
     return [Table(title, ["measure", *heads_of_sides(run.labelled)], rows)] if rows else []
 
 
-def _top1(result: SetResult) -> dict[str, Resamples]:
+def _top1(result: SetResult) -> dict[str, Bootstrap]:
     sides = [side for side in ("before", "after") if side in result.sides]
     columns: dict[str, np.ndarray] = {side: np.where(result.usable, result.correct(side), np.nan) for side in sides}
-    return Resamples.means(columns, seed=zlib.crc32(result.name.encode()))
+    return Bootstrap.means(columns, seed=zlib.crc32(result.name.encode()))
 
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
@@ -135,12 +134,12 @@ def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) 
     for name, sides in measured.items():
         for side, columns in sides.items():
             by_condition = {condition: outcomes(columns, condition) for condition in ("original", "only_fg")}
-            drawn = Resamples.means(by_condition, zlib.crc32(name.encode()))
+            drawn = Bootstrap.means(by_condition, zlib.crc32(name.encode()))
             if not drawn:
                 rows.append([name, side, "0", *3 * "–"])
                 continue
             original, cut_out = drawn.values()
-            cells = [original.interval(), cut_out.interval(), (cut_out - original).interval(Difference)]
+            cells = [original.interval(), cut_out.interval(), (cut_out - original).difference()]
             rows.append([name, side, str(original.count), *map(str, cells)])
     title = "Top-1 with the background and without it (the object on black), in per cent [95 % interval]"
     return Table(title, ["set", "model", "images", "original", "only the object", "change"], rows)

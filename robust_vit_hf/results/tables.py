@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .intervals import Difference, Interval, Resamples
+from .intervals import Bootstrap, Difference, Interval
 from .run_results import SetResult
 
 
@@ -49,9 +49,9 @@ def heads_of_sides(results: Sequence[SetResult]) -> list[str]:
     return ["before", "after", "change"] if all("after" in result.sides for result in results) else ["value"]
 
 
-def cells_of_sides(values: Mapping[str, Resamples], kind: type[Interval] = Interval) -> list[str]:
+def cells_of_sides(values: Mapping[str, Bootstrap], kind: type[Interval] = Interval) -> list[str]:
     """Cells of a row: the value of each side, and the change; "–" for a value that is not defined."""
-    intervals = [(resamples, kind) for resamples in values.values()]
+    intervals = [(drawn, kind) for drawn in values.values()]
     if len(values) == 2:
         intervals.append((values["after"] - values["before"], Difference))
-    return ["–" if np.isnan(resamples.values[0]) else str(resamples.interval(kind)) for resamples, kind in intervals]
+    return ["–" if np.isnan(drawn.draws[0]) else str(drawn.interval(kind)) for drawn, kind in intervals]

@@ -5,7 +5,7 @@ import pytest
 
 from robust_vit_hf.data.background_edits import ATTRIBUTES
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis
-from robust_vit_hf.results.intervals import Resamples, simultaneous
+from robust_vit_hf.results.intervals import Bootstrap, simultaneous
 
 
 def diagnosis(count: int = 200, price: float = 0.0, **gaps: float) -> AttributeDiagnosis:
@@ -43,7 +43,7 @@ def test_measures_are_means_over_the_images():
 
 def test_what_was_never_seen_is_rare_for_all_measures_together():
     """Of three rates r, any unseen in N images with 5 % probability: 3 · (1 − r)^N = 0.05."""
-    for found in simultaneous(Resamples.means({name: np.zeros(200) for name in "abc"})).values():
+    for found in simultaneous(Bootstrap.means({name: np.zeros(200) for name in "abc"})).values():
         assert (1 - found.high) ** 200 == pytest.approx(0.05 / 3, rel=0.05) and found.low == -found.high
 
 
@@ -87,7 +87,7 @@ def test_an_inconclusive_cost_is_called_so():
     points = f"{100 * gap.mean:.1f} [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
     assert found.sentence == (
         f"May decide by the border or frame: with that of another class, it recognises {points} fewer of 100 objects than with that of their "
-        "own class (inconclusive), and the logits shift by +1.00 [+0.97, +1.00] towards the other class."
+        "own class (inconclusive), and the logits shift by +1.00 [+0.97, +1.03] towards the other class."
     )
 
 

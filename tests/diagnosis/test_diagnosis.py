@@ -10,11 +10,11 @@ import pytest
 
 from robust_vit_hf.data.background_edits import CONDITIONS
 from robust_vit_hf.data.find_images import Images
+from robust_vit_hf.diagnosis.linear_probe import PhotographsDiagnosis
 from robust_vit_hf.diagnosis.report import DiagnosisReport, diagnosis_tables, image_table
-from robust_vit_hf.diagnosis.stand_in import PhotographsDiagnosis
 from robust_vit_hf.diagnosis.verdict import Diagnosis, pairs_of
 from robust_vit_hf.results.html_page import write_page
-from robust_vit_hf.results.intervals import Difference, Resamples
+from robust_vit_hf.results.intervals import Bootstrap, Difference
 
 
 CLASSES = 4
@@ -135,25 +135,6 @@ def test_the_price_of_composing_is_not_that_of_the_background():
     assert "estimate" not in without.measures and "expect" not in without.sentence
 
 
-@pytest.mark.parametrize(
-    "rates, count, little",
-    [
-        ({}, 400, True),
-        ({"mixed_rand": 0.97}, 40, True),  # too few to tell, and a small gap
-        ({}, 8, False),  # too few for that
-        ({"mixed_rand": 0.9}, 40, False),  # a gap of 10 points, though it may be chance
-        ({"mixed_rand": 0.97, "taken": 0.0}, 4000, True),  # certain, and certainly small
-        ({"original": 0.3, "mixed_same": 0.3, "mixed_rand": 0.3}, 400, False),  # recognises nothing to begin with
-    ],
-)
-def test_when_there_is_little_to_gain(rates, count, little):
-    found = diagnosis(count, **rates)
-    assert found.has_little_to_gain == little, found.sentence
-    three = ("original", "mixed_same", "mixed_rand")
-    few = {name: of for name, of in found.columns.items() if name not in CONDITIONS or name in three}
-    assert Diagnosis(few, NAMES).has_little_to_gain == little  # of the conditions that `improve` measures first
-
-
 def test_images_with_masks_in_doubt_count_as_they_are_alone():
     """The last half of the images, which are right on their own background alone."""
     columns, sure = dict(diagnosis(400, original=0.75, mixed_same=1.0, mixed_rand=0.5).columns), np.arange(400) < 200
@@ -209,7 +190,7 @@ def test_a_change_is_paired_by_image():
 
 
 def test_a_change_of_a_ratio_may_exceed_one():
-    """So that the rule of three, which is for rates, does not widen its interval."""
+    """The rule of three, which is for shares, does not widen its interval."""
     before = diagnosis(40)
     relevance = 0.45 + np.arange(40) / 40_000
     found = Diagnosis(before.columns | {"relevance_on_object": relevance}, NAMES).change_from(before)
@@ -232,7 +213,7 @@ def test_chance_follows_the_classes_of_the_images():
 def test_intervals_cover_what_they_say():
     rng, covered = np.random.default_rng(0), 0
     for _ in range(100):
-        found = Resamples.means({"": (rng.random(150) < 0.3).astype(float)})[""].interval()
+        found = Bootstrap.means({"": (rng.random(150) < 0.3).astype(float)})[""].interval()
         covered += found.low <= 0.3 <= found.high
     assert 90 <= covered <= 99
 
@@ -249,14 +230,14 @@ def test_rates_stay_within_their_range():
 
 def test_a_difference_allows_for_what_no_image_has():
     """Of 40 images, one changed to wrong, and none to right."""
-    one = Resamples.means({"": np.where(np.arange(40) < 1, -1.0, 0.0)})[""]
-    change, plain = one.interval(Difference), one.interval()
-    assert plain.high == 0.0 and change.high == pytest.approx(2 / 40) and change.low == plain.low
+    one = Bootstrap.means({"": np.where(np.arange(40) < 1, -1.0, 0.0)})[""]
+    change = one.interval(Difference)
+    assert (change.low, change.high) == (pytest.approx(-4 / 40), pytest.approx(2 / 40))
 
 
 def test_missing_values_are_left_out_of_resamples():
-    found = Resamples.means({"one": np.array([1.0, 1.0, np.nan, np.nan, 1.0]), "none": np.full(5, np.nan)})
-    assert found.keys() == {"one"} and found["one"].count == 3 and np.nanmin(found["one"].values) == 1.0
+    found = Bootstrap.means({"one": np.array([1.0, 1.0, np.nan, np.nan, 1.0]), "none": np.full(5, np.nan)})
+    assert found.keys() == {"one"} and found["one"].count == 3 and np.nanmin(found["one"].draws) == 1.0
 
 
 def test_tables():

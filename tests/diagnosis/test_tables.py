@@ -10,8 +10,8 @@ from PIL import Image
 
 from robust_vit_hf.data.background_edits import CONDITIONS
 from robust_vit_hf.diagnosis.example_strip import Composed, taken_gallery, taken_rows
+from robust_vit_hf.diagnosis.linear_probe import PhotographsDiagnosis
 from robust_vit_hf.diagnosis.report import WHOLE, DiagnosisReport, advice, matrices, pair_table, slice_tables
-from robust_vit_hf.diagnosis.stand_in import PhotographsDiagnosis
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis, Diagnosis
 
 

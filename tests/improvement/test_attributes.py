@@ -44,7 +44,7 @@ def framed(count: int, seed: int) -> datasets.Dataset:
 @pytest.mark.usefixtures("undrawn")
 def test_the_frame_is_named_and_mended(tmp_path, monkeypatch):
     """By a new layer; finetuning is said not to use the frame."""
-    monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.has_little_to_gain", True)  # from the background
+    monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.verdict", "no sign")  # from the background
     for split, count in (("train", 80), ("validation", 100)):
         framed(count, len(split)).to_parquet(tmp_path / "photographs" / f"{split}-00000.parquet")
     model, processor = tiny_vit(**LETTERS, hidden_size=48), make_image_processor("paper", IMAGE_SIZE)

@@ -16,7 +16,7 @@ from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.official import CLASSES
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.results import set_tables
-from robust_vit_hf.results.intervals import Difference, Resamples
+from robust_vit_hf.results.intervals import Bootstrap, Difference
 
 from ..helpers import layouts
 from ..helpers.commands import succeed
@@ -164,7 +164,7 @@ def test_the_worst_group_and_the_weighted_average():
     assert table.rows[-1][0] == "average over the groups" and table.rows[-1][2].startswith("50.0")
     (table,) = set_tables.group_tables(run_of(result("test", groups=np.tile(groups[::100], 100), before=0.5)))
     ends = {row[0]: float(row[2].split()[-1].rstrip("]")) for row in table.rows}
-    assert ends["worst group"] < min(ends["a"], ends["b"]) - 3  # of equal groups, either may be the worst of a draw
+    assert ends["worst group"] < min(ends["a"], ends["b"]) - 1  # the lower of two varies less than each
 
 
 def test_groups_of_the_training_without_images_are_named():
@@ -203,9 +203,9 @@ def test_many_groups():
 
 
 def test_a_group_of_one_image_changes_by_at_most_all():
-    changed = Resamples(np.zeros(9), 1).interval(Difference)
+    changed = Bootstrap(np.zeros(9), 1).interval(Difference)
     assert (changed.low, changed.high) == (-1, 1)
-    few, many = (Resamples(np.ones(9), count) for count in (10, 100))
+    few, many = (Bootstrap(np.ones(9), count) for count in (10, 100))
     assert [(one - few).interval(Difference).high for one in (few, many)] == [0.3, 0.3]  # the fewer images count
 
 

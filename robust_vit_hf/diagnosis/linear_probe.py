@@ -1,4 +1,4 @@
-"""Whether photographs invite a shortcut, before a model is trained on them: a linear classifier that is fitted to them stands in for it."""
+"""Whether photographs invite a shortcut, before a model is trained on them: a linear probe is fitted to them instead."""
 
 import copy
 from contextlib import suppress
@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
+from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import StandardScaler
 from transformers import ViTImageProcessor
 
 from ..data.balanced_splits import turns_within_classes
@@ -42,12 +44,12 @@ LIKELY = {
 }
 
 
-class StandIn(Side):
-    """DINOv2-S, whose last layer is fitted by [`OutOfFold`]."""
+class LinearProbe(Side):
+    """DINOv2-S, whose last layer is fitted by [`CrossValidatedProbe`]."""
 
     @classmethod
-    def for_images(cls, dataset: str, split: str) -> "StandIn":
-        """Stand-in with the classes of these images. Raises an `OSError` if none of [`DINOV2_SMALL`] is installed or can be loaded."""
+    def for_images(cls, dataset: str, split: str) -> "LinearProbe":
+        """Probe with the classes of these images. Raises an `OSError` if none of [`DINOV2_SMALL`] is installed or can be loaded."""
         with PartialState().main_process_first():
             rows = find_images(dataset, split, ("label",)).rows
         labels = rows.with_format(None)["label"][:]
@@ -67,25 +69,18 @@ class StandIn(Side):
         )
 
 
-def fit_layer(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def fit_probe(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights `(C, D)` and bias `(C,)`, fp32, of the ridge regression of labels `(N,)`, as one-hot vectors, on standardised features `(N, D)`,
-    with the one of [`PENALTIES`] that has the least leave-one-out error (https://doi.org/10.1080/00401706.1979.10489751)."""
-    inputs = torch.from_numpy(features).double()
-    mean, spread = inputs.mean(dim=0), inputs.std(dim=0, correction=0) + 1e-6
-    inputs = (inputs - mean) / spread
-    targets = F.one_hot(torch.from_numpy(labels), num_classes).double()
-    shares = targets.mean(dim=0)
-    values, vectors = torch.linalg.eigh(inputs @ inputs.T / inputs.shape[1])
-    inverses = [(vectors / (values.clamp_min(0) + penalty * len(inputs))) @ vectors.T for penalty in PENALTIES]
-    solved = [(inverse @ (targets - shares), inverse.diagonal()[:, None]) for inverse in inverses]
-    best, _ = min(solved, key=lambda pair: float((pair[0] / pair[1]).square().sum()))
-    weight = (best.T @ inputs / inputs.shape[1]) / spread
-    return weight.float(), (shares - weight @ mean).float()
+    with the one of [`PENALTIES`] that has the least leave-one-out error."""
+    scaler, ridge = StandardScaler(), RidgeCV(PENALTIES * features.size)
+    ridge.fit(scaler.fit_transform(features.astype(float)), np.eye(num_classes)[labels])
+    weight = ridge.coef_ / scaler.scale_
+    return torch.from_numpy(weight).float(), torch.from_numpy(ridge.intercept_ - weight @ scaler.mean_).float()
 
 
 @dataclass(frozen=True)
-class OutOfFold(Measurement):
-    """A measurement of composites by a [`StandIn`]: each fold of the images is measured by a layer that is fitted to the other folds. Donors are
+class CrossValidatedProbe(Measurement):
+    """A measurement of composites by a [`LinearProbe`]: each fold of the images is measured by a layer that is fitted to the other folds. Donors are
     of the same fold, so that the layer saw neither image nor donor. Rows have two more columns: `fold`, and `background`, the class that a
     layer fitted to the backgrounds of the other folds predicts from only the background (`only_bg`)."""
 
@@ -112,7 +107,7 @@ class OutOfFold(Measurement):
         folds = (turns_within_classes(labels, 0) + labels) % min(MAX_FOLDS, max(2, typical // 2))
         for fold in np.unique(folds).tolist():
             members, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-            fitted = [fit_layer(features[others, place], labels[others], len(session.classes)) for place in range(2)]
+            fitted = [fit_probe(features[others, place], labels[others], len(session.classes)) for place in range(2)]
             layer.replace(*(part.to(layer.weight.device) for part in fitted[0]))
             accepted = [rows.accepted[member] for member in members]
             held_out = replace(rows, dataset=rows.dataset.select(members), accepted=accepted)
@@ -125,7 +120,7 @@ class OutOfFold(Measurement):
 
 
 class PhotographsDiagnosis(Diagnosis):
-    """Measures of a [`StandIn`], and what they say about the photographs that it was fitted to."""
+    """Measures of a [`LinearProbe`], and what they say about the photographs that it was fitted to."""
 
     NAME: ClassVar = "It"
     IF_WEAK: ClassVar = "give more photographs of each class"

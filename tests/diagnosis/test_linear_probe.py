@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf import diagnose
-from robust_vit_hf.diagnosis import stand_in
+from robust_vit_hf.diagnosis import linear_probe
 from robust_vit_hf.diagnosis.diagnose import measure_backgrounds
+from robust_vit_hf.diagnosis.linear_probe import CrossValidatedProbe, LinearProbe, fit_probe
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.diagnosis.stand_in import OutOfFold, StandIn, fit_layer
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
@@ -41,9 +41,9 @@ def photographs(of_backgrounds: bool) -> datasets.Dataset:
 @pytest.mark.parametrize(("of_backgrounds", "verdict"), [(True, "decides"), (False, "too few")])
 def test_backgrounds_tell_the_class_or_do_not(of_backgrounds, verdict, monkeypatch):
     counts = []
-    monkeypatch.setattr(stand_in, "fit_layer", lambda *given: counts.append(len(given[1])) or fit_layer(*given))
+    monkeypatch.setattr(linear_probe, "fit_probe", lambda *given: counts.append(len(given[1])) or fit_probe(*given))
     session = session_of({"before": tiny_vit()}, {"photographs": EvaluationSet.of(photographs(of_backgrounds))})
-    session = replace(session, sides={"before": StandIn(**vars(session.sides["before"]))})
+    session = replace(session, sides={"before": LinearProbe(**vars(session.sides["before"]))})
     found = measure_backgrounds(session)["before"]
     told, excess = found.measures["background"], found.measures["background_excess"]
     assert found.likely == found.verdict == verdict
@@ -70,7 +70,7 @@ def test_each_fold_has_both_classes_if_one_is_rare(count):
     labels = np.array(rows["label"])
     rows = rows.select([*np.flatnonzero(labels == 0)[:30], *np.flatnonzero(labels == 1)[:count]])
     session = session_of({"before": tiny_vit()}, {"photographs": EvaluationSet.of(rows)})
-    session = replace(session, sides={"before": StandIn(**vars(session.sides["before"]))})
+    session = replace(session, sides={"before": LinearProbe(**vars(session.sides["before"]))})
     if count < 2:
         with pytest.raises(ValueError, match="Fewer than two classes have two images"):
             measure_backgrounds(session)
@@ -83,8 +83,8 @@ def test_each_fold_has_both_classes_if_one_is_rare(count):
 def test_the_layer_is_the_ridge_regression(monkeypatch):
     rng = np.random.default_rng(0)
     features, labels = rng.normal(3, 2, (30, 5)).astype(np.float32), np.arange(30) % 3
-    monkeypatch.setattr(stand_in, "PENALTIES", np.array([0.1]))
-    weight, bias = fit_layer(features, labels, 4)
+    monkeypatch.setattr(linear_probe, "PENALTIES", np.array([0.1]))
+    weight, bias = fit_probe(features, labels, 4)
     inputs, targets = (features - features.mean(axis=0)) / features.std(axis=0), np.eye(4)[labels]
     ridge = np.linalg.solve(inputs.T @ inputs + 0.1 * 30 * 5 * np.eye(5), inputs.T @ (targets - targets.mean(axis=0)))
     outputs = features @ weight.numpy().T + bias.numpy()
@@ -95,8 +95,10 @@ def test_the_layer_is_the_ridge_regression(monkeypatch):
 def folder(tmp_path, monkeypatch) -> Path:
     """Photographs, for which a tiny model is DINOv2-S."""
     photographs(True).to_parquet(tmp_path / "photographs" / "train-00000.parquet")
-    monkeypatch.setattr(stand_in, "backbone_of", lambda name: tiny_vit(**LETTERS) if name == BUNDLED_MODEL else None)
-    monkeypatch.setattr(stand_in, "IMAGE_SIZE", IMAGE_SIZE)
+    monkeypatch.setattr(
+        linear_probe, "backbone_of", lambda name: tiny_vit(**LETTERS) if name == BUNDLED_MODEL else None
+    )
+    monkeypatch.setattr(linear_probe, "IMAGE_SIZE", IMAGE_SIZE)
     return tmp_path
 
 
@@ -115,7 +117,7 @@ def test_diagnose_without_a_model(folder, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Diagnosis, "verdict", "partly")  # of the classifier; the first sentence is on the photographs
         assert report.fails("decides")
-    monkeypatch.setattr(OutOfFold, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(CrossValidatedProbe, "measure", lambda *_: pytest.fail("measured again"))
     assert diagnose(attributes=["border", "colours"], **options).verdict == report.verdict
 
 
@@ -124,7 +126,7 @@ def test_what_needs_a_model(folder, monkeypatch):
     assert DiagnoseOptions(dataset="photographs").split == "train"
     with pytest.raises(ValueError, match="--compare cannot be used without --model"):
         DiagnoseOptions(dataset="photographs", compare="better")
-    assert all(public_name(name) == name for name in stand_in.DINOV2_SMALL.values())  # no part of a path
-    monkeypatch.setattr(stand_in, "DINOV2_SMALL", {})
+    assert all(public_name(name) == name for name in linear_probe.DINOV2_SMALL.values())  # no part of a path
+    monkeypatch.setattr(linear_probe, "DINOV2_SMALL", {})
     with pytest.raises(OSError, match=r"install it \(.*pip install .*\), or name a model"):
         diagnose(dataset=str(folder / "photographs"), output_dir=folder / "out")
