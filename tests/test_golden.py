@@ -24,7 +24,7 @@ from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import KINDS
 from robust_vit_hf.data.background_edits import ATTRIBUTES, compose, draw_donors, edited
-from robust_vit_hf.data.balanced_splits import choose_images, held_out
+from robust_vit_hf.data.balanced_splits import choose_images
 from robust_vit_hf.data.transforms import place_in_image
 from robust_vit_hf.metrics.streaming import RelevanceSegmentation
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
@@ -168,7 +168,7 @@ def measure_numbers(record: Recorder) -> None:
     rng = np.random.default_rng(6)
     labels = np.repeat([4, 0, 2, 7], [9, 2, 1, 5])[rng.permutation(17)]
     rows = datasets.Dataset.from_dict({"label": labels.tolist(), "place": [*range(17)]})
-    draws = {"donors": draw_donors(labels.tolist(), 3), "held out": held_out(labels, 2)}
+    draws = {"donors": draw_donors(labels.tolist(), 3)}
     record.add("draws", draws | {"chosen": [choose_images(rows, count, 1)["place"][:] for count in (3, 8, 12)]})
     logits, ids = rng.standard_normal((40, 6)) * 2, rng.integers(0, 6, (40, 2)).tolist()
     references = [of[: 1 + row % 2] if row % 9 else [] for row, of in enumerate(ids)]

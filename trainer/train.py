@@ -76,7 +76,7 @@ def finetune(
     original = load_model(name, model_args.trust_remote_code)
     processor = load_processor(name, protocol, original, model_args.image_size)
     check_has_map(original, args)  # fail before reading data
-    train, validation, sets = load_data(data_args, original.config, args.seed, args.eval_strategy != "no", folder)
+    train, validation, sets = load_data(data_args, original.config, args.seed, args.eval_strategy != "no")
 
     # Measure the original model, and train a copy.
     def make_trainer(args: RobustViTConfig) -> RobustViTTrainer:

@@ -9,7 +9,6 @@ from typing import Any
 
 import datasets
 import pandas as pd
-from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from transformers.utils import logging
 
@@ -17,16 +16,18 @@ from ..utils.files import cache_of, check_no_pattern, files_below, is_hidden, wr
 from ..utils.images import readable_suffixes
 from ..utils.privacy import check_on_hub, is_hub_id
 from . import emoji_shift
+from .balanced_splits import hold_out
 from .classes import class_names_of, nfc
 from .known_sets import BUNDLED_BENCHMARK
-from .layouts.folders import ImageFolder, LeftOut, first_few
+from .layouts.own_folders import OwnFolder
 from .layouts.packed import class_names_of_file, class_names_of_files, has_parquet
-from .schema import check_columns, image_names
+from .schema import LeftOut, check_columns, first_few, image_names, load_rows
 from .write_dataset import made_from
 
 
 logger = logging.get_logger(__name__)
 
+HELD_OUT = "validation"
 LEFT_OUT_FILE = "left_out.csv"  # split, name and reason of each file that was left out
 # Takes whether to stream, and returns the rows of a split, and sentences on what was left out.
 Loader = Callable[[bool], tuple[Any, list[str]]]
@@ -106,6 +107,7 @@ def find_images(
     *,
     masks: str | None = None,
     streaming: bool = False,
+    held_out: float | None = None,
     **options,
 ) -> Images:
     """Load one split of images, with its class names. A warning names images that are left out.
@@ -117,15 +119,22 @@ def find_images(
         needs: which of the columns `label` and `mask` the command needs.
         masks: output of `robust-vit masks`, or folder of pictures, see [`with_masks_of`].
         streaming: whether to read rows on the fly, without a copy.
+        held_out: share of the images of each class of `train` that is the split `validation` if the source has none, and
+            is then not in `train`.
         options: options of a benchmark, such as `class_seed`.
 
     Raises:
         FileNotFoundError: the file, folder or Hub dataset does not exist.
         ValueError: a needed column is missing, there is no such split ([`UnknownSplit`]), or the source cannot be used.
     """
-    rows, notes = _slice_of(find_splits(source, **options), split, source, streaming)
+    loaders = find_splits(source, **options)
+    of_masks = split.partition("[")[0]
+    if held_out and HELD_OUT not in loaders and split in ("train", HELD_OUT):
+        of_masks = "train"
+        loaders["train"], loaders[HELD_OUT] = (partial(_part, loaders["train"], held_out, part) for part in range(2))
+    rows, notes = _slice_of(loaders, split, source, streaming)
     if masks is not None:
-        names, rows = image_names(rows), with_masks_of(rows, Path(masks), split.partition("[")[0])
+        names, rows = image_names(rows), with_masks_of(rows, Path(masks), of_masks)
         if left := sorted({*names} - {*image_names(rows)}):
             told = f"Left out without a mask in `{Path(masks).name}`: {len(names) - len(rows)} of {len(names)} images"
             files = [(split, name, "without a mask") for name in left]
@@ -212,7 +221,7 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
         saved = datasets.load_from_disk(source).with_format(None)  # it may have been saved with that of torch
         splits = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
         return {split: partial(_stream_if, rows) for split, rows in splits.items()}
-    if images := ImageFolder.find(path):
+    if images := OwnFolder.find(path):
         return {split: partial(_load_folder, images, split) for split in images.folders}
     check_no_pattern(path)
     if path.suffix == ".parquet":
@@ -240,7 +249,22 @@ def _stream_if(rows: datasets.Dataset, streaming: bool) -> tuple[Any, list[str]]
     return rows.to_iterable_dataset() if streaming else rows, []
 
 
-def _load_folder(images: ImageFolder, split: str, streaming: bool) -> tuple[Any, list[str]]:
+def _part(loader: Loader, share: float, part: int, streaming: bool) -> tuple[Any, list[str]]:
+    rows, notes = loader(False)
+    parts = hold_out(rows, share)
+    if not len(parts[1]):
+        raise ValueError(
+            f"No class has enough images to hold out {share:.0%} of them: give more images, or a split `{HELD_OUT}`."
+        )
+    if part:
+        notes = [
+            f"There is no split `{HELD_OUT}`: {len(parts[1])} of the {len(rows)} images of `train`, of every class, were held out. "
+            "If your model was trained on them, its accuracy on them is too high."
+        ]
+    return _stream_if(rows.select(parts[part]), streaming)[0], notes
+
+
+def _load_folder(images: OwnFolder, split: str, streaming: bool) -> tuple[Any, list[str]]:
     rows, notes = images.read(split)
     return rows.to_iterable_dataset(min(len(rows), 1024)) if streaming else rows, notes
 
@@ -256,10 +280,7 @@ def _load_parquet(source: str, builder: Parquet, split: str, streaming: bool) ->
 
 
 def _load(name: str, source: str, split: str, streaming: bool, **options) -> tuple[Any, list[str]]:
-    try:
-        return datasets.load_dataset(name, split=split, streaming=streaming, **options), []
-    except DatasetGenerationError as error:
-        raise ValueError(f"`{source}` cannot be read: {error.__cause__ or error}") from error
+    return load_rows(name, source, split=split, streaming=streaming, **options), []
 
 
 def split_names(spec: str) -> list[str]:
@@ -269,9 +290,7 @@ def split_names(spec: str) -> list[str]:
 
 def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: bool) -> tuple[Any, list[str]]:
     if unknown := [name for name in split_names(spec) if name not in loaders]:
-        # Folders that are not named as splits are all `train`.
-        is_whole = Path(source).is_dir() and [*loaders] == ["train"]
-        hint = " Give the folder that contains `train/<class>/` and the other splits." if is_whole else ""
+        hint = " --hold_out 0.2 holds out a fifth of the images of each class." if unknown == [HELD_OUT] else ""
         raise UnknownSplit(
             f'Unknown split "{unknown[0]}". Should be one of {[*loaders]}: `{source}` has no others.{hint}'
         )
@@ -280,6 +299,18 @@ def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: boo
     splits = {name: loaders[name](False) for name in split_names(spec)}
     lengths = {name: len(splits[name][0]) if name in splits else 0 for name in loaders}
     parts = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
+    for part in parts:
+        labels = splits[part.splitname][0].with_format(None)
+        labels = labels["label"][:] if "label" in labels.column_names else []
+        if (
+            part.to - part.from_ < len(labels)
+            and None not in labels
+            and labels == sorted(labels) != [labels[0]] * len(labels)
+        ):
+            raise ValueError(
+                f"`{spec}` would leave out whole classes, since the images of `{part.splitname}` are sorted by class. "
+                "--hold_out 0.2 holds out a fifth of the images of each class, as the split `validation`."
+            )
     rows = [splits[part.splitname][0].select(range(part.from_, part.to)) for part in parts]
     if not any(map(len, rows)):
         raise ValueError(f"`{spec}` selects no images of `{source}`, which has {lengths}: give a larger part.")

@@ -1,7 +1,7 @@
 """Columns and rows of images: those of the known sets, their decoding, and the checks before training."""
 
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import datasets
 import numpy as np
+from datasets.exceptions import DatasetGenerationError
 from PIL import ExifTags, Image, ImageOps
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -22,6 +23,23 @@ from .mask_checks import extent_without_edges, mask_problem
 logger = logging.get_logger(__name__)
 
 NUM_SHOWN = 10  # largest number of problems or class names in a message
+
+
+class LeftOut(str):
+    """A sentence on images that were left out, with split, name and reason of each. Reports may be published, so it has no
+    names; `named`, for the terminal, has the first few."""
+
+    files: Sequence[tuple[str, str, str]]
+    named: str
+
+    def __new__(cls, text: str, files: Sequence[tuple[str, str, str]] = (), named: str = "") -> "LeftOut":
+        note = super().__new__(cls, text)
+        note.files, note.named = files, named or text
+        return note
+
+
+def first_few(names: Sequence[str]) -> str:
+    return ", ".join([f"`{name}`" for name in names[:3]] + ["…"] * (len(names) > 3))
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
@@ -124,6 +142,14 @@ def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, I
         except Exception as error:  # codecs raise any type
             return pictures, f"{column} cannot be decoded: {error}"
     return pictures, mask_problem(pictures["image"], pictures["mask"]) if "mask" in pictures else None
+
+
+def load_rows(name: str, source: object, **options) -> Any:
+    """Rows by `datasets.load_dataset`, whose errors do not name the source."""
+    try:
+        return datasets.load_dataset(name, **options)
+    except (DatasetGenerationError, ValueError) as error:
+        raise ValueError(f"`{source}` cannot be read: {error.__cause__ or error}") from error
 
 
 def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:

@@ -86,7 +86,7 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         draw_donors(images.rows.with_format(None)["label"][:])
         if images.source != BUNDLED_BENCHMARK:
             with session.accelerator.main_process_first():
-                images = without_copies({images.name: images}, folder)[images.name]
+                images = without_copies({images.name: images})[images.name]
         imagenet_9 = {} if options.imagenet_9 is None else _imagenet_9(session, options.imagenet_9)
         side = session.sides["before"]
         making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
@@ -156,7 +156,8 @@ def measure_images(
 
 def load_images(options: DiagnoseOptions, session: Session) -> Images:
     if options.dataset not in (None, BUNDLED_BENCHMARK):
-        return find_images(options.dataset, options.split, ("label",), masks=options.mask_folder).labelled()
+        masks, held_out = options.mask_folder, options.hold_out
+        return find_images(options.dataset, options.split, ("label",), masks=masks, held_out=held_out).labelled()
     if options.dataset is None and not emoji_shift.has_classes(session.classes):
         raise ValueError("No bundled images have the classes of this model: give labelled images with --dataset.")
     if options.is_given("split") or options.mask_folder is not None:

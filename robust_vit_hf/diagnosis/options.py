@@ -10,7 +10,7 @@ from ..masks.options import MASK_METHODS, MASK_MODEL
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import check_output_dir
-from ..utils.options import PERCENT, Range, option, output_dir
+from ..utils.options import PERCENT, SHARE, Range, option, output_dir
 
 
 @dataclass(kw_only=True)
@@ -22,7 +22,14 @@ class OwnImagesOptions(BatchOptions):
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, f"{MASK_MODEL}; with --masks rembg, its model or an ONNX file of ISNet")
-    num_images: int = option(500, "images to measure, spread evenly over the classes (default: 500)", Range(2))
+    num_images: int = option(
+        500,
+        "images to measure, spread evenly over the classes, or two of each of fewer classes (default: 500)",
+        Range(2),
+    )
+    hold_out: float | None = option(
+        None, "share of the images of each class of `train` that is `validation`, if there is no such split", SHARE
+    )
     attributes: list[str] = option(
         [],
         "attributes to exchange between images: background, border, corners, colours, sharpness, place, or `all`",

@@ -37,7 +37,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         with opened.accelerator.main_process_first():
             for protocol in protocols:
                 session = opened if protocol == opened.protocol else opened.under(protocol)
-                sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set, folder)))
+                sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
         masked = [with_objects(session.sets) if options.cut_out else {} for session in sessions]
         if options.cut_out and not all(masked):
             names = ", ".join(sessions[0].sets)

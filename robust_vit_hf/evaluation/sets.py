@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -112,14 +111,12 @@ def load_evaluation_sets(
     return sets
 
 
-def load_sets(
-    options: SetsOptions, protocol: Protocol, images_per_set: int, folder: Path | None = None
-) -> dict[str, EvaluationSet]:
+def load_sets(options: SetsOptions, protocol: Protocol, images_per_set: int) -> dict[str, EvaluationSet]:
     loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
     if options.dataset is not None:
         if options.split in loaded:
             raise ValueError(f"`{options.split}` is a split of --dataset and one of --sets: measure one at a time.")
-        loaded[options.split] = own_set(options.dataset, options.split, folder)
+        loaded[options.split] = own_set(options.dataset, options.split)
     return loaded
 
 
@@ -132,10 +129,10 @@ def benchmark_sets(images_per_set: int, seed: int = 0) -> dict[str, EvaluationSe
     }
 
 
-def own_set(path: str, split: str, folder: Path | None = None) -> EvaluationSet:
+def own_set(path: str, split: str) -> EvaluationSet:
     """Load a split of your own labelled images, each photograph once, see [`without_copies`]. Groups are weighted by
     [`training_rows`]."""
-    (images,) = without_copies({split: find_images(path, split, ("label",))}, folder).values()
+    (images,) = without_copies({split: find_images(path, split, ("label",))}).values()
     names = class_names_of(images.rows.features)
     weights = group_shares(training_rows(path, split), "train") if "group" in images.rows.column_names else None
     facts: dict[str, Any] = {"source": path, "group_weights": weights, "notes": images.labelled().notes}

@@ -7,17 +7,16 @@ from pathlib import Path
 import datasets
 
 from ..data.background_edits import draw_donors
-from ..data.balanced_splits import choose_images, held_out
+from ..data.balanced_splits import choose_images
 from ..data.classes import align_labels, check_one_numbering, classes_of_model
 from ..data.copies import without_copies
-from ..data.find_images import Images, UnknownSplit, find_images
+from ..data.find_images import Images, find_images
 from ..data.groups import group_shares, groups_of
 from ..data.transforms import eval_transform
 from ..evaluation.accuracy import measure_accuracy
 from ..evaluation.session import Session, Side
 from ..models.loading import with_classes_alone
 from ..training.methods.augmentations import load_backgrounds
-from ..utils.privacy import public_name
 from .options import ImproveOptions
 from .verdict import PREDICTIONS_FOLDER
 
@@ -34,22 +33,7 @@ def images_by_role(
     if options.backgrounds is not None:
         pool = load_backgrounds(options.backgrounds, eval_transform(session.sides["before"].processor))
     train = _labelled(options.train_split, session, options, notes)
-    try:
-        validation = _labelled(options.eval_split, session, options, notes)
-    except UnknownSplit:
-        if options.is_given("eval_split"):
-            raise
-        train, validation = map(train.select, held_out(train.rows["label"][:], options.seed))
-        validation = replace(validation, notes=())  # `train` has them
-        if len({*validation.rows["label"]}) < 2:
-            raise ValueError(
-                f"There is no split `{options.eval_split}`, and fewer than two classes of `{options.train_split}` have three images, the least "
-                f"from which one can be held out: give more images, or a split `{options.eval_split}`."
-            ) from None
-        notes.append(
-            f"`{public_name(train.source)}` has no split `{options.eval_split}`: {len(validation.rows)} of the images of `{options.train_split}` "
-            "were held out. If your model was trained on them, its top-1 on them is too high."
-        )
+    validation = _labelled(options.eval_split, session, options, notes)
     check_one_numbering(session.classes, {of.split: of.rows for of in (train, validation)})
     groups_of(validation.rows, options.eval_split)
     weights = group_shares(train.rows, options.train_split)
@@ -63,7 +47,7 @@ def images_by_role(
         raise ValueError(
             f"Splits overlap: `{min(shared)}` is the mask of images of both. Give two different splits, and put the masks of each into a folder of its name."
         )
-    images = without_copies(images, session.folder)
+    images = without_copies(images)
     if pool is not None:
         pictures = pool.with_format(None)
         files = [
@@ -72,7 +56,7 @@ def images_by_role(
         pictures = pictures.add_column("file_name", files)
         roles = {"backgrounds": Images(pictures, Path(options.backgrounds).name, "backgrounds")}
         roles |= {"validation": images["validation"]}
-        images["validation"] = without_copies(roles, session.folder)["validation"]
+        images["validation"] = without_copies(roles)["validation"]
     return images, pool
 
 
@@ -117,7 +101,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _labelled(split: str, session: Session, options: ImproveOptions, notes: list[str]) -> Images:
-    images = find_images(options.dataset, split, masks=options.mask_folder)
+    images = find_images(options.dataset, split, masks=options.mask_folder, held_out=options.hold_out)
     if "label" in images.rows.column_names:
         return images.labelled()
     measured = session.with_images(images)

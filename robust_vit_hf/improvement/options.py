@@ -28,7 +28,12 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     train_split: str = option("train", "split to train on")
     eval_split: str = option(
         "validation",
-        "split to choose and measure on; if there is none, a third of the training images is held out",
+        "split to choose and measure on",
+    )
+    hold_out: float = option(
+        1 / 3,
+        "share of the images of each class of `train` that is `validation`, if there is no such split (1/3)",
+        SHARE,
     )
     other_backgrounds: float = option(
         0.25, "share of your photographs that will have other backgrounds than usual (default: 0.25)", SHARE

@@ -20,9 +20,8 @@ from transformers.utils import logging
 from ..data.classes import align_labels, class_names_of
 from ..data.contact_sheets import CONTACT_SHEET, IN_DOUBT
 from ..data.find_images import Images, find_images, origin_of_masks
-from ..data.layouts.folders import LeftOut
 from ..data.mask_checks import confirmed
-from ..data.schema import check_rows, label_problem, undecoded_rows
+from ..data.schema import LeftOut, check_rows, label_problem, undecoded_rows
 from ..data.transforms import input_size
 from ..data.write_dataset import REJECTED_FOLDER
 from ..models.emoji_shift_model import INSTALL_BACKBONE

@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -28,7 +27,6 @@ def load_data(
     model_config: PreTrainedConfig,
     seed: int,
     needs_validation: bool = True,
-    folder: Path | None = None,
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
     """Load the images of a finetuning run. `seed` draws those of a benchmark, and shuffles a stream.
 
@@ -37,7 +35,8 @@ def load_data(
         test split if one is named, else those of the benchmark with the model's classes, else the validation images.
     """
     drawn = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
-    find = partial(find_images, arguments.dataset, **(drawn if arguments.dataset == BUNDLED_BENCHMARK else {}))
+    options = drawn if arguments.dataset == BUNDLED_BENCHMARK else {}
+    find = partial(find_images, arguments.dataset, held_out=arguments.hold_out, **options)
     images = {arguments.train_split: find(arguments.train_split, streaming=arguments.streaming)}
     train, weights = images[arguments.train_split].rows, None
     if arguments.control and "label" not in train.column_names:
@@ -57,7 +56,7 @@ def load_data(
     check_one_numbering(classes_of_model(model_config), {name: of.rows for name, of in images.items()})
     if not arguments.streaming and arguments.dataset != BUNDLED_BENCHMARK:
         with PartialState().main_process_first():
-            images = without_copies(images, folder)  # the training keeps its own
+            images = without_copies(images)  # the training keeps its own
     validation, sets = images.get(arguments.eval_split), {}
     if measured in images:
         facts: dict[str, Any] = {"group_weights": weights, "notes": images[measured].notes}

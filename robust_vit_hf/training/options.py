@@ -37,6 +37,9 @@ class DataArguments:
     )
     train_split: str = option("train", "Split to train on.")
     eval_split: str = option("validation", "Split to validate on.")
+    hold_out: float | None = option(
+        None, "Share of the images of each class to hold out of `train` as `validation`, if there is no such split."
+    )
     test_split: str | None = option(None, "Split to measure before and after, instead of the validation images.")
     streaming: bool = option(False, "Read and check training images while training. Needs `--max_steps`.")
     samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.")

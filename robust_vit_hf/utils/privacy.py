@@ -31,12 +31,8 @@ def _last_component(path: str) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form `owner/name` and is not meant as a local path: there is none, nor a folder `owner` with a similar
-    name in it, of which it could be a misspelling."""
-    path = Path(name)
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is None or path.exists():
-        return False
-    return not (path.parent.is_dir() and difflib.get_close_matches(path.name, os.listdir(path.parent)))
+    """Whether a name has the form `owner/name`, and there is no such file or folder."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not Path(name).exists()
 
 
 def check_on_hub(name: str, kind: str = "model", caches: Iterable[Path] = ()) -> None:
@@ -48,8 +44,11 @@ def check_on_hub(name: str, kind: str = "model", caches: Iterable[Path] = ()) ->
         try:
             HfApi().repo_info(name, repo_type=kind, timeout=10)
         except Exception as error:  # of the HTTP client too, which depends on the version of huggingface_hub
+            owner = Path(name).parent
+            near = difflib.get_close_matches(Path(name).name, os.listdir(owner) if owner.is_dir() else [], n=1)
+            hint = f" (did you mean `{owner / near[0]}`?)" if near else ""
             raise FileNotFoundError(
-                f"`{name}` is not a folder here, and cannot be found as a {kind} on the Hub: {error}."
+                f"`{name}` is not a folder here{hint}, and cannot be found as a {kind} on the Hub: {error}."
             ) from error
 
 

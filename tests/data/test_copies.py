@@ -1,8 +1,7 @@
-"""Copies of photographs, also encoded again or resized, are found and count once."""
+"""Copies of photographs count once; near-copies stay, and are told."""
 
-import logging
-import os
 import pickle
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from robust_vit_hf.data import copies
 from robust_vit_hf.data.copies import without_copies
 from robust_vit_hf.data.find_images import find_images, write_left_out
 from robust_vit_hf.evaluation.sets import own_set
-from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.load_data import load_data
 from robust_vit_hf.training.options import DataArguments
 
@@ -37,78 +34,72 @@ def photos(tmp_path):
     """Eight photographs in two splits, of which `train` has copies of the first and the sixth, and the fifth is in two classes."""
     root = tmp_path / "photos"
     for seed in range(8):
-        save(photograph(seed), root / ("train" if seed < 5 else "test") / "ab"[seed % 2] / f"{seed}.jpg")
-    save(photograph(0), root / "train" / "a" / "quality.jpg", quality=40)
-    save(photograph(0).resize((100, 75)), root / "train" / "a" / "small.png")
-    save(photograph(0).transpose(Image.Transpose.ROTATE_90), root / "train" / "a" / "turned.jpg", orientation=6)
-    save(photograph(4), root / "train" / "b" / "4.webp", quality=60)
-    save(photograph(5).resize((480, 360)), root / "train" / "b" / "large.jpg", quality=70)
-    (root / "train" / "b" / "broken.jpg").write_bytes(b"no image")
-    (root / "train" / "b" / "broken too.jpg").write_bytes(b"no image")
-    save(Image.new("RGB", (32, 32)), root / "train" / "b" / "black.png")
-    save(Image.new("RGB", (32, 32), (3, 3, 3)), root / "train" / "b" / "dark.png")  # too flat to tell
+        save(photograph(seed), root / ("train" if seed < 5 else "test") / "ab"[seed % 2] / f"{seed}.png")
+    save(photograph(0), root / "train" / "a" / "again.bmp")
+    save(photograph(0).transpose(Image.Transpose.ROTATE_90), root / "train" / "a" / "turned.png", orientation=6)
+    save(photograph(0), root / "train" / "a" / "quality.jpg", quality=40)  # a near-copy, which stays
+    save(photograph(4), root / "train" / "b" / "4.tif")
+    save(photograph(5), root / "train" / "b" / "copy.png")
+    save(photograph(6).resize((480, 360)), root / "train" / "a" / "large.jpg", quality=70)
+    for name in ("broken", "broken too"):
+        (root / "train" / "b" / f"{name}.jpg").write_bytes(b"no image")
     return root
 
 
 def test_each_photograph_is_left_once(photos, tmp_path, caplog):
     images = {split: find_images(str(photos), split) for split in ("train", "test")}
-    left = without_copies(images, None)
+    left = without_copies(images)
     kept = {split: of.rows.with_format(None)["file_name"][:] for split, of in left.items()}
-    others = ["b/black.png", "b/broken too.jpg", "b/broken.jpg", "b/dark.png", "b/large.jpg"]
-    assert kept["train"] == ["a/0.jpg", "a/2.jpg", "b/1.jpg", "b/3.jpg", *others]
-    assert kept["test"] == ["a/6.jpg", "b/7.jpg"]
+    assert kept["train"] == [f"a/{name}" for name in ("0.png", "2.png", "large.jpg", "quality.jpg")] + [
+        f"b/{name}" for name in ("1.png", "3.png", "broken too.jpg", "broken.jpg", "copy.png")
+    ]
+    assert kept["test"] == ["a/6.png", "b/7.png"]
     contradicting, copied = left["train"].notes
-    told = "Left out as copies, which count once: 3 of 14 images"
-    assert copied == f"{told}." and contradicting == "Left out as copies with different classes: 2 of 14 images."
-    names = (f"`a/{name}` of `train: a/0.jpg`" for name in ("quality.jpg", "small.png", "turned.jpg"))
+    told = "Left out as copies, which count once: 2 of 13 images"
+    assert copied == f"{told}." and contradicting == "Left out as copies with different classes: 2 of 13 images."
+    _, near = left["test"].notes
+    assert near == "1 of 2 images of `test` look nearly like images of another split."
     warned = [record.getMessage() for record in caplog.records]
+    names = (f"`a/{name}` of `train: a/0.png`" for name in ("again.bmp", "turned.png"))
     assert f"{told}, {', '.join(names)}." in warned
-    assert "Left out as copies with different classes: 2 of 14 images, `a/4.jpg` of `a`, `b/4.webp` of `b`." in warned
-    assert warned[-1] == "Left out as copies, which count once: 1 of 3 images, `b/5.jpg` of `train: b/large.jpg`."
-    (note,) = without_copies({"train": replace(images["train"], predicted=True)}, None)["train"].notes
-    assert note == "Left out as copies, which count once: 4 of 14 images."  # whatever is predicted for them
+    assert "Left out as copies with different classes: 2 of 13 images, `a/4.png` of `a`, `b/4.tif` of `b`." in warned
+    assert "Left out as copies, which count once: 1 of 3 images, `b/5.png` of `train: b/copy.png`." in warned
+    (note,) = without_copies({"train": replace(images["train"], predicted=True)})["train"].notes
+    assert note == "Left out as copies, which count once: 3 of 13 images."  # whatever is predicted for them
     left = pickle.loads(pickle.dumps(left))  # as between processes
     for noted in write_left_out([*left.values()], tmp_path):
-        assert [*noted.notes] == [f"{note} `left_out.csv` has names and reasons." for note in left[noted.name].notes]
+        assert noted.notes[0] == f"{left[noted.name].notes[0]} `left_out.csv` has names and reasons."
     listed = [*pd.read_csv(tmp_path / "left_out.csv").itertuples(index=False, name=None)]
-    assert listed[0] == ("train", "a/4.jpg", "copies with different classes (a)") and len(listed) == 6
-    assert listed[-1] == ("test", "b/5.jpg", "copies, which count once (train: b/large.jpg)")
+    assert listed[0] == ("train", "a/4.png", "copies with different classes (a)") and len(listed) == 5
+    assert listed[-1] == ("test", "b/5.png", "copies, which count once (train: b/copy.png)")
 
 
-def test_evaluations_and_trainings_count_each_photograph_once(photos, tmp_path, monkeypatch):
-    assert own_set(str(photos), "train").dataset["file_name"][:2] == ["a/0.jpg", "a/2.jpg"]
+def test_frames_of_a_fixed_camera_stay(tmp_path):
+    """They look alike but for a small animal."""
+    place = np.asarray(photograph(0)).astype(int)
+    for index in range(12):
+        frame = place + np.random.default_rng(index).integers(-3, 4, place.shape)
+        x = 15 * index
+        frame[80:86, x : x + 6] = 30 if index % 2 else 220
+        path = tmp_path / ("train" if index < 8 else "validation") / "ab"[index % 2] / f"{index}.png"
+        save(Image.fromarray(frame.clip(0, 255).astype(np.uint8)), path)
+    left = without_copies({split: find_images(str(tmp_path), split) for split in ("train", "validation")})
+    assert [len(of.rows) for of in left.values()] == [8, 4]
+    assert left["validation"].notes == ("4 of 4 images of `validation` look nearly like images of another split.",)
+    shutil.rmtree(tmp_path / "validation")
+    parts = [find_images(str(tmp_path), split, held_out=0.25).rows for split in ("train", "validation")]
+    assert [len(rows) for rows in parts] == [6, 2] and {*parts[1]["label"]} == {0, 1}
+
+
+def test_evaluations_and_trainings_count_each_photograph_once(photos, tmp_path):
+    assert own_set(str(photos), "train").dataset["file_name"][:2] == ["a/0.png", "a/2.png"]
     for split in ("train", "test"):
         names = find_images(str(photos), split).rows["file_name"]
         lines = "".join(f"{name},mask.png,{name[0]}\n" for name in names)
         save(Image.new("L", (8, 8)), photos / split / "mask.png")
         (photos / split / "metadata.csv").write_text("image_file_name,mask_file_name,label\n" + lines)
     data = DataArguments(dataset=str(photos), eval_split="test")
-    (run := tmp_path / "run").mkdir()
-    train, validation, sets = load_data(data, tiny_vit(num_labels=2).config, 0, folder=run)
-    assert len(train) == 14 and [*validation["file_name"]] == ["a/6.jpg", "b/7.jpg"]
-    assert [*sets["test"].dataset["file_name"]] == ["a/6.jpg", "b/7.jpg"]
-    assert sets["test"].notes == ("Left out as copies, which count once: 1 of 3 images.",)
-    # What finds copies at the next start is in the folder of the run, and does not count as a run.
-    monkeypatch.setattr(copies, "_thumbnail", lambda image: pytest.fail("decoded again"))
-    assert find_checkpoint(str(run), None) is None
-    assert [*load_data(data, tiny_vit(num_labels=2).config, 0, folder=run)[1]["file_name"]] == ["a/6.jpg", "b/7.jpg"]
-
-
-def test_images_are_decoded_once(photos, tmp_path, monkeypatch, caplog):
-    images = {"train": find_images(str(photos), "train")}
-    first, decoded, read = without_copies(images, tmp_path), [], copies._thumbnail
-    monkeypatch.setattr(copies, "_thumbnail", lambda image: decoded.append(image["path"]) or read(image))
-    with caplog.at_level(logging.WARNING):
-        again = without_copies(images, tmp_path)["train"]
-    assert not decoded and "Images are not decoded again" in caplog.text
-    assert (again.rows["file_name"], again.notes) == (first["train"].rows["file_name"], first["train"].notes)
-    new = [
-        "a/small.png",
-        "a/twin.bmp",
-        "b/twin.bmp",
-    ]  # another photograph of a known name, and two of one name, size and time
-    for seed, name in enumerate(new, 9):
-        save(photograph(seed), photos / "train" / name)
-        os.utime(photos / "train" / name, (0, 0))
-    kept = without_copies({"train": find_images(str(photos), "train")}, tmp_path)["train"].rows["file_name"]
-    assert decoded == [str(photos / "train" / name) for name in new] and {*new} <= {*kept}
+    train, validation, sets = load_data(data, tiny_vit(num_labels=2).config, 0)
+    assert len(train) == 13 and [*validation["file_name"]] == ["a/6.png", "b/7.png"]
+    assert [*sets["test"].dataset["file_name"]] == ["a/6.png", "b/7.png"]
+    assert sets["test"].notes[0] == "Left out as copies, which count once: 1 of 3 images."

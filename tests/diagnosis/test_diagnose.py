@@ -193,9 +193,8 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
                 save(row[kind], tmp_path / f"{kind}s" / "validation" / f"{name}.{suffix}")
     options = ["--model", model, "--dataset", tmp_path / "images", "--masks", tmp_path / "masks"]
     succeed("diagnose", *options, "--output_dir", tmp_path / "out")
-    half = find_images(str(tmp_path / "images"), "validation[:50%]", masks=str(tmp_path / "masks"))
     told = "Left out without a mask in `masks`: 1 of 9 images."
-    assert len(half.rows) > 0 and told in (tmp_path / "out" / "tables.md").read_text()
+    assert told in (tmp_path / "out" / "tables.md").read_text()
     listed = (tmp_path / "out" / "left_out.csv").read_text()
     assert listed == "split,file,reason\nvalidation,c/8.jpg,without a mask\n"
     shares = columns_of(tmp_path / "out")["object_share"]
@@ -221,8 +220,7 @@ def test_copies_do_not_narrow_an_interval(model, tmp_path):
             for copy in range(count):
                 for column in ("image", "mask"):
                     name = f"{'abcd'[row['label']]}/{index}{'x' * copy}.png"
-                    larger = row[column].resize([side * (1 + copy) for side in row[column].size], 0)
-                    save(larger, tmp_path / place / column / "validation" / name)
+                    save(row[column], tmp_path / place / column / "validation" / name)
         folders = ["--dataset", tmp_path / place / "image", "--masks", tmp_path / place / "mask"]
         printed = succeed("diagnose", "--model", model, *folders, "--output_dir", tmp_path / place / "out")
         diagnosed = json.loads((tmp_path / place / "out" / "results.json").read_text())["diagnosis"]["before"]

@@ -19,9 +19,8 @@ def inputs(tmp_path_factory):
 
 @pytest.mark.usefixtures("datasets_cache")
 def test_on_the_command_line(inputs, tmp_path):
-    """Where it is not given, images are held out instead."""
     options = ("--model", inputs / "model", "--dataset", inputs / "data", "--output_dir", tmp_path / "out")
-    assert 'Unknown split "validation"' in call("improve", *options, "--eval_split", "validation").error
+    assert 'Unknown split "later"' in call("improve", *options, "--eval_split", "later").error
 
 
 def test_in_python(inputs, tmp_path):
