@@ -99,7 +99,8 @@ class Bootstrap:
         value, margin = float(self.draws[0]), width * float(np.nanstd(self.draws[1:]))
         if self.limit == 1.0 or not margin:
             margin = max(margin, (3 + math.log(together)) / self.count)
-        lowest = -self.limit if kind is Difference else 0.0
+        is_signed = kind is Difference or float(np.nanmin(self.draws)) < 0  # such as Object Focus
+        lowest = -self.limit if is_signed else 0.0
         return kind(value, max(lowest, value - margin), min(self.limit, value + margin))
 
     def difference(self, width: float = NORMAL, together: int = 1) -> Difference:
