@@ -179,7 +179,8 @@ def test_cross_entropy_is_trained_as_by_a_plain_trainer(settings, overrides, tmp
     rows_of, arguments = options.pop("rows", list), {name: options.pop(name) for name in ARGUMENTS & options.keys()}
     config = tiny_config(tmp_path, **{"learning_rate": 1e-2} | options)
     shared = {field.name for field in dataclasses.fields(TrainingArguments)}
-    plain = TrainingArguments(**{k: v for k, v in config.to_dict().items() if k in shared and v is not None})
+    settings = {k: v for k, v in config.to_dict().items() if k in shared and v is not None}
+    plain = TrainingArguments(**settings | {"output_dir": str(tmp_path / "plain")})  # `to_dict` shortens the path
     trainers, outputs, predictions = [], [], []
     for kind, args, left_out in ((RobustViTTrainer, config, []), (Trainer, plain, ["mask"])):
         train, others = ([without(row, *left_out) for row in rows] for rows in (ROWS[:14], OTHERS))
