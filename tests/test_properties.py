@@ -32,7 +32,7 @@ from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.training.methods import METHODS, load_method
 
 from .helpers import reference
-from .helpers.families import FAMILIES, Family, resolution
+from .helpers.architectures import FAMILIES, Family, resolution
 from .helpers.tiny import IMAGE_SIZE, tiny_config, tiny_vit
 
 

@@ -14,7 +14,7 @@ from robust_vit_hf.models.loading import model_digest, weights_digest
 from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.utils.files import json_digest
 
-from ..helpers.families import FAMILIES
+from ..helpers.architectures import FAMILIES
 from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, tiny_vit
 
 

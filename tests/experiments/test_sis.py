@@ -21,8 +21,8 @@ from experiments.paper.sufficient_subsets import (
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
+from ..helpers.architectures import FAMILIES
 from ..helpers.commands import call, files_below, succeed
-from ..helpers.families import FAMILIES
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 

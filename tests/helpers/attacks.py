@@ -22,7 +22,7 @@ from transformers import ViTForImageClassification
 
 from robust_vit_hf import make_image_processor
 
-from .families import FAMILIES
+from .architectures import FAMILIES
 from .tiny import IMAGE_SIZE, LETTERS, STILL, save_pretrained, tiny_vit
 
 

@@ -17,7 +17,7 @@ from robust_vit_hf.masks import tokencut
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.relevance.architectures import ImageModel
 
-from ..helpers.families import FAMILIES, resolution
+from ..helpers.architectures import FAMILIES, resolution
 from ..helpers.tiny import SIZES, images, tiny_vit
 
 

@@ -34,9 +34,8 @@ from robust_vit_hf.models.image_processors import (
 from robust_vit_hf.relevance.relevance_map import forward_logits
 from robust_vit_hf.training.adapters import add_lora
 
-from ..helpers.architectures import WITH_MAP
+from ..helpers.architectures import FAMILIES, WITH_MAP
 from ..helpers.commands import call, succeed
-from ..helpers.families import FAMILIES
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
 from ..helpers.tiny import (
     IMAGE_SIZE,

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from robust_vit_hf.models.interpolation import interpolate
 
-from ..helpers.families import FAMILIES
+from ..helpers.architectures import FAMILIES
 from ..helpers.tiny import tiny_vit
 
 

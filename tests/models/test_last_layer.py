@@ -6,8 +6,7 @@ import torch
 from robust_vit_hf.models.added_classifiers import OwnClassifier
 from robust_vit_hf.models.last_layer import LastLayer, NoLastLayer
 
-from ..helpers.architectures import WITHOUT_MAP
-from ..helpers.families import FAMILIES
+from ..helpers.architectures import FAMILIES, WITHOUT_MAP
 from ..helpers.tiny import images, tiny_vit
 
 

@@ -11,8 +11,16 @@ from robust_vit_hf import DINOv3ViTForImageClassification, RobustViTTrainer, rel
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from ..helpers import reference
-from ..helpers.architectures import WITH_MAP, WITHOUT_LORA, TimmFamily, explicit_attentions, inputs_of, slow_map
-from ..helpers.families import FAMILIES, NUM_PATCHES
+from ..helpers.architectures import (
+    FAMILIES,
+    NUM_PATCHES,
+    WITH_MAP,
+    WITHOUT_LORA,
+    TimmFamily,
+    explicit_attentions,
+    inputs_of,
+    slow_map,
+)
 from ..helpers.tiny import SIZES, images, tensor_rows, tiny_config, tiny_vit
 
 

@@ -8,8 +8,7 @@ import torch
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from ..helpers import reference
-from ..helpers.architectures import explicit_attentions
-from ..helpers.families import FAMILIES, resolution
+from ..helpers.architectures import FAMILIES, explicit_attentions, resolution
 from ..helpers.tiny import images, tiny_vit
 
 

@@ -10,7 +10,7 @@ from robust_vit_hf.relevance.attention import EXPLICIT_ATTENTION, LINEAR_MEMORY_
 from robust_vit_hf.relevance.linear_memory import POSITION_BIASES, attention_for, propagate_recorded
 from robust_vit_hf.relevance.relevance_map import map_of_tokens, propagate_relevance
 
-from ..helpers.families import FAMILIES
+from ..helpers.architectures import FAMILIES
 from ..helpers.tiny import images, tiny_vit
 
 

@@ -16,7 +16,7 @@ from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS, legrad
 from robust_vit_hf.relevance.relevance_map import average_heads, min_max, propagate_relevance, upsample
 
-from ..helpers.families import FAMILIES
+from ..helpers.architectures import FAMILIES
 from ..helpers.tiny import images, tiny_vit
 
 

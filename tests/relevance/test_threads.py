@@ -14,7 +14,7 @@ from robust_vit_hf import relevance_map
 from robust_vit_hf.relevance.attention import EXPLICIT_ATTENTION, LINEAR_MEMORY_ATTENTION
 from robust_vit_hf.relevance.hooks import hooks_of_this_thread
 
-from ..helpers.families import FAMILIES
+from ..helpers.architectures import FAMILIES
 from ..helpers.tiny import images, masked_rows, tiny_vit
 
 
