@@ -2,9 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
@@ -24,9 +23,10 @@ from .classes import class_names_of, wnids
 from .find_images import find_images, find_splits
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
 from .layouts.packed import has_parquet, is_archive, numbered_tars, open_table, unpacked
+from .layouts.source import Source, features_of
 from .mask_checks import mask_problem, mask_to_tensor
 from .options import DescribeOptions, PrepareOptions
-from .schema import NUM_SHOWN, Source, decode, features_of, label_problem, undecoded_rows
+from .schema import NUM_SHOWN, decode, label_problem, undecoded_rows
 from .write_dataset import SplitWriter, parts_of, write_rows
 
 
@@ -35,13 +35,13 @@ BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "f
 
 
 def load_image_set(
-    name: str, source: str | Path | None = None, *, streaming: bool = False, **options
+    name: str, place: str | Path | None = None, *, streaming: bool = False, **options
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Load a known set as rows with the columns of [`features_of`].
 
     Args:
         name: one of `KNOWN_SETS`.
-        source: folder of the official layout, archive, folder of tars, prepared folder, or Hub id; by default, the set's Hub dataset.
+        place: folder of the official layout, archive, folder of tars, prepared folder, or Hub id; by default, the set's Hub dataset.
         streaming: whether to read rows on the fly. Otherwise, they are first written to the cache of `datasets`.
         options: options of the set, such as `labels="real"`, see `robust-vit data prepare`.
 
@@ -50,27 +50,26 @@ def load_image_set(
         ValueError: unknown option, or another layout; while rows are read: a row cannot be used.
         FileNotFoundError: the source does not exist, or is on the Hub and not accessible.
     """
-    opened = open_source(name, [] if source is None else [source], options)
-    rows = partial(_usable_rows, rows=opened.rows)
-    shards = {"shards": opened.shards}
+    source = open_source(name, [] if place is None else [place], options)
+    if source.change is None:
+        return source.rows.to_iterable_dataset(source.num_shards) if streaming else source.rows
+    rows, shards = partial(_usable_rows, source=source), {"shards": [*range(source.num_shards)]}
     if streaming:
-        return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs=shards)
-    # All that the rows depend on: code, options, and state of the source.
-    state = [version("robust-vit-hf"), name, options, opened.shards, opened.state]
-    state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
-    fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+        return datasets.IterableDataset.from_generator(rows, source.features, gen_kwargs=shards)
+    state = repr([version("robust-vit-hf"), name, options, source.identity])
+    fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
     try:
-        loaded = datasets.Dataset.from_generator(rows, opened.features, gen_kwargs=shards, fingerprint=fingerprint)
+        loaded = datasets.Dataset.from_generator(rows, source.features, gen_kwargs=shards, fingerprint=fingerprint)
     except DatasetGenerationError as error:
         raise error.__cause__ from None
-    if isinstance(opened.state, str):  # the commit of a set on the Hub
-        place = source or next(iter(KNOWN_SETS[name].hub))
-        loaded.info.homepage = f"https://huggingface.co/datasets/{place}/tree/{opened.state}"
+    if isinstance(source.state, str):  # the commit of a set on the Hub
+        place = place or next(iter(KNOWN_SETS[name].hub))
+        loaded.info.homepage = f"https://huggingface.co/datasets/{place}/tree/{source.state}"
     return loaded
 
 
-def _usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
-    for row in rows(shards):
+def _usable_rows(shards: list, source: Source) -> Iterator[dict]:
+    for row in source.read(shards):
         if "problem" in row:
             raise ValueError(row["problem"])
         yield row
@@ -101,7 +100,7 @@ def prepare(options: PrepareOptions) -> str:
                 rows_per_file=options.rows_per_shard,
                 facts={"license": known.license, "source_datasets": ["original"]},
             )
-            kept, rejected = write_rows(writer, source.rows(source.shards), options.skip_bad)
+            kept, rejected = write_rows(writer, iter(source), options.skip_bad)
             lines.append(f"{writer.split}: {kept:,} kept, {rejected:,} rejected")
     return "\n".join([*lines, f"{options.output_dir}: parquet, README.md and contact sheets"])
 
@@ -113,7 +112,8 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
     if path is None or numbered_tars(path) or has_parquet(path):
         return open_table(name, str(path or next(iter(sources or known.hub))), options)
     layout = resolve_name(f"{__package__}.layouts.{known.layout}")
-    return replace(layout(path, **known.part, **options), features=features_of(name, options))
+    of_rows = features_of(name, options | {"labels": "original"})
+    return layout(path, **known.part, **options).with_features(features_of(name, options), of_rows)
 
 
 def find_set(name: str, options: dict) -> KnownSet:
@@ -145,7 +145,7 @@ def _find_source(name: str, sources: Sequence[str | Path], options: dict) -> Pat
 def describe(options: DescribeOptions) -> str:
     if options.set is not None:
         source = open_source(options.set, [options.source], options.of_the_set)
-        return describe_rows(source.rows(source.shards), len(wnids()))
+        return describe_rows(source, len(wnids()))
     splits = find_splits(options.source)
     split = options.split or ("train" if "train" in splits else next(iter(splits)))
     rows = find_images(options.source, split).rows

@@ -1,22 +1,18 @@
 """Columns and rows of images: those of the known sets, their decoding, and the checks before training."""
 
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import numpy as np
 from datasets.exceptions import DatasetGenerationError
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..utils.images import encode_image, to_rgb
-from .classes import wnids
-from .known_sets import KNOWN_SETS
 from .mask_checks import extent_without_edges, mask_problem
 
 
@@ -40,56 +36,6 @@ class LeftOut(str):
 
 def first_few(names: Sequence[str]) -> str:
     return ", ".join([f"`{name}`" for name in names[:3]] + ["…"] * (len(names) > 3))
-
-
-def features_of(name: str, options: dict) -> datasets.Features:
-    """Columns of a known set. If images have several labels, `label` is the list of all accepted ones."""
-    known = KNOWN_SETS[name]
-    columns = {"image": datasets.Image()}
-    if known.masks or "segmentations" in options:
-        columns["mask"] = datasets.Image()
-    if known.labels != "none":
-        label = datasets.ClassLabel(names=list(known.class_names or wnids()))
-        several = known.labels == "several" or options.get("labels") == "real"
-        columns["label"] = datasets.List(label) if several else label
-    columns["file_name"] = datasets.Value("string")
-    for factor, kind in known.factors.items():
-        columns[factor] = datasets.Value(kind) if isinstance(kind, str) else datasets.ClassLabel(names=kind)
-    return datasets.Features(columns)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Undecoded rows of a set on disk. Rows that cannot be used have only `file_name` and `problem`."""
-
-    rows: Callable[[list], Iterator[dict]]  # generator function of the rows of shards
-    shards: list  # small picklable parts of the set, in a fixed order, which workers share
-    state: object = None  # changes if the rows do, in addition to the modification time of the `path` of each shard
-    features: datasets.Features | None = None  # columns of the rows, which [`open_source`] adds
-
-    def changed(self, change: Callable[[dict], dict | None], files: Iterable[Path] = ()) -> "Source":
-        """Source with usable rows changed by a picklable function, which depends on the files; `None` leaves a row out."""
-        times = [path.stat().st_mtime_ns for path in files if path.is_file()]
-        return replace(self, rows=partial(_changed, rows=self.rows, change=change), state=(self.state, times))
-
-
-def _changed(
-    shards: list, rows: Callable[[list], Iterator[dict]], change: Callable[[dict], dict | None]
-) -> Iterator[dict]:
-    changed = (row if "problem" in row else change(row) for row in rows(shards))
-    return (row for row in changed if row is not None)
-
-
-def with_mask(row: dict, read: Callable[[Path], Image.Image]) -> dict:
-    """Return the row with the mask that `read` gives for the file `mask`, rotated as decoding rotates the image."""
-    path = row["mask"]
-    try:
-        mask = read(path)
-        with Image.open(row["image"]["path"]) as image:
-            mask.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return row | {"mask": encode_image(ImageOps.exif_transpose(mask), f"{path.stem}.bmp")}
-    except (EOFError, OSError, TypeError, ValueError) as error:
-        return {"file_name": row["file_name"], "problem": f"`{path}` cannot be read as a mask: {error}"}
 
 
 def decode(row: dict, shorter_side: int | None = None) -> tuple[dict, Image.Image | None, Image.Image | None]:

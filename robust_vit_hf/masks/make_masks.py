@@ -105,7 +105,7 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
                 else:
                     of_set = {} if split == KNOWN_SETS[options.set].splits[0] else {"split": split}
                     source = open_source(options.set, [options.images], of_set)
-                    rows, columns, total = source.rows(source.shards), source.features, None
+                    rows, columns, total = iter(source), source.features, None
             is_countable = "int" in str(getattr(columns.get("label"), "dtype", "")) and state.num_processes == 1
             if options.per_class is not None and not is_countable:
                 raise ValueError(

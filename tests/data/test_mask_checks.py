@@ -9,8 +9,9 @@ from PIL import Image
 
 from robust_vit_hf import eval_transform, load_masked_dataset, make_image_processor
 from robust_vit_hf.data.image_sets import describe_rows
+from robust_vit_hf.data.layouts.source import features_of
 from robust_vit_hf.data.mask_checks import mask_problem
-from robust_vit_hf.data.schema import check_rows, features_of, undecoded_rows
+from robust_vit_hf.data.schema import check_rows, undecoded_rows
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.segment import Attribution

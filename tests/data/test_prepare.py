@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf import load_image_set
-from robust_vit_hf.data.layouts.packed import unpack, unpacked
+from robust_vit_hf.data.layouts.packed import unpacked
 from robust_vit_hf.utils.files import cache_of
 
 from ..helpers import layouts
@@ -95,29 +95,23 @@ def test_archive_that_leads_outside(tmp_path, archive, members, refused):
     """Such a tar is refused, and leaves nothing; what a name alone says is mended, and stays inside."""
     members = {name.replace("ROOT", str(tmp_path)): content for name, content in members.items()}
     path = packed(tmp_path / archive, {"good.jpg": b"x"} | members)
-    inside = tmp_path / "inside"
     if refused:
         with pytest.raises(ValueError, match=rf"{archive}` .* cannot be unpacked"):
-            unpack(path, inside / "set")
-        assert not list(inside.iterdir())
+            unpacked([path])
+        assert not list(cache_of([path]).iterdir())
     else:
-        unpack(path, inside / "set")
-        assert len(files_below(inside / "set")) == 2
-    assert {found.name for found in tmp_path.iterdir()} == {archive, "inside"}
+        assert len(files_below(unpacked([path]))) == 2
+    assert not [*tmp_path.rglob("outside.jpg")]
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".TAR.XZ", ".Zip"])
 def test_kinds_of_archives(tmp_path, suffix):
-    """Files have the times of what was packed, as changes of them are known by these."""
-    folder = layouts.class_folders(tmp_path / "set", {TENCH: 1})
-    for path in folder.rglob("*.jpg"):
-        os.utime(path, (10**9, 10**9))
+    layouts.class_folders(tmp_path / "set", {TENCH: 1})
     kind = {".tar": "tar", ".TAR.XZ": "xztar", ".tar.bz2": "bztar", ".Zip": "zip"}.get(suffix, "gztar")
     archive = Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path, "set"))
     archive = archive.rename(tmp_path / f"packed{suffix}")
     (cache_of([archive]) / "packed.partial" / "left").mkdir(parents=True)  # by a kill
     assert load_image_set("imagenet-sketch", archive)["label"] == [0]
-    assert [path.stat().st_mtime for path in unpacked([archive]).rglob("*.jpg")] == [10**9]
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
@@ -138,7 +132,7 @@ def test_tar_cut_between_two_members(tmp_path):
     archive.write_bytes(archive.read_bytes()[:1024])
     assert tarfile.open(archive).getnames() == ["a.jpg"]
     with pytest.raises(ValueError, match="it has no end-of-archive mark"):
-        unpack(archive, tmp_path / "set")
+        unpacked([archive])
 
 
 def test_encrypted_zip(tmp_path):

@@ -214,7 +214,7 @@ def test_hard_imagenet_joins_masks_with_images(tmp_path):
         (1, f"{GOLDFISH}/ILSVRC2012_val_00000009.JPEG"),
     ]
     assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
-    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000007.JPEG is not in .*--imagenet"):
+    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000007.JPEG`, the image of .* is missing: .*--imagenet"):
         load_image_set("hard-imagenet", root)
     with pytest.raises(ValueError, match=r"one folder of masks .*`val` of hardImageNet.zip, but found none"):
         load_image_set("hard-imagenet", tmp_path / "imagenet", imagenet=str(tmp_path / "imagenet"))
@@ -225,7 +225,7 @@ def test_hard_imagenet_joins_masks_with_images(tmp_path):
         found = load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True)
         assert labels_and_names(found)[0] == (0, f"{TENCH}/ILSVRC2012_val_00000007.JPEG")
     image.unlink()
-    with pytest.raises(ValueError, match=rf"its image {TENCH}/ILSVRC2012_val_00000007.JPEG is not in"):
+    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000007.JPEG`, the image of .* is missing"):
         list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
 
 
@@ -272,9 +272,6 @@ def test_waterbirds_with_other_metadata(tmp_path):
     metadata.write_text(text.replace("place,", "where,", 1))
     with pytest.raises(ValueError, match=r"metadata.csv` has the columns"):
         load_image_set("waterbirds", root)
-    metadata.write_text(text.replace("001.Some_bird/", "../", 1))
-    with pytest.raises(ValueError, match="must be a relative path"):
-        load_image_set("waterbirds", root)
 
 
 def test_tables_from_elsewhere(hub, tmp_path):
@@ -301,7 +298,7 @@ def test_tables_from_elsewhere(hub, tmp_path):
 
 def test_rows_of_waterbirds_on_the_hub_that_lack_a_value(hub, tmp_path):
     for columns, problem in (
-        ({"label": [0, None], "place": [0, 1]}, "`1.png` has no label"),
+        ({"label": [0, None], "place": [0, 1]}, "`1.png` has label None"),
         ({"label": [0, 1], "place": [0, None]}, "`1.png` has label 1 and place None, expected 0 or 1"),
     ):
         layouts.image_table(tmp_path / "test.parquet", **columns)

@@ -1,14 +1,12 @@
 """Class folders of the known sets."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import MappingProxyType
 
 from ..classes import subset, wnids
-from ..schema import Source
+from .source import Source
 
 
 Label = int | list[int]  # 0–999, or a list of all accepted labels
@@ -40,8 +38,8 @@ def open_class_folders(
 
 
 def find_classes(root: Path, is_class: Callable[[str], bool], names: Sequence[str] = ()) -> list[Path]:
-    """Find the class folders, sorted by name, in `root` or up to three levels below it: the siblings of a folder whose name `is_class`
-    accepts. Of several places, the one within a folder whose name matches one of `names` is taken."""
+    """Find the class folders, sorted by name, in `root` or up to three levels below it: the siblings of a folder whose name
+    `is_class` accepts. Of several places, the one within a folder whose name matches one of `names` is taken."""
     level, parents = [root], []
     for _ in range(4):
         inside = {folder: subfolders(folder) for folder in level}
@@ -60,25 +58,13 @@ def _is_within(folder: Path, names: Sequence[str]) -> bool:
     return any(fnmatch(above, name) for above in folder.absolute().parts[-3:-1] for name in names)
 
 
-@dataclass(frozen=True)
-class ClassFolder:
-    path: Path
-    root: Path  # file names are relative to it
-    label: Label
-
-
 def class_folders(root: Path, labels: Mapping[Path, Label]) -> Source:
-    return Source(_class_folder_rows, [ClassFolder(folder, root, label) for folder, label in labels.items()])
-
-
-def _class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
-    for shard in shards:
-        for path in image_files(shard.path):
-            yield file_row(path, path.relative_to(shard.root).as_posix(), label=shard.label)
+    files = [(path, label) for folder, label in labels.items() for path in image_files(folder)]
+    return Source([file_row(path, path.relative_to(root).as_posix(), label=label) for path, label in files])
 
 
 def file_row(path: Path, name: str, **columns) -> dict:
-    return {"image": {"bytes": None, "path": str(path)}, **columns, "file_name": name}
+    return {"image": str(path), **columns, "file_name": name}
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -91,14 +77,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def places_below(root: Path, name: str) -> list[Path]:
-    """Paths of a name in `root` or up to two levels below it, the highest first, since archives are often unpacked to nested folders."""
+    """Paths of a name in `root` or up to two levels below it, the highest first, since archives are often unpacked to
+    nested folders."""
     paths = [path for above in ("", "*/", "*/*/") for path in sorted(root.glob(above + name))]
     return [path for path in paths if not any(part.startswith((".", "__")) for part in path.relative_to(root).parts)]
-
-
-def path_within(root: Path, metadata: str, base: str, value: object) -> str:
-    """Return the name, relative to the root, of a file that metadata in the folder `base` names relative to that folder."""
-    name = os.path.normpath(str(value).replace("\\", "/"))
-    if os.path.isabs(name) or name.split("/")[0] == "..":
-        raise ValueError(f"`{root}`: `{metadata}` names `{value}`, which must be a relative path within its folder.")
-    return f"{base}/{name}" if base else name

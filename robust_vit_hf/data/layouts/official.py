@@ -4,8 +4,7 @@ import csv
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
@@ -18,17 +17,9 @@ from transformers.utils import logging
 from ...utils.images import encode_image, to_rgb
 from ..classes import label_of_wnid, timm_list, wnids
 from ..known_sets import COUNTERANIMAL_PARTS, IMAGENET_9_VARIATIONS, IMAGENET_D_FACTORS, KNOWN_SETS, V2_VARIANTS
-from ..schema import Source, decode, with_mask
-from .folders import (
-    class_folders,
-    file_row,
-    find_classes,
-    image_files,
-    open_class_folders,
-    path_within,
-    places_below,
-    subfolders,
-)
+from ..schema import decode
+from .folders import class_folders, file_row, find_classes, image_files, open_class_folders, places_below, subfolders
+from .source import Source, UnusableRow, with_mask
 
 
 logger = logging.get_logger(__name__)
@@ -46,11 +37,11 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
         parts = {"validation images": (), "training images": ("train",)}
         source = open_class_folders(folder, label_of_wnid(), "validation images", parts)
     else:
-        label_of, problem = _flat_labels(root), "the file of labels has no such image."
-        unknown = [path for path in files if path.stem not in label_of]
-        rows = [file_row(path, path.name, label=label_of[path.stem]) for path in files if path.stem in label_of]
-        source = Source(iter, rows + [{"file_name": path.name, "problem": f"`{path}`: {problem}"} for path in unknown])
-    return source.changed(with_real_labels) if labels == "real" else source
+        label_of = _flat_labels(root)
+        source = Source(
+            [file_row(path, path.name, label=label_of.get(path.stem)) for path in files], dict
+        )  # rows may lack a label
+    return source.then(with_real_labels) if labels == "real" else source
 
 
 def _flat_labels(root: Path) -> dict[str, int]:
@@ -77,8 +68,9 @@ def with_real_labels(row: dict) -> dict | None:
     name = row["file_name"]
     number = VALIDATION_NAME.search(name)
     if number is None or not 1 <= int(number[1]) <= len(real_labels()):
-        problem = f"`{name}`: ReaL labels need the file names of the archive, such as ILSVRC2012_val_00000001.JPEG."
-        return {"file_name": name, "problem": problem}
+        raise UnusableRow(
+            f"`{name}`: ReaL labels need the file names of the archive, such as ILSVRC2012_val_00000001.JPEG."
+        )
     labels = real_labels()[int(number[1]) - 1]
     return row | {"label": [*labels]} if labels else None
 
@@ -187,15 +179,10 @@ def _with_images(names: Mapping[Path, list[str]], places: list[Path], read: Call
     """Source of mask files with their images: the first of `names` that exists in one of `places`, which come first."""
     rows = []
     for mask, files in names.items():
-        image = next(filter(Path.is_file, (place / file for place in places for file in files)), None)
-        label = label_of_wnid().get(_wnid_of(mask))
-        if image is not None and label is not None:
-            rows.append(file_row(image, files[0], mask=mask, label=label))
-        else:
-            searched = ", ".join(f"`{place}`" for place in places) or "any given folder"
-            problem = f"`{mask}`: its image {files[0]} is not in {searched}: give ImageNet-1k with --imagenet."
-            rows.append({"file_name": files[0], "problem": problem})
-    return Source(iter, rows).changed(partial(with_mask, read=read), [row["mask"] for row in rows if "mask" in row])
+        images = [place / file for place in places for file in files] or [Path(files[0])]
+        image, label = next(filter(Path.is_file, images), images[0]), label_of_wnid().get(_wnid_of(mask))
+        rows.append(file_row(image, files[0], mask=str(mask), label=label))
+    return Source(rows, partial(with_mask, read=read))
 
 
 def _wnid_of(mask: Path) -> str:
@@ -211,24 +198,21 @@ def open_segmentation(path: Path) -> Source:
             count = len(file["/value/img"])
     except OSError as error:
         raise ValueError(f"`{path}` is not in MATLAB's format 7.3: {error}. Download it again.") from error
-    parts = [range(first, min(first + 100, count)) for first in range(0, count, 100)]
-    return Source(partial(_segmentation_rows, path=path), parts, path.stat().st_mtime_ns)
+    rows = [file_row(path, f"{path.name}/{index}", mask=str(path)) for index in range(count)]
+    return Source(rows, _segmentation_row)
 
 
-def _segmentation_rows(shards: list[range], path: Path) -> Iterator[dict]:
-    """Each worker opens the file itself, since HDF5 handles do not survive a fork."""
+def _segmentation_row(row: dict) -> dict:
     import h5py
 
-    for shard in shards:
-        with h5py.File(path) as file:
-            for index in shard:
-                # MATLAB is column-major, so axes are reversed: (3, W, H). A mask is a cell inside a cell.
-                image = file[file["/value/img"][index, 0]][()].transpose(2, 1, 0)
-                mask = file[file[file["/value/gt"][index, 0]][0, 0]][()].transpose(1, 0)
-                name = f"{path.name}/{index}"
-                pixels = {"image": image.astype(np.uint8), "mask": 255 * mask.astype(np.uint8)}
-                row = {column: encode_image(Image.fromarray(pixels[column]), f"{name}.bmp") for column in pixels}
-                yield row | {"file_name": name}
+    with h5py.File(row["image"]["path"]) as file:  # opened for each row, since HDF5 handles do not survive a fork
+        index = int(row["file_name"].rpartition("/")[2])
+        # MATLAB is column-major, so axes are reversed: (3, W, H). A mask is a cell inside a cell.
+        image = file[file["/value/img"][index, 0]][()].transpose(2, 1, 0)
+        mask = file[file[file["/value/gt"][index, 0]][0, 0]][()].transpose(1, 0)
+    pixels = {"image": image.astype(np.uint8), "mask": 255 * mask.astype(np.uint8)}
+    name = f"{row['file_name']}.bmp"
+    return row | {column: encode_image(Image.fromarray(pixels[column]), name) for column in pixels}
 
 
 def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
@@ -236,7 +220,7 @@ def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
     parts = {name: (f"imagenetv2-{name}*",) for name in V2_VARIANTS}
     place = next((path for path in subfolders(root) if path.match(*parts[variant])), root)
     source = open_class_folders(place, {str(label): label for label in range(len(wnids()))}, variant, parts)
-    return replace(source, shards=sorted(source.shards, key=lambda shard: shard.label))
+    return Source(sorted(source.rows, key=lambda row: row["label"]))
 
 
 def open_imagenet_d(root: Path, factor: str) -> Source:
@@ -255,7 +239,7 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
     labels = read_mappings(Path(mappings or places[0]))
     folders = find_classes(root, labels.__contains__)
     source = class_folders(root, {folder: labels[folder.name] for folder in folders if folder.name in labels})
-    return source.changed(without_border) if cropped else source
+    return source.then(without_border) if cropped else source
 
 
 def read_mappings(folder: Path) -> dict[str, list[int]]:
@@ -279,7 +263,7 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
 def without_border(row: dict) -> dict:
     row, image, _ = decode(row)
     if image is None:
-        return row
+        raise UnusableRow(row["problem"])
     cropped = ImageOps.crop(image, KNOWN_SETS["objectnet"].border)
     return row | {"image": encode_image(to_rgb(cropped), Path(row["file_name"]).with_suffix(".bmp").name)}
 
@@ -298,23 +282,18 @@ METADATA_COLUMNS = {"x": "x_coord", "y": "y_coord", "area": "area", "angle": "ro
 def open_si_score(root: Path, factor: str) -> Source:
     """One of the `SI_SCORE_FOLDERS`: class folders with English names, and `metadata.csv` next to them."""
     source = open_class_folders(root, LABELS, factor, SI_SCORE_FOLDERS)
-    parent = source.shards[0].path.parent
+    parent = Path(source.rows[0]["image"]).parents[1]
     tables = [path for path in (parent / "metadata.csv", parent.parent / "metadata.csv") if path.is_file()][:1]
     if not tables:
         missing = [*METADATA_COLUMNS]
         logger.warning(f"There is no metadata.csv next to the classes in `{parent}`, so {missing} are missing.")
     factors = {}
     for path in tables:
-        columns = [*METADATA_COLUMNS.values()]
-        table = pd.read_csv(path, usecols=["image_id", *columns], index_col="image_id")[columns].astype("float64")
-        factors = table.set_axis([*METADATA_COLUMNS], axis=1).to_dict("index")
-    return source.changed(partial(_with_factors, factors=factors), tables)
-
-
-def _with_factors(row: dict, factors: dict[int, dict[str, float]]) -> dict:
-    stem = Path(row["file_name"]).stem
-    known = factors.get(int(stem)) if stem.isdecimal() else None
-    return row | (known or dict.fromkeys(METADATA_COLUMNS))
+        table = pd.read_csv(path, index_col="image_id", dtype=dict.fromkeys(METADATA_COLUMNS.values(), float))
+        names = {column: name for name, column in METADATA_COLUMNS.items()}
+        factors = table[[*names]].rename(columns=names).rename(index=str).to_dict("index")
+    unknown = dict.fromkeys(METADATA_COLUMNS)
+    return Source([row | factors.get(Path(row["image"]).stem, unknown) for row in source.rows])
 
 
 # The classes of ImageNet-1k in each of the nine: `in_to_in9.json` of the repository at 46d224b. The other 630 classes belong to none.
@@ -326,15 +305,16 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
     source = open_class_folders(root, CLASSES, variation, {name: (name,) for name in IMAGENET_9_VARIATIONS})
     if variation != "original":
         return source
-    places = [above / "fg_mask" / "val" for above in source.shards[0].path.parents[1:4]]
+    places = [above / "fg_mask" / "val" for above in Path(source.rows[0]["image"]).parents[2:5]]
     masks = next(filter(Path.is_dir, (*places, *places_below(root, "fg_mask/val"))), places[0])
-    return source.changed(partial(_with_imagenet_9_mask, masks=masks), sorted(masks.rglob("*.npy")))
+    images = [Path(row["image"]) for row in source.rows]
+    files = [str(masks / image.parent.name / f"{image.stem}.npy") for image in images]
+    rows = [row | {"mask": file} for row, file in zip(source.rows, files, strict=True)]
+    return Source(rows, partial(with_mask, read=_read_array))
 
 
-def _with_imagenet_9_mask(row: dict, masks: Path) -> dict:
-    image = Path(row["file_name"])
-    row = row | {"mask": masks / image.parent.name / f"{image.stem}.npy"}
-    return with_mask(row, lambda path: Image.fromarray(255 * (np.squeeze(np.load(path)) > 0).astype(np.uint8)))
+def _read_array(mask: Path) -> Image.Image:
+    return Image.fromarray(255 * (np.squeeze(np.load(mask)) > 0).astype(np.uint8))
 
 
 CLASS_FOLDER = re.compile(r"(\d{1,3})[ _]\S.*")  # `<class of ImageNet> <name>`
@@ -360,21 +340,21 @@ def open_waterbirds(root: Path, split: str = "train", segmentations: str | None 
     reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
     if not {"img_filename", "y", "split", "place"} <= {*(reader.fieldnames or ())}:
         raise ValueError(f"`{path}` has the columns {reader.fieldnames}: use the file that comes with the set.")
-    rows = []
+    number, rows = {"train": "0", "validation": "1", "test": "2"}[split], []
     for line in reader:
-        if line["split"] == {"train": "0", "validation": "1", "test": "2"}[split]:
-            name, label = path_within(path.parent, path.name, "", line["img_filename"]), int(line["y"])
-            rows.append(file_row(path.parent / name, name, label=label) | {"group": 2 * label + int(line["place"])})
+        if line["split"] == number:
+            name, label = line["img_filename"], int(line["y"])
+            rows.append(file_row(path.parent / name, name, label=label, group=2 * label + int(line["place"])))
     if segmentations is None:
-        return Source(iter, rows)
-    rows = [row | {"mask": (Path(segmentations) / row["file_name"]).with_suffix(".png")} for row in rows]
-    above = partial(_read_above, level=127)  # values are shares of annotators: the object is where half of them agree
-    return Source(iter, rows).changed(partial(with_mask, read=above), [row["mask"] for row in rows])
+        return Source(rows)
+    rows = [row | {"mask": str((Path(segmentations) / row["file_name"]).with_suffix(".png"))} for row in rows]
+    # Values are shares of annotators: the object is where half of them agree.
+    return Source(rows, partial(with_mask, read=partial(_read_above, level=127)))
 
 
-def row_of_hub(row: dict, name: str) -> dict:
+def row_of_hub(row: dict) -> dict:
     """Row of the copy of Waterbirds on the Hub, which has `label` (1: waterbird) and `place` (1: water)."""
-    label, place = row["label"], row["place"]
+    name, label, place = row["file_name"], row["label"], row["place"]
     if label not in (0, 1) or place not in (0, 1):
-        return {"file_name": name, "problem": f"`{name}` has label {label} and place {place}, expected 0 or 1."}
+        raise UnusableRow(f"`{name}` has label {label} and place {place}, expected 0 or 1.")
     return {"image": row["image"], "label": label, "file_name": name, "group": 2 * label + place}
