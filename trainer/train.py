@@ -1,4 +1,4 @@
-"""Finetune an image classifier on images with masks, and measure it before and after. Copy this script to make it your own.
+"""Finetune an image classifier on images with masks, and measure it before and after. Copy the script, and change it.
 
 The paper's recipe (`trainer/recipes/` has one for each of its models), on one device or several:
 
@@ -8,7 +8,7 @@ Your own model, and another method (docs/train.md):
 
     python trainer/train.py --model my-model --dataset photos --method swap --output_dir runs/swap --push_to_hub
 
-`photos` has the columns `image`, `mask` and `label`, and the splits `train` and `validation`. `robust-vit train` calls `finetune` too.
+`photos` has the columns `image`, `mask` and `label`, and the splits `train` and `validation`.
 """
 
 import sys
@@ -55,7 +55,7 @@ def finetune(
 
     Args:
         predictions: folder for the predictions for each image, `<set>/before` and `<set>/after`. Not saved by default.
-        originals: folder with results of original models, which several runs share. Read only if `predictions` is given.
+        originals: folder with results of original models, which runs share. Read only if `predictions` is given.
 
     Returns:
         The first table of the results, as Markdown; an empty string outside the main process.

@@ -24,7 +24,7 @@ def add_adapter(model: nn.Module, config: Any, base: str | None) -> nn.Module:
     for name, module in adapted.named_modules():
         if getattr(module, "q_bias", None) is not None and hasattr(getattr(module, "qkv", None), "base_layer"):
             raise ValueError(
-                f"An adapter of `{name}.qkv` would have no effect, since timm reads its weights directly: exclude this layer."
+                f"An adapter of `{name}.qkv` would have no effect, since timm reads the weights directly: exclude it."
             )
     if base is not None:
         # PEFT would name the cache folder as the base. A folder is named by its absolute path, which

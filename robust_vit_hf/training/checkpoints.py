@@ -18,12 +18,12 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> str | None:
-    """Folder to resume from: the given one, or for `last` that of [`last_checkpoint`]. `None` if the run begins at step 0,
+    """Folder to resume from: the given one, or for `last` that of [`last_checkpoint`]. `None` if the run begins anew,
     which raises a `ValueError` if its folder holds other files, unless it is `last`."""
     others = sorted(path.name for path in Path(output_dir).glob("[!._]*"))
     if resume_from_checkpoint is None and others:
         raise ValueError(
-            f"`{output_dir}` holds other files, such as `{others[0]}`. Choose another --output_dir, or continue its run with "
-            "`--resume_from_checkpoint last`."
+            f"`{output_dir}` holds other files, such as `{others[0]}`. Choose another --output_dir, or continue its run "
+            "with `--resume_from_checkpoint last`."
         )
     return last_checkpoint(output_dir) if resume_from_checkpoint == "last" else resume_from_checkpoint

@@ -1,4 +1,4 @@
-"""Arguments of a finetuning: those of the Trainer and of the paper's loss. Other methods have theirs with their losses."""
+"""Arguments of a finetuning: those of the Trainer and of the paper's loss. Other methods define their own."""
 
 import os
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ STEP_DECAY = "step_decay"  # the schedule of the released code, which transforme
 
 @dataclass
 class RobustViTConfig(TrainingArguments):
-    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and those of the loss, Eq. 1 to 5
+    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and those of the loss, Eq. 1–5
     of https://huggingface.co/papers/2206.01161. Each other `method` has a subclass with its defaults.
 
     Raises:
@@ -145,6 +145,6 @@ def prepare_sharding(accelerator: Accelerator, model: nn.Module, second_derivati
         if applies:
             raise ValueError(f"FSDP: {problem}. See docs/train.md.")
     if plugin.transformer_cls_names_to_wrap is None:
-        # accelerate 1.15 would also shard the patch embeddings, which fails since the embeddings around them are sharded.
+        # accelerate 1.15 would also shard the patch embeddings, which fails, as the embeddings around are sharded.
         layers = [name for name in model._no_split_modules or () if not name.endswith("Embeddings")]
         plugin.transformer_cls_names_to_wrap = layers

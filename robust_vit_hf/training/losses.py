@@ -168,8 +168,8 @@ class Method(ABC):
         self.values: dict[bool, list[tuple[list[str], torch.Tensor]]] = {True: [], False: []}
 
     def install(self, model: nn.Module) -> nn.Module:
-        """Give `model` a `forward(pixel_values, mask, labels)` with this loss, and return it. Without labels, `forward` is
-        what it was before."""
+        """Give `model` a `forward(pixel_values, mask, labels)` with this loss, and return it. Without labels, it is
+        the `forward` that it was before."""
         check_has_map(model, self.args)
         pretrained = unwrap_pretrained(model)
         if self.args.confidence_target == "original":
@@ -254,13 +254,13 @@ class Method(ABC):
         return ImageClassifierOutput(loss=total, logits=logits)
 
     def begin(self, model: nn.Module, training: bool) -> None:
-        """Begin a training or an evaluation: the loss of `model` is this one, also if another Trainer has installed its own
-        since, and values of an interrupted loop are forgotten."""
+        """Begin a training or an evaluation: the loss of `model` is this one, also if another Trainer has since installed
+        its own, and values of an interrupted loop are forgotten."""
         unwrap_pretrained(model).finetuning_loss = self
         self.values[training] = []
 
     def read_values(self, training: bool, count: int | None = None) -> dict[str, float]:
-        """Mean of each component of the loss over the images since the last call, or over the first `count` of these."""
+        """Mean of each component of the loss over the images since the last call, or over `count` of these."""
         batches, self.values[training] = self.values[training], []
         if not batches:
             return {}
@@ -320,7 +320,7 @@ def forward_with_loss(
 
 
 def convert_names(model: PreTrainedModel, state_dict: dict, prefix: str, *_) -> None:
-    """Hook of `load_state_dict` that converts names of an earlier version of transformers, as `from_pretrained` does."""
+    """Hook of `load_state_dict` that converts names of earlier versions of transformers, as `from_pretrained` does."""
     if prefix or not state_dict.keys() - model.state_dict().keys():
         return
     arguments = {"config": model.config, "state_dict": dict(state_dict), "output_loading_info": True}

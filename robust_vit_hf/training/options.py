@@ -17,8 +17,8 @@ class ModelArguments:
     model: str = option(BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id or folder of an image classifier.")
     protocol: Literal["paper", "native", "model"] | None = option(
         None,
-        "Preprocessing: `paper` (0.5 statistics, 256 bilinear), `native` (the model's, 248 bicubic) or `model` (its saved "
-        "processor). Default: that of the model's training, or `paper` for registered models, else `model`.",
+        "Preprocessing: `paper` (0.5 statistics, 256 bilinear), `native` (the model's, 248 bicubic) or `model` (the "
+        "saved one). Default: that of the model's training, or `paper` for registered models, else `model`.",
     )
     image_size: int | None = option(None, "Side of the images (default: that of the model).")
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
@@ -32,14 +32,10 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    dataset: str = option(
-        BUNDLED_BENCHMARK, "Images with masks: Hub id, file or folder (docs/data.md), or `emoji-shift`."
-    )
+    dataset: str = option(BUNDLED_BENCHMARK, "Images with masks: Hub id, file or folder, or `emoji-shift`.")
     train_split: str = option("train", "Split to train on.")
     eval_split: str = option("validation", "Split to validate on.")
-    hold_out: float | None = option(
-        None, "Share of the images of each class to hold out of `train` as `validation`, if there is no such split."
-    )
+    hold_out: float | None = option(None, "Share of each class of `train` to hold out, if there is no `validation`.")
     test_split: str | None = option(None, "Split to measure before and after, instead of the validation images.")
     streaming: bool = option(False, "Read and check training images while training. Needs `--max_steps`.")
     samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.")

@@ -1,4 +1,4 @@
-"""Recipes, YAML files of options for the models, methods and benchmarks of the paper, and the parser that reads them."""
+"""Recipes, YAML files of options for models, methods and benchmarks of the paper, and the parser that reads them."""
 
 from dataclasses import fields
 from functools import cache

@@ -52,7 +52,7 @@ class RobustViTTrainer(Trainer):
         kwargs: `data_collator`, `compute_metrics`, `callbacks`, `optimizers` and others of [`~transformers.Trainer`].
 
     Raises:
-        ValueError: the model lacks the relevance map of the method, rows are unusable, or weights are in half precision.
+        ValueError: the model lacks the relevance map of the method, rows are unusable, or weights have half precision.
 
     Example (README.md has the datasets):
         trainer = RobustViTTrainer("google/vit-base-patch16-224", RobustViTConfig("runs/vit-b"), train, validation)
@@ -194,7 +194,7 @@ class RobustViTTrainer(Trainer):
 
 
 class StartAndEnd(TrainerCallback):
-    """Gives a training its loss, and afterwards the model its attention. The workers of data loaders read the epoch from
+    """Gives a training its loss, and afterwards the model its attention. Workers of data loaders read the epoch from
     shared memory: crops follow from seed, epoch and row, and not from the number of processes and workers."""
 
     def __init__(self, method: Method):

@@ -114,8 +114,8 @@ class GradMask(Method):
 
 @dataclass
 class RRRConfig(GradMaskConfig):
-    """Arguments of [`RightForTheRightReasons`], with the weights of ViT-B, DeiT-S and DeiT-B in Table 6. They are small,
-    since the sum is over 1,000 classes and 150,528 pixel values."""
+    """Arguments of [`RightForTheRightReasons`], with the weights of ViT-B, DeiT-S and DeiT-B in Table 6, which are
+    small, since the sum is over 1,000 classes and 150,528 pixel values."""
 
     method: str = option("rrr", "Input gradient of all log-probabilities on the background.")
     background_weight: float = option(1e-10, "Weight of the background loss (Eq. 8).")
