@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -19,11 +18,7 @@ from transformers.utils import logging
 
 from ..utils.images import upright_image
 from .classes import class_names_of
-from .schema import LeftOut, first_few, image_names, undecoded
-
-
-if TYPE_CHECKING:  # which imports this module
-    from .find_images import Images
+from .schema import Images, LeftOut, first_few, image_names, undecoded
 
 
 logger = logging.get_logger(__name__)
@@ -35,7 +30,7 @@ SIDE = 16  # pixels of a thumbnail
 BLOCKS, PIXELS, MEAN = 12, 48, 3.2
 
 
-def without_copies(images: Mapping[str, "Images"]) -> dict[str, "Images"]:
+def without_copies(images: Mapping[str, Images]) -> dict[str, Images]:
     """Return images by role in which each photograph occurs once. Of those with equal pixels, the first in the order of the
     roles is kept, or none if their classes differ. Warnings and notes tell what is left out, and near-copies that are in two
     roles. If more than half of the images of a role are in an earlier role too, a `ValueError` is raised."""
@@ -109,7 +104,7 @@ def _opened(image: dict) -> Image.Image:
     return Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
 
 
-def _described(role: str, images: "Images") -> pd.DataFrame:
+def _described(role: str, images: Images) -> pd.DataFrame:
     rows, names = images.rows, class_names_of(images.rows.features)
     has_classes = "label" in rows.column_names and not images.predicted
     labels = rows.with_format(None)["label"][:] if has_classes else [None] * len(rows)

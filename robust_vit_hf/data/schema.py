@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,3 +198,54 @@ def may_be_shown(dataset: datasets.Dataset) -> np.ndarray:
 def _head(lines: list[str]) -> str:
     shown = "\n".join(f"  {line}" for line in lines[:NUM_SHOWN])
     return shown + (f"\n  … and {len(lines) - NUM_SHOWN} more" if len(lines) > NUM_SHOWN else "")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Rows with `image` and, where known, `mask`, `label`, `group` and `file_name`, and where they come from.
+
+    Args:
+        source, split: see [`find_images`].
+        masks: where the masks come from, if the source does not have them.
+        rejected: number of images that were left out because they have no usable mask.
+        notes: sentences on what was left out.
+        predicted: whether the labels are predictions of a model, for want of others.
+        group_weights: shares of the groups that a model was trained on; `None` if unknown.
+    """
+
+    rows: Any
+    source: str
+    split: str
+    masks: str | None = None
+    rejected: int = 0
+    notes: tuple[str, ...] = ()
+    predicted: bool = False
+    group_weights: dict[str, float] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.split.partition("[")[0]
+
+    @property
+    def mask_files(self) -> set[str]:
+        """Paths of masks that are files of their own."""
+        if "mask" not in self.rows.column_names:
+            return set()
+        masks = self.rows.select_columns("mask").cast_column("mask", datasets.Image(decode=False))["mask"]
+        return {mask["path"] for mask in masks if mask and mask["bytes"] is None}
+
+    def select(self, indices: Collection[int]) -> "Images":
+        return replace(self, rows=self.rows.select(indices))
+
+    def labelled(self) -> "Images":
+        check_columns(self.rows, self.split, ("label",))
+        labels = self.rows.with_format(None)["label"][:]
+        chosen = [index for index, label in enumerate(labels) if label is not None and label >= 0]
+        if len(chosen) == len(labels):
+            return self
+        if not chosen:
+            raise ValueError(f"None of the {len(labels)} images of `{self.split}` has a label.")
+        names, left = image_names(self.rows), sorted({*range(len(labels))} - {*chosen})
+        told = f"Left out without a label: {len(left)} of {len(labels)} images of `{self.split}`."
+        note = LeftOut(told, [(self.split, names[index], "without a label") for index in left])
+        return replace(self.select(chosen), notes=(*self.notes, note))

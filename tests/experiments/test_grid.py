@@ -140,7 +140,7 @@ def test_baselines_of_the_paper(name, tmp_path):
             "variants: {a: {learning_rate: fast}}",
             "a-11111111: argument --learning_rate/--learning-rate: invalid float",
         ),
-        ("seeds: {1: {seed: 1}, 01: {seed: 2}}", "grid.yaml`, line 1 is not valid YAML: `1` is given a second time"),
+        ("seeds: {1: {seed: 1}, 01: {seed: 2}}", "grid.yaml`, line 1, is not valid YAML."),
         ("variants: {a: {}, b: {confidence_temperature: 1.0}}", "it has the same settings as `"),
         ("variants: {a: {}, b: {class_seed: 1}}", "it has the same settings as `"),  # which only benchmarks read
         ("variants: {a: {}}\nsets: [imagenet-a]", "needs `imagenet/imagenet-a`"),

@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -355,10 +354,7 @@ def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monk
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--backgrounds", picture.parent]
     with pytest.raises(pytest.fail.Exception, match=str(picture.parent)):
         call("improve", *options)
-    before = picture.stat()
     Image.new("RGB", (40, 40), "red").save(picture)
-    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert picture.stat().st_size == before.st_size
     assert "which differ in: pictures." in call("improve", *options).error
 
 

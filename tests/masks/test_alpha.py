@@ -70,7 +70,7 @@ def test_cut_outs_are_diagnosed(tmp_path, caplog, monkeypatch):
         patched.setattr(MaskSettings, "of_features", None)  # `dinov2` makes no masks of these
         call(*options, tmp_path / "others")
     assert caplog.text.count("Images such as `a/0.png` are partly transparent: --masks alpha makes") == 1
-    cut_out(large).convert("RGB").save(tmp_path / "photos" / "validation" / "b" / "9.png")
+    cut_out(large, 9).convert("RGB").save(tmp_path / "photos" / "validation" / "b" / "9.png")
     error = call(*options, tmp_path / "new", "--masks", "alpha").error
     assert error.startswith("error: The transparency of `b/9.png` is not a mask: all pixels are opaque")
     assert not (tmp_path / "new" / "masks").exists()
