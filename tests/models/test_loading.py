@@ -253,7 +253,7 @@ def damaged(folder, fault: str):
     "name, message",
     [
         ("x.pth.tar", r"x.pth.tar` is a file\. .* `timm.models.save_for_hf\(model, "),
-        ("runs/modle", "`runs/modle` cannot be loaded: there is no such folder.* did you mean model"),
+        ("runs/modle", "`runs/modle` is not a folder here .did you mean `runs/model`"),
         ("vti-b", "`vti-b` cannot be loaded: there is no such folder"),
         ("nobody/nothing", "`nobody/nothing` is not a folder here, and cannot be found as a model on the Hub: "),
         ("runs", "`runs` has neither .*, so it is not a model. Did you mean the model `runs/model`"),
