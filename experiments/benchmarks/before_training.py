@@ -5,7 +5,7 @@
     python -m experiments before_training --imagen imagen --samples samples --root runs/before-training
 
 The sets are those of shortcuts.py, in which each class has a usual background in 0, 95 or 100 % of the images: ten training images of
-each class are measured without a model, with true masks. Of the DINOv2-S that was finetuned on each set, shortcuts.json tells what random
+each class are measured without a model, with true masks. Of the DINOv2-S that was finetuned on each set, shortcuts.parquet tells what random
 backgrounds cost: top-1 with usual backgrounds minus top-1 with random ones. With --imagen, photographs as people take them are measured,
 see real_photographs.py. Adds to before_training.json next to this script.
 """
@@ -31,12 +31,13 @@ from robust_vit_hf.utils.processes import make_accelerator
 
 from ..pages.before_training import picture
 from ..scripts import script_parser
+from .outcomes import read_outcomes
 from .planted_images import SIZE, SOURCES
 from .real_photographs import Photographs, link_all
 from .shortcuts import MEASURED, Shortcut, images_of
 
 
-RESULTS, OTHERS = Path(__file__).with_suffix(".json"), Path(__file__).with_name("shortcuts.json")
+RESULTS, OTHERS = Path(__file__).with_suffix(".json"), Path(__file__).with_name("shortcuts.parquet")
 RATES, SEEDS = (0.0, 0.95, 1.0), (3, 4)
 IMAGES = 10  # of a class
 IMAGEN_STEP = 4  # every fourth class
@@ -81,7 +82,7 @@ def main() -> None:
     if arguments.picture:
         arguments.picture.write_bytes(figure_bytes(picture(), "png"))
         return
-    results, models = read_json(RESULTS) or {"sets": {}}, read_json(OTHERS)["models"]
+    results, models = read_json(RESULTS) or {"sets": {}}, read_outcomes(OTHERS)[0]
     if arguments.imagen:
         results["imagen"] = of_imagen(arguments.imagen, arguments.samples, arguments.root)
         write_json(RESULTS, results | environment())

@@ -26,7 +26,7 @@ Images of `digits` have `home`, `random` and `new`, textures that nothing was tr
 
 The primary comparison was named before the run: top-1 on `scenes` of `full` minus `labels`, over the DINOv2-S.
 
-Adds to improve.json next to this script: for each set and arm, the verdict, the seconds, and which predictions are right at each place (`1`)
+Adds to improve.parquet next to this script: for each set and arm, the verdict, the seconds, and which predictions are right at each place (`1`)
 before and after; and for each set and place, the numbers of the background and of the class of each image.
 """
 
@@ -61,7 +61,6 @@ from robust_vit_hf.improvement.verdict import write_candidate
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.loading import with_new_head
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.images import to_rgb
 from robust_vit_hf.utils.stage import Stage
 
@@ -72,9 +71,10 @@ from ..makers.train_emoji_bias import ADAPTER
 from ..scripts import script_parser
 from .digits import digits_model, finetune, write_split
 from .other_images import crop, draw_object, paste
+from .outcomes import read_outcomes, write_outcomes
 
 
-RESULTS = Path(__file__).with_suffix(".json")
+RESULTS = Path(__file__).with_suffix(".parquet")
 IMAGES = {"train": 640, "validation": 192}
 # Of places with scenes, twelve on each and five of each class; and of the others.
 SCENE_IMAGES, PLACE_IMAGES = 480, 288
@@ -343,8 +343,8 @@ def places_of(name: str, root: Path, samples: Path) -> dict[str, EvaluationSet]:
     return object_places(root, seed, samples) if photographs is object_photographs else emoji_places(samples)
 
 
-def run(name: str, arm: str, root: Path, samples: Path) -> tuple[dict, dict]:
-    """Result of an arm on a set, and the groups of its images by place."""
+def run(name: str, arm: str, root: Path, samples: Path) -> dict:
+    """Result of an arm on a set, with the groups of its images by place."""
     images, model = make(name, root)
     folder = root / name
     if arm in ("quick", "full"):
@@ -358,7 +358,7 @@ def run(name: str, arm: str, root: Path, samples: Path) -> tuple[dict, dict]:
         model, better, places, folder / f"measured-{arm}", root / f"before-{model.parent.name}"
     )
     record["commit"] = environment()["commit"]
-    return record, {place: groups(of_place) for place, of_place in places.items()}
+    return record | {"groups": {place: groups(of_place) for place, of_place in places.items()}}
 
 
 def main() -> None:
@@ -371,22 +371,17 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
 
-    def results() -> dict:
-        return read_json(arguments.results) or {"images": {}, "sets": {}}
-
     for name in arguments.sets:
         for arm in arguments.arms:
             if (
-                arm in results()["sets"].get(name, {})
+                f"{name}/{arm}" in read_outcomes(arguments.results)[0]
                 or (arm not in ("quick", "full") and name.endswith(ALONE))
                 or (arm in RELEVANCE_WEIGHTS and SETS[name.removesuffix(ALONE)][1] is not vit)
             ):
                 continue
-            record, images = run(name, arm, arguments.root, arguments.samples)
-            found = results()  # to which other processes may have added
-            found["sets"].setdefault(name, {})[arm] = record
-            found["images"][name] = images
-            write_json(arguments.results, {**found, **environment()})
+            record = run(name, arm, arguments.root, arguments.samples)
+            runs, _ = read_outcomes(arguments.results)  # to which other processes may have added
+            write_outcomes(arguments.results, runs | {f"{name}/{arm}": record}, environment())
             changes = {
                 place: f"{100 * (of['after'].count('1') - of['before'].count('1')) / len(of['after']):+.1f}"
                 for place, of in record["places"].items()

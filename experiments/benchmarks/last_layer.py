@@ -5,7 +5,7 @@
 For the five models of the experiment's tests, and their images: two of each of 48 classes to train on, four of each of the others to
 choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each training
 image by its true mask; all layers are made from them. The models are in `runs/emoji-bias-10` and so on, as experiments/Makefile trains
-them. The criterion of bounded_choice.py chooses among the layers of a kind on the model's own validation images. Writes last_layer.json: top-1 in per
+them. The criterion of bounded_choice.py chooses among the layers of a kind on the model's own validation images. Writes last_layer.parquet: top-1 in per
 cent, by seed; and next to the features, a model with the layer that is fitted to the original's output, from which LP-FT begins.
 """
 
@@ -39,12 +39,12 @@ from robust_vit_hf.improvement.candidates import (
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.training.methods.augmentations import load_backgrounds
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser
 from ..sweeps.bounded_choice import Candidate, choose
 from .digits import texture
+from .outcomes import read_outcomes, write_outcomes
 
 
 SEEDS = range(10, 15)  # of images and models, as in experiments/grids/emoji-shift.yaml
@@ -230,15 +230,16 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
-    file = arguments.output_dir / "last_layer.json"
-    results = (read_json(file) or {}).get("models", {})
-    for seed in (seed for seed in SEEDS if str(seed) not in results):
+    file = arguments.output_dir / "last_layer.parquet"
+    results, _ = read_outcomes(file)
+    for seed in (seed for seed in SEEDS if f"{seed}/before" not in results):
         folder = arguments.output_dir / str(seed)
         model, stage = Models(f"runs/emoji-bias-{seed}", protocol="paper"), Stage(folder, {"command": "last layer"})
         with open_session(model, stage, bf16=arguments.bf16) as session:
             found = Features(session, folder / "features", seed)
             layers = found.layers(found.train)
-            results[str(seed)] = dict(variants(found, layers))
+            made = dict(variants(found, layers))
             found.save(choose_layer(found.own, of_kind(layers, "output"), found.selection)[0])
-        print(seed, *(f"{name}: {values}" for name, values in results[str(seed)].items()), sep="\n", flush=True)
-        write_json(file, {"models": results, **environment()})
+        print(seed, *(f"{name}: {values}" for name, values in made.items()), sep="\n", flush=True)
+        results |= {f"{seed}/{name}": values for name, values in made.items()}
+        write_outcomes(file, results, environment())

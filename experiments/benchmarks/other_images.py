@@ -11,7 +11,7 @@
 - `scaled`: half as large.
 
 The photographs are those of desktop_photographs.py, which are downloaded and unpacked in the folder, next to contact sheets. Adds to
-other_images.json next to this script: licences, and how many objects are right on each photograph, by set, effort or method, way and side.
+other_images.parquet next to this script: licences, and how many objects are right on each photograph, by set, effort or method, way and side.
 It goes on after a kill.
 """
 
@@ -32,12 +32,13 @@ from robust_vit_hf.evaluation.session import Models, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.verdict import VERDICT_FILE
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import read_json, write_json
+from robust_vit_hf.utils.files import read_json
 from robust_vit_hf.utils.images import save_picture_grid
 from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser
 from .desktop_photographs import fetch
+from .outcomes import read_outcomes, write_outcomes
 
 
 SEED = 2042  # of no other images
@@ -154,9 +155,9 @@ def main() -> None:
     places = np.random.default_rng(SEED).permutation(arguments.objects * len(photographs)) % len(photographs)
     sets = make_sets([image for image, _ in photographs.values()], places, folder)
     facts = {"photographs": {name: known for name, (_, known) in photographs.items()}, "objects": arguments.objects}
-    file = Path(__file__).with_suffix(".json")
-    results = (read_json(file) or {}).get("sets", {})
+    file = Path(__file__).with_suffix(".parquet")
+    runs, _ = read_outcomes(file)
     for before, after in zip(arguments.pairs[::2], arguments.pairs[1::2], strict=True):
         found = measured(before, after, sets, places, folder / "measured", arguments.bf16)
-        results.setdefault(after.parent.name, {})[after.name] = found
-        write_json(file, {**facts, "sets": results, **environment()})
+        runs[f"{after.parent.name}/{after.name}"] = found
+        write_outcomes(file, runs, facts | environment())

@@ -11,7 +11,7 @@ classifier is trained on them: the last layer of a DINOv2-S (logistic regression
 emoji-shift on photographs, or handwritten digits on textures; backgrounds are random unless they are what is planted. Masks are the
 true ones. With --improve, `improve` makes a new last layer with what was named, and, as a control, one without; both are measured on
 images that had no other use (three times as long). Prints what was planted × what was named, and adds to
-experiments/benchmarks/shortcuts.json after each model; what is in it is not measured again.
+experiments/benchmarks/shortcuts.parquet after each model; what is in it is not measured again.
 """
 
 from dataclasses import asdict, dataclass
@@ -38,12 +38,12 @@ from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.results.intervals import Bootstrap
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.processes import make_accelerator
 
 from ..pages.planted import matrix, mended_table, summary
 from ..scripts import script_parser
 from .last_layer import choose_layer
+from .outcomes import read_outcomes, write_outcomes
 from .planted_images import PLANTED, SIZE, SOURCES, draw, save_picture
 
 
@@ -195,14 +195,14 @@ def export(of: Shortcut, folder: Path) -> None:
 
 def add(file: Path, key: str, found: dict) -> None:
     """Add to the results of a model in a file, which other processes may have added to."""
-    results = (read_json(file) or {}).get("models", {})
+    results, _ = read_outcomes(file)
     results[key] = results.get(key, {}) | found
-    write_json(file, {"models": results, **environment()})
+    write_outcomes(file, results, environment())
 
 
 def main() -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--results", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_suffix(".parquet"))
     parser.add_argument("--sources", nargs="+", choices=MEASURED, default=MEASURED)
     parser.add_argument("--planted", nargs="+", choices=PLANTED, default=PLANTED)
     parser.add_argument("--rates", nargs="+", type=float, default=[1.0, 0.95])
@@ -228,12 +228,12 @@ def main() -> None:
         one = Shortcut(*images, seed, arguments.finetuned, arguments.bf16)
         if arguments.export:
             return export(one, arguments.export)
-        measured = (read_json(file) or {"models": {}})["models"].get(one.key, {})
+        measured = read_outcomes(file)[0].get(one.key, {})
         if not measured:
             measured = diagnosed(one)
             add(file, one.key, measured)
             print(one.key, f"{measured['home']:.2f} {measured['random']:.2f}", *measured["named"], flush=True)
         if arguments.improve and "improved" not in measured:
             add(file, one.key, {"improved": improved(one, measured["named"])})
-    results = read_json(file)["models"]
+    results, _ = read_outcomes(file)
     print(matrix(results).markdown(), mended_table(results).markdown(), summary(results), sep="\n\n")

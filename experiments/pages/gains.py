@@ -15,7 +15,7 @@ from robust_vit_hf.results.tables import Table
 from ..sweeps.intervals import Difference, Gains, change, mean_gain, mean_over
 from ..sweeps.results import Results
 from ..sweeps.results_parquet import read_results
-from .text_blocks import TESTED, benchmark, commits_of
+from .text_blocks import TESTED, benchmark, by_group, commits_of
 
 
 KINDS = {
@@ -68,12 +68,8 @@ MEASURES = {  # of last_layer.py, and their heads
 
 @cache
 def improve_sets() -> dict[str, dict[str, dict]]:
-    """Runs of improve.json by set and arm, each with the groups of its images."""
-    found = benchmark("improve")
-    return {
-        name: {arm: run | {"groups": found["images"][name]} for arm, run in runs.items()}
-        for name, runs in found["sets"].items()
-    }
+    """Runs of improve.parquet by set and arm, each with the groups of its images."""
+    return by_group("improve")
 
 
 def improve_runs(arm: str, kind: str) -> dict[str, dict]:
@@ -275,8 +271,8 @@ def gains_on_composites() -> str:
 
 
 def gain_of_layers(layers: str, measure: str, beside: str = "before") -> Difference:
-    """Mean difference of top-1 over the models of last_layer.json between two kinds of layers."""
-    models = benchmark("last_layer")["models"]
+    """Mean difference of top-1 over the models of last_layer.parquet between two kinds of layers."""
+    models = by_group("last_layer")
     return mean_over([(top1[layers][measure] - top1[beside][measure]) / 100 for top1 in models.values()], [*models])
 
 
@@ -309,7 +305,7 @@ def half_of_the_classes() -> str:
 def other_layers() -> str:
     """Layers that are made otherwise than by `improve`: difference of top-1 from its layers."""
     rows, own = [], "as `improve`"
-    for name in next(iter(benchmark("last_layer")["models"].values())):
+    for name in next(iter(by_group("last_layer").values())):
         if name not in ("before", *RULES):
             gains = [str(gain_of_layers(name, measure, own)) for measure in MEASURES]
             rows.append([name.replace("1 composites", "1 composite"), *gains])

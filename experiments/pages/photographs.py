@@ -1,4 +1,4 @@
-"""What models gain on the forty other photographs, by how objects are pasted on them (other_images.json)."""
+"""What models gain on the forty other photographs, by how objects are pasted on them (other_images.parquet)."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from robust_vit_hf.results.tables import Table
 
 from ..sweeps.intervals import Difference, Gains, mean_gain
-from .text_blocks import benchmark
+from .text_blocks import by_group, outcomes
 
 
 FRESH = tuple(f"fresh-{seed}" for seed in range(10, 15))  # sets of the models of the experiment
@@ -48,24 +48,24 @@ def other_ways() -> str:
 
 def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]]]]:
     """Kind of models, what made them better, see [`AFTER`], and by way top-1 before and its gain, `(models, photographs)`."""
-    results = benchmark("other_images")
+    sets = by_group("other_images")
     for kind, names in KINDS.items():
         for method in AFTER:
-            models = [results["sets"][name][method] for name in names if method in results["sets"].get(name, {})]
+            models = [sets[name][method] for name in names if method in sets.get(name, {})]
             if models:
                 yield kind, method, {way: of_photographs(models, way) for way in WAYS}
 
 
 def difference(first: str, second: str, way: str) -> Difference:
     """The gain of the second method on these photographs less that of the first, over the models that have both."""
-    models = [methods for methods in benchmark("other_images")["sets"].values() if methods.keys() >= {first, second}]
+    models = [methods for methods in by_group("other_images").values() if methods.keys() >= {first, second}]
     gains = [of_photographs([methods[method] for methods in models], way)[1] for method in (first, second)]
     return over_both(gains[1] - gains[0])
 
 
 def of_photographs(models: Sequence[dict], way: str) -> tuple[np.ndarray, np.ndarray]:
     """Top-1 before and its gain, `(models, photographs)`."""
-    objects = benchmark("other_images")["objects"]
+    objects = outcomes("other_images")[1]["objects"]
     before, after = (np.array([model[way][side] for model in models]) / objects for side in ("before", "after"))
     return before, after - before
 

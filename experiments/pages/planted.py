@@ -1,4 +1,4 @@
-"""Whether `diagnose` names the attribute that was planted, and what `improve` then gains (shortcuts.json)."""
+"""Whether `diagnose` names the attribute that was planted, and what `improve` then gains (shortcuts.parquet)."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from robust_vit_hf.results.tables import Table
 
 from ..benchmarks.planted_images import PLANTED
 from ..sweeps.intervals import Difference
-from .text_blocks import benchmark
+from .text_blocks import outcomes
 
 
 COST = 0.1  # of the attribute drawn at random, from which on it should be named
@@ -103,13 +103,13 @@ def all_counts(results: dict[str, dict]) -> str:
 
 def shortcuts() -> str:
     """Counts of the attributes that were named, by the attribute that was planted."""
-    models = benchmark("shortcuts")["models"]
+    models = outcomes("shortcuts")[0]
     return f"{matrix(models).markdown()}\n\n{summary(models)}"
 
 
 def verdict_of_a_frame() -> str:
     """What `diagnose` says of the model of `shortcuts --planted border --rates 0.95 --export`."""
-    model = benchmark("shortcuts")["models"]["emoji/border/0.95/3"]
+    model = outcomes("shortcuts")[0]["emoji/border/0.95/3"]
     diagnosis = AttributeDiagnosis({}, [*model["measures"]])
     measures = {
         name: {key: Difference(**of) for key, of in measured.items()} for name, measured in model["measures"].items()
@@ -120,7 +120,7 @@ def verdict_of_a_frame() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "shortcuts": shortcuts,
-    "attributes named": lambda: all_counts(benchmark("shortcuts")["models"]),
+    "attributes named": lambda: all_counts(outcomes("shortcuts")[0]),
     "verdict of a frame": verdict_of_a_frame,
-    "improved with attributes": lambda: mended_table(benchmark("shortcuts")["models"]).markdown(),
+    "improved with attributes": lambda: mended_table(outcomes("shortcuts")[0]).markdown(),
 }

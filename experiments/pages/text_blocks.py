@@ -8,6 +8,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from ..benchmarks.outcomes import read_outcomes
+
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "experiments" / "benchmarks"
@@ -25,12 +27,30 @@ def texts() -> list[Path]:
 
 @cache
 def benchmark(name: str) -> dict:
-    """Committed results of a benchmark."""
+    """Committed results of a benchmark, in JSON."""
     return json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@cache
+def outcomes(name: str) -> tuple[dict[str, dict], dict]:
+    """Committed outcomes of a benchmark by run, in parquet, and facts about all of them."""
+    return read_outcomes(BENCHMARKS / f"{name}.parquet")
+
+
+def by_group(name: str) -> dict[str, dict[str, dict]]:
+    """The runs of [`outcomes`], by both parts of their names."""
+    groups: dict[str, dict[str, dict]] = {}
+    for run, values in outcomes(name)[0].items():
+        group, _, part = run.partition("/")
+        groups.setdefault(group, {})[part] = values
+    return groups
 
 
 def commits_of(name: str) -> str:
     """Which commits the results of a benchmark were made with, as a part of a sentence."""
-    found = re.findall(r'"commit": "([^"]+)"', (BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+    path = BENCHMARKS / f"{name}.json"
+    text = path.read_text(encoding="utf-8") if path.is_file() else json.dumps(outcomes(name))
+    found = re.findall(r'"commit": "([^"]+)"', text)
     short = {commit[:8] + "-dirty" * commit.endswith("-dirty") for commit in found}
-    return f"`{name}.json` was made with {', '.join(sorted(short))}"
+    file = path if path.is_file() else path.with_suffix(".parquet")
+    return f"`{file.name}` was made with {', '.join(sorted(short))}"

@@ -15,7 +15,7 @@ from experiments.pages import experiment_results as of_experiment
 from experiments.pages.experiment_results import HOME, LABELS, PAPER_WEIGHTS, RANDOM, SHIFTED, SWAP, runs_of, tested
 from experiments.pages.gains import effort_runs, gain_at
 from experiments.pages.photographs import difference, over_both
-from experiments.pages.text_blocks import BENCHMARKS, BLOCK, RESULTS, benchmark, commits_of, texts
+from experiments.pages.text_blocks import BENCHMARKS, BLOCK, RESULTS, benchmark, by_group, commits_of, texts
 from experiments.pages.write_pages import BLOCKS, PICTURE, points_of
 from experiments.sweeps.choose_settings import choose_settings
 from experiments.sweeps.intervals import Difference, Gains, change, mean_gain, versus
@@ -94,7 +94,7 @@ def test_one_command_makes_all_results():
     assert {path.stem for path in RESULTS.glob("*.parquet")} == {*reports.values(), of_experiment.EARLIER.stem}
     pairs = [Path(path) for of in re.findall(r"other_images .* --pairs (.+)", commands) for path in of.split()]
     assert sorted((path.parent.name, path.name) for path in pairs[1::2]) == sorted(
-        (name, method) for name, methods in benchmark("other_images")["sets"].items() for method in methods
+        (name, method) for name, methods in by_group("other_images").items() for method in methods
     )
     assert pairs[::2] == [path.parent / "model" for path in pairs[1::2]]
     page = (ROOT / "experiments" / "sis.md").read_text()
@@ -140,7 +140,11 @@ def test_results_are_of_one_commit():
 
 def test_pages_say_where_results_are_of_several_commits():
     shown = "".join(block[0] for block in SHOWN.values())
-    several = [path.stem for path in BENCHMARKS.glob("*.json") if ", " in commits_of(path.stem)]
+    several = [
+        path.stem
+        for path in BENCHMARKS.iterdir()
+        if path.suffix in (".json", ".parquet") and ", " in commits_of(path.stem)
+    ]
     assert {"real_photographs", "scale", "step"} <= {*several} and all(commits_of(name) in shown for name in several)
 
 
