@@ -29,7 +29,7 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.processes import make_accelerator
 
-from ..pages.before_training import picture
+from ..pages.without_model import picture
 from ..scripts import script_parser
 from .outcomes import read_outcomes
 from .planted_images import SIZE, SOURCES

@@ -17,7 +17,7 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
 from ..scripts import script_parser
-from ..sweeps.intervals import Gains, mean_gain
+from ..sweeps.seed_intervals import Gains, mean_gain
 
 
 TRIALS, IMAGES, CHANGED = 4000, 300, 0.1

@@ -46,7 +46,7 @@ from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser
 from ..sweeps.bounded_choice import Candidate, choose
-from ..sweeps.intervals import Gains, mean_gain
+from ..sweeps.seed_intervals import Gains, mean_gain
 
 
 SEEDS, COMPOSITES, MAX_LOSS = range(10, 15), 6, 2.0

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from ..paper.check_claims import KEEPS, Finding, findings, findings_table
 from ..paper.published_tables import METHODS
-from ..sweeps.intervals import mean_over
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
+from ..sweeps.seed_intervals import mean_over
 from .experiment_results import HOME, PAPER_WEIGHTS, SHIFTED, runs_of, tested
-from .photographs import by_pasting, over_both
+from .pasted_objects import by_pasting, over_both
 from .text_blocks import benchmark
 
 
@@ -22,7 +22,7 @@ def findings_block() -> str:
 
 def _on_forty_photographs(claim: Finding) -> Iterator[Finding]:
     """The claim on new backgrounds, on other photographs."""
-    for _, method, gains in by_pasting():
+    for method, gains in by_pasting():
         if method == OURS:
             value = over_both(gains["plain"][1])
             yield replace(claim, statement=f"{claim.statement}: forty photographs", value=value)

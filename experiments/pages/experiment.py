@@ -16,10 +16,10 @@ from ..paper.paper_tables import mean_score
 from ..paper.set_titles import title_of
 from ..sweeps.choose_settings import choose_settings
 from ..sweeps.gain_and_price import price_figure, price_table, prices
-from ..sweeps.intervals import Difference, change, versus
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
-from . import photographs
+from ..sweeps.seed_intervals import Difference, change, versus
+from . import pasted_objects
 from .experiment_results import (
     EARLIER,
     FILES,
@@ -134,7 +134,7 @@ def found_block() -> str:
     beyond_the_layer, longer = chosen_runs(LP_FT), chosen_runs(STEPS)
     less_swap = versus(runs_of(SWAP), layers, [SHIFTED])
     vendor, vendor_of_swap = (gain(method, "vendor") for method in (OURS, SWAP))
-    on_forty = photographs.difference
+    on_forty = pasted_objects.difference
     return "\n".join(
         [
             f"- **Swap gains more than the paper's loss**: top-1 on new backgrounds changes by {gain(SWAP)} points with swap "
@@ -230,7 +230,7 @@ def _gains_by_photograph(runs: Sequence[Run]) -> list[str]:
 
 def sets_block() -> str:
     """Top-1 on each set before, and its changes by the methods of the page."""
-    layers = {photographs.AFTER[name]: fitted(side) for name, side in (("layer", "before"), ("lp-ft", "after"))}
+    layers = {pasted_objects.AFTER[name]: fitted(side) for name, side in (("layer", "before"), ("lp-ft", "after"))}
     return _sets_table({LABELS[method]: runs_of(method) for method in SHOWN} | layers)
 
 

@@ -17,10 +17,10 @@ from robust_vit_hf.data.emoji_shift import NEW_BACKGROUNDS, background_of
 from robust_vit_hf.results.run_results import SetResult
 
 from ..sweeps.choose_settings import choose_settings
-from ..sweeps.intervals import Difference, change, mean_over, versus
 from ..sweeps.results import Results
 from ..sweeps.results_parquet import ResultsFile, read_results
 from ..sweeps.runs import OURS, Run
+from ..sweeps.seed_intervals import Difference, change, mean_over, versus
 from .text_blocks import RESULTS, TESTED
 
 

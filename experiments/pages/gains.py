@@ -12,13 +12,13 @@ from robust_vit_hf.improvement.choice import COMPOSITES_ERROR
 from robust_vit_hf.results.intervals import NORMAL, Interval
 from robust_vit_hf.results.tables import Table
 
-from ..sweeps.intervals import Difference, Gains, change, mean_gain, mean_over
 from ..sweeps.results import Results
 from ..sweeps.results_parquet import read_results
+from ..sweeps.seed_intervals import Difference, Gains, change, mean_gain, mean_over
 from .text_blocks import TESTED, benchmark, by_group, commits_of
 
 
-KINDS = {
+MODEL_KINDS = {
     "vit": "DINOv2-S",
     "cnn": "EfficientNet-Lite0",
     "photo": "DINOv2-S, real objects",
@@ -115,7 +115,7 @@ def top1_before(runs: Mapping[str, dict], place: str) -> float:
 def summary() -> Table:
     """What each arm gains on other photographs, with known and with new drawings, and what it costs on usual backgrounds."""
     rows = []
-    for kind, label in KINDS.items():
+    for kind, label in MODEL_KINDS.items():
         for arm, name in (ARMS | OTHER_ARMS).items():
             if runs := improve_runs(arm, kind):
                 places = next(iter(runs.values()))["places"]
@@ -128,7 +128,7 @@ def summary() -> Table:
 def in_short() -> str:
     """Top-1 before and after in whole per cent, how exact the changes are, and how often the verdict was right."""
     rows, margins = [], []
-    for kind, label in KINDS.items():
+    for kind, label in MODEL_KINDS.items():
         of_efforts = [improve_runs(arm, kind) for arm in EFFORTS]
         rows.append([f"{len(of_efforts[0])} {label}"])
         for place in PLACES_IN_SHORT:
@@ -148,7 +148,7 @@ def in_short() -> str:
 def control() -> str:
     """Sentences on the primary comparison, of `full` with a training on labels without composites, for each kind of models."""
     parts = []
-    for kind, label in KINDS.items():
+    for kind, label in MODEL_KINDS.items():
         alone, full = (improve_runs(arm, kind) for arm in ("labels", "full"))
         if not alone:
             continue

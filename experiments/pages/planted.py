@@ -10,7 +10,7 @@ from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis
 from robust_vit_hf.results.tables import Table
 
 from ..benchmarks.planted_images import PLANTED
-from ..sweeps.intervals import Difference
+from ..sweeps.seed_intervals import Difference
 from .text_blocks import outcomes
 
 

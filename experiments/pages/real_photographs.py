@@ -1,4 +1,4 @@
-"""Masks, verdicts and improvements on real photographs: tables of experiments/photographs.md (real_photographs.json)."""
+"""Masks, maps, verdicts and improvements on real photographs: tables of experiments/photographs.md and architectures.md."""
 
 from collections.abc import Callable, Mapping
 
@@ -42,6 +42,16 @@ def masks() -> str:
             rows.append([images, MAKERS[maker], str(measured["images"]), *shares, seconds])
     head = ["photographs", "masks", "images", "IoU", "below 0.3", "inverted", "seconds"]
     return Table("", head, rows).markdown()
+
+
+def class_maps() -> str:
+    """How well the maps of CNNs and ViTs show the object."""
+    rows = []
+    for model, scores in benchmark("class_maps")["scores"].items():
+        name, _, head = model.partition(", ")
+        made = ["only the centre", "–", "–"] if name == "centre" else [scores["map"], name, head or "its own head"]
+        rows.append([*made, *(f"{100 * scores[key]:.0f}" for key in ("pointing_game", "mean_iou"))])
+    return Table("", ["map", "model", "head", "maximum on the object", "mIoU"], rows).markdown()
 
 
 def verdicts() -> str:
@@ -120,6 +130,7 @@ def in_short() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "masks of photographs": masks,
+    "class maps": class_maps,
     "verdicts of photographs": verdicts,
     "improved photographs": improved,
     "times of photographs": times,

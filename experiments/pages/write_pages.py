@@ -20,15 +20,14 @@ from robust_vit_hf.results.plots import figure_bytes
 
 from ..scripts import script_parser
 from . import (
-    before_training,
-    class_maps,
     costs,
     emoji_shift_claims,
     experiment,
     gains,
-    photographs,
+    pasted_objects,
     planted,
     real_photographs,
+    without_model,
 )
 from .text_blocks import BLOCK, ROOT, texts
 
@@ -37,11 +36,10 @@ PICTURE = ROOT / "experiments" / "gain_and_loss.png"
 BLOCKS: dict[str, Callable[[], str]] = {
     **experiment.BLOCKS,
     **emoji_shift_claims.BLOCKS,
-    **photographs.BLOCKS,
+    **pasted_objects.BLOCKS,
     **gains.BLOCKS,
     **planted.BLOCKS,
-    **before_training.BLOCKS,
-    **class_maps.BLOCKS,
+    **without_model.BLOCKS,
     **real_photographs.BLOCKS,
     **costs.BLOCKS,
 }

@@ -15,9 +15,9 @@ from robust_vit_hf.results.intervals import CONFIDENCE
 from robust_vit_hf.results.set_tables import SEGMENTATION
 from robust_vit_hf.results.tables import Table
 
-from ..sweeps.intervals import Difference, Gains, change, gains_of, mean_gain, mean_over, versus
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
+from ..sweeps.seed_intervals import Difference, Gains, change, gains_of, mean_gain, mean_over, versus
 from .paper_tables import mean_score, sets_with_masks
 from .published_tables import METHODS, published_models
 from .set_titles import UNSHIFTED, title_of

@@ -18,14 +18,11 @@ class ReportOptions(Options):
       python -m experiments report runs/emoji-shift-grid runs/emoji-shift-others --output_dir runs/report
       python -m experiments report runs/report/results.parquet --output_dir runs/report
 
-    With --html, the report is also one HTML file for any browser, with sortable changes by class and a gallery of relevance maps.
-
     Of several settings of a method, the one is shown that the criterion of the grid chooses on the validation images (see
     experiments/sweeps.md).
     """
 
     sources: list[Path] = option(text="folders of sweeps or of their runs, and files results.parquet", positional=True)
-    html: bool = option(False, "write report.html, one file that loads nothing")
     output_dir: Path = output_dir()
 
 

@@ -13,9 +13,9 @@ from robust_vit_hf.results.summary import class_changes
 from robust_vit_hf.utils.images import plain
 
 from ..sweeps.gain_and_price import COLOURS
-from ..sweeps.intervals import change
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
+from ..sweeps.seed_intervals import change
 from .published_tables import averaged_models, group_accuracy
 from .set_titles import title_of
 

@@ -10,9 +10,9 @@ from robust_vit_hf.results.run_results import SetResult
 from robust_vit_hf.results.set_tables import SEGMENTATION
 from robust_vit_hf.results.tables import Table
 
-from ..sweeps.intervals import change, versus
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
+from ..sweeps.seed_intervals import change, versus
 from .published_tables import (
     METHODS,
     VALIDATION,

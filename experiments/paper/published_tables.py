@@ -11,9 +11,9 @@ import numpy as np
 from robust_vit_hf.metrics.robust_accuracy import TOP
 from robust_vit_hf.results.tables import Table
 
-from ..sweeps.intervals import change
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run
+from ..sweeps.seed_intervals import change
 from .set_titles import SYNTHETIC, title_of
 
 

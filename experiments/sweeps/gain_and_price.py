@@ -16,8 +16,8 @@ from robust_vit_hf.results.tables import Table
 from robust_vit_hf.utils.images import plain
 
 from .choose_settings import setting_of
-from .intervals import Difference, change
 from .runs import Run
+from .seed_intervals import Difference, change
 
 
 # None has a meaning elsewhere: there, blue is after, grey before, orange the control, green better, and red worse.

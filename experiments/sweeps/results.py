@@ -1,17 +1,11 @@
 """The runs of an experiment by model, method and seed."""
 
 from collections.abc import Sequence
-from itertools import product
-
-import numpy as np
 
 from robust_vit_hf.data.known_sets import LATER_SETS
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.run_results import SetResult
-from robust_vit_hf.results.set_tables import Groups
-from robust_vit_hf.results.tables import Table
 
-from .intervals import mean_over
 from .runs import Run
 
 
@@ -42,35 +36,3 @@ class Results:
     def common_by_class(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:
         """Those of [`common`] whose images have one class each."""
         return [name for name in self.common(runs, names) if all(run.sets[name].by_class for run in runs)]
-
-
-def worst_group_table(results: Results) -> Table | None:
-    """Top-1 of the worst group and on average over the groups, of each model and method, as means over the runs with the interval of
-    their changes over seeds (Student's t); `None` without a set with groups."""
-    rows = []
-    for name, model, method in product(results.sets, results.models, results.methods):
-        runs = [run for run in results.of(method, model) if name in run.sets and run.sets[name].groups is not None]
-        if not runs:
-            continue
-        cells, weighted = [], all(Groups.of(run.sets[name]).weighted for run in runs)
-        before, after = (
-            np.array([_worst_and_average(run.sets[name], side, weighted) for run in runs]).T
-            for side in ("before", "after")
-        )
-        for one, other in zip(before, after, strict=True):
-            moved = mean_over((other - one).tolist(), [run.seed for run in runs])
-            cells += [f"{100 * one.mean():.1f}", f"{100 * other.mean():.1f}", str(moved)]
-        missing = {group for run in runs for group in Groups.of(run.sets[name]).missing}
-        without = f", without {len(missing)} groups that have no images" if missing else ""
-        cells.append(("as in training" if weighted else "equal") + without)
-        rows.append([f"{model}, {method}, `{name}`", str(len({run.seed for run in runs})), *cells])
-    heads = ["worst group before", "after", "change", "average of the groups before", "after", "change", "weights"]
-    title = "Groups, top-1 in per cent [95 % interval over seeds]"
-    return Table(title, ["model, method, set", "seeds", *heads], rows) if rows else None
-
-
-def _worst_and_average(result: SetResult, side: str, weighted: bool) -> tuple[float, float]:
-    """Top-1 of the worst group, and on average over the groups, which count the same unless `weighted`."""
-    groups = Groups.of(result)
-    top1 = np.bincount(groups.numbers, result.correct(side)[result.usable]) / groups.counts
-    return float(top1.min()), float(np.average(top1, weights=groups.weights if weighted else None))

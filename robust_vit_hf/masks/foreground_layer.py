@@ -38,7 +38,7 @@ class ForegroundLayer(NamedTuple):
 
 @cache
 def bundled_layer() -> ForegroundLayer:
-    """The layer that `python -m experiments foreground_layer` trained on photographs without masks."""
+    """The layer that `python -m experiments train_foreground_layer` trained on photographs without masks."""
     return ForegroundLayer(**load((files(__package__) / LAYER_FILE).read_bytes()))
 
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.pages import before_training, experiment
+from experiments.pages import experiment, without_model
 from experiments.pages import experiment_results as of_experiment
 from experiments.pages.experiment_results import HOME, LABELS, PAPER_WEIGHTS, RANDOM, SHIFTED, SWAP, runs_of, tested
 from experiments.pages.gains import effort_runs, gain_at
-from experiments.pages.photographs import difference, over_both
+from experiments.pages.pasted_objects import difference, over_both
 from experiments.pages.text_blocks import BENCHMARKS, BLOCK, RESULTS, benchmark, by_group, commits_of, texts
 from experiments.pages.write_pages import BLOCKS, PICTURE, points_of
 from experiments.sweeps.choose_settings import choose_settings
-from experiments.sweeps.intervals import Difference, Gains, change, mean_gain, versus
 from experiments.sweeps.results import Results
 from experiments.sweeps.runs import OURS
+from experiments.sweeps.seed_intervals import Difference, Gains, change, mean_gain, versus
 
 from ..helpers.tiny import ROOT
 
@@ -55,7 +55,7 @@ def test_the_picture_shows_the_points_of_the_results():
 
 def test_bars_reach_to_the_ends_of_their_intervals():
     gaps = [of_set["without"]["bg_gap"] for of_set in benchmark("before_training")["sets"].values()]
-    bars = [bar[:, 0] for bars in before_training.picture().axes[0].collections for bar in bars.get_segments()]
+    bars = [bar[:, 0] for bars in without_model.picture().axes[0].collections for bar in bars.get_segments()]
     ends = sorted((100 * gap["low"], 100 * gap["high"]) for gap in gaps)
     np.testing.assert_allclose(sorted(map(tuple, bars)), ends)
 

@@ -1,6 +1,5 @@
 """`python -m experiments report`: the paper's tables, figures and findings from one file of results."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +14,18 @@ from experiments.paper.paper_plots import size_figure
 from experiments.paper.published_tables import accuracy_tables
 from experiments.paper.set_titles import TITLES, title_of
 from experiments.sweeps.gain_and_price import price_figure, price_table, prices
-from experiments.sweeps.intervals import change
-from experiments.sweeps.results import Results, worst_group_table
+from experiments.sweeps.results import Results
 from experiments.sweeps.results_parquet import read_results, write_results
 from experiments.sweeps.runs import OURS
+from experiments.sweeps.seed_intervals import change
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.run_results import SideResult
 
 from ..helpers.commands import call, files_below, succeed
-from ..helpers.experiment import result, result_rows, run_of, sweep, write_grid, write_rows
+from ..helpers.experiment import result_rows, sweep, write_rows
 from ..helpers.layouts import miniatures
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
-from ..helpers.tiny import DATA, ROOT, masked_dataset, save_pretrained, tiny_vit
+from ..helpers.tiny import DATA, ROOT, masked_dataset, tiny_vit
 
 
 FIXED = DATA / "experiment"
@@ -121,7 +120,7 @@ def test_later_sets_are_no_mean_without_a_shift(results):
 
 def test_numbers_of_samples_and_classes(results):
     """Figure 7 and its findings are of the variants of its grid."""
-    variants = yaml.safe_load((ROOT / "experiments" / "grids" / "figure7.yaml").read_text())["variants"]
+    variants = yaml.safe_load((ROOT / "experiments" / "grids" / "samples-and-classes.yaml").read_text())["variants"]
     ours = [run for run in results.runs if run.method == OURS and run.learning_rate == 1e-6]
     runs = []
     for variant in variants:
@@ -191,9 +190,9 @@ def imagenet(tmp_path_factory):
 @pytest.mark.parametrize(
     "name, models, tables",
     [
-        pytest.param("table8", ["vit-b"], (1, 2, 8, 9, 10, 11), marks=pytest.mark.slow),
-        pytest.param("table4", None, (4, 12), marks=pytest.mark.release),
-        pytest.param("table1", None, (1, 10), marks=pytest.mark.release),
+        pytest.param("draws-of-classes", ["vit-b"], (1, 2, 8, 9, 10, 11), marks=pytest.mark.slow),
+        pytest.param("ablations", None, (4, 12), marks=pytest.mark.release),
+        pytest.param("models-on-real-images", None, (1, 10), marks=pytest.mark.release),
     ],
 )
 def test_a_grid_of_the_paper_in_miniature(name, models, tables, imagenet, hub, tmp_path):
@@ -214,8 +213,7 @@ def test_a_grid_of_the_paper_in_miniature(name, models, tables, imagenet, hub, t
     assert sorted({*originals} - {"validation"}) == sorted(grid["sets"])
     measured = len(grid["sets"]) * len(grid["grid"]["model"])
     assert len([name for name in originals if name != "validation"]) == measured
-    succeed("experiments", "report", tmp_path / "out", "--html", "--output_dir", tmp_path / "report")
-    assert "data:image/webp" in (tmp_path / "report" / "report.html").read_text()  # examples of a run
+    succeed("experiments", "report", tmp_path / "out", "--output_dir", tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     for number in tables:
         assert f"## Table {number}: " in text
@@ -233,55 +231,3 @@ def _miniature(model: str, folder: Path) -> Path:
         return saved_in(folder, tiny(seed, num_classes=1000, patch_size=8, depth=2), HUB_CONFIG | settings)
     tiny_vit(seed, num_labels=1000).save_pretrained(folder)
     return folder
-
-
-def test_groups_in_the_report_of_a_sweep(tmp_path):
-    """A test split with groups, measured before and after; the groups and their weights come through the file of results."""
-    for seed, (split, groups) in enumerate({"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items()):
-        rows = masked_dataset(len(groups), seed).add_column("group", list(groups))
-        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
-    save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = {"test_split": "test", "learning_rate": 1e-3}
-    options |= {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no"}
-    variants = {"robustvit": {}, "finetune": {"method": "finetune"}}
-    grid = write_grid(tmp_path / "grid.yaml", tmp_path, options, variants=variants, seeds={0: {"seed": 0}})
-    sweep(grid, tmp_path / "runs")
-    # Results of the original model are shared with runs on other training images.
-    for path in (tmp_path / "runs").glob("*/predictions/test/before/stage.json"):
-        recorded = json.loads(path.read_text())
-        recorded["result"]["group_weights"] = {"x": 0.5, "y": 0.5}
-        path.write_text(json.dumps(recorded))
-    printed = succeed("experiments", "report", tmp_path / "runs", "--output_dir", tmp_path / "report")
-    (run,) = (run for run in read_results(tmp_path / "report" / "results.parquet").runs if run.method == "finetune")
-    assert [*run.sets] == ["test"] and run.sets["test"].groups.tolist() == list("xyxyxy")
-    assert run.sets["test"].group_weights == {"x": 0.75, "y": 0.25}
-    top1 = [100 * run.sets["test"].accuracy("after", chosen=run.sets["test"].groups == name) for name in "xy"]
-    (line,) = (line for line in printed.splitlines() if line.startswith("| model, finetune, `test` | 1 |"))
-    cells = line.rstrip(" |").split(" | ")
-    assert float(cells[3]) == pytest.approx(min(top1), abs=0.06) and cells[-1] == "as in training"
-    assert float(cells[6]) == pytest.approx(0.75 * top1[0] + 0.25 * top1[1], abs=0.06) and top1[0] != top1[1]
-    card = (next((tmp_path / "runs").glob("*finetune*")) / "run" / "README.md").read_text()
-    assert "Groups of `test`, top-1 in per cent" in card and "| worst group |" in card
-    assert "| average, weighted by the training groups | 6 |" in card
-
-
-def test_runs_with_other_groups_in_training():
-    """Each is weighted by its own; where one does not know them, all groups count the same in all."""
-    groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
-    runs = []
-    for seed, weights in enumerate([{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 1.0}]):
-        of_run = result("test", groups=groups, weights=weights, before=0.5, after=0.75)
-        runs.append(replace(run_of(of_run, model="m"), name=str(seed), seed=str(seed)))
-    (row,) = worst_group_table(Results(runs)).rows
-    assert row[:4] == ["m, robustvit, `test`", "2", "0.0", "50.0"]
-    assert [*row[5:7], row[-1]] == ["62.5", "81.2", "as in training"]  # (75 + 50) / 2 and (87.5 + 75) / 2
-    runs[1] = replace(runs[1], sets={"test": result("test", groups=groups, before=0.5, after=0.75)})
-    (row,) = worst_group_table(Results(runs)).rows
-    assert [*row[5:7], row[-1]] == ["50.0", "75.0", "equal"]
-
-
-def test_groups_of_the_training_without_images_are_counted():
-    groups, weights = np.repeat(np.array(["a", "b"], dtype=object), 100), dict.fromkeys("edcba", 1.0)
-    birds = result("test", groups=groups, weights=weights, before=0.5, after=1.0)
-    (row,) = worst_group_table(Results([run_of(birds)])).rows
-    assert row[-1] == "as in training, without 3 groups that have no images"

@@ -7,7 +7,7 @@ import pytest
 import scipy
 
 from experiments.sweeps.choose_settings import choose_settings
-from experiments.sweeps.intervals import Gains, change, mean_gain, mean_over, versus
+from experiments.sweeps.seed_intervals import Gains, change, mean_gain, mean_over, versus
 
 
 def test_the_interval_over_seeds_is_students():

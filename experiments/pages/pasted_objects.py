@@ -6,12 +6,11 @@ import numpy as np
 
 from robust_vit_hf.results.tables import Table
 
-from ..sweeps.intervals import Difference, Gains, mean_gain
+from ..sweeps.seed_intervals import Difference, Gains, mean_gain
 from .text_blocks import by_group, outcomes
 
 
-FRESH = tuple(f"fresh-{seed}" for seed in range(10, 15))  # sets of the models of the experiment
-KINDS = {"DINOv2-S": FRESH}
+MODEL = "DINOv2-S"
 WAYS = ("plain", "lit", "occluded", "scaled")
 AFTER = {  # what made the models better
     "background-swap": "swap, 72 steps",
@@ -25,9 +24,9 @@ PAIRS = (("robustvit", "background-swap"), ("background-swap", "layer"), ("layer
 def other_images() -> str:
     """Top-1 before and its change by way of pasting."""
     rows = []
-    for kind, method, gains in by_pasting():
+    for method, gains in by_pasting():
         cells = [f"{100 * before.mean():.1f} {over_both(gain)}" for before, gain in gains.values()]
-        rows.append([kind, AFTER[method], str(len(gains["plain"][1])), *cells])
+        rows.append([MODEL, AFTER[method], str(len(gains["plain"][1])), *cells])
     table = Table("", ["model", "after", "models", *(f"`{way}`" for way in WAYS)], rows).markdown()
     differences = [
         [AFTER[second], AFTER[first], *(str(difference(first, second, way)) for way in WAYS)]
@@ -40,27 +39,23 @@ def other_images() -> str:
 def other_ways() -> str:
     """Changes of top-1 by another way of pasting, less those by `plain`."""
     rows = []
-    for kind, method, gains in by_pasting():
+    for method, gains in by_pasting():
         less = [over_both(gain - gains["plain"][1]) for way, (_, gain) in gains.items() if way != "plain"]
-        rows.append([kind, AFTER[method], *map(str, less)])
+        rows.append([MODEL, AFTER[method], *map(str, less)])
     return Table("", ["model", "after", *(f"`{way}`" for way in WAYS[1:])], rows).markdown()
 
 
-def by_pasting() -> Iterator[tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]]]]:
-    """Kind of models, what made them better, see [`AFTER`], and by way top-1 before and its gain, `(models, photographs)`."""
-    sets = by_group("other_images")
-    for kind, names in KINDS.items():
-        for method in AFTER:
-            models = [sets[name][method] for name in names if method in sets.get(name, {})]
-            if models:
-                yield kind, method, {way: of_photographs(models, way) for way in WAYS}
+def by_pasting() -> Iterator[tuple[str, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """What made the models better, see [`AFTER`], and by way top-1 before and its gain, `(models, photographs)`."""
+    for method in AFTER:
+        models = [methods[method] for methods in by_group("other_images").values()]
+        yield method, {way: of_photographs(models, way) for way in WAYS}
 
 
 def difference(first: str, second: str, way: str) -> Difference:
-    """The gain of the second method on these photographs less that of the first, over the models that have both."""
-    models = [methods for methods in by_group("other_images").values() if methods.keys() >= {first, second}]
-    gains = [of_photographs([methods[method] for methods in models], way)[1] for method in (first, second)]
-    return over_both(gains[1] - gains[0])
+    """The gain of the second method on these photographs less that of the first, over all models."""
+    gains = {method: of_way[way][1] for method, of_way in by_pasting()}
+    return over_both(gains[second] - gains[first])
 
 
 def of_photographs(models: Sequence[dict], way: str) -> tuple[np.ndarray, np.ndarray]:

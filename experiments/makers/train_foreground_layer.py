@@ -1,6 +1,6 @@
 """Train the linear layer of robust_vit_hf/masks/foreground_layer.py on photographs without masks.
 
-    python -m experiments foreground_layer PHOTOGRAPHS --output robust_vit_hf/masks/foreground_layer.safetensors
+    python -m experiments train_foreground_layer PHOTOGRAPHS --output robust_vit_hf/masks/foreground_layer.safetensors
 
 The layer begins as a logistic regression of the patches in the middle of the photographs against those at the border, and is trained again on
 its own smoothed scores, split half-way between the extremes of each image. Images in which these hold three corners, or more than three
@@ -92,4 +92,4 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="file of the layer")
     arguments = parser.parse_args()
     layer = train(hidden_states(sorted(path for path in arguments.photographs.iterdir() if path.is_file())))
-    save_file(layer._asdict(), arguments.output, {"source": "python -m experiments foreground_layer"})
+    save_file(layer._asdict(), arguments.output, {"source": "python -m experiments train_foreground_layer"})
