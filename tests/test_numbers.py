@@ -104,7 +104,7 @@ def numbers_in(file: Path) -> Iterator[tuple[str, dict]]:
         results = ModelCard.load(file).data.eval_results or []
         for result in results:
             yield f"{result.dataset_name}, {result.metric_name or result.metric_type}", {"value": result.metric_value}
-    elif file.suffix == ".parquet" and file.name not in ("rows.parquet", "examples.parquet"):  # of predictions
+    elif file.suffix == ".parquet" and file.name not in ("predictions.parquet", "examples.parquet"):  # of predictions
         columns = pq.read_table(file).to_pydict()
         yield "means", {name: mean(column) for name, column in columns.items() if mean(column) is not None}
     elif file.suffix == ".csv":

@@ -27,7 +27,7 @@ from transformers import set_seed
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_model
 from robust_vit_hf.data.find_images import origin_of_masks
 from robust_vit_hf.evaluation.accuracy import Accuracy, set_result
-from robust_vit_hf.evaluation.measurement import measure
+from robust_vit_hf.evaluation.measurement import measure, save_predictions
 from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.hub.upload import check_adapter_base, create_repo, push_folder
@@ -40,6 +40,7 @@ from robust_vit_hf.training.load_data import load_data
 from robust_vit_hf.training.losses import check_has_map
 from robust_vit_hf.training.methods.augmentations import control_of
 from robust_vit_hf.training.options import DataArguments, ModelArguments
+from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.files import check_output_dir
 from robust_vit_hf.utils.processes import TrainingInterrupted, begin_command, leave
 
@@ -49,13 +50,13 @@ def finetune(
     data_args: DataArguments,
     args: RobustViTConfig,
     predictions: Path | None = None,
-    originals: Path | None = None,
+    cache: Cache | None = None,
 ) -> str:
     """Finetune a model, measure it before and after, and save or push it with results and model card.
 
     Args:
-        predictions: folder for the predictions for each image, `<set>/before` and `<set>/after`. Not saved by default.
-        originals: folder with results of original models, which runs share. Read only if `predictions` is given.
+        predictions: parquet file for the predictions of each image. Not saved by default.
+        cache: measurements of models, which runs share.
 
     Returns:
         The first table of the results, as Markdown; an empty string outside the main process.
@@ -86,9 +87,9 @@ def finetune(
 
     trainer = make_trainer(args)
     sides = {"before": Side.of(original.to(args.device), processor, name)}
-    session = Session(sides, {}, trainer.accelerator, predictions, originals, protocol).with_sets(sets)
+    session = Session(sides, {}, trainer.accelerator, cache=cache, protocol=protocol).with_sets(sets)
     # Measuring draws random numbers, reading saved predictions does not: the training must be the same in both cases.
-    with torch.random.fork_rng() if predictions else nullcontext():
+    with torch.random.fork_rng() if cache else nullcontext():
         results = [measure(session, Accuracy())]
     original.cpu()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -107,7 +108,7 @@ def finetune(
         control = make_trainer(control_of(args))
         control.train()
         side = {"control": Side.of(whole(control, original), processor)}
-        results.append(measure(replace(session, sides=side, folder=None), Accuracy(relevance=False)))
+        results.append(measure(replace(session, sides=side), Accuracy(relevance=False)))
 
     # Write tables, pictures and the card, and push.
     settings: dict[str, Any] = {"model": asdict(model_args) | {"protocol": protocol}, "data": asdict(data_args)}
@@ -118,6 +119,8 @@ def finetune(
         results_of = {of: set_result(of, rows, measured[of]) for of, rows in session.sets.items()}
         after = Side.of(trainer.accelerator.unwrap_model(trainer.model), processor)
         session = replace(session, settings=settings, sides={**session.sides, "after": after})
+        if predictions:
+            save_predictions(predictions, session, measured)
         table = write_finetuning_results(folder, Run(results_of, trainer.training_classes()), session)
     adapter = None if rank is None else f"LORA of rank {rank}{', merged' if model_args.merge_lora else ''}"
     facts = {"finetuned_from": resolve(name), "dataset": data_args.dataset, "protocol": protocol, "adapter": adapter}

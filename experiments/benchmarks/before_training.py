@@ -59,7 +59,7 @@ def of_images(of: Shortcut) -> dict:
     processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=mean, image_std=std)
     session = Session({"before": LinearProbe.of(model, processor)}, {}, make_accelerator(False), passes=(64, 0))
     session = session.with_sets({"images": images_of(rows, names)})
-    return figures(measure_backgrounds(session, "", OF_PHOTOGRAPHS)["before"])
+    return figures(measure_backgrounds(session, OF_PHOTOGRAPHS)["before"])
 
 
 def of_imagen(imagen: Path, samples: Path, root: Path) -> dict:

@@ -42,7 +42,6 @@ from robust_vit_hf.improvement.candidates import VALIDATION_COMPOSITES, Layer, f
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
-from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser
 from ..sweeps.bounded_choice import Candidate, choose
@@ -74,14 +73,14 @@ class Chosen(Candidate):
 class Features:
     """Features of a model for the images of a seed."""
 
-    def __init__(self, session: Session, folder: Path, seed: int):
+    def __init__(self, session: Session, seed: int):
         side = session.sides["before"]
         last = LastLayer(side.model.eval(), input_size(side.processor))
         self.own = Layer(*(values.double().numpy() for values in (last.weight, last.bias)))
 
         def of(name: str, rows: datasets.Dataset, count: int) -> Outputs:
             one = session.with_sets({name: EvaluationSet.of(rows)})
-            return composite_outputs(side, one, count, last, folder / name)
+            return composite_outputs(side, one, count, last)
 
         splits, classes = load_finetuning_splits(2, seed, seed), len(CLASS_NAMES)
         more = load_split("train", (VALIDATION + EACH) * classes, seed)
@@ -206,10 +205,9 @@ def main() -> None:
     arguments = parser.parse_args()
     settings, measured = {}, {}
     for seed in SEEDS:
-        folder = arguments.output_dir / str(seed)
         model = Models(f"runs/emoji-bias-{seed}", protocol="paper")
-        with open_session(model, Stage(folder, {}), bf16=arguments.bf16) as session:
-            found = Features(session, folder / "features", seed)
+        with open_session(model, arguments.output_dir / str(seed), bf16=arguments.bf16) as session:
+            found = Features(session, seed)
         for method, one in chosen_layers(found).items():
             settings.setdefault(method, []).append(one.name)
             for name, of_set in gains(found, one.layer, seed).items():

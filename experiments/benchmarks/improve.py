@@ -55,14 +55,14 @@ from robust_vit_hf.improvement.candidates import VALIDATION_COMPOSITES, compute_
 from robust_vit_hf.improvement.choice import choose
 from robust_vit_hf.improvement.finetune import Finetuning
 from robust_vit_hf.improvement.images import images_by_role
-from robust_vit_hf.improvement.improve import CANDIDATES_FOLDER, FEATURES_FOLDER, with_masks
+from robust_vit_hf.improvement.improve import with_masks
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import write_candidate
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.loading import with_new_head
+from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.images import to_rgb
-from robust_vit_hf.utils.stage import Stage
 
 from ..makers.biased_cnn import biased_cnn, load_efficientnet, processor_of
 from ..makers.cut_objects import KINDS, objects
@@ -289,14 +289,13 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
     """Choose among the candidates of an arm, made of the images and masks of `improve`, whose folder is given, and write the model."""
     options = ImproveOptions(model=str(model), dataset=str(photographs), output_dir=improved, bf16=True)
     started, notes = time.time(), []
-    with open_session(
-        Models(str(model), protocol=options.protocol), Stage(folder, {"command": "improve"}), bf16=True
-    ) as session:
+    cache = Cache(improved / "cache")
+    with open_session(Models(str(model), protocol=options.protocol), folder, cache=cache, bf16=True) as session:
         images, _ = images_by_role(session, options, notes)
         images = with_masks(images, replace(session, folder=improved), options, notes)
         train, validation = (session.with_images(of_role, options.dataset, None) for of_role in images.values())
         side = session.sides["before"]
-        features = compute_features(train, validation, improved / CANDIDATES_FOLDER / FEATURES_FOLDER)
+        features = compute_features(train, validation)
         alone = replace(features.train, mixed=features.train.original[:, None])
         facts = {"finetuned_from": "", "dataset": "", "masks": "", "protocol": session.protocol}
         layers = layer_candidates(side, features._replace(train=alone), facts | {"folder": folder})
@@ -317,11 +316,11 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
 
 
 def measured(
-    model: Path, better: Path, places: dict[str, EvaluationSet], folder: Path, shared: Path
+    model: Path, better: Path, places: dict[str, EvaluationSet], folder: Path, cache: Cache
 ) -> dict[str, dict[str, str]]:
     """By place and side: `1` for each image that is recognised, and `0` for each other."""
     models = Models(str(model), str(better if (better / "config.json").is_file() else model), "model")
-    with open_session(models, Stage(folder, {"command": "improve"}), bf16=True, shared=shared) as session:
+    with open_session(models, folder, cache=cache, bf16=True) as session:
         return {
             place: {side: "".join(map(str, result.correct(side).astype(int))) for side in result.sides}
             for place, result in measure_accuracy(session.with_sets(places), relevance=False).items()
@@ -354,9 +353,7 @@ def run(name: str, arm: str, root: Path, samples: Path) -> dict:
         better = folder / arm
         record = run_arm(arm, model, images, folder / "improved", better)
     places = places_of(name, root, samples)
-    record["places"] = measured(
-        model, better, places, folder / f"measured-{arm}", root / f"before-{model.parent.name}"
-    )
+    record["places"] = measured(model, better, places, folder / f"measured-{arm}", Cache(root / "cache"))
     record["commit"] = environment()["commit"]
     return record | {"groups": {place: groups(of_place) for place, of_place in places.items()}}
 

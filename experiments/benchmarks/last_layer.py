@@ -11,7 +11,6 @@ cent, by seed; and next to the features, a model with the layer that is fitted t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import datasets
@@ -34,12 +33,10 @@ from robust_vit_hf.improvement.candidates import (
     fit_layer,
     map_out_background,
     new_layers,
-    pool_picture,
 )
 from robust_vit_hf.models.last_layer import LastLayer
 from robust_vit_hf.training.methods.augmentations import load_backgrounds
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser
 from ..sweeps.bounded_choice import Candidate, choose
@@ -134,9 +131,7 @@ class Features:
 
     def of(self, name: str, rows: datasets.Dataset, count: int, pool: datasets.Dataset | None = None) -> Outputs:
         one = self.session.with_sets({name: EvaluationSet.of(rows)})
-        return composite_outputs(
-            self.side, one, count, self.last, self.folder / name, pool and partial(pool_picture, pool)
-        )
+        return composite_outputs(self.side, one, count, self.last, pool)
 
     def layers(self, features: Outputs) -> Layers:
         """The new layers of `improve`."""
@@ -234,8 +229,8 @@ def main() -> None:
     results, _ = read_outcomes(file)
     for seed in (seed for seed in SEEDS if f"{seed}/before" not in results):
         folder = arguments.output_dir / str(seed)
-        model, stage = Models(f"runs/emoji-bias-{seed}", protocol="paper"), Stage(folder, {"command": "last layer"})
-        with open_session(model, stage, bf16=arguments.bf16) as session:
+        model = Models(f"runs/emoji-bias-{seed}", protocol="paper")
+        with open_session(model, folder, bf16=arguments.bf16) as session:
             found = Features(session, folder / "features", seed)
             layers = found.layers(found.train)
             made = dict(variants(found, layers))

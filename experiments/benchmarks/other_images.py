@@ -31,10 +31,10 @@ from robust_vit_hf.evaluation.accuracy import measure_accuracy
 from robust_vit_hf.evaluation.session import Models, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.verdict import VERDICT_FILE
+from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json
 from robust_vit_hf.utils.images import save_picture_grid
-from robust_vit_hf.utils.stage import Stage
 
 from ..scripts import script_parser
 from .desktop_photographs import fetch
@@ -133,8 +133,8 @@ def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: 
     """How many objects are right on each photograph, by way and side, and the commit. A model that was kept is the one before."""
     kept = (read_json(after / VERDICT_FILE) or {}).get("outcome") == "kept"
     models = Models(str(before), str(before if kept else after), "model")
-    stage = Stage(folder / after.parent.name / after.name, {"command": "other_images"})
-    with open_session(models, stage, bf16=bf16, shared=folder / "before") as session:
+    of_pair, cache = folder / after.parent.name / after.name, Cache(folder / "cache")
+    with open_session(models, of_pair, cache=cache, bf16=bf16) as session:
         found = measure_accuracy(session.with_sets(sets), relevance=False)
     counts = {
         way: {side: np.bincount(places, result.correct(side)).astype(int).tolist() for side in result.sides}

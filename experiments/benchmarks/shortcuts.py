@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import datasets
 import numpy as np
@@ -146,8 +145,8 @@ def diagnosed(of: Shortcut) -> dict:
     session, shuffled = trained(of), of.rows("random")
     images = session.with_sets({"images": images_of(of.rows("validation"), session.classes)})
     measured = measure(images, Attributes())["images"]["before"]
-    found = AttributeDiagnosis(measured.columns, tuple(ATTRIBUTES))
-    home = np.mean(np.array(measured.columns["original"]) == np.array(measured.columns["label"]))
+    found = AttributeDiagnosis(measured, tuple(ATTRIBUTES))
+    home = np.mean(np.array(measured["original"]) == np.array(measured["label"]))
     last = LastLayer(session.sides["before"].model, tuple(pixels(shuffled[:1]).shape[2:]))
     predicted = outputs(last, pixels(shuffled), of.bf16)[0].argmax(axis=1)
     at_random = np.mean(predicted == [label for _, _, label in shuffled])
@@ -157,11 +156,9 @@ def diagnosed(of: Shortcut) -> dict:
 def new_layer(session: Session, rows: dict[str, list[tuple]], attributes: list[str]) -> Layer:
     """The last layer that the criterion of bounded_choice.py chooses among those of `improve`."""
     of_role = {role: session.with_sets({role: images_of(of, session.classes)}) for role, of in rows.items()}
-    with TemporaryDirectory() as folder:
-        sessions = of_role["train"], of_role["validation"]
-        features = compute_features(*sessions, Path(folder), attributes=attributes)
-        layers = dict(new_layers(features.layer, features.train, features.last.has_bias))
-        return choose_layer(features.layer, layers, features.validation)[0]
+    features = compute_features(of_role["train"], of_role["validation"], attributes=attributes)
+    layers = dict(new_layers(features.layer, features.train, features.last.has_bias))
+    return choose_layer(features.layer, layers, features.validation)[0]
 
 
 def improved(of: Shortcut, named: list[str]) -> dict:

@@ -1,7 +1,7 @@
 """Sufficient input subsets of the images of a set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from robust_vit_hf.evaluation.measurement import Measured, Measurement, TransformedRows
+from robust_vit_hf.evaluation.measurement import TransformedRows
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import forward_logits
@@ -22,12 +22,11 @@ from .sufficient_subsets import margin, sufficient_input_subsets
 
 
 @dataclass(frozen=True)
-class Subsets(Measurement):
+class Subsets:
     """Sufficient input subsets of the classes `targets`, or of the label of each image, in one process. Rows, one per
     pair of image and class: `found`, `size` (share of the pixels), `confidence`, `revealed` (class probability with
     the 8 neighbours of each pixel also visible), `all_masked` and, with masks, `foreground` (share of the subset, NaN
-    if it is empty) and `image_foreground`. Scores: their means, see [`summarize`]. Each batch, with its subsets, is a
-    separate file in the folder; existing files are reused."""
+    if it is empty) and `image_foreground`. Each batch, with its subsets, is a file in a folder of the cache."""
 
     batch_size: int = 8
     targets: tuple[int, ...] = ()
@@ -39,29 +38,29 @@ class Subsets(Measurement):
         targets = ((index, self.targets or rows.accepted[index][:1]) for index in range(len(rows.dataset)))
         return [(index, target) for index, of_image in targets for target in of_image]
 
-    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+    def find(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> Path:
+        """Folder with the subsets of a model on a set."""
         columns = ["image", "mask"] if "mask" in rows.dataset.column_names else ["image"]
         pairs = self.pairs(rows)
         repeated = rows.dataset.select([index for index, _ in pairs]).select_columns(columns)
         images = TransformedRows(repeated, rows.transform(side.processor))
         loader = replace(session, passes=(self.batch_size, 0)).loader(images)
-        batches = []
-        with tqdm(total=len(pairs), desc=title, unit="pair") as progress:
-            for number, batch in enumerate(loader):
-                path = None if folder is None else _part(folder, number)
-                if path is not None and path.is_file():
-                    found = load_file(path)
-                else:
-                    targets = [target for _, target in pairs[number * self.batch_size :][: self.batch_size]]
-                    with session.accelerator.autocast():
-                        found = self._measure_batch(side.model, batch, targets, session.accelerator.device)
-                    if path is not None:
-                        with atomic_file(path) as partial:
+
+        def make(folder: Path) -> None:
+            with tqdm(total=len(pairs), desc=title, unit="pair") as progress:
+                for number, batch in enumerate(loader):
+                    if not _part(folder, number).is_file():
+                        targets = [target for _, target in pairs[number * self.batch_size :][: self.batch_size]]
+                        with session.accelerator.autocast():
+                            found = self._measure_batch(side.model, batch, targets, session.accelerator.device)
+                        with atomic_file(_part(folder, number)) as partial:
                             save_file(found, partial)
-                batches.append(_columns_of(found))
-                progress.update(len(batch["pixel_values"]))
-        rows_of_all = concatenate(batches)
-        return Measured(rows_of_all, summarize(rows_of_all))
+                    progress.update(len(batch["pixel_values"]))
+
+        return session.cache.folder(title.replace(", ", "-"), make, **asdict(self), **session.inputs(side, rows))
+
+    def columns(self, folder: Path) -> dict[str, np.ndarray]:
+        return concatenate([_columns_of(load_file(path)) for path in sorted(folder.glob("*.safetensors"))])
 
     def _measure_batch(
         self, model: nn.Module, batch: dict[str, torch.Tensor], targets: list[int], device: torch.device

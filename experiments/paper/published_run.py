@@ -5,6 +5,7 @@ from pathlib import Path
 
 from robust_vit_hf.data.known_sets import PAPER_SETS
 from robust_vit_hf.models.model_names import MODELS, find_model
+from robust_vit_hf.results.predictions import PREDICTIONS_FILE
 from robust_vit_hf.results.set_tables import MEASURES, SEGMENTATION, attribution_table, reliance_tables
 from robust_vit_hf.results.tables import Table
 from robust_vit_hf.utils.files import RESULTS_FILE, read_json
@@ -48,7 +49,7 @@ def evaluation_tables(folder: Path, results: dict, protocol: str, model: str) ->
         model: the paper's name of it.
     """
     classes = results["training_classes"]
-    sets = read_sets(folder / protocol, True, tuple(results["weights"]))
+    sets = read_sets(folder / protocol / PREDICTIONS_FILE, True)
     run = Run(sets, None if classes is None else frozenset(classes), model=model)
     in_paper = Results([replace(run, sets={name: of_set for name, of_set in sets.items() if name in PAPER_SETS})])
     tables = [*accuracy_tables(in_paper, protocol).values(), *class_group_tables(in_paper, protocol).values()]

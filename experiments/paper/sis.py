@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -12,14 +13,12 @@ from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.known_sets import IMAGES_PER_SET
 from robust_vit_hf.data.schema import may_be_shown
 from robust_vit_hf.data.transforms import denormalize
-from robust_vit_hf.evaluation.measurement import Measured, measure
 from robust_vit_hf.evaluation.results_files import write_results_json
 from robust_vit_hf.evaluation.session import Models, Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_sets
 from robust_vit_hf.models.image_processors import Protocol
 from robust_vit_hf.results.tables import Table, percent
 from robust_vit_hf.utils.images import save_picture_grid
-from robust_vit_hf.utils.stage import Stage
 
 from .input_subsets import Subsets, concatenate, summarize
 from .options import SubsetOptions
@@ -30,22 +29,24 @@ NUM_EXAMPLES = 4
 
 def find_subsets(options: SubsetOptions) -> str:
     """Find sufficient input subsets of one model or two (before and after finetuning), in one process. Writes
-    `results.json`, `tables.md`, `sis.png` and the subsets of each batch. Batches already in the output
-    folder are reused."""
+    `results.json`, `tables.md`, `sis.png` and the subsets of each batch, which are not computed again."""
     folder = options.output_dir
-    stage = Stage(folder, {"command": "sis"})
     models = Models(options.model, options.compare, options.protocol)
-    with open_session(models, stage, bf16=options.bf16) as session:
+    with open_session(models, folder, bf16=options.bf16) as session:
         targets = tuple(class_index(name, session.classes) for name in options.classes)
         session = session.with_sets(_load_sets(options, session.protocol))
         chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
         session = replace(session, sets=chosen)
         step = options.pixels_per_step
         subsets = Subsets(options.batch_size, targets=targets, threshold=options.threshold, pixels_per_step=step)
-        measured = measure(session, subsets)
-        scores = {name: {side: found.scores for side, found in of.items()} for name, of in measured.items()}
+        found = {
+            name: {side: subsets.find(of, rows, session, f"{name}, {side}") for side, of in session.sides.items()}
+            for name, rows in session.sets.items()
+        }
+        measured = {name: {side: subsets.columns(of) for side, of in sides.items()} for name, sides in found.items()}
+        scores = {name: {side: summarize(of) for side, of in sides.items()} for name, sides in measured.items()}
         if len(measured) > 1:
-            parts = {side: [of[side].columns for of in measured.values()] for side in session.sides}
+            parts = {side: [of[side] for of in measured.values()] for side in session.sides}
             scores["all"] = {side: summarize(concatenate(of_side)) for side, of_side in parts.items()}
         table = subsets_table(scores, options.threshold)
         settings = asdict(options) | {"protocol": session.protocol}
@@ -54,7 +55,7 @@ def find_subsets(options: SubsetOptions) -> str:
         for name, rows in session.sets.items():
             shown = may_be_shown(rows.dataset).nonzero()[0].tolist()
             for index in shown[: NUM_EXAMPLES - len(examples)]:
-                examples.append(_pictures(session, subsets, name, index, measured[name]))
+                examples.append(_pictures(session, subsets, name, index, found[name]))
         if examples:
             save_picture_grid(examples, folder / "sis.png")
     return f"\n{markdown}\nresults.json, tables, sis.png and the subsets of each batch: {folder}"
@@ -110,7 +111,7 @@ def subsets_table(scores: dict[str, dict[str, dict]], threshold: float) -> Table
 
 
 def _pictures(
-    session: Session, subsets: Subsets, name: str, index: int, measured: Mapping[str, Measured]
+    session: Session, subsets: Subsets, name: str, index: int, found: Mapping[str, Path]
 ) -> list[tuple[str, np.ndarray]]:
     """Row of the figure: captioned pictures of an image and its subsets, as the model sees them."""
     rows, seen = session.sets[name], {}
@@ -121,9 +122,9 @@ def _pictures(
     label = session.classes[rows.accepted[index][0]] if rows.accepted and rows.accepted[index] else ""
     pictures = [(f"{name}\n{label}", denormalize(seen["before"], processors["before"]))]
     for number, (row, target) in enumerate(subsets.pairs(rows)):
-        for side, found in measured.items() if row == index else ():
-            subset = subsets.subset(session.folder / name / side, number)
-            size = f"{100 * subset.float().mean():.1f} % of pixels" if found.columns["found"][number] else "none found"
-            caption = f"{session.classes[target]}, {side}\n{size}: {100 * found.columns['confidence'][number]:.0f} %"
+        for side, folder in found.items() if row == index else ():
+            subset, columns = subsets.subset(folder, number), subsets.columns(folder)
+            size = f"{100 * subset.float().mean():.1f} % of pixels" if columns["found"][number] else "none found"
+            caption = f"{session.classes[target]}, {side}\n{size}: {100 * columns['confidence'][number]:.0f} %"
             pictures.append((caption, denormalize(seen[side] * subset, processors[side])))
     return [(caption, picture[0].permute(1, 2, 0).numpy()) for caption, picture in pictures]

@@ -13,10 +13,9 @@ from transformers.utils import logging
 
 from robust_vit_hf.data.emoji_shift import SHIFTED
 from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK, FAMILIES, PAPER_SETS
-from robust_vit_hf.evaluation.accuracy import side_results
-from robust_vit_hf.evaluation.measurement import Measured, is_measured
 from robust_vit_hf.metrics.robust_accuracy import TOP, ranks
 from robust_vit_hf.models.model_names import MODELS, find_model
+from robust_vit_hf.results.predictions import PREDICTIONS_FILE, read_predictions
 from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 from robust_vit_hf.utils.stage import Stage
@@ -108,10 +107,11 @@ def _is_measured(point: Path, grid: dict) -> bool:
     interpolation weights and sets."""
     if (recorded := Stage.of(point).result()) is None:
         return False
-    is_current, folder = point.name in grid["points"], point / ROBUSTNESS / recorded["protocol"]
+    is_current, file = point.name in grid["points"], point / ROBUSTNESS / recorded["protocol"] / PREDICTIONS_FILE
     weights = grid["interpolation_weights"]
     sets, weights = (grid["sets"], weights) if is_current else ([], weights[:1])
-    return has_interpolated(point, weights) and all(is_measured(folder / name) for name in sets)
+    measured = read_predictions(file) if file.is_file() else {}
+    return has_interpolated(point, weights) and {*sets} <= {*measured}
 
 
 def _collected_runs(point: Path, grid: dict) -> list[CollectedRun]:
@@ -133,7 +133,8 @@ def _collected_runs(point: Path, grid: dict) -> list[CollectedRun]:
     current = point.name in grid["points"]
     trained = _runs(point, recorded, results)
     collected = [CollectedRun(run, model, seed, settings, current) for run in trained]
-    if cut_out := _cut_out(point / CUT_OUT, trained[0], model):
+    if (file := point / f"{CUT_OUT}.parquet").is_file():
+        cut_out = _cut_out(file, trained[0], model)
         collected.append(CollectedRun(cut_out, model, seed, {}, current))
     return collected
 
@@ -146,10 +147,10 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
     shown = {row["set"]: row for row in results["rows"]}.get(results["settings"]["data"]["eval_split"], {})
     validation = shown.get("top1_before"), shown.get("top1_after")
     words = [f"{option} {_last(value)}" for option, value in of_grid["crossed"].items()]
-    classes, on_paper_sets = data["training_classes"], point / ROBUSTNESS / recorded["protocol"]
+    classes, on_paper_sets = data["training_classes"], point / ROBUSTNESS / recorded["protocol"] / PREDICTIONS_FILE
     of_paper = of_grid["options"].get("dataset", BUNDLED_BENCHMARK) != BUNDLED_BENCHMARK
     run = Run(
-        sets=read_sets(on_paper_sets if on_paper_sets.is_dir() else point / PREDICTIONS, of_paper),
+        sets=read_sets(on_paper_sets if on_paper_sets.is_file() else point / PREDICTIONS, of_paper),
         training_classes=None if classes is None else frozenset(classes),
         name=point.name,
         model=(registered and registered.paper_name) or _last(of_grid["model"]),
@@ -166,9 +167,9 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
     )
     interpolated = []
     for folder in sorted((point / INTERPOLATED).glob("*"), key=lambda folder: -float(folder.name)):
-        weight, composed = float(folder.name), _composed(folder / VALIDATION)
-        if not composed:
+        if not (folder / VALIDATION).is_file():
             continue
+        weight, composed = float(folder.name), _composed(folder / VALIDATION)
         original = composed["original"]
         validation = (original.accuracy("before"), original.accuracy("after"))
         if weight == 1:
@@ -180,19 +181,16 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
     return [run, *interpolated]
 
 
-def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
-    """The original model on objects cut out by their masks, as a method that trains nothing; `None` if not measured."""
-    sets = {}
+def _cut_out(file: Path, run: Run, model_digest: str) -> Run:
+    """The original model on objects cut out by their masks, as a method that trains nothing."""
+    sets, predictions = {}, read_predictions(file)
     for name, result in run.sets.items():
-        measured = Measured.load(Stage.of(folder / name / "before"))
-        if measured is not None:
-            after, best = np.full(len(result), TOP), np.array(measured.columns["only_fg"])[:, None]
-            after[result.usable] = ranks(best, measured.columns["accepted"])  # of labelled images alone
+        if name in predictions:
+            table, after = predictions[name]["before"], np.full(len(result), TOP)
+            after[result.usable] = ranks(table[["only_fg"]].to_numpy(), table["accepted"])  # of labelled images alone
             sides = {"before": result.sides["before"], "after": SideResult(after, num_ranked=1)}
             sets[name] = replace(result, sides=sides)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
-    if not sets:
-        return None
     untrained: dict[str, Any] = {"tuned": {}, "learning_rate": 0.0, "epochs": None, "seconds": 0.0}
     return replace(run, sets=sets, name=name, method=CUT_OUT, validation=None, composed={}, **untrained)
 
@@ -204,20 +202,17 @@ def _seconds(history: list[dict]) -> float | None:
     return round(seconds, 1) if seconds > 0 else None
 
 
-def _composed(folder: Path) -> dict[str, SetResult]:
-    """Results on the validation images, as they are and on other backgrounds; empty if not measured."""
-    measured = {side: Measured.load(Stage.of(folder / side)) for side in ("before", "after")}
-    if None in measured.values():
-        return {}
-    images = Stage.of(folder / "after").inputs["rows"]
-    classes, object_share = (np.array(measured["before"].columns[name]) for name in ("label", "object_share"))
-    composed = {}
+def _composed(file: Path) -> dict[str, SetResult]:
+    """Results on the validation images, as they are and on other backgrounds."""
+    (measured,) = read_predictions(file).values()
+    first, composed = measured["before"], {}
     for condition in COMPARED:
-        predicted = {side: np.array(of_side.columns[condition]) for side, of_side in measured.items()}
         # -1 where no other image has a background; an image without object or background is on none.
-        counts = (predicted["before"] >= 0) & (object_share > 0) & (object_share < 1)
-        sides = {side: SideResult(np.where(ids == classes, 0, TOP)) for side, ids in predicted.items()}
-        composed[condition] = SetResult(condition, sides, np.where(counts, classes, -1), images=images)
+        counts = (first[condition] >= 0) & first["object_share"].between(0, 1, inclusive="neither")
+        ranked = {side: np.where(table[condition] == table["label"], 0, TOP) for side, table in measured.items()}
+        sides = {side: SideResult(of_side) for side, of_side in ranked.items()}
+        labels = np.where(counts, first["label"], -1)
+        composed[condition] = SetResult(condition, sides, labels, images=first["digest"][0])
     return composed
 
 
@@ -225,32 +220,18 @@ def _last(value: Any) -> str:
     return str(value).rstrip("/").rpartition("/")[2]
 
 
-def read_sets(folder: Path, of_paper: bool, sides: tuple[str, ...] = ("before", "after")) -> dict[str, SetResult]:
-    """Results of a run's labelled sets in a folder: the paper's sets, or those of emoji-shift. Sets without results of all sides are left
-    out, with a warning."""
-    order = list(PAPER_SETS) if of_paper else ["val", *SHIFTED]
-    folders = {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
+def read_sets(file: Path, of_paper: bool) -> dict[str, SetResult]:
+    """Results on a run's labelled sets from its predictions: on the paper's sets, or on those of emoji-shift."""
+    order, measured = list(PAPER_SETS) if of_paper else ["val", *SHIFTED], read_predictions(file)
     sets = {}
-    for name in sorted(folders, key=lambda name: order.index(name) if name in order else len(order)):
-        shifted = name in PAPER_SETS and name not in UNSHIFTED if of_paper else name in SHIFTED
-        measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in sides}
-        if missing := [side for side in sides if measured[side] is None]:  # in a run that left its grid
-            logger.warning(f"`{folders[name]}` is left out, as not complete: `{missing[0]}` was not measured.")
-            continue
-        if (accepted := measured["before"].columns.get("accepted")) is None:
-            continue
-        groups = measured["before"].columns.get("group")
-        sets[name] = SetResult(
-            name,
-            side_results(measured, accepted),
-            np.array([labels[0] if labels else -1 for labels in accepted]),
-            shifted,
-            images=Stage.of(folders[name] / sides[-1]).inputs.get("rows"),
-            groups=None if groups is None else np.array(groups, dtype=object),
-            # Those of `before` may be of a run on other images, with which it is shared.
-            group_weights=measured[sides[-1]].scores.get("group_weights"),
-            by_class=name not in FAMILIES["imagenet-9"],
-        )
+    for name in sorted(measured, key=lambda name: (order.index(name) if name in order else len(order), name)):
+        first = next(iter(measured[name].values()))
+        if (first["label"] >= 0).any():
+            facts: dict[str, Any] = {"images": first["digest"][0], "by_class": name not in FAMILIES["imagenet-9"]}
+            facts["shifted"] = name in PAPER_SETS and name not in UNSHIFTED if of_paper else name in SHIFTED
+            if "weight" in first:
+                facts["group_weights"] = dict(zip(first["group"], first["weight"], strict=True))
+            sets[name] = SetResult.of(name, measured[name], **facts)
     return sets
 
 

@@ -6,15 +6,15 @@ Apart from [`~experiments.sweeps.sweep`], which needs submitit: results are read
 from collections.abc import Iterable
 from pathlib import Path
 
-from robust_vit_hf.evaluation.measurement import is_measured
+from robust_vit_hf.results.predictions import PREDICTIONS_FILE
 
 
 # In the folder of a point: its `train` run, results on the paper's sets, predictions of the run, and the last error.
-RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "run", "robustness", "predictions", "error.json"
+RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "run", "robustness", PREDICTIONS_FILE, "error.json"
 # Results of the finetuned model, and of those between it and the original model, by interpolation weight.
-INTERPOLATED, VALIDATION, SETS = "interpolated", "validation", "sets"
-CUT_OUT = "cut_out"  # results of the original model on objects cut out
-ORIGINALS, LOGS, GRID_FILE = "originals", "logs", "grid.json"  # in the folder of the sweep
+INTERPOLATED, VALIDATION, SETS = "interpolated", "validation.parquet", "sets.parquet"
+CUT_OUT = "cut_out"  # predictions of the original model for objects cut out, as parquet
+CACHE, LOGS, GRID_FILE = "cache", "logs", "grid.json"  # in the folder of the sweep
 
 
 def interpolated_folder(point: Path, weight: float) -> Path:
@@ -23,4 +23,4 @@ def interpolated_folder(point: Path, weight: float) -> Path:
 
 def has_interpolated(point: Path, weights: Iterable[float]) -> bool:
     """Whether the models of these interpolation weights were measured on the validation images, which are measured last."""
-    return all(is_measured(interpolated_folder(point, weight) / VALIDATION) for weight in weights)
+    return all((interpolated_folder(point, weight) / VALIDATION).is_file() for weight in weights)

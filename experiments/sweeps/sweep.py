@@ -25,18 +25,19 @@ from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK
 from robust_vit_hf.data.schema import check_columns
 from robust_vit_hf.data.stream import stream_identity
 from robust_vit_hf.evaluation.evaluate import evaluate
-from robust_vit_hf.evaluation.measurement import is_measured
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
 from robust_vit_hf.evaluation.sets import load_evaluation_sets
 from robust_vit_hf.finetuning import finetune
 from robust_vit_hf.models.image_processors import Protocol, is_of_paper, resolve_protocol
 from robust_vit_hf.models.loading import load_model, model_digest
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
+from robust_vit_hf.results.predictions import PREDICTIONS_FILE, read_predictions
 from robust_vit_hf.training.checkpoints import last_checkpoint
 from robust_vit_hf.training.config import RobustViTConfig
 from robust_vit_hf.training.load_data import DRAWN_FROM_BENCHMARKS, load_data
 from robust_vit_hf.training.options import DataArguments, ModelArguments
 from robust_vit_hf.training.recipes import train_arguments
+from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from robust_vit_hf.utils.processes import TrainingInterrupted, begin_command, end_by_signals
 from robust_vit_hf.utils.stage import Stage, lock_file
@@ -45,11 +46,11 @@ from .grid import Grid, Point, read_grid
 from .measure_interpolated import measure_interpolated
 from .options import SweepOptions
 from .point_folder import (
+    CACHE,
     ERROR_FILE,
     GRID_FILE,
     INTERPOLATED,
     LOGS,
-    ORIGINALS,
     PREDICTIONS,
     ROBUSTNESS,
     RUN,
@@ -124,9 +125,10 @@ class SweepRun:
         return Stage(self.folder, {"options": options} | self.inputs)
 
     def unmeasured(self) -> list[tuple[str, str]]:
-        """Sets that are not measured. Another grid may have measured others."""
-        measured = self.folder / ROBUSTNESS / protocol_of(self.point)
-        return [named for named in self.sets if not is_measured(measured / named[0])]
+        """Sets that are not measured."""
+        file = self.folder / ROBUSTNESS / protocol_of(self.point) / PREDICTIONS_FILE
+        measured = read_predictions(file) if file.is_file() else {}
+        return [named for named in self.sets if named[0] not in measured]
 
     def is_complete(self) -> bool:
         trained = self.stage.result() is not None
@@ -180,29 +182,30 @@ class SweepRun:
             self._train(model, data, config)
         elif result["point"] != point:  # with another rule of the choice
             self.stage.finish(result | {"point": point}, self.stage.check()["files"])
+        cache = Cache(self.root / CACHE)
         if not has_interpolated(self.folder, self.interpolation_weights):
-            measure_interpolated(model, data, config, self.folder, self.root / ORIGINALS, self.interpolation_weights)
-        if sets := self.unmeasured():
+            measure_interpolated(model, data, config, self.folder, cache, self.interpolation_weights)
+        if self.unmeasured():
             options = EvaluateOptions(
                 model=model.model,
                 compare=str(self.folder / RUN),
-                sets=[NamedSource(*named) for named in sets],
+                sets=[NamedSource(*named) for named in self.sets],
                 protocols=[protocol_of(self.point)],
                 batch_size=config.per_device_eval_batch_size,
                 num_workers=config.dataloader_num_workers,
                 output_dir=self.folder / ROBUSTNESS,
             )
-            evaluate(options, self.root / ORIGINALS)
+            evaluate(options, cache)
 
     def _train(self, model: ModelArguments, data: DataArguments, config: RobustViTConfig) -> None:
         """Train, or resume the training, and finish the stage."""
-        for name in (PREDICTIONS, INTERPOLATED, ROBUSTNESS):  # of a lost training
+        (self.folder / PREDICTIONS).unlink(missing_ok=True)  # of a lost training
+        for name in (INTERPOLATED, ROBUSTNESS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         config.resume_from_checkpoint = "last" if (self.folder / RUN).is_dir() else None
         resumed = last_checkpoint(self.folder / RUN) is not None
-        finetune(model, data, config, self.folder / PREDICTIONS, self.root / ORIGINALS)
-        predictions = [path for path in (self.folder / PREDICTIONS).glob("*/*/*") if path.is_file()]
-        made = [self.folder / RUN / RUN_FILE, self.folder / RUN / RESULTS_FILE, *predictions]
+        finetune(model, data, config, self.folder / PREDICTIONS, Cache(self.root / CACHE))
+        made = [self.folder / RUN / RUN_FILE, self.folder / RUN / RESULTS_FILE, self.folder / PREDICTIONS]
         facts = {
             "point": asdict(self.point),
             "protocol": protocol_of(self.point),

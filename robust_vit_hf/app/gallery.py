@@ -11,15 +11,14 @@ import numpy as np
 
 from ..data.emoji_shift import SHIFTED, has_classes
 from ..data.known_sets import EVALUATION_SETS
-from ..evaluation.accuracy import Accuracy, measure_accuracy, saved_accuracy
+from ..evaluation.accuracy import measure_accuracy, saved_accuracy
 from ..evaluation.examples import is_of_kind
-from ..evaluation.measurement import is_measured
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
 from ..models.image_processors import Protocol
+from ..results.predictions import PREDICTIONS_FILE, read_predictions
 from ..results.run_results import SetResult
-from ..utils.files import json_digest
-from ..utils.stage import STAGE_FILE, OtherInputs, Stage
+from ..utils.cache import Cache
 from .options import AppOptions
 
 
@@ -62,12 +61,11 @@ def set_names(options: AppOptions, session: Session) -> list[str]:
     """Names of the sets for [`measured_set`]: `<protocol>/<set>` in the folder of results, or the sets of the benchmark."""
     if options.results is None:
         return ["val", *SHIFTED] if "after" in session.sides and has_classes(session.classes) else []
-    folders = sorted(
-        path.parent.parent
-        for protocol in get_args(Protocol)  # other folders, such as `paper-cut_out`, have other measurements
-        for path in options.results.glob(f"{protocol}/*/after/{STAGE_FILE}")
-    )
-    names = [f"{folder.parent.name}/{folder.name}" for folder in folders if is_measured(folder)]
+    files = {protocol: options.results / protocol / PREDICTIONS_FILE for protocol in sorted(get_args(Protocol))}
+    measured = {protocol: read_predictions(file) for protocol, file in files.items() if file.is_file()}
+    names = [
+        f"{protocol}/{name}" for protocol, sets in measured.items() for name in sorted(sets) if "after" in sets[name]
+    ]
     if not names:
         raise ValueError(f"`{options.results}` has no results of two models: run `robust-vit evaluate --compare`.")
     return names
@@ -89,22 +87,14 @@ def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSe
         rows = benchmark_sets(IMAGES_PER_SET)[name]
         session = session.with_sets({name: rows})
         rows = session.sets[name]
-        inputs = [session.inputs(side, rows) | Accuracy(relevance=False).inputs() for side in session.sides.values()]
-        cache = Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app")
-        session = replace(session, folder=cache / json_digest(inputs), shared=cache / "originals")
-        return MeasuredSet(rows, measure_accuracy(session, relevance=False)[name])
+        cache = Cache(Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app"))
+        return MeasuredSet(rows, measure_accuracy(replace(session, cache=cache), relevance=False)[name])
     protocol, _, set_name = name.partition("/")
     if protocol != session.protocol:
         session = session.under(cast(Protocol, protocol))
-    count = Stage.of(options.results / name / "before").inputs.get("images", IMAGES_PER_SET)
+    count = len(read_predictions(options.results / protocol / PREDICTIONS_FILE)[set_name]["before"])
     session = session.with_sets({set_name: _images(options, set_name, session, count)})
-    try:
-        return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
-    except OtherInputs as error:
-        raise ValueError(
-            f"The results `{name}` are of other inputs ({', '.join(error.differing)}). Start the page with the --model, --compare, --dataset, "
-            "--split and --sets that were evaluated."
-        ) from error
+    return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
 
 
 def _images(options: AppOptions, name: str, session: Session, count: int) -> EvaluationSet:

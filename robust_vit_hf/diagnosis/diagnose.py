@@ -19,7 +19,7 @@ from ..data.groups import group_shares, groups_of, slice_shares, training_rows
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
 from ..evaluation.accuracy import measure_accuracy
-from ..evaluation.measurement import measure
+from ..evaluation.measurement import measure, save_predictions
 from ..evaluation.options import NamedSource
 from ..evaluation.other_backgrounds import Attributes, Backgrounds
 from ..evaluation.session import Models, Session, Side, given_model, open_session
@@ -27,8 +27,8 @@ from ..evaluation.sets import load_evaluation_sets
 from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..results.html_page import PAGE_FILE, write_page
 from ..results.intervals import Interval
+from ..results.predictions import PREDICTIONS_FILE
 from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
-from ..utils.stage import Stage
 from .example_strip import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
 from .linear_probe import CrossValidatedProbe, LinearProbe, PhotographsDiagnosis
 from .options import DiagnoseOptions
@@ -36,7 +36,7 @@ from .report import DiagnosisReport, slice_tables, top1_table, write_report
 from .verdict import AttributeDiagnosis, Diagnosis
 
 
-MASKS_FOLDER, ATTRIBUTES_FOLDER = "masks", "attributes"
+MASKS_FOLDER = "masks"
 ALL_CONDITIONS = Backgrounds()
 
 
@@ -68,12 +68,12 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
     """Measure one model or two on composites, and write the files of the report (listed in docs/diagnose.md). The first model may be `given`
     in Python; without one, a [`LinearProbe`] is fitted. Results that are in the output folder are used again. Returns `None` outside the main
     process."""
-    folder, stage = options.output_dir, Stage(options.output_dir, {"command": "diagnose"})
+    folder = options.output_dir
     chosen_attributes(options.attributes)  # rejects unknown names before models are loaded
     first = given if options.model else LinearProbe.for_images(options.dataset, options.split)
     models = Models(options.model or first.source, options.compare, options.protocol)
     with open_session(
-        models, stage, bf16=options.bf16, given=first, passes=options.passes, settings=asdict(options)
+        models, folder, bf16=options.bf16, given=first, passes=options.passes, settings=asdict(options)
     ) as session:
         with session.accelerator.main_process_first():
             images = load_images(options, session)
@@ -110,19 +110,17 @@ def _imagenet_9(session: Session, source: str) -> dict[str, dict[str, Interval]]
     named = [NamedSource(f"imagenet-9-{name}", source) for name in OF_CONDITIONS.values()]
     with session.accelerator.main_process_first():
         sets = load_evaluation_sets(named, session.protocol, 1)
-    measures = imagenet_9_measures(measure_accuracy(session.with_sets(sets), "imagenet-9", relevance=False))
+    measures = imagenet_9_measures(measure_accuracy(session.with_sets(sets), relevance=False))
     return {f"ImageNet-9, {side}" if len(measures) > 1 else "ImageNet-9": of for side, of in measures.items()}
 
 
-def measure_backgrounds(
-    session: Session, within: str = "", measurement: Backgrounds = ALL_CONDITIONS
-) -> dict[str, Diagnosis]:
-    """Diagnosis by side, on the only set of a session; predictions are saved in the folder `within` that of the session."""
+def measure_backgrounds(session: Session, measurement: Backgrounds = ALL_CONDITIONS) -> dict[str, Diagnosis]:
+    """Diagnosis by side, on the only set of a session."""
     is_fitted = isinstance(session.sides["before"], LinearProbe)
     of_folds = CrossValidatedProbe(replace(measurement, relevance=False)) if is_fitted else measurement
-    (measured,) = measure(session, of_folds, within).values()
+    (measured,) = measure(session, of_folds).values()
     kind = PhotographsDiagnosis if is_fitted else Diagnosis
-    return {side: kind(of_side.columns, session.classes) for side, of_side in measured.items()}
+    return {side: kind(of_side, session.classes) for side, of_side in measured.items()}
 
 
 def measure_attributes(session: Session, attributes: Sequence[str]) -> dict[str, AttributeDiagnosis]:
@@ -131,18 +129,19 @@ def measure_attributes(session: Session, attributes: Sequence[str]) -> dict[str,
         return {}
     measurement = Attributes(chosen_attributes(attributes))
     of_folds = CrossValidatedProbe(measurement) if isinstance(session.sides["before"], LinearProbe) else measurement
-    (measured,) = measure(session, of_folds, ATTRIBUTES_FOLDER).values()
-    return {side: AttributeDiagnosis(of_side.columns, measurement.names) for side, of_side in measured.items()}
+    (measured,) = measure(session, of_folds).values()
+    return {side: AttributeDiagnosis(of_side, measurement.names) for side, of_side in measured.items()}
 
 
-def measure_images(
-    session: Session, images: Images, names: Sequence[str], folder: Path, *, within: str = ""
-) -> DiagnosisReport | None:
-    """Measure the sides of a session on its only set, which has these images, and the attributes `names`. Predictions are saved in the folder
-    `within` that of the session."""
-    diagnoses, attributes = measure_backgrounds(session, within), measure_attributes(session, names)
+def measure_images(session: Session, images: Images, names: Sequence[str], folder: Path) -> DiagnosisReport | None:
+    """Measure the sides of a session on its only set, which has these images, and the attributes `names`."""
+    diagnoses, attributes = measure_backgrounds(session), measure_attributes(session, names)
     if not session.accelerator.is_main_process:
         return None
+    saved = {side: of.columns for side, of in diagnoses.items()}
+    for side, of in attributes.items():
+        saved[side] = saved[side].join(of.columns[of.columns.columns.difference(saved[side].columns, sort=False)])
+    save_predictions(folder / PREDICTIONS_FILE, session, {images.name: saved})
     rows, last = images.rows, [*diagnoses.values()][-1]
     drawn, shown = drawn_rows(rows, diagnoses["before"]), may_be_shown(rows)
     examples = composed_images(session, rows, diagnoses, drawn)

@@ -3,7 +3,6 @@
 import copy
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..data.balanced_splits import turns_within_classes
 from ..data.classes import class_names_of
 from ..data.find_images import find_images
 from ..data.transforms import input_size
-from ..evaluation.measurement import Measured, Measurement
+from ..evaluation.measurement import Measurement
 from ..evaluation.other_backgrounds import Batch, Pictures, Tensors, composite_pass, condition_composites
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet
@@ -89,7 +88,7 @@ class CrossValidatedProbe(Measurement):
     def inputs(self) -> dict:
         return self.of_fold.inputs() | {"folds": MAX_FOLDS, "penalties": PENALTIES.tolist()}
 
-    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
         labels, parts = rows.labels, []
         counts = np.sort(np.unique(labels, return_counts=True)[1])
         if (counts > 1).sum() < 2:
@@ -111,12 +110,12 @@ class CrossValidatedProbe(Measurement):
             layer.replace(*(part.to(layer.weight.device) for part in fitted[0]))
             accepted = [rows.accepted[member] for member in members]
             held_out = replace(rows, dataset=rows.dataset.select(members), accepted=accepted)
-            columns = self.of_fold.measure(side, held_out, session, f"{title}, fold {fold + 1}", None).columns
+            table = self.of_fold.measure(side, held_out, session, f"{title}, fold {fold + 1}").set_index(members)
             for name in ("donor_same", "donor_rand"):
-                columns[name] = np.where(columns[name] >= 0, members[columns[name]], -1)
-            columns["background"] = F.linear(torch.from_numpy(features[members, 1]), *fitted[1]).argmax(dim=1).numpy()
-            parts.append(pd.DataFrame(columns | {"fold": fold}, index=members))
-        return Measured(pd.concat(parts).sort_index().to_dict("list"))
+                table[name] = np.where(table[name] >= 0, members[table[name]], -1)
+            table["background"] = F.linear(torch.from_numpy(features[members, 1]), *fitted[1]).argmax(dim=1).numpy()
+            parts.append(table.assign(fold=fold))
+        return pd.concat(parts).sort_index()
 
 
 class PhotographsDiagnosis(Diagnosis):

@@ -142,7 +142,7 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
     predicted classes (`before_original`, …) and `before_relevance_on_object` or `before_layercam_on_object`."""
     first = next(iter(diagnoses.values()))
     names = dict(enumerate(first.class_names))  # -1, of images that could not be composed, has no name
-    images = [*map(str, first.columns.get("file_name", range(len(first.columns["label"]))))]
+    images = [*map(str, first.columns.get("image", range(len(first.columns["label"]))))]
     table: dict[str, object] = {"image": images, "label": [names[label] for label in first.columns["label"]]}
     for donor in ("donor_same", "donor_rand"):
         table[donor] = [images[row] if row >= 0 else None for row in first.columns[donor]]

@@ -70,7 +70,7 @@ class Diagnosis:
     NAME: ClassVar = "The model"
     IF_WEAK: ClassVar = "check that their classes are those of the model, and check its preprocessing"
 
-    columns: Mapping[str, Sequence]
+    columns: pd.DataFrame
     class_names: Sequence[str]
     with_doubts: bool = False  # whether images whose mask is in doubt count too
 
@@ -244,7 +244,7 @@ ATTRIBUTE_MEASURES = {
 class AttributeDiagnosis:
     """Measures of one model, from rows of [`~robust_vit_hf.evaluation.other_backgrounds.Attributes`]."""
 
-    columns: Mapping[str, Sequence]
+    columns: pd.DataFrame
     names: Sequence[str]
 
     @cached_property

@@ -4,42 +4,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import binom
 
-from ..data.groups import groups_of
-from ..data.layouts.official import METADATA_COLUMNS
-from ..metrics.robust_accuracy import ranks
-from ..metrics.streaming import Calibration, RelevanceSegmentation, RobustAccuracy, top_classes
+from ..metrics import calibration, relevance_segmentation
+from ..metrics.streaming import top_classes
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits, relevance_map
 from ..results.intervals import CONFIDENCE, Bootstrap, simultaneous
-from ..results.run_results import SetResult, SideResult
-from ..utils.stage import Stage
-from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
+from ..results.predictions import PREDICTIONS_FILE, read_predictions
+from ..results.run_results import SetResult
+from ..utils.files import RESULTS_FILE, read_json
+from .measurement import Measurement, TransformedRows, batch_outputs, measure
 from .session import Session, Side
 from .sets import EvaluationSet
 
 
 @dataclass(frozen=True)
 class Accuracy(Measurement):
-    """Accuracy, calibration and relevance of the predicted class. Rows have `predictions` (the top five ids), `accepted`, factors, groups and
-    file names. Scores are those of [`RobustAccuracy`], [`Calibration`] and [`RelevanceSegmentation`]."""
+    """Predictions, calibration and relevance of the predicted class, with the columns that
+    [`~robust_vit_hf.results.run_results.scores_of`] takes."""
 
     relevance: bool = True  # whether to compute maps for sets with masks, which takes three times as long
 
-    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
         side.model.eval()
         with_masks = self.relevance and "mask" in rows.dataset.column_names and why_no_map(side.model) is None
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
         loader = session.loader(TransformedRows(dataset, rows.transform(side.processor)))
-        main, labelled = session.accelerator.is_main_process, rows.accepted is not None
-        # Metrics are updated batch by batch, so that the logits and maps of a large set are never all in memory.
-        calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None
-        segmentation = RelevanceSegmentation() if main and with_masks else None
-        predictions = []
+        accepted, parts = rows.table["accepted"].tolist(), []
 
         def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
             if not with_masks:
@@ -47,68 +42,44 @@ class Accuracy(Measurement):
             output = relevance_map(side.model, batch["pixel_values"], check_finite=False)
             return [output.logits], (output.relevance, batch["mask"])
 
+        # A few numbers of each image are kept, so that the logits and maps of a large set are never all in memory.
         for of_batch, (logits,), maps in batch_outputs(loader, compute, rows.dataset, session.accelerator, title):
-            predictions.append(top_classes(logits, rows.class_subset).cpu())
-            if calibration is not None:
-                calibration.update(logits, rows.accepted[of_batch])
-            if segmentation is not None:
-                segmentation.update(*maps)
-
-        columns = {"predictions": torch.cat(predictions).numpy(), "accepted": rows.accepted}
-        if "file_name" in rows.dataset.column_names:
-            columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
-        factors, groups = factors_of(rows.dataset), groups_of(rows.dataset, title.partition(",")[0])
-        columns |= {"group": None if groups is None else groups.tolist()}
-        result = Measured({name: values for name, values in columns.items() if values is not None})
-        result.columns |= {f"factor_{name}": values for name, values in factors.items()}
-        accuracy = RobustAccuracy() if main and labelled else None
-        if accuracy is not None:
-            if groups is None:
-                groups = [" ".join(map(str, values)) for values in zip(*factors.values(), strict=True)] or None
-            accuracy.update(columns["predictions"], rows.accepted, groups=groups)
-        for metric in filter(None, (calibration, segmentation, accuracy)):
-            result.scores |= metric.compute()
-        if main and rows.group_weights is not None:
-            result.scores["group_weights"] = rows.group_weights
-        return result
+            kept = calibration.reduce(logits, accepted[of_batch], class_subset=rows.class_subset)["predictions"]
+            part = dict(zip(("probability", "nll", "brier"), kept.T, strict=False))
+            part |= {"predictions": top_classes(logits, rows.class_subset).tolist()}
+            if with_masks:
+                reduced = relevance_segmentation.reduce(*maps)
+                part |= {"map": reduced["predictions"], "mask_pixels": reduced["references"]}
+            parts.append(pd.DataFrame(part))
+        return pd.concat(parts, ignore_index=True)
 
 
-def measure_accuracy(session: Session, within: str = "", relevance: bool = True) -> dict[str, SetResult]:
-    """Measure [`Accuracy`] on each set of a session, and save the results in the folder `within` that of the session."""
-    measured = measure(session, Accuracy(relevance), within)
+def measure_accuracy(session: Session, relevance: bool = True) -> dict[str, SetResult]:
+    """Measure [`Accuracy`] on each set of a session."""
+    measured = measure(session, Accuracy(relevance))
     return {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
 
 
 def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
-    """Results on the sets of a session that `robust-vit evaluate` saved in `folder`, in any precision."""
-    accuracy, results = Accuracy(), {}
+    """Results on the sets of a session that `robust-vit evaluate` saved in `folder`, under the session's protocol."""
+    path = folder / session.protocol / PREDICTIONS_FILE
+    if not path.is_file():
+        raise ValueError(f"`{path}` is missing: run `robust-vit evaluate` with --protocols {session.protocol} first.")
+    weights = {name: side.weights for name, side in session.sides.items()}
+    measured, results = read_predictions(path), {}
     for name, rows in session.sets.items():
-        measured = {}
-        for side, loaded in session.sides.items():
-            stage = Stage(folder / session.protocol / name / side, session.inputs(loaded, rows) | accuracy.inputs())
-            measured[side] = Measured.load(stage, ignoring=["precision"])
-            if measured[side] is None:
-                raise ValueError(
-                    f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol `{session.protocol}`: run "
-                    f"`robust-vit evaluate` with --compare, --protocols {session.protocol} and --output_dir {folder} first."
-                )
-        results[name] = set_result(name, rows, measured)
+        if weights != (read_json(folder / RESULTS_FILE) or {}).get("weights"):
+            raise ValueError(f"`{folder}` has results of other models: evaluate these, or give those models.")
+        if name not in measured or any({*table["digest"]} != {rows.digest} for table in measured[name].values()):
+            raise ValueError(f"`{folder}` has no results of these images of `{name}`: evaluate them, or give others.")
+        results[name] = set_result(name, rows, measured[name])
     return results
 
 
-def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured]) -> SetResult:
-    return SetResult(
-        name,
-        side_results(measured, rows.accepted),
-        None if rows.accepted is None else np.array([labels[0] if labels else -1 for labels in rows.accepted]),
-        rows.shifted,
-        rows.source,
-        factors_of(rows.dataset),
-        groups=groups_of(rows.dataset),
-        group_weights=rows.group_weights,
-        by_class=rows.by_class,
-        revision=rows.revision,
-    )
+def set_result(name: str, rows: EvaluationSet, tables: Mapping[str, pd.DataFrame]) -> SetResult:
+    """Results from the tables of [`Accuracy`] by side."""
+    facts = {"shifted": rows.shifted, "source": rows.source, "revision": rows.revision, "by_class": rows.by_class}
+    return SetResult.of(name, tables, rows.accepted is not None, group_weights=rows.group_weights, **facts)
 
 
 def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
@@ -124,22 +95,3 @@ def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
         if change.high < 0 and binom.cdf(gained, lost + gained, 0.5) < (1 - CONFIDENCE) / 2 / len(changes):
             worse.append(f"{names[label]} {change}")
     return worse
-
-
-def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
-    """Columns of SI-Score with the location and pose of the object, if they are known for every image."""
-    names = sorted(set(METADATA_COLUMNS) & set(dataset.column_names))
-    if not names:
-        return {}
-    columns = dataset.with_format(None).select_columns(names).to_pandas()
-    known = columns.select_dtypes("number").dropna(axis=1)  # a user's column may have one of these names
-    return {name: known[name].to_numpy(float) for name in known}
-
-
-def side_results(measured: Mapping[str, Measured], accepted: list[list[int]] | None) -> dict[str, SideResult]:
-    sides = {}
-    for side, result in measured.items():
-        predictions = np.array(result.columns["predictions"])
-        labels = [[]] * len(predictions) if accepted is None else accepted
-        sides[side] = SideResult(ranks(predictions, labels), result.scores, predictions, predictions.shape[1])
-    return sides

@@ -9,15 +9,16 @@ from ..data.find_images import find_images
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
+from ..results.predictions import PREDICTIONS_FILE
 from ..results.run_results import Run
 from ..results.set_tables import cut_out_table
 from ..results.summary import summarize, tables_of
 from ..results.tables import Table
+from ..utils.cache import Cache
 from ..utils.files import RUN_FILE, read_json
-from ..utils.stage import Stage
-from .accuracy import measure_accuracy
+from .accuracy import Accuracy, set_result
 from .examples import EXAMPLES_FILE, draw_by_kind, explain, save_examples
-from .measurement import measure
+from .measurement import measure, save_predictions
 from .options import EvaluateOptions
 from .other_backgrounds import Backgrounds
 from .results_files import write_results_json
@@ -25,14 +26,13 @@ from .session import Models, Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
 
 
-def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
+def evaluate(options: EvaluateOptions, cache: Cache | None = None) -> str:
     """Measure models on sets. Writes `results.json`, tables, plots, the predictions for each image and, for two models, examples with maps.
-    Results in the output folder are used again, and those of original models in the folder `originals`, which several evaluations share.
-    Returns the tables as Markdown; an empty string outside the main process."""
+    Measurements are read from the output folder's cache, or from one that several evaluations share. Returns the tables as Markdown; an
+    empty string outside the main process."""
     protocols, folder = _protocols(options), options.output_dir
-    stage = Stage(folder, {"command": "evaluate"})
     models = Models(options.model, options.compare, protocols[0])
-    with open_session(models, stage, bf16=options.bf16, shared=originals, passes=options.passes) as opened:
+    with open_session(models, folder, cache=cache, bf16=options.bf16, passes=options.passes) as opened:
         sessions = []
         with opened.accelerator.main_process_first():
             for protocol in protocols:
@@ -59,13 +59,13 @@ def _evaluate(
     session: Session, masked: dict[str, EvaluationSet], classes: frozenset[int] | None
 ) -> tuple[dict, list[str | Table]]:
     """Measure under one protocol, and write plots and examples. Returns results and tables, both empty outside the main process."""
-    run = Run(measure_accuracy(session, session.protocol), classes)
-    tables = tables_of(run)
+    measured = measure(session, Accuracy())
+    run = Run({name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}, classes)
+    tables, folder = tables_of(run), session.folder / session.protocol
     if masked:
-        cut_out = Backgrounds(("original", "only_fg"), relevance=False)
-        results = measure(replace(session, sets=masked), cut_out, f"{session.protocol}-cut_out")
-        columns = {of_set: {side: m.columns for side, m in sides.items()} for of_set, sides in results.items()}
-        tables.append(cut_out_table(columns))
+        cut_out = measure(replace(session, sets=masked), Backgrounds(("original", "only_fg"), relevance=False))
+        tables.append(cut_out_table(cut_out))
+    save_predictions(folder / PREDICTIONS_FILE, session, measured)
     if not session.accelerator.is_main_process:
         return {}, []
     summary, notes = summarize(run), session.notes
@@ -74,7 +74,7 @@ def _evaluate(
     if "after" in session.sides:
         drawn = draw_by_kind(run.sets, session.sets)
         examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
-        save_examples(examples, session.folder / session.protocol / EXAMPLES_FILE)
+        save_examples(examples, folder / EXAMPLES_FILE)
     parts: list[str | Table] = [f"# Protocol `{session.protocol}`", *notes, *tables]
     return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
 

@@ -7,14 +7,13 @@ from ..models.interpolation import check_alike, interpolate, warn_of_other_image
 from ..results.plots import interpolation_figure, save_figure
 from ..results.tables import Table, percent
 from ..utils.files import write_json
-from ..utils.stage import Stage
 from .accuracy import measure_accuracy
 from .options import InterpolateOptions
 from .session import Models, Session, Side, open_session
 from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets
 
 
-WEIGHTS_FILE, PREDICTIONS_FOLDER = "interpolation_weights.json", "interpolated"
+WEIGHTS_FILE = "interpolation_weights.json"
 SIDE = "weight-"  # prefix of the names of sides, before the interpolation weight
 
 
@@ -24,18 +23,15 @@ def interpolate_models(options: InterpolateOptions) -> str:
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)
         return f"{folder}: {1 - weight:g} · {options.before} + {weight:g} · {options.after}"
-    with open_session(Models(options.before, options.after, options.protocol), passes=options.passes) as session:
+    models = Models(options.before, options.after, options.protocol)
+    with open_session(models, folder, passes=options.passes) as session:
         before, after = session.sides["before"], session.sides["after"]
         check_alike(before.model, after.model)
         warn_of_other_images(before.processor, after.processor)
         sides = {"before": replace(before, processor=after.processor), "after": after}
-        session = replace(session, sides=sides, folder=folder).with_sets(_load_sets(options, session))
-        inputs = {"command": "interpolate", "before": before.digest, "after": after.digest}
-        inputs |= {"protocol": session.protocol}
-        sets = {name: session.inputs(after, rows) | {"shifted": rows.shifted} for name, rows in session.sets.items()}
-        with Stage(folder, inputs | {"sets": sets}).work(session.accelerator.is_main_process):
-            known = {float(path.name.removeprefix(SIDE)) for path in (folder / PREDICTIONS_FOLDER).glob(f"*/{SIDE}*")}
-            results = _measure(session, sorted({*map(float, options.weights), *known}))
+        session = replace(session, sides=sides).with_sets(_load_sets(options, session))
+        results = _measure(session, sorted({*map(float, options.weights)}))
+        if session.accelerator.is_main_process:
             write_json(folder / WEIGHTS_FILE, results)
             save_figure(interpolation_figure(results), folder, WEIGHTS_FILE.removesuffix(".json"))
     table = weights_table(results)
@@ -67,7 +63,7 @@ def _measure(session: Session, weights: list[float]) -> dict:
         side = f"{SIDE}{weight!r}"
         interpolated = Side.of(interpolate(before.model, after.model, weight), after.processor)
         of_weight = replace(session, sides={side: interpolated})
-        results = measure_accuracy(of_weight, PREDICTIONS_FOLDER, relevance=False)
+        results = measure_accuracy(of_weight, relevance=False)
         top1 = {name: result.accuracy(side) for name, result in results.items()}
         means = {f"mean_{role}": sum(top1[name] for name in names) / len(names) for role, names in roles.items()}
         measured[weight] = {"top1": top1, **means}

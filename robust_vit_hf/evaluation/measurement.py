@@ -1,26 +1,21 @@
-"""Measurements of a model on a set: a row for each image, and scores of all images, saved as a stage."""
+"""Measurements of a model on a set: a table with a row for each image."""
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import datasets
-import numpy as np
-import pyarrow as pa
+import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from pyarrow import parquet as pq
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.schema import undecoded
 from ..models.added_classifiers import OwnClassifier
-from ..utils.files import atomic_file, json_digest
-from ..utils.stage import OtherInputs, Stage
+from ..results.predictions import write_predictions
 from .session import Session, Side
 from .sets import EvaluationSet
 
@@ -80,95 +75,41 @@ def batch_outputs(
             done = rows.stop
 
 
-ROWS_FILE = "rows.parquet"
-
-
-@dataclass
-class Measured:
-    """Columns of a measurement, in the order of the set, and its scores."""
-
-    columns: dict[str, Any] = field(default_factory=dict)
-    scores: dict = field(default_factory=dict)
-
-    def save(self, stage: Stage) -> None:
-        if self.columns:
-            table = pa.table({name: list(values) for name, values in self.columns.items()})
-            with atomic_file(stage.folder / ROWS_FILE) as partial:
-                pq.write_table(table, partial)
-        stage.finish(self.scores, [ROWS_FILE] if self.columns else [])
-
-    @classmethod
-    def load(cls, stage: Stage, ignoring: Collection[str] = ()) -> "Measured | None":
-        """Read the result of a stage, whose inputs may differ in those of `ignoring`; `None` if it is incomplete."""
-        scores, path = stage.result(ignoring), stage.folder / ROWS_FILE
-        if scores is None:
-            return None
-        for name in scores.keys() & {"per_class_top1", "per_class_top5"}:  # JSON has no integer keys
-            scores[name] = {int(label): value for label, value in scores[name].items()}
-        try:
-            table = pq.read_table(path) if path.is_file() else None
-            if table is not None and table.num_rows != stage.inputs.get("images", table.num_rows):
-                raise pa.ArrowInvalid(f"it has {table.num_rows} rows for {stage.inputs['images']} images")
-            return cls({} if table is None else table.to_pydict(), scores)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"`{path}` is damaged: {error}. Delete `{stage.folder}`, and measure again.") from error
-
-
 @dataclass(frozen=True)
 class Measurement(ABC):
-    """A measurement of a side on a set. Its result depends on its fields."""
+    """A measurement of a model on a set. Its result depends on its fields."""
 
     @abstractmethod
-    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
-        """Measure a side on a set: rows in every process, scores in the main one. `folder` keeps partial results."""
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
+        """Table with a row for each image, in the order of the set, in every process."""
 
     def inputs(self) -> dict:
-        """Inputs of a result other than side and set, as a JSON object."""
-        return json.loads(json.dumps(asdict(self)))  # tuples become lists, as when read from a file
+        """What a result depends on, other than side and set, as JSON values."""
+        return asdict(self)
 
 
-def measure(session: Session, measurement: Measurement, within: str = "") -> dict[str, dict[str, Measured]]:
-    """Results by set and side. They are read from the folder `within` that of the session, or measured and saved there."""
-    return {
-        name: {side: _result(session, measurement, name, side, within) for side in session.sides}
-        for name in session.sets
-    }
+def measure(session: Session, measurement: Measurement) -> dict[str, dict[str, pd.DataFrame]]:
+    """Tables by set and side: the images of the set, see [`EvaluationSet.table`], with the columns of a measurement, which are read from
+    the session's cache, or measured and saved there."""
+    return {name: {side: _table(session, measurement, name, side) for side in session.sides} for name in session.sets}
 
 
-def _result(session: Session, measurement: Measurement, name: str, side: str, within: str) -> Measured:
-    rows = session.sets[name]
-    inputs = measurement.inputs() | session.inputs(session.sides[side], rows)
-
-    def compute(folder: Path | None) -> Measured:
-        return measurement.measure(session.sides[side], rows, session, f"{name}, {side}", folder)
-
-    if session.folder is None:
-        return compute(None)
-    # A function has no weights to identify it: it is measured again, and has to predict what was saved.
-    is_function = isinstance(session.sides[side].model, OwnClassifier)
-    stages, incomplete = [Stage(Path(session.folder, within, name, side), inputs)], []
-    if session.shared is not None and side == "before":
-        stages.append(Stage(session.shared / f"{name}-{json_digest(inputs)}", inputs))
-    for stage in stages:
-        measured = Measured.load(stage)
-        is_known = [measured is not None and not is_function]
-        broadcast_object_list(is_known)  # processes must agree, although another job may write meanwhile
-        if is_known[0]:
-            measured = measured or Measured.load(stage)
-            break
-        incomplete.append(stage)
-        if session.accelerator.is_main_process:
-            stage.begin()
+def _table(session: Session, measurement: Measurement, name: str, side: str) -> pd.DataFrame:
+    model, rows = session.sides[side], session.sets[name]
+    compute = partial(measurement.measure, model, rows, session, f"{name}, {side}")
+    if session.cache is None or isinstance(model.model, OwnClassifier):  # a function has no weights to identify it
+        measured = compute()
     else:
-        kept, measured = measured, compute(stages[-1].folder)
-        classes = {name: of for name, of in measured.columns.items() if getattr(of, "dtype", None) == np.int64}
-        if kept is not None and not all(np.array_equal(kept.columns[name], classes[name]) for name in classes):
-            raise OtherInputs(stages[-1].folder, ["model"])
+        inputs = measurement.inputs() | session.inputs(model, rows)
+        measured = session.cache.table(type(measurement).__name__.lower(), compute, **inputs)
+    return pd.concat([rows.table, measured], axis=1)
+
+
+def save_predictions(path: Path, session: Session, measured: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:
+    """Write the tables of [`measure`] to one file, see [`write_predictions`], with the digest of the images of each set."""
     if session.accelerator.is_main_process:
-        for stage in reversed(incomplete):
-            measured.save(stage)
-    return measured
-
-
-def is_measured(folder: Path) -> bool:
-    return all(Stage.of(folder / side).result() is not None for side in ("before", "after"))
+        digests = {name: {"digest": rows.digest} for name, rows in session.sets.items()}
+        tables = {
+            name: {side: table.assign(**digests[name]) for side, table in of.items()} for name, of in measured.items()
+        }
+        write_predictions(path, tables)

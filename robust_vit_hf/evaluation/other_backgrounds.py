@@ -5,14 +5,16 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import datasets
 import numpy as np
+import pandas as pd
 import torch
 from scipy.special import softmax
 from torch.utils.data import Dataset, Subset
 
+from ..data import background_edits
 from ..data.background_edits import (
     ATTRIBUTES,
     CONDITIONS,
@@ -24,22 +26,21 @@ from ..data.background_edits import (
     edited,
     moved,
 )
+from ..data.dataset_digest import dataset_identity
 from ..data.mask_checks import confirmed
 from ..data.transforms import pixel_levels
 from ..metrics.streaming import top_classes
 from ..models.last_layer import LastLayer
 from ..relevance.layer_cam import LAYER_CAM, class_map, map_name
 from ..relevance.relevance_map import forward_logits
-from ..utils.files import atomic_file
-from ..utils.stage import Stage
-from .measurement import Measured, Measurement, TransformedRows, batch_outputs
+from ..utils.cache import code_digest
+from .measurement import Measurement, TransformedRows, batch_outputs
 from .session import Session, Side
 from .sets import EvaluationSet
 
 
 KINDS = ("same", "rand")  # donors of the class of the image, and of another class
 DONOR_SEED = 0  # in [`composite_outputs`]
-OUTPUTS_FILE = "outputs.npy"
 MOVED, MOVED_SEED = "moved", 1  # the edit [`~robust_vit_hf.data.background_edits.moved`], and the seed of its places
 COVERED = "covered"  # like [`MOVED`], with the object covered by the background around it
 LAYER_CAM_IMAGES = 4  # images of one pass for LayerCAM, which keeps the outputs of all layers
@@ -207,34 +208,37 @@ class Outputs:
             return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
+def pool_picture(pool: datasets.Dataset, composite: int, row: int) -> torch.Tensor:
+    rng = np.random.default_rng([DONOR_SEED, composite, row])
+    (picture,) = pool[[int(rng.integers(len(pool)))]]["pixel_values"]
+    return picture.flip(-1) if rng.random() < 0.5 else picture
+
+
 def composite_outputs(
     side: Side,
     session: Session,
     count: int,
     layer: LastLayer | None = None,
-    folder: Path | None = None,
-    picture_of: Callable[[int, int], torch.Tensor] | None = None,
+    pool: datasets.Dataset | None = None,
     attributes: Sequence[str] = (),
     edit: str = "mixed_rand",
 ) -> Outputs:
     """Outputs of a side for the only set of a session, with `count` composites of each image for the background and for each attribute. With
-    the edit [`MOVED`], there is also a composite with [`COVERED`].
+    the edit [`MOVED`], there is also a composite with [`COVERED`]. They are saved in the session's cache batch by batch.
 
     Args:
         layer: the last layer, whose features are returned instead of logits.
-        folder: where a stage saves the outputs.
-        picture_of: backgrounds `(3, H, W)` by composite and image, instead of those of other classes.
+        pool: pictures that are the backgrounds, instead of images of other classes.
         edit: how objects are put on the backgrounds, see [`Composite`].
     """
     ((name, rows),) = session.sets.items()
     trusted, labels = confirmed(rows.dataset), rows.labels.tolist()
-    size = session.classes if layer is None else layer.weight[0]
     names = [f"composite_{number}" for number in range(count)]
     pictures: dict[str, Donors] = {}
     donors: dict[str, Donors] = {}
-    if picture_of:
-        pictures = {f"picture_{number}": partial(picture_of, number) for number in range(count)}
-    if attributes or not picture_of:
+    if pool is not None:
+        pictures = {f"picture_{number}": partial(pool_picture, pool, number) for number in range(count)}
+    if attributes or pool is None:
         # If all images have one class, each counts as a class of its own, so that training images need no labels.
         classes = labels if len({*labels}) > 1 else [*range(len(labels))]
         donors = {name: draw_donors(classes, DONOR_SEED + number, trusted)[1] for number, name in enumerate(names)}
@@ -243,18 +247,7 @@ def composite_outputs(
     composites += [Composite(name, edit, name) for name in pictures or names]
     composites += [Composite(f"{name}_{attribute}", attribute, name) for attribute in attributes for name in names]
     composites += [Composite(COVERED, COVERED, names[0])] if edit == MOVED else []
-    outputs = np.full((len(rows.labels), len(composites), len(size)), np.nan, np.float32)
-    if folder is not None:
-        inputs: dict[str, Any] = {"composites": count, "seed": DONOR_SEED}
-        inputs |= {"attributes": [*attributes]} if attributes else {}
-        inputs |= {"edit": edit, "edits": len(composites)} if edit != "mixed_rand" else {}
-        stage = Stage(folder, session.inputs(side, rows) | inputs)
-        stage.begin()
-        if not (folder / OUTPUTS_FILE).is_file():
-            with atomic_file(folder / OUTPUTS_FILE) as unfinished, unfinished.open("wb") as file:
-                np.save(file, outputs)  # if it were cut off, `r+` would fill it with zeros
-        outputs = np.load(folder / OUTPUTS_FILE, "r+")
-    done = int((~np.isnan(outputs[:, 0, 0])).sum())
+    width = len(session.classes) if layer is None else layer.weight.shape[1]
 
     def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
         # One forward pass for each composite, of as many pictures as the batch has images.
@@ -268,16 +261,32 @@ def composite_outputs(
             values[~has_composite | no_object, number] = torch.nan
         return [*logits], values
 
-    if done < len(outputs):
-        for place, values in composite_pass(side, rows, session, name, composites, donors, outputs_of, first=done):
-            outputs[done:][place, 1:] = values[:, 1:]
-            outputs[done:][place, 0] = values[:, 0]  # written last: it says that the image is complete
-    if folder is not None:
-        stage.finish({}, [OUTPUTS_FILE])
+    def batches(first: int) -> Iterator[np.ndarray]:
+        passes = composite_pass(side, rows, session, name, composites, donors, outputs_of, first)
+        return (values for _, values in passes)
+
+    if session.cache is None:
+        outputs = np.concatenate([*batches(0)])
+    else:
+        inputs = session.inputs(side, rows) | {
+            "composites": [*composites],
+            "seed": DONOR_SEED,
+            "edits": edits_digest(),
+        }
+        inputs |= {"pool": None if pool is None else dataset_identity(pool.with_format(None))}
+        kind, shape = "logits" if layer is None else "features", (len(rows.labels), len(composites), width)
+        outputs = session.cache.arrays(kind, shape, batches, **inputs)
     if count:
         check_composed((~np.isnan(outputs[:, 1:, 0])).sum(), len(outputs), name)
     mixed = outputs[:, 1 : 1 + count * (1 + len(attributes))]
     return Outputs(outputs[:, 0], mixed, rows.labels, rows.class_subset, outputs[:, -1:] if edit == MOVED else None)
+
+
+def edits_digest() -> str:
+    """Digest of the code of the edits, and of the attributes, which may be a user's own."""
+    edits = [attribute.edit for attribute in ATTRIBUTES.values()]
+    code = [inspect.getsource(getattr(edit, "func", edit)) + str(getattr(edit, "keywords", "")) for edit in edits]
+    return hashlib.sha256("".join([code_digest(background_edits), *code]).encode()).hexdigest()
 
 
 def check_composed(count: int, num_images: int, name: str) -> None:
@@ -291,7 +300,6 @@ def check_composed(count: int, num_images: int, name: str) -> None:
 class Backgrounds(Measurement):
     """Predictions for the images of a set in each of `CONDITIONS`. All images have a label and a mask. Rows have:
 
-    - `file_name`, if known; `accepted`, the correct classes, and `label`, the first of them;
     - `confirmed`, whether the mask is not in doubt;
     - `donor_same` and `donor_rand`, the numbers of the donors, and `donor_class`, the class of `donor_rand`; -1 if there is none;
     - `original`, `mixed_same`, …: predicted classes; -1 if no donor has a background;
@@ -305,7 +313,10 @@ class Backgrounds(Measurement):
     relevance: bool = True
     seed: int = 0  # of the donors
 
-    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+    def inputs(self) -> dict:
+        return super().inputs() | {"edits": edits_digest()}
+
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
         composites = condition_composites(self.conditions)
         needed = {composite.donor for composite in composites} - {None}
         same, other = 2 * (np.full(len(rows.labels), -1),)
@@ -332,21 +343,19 @@ class Backgrounds(Measurement):
 
         batches = composite_pass(side, rows, session, title, composites, donors, outputs_of)
         values = np.concatenate([values for _, values in batches])
-        columns = {"accepted": rows.accepted, "label": rows.labels, "donor_same": same, "donor_rand": other}
-        if "file_name" in rows.dataset.column_names:
-            columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
+        columns = {"donor_same": same, "donor_rand": other}
         columns["donor_class"] = np.where(other >= 0, rows.labels[other], -1)
         columns["confirmed"] = confirmed(rows.dataset)
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
         of_cam = self.relevance and map_name(side.model) == LAYER_CAM
         on_object = "layercam_on_object" if of_cam else "relevance_on_object"
-        return Measured(columns | {"object_share": values[:, -2], on_object: values[:, -1]})
+        return pd.DataFrame(columns | {"object_share": values[:, -2], on_object: values[:, -1]})
 
 
 @dataclass(frozen=True)
 class Attributes(Measurement):
     """Predictions for the images of a set with each of [`ATTRIBUTES`] of an image of their class, and of another class. All images
-    have a label and a mask. Rows have `accepted`, `label`, `confirmed`, `object_share` and the donors as those of [`Backgrounds`], and:
+    have a label and a mask. Rows have `confirmed`, `object_share` and the donors as those of [`Backgrounds`], and:
 
     - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 if there is no such image;
     - `border_same_margin`, `border_rand_margin`, …: logit of the label minus the logit of `donor_class`; NaN if it is -1.
@@ -356,12 +365,9 @@ class Attributes(Measurement):
     seed: int = 0  # of the donors
 
     def inputs(self) -> dict:
-        """Fields, and the code of the edits, which may be a user's own."""
-        edits = [ATTRIBUTES[name].edit for name in self.names]
-        code = [inspect.getsource(getattr(edit, "func", edit)) + str(getattr(edit, "keywords", "")) for edit in edits]
-        return super().inputs() | {"edits": hashlib.sha256("".join(code).encode()).hexdigest()}
+        return super().inputs() | {"edits": edits_digest()}
 
-    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
         trusted = confirmed(rows.dataset)
         donors = dict(zip(KINDS, draw_donors(rows.labels.tolist(), self.seed, trusted), strict=True))
         donor_class = np.where(donors["rand"] >= 0, rows.labels[donors["rand"]], -1)
@@ -381,9 +387,9 @@ class Attributes(Measurement):
 
         batches = composite_pass(side, rows, session, title, composites, donors, outputs_of)
         values = np.concatenate([values for _, values in batches])
-        columns = {"accepted": rows.accepted, "label": rows.labels, "donor_class": donor_class, "confirmed": trusted}
+        columns = {"donor_class": donor_class, "confirmed": trusted}
         columns |= {f"donor_{kind}": drawn for kind, drawn in donors.items()}
         columns |= {composite.name: values[:, place].astype(np.int64) for place, composite in enumerate(composites)}
         margins = values[:, len(composites) : -1].T
         columns |= {f"{edit.name}_margin": margin for edit, margin in zip(edits, margins, strict=True)}
-        return Measured(columns | {"object_share": values[:, -1]})
+        return pd.DataFrame(columns | {"object_share": values[:, -1]})

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
+import pandas as pd
 import torch
 
 from ..data import emoji_shift
@@ -13,13 +14,12 @@ from ..data.image_sets import load_image_set
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
 from ..data.transforms import denormalize, segmentation_transform
-from ..metrics.streaming import RelevanceSegmentation
+from ..metrics import relevance_segmentation
 from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..results.set_tables import attribution_table
 from ..utils.images import overlay, save_picture_grid
-from ..utils.stage import Stage
-from .measurement import Measured, Measurement, TransformedRows, batch_outputs, measure
+from .measurement import Measurement, TransformedRows, batch_outputs, measure
 from .options import SegmentOptions
 from .results_files import write_results_json
 from .session import Models, Session, Side, open_session
@@ -33,9 +33,8 @@ NUM_EXAMPLES = 8
 def segment(options: SegmentOptions) -> str:
     """Measure how well relevance maps cover the object, for one model or two, and write tables and figures."""
     folder = options.output_dir
-    stage = Stage(folder, {"command": "segment"})
     models = Models(options.model, options.compare, options.protocol)
-    with open_session(models, stage, bf16=options.bf16, passes=options.passes) as session:
+    with open_session(models, folder, bf16=options.bf16, passes=options.passes) as session:
         session.check_maps()
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)
@@ -43,7 +42,7 @@ def segment(options: SegmentOptions) -> str:
         measured = measure(session, Attribution(tuple(options.methods)))[name]
         if not session.accelerator.is_main_process:
             return ""
-        scores = {side: result.scores for side, result in measured.items()}
+        scores = {side: attribution_scores(of_side, options.methods) for side, of_side in measured.items()}
         table = attribution_table(scores, name, len(rows))
         settings = asdict(options) | {"protocol": session.protocol}
         facts = {"scores": {name: scores}, "num_images": len(rows)}
@@ -88,15 +87,16 @@ def write_attribution_figure(session: Session, rows: datasets.Dataset, methods: 
 
 @dataclass(frozen=True)
 class Attribution(Measurement):
-    """Scores by attribution method, for maps of the predicted class on squashed images (Table 3 of the paper)."""
+    """Maps of the predicted class and masks of squashed images (Table 3 of the paper): `mask_pixels`, and for each method what
+    [`relevance_segmentation.of_map`] returns."""
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 
-    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str, folder: Path | None) -> Measured:
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
         side.model.eval()
         transform = segmentation_transform(side.processor, squash_resample(side.processor))
         loader = session.loader(TransformedRows(rows.dataset.select_columns(["image", "mask"]), transform))
-        scores = {method: RelevanceSegmentation() for method in self.methods}
+        parts = []
 
         def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
             methods = [ATTRIBUTION_METHODS[method] for method in self.methods]
@@ -105,6 +105,12 @@ class Attribution(Measurement):
             return [output.logits for output in outputs], (batch["mask"], *maps)
 
         for _, _, (masks, *maps) in batch_outputs(loader, compute, rows.dataset, session.accelerator, title):
-            for metric, of_method in zip(scores.values(), maps, strict=True):
-                metric.update(of_method, masks)
-        return Measured(scores={method: metric.compute() for method, metric in scores.items()})
+            reduced = [relevance_segmentation.reduce(of_method, masks) for of_method in maps]
+            part = {method: of["predictions"] for method, of in zip(self.methods, reduced, strict=True)}
+            parts.append(pd.DataFrame(part | {"mask_pixels": reduced[0]["references"]}))
+        return pd.concat(parts, ignore_index=True)
+
+
+def attribution_scores(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict]:
+    """Scores by method, from a table of [`Attribution`]."""
+    return {method: relevance_segmentation.scores(table[method].tolist(), table["mask_pixels"]) for method in methods}

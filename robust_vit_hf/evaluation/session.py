@@ -20,9 +20,9 @@ from ..models.image_processors import Protocol, load_processor, resolve_protocol
 from ..models.loading import check_single_label, load_model, model_digest, weights_digest
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained, why_no_map
 from ..relevance.layer_cam import map_name
+from ..utils.cache import Cache
 from ..utils.privacy import public_name
 from ..utils.processes import make_accelerator
-from ..utils.stage import Stage
 from .sets import EvaluationSet
 
 
@@ -95,8 +95,8 @@ class Session:
     sides: Mapping[str, Side]  # such as `before` and `after`, all with the same classes
     sets: Mapping[str, EvaluationSet]  # labels are class indices of the models
     accelerator: Accelerator
-    folder: Path | None = None  # where results are saved, and read again; `None` to save nothing
-    shared: Path | None = None  # second such folder, for results of original models that several runs use
+    folder: Path | None = None  # of the command's output
+    cache: Cache | None = None  # of measurements; `None` to measure anew
     protocol: Protocol = "paper"  # preprocessing of the sides and protocol of the sets
     passes: tuple[int, int] = (32, 0)  # batch size, and number of processes that read images
     settings: dict = field(default_factory=dict)  # options of the command, which are recorded in its results
@@ -154,14 +154,9 @@ class Session:
         return DataLoader(images, self.passes[0], num_workers=self.passes[1], collate_fn=default_data_collator)
 
     def inputs(self, side: Side, rows: EvaluationSet) -> dict:
-        """Inputs of a side's result on a set, as a JSON object."""
-        return {
-            "model": side.digest,
-            "precision": self.accelerator.mixed_precision,
-            "images": len(rows.dataset),
-            "rows": rows.digest,
-            "processor": json.loads(side.processor.to_json_string()),
-        }
+        """What a side's outputs on a set depend on, as JSON values."""
+        precision, processor = self.accelerator.mixed_precision, json.loads(side.processor.to_json_string())
+        return {"model": side.digest, "precision": precision, "rows": rows.digest, "processor": processor}
 
 
 class Models(NamedTuple):
@@ -175,24 +170,27 @@ class Models(NamedTuple):
 @contextmanager
 def open_session(
     models: Models,
-    stage: Stage | None = None,
+    folder: Path | None = None,
     *,
+    cache: Cache | None = None,
     bf16: bool = False,
-    shared: Path | None = None,
     given: Side | None = None,
     passes: tuple[int, int] = (32, 0),
     settings: dict | None = None,
 ) -> Iterator[Session]:
-    """Context of a session with these models; the first may be `given` instead. The folder of the stage is locked."""
+    """Context of a session with these models; the first may be `given` instead. The output folder is locked; it has the cache, unless
+    there is one that several commands use."""
     if given and models.protocol not in (None, "model"):
         raise ValueError("A model that is given in Python has its own preprocessing: leave out `protocol`.")
     protocol = "model" if given else resolve_protocol(models.protocol, models.before, models.after)
     accelerator = make_accelerator(bf16)
     names = {"before": models.before} | ({"after": models.after} if models.after else {})
-    with stage.work(accelerator.is_main_process) if stage else nullcontext():
+    own = Cache(folder / "cache") if folder else None
+    if own and (folder / "config.json").is_file() and not own.root.is_dir():
+        raise ValueError(f"`{folder}` has a model, whose files would be replaced: choose another --output_dir.")
+    with own.lock() if own else nullcontext():
         sides = load_sides(names, protocol, accelerator, given)
-        folder = stage.folder if stage else None
-        yield Session(sides, {}, accelerator, folder, shared, protocol, passes, settings or {})
+        yield Session(sides, {}, accelerator, folder, cache or own, protocol, passes, settings or {})
 
 
 def load_sides(

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
 
@@ -15,9 +16,10 @@ from ..data.classes import class_names_of, classes_of_model, label_mapping, subs
 from ..data.copies import without_copies
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import find_images
-from ..data.groups import group_shares, training_rows
+from ..data.groups import group_shares, groups_of, training_rows
 from ..data.image_sets import load_image_set
 from ..data.known_sets import BUNDLED_BENCHMARK, EVALUATION_SETS, KNOWN_SETS
+from ..data.layouts.official import METADATA_COLUMNS
 from ..data.layouts.packed import prepared_set
 from ..data.transforms import eval_transform
 from ..models.image_processors import Protocol
@@ -58,6 +60,22 @@ class EvaluationSet:
         return np.array([labels[0] for labels in self.accepted])
 
     @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row for each image: `image`, its file name or else its number; `accepted` classes, and `label`, the first of them (-1 without
+        any); `group` and `weight`, the share of this group in the training images, if known; and the factors of SI-Score."""
+        columns, accepted = self.dataset.column_names, self.accepted or [[]] * len(self.dataset)
+        names = self.dataset.with_format(None)["file_name"][:] if "file_name" in columns else range(len(self.dataset))
+        table = pd.DataFrame({"image": map(str, names), "accepted": accepted})
+        table["label"] = [labels[0] if labels else -1 for labels in accepted]
+        if (groups := groups_of(self.dataset)) is not None:
+            table["group"] = groups
+            if self.group_weights is not None:
+                table["weight"] = table["group"].map(self.group_weights)
+        for name, values in factors_of(self.dataset).items():
+            table[f"factor_{name}"] = values
+        return table
+
+    @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits that identify everything a result depends on, see [`dataset_identity`]."""
         facts: tuple = (self.accepted, self.class_subset, self.border, dataset_identity(self.dataset))
@@ -85,6 +103,16 @@ class EvaluationSet:
             accepted = [[mapping[label] for label in labels] for labels in self.accepted]
             chosen = chosen and tuple(sorted(mapping[label] for label in chosen))
         return replace(self, accepted=accepted, class_subset=chosen, num_classes=None, class_names=None)
+
+
+def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
+    """Columns of SI-Score with the location and pose of the object, if they are known for every image."""
+    names = sorted(set(METADATA_COLUMNS) & set(dataset.column_names))
+    if not names:
+        return {}
+    columns = dataset.with_format(None).select_columns(names).to_pandas()
+    known = columns.select_dtypes("number").dropna(axis=1)  # a user's column may have one of these names
+    return {name: known[name].to_numpy(float) for name in known}
 
 
 def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import datasets
@@ -15,7 +14,7 @@ from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
 from ..data.transforms import input_size
-from ..evaluation.other_backgrounds import DONOR_SEED, MOVED, Outputs, composite_outputs
+from ..evaluation.other_backgrounds import MOVED, Outputs, composite_outputs
 from ..evaluation.session import Session, Side
 from ..hub.model_card import describe_model
 from ..models.last_layer import LastLayer
@@ -143,29 +142,14 @@ def training_composites(num_images: int) -> int:
     return min(12, max(2, 1200 // num_images))
 
 
-def pool_picture(pool: datasets.Dataset, composite: int, row: int) -> torch.Tensor:
-    rng = np.random.default_rng([DONOR_SEED, composite, row])
-    (picture,) = pool[[int(rng.integers(len(pool)))]]["pixel_values"]
-    return picture.flip(-1) if rng.random() < 0.5 else picture
-
-
 def compute_features(
-    train: Session,
-    validation: Session,
-    folder: Path,
-    pool: datasets.Dataset | None = None,
-    attributes: Sequence[str] = (),
+    train: Session, validation: Session, pool: datasets.Dataset | None = None, attributes: Sequence[str] = ()
 ) -> Features:
-    """Compute the features of the original model, or read them from `folder`, where they are saved. `pool` has the backgrounds of the training
-    images."""
+    """Compute the features of the original model, or read them from the cache. `pool` has the backgrounds of the training images."""
     side = train.sides["before"]
     last, (rows,) = LastLayer(side.model.eval(), input_size(side.processor)), train.sets.values()
-    picture_of = partial(pool_picture, pool) if pool else None
-    count = training_composites(len(rows.dataset))
-    of_train = composite_outputs(side, train, count, last, folder / "train", picture_of, attributes)
-    of_validation = composite_outputs(
-        side, validation, VALIDATION_COMPOSITES, last, folder / "validation", attributes=attributes, edit=MOVED
-    )
+    of_train = composite_outputs(side, train, training_composites(len(rows.dataset)), last, pool, attributes)
+    of_validation = composite_outputs(side, validation, VALIDATION_COMPOSITES, last, attributes=attributes, edit=MOVED)
     return Features(last, of_train, of_validation)
 
 

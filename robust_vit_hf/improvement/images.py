@@ -18,7 +18,6 @@ from ..evaluation.session import Session, Side
 from ..models.loading import with_classes_alone
 from ..training.methods.augmentations import load_backgrounds
 from .options import ImproveOptions
-from .verdict import PREDICTIONS_FOLDER
 
 
 NAMED = 8  # classes that a sentence names
@@ -105,8 +104,7 @@ def _labelled(split: str, session: Session, options: ImproveOptions, notes: list
     if "label" in images.rows.column_names:
         return images.labelled()
     measured = session.with_images(images)
-    within = f"{PREDICTIONS_FOLDER}/labels/{measured.sets[images.name].digest[:8]}"  # other images, other folder
-    predicted = measure_accuracy(measured, within, relevance=False)[images.name].sides["before"].predictions[:, 0]
+    predicted = measure_accuracy(measured, relevance=False)[images.name].sides["before"].predictions[:, 0]
     notes.append(
         f"The images of `{split}` have no classes, so the prediction for the original image counts as right: top-1 is how often the "
         "prediction stays the same."

@@ -54,7 +54,6 @@ from .images import classes_with_images, images_by_role, with_these_classes_alon
 from .options import ImproveOptions
 from .verdict import (
     CANDIDATES_FILE,
-    PREDICTIONS_FOLDER,
     Improvement,
     measure_outcome,
     other_classes,
@@ -67,7 +66,7 @@ from .verdict import (
 SECONDS_PER_MASK = {"rembg": 1.7, None: 0.36}
 FITTING = 30  # seconds to load models and fit layers
 CANDIDATES_FOLDER = "candidates"
-FEATURES_FOLDER, FINETUNED_FOLDER = "features", "finetuned"
+FINETUNED_FOLDER = "finetuned"
 # Options without effect on what is kept, and options that name something whose contents are inputs.
 UNSAVED = {"effort", "other_backgrounds", "batch_size", "num_workers", "output_dir", "json", "fail_if"}
 BY_CONTENTS = {"model", "dataset", "backgrounds", "attributes"}
@@ -122,9 +121,8 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:
     """Find images, make masks, compute features, build candidates, choose one, and write and measure it. Complete steps are skipped."""
     models, notes = Models(options.model, protocol=options.protocol), []
-    whole = Stage(options.output_dir, {"command": "improve"})
     with open_session(
-        models, whole, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
+        models, options.output_dir, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
     ) as session:
         if session.accelerator.num_processes > 1:
             raise ValueError("`improve` works in one process: leave out `accelerate launch`.")
@@ -141,7 +139,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         train, validation = (session.with_images(of_role, options.dataset, classes) for of_role in images.values())
 
         _say(2, f"Candidates, measured on {len(images['validation'].rows)} validation images")
-        diagnosis = measure_backgrounds(validation, PREDICTIONS_FOLDER)["before"]
+        diagnosis = measure_backgrounds(validation)["before"]
         check_composed(diagnosis.num_mixed, len(diagnosis.columns["label"]), "validation")
         tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
         stage.begin()
@@ -243,7 +241,7 @@ def _candidates(
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": train.protocol}
     facts["masks"], rows = of_train.masks, of_train.rows.select(np.flatnonzero(confirmed(of_train.rows)))
     try:
-        features = compute_features(train, validation, folder / FEATURES_FOLDER, pool, attributes)
+        features = compute_features(train, validation, pool, attributes)
         candidates = layer_candidates(side, features, facts | {"folder": train.folder}, rows)
     except NoLastLayer as error:
         if options.effort == "quick":
@@ -285,15 +283,14 @@ def _estimate(session: Session, images: Mapping[str, Images], options: ImproveOp
         with session.accelerator.autocast():
             per_image = seconds_per_image() if options.bf16 else fp32
 
-    def left(passes: int, *place: str) -> int:
-        return passes if Stage.of(Path(options.output_dir, *place)).result() is None else 0
-
+    known = [path.name.partition("-")[0] for path in (options.output_dir / "cache").glob("*")]
     composed, of_train = (2 + VALIDATION_COMPOSITES) * validation, (1 + training_composites(train)) * train
-    passes = sum(left(15 * validation, PREDICTIONS_FOLDER, "validation", of) for of in ("before", "after"))
-    passes += left(composed + of_train, CANDIDATES_FOLDER, FEATURES_FOLDER, "validation")
+    passes = 15 * validation * max(0, 2 - known.count("backgrounds"))
+    passes += 0 if "features" in known else composed + of_train
     # A step takes passes of the original and of the model, and a backward pass.
     full = 4 * options.max_steps * options.train_batch_size + len(INTERPOLATION_WEIGHTS) * composed
-    full = passes + left(full, CANDIDATES_FOLDER, FINETUNED_FOLDER)
+    trained = Stage.of(options.output_dir / CANDIDATES_FOLDER / FINETUNED_FOLDER).result()
+    full = passes + (full if trained is None else 0)
     masks = train + validation if makes_masks(images["train"], options.mask_method) else 0
     masks -= sum(pq.read_metadata(file).num_rows for file in (options.output_dir / MASKS_FOLDER).rglob("*.parquet"))
     seconds = float(FITTING)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.find_images import Images
 from ..data.transforms import input_size
-from ..diagnosis.diagnose import ATTRIBUTES_FOLDER, measure_images
+from ..diagnosis.diagnose import measure_images
 from ..diagnosis.report import DiagnosisReport, write_report
 from ..evaluation.accuracy import measure_accuracy, worse_classes
 from ..evaluation.examples import EXAMPLES_FILE, FIGURE_FILE, galleries
@@ -30,12 +30,11 @@ from ..results.summary import tables_of
 from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.privacy import public_name
-from ..utils.stage import Stage
 from .candidates import Candidate, temperature_of
 from .choice import OUTCOMES, Outcome
 
 
-DIAGNOSIS_FOLDER, PREDICTIONS_FOLDER = "diagnosis", "predictions"
+DIAGNOSIS_FOLDER = "diagnosis"
 CANDIDATES_FILE, VERDICT_FILE = "candidates.md", "verdict.json"
 SHOWN_NOTES = 4  # notes that the terminal shows
 
@@ -103,10 +102,6 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
         for name, content in files.items():
             write_json(folder / name, content)
         sides = load()
-    for path in (path for root in (PREDICTIONS_FOLDER, ATTRIBUTES_FOLDER) for path in (folder / root).rglob("after")):
-        if Stage.of(path).inputs.get("model") != sides["after"].digest:  # of a model chosen for another share
-            for file in sorted(path.iterdir()):  # the record is deleted last
-                file.unlink()
     return replace(session, sides={**session.sides, **sides})
 
 
@@ -125,9 +120,8 @@ def other_classes(session: Session) -> list[str]:
     if rows.class_subset is None:
         return []
     gaps, taken = [], []
-    for place, side in session.sides.items():
-        folder = session.folder and session.folder / PREDICTIONS_FOLDER / "logits" / place
-        logits = composite_outputs(side, session, 0, folder=folder).original
+    for side in session.sides.values():
+        logits = composite_outputs(side, session, 0).original
         has_images = np.isin(np.arange(logits.shape[1]), rows.class_subset)
         gaps.append(logits[:, ~has_images].mean(axis=1) - logits[:, has_images].mean(axis=1))
         taken.append(~has_images[logits.argmax(axis=1)])
@@ -151,14 +145,14 @@ def measure_outcome(
 ) -> Improvement:
     """Diagnose the session's sides on the validation images, and write results, card and page to its folder."""
     folder, source = session.folder, session.sets[images.name].source
-    diagnosis = measure_images(session, images, attributes, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER)
+    diagnosis = measure_images(session, images, attributes, folder / DIAGNOSIS_FOLDER)
     write_report(diagnosis, session)
     facts = {"model": session.sides["before"].name, "data": public_name(source), "masks": images.masks}
     diagnosed, tables = diagnosis.section(), []
     shown = Section("Objects on other backgrounds", plots=diagnosed.plots, galleries=diagnosed.galleries)
     sections = [chosen, shown, Section("Diagnosis", diagnosed.tables, notes=diagnosis.verdict.splitlines())]
     if "after" in session.sides:
-        run = Run(measure_accuracy(session, f"{PREDICTIONS_FOLDER}/accuracy"))
+        run = Run(measure_accuracy(session))
         write_finetuning_results(folder, run, session)
         if (figure := folder / FIGURE_FILE).is_file():  # photographs must not be uploaded with the model
             figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)

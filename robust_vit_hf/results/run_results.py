@@ -1,16 +1,40 @@
 """Results of runs: for each set and side, the outcome of each image."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 
-from ..metrics.robust_accuracy import TOP
+from ..metrics import calibration, relevance_segmentation, robust_accuracy
+from ..metrics.robust_accuracy import TOP, ranks
 
 
 # Models: before and after finetuning, and the control finetuned with only cross-entropy.
 SIDES = ("before", "after", "control")
+
+
+def scores_of(table: pd.DataFrame) -> dict[str, Any]:
+    """Scores of the metrics [`calibration`], [`relevance_segmentation`] and [`robust_accuracy`], from a table of predictions: `accepted` and
+    `predictions` (the best five), `probability`, `nll`, `brier`, and with masks `map` and `mask_pixels`, see their functions `reduce`."""
+    scores: dict[str, Any] = {}
+    is_labelled = table["label"] >= 0
+    if is_labelled.any() and "nll" in table:
+        correct = (ranks(table["predictions"], table["accepted"]) == 0).astype(float)
+        values = table[["probability", "nll", "brier"]].assign(correct=correct)
+        scores |= calibration.scores(values.to_numpy(), is_labelled)
+    if "map" in table:
+        scores |= relevance_segmentation.scores(np.array(table["map"].tolist(), float), table["mask_pixels"])
+    if is_labelled.any():
+        factors = [name for name in table if name.startswith("factor_")]
+        groups = table.get("group")
+        if groups is None and factors:
+            groups = [" ".join(map(str, values)) for values in table[factors].to_numpy()]
+        accepted = [[*of_image] for of_image in table["accepted"]]
+        scores |= robust_accuracy.scores(table["predictions"].tolist(), accepted, groups)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,18 @@ class SetResult:
     clusters: np.ndarray | None = None  # `(N,)` int, equal for images drawn together, such as with one photograph
     by_class: bool = True  # otherwise images have several classes, as in ImageNet-9, and `classes` are the first ones
     revision: str | None = None  # commit of a source on the Hub
+
+    @classmethod
+    def of(cls, name: str, tables: Mapping[str, pd.DataFrame], is_labelled: bool = True, **facts) -> Self:
+        """Results from tables of predictions by side, see [`scores_of`]."""
+        first, sides = next(iter(tables.values())), {}
+        for side, table in tables.items():
+            best = np.array(table["predictions"].tolist())
+            sides[side] = SideResult(ranks(best, table["accepted"]), scores_of(table), best, best.shape[1])
+        factors = {column[len("factor_") :]: first[column].to_numpy() for column in first if "factor_" in column}
+        groups = first["group"].to_numpy() if "group" in first else None
+        classes = first["label"].to_numpy() if is_labelled else None
+        return cls(name, sides, classes, factors=factors, groups=groups, **facts)
 
     def __len__(self) -> int:
         return len(next(iter(self.sides.values())).ranks)

@@ -13,7 +13,6 @@ from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation import segment
 from robust_vit_hf.evaluation.options import SegmentOptions
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
-from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
 from ..helpers.commands import call, launch_two, succeed
@@ -94,17 +93,6 @@ def test_segmentation_in_two_processes(segmentation, tmp_path):
 def test_bundled_images_without_masks_are_not_segmented():
     _, rows = segment._masked_set(SegmentOptions(images_per_set=2))
     assert len(rows) == 4 and None not in rows.with_format(None)["mask"]
-
-
-@pytest.mark.parametrize("command", ["evaluate", "segment", "diagnose"])
-def test_results_of_another_command_are_not_replaced(command, tmp_path):
-    arguments = [command, "--model", tmp_path / "nowhere", "--output_dir", tmp_path / "out"]
-    Stage(tmp_path / "out", {"command": command}).begin()
-    assert "nowhere` cannot be loaded" in call(*arguments).error  # its own folder
-    Stage(tmp_path / "out", {"command": "train"}).begin()
-    assert "differ in: command" in call(*arguments).error
-    (tmp_path / "out" / "stage.json").rename(tmp_path / "out" / "config.json")  # a model
-    assert "holds files without a `stage.json`" in call(*arguments).error
 
 
 @pytest.mark.parametrize("command", ["evaluate", "segment", "train"])

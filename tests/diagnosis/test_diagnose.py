@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pyarrow import parquet as pq
 from transformers import ViTImageProcessor
 
 import robust_vit_hf
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.data import emoji_shift
+from robust_vit_hf.data import background_edits, emoji_shift
 from robust_vit_hf.data.background_edits import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.balanced_splits import choose_images
 from robust_vit_hf.data.find_images import find_images
@@ -25,12 +24,12 @@ from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.example_strip import Composed, load_composed
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.verdict import Diagnosis
-from robust_vit_hf.evaluation.measurement import Measured, measure
+from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import relevance_map
 from robust_vit_hf.results.intervals import Interval
-from robust_vit_hf.utils.stage import Stage
+from robust_vit_hf.results.predictions import read_predictions
 
 from ..helpers.commands import call, files_below, launch_two, succeed
 from ..helpers.layouts import bright_square, save
@@ -50,7 +49,7 @@ def diagnosed(model, photographs, tmp_path_factory) -> tuple[Path, str]:
 
 
 def columns_of(folder: Path, split: str = "validation", side: str = "before") -> dict:
-    return pq.read_table(folder / split / side / "rows.parquet").to_pydict()
+    return read_predictions(folder / "predictions.parquet")[split][side].to_dict("list")
 
 
 def test_predictions_are_those_of_the_composed_images(model, photographs, diagnosed):
@@ -73,6 +72,23 @@ def test_predictions_are_those_of_the_composed_images(model, photographs, diagno
         inside = (relevance * masks[index]).sum() / relevance.sum()
         assert found["relevance_on_object"][index] == pytest.approx(inside.item(), abs=1e-4)
         assert found["object_share"][index] == pytest.approx(masks[index].mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("changed", ["fill", "version"])
+def test_changed_edits_are_not_answered_by_old_predictions(changed, model, photographs, tmp_path, monkeypatch):
+    options = {"dataset": str(photographs), "output_dir": tmp_path / "out"}
+    reports, measured = [robust_vit_hf.diagnose(str(model), **options)], []
+    measure_backgrounds = Backgrounds.measure
+    monkeypatch.setattr(Backgrounds, "measure", lambda *given: measured.append(1) or measure_backgrounds(*given))
+    for _ in range(2):
+        reports.append(robust_vit_hf.diagnose(str(model), **options))
+        assert len(measured) == len(reports) - 2  # the first of these is of the same code
+        if changed == "fill":
+            monkeypatch.setattr(background_edits, "fill", lambda pixels, known: pixels * known)
+        else:
+            monkeypatch.setattr(robust_vit_hf, "__version__", "99.0")
+    only_bg = [report.diagnoses["before"].columns["only_bg"].tolist() for report in reports]
+    assert only_bg[0] == only_bg[1] and (only_bg[1] == only_bg[2]) == (changed == "version")
 
 
 def test_images_in_all_conditions_are_kept(model, photographs, diagnosed):
@@ -176,7 +192,7 @@ def test_a_panorama_keeps_its_size_and_its_object(masks, model, tmp_path):
     options = ["--masks", tmp_path / "mask"] if masks == "own" else []
     succeed("diagnose", "--model", model, "--dataset", tmp_path / "image", "--output_dir", tmp_path / "out", *options)
     columns, side = columns_of(tmp_path / "out"), 100 * 32 / 36  # of what the model sees, in pixels of the image
-    lefts = 380 + 20 * np.array([int(Path(name).stem) for name in columns["file_name"]])
+    lefts = 380 + 20 * np.array([int(Path(name).stem) for name in columns["image"]])
     seen = (np.minimum(lefts + 90, 500 + side / 2) - np.maximum(lefts, 500 - side / 2)) / side
     assert len(seen) == 8 and columns["object_share"] == pytest.approx(seen, abs=0.05 if masks == "own" else 0.15)
     if masks == "made":
@@ -273,15 +289,6 @@ def test_classes_without_a_usable_mask_are_named(model, tmp_path):
         diagnose("c")
 
 
-def test_predictions_that_lost_a_row_are_named(tmp_path):
-    stage = Stage(tmp_path, {"images": 3})
-    Measured({"label": [0, 1, 2]}).save(stage)
-    assert Measured.load(stage).columns == {"label": [0, 1, 2]}
-    pq.write_table(pq.read_table(tmp_path / "rows.parquet").slice(1), tmp_path / "rows.parquet")
-    with pytest.raises(ValueError, match=r"rows.parquet` is damaged: it has 2 rows for 3 images"):
-        Measured.load(stage)
-
-
 def test_images_that_must_not_be_published_are_no_examples(model, tmp_path, monkeypatch):
     monkeypatch.setattr("robust_vit_hf.diagnosis.diagnose.taken_rows", lambda _: [*range(8)])  # all are taken
     rows = masked_dataset(8).add_column("openly_licensed", [False] * 4 + [True] * 4)
@@ -338,7 +345,7 @@ def test_batches_and_other_models_do_not_change_rows():
     rows = EvaluationSet.of(masked_dataset(13).select([0, 1, 2, 4, 5, 8]))
     session = session_of({"before": tiny_vit(**LETTERS)}, {"few": rows})
     sessions = [replace(session, passes=(size, 0)) for size in (1, 6)]
-    one, all_ = (measure(of_size, Backgrounds())["few"]["before"].columns for of_size in sessions)
+    one, all_ = (measure(of_size, Backgrounds())["few"]["before"] for of_size in sessions)
     for name in CONDITIONS:
         assert one[name].tolist() == all_[name].tolist()
     assert one["mixed_same"].tolist().count(-1) == 1 and -1 not in one["mixed_rand"]
@@ -354,7 +361,7 @@ def test_a_copy_is_no_donor():
     rows = masked_dataset(4).select([0, 1, 0, 1]).remove_columns("label").add_column("label", [0, 1, 0, 2])
     session, other = session_of({"before": tiny_vit()}, {"few": EvaluationSet.of(rows)}), draw_donors(rows["label"])[1]
     for measurement, edit in ((Backgrounds(), "mixed"), (Attributes(("border",)), "border")):
-        columns = measure(session, measurement)["few"]["before"].columns
+        columns = measure(session, measurement)["few"]["before"]
         assert columns[f"{edit}_same"].tolist() == [-1] * 4
         assert ((columns[f"{edit}_rand"] == -1) == (other % 2 == np.arange(4) % 2)).all()
 
@@ -373,7 +380,7 @@ def test_nan_logits_of_a_later_batch_name_the_image():
     session = session_of({"before": model}, {"noise": rows}, passes=(2, 0))
     model.classifier.register_forward_hook(poison)
     with pytest.raises(ValueError, match=r"noise: the logits of `5\.jpg` are NaN or infinite"):
-        Backgrounds(relevance=False).measure(session.sides["before"], rows, session, "noise", None)
+        Backgrounds(relevance=False).measure(session.sides["before"], rows, session, "noise")
 
 
 @pytest.mark.release

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from robust_vit_hf import diagnose
@@ -18,8 +17,8 @@ from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.results.predictions import read_predictions
 
-from ..helpers.commands import files_below
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, LETTERS, WIDE, masked_rows, save_pretrained, tiny_vit
 
@@ -71,13 +70,13 @@ def test_the_sentence_names_the_frame(report):
 
 def test_the_strip_shows_the_frame(report):
     """In the colour of the class of the donor, with the predictions of the rows."""
-    rows = pq.read_table(report.folder / "attributes" / "validation" / "before" / "rows.parquet").to_pydict()
+    rows = read_predictions(report.folder / "predictions.parquet")["validation"]["before"]
     for example in report.edited:
         edge = np.asarray(example.pictures["border_rand"])[1, SIDE // 2]
         assert np.abs(edge - 255 * COLOURS["abcd".index(example.donor)].numpy()).max() < 3
         assert example.predicted["before"]["border_rand"] == example.donor
         assert example.kind("before", "border_rand") == "taken" and example.kind("before", "border_same") == "right"
-    assert rows["border_rand"] == rows["donor_class"]
+    assert (rows["border_rand"] == rows["donor_class"]).all()
 
 
 def test_without_the_option_nothing_differs(report, photographs, tmp_path):
@@ -86,8 +85,6 @@ def test_without_the_option_nothing_differs(report, photographs, tmp_path):
     results, others = (json.loads((one.folder / "results.json").read_text()) for one in (plain, report))
     assert "attributes" not in results and "attributes" not in results["settings"]
     assert results["diagnosis"] == others["diagnosis"]
-    rows = {name for name in files_below(plain.folder) if name.endswith("rows.parquet")}
-    assert rows == {"validation/before/rows.parquet"}
 
 
 def test_the_images_that_are_taken_are_those_of_the_last_model(report, photographs, tmp_path):
@@ -102,14 +99,14 @@ def test_images_without_object_background_or_donor_give_no_attributes():
     rows[2]["mask"], rows[5]["mask"] = Image.new("L", WIDE, 0), Image.new("L", WIDE, 255)
     images = datasets.Dataset.from_list(rows, features=FEATURES)
     session = session_of({"before": tiny_vit()}, {"few": EvaluationSet.of(images)})
-    columns = measure(session, Attributes(("border",)))["few"]["before"].columns
+    columns = measure(session, Attributes(("border",)))["few"]["before"]
     for kind, donors in zip(("same", "rand"), draw_donors([row["label"] for row in rows]), strict=True):
         given = [donor not in (2, 5) for donor in donors]
         assert [value != -1 for value in columns[f"border_{kind}"]] == given and not all(given)
     of_one = np.array([row["label"] == 0 for row in rows])  # the masks of the other classes are in doubt
     in_doubt = images.add_column("doubt", [None if sure else "small" for sure in of_one])
     session = session.with_sets({"few": EvaluationSet.of(in_doubt)})
-    columns, mixed = (measure(session, of)["few"]["before"].columns for of in (Attributes(("border",)), Backgrounds()))
+    columns, mixed = (measure(session, of)["few"]["before"] for of in (Attributes(("border",)), Backgrounds()))
     assert (np.array(columns["border_rand"])[of_one] == -1).all() and (mixed["mixed_rand"][of_one] == -1).all()
     assert (np.isnan(columns["border_rand_margin"]) == of_one).all()
 

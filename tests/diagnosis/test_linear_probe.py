@@ -52,7 +52,7 @@ def test_backgrounds_tell_the_class_or_do_not(of_backgrounds, verdict, monkeypat
         assert "tells the class for 100 %" in found.sentence and "is likely to use it" in found.sentence
         assert [row[2] for row in found.told_table().rows] == ["–"] * 4
         assert found.measures["donor_rate"].mean > 0.9
-        half = found.columns | {"mixed_rand": 40 * [-1] + found.columns["mixed_rand"][40:]}  # without a donor
+        half = found.columns.assign(mixed_rand=[*40 * [-1], *found.columns["mixed_rand"][40:]])  # without a donor
         assert "for 100 % [96, 100] of 80 photographs" in replace(found, columns=half).sentence
     else:
         assert excess.low < 0 < excess.high and found.measures["bg_gap"].low < 0.05

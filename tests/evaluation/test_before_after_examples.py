@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +12,6 @@ from robust_vit_hf import relevance_map
 from robust_vit_hf.evaluation import examples as before_after_figure
 from robust_vit_hf.evaluation.accuracy import measure_accuracy, set_result
 from robust_vit_hf.evaluation.examples import KINDS, Example, draw, explain, rows_of_kind
-from robust_vit_hf.evaluation.measurement import Measured
 from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import Run
@@ -29,7 +27,7 @@ NUM_IMAGES = 80
 def test_images_with_an_empty_mask_are_not_those_whose_relevance_left_the_background(monkeypatch, tmp_path):
     rows = masked_dataset(4).remove_columns("label")
     of_set = EvaluationSet(rows, [[0]] * 4)
-    measured = {side: Measured({"predictions": np.full((4, 1), best)}) for side, best in (("before", 1), ("after", 0))}
+    measured = {side: of_set.table.assign(predictions=4 * [[best]]) for side, best in (("before", 1), ("after", 0))}
     session = SimpleNamespace(sets={"a": of_set}, map_name="relevance")
     backgrounds = [{"before": 0.5, "after": 0.4}, {}, {"before": 0.9, "after": 0.2}, {"before": 1.0}]
     groups = []
@@ -54,7 +52,7 @@ def test_kinds_and_what_may_be_shown():
     rows = masked_dataset(5).remove_columns("label").add_column("openly_licensed", [True, False, True, True, True])
     of_set = EvaluationSet(rows, accepted)
     measured = {
-        side: Measured({"predictions": np.array(predicted)[:, None]})
+        side: of_set.table.assign(predictions=[[best] for best in predicted])
         for side, predicted in (("before", before), ("after", after))
     }
     results = {"a": set_result("a", of_set, measured)}

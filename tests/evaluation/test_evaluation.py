@@ -4,8 +4,8 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
-import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from accelerate.utils.operations import recursively_apply
@@ -15,11 +15,12 @@ from transformers import ViTImageProcessor
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.classes import class_names, wnids
 from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy, set_result
-from robust_vit_hf.evaluation.measurement import ROWS_FILE, Measured, measure
+from robust_vit_hf.evaluation.measurement import measure, save_predictions
 from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
 from robust_vit_hf.evaluation.segment import Attribution
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
-from robust_vit_hf.utils.stage import Stage
+from robust_vit_hf.results.predictions import read_predictions
+from robust_vit_hf.results.run_results import scores_of
 
 from ..helpers import layouts
 from ..helpers.layouts import prepare
@@ -77,7 +78,7 @@ def test_a_model_in_training_mode_is_measured_without_its_dropout(measurement):
     session = session_of({"before": model.train()}, {"noise": EvaluationSet.of(masked_dataset(8))})
     plain = session_of({"before": tiny_vit()}, session.sets)
     one, other = (measure(of, measurement)["noise"]["before"] for of in (session, plain))
-    assert repr((one.columns, one.scores)) == repr((other.columns, other.scores))
+    pd.testing.assert_frame_equal(one, other)
 
 
 def test_without_labels_or_masks():
@@ -124,9 +125,10 @@ def test_predictions_under_changes_are_of_the_class_subset(measurement):
     dataset = masked_dataset(8).filter(lambda row: row["label"] in (1, 3))
     rows = replace(EvaluationSet.of(dataset), class_subset=(1, 3))
     session = session_of({"before": tiny_vit()}, {"noise": rows}, passes=(4, 0))
-    columns = measure(session, measurement)["noise"]["before"].columns
-    others = {"accepted", "label", "donor_same", "donor_rand", "object_share", "relevance_on_object"}
-    for name in columns.keys() - others:
+    columns = measure(session, measurement)["noise"]["before"]
+    others = {"image", "accepted", "label", "donor_same", "donor_rand", "confirmed"}
+    others |= {"object_share", "relevance_on_object"}
+    for name in {*columns} - others:
         assert name.endswith("margin") or {*np.unique(columns[name])} <= {-1, 1, 3}, name
 
 
@@ -172,26 +174,25 @@ def test_names_of_classes_are_those_of_a_model_with_another_order():
         assert session_of({"before": model}, {"imagenet-a": replace(rows, class_names=None)}).label_names == expected
 
 
-def test_results_are_kept(tmp_path):
+def test_predictions_are_read_again_and_kept_in_one_file(tmp_path, monkeypatch):
     dataset = masked_dataset(6).add_column("file_name", list("abcdef")).add_column("angle", [0.0, 90.0] * 3)
     dataset = dataset.add_column("area", ["indoors"] * 6)  # the user's, and no factor
     session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(dataset)}, tmp_path)
-    folder = tmp_path / "noise" / "before"
-    result = measure_accuracy(session)["noise"]
-    loaded = Measured.load(Stage.of(folder))
-    again = set_result("noise", session.sets["noise"], {"before": loaded})
-    assert (again.sides["before"].predictions == result.sides["before"].predictions).all()
-    assert loaded.columns["accepted"] == [[label] for label in LABELS[:6]]
-    assert loaded.columns["file_name"] == list("abcdef")
-    assert loaded.scores == result.sides["before"].scores
-    assert loaded.scores["per_group_top1"].keys() == {"0.0", "90.0"}
-    assert again.factors["angle"].tolist() == [0, 90] * 3
-    table = datasets.Dataset.from_parquet(str(folder / ROWS_FILE))
-    assert table.column_names == ["file_name", "predictions", "accepted", "factor_angle"]
-    (folder / ROWS_FILE).unlink()  # of half a copy, without its rows
-    assert Measured.load(Stage.of(folder)) is None
-    measure_accuracy(session)
-    assert Measured.load(Stage.of(folder)).columns == loaded.columns
+    measured = measure(session, Accuracy())
+    result = set_result("noise", session.sets["noise"], measured["noise"])
+    assert result.sides["before"].scores["per_group_top1"].keys() == {"0.0", "90.0"}
+    assert result.factors["angle"].tolist() == [0, 90] * 3
+    save_predictions(tmp_path / "predictions.parquet", session, measured)
+    saved = read_predictions(tmp_path / "predictions.parquet")["noise"]["before"]
+    assert saved["image"].tolist() == list("abcdef") and saved["accepted"].tolist() == [
+        [label] for label in LABELS[:6]
+    ]
+    assert {*saved["digest"]} == {session.sets["noise"].digest}
+    assert scores_of(saved) == result.sides["before"].scores
+    monkeypatch.setattr(Accuracy, "measure", lambda *_: pytest.fail("measured again"))
+    again = measure_accuracy(session)["noise"].sides["before"]
+    assert again.predictions.tolist() == result.sides["before"].predictions.tolist()
+    assert again.scores == result.sides["before"].scores
 
 
 def test_protocols_of_objectnet(tmp_path):

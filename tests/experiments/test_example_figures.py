@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pyarrow import parquet as pq
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
+from robust_vit_hf.results.predictions import read_predictions
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
@@ -47,8 +47,8 @@ def figures(evaluation, inputs, tmp_path_factory) -> Path:
 
 
 def columns_of(evaluation: Path, side: str) -> dict[str, np.ndarray]:
-    table = pq.read_table(evaluation / "paper" / "validation" / side / "rows.parquet").to_pydict()
-    predicted, label = (np.array(table[name])[:, 0] for name in ("predictions", "accepted"))
+    table = read_predictions(evaluation / "paper" / "predictions.parquet")["validation"][side]
+    predicted, label = (np.array(table[name].tolist())[:, 0] for name in ("predictions", "accepted"))
     return {"predicted": predicted, "label": label, "right": predicted == label}
 
 

@@ -13,12 +13,14 @@ from experiments.sweeps import measure_interpolated
 from experiments.sweeps.choose_settings import choose_settings, setting_of
 from experiments.sweeps.collect_runs import _seconds, collect
 from experiments.sweeps.grid import read_grid
-from experiments.sweeps.point_folder import ORIGINALS, PREDICTIONS, ROBUSTNESS, RUN, is_measured
+from experiments.sweeps.point_folder import CACHE, PREDICTIONS, ROBUSTNESS, RUN
 from experiments.sweeps.results_parquet import read_results
 from experiments.sweeps.sweep import SweepRun, _checked_runs, protocol_of
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.finetuning import finetune
+from robust_vit_hf.results.predictions import read_predictions, write_predictions
 from robust_vit_hf.training.recipes import train_arguments
+from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.stage import STAGE_FILE, Stage
 
@@ -37,7 +39,7 @@ def test_each_point_is_a_run(swept):
         training = json.loads((path / RUN / "results.json").read_text())["settings"]["training"]
         assert training["relevance_distance"] == ("bce" if "bce" in path.name else "mse")
         assert not list((path / RUN).glob("checkpoint-*"))  # which hold the optimizer
-    assert len(list((out / "originals").iterdir())) == 1  # the original model is measured once
+    assert len([*(out / "cache").glob("accuracy-*")]) == 1 + 4  # the original model is measured once
     for run in collect([out]).runs:
         assert (run.train_images, run.epochs) == (16, 1) and run.original == Stage.of(out / run.name).inputs["model"]
         assert run.commit == read_json(out / run.name / RUN / "results.json").get("commit")
@@ -95,7 +97,7 @@ def test_a_begun_run_is_resumed(inputs, tmp_path):
     write_json(folder / STAGE_FILE, {"inputs": read_json(whole / STAGE_FILE)["inputs"]})
     # As a run of the sweep does, but the checkpoints stay.
     (point,) = read_grid(grid).points
-    finetune(*SweepRun(point, folder.parent).arguments, folder / PREDICTIONS, folder.parent / ORIGINALS)
+    finetune(*SweepRun(point, folder.parent).arguments, folder / PREDICTIONS, Cache(folder.parent / CACHE))
     for name in ("results.json", "run.json", "model.safetensors"):
         (folder / RUN / name).unlink()
     shutil.rmtree(folder / RUN / "checkpoint-4")
@@ -142,7 +144,7 @@ def test_settings_are_chosen_on_validation_images_and_models_between_measured(in
     assert "1 of 8 runs are left" in sweep(grid, out, "--dry_run")
     names = {run.name.partition(",")[0] for run in collect([out]).runs if run.method != "cut_out"}
     assert names == {point.name for point in points(out)} - {unfinished.name}
-    rows = unfinished / "interpolated" / "1" / "validation" / "after" / "rows.parquet"
+    rows = unfinished / "interpolated" / "1" / "validation.parquet"
     measured = rows.stat().st_mtime_ns
     shutil.rmtree(unfinished / "run")  # what was measured of its model goes with it
     assert "All 8 runs are complete." in sweep(grid, out) and rows.stat().st_mtime_ns > measured
@@ -189,10 +191,11 @@ def test_models_between_are_measured_on_the_first_shifted_set_alone(inputs, tmp_
     rows, measured = EvaluationSet.of(masked_dataset(4)), []
     sets = {"a": rows, "b": replace(rows, shifted=True), "c": replace(rows, shifted=True)}
     monkeypatch.setattr(measure_interpolated, "load_data", lambda *_: (None, masked_dataset(4), sets))
-    monkeypatch.setattr(measure_interpolated, "measure", lambda session, *_, **__: measured.append([*session.sets]))
+    monkeypatch.setattr(measure_interpolated, "measure", lambda session, *_: measured.append([*session.sets]))
+    monkeypatch.setattr(measure_interpolated, "save_predictions", lambda *_: None)
     model, folder = str(inputs / "model"), tmp_path / "out"
     options = train_arguments(model=model, dataset=str(inputs / "data"), output_dir=model, use_cpu=True)
-    measure_interpolated.measure_interpolated(*options, folder, tmp_path / ORIGINALS, [1.0, 0.5])
+    measure_interpolated.measure_interpolated(*options, folder, Cache(tmp_path), [1.0, 0.5])
     assert measured == [["a", "b"], ["validation"], ["a", "b"], ["validation"]]
 
 
@@ -227,10 +230,6 @@ def test_validation_images_of_another_size_and_without_background(inputs, tmp_pa
     options = {"dataset": str(data), "image_size": 2 * IMAGE_SIZE, "learning_rate": 1e-3}
     grid = write_grid(tmp_path / "grid.yaml", inputs, options, seeds={0: {"seed": 0}}, choose_by="mixed_rand")
     sweep(grid, tmp_path / "out")
-    (point,) = points(tmp_path / "out")
-    for side in ("before", "after"):
-        inputs = Stage.of(point / "interpolated" / "1" / "validation" / side).inputs
-        assert inputs["processor"]["crop_size"]["height"] == 2 * IMAGE_SIZE
     (run,) = collect([tmp_path / "out"]).runs
     assert run.composed["original"].usable.tolist() == [True, True, False, True, True, True]
     assert not run.composed["mixed_rand"].usable[2]
@@ -241,23 +240,16 @@ def test_a_run_is_complete_when_both_models_are_measured_on_its_sets(swept, tmp_
     run = _checked_runs(read_grid(grid), shutil.copytree(out, tmp_path / "out"))[0]
     assert run.is_complete()
     run.sets = [("imagenet-a", "sets/imagenet-a")]
-    folder = run.folder / ROBUSTNESS / protocol_of(run.point) / "imagenet-a"
-    for side, complete in (("before", False), ("after", True)):
-        assert not run.is_complete() and run.unmeasured() == run.sets
-        shutil.copytree(run.folder / PREDICTIONS / "validation" / side, folder / side)
-        assert is_measured(folder) == complete
+    assert not run.is_complete() and run.unmeasured() == run.sets
+    of_sets = {"imagenet-a": read_predictions(run.folder / PREDICTIONS)["validation"]}
+    write_predictions(run.folder / ROBUSTNESS / protocol_of(run.point) / "predictions.parquet", of_sets)
     assert run.is_complete() and not run.unmeasured()
 
 
-def test_a_set_of_one_model_is_left_out_and_named(swept, tmp_path, caplog):
-    """As where a run left the grid before its last set was measured."""
+def test_images_of_imagenet_9_have_several_classes(swept, tmp_path):
     point = points(shutil.copytree(swept[1], tmp_path / "out"))[0]
-    sets = point / ROBUSTNESS / Stage.of(point).result()["protocol"]
-    for name, sides in {"imagenet-v2": ("before", "after"), "imagenet-a": ("before",)}.items():
-        for side in sides:
-            shutil.copytree(point / PREDICTIONS / "validation" / side, sets / name / side)
-    assert "ImageNet-A" not in table(point, tmp_path / "report")
-    shutil.copytree(sets / "imagenet-v2", sets / "imagenet-9-original")  # whose images have several classes
+    tables = read_predictions(point / PREDICTIONS)["validation"]
+    file = point / ROBUSTNESS / Stage.of(point).result()["protocol"] / "predictions.parquet"
+    write_predictions(file, dict.fromkeys(("imagenet-9-original", "imagenet-v2"), tables))
     (run,) = collect([point]).runs
     assert {name: of.by_class for name, of in run.sets.items()} == {"imagenet-v2": True, "imagenet-9-original": False}
-    assert f"`{sets / 'imagenet-a'}` is left out" in caplog.text and "`after`" in caplog.text

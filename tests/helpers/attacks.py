@@ -122,9 +122,9 @@ class Inputs:
 
     def work_in_output(self) -> None:
         """Start a process that holds the lock of the output folder, until [`end`]."""
-        self.out.mkdir()
+        (self.out / "cache").mkdir(parents=True)
         hold = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True), sys.stdin.read()"
-        command = [sys.executable, "-c", hold, str(self.out / ".stage.lock")]
+        command = [sys.executable, "-c", hold, str(self.out / "cache" / ".lock")]
         self.at_work.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         self.at_work[-1].stdout.readline()
 
@@ -344,7 +344,7 @@ OPTIONS = [
     Attack("an output folder that is a file", lambda of: of.out.write_text("x"), "{root}/out"),
     Attack("an output folder among the images", _at(lambda of: of.image("out")), WITHIN),
     Attack("the masks as the output folder", _at(lambda of: of.masks), WITHIN),
-    Attack("the model as the output folder", _at(lambda of: of.model), "holds files"),
+    Attack("the model as the output folder", _at(lambda of: of.model), "has a model"),
 ]
 
 
@@ -364,7 +364,7 @@ IMPROVE = [
     improved("training images without masks", lambda of: shutil.rmtree(of.masks / "train"), "none of 8 images"),
     improved("a learning rate of NaN", _options("--learning_rate", "nan"), "learning_rate"),
     improved("a background that is a text", _text_as_background, "backgrounds/y.png"),
-    improved("the model as the output folder", _at(lambda of: of.model), "stage.json"),
+    improved("the model as the output folder", _at(lambda of: of.model), "has a model"),
     improved("training images as the output folder", _at(lambda of: of.photos / "train"), WITHIN),
 ]
 
@@ -382,12 +382,8 @@ diagnosed, complete = partial(Attack, after=True), partial(improved, after=True)
 AFTER = [
     diagnosed("`results.json` of an earlier run cut off", _damage("results.json", _cut)),
     diagnosed("`examples.parquet` of an earlier run cut off", _damage("examples.parquet", _cut)),
-    diagnosed("predictions of an earlier run cut off", _damage("**/rows.parquet", _cut), "rows.parquet"),
-    diagnosed("predictions of an earlier run deleted", _damage("**/rows.parquet", Path.unlink)),
-    diagnosed("an image changed since", _other_image(), "differ"),
-    diagnosed("a mask changed since", lambda of: of.redraw(lambda mask: mask[::-1].copy()), "differ"),
-    diagnosed("a weight changed since", _first(0.5), "model"),
-    diagnosed("the processor changed since", lambda of: of.configure(PROCESSOR, image_mean=[0.4] * 3), "processor"),
+    diagnosed("predictions of an earlier run cut off", _damage("cache/*.parquet", _cut)),
+    diagnosed("predictions of an earlier run deleted", _damage("cache/*.parquet", Path.unlink)),
     complete("`verdict.json` cut off", _damage("verdict.json", _cut)),
     complete("`model.safetensors` deleted", _damage("model.safetensors", Path.unlink)),
     complete("a training image changed since", _other_image("train"), "train"),

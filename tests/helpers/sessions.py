@@ -11,6 +11,7 @@ from robust_vit_hf.evaluation.accuracy import measure_accuracy
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import SetResult, SideResult
+from robust_vit_hf.utils.cache import Cache
 
 from .tiny import IMAGE_SIZE, PRETRAINING
 
@@ -28,7 +29,8 @@ def session_of(
     paper, other = make_image_processor("paper", IMAGE_SIZE), make_image_processor("native", (32, 48), PRETRAINING)
     given = {name: processor or (paper if name == "before" else other) for name in models}
     sides = {name: Side.of(model.train(), given[name]) for name, model in models.items()}
-    return Session(sides, {}, accelerator or Accelerator(cpu=True), folder, passes=passes).with_sets(sets)
+    cache = Cache(folder / "cache") if folder else None
+    return Session(sides, {}, accelerator or Accelerator(cpu=True), folder, cache, passes=passes).with_sets(sets)
 
 
 def evaluate_one(

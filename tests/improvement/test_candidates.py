@@ -1,6 +1,5 @@
 """Candidates: new last layers, against what they minimise, and the finetuned model."""
 
-import io
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -13,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.numpy import load_file
 
-from robust_vit_hf.evaluation.other_backgrounds import MOVED, OUTPUTS_FILE, Outputs, composite_outputs
+from robust_vit_hf.evaluation import other_backgrounds
+from robust_vit_hf.evaluation.other_backgrounds import MOVED, Outputs, composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement import candidates
 from robust_vit_hf.improvement.candidates import COMPOSITES_SHARE
@@ -220,22 +220,24 @@ def test_few_training_images_have_more_composites():
 
 def test_features_go_on_after_the_images_that_are_complete(tmp_path):
     rows = EvaluationSet.of(masked_dataset(8))
-    session = session_of({"before": tiny_vit()}, {"noise": rows}, passes=(3, 0))
-    given, at_once = (session.sides["before"], session, 2, None, tmp_path), []
+    session = session_of({"before": tiny_vit()}, {"noise": rows}, tmp_path, passes=(3, 0))
+    given, at_once = (session.sides["before"], session, 2), []
     model = session.sides["before"].model
     model.register_forward_hook(lambda *called: at_once.append(len(called[-1].logits)))
     whole = composite_outputs(*given)
     assert at_once == 6 * [3] + 3 * [2]  # each image, and two composites of it: never more than the batch size
     expected = whole.original.copy(), whole.mixed.copy()
-    values = np.load(tmp_path / OUTPUTS_FILE, "r+")
-    values[5:] = np.nan
-    values.flush()
+    (file,) = (tmp_path / "cache").glob("*.float32")
+    file.with_name(f"{file.name}.partial").write_bytes(file.read_bytes()[: 5 * 3 * 4 * 4])  # five images
+    file.unlink()
+    at_once.clear()
     again = composite_outputs(*given)
     for found, wanted in zip((again.original, again.mixed), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert at_once == 3 * [3]
 
 
-def test_images_without_object_or_background_have_no_composites():
+def test_images_without_object_or_background_have_no_composites(monkeypatch):
     """As where the object lies outside of what the model sees: it would be the background of another class with this label. Nor have
     those whose mask is in doubt."""
     shapes = {1: np.zeros((40, 52), np.uint8), 2: np.full((40, 52), 255, np.uint8)}
@@ -245,8 +247,11 @@ def test_images_without_object_or_background_have_no_composites():
     ]
     rows = datasets.Dataset.from_list(rows, features=FEATURES).add_column("doubt", ["arbitrary", *11 * [None]])
     session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(rows)})
-    for picture_of in (None, lambda number, _: torch.full((3, 32, 32), number - 1.0)):
-        mixed = composite_outputs(session.sides["before"], session, 3, picture_of=picture_of).mixed
+    monkeypatch.setattr(
+        other_backgrounds, "pool_picture", lambda _, number, row: torch.full((3, 32, 32), number - 1.0)
+    )
+    for pool in (None, rows):
+        mixed = composite_outputs(session.sides["before"], session, 3, pool=pool).mixed
         known = ~np.isnan(mixed).any(axis=2)
         assert not known[:3].any() and known[3:].any(axis=1).all()
     pairs = mixed[3:] - np.roll(mixed[3:], 1, axis=1)  # each composite shows a picture of its own
@@ -254,27 +259,6 @@ def test_images_without_object_or_background_have_no_composites():
     pair = session.with_sets({"noise": EvaluationSet.of(masked_dataset(2))})  # each on the background of the other
     moved = composite_outputs(pair.sides["before"], pair, 2, edit=MOVED).mixed
     assert (np.abs(moved[:, 0] - moved[:, 1]).max(axis=1) > 1e-3).all()  # twice, in two places
-
-
-def test_a_file_of_features_that_was_cut_off_is_none(tmp_path, monkeypatch):
-    """As by a full disk: numpy would fill it with zeros, which count as complete."""
-    rows = EvaluationSet.of(masked_dataset(8))
-    session = session_of({"before": tiny_vit()}, {"noise": rows}, passes=(3, 0))
-    given = session.sides["before"], session, 2
-    expected = composite_outputs(*given)
-
-    def cut_off(file, values):
-        whole = io.BytesIO()
-        np.lib.format.write_array(whole, values)
-        file.write(whole.getvalue()[:300]) if hasattr(file, "write") else file.write_bytes(whole.getvalue()[:300])
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr("robust_vit_hf.evaluation.other_backgrounds.np.save", cut_off)
-        composite_outputs(*given, None, tmp_path)
-    again = composite_outputs(*given, None, tmp_path)
-    np.testing.assert_allclose(again.original, expected.original, atol=1e-5)
-    np.testing.assert_allclose(again.mixed, expected.mixed, atol=1e-5)
 
 
 def test_images_without_any_composite_are_refused():
@@ -291,7 +275,7 @@ def test_the_temperature_divides_the_whole_layer(dtype, tmp_path, monkeypatch):
     model, folder = tiny_vit().to(dtype), tmp_path / "model"
     torch.nn.init.normal_(model.classifier.bias)
     session = session_of({"before": model}, {"noise": EvaluationSet.of(masked_dataset(16))})
-    features = candidates.compute_features(session, session, tmp_path / "features")
+    features = candidates.compute_features(session, session)
     before, chosen, *_ = candidates.layer_candidates(session.sides["before"], features, {"folder": folder})
     _, made = next(candidates.new_layers(features.layer, features.train, features.last.has_bias))
     expected = features.layer.interpolated(made, chosen.weight)

@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
-from pyarrow import parquet as pq
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -25,9 +24,9 @@ from robust_vit_hf.improvement.improve import _estimate
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.last_layer import NoLastLayer
 from robust_vit_hf.models.loading import weights_digest
+from robust_vit_hf.results.predictions import read_predictions
 from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.training.trainer import RobustViTTrainer
-from robust_vit_hf.utils.stage import Stage
 
 from ..helpers.commands import call, files_below, kill_when, launch, succeed
 from ..helpers.layouts import save
@@ -69,7 +68,6 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     assert len(printed.splitlines()) <= 25 and printed.count("| usual backgrounds |") == 1
     assert "candidates" not in printed.replace("candidates.md", "") and "ECE before" not in printed
     assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
-    assert len([*(folder / "candidates").glob("*/stage.json")]) == 1
     assert len([*(folder / "candidates").rglob("*.safetensors")]) == 1  # without checkpoints
 
 
@@ -77,7 +75,7 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
 def quick(inputs, tmp_path_factory) -> Path:
     """Without a training, in a folder where one was chosen before."""
     folder = tmp_path_factory.mktemp("improved") / "better"
-    Stage(folder, {"command": "improve"}).begin()
+    folder.mkdir()
     (folder / "interpolation.json").write_text("{}")
     options = options_of(inputs, folder)[:-1]
     with pytest.MonkeyPatch.context() as patched:
@@ -89,11 +87,11 @@ def quick(inputs, tmp_path_factory) -> Path:
 @torch.no_grad()
 def check_predictions(folder: Path, inputs: Path) -> None:
     """Those of plain transformers for the validation images are those of the report, image by image."""
-    rows = pq.read_table(folder / "predictions" / "validation" / "after" / "rows.parquet").to_pydict()
+    rows = read_predictions(folder / "diagnosis" / "predictions.parquet")["validation"]["after"]
     model, processor = (of.from_pretrained(folder) for of in (AutoModelForImageClassification, AutoImageProcessor))
     images = [Image.open(path) for path in sorted((inputs / "photos" / "validation").rglob("*.jpg"))]
     predicted = model(**processor(images, return_tensors="pt")).logits.argmax(dim=1).tolist()
-    assert predicted == rows["original"]
+    assert predicted == rows["original"].tolist()
     results = json.loads((folder / "results.json").read_text())
     assert results["rows"][0]["top1_after"] == pytest.approx(np.mean(np.equal(predicted, rows["label"])))
 
@@ -126,26 +124,26 @@ def test_the_new_layer_is_all_that_changes(inputs, quick):
 
 def test_more_effort_goes_on_in_the_same_folder(inputs, quick, tmp_path):
     shutil.copytree(quick, tmp_path / "better")
-    features = tmp_path / "better" / "candidates" / "features" / "train" / "outputs.npy"
-    written = features.stat().st_mtime_ns
+    features = {path: path.stat().st_mtime_ns for path in (tmp_path / "better" / "cache").glob("features-*.float32")}
     options = [*options_of(inputs, tmp_path / "better"), "--max_steps", 1]
     assert "differ in: max_steps" in call("improve", *options).error
     options = options_of(inputs, tmp_path / "better")
     succeed("improve", *options)
-    assert features.stat().st_mtime_ns == written
+    assert len(features) == 2 and all(path.stat().st_mtime_ns == at for path, at in features.items())
     assert "finetuned by swap from the new layer, learning rate" in (tmp_path / "better" / "candidates.md").read_text()
 
 
 def test_pictures_are_the_backgrounds_of_new_layers(inputs, quick, tmp_path):
     picture = save(Image.new("RGB", (40, 40), "green"), tmp_path / "pictures" / "meadow.png")
     succeed("improve", *options_of(inputs, tmp_path / "out")[:-1], "quick", "--backgrounds", picture.parent)
+    names = [{path.name for path in (of / "cache").glob("features-*.float32")} for of in (quick, tmp_path / "out")]
+    (own,), (given,) = names[0] - names[1], names[1] - names[0]  # of the training images, and not of the others
     own, given = (
-        {role: np.load(folder / "candidates" / "features" / role / "outputs.npy") for role in ("train", "validation")}
-        for folder in (quick, tmp_path / "out")
+        np.fromfile(of / "cache" / name, np.float32).reshape(24, 13, -1)
+        for of, name in ((quick, own), (tmp_path / "out", given))
     )
-    assert np.array_equal(own["validation"], given["validation"], equal_nan=True)
-    assert np.array_equal(own["train"][:, 0], given["train"][:, 0])
-    assert not np.isclose(own["train"][:, 1], given["train"][:, 1]).all(axis=1).any()
+    assert np.array_equal(own[:, 0], given[:, 0])
+    assert not np.isclose(own[:, 1], given[:, 1]).all(axis=1).any()
 
 
 def test_the_table_shows_every_candidate(improved):
@@ -305,7 +303,8 @@ def test_the_estimate_is_of_all_passes(effort, own, other, tmp_path, monkeypatch
     assert text.startswith(f"about {own} min in all; --effort {other} min")
     # Without what an earlier start has computed: the masks of ten images, and the features, 10 + 6 * 16 + 13 * 24.
     images["train"].rows.select(range(10)).to_parquet(tmp_path / "masks" / "train" / "rejected" / "train-0-10.parquet")
-    Stage(tmp_path / "candidates" / "features" / "validation", {}).finish({})
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "features-1.float32").touch()
     assert _estimate(session, images, options).startswith(f"about {own - 418} min in all")
 
 
@@ -382,7 +381,7 @@ def test_killed_again_and_again(inputs, tmp_path):
     command = ["-m", "robust_vit_hf.cli", "improve"]
     completed = launch(*command, *options["whole"])
     assert completed.status == 0, completed.err[-3000:]
-    for moment in ("candidates/finetuned/training/run.json", "predictions/*/after/rows.parquet"):
+    for moment in ("candidates/finetuned/training/run.json", "run.json"):
         assert not any(killed.glob(moment))
         kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options["killed"])
         assert not (killed / "verdict.json").exists()

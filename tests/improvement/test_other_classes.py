@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from pyarrow import parquet as pq
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.verdict import other_classes
 from robust_vit_hf.models.loading import with_classes_alone
+from robust_vit_hf.results.predictions import read_predictions
 
 from ..helpers.commands import call, succeed
 from ..helpers.sessions import session_of
@@ -51,8 +51,8 @@ def test_classes_without_images_are_named_and_left_as_they_are(inputs, tmp_path)
         torch.testing.assert_close(
             model.classifier.weight[2:] * cooled, own.classifier.weight[2:], rtol=0.02, atol=1e-4
         )
-    (predicted,) = (tmp_path / "better" / "predictions").glob("*/before/rows.parquet")
-    assert {*pq.read_table(predicted)["original"].to_pylist()} <= {0, 1}
+    predictions = read_predictions(tmp_path / "better" / "diagnosis" / "predictions.parquet")["validation"]
+    assert {*predictions["before"]["original"]} <= {0, 1}
 
 
 def test_a_model_with_little_to_gain_is_kept(inputs, tmp_path, monkeypatch):

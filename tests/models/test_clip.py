@@ -18,6 +18,7 @@ from robust_vit_hf.models.added_classifiers import CLIPZeroShotForImageClassific
 from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
 from robust_vit_hf.models.interpolation import interpolate
 from robust_vit_hf.models.loading import load_zero_shot
+from robust_vit_hf.results.predictions import read_predictions
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit, word_tokenizer
@@ -156,9 +157,9 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     monkeypatch.setattr("robust_vit_hf.improvement.improve.START", None)  # the training begins with the original
     settings = "--max_steps 1 --learning_rate 1e-3 --train_batch_size 4 --effort full".split()
     succeed("improve", *options, tmp_path / "better", *settings)
-    stages = [json.loads(path.read_text()) for path in (tmp_path / "better/predictions/accuracy").rglob("stage.json")]
-    weights = [stage["result"]["group_weights"] for stage in stages]
-    assert weights == 2 * [{"x": 0.75, "y": 0.25}]  # of all training images, and not of the four that the step sees
+    predictions = read_predictions(tmp_path / "better" / "diagnosis" / "predictions.parquet")["validation"]
+    for table in predictions.values():  # of all training images, and not of the four that the step sees
+        assert {*zip(table["group"], table["weight"], strict=True)} == {("x", 0.75), ("y", 0.25)}
     better = load_model(str(tmp_path / "better"))
     ratio = better.text_embeds / model.text_embeds  # the temperature of the model divides them
     torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-4, atol=0)

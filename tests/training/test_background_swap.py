@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from robust_vit_hf import RobustViTTrainer, eval_transform, make_image_processor
-from robust_vit_hf.improvement.candidates import pool_picture
+from robust_vit_hf.evaluation.other_backgrounds import pool_picture
 from robust_vit_hf.training.methods import augmentations
 from robust_vit_hf.training.methods.augmentations import load_backgrounds, swap_backgrounds
 
