@@ -12,9 +12,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from ..data import emoji_shift as artwork
 from ..data.background_edits import CONDITIONS, paste
 from ..data.transforms import denormalize, eval_transform, normalization
-from ..diagnosis.example_strip import TAKEN_FILE, TAKEN_RULE, Composed, load_composed
+from ..diagnosis.example_strip import EXAMPLES_FILE, TAKEN_FILE, TAKEN_RULE, Composed, load_composed
 from ..diagnosis.report import PAIRS_FILE, matrices
-from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.session import Session
 from ..masks.tokencut import TokenCut
 from ..relevance.relevance_map import forward_logits

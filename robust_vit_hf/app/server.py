@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
-from ..evaluation.examples import EXAMPLES_FILE
+from ..diagnosis.example_strip import EXAMPLES_FILE
 from ..finetuning import finetune
 from ..models import emoji_shift_model as bundled
 from ..models.image_processors import Protocol, resolve_protocol

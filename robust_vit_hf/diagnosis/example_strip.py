@@ -20,13 +20,13 @@ from ..data.transforms import denormalize, eval_transform, pixel_levels
 from ..evaluation.measurement import TransformedRows
 from ..evaluation.other_backgrounds import KINDS, Composite, WithDonors, condition_composites
 from ..evaluation.session import Session
-from ..results.html_page import Gallery, Picture, data_url
 from ..utils.files import atomic_file
 from ..utils.images import plain, to_webp
 from .verdict import MAP_MEASURES, AttributeDiagnosis, Diagnosis
 
 
 NUM_EXAMPLES = 6  # images in the strip
+EXAMPLES_FILE = "examples.parquet"
 NUM_COMPOSED = 24  # images in the file; the first are those of the strip
 RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on other backgrounds"
 NUM_TAKEN = 20
@@ -104,22 +104,6 @@ def taken_rows(diagnosis: Diagnosis) -> list[int]:
     rows = np.flatnonzero(taken)
     on_object = next(values[name] for name in MAP_MEASURES if name in values)
     return rows[np.argsort(on_object[rows], kind="stable")][:NUM_TAKEN].tolist()
-
-
-def taken_gallery(examples: Sequence[Composed]) -> Gallery:
-    shown = []
-    for example in examples:
-        captions = {
-            "original": example.label,
-            "mixed_same": f"on another {example.label}’s",
-            "mixed_rand": f"on {example.donor}’s",
-        }
-        pictures = [
-            Picture(caption, f"{caption}, {name}.", data_url("webp", to_webp(example.pictures[name])["bytes"]))
-            for name, caption in captions.items()
-        ]
-        shown.append((f"{example.label}, predicted as {example.donor}", pictures))
-    return Gallery("Predicted as the class of the background", TAKEN_RULE, shown)
 
 
 def strip_figure(examples: Sequence[Composed]) -> Figure:

@@ -16,7 +16,6 @@ from transformers.utils import logging
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
 from ..data.groups import groups_of, slices_of
-from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session
 from ..metrics.robust_accuracy import ranks
@@ -119,13 +118,13 @@ class DiagnosisReport:
     def section(self) -> Section:
         notes, tables = [*self.advice, *self.warnings], [*self.tables, *matrices(self.pairs)]
         section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), tables, notes=notes)
-        edited = "Images with attributes of others and the predicted classes. The table of attributes holds the rates."
-        composed = "Images in all conditions and the predicted classes. The tables hold the rates."
-        for alt, shown in {edited: self.edited, composed: self.examples[: strips.NUM_EXAMPLES]}.items():
+        alt = (
+            "Images in all conditions or with attributes of others, and the predicted classes. Tables hold the rates."
+        )
+        examples = self.examples[: strips.NUM_EXAMPLES]
+        for rule, shown in ((strips.RULE, self.edited), (strips.RULE, examples), (strips.TAKEN_RULE, self.taken)):
             if shown:
-                section.plots.append(page_picture(strip_figure(shown), strips.RULE, alt, "wide"))
-        if self.taken:
-            section.galleries.append(strips.taken_gallery(self.taken))
+                section.plots.append(page_picture(strip_figure(shown), rule, alt, "wide"))
         return section
 
     def __str__(self) -> str:
@@ -171,7 +170,7 @@ def write_report(report: DiagnosisReport, session: Session) -> None:
             with atomic_file(folder / name) as partial:
                 strip_figure(shown).savefig(partial, dpi=120, format="png")
     if report.examples:
-        strips.save_composed(report.examples, folder / EXAMPLES_FILE)
+        strips.save_composed(report.examples, folder / strips.EXAMPLES_FILE)
     facts = report.record() | {"tables": [asdict(table) for table in report.tables]}
     parts: list[str | Table] = [report.verdict, *report.advice, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"protocol": session.protocol}, facts, parts)

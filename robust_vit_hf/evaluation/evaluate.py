@@ -17,7 +17,7 @@ from ..results.tables import Table
 from ..utils.cache import Cache
 from ..utils.files import RUN_FILE, read_json
 from .accuracy import Accuracy, set_result
-from .examples import EXAMPLES_FILE, draw_by_kind, explain, save_examples
+from .examples import write_before_after
 from .measurement import measure, save_predictions
 from .options import EvaluateOptions
 from .other_backgrounds import Backgrounds
@@ -72,9 +72,7 @@ def _evaluate(
     for name, figure, *_ in run_figures(summary, session.label_names):
         save_figure(figure, session.folder / "plots" / session.protocol, name)
     if "after" in session.sides:
-        drawn = draw_by_kind(run.sets, session.sets)
-        examples = {kind: explain(images, session, run.sets) for kind, images in drawn.items()}
-        save_examples(examples, folder / EXAMPLES_FILE)
+        write_before_after(folder, run.sets, session)
     parts: list[str | Table] = [f"# Protocol `{session.protocol}`", *notes, *tables]
     return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
 

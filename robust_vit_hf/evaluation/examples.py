@@ -1,51 +1,39 @@
-"""Examples of images before and after finetuning with their relevance maps: their choice, their file, their galleries and their figure."""
+"""Examples of images before and after finetuning with their relevance maps: their choice and their figure."""
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, product, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
 from ..data.schema import may_be_shown
 from ..data.transforms import denormalize
 from ..relevance.layer_cam import LAYER_CAM, RELEVANCE, class_map
-from ..results.html_page import Gallery, Picture, data_url
-from ..results.run_results import Run, SetResult
+from ..results.run_results import SetResult
 from ..utils.files import atomic_file
-from ..utils.images import PICTURE_AXES, overlay, plain, to_webp
+from ..utils.images import PICTURE_AXES, overlay, plain
 from .session import Session
 from .sets import EvaluationSet
 
 
-EXAMPLES_FILE = "examples.parquet"
 # Kinds of examples, and the rule of each.
 KINDS = {
     "corrected": "the prediction is wrong before the finetuning and right after it",
     "broken": "the prediction is right before the finetuning and wrong after it",
     "unchanged": "the prediction is the same before and after the finetuning",
 }
-NUM_EXAMPLES = 8  # examples of each kind in the file
 FIGURE_FILE = "before_after.png"
 NUM_SHOWN = 4  # images in a group of the figure
 NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevance on the background
-_PICTURES = ("image", "before_predicted", "before_true", "after_predicted", "after_true")
-FEATURES = datasets.Features(
-    {name: datasets.Value("string") for name in ("kind", "set", "label", "predicted_before", "predicted_after", "map")}
-    | {"row": datasets.Value("int64")}
-    | {f"background_{side}": datasets.Value("float64") for side in ("before", "after")}
-    | {name: datasets.Image() for name in _PICTURES}
-)
 
 
 @dataclass(frozen=True)
@@ -100,12 +88,6 @@ def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple
     return [pair for pair in in_turn if pair is not None][:count]
 
 
-def draw_by_kind(
-    results: Mapping[str, SetResult], sets: Mapping[str, EvaluationSet]
-) -> dict[str, list[tuple[str, int]]]:
-    return {kind: draw(rows_of_kind(kind, results, sets), NUM_EXAMPLES, seed=0) for kind in KINDS}
-
-
 def explain(
     images: Sequence[tuple[str, int]],
     session: Session,
@@ -149,79 +131,27 @@ def explain(
     return examples
 
 
-def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None:
-    rows = []
-    for kind, of_kind in examples.items():
-        for example in of_kind:
-            row = {"kind": kind, "set": example.set_name, "row": example.row, "label": example.label}
-            row["map"] = example.map_name
-            row["image"] = to_webp(example.image)
-            for side, predicted in example.predicted.items():
-                row |= {f"predicted_{side}": predicted, f"background_{side}": example.background.get(side)}
-                for target in ("predicted", "true") if predicted != example.label else ("predicted",):
-                    if (picture := example.maps.get((side, target))) is not None:
-                        row[f"{side}_{target}"] = to_webp(picture)
-            rows.append(row)
-    with atomic_file(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
-
-
-def galleries(folder: Path) -> list[Gallery]:
-    """The examples saved by a run or an evaluation, for a page; empty without any."""
-    if not (folder / EXAMPLES_FILE).is_file():
-        return []
-    filled = []
-    rows = pq.read_table(folder / EXAMPLES_FILE).to_pylist()
-    for kind, rule in KINDS.items():
-        if examples := [_pictures(row) for row in rows if row["kind"] == kind]:
-            filled.append(Gallery(kind.capitalize(), f"Images drawn at random, of which {rule}.", examples))
-    return filled
-
-
-def _pictures(row: dict) -> tuple[str, list[Picture]]:
-    image = data_url("webp", row["image"]["bytes"])
-    of_cam = row.get("map") == LAYER_CAM  # files of earlier versions do not name it
-    map_name, prefix = (LAYER_CAM, f"{LAYER_CAM} ") if of_cam else ("Relevance", "")
-    pictures = [Picture(row["label"], f"Image of the class {row['label']}.", image)]
-    for side, target in product(("before", "after"), ("predicted", "true")):
-        if (picture := row[f"{side}_{target}"]) is not None:
-            name = row[f"predicted_{side}"] if target == "predicted" else row["label"]
-            alt = f"{map_name} map {side} the finetuning, of the {target} class {name}."
-            caption, source = f"{prefix}{side}, {target}: {name}", data_url("webp", picture["bytes"])
-            pictures.append(Picture(caption, alt, source, f"{side}-{target}"))
-    caption = f"{row['set']}, row {row['row']}"
-    if None in (row["before_predicted"], row["after_predicted"]):  # no map, whose caption would name the class
-        caption += f". Predicted: {row['predicted_before']} before, {row['predicted_after']} after"
-    before, after = row["background_before"], row["background_after"]
-    if None not in (before, after):
-        caption += f". {map_name} of the predicted class on the background: {before:.0%} before, {after:.0%} after"
-    return caption, pictures
-
-
-def write_examples(folder: Path, run: Run, session: Session) -> None:
-    """Write the examples of a run to an existing folder, and a figure of some of them."""
-    corrected = rows_of_kind("corrected", run.sets, session.sets)
-    masked = {name for name, rows in session.sets.items() if "mask" in rows.dataset.column_names}
-    candidates = draw({name: rows for name, rows in corrected.items() if name in masked}, NUM_CANDIDATES, seed=0)
-    drawn = draw_by_kind(run.sets, session.sets)
-    images = list(dict.fromkeys([*candidates, *chain.from_iterable(drawn.values())]))
-    by_image = dict(zip(images, explain(images, session, run.sets), strict=True))
-    examples = {kind: [by_image[image] for image in images] for kind, images in drawn.items()}
-    if any(examples.values()):
-        save_examples(examples, folder / EXAMPLES_FILE)
+def write_before_after(folder: Path, results: Mapping[str, SetResult], session: Session) -> None:
+    """Write a figure of images before and after the finetuning to a folder, if there are any that may be published."""
+    rows = {kind: rows_of_kind(kind, results, session.sets) for kind in KINDS}
+    masked = {name for name, of_set in session.sets.items() if "mask" in of_set.dataset.column_names}
+    candidates = {name: of_set for name, of_set in rows["corrected"].items() if name in masked}
+    explained = explain(draw(candidates, NUM_CANDIDATES, seed=0), session, results)
     # Both shares are unknown where a mask is empty.
-    complete = [by_image[image] for image in candidates if len(by_image[image].background) == 2]
+    complete = [example for example in explained if len(example.background) == 2]
     ranked = sorted(complete, key=lambda example: example.background["after"] - example.background["before"])
     rule = f"Corrected, of {len(ranked)} those whose\n{session.map_name} left the background most"
     groups = {rule: ranked[:NUM_SHOWN]}
-    titles = {"corrected": "Corrected", "broken": "Got worse"}
-    if not drawn["corrected"] and not drawn["broken"]:
-        titles = {"unchanged": "No prediction changed"}
-    for kind, title in titles.items():
-        total = sum(map(len, rows_of_kind(kind, run.sets, session.sets).values()))
-        groups[f"{title}, of {total}\ndrawn at random (seed 0)"] = examples[kind][:NUM_SHOWN]
+    changed = {"corrected": "Corrected", "broken": "Got worse"}
+    if not any(of_set for kind in changed for of_set in rows[kind].values()):
+        changed = {"unchanged": "No prediction changed"}
+    for kind, title in changed.items():
+        total = sum(map(len, rows[kind].values()))
+        drawn = draw(rows[kind], NUM_SHOWN, seed=0)
+        groups[f"{title}, of {total}\ndrawn at random (seed 0)"] = explain(drawn, session, results)
     if any(groups.values()):
-        before_after_figure([groups]).savefig(folder / FIGURE_FILE, dpi=90)
+        with atomic_file(folder / FIGURE_FILE) as partial:
+            before_after_figure([groups]).savefig(partial, dpi=90, format="png")
 
 
 def before_after_figure(

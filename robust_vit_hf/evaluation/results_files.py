@@ -10,7 +10,7 @@ from ..results.tables import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.privacy import public_settings
-from .examples import write_examples
+from .examples import write_before_after
 from .session import Session
 
 
@@ -32,7 +32,7 @@ def write_results_json(
 
 def write_finetuning_results(folder: Path, run: Run, session: Session) -> str:
     """Write the results of a run to an existing folder. Returns the first table, as Markdown."""
-    write_examples(folder, run, session)
+    write_before_after(folder, run.sets, session)
     tables, notes = tables_of(run), session.notes
     facts = summarize(run) | {"tables": [asdict(table) for table in tables], "notes": notes}
     write_results_json(session, folder, session.settings, facts, [*notes, *tables])

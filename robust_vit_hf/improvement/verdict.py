@@ -14,7 +14,7 @@ from ..data.transforms import input_size
 from ..diagnosis.diagnose import measure_images
 from ..diagnosis.report import DiagnosisReport, write_report
 from ..evaluation.accuracy import measure_accuracy, worse_classes
-from ..evaluation.examples import EXAMPLES_FILE, FIGURE_FILE, galleries
+from ..evaluation.examples import FIGURE_FILE
 from ..evaluation.other_backgrounds import composite_outputs
 from ..evaluation.results_files import write_finetuning_results
 from ..evaluation.session import Session, load_sides
@@ -23,7 +23,7 @@ from ..hub.upload import MODEL_FILES
 from ..models.interpolation import INTERPOLATION_FILE
 from ..models.last_layer import LastLayer, NoLastLayer
 from ..models.loading import weights_digest
-from ..results.html_page import PAGE_FILE, Section, write_page
+from ..results.html_page import PAGE_FILE, Picture, Section, data_url, write_page
 from ..results.intervals import Bootstrap
 from ..results.run_results import Run
 from ..results.summary import tables_of
@@ -107,7 +107,7 @@ def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_w
 
 def remove_model(folder: Path) -> None:
     """Remove a model that was chosen for another share, with its card and results: the verdict now is to keep the original."""
-    others = [EXAMPLES_FILE, f"{DIAGNOSIS_FOLDER}/{FIGURE_FILE}"]
+    others = [f"{DIAGNOSIS_FOLDER}/{FIGURE_FILE}"]
     for path in [path for pattern in [*MODEL_FILES, *others] for path in folder.glob(pattern)]:
         if path.name not in (CANDIDATES_FILE, VERDICT_FILE):
             path.unlink(missing_ok=True)
@@ -149,18 +149,19 @@ def measure_outcome(
     write_report(diagnosis, session)
     facts = {"model": session.sides["before"].name, "data": public_name(source), "masks": images.masks}
     diagnosed, tables = diagnosis.section(), []
-    shown = Section("Objects on other backgrounds", plots=diagnosed.plots, galleries=diagnosed.galleries)
+    shown = Section("Objects on other backgrounds", plots=diagnosed.plots)
     sections = [chosen, shown, Section("Diagnosis", diagnosed.tables, notes=diagnosis.verdict.splitlines())]
     if "after" in session.sides:
         run = Run(measure_accuracy(session))
         write_finetuning_results(folder, run, session)
         if (figure := folder / FIGURE_FILE).is_file():  # photographs must not be uploaded with the model
-            figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
+            figure = figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
+            alt = "Images before and after, with maps of the predicted and of the true class."
+            shown.plots.append(Picture("Original images", alt, data_url("png", figure.read_bytes()), "wide"))
         tables = tables_of(run)
         if not images.predicted and (worse := worse_classes(run.sets[images.name], session.classes)):
             text = "Classes that are significantly worse on usual backgrounds, in points [95 % interval for all classes together]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
-        shown.galleries += galleries(folder)
         sections.append(Section("On usual backgrounds", tables))
         chosen.notes.append(
             "The first table is cross-validated. The others measure the model on the images that chose it, so they are slightly too good."

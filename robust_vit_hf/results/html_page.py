@@ -24,15 +24,6 @@ class Picture:
     place: str = ""
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """Examples under a heading, each a caption with pictures, and the `rule` by which they were chosen."""
-
-    title: str
-    rule: str
-    examples: list[tuple[str, list[Picture]]]
-
-
 @dataclass
 class Section:
     """A section of a page, with `notes` as paragraphs below the title. Empty parts are left out."""
@@ -40,12 +31,11 @@ class Section:
     title: str
     tables: list[Table] = field(default_factory=list)
     plots: list[Picture] = field(default_factory=list)
-    galleries: list[Gallery] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def filled(self) -> bool:
-        return any((self.tables, self.plots, self.galleries, self.notes))
+        return any((self.tables, self.plots, self.notes))
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:

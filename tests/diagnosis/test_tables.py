@@ -6,10 +6,9 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from robust_vit_hf.data.background_edits import CONDITIONS
-from robust_vit_hf.diagnosis.example_strip import Composed, taken_gallery, taken_rows
+from robust_vit_hf.diagnosis.example_strip import taken_rows
 from robust_vit_hf.diagnosis.linear_probe import PhotographsDiagnosis
 from robust_vit_hf.diagnosis.report import WHOLE, DiagnosisReport, advice, matrices, pair_table, slice_tables
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis, Diagnosis
@@ -132,16 +131,11 @@ def test_photographs_are_judged_by_what_backgrounds_tell():
     assert found.told_table().rows == rows
 
 
-def test_images_that_are_taken_are_shown():
+def test_the_images_that_are_taken():
     rows = taken_rows(Diagnosis(columns(), NAMES))
     assert rows == [11, 10, 9, 7, 6, 5, 3, 2, 1]  # the least relevance on the object first
     wrong = columns() | {"mixed_same": np.full(24, 2)}  # so that it is not the background of the other class
     assert taken_rows(Diagnosis(wrong, NAMES)) == []
-    pictures = dict.fromkeys(CONDITIONS, Image.new("RGB", (8, 8)))
-    gallery = taken_gallery([Composed("cow", "boat", pictures, {"before": dict.fromkeys(CONDITIONS, "cow")})])
-    ((caption, shown),) = gallery.examples
-    assert caption == "cow, predicted as boat"
-    assert [one.caption for one in shown] == ["cow", "on another cow’s", "on boat’s"]
 
 
 def of_24_classes(label: np.ndarray, taken_for: np.ndarray) -> dict[str, Diagnosis]:

@@ -37,12 +37,12 @@ def test_images_with_an_empty_mask_are_not_those_whose_relevance_left_the_backgr
 
     def drawn(given):
         groups.extend(given)
-        return SimpleNamespace(savefig=lambda *_, **__: None)
+        return SimpleNamespace(savefig=lambda path, **_: path.touch())
 
     monkeypatch.setattr(before_after_figure, "explain", explained)
     monkeypatch.setattr(before_after_figure, "before_after_figure", drawn)
     run = Run({"a": set_result("a", of_set, measured)})
-    before_after_figure.write_examples(tmp_path, run, session)
+    before_after_figure.write_before_after(tmp_path, run.sets, session)
     title, ranked = next(iter(groups[0].items()))
     assert "of 2 those" in title and [example.row for example in ranked] == [2, 0]
 
@@ -121,4 +121,3 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
     again = saved[1].values()
     for first, second in zip((most, corrected, worse), again, strict=True):
         assert [example.row for example in first] == [example.row for example in second]
-    assert (tmp_path / "examples.parquet").is_file()

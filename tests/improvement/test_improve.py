@@ -192,7 +192,7 @@ def test_the_model_is_the_one_that_is_chosen_now(inputs, quick, tmp_path, monkey
     earlier, first, second = (of["classifier.weight"] for of in weights)
     assert torch.equal(first, second) and not torch.equal(first, earlier)
     of_model = ["model.safetensors", "config.json", "run.json", "results.json", "README.md"]
-    of_model += ["examples.parquet", "diagnosis/before_after.png"]
+    of_model += ["diagnosis/before_after.png"]
     assert all((folder / name).is_file() for name in of_model)
     assert "no model, since yours is to be kept" in improved_by(0)
     assert json.loads((folder / "verdict.json").read_text())["outcome"] == "kept"

@@ -109,7 +109,7 @@ def test_training_from_a_folder_to_a_folder(folders, tmp_path, name):
     assert type(after) is type(before) and after.config.id2label == before.config.id2label
     processors = [AutoImageProcessor.from_pretrained(place) for place in (folders / name, tmp_path / "run")]
     assert processors[0].to_dict() == processors[1].to_dict()
-    assert (tmp_path / "run" / "examples.parquet").is_file() and [*(tmp_path / "run").rglob("events*")]
+    assert (tmp_path / "run" / "before_after.png").is_file() and [*(tmp_path / "run").rglob("events*")]
     card = (tmp_path / "run" / "README.md").read_text()
     assert "finetuned on images with swapped backgrounds" in card and "![Predictions before and after" in card
     assert "relevance m" not in card and "relevance-map" not in card
