@@ -9,7 +9,6 @@ from experiments.sweeps.choose_settings import choose_interpolated, choose_setti
 from experiments.sweeps.results_parquet import ResultsFile, join, read_results
 from robust_vit_hf.results.run_results import SetResult, SideResult
 
-from ..helpers.commands import call
 from ..helpers.experiment import result_rows, write_rows
 
 
@@ -31,19 +30,6 @@ def test_the_highest_rate_whose_fall_is_at_most_the_bound_is_chosen(before, afte
     chosen, table = choose_settings(read_results(write_rows(tmp_path / "r.parquet", rows, bound=bound)))
     assert {float(row[2]): row[-1] for row in table.rows if row[:2] == ["ViT-B", "robustvit"]} == verdicts
     assert [verdicts[run.learning_rate] for run in chosen if run.method == "robustvit"] == 4 * [max(verdicts.values())]
-
-
-@pytest.mark.parametrize(
-    "row_change, message",
-    [
-        ({"epochs": 3.0}, "ViT-B, robustvit: its learning rates 1e-06, 1e-05 differ in their seeds or epochs"),
-        ({"validation_after": None}, "differ in their validation images, some of which have no labels"),
-    ],
-)
-def test_rates_with_other_budgets_are_refused(row_change, message, tmp_path):
-    rows = [row | (row_change if row["run"] == "ViT-B-robustvit-1e-05-1" else {}) for row in ROWS]
-    report = ["experiments", "report", write_rows(tmp_path / "r.parquet", rows), "--output_dir", tmp_path / "out"]
-    assert message in call(*report).error
 
 
 def validation(before: int, after: int, labelled: int = 100) -> SetResult:
@@ -70,16 +56,6 @@ def test_settings_are_compared_on_the_seeds_that_all_have(results):
     assert len(low) == 2 and len(high) == 1
     chosen, table = choose_settings(replace(results, runs=[*low, *high], choose_by="mixed_rand"))
     assert chosen == low and [row[6] for row in table.rows] == ["70.0", "50.0"]
-
-
-def test_settings_are_paired_by_seed_in_any_order_of_the_runs(results):
-    """Of each seed, the higher rate corrects two images more and loses one: clearly better by the same images alone."""
-    runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
-    gained = {("0", 1e-6): 50, ("0", 1e-5): 52, ("1", 1e-6): 0, ("1", 1e-5): 2}
-    runs = [measured(run, 1.0, gained[run.seed, run.learning_rate], run.learning_rate == 1e-5) for run in runs]
-    for order in ((0, 1, 2, 3), (0, 1, 3, 2), (3, 0, 2, 1)):
-        chosen, _ = choose_settings(replace(results, runs=[runs[place] for place in order], choose_by="mixed_rand"))
-        assert {run.learning_rate for run in chosen} == {1e-5}
 
 
 def test_a_model_between_is_chosen_where_finetuned_ones_lose_too_much(results):

@@ -11,7 +11,7 @@ from experiments.sweeps.sweep import SweepRun, protocol_of
 
 from ..helpers.commands import call
 from ..helpers.experiment import sweep, write_grid
-from ..helpers.tiny import ROOT, masked_dataset, masked_folder
+from ..helpers.tiny import ROOT
 
 
 @pytest.fixture
@@ -34,11 +34,6 @@ def test_learning_rates_of_a_variant_are_crossed(points_of):
     assert chosen == [
         ("a", 1e-3, one), ("a", 1e-3, two), ("a", 1e-4, one), ("a", 1e-4, two), ("b", 1e-2, one), ("b", 1e-2, two)
     ]  # fmt: skip
-
-
-def test_a_long_name_of_a_run_is_cut_off(points_of):
-    first, second = (point.name for point in points_of(variants={400 * "a": {}, f"{400 * 'a'}b": {"seed": 1}}))
-    assert len(first) == len(second) == 90 + 1 + 16 and first != second  # for the names of files end at 255 bytes
 
 
 def test_weights_of_a_variant_are_chosen_where_the_rule_says_so(inputs, tmp_path):
@@ -78,11 +73,6 @@ def test_names_do_not_depend_on_the_place_of_imagenet(inputs, tmp_path):
     sweep(grid, tmp_path / "out", "--imagenet", inputs)
     again = sweep(grid, tmp_path / "out", "--imagenet", tmp_path / "elsewhere", "--dry_run")
     assert "All 1 runs are complete." in again
-
-
-def test_options_of_a_seed_override_those_of_a_variant(points_of):
-    points = points_of(variants={"a": {"weight_decay": 0.1}}, seeds={0: {"weight_decay": 0.2}, 1: {}})
-    assert [point.options["weight_decay"] for point in points] == [0.2, 0.1]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "grids").glob("*.yaml")), ids=lambda path: path.stem)
@@ -130,28 +120,14 @@ def test_baselines_of_the_paper(name, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (
-            "variants: {a: {}}\nchoose_by: loss",
-            "grid.yaml`: Expected `choose_by` to be one of learning_rate, mixed_rand",
-        ),
-        ("variants: {a: {}}\ninterpolation_weights: [0.5]", "`interpolation_weights` need `choose_by: mixed_rand`"),
-        ("variant: {a: {}}", "grid.yaml`: unknown option variant; did you mean variants?"),
-        ("variants: {a: {learning_rat: 1}}", "a-11111111: unknown option learning_rat; did you mean"),
-        (
-            "variants: {a: {learning_rate: fast}}",
-            "a-11111111: argument --learning_rate/--learning-rate: invalid float",
-        ),
-        ("seeds: {1: {seed: 1}, 01: {seed: 2}}", "grid.yaml`, line 1, is not valid YAML."),
+        ("variants: {a: {}}\nchoose_by: loss", "one of learning_rate, mixed_rand"),
+        ("variants: {a: {learning_rat: 1}}", "unknown option learning_rat; did you mean"),
         ("variants: {a: {}, b: {confidence_temperature: 1.0}}", "it has the same settings as `"),
-        ("variants: {a: {}, b: {class_seed: 1}}", "it has the same settings as `"),  # which only benchmarks read
         ("variants: {a: {}}\nsets: [imagenet-a]", "needs `imagenet/imagenet-a`"),
-        ("variants: {a: {}, b: {dataset: nowhere}}", "b-11111111: "),
-        ("variants: {a: {learning_rate: []}}", "variants: a: the list of `learning_rate` has no values"),
-        ("variants: {a: {push_to_hub: true}}", "every run would push to one repository"),
         (
             "variants: {a: {learning_rate: [0.1, 0.2]}}\n"
             "seeds: {0: {train_split: 'train[8:]', eval_split: 'train[:8]', test_split: validation}}",
-            "a-learning_rate-0.1-seed-0-11111111: learning rates are chosen on validation images, which are not measured",
+            "learning rates are chosen on validation images, which are not measured",
         ),
     ],
 )
@@ -159,15 +135,5 @@ def test_refused_before_the_first_run(text, message, inputs, tmp_path):
     shared = yaml.safe_load(write_grid(tmp_path / "shared.yaml", inputs).read_text())["options"]
     grid = tmp_path / "grid.yaml"
     grid.write_text(f"{text}\n{yaml.safe_dump({'options': shared})}")
-    error = sweep(grid, tmp_path / "out", by=call).error
-    expected, _, rest = message.partition("11111111")
-    assert expected in error and rest in error
+    assert message in sweep(grid, tmp_path / "out", by=call).error
     assert not (tmp_path / "out").exists()
-
-
-def test_validation_images_without_masks_cannot_choose(inputs, tmp_path):
-    folder = masked_folder(tmp_path / "data")
-    masked_dataset(8, seed=1).remove_columns("mask").to_parquet(folder / "validation-00000.parquet")
-    keys = {"seeds": {0: {"seed": 0}}, "choose_by": "mixed_rand"}
-    grid = write_grid(tmp_path / "grid.yaml", inputs, {"dataset": str(folder)}, **keys)
-    assert "no column `mask`" in sweep(grid, tmp_path / "out", by=call).error and not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.results.tables import Table
 
 from ..helpers import layouts
-from ..helpers.commands import call, succeed
+from ..helpers.commands import succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 
 
@@ -148,14 +148,6 @@ def test_an_evaluation_beside_the_published_figures(inputs, tmp_path):
     )
 
 
-def test_one_model_beside_the_published_figures(inputs, tmp_path):
-    pair, sets, _ = inputs
-    options = ["--protocols", "native", "--output_dir", tmp_path]
-    succeed("evaluate", *pair[:2], *sets[:2], *options)
-    text = succeed("experiments", "published", tmp_path, "--paper_model", "ViT-B")
-    assert "| ViT-B | Original, published | 81.8 |" in text and "Ours |" not in text
-
-
 def test_a_segmentation_beside_the_published_figures(inputs, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 36, 30, 3), dtype=np.uint8)
     mask = np.zeros((36, 30), dtype=np.uint8)
@@ -170,11 +162,3 @@ def test_a_segmentation_beside_the_published_figures(inputs, tmp_path):
     assert rows[1][1:4] == ["78.7", "60.7", "85.0"] and "rollout, original |" in text
     (scores,) = json.loads((tmp_path / "out" / "results.json").read_text())["scores"].values()
     assert rows[2][2] == f"{100 * scores['after']['gae']['mean_iou']:.1f}"
-
-
-def test_the_model_is_known_by_the_name_of_a_registered_one(tmp_path):
-    results = {"settings": {"model": "vit-b"}, "protocols": {}}
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    assert call("experiments", "published", tmp_path).status == 0
-    (tmp_path / "results.json").write_text(json.dumps(results | {"settings": {"model": "someone/else"}}))
-    assert "names no model of the paper" in call("experiments", "published", tmp_path).error

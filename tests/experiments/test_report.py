@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from pyarrow import parquet as pq
 
 from experiments.paper.check_claims import Difference, findings
 from experiments.paper.paper_plots import size_figure
@@ -21,7 +20,7 @@ from experiments.sweeps.seed_intervals import change
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.run_results import SideResult
 
-from ..helpers.commands import call, files_below, succeed
+from ..helpers.commands import files_below, succeed
 from ..helpers.experiment import result_rows, sweep, write_rows
 from ..helpers.layouts import miniatures
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
@@ -151,16 +150,6 @@ def test_the_original_is_that_of_all_seeds(results):
     for runs in ([first, best_alone], [best_alone, first]):
         rows = {row[1]: row for row in accuracy_tables(Results(runs))["table_1"].rows}
         assert "–" not in rows["Original"][3] and "–" in rows["cut out"][3]
-
-
-def test_a_file_of_another_version_is_refused(tmp_path):
-    old = write_rows(tmp_path / "old.parquet", result_rows())
-    table = pq.read_table(old)
-    facts = table.schema.metadata[b"robust-vit"]
-    pq.write_table(table.replace_schema_metadata({"robust-vit": facts.replace(b'"version": 4', b'"version": 0')}), old)
-    error = call("experiments", "report", old, "--output_dir", tmp_path / "out").error
-    assert f"`{old}` is of version 0, and version 4 is read here: make it again from the folders" in error
-    assert not (tmp_path / "out").exists()
 
 
 def test_names_of_sets_in_a_report(tmp_path):
