@@ -39,7 +39,7 @@ CLASSES, SIDE = ("bar", "circle", "cross", "dot"), 32
 COMPARED = (
     "*.safetensors",
     "*.parquet",
-    "stage.json",
+    "point.json",
     "verdict.json",
     "candidates.md",
     "interpolation.json",

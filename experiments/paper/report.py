@@ -3,7 +3,7 @@
 from robust_vit_hf.results.plots import class_figure, save_figure
 from robust_vit_hf.utils.files import write_atomically
 
-from ..sweeps.choose_settings import choose_interpolated, choose_settings
+from ..sweeps.choose_settings import choose_settings
 from ..sweeps.collect_runs import collect
 from ..sweeps.gain_and_price import price_figure, price_table, prices
 from ..sweeps.results import Results
@@ -39,9 +39,7 @@ def report(options: ReportOptions) -> str:
             figures[f"figure_8_to_14_{name}"] = class_figure(of_set, names, title_of(name))
         if results.shifted and results.unshifted:
             shifted, home = results.shifted[0], results.unshifted[0]
-            # They are measured on the images of the training data, and not on the `sets` of a grid.
-            interpolated = [run for run in choose_interpolated(read) if {shifted, home} <= run.sets.keys()]
-            found = prices(read.runs, [*chosen, *interpolated], shifted, home)
+            found = prices(read.runs, chosen, shifted, home)
             tables = {"gain_and_loss": price_table(found, METHODS, title_of(shifted), title_of(home))} | tables
             figures["gain_and_loss"] = price_figure(found, METHODS, title_of(shifted), title_of(home))
     tables |= {"settings": settings}

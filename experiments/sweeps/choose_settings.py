@@ -10,7 +10,6 @@ import numpy as np
 from robust_vit_hf.results.tables import Table, percent
 
 from .bounded_choice import Candidate, choose, loses_too_much
-from .point_folder import CUT_OUT
 from .results_parquet import MEASUREMENT_OPTIONS, ResultsFile
 from .runs import Run
 
@@ -24,20 +23,17 @@ TUNED_OPTIONS = (
     "foreground_weight",
     "background_swap",
 )
-BySetting = dict[tuple[tuple, float], dict[str, Run]]  # runs by seed, by setting and interpolation weight
+BySetting = dict[tuple, dict[str, Run]]  # runs by seed, by setting, see [`setting_of`]
 TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
 
 
 def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     """The chosen runs of each model and method by the criterion of the file, see [`~experiments.sweeps.grid.GridFile`], and a table of
-    all settings. Only finetuned models are chosen from, and none between them and the original model."""
-    groups = _by_method(run for run in results.runs if run.interpolation_weight == 1)
+    all settings."""
+    groups = _by_method(results.runs)
     rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
     chosen, rows = [], []
     for (model, method), by_setting in groups.items():
-        if method == CUT_OUT:  # nothing was trained
-            chosen += [run for runs in by_setting.values() for run in runs.values()]
-            continue
         ordered = {setting: by_setting[setting] for setting in sorted(by_setting)}
         of_method, described = rule(f"{model}, {method}", ordered, results.validation_bound)
         chosen += by_setting[of_method].values()
@@ -54,20 +50,6 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
 
 
-def choose_interpolated(results: ResultsFile) -> list[Run]:
-    """Choose by the same criterion among settings of which models between the original and the finetuned one were measured, at every
-    interpolation weight (WiSE-FT, https://huggingface.co/papers/2109.01903). None of a method for which a finetuned model is chosen."""
-    chosen = []
-    trained = _by_method(run for run in results.runs if run.method != CUT_OUT)
-    for (model, method), by_setting in trained.items():
-        interpolated = {setting for setting, weight in by_setting if weight < 1}
-        if compared := {key: runs for key, runs in by_setting.items() if key[0] in interpolated}:
-            settings, before = _measured(f"{model}, {method}", compared)
-            best = compared[choose(settings, before, 100 * results.validation_bound).key]
-            chosen += [run for run in best.values() if run.interpolation_weight < 1]
-    return chosen
-
-
 def setting_of(run: Run) -> tuple:
     """Learning rate of a run, and its other chosen options by name."""
     return (run.learning_rate, *sorted(run.tuned.items()))
@@ -78,7 +60,7 @@ def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], BySetting]:
     number format."""
     groups: dict[tuple[str, str], BySetting] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
-        seeds = groups[run.model, run.method][setting_of(run), run.interpolation_weight]
+        seeds = groups[run.model, run.method][setting_of(run)]
         if (first := seeds.setdefault(run.seed, run)) is not run:
             one, other = (
                 json.loads(each.settings or "{}")
@@ -98,7 +80,7 @@ def _choose_learning_rate(name: str, by_setting: BySetting, bound: float) -> tup
     """The paper's rule: the highest learning rate at which validation top-1, on classes that are not trained on, drops by
     at most a bound, averaged over seeds. If there is none, the rate with the smallest drop is chosen and marked. A
     single rate is always chosen (https://huggingface.co/papers/2206.01161, section 4)."""
-    rates = {setting[0]: [*runs.values()] for (setting, _), runs in by_setting.items()}
+    rates = {rate: [*runs.values()] for (rate,), runs in by_setting.items()}
     budgets = {frozenset((run.seed, run.epochs) for run in runs) for runs in rates.values()}
     falls = {}
     for rate, runs in rates.items():
@@ -116,17 +98,17 @@ def _choose_learning_rate(name: str, by_setting: BySetting, bound: float) -> tup
     for rate, runs in rates.items():
         verdict = "" if rate != best else "chosen" if rate in within or rate not in falls else "beyond the bound"
         rows.append([f"{rate:g}", str(len(runs)), percent(falls.get(rate)), verdict])
-    return ((best,), 1.0), rows
+    return (best,), rows
 
 
 @dataclass(frozen=True, eq=False)
 class _Setting(Candidate):
-    key: tuple[tuple, float] = ((), 1.0)  # see [`BySetting`]
+    key: tuple = ()  # see [`setting_of`]
 
     @property
     def strength(self) -> tuple[float, ...]:
-        (rate, *tuned), weight = self.key
-        return (rate, *(value for _, value in tuned), weight)
+        rate, *tuned = self.key
+        return (rate, *(value for _, value in tuned))
 
 
 def _choose_by_mixed_rand(name: str, by_setting: BySetting, bound: float) -> tuple[tuple, list[list[str]]]:
@@ -135,7 +117,7 @@ def _choose_by_mixed_rand(name: str, by_setting: BySetting, bound: float) -> tup
     best = choose(settings, before, 100 * bound)
     rows = []
     for setting in settings:
-        (rate, *weights), _ = setting.key
+        rate, *weights = setting.key
         tuned = ", ".join(f"{option.removesuffix('_weight').replace('_', ' ')} {value:g}" for option, value in weights)
         verdict = ""
         if setting is best:
@@ -172,10 +154,10 @@ def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:
 def _edges(best: _Setting, settings: list[_Setting]) -> str:
     """What of the chosen setting is the highest or lowest of several in the grid."""
     columns: dict[str, set] = defaultdict(set)
-    for (rate, *tuned), _ in (setting.key for setting in settings):
+    for rate, *tuned in (setting.key for setting in settings):
         for option, value in (("learning rate", rate), *tuned):
             columns[option].add(value)
-    (rate, *tuned), _ = best.key
+    rate, *tuned = best.key
     own = {option: (value, columns[option]) for option, value in (("learning rate", rate), *tuned)}
     at_edge = [option for option, (value, of) in own.items() if len(of) > 1 and value in (min(of), max(of))]
     return f", at the edge of: {', '.join(at_edge)}" if at_edge else ""

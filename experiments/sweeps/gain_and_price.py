@@ -1,13 +1,12 @@
 """Gain of each method under a shift, and its loss without one, as a table and as curves.
 
 A method gains more with more steps of a higher rate, and costs more. A single point hides that: the curve goes through the
-learning rates of a method, and from the chosen one back to the original model through the models between them.
+learning rates of a method.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,7 +29,6 @@ class Price:
 
     learning_rate: float
     tuned: dict[str, float]
-    interpolation_weight: float  # 1 for the finetuned model
     chosen: bool  # by the criterion on validation images
     gain: Difference  # change of top-1 on the shifted set
     home: Difference  # change of top-1 without a shift
@@ -39,11 +37,11 @@ class Price:
 
 
 def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) -> dict[str, list[Price]]:
-    """Points of each method, by learning rate, weights and interpolation weight. Of several models, the name of a
-    method begins with the model's. Runs that were not measured on both sets are left out.
+    """Points of each method, by learning rate and weights. Of several models, the name of a method begins with the model's. Runs
+    that were not measured on both sets are left out.
 
     Args:
-        chosen: runs at the settings that were chosen, and models between them and the original one that were.
+        chosen: runs at the settings that were chosen.
         shifted, home: names of the sets on which gain and loss are measured.
 
     Raises:
@@ -53,10 +51,10 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     settings: dict[tuple[str, str], set[tuple]] = defaultdict(set)
     points: dict[tuple[str, str], dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in chosen:
-        settings[run.model, run.method].add((setting_of(run), run.interpolation_weight))
+        settings[run.model, run.method].add(setting_of(run))
     for run in runs:
         if (run.model, run.method) in settings and {shifted, home} <= run.sets.keys():
-            points[run.model, run.method][setting_of(run), run.interpolation_weight].append(run)
+            points[run.model, run.method][setting_of(run)].append(run)
     curves: dict[str, list[Price]] = {}
     for (model, method), of_method in points.items():
         if missing := settings[model, method] - of_method.keys():
@@ -70,57 +68,35 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
             seconds = [run.seconds for run in same if run.seconds is not None]
             median = float(np.median(seconds)) if seconds else None
             changes, seeds = (change(same, [shifted]), change(same, [home])), len({run.seed for run in same})
-            of_name.append(
-                Price(first.learning_rate, first.tuned, first.interpolation_weight, is_chosen, *changes, median, seeds)
-            )
+            of_name.append(Price(first.learning_rate, first.tuned, is_chosen, *changes, median, seeds))
     return curves
 
 
 def price_table(curves: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Table:
-    """The chosen setting of each method, and the chosen model between original and finetuned where it is another, the largest gain
-    first."""
+    """The chosen setting of each method, the largest gain first."""
     rows = []
     chosen = [(method, point) for method, points in curves.items() for point in points if point.chosen]
     for method, point in sorted(chosen, key=lambda item: -item[1].gain.mean):
-        between = "" if point.interpolation_weight == 1 else f", interpolation weight {point.interpolation_weight:g}"
         seconds = "–" if point.seconds is None else f"{point.seconds:.0f}"
         cells = [f"{point.learning_rate:g}", str(point.seeds), seconds, str(point.gain), str(point.home)]
-        rows.append([_label(method, labels) + between, *cells])
+        rows.append([_label(method, labels), *cells])
     title = "Gain and loss of each method at its chosen setting: change of top-1 in points [95 % interval over seeds and images]"
     return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], rows)
 
 
 def price_figure(curves: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
-    """Gain over loss: a line through the learning rates of each method, a dotted one through the models between that of a
-    rate and the original model, which is at the origin, and the chosen setting with its intervals. The dotted line is of the chosen model
-    between them, with its intervals too, or else of the chosen setting. A line has no points of fewer seeds than the chosen setting: their means would be of
-    other models and images."""
+    """Gain over loss: a line through the learning rates of each method, and the chosen setting with its intervals. A line has no
+    points of fewer seeds than the chosen setting: their means would be of other models and images."""
     figure = Figure((8.4, 4.6), layout="constrained")
     axis = figure.subplots()
     for place, (method, points) in enumerate(curves.items()):
         colour, label = COLOURS[place % len(COLOURS)], plain(_label(method, labels))
-        best = next(point for point in points if point.chosen and point.interpolation_weight == 1)
-        alike = [point for point in points if point.seeds >= best.seeds]
-        rates = [point for point in alike if point.interpolation_weight == 1 and point.tuned == best.tuned]
-        chosen = [best, *(point for point in alike if point.chosen and point.interpolation_weight < 1)]
-        last = chosen[-1]
-        interpolated = [
-            point for point in alike if (point.learning_rate, point.tuned) == (last.learning_rate, last.tuned)
-        ]
+        best = next(point for point in points if point.chosen)
+        rates = [point for point in points if point.seeds >= best.seeds and point.tuned == best.tuned]
         axis.plot(*_places(rates), color=colour, marker=".", linewidth=1.4, label=label)
-        if len(interpolated) > 1:
-            x, y = _places(sorted(interpolated, key=lambda point: point.interpolation_weight))
-            axis.plot([0.0, *x], [0.0, *y], color=colour, linestyle=":", linewidth=1.2, marker="x", markersize=4)
-        for point in chosen:
-            (x,), (y,) = _places([point])
-            xerr, yerr = ([[of.mean - of.low], [of.high - of.mean]] for of in (point.home, point.gain))
-            style: dict[str, Any] = {
-                "color": colour,
-                "marker": "o" if point.interpolation_weight == 1 else "D",
-                "markersize": 7,
-                "linewidth": 0.8,
-            }
-            axis.errorbar(x, y, xerr=100 * np.array(xerr), yerr=100 * np.array(yerr), **style)
+        (x,), (y,) = _places([best])
+        xerr, yerr = ([[100 * (of.mean - of.low)], [100 * (of.high - of.mean)]] for of in (best.home, best.gain))
+        axis.errorbar(x, y, xerr=xerr, yerr=yerr, color=colour, marker="o", markersize=7, linewidth=0.8)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel(plain(f"change of top-1 on {home}, points"))

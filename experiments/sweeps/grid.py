@@ -28,7 +28,7 @@ class GridFile(Options):
     """Keys of a grid; one of `grid`, `variants` and `seeds` is needed for more than one run.
 
     `choose_by` is the criterion that chooses among a variant's settings: the paper's, the highest learning rate that keeps top-1 on
-    the validation images; or that of `results.choice`, which also puts their objects on the backgrounds of other images, and needs
+    the validation images; or that of bounded_choice.py, which also puts their objects on the backgrounds of other images, and needs
     masks and labels.
     """
 
@@ -40,9 +40,6 @@ class GridFile(Options):
     # After the "2-3%" of https://huggingface.co/papers/2206.01161, section 4
     validation_bound: float = option(0.02, "largest fall of top-1 on the validation images, as a fraction", SHARE)
     choose_by: Literal["learning_rate", "mixed_rand"] = option("learning_rate", "rule of the choice")
-    interpolation_weights: list[float] = option(
-        [], "of models between the original and the finetuned one, to measure too; needs `mixed_rand`", SHARE
-    )
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,6 @@ class Grid:
     sets: list[tuple[str, str]]  # names and folders of the paper's sets; if empty, the sets measured by `train` count
     validation_bound: float
     choose_by: str
-    interpolation_weights: list[
-        float
-    ]  # of models to measure on validation images, 1 first; empty for the paper's rule
 
 
 class _Loader(yaml.SafeLoader):
@@ -97,12 +91,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         keys = GridFile(**values)
     except ValueError as error:
         raise ValueError(f"`{path}`: {error}") from None
-    composed = keys.choose_by == "mixed_rand"
-    if keys.interpolation_weights and not composed:
-        raise ValueError(
-            f"`{path}`: `interpolation_weights` need `choose_by: mixed_rand`: add that, or leave them out."
-        )
-    points = [*_points(path, keys, TUNED_OPTIONS if composed else ())]
+    points = [*_points(path, keys, TUNED_OPTIONS if keys.choose_by == "mixed_rand" else ())]
     for options in (point.options for point in points):
         if str(options.get("dataset")).startswith(PREPARED):  # on which the names of points do not depend
             options["dataset"] = _in_folder(path, options["dataset"], imagenet)
@@ -112,7 +101,6 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         [(name, _in_folder(path, f"{PREPARED}{name}", imagenet)) for name in names],
         float(keys.validation_bound),
         keys.choose_by,
-        [1.0, *keys.interpolation_weights] if composed else [],
     )
 
 

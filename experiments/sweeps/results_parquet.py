@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +119,6 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
             setting = (
                 run.learning_rate,
                 *sorted(run.tuned.items()),
-                run.interpolation_weight,
                 run.epochs,
                 json.dumps(trained),
             )
@@ -136,14 +135,13 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
 def _run(name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> Run:
     sets = {set_name: _set_result(name, set_name, of_set, rows) for set_name, of_set in facts["sets"].items()}
     composed = {name.removeprefix(COMPOSED): result for name, result in sets.items() if name.startswith(COMPOSED)}
-    if "share" in facts:  # the name of the interpolation weight in version 0.3
-        facts["interpolation_weight"] = facts.pop("share")
     changed = {
         "sets": {name: result for name, result in sets.items() if not name.startswith(COMPOSED)},
         "training_classes": None if facts["training_classes"] is None else frozenset(facts["training_classes"]),
         "validation": None if facts["validation"] is None else tuple(facts["validation"]),
     }
-    return Run(name=name, composed=composed, **facts | changed)
+    known = {field.name for field in fields(Run)}  # earlier files have further facts
+    return Run(name=name, composed=composed, **{name: of for name, of in (facts | changed).items() if name in known})
 
 
 def _set_result(run: str, name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> SetResult:

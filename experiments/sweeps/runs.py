@@ -16,13 +16,11 @@ class Run(run_results.Run):
     name: str = ""
     model: str = ""  # name in the paper, or else as given by the user
     method: str = OURS  # in a sweep, the variant and the other crossed options
-    qualifier: str = ""  # end of `method` that tells the run from others of its variant with other settings
     seed: str = ""
     settings: str = ""  # all options except model, learning rate and seed, as JSON
     learning_rate: float | None = None
     epochs: float | None = None
     tuned: dict[str, float] = field(default_factory=dict)  # options that were chosen in addition to the learning rate
-    interpolation_weight: float = 1.0  # 1 for the finetuned model, less for one between it and the original model
     seconds: float | None = None
     commit: str | None = None
     original: str | None = None  # digest of the weights of the original model

@@ -7,6 +7,7 @@ import signal
 from argparse import ArgumentError
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
@@ -16,6 +17,7 @@ import submitit
 import torch
 import yaml
 from datasets import Dataset, IterableDataset
+from filelock import FileLock, Timeout
 from submitit.helpers import DelayedSubmission
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
@@ -31,30 +33,30 @@ from robust_vit_hf.finetuning import finetune
 from robust_vit_hf.models.image_processors import Protocol, is_of_paper, resolve_protocol
 from robust_vit_hf.models.loading import load_model, model_digest
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
-from robust_vit_hf.results.predictions import PREDICTIONS_FILE, read_predictions
 from robust_vit_hf.training.checkpoints import last_checkpoint
 from robust_vit_hf.training.config import RobustViTConfig
 from robust_vit_hf.training.load_data import DRAWN_FROM_BENCHMARKS, load_data
 from robust_vit_hf.training.options import DataArguments, ModelArguments
 from robust_vit_hf.training.recipes import train_arguments
 from robust_vit_hf.utils.cache import Cache
-from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
+from robust_vit_hf.utils.files import RESULTS_FILE, read_json, write_json
 from robust_vit_hf.utils.processes import TrainingInterrupted, begin_command, end_by_signals
-from robust_vit_hf.utils.stage import Stage, lock_file
 
 from .grid import Grid, Point, read_grid
-from .measure_interpolated import measure_interpolated
+from .measure_validation import measure_validation
 from .options import SweepOptions
 from .point_folder import (
     CACHE,
     ERROR_FILE,
     GRID_FILE,
-    INTERPOLATED,
     LOGS,
     PREDICTIONS,
+    RECORD,
     ROBUSTNESS,
     RUN,
-    has_interpolated,
+    VALIDATION,
+    measured_sets,
+    training_of,
 )
 
 
@@ -78,13 +80,10 @@ def sweep(options: SweepOptions) -> str:
             "validation_bound": grid.validation_bound,
             "choose_by": grid.choose_by,
             "sets": [name for name, _ in grid.sets],
-            "interpolation_weights": grid.interpolation_weights,
-            "points": [run.point.name for run in runs],
+            "points": {run.point.name: json.loads(json.dumps(asdict(run.point))) for run in runs},
         }
         if read_json(folder / GRID_FILE) != facts:
             write_json(folder / GRID_FILE, facts)
-        for run in pending:
-            run.stage.begin()
         if pending and options.cluster == "slurm":
             with executor.batch():
                 jobs = [executor.submit(run) for run in pending]
@@ -101,12 +100,12 @@ def sweep(options: SweepOptions) -> str:
 
 @dataclass
 class SweepRun:
-    """A point of a grid, run by submitit. Its training is a stage, whose folder also holds what is measured of it."""
+    """A point of a grid, run by submitit. Its folder holds the training, and what is measured of it."""
 
     point: Point
     root: Path  # folder of the sweep
     sets: Sequence[tuple[str, str]] = ()  # the paper's sets to measure, with their folders
-    interpolation_weights: Sequence[float] = ()  # of models to measure on the validation images
+    is_validated: bool = False  # whether to measure it on the validation images, on other backgrounds too
     inputs: dict = field(default_factory=dict)  # digests of the original model and of the datasets
     gpu: str | None = None  # of a local job, which submitit would start on the first one
 
@@ -119,31 +118,30 @@ class SweepRun:
         return train_arguments(**self.point.options | {"output_dir": str(self.folder / RUN)})
 
     @property
-    def stage(self) -> Stage:
-        """The training. Model and images count by their digests, since their folders may have been moved."""
-        options = {name: value for name, value in self.point.options.items() if name not in ("model", "dataset")}
-        return Stage(self.folder, {"options": options} | self.inputs)
+    def lock(self) -> FileLock:
+        return FileLock(self.folder / ".lock")
 
-    def unmeasured(self) -> list[tuple[str, str]]:
-        """Sets that are not measured."""
-        file = self.folder / ROBUSTNESS / protocol_of(self.point) / PREDICTIONS_FILE
-        measured = read_predictions(file) if file.is_file() else {}
-        return [named for named in self.sets if named[0] not in measured]
+    def check_inputs(self) -> None:
+        """Reject a folder that was made from another model or other images, whose names are the same."""
+        recorded = read_json(self.folder / RECORD)
+        if recorded and recorded | self.inputs != recorded:
+            raise ValueError(
+                f"`{self.folder}` was made from another model or dataset. Choose another --output_dir, or delete the folder."
+            )
+
+    def is_measured(self) -> bool:
+        return {name for name, _ in self.sets} <= measured_sets(self.folder, protocol_of(self.point))
 
     def is_complete(self) -> bool:
-        trained = self.stage.result() is not None
-        return trained and has_interpolated(self.folder, self.interpolation_weights) and not self.unmeasured()
+        validated = not self.is_validated or (self.folder / VALIDATION).is_file()
+        return training_of(self.folder) is not None and validated and self.is_measured()
 
     def is_running(self) -> bool:
-        """Whether another process works in the folder. The lock is tried only if its file names a process: while it is tried,
-        a job that begins cannot have it."""
-        file = lock_file(self.folder, "stage")
-        if not file.is_file() or not file.read_text():
-            return False
+        """Whether another process works in the folder."""
         try:
-            with self.stage.lock():
+            with self.lock.acquire(timeout=0) if self.folder.is_dir() else nullcontext():
                 return False
-        except BlockingIOError:
+        except Timeout:
             return True
 
     def __call__(self) -> None:
@@ -152,7 +150,8 @@ class SweepRun:
         if self.gpu is not None and one_gpu and os.environ.get("SUBMITIT_EXECUTOR") == "local":
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
         begin_command()
-        with self.stage.lock(wait=True):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.lock:
             try:
                 self._run()
             except TrainingInterrupted as interrupt:
@@ -174,18 +173,14 @@ class SweepRun:
         write_json(self.folder / ERROR_FILE, {"error": kind + " ".join(str(error).split())})
 
     def _run(self) -> None:
-        self.stage.begin()
         (self.folder / ERROR_FILE).unlink(missing_ok=True)  # from the last attempt
         model, data, config = self.arguments
-        point = json.loads(json.dumps(asdict(self.point)))
-        if (result := self.stage.result()) is None:
+        if training_of(self.folder) is None:
             self._train(model, data, config)
-        elif result["point"] != point:  # with another rule of the choice
-            self.stage.finish(result | {"point": point}, self.stage.check()["files"])
         cache = Cache(self.root / CACHE)
-        if not has_interpolated(self.folder, self.interpolation_weights):
-            measure_interpolated(model, data, config, self.folder, cache, self.interpolation_weights)
-        if self.unmeasured():
+        if self.is_validated and not (self.folder / VALIDATION).is_file():
+            measure_validation(model, data, config, self.folder, cache)
+        if not self.is_measured():
             options = EvaluateOptions(
                 model=model.model,
                 compare=str(self.folder / RUN),
@@ -198,21 +193,20 @@ class SweepRun:
             evaluate(options, cache)
 
     def _train(self, model: ModelArguments, data: DataArguments, config: RobustViTConfig) -> None:
-        """Train, or resume the training, and finish the stage."""
-        (self.folder / PREDICTIONS).unlink(missing_ok=True)  # of a lost training
-        for name in (INTERPOLATED, ROBUSTNESS):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        """Train, or resume the training, and record that it is complete."""
+        write_json(self.folder / RECORD, self.inputs)
+        for name in (PREDICTIONS, VALIDATION):  # of a lost training
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / ROBUSTNESS, ignore_errors=True)
         config.resume_from_checkpoint = "last" if (self.folder / RUN).is_dir() else None
         resumed = last_checkpoint(self.folder / RUN) is not None
         finetune(model, data, config, self.folder / PREDICTIONS, Cache(self.root / CACHE))
-        made = [self.folder / RUN / RUN_FILE, self.folder / RUN / RESULTS_FILE, self.folder / PREDICTIONS]
         facts = {
-            "point": asdict(self.point),
             "protocol": protocol_of(self.point),
             "seconds": read_json(self.folder / RUN / RESULTS_FILE)["settings"]["seconds"],
             "resumed": resumed,  # the seconds are those of the last part
         }
-        self.stage.finish(facts | self.inputs, [str(path.relative_to(self.folder)) for path in made])
+        write_json(self.folder / RECORD, self.inputs | {"training": facts})
         for checkpoint in (self.folder / RUN).glob("checkpoint-*"):  # with the optimizer, three times the model's size
             shutil.rmtree(checkpoint)
 
@@ -231,9 +225,10 @@ def describe(runs: Sequence[SweepRun], jobs: int) -> str:
     """One line per run with its state, and an estimate of the remaining time from the seconds of complete runs."""
     lines, seconds = [], []
     for run in runs:
-        if run.is_complete():
+        training = training_of(run.folder)
+        if training and run.is_complete():
             state = "complete"
-            seconds.append(run.stage.result()["seconds"])
+            seconds.append(training["seconds"])
         elif run.is_running():
             state = "running"
         elif error := read_json(run.folder / ERROR_FILE):
@@ -259,7 +254,7 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
     datasets: dict[str, tuple[list, bool]] = {}  # digests, and whether the validation images are measured
     runs, settings = [], []
     for point in grid.points:
-        run = SweepRun(point, root, grid.sets, grid.interpolation_weights)
+        run = SweepRun(point, root, grid.sets, grid.choose_by == "mixed_rand")
         try:
             model, data, config = run.arguments
             settings.append(_all_settings(model, data, config))
@@ -272,15 +267,15 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
             of_data = json.dumps([key, asdict(data), config.seed])
             if of_data not in datasets:
                 train, validation, measured = load_data(data, models[key][0], config.seed)
-                if grid.interpolation_weights:
+                if run.is_validated:
                     check_columns(validation, "validation")  # as `choose_by: mixed_rand` needs them
                 tested = [] if data.test_split is None else [rows.dataset for rows in measured.values()]
                 digests = [images and identity_of(images) for images in (train, validation, *tested)]
                 datasets[of_data] = digests, data.eval_split in measured
-            digests, is_validated = datasets[of_data]
+            digests, has_top1 = datasets[of_data]
             alike = [one for one in grid.points if (one.model, one.variant) == (point.model, point.variant)]
             rates = {one.options.get("learning_rate") for one in alike}
-            if not is_validated and not grid.interpolation_weights and len(rates) > 1:
+            if not has_top1 and not run.is_validated and len(rates) > 1:
                 raise ValueError(
                     "learning rates are chosen on validation images, which are not measured where there are test images: leave "
                     "`test_split` out, or give `choose_by: mixed_rand`."
@@ -288,7 +283,7 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
         except (ValueError, OSError, ArgumentError) as error:
             raise ValueError(f"{point.name}: {error}") from error
         run.inputs = {"model": models[key][1], "datasets": digests}
-        run.stage.check()
+        run.check_inputs()
         runs.append(run)
     return runs
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.sweeps.choose_settings import choose_interpolated, choose_settings
+from experiments.sweeps.choose_settings import choose_settings
 from experiments.sweeps.results_parquet import ResultsFile, join, read_results
 from robust_vit_hf.results.run_results import SetResult, SideResult
 
@@ -42,34 +42,20 @@ def validation(before: int, after: int, labelled: int = 100) -> SetResult:
     return SetResult("validation", sides, np.where(images < labelled, 0, -1))
 
 
-def measured(run, weight, gained, lost):
+def measured(run, gained, lost):
     """A run that corrects some of the validation images on other backgrounds and loses some as they are."""
     composed = {"mixed_rand": validation(20, 20 + gained), "original": validation(90, 90 - lost)}
-    return replace(run, interpolation_weight=weight, composed=composed)
+    return replace(run, composed=composed)
 
 
 def test_settings_are_compared_on_the_seeds_that_all_have(results):
     """The lower rate corrects more images of the first seed, and none of the second, which the higher one lacks."""
     runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
-    low = [measured(run, 1.0, 50 if run.seed == "0" else 0, 0) for run in runs if run.learning_rate == 1e-6]
-    high = [measured(run, 1.0, 30, 0) for run in runs if run.learning_rate == 1e-5 and run.seed == "0"]
+    low = [measured(run, 50 if run.seed == "0" else 0, 0) for run in runs if run.learning_rate == 1e-6]
+    high = [measured(run, 30, 0) for run in runs if run.learning_rate == 1e-5 and run.seed == "0"]
     assert len(low) == 2 and len(high) == 1
     chosen, table = choose_settings(replace(results, runs=[*low, *high], choose_by="mixed_rand"))
     assert chosen == low and [row[6] for row in table.rows] == ["70.0", "50.0"]
-
-
-def test_a_model_between_is_chosen_where_finetuned_ones_lose_too_much(results):
-    """Of 100 validation images, finetuned models correct 50 on other backgrounds and lose 10 as they are, those halfway 30 and none. A
-    setting without models between is not chosen from."""
-    runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
-    low, high = ([run for run in runs if run.learning_rate == rate] for rate in (1e-6, 1e-5))
-    finetuned, halves = ([measured(run, *of) for run in high] for of in ((1.0, 50, 10), (0.5, 30, 0)))
-    without = [measured(run, 1.0, 60, 0) for run in low]
-    both = replace(results, runs=[*finetuned, *halves, *without], choose_by="mixed_rand")
-    assert choose_interpolated(both) == halves
-    assert choose_settings(both)[0] == without
-    assert choose_interpolated(replace(both, runs=without)) == []
-    assert choose_interpolated(replace(both, validation_bound=0.1)) == []  # finetuned ones are chosen
 
 
 def test_validation_images_without_a_label_do_not_choose(results):
@@ -104,9 +90,9 @@ def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     search.runs[0] = replace(search.runs[0], settings='{"benchmark_sets": false}')
     for files in ([search, results], [results, search]):
         assert [run.name for run in join(files).runs] == [run.name for run in results.runs]
-    longer, halves = changed(results, ", longer", epochs=60.0), changed(results, ", half", interpolation_weight=0.5)
+    longer = changed(results, ", longer", epochs=60.0)
     other = replace(results, runs=[replace(results.runs[0], name="other", settings='{"background_swap": 0.5}')])
-    assert len(join([results, longer, other, halves]).runs) == 3 * len(results.runs) + 1
+    assert len(join([results, longer, other]).runs) == 2 * len(results.runs) + 1
     with pytest.raises(ValueError, match="were to be chosen by different criteria"):
         join([results, replace(results, validation_bound=0.5)])
     with pytest.raises(

@@ -6,6 +6,7 @@ import pickle
 import re
 import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -104,7 +105,8 @@ def test_a_preempted_run_is_queued_again_and_resumes(notice, slurm, inputs, tmp_
     out, options = tmp_path / "out", {"num_train_epochs": 30, "save_total_limit": 30}
     grid = write_grid(tmp_path / "grid.yaml", inputs, variants={"robustvit": {}}, options=options)
     assert "1 runs are submitted as 12345." in sweep(grid, out, "--cluster", "slurm")
-    (logs,), (folder,) = (out / "logs").iterdir(), points(out)
+    (logs,), (point,) = (out / "logs").iterdir(), read_grid(grid).points
+    folder = out / point.name
     variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "12345", "SLURM_PROCID": "0"}
     job = partial(start, "-u", "-m", "submitit.core._submit", logs, **variables)
     process = job()
@@ -146,11 +148,10 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
     process = start(*command, out, stdout=subprocess.PIPE)
 
     def process_of_a_run() -> int | None:
-        for path in begun():
-            held = re.match(r"process (\d+) ", (path / ".stage.lock").read_text())  # it may be of a killed sweep
-            words = Path(f"/proc/{held[1] if held else 0}/cmdline")
-            if words.exists() and {"submitit.core._submit", str(out)} <= {*re.split("\0|/logs", words.read_text())}:
-                return int(held[1])
+        for words in Path("/proc").glob("[0-9]*/cmdline") if begun() else ():
+            with suppress(OSError):  # it may have ended
+                if {"submitit.core._submit", str(out)} <= {*re.split("\0|/logs", words.read_text())}:
+                    return int(words.parent.name)
 
     os.kill(wait_until(process_of_a_run, process), signal.SIGKILL)
     printed, _ = process.communicate()

@@ -44,54 +44,34 @@ def test_the_report_of_a_fixed_file(tmp_path):
         assert picture.width > 300
 
 
-def test_gain_and_price_by_rate_and_interpolation_weight(results):
-    """The chosen setting of each method, its other rates, and models between them and the original one."""
+def test_gain_and_price_by_rate(results):
+    """The chosen setting of each method, and its other rates."""
     ours = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
-    halves = [replace(run, name=f"{run.name}, half", interpolation_weight=0.5) for run in ours]
     chosen = [run for run in ours if run.learning_rate == 1e-6]
-    found = prices([*ours, *halves], chosen, "imagenet-a", "imagenet-1k")["robustvit"]
-    assert [(point.learning_rate, point.interpolation_weight, point.chosen) for point in found] == [
-        (1e-6, 0.5, False), (1e-6, 1.0, True), (1e-5, 0.5, False), (1e-5, 1.0, False)
+    stronger = [replace(run, name=f"{run.name}, stronger", tuned={"background_weight": 3.0}) for run in ours]
+    found = prices([*ours, *stronger], chosen, "imagenet-a", "imagenet-1k")["robustvit"]
+    assert [(point.learning_rate, bool(point.tuned), point.chosen) for point in found] == [
+        (1e-6, False, True), (1e-6, True, False), (1e-5, False, False), (1e-5, True, False)
     ]  # fmt: skip
-    assert found[1].gain == change(chosen, ["imagenet-a"]) and found[1].home == change(chosen, ["imagenet-1k"])
+    assert found[0].gain == change(chosen, ["imagenet-a"]) and found[0].home == change(chosen, ["imagenet-1k"])
     table = price_table({"robustvit": found}, {"robustvit": "squared error"}, "INet-A", "INet val")
-    assert table.rows == [["squared error", "1e-06", "2", "–", str(found[1].gain), str(found[1].home)]]
-    between = [run for run in halves if run.learning_rate == 1e-5]  # the rule may choose one of another rate
-    of_both = prices([*ours, *halves], [*chosen, *between], "imagenet-a", "imagenet-1k")
-    rows = price_table(of_both, {}, "INet-A", "INet val").rows
-    assert [row[:2] for row in rows] == [["robustvit, interpolation weight 0.5", "1e-05"], ["robustvit", "1e-06"]]
-    axis = price_figure({"robustvit": found}, {}, "INet-A", "INet val").axes[0]
-    through_rates, interpolated = (line.get_xydata() for line in axis.lines[:2])
-    points = [(100 * point.home.mean, 100 * point.gain.mean) for point in found]
-    assert through_rates.tolist() == [list(points[1]), list(points[3])]
-    assert interpolated.tolist() == [[0, 0], list(points[0]), list(points[1])]  # and not those of the other rate
+    assert table.rows == [["squared error", "1e-06", "2", "–", str(found[0].gain), str(found[0].home)]]
+    (through_rates, _) = price_figure({"robustvit": found}, {}, "INet-A", "INet val").axes[0].lines[:2]
+    expected = [[100 * point.home.mean, 100 * point.gain.mean] for point in (found[0], found[2])]
+    assert through_rates.get_xydata().tolist() == expected  # without those of other weights
     uneven = Difference(0.1, 0.08, 0.17)  # as of one seed
-    bars = price_figure({"": [replace(found[1], gain=uneven, home=uneven)]}, {}, "", "").axes[0].collections
+    bars = price_figure({"": [replace(found[0], gain=uneven, home=uneven)]}, {}, "", "").axes[0].collections
     ends = sorted(np.ptp(bar.get_segments()[0], axis=0).tolist() for bar in bars)
     assert ends == [pytest.approx([0, 9]), pytest.approx([9, 0])]
     assert all(bar.get_segments()[0].max() == pytest.approx(17) for bar in bars)
-    of_chosen = price_figure(of_both, {}, "INet-A", "INet val").axes[0].lines[1].get_xydata()
-    assert of_chosen.tolist() == [[0, 0], list(points[2]), list(points[3])]
-    of_one_seed = [run for run in halves if run.seed == ours[0].seed]  # a mean over others than the chosen setting's
-    found = prices([*ours, *of_one_seed], chosen, "imagenet-a", "imagenet-1k")
-    lines = price_figure(found, {}, "INet-A", "INet val").axes[0].lines
-    assert ":" not in [line.get_linestyle() for line in lines]
-    assert lines[0].get_xydata().tolist() == through_rates.tolist()
-    stronger = [replace(run, name=f"{run.name}, stronger", tuned={"background_weight": 3.0}) for run in ours]
-    found = prices([*ours, *stronger], chosen, "imagenet-a", "imagenet-1k")
-    lines = price_figure(found, {}, "INet-A", "INet val").axes[0].lines
-    assert lines[0].get_xydata().tolist() == through_rates.tolist()  # without those of other weights
     timed = [replace(ours[0], seed=str(seed), seconds=of) for seed, of in enumerate((10.0, 20.0, 90.0, None))]
     (point,) = prices(timed, timed, "imagenet-a", "imagenet-1k")["robustvit"]
     assert (point.seconds, point.seeds) == (20.0, 4)  # the median, of those that were not resumed
-    assert price_table({"": [point]}, {}, "INet-A", "INet val").rows[0][:4] == ["", "1e-06", "4", "20"]
     models = {(run.model, run.learning_rate): run for run in results.runs if run.method == "robustvit"}
     of_models = [models["ViT-B", 1e-6], models["DeiT-B", 1e-5]]  # each model has its own rate
     found = prices(results.runs, of_models, "imagenet-a", "imagenet-1k")
     rates = {name: [point.learning_rate for point in points if point.chosen] for name, points in found.items()}
     assert rates == {"ViT-B, robustvit": [1e-6], "DeiT-B, robustvit": [1e-5]}
-    with pytest.raises(ValueError, match=r"ViT-B, robustvit: the chosen setting, .* was not measured on"):
-        prices(results.runs, [replace(chosen[0], learning_rate=0.5)], "imagenet-a", "imagenet-1k")
 
 
 def test_what_a_file_of_results_keeps_of_a_set(results, tmp_path):
@@ -197,11 +177,6 @@ def test_a_grid_of_the_paper_in_miniature(name, models, tables, imagenet, hub, t
             variant |= {"learning_rate": variant["learning_rate"][0], "model": grid["grid"]["model"][:1]}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
     assert "runs are complete." in sweep(tmp_path / "grid.yaml", tmp_path / "out", "--imagenet", imagenet)
-    # The original models are measured once on each set, for all runs.
-    originals = [path.name.rpartition("-")[0] for path in (tmp_path / "out" / "originals").iterdir()]
-    assert sorted({*originals} - {"validation"}) == sorted(grid["sets"])
-    measured = len(grid["sets"]) * len(grid["grid"]["model"])
-    assert len([name for name in originals if name != "validation"]) == measured
     succeed("experiments", "report", tmp_path / "out", "--output_dir", tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     for number in tables:

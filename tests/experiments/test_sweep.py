@@ -3,26 +3,21 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 
 import datasets
 import pytest
 from PIL import Image
 
-from experiments.sweeps import measure_interpolated
 from experiments.sweeps.choose_settings import choose_settings, setting_of
 from experiments.sweeps.collect_runs import _seconds, collect
 from experiments.sweeps.grid import read_grid
-from experiments.sweeps.point_folder import CACHE, PREDICTIONS, ROBUSTNESS, RUN
+from experiments.sweeps.point_folder import CACHE, PREDICTIONS, RECORD, ROBUSTNESS, RUN, training_of
 from experiments.sweeps.results_parquet import read_results
 from experiments.sweeps.sweep import SweepRun, _checked_runs, protocol_of
-from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.finetuning import finetune
 from robust_vit_hf.results.predictions import read_predictions, write_predictions
-from robust_vit_hf.training.recipes import train_arguments
 from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.files import read_json, write_json
-from robust_vit_hf.utils.stage import STAGE_FILE, Stage
 
 from ..helpers.commands import call
 from ..helpers.experiment import SEEDS, SWEPT, is_trained, points, sweep, table, write_grid
@@ -41,7 +36,9 @@ def test_each_point_is_a_run(swept):
         assert not list((path / RUN).glob("checkpoint-*"))  # which hold the optimizer
     assert len([*(out / "cache").glob("accuracy-*")]) == 1 + 4  # the original model is measured once
     for run in collect([out]).runs:
-        assert (run.train_images, run.epochs) == (16, 1) and run.original == Stage.of(out / run.name).inputs["model"]
+        assert (run.train_images, run.epochs) == (16, 1) and run.original == read_json(out / run.name / RECORD)[
+            "model"
+        ]
         assert run.commit == read_json(out / run.name / RUN / "results.json").get("commit")
 
 
@@ -56,8 +53,8 @@ def test_a_dry_run_lists_and_estimates(swept, inputs, tmp_path):
     assert not (tmp_path / "new").exists()
     shutil.copytree(out, tmp_path / "out")
     for folder in points(tmp_path / "out"):
-        record = read_json(folder / STAGE_FILE)
-        write_json(folder / STAGE_FILE, record | {"result": record["result"] | {"seconds": 600}})
+        record = read_json(folder / RECORD)
+        write_json(folder / RECORD, record | {"training": record["training"] | {"seconds": 600}})
     for jobs, minutes in ((1, 20), (2, 10)):
         printed = sweep(longer, tmp_path / "out", "--dry_run", "--jobs", jobs)
         assert f"2 of 6 runs are left. They take about {minutes} minutes" in printed
@@ -94,7 +91,7 @@ def test_a_begun_run_is_resumed(inputs, tmp_path):
     (whole,) = points(tmp_path / "whole")
     folder = tmp_path / "out" / whole.name
     folder.mkdir(parents=True)
-    write_json(folder / STAGE_FILE, {"inputs": read_json(whole / STAGE_FILE)["inputs"]})
+    write_json(folder / RECORD, {name: of for name, of in read_json(whole / RECORD).items() if name != "training"})
     # As a run of the sweep does, but the checkpoints stay.
     (point,) = read_grid(grid).points
     finetune(*SweepRun(point, folder.parent).arguments, folder / PREDICTIONS, Cache(folder.parent / CACHE))
@@ -115,37 +112,29 @@ def test_a_begun_run_is_resumed(inputs, tmp_path):
 
 
 @pytest.mark.slow
-def test_settings_are_chosen_on_validation_images_and_models_between_measured(inputs, tmp_path):
-    """The whole way: two weights, two seeds with a model each, a model between, and the rule on the validation images."""
+def test_settings_are_chosen_on_validation_images(inputs, tmp_path):
+    """The whole way: two weights and two rates, two seeds with a model each, and the rule on the validation images."""
     save_pretrained(tiny_vit(seed=1), tmp_path / "other")
     variants = {"robustvit": {"relevance_weight": [0.5, 2.0], "learning_rate": [0.001, 0.01]}}
     seeds = {0: {"seed": 0, "model": str(inputs / "model")}, 1: {"seed": 1, "model": str(tmp_path / "other")}}
-    keys = {"variants": variants, "seeds": seeds, "choose_by": "mixed_rand", "interpolation_weights": [0.5]}
+    keys = {"variants": variants, "seeds": seeds, "choose_by": "mixed_rand"}
     grid, out = write_grid(tmp_path / "grid.yaml", inputs, **keys), tmp_path / "out"
     assert "All 8 runs are complete." in sweep(grid, out)
     results = collect([out])
-    assert {(run.model, run.interpolation_weight) for run in results.runs} == {("model", 0.5), ("model", 1.0)}
+    assert {run.model for run in results.runs} == {"model"}
     chosen, settings = choose_settings(results)
     assert len(settings.rows) == 4 and [bool(row[-1]) for row in settings.rows].count(True) == 1
-    cut_out = [run for run in results.runs if run.method == "cut_out"]
-    assert len(cut_out) == 2 and {run.name for run in cut_out} <= {run.name for run in chosen}
-    trained = [run for run in chosen if run.method != "cut_out"]
-    assert len(trained) == 2 and len({setting_of(run) for run in trained}) == 1
-    for run in (run for run in results.runs if run.composed):
-        with_models = [int(run.composed["original"].correct(side).sum()) for side in ("before", "after")]
-        assert run.validation == pytest.approx([right / len(run.composed["original"]) for right in with_models])
+    assert len(chosen) == 2 and len({setting_of(run) for run in chosen}) == 1
     text = table(out, tmp_path / "report")
     assert "## Settings: top-1 on the validation images with the backgrounds of others" in text
     again = read_results(tmp_path / "report" / "results.parquet")
     assert [setting_of(run) for run in choose_settings(again)[0]] == [setting_of(run) for run in chosen]
     assert table(tmp_path / "report" / "results.parquet", tmp_path / "joined") == text
     unfinished = next(out.glob("*robustvit*"))
-    shutil.rmtree(unfinished / "interpolated" / "0.5")
-    assert "1 of 8 runs are left" in sweep(grid, out, "--dry_run")
-    names = {run.name.partition(",")[0] for run in collect([out]).runs if run.method != "cut_out"}
-    assert names == {point.name for point in points(out)} - {unfinished.name}
-    rows = unfinished / "interpolated" / "1" / "validation.parquet"
+    rows = unfinished / "validation.parquet"
     measured = rows.stat().st_mtime_ns
+    rows.unlink()
+    assert "1 of 8 runs are left" in sweep(grid, out, "--dry_run") and len(collect([out]).runs) == 7
     shutil.rmtree(unfinished / "run")  # what was measured of its model goes with it
     assert "All 8 runs are complete." in sweep(grid, out) and rows.stat().st_mtime_ns > measured
 
@@ -162,41 +151,7 @@ def test_another_rule_of_the_choice_for_the_same_runs(inputs, tmp_path, caplog):
         assert "robustvit" in table(out, tmp_path / "report")
     lost, kept = points(out)
     shutil.rmtree(lost)
-    assert [run.name for run in collect([out]).runs] == [kept.name] and f"not complete: {lost.name}." in caplog.text
-    rule = read_json(out / "grid.json")
-    write_json(out / "grid.json", rule | {"shares": rule.pop("interpolation_weights")})  # as of version 0.3
-    report = ["experiments", "report", out, "--output_dir", tmp_path / "report"]
-    assert "start the sweep again, which writes it" in call(*report).error
-
-
-def test_unlabelled_images_in_a_sweep_with_models_between(inputs, tmp_path):
-    """Of the split that is measured: the objects of the others are cut out."""
-    data, rows = masked_folder(tmp_path / "data", train=8), masked_dataset(6, seed=2)
-    rows = rows.map(lambda row, place: row | {"label": (0, None, 1, 2, None, 3)[place]}, with_indices=True)
-    rows.to_parquet(data / "test-00000.parquet")
-    options = {"dataset": str(data), "test_split": "test", "learning_rate": 1e-3}
-    keys = {"seeds": {0: {"seed": 0}}, "choose_by": "mixed_rand", "interpolation_weights": [0.5]}
-    grid = write_grid(tmp_path / "grid.yaml", inputs, options, **keys)
-    assert "All 1 runs are complete." in sweep(grid, tmp_path / "out")
-    runs = {(run.method, run.interpolation_weight): run for run in collect([tmp_path / "out"]).runs}
-    cut_out = runs["cut_out", 1.0].sets["test"]
-    assert len(cut_out) == 6 and cut_out.usable.sum() == 4 and not cut_out.correct("after")[[1, 4]].any()
-    assert runs["cut_out", 1.0].epochs is None  # one for all lengths of a training
-    (point,) = points(tmp_path / "out")
-    assert len({*Stage.of(point).inputs["datasets"]}) == 3  # digests: the images that are measured count too
-
-
-def test_models_between_are_measured_on_the_first_shifted_set_alone(inputs, tmp_path, monkeypatch):
-    """And on the sets without a shift, and the finetuned model on the validation images alone."""
-    rows, measured = EvaluationSet.of(masked_dataset(4)), []
-    sets = {"a": rows, "b": replace(rows, shifted=True), "c": replace(rows, shifted=True)}
-    monkeypatch.setattr(measure_interpolated, "load_data", lambda *_: (None, masked_dataset(4), sets))
-    monkeypatch.setattr(measure_interpolated, "measure", lambda session, *_: measured.append([*session.sets]))
-    monkeypatch.setattr(measure_interpolated, "save_predictions", lambda *_: None)
-    model, folder = str(inputs / "model"), tmp_path / "out"
-    options = train_arguments(model=model, dataset=str(inputs / "data"), output_dir=model, use_cpu=True)
-    measure_interpolated.measure_interpolated(*options, folder, Cache(tmp_path), [1.0, 0.5])
-    assert measured == [["a", "b"], ["validation"], ["a", "b"], ["validation"]]
+    assert [run.name for run in collect([out]).runs] == [kept.name] and f"{lost.name}." in caplog.text
 
 
 def test_seconds_are_those_of_the_training_alone():
@@ -240,16 +195,16 @@ def test_a_run_is_complete_when_both_models_are_measured_on_its_sets(swept, tmp_
     run = _checked_runs(read_grid(grid), shutil.copytree(out, tmp_path / "out"))[0]
     assert run.is_complete()
     run.sets = [("imagenet-a", "sets/imagenet-a")]
-    assert not run.is_complete() and run.unmeasured() == run.sets
+    assert not run.is_complete() and not run.is_measured()
     of_sets = {"imagenet-a": read_predictions(run.folder / PREDICTIONS)["validation"]}
     write_predictions(run.folder / ROBUSTNESS / protocol_of(run.point) / "predictions.parquet", of_sets)
-    assert run.is_complete() and not run.unmeasured()
+    assert run.is_complete()
 
 
 def test_images_of_imagenet_9_have_several_classes(swept, tmp_path):
     point = points(shutil.copytree(swept[1], tmp_path / "out"))[0]
     tables = read_predictions(point / PREDICTIONS)["validation"]
-    file = point / ROBUSTNESS / Stage.of(point).result()["protocol"] / "predictions.parquet"
+    file = point / ROBUSTNESS / training_of(point)["protocol"] / "predictions.parquet"
     write_predictions(file, dict.fromkeys(("imagenet-9-original", "imagenet-v2"), tables))
     (run,) = collect([point]).runs
     assert {name: of.by_class for name, of in run.sets.items()} == {"imagenet-v2": True, "imagenet-9-original": False}

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from experiments.sweeps.point_folder import RECORD, training_of
 from experiments.sweeps.results_parquet import ResultsFile, write_results
 from experiments.sweeps.runs import Run
 from robust_vit_hf.results.run_results import SetResult, SideResult
-from robust_vit_hf.utils.stage import STAGE_FILE, Stage
 
 from .commands import succeed
 
@@ -129,11 +129,11 @@ def sweep(grid: Path, out: Path, *options, by: Callable[..., Any] = succeed) -> 
 
 
 def points(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob(f"*/{STAGE_FILE}"))
+    return sorted(path.parent for path in folder.glob(f"*/{RECORD}"))
 
 
 def is_trained(point: Path) -> bool:
-    return Stage.of(point).result() is not None
+    return training_of(point) is not None
 
 
 def table(folder: Path, output: Path) -> str:
