@@ -81,7 +81,7 @@ def _load_sets(options: SubsetOptions, protocol: Protocol) -> dict[str, Evaluati
 def _evenly_spaced(name: str, rows: EvaluationSet, options: SubsetOptions) -> EvaluationSet:
     """Subset of `num_images` evenly spaced images, only labelled ones if labels are needed."""
     needs_labels = not options.classes
-    if needs_labels and (rows.accepted is None or not rows.by_class):
+    if needs_labels and (not rows.accepted or not rows.by_class):
         raise ValueError(f"An image of `{name}` has no label, or several: name the classes to explain by --classes.")
     usable = [index for index in range(len(rows.dataset)) if not needs_labels or rows.accepted[index]]
     count = min(options.num_images, len(usable))

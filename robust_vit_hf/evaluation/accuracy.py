@@ -79,19 +79,19 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
 def set_result(name: str, rows: EvaluationSet, tables: Mapping[str, pd.DataFrame]) -> SetResult:
     """Results from the tables of [`Accuracy`] by side."""
     facts = {"shifted": rows.shifted, "source": rows.source, "revision": rows.revision, "by_class": rows.by_class}
-    return SetResult.of(name, tables, rows.accepted is not None, group_weights=rows.group_weights, **facts)
+    return SetResult.of(name, tables, group_weights=rows.group_weights, **facts)
 
 
 def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
-    """Classes whose top-1 fell significantly, each with its change, and intervals that hold for all classes together. The sign test, with
+    """Classes whose top-1 fell significantly, with intervals that hold for all classes together. The sign test, with
     Bonferroni's correction, also holds for classes with few images."""
     labels, gains = result.classes[result.usable], result.gains().astype(float)
     of_classes = {label: np.where(labels == label, gains, np.nan) for label in range(len(names))}  # names may repeat
     changes = simultaneous(Bootstrap.means(of_classes))
     worse = []
     for label, change in changes.items():
-        of_class = gains[labels == label]
-        lost, gained = (of_class < 0).sum(), (of_class > 0).sum()
-        if change.high < 0 and binom.cdf(gained, lost + gained, 0.5) < (1 - CONFIDENCE) / 2 / len(changes):
+        changed = gains[(labels == label) & (gains != 0)]
+        p = binom.cdf((changed > 0).sum(), len(changed), 0.5)
+        if change.high < 0 and p < (1 - CONFIDENCE) / 2 / len(changes):
             worse.append(f"{names[label]} {change}")
     return worse

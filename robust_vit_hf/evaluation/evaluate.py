@@ -27,9 +27,9 @@ from .sets import EvaluationSet, load_sets, with_objects
 
 
 def evaluate(options: EvaluateOptions, cache: Cache | None = None) -> str:
-    """Measure models on sets. Writes `results.json`, tables, plots, the predictions for each image and, for two models, examples with maps.
-    Measurements are read from the output folder's cache, or from one that several evaluations share. Returns the tables as Markdown; an
-    empty string outside the main process."""
+    """Measure models on sets, and write `results.json`, tables, plots, predictions and, for two models, examples.
+    Measurements are those of the output folder's cache, or of one that several evaluations share. Returns the tables as
+    Markdown; an empty string outside the main process."""
     protocols, folder = _protocols(options), options.output_dir
     models = Models(options.model, options.compare, protocols[0])
     with open_session(models, folder, cache=cache, bf16=options.bf16, passes=options.passes) as opened:
@@ -58,7 +58,7 @@ def evaluate(options: EvaluateOptions, cache: Cache | None = None) -> str:
 def _evaluate(
     session: Session, masked: dict[str, EvaluationSet], classes: frozenset[int] | None
 ) -> tuple[dict, list[str | Table]]:
-    """Measure under one protocol, and write plots and examples. Returns results and tables, both empty outside the main process."""
+    """Measure under one protocol, and write plots and examples. Returns results and tables, in the main process."""
     measured = measure(session, Accuracy())
     run = Run({name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}, classes)
     tables, folder = tables_of(run), session.folder / session.protocol

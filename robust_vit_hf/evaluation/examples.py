@@ -59,11 +59,11 @@ def rows_of_kind(
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
-    """Labelled images by set that may be published, of sets with one class per image: those of one of [`KINDS`] (`None` for all), and of these
-    `classes` (all by default)."""
+    """Labelled images by set that may be published, of sets with one class per image: those of one of [`KINDS`] (`None`
+    for all), and of these `classes` (all by default)."""
     rows = {}
     for name, result in results.items():
-        if result.classes is not None and result.by_class:
+        if result.by_class:
             chosen = may_be_shown(sets[name].dataset) & (result.usable if kind is None else is_of_kind(kind, result))
             if classes is not None:
                 chosen &= result.in_classes(list(classes))
@@ -84,8 +84,7 @@ def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple
         [(name, row) for row in np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(of_set).tolist()]
         for name, of_set in rows.items()
     ]
-    in_turn = chain.from_iterable(zip_longest(*shuffled))
-    return [pair for pair in in_turn if pair is not None][:count]
+    return [pair for pair in chain.from_iterable(zip_longest(*shuffled)) if pair][:count]
 
 
 def explain(
@@ -94,8 +93,8 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Maps of images for the predicted and the true class; only predictions if the models have no maps, or maps of two kinds."""
-    class_names, examples = session.label_names, []
+    """Maps of images for the predicted and the true class; only predictions if models have no maps, or of two kinds."""
+    class_names, examples, (first, *_) = session.label_names, [], sides
 
     @cache  # the geometry of a processor may have to be measured
     def transformed(name: str, side: str) -> datasets.Dataset:
@@ -103,7 +102,9 @@ def explain(
         return rows.dataset.with_transform(rows.transform(session.sides[side].processor))
 
     for name, index in tqdm(images, desc="examples", unit="image", disable=len(images) < 2):
-        label, example = int(results[name].classes[index]), None
+        label = int(results[name].classes[index])
+        (seen,) = denormalize(transformed(name, first)[index]["pixel_values"][None], session.sides[first].processor)
+        example = Example(name, index, class_names[label], to_pil_image(seen), map_name=session.map_name)
         for side in sides:
             model, processor = session.sides[side].model, session.sides[side].processor
             row = transformed(name, side)[index]
@@ -111,8 +112,6 @@ def explain(
             targets = [predicted] if predicted == label else [predicted, label]
             pixel_values = row["pixel_values"].expand(len(targets), -1, -1, -1)
             picture = denormalize(pixel_values, processor)
-            if example is None:
-                example = Example(name, index, class_names[label], to_pil_image(picture[0]), map_name=session.map_name)
             example.predicted[side] = class_names[predicted]
             if session.map_name is None:
                 continue
@@ -157,7 +156,7 @@ def write_before_after(folder: Path, results: Mapping[str, SetResult], session: 
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Images with their maps before and after, for the predicted class and, where the prediction is wrong, for the true one."""
+    """Images with their maps before and after, for the predicted class and, where that is wrong, for the true one."""
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
     shown = [example for row in rows for examples in row.values() for example in examples]

@@ -18,7 +18,7 @@ SIDE = "weight-"  # prefix of the names of sides, before the interpolation weigh
 
 
 def interpolate_models(options: InterpolateOptions) -> str:
-    """Write the model of one interpolation weight, or measure models of several, with the preprocessing of the finetuned model."""
+    """Write the model of one interpolation weight, or measure those of several, preprocessed as for the finetuned one."""
     folder, weight = options.output_dir, options.weight
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)

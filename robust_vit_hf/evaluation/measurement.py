@@ -41,9 +41,8 @@ class TransformedRows(torch.utils.data.Dataset):
                 return [row for index in indices for row in self.__getitems__([index])]
             (index,) = indices
             path = (undecoded(self.dataset)[index]["image"] or {"path": "no image"})["path"]
-            raise ValueError(
-                f"Row {index} ({path or 'in the table'}) cannot be used: {error}. `robust-vit data describe … --split …` lists such rows."
-            ) from error
+            text = f"Row {index} ({path or 'in the table'}) cannot be used: {error}."
+            raise ValueError(f"{text} `robust-vit data describe … --split …` lists such rows.") from error
 
 
 def batch_outputs(
@@ -53,8 +52,8 @@ def batch_outputs(
     accelerator: Accelerator,
     description: str,
 ) -> Iterator[tuple[slice, list[torch.Tensor], tuple[torch.Tensor, ...]]]:
-    """Rows, logits (fp32) and values of each batch, in order, gathered from all processes. `compute` takes a collated batch, and returns logits
-    `(B, C)`, which have to be finite, and values."""
+    """Rows, logits (fp32) and values of each batch, in order, gathered from all processes. `compute` takes a collated
+    batch, and returns logits `(B, C)`, which have to be finite, and values."""
     done = 0
     with tqdm(total=len(dataset), desc=description, unit="image", disable=not accelerator.is_main_process) as progress:
         for batch in accelerator.prepare(loader):
@@ -89,8 +88,8 @@ class Measurement(ABC):
 
 
 def measure(session: Session, measurement: Measurement) -> dict[str, dict[str, pd.DataFrame]]:
-    """Tables by set and side: the images of the set, see [`EvaluationSet.table`], with the columns of a measurement, which are read from
-    the session's cache, or measured and saved there."""
+    """Tables by set and side: [`EvaluationSet.table`] with the columns of a measurement, from the session's cache if it
+    has them."""
     return {name: {side: _table(session, measurement, name, side) for side in session.sides} for name in session.sets}
 
 
@@ -106,7 +105,7 @@ def _table(session: Session, measurement: Measurement, name: str, side: str) -> 
 
 
 def save_predictions(path: Path, session: Session, measured: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:
-    """Write the tables of [`measure`] to one file, see [`write_predictions`], with the digest of the images of each set."""
+    """Write the tables of [`measure`] to one file, see [`write_predictions`], with the digest of each set's images."""
     if session.accelerator.is_main_process:
         digests = {name: {"digest": rows.digest} for name, rows in session.sets.items()}
         tables = {

@@ -1,4 +1,4 @@
-"""Composites, which are images with the background or an attribute of another image, and what a model predicts for them."""
+"""Composites: images with the background or an attribute of another image, and what a model predicts for them."""
 
 import hashlib
 import inspect
@@ -47,7 +47,7 @@ LAYER_CAM_IMAGES = 4  # images of one pass for LayerCAM, which keeps the outputs
 Batch = Mapping[str, torch.Tensor]
 Tensors = Sequence[torch.Tensor]
 Pictures = Iterator[torch.Tensor]
-# Row numbers `(N,)` of the donors, -1 for none; or a function from a row number to a picture `(3, H, W)` of only background.
+# Row numbers `(N,)` of the donors, -1 for none; or a function from a row number to a background `(3, H, W)`.
 Donors = np.ndarray | Callable[[int], torch.Tensor]
 
 
@@ -65,15 +65,14 @@ class Composite(NamedTuple):
     donor: str | None = None
 
     def usable(self, batch: Batch) -> torch.Tensor:
-        """Whether each image of a batch has this composite `(B,)`: it has none if its donor is a copy of it, or does not show the background or
-        attribute."""
+        """Whether each image of a batch has this composite `(B,)`: not if its donor is a copy of it, or shows nothing."""
         if self.donor is None:
             return torch.ones_like(batch["mask"][:, 0, 0, 0], dtype=torch.bool)
         return batch[f"has_{self.donor}"].bool() & can_give(self.edit, batch[f"{self.donor}_mask"])
 
     def pictures(self, batch: Batch, levels: Pair) -> torch.Tensor:
         """Pictures `(B, 3, H, W)` of a batch. `levels` are the pixel values `(3,)` of black and white."""
-        own, donor = (batch["pixel_values"], batch["mask"]), None
+        own = donor = batch["pixel_values"], batch["mask"]  # edits without a donor do not read it
         if self.donor is not None:
             donor = batch[f"{self.donor}_pixel_values"], batch[f"{self.donor}_mask"]
         if self.edit == COVERED:
@@ -94,7 +93,7 @@ def condition_composites(conditions: Sequence[str] = tuple(CONDITIONS)) -> list[
 
 
 class WithDonors(Dataset):
-    """Rows with their number (`row`), and with the columns of each donor after its name. `has_<donor>` is false if it is a copy of the image."""
+    """Rows with their number (`row`), and the columns of each donor after its name. `has_<donor>` is false for a copy."""
 
     def __init__(self, rows: TransformedRows, donors: Mapping[str, Donors]):
         self.rows, self.donors = rows, donors
@@ -130,7 +129,7 @@ def composite_pass(
     outputs_of: Callable[[Batch, Pictures, Tensors], tuple[list[torch.Tensor], torch.Tensor]],
     first: int = 0,
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Compose images with masks, and yield for each batch the places of its images, counted from `first`, and values of a model.
+    """Compose images with masks, and yield values of a model for each batch, and its places, counted from `first`.
 
     Args:
         donors: by name, see [`WithDonors`].
@@ -181,7 +180,7 @@ class Outputs:
         return replace(self, original=logits_of(self.original), mixed=logits_of(self.mixed), covered=covered)
 
     def right(self) -> dict[str, np.ndarray]:
-        """Whether each original image is right (`original`), and the share of its composites that are (`mixed_rand`)."""
+        """Whether each image is right (`original`), and the share of its composites that are (`mixed_rand`)."""
         among = self.among_classes()
         original = (among.original.argmax(axis=-1) == among.labels).astype(float)
         return {"original": original, "mixed_rand": among._mean(among.mixed.argmax(axis=-1) == among.labels[:, None])}
@@ -223,8 +222,8 @@ def composite_outputs(
     attributes: Sequence[str] = (),
     edit: str = "mixed_rand",
 ) -> Outputs:
-    """Outputs of a side for the only set of a session, with `count` composites of each image for the background and for each attribute. With
-    the edit [`MOVED`], there is also a composite with [`COVERED`]. They are saved in the session's cache batch by batch.
+    """Outputs of a side for the only set of a session, with `count` composites of each image for the background and for
+    each attribute, and with [`MOVED`] one with [`COVERED`]. They are saved in the session's cache batch by batch.
 
     Args:
         layer: the last layer, whose features are returned instead of logits.
@@ -291,9 +290,8 @@ def edits_digest() -> str:
 
 def check_composed(count: int, num_images: int, name: str) -> None:
     if not count:
-        raise ValueError(
-            f"No object of the {num_images} {name} images could be put on another background: give other images or masks."
-        )
+        text = f"No object of the {num_images} {name} images could be put on another background"
+        raise ValueError(f"{text}: give other images or masks.")
 
 
 @dataclass(frozen=True)
@@ -301,10 +299,10 @@ class Backgrounds(Measurement):
     """Predictions for the images of a set in each of `CONDITIONS`. All images have a label and a mask. Rows have:
 
     - `confirmed`, whether the mask is not in doubt;
-    - `donor_same` and `donor_rand`, the numbers of the donors, and `donor_class`, the class of `donor_rand`; -1 if there is none;
+    - `donor_same` and `donor_rand`, the numbers of the donors, and `donor_class`, the class of `donor_rand`; or -1;
     - `original`, `mixed_same`, …: predicted classes; -1 if no donor has a background;
-    - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object` or `layercam_on_object`, its share of
-      the map of the predicted class in the original image (NaN without `relevance`, and for models without maps).
+    - `object_share`, the object's share of the pixels, and `relevance_on_object` or `layercam_on_object`, its share of the
+      map of the predicted class in the original image (NaN without `relevance`, and for models without maps).
 
     Source: https://huggingface.co/papers/2006.09994
     """
@@ -354,8 +352,8 @@ class Backgrounds(Measurement):
 
 @dataclass(frozen=True)
 class Attributes(Measurement):
-    """Predictions for the images of a set with each of [`ATTRIBUTES`] of an image of their class, and of another class. All images
-    have a label and a mask. Rows have `confirmed`, `object_share` and the donors as those of [`Backgrounds`], and:
+    """Predictions for the images of a set with each of [`ATTRIBUTES`] of an image of their class, and of another class.
+    All images have a label and a mask. Rows have `confirmed`, `object_share` and the donors as those of [`Backgrounds`],
 
     - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 if there is no such image;
     - `border_same_margin`, `border_rand_margin`, …: logit of the label minus the logit of `donor_class`; NaN if it is -1.
@@ -375,7 +373,7 @@ class Attributes(Measurement):
         composites = [Composite("original", "original"), *edits]
 
         def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-            """Values `(B, 2 · n + 2)`: n + 1 predictions, n margins of the edits, and the object's share of the pixels."""
+            """Values `(B, 2 · n + 2)`: n + 1 predictions, n margins, and the object's share of the pixels."""
             logits = [forward_logits(side.model, picture).float() for picture in pictures]
             row, device = batch["row"].cpu().numpy(), logits[0].device
             right, other = (torch.from_numpy(labels[row])[:, None].to(device) for labels in (rows.labels, donor_class))

@@ -178,15 +178,15 @@ def open_session(
     passes: tuple[int, int] = (32, 0),
     settings: dict | None = None,
 ) -> Iterator[Session]:
-    """Context of a session with these models; the first may be `given` instead. The output folder is locked; it has the cache, unless
-    there is one that several commands use."""
+    """Context of a session with these models; the first may be `given` instead. The output folder is locked, and has the
+    cache, unless there is one that several commands use."""
     if given and models.protocol not in (None, "model"):
         raise ValueError("A model that is given in Python has its own preprocessing: leave out `protocol`.")
     protocol = "model" if given else resolve_protocol(models.protocol, models.before, models.after)
     accelerator = make_accelerator(bf16)
     names = {"before": models.before} | ({"after": models.after} if models.after else {})
     own = Cache(folder / "cache") if folder else None
-    if own and (folder / "config.json").is_file() and not own.root.is_dir():
+    if folder and (folder / "config.json").is_file() and not (folder / "cache").is_dir():
         raise ValueError(f"`{folder}` has a model, whose files would be replaced: choose another --output_dir.")
     with own.lock() if own else nullcontext():
         sides = load_sides(names, protocol, accelerator, given)

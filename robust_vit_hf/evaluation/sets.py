@@ -1,7 +1,7 @@
 """Evaluation sets under a protocol: images and their correct labels."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,10 +28,10 @@ from .options import SetsOptions
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Images of a set, their correct labels, and how the images are preprocessed under a protocol; see also [`SetResult`]."""
+    """Images of a set, their correct labels, and how they are preprocessed under a protocol; see [`SetResult`]."""
 
     dataset: datasets.Dataset  # rows with `image` and optionally `mask`, `file_name`, `group` and factors
-    accepted: list[list[int]] | None = None  # labels of each image, if known; one without any does not count
+    accepted: list[list[int]] = field(default_factory=list)  # labels of each image; empty if none is known
     class_subset: tuple[int, ...] | None = None  # classes to which logits are restricted, ascending; `None` for all
     num_classes: int | None = None  # number of classes that the model must have, if known
     class_names: tuple[str, ...] | None = None  # names in the order of the labels, if known
@@ -61,8 +61,9 @@ class EvaluationSet:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row for each image: `image`, its file name or else its number; `accepted` classes, and `label`, the first of them (-1 without
-        any); `group` and `weight`, the share of this group in the training images, if known; and the factors of SI-Score."""
+        """A row for each image: `image`, its file name or else its number; `accepted` classes, and `label`, the first of
+        them (-1 without any); `group` and `weight`, the share of this group in the training images, if known; factors.
+        """
         columns, accepted = self.dataset.column_names, self.accepted or [[]] * len(self.dataset)
         names = self.dataset.with_format(None)["file_name"][:] if "file_name" in columns else range(len(self.dataset))
         table = pd.DataFrame({"image": map(str, names), "accepted": accepted})
@@ -86,10 +87,10 @@ class EvaluationSet:
         return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
-        """Copy of the set with labels mapped to a model's classes, see [`label_mapping`]. It need not have all of them."""
-        if not len(self.dataset) or (self.accepted is not None and not any(self.accepted)):
+        """Copy of the set with labels mapped to a model's classes, see [`label_mapping`]. It need not have all."""
+        if not len(self.dataset) or (self.accepted and not any(self.accepted)):
             raise ValueError(f"`{name}` has no usable image: none of its {len(self.dataset)} images has a label.")
-        if self.accepted is None:
+        if not self.accepted:
             return self
         used = {label for labels in self.accepted for label in labels}
         mapping = label_mapping(self.class_names, classes_of_model(config), name, used)
@@ -119,7 +120,7 @@ def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
     """The labelled images of the sets with masks."""
     with_mask = {}
     for name, rows in sets.items():
-        chosen = [index for index, labels in enumerate(rows.accepted or ()) if labels]
+        chosen = [index for index, labels in enumerate(rows.accepted) if labels]
         if chosen and "mask" in rows.dataset.column_names:
             accepted = [rows.accepted[index] for index in chosen]
             with_mask[name] = replace(rows, dataset=rows.dataset.select(chosen), accepted=accepted)
@@ -158,8 +159,7 @@ def benchmark_sets(images_per_set: int, seed: int = 0) -> dict[str, EvaluationSe
 
 
 def own_set(path: str, split: str) -> EvaluationSet:
-    """Load a split of your own labelled images, each photograph once, see [`without_copies`]. Groups are weighted by
-    [`training_rows`]."""
+    """Load a split of your own labelled images, each photograph once. Groups are weighted by [`training_rows`]."""
     (images,) = without_copies({split: find_images(path, split, ("label",))}).values()
     names = class_names_of(images.rows.features)
     weights = group_shares(training_rows(path, split), "train") if "group" in images.rows.column_names else None
@@ -180,7 +180,7 @@ def load_evaluation_set(name: str, source: str | None, protocol: Protocol) -> Ev
     if not native:
         return replace(rows, accepted=[labels[:1] for labels in rows.accepted]) if known.first_label else rows
     if known.first_label:
-        rows = replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))))
+        rows = replace(rows, class_subset=tuple(sorted({label for labels in rows.accepted for label in labels})))
     elif known.class_subset:
         rows = replace(rows, class_subset=subset(known.class_subset))
     return replace(rows, border=border)

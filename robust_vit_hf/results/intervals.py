@@ -94,8 +94,8 @@ class Bootstrap:
         return Bootstrap.of(np.subtract, self, other)
 
     def interval(self, kind: type[Interval] = Interval, width: float = NORMAL, together: int = 1) -> Interval:
-        """The value ± `width` standard errors. A share has at least ± 3 / N, since few images may agree by chance (the rule of three,
-        https://doi.org/10.1001/jama.1983.03330370053031, with Bonferroni's correction for as many intervals `together`)."""
+        """The value ± `width` standard errors. A share has at least ± 3 / N, since few images may agree by chance (the rule
+        of three, https://doi.org/10.1001/jama.1983.03330370053031, with Bonferroni's correction for all `together`)."""
         value, margin = float(self.draws[0]), width * float(np.nanstd(self.draws[1:]))
         if self.limit == 1.0 or not margin:
             margin = max(margin, (3 + math.log(together)) / self.count)
@@ -108,8 +108,8 @@ class Bootstrap:
 
 
 def simultaneous(drawn: Mapping[K, Bootstrap]) -> dict[K, Difference]:
-    """Intervals that hold for all of these statistics together with 95 % confidence (https://doi.org/10.1017/CBO9780511802843, section
-    4.2.4). They are of the same resamples."""
+    """Intervals that hold for all of these statistics together with 95 % confidence
+    (https://doi.org/10.1017/CBO9780511802843, section 4.2.4). They are of the same resamples."""
     if not drawn:
         return {}
     draws = np.stack([of.draws for of in drawn.values()])

@@ -17,8 +17,8 @@ SIDES = ("before", "after", "control")
 
 
 def scores_of(table: pd.DataFrame) -> dict[str, Any]:
-    """Scores of the metrics [`calibration`], [`relevance_segmentation`] and [`robust_accuracy`], from a table of predictions: `accepted` and
-    `predictions` (the best five), `probability`, `nll`, `brier`, and with masks `map` and `mask_pixels`, see their functions `reduce`."""
+    """Scores of three metrics from a table of predictions: `accepted` and `predictions` (the best five); `probability`,
+    `nll` and `brier` of [`calibration`]; and with masks `map` and `mask_pixels` of [`relevance_segmentation`]."""
     scores: dict[str, Any] = {}
     is_labelled = table["label"] >= 0
     if is_labelled.any() and "nll" in table:
@@ -41,7 +41,7 @@ def scores_of(table: pd.DataFrame) -> dict[str, Any]:
 class SideResult:
     ranks: np.ndarray  # `(N,)` int, rank of the correct class from 0; 5 if it is not in the top five, or unknown
     scores: dict = field(default_factory=dict)  # scores over all images, as fractions
-    predictions: np.ndarray | None = None  # `(N, k)` int64, best k = 5 ids (or all, if fewer), if they were saved
+    predictions: np.ndarray = field(default_factory=lambda: np.empty((0, TOP), int))  # `(N, k)`, best k = 5 ids
     num_ranked: int = TOP  # largest k for which top-k is known
 
 
@@ -51,7 +51,7 @@ class SetResult:
 
     name: str
     sides: dict[str, SideResult]
-    classes: np.ndarray | None  # `(N,)` int, first accepted labels, -1 if there is none; `None` for an unlabelled set
+    classes: np.ndarray  # `(N,)` int, first accepted labels, -1 if there is none
     shifted: bool = False  # whether the mean over shifted sets includes it
     source: str | None = None  # Hub id or folder of the images, or name of a benchmark
     factors: dict[str, np.ndarray] = field(default_factory=dict)  # `(N,)` float: angle, area, position
@@ -59,11 +59,11 @@ class SetResult:
     groups: np.ndarray | None = None  # `(N,)` names of the images' groups, of any dtype
     group_weights: dict[str, float] | None = None  # shares of the groups of the training images, if known
     clusters: np.ndarray | None = None  # `(N,)` int, equal for images drawn together, such as with one photograph
-    by_class: bool = True  # otherwise images have several classes, as in ImageNet-9, and `classes` are the first ones
+    by_class: bool = True  # otherwise images have several classes, as in ImageNet-9
     revision: str | None = None  # commit of a source on the Hub
 
     @classmethod
-    def of(cls, name: str, tables: Mapping[str, pd.DataFrame], is_labelled: bool = True, **facts) -> Self:
+    def of(cls, name: str, tables: Mapping[str, pd.DataFrame], **facts) -> Self:
         """Results from tables of predictions by side, see [`scores_of`]."""
         first, sides = next(iter(tables.values())), {}
         for side, table in tables.items():
@@ -71,22 +71,21 @@ class SetResult:
             sides[side] = SideResult(ranks(best, table["accepted"]), scores_of(table), best, best.shape[1])
         factors = {column[len("factor_") :]: first[column].to_numpy() for column in first if "factor_" in column}
         groups = first["group"].to_numpy() if "group" in first else None
-        classes = first["label"].to_numpy() if is_labelled else None
-        return cls(name, sides, classes, factors=factors, groups=groups, **facts)
+        return cls(name, sides, first["label"].to_numpy(), factors=factors, groups=groups, **facts)
 
     def __len__(self) -> int:
         return len(next(iter(self.sides.values())).ranks)
 
     @cached_property
     def usable(self) -> np.ndarray:
-        return np.zeros(len(self), dtype=bool) if self.classes is None else self.classes >= 0
+        return self.classes >= 0
 
     def correct(self, side: str, k: int = 1) -> np.ndarray:
         """`(N,)` bool: whether one of the top k classes is correct."""
         return self.sides[side].ranks < k
 
     def accuracy(self, side: str, k: int = 1, chosen: np.ndarray | bool = True) -> float | None:
-        """Top-k as a fraction of the labelled images that are `chosen`; `None` if there are none, or if it is unknown."""
+        """Top-k as a fraction of the labelled images that are `chosen`; `None` if it is unknown."""
         chosen = self.usable & chosen
         if not chosen.any() or self.sides[side].num_ranked < k:
             return None
@@ -109,4 +108,4 @@ class Run:
 
     @property
     def labelled(self) -> list[SetResult]:
-        return [result for result in self.sets.values() if result.classes is not None]
+        return [result for result in self.sets.values() if result.usable.any()]

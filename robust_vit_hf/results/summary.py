@@ -1,4 +1,4 @@
-"""Summary of a run: the change on each set with its interval, changes by class and factor, as JSON values and as tables."""
+"""Summary of a run: changes on each set with intervals, by class and by factor, as JSON values and as tables."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -47,7 +47,7 @@ def set_rows(run: Run) -> list[dict]:
                 known = result.sides.get(side)
                 row[f"{score}_{side}"] = None if known is None else known.scores.get(score)
         row |= dict.fromkeys(("change_low", "change_high", "corrected", "broken"))
-        if "after" in result.sides and result.classes is not None:
+        if "after" in result.sides and result.usable.any():
             gains = result.gains()
             row |= _ends_of_change([result])
             row |= {"corrected": int((gains > 0).sum()), "broken": int((gains < 0).sum())}
@@ -73,8 +73,9 @@ def _ends_of_change(results: Sequence[SetResult]) -> dict[str, float]:
 def class_groups(run: Run) -> list[dict]:
     """Rows of top-1 and top-5 on the `training` and the `other` classes of each set."""
     rows = []
-    by_class = [result for result in run.labelled if result.by_class and run.training_classes is not None]
-    for result in by_class:
+    if run.training_classes is None:
+        return []
+    for result in (result for result in run.labelled if result.by_class):
         shown = result.in_classes(run.training_classes)
         for classes, chosen in (("training", shown), ("other", ~shown)):
             row = {"set": result.name, "classes": classes, "num_images": int((chosen & result.usable).sum())}

@@ -60,7 +60,7 @@ def test_photographs_and_objects_both_widen_the_interval():
 
 def test_photographs_count_and_not_their_images(results):
     run = results.runs[0]
-    name, of_set = next((name, of) for name, of in run.sets.items() if of.classes is not None)
+    name, of_set = next((name, of) for name, of in run.sets.items() if of.usable.any())
     ours = [replace(run, seed=str(seed)) for seed in range(5)]
     of_photographs = [replace(one, sets={name: replace(of_set, clusters=np.arange(len(of_set)) % 3)}) for one in ours]
     alone, crossed = change(ours, [name]), change(of_photographs, [name])
