@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from robust_vit_hf.evaluation.options import PROTOCOL, ImagesOptions, PrecisionOptions, SetsOptions
 from robust_vit_hf.models.image_processors import Protocol
@@ -22,7 +22,9 @@ class ReportOptions(Options):
     experiments/sweeps.md).
     """
 
-    sources: list[Path] = option(text="folders of sweeps or of their runs, and files results.parquet", positional=True)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("sources",)
+
+    sources: list[Path] = option(text="folders of sweeps or of their runs, and files results.parquet")
     output_dir: Path = output_dir()
 
 
@@ -41,17 +43,18 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
 
     images: list[Path] = option([], "image files", metavar="FILE")
     classes: list[str] = option([], "names or ids of classes (default: the label of each image)", metavar="CLASS")
-    num_images: int = option(20, "images of each set, evenly spaced over it (default: 20)", COUNT)
+    num_images: int = option(20, "images of each set, evenly spaced over it (default: 20)")
     protocol: Protocol | None = option(None, PROTOCOL)
-    threshold: float = option(0.9, "probability that a subset must reach (default: 0.9)", Range(0, 1, above=True))
-    pixels_per_step: int = option(100, "pixels that a step masks in each image (default: 100)", COUNT)
-    batch_size: int = option(8, "pairs of an image and a class at once (default: 8)", COUNT)
+    threshold: float = option(0.9, "probability that a subset must reach (default: 0.9)")
+    pixels_per_step: int = option(100, "pixels that a step masks in each image (default: 100)")
+    batch_size: int = option(8, "pairs of an image and a class at once (default: 8)")
     output_dir: Path = output_dir("runs/sis")
 
     def __post_init__(self):
         if self.sets is None and self.images:
             self.sets = []
         super().__post_init__()
+        self.check(num_images=COUNT, threshold=Range(0, 1, above=True), pixels_per_step=COUNT, batch_size=COUNT)
 
 
 @dataclass(kw_only=True)
@@ -68,15 +71,21 @@ class FigureOptions(SetsOptions, ImagesOptions):
     images with masks.
     """
 
-    evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("evaluation",)
+
+    evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare")
     compare: str = option(text="the model after finetuning")
     protocol: Protocol | None = option(None, "see `robust-vit evaluate --help`; by default the evaluation's first one")
-    figures: list[Literal[1, 2, 3, 6, 15]] = option([1, 2, 3, 6, 15], "numbers (default: all)")
+    figures: list[int] = option([1, 2, 3, 6, 15], "numbers (default: all)", choices=(1, 2, 3, 6, 15))
     target: Literal["predicted", "true"] = option("predicted", "class that the maps explain, but for Figure 1")
     classes: list[str] | None = option(None, "names or labels of the classes to show (default: all)", metavar="CLASS")
-    num_examples: int = option(4, "images of a group (default: 4)", COUNT)
-    seed: int = option(0, "of the draw (default: 0)", NOT_NEGATIVE)
+    num_examples: int = option(4, "images of a group (default: 4)")
+    seed: int = option(0, "of the draw (default: 0)")
     output_dir: Path = output_dir()
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(num_examples=COUNT, seed=NOT_NEGATIVE)
 
 
 @dataclass(kw_only=True)
@@ -89,7 +98,9 @@ class PublishedOptions(Options):
     Tables appear for models whose figures the paper has.
     """
 
-    source: Path = option(text="output folder of `robust-vit evaluate` or `segment`", positional=True)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("source",)
+
+    source: Path = option(text="output folder of `robust-vit evaluate` or `segment`")
     paper_model: str | None = option(
         None,
         "the paper's name of the model before finetuning; by default that of the registered model by which it was named",

@@ -63,7 +63,7 @@ def find_subsets(options: SubsetOptions) -> str:
 
 def _load_sets(options: SubsetOptions, protocol: Protocol) -> dict[str, EvaluationSet]:
     """Load the named sets, your own dataset under the name of its split, and image files as `images`."""
-    loaded, own = load_evaluation_sets(options.sets, protocol, IMAGES_PER_SET), {}
+    loaded, own = load_evaluation_sets(options.named_sets, protocol, IMAGES_PER_SET), {}
     if options.dataset is not None:
         images = find_images(options.dataset, options.split, () if options.classes else ("label",))
         rows = images.rows

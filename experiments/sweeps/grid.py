@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import yaml
 
-from robust_vit_hf.evaluation.options import NamedSource, expand_sets
+from robust_vit_hf.evaluation.options import expand_sets
 from robust_vit_hf.models.model_names import BUNDLED_MODEL
 from robust_vit_hf.training.recipes import find_recipe, read_recipe, train_values
 from robust_vit_hf.utils.files import json_digest
-from robust_vit_hf.utils.options import SHARE, Options, declared_options, option, unknown
+from robust_vit_hf.utils.options import SHARE, Options, names_of, option, unknown
 
 from .choose_settings import TUNED_OPTIONS
 
@@ -38,8 +38,12 @@ class GridFile(Options):
     seeds: dict = option({}, "options by name; in texts, `{seed}` stands for the name")
     sets: list[str] = option([], "names of the paper's sets to measure each model on")
     # After the "2-3%" of https://huggingface.co/papers/2206.01161, section 4
-    validation_bound: float = option(0.02, "largest fall of top-1 on the validation images, as a fraction", SHARE)
+    validation_bound: float = option(0.02, "largest fall of top-1 on the validation images, as a fraction")
     choose_by: Literal["learning_rate", "mixed_rand"] = option("learning_rate", "rule of the choice")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(validation_bound=SHARE)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ _Loader.add_implicit_resolver(
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     """Read a grid, with the keys of [`GridFile`]. `imagenet/paper-split` in it is the subfolder `paper-split` of `imagenet`, the
     folder of prepared sets."""
-    values, known = read_recipe(path, _Loader), declared_options(GridFile)
+    values, known = read_recipe(path, _Loader), names_of(GridFile)
     try:
         if others := [name for name in values if name not in known]:
             raise ValueError(unknown("option", str(others[0]), known))
@@ -95,7 +99,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     for options in (point.options for point in points):
         if str(options.get("dataset")).startswith(PREPARED):  # on which the names of points do not depend
             options["dataset"] = _in_folder(path, options["dataset"], imagenet)
-    names = [name for name, _ in expand_sets(map(NamedSource, keys.sets))]
+    names = [name for name, _ in expand_sets(keys.sets)]
     return Grid(
         points,
         [(name, _in_folder(path, f"{PREPARED}{name}", imagenet)) for name in names],

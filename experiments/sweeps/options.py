@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from robust_vit_hf.utils.options import COUNT, Options, option, output_dir
 
@@ -21,14 +21,20 @@ class SweepOptions(Options):
     described in experiments/sweeps.md.
     """
 
-    grid: Path = option(text="YAML file of the grid", positional=True)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("grid",)
+
+    grid: Path = option(text="YAML file of the grid")
     output_dir: Path = output_dir()
     imagenet: Path | None = option(
         None, "folder of outputs of `robust-vit data prepare`, each under the name of its set", metavar="FOLDER"
     )
     cluster: Literal["local", "debug", "slurm"] = option("local", "processes here, this process, or jobs of slurm")
-    jobs: int = option(1, "runs at once", COUNT)
+    jobs: int = option(1, "runs at once")
     cluster_options: list[str] = option(
         [], "parameters of submitit's executor, such as slurm_partition=gpu", metavar="NAME=VALUE"
     )
     dry_run: bool = option(False, "list the runs, their states and an estimate of the time")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(jobs=COUNT)

@@ -27,7 +27,7 @@ from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK
 from robust_vit_hf.data.schema import check_columns
 from robust_vit_hf.data.stream import stream_identity
 from robust_vit_hf.evaluation.evaluate import evaluate
-from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
+from robust_vit_hf.evaluation.options import EvaluateOptions
 from robust_vit_hf.evaluation.sets import load_evaluation_sets
 from robust_vit_hf.finetuning import finetune
 from robust_vit_hf.models.image_processors import Protocol, is_of_paper, resolve_protocol
@@ -184,7 +184,7 @@ class SweepRun:
             options = EvaluateOptions(
                 model=model.model,
                 compare=str(self.folder / RUN),
-                sets=[NamedSource(*named) for named in self.sets],
+                sets=["=".join(named) for named in self.sets],
                 protocols=[protocol_of(self.point)],
                 batch_size=config.per_device_eval_batch_size,
                 num_workers=config.dataloader_num_workers,

@@ -13,6 +13,7 @@ from ..data.emoji_shift import SHIFTED, has_classes
 from ..data.known_sets import EVALUATION_SETS
 from ..evaluation.accuracy import measure_accuracy, saved_accuracy
 from ..evaluation.examples import is_of_kind
+from ..evaluation.options import expand_sets
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
 from ..models.image_processors import Protocol
@@ -102,7 +103,7 @@ def _images(options: AppOptions, name: str, session: Session, count: int) -> Eva
     if name in ("val", *SHIFTED) and has_classes(session.classes):
         return benchmark_sets(count)[name]
     if name in EVALUATION_SETS:
-        return load_evaluation_set(name, dict(options.sets).get(name), session.protocol)
+        return load_evaluation_set(name, dict(expand_sets(options.sets)).get(name), session.protocol)
     if options.dataset is not None and name == options.split:
         return own_set(options.dataset, name)
     raise ValueError(f"The results are of your own images `{name}`: give them with `--dataset … --split {name}`.")

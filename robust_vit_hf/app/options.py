@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.options import PROTOCOL, NamedSource, PairOptions, expand_sets
+from ..evaluation.options import PROTOCOL, PairOptions, expand_sets
 from ..masks.options import MASK_MODEL
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
@@ -31,7 +31,7 @@ class AppOptions(PairOptions):
     compare: str | None = option(None, "the model after finetuning; without it, only your own --model is shown")
     results: Path | None = option(None, "output of `robust-vit evaluate` (default: sets of the bundled benchmark)")
     dataset: str | None = option(None, "your own labelled images, as examples and for the gallery of --results")
-    sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
+    sets: list[str] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
     diagnose: Path | None = option(
         None, "output of `robust-vit diagnose` or `improve`, to click through its images", metavar="FOLDER"
     )
@@ -41,14 +41,15 @@ class AppOptions(PairOptions):
     allowed_hosts: list[str] = option(
         [], "further host names of the page, such as that of a proxy, without ports; `*` for all", metavar="NAME"
     )
-    port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
+    port: int | None = option(None, "port (default: the first free one from 7860 on)")
     export: Path | None = option(
         None, "write the page as a Space, with the pictures of --diagnose, instead of serving it", metavar="FOLDER"
     )
 
     def __post_init__(self):
         super().__post_init__()
-        self.sets = expand_sets(self.sets)
+        self.check(port=Range(1, 65535))
+        expand_sets(self.sets)  # raises errors
         has_results = self.model != BUNDLED_MODEL and self.results is not None
         if self.compare is None and (has_results or self.export is not None):
             raise ValueError("--results and --export need --compare, the finetuned model; --export needs its Hub id")

@@ -98,7 +98,7 @@ def find(argv: list[str], root: Group, prog: str) -> tuple[Command, str, list[st
     width = max(12, *map(len, root.commands))
     names = "\n".join(f"  {name:<{width}} {command.summary}" for name, command in root.commands.items())
     epilog = f"commands:\n{names}\n\nfor example:\n  {prog} {next(iter(root.commands))} --help    # the main options, and an example"
-    parser = Parser(prog, f"{root.summary}.", usage=f"{prog} COMMAND [options]", epilog=epilog)
+    parser = Parser((), prog, f"{root.summary}.", usage=f"{prog} COMMAND [options]", epilog=epilog)
     parser.add_argument("command", help="see below", metavar="COMMAND")
     if root is ROOT:
         parser.add_argument("--version", action="version", version=__version__)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from ..utils.options import COUNT, NOT_NEGATIVE, Options, declared_options, option, output_dir
+from ..utils.options import COUNT, NOT_NEGATIVE, Options, names_of, option, output_dir
 from .known_sets import KNOWN_SETS, V2_VARIANTS
 
 
@@ -12,29 +12,35 @@ from .known_sets import KNOWN_SETS, V2_VARIANTS
 class WriterOptions(Options):
     output_dir: Path = output_dir()
     skip_bad: bool = option(False, "leave out images that cannot be used, and list them")
-    rows_per_shard: int = option(200, "images per file; a run that was killed repeats at most one file", COUNT)
+    rows_per_shard: int = option(200, "images per file; a run that was killed repeats at most one file")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(rows_per_shard=COUNT)
 
 
 @dataclass(kw_only=True)
 class SetOptions(Options):
     """Options of individual sets, see [`load_image_set`]."""
 
-    GROUP = "options of some sets"
-
     labels: Literal["original", "real"] | None = option(None, "imagenet-1k: `real` for the labels of ReaL")
     variant: str | None = option(None, "imagenet-v2: the paper's is matched-frequency", choices=V2_VARIANTS)
     mappings: str | None = option(None, "objectnet: folder of the mapping files")
     cropped: bool | None = option(None, "objectnet: cut off the red border of 2 px")
     imagenet: str | None = option(None, "imagenet-s919, paper-split, hard-imagenet: folder of ImageNet-1k")
-    class_seed: int | None = option(None, "paper-split: shuffle the classes first (Tables 8 and 9)", NOT_NEGATIVE)
-    num_classes: int | None = option(None, "paper-split: training classes, 500 by default (Fig. 7b)", COUNT)
-    samples_per_class: int | None = option(None, "paper-split: images of each class, 3 by default (Fig. 7a)", COUNT)
+    class_seed: int | None = option(None, "paper-split: shuffle the classes first (Tables 8 and 9)")
+    num_classes: int | None = option(None, "paper-split: training classes, 500 by default (Fig. 7b)")
+    samples_per_class: int | None = option(None, "paper-split: images of each class, 3 by default (Fig. 7a)")
     segmentations: str | None = option(None, "waterbirds: the folder `segmentations` of CUB-200-2011, for masks")
     split: str | None = option(None, "sets of several splits: take only this split")
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(class_seed=NOT_NEGATIVE, num_classes=COUNT, samples_per_class=COUNT)
+
     @property
     def of_the_set(self) -> dict[str, Any]:
-        given = {name: getattr(self, name) for name in declared_options(SetOptions)}
+        given = {name: getattr(self, name) for name in names_of(SetOptions)}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -45,10 +51,10 @@ class PrepareOptions(WriterOptions, SetOptions):
     robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
     """
 
-    set: str = option(text=f"set: {', '.join(KNOWN_SETS)}", choices=KNOWN_SETS, metavar="SET", positional=True)
-    sources: list[str] = option(
-        [], "folder of the official layout, archives, or Hub id (default: the set on the Hub)", positional=True
-    )
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("set", "sources")
+
+    set: str = option(text=f"set: {', '.join(KNOWN_SETS)}", choices=KNOWN_SETS, metavar="SET")
+    sources: list[str] = option([], "folder of the official layout, archives, or Hub id (default: the set on the Hub)")
 
 
 @dataclass(kw_only=True)
@@ -59,6 +65,8 @@ class DescribeOptions(SetOptions):
     robust-vit data describe objectnet-1.0 --set objectnet
     """
 
-    source: str = option(text="folder, file or Hub id", positional=True)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("source",)
+
+    source: str = option(text="folder, file or Hub id")
     set: str | None = option(None, "read the images as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
     split: str | None = option(None, "split to read (default: train, or the first)")

@@ -1,8 +1,8 @@
 """Options of `robust-vit diagnose`."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..evaluation.options import PROTOCOL, BatchOptions, PairOptions, PrecisionOptions
@@ -10,7 +10,7 @@ from ..masks.options import MASK_METHODS, MASK_MODEL
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import check_output_dir
-from ..utils.options import PERCENT, SHARE, Range, option, output_dir
+from ..utils.options import SHARE, Range, option, output_dir
 
 
 @dataclass(kw_only=True)
@@ -25,10 +25,9 @@ class OwnImagesOptions(BatchOptions):
     num_images: int = option(
         500,
         "images to measure, spread evenly over the classes, or two of each of fewer classes (default: 500)",
-        Range(2),
     )
     hold_out: float | None = option(
-        None, "share of the images of each class of `train` that is `validation`, if there is no such split", SHARE
+        None, "share of the images of each class of `train` that is `validation`, if there is no such split"
     )
     attributes: list[str] = option(
         [],
@@ -40,6 +39,7 @@ class OwnImagesOptions(BatchOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        self.check(num_images=Range(2), hold_out=SHARE)
         if self.mask_model is not None and self.masks not in (None, "tokencut", "rembg"):
             raise ValueError(f"--mask_model is for --masks tokencut or rembg, not for {self.masks}: leave one out")
 
@@ -70,6 +70,7 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     model: str | None = option(
         None, "name, folder or Hub id (default: the bundled model; with --dataset, a classifier fitted to the images)"
     )
+    split: str = option("", "split of --dataset (default: validation; without --model, train)")
     dataset: str | None = option(None, "labelled images: class folders, parquet, Hub id, … (default: bundled ones)")
     imagenet_9: str | None = option(None, "source of ImageNet-9, to measure a model of ImageNet on this set too")
     slices: list[str] = option(
@@ -78,24 +79,27 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         metavar="COLUMN",
     )
     html: bool = option(False, "write report.html too")
-    fail_if: Literal["decides"] | float | None = option(
+    fail_if: str | None = option(
         None,
         "exit with status 3 if the model (with --compare, the second model) decides by the background: if the verdict is `decides`, or if "
         "the lower bound of the BG-Gap is above this number of points",
-        PERCENT,
         metavar="CONDITION",
     )
     output_dir: Path = output_dir("runs/diagnosis")
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.fail_if, str) and self.fail_if != "decides":
+        if self.fail_if is not None and not re.fullmatch(r"decides|\d+(\.\d+)?", str(self.fail_if)):
             raise ValueError("Expected `fail_if` to be `decides` or a number of points, such as 5.")
         check_output_dir(self.output_dir, self.dataset, self.mask_folder)
-        if self.model is None and self.dataset in (None, BUNDLED_BENCHMARK):
-            self.model = BUNDLED_MODEL
+        if self.dataset in (None, BUNDLED_BENCHMARK):
+            if self.split or self.mask_folder is not None:
+                raise ValueError(
+                    f"`{BUNDLED_BENCHMARK}` has its own split and masks for this: leave out --split and --masks FOLDER."
+                )
+            self.model = self.model or BUNDLED_MODEL
         if self.model is None:
             of_a_model = ("compare", "protocol", "imagenet_9")
             if given := [f"--{name}" for name in of_a_model if getattr(self, name) is not None]:
                 raise ValueError(f"{', '.join(given)} cannot be used without --model: give it, or leave this out")
-            self.split = self.split if self.is_given("split") else "train"
+        self.split = self.split or ("train" if self.model is None else "validation")

@@ -103,11 +103,11 @@ class DiagnosisReport:
         """Whether the verdict on the last model, or without a model on the photographs, is `condition`, or the lower bound of the BG-Gap is
         above this number of points. Raises a `ValueError` if no image has a BG-Gap."""
         last = [*self.diagnoses.values()][-1]
-        if isinstance(condition, str):
+        if condition == "decides":
             return getattr(last, "likely", last.verdict) == condition
         if (gap := last.measures.get("bg_gap")) is None:
             raise ValueError(f"--fail_if {condition}: no image has a BG-Gap. Give several images of each class.")
-        return 100 * gap.low > condition
+        return 100 * gap.low > float(condition)
 
     def figure(self) -> Figure:
         """Images in all conditions. Raises a `ValueError` if no image could be put on another background."""

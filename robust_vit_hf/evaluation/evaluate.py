@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 from ..data import emoji_shift
 from ..data.classes import align_labels
@@ -79,7 +80,7 @@ def _evaluate(
 
 def _protocols(options: EvaluateOptions) -> list[Protocol]:
     if options.protocols:
-        return options.protocols
+        return cast(list[Protocol], options.protocols)
     protocol = resolve_protocol(None, options.model, options.compare)
     return ["paper", "native"] if is_of_paper(options.model) and protocol != "model" else [protocol]
 

@@ -8,7 +8,7 @@ from ..results.plots import interpolation_figure, save_figure
 from ..results.tables import Table, percent
 from ..utils.files import write_json
 from .accuracy import measure_accuracy
-from .options import InterpolateOptions
+from .options import InterpolateOptions, expand_sets
 from .session import Models, Session, Side, open_session
 from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets
 
@@ -48,7 +48,7 @@ def _load_sets(options: InterpolateOptions, session: Session) -> dict[str, Evalu
         return benchmark_sets(options.images_per_set)
     sets = {}
     for is_shifted, named in ((False, options.in_distribution), (True, options.shifted)):
-        loaded = load_evaluation_sets(named, session.protocol, options.images_per_set)
+        loaded = load_evaluation_sets(expand_sets(named), session.protocol, options.images_per_set)
         sets |= {name: replace(rows, shifted=is_shifted) for name, rows in loaded.items()}
     return sets
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, get_args
 
 from ..data.known_sets import BUNDLED_BENCHMARK, FAMILIES, IMAGES_PER_SET, LATER_SETS, MASKED_SETS, PAPER_SETS
 from ..models.image_processors import Protocol
@@ -27,15 +27,11 @@ class NamedSource(NamedTuple):
     name: str
     source: str | None = None
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        name, _, source = text.partition("=")
-        return cls(name, source or None)
 
-
-def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
-    """The sets, with each family replaced by its sets from its source."""
-    sets = [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
+def expand_sets(texts: Iterable[str]) -> list[NamedSource]:
+    """The sets that `NAME` or `NAME=SOURCE` name, with each family replaced by its sets from its source."""
+    named = [text.partition("=")[::2] for text in texts]
+    sets = [NamedSource(name, source or None) for family, source in named for name in FAMILIES.get(family, (family,))]
     names = [name for name, _ in sets]
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
@@ -61,7 +57,7 @@ class PairOptions(Options):
 class SetsOptions(PairOptions):
     """Sets to measure: by default the benchmarks, or none if your own images are given."""
 
-    sets: list[NamedSource] | None = option(
+    sets: list[str] | None = option(
         None,
         f"benchmarks ({BUNDLED_BENCHMARK}: the default), sets of the paper ({', '.join(PAPER_SETS)}), or later ones "
         f"({', '.join((*FAMILIES, *(name for name in LATER_SETS if not name.startswith(tuple(FAMILIES)))))}), {SOURCES}",
@@ -70,20 +66,31 @@ class SetsOptions(PairOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.sets is None:
-            self.sets = [] if self.dataset else [NamedSource(BUNDLED_BENCHMARK)]
-        self.sets = expand_sets(self.sets)
+        expand_sets(self.sets or [])  # raises errors
+
+    @property
+    def named_sets(self) -> list[NamedSource]:
+        by_default = [] if self.dataset else [BUNDLED_BENCHMARK]
+        return expand_sets(by_default if self.sets is None else self.sets)
 
 
 @dataclass(kw_only=True)
 class ImagesOptions(Options):
-    images_per_set: int = option(IMAGES_PER_SET, f"images of each benchmark set (default: {IMAGES_PER_SET})", COUNT)
+    images_per_set: int = option(IMAGES_PER_SET, f"images of each benchmark set (default: {IMAGES_PER_SET})")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(images_per_set=COUNT)
 
 
 @dataclass(kw_only=True)
 class BatchOptions(Options):
-    batch_size: int = option(32, "images that a process takes at once (default: 32)", COUNT)
-    num_workers: int = option(0, "worker processes that read images, for each process", NOT_NEGATIVE)
+    batch_size: int = option(32, "images that a process takes at once (default: 32)")
+    num_workers: int = option(0, "worker processes that read images, for each process")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(batch_size=COUNT, num_workers=NOT_NEGATIVE)
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -109,10 +116,11 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
           --sets imagenet-1k=sets/imagenet-1k imagenet-a=sets/imagenet-a --training_data sets/paper-split
     """
 
-    protocols: list[Protocol] | None = option(
+    protocols: list[str] | None = option(
         None,
         "see above; by default `paper` and `native` for the registered models, and for all others the protocol that the model of "
         "--compare or --model was trained with, or else `model`",
+        choices=get_args(Protocol),
     )
     training_data: str | None = option(None, "images that --compare was finetuned on; tables separate their classes")
     train_split: str = option("train", "split of --training_data")
@@ -121,7 +129,7 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
 
     def __post_init__(self):
         super().__post_init__()
-        check_output_dir(self.output_dir, self.dataset, self.training_data, *(source for _, source in self.sets))
+        check_output_dir(self.output_dir, self.dataset, self.training_data, *(source for _, source in self.named_sets))
 
 
 @dataclass(kw_only=True)
@@ -137,8 +145,8 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
           --output_dir runs/vit-b-segmentation
     """
 
-    set: NamedSource | None = option(
-        None,
+    set: str = option(
+        SEGMENTATION_SETS[0],
         f"{', '.join(SEGMENTATION_SETS)} (default: the first), from a source or the output of `robust-vit data prepare`",
         metavar=NAMED,
     )
@@ -153,12 +161,17 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.set and (self.dataset or self.set.name not in SEGMENTATION_SETS):
+        is_default = self.set == SEGMENTATION_SETS[0]
+        if self.named_set.name not in SEGMENTATION_SETS or (self.dataset and not is_default):
             raise ValueError(
                 f"give one set with masks: either --set ({', '.join(SEGMENTATION_SETS)}), or --dataset for your own images"
             )
-        self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
-        check_output_dir(self.output_dir, self.dataset, self.set.source)
+        check_output_dir(self.output_dir, self.dataset, self.named_set.source)
+
+    @property
+    def named_set(self) -> NamedSource:
+        name, _, source = self.set.partition("=")
+        return NamedSource(name, source or None)
 
 
 @dataclass(kw_only=True)
@@ -166,31 +179,32 @@ class InterpolateOptions(BatchOptions, ImagesOptions):
     """Interpolate the weights of a model before and after finetuning (WiSE-FT): (1 - w) · BEFORE + w · AFTER, see
     https://huggingface.co/papers/2109.01903.
 
-    --weight writes the model of one interpolation weight. --weights measures models of several, and writes and plots
-    `interpolation_weights.json`; an interrupted run resumes when it is started again. All use the preprocessing of AFTER.
+    Models of several interpolation weights are measured and plotted, and written to `interpolation_weights.json`; an
+    interrupted run resumes when it is started again. --weight writes the model of one. All use the preprocessing of AFTER.
 
       robust-vit interpolate emoji-shift runs/emoji-shift --weight 0.5 --output_dir runs/halfway
-      robust-vit interpolate emoji-shift runs/emoji-shift --weights --output_dir runs/weights
+      robust-vit interpolate emoji-shift runs/emoji-shift --output_dir runs/weights
       robust-vit interpolate BEFORE AFTER --weights 0 0.25 0.5 0.75 1 --output_dir runs/weights \\
           --in_distribution imagenet-1k=sets/imagenet-1k --shifted imagenet-a=sets/imagenet-a imagenet-r=sets/imagenet-r
     """
 
-    before: str = option(text="the original model: name, folder or Hub id", positional=True)
-    after: str = option(text="the finetuned model", positional=True)
-    weight: float | None = option(None, "write the model of this interpolation weight", SHARE)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("before", "after")
+
+    before: str = option(text="the original model: name, folder or Hub id")
+    after: str = option(text="the finetuned model")
+    weight: float | None = option(None, "write the model of this interpolation weight")
     weights: list[float] | None = option(
-        None, "measure interpolation weights; without values, 0, 0.1 … 1", SHARE, metavar="WEIGHT", nargs="*"
+        None, "interpolation weights to measure, if --weight is not given (default: 0, 0.1 … 1)", metavar="WEIGHT"
     )
-    in_distribution: list[NamedSource] | None = option(None, f"in-distribution {OF_WEIGHTS}", metavar=NAMED)
-    shifted: list[NamedSource] | None = option(None, f"shifted {OF_WEIGHTS}", metavar=NAMED)
+    in_distribution: list[str] | None = option(None, f"in-distribution {OF_WEIGHTS}", metavar=NAMED)
+    shifted: list[str] | None = option(None, f"shifted {OF_WEIGHTS}", metavar=NAMED)
     protocol: Protocol | None = option(None, f"for --weights: see `robust-vit evaluate --help`; {OF_THE_MODEL}")
     output_dir: Path = output_dir()
 
     def __post_init__(self):
         super().__post_init__()
-        if (self.weight is None) == (self.weights is None) or (self.in_distribution is None) != (self.shifted is None):
+        self.check(weight=SHARE, weights=SHARE)
+        if None not in (self.weight, self.weights) or (self.in_distribution is None) != (self.shifted is None):
             raise ValueError("give --weight or --weights, and --in_distribution and --shifted together or not at all")
-        if self.shifted is not None:
-            expand_sets((*self.in_distribution, *self.shifted))  # rejects a set that is named in both
-            self.in_distribution, self.shifted = expand_sets(self.in_distribution), expand_sets(self.shifted)
-        self.weights = [step / 10 for step in range(11)] if self.weights == [] else self.weights
+        expand_sets([*(self.in_distribution or []), *(self.shifted or [])])  # rejects a set that is named in both
+        self.weights = self.weights or [step / 10 for step in range(11)]

@@ -54,7 +54,7 @@ def segment(options: SegmentOptions) -> str:
 def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
     if options.dataset is not None:
         return options.split, find_images(options.dataset, options.split, ("mask",)).rows
-    name, source = options.set
+    name, source = options.named_set
     if name == BUNDLED_BENCHMARK:
         sets = emoji_shift.load_evaluation_sets(options.images_per_set).values()
         return name, datasets.concatenate_datasets([rows for rows in sets if "mask" in rows.column_names])

@@ -141,7 +141,7 @@ def load_evaluation_sets(
 
 
 def load_sets(options: SetsOptions, protocol: Protocol, images_per_set: int) -> dict[str, EvaluationSet]:
-    loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
+    loaded = load_evaluation_sets(options.named_sets, protocol, images_per_set)
     if options.dataset is not None:
         if options.split in loaded:
             raise ValueError(f"`{options.split}` is a split of --dataset and one of --sets: measure one at a time.")

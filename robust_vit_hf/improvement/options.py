@@ -33,10 +33,9 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     hold_out: float = option(
         1 / 3,
         "share of the images of each class of `train` that is `validation`, if there is no such split (1/3)",
-        SHARE,
     )
     other_backgrounds: float = option(
-        0.25, "share of your photographs that will have other backgrounds than usual (default: 0.25)", SHARE
+        0.25, "share of your photographs that will have other backgrounds than usual (default: 0.25)"
     )
     effort: Literal["quick", "full"] = option(
         "quick",
@@ -47,19 +46,20 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         "folder of pictures without objects of the classes, as backgrounds to train on; by default those of your images",
     )
     learning_rate: float | None = option(
-        None, "learning rate of the training (default: set by the size of the model's weights)", POSITIVE
+        None, "learning rate of the training (default: set by the size of the model's weights)"
     )
-    max_steps: int = option(240, "steps of the training (default: 240)", COUNT)
-    train_batch_size: int = option(8, "batch size of the training (default: 8)", COUNT)
+    max_steps: int = option(240, "steps of the training (default: 240)")
+    train_batch_size: int = option(8, "batch size of the training (default: 8)")
     only_these_classes: bool = option(
         False, "first remove the classes without images from the model (default: keep them, and their weights)"
     )
     fail_if: Literal["worse"] | None = option(None, "exit with status 3 if the new model is `worse`")
-    seed: int = option(0, "seed of the splits, the order of the images and the swap", SEED)
+    seed: int = option(0, "seed of the splits, the order of the images and the swap")
     output_dir: Path = output_dir()
 
     def __post_init__(self):
         super().__post_init__()
+        self.check(other_backgrounds=SHARE, learning_rate=POSITIVE, max_steps=COUNT, train_batch_size=COUNT, seed=SEED)
         check_output_dir(self.output_dir, self.dataset, self.mask_folder, self.backgrounds)
         if self.train_batch_size == 1 and self.backgrounds is None:
             raise ValueError("--train_batch_size 1 leaves no background to swap: give 2 or more, or --backgrounds.")

@@ -23,7 +23,7 @@ from ..data.write_dataset import ROWS_PER_PART, DecodedRow, SplitWriter, write_r
 from ..models.loading import model_digest
 from ..utils.files import check_output_dir
 from ..utils.images import encode_image, to_rgb
-from ..utils.options import declared_options
+from ..utils.options import names_of
 from ..utils.privacy import is_hub_id
 from ..utils.stage import Stage
 from .alpha import make_alpha_masks
@@ -233,8 +233,8 @@ def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -
 
 def _inputs(options: MasksOptions, masker: Masker) -> dict:
     models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
-    others = {*declared_options(MasksOptions), "batch_size"}
-    names = [name for name in declared_options(type(options)) if name not in others]
+    others = {*names_of(MasksOptions), "batch_size"}
+    names = [name for name in names_of(type(options)) if name not in others]
     settings = {name: _described(getattr(options, name)) for name in names}
     settings |= {"bf16": True} if getattr(masker, "bf16", False) else {}
     return {"command": "masks", "method": options.METHOD, **settings} | ({"digests": models} if models else {})

