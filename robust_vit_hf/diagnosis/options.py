@@ -89,8 +89,8 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.fail_if is not None and not re.fullmatch(r"decides|\d+(\.\d+)?", str(self.fail_if)):
-            raise ValueError("Expected `fail_if` to be `decides` or a number of points, such as 5.")
+        if self.fail_if is not None and not re.fullmatch(r"decides|100|\d{1,2}(\.\d+)?", str(self.fail_if)):
+            raise ValueError("Expected `fail_if` to be `decides` or a number of points from 0 to 100.")
         check_output_dir(self.output_dir, self.dataset, self.mask_folder)
         if self.dataset in (None, BUNDLED_BENCHMARK):
             if self.split or self.mask_folder is not None:

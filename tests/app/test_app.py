@@ -30,7 +30,6 @@ from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import cached_run, newest_run, own_names, running, write_space
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
-from robust_vit_hf.evaluation.options import NamedSource
 from robust_vit_hf.evaluation.results_files import TABLES_FILE
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.image_processors import load_processor
@@ -263,7 +262,7 @@ def test_results_of_others_are_refused(models, evaluated, tmp_path):
 
 def test_images_of_a_set_are_those_of_its_source(models, monkeypatch):
     monkeypatch.setattr("robust_vit_hf.app.gallery.load_evaluation_set", lambda *given: given)
-    options = AppOptions(results="out", sets=[NamedSource("imagenet-a", "folder"), NamedSource("imagenet-r")])
+    options = AppOptions(results="out", sets=["imagenet-a=folder", "imagenet-r"])
     session = open_pair(*models, "native")
     found = [_images(options, name, session, 9) for name in ("imagenet-a", "imagenet-r")]
     assert found == [("imagenet-a", "folder", "native"), ("imagenet-r", None, "native")]

@@ -152,7 +152,7 @@ def test_a_gap_that_was_not_measured_is_no_pass(model, tmp_path):
     masked_dataset(4).to_parquet(tmp_path / "few" / "validation-00000.parquet")  # one image of each class
     options = ["--model", model, "--dataset", tmp_path / "few", "--output_dir", tmp_path / "out", "--fail_if"]
     completed = call("diagnose", *options, 5)
-    assert completed.status == 1 and "--fail_if 5.0: no image has a BG-Gap" in completed.error
+    assert completed.status == 1 and "--fail_if 5: no image has a BG-Gap" in completed.error
     assert (tmp_path / "out" / "results.json").is_file() and call("diagnose", *options, "decides").status == 0
 
 
