@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from robust_vit_hf.results.tables import Table
 
-from .text_blocks import benchmark, commits_of
+from .text_blocks import benchmark, commits_of, text
 
 
 METHODS = ("cft", "energy", "finetune", "gradmask", "rrr")
@@ -62,10 +62,15 @@ def many_images() -> str:
         rows.append([label, *times, *gib, two])
     head = ["", "ms an image", "50,000 images, minutes", "GiB: a tenth, all", "50,000, extrapolated", "two processes"]
     of = found["improve"]
-    return (
-        f"{Table('', head, rows).markdown()}\n\n`improve` with {found['images']:,} training images, two composites each, takes "
-        f"{of['all, CPU seconds']:.0f} seconds of one core with this model (`--commands improve --one_process`). Its peak memory is {of['all, GiB']:.2f} "
-        f"GiB; with a tenth of the images, it is {of['tenth, GiB']:.2f}. Several commits were measured: {commits_of('scale')}, and {commits_of('step')}."
+    return text(
+        "many-images",
+        table=Table("", head, rows).markdown(),
+        images=found["images"],
+        seconds=of["all, CPU seconds"],
+        memory=of["all, GiB"],
+        tenth=of["tenth, GiB"],
+        scale=commits_of("scale"),
+        step=commits_of("step"),
     )
 
 
@@ -73,15 +78,11 @@ def pairs() -> str:
     """Subsets of the figure of sis.md, in a sentence."""
     found = benchmark("subsets")
     of = found["figure"]
-    size, probability, object_, image, revealed = (
-        f"{100 * of[key]:.1f}" for key in ("size", "confidence", "foreground", "image_foreground", "revealed")
-    )
-    return (
-        f"For the bundled model, this holds for {of['found'] * of['pairs']:.0f} of its {of['pairs']} pairs, in steps of {found['pixels_per_step']} "
-        f"pixels. The subsets have {size} % of the pixels on average. They say little about what the image shows: the probability of a class that "
-        f"is not in the image is {probability} %, based on pixels of which {object_} % lie on the object (which covers {image} % of the image). With "
-        f"neighbouring pixels revealed, it is {revealed} %. A pair takes {found['seconds_of_one_pair']['wall']:.0f} s on 2 cores."
-    )
+    shares = {"size": "size", "probability": "confidence", "object": "foreground", "image": "image_foreground"}
+    shown = {name: f"{100 * of[key]:.1f}" for name, key in (shares | {"revealed": "revealed"}).items()}
+    seconds = found["seconds_of_one_pair"]["wall"]
+    counts = {"found": of["found"] * of["pairs"], "pairs": of["pairs"], "step": found["pixels_per_step"]}
+    return text("pairs", seconds=seconds, **counts, **shown)
 
 
 def subsets() -> str:
@@ -102,11 +103,7 @@ def soak() -> str:
     runs = [benchmark("soak")[name] for name in ("improve", "sweep")]
     faults = sum(sum(of["faults"].values()) for of in runs)
     ends, equal = (sum(of[key] for of in runs) for key in ("ends", "equal to the unbroken run"))
-    return (
-        f"We interrupted runs of `improve` and `sweep` by {faults} faults at random moments (SIGTERM, SIGKILL or a full disk), and started them again after "
-        f"each. {ends} runs finished, and {'all' if equal == ends else equal} of them are bit-identical to a run without faults (`python -m experiments soak "
-        "--faults 24`)."
-    )
+    return text("soak", faults=faults, ends=ends, equal="all" if equal == ends else equal)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

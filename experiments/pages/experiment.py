@@ -45,7 +45,7 @@ from .experiment_results import (
     runs_of,
     tested,
 )
-from .text_blocks import benchmark, commits_of
+from .text_blocks import benchmark, commits_of, text
 
 
 OF_A_METHOD = (
@@ -56,8 +56,8 @@ OF_A_METHOD = (
 MAP_SCORES = {"mean_ap": "mAP", "pixel_accuracy": "pixel accuracy", "mean_iou": "mIoU"}
 SHOWN = (OURS, PAPER_WEIGHTS, "bce", SWAP, OF_RECIPE, "original-target", "finetune")  # in findings.md
 SETTINGS = (
-    "*Before* and *after* are top-1 on the validation images with the backgrounds of other images; *fall* is the loss of top-1 on the original validation "
-    "images, at most 2 points for a setting that can be chosen."
+    "*Before* and *after* are top-1 on the validation images with the backgrounds of other images; *fall* is the loss "
+    "of top-1 on the original validation images, at most 2 points for a setting that can be chosen."
 )
 # Pairs of methods, of which the second less the first is shown
 PAIRS = (
@@ -113,14 +113,8 @@ def settings_block() -> str:
 def short_block() -> str:
     """Gains of the paper's loss at both weights, and of swap, in three sentences."""
     weights = [json.loads(runs_of(method)[0].settings)["relevance_weight"] for method in (OURS, PAPER_WEIGHTS)]
-    loss, swap, paper = (gain(method) for method in (OURS, SWAP, PAPER_WEIGHTS))
-    return (
-        "We finetuned five models for 72 steps on the bundled images, [emoji-shift](docs/data.md#emoji-shift), with weights and learning rates that were chosen "
-        f"on other models. At the paper's weight, {weights[1]:g}, the gain on new backgrounds was not significant: {paper} points. At "
-        f"{weights[0] / weights[1]:,.0f} times this weight, where the confidence loss hardly counts, it was {loss}, and with [background "
-        f"swap](docs/train.md#background-swap) {swap}; neither changed top-1 on usual backgrounds significantly. In [an earlier version of these "
-        "images](experiments/checks.md#with-the-papers-weight), whose models relied on the background more, the paper's weight gained significantly. [The paper's claims one by one](experiments/findings.md)."
-    )
+    gains = {"loss": gain(OURS), "swap": gain(SWAP), "paper": gain(PAPER_WEIGHTS)}
+    return text("in-short", weight=weights[1], times=weights[0] / weights[1], **gains)
 
 
 def price_block() -> str:
@@ -130,32 +124,27 @@ def price_block() -> str:
 
 def found_block() -> str:
     """Five findings, each with its intervals."""
-    layers, lp_ft = fitted("before"), fitted("after")
-    beyond_the_layer, longer = chosen_runs(LP_FT), chosen_runs(STEPS)
-    less_swap = versus(runs_of(SWAP), layers, [SHIFTED])
-    vendor, vendor_of_swap = (gain(method, "vendor") for method in (OURS, SWAP))
-    on_forty = pasted_objects.difference
-    return "\n".join(
-        [
-            f"- **Swap gains more than the paper's loss**: top-1 on new backgrounds changes by {gain(SWAP)} points with swap "
-            f"(`val`: {gain(SWAP, HOME)}) and by {gain(OURS)} with squared error at 1,000 times the paper's "
-            f"weight ({gain(OURS, HOME)}). The difference is {difference(OURS, SWAP)}, and on "
-            f"[forty other photographs](#photographs) {on_forty(OURS, SWAP, 'plain')}.",
-            "- **The relevance loss adds nothing significant to swap.** For swap with the relevance loss, the selection criterion chose the lowest weight, "
-            f"0.08, at which this loss hardly acts: the difference from swap is {difference(SWAP, OF_RECIPE)}. Among the settings within the bound, [higher "
-            "weights](settings.md#choices) gained no more on validation images.",
-            "- **A last layer fitted to composites gains more than swap on the forty photographs**, "
-            f"{on_forty(SWAP, 'layer', 'plain')}. On the four new backgrounds, this difference is inconclusive, {less_swap}. There, the "
-            f"[layer](checks.md#the-last-layer) changes top-1 by {change(layers, [SHIFTED])} (`val`: {change(layers, [HOME])}), and swap that starts from this "
-            f"layer (LP-FT) by another {change(beyond_the_layer, [SHIFTED])}. Here the layer was chosen on each model, and swap on others. [Where both are chosen on "
-            "each model](improve.md#what-improve-gains), swap gains as much as the layer.",
-            f"- **At the paper's weight, 0.8, no gain on new backgrounds was significant**: {gain(PAPER_WEIGHTS)} after 72 steps, and "
-            f"{change(longer, [SHIFTED])} after [600 steps](checks.md#with-the-papers-weight). On random backgrounds, the gain after 600 steps was not "
-            f"significant either: {change(longer, [RANDOM])}. In an earlier version, whose models relied on the background more, the paper's weight gained 11 "
-            "points on average over six sets, at 5e-6.",
-            "- **Top-1 falls on the drawings of a new vendor** on their usual backgrounds, where the background is a correct cue: it changes by "
-            f"{vendor} points with squared error, by {vendor_of_swap} with swap and by {change(lp_ft, ['vendor'])} with LP-FT.",
-        ]
+    layers, lp_ft, longer = fitted("before"), fitted("after"), chosen_runs(STEPS)
+    return text(
+        "found",
+        swap=gain(SWAP),
+        swap_home=gain(SWAP, HOME),
+        loss=gain(OURS),
+        loss_home=gain(OURS, HOME),
+        more_swap=difference(OURS, SWAP),
+        more_swap_on_forty=pasted_objects.difference(OURS, SWAP, "plain"),
+        more_relevance=difference(SWAP, OF_RECIPE),
+        more_layer_on_forty=pasted_objects.difference(SWAP, "layer", "plain"),
+        more_layer=versus(runs_of(SWAP), layers, [SHIFTED]),
+        layer=change(layers, [SHIFTED]),
+        layer_home=change(layers, [HOME]),
+        lp_ft=change(chosen_runs(LP_FT), [SHIFTED]),
+        paper=gain(PAPER_WEIGHTS),
+        longer=change(longer, [SHIFTED]),
+        longer_random=change(longer, [RANDOM]),
+        vendor=gain(OURS, "vendor"),
+        vendor_of_swap=gain(SWAP, "vendor"),
+        vendor_of_lp_ft=change(lp_ft, ["vendor"]),
     )
 
 
@@ -182,10 +171,16 @@ def scratch_block() -> str:
     table = Table("", ["method", "rate", *MAP_SCORES.values(), *places], rows).markdown()
     first, most = trained[0], max(trained, key=lambda run: mean_score(run, "after", "mean_iou"))
     before = ", ".join(f"{percent(first.sets[name].correct('before').mean())} on `{name}`" for name in places)
-    return (
-        f"Top-1 before: {before}.\n\n{table}\n\nOf all {len(trained)} trainings, *{LABELS[most.method]}* at {most.learning_rate:g} changes the maps most, to an "
-        f"mIoU of {percent(mean_score(most, 'after', 'mean_iou'))}. Its top-1 changes by {change([most], [SHIFTED])} points on new backgrounds and by "
-        f"{change([most], [HOME])} on `val`."
+    return text(
+        "scratch",
+        before=before,
+        table=table,
+        count=len(trained),
+        most=LABELS[most.method],
+        rate=most.learning_rate,
+        iou=percent(mean_score(most, "after", "mean_iou")),
+        shifted=change([most], [SHIFTED]),
+        home=change([most], [HOME]),
     )
 
 
@@ -255,8 +250,8 @@ def lp_ft_block() -> str:
     """Swap from a fitted last layer, by learning rate, and its gain with that of the layer."""
     new, random, home = (change(fitted("after"), [name]) for name in (SHIFTED, RANDOM, HOME))
     return (
-        f"{_rates_table(LP_FT)}\n\nAt the chosen rate, the layer and swap together change top-1 by {new} points on `{SHIFTED}`, by {random} on `{RANDOM}` "
-        f"and by {home} on `{HOME}`."
+        f"{_rates_table(LP_FT)}\n\nAt the chosen rate, the layer and swap together change top-1 by {new} points on "
+        f"`{SHIFTED}`, by {random} on `{RANDOM}` and by {home} on `{HOME}`."
     )
 
 

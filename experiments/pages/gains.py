@@ -15,7 +15,7 @@ from robust_vit_hf.results.tables import Table
 from ..sweeps.results import Results
 from ..sweeps.results_parquet import read_results
 from ..sweeps.seed_intervals import Difference, Gains, change, mean_gain, mean_over
-from .text_blocks import TESTED, benchmark, by_group, commits_of
+from .text_blocks import TESTED, benchmark, by_group, commits_of, text
 
 
 MODEL_KINDS = {
@@ -139,10 +139,7 @@ def in_short() -> str:
             rows[-1].append(" → ".join(f"{100 * mean + before:.0f}" for mean in (0, *(gain.mean for gain in gains))))
             margins += [50 * (gain.high - gain.low) for gain in gains]
     table = Table("", ["models", *PLACES_IN_SHORT.values()], rows).markdown()
-    return (
-        f"{table}\n\nThe 95 % interval of each change is at most ± {math.ceil(max(margins))} points. It is over models, photographs and classes, or over models and "
-        f"classes on usual backgrounds ([each interval](experiments/improve.md#what-improve-gains)). {control()}\n\n{verdicts()}"
-    )
+    return text("what-improve-gains", table=table, margin=math.ceil(max(margins)), control=control(), **verdicts())
 
 
 def control() -> str:
@@ -160,10 +157,7 @@ def control() -> str:
         parts.append(
             f"{own} points instead of {part} (difference {gain_at(pairs, 'scenes').unsigned}) for {len(alone)} {label}"
         )
-    return (
-        "With the labels of the same images, but without composites, the same fits and as many steps of training gain less on other backgrounds than `--effort full`: "
-        f"{', and '.join(parts)}."
-    )
+    return ", and ".join(parts)
 
 
 def true_change(name: str, run: dict) -> Difference:
@@ -177,20 +171,22 @@ def true_change(name: str, run: dict) -> Difference:
     return Difference(mean, mean - margin, mean + margin)
 
 
-def verdicts() -> str:
+def verdicts() -> dict[str, str | int]:
     """How often `improve` answered, and how often it was wrong."""
     by_name = effort_runs()
     changes = [(run, true_change(of_set, run).mean) for (of_set, _), run in by_name.items()]
     outcomes = Counter(run["outcome"] for run, _ in changes)
     wrong = sum(run["outcome"] == "better" and change < 0 for run, change in changes)
     told = [(run["change"], change) for run, change in changes if "change" in run]
-    held = sum(interval["low"] <= change <= interval["high"] for interval, change in told)
-    return (
-        f"**How often is the verdict wrong?** We ran `improve` on {len({of_set for of_set, _ in by_name})} sets of images with both efforts: {len(changes)} runs, with the "
-        f"outcomes {', '.join(f'`{key}` ({count})' for key, count in outcomes.most_common())}. Then we measured the models on other images with the same share of "
-        f"other backgrounds. Both efforts of a set share its images, and some gave the same model, so the runs are not independent. Of the {outcomes['better']} that were called `better`, {wrong or 'none'} {'was' if wrong < 2 else 'were'} worse than before; all are of drawings. The 95 % "
-        f"interval of the verdict contained the measured change in {held} of {len(told)} runs. [Each run](experiments/improve.md)."
-    )
+    return {
+        "sets": len({of_set for of_set, _ in by_name}),
+        "runs": len(changes),
+        "outcomes": ", ".join(f"`{key}` ({count})" for key, count in outcomes.most_common()),
+        "better": outcomes["better"],
+        "wrong": f"{wrong or 'none'} {'was' if wrong < 2 else 'were'}",
+        "held": sum(interval["low"] <= change <= interval["high"] for interval, change in told),
+        "told": len(told),
+    }
 
 
 def all_sets() -> str:
@@ -248,14 +244,19 @@ def estimates() -> str:
             held += expected.low <= found <= expected.high
             rows.append(name)
     points = 100 * np.array(differences)
-    return (
-        f"We compared {len(points)} models: on each of {len({*rows})} sets, the original model, and the models after both efforts unless the original was kept. The estimate minus top-1 on "
-        f"random backgrounds is {points.mean():+.1f} points on average, with a standard deviation of {points.std(ddof=1):.1f}. The estimate is too high for "
-        f"{int((points > 0).sum())} models. The interval of the report contains top-1 for {held} models. {gains_on_composites()}"
+    return text(
+        "estimates",
+        models=len(points),
+        sets=len({*rows}),
+        mean=points.mean(),
+        deviation=points.std(ddof=1),
+        high=int((points > 0).sum()),
+        held=held,
+        **gains_on_composites(),
     )
 
 
-def gains_on_composites() -> str:
+def gains_on_composites() -> dict[str, float]:
     """How far the gain on composites is from the gain on random backgrounds, beyond what both samples explain."""
     differences, variances = [], []
     for name, run in ((name, run) for (name, _), run in effort_runs().items() if "other" in run):
@@ -264,10 +265,7 @@ def gains_on_composites() -> str:
         deviations = [100 * (of.high - of.low) / (2 * NORMAL) for of in (told, found)]
         variances.append(deviations[0] ** 2 - (100 * COMPOSITES_ERROR) ** 2 + deviations[1] ** 2)
     whole, samples = statistics.mean(of**2 for of in differences), max(0.0, statistics.mean(variances))
-    return (
-        f"In {len(differences)} runs of `improve`, the gain on composites and the gain on images with random backgrounds differ by "
-        f"{math.sqrt(whole):.1f} points (root mean square), and by {math.sqrt(whole - samples):.1f} points beyond what the samples explain."
-    )
+    return {"runs": len(differences), "whole": math.sqrt(whole), "beyond": math.sqrt(whole - samples)}
 
 
 def gain_of_layers(layers: str, measure: str, beside: str = "before") -> Difference:
@@ -281,11 +279,7 @@ def shown_and_others() -> str:
     shown, others, home = (
         gain_of_layers("as `improve`", name) for name in ("background_new, shown", "background_new, others", "val")
     )
-    return (
-        "Images of half of the classes help the other classes as well. A new last layer was computed from two images of each class of this half, with true "
-        f"masks. On new backgrounds, it changes top-1 by {shown} points for these classes and by {others} for the others, and on usual backgrounds by "
-        f"{home}, over {shown.seeds} DINOv2-S."
-    )
+    return text("shown-and-others", shown=shown, others=others, home=home)
 
 
 def half_of_the_classes() -> str:
@@ -336,22 +330,18 @@ def example_improvement() -> str:
     ):
         sides = ((1 - share) * outcome[side]["usual"] + share * outcome[side]["other"] for side in ("before", "after"))
         rows.append([f"{name} backgrounds", *(f"{100 * top1:.1f}" for top1 in sides), str(Difference(**outcome[key]))])
-    return (
-        f"> {improved['verdict']}\n\n{Table('', ['top-1 in per cent', 'before', 'after', 'change'], rows).markdown()}\n\n"
-        f"On usual backgrounds, the expected calibration error {calibration(improved['report'])}. The new layer includes a temperature, which was fitted "
-        "to the same validation images."
-    )
+    table = Table("", ["top-1 in per cent", "before", "after", "change"], rows).markdown()
+    texts = {"verdict": improved["verdict"], "calibration": calibration(improved["report"])}
+    return text("example-improvement", table=table, **texts)
 
 
 def example_elsewhere() -> str:
     """What `improve` gains on other images of the example, in a sentence."""
     row = benchmark("example")["elsewhere"]
     before, after = row["top1_before"], row["top1_after"]
-    return (
-        f"On {row['num_images']} other images, which have four photographs as backgrounds that were not used in training, top-1 rises from "
-        f"{100 * before:.1f} to {100 * after:.1f} %, by {Difference(after - before, row['change_low'], row['change_high'])} points (the interval is over "
-        f"images only, not over the four photographs). The expected calibration error {calibration(row)}."
-    )
+    gain, told = Difference(after - before, row["change_low"], row["change_high"]), calibration(row)
+    top1 = {"before": 100 * before, "after": 100 * after}
+    return text("example-elsewhere", images=row["num_images"], gain=gain, calibration=told, **top1)
 
 
 def calibration(row: dict) -> str:

@@ -11,7 +11,7 @@ from robust_vit_hf.results.tables import Table
 
 from ..benchmarks.planted_images import PLANTED
 from ..sweeps.seed_intervals import Difference
-from .text_blocks import outcomes
+from .text_blocks import outcomes, text
 
 
 COST = 0.1  # of the attribute drawn at random, from which on it should be named
@@ -78,27 +78,27 @@ def counts(results: dict[str, dict]) -> str:
     first = sum(names[:1] == [planted] for planted, names in told)
     alone = sum(names == [planted] for planted, names in told)
     alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
-    text = (
-        f"In {len(told)} models, the planted attribute costs {100 * COST:.0f} points or more. It is named first in {first} of them, and as the only one in "
-        f"{alone}. Including the models with planted {UNTOLD}, which `diagnose` cannot name, it is named first in {first} of {len(costly)}."
-    )
-    return (
-        f"{text} Where nothing is planted, an attribute is named in {sum(alarms)} of {len(alarms)} models."
-        if alarms
-        else text
-    )
+    numbers = {"told": len(told), "first": first, "alone": alone, "costly": len(costly), "untold": UNTOLD}
+    found = text("attributes-named", cost=100 * COST, **numbers)
+    if alarms:
+        found += f" Where nothing is planted, an attribute is named in {sum(alarms)} of {len(alarms)} models."
+    return found
 
 
 def all_counts(results: dict[str, dict]) -> str:
     """[`counts`], what the false alarms show, and how many names stand on an inconclusive gap."""
-    kinds, text = [(key.split("/")[1], one) for key, one in results.items()], counts(results)
+    kinds, found = [(key.split("/")[1], one) for key, one in results.items()], counts(results)
     alarms = [bool(one["named"]) for planted, one in kinds if planted == "none"]
     if alarms:
         most = binomtest(sum(alarms), len(alarms), alternative="less").proportion_ci().high
-        text += f" So the rate of false alarms is at most {100 * most:.0f} % (95 %, one-sided, if the models were independent)."
+        found += f" So the rate of false alarms is at most {100 * most:.0f} % (95 %, one-sided, if the models were "
+        found += "independent)."
     right = [name == of for of, one in kinds for name in one["named"] if one["measures"][name]["gap"]["low"] <= 0]
     count = sum(len(one["named"]) for _, one in kinds)
-    return f"{text} Of the {count} attributes named in all models, {len(right)} have an inconclusive gap; {sum(right)} of these are right."
+    return (
+        f"{found} Of the {count} attributes named in all models, {len(right)} have an inconclusive gap; {sum(right)} of "
+        "these are right."
+    )
 
 
 def shortcuts() -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from robust_vit_hf.results.intervals import Difference, Interval
 from robust_vit_hf.results.tables import Table
 
-from .text_blocks import benchmark, commits_of
+from .text_blocks import benchmark, commits_of, text
 
 
 MAKERS = {"dinov2": "default", "dinov2, confirmed": "default, only masks not in doubt", "tokencut": "TokenCut"}
@@ -65,10 +65,8 @@ def verdicts() -> str:
         f"{MEASURES[name]} by {100 * abs(of_masks[0][name]['mean'] - of_masks[1][name]['mean']):.1f}"
         for name in COMPARED
     ]
-    return (
-        f"{Table('', ['masks', 'composed', *MEASURES.values()], rows).markdown()}\n\nIn the last two rows, both makers show an object. Their figures differ: "
-        f"{', '.join(apart)} points."
-    )
+    table = Table("", ["masks", "composed", *MEASURES.values()], rows).markdown()
+    return f"{table}\n\nIn the last two rows, both makers show an object. Their figures differ: {', '.join(apart)} points."
 
 
 def _shown(name: str, measured: Mapping[str, dict]) -> str:
@@ -92,7 +90,10 @@ def improved() -> str:
             cells = (f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}", str(promised or ""))
             rows.append([title, run["outcome"], shown, *cells])
     table = Table("", ["run", "outcome", "photographs", "before", "after", "change", "promised"], rows).markdown()
-    return f"{table}\n\nOf {len(held)} changes that were promised with an interval, {sum(held)} lie in it. Some of these intervals are very wide, and efforts that chose the same layer count twice."
+    return (
+        f"{table}\n\nOf {len(held)} changes that were promised with an interval, {sum(held)} lie in it. Some of these "
+        "intervals are very wide, and efforts that chose the same layer count twice."
+    )
 
 
 def times() -> str:
@@ -102,7 +103,8 @@ def times() -> str:
             told = measured["estimate"].partition("about ")[2].partition(" in all")[0]
             rows.append([size, command, f"{measured['seconds']:.0f}", told or "–", f"{measured['megabytes']:.0f}"])
     table = Table("", ["photographs", "command", "seconds", "estimated", "memory, MB"], rows)
-    return f"{table.markdown()}\n\nThe parts of this page were measured with several commits: {commits_of('real_photographs')}."
+    commits = commits_of("real_photographs")
+    return f"{table.markdown()}\n\nThe parts of this page were measured with several commits: {commits}."
 
 
 def in_short() -> str:
@@ -117,14 +119,15 @@ def in_short() -> str:
         f"from {100 * planted['before'][place]:.0f} to {100 * planted['after'][place]:.0f} %"
         for place in ("another of the planted backgrounds", "photographs as they are")
     )
-    return (
-        "**Real photographs.** An EfficientNet-Lite0 for the 1,000 classes of ImageNet, which nobody biased, was measured on photographs of ImageNet; it was "
-        f"probably trained on many of them. On 75 classes, `diagnose` reports that the background of another class lowers its top-1 by {lost} points. On 150 "
-        f"classes, the outcome of `improve` is `{run['outcome']}`: on test photographs, top-1 among these classes changes {known}, and top-1 on the other 850 "
-        f"classes {others}. Then we biased a model: its last layer was fitted to objects of 38 classes, all objects of a class on the same planted "
-        f"background. The outcome is `{planted['outcome']}`: on two test photographs of each class, top-1 rises {other} with random planted backgrounds, and "
-        f"{original} on the original photographs. "
-        "[Masks, verdicts and times](experiments/photographs.md)."
+    return text(
+        "real-photographs-in-short",
+        lost=lost,
+        outcome=run["outcome"],
+        known=known,
+        others=others,
+        planted_outcome=planted["outcome"],
+        other=other,
+        original=original,
     )
 
 

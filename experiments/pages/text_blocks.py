@@ -25,6 +25,12 @@ def texts() -> list[Path]:
     return [path for path in paths if BLOCK.search(path.read_text(encoding="utf-8"))]
 
 
+def text(name: str, **values) -> str:
+    """A text of the folder `texts` with values, by [`str.format`]. Its lines are joined to paragraphs."""
+    source = (Path(__file__).parent / "texts" / f"{name}.md").read_text(encoding="utf-8").strip()
+    return re.sub(r"(?<!\n)\n(?![\n-])", " ", source).format(**values)
+
+
 @cache
 def benchmark(name: str) -> dict:
     """Committed results of a benchmark, in JSON."""

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from robust_vit_hf.results.intervals import Interval
 from robust_vit_hf.results.tables import Table
 
-from .text_blocks import benchmark
+from .text_blocks import benchmark, text
 
 
 SAID = {"decides": "likely", "partly": "may"}  # verdicts on photographs, as the pages name them
@@ -31,21 +31,24 @@ def before_training() -> str:
         [found["without"]["photographs"] for name, found in sets.items() if ("/0/" in name) is is_free]
         for is_free in (True, False)
     )
-    text = (
-        f"In each of {len(sets)} sets, 0, 95 or 100 % of the images have the usual background of their class. Random backgrounds cost the models that were "
-        f"finetuned on these sets {min(costs):.0f} to {max(costs):.0f} points of top-1. The rank correlation of this cost with the BG-Gap without a model is "
-        f"{orders['bg_gap']:.2f}, and with the share of images whose class the background tells, {orders['background']:.2f}. "
-        f'The verdict is "likely" for {biased.count("decides")} of the {len(biased)} sets with usual backgrounds; of the {len(free)} sets without, it is '
-        f'"likely" or "may" for {free.count("decides") + free.count("partly") or "none"}.'
+    imagen = benchmark("before_training")["imagen"]
+    return text(
+        "before-training",
+        sets=len(sets),
+        least=min(costs),
+        most=max(costs),
+        **orders,
+        likely=biased.count("decides"),
+        biased=len(biased),
+        free=len(free),
+        alarms=free.count("decides") + free.count("partly") or "none",
+        images=imagen["images"],
+        known=Interval(**imagen["original"]),
+        told=Interval(**imagen["background"]),
+        chance=100 * imagen["background_chance"]["mean"],
+        gap=Interval(**imagen["bg_gap"]),
+        verdict=SAID[imagen["photographs"]],
     )
-    if imagen := benchmark("before_training").get("imagen"):
-        known, told, gap = (Interval(**imagen[name]) for name in ("original", "background", "bg_gap"))
-        text += (
-            f" Of {imagen['images']} ordinary photographs of 38 classes, the classifier recognises {known} %. The background alone "
-            f"tells the class for {told} % (chance {100 * imagen['background_chance']['mean']:.0f} %), and the BG-Gap is {gap} points: the verdict is "
-            f'"{SAID[imagen["photographs"]]}".'
-        )
-    return text
 
 
 def before_training_table() -> str:
