@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from experiments.sweeps.bounded_choice import Candidate, choose, rank
 
@@ -45,18 +44,6 @@ def test_among_those_within_one_standard_error_the_mildest_is_chosen():
     # Of two images, one is a standard error of the sample, which is larger than that of all by the root of two.
     before, best, milder = (measured(*of, count=2) for of in ((0.0, 1.0), (1.0, 0.5), (0.5, 1.0)))
     assert choose([before, best, milder], before, max_loss=1.0) is milder
-
-
-def test_equals_are_ordered_by_fall_and_strength():
-    class Setting(Candidate):
-        strength = property(lambda setting: (-setting.weight,))
-
-    order = rank([measured(0.6, *of) for of in ((0.95, 1.0), (0.94, 0.5), (0.95, 0.5))], BEFORE, max_loss=1.0)
-    assert [candidate.weight for candidate in order] == [0.5, 1.0, 0.5] and order[-1].fall(BEFORE) == pytest.approx(
-        0.01
-    )
-    settings = [Setting(BEFORE.mixed_rand, BEFORE.original, weight=rate) for rate in (1e-6, 1e-5)]
-    assert rank(settings, BEFORE, max_loss=1.0) == settings[::-1]
 
 
 def test_images_that_do_not_count_are_left_out():

@@ -58,15 +58,6 @@ def test_settings_are_compared_on_the_seeds_that_all_have(results):
     assert chosen == low and [row[6] for row in table.rows] == ["70.0", "50.0"]
 
 
-def test_validation_images_without_a_label_do_not_choose(results):
-    """50 of 100 have one. The model before corrects 20 of these on other backgrounds, the model after 40, and all as they are."""
-    composed = {"mixed_rand": validation(20, 40, 50), "original": validation(50, 50, 50)}
-    runs = [run for run in results.runs if (run.method, run.model) == ("bce", "ViT-B")]
-    runs = [replace(run, composed=composed) for run in runs]
-    _, table = choose_settings(replace(results, runs=runs, choose_by="mixed_rand"))
-    assert [row[5:8] for row in table.rows] == [["40.0", "80.0", "0.0"]]
-
-
 def changed(results: ResultsFile, suffix: str = "", **changes) -> ResultsFile:
     """The same runs, with other names and values."""
     return replace(results, runs=[replace(run, name=f"{run.name}{suffix}", **changes) for run in results.runs])

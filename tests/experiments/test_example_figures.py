@@ -92,13 +92,3 @@ def test_both_rows_of_figure_1_are_in_the_order_that_its_caption_says(evaluation
     assert re.search(r"of 60 images that were drawn at random \(seed 0\), the \d+ .* of at least 90%", caption)
     assert len(outside) == 12 and outside[:6] == sorted(outside, reverse=True)[:6]
     assert within[6:] == sorted(within[6:])
-
-
-def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path):
-    for seed in (0, 1):
-        options = ["--figures", 3, "--seed", seed, "--output_dir", tmp_path / str(seed)]
-        succeed("experiments", "figures", evaluation, *inputs, *options)
-    for name in ("figure_3.png", "figure_3.pdf"):
-        assert (tmp_path / "0" / name).read_bytes() == (figures / name).read_bytes()
-    assert (tmp_path / "0" / "captions.md").read_text() in (figures / "captions.md").read_text()
-    assert shown(tmp_path / "1", 3) != shown(figures, 3)

@@ -10,15 +10,13 @@ from PIL import Image
 
 from experiments.paper.check_claims import Difference, findings
 from experiments.paper.paper_plots import size_figure
-from experiments.paper.published_tables import accuracy_tables
-from experiments.paper.set_titles import TITLES, title_of
+from experiments.paper.set_titles import TITLES
 from experiments.sweeps.gain_and_price import price_figure, price_table, prices
 from experiments.sweeps.results import Results
 from experiments.sweeps.results_parquet import read_results, write_results
 from experiments.sweeps.runs import OURS
 from experiments.sweeps.seed_intervals import change
 from robust_vit_hf.models.model_names import MODELS
-from robust_vit_hf.results.run_results import SideResult
 
 from ..helpers.commands import files_below, succeed
 from ..helpers.experiment import result_rows, sweep, write_rows
@@ -88,15 +86,6 @@ def test_what_a_file_of_results_keeps_of_a_set(results, tmp_path):
     assert ranks[0] == ranks[1] and {rank for of_set in ranks[0] for rank in of_set} == {*range(6)}
 
 
-def test_later_sets_are_no_mean_without_a_shift(results):
-    run = results.runs[0]
-    sets = run.sets | {"imagenet-9-only_bg_b": replace(run.sets["imagenet-1k"], name="imagenet-9-only_bg_b")}
-    found = Results([replace(run, sets=sets)])
-    assert found.unshifted == ["imagenet-1k"] and "imagenet-9-only_bg_b" in found.sets
-    real, synthetic = (accuracy_tables(found)[name].head for name in ("table_1", "table_2"))
-    assert set(real) - set(synthetic) >= {title_of("imagenet-9-only_bg_b")}
-
-
 def test_numbers_of_samples_and_classes(results):
     """Figure 7 and its findings are of the variants of its grid."""
     variants = yaml.safe_load((ROOT / "experiments" / "grids" / "samples-and-classes.yaml").read_text())["variants"]
@@ -110,26 +99,6 @@ def test_numbers_of_samples_and_classes(results):
     assert len(values) == 4 and None not in values
     (axis,) = size_figure(measured).axes
     assert len(axis.lines[0].get_xdata()) == len(variants)
-
-
-def test_the_original_is_that_of_all_seeds(results):
-    """Of one model on one set of images, a single value; where each seed has its own, their mean and deviation."""
-    rows = {row[1]: row for row in accuracy_tables(Results(results.runs))["table_1"].rows}
-    assert "±" not in rows["Original"][3]
-    first = next(run for run in results.runs if run.seed == "0")
-    result = first.sets["imagenet-1k"]
-    other = result.sides["before"].ranks.copy()
-    other[:2] = 5 - other[:2]
-    of_other = replace(result, sides=result.sides | {"before": SideResult(other)})
-    seeds = [first, replace(first, seed="1", sets=first.sets | {"imagenet-1k": of_other})]
-    tops = [run.sets["imagenet-1k"].accuracy("before") for run in seeds]
-    rows = {row[1]: row for row in accuracy_tables(Results(seeds))["table_1"].rows}
-    assert rows["Original"][3].startswith(f"{100 * np.mean(tops):.1f}±") and tops[0] != tops[1]
-    sides = {name: replace(side, num_ranked=1) for name, side in result.sides.items()}  # as of objects cut out
-    best_alone = replace(first, method="cut out", sets={"imagenet-1k": replace(result, sides=sides)})
-    for runs in ([first, best_alone], [best_alone, first]):
-        rows = {row[1]: row for row in accuracy_tables(Results(runs))["table_1"].rows}
-        assert "–" not in rows["Original"][3] and "–" in rows["cut out"][3]
 
 
 def test_names_of_sets_in_a_report(tmp_path):

@@ -5,26 +5,21 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from experiments.paper.sis import _evenly_spaced
 from experiments.paper.sufficient_subsets import (
     backward_selection,
     last_sufficient_step,
     margin,
     sufficient_input_subsets,
 )
-from robust_vit_hf import make_image_processor
-from robust_vit_hf.evaluation.sets import EvaluationSet
 
-from ..helpers.architectures import FAMILIES
 from ..helpers.commands import files_below, succeed
-from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
+from ..helpers.tiny import IMAGE_SIZE, masked_folder, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -97,48 +92,6 @@ def test_measures_of_a_subset(folders, tmp_path, datasets_cache):
     with torch.no_grad():
         probability = model((pixel_values * neighbourhood)[None]).logits.softmax(dim=1)[0, row["label"][0]]
     assert measured["revealed"].item() == pytest.approx(probability.item(), rel=1e-4)
-
-
-def test_images_are_evenly_spaced_among_those_with_a_label():
-    labels = EvaluationSet(masked_dataset(9), [[], *([label] for label in range(8))])
-    chosen = [_evenly_spaced("a", labels, SimpleNamespace(classes=[], num_images=count)).accepted for count in (3, 9)]
-    assert chosen == [[[0], [2], [5]], [[label] for label in range(8)]]
-
-
-def test_two_sets(folders, tmp_path, monkeypatch):
-    """The means of all of their pairs, and four images in all in the figure."""
-    shown = []
-    monkeypatch.setattr("experiments.paper.sis.save_picture_grid", lambda rows, _: shown.extend(rows))
-    options = ["--dataset", folders / "images", "--num_images", 3, "--classes", 0]
-    succeed(*command(folders, tmp_path, *options, "--images", *2 * [folders / "orange.png"]))
-    scores = json.loads((tmp_path / "results.json").read_text())["scores"]
-    for side in ("before", "after"):
-        parts = [scores[name][side] for name in ("validation", "images")]
-        assert [part["pairs"] for part in (*parts, scores["all"][side])] == [3, 2, 5]
-        assert scores["all"][side]["found"] == pytest.approx((3 * parts[0]["found"] + 2 * parts[1]["found"]) / 5)
-    assert [row[0][0].partition("\n")[0] for row in shown] == 3 * ["validation"] + ["images"]
-
-
-def test_models_that_see_images_of_other_sizes(folders, tmp_path):
-    save_pretrained(tiny_vit(image_size=48), tmp_path / "large")
-    make_image_processor("paper", 48).save_pretrained(tmp_path / "large")
-    options = ["--images", folders / "orange.png", "--classes", "LABEL_2", 0, "--pixels_per_step", 500]
-    out, pair = tmp_path / "out", ["--model", folders / "before", "--compare", tmp_path / "large"]
-    succeed("experiments", "sis", *pair, *options, "--output_dir", out)
-    for side, size in {"before": 32, "after": 48}.items():
-        measured = load_file(parts(out, "images", side)[0])
-        assert measured["subset"].shape[2:] == (size, size) and "foreground" not in measured
-        first = measured["margins"][:, 0].sigmoid()  # of two classes of the whole image
-        assert first.sum() < 1 and first[0] != first[1]
-    assert (out / "sis.png").is_file()
-
-
-def test_named_classes_need_no_labels(folders, tmp_path):
-    """Nor known ones: -1 is that of a test set without."""
-    rows = masked_dataset(2).remove_columns("label").add_column("label", [-1, -1])
-    rows.to_parquet(tmp_path / "hidden" / "test-00000.parquet")
-    options = ["--dataset", tmp_path / "hidden", "--split", "test", "--classes", 0]
-    assert "| test, before | 2 |" in succeed(*command(folders, tmp_path / "out", *options))
 
 
 def test_finished_batches_are_not_computed_again(folders, tmp_path):
@@ -219,17 +172,6 @@ def test_a_fresh_forward_pass_reaches_the_threshold(model, pairs):
     torch.testing.assert_close(probability[found], output.confidence[found])
 
 
-def test_where_none_is_found_the_highest_confidence_of_all_steps_is_told(pairs):
-    """Of a model of nearly even probabilities, which are highest with a part of the pixels."""
-    images, classes, _ = pairs
-    model = tiny_vit(initializer_range=0.05).double()
-    output = sufficient_input_subsets(model, images, classes, threshold=0.5, pixels_per_step=60)
-    confidences = output.margins.sigmoid()[~output.found]
-    assert 0 < len(confidences) < 12 and (confidences.argmax(dim=1) > 0).all()
-    assert output.confidence[~output.found].tolist() == confidences.amax(dim=1).tolist()
-    assert not output.subset[~output.found].any() and (confidences < 0.5).all()
-
-
 def test_masks_are_nested_and_every_step_is_scored(model, pairs):
     images, classes, output = pairs
     steps = math.ceil(IMAGE_SIZE**2 / 60)
@@ -254,13 +196,6 @@ def test_a_batch_equals_its_members(model, pairs):
             torch.testing.assert_close(value[0], output[name][index])
 
 
-def test_margin():
-    logits = torch.tensor([[2.0, -1.0, 0.5], [90.0, 0.0, -90.0]])
-    expected = [-1 - math.log(math.exp(2) + math.exp(0.5)), -90.0]
-    assert margin(logits, 1).tolist() == pytest.approx(expected)
-    torch.testing.assert_close(margin(logits, torch.tensor([0, 0])).sigmoid(), logits.softmax(dim=1)[:, 0])
-
-
 def test_ranks_where_the_probability_saturates(pixel_values):
     """Probabilities of 1e-15 and of 1 − 1e-15: the order is that of the same model with logits of ordinary size, though the
     gradient of the probability is lost in rounding."""
@@ -275,16 +210,3 @@ def test_ranks_where_the_probability_saturates(pixel_values):
 
         orders.append(backward_selection(score, images, 100)[0])
     assert torch.equal(*orders)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_architectures_and_sizes(family):
-    tiny = FAMILIES[family].tiny()
-    before = {name: value.clone() for name, value in tiny.state_dict().items()}
-    with torch.inference_mode():
-        images = torch.randn(2, 3, 24, 40)  # made in inference mode
-        output = sufficient_input_subsets(tiny, images, torch.tensor([0, 2]), pixels_per_step=200)
-    assert output.subset.shape == (2, 1, 24, 40) and output.subset.dtype == torch.bool
-    assert output.margins.isfinite().all() and not output.margins.requires_grad
-    assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in tiny.parameters())

@@ -9,13 +9,12 @@ import pytest
 from PIL import Image
 
 from experiments.sweeps.choose_settings import choose_settings, setting_of
-from experiments.sweeps.collect_runs import _seconds, collect
+from experiments.sweeps.collect_runs import collect
 from experiments.sweeps.grid import read_grid
-from experiments.sweeps.point_folder import CACHE, PREDICTIONS, RECORD, ROBUSTNESS, RUN, training_of
+from experiments.sweeps.point_folder import CACHE, PREDICTIONS, RECORD, RUN
 from experiments.sweeps.results_parquet import read_results
-from experiments.sweeps.sweep import SweepRun, _checked_runs, protocol_of
+from experiments.sweeps.sweep import SweepRun
 from robust_vit_hf.finetuning import finetune
-from robust_vit_hf.results.predictions import read_predictions, write_predictions
 from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.files import read_json, write_json
 
@@ -58,19 +57,6 @@ def test_a_dry_run_lists_and_estimates(swept, inputs, tmp_path):
     for jobs, minutes in ((1, 20), (2, 10)):
         printed = sweep(longer, tmp_path / "out", "--dry_run", "--jobs", jobs)
         assert f"2 of 6 runs are left. They take about {minutes} minutes" in printed
-
-
-def test_a_complete_sweep_is_left_as_it_is_but_for_its_rule(swept, inputs, tmp_path):
-    grid, out, _ = swept
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    for options in ([], ["--dry_run"]):
-        assert "All 4 runs" in sweep(grid, out, *options)
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    shutil.copytree(out, tmp_path / "out")
-    assert collect([tmp_path / "out"]).validation_bound == 0.02
-    stricter = write_grid(tmp_path / "grid.yaml", inputs, variants=SWEPT, seeds=SEEDS, validation_bound=0)
-    assert "All 4 runs" in sweep(stricter, tmp_path / "out")
-    assert collect([tmp_path / "out"]).validation_bound == 0.0
 
 
 def test_a_failed_run_is_recorded_and_tried_again(inputs, tmp_path):
@@ -154,12 +140,6 @@ def test_another_rule_of_the_choice_for_the_same_runs(inputs, tmp_path, caplog):
     assert [run.name for run in collect([out]).runs] == [kept.name] and f"{lost.name}." in caplog.text
 
 
-def test_seconds_are_those_of_the_training_alone():
-    history = [{"loss": 1.0}, {"eval_runtime": 2.5}, {"eval_runtime": 1.5}, {"train_runtime": 10.0}]
-    assert _seconds(history) == 6.0
-    assert _seconds([*history, *history]) is None and _seconds(history[:3]) is None
-
-
 def test_the_rate_is_chosen_on_the_validation_images(swept, tmp_path):
     """On which the model that was saved is measured. The images of a test split do not choose."""
     out = shutil.copytree(swept[1], tmp_path / "out")
@@ -188,23 +168,3 @@ def test_validation_images_of_another_size_and_without_background(inputs, tmp_pa
     (run,) = collect([tmp_path / "out"]).runs
     assert run.composed["original"].usable.tolist() == [True, True, False, True, True, True]
     assert not run.composed["mixed_rand"].usable[2]
-
-
-def test_a_run_is_complete_when_both_models_are_measured_on_its_sets(swept, tmp_path):
-    grid, out, _ = swept
-    run = _checked_runs(read_grid(grid), shutil.copytree(out, tmp_path / "out"))[0]
-    assert run.is_complete()
-    run.sets = [("imagenet-a", "sets/imagenet-a")]
-    assert not run.is_complete() and not run.is_measured()
-    of_sets = {"imagenet-a": read_predictions(run.folder / PREDICTIONS)["validation"]}
-    write_predictions(run.folder / ROBUSTNESS / protocol_of(run.point) / "predictions.parquet", of_sets)
-    assert run.is_complete()
-
-
-def test_images_of_imagenet_9_have_several_classes(swept, tmp_path):
-    point = points(shutil.copytree(swept[1], tmp_path / "out"))[0]
-    tables = read_predictions(point / PREDICTIONS)["validation"]
-    file = point / ROBUSTNESS / training_of(point)["protocol"] / "predictions.parquet"
-    write_predictions(file, dict.fromkeys(("imagenet-9-original", "imagenet-v2"), tables))
-    (run,) = collect([point]).runs
-    assert {name: of.by_class for name, of in run.sets.items()} == {"imagenet-v2": True, "imagenet-9-original": False}
