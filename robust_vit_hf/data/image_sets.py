@@ -17,8 +17,8 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..utils.cache import Cache
 from ..utils.privacy import is_hub_id
-from ..utils.stage import Stage
 from .classes import class_names_of, wnids
 from .find_images import find_images, find_splits
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
@@ -87,13 +87,15 @@ def prepare(options: PrepareOptions) -> str:
         for key, value in of_the_set.items()
         if key not in ("split", "imagenet")
     }
-    stage, lines = Stage(options.output_dir, {"command": "data prepare", "set": name, "options": public}), []
-    with stage.lock():
+    inputs, lines = {"command": "data prepare", "set": name, "options": public}, []
+    with Cache(options.output_dir / "cache").lock():
         for chosen in splits:
             source = open_source(name, options.sources, chosen)
             writer = SplitWriter(
-                stage,
+                options.output_dir,
+                inputs,
                 chosen.get("split", known.splits[0]),
+                source.identity,
                 source.features,
                 title=name,
                 text=f"Prepared from the set of {known.origin}, whose terms also apply to these images.",

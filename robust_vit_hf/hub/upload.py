@@ -12,12 +12,11 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HTTPError
 
 from ..data.contact_sheets import CONTACT_SHEET
-from ..data.write_dataset import made_from
+from ..data.write_dataset import RECORD_FILE, made_from
 from ..models.interpolation import INTERPOLATION_FILE
 from ..models.model_names import CONVERSION_FILE, MODELS
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.privacy import is_hub_id
-from ..utils.stage import STAGE_FILE
 from .model_card import CARD_FILE, EVAL_RESULTS_FILES, EVALUATION_FILE, write_card
 from .options import PushOptions
 
@@ -28,7 +27,7 @@ ADAPTER_FILE = "adapter_config.json"
 MODEL_FILES = [CARD_FILE, RUN_FILE, RESULTS_FILE, EVALUATION_FILE, INTERPOLATION_FILE, CONVERSION_FILE]
 MODEL_FILES += ["tables.md", "candidates.md", "verdict.json", "LICENSE*", "NOTICE*"]
 MODEL_FILES += ["*config.json", "*model*.safetensors", "*model*.bin", "*.index.json", "*.py"]
-DATASET_FILES = [CARD_FILE, STAGE_FILE, "*.parquet", f"{CONTACT_SHEET}*.png"]
+DATASET_FILES = [CARD_FILE, RECORD_FILE, "*.parquet", f"{CONTACT_SHEET}*.png"]
 httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, and since 2.0 httpx2
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,15 +19,17 @@ from transformers.utils import logging
 
 from ..data.classes import align_labels, class_names_of
 from ..data.contact_sheets import CONTACT_SHEET, IN_DOUBT
+from ..data.dataset_digest import dataset_identity
 from ..data.find_images import Images, find_images, origin_of_masks
 from ..data.mask_checks import confirmed
 from ..data.schema import LeftOut, check_rows, label_problem, undecoded_rows
 from ..data.transforms import input_size
-from ..data.write_dataset import REJECTED_FOLDER
+from ..data.write_dataset import RECORD_FILE, REJECTED_FOLDER
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.model_names import BUNDLED_MODEL, MODELS
+from ..utils.cache import Cache
 from ..utils.environment import install_command
-from ..utils.stage import Stage
+from ..utils.files import read_json
 from .alpha import first_cut_out
 from .foreground_layer import ConfirmedMasks
 from .make_masks import KEPT, Masker, make_masker, write_split
@@ -138,9 +140,11 @@ def masked_images(
 
 def _chosen_for(images: Images, folder: Path, settings: MaskSettings) -> tuple[str, str | None, Masker | None]:
     """Method, mask model and mask maker of settings; no mask maker if the folder has all masks, by no model that may have changed."""
-    method, mask_model, masker, stage = settings.method, settings.mask_model, None, Stage.of(folder)
+    method, mask_model, masker = settings.method, settings.mask_model, None
     # As the main process sees it, which may finish the folder before the others look.
-    (made,) = broadcast_object_list([stage.result() and stage.inputs])
+    record = read_json(folder / RECORD_FILE)
+    is_complete = record and all("kept" in split for split in record["splits"].values())
+    (made,) = broadcast_object_list([record["inputs"] if is_complete else None])
     if made:
         if PartialState().is_main_process:
             logger.warning(f"Masks of `{images.name}` are not made again: see `{folder}`.")
@@ -170,12 +174,13 @@ def _masked(images: Images, classes: Sequence[str], output_dir: Path, place: str
     if makes_masks(images, settings.method):
         state, (method, mask_model, masker) = PartialState(), _chosen_for(images, folder, settings)
         options = _options(method, mask_model, images.source, folder)
-        with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
+        with Cache(folder / "cache").lock():
             title, rows = f"{name}, masks by {method}", undecoded_rows(images.rows)
             shorter_side = None if method == "alpha" else settings.shorter_side  # reduced images have no alpha
             features = images.rows.features  # all columns of values are kept, since the next start may need others
             values = [key for key, of in features.items() if isinstance(of, datasets.Value | datasets.ClassLabel)]
-            write_split(options, "train", rows, features, masker, title, None, (*KEPT, *values), shorter_side)
+            kept, identity = (*KEPT, *values), dataset_identity(images.rows)
+            write_split(options, "train", identity, rows, features, masker, title, None, kept, shorter_side)
         state.wait_for_everyone()  # the first process has written the last rows
         rows = align_labels(find_images(str(folder), "train").rows, classes, name)  # with masks that were checked
         origin, files = f"made by {method}", sorted((folder / REJECTED_FOLDER).glob("*.parquet"))

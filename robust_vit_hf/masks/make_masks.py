@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -12,20 +11,22 @@ import datasets
 import torch
 from accelerate import PartialState
 from PIL import Image
+from pyarrow import parquet as pq
 from transformers.utils import logging
 
+from ..data.dataset_digest import dataset_identity
 from ..data.find_images import find_images, split_names
 from ..data.image_sets import open_source
 from ..data.known_sets import KNOWN_SETS
 from ..data.mask_checks import uninformative_mask
 from ..data.schema import undecoded_rows
-from ..data.write_dataset import ROWS_PER_PART, DecodedRow, SplitWriter, write_rows
+from ..data.write_dataset import ROWS_PER_PART, DecodedRow, SplitWriter, made_from, write_rows
 from ..models.loading import model_digest
+from ..utils.cache import Cache
 from ..utils.files import check_output_dir
 from ..utils.images import encode_image, to_rgb
 from ..utils.options import names_of
 from ..utils.privacy import is_hub_id
-from ..utils.stage import Stage
 from .alpha import make_alpha_masks
 from .by_names import ConceptSegmentation, GroundedSegmentation, prompts_of_labels
 from .foreground_layer import ConfirmedMasks
@@ -96,16 +97,17 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
     # The first process compares finished rows with the source, and writes the last slice, while the others wait.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=12))
     title, lines = f"{Path(options.images).name}, masks by {options.METHOD}", []
-    with Stage(options.output_dir, {}).lock() if state.is_main_process else nullcontext():
+    with Cache(options.output_dir / "cache").lock():
         for split in options.split or ["train" if options.set is None else KNOWN_SETS[options.set].splits[0]]:
             with state.main_process_first():  # it unpacks and caches
                 if options.set is None:
                     images = find_images(options.images, split).rows
                     rows, columns, total = undecoded_rows(images), images.features, len(images)
+                    identity = dataset_identity(images)
                 else:
                     of_set = {} if split == KNOWN_SETS[options.set].splits[0] else {"split": split}
                     source = open_source(options.set, [options.images], of_set)
-                    rows, columns, total = iter(source), source.features, None
+                    rows, columns, total, identity = iter(source), source.features, None, source.identity
             is_countable = "int" in str(getattr(columns.get("label"), "dtype", "")) and state.num_processes == 1
             if options.per_class is not None and not is_countable:
                 raise ValueError(
@@ -113,7 +115,7 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
                 )
             masker = make_masker(options, columns)
             name = "+".join(split_names(split))  # slices are named after their split
-            if counted := write_split(options, name, rows, columns, masker, title, total):
+            if counted := write_split(options, name, identity, rows, columns, masker, title, total):
                 lines.append(f"{name}: {counted[0]:,} with masks, {counted[1]:,} rejected")
     written = f"{options.output_dir}: parquet, README.md, and contact sheets to look at"
     return "\n".join([*lines, written]) if lines else ""
@@ -122,6 +124,7 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
 def write_split(
     options: MasksOptions,
     split: str,
+    identity: str,
     rows: Iterable[dict],
     columns: datasets.Features,
     masker: Masker | None,
@@ -133,6 +136,7 @@ def write_split(
     """Write one split of images with masks to the output folder, see [`prepare_masks`].
 
     Args:
+        identity: identifies the rows.
         rows: rows with undecoded images and `file_name`; `total` is their number, if known. If all have masks, `masker` may be `None`.
         columns: columns of the rows; those named in `kept` are written too.
         shorter_side: length in pixels of the shorter side, to which larger images are reduced; by default, none are.
@@ -143,16 +147,17 @@ def write_split(
     features |= dict.fromkeys(texts, datasets.Value("string"))
     writer, finish = None, partial(_with_masks, masker=masker, features=features)
     if PartialState().is_main_process:
-        inputs = _inputs(options, masker) if masker else Stage.of(options.output_dir).inputs
+        inputs = _inputs(options, masker) if masker else made_from(options.output_dir)
         inputs |= {"shorter_side": shorter_side} if shorter_side else {}
         writer = SplitWriter(
-            Stage(options.output_dir, inputs),
+            options.output_dir,
+            inputs,
             split,
+            f"{identity}, {options.per_class or 'all'} of each class",
             datasets.Features(features),
             title=title,
             text=TEXT[options.METHOD],
             rows_per_file=options.rows_per_shard,
-            selection=options.per_class,
             facts={
                 "annotations_creators": "found" if options.METHOD in ("alpha", "coco") else "machine-generated",
                 "source_datasets": [f"extended|{options.images}" if is_hub_id(options.images) else "extended"],
@@ -181,7 +186,8 @@ class PerClass:
 
     def __init__(self, number: int, writer: SplitWriter):
         self.number, self.kept, self.labels = number, Counter(), set()
-        self.written = Counter((row["file_name"], row["label"]) for row in writer.written(["file_name", "label"]))
+        tables = [pq.read_table(path, columns=["file_name", "label"]).to_pylist() for path in writer.files]
+        self.written = Counter((row["file_name"], row["label"]) for rows in tables for row in rows)
 
     def rows(self, rows: Iterator[dict]) -> Iterator[dict]:
         for row in rows:

@@ -120,5 +120,7 @@ def made(out: Path) -> dict[str, bytes]:
     return {
         name: content
         for name, content in files_below(out).items()
-        if name.endswith("/stage.json") or not any(Path(name).match(pattern) for pattern in own)
+        if name.endswith("/stage.json")
+        or name.endswith("/made_from.json")
+        or not any(Path(name).match(pattern) for pattern in own)
     }

@@ -80,9 +80,7 @@ def test_results_of_other_commands_stay_where_they_are(hub, changed):
     private += (
         " diag/strip.png diag/.stage.lock robustness/results.json control/model.safetensors control/emissions.csv"
     )
-    private += (
-        " runs/robustness/strip.png figure_1.png captions.md masks/train/train-00000.parquet report.html stage.json"
-    )
+    private += " runs/robustness/strip.png figure_1.png captions.md masks/train/train-00000.parquet report.html"
     for name in f"{private} predictions/a/rows.parquet emissions.csv".split():
         (changed / name).parent.mkdir(parents=True, exist_ok=True)
         (changed / name).write_bytes(b'{"private": true}')  # also valid as a stage of another command

@@ -78,7 +78,7 @@ def test_masks_of_another_model_in_the_same_folder_are_refused(tmp_path):
     for changed in (tiny_vit(seed=1), tiny_vit(num_attention_heads=4)):
         changed.save_pretrained(tmp_path / "model")
         refused = call(*again)
-        assert refused.status == 1 and "differ in: digests.model" in refused.error
+        assert refused.status == 1 and "differ in: digests" in refused.error
     assert files_below(tmp_path / "masks") == before
 
 
@@ -107,7 +107,7 @@ def test_released_masks_of_each_class(tmp_path, caplog):
     caplog.clear()
     succeed(*again)
     assert "`dog` 1" in caplog.text and files_below(tmp_path / "masks") == before
-    assert "has changed" in call(*again[:-1], 3).error
+    assert "differ in: images of `train`" in call(*again[:-1], 3).error
 
 
 @pytest.mark.release
@@ -181,7 +181,7 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
     segmenter.mask_decoder.iou_token.weight.data += 1
     segmenter.save_pretrained(tmp_path / "sam")
     refused = call(*command("grounded", tmp_path / "images", tmp_path / "names", *models, "0.995"))
-    assert "differ in: digests.segmenter" in refused.error
+    assert "differ in: digests" in refused.error
     refused = call(*command("grounded", tmp_path / "images", tmp_path / "strict", *models, "1.0"))
     assert "has no rows, 2 were rejected: no box for 'tench' above 1.0" in refused.error
 

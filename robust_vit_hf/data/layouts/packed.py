@@ -21,10 +21,9 @@ from transformers.utils import logging
 
 from ...utils.files import cache_of, check_no_pattern
 from ...utils.privacy import is_hub_id
-from ...utils.stage import STAGE_FILE
 from ..classes import are_named_as_imagenet, class_names_of, label_of_wnid, subset, wnids
 from ..known_sets import KNOWN_SETS, KnownSet
-from ..write_dataset import made_from
+from ..write_dataset import RECORD_FILE, made_from
 from .official import VALIDATION_NAME, read_mappings, with_real_labels, without_border
 from .source import Source, features_of
 
@@ -136,9 +135,11 @@ def prepared_set(source: str) -> tuple[str | None, dict]:
     folder = Path(source)
     if is_hub_id(source):
         try:
-            folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
+            folder = Path(hf_hub_download(source, RECORD_FILE, repo_type="dataset")).parent
         except LocalEntryNotFoundError as error:  # offline, or a failed request
-            logger.warning(f"`{source}` is treated as not prepared, since its {STAGE_FILE} could not be read: {error}")
+            logger.warning(
+                f"`{source}` is treated as not prepared, since its {RECORD_FILE} could not be read: {error}"
+            )
         except (EntryNotFoundError, RepositoryNotFoundError):  # if it is gated, loading it raises an error
             pass
     inputs = made_from(folder)
@@ -162,7 +163,7 @@ def _load(known: KnownSet, place: str, split: str | None) -> tuple[datasets.Iter
             check_tar_end(tar)
         data_files = {split: [*map(str, files)]}
         rows = datasets.load_dataset("webdataset", data_files=data_files, split=split, streaming=True)
-    return rows, [(path, path.stat().st_mtime_ns) for path in files]
+    return rows, [(str(path), path.stat().st_mtime_ns) for path in files]
 
 
 def has_parquet(folder: Path) -> bool:

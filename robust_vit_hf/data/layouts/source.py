@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 from PIL import ExifTags, Image, ImageOps
 
+from ...utils.files import json_digest
 from ...utils.images import encode_image
 from ..classes import wnids
 from ..dataset_digest import dataset_identity
@@ -66,8 +67,8 @@ class Source:
         return replace(self, rows=rows, features=features)
 
     @property
-    def identity(self) -> object:
-        return self.state or dataset_identity(self.rows)
+    def identity(self) -> str:
+        return dataset_identity(self.rows) if self.state is None else json_digest(self.state)
 
     @property
     def num_shards(self) -> int:
