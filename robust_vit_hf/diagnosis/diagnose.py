@@ -53,8 +53,8 @@ def diagnose(
 
     Args:
         model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from
-            images `(B, 3, H, W)` to logits `(B, C)`, with the names of its `classes`, and a `transform` from a PIL image to a tensor
-            `(3, H, W)`. Without a model, it measures whether the images invite a shortcut, see [`CrossValidatedProbe`].
+            images `(B, 3, H, W)` to logits `(B, C)`, with the names of its `classes`, and a `transform` from a PIL image to
+            a tensor `(3, H, W)`. Without one, it measures whether images invite a shortcut, see [`CrossValidatedProbe`].
         dataset: labelled images, as for `robust-vit diagnose`.
         options: other options of [`DiagnoseOptions`].
     """
@@ -65,9 +65,8 @@ def diagnose(
 
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
-    """Measure one model or two on composites, and write the files of the report (listed in docs/diagnose.md). The first model may be `given`
-    in Python; without one, a [`LinearProbe`] is fitted. Results that are in the output folder are used again. Returns `None` outside the main
-    process."""
+    """Measure one model or two on composites, and write the files of the report (listed in docs/diagnose.md). The first
+    model may be `given` in Python; without one, a [`LinearProbe`] is fitted. Returns `None` outside the main process."""
     folder = options.output_dir
     chosen_attributes(options.attributes)  # rejects unknown names before models are loaded
     first = given if options.model else LinearProbe.for_images(options.dataset, options.split)

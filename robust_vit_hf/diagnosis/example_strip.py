@@ -1,4 +1,4 @@
-"""The strip of example images in all conditions, with predictions in colours, and the file of these images, which the app reads."""
+"""The strip of images in all conditions, with predictions in colours, and the file of these images for the app."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on 
 NUM_TAKEN = 20
 TAKEN_FILE = "follows_background.csv"
 TAKEN_RULE = (
-    f"At most {NUM_TAKEN} images that are predicted correctly in the original and on another background of their class, but on the background "
-    "of another class as that class. Those with the least relevance (or LayerCAM) on the object come first."
+    f"At most {NUM_TAKEN} images that are predicted correctly in the original and on another background of their class, "
+    "but on the background of another class as that class. Those with the least relevance (or LayerCAM) on the object come first."
 )
 COLOURS = {"right": "#1a7f37", "taken": "#b3261e", "other": "#57606a"}  # by kind of prediction, see [`Composed.kind`]
 _PICTURES = {name: datasets.Image() for name in CONDITIONS}
@@ -73,7 +73,7 @@ def composed_images(
     diagnoses: Mapping[str, Diagnosis | AttributeDiagnosis],
     drawn: Sequence[int],
 ) -> list[Composed]:
-    """The images of these rows as the first model sees them, in all conditions or with each attribute of others, with predictions."""
+    """The images of these rows as the first model sees them, in all conditions or with attributes of others."""
     if not drawn:
         return []
     first, processor = next(iter(diagnoses.values())), session.sides["before"].processor

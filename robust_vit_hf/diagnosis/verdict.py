@@ -1,8 +1,8 @@
-"""Measures and verdict, from predictions for composites, on whether a model decides by the background or by other attributes."""
+"""Measures and verdict, from predictions for composites, on whether a model decides by the background or attributes."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -11,14 +11,14 @@ import pandas as pd
 
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..evaluation.other_backgrounds import KINDS
-from ..results.intervals import NORMAL, Bootstrap, Difference, Interval, K, simultaneous
+from ..results.intervals import NORMAL, Bootstrap, Difference, Interval, simultaneous
 from ..results.set_tables import object_focus, outcomes
 from ..results.tables import Table
 
 
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
-# Standard deviation of the estimate minus top-1 on truly random backgrounds, without the part that the samples add (docs/results.md).
+# Standard deviation of the estimate minus top-1 on truly random backgrounds, without that of the samples (docs/results.md).
 ESTIMATE_ERROR = 0.08
 TINY = 1e-3  # stands for top-1 in a resample without a right answer on other backgrounds
 # Names of the measures in tables. Differences have a sign.
@@ -76,9 +76,9 @@ class Diagnosis:
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
-        """Values `(N,)` of each measure except Object Focus; NaN for images that do not count: without object, background or donor, or with a
-        mask in doubt, unless `with_doubts`. By chance, a wrong prediction among the K classes is the donor's class with probability
-        1 / (K − 1), and a prediction for `only_bg` is right with the frequency of the predicted class."""
+        """Values `(N,)` of each measure except Object Focus; NaN for images that do not count: without object, background
+        or donor, or with a mask in doubt, unless `with_doubts`. By chance, a wrong prediction among the K classes is the
+        donor's class with probability 1 / (K − 1), and one for `only_bg` is right with the frequency of its class."""
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
         values = {name: outcomes(self.columns, name) for name in (*CONDITIONS, "background") if name in self.columns}
@@ -109,7 +109,7 @@ class Diagnosis:
     @cached_property
     def measures(self) -> dict[str, Interval]:
         """Measures by name, see [`BACKGROUND_MEASURES`], without those that no image has."""
-        drawn = _of_any_size(Bootstrap.means(self.values), MAP_MEASURES)
+        drawn = Bootstrap.means(self.values, of_any_size=MAP_MEASURES)
         if {"bg_gap", "original"} <= drawn.keys() and drawn["original"].draws[0] > 0:
             drawn["object_focus"] = Bootstrap.of(object_focus, drawn["original"], drawn["bg_gap"])
         measures = {name: of.interval(Difference if name in DIFFERENCES else Interval) for name, of in drawn.items()}
@@ -130,8 +130,8 @@ class Diagnosis:
         return self.judged(COSTS)
 
     def judged(self, names: Sequence[str]) -> str:
-        """Key of [`VERDICTS`], from the intervals of these measures: `decides` if one is above 25 points; `no sign` if all are below 5 points,
-        unless most images are not recognised; `partly` if one is above 0; otherwise `too few`."""
+        """Key of [`VERDICTS`], from the intervals of these measures: `decides` if one is above 25 points; `no sign` if all
+        are below 5 points, unless most images are not recognised; `partly` if one is above 0; otherwise `too few`."""
         intervals = [self.measures[name] for name in names if name in self.measures]
         if any(interval.low >= LARGE for interval in intervals):
             return "decides"
@@ -142,7 +142,7 @@ class Diagnosis:
 
     @property
     def unrecognised(self) -> str | None:
-        """The condition, `original` or `mixed_same`, in which the model is significantly wrong on more than half of the images."""
+        """The condition, `original` or `mixed_same`, in which the model is significantly wrong on most images."""
         conditions = [name for name in ("original", "mixed_same") if name in self.measures]
         return next((name for name in conditions if self.measures[name].high < 0.5), None)
 
@@ -153,9 +153,9 @@ class Diagnosis:
         if self.verdict == "too few" and (condition := self.unrecognised):
             what = "original images" if condition == "original" else "images on other backgrounds of their class"
             count = int((~np.isnan(self.values[condition])).sum())
+            right = f"it is right on {percent(self.measures[condition])} of {count} {what}"
             return (
-                f"{self.NAME} recognises too little to tell: it is right on {percent(self.measures[condition])} of {count} "
-                f"{what}, and the others cannot show what it decides by."
+                f"{self.NAME} recognises too little to tell: {right}, and the others cannot show what it decides by."
             )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
         text = f"{VERDICTS[self.verdict]}: on the background of another class, it "
@@ -172,14 +172,11 @@ class Diagnosis:
     def warnings(self) -> list[str]:
         warnings = []
         if (loss := self.measures.get("composing")) and loss.low > 0.1:
-            warnings.append(
-                f"Composing by itself lowers top-1 by {loss.unsigned} points: masks may be bad, or the model sees the edges. Look at "
-                "the contact sheet of the masks and at the strip."
-            )
+            look = "masks may be bad, or the model sees the edges. Look at the contact sheet of the masks and at the strip"
+            warnings.append(f"Composing by itself lowers top-1 by {loss.unsigned} points: {look}.")
         if self.unrecognised == "original":
-            warnings.append(
-                f"{self.NAME} is right on only {percent(self.measures['original'])} of the original images: {self.IF_WEAK}."
-            )
+            right = percent(self.measures["original"])
+            warnings.append(f"{self.NAME} is right on only {right} of the original images: {self.IF_WEAK}.")
         if lost := int((np.asarray(self.columns["donor_same"]) < 0).sum()):
             warnings.append(
                 f"Images have no `mixed_same` if no other image of their class can give its background: {lost} in all."
@@ -189,8 +186,8 @@ class Diagnosis:
     def change_from(self, before: "Diagnosis") -> dict[str, Interval]:
         """Change of each measure, paired by image, except chance and Object Focus."""
         kept = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
-        changes = Bootstrap.means({name: self.values[name] - before.values[name] for name in kept})
-        drawn = _of_any_size(changes, MAP_MEASURES)
+        changes = {name: self.values[name] - before.values[name] for name in kept}
+        drawn = Bootstrap.means(changes, of_any_size=MAP_MEASURES)
         return {name: change.difference() for name, change in drawn.items()}
 
     def record(self) -> dict:
@@ -208,18 +205,13 @@ class Diagnosis:
         return classes
 
     def by_pair(self) -> list[dict[str, int]]:
-        """How often objects were predicted as the class of their background (`as_donor`), the most frequent pair first."""
+        """How often objects were predicted as the class of their background (`as_donor`), the most frequent first."""
         return pairs_of(self.columns, self.values["donor_rate"])
 
 
-def _of_any_size(drawn: dict[K, Bootstrap], names: Collection[K]) -> dict[K, Bootstrap]:
-    """The statistics, of which those of these names are no shares."""
-    return {name: replace(of, limit=math.inf) if name in names else of for name, of in drawn.items()}
-
-
 def pairs_of(columns: Mapping[str, Sequence], as_donor: np.ndarray) -> list[dict[str, int]]:
-    """See [`Diagnosis.by_pair`]; `as_donor` `(N,)` is NaN for images that do not count. If the class of the background is predicted for the
-    original image too, that is no confusion with the background."""
+    """See [`Diagnosis.by_pair`]; `as_donor` `(N,)` is NaN for images that do not count. If the class of the background is
+    predicted for the original image too, that is no confusion with the background."""
     as_donor = np.where(np.asarray(columns["original"]) == np.asarray(columns["donor_class"]), 0 * as_donor, as_donor)
     mixed = pd.DataFrame({name: np.asarray(columns[name]) for name in ("label", "donor_class")})
     pairs = mixed.assign(as_donor=as_donor).dropna().astype(int).groupby(["label", "donor_class"])["as_donor"]
@@ -249,8 +241,9 @@ class AttributeDiagnosis:
 
     @cached_property
     def values(self) -> dict[str, dict[str, np.ndarray]]:
-        """Values `(N,)` of [`ATTRIBUTE_MEASURES`] by attribute; NaN for images that do not count. `gap` and `donor_excess` compare predictions with
-        the attribute of the same and of another class; `shift` compares margins, which needs fewer images. Artefacts of the edit cancel."""
+        """Values `(N,)` of [`ATTRIBUTE_MEASURES`] by attribute; NaN for images that do not count. `gap` and `donor_excess`
+        compare predictions with the attribute of the same and of another class, in which artefacts of the edit cancel;
+        `shift` compares margins, which needs fewer images."""
         original, donor_class = outcomes(self.columns, "original"), np.asarray(self.columns["donor_class"])
         values = {}
         for name in self.names:
@@ -266,7 +259,7 @@ class AttributeDiagnosis:
     @cached_property
     def _drawn(self) -> dict[tuple[str, str], Bootstrap]:
         columns = {(name, measure): of for name, values in self.values.items() for measure, of in values.items()}
-        return _of_any_size(Bootstrap.means(columns), [(name, "shift") for name in self.names])
+        return Bootstrap.means(columns, of_any_size=[(name, "shift") for name in self.names])
 
     @cached_property
     def measures(self) -> dict[str, dict[str, Interval]]:
@@ -279,8 +272,8 @@ class AttributeDiagnosis:
 
     @cached_property
     def named(self) -> list[str]:
-        """Attributes that the model decides by, the largest shift first: those with a shift significantly above 0, unless the gap is significantly
-        below [`SMALL`], or another attribute explains it."""
+        """Attributes that the model decides by, the largest shift first: those with a shift significantly above 0, unless
+        the gap is significantly below [`SMALL`], or another attribute explains it."""
         shifted = sorted(self.measures.items(), key=lambda item: -item[1]["shift"].mean)
         shifted = [(name, of["gap"]) for name, of in shifted if of["shift"].low > 0]
         deciding = [name for name, gap in shifted if gap.mean > 0 and gap.high >= SMALL]
@@ -302,10 +295,10 @@ class AttributeDiagnosis:
             gap, shift = self.measures[name]["gap"], _shown("shift", self.measures[name]["shift"])
             change = Difference(-gap.mean, -gap.high, -gap.low).of_100
             how = "Decides" if gap.low >= LARGE else "Decides partly" if gap.low > 0 else "May decide"
-            inconclusive = "" if gap.low > 0 else " (inconclusive)"
+            than = "than with that of their own class" + ("" if gap.low > 0 else " (inconclusive)")
+            text = f"with that of another class, it recognises {change} of 100 objects {than}"
             sentences.append(
-                f"{how} by {ATTRIBUTES[name].text}: with that of another class, it recognises {change} of 100 objects than with that of their own "
-                f"class{inconclusive}, and the logits shift by {shift} towards the other class."
+                f"{how} by {ATTRIBUTES[name].text}: {text}, and the logits shift by {shift} towards the other class."
             )
         return " ".join(sentences)
 
@@ -318,10 +311,9 @@ class AttributeDiagnosis:
             return f"No sign in these images that it decides by any of: {texts}."
         name = max(self.measures, key=lambda name: self.measures[name]["gap"].mean)
         gap = self.measures[name]["gap"]
-        return (
-            f"Too few images to tell whether it decides by any of: {texts}. The largest gap, {gap} points, is that of {ATTRIBUTES[name].text}; "
-            f"to tell a gap of {100 * max(gap.mean, SMALL):.0f} points takes about {self.needed(name):,} images."
-        )
+        largest = f"The largest gap, {gap} points, is that of {ATTRIBUTES[name].text}"
+        needed = f"to tell a gap of {100 * max(gap.mean, SMALL):.0f} points takes about {self.needed(name):,} images"
+        return f"Too few images to tell whether it decides by any of: {texts}. {largest}; {needed}."
 
     def by_pair(self, name: str) -> list[dict[str, int]]:
         """How often images were predicted as the class whose attribute they were given, see [`Diagnosis.by_pair`]."""
@@ -342,7 +334,8 @@ class AttributeDiagnosis:
         rows = []
         for name, of in sorted(self.measures.items(), key=lambda item: -item[1]["gap"].mean):
             rows.append([ATTRIBUTES[name].text, *(_shown(measure, of[measure]) for measure in ATTRIBUTE_MEASURES)])
-        title = f"Attributes of other images, {side}, in points of top-1 [95 % interval, for all rows together except in the last column]"
+        interval = "[95 % interval, for all rows together except in the last column]"
+        title = f"Attributes of other images, {side}, in points of top-1 {interval}"
         return Table(title, ["attribute", *ATTRIBUTE_MEASURES.values()], rows)
 
 

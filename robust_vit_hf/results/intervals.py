@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -52,8 +52,8 @@ class Difference(Interval):
 
 
 def resample(counts: np.ndarray, strata: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
-    """How often each of N images (or kinds of images, of which there are `counts`) is in the sample, and in each of R resamples:
-    `(1 + R, N)` int32. Within `strata` `(N,)`, each resample has as many images as the sample."""
+    """How often each of N images (or kinds of images, of which there are `counts`) is in the sample, and in each of R
+    resamples: `(1 + R, N)` int32. Within `strata` `(N,)`, each resample has as many images as the sample."""
     rng, weights = np.random.default_rng(seed), np.empty((1 + NUM_RESAMPLES, len(counts)), np.int32)
     weights[0] = counts
     for stratum in np.unique(strata) if strata is not None else [...]:
@@ -72,8 +72,11 @@ class Bootstrap:
     limit: float = 1.0  # largest absolute value; infinite for logits and ratios
 
     @classmethod
-    def means(cls, columns: Mapping[K, np.ndarray], seed: int = 0) -> dict[K, "Bootstrap"]:
-        """Means of columns `(N,)` over images, of the same resamples. NaN is no value; columns of only NaN are left out."""
+    def means(
+        cls, columns: Mapping[K, np.ndarray], seed: int = 0, of_any_size: Collection[K] = ()
+    ) -> dict[K, "Bootstrap"]:
+        """Means of columns `(N,)` over images, of the same resamples. NaN is no value; columns of only NaN are left out.
+        Those `of_any_size` are no shares."""
         known = {name: column for name, column in columns.items() if not np.isnan(column).all()}
         if not known:
             return {}
@@ -84,7 +87,9 @@ class Bootstrap:
             kinds, counts = np.unique(kinds, axis=0, return_counts=True)
         totals, numbers = np.split(resample(counts, seed=seed) @ kinds, 2, axis=1)
         draws = np.divide(totals, numbers, out=np.full_like(totals, np.nan), where=numbers > 0).T
-        return {name: cls(of, int(count)) for name, of, count in zip(known, draws, numbers[0], strict=True)}
+        limits = (math.inf if name in of_any_size else 1.0 for name in known)
+        of_columns = zip(known, draws, numbers[0].astype(int).tolist(), limits, strict=True)
+        return {name: cls(of, count, limit) for name, of, count, limit in of_columns}
 
     @classmethod
     def of(cls, function: Callable[..., np.ndarray], *parts: "Bootstrap") -> "Bootstrap":
