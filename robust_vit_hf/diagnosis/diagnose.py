@@ -53,8 +53,9 @@ def diagnose(
 
     Args:
         model: name, folder or Hub id; a model of transformers, with its `processor`; or any function from
-            images `(B, 3, H, W)` to logits `(B, C)`, with the names of its `classes`, and a `transform` from a PIL image to
-            a tensor `(3, H, W)`. Without one, it measures whether images invite a shortcut, see [`CrossValidatedProbe`].
+            images `(B, 3, H, W)` to logits `(B, C)`, with the names of its `classes`, and a `transform` from a PIL
+            image to a tensor `(3, H, W)`. Without one, it measures whether images invite a shortcut, see
+            [`CrossValidatedProbe`].
         dataset: labelled images, as for `robust-vit diagnose`.
         options: other options of [`DiagnoseOptions`].
     """
@@ -66,11 +67,15 @@ def diagnose(
 
 def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> DiagnosisReport | None:
     """Measure one model or two on composites, and write the files of the report (listed in docs/diagnose.md). The first
-    model may be `given` in Python; without one, a [`LinearProbe`] is fitted. Returns `None` outside the main process."""
+    model may be `given` in Python; without one, a [`LinearProbe`] is fitted. Returns `None` outside the main
+    process."""
     folder = options.output_dir
     chosen_attributes(options.attributes)  # rejects unknown names before models are loaded
-    first = given if options.model else LinearProbe.for_images(options.dataset, options.split)
-    models = Models(options.model or first.source, options.compare, options.protocol)
+    name, first = options.model or "", given
+    if options.model is None and options.dataset is not None:
+        first = LinearProbe.for_images(options.dataset, options.split)
+        name = first.source
+    models = Models(name, options.compare, options.protocol)
     with open_session(
         models, folder, bf16=options.bf16, given=first, passes=options.passes, settings=asdict(options)
     ) as session:

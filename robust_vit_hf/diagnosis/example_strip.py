@@ -32,8 +32,9 @@ RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on 
 NUM_TAKEN = 20
 TAKEN_FILE = "follows_background.csv"
 TAKEN_RULE = (
-    f"At most {NUM_TAKEN} images that are predicted correctly in the original and on another background of their class, "
-    "but on the background of another class as that class. Those with the least relevance (or LayerCAM) on the object come first."
+    f"At most {NUM_TAKEN} images that are predicted correctly in the original and on another background of their "
+    "class, but on the background of another class as that class. Those with the least relevance (or LayerCAM) on the "
+    "object come first."
 )
 COLOURS = {"right": "#1a7f37", "taken": "#b3261e", "other": "#57606a"}  # by kind of prediction, see [`Composed.kind`]
 _PICTURES = {name: datasets.Image() for name in CONDITIONS}

@@ -67,8 +67,8 @@ class LinearProbe(Side):
 
 
 def fit_probe(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights `(C, D)` and bias `(C,)`, fp32, of the ridge regression of labels `(N,)`, as one-hot vectors, on standardised
-    features `(N, D)`, with the one of [`PENALTIES`] that has the least leave-one-out error."""
+    """Weights `(C, D)` and bias `(C,)`, fp32, of the ridge regression of labels `(N,)`, as one-hot vectors, on
+    standardised features `(N, D)`, with the one of [`PENALTIES`] that has the least leave-one-out error."""
     scaler, ridge = StandardScaler(), RidgeCV(PENALTIES * features.size)
     ridge.fit(scaler.fit_transform(features.astype(float)), np.eye(num_classes)[labels])
     weight = ridge.coef_ / scaler.scale_
@@ -77,8 +77,8 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tup
 
 @dataclass(frozen=True)
 class CrossValidatedProbe(Measurement):
-    """A measurement of composites by a [`LinearProbe`]: each fold of the images is measured by a layer that is fitted to
-    the other folds. Donors are of the same fold, so that the layer saw neither image nor donor. Rows have two more
+    """A measurement of composites by a [`LinearProbe`]: each fold of the images is measured by a layer that is fitted
+    to the other folds. Donors are of the same fold, so that the layer saw neither image nor donor. Rows have two more
     columns: `fold`, and `background`, the class that a layer fitted to backgrounds (`only_bg`) predicts from them."""
 
     of_fold: Measurement

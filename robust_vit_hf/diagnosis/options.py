@@ -17,8 +17,9 @@ from ..utils.options import SHARE, Range, option, output_dir
 class OwnImagesOptions(BatchOptions):
     masks: str | None = option(
         None,
-        "folder with the masks of the images (the output of `robust-vit masks`, or pictures with the names of the images), or a method that "
-        "makes them: dinov2 (the default for images without masks), tokencut, grounded, sam3, rembg, alpha, or auto, see docs/data.md",
+        "folder with the masks of the images (the output of `robust-vit masks`, or pictures with the names of the "
+        "images), or a method that makes them: dinov2 (the default for images without masks), tokencut, grounded, "
+        "sam3, rembg, alpha, or auto, see docs/data.md",
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, f"{MASK_MODEL}; with --masks rembg, its model or an ONNX file of ISNet")
@@ -56,11 +57,13 @@ class OwnImagesOptions(BatchOptions):
 
 @dataclass(kw_only=True)
 class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
-    """Does a model decide by the background? Objects are put on backgrounds of their own class and of others, and the report says how often
-    the model predicts the class of the background, as in the Backgrounds Challenge (https://huggingface.co/papers/2006.09994).
+    """Does a model decide by the background? Objects are put on backgrounds of their own class and of others, and the
+    report says how often the model predicts the class of the background, as in the Backgrounds Challenge
+    (https://huggingface.co/papers/2006.09994).
 
-    Give images that the model was not trained on. Without --model, a linear classifier on DINOv2-S is fitted to one part of the photographs
-    (of the split train) and measured on the rest, to see whether they invite a shortcut. An interrupted run resumes when it is started again.
+    Give images that the model was not trained on. Without --model, a linear classifier on DINOv2-S is fitted to one
+    part of the photographs (of the split train) and measured on the rest, to see whether they invite a shortcut. An
+    interrupted run resumes when it is started again.
 
       robust-vit diagnose --model my-model --dataset photographs --output_dir runs/diagnosis
       robust-vit diagnose --model my-model --compare runs/better --dataset photographs --output_dir runs/diagnosis-after
@@ -75,14 +78,14 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     imagenet_9: str | None = option(None, "source of ImageNet-9, to measure a model of ImageNet on this set too")
     slices: list[str] = option(
         [],
-        "columns of metadata.csv, such as `camera site`: measure each value, and each pair of values with 20 images or more",
+        "columns of metadata.csv, such as `camera site`: measure each value, and each pair of values of 20 images",
         metavar="COLUMN",
     )
     html: bool = option(False, "write report.html too")
     fail_if: str | None = option(
         None,
-        "exit with status 3 if the model (with --compare, the second model) decides by the background: if the verdict is `decides`, or if "
-        "the lower bound of the BG-Gap is above this number of points",
+        "exit with status 3 if the model (with --compare, the second model) decides by the background: if the verdict "
+        "is `decides`, or if the lower bound of the BG-Gap is above this number of points",
         metavar="CONDITION",
     )
     output_dir: Path = output_dir("runs/diagnosis")

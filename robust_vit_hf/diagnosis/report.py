@@ -100,8 +100,8 @@ class DiagnosisReport:
         return facts | {"advice": self.advice}
 
     def fails(self, condition: str | float) -> bool:
-        """Whether the verdict on the last model, or without a model on the photographs, is `condition`, or the lower bound
-        of the BG-Gap is above this number of points. Raises a `ValueError` if no image has a BG-Gap."""
+        """Whether the verdict on the last model, or without a model on the photographs, is `condition`, or the lower
+        bound of the BG-Gap is above this number of points. Raises a `ValueError` if no image has a BG-Gap."""
         last = [*self.diagnoses.values()][-1]
         if condition == "decides":
             return getattr(last, "likely", last.verdict) == condition
@@ -137,8 +137,9 @@ class DiagnosisReport:
 
 
 def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
-    """A row for each image, with names: of image, label, donors and their class, and for each side the predicted classes
-    (`before_original`, …); and `object_share`, `confirmed`, and `before_relevance_on_object` or `…layercam_on_object`."""
+    """A row for each image, with names: of image, label, donors and their class, and for each side the predicted
+    classes (`before_original`, …); and `object_share`, `confirmed`, and `before_relevance_on_object` or
+    `…layercam_on_object`."""
     first = next(iter(diagnoses.values()))
     names = dict(enumerate(first.class_names))  # -1, of images that could not be composed, has no name
     images = [*map(str, first.columns.get("image", range(len(first.columns["label"]))))]
@@ -208,8 +209,9 @@ def diagnosis_tables(
         ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))
         rows = []
         for label, of_class in ordered:
-            shares = ("–" if of_class[name] is None else f"{100 * of_class[name]:.0f}" for name in OF_A_CLASS)
-            rows.append([names[label], str(of_class["images"]), *shares])
+            shares = (of_class[name] for name in OF_A_CLASS)
+            cells = ["–" if share is None else f"{100 * share:.0f}" for share in shares]
+            rows.append([names[label], str(of_class["images"]), *cells])
         title = f"Classes, {side}, in per cent, sorted by how often they are predicted as their background's class"
         tables.append(Table(title, ["class", "images", *(BACKGROUND_MEASURES[name] for name in OF_A_CLASS)], rows))
         pairs = []
@@ -243,7 +245,7 @@ def top1_table(
         predicted = np.array(diagnosis.columns["original"])[:, None]
         sides[side] = SideResult(ranks(predicted, diagnosis.columns["accepted"]))
     labels = np.where(kept, next(iter(diagnoses.values())).columns["label"], -1)  # -1 does not count
-    return groups_table(SetResult(name, sides, labels, groups=groups, group_weights=weights))
+    return groups_table(SetResult(name, sides, labels, group_weights=weights), groups)
 
 
 def slice_tables(
@@ -256,6 +258,8 @@ def slice_tables(
     tables = []
     for name, of_slice in slices_of(columns).items():
         groups = groups_of(dataset, "images", *of_slice)
+        if groups is None:
+            continue
         names, numbers, counts = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
         kept = counts[numbers] >= LEAST
         if kept.any():

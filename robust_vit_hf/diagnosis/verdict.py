@@ -18,7 +18,8 @@ from ..results.tables import Table
 
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
-# Standard deviation of the estimate minus top-1 on truly random backgrounds, without that of the samples (docs/results.md).
+# Standard deviation of the estimate minus top-1 on truly random backgrounds, without that of the samples
+# (docs/results.md).
 ESTIMATE_ERROR = 0.08
 TINY = 1e-3  # stands for top-1 in a resample without a right answer on other backgrounds
 # Names of the measures in tables. Differences have a sign.
@@ -76,9 +77,10 @@ class Diagnosis:
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
-        """Values `(N,)` of each measure except Object Focus; NaN for images that do not count: without object, background
-        or donor, or with a mask in doubt, unless `with_doubts`. By chance, a wrong prediction among the K classes is the
-        donor's class with probability 1 / (K − 1), and one for `only_bg` is right with the frequency of its class."""
+        """Values `(N,)` of each measure except Object Focus; NaN for images that do not count: without object,
+        background or donor, or with a mask in doubt, unless `with_doubts`. By chance, a wrong prediction among the K
+        classes is the donor's class with probability 1 / (K − 1), and one for `only_bg` is right with the frequency of
+        its class."""
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
         values = {name: outcomes(self.columns, name) for name in (*CONDITIONS, "background") if name in self.columns}
@@ -130,8 +132,9 @@ class Diagnosis:
         return self.judged(COSTS)
 
     def judged(self, names: Sequence[str]) -> str:
-        """Key of [`VERDICTS`], from the intervals of these measures: `decides` if one is above 25 points; `no sign` if all
-        are below 5 points, unless most images are not recognised; `partly` if one is above 0; otherwise `too few`."""
+        """Key of [`VERDICTS`], from the intervals of these measures: `decides` if one is above 25 points; `no sign` if
+        all are below 5 points, unless most images are not recognised; `partly` if one is above 0; otherwise `too
+        few`."""
         intervals = [self.measures[name] for name in names if name in self.measures]
         if any(interval.low >= LARGE for interval in intervals):
             return "decides"
@@ -172,8 +175,10 @@ class Diagnosis:
     def warnings(self) -> list[str]:
         warnings = []
         if (loss := self.measures.get("composing")) and loss.low > 0.1:
-            look = "masks may be bad, or the model sees the edges. Look at the contact sheet of the masks and at the strip"
-            warnings.append(f"Composing by itself lowers top-1 by {loss.unsigned} points: {look}.")
+            warnings.append(
+                f"Composing by itself lowers top-1 by {loss.unsigned} points: masks may be bad, or the model sees the "
+                "edges. Look at the contact sheet of the masks and at the strip."
+            )
         if self.unrecognised == "original":
             right = percent(self.measures["original"])
             warnings.append(f"{self.NAME} is right on only {right} of the original images: {self.IF_WEAK}.")
@@ -210,8 +215,8 @@ class Diagnosis:
 
 
 def pairs_of(columns: Mapping[str, Sequence], as_donor: np.ndarray) -> list[dict[str, int]]:
-    """See [`Diagnosis.by_pair`]; `as_donor` `(N,)` is NaN for images that do not count. If the class of the background is
-    predicted for the original image too, that is no confusion with the background."""
+    """See [`Diagnosis.by_pair`]; `as_donor` `(N,)` is NaN for images that do not count. If the class of the background
+    is predicted for the original image too, that is no confusion with the background."""
     as_donor = np.where(np.asarray(columns["original"]) == np.asarray(columns["donor_class"]), 0 * as_donor, as_donor)
     mixed = pd.DataFrame({name: np.asarray(columns[name]) for name in ("label", "donor_class")})
     pairs = mixed.assign(as_donor=as_donor).dropna().astype(int).groupby(["label", "donor_class"])["as_donor"]
@@ -241,9 +246,9 @@ class AttributeDiagnosis:
 
     @cached_property
     def values(self) -> dict[str, dict[str, np.ndarray]]:
-        """Values `(N,)` of [`ATTRIBUTE_MEASURES`] by attribute; NaN for images that do not count. `gap` and `donor_excess`
-        compare predictions with the attribute of the same and of another class, in which artefacts of the edit cancel;
-        `shift` compares margins, which needs fewer images."""
+        """Values `(N,)` of [`ATTRIBUTE_MEASURES`] by attribute; NaN for images that do not count. `gap` and
+        `donor_excess` compare predictions with the attribute of the same and of another class, in which artefacts of
+        the edit cancel; `shift` compares margins, which needs fewer images."""
         original, donor_class = outcomes(self.columns, "original"), np.asarray(self.columns["donor_class"])
         values = {}
         for name in self.names:
@@ -272,8 +277,8 @@ class AttributeDiagnosis:
 
     @cached_property
     def named(self) -> list[str]:
-        """Attributes that the model decides by, the largest shift first: those with a shift significantly above 0, unless
-        the gap is significantly below [`SMALL`], or another attribute explains it."""
+        """Attributes that the model decides by, the largest shift first: those with a shift significantly above 0,
+        unless the gap is significantly below [`SMALL`], or another attribute explains it."""
         shifted = sorted(self.measures.items(), key=lambda item: -item[1]["shift"].mean)
         shifted = [(name, of["gap"]) for name, of in shifted if of["shift"].low > 0]
         deciding = [name for name, gap in shifted if gap.mean > 0 and gap.high >= SMALL]

@@ -47,7 +47,8 @@ def evaluate(options: EvaluateOptions, cache: Cache | None = None) -> str:
         facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
         for session, sets in zip(sessions, masked, strict=True):
-            facts["protocols"][session.protocol], tables_and_notes = _evaluate(session, sets, classes)
+            of_protocol = _evaluate(session, sets, classes, folder)
+            facts["protocols"][session.protocol], tables_and_notes = of_protocol
             parts += tables_and_notes
         if not parts:
             return ""
@@ -57,12 +58,12 @@ def evaluate(options: EvaluateOptions, cache: Cache | None = None) -> str:
 
 
 def _evaluate(
-    session: Session, masked: dict[str, EvaluationSet], classes: frozenset[int] | None
+    session: Session, masked: dict[str, EvaluationSet], classes: frozenset[int] | None, output_dir: Path
 ) -> tuple[dict, list[str | Table]]:
     """Measure under one protocol, and write plots and examples. Returns results and tables, in the main process."""
     measured = measure(session, Accuracy())
     run = Run({name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}, classes)
-    tables, folder = tables_of(run), session.folder / session.protocol
+    tables, folder = tables_of(run), output_dir / session.protocol
     if masked:
         cut_out = measure(replace(session, sets=masked), Backgrounds(("original", "only_fg"), relevance=False))
         tables.append(cut_out_table(cut_out))
@@ -71,7 +72,7 @@ def _evaluate(
         return {}, []
     summary, notes = summarize(run), session.notes
     for name, figure, *_ in run_figures(summary, session.label_names):
-        save_figure(figure, session.folder / "plots" / session.protocol, name)
+        save_figure(figure, output_dir / "plots" / session.protocol, name)
     if "after" in session.sides:
         write_before_after(folder, run.sets, session)
     parts: list[str | Table] = [f"# Protocol `{session.protocol}`", *notes, *tables]

@@ -121,7 +121,7 @@ def explain(
             relevance = output.relevance.cpu()
             shown = [to_pil_image(picture_of_target) for picture_of_target in overlay(picture, relevance)]
             example.maps[side, "predicted"], example.maps[side, "true"] = shown[0], shown[-1]
-            example.confidence[side] = output.logits[0].softmax(dim=0)[predicted].item()
+            example.confidence[side] = output.logits.softmax(dim=1)[0, predicted].item()
             if "mask" in row and row["mask"].any():
                 inside, outside = (relevance[0] * row["mask"]).sum(), (relevance[0] * (1 - row["mask"])).sum()
                 example.background[side] = (outside / relevance[0].sum().clamp_min(1e-6)).item()

@@ -18,8 +18,8 @@ SIDE = "weight-"  # prefix of the names of sides, before the interpolation weigh
 
 
 def interpolate_models(options: InterpolateOptions) -> str:
-    """Write the model of one interpolation weight, or measure those of several, preprocessed as for the finetuned one."""
-    folder, weight = options.output_dir, options.weight
+    """Write the model of one interpolation weight, or measure those of several, with the processor of the second."""
+    folder, weight, weights = options.output_dir, options.weight, options.weights or []
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)
         return f"{folder}: {1 - weight:g} · {options.before} + {weight:g} · {options.after}"
@@ -30,7 +30,7 @@ def interpolate_models(options: InterpolateOptions) -> str:
         warn_of_other_images(before.processor, after.processor)
         sides = {"before": replace(before, processor=after.processor), "after": after}
         session = replace(session, sides=sides).with_sets(_load_sets(options, session))
-        results = _measure(session, sorted({*map(float, options.weights)}))
+        results = _measure(session, sorted({*map(float, weights)}))
         if session.accelerator.is_main_process:
             write_json(folder / WEIGHTS_FILE, results)
             save_figure(interpolation_figure(results), folder, WEIGHTS_FILE.removesuffix(".json"))
@@ -48,7 +48,7 @@ def _load_sets(options: InterpolateOptions, session: Session) -> dict[str, Evalu
         return benchmark_sets(options.images_per_set)
     sets = {}
     for is_shifted, named in ((False, options.in_distribution), (True, options.shifted)):
-        loaded = load_evaluation_sets(expand_sets(named), session.protocol, options.images_per_set)
+        loaded = load_evaluation_sets(expand_sets(named or ()), session.protocol, options.images_per_set)
         sets |= {name: replace(rows, shifted=is_shifted) for name, rows in loaded.items()}
     return sets
 
@@ -64,7 +64,7 @@ def _measure(session: Session, weights: list[float]) -> dict:
         interpolated = Side.of(interpolate(before.model, after.model, weight), after.processor)
         of_weight = replace(session, sides={side: interpolated})
         results = measure_accuracy(of_weight, relevance=False)
-        top1 = {name: result.accuracy(side) for name, result in results.items()}
+        top1 = {name: float(result.correct(side)[result.usable].mean()) for name, result in results.items()}
         means = {f"mean_{role}": sum(top1[name] for name in names) / len(names) for role, names in roles.items()}
         measured[weight] = {"top1": top1, **means}
     return {"before": before.name, "after": after.name, **roles, "weights": measured}

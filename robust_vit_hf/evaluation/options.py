@@ -36,9 +36,10 @@ def expand_sets(texts: Iterable[str]) -> list[NamedSource]:
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
     if unknown := [name for name in names if name not in (BUNDLED_BENCHMARK, *PAPER_SETS, *LATER_SETS)]:
+        known = ", ".join((BUNDLED_BENCHMARK, *PAPER_SETS, *FAMILIES, *LATER_SETS))
         raise ValueError(
-            f"Unknown set `{unknown[0]}`: expected {', '.join((BUNDLED_BENCHMARK, *PAPER_SETS, *FAMILIES, *LATER_SETS))}. `robust-vit "
-            "segment` also takes sets with masks. For other images, such as your own or waterbirds, give --dataset and --split."
+            f"Unknown set `{unknown[0]}`: expected {known}. `robust-vit segment` also takes sets with masks. For other "
+            "images, such as your own or waterbirds, give --dataset and --split."
         )
     return sets
 
@@ -60,7 +61,7 @@ class SetsOptions(PairOptions):
     sets: list[str] | None = option(
         None,
         f"benchmarks ({BUNDLED_BENCHMARK}: the default), sets of the paper ({', '.join(PAPER_SETS)}), or later ones "
-        f"({', '.join((*FAMILIES, *(name for name in LATER_SETS if not name.startswith(tuple(FAMILIES)))))}), {SOURCES}",
+        f"({', '.join((*FAMILIES, *(name for name in LATER_SETS if not name.startswith((*FAMILIES,)))))}), {SOURCES}",
         metavar=NAMED,
     )
 
@@ -104,12 +105,13 @@ class PrecisionOptions(Options):
 
 @dataclass(kw_only=True)
 class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions):
-    """Measure a model, or two (before and after finetuning), on shifted sets: tables of accuracy, relevance and calibration, plots of
-    the classes that changed most, and curves over SI-Score's factors.
+    """Measure a model, or two (before and after finetuning), on shifted sets: tables of accuracy, relevance and
+    calibration, plots of the classes that changed most, and curves over SI-Score's factors.
 
-    Protocol `paper`: images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5, and logits are not restricted. Protocol
-    `native`: images are prepared as in the pretraining, and on ImageNet-A, ImageNet-R and ObjectNet, logits are restricted to the classes
-    of the set. Protocol `model`: as `native`, with the processor saved with each model. See docs/evaluate.md.
+    Protocol `paper`: images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5, and logits are not
+    restricted. Protocol `native`: images are prepared as in the pretraining, and on ImageNet-A, ImageNet-R and
+    ObjectNet, logits are restricted to the classes of the set. Protocol `model`: as `native`, with the processor saved
+    with each model. See docs/evaluate.md.
 
       robust-vit evaluate --compare runs/emoji-shift    # the bundled model and sets
       robust-vit evaluate --model vit-b --compare runs/vit-b --output_dir runs/vit-b-robustness \\
@@ -118,8 +120,8 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
 
     protocols: list[str] | None = option(
         None,
-        "see above; by default `paper` and `native` for the registered models, and for all others the protocol that the model of "
-        "--compare or --model was trained with, or else `model`",
+        "see above; by default `paper` and `native` for the registered models, and for others the protocol that "
+        "the model of --compare or --model was trained with, or else `model`",
         choices=get_args(Protocol),
     )
     training_data: str | None = option(None, "images that --compare was finetuned on; tables separate their classes")
@@ -134,11 +136,11 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
 
 @dataclass(kw_only=True)
 class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions):
-    """Measure how well the maps of attribution methods cover the object: before and after finetuning, as in Table 3 of the paper. Only plain
-    vision transformers have these maps.
+    """Measure how well the maps of attribution methods cover the object: before and after finetuning, as in Table 3 of
+    the paper. Only plain vision transformers have these maps.
 
-    Images are squashed to the model's size, maps explain the predicted class and are thresholded at their mean. An interrupted run
-    resumes when it is started again.
+    Images are squashed to the model's size, maps explain the predicted class and are thresholded at their mean. An
+    interrupted run resumes when it is started again.
 
       robust-vit segment --compare runs/emoji-shift    # the bundled model and images
       robust-vit segment --model vit-b --compare runs/vit-b --set imagenet-segmentation=gtsegs_ijcv.mat \\
@@ -147,7 +149,7 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
 
     set: str = option(
         SEGMENTATION_SETS[0],
-        f"{', '.join(SEGMENTATION_SETS)} (default: the first), from a source or the output of `robust-vit data prepare`",
+        f"{', '.join(SEGMENTATION_SETS)} (default: the first), from a source or from `robust-vit data prepare`",
         metavar=NAMED,
     )
     methods: list[str] = option(
@@ -164,7 +166,7 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
         is_default = self.set == SEGMENTATION_SETS[0]
         if self.named_set.name not in SEGMENTATION_SETS or (self.dataset and not is_default):
             raise ValueError(
-                f"give one set with masks: either --set ({', '.join(SEGMENTATION_SETS)}), or --dataset for your own images"
+                f"give one set with masks: either --set ({', '.join(SEGMENTATION_SETS)}), or --dataset for your own"
             )
         check_output_dir(self.output_dir, self.dataset, self.named_set.source)
 
@@ -180,7 +182,8 @@ class InterpolateOptions(BatchOptions, ImagesOptions):
     https://huggingface.co/papers/2109.01903.
 
     Models of several interpolation weights are measured and plotted, and written to `interpolation_weights.json`; an
-    interrupted run resumes when it is started again. --weight writes the model of one. All use the preprocessing of AFTER.
+    interrupted run resumes when it is started again. --weight writes the model of one. All use the preprocessing of
+    AFTER.
 
       robust-vit interpolate emoji-shift runs/emoji-shift --weight 0.5 --output_dir runs/halfway
       robust-vit interpolate emoji-shift runs/emoji-shift --output_dir runs/weights

@@ -65,7 +65,8 @@ class Composite(NamedTuple):
     donor: str | None = None
 
     def usable(self, batch: Batch) -> torch.Tensor:
-        """Whether each image of a batch has this composite `(B,)`: not if its donor is a copy of it, or shows nothing."""
+        """Whether each image of a batch has this composite `(B,)`: not if its donor is a copy of it, or shows
+        nothing."""
         if self.donor is None:
             return torch.ones_like(batch["mask"][:, 0, 0, 0], dtype=torch.bool)
         return batch[f"has_{self.donor}"].bool() & can_give(self.edit, batch[f"{self.donor}_mask"])
@@ -93,7 +94,8 @@ def condition_composites(conditions: Sequence[str] = tuple(CONDITIONS)) -> list[
 
 
 class WithDonors(Dataset):
-    """Rows with their number (`row`), and the columns of each donor after its name. `has_<donor>` is false for a copy."""
+    """Rows with their number (`row`), and the columns of each donor after its name. `has_<donor>` is false for a
+    copy."""
 
     def __init__(self, rows: TransformedRows, donors: Mapping[str, Donors]):
         self.rows, self.donors = rows, donors
@@ -301,8 +303,8 @@ class Backgrounds(Measurement):
     - `confirmed`, whether the mask is not in doubt;
     - `donor_same` and `donor_rand`, the numbers of the donors, and `donor_class`, the class of `donor_rand`; or -1;
     - `original`, `mixed_same`, …: predicted classes; -1 if no donor has a background;
-    - `object_share`, the object's share of the pixels, and `relevance_on_object` or `layercam_on_object`, its share of the
-      map of the predicted class in the original image (NaN without `relevance`, and for models without maps).
+    - `object_share`, the object's share of the pixels, and `relevance_on_object` or `layercam_on_object`, its share of
+      the map of the predicted class in the original image (NaN without `relevance`, and for models without maps).
 
     Source: https://huggingface.co/papers/2006.09994
     """
@@ -353,11 +355,12 @@ class Backgrounds(Measurement):
 @dataclass(frozen=True)
 class Attributes(Measurement):
     """Predictions for the images of a set with each of [`ATTRIBUTES`] of an image of their class, and of another class.
-    All images have a label and a mask. Rows have `confirmed`, `object_share` and the donors as those of [`Backgrounds`],
+    All images have a label and a mask. Rows have `confirmed`, `object_share` and the donors as those of
+    [`Backgrounds`],
 
     - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 if there is no such image;
-    - `border_same_margin`, `border_rand_margin`, …: logit of the label minus the logit of `donor_class`; NaN if it is -1.
-    """
+    - `border_same_margin`, `border_rand_margin`, …: logit of the label minus the logit of `donor_class`; NaN if it is
+    -1."""
 
     names: tuple[str, ...] = tuple(ATTRIBUTES)
     seed: int = 0  # of the donors

@@ -87,8 +87,8 @@ def write_attribution_figure(session: Session, rows: datasets.Dataset, methods: 
 
 @dataclass(frozen=True)
 class Attribution(Measurement):
-    """Maps of the predicted class and masks of squashed images (Table 3 of the paper): `mask_pixels`, and for each method what
-    [`relevance_segmentation.of_map`] returns."""
+    """Maps of the predicted class and masks of squashed images (Table 3 of the paper): `mask_pixels`, and for each
+    method what [`relevance_segmentation.of_map`] returns."""
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

@@ -54,7 +54,8 @@ class Side:
         classes: Sequence[str] | None = None,
         transform: Callable | None = None,
     ) -> Self:
-        """Side of a model of transformers with its `processor`, or of a function or torch module, see [`OwnClassifier`]."""
+        """Side of a model of transformers with its `processor`, or of a function or torch module, see
+        [`OwnClassifier`]."""
         if hasattr(model, "config"):
             if not hasattr(processor, "to_json_string") or classes is not None or transform is not None:
                 raise ValueError("The model needs its image processor (`processor=…`), not `classes` or `transform`.")
@@ -69,7 +70,8 @@ class Side:
 
 @contextmanager
 def given_model(model: str | Path | nn.Module | Callable, **parts: Any) -> Iterator[tuple[str, Side | None]]:
-    """Context for a model: its name, and its side if it is given in Python. Its modes and device are restored at the end."""
+    """Context for a model: its name, and its side if it is given in Python. Its modes and device are restored at the
+    end."""
     if isinstance(model, str | Path):
         if own := [f"`{name}`" for name, part in parts.items() if part is not None]:
             raise ValueError(f"`{model}` names a model: leave out {', '.join(own)}, or give the model itself.")
@@ -178,8 +180,8 @@ def open_session(
     passes: tuple[int, int] = (32, 0),
     settings: dict | None = None,
 ) -> Iterator[Session]:
-    """Context of a session with these models; the first may be `given` instead. The output folder is locked, and has the
-    cache, unless there is one that several commands use."""
+    """Context of a session with these models; the first may be `given` instead. The output folder is locked, and has
+    the cache, unless there is one that several commands use."""
     if given and models.protocol not in (None, "model"):
         raise ValueError("A model that is given in Python has its own preprocessing: leave out `protocol`.")
     protocol = "model" if given else resolve_protocol(models.protocol, models.before, models.after)

@@ -61,9 +61,9 @@ class EvaluationSet:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row for each image: `image`, its file name or else its number; `accepted` classes, and `label`, the first of
-        them (-1 without any); `group` and `weight`, the share of this group in the training images, if known; factors.
-        """
+        """A row for each image: `image`, its file name or else its number; `accepted` classes, and `label`, the first
+        of them (-1 without any); `group` and `weight`, the share of this group in the training images, if known;
+        factors."""
         columns, accepted = self.dataset.column_names, self.accepted or [[]] * len(self.dataset)
         names = self.dataset.with_format(None)["file_name"][:] if "file_name" in columns else range(len(self.dataset))
         table = pd.DataFrame({"image": map(str, names), "accepted": accepted})

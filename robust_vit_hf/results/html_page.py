@@ -38,7 +38,7 @@ class Section:
         return any((self.tables, self.plots, self.notes))
 
 
-def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
+def write_page(path: Path, title: str, facts: Mapping[str, str | None], sections: Sequence[Section]) -> None:
     """Write a page with `facts` below its title. It is the same for the same arguments, and all text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -75,8 +75,8 @@ class Bootstrap:
     def means(
         cls, columns: Mapping[K, np.ndarray], seed: int = 0, of_any_size: Collection[K] = ()
     ) -> dict[K, "Bootstrap"]:
-        """Means of columns `(N,)` over images, of the same resamples. NaN is no value; columns of only NaN are left out.
-        Those `of_any_size` are no shares."""
+        """Means of columns `(N,)` over images, of the same resamples. NaN is no value; columns of only NaN are left
+        out. Those `of_any_size` are no shares."""
         known = {name: column for name, column in columns.items() if not np.isnan(column).all()}
         if not known:
             return {}
@@ -99,8 +99,9 @@ class Bootstrap:
         return Bootstrap.of(np.subtract, self, other)
 
     def interval(self, kind: type[Interval] = Interval, width: float = NORMAL, together: int = 1) -> Interval:
-        """The value ± `width` standard errors. A share has at least ± 3 / N, since few images may agree by chance (the rule
-        of three, https://doi.org/10.1001/jama.1983.03330370053031, with Bonferroni's correction for all `together`)."""
+        """The value ± `width` standard errors. A share has at least ± 3 / N, since few images may agree by chance (the
+        rule of three, https://doi.org/10.1001/jama.1983.03330370053031, with Bonferroni's correction for all
+        `together`)."""
         value, margin = float(self.draws[0]), width * float(np.nanstd(self.draws[1:]))
         if self.limit == 1.0 or not margin:
             margin = max(margin, (3 + math.log(together)) / self.count)

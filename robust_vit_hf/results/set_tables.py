@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,58 +15,37 @@ MANY_GROUPS = 100  # a table of more groups has no row for each
 
 def group_tables(run: Run) -> list[Table]:
     """[`groups_table`] for each set of a run that has groups."""
-    return [groups_table(result) for result in run.labelled if result.groups is not None]
+    return [groups_table(result, result.groups) for result in run.labelled if result.groups is not None]
 
 
-class Groups(NamedTuple):
-    names: list[str]  # ascending
-    numbers: np.ndarray  # `(N,)` int, group of each image
-    counts: np.ndarray
-    weights: list[float]  # in the average: shares of the training images if they are known, or else 1
-    weighted: bool  # whether these shares are known
-    missing: list[str]  # groups of the training images that have no images here
-
-    @classmethod
-    def of(cls, result: SetResult) -> "Groups":
-        names, numbers, counts = np.unique(result.groups[result.usable], return_inverse=True, return_counts=True)
-        weights = result.group_weights
-        weighted = weights is not None and set(names) <= weights.keys()
-        in_average = [weights[name] if weighted else 1.0 for name in names]
-        return cls(names.tolist(), numbers, counts, in_average, weighted, sorted({*(weights or ())} - {*names}))
-
-
-def groups_table(result: SetResult) -> Table:
-    """Top-1 of up to 100 groups, of the worst, and on average, weighted by the shares of the training images if known."""
-    groups = Groups.of(result)
-    drawn, rows = _drawn_within(result, groups), []
-    few = len(groups.names) <= MANY_GROUPS
-    for place, name in enumerate(groups.names if few else ()):
-        of_group = {side: Bootstrap(top1[:, place], groups.counts[place]) for side, top1 in drawn.items()}
-        rows.append([str(name), str(groups.counts[place]), *cells_of_sides(of_group)])
-    worst = {side: Bootstrap(top1.min(axis=1), groups.counts.min()) for side, top1 in drawn.items()}
-    rows.append(["worst group" if few else f"worst of {len(groups.names):,} groups", "–", *cells_of_sides(worst)])
-    count, shares = groups.counts.sum(), np.array(groups.weights) / np.sum(groups.weights)
-    average = {side: Bootstrap(top1 @ shares, count) for side, top1 in drawn.items()}
-    text = "average, weighted by the training groups" if groups.weighted else "average over the groups"
-    rows.append([text, str(count), *cells_of_sides(average)])
-    title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
-    if missing := groups.missing:
-        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        title += f". Without groups of the training that have no images here ({len(missing)}): {names}"
-    return Table(title, ["group", "images", *heads_of_sides([result])], rows)
-
-
-def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
-    """Top-1 `(1 + R, G)` of each group by side: as measured, and of resamples within each group."""
-    sides = [side for side in ("before", "after") if side in result.sides]
+def groups_table(result: SetResult, groups: np.ndarray) -> Table:
+    """Top-1 of up to 100 groups `(N,)`, of the worst, and on average, weighted by the shares of the training images if
+    all are known. Resamples have as many images of each group."""
+    names, numbers, counts = np.unique(groups[result.usable], return_inverse=True, return_counts=True)
+    weights, sides = result.group_weights or {}, [side for side in ("before", "after") if side in result.sides]
     right = [result.correct(side)[result.usable] for side in sides]
-    kinds, counts = np.unique(np.stack([groups.numbers, *right], axis=1), axis=0, return_counts=True)
-    weights = resample(counts, kinds[:, 0], zlib.crc32(result.name.encode()))
+    kinds, of_kind = np.unique(np.stack([numbers, *right], axis=1), axis=0, return_counts=True)
+    drawn = resample(of_kind, kinds[:, 0], zlib.crc32(result.name.encode()))
     starts = np.unique(kinds[:, 0], return_index=True)[1]
-    return {
-        side: np.add.reduceat(weights * kinds[:, 1 + place], starts, axis=1) / groups.counts
-        for place, side in enumerate(sides)
-    }
+    top1: dict[str, np.ndarray] = {}
+    for place, side in enumerate(sides, 1):
+        top1[side] = np.add.reduceat(drawn * kinds[:, place], starts, axis=1) / counts
+    rows, few = [], len(names) <= MANY_GROUPS
+    for place, name in enumerate(names if few else ()):
+        of_group = {side: Bootstrap(of[:, place], counts[place]) for side, of in top1.items()}
+        rows.append([str(name), str(counts[place]), *cells_of_sides(of_group)])
+    worst = {side: Bootstrap(of.min(axis=1), counts.min()) for side, of in top1.items()}
+    rows.append(["worst group" if few else f"worst of {len(names):,} groups", "–", *cells_of_sides(worst)])
+    weighted = {*names} <= weights.keys()
+    shares = np.array([weights[name] if weighted else 1.0 for name in names])
+    average = {side: Bootstrap(of @ (shares / shares.sum()), counts.sum()) for side, of in top1.items()}
+    text = "average, weighted by the training groups" if weighted else "average over the groups"
+    rows.append([text, str(counts.sum()), *cells_of_sides(average)])
+    title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
+    if missing := sorted(weights.keys() - {*names}):
+        listed = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        title += f". Without groups of the training that have no images here ({len(missing)}): {listed}"
+    return Table(title, ["group", "images", *heads_of_sides([result])], rows)
 
 
 def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
@@ -78,7 +56,8 @@ def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
 
 _MIXED = ("imagenet-9-mixed_same", "imagenet-9-mixed_rand")
 # Sets by title of the measure: the two whose difference it is, or, for Object Focus, the original images and these two.
-# Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet; 2403.11497
+# Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet;
+# 2403.11497
 MEASURES = {
     "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`": _MIXED,
     "ImageNet-9: Object Focus, 1 − BG-Gap / `original`": ("imagenet-9-original", *_MIXED),
@@ -129,7 +108,8 @@ def _top1(result: SetResult) -> dict[str, Bootstrap]:
 
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of top-1 in the conditions `original` and `only_fg`, from [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`]."""
+    """Table of top-1 in the conditions `original` and `only_fg`, from
+    [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`]."""
     rows = []
     for name, sides in measured.items():
         for side, columns in sides.items():
@@ -146,7 +126,8 @@ def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) 
 
 
 def outcomes(columns: Mapping[str, Sequence], condition: str) -> np.ndarray:
-    """`(N,)` float: whether predictions in a condition are right; NaN for images without object, background or donor."""
+    """`(N,)` float: whether predictions in a condition are right; NaN for images without object, background or
+    donor."""
     ids, share = (np.asarray(columns[name]) for name in (condition, "object_share"))
     right = [int(best) in accepted for best, accepted in zip(ids, columns["accepted"], strict=True)]
     return np.where((ids >= 0) & (share > 0) & (share < 1), right, np.nan)

@@ -99,7 +99,7 @@ def test_weights_on_sets_of_the_paper(models, tmp_path):
     }
     named = [f"{name}={folder}" for name, folder in sources.items()]
     output = tmp_path / "out"
-    options = ["--weights", "--in_distribution", named[0], "--shifted", *named[1:]]
+    options = ["--in_distribution", named[0], "--shifted", *named[1:]]
     options += ["--output_dir", output, "--protocol"]
     assert "| 0.3 | 0.0 | 100.0 | 0.0 | 50.0 |" in succeed("interpolate", *models, *options, "native")
     results = results_of(output)
@@ -119,7 +119,7 @@ def test_weights_on_sets_of_the_paper(models, tmp_path):
 
     # Started again, from another folder with the same weights, with other interpolation weights: what was measured stays.
     moved = shutil.copytree(models[1], tmp_path / "elsewhere")
-    again = call("interpolate", models[0], moved, "--weights", 1, 0.45, 0, *options[1:], "native")
+    again = call("interpolate", models[0], moved, "--weights", 1, 0.45, 0, *options, "native")
     assert again.status == 0 and "weight-0.45:" in again.err
     assert "weight-0.0:" not in again.err and "weight-1.0:" not in again.err
     resumed = results_of(output)["weights"]
